@@ -13,6 +13,7 @@ from utils import UserError, option
 
 # What a tier stands for. An option given on the command line wins over its tier's value.
 TIERS = {
+    "cpu-small": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128, "lr": 0.1},
     "cpu": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128, "lr": 0.1},
     "gpu": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256, "lr": 0.2},
 }

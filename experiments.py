@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from config import TIERS
 from utils import ROOT, ArgumentParser, UserError, cli
 
 # name: options of the training script. Order = order of training.
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("grid", choices=GRIDS, help="which runs")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows of the table; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds, one run each")
-    parser.add_argument("--tier", choices=("cpu", "gpu"), default="cpu", help="preset of sizes and lengths")
+    parser.add_argument("--tier", choices=tuple(TIERS), default="cpu", help="preset of sizes and lengths")
     parser.add_argument("--data", default="auto", help="as in the training scripts")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each training")
