@@ -13,9 +13,10 @@ from utils import UserError, option
 
 # What a tier stands for. An option given on the command line wins over its tier's value.
 TIERS = {
-    "cpu-small": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128, "lr": 0.1},
-    "cpu": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128, "lr": 0.1},
-    "gpu": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256, "lr": 0.2},
+    "cpu-small": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128, "lr": 0.1,
+                  "augment": "light"},
+    "cpu": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128, "lr": 0.1, "augment": "strong"},
+    "gpu": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256, "lr": 0.2, "augment": "strong"},
 }
 
 
@@ -50,7 +51,8 @@ class TrainConfig:
     warmup_epochs: float = option(2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of all")
     label_smoothing: float = option(0.1, "label smoothing")
     ema_epochs: float = option(1.0, "horizon of the weights' exponential moving average, epochs; 0: no average")
-    augment: str = option("strong", "light: crop and flip; strong: random resized crop, flip, erasing", AUGMENTATIONS)
+    augment: str | None = option(None, "light: crop and flip; strong: random resized crop, flip, erasing (default: by tier)",
+                                 AUGMENTATIONS)
     amp: bool | None = option(None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at 32 px "
                                     "or more)")
     channels_last: bool = option(True, "channels_last memory format")
