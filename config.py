@@ -1,6 +1,7 @@
 """Options every training script has, and the tiers that set their defaults."""
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from dataclasses import dataclass
@@ -24,9 +25,17 @@ TIERS = {
 SESSION_OPTIONS = {"out", "resume", "device", "threads", "data", "cache", "eval_every"}
 
 
-def differing_options(ours: dict, theirs: dict) -> list[str]:
-    """Names of the options of `ours` by which two runs train something else."""
-    return [key for key in ours if key not in SESSION_OPTIONS and ours[key] != theirs.get(key)]
+def differing_options(ours: dict, theirs: dict, defaults: dict) -> list[str]:
+    """Names of the options of `ours` by which two runs train something else.
+
+    An option that `theirs`, of an older version, does not have had its default's effect: `defaults` has those.
+    """
+    return [key for key in ours if key not in SESSION_OPTIONS and ours[key] != theirs.get(key, defaults.get(key))]
+
+
+def option_defaults(cls) -> dict:
+    """Each option's default before the tier and the machine fill it in."""
+    return {field.name: field.default for field in dataclasses.fields(cls)}
 
 
 @dataclass
@@ -50,6 +59,11 @@ class TrainConfig:
     weight_decay: float = option(5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation")
     warmup_epochs: float = option(2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of all")
     label_smoothing: float = option(0.1, "label smoothing")
+    teacher: str | None = option(None, "model.pt of a trained network whose predictions on all channels are learned as well "
+                                       "(knowledge distillation); it must be of the same data")
+    distill_weight: float = option(0.5, "share of the distillation loss, with --teacher")
+    distill_temperature: float = option(4.0, "temperature of both predictions in the distillation loss")
+    distill_ramp: float = option(0.0, "share of the training over which the distillation loss rises from zero")
     ema_epochs: float = option(1.0, "horizon of the weights' exponential moving average, epochs; 0: no average")
     augment: str | None = option(None, "light: crop and flip; strong: random resized crop, flip, erasing (default: by tier)",
                                  AUGMENTATIONS)
@@ -90,6 +104,8 @@ class TrainConfig:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         if not 0 <= self.label_smoothing < 1 or self.ema_epochs < 0 or self.warmup_epochs < 0:
             raise UserError("--label-smoothing must be in 0..1, --ema-epochs and --warmup-epochs at least 0")
+        if not (0 <= self.distill_weight <= 1 and 0 <= self.distill_ramp <= 1 and self.distill_temperature > 0):
+            raise UserError("--distill-weight and --distill-ramp must be in 0..1, --distill-temperature above 0")
         for key in ("width", "lr"):
             if not getattr(self, key) > 0:
                 raise UserError(f"--{key} {getattr(self, key)}: must be above 0")

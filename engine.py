@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from config import TrainConfig, differing_options
+from config import TrainConfig, differing_options, option_defaults
 from data.batches import Batches
 from data.cache import PixelCache
 from utils import UserError, append_jsonl, environment, generator, load_checkpoint, save_checkpoint, write_json, write_text
@@ -78,16 +78,18 @@ class Trainer:
         validate: model -> dict of validation metrics, run on the averaged weights.
         batch_inputs: (batch size, generator) -> extra keyword tensors of the model for this batch, on the CPU.
         processes: this process's place among all.
+        teacher: images (B, C, s, s) -> logits (B, K), learned from as well (knowledge distillation, 1503.02531).
     """
 
     def __init__(self, config: TrainConfig, cache: PixelCache, model: nn.Module, train: Batches, validate,
-                 batch_inputs=None, processes=Processes(0, 1)):
+                 batch_inputs=None, processes=Processes(0, 1), teacher: nn.Module | None = None):
         self.config, self.train, self.validate, self.processes = config, train, validate, processes
         self.digest, self.environment = cache.digest, environment(train.device)   # of the start, kept by a resumed run
         config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{config.name}-s{config.seed}"
         self.batch_inputs = batch_inputs or (lambda count, random: {})
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
+        self.teacher = None if teacher is None else teacher.to(self.device).eval()
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if processes.world > 1 and self.device.type == "cuda":
@@ -137,7 +139,7 @@ class Trainer:
                 raise UserError(f"cannot resume {self.folder}: it was started with {state['world']} processes, now there are "
                                 f"{self.processes.world}; use as many, since each draws images of its own")
             ours = dataclasses.asdict(self.config)
-            differ = differing_options(ours, state["config"])
+            differ = differing_options(ours, state["config"], option_defaults(type(self.config)))
             if differ:
                 raise UserError(f"cannot resume {self.folder}: it was started with " + ", ".join(
                     f"--{k.replace('_', '-')} {state['config'].get(k)} (now {ours[k]})" for k in differ))
@@ -237,6 +239,14 @@ class Trainer:
         dist.all_reduce(flag)
         return flag.item() > 0
 
+    def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Kullback-Leibler divergence from the teacher's softened prediction to the model's, times temperature squared."""
+        temperature = self.config.distill_temperature
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
+            wanted = F.log_softmax(self.teacher(images).float() / temperature, dim=1)
+        predicted = F.log_softmax(logits.float() / temperature, dim=1)
+        return temperature ** 2 * F.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
+
     def _train_step(self, total: int) -> Tensor:
         """One optimiser step; returns the loss, left on the device."""
         config, world, rank = self.config, self.processes.world, self.processes.rank
@@ -251,6 +261,9 @@ class Trainer:
             images, labels = self.train.train_batch(indices, config.augment, random)
             logits = self.parallel(images, **extra)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        if self.teacher is not None:
+            share = config.distill_weight * min(1.0, self.step / max(1.0, config.distill_ramp * total))
+            loss = (1 - share) * loss + share * self._distillation(images, logits)
         rate = learning_rate(self.step, total, min(config.warmup_epochs, config.epochs / 5) * self.steps_per_epoch, config.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

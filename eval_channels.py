@@ -3,9 +3,11 @@
     python eval_channels.py runs/main/model.pt
     python eval_channels.py runs/plain/model.pt --fill mean      # a plain network, absent channels replicated
     python eval_channels.py runs/main/model.pt --split val --subsets "RGB R"
+    python eval_channels.py runs/main/model.pt --probe wrong-ids
+    python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt      # late fusion of three networks
 
-Updates results/task1_channels.csv, one JSON with all provenance in results/runs/, predictions in results/predictions/
-and the tables and charts made from them.
+Updates results/task1_channels.csv, one JSON with all provenance in results/runs/, predictions on test in
+results/predictions/ and the tables and charts made from them.
 """
 from __future__ import annotations
 
@@ -18,65 +20,65 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from config import differing_options
+from config import differing_options, option_defaults
 from data.batches import Batches
-from data.channels import parse_subsets, subset_name
+from data.cache import PixelCache
+from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches, open_data
 from engine import predict
 from measure import count_macs, count_params, flop_counter_macs, latency_ms
 from metrics import classification_metrics
-from models import build_channel_net, build_fill
-from models.channel_net import ChannelNet, FixedChannels
+from models.channel_net import ChannelNet
+from models.checkpoint import load_channel_net
 from models.fill import FILLS
+from models.late_fusion import LateFusion
+from probes import PROBES, probe_network
 from report import build as report_build
 from report.rows import ROLES, upsert_rows
 from train_task1 import Task1Config
-from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, environment, load_checkpoint, write_json
+from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, environment, write_json
 
 
-def load_model(path: str | Path, fill: str | None = None) -> tuple[ChannelNet, dict]:
-    """Rebuild the network of a checkpoint.
-
-    Args:
-        path: a model.pt that train_task1.py wrote.
-        fill: evaluate it under another fill rule than it was trained with.
+def load(paths: list[str], fill: str | None) -> tuple[torch.nn.Module, dict]:
+    """The model of one checkpoint, or of several single-channel specialists their late fusion; with the first checkpoint.
 
     Raises:
-        UserError: not such a file, an architecture this version does not know, or a rule that needs other kernels.
+        UserError: as `load_channel_net`, or several that are not one specialist a channel of one setting.
     """
-    checkpoint = load_checkpoint(path, "task1-model")
-    try:
-        config, dataset = checkpoint["config"], checkpoint["dataset"]
-        statistics = {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
-        channels = len(dataset["channel_names"])
-        model = build_channel_net(config["arch"], channels, len(dataset["class_names"]), config["fill"], config["tied"],
-                                  config["embedding"], config["width"], config["small_stem"], **statistics)
-        model.load_state_dict(checkpoint["state"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} holds another architecture than this version builds: {str(error).splitlines()[0]}. "
-                        "Evaluate it with the version that trained it.") from error
-    if fill is not None:
-        rule = build_fill(fill, channels, **statistics)
-        if rule.rows != model.stem.fill.rows:
-            raise UserError(f"--fill {fill}: the checkpoint's kernels are for rule {config['fill']!r}, which does not exchange")
-        model.stem.fill = rule
-    return model.eval(), checkpoint
+    loaded = [load_channel_net(path, fill) for path in paths]
+    model, checkpoint = loaded[0]
+    if len(loaded) == 1:
+        return model, checkpoint
+    names = PixelCache.channel_names
+    by_channel = {c["dataset"]["channel_names"][0]: (m, c) for m, c in loaded if len(c["dataset"]["channel_names"]) == 1}
+    settings = {(c["dataset"]["digest"], c["config"]["image_size"], c["config"]["tier"], c["config"]["seed"]) for _, c in loaded}
+    if set(by_channel) != set(names) or len(loaded) != len(names) or len(settings) != 1:
+        raise UserError(f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of the same tier, "
+                        "data, image size and seed")
+    checkpoint = by_channel[names[0]][1]
+    dataset = {**checkpoint["dataset"], "channel_names": names}
+    train_s = sum(c["train_s"] for _, c in loaded)
+    return LateFusion([by_channel[n][0].for_channels() for n in names]).eval(), {**checkpoint, "dataset": dataset, "train_s": train_s}
 
 
-def evaluate(model: ChannelNet, batches: Batches, names: tuple[str, ...], subsets, amp: bool, num_classes: int,
+def evaluate(model, batches: Batches, names: tuple[str, ...], subsets, prepare, num_classes: int,
              repeats: int) -> tuple[list[dict], dict]:
-    """Metrics and cost of each subset as result columns, and the predictions: subset name -> (N,) int."""
+    """Metrics and cost of each subset as result columns, and the predictions: subset name -> (N,) int.
+
+    prepare: ids -> (network to evaluate, image channels it takes); cost is that of the plain network of the set.
+    """
     labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
     for ids in tqdm(subsets, desc="subsets", unit="subset", disable=None):
-        subset, network = subset_name(ids, names), model.for_channels(ids).eval()
-        predictions[subset] = predict(network, batches, ids, amp).numpy()
+        subset, (network, columns) = subset_name(ids, names), prepare(ids)
+        predictions[subset] = predict(network.eval(), batches, columns, amp=False).numpy()
+        plain = model.for_channels(ids).eval()
         shape = (len(ids), batches.image_size, batches.image_size)
         image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
-        macs = flop_counter_macs(network, image) if isinstance(network, FixedChannels) \
-            else count_macs(network, shape) + model.stem.generation_macs(len(ids))
+        folded = isinstance(model, ChannelNet) and not model.stem.unfoldable
+        macs = count_macs(plain, shape) + model.stem.generation_macs(len(ids)) if folded else flop_counter_macs(plain, image)
         rows.append({"subset": subset, **classification_metrics(labels, predictions[subset], num_classes),
                      "params": count_params(model), "macs": macs,
-                     "latency_ms": latency_ms(network, image, repeats=repeats)["median_ms"]})
+                     "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None})
     return rows, predictions
 
 
@@ -90,28 +92,37 @@ def write_predictions(path: Path, images: list[str], labels, predictions: dict) 
         temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))   # same rows, same bytes
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="model.pt of a run of train_task1.py")
+    parser.add_argument("checkpoint", nargs="+", help="model.pt of a run of train_task1.py; those of the three single-channel "
+                                                      "specialists together: their late fusion")
     parser.add_argument("--data", default="auto", help="the data it was trained on, as in train_task1.py")
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
     parser.add_argument("--subsets", default="every", help='"every", or some, such as "RGB RG R"')
     parser.add_argument("--fill", choices=tuple(FILLS), help="fill rule to evaluate under (default: as trained)")
-    parser.add_argument("--name", help="model name in the results (default: the run's, with the rule after a +)")
-    parser.add_argument("--role", choices=ROLES, help="part in the result tables (default: the run's)")
+    parser.add_argument("--probe", choices=PROBES, help="what to put the network through, see probes.py")
+    parser.add_argument("--image-size", type=int, help="side of the images, px (default: as trained)")
+    parser.add_argument("--name", help="model name in the results (default: the run's, with rule, probe or size after a +)")
+    parser.add_argument("--role", choices=ROLES, help="part in the result tables (default: the run's; with a probe or size: "
+                                                      "ablation)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
-    parser.add_argument("--repeats", type=int, default=50, help="timed passes for the latency")
+    parser.add_argument("--repeats", type=int, default=50, help="timed passes for the latency; 0: leave it out")
     parser.add_argument("--results", help="folder for the results (default: results, for the demo set runs/demo-results)")
     parser.add_argument("--skip-existing", action="store_true", help="do nothing where this very run has its results already")
     parser.add_argument("--replace", action="store_true", help="replace the results of a run of this name with other options")
-    args = parser.parse_args()
+    parser.add_argument("--no-report", action="store_true", help="leave the documents' tables and charts as they are")
+    args = parser.parse_args(argv)
 
-    model, checkpoint = load_model(args.checkpoint, args.fill)
+    model, checkpoint = load(args.checkpoint, args.fill)
     trained, dataset = checkpoint["config"], checkpoint["dataset"]
-    name = args.name or trained["name"] + (f"+{args.fill}" if args.fill else "")
-    role, splits = args.role or trained["role"], ("val", "test") if args.split == "both" else (args.split,)
+    base = trained["name"] if len(args.checkpoint) == 1 else "late-fusion"
+    size = args.image_size or trained["image_size"]
+    marks = [args.fill, args.probe, f"{size}px" * (size != trained["image_size"])]
+    name = args.name or "+".join(filter(None, [base, *marks]))
+    role = args.role or ("ablation" if args.probe or marks[2] else trained["role"] if len(args.checkpoint) == 1 else "baseline")
+    splits = ("val", "test") if args.split == "both" else (args.split,)
     names = tuple(dataset["channel_names"])
     subsets = [tuple(range(len(names)))] if role == "specialist" and args.subsets == "every" \
         else parse_subsets(args.subsets, names)
@@ -123,48 +134,59 @@ def main() -> None:
             checkpoint["environment"], checkpoint["train_s"], trained):
         print(f"{record_path} is of this very run: skipped")
         return
-    if old and not args.replace and differing_options(trained, old["config"]):
+    defaults = option_defaults(Task1Config)
+    if old and not args.replace and differing_options(trained, old["config"], defaults):
         raise UserError(f"{record_path} has the results of {name!r} trained with other options: add --name for a row of its "
                         "own, or --replace to give up the old one")
     keep = args.results or args.split == "both" and (args.subsets == "every" or role == "specialist")
     if not keep:
         print("part of the splits or subsets: printed only; name a folder with --results to keep it")
-    config = Task1Config(**{**trained, "data": args.data, "cache": args.cache, "device": args.device}).resolve()
+    settings = {key: value for key, value in trained.items() if key in defaults}   # an older version's may have more
+    config = Task1Config(**{**settings, "image_size": size, "data": args.data, "cache": args.cache, "device": args.device}).resolve()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(config.device)
     cache = open_data(config)
     if cache.digest != dataset["digest"]:
-        raise UserError(f"{args.checkpoint} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data {args.data} "
+        raise UserError(f"{args.checkpoint[0]} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data {args.data} "
                         f"is {cache.name!r} ({cache.digest[:12]}): name the data it was trained on")
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
     constant = {"tier": trained["tier"], "dataset": cache.name, "image_size": trained["image_size"], "role": role,
                 "model": name, "seed": trained["seed"]}
-    log = Path(args.checkpoint).parent / "metrics.jsonl"   # not there where the model was copied alone
+    log = Path(args.checkpoint[0]).parent / "metrics.jsonl"   # not there where the model was copied alone
     history = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     record = {**constant, "dataset_digest": cache.digest, "config": trained, "trained_with": checkpoint["environment"],
               "evaluated_with": environment(device), "train_s": checkpoint["train_s"], "fill": args.fill or trained["fill"],
+              "probe": args.probe, "evaluated_at_px": size,
               "failed_images": {k: len(v) for k, v in cache.failures.items()}, "history": history, "splits": {}}
+    train = make_batches(cache, "train", size, columns, device)
+    seen = list(parse_subset(trained.get("seen", "all"), names))
+
+    def prepare(ids):
+        network, taken = probe_network(args.probe, model, ids, train, seen, dataset)
+        return network.to(device), taken
+
     for split in splits:
-        batches = make_batches(cache, split, trained["image_size"], columns, device)
-        rows, predictions = evaluate(model, batches, names, subsets, trained["amp"], cache.num_classes, args.repeats)
+        batches = make_batches(cache, split, size, columns, device)
+        rows, predictions = evaluate(model, batches, names, subsets, prepare, cache.num_classes, args.repeats)
         record["splits"][split] = rows
         for row in rows:
             print(f"{name} {split:4} {row['subset']:4} top-1 {row['top1_pct']:5.2f} % "
                   f"({row['ci95_low']:.2f} to {row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  "
-                  f"{row['macs'] / 1e6:.1f} MMAC  {row['latency_ms']:.2f} ms")
+                  f"{row['macs'] / 1e6:.1f} MMAC" + (f"  {row['latency_ms']:.2f} ms" if args.repeats else ""))
         if not keep:
             continue
-        write_predictions(results / "predictions" / f"{stem}-{split}.csv.gz", cache.split(split).paths,
-                          batches.labels.cpu().numpy(), predictions)
+        if split == "test":
+            write_predictions(results / "predictions" / f"{stem}-test.csv.gz", cache.split(split).paths,
+                              batches.labels.cpu().numpy(), predictions)
         upsert_rows(results / "task1_channels.csv", [{**constant, "split": split, **row} for row in rows])
     if not keep:
         return
     write_json(record_path, record)
     print(f"wrote {results / 'task1_channels.csv'} and {record_path}")
-    if results == ROOT / "results":
+    if results == ROOT / "results" and not args.no_report:
         report_build.main([])
 
 

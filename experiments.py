@@ -3,6 +3,7 @@
     python experiments.py task1 --jobs 2            # every run of Task 1 that is not finished
     python experiments.py task1 --only linear       # one row of the table
     python experiments.py task1 --minutes 60        # stop after an hour; the same command goes on
+    python experiments.py task1-ablations --no-train       # evaluate what is trained and has no result yet
 
 Finished runs are skipped and interrupted ones resumed. Each run has its directory runs/TIER/NAME-sSEED with its log.
 """
@@ -16,35 +17,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import eval_channels
 from config import TIERS
+from grids import EVALUATIONS, GRIDS
+from report import build as report_build
 from utils import ROOT, ArgumentParser, UserError, cli
-
-# name: options of the training script. Order = order of training.
-GRIDS = {
-    "task1": {
-        "naive-rgb": "--sampler none",
-        "linear": "--fill linear",
-        "sliced": "--fill scale --no-embedding",
-        "specialist-R": "--channels R",
-        "specialist-G": "--channels G",
-        "specialist-B": "--channels B",
-        "specialist-RG": "--channels RG",
-        "specialist-RB": "--channels RB",
-        "specialist-GB": "--channels GB",
-        "linear-per-batch": "--fill linear --sampler hcs-batch --role ablation",
-    },
-}
-# Rows that need no training of their own: (name, trained run, options of eval_channels.py)
-EVALUATIONS = {
-    "task1": [
-        ("specialist-RGB", "naive-rgb", "--role specialist --subsets RGB"),
-        ("naive-rgb+black", "naive-rgb", "--fill black"),
-        ("naive-rgb+scale", "naive-rgb", "--fill scale"),
-        ("naive-rgb+mean", "naive-rgb", "--fill mean"),
-        ("naive-rgb+linear", "naive-rgb", "--fill linear"),
-    ],
-}
-
 
 @dataclass
 class Job:
@@ -66,19 +43,25 @@ class Job:
 
 
 def make_jobs(args) -> list[Job]:
-    trained = {name: name for name in GRIDS[args.grid]} | {name: run for name, run, _ in EVALUATIONS[args.grid]}
-    unknown = [name for name in args.only or () if name not in trained]
+    needed = {name: [name] for name in GRIDS[args.grid]} | {name: runs.split() for name, runs, _ in EVALUATIONS[args.grid]}
+    unknown = [name for name in args.only or () if name not in needed]
     if unknown:
-        raise UserError(f"--only {unknown[0]}: grid {args.grid} has {', '.join(trained)}")
-    names, jobs = list(dict.fromkeys(trained[name] for name in args.only or GRIDS[args.grid])), []
+        raise UserError(f"--only {unknown[0]}: grid {args.grid} has {', '.join(needed)}")
+    names, jobs = list(dict.fromkeys(run for name in args.only or needed for run in needed[name])), []
+    commands = {name: options for grid in GRIDS.values() for name, options in grid.items()}
     for seed in args.seeds:
         for name in names:
-            folder = Path("runs") / args.tier / f"{name}-s{seed}"
-            options = shlex.split(GRIDS[args.grid][name]) + shlex.split(args.options)
+            folder = run_folder(args.tier, name, seed)
+            options = commands[name].format(runs=folder.parent, seed=seed)
             jobs.append(Job(f"{name} seed {seed}", folder, [
-                sys.executable, str(ROOT / f"train_{args.grid}.py"), "--name", name, "--seed", str(seed), "--tier", args.tier,
-                "--data", args.data, "--threads", str(args.threads), "--out", str(folder), "--resume", *options]))
+                sys.executable, str(ROOT / f"train_{args.grid.split('-')[0]}.py"), "--name", name, "--seed", str(seed), "--tier", args.tier,
+                "--data", args.data, "--threads", str(args.threads), "--out", str(folder), "--resume",
+                *shlex.split(options), *shlex.split(args.options)]))
     return jobs
+
+
+def run_folder(tier: str, name: str, seed: int) -> Path:
+    return Path("runs") / tier / f"{name}-s{seed}"
 
 
 def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
@@ -109,12 +92,11 @@ def evaluate(args) -> None:
     rows = [(name, name, "") for name in GRIDS[args.grid]] + EVALUATIONS[args.grid]
     for seed in args.seeds:
         for name, trained, options in rows:
-            model = Path("runs") / args.tier / f"{trained}-s{seed}" / "model.pt"
-            if name in chosen and model.exists():
-                command = [sys.executable, str(ROOT / "eval_channels.py"), str(model), "--name", name, "--skip-existing",
-                           "--data", args.data, "--threads", str(args.threads), *shlex.split(options)]
-                if subprocess.run(command).returncode:
-                    raise UserError(f"evaluation of {name} failed; see the message above")
+            models = [run_folder(args.tier, run, seed) / "model.pt" for run in trained.split()]
+            if name in chosen and all(model.exists() for model in models):
+                eval_channels.main([*map(str, models), "--name", name, "--skip-existing", "--no-report", "--data", args.data,
+                                    "--threads", str(args.threads), *shlex.split(options), *shlex.split(args.eval_options)])
+    report_build.main([])
 
 
 def main() -> None:
@@ -128,10 +110,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each training")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time budget for training")
     parser.add_argument("--options", default="", help="further options of every training, in quotes, such as '--epochs 2'")
+    parser.add_argument("--eval-options", default="", help="further options of every evaluation, such as '--repeats 0'")
     parser.add_argument("--no-eval", action="store_true", help="train only")
+    parser.add_argument("--no-train", action="store_true", help="evaluate only")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)   # as Ctrl-C: the trainings save, then stop
-    jobs = [job for job in make_jobs(args) if not job.finished]
+    jobs = [job for job in make_jobs(args) if not job.finished and not args.no_train]
     print(f"{len(jobs)} runs to train", flush=True)
     failed = train(jobs, args.jobs, args.minutes)
     if not args.no_eval:

@@ -21,10 +21,11 @@ from data.channels import SAMPLERS, all_subsets, parse_subset, sample_mask, subs
 from data.dataset import make_batches, open_data
 from engine import Processes, Trainer, predict
 from metrics import classification_metrics
-from models import build_channel_net
+from models import KERNELS, build_channel_net
+from models.checkpoint import load_channel_net
 from models.fill import FILLS
 from report.rows import ROLES
-from utils import cli, option, parse_config, save_checkpoint
+from utils import UserError, cli, option, parse_config, save_checkpoint
 
 
 @dataclass
@@ -33,11 +34,16 @@ class Task1Config(TrainConfig):
                                   "specialist for that set")
     fill: str | None = option(None, "how an absent channel is predicted from the present ones, see models/fill.py "
                                     "(default: linear; zero without a sampler)", tuple(FILLS))
-    tied: bool = option(False, "one spatial filter an output channel, scaled for each input channel")
+    kernel: str = option("free", "where the first convolution's kernel comes from, see models/kernels.py and models/dynamic.py",
+                         tuple(KERNELS))
+    templates: int = option(128, "templates of --kernel templates; fewer than there are channels limit the kernel's rank")
+    kernel_size: int | None = option(None, "side of the first convolution, odd (default: the network's)")
     embedding: bool | None = option(None, "learned offset that tells the network which channels it was given (default: "
                                           "with a sampler)")
-    sampler: str | None = option(None, "channel sets in training. hcs: hierarchical, one set an image; hcs-batch: one set "
-                                       "a batch; none: all channels (default: hcs; none with --channels)", SAMPLERS)
+    seen: str = option("all", "channels that training draws its sets from; the others are seen by the evaluation only")
+    sampler: str | None = option(None, "channel sets in training, one an image: hcs (hierarchical), uniform, bernoulli, "
+                                       "sandwich; hcs-batch: one a batch; none: all channels (default: hcs; none with "
+                                       "--channels)", SAMPLERS)
     role: str | None = option(None, "the model's part in the result tables (default: from the options)", ROLES)
 
     def resolve(self) -> Task1Config:
@@ -51,10 +57,16 @@ class Task1Config(TrainConfig):
         self.fill = self.fill or ("zero" if plain else "linear")
         if self.embedding is None:
             self.embedding = not plain
+        self.seen = subset_name(parse_subset(self.seen, names), names) if self.seen != "all" else "all"
+        if self.seen != "all" and (plain or partial):
+            raise UserError("--seen needs a --sampler and --channels all")
+        if self.templates < 1 or (self.kernel_size or 1) % 2 == 0 or (self.kernel_size or 1) < 1:
+            raise UserError("--templates must be at least 1, --kernel-size odd")
         specialist = plain and partial
-        baseline = plain or self.fill in ("zero", "scale", "grey", "black")
+        baseline = plain or self.fill in ("zero", "scale", "grey", "black") or self.kernel != "free"
         self.role = self.role or ("specialist" if specialist else "baseline" if baseline else "ours")
-        parts = [self.fill, "tied" * self.tied, self.sampler.replace("hcs-", "per-").replace("hcs", ""), self.channels * partial]
+        parts = [self.fill, self.kernel.replace("free", ""), self.sampler.replace("hcs-", "per-").replace("hcs", ""),
+                 self.channels * partial]
         self.name = self.name or (f"specialist-{self.channels}" if specialist else "-".join(filter(None, parts)))
         super().resolve()
         return self
@@ -76,6 +88,21 @@ def subsets_of(config: Task1Config, channels: int) -> list[tuple[int, ...]]:
     return [tuple(range(channels))] if config.role == "specialist" else all_subsets(channels)
 
 
+def load_teacher(config: Task1Config, cache: PixelCache) -> torch.nn.Module | None:
+    """The network of `config.teacher` on all channels.
+
+    Raises:
+        UserError: not a checkpoint of train_task1.py, of other data or of some channels only.
+    """
+    if config.teacher is None:
+        return None
+    model, checkpoint = load_channel_net(config.teacher)
+    if checkpoint["dataset"]["digest"] != cache.digest or model.stem.in_channels != len(cache.channel_names) \
+            or config.channels != "all":
+        raise UserError(f"--teacher {config.teacher}: it and the student must both take all channels of the same data")
+    return model.for_channels()
+
+
 def main() -> None:
     config = parse_config(Task1Config, description=__doc__).resolve()
     if config.threads:
@@ -91,18 +118,24 @@ def main() -> None:
     torch.manual_seed(config.seed)
     statistics = {"mean": cache.mean[list(ids)], "std": cache.std[list(ids)],
                   "covariance": cache.covariance[list(ids)][:, list(ids)]}
-    model = build_channel_net(config.arch, len(ids), cache.num_classes, config.fill, config.tied, config.embedding,
-                              config.width, config.small_stem, **statistics)
+    model = build_channel_net(config.arch, len(ids), cache.num_classes, config.fill, config.kernel, config.templates,
+                              config.kernel_size, config.embedding, config.width, config.small_stem, **statistics)
+    teacher = load_teacher(config, cache)
+    seen = list(parse_subset(config.seen, names))
 
     def batch_inputs(count, random):
-        mask = sample_mask(config.sampler, count, len(ids), random)
-        return {} if mask is None else {"mask": mask}
+        drawn = sample_mask(config.sampler, count, len(seen), random)
+        if drawn is None:
+            return {}
+        mask = torch.zeros(count, len(ids), dtype=torch.bool)
+        mask[:, seen] = drawn
+        return {"mask": mask}
 
     def validate(averaged):
         top1 = subset_accuracy(averaged, val, names, config)
         return {"val_mean_pct": round(sum(top1.values()) / len(top1), 2), "val_top1_pct": top1}
 
-    trainer = Trainer(config, cache, model, train, validate, batch_inputs, processes)
+    trainer = Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher)
     averaged = trainer.fit()
     if processes.rank == 0:
         path = Path(config.out) / "model.pt"

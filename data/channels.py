@@ -8,7 +8,7 @@ from torch import Tensor
 
 from utils import UserError
 
-SAMPLERS = ("none", "hcs", "hcs-batch")
+SAMPLERS = ("none", "hcs", "hcs-batch", "uniform", "bernoulli", "sandwich")
 
 
 def parse_subset(text: str, names: tuple[str, ...]) -> tuple[int, ...]:
@@ -58,12 +58,22 @@ def all_subsets(channels: int) -> list[tuple[int, ...]]:
 def sample_mask(sampler: str, batch: int, channels: int, generator: torch.Generator) -> Tensor | None:
     """Presence mask (B, C), bool, on the CPU; None stands for all channels.
 
-    Hierarchical channel sampling (ChannelViT, 2309.16108): first the size n, uniform on 1..C, then the set, uniform
-    among those of that size. `hcs` draws one set an image, `hcs-batch` one for the batch, as the paper does.
+    hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the set,
+                uniform among those of that size; one set an image
+    hcs-batch   the same, one set for the whole batch, as in the paper
+    uniform     uniform among all 2^C - 1 sets
+    bernoulli   each channel is dropped with probability 1/2; where that leaves none, one channel, chosen uniformly
+    sandwich    a third of the batch has all channels, a third one channel, the rest as hcs (after US-Nets, 1903.05134)
     """
     if sampler == "none":
         return None
-    draws = batch if sampler == "hcs" else 1
+    draws = 1 if sampler == "hcs-batch" else batch
     size = torch.randint(1, channels + 1, (draws, 1), generator=generator)
+    if sampler == "sandwich":   # batches are in random order, so the position is as good as a draw
+        size[:batch // 3], size[batch // 3:2 * (batch // 3)] = channels, 1
+    if sampler in ("uniform", "bernoulli"):
+        number = torch.randint(sampler == "uniform", 2 ** channels, (draws, 1), generator=generator)
+        kept = (number >> torch.arange(channels)) & 1
+        size = kept.sum(1, keepdim=True).clamp(min=1)   # given its size, the set is uniform in both
     rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)
     return (rank < size).expand(batch, channels)

@@ -28,8 +28,8 @@ class ChannelNet(nn.Module):
         return nn.Sequential(self.stem.fold(channels), self.backbone).train(self.training)
 
     def for_channels(self, channels=None) -> nn.Module:
-        """A network of x (B, n, H, W) alone: folded, or for the rule that does not fold, this one with its set fixed."""
-        return self.folded(channels) if self.stem.fill.absent is None else FixedChannels(self, channels)
+        """A network of x (B, n, H, W) alone: folded, or where that is impossible, this one with its set fixed."""
+        return FixedChannels(self, channels) if self.stem.unfoldable else self.folded(channels)
 
 
 class FixedChannels(nn.Module):

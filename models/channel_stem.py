@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.fill import UNSEEN, Fill, LumaChroma, Zero
+from models.kernels import Kernel
 
 
 class ChannelSetConv2d(nn.Module):
@@ -21,30 +22,31 @@ class ChannelSetConv2d(nn.Module):
         in_channels: C, the number of known channels.
         out_channels, kernel_size, stride, padding, dilation: as in `torch.nn.Conv2d`.
         fill: rule that gives P(S), see `models.fill`. Default: `Zero`.
-        tied: one spatial filter an output channel, W[o, c] = gain[o, c] w[o] (after depthwise-separable kernels).
+        kernel: generator of W, see `models.kernels`. Default: W is a parameter.
         embedding: learn e (C, O), zero at the start; it tells the network which channels it was given.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0,
-                 dilation: int = 1, fill: Fill | None = None, tied: bool = False, embedding: bool = True):
+                 dilation: int = 1, fill: Fill | None = None, kernel: Kernel | None = None,
+                 embedding: bool = True):
         super().__init__()
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.fill = fill if fill is not None else Zero(in_channels)
         if self.fill.channels != in_channels:
             raise ValueError(f"the fill rule is for {self.fill.channels} channels, the stem for {in_channels}")
-        self.weight = nn.Parameter(torch.empty(out_channels, 1 if tied else self.fill.rows, kernel_size, kernel_size))
-        self.gain = nn.Parameter(torch.empty(out_channels, self.fill.rows)) if tied else None
+        shape = (out_channels, self.fill.rows, kernel_size, kernel_size)
+        if kernel is not None and kernel.shape != shape:
+            raise ValueError(f"the kernel generator makes {kernel.shape}, the stem needs {shape}")
+        self.generator = kernel
+        self.weight = nn.Parameter(torch.empty(shape)) if kernel is None else None
         self.embedding = nn.Parameter(torch.zeros(in_channels, out_channels)) if embedding else None
         self.bias = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation (fan-out, as torchvision's ResNet has it) of the equivalent Conv2d."""
-        if self.gain is not None:
-            nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.normal_(self.gain, 1.0, 0.5)
-        else:
+        """He initialisation (fan-out, as torchvision's ResNet has it) of the equivalent Conv2d; a generator has its own."""
+        if self.weight is not None:
             kernel = torch.empty(self.out_channels, self.in_channels, self.kernel_size, self.kernel_size)
             self._set_kernel(nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu"))
 
@@ -74,14 +76,24 @@ class ChannelSetConv2d(nn.Module):
         return stem.to(conv.weight.device)
 
     def full_weight(self) -> Tensor:
-        """W: (O, rows, k, k), with the tied filter spread over the channels."""
-        return self.weight if self.gain is None else self.gain[:, :, None, None] * self.weight
+        """W: (O, rows, k, k)."""
+        return self.weight if self.generator is None else self.generator()
+
+    @property
+    def unfoldable(self) -> str:
+        """Why this stem is no plain convolution, or "" where it is one for every set of channels."""
+        if self.fill.absent is not None:
+            return "fill rule 'black' adds a constant plane, which zero padding cuts off"
+        if self.fill.per_image:
+            return "the fill rule depends on the image"
+        return "the kernel depends on the image" if self.generator is not None and self.generator.per_image else ""
 
     def kernel(self, channels=None) -> Tensor:
         """K(S): (O, n, k, k), columns in the order of `channels` (ids; None: all of them)."""
         ids = self.check_ids(channels)
-        with torch.autocast(self.weight.device.type, enabled=False):   # generate in float32
-            return torch.einsum("orhw,rn->onhw", self.full_weight(), self.fill.columns(ids).to(self.weight))
+        with torch.autocast(self.fill.eye.device.type, enabled=False):   # generate in float32
+            weight = self.full_weight()
+            return torch.einsum("orhw,rn->onhw", weight, self.fill.columns(ids).to(weight))
 
     def offset(self, presence: Tensor) -> Tensor | None:
         """Bias of each set: presence weights (..., C) summing to one -> (..., O)."""
@@ -130,7 +142,7 @@ class ChannelSetConv2d(nn.Module):
         ids = self.check_ids(channels)
         if x.shape[1] != len(ids):
             raise ValueError(f"x has {x.shape[1]} channels but {len(ids)} channel ids were given: {ids}")
-        if self.fill.absent is not None:   # a constant plane under zero padding is no convolution: fill it in
+        if self.unfoldable:   # then in two steps
             full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
             full[:, ids] = x
             return self._forward_mask(full, self._presence(ids).bool().expand(x.shape[0], -1))
@@ -151,11 +163,12 @@ class ChannelSetConv2d(nn.Module):
         absent = x.new_zeros(()) if self.fill.absent is None else self.fill.absent.to(x)[:, None, None]
         x = torch.where(mask[:, :, None, None], x, absent)
         with torch.autocast(x.device.type, enabled=False):   # the rule's small solve stays in float32
-            mixing = self.fill(mask).to(x)                                        # (B, rows, C)
+            mixing = (self.fill(mask, x.float()) if self.fill.per_image else self.fill(mask)).to(x)   # (B, rows, C)
         memory_format = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) \
             else torch.contiguous_format
         x = torch.einsum("brc,bchw->brhw", mixing, x).contiguous(memory_format=memory_format)
-        y = F.conv2d(x, self.full_weight(), None, self.stride, self.padding, self.dilation)
+        conv = (self.stride, self.padding, self.dilation)
+        y = F.conv2d(x, self.weight, None, *conv) if self.generator is None else self.generator.convolve(x, *conv)
         present = mask.float()
         offset = self.offset(present / present.sum(1, keepdim=True))              # (B, O), (O,) or None
         if offset is None:
@@ -166,14 +179,14 @@ class ChannelSetConv2d(nn.Module):
         """The plain Conv2d with n input channels that this module is on the set `channels`.
 
         Raises:
-            ValueError: the rule `black` under zero padding, which is no convolution; or wrong ids.
+            ValueError: it is no plain convolution, see `unfoldable`; or wrong ids.
         """
-        if self.fill.absent is not None:
-            raise ValueError("fill rule 'black' adds a constant plane, which zero padding cuts off: it does not fold")
+        if self.unfoldable:
+            raise ValueError(f"{self.unfoldable}: it does not fold")
         ids = self.check_ids(channels)
         offset = self.offset(self._presence(ids) / len(ids))
         conv = nn.Conv2d(len(ids), self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-                         bias=offset is not None, device=self.weight.device)
+                         bias=offset is not None, device=self.fill.eye.device)
         with torch.no_grad():
             conv.weight.copy_(self.kernel(ids))
             if offset is not None:
@@ -181,15 +194,15 @@ class ChannelSetConv2d(nn.Module):
         return conv.train(self.training)
 
     def generation_macs(self, n: int) -> int:
-        """Multiply-adds to generate K(S) for n channels: W P(S), the gains of a tied filter, and the offset.
+        """Multiply-adds to generate K(S) for n channels: W, W P(S) and the offset.
 
         Zero fill selects slices of W, which costs none. The rule's own arithmetic, of order C^3, is left out.
         """
         kernel = self.out_channels * self.kernel_size ** 2
         macs = 0 if isinstance(self.fill, Zero) else kernel * self.fill.rows * n
-        macs += kernel * self.fill.rows if self.gain is not None else 0
+        macs += self.generator.macs() if self.generator is not None else 0
         return macs + (self.in_channels * self.out_channels if self.embedding is not None else 0)
 
     def extra_repr(self) -> str:
         return (f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-                f"padding={self.padding}, tied={self.gain is not None}, embedding={self.embedding is not None}")
+                f"padding={self.padding}, embedding={self.embedding is not None}")

@@ -11,6 +11,7 @@ naive treatment of missing channels is one choice of P:
     grey         1/n on all of S                                        colour discarded
     linear       e_j if j in S, else Sigma_jS Sigma_SS^-1               Wiener filter, conditional mean of a Gaussian
     learned      as linear, absent rows corrected by a network of the mask
+    conditioned  as learned, the network also sees mean and spread of the image's present channels
     black        e_j; absent pixels are black, not mean                 zero *before* normalisation (the usual bug)
     luma_chroma  row 0: 1/n on S; row 1+c: e_c - 1/n on S if c in S     open set: also takes channels never trained on
 """
@@ -31,7 +32,9 @@ class Fill(nn.Module):
     Attributes:
         rows: number of kernel channels that P has rows for.
         absent: (C,) value an absent pixel takes before P is applied, or None for zero.
+        per_image: whether P depends on the image as well; then it is called with the images, absent channels zero.
     """
+    per_image = False
 
     def __init__(self, channels: int):
         super().__init__()
@@ -119,6 +122,27 @@ class Learned(Linear):
         return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
 
 
+class Conditioned(Linear):
+    """The linear fill plus a correction of the absent rows by a small network of the mask and of the image.
+
+    The network sees each present channel's mean and standard deviation: a dynamic convolution (1912.03458) whose
+    attention acts on the C x C fill matrix, the cheapest place.
+    """
+    per_image = True
+
+    def __init__(self, channels: int, covariance: Tensor, hidden: int = 16):
+        super().__init__(channels, covariance)
+        self.correction = nn.Sequential(nn.Linear(3 * channels, hidden), nn.ReLU(), nn.Linear(hidden, channels ** 2))
+        nn.init.zeros_(self.correction[2].weight)
+        nn.init.zeros_(self.correction[2].bias)
+
+    def forward(self, mask, images):
+        """Masks (B, C) and images (B, C, H, W), zero where absent -> P (B, C, C)."""
+        seen = torch.cat([mask.float(), images.mean((2, 3)), images.flatten(2).std(2, correction=0)], dim=1)
+        correction = self.correction(seen).unflatten(-1, (self.channels, self.channels))
+        return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+
+
 class LumaChroma(Fill):
     """Open-set form: kernel channel 0 reads the mean of the present channels, 1 + c reads channel c minus that mean.
 
@@ -141,7 +165,7 @@ class LumaChroma(Fill):
 
 
 FILLS = {"zero": Zero, "scale": Scale, "mean": Mean, "grey": Grey, "linear": Linear, "learned": Learned,
-         "black": Black, "luma_chroma": LumaChroma}
+         "conditioned": Conditioned, "black": Black, "luma_chroma": LumaChroma}
 
 
 def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor | None = None,
@@ -152,7 +176,7 @@ def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor
         name: a key of `FILLS`.
         channels: C.
         mean, std: (C,) of the raw channels; `black` needs them.
-        covariance: (C, C) of the raw channels; `linear` and `learned` need it. Scaled to correlations with `std`.
+        covariance: (C, C) of the raw channels; `linear`, `learned` and `conditioned` need it. Scaled to correlations with `std`.
 
     Raises:
         ValueError: unknown name, or a statistic the rule needs is missing.
@@ -163,7 +187,7 @@ def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor
         if mean is None or std is None:
             raise ValueError("fill rule 'black' needs the channels' mean and std")
         return Black(channels, -torch.as_tensor(mean) / torch.as_tensor(std))
-    if name in ("linear", "learned"):
+    if issubclass(FILLS[name], Linear):
         if covariance is None:
             raise ValueError(f"fill rule {name!r} needs the channels' training covariance")
         scale = torch.as_tensor(covariance).diagonal().sqrt() if std is None else torch.as_tensor(std)

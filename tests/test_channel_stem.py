@@ -8,22 +8,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.channels import all_subsets
 from measure import count_macs
-from models import ChannelNet, ChannelSetConv2d, build_channel_net, build_fill
+from models import KERNELS, ChannelNet, ChannelSetConv2d, build_channel_net, build_fill
 from models.fill import FILLS, UNSEEN
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
 STATISTICS = {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": torch.tensor([0.3, 0.25, 0.2])}
 STATISTICS["covariance"] = COVARIANCE * torch.outer(STATISTICS["std"], STATISTICS["std"])
-FOLDING = [name for name in FILLS if name != "black"]
+FOLDING = [name for name in FILLS if name not in ("black", "conditioned")]
 
 
-def make_stem(fill: str, tied: bool = False, embedding: bool = True, **conv) -> ChannelSetConv2d:
+def make_stem(fill: str, kernel: str = "free", embedding: bool = True, **conv) -> ChannelSetConv2d:
     torch.manual_seed(0)
-    stem = ChannelSetConv2d(3, 8, **{"kernel_size": 5, "stride": 2, "padding": 2, **conv},
-                            fill=build_fill(fill, 3, **STATISTICS), tied=tied, embedding=embedding)
+    rule, conv = build_fill(fill, 3, **STATISTICS), {"kernel_size": 5, "stride": 2, "padding": 2, **conv}
+    extra = {"wavelengths": [0.5] * rule.rows} if kernel == "wavelength" and rule.rows != 3 else {}
+    generator = KERNELS[kernel] and KERNELS[kernel](8, rule.rows, conv["kernel_size"], **extra)
+    stem = ChannelSetConv2d(3, 8, **conv, fill=rule, kernel=generator, embedding=embedding)
     if embedding:
         nn.init.normal_(stem.embedding)
-    if fill == "learned":
+    if fill in ("learned", "conditioned"):
         nn.init.normal_(stem.fill.correction[2].weight)
     return stem
 
@@ -32,10 +34,10 @@ def mask_of(ids, batch: int) -> torch.Tensor:
     return torch.tensor([[c in ids for c in range(3)]]).expand(batch, 3)
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("fill", FILLS)
-def test_folded_equals_two_step_forward_and_gradient(fill, tied):
-    stem, x = make_stem(fill, tied), torch.randn(4, 3, 17, 12)
+def test_folded_equals_two_step_forward_and_gradient(fill, kernel):
+    stem, x = make_stem(fill, kernel).eval(), torch.randn(4, 3, 17, 12)
     for ids in all_subsets(3):
         results = []
         for mode in ("kernel", "mask"):
@@ -60,9 +62,11 @@ def test_fold_is_one_plain_conv_and_exports(fill):
     assert [n.target for n in graph.nodes if n.op == "call_function"] == [torch.ops.aten.conv2d.default]
 
 
-def test_black_fill_refuses_to_fold():
-    with pytest.raises(ValueError, match="black"):
-        make_stem("black").fold([0])
+@pytest.mark.parametrize("fill, kernel, reason", [("black", "free", "black"), ("conditioned", "free", "fill rule depends"),
+                                                  ("zero", "dynamic", "kernel depends"), ("scale", "omni", "kernel depends")])
+def test_what_is_no_plain_convolution_refuses_to_fold(fill, kernel, reason):
+    with pytest.raises(ValueError, match=reason):
+        make_stem(fill, kernel).fold([0])
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -93,7 +97,7 @@ def test_grey_image_gives_the_same_output_for_every_subset_under_mean_fill():
         torch.testing.assert_close(stem(x[:, ids], ids), full, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fill", ["zero", "scale", "mean", "linear", "learned", "black", "luma_chroma"])
+@pytest.mark.parametrize("fill", ["zero", "scale", "mean", "linear", "learned", "conditioned", "black", "luma_chroma"])
 def test_with_all_channels_it_is_the_conv_it_was_made_from(fill):
     conv, x = nn.Conv2d(3, 6, 7, 2, 3, bias=True), torch.randn(2, 3, 21, 30)
     stem = ChannelSetConv2d.from_conv2d(conv, build_fill(fill, 3, **STATISTICS))

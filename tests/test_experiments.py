@@ -15,6 +15,7 @@ def queue(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     def run(grid, *options):
         monkeypatch.setattr(experiments, "GRIDS", {"task1": grid})
+        monkeypatch.setattr(experiments, "EVALUATIONS", {"task1": [("good+mean", "good", "--fill mean")] if "good" in grid else []})
         tiny = " ".join([*TINY, "--cache", str(tmp_path / "cache"), "--epochs", "1"])
         monkeypatch.setattr(sys, "argv", ["experiments.py", "task1", "--data", str(tiny_dataset), "--no-eval",
                                           "--options", tiny, *options])
@@ -40,7 +41,7 @@ def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys):
 
 
 def test_unknown_row_is_an_error(queue):
-    with pytest.raises(UserError, match="--only nothing: grid task1 has good, specialist-RGB"):
+    with pytest.raises(UserError, match="--only nothing: grid task1 has good, good\\+mean"):
         queue({"good": ""}, "--only", "nothing")
 
 

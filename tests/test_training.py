@@ -121,7 +121,7 @@ def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch):
     assert not Path("run/last.pt").exists()
 
 
-@pytest.mark.parametrize("options", [["--fill", "learned"], ["--fill", "luma_chroma"], ["--tied"], ["--fill", "black"],
+@pytest.mark.parametrize("options", [["--fill", "learned"], ["--fill", "luma_chroma"], ["--kernel", "tied"], ["--fill", "black"],
                                      ["--fill", "grey"], ["--sampler", "hcs-batch"], ["--augment", "strong"], ["--amp", "--image-size", "32"],
                                      ["--small-stem"], ["--fill", "scale", "--no-embedding"], ["--no-channels-last"]])
 def test_every_variant_trains_and_evaluates(command, options):
@@ -153,7 +153,7 @@ def test_a_model_of_two_channels_knows_their_subsets(command):
     ({"channels": "B,G,R"}, ("linear", "hcs", True, "ours", "linear")),
     ({"fill": "scale", "embedding": False}, ("scale", "hcs", False, "baseline", "scale")),
     ({"sampler": "none", "fill": "linear"}, ("linear", "none", False, "baseline", "linear-none")),
-    ({"sampler": "hcs-batch", "tied": True}, ("linear", "hcs-batch", True, "ours", "linear-tied-per-batch"))])
+    ({"sampler": "hcs-batch", "kernel": "tied"}, ("linear", "hcs-batch", True, "baseline", "linear-tied-per-batch"))])
 def test_defaults_follow_from_the_options_and_never_overrule_them(options, expected):
     config = train_task1.Task1Config(device="cpu", **options).resolve()
     assert (config.fill, config.sampler, config.embedding, config.role, config.name) == expected

@@ -1,0 +1,131 @@
+"""Kernel generators: where the full kernel W of a stem comes from, when it is not simply a parameter.
+
+A generator gives W (O, rows, k, k), one slice a kernel channel; the fill rule then makes K(S) = W P(S) of it. The stems
+that others proposed for varying channels differ in W alone and share P (`scale`: the slices of the present channels):
+
+    free        W itself is the parameter
+    tied        W[o, c] = g[o, c] w[o]: one spatial filter an output channel
+    templates   W[:, c] = sum_t a[c, t] B[:, t]       TemplateMixing of CHAMMI (2310.19224); few templates limit the rank
+    hypernet    W[:, c] = MLP(z[c]), z learned        HyperNet of CHAMMI
+    wavelength  W[:, c] = MLP(Fourier(lambda[c]))     wavelength-conditioned generator, after DOFA (2403.15356)
+
+CHAMMI's Depthwise stem with mean pooling over channels is `free` under `scale` up to the constant C: it averages the
+responses of the present channels' own filters.
+"""
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RGB_WAVELENGTHS = (0.665, 0.560, 0.490)   # micrometres: the red, green and blue bands of Sentinel-2, as DOFA uses for RGB
+
+
+class Kernel(nn.Module):
+    """Base of the generators.
+
+    Args:
+        out_channels, rows, size: of W (O, rows, k, k).
+
+    Attributes:
+        per_image: whether W depends on the image, so that it cannot be folded into a plain convolution.
+    """
+    per_image = False
+
+    def __init__(self, out_channels: int, rows: int, size: int):
+        super().__init__()
+        self.shape = (out_channels, rows, size, size)
+        self.std = math.sqrt(2 / (out_channels * size ** 2))   # He, fan-out, as torchvision's ResNet has it
+
+    def forward(self) -> Tensor:
+        """W: (O, rows, k, k)."""
+        raise NotImplementedError
+
+    def convolve(self, x: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
+        """Filled image (B, rows, H, W) -> (B, O, H', W')."""
+        return F.conv2d(x, self(), None, stride, padding, dilation)
+
+    def macs(self) -> int:
+        """Multiply-adds to generate W once."""
+        raise NotImplementedError
+
+
+class Tied(Kernel):
+    def __init__(self, out_channels, rows, size):
+        super().__init__(out_channels, rows, size)
+        self.filter = nn.Parameter(self.std * torch.randn(out_channels, 1, size, size))
+        self.gain = nn.Parameter(1 + 0.5 * torch.randn(out_channels, rows, 1, 1))
+
+    def forward(self):
+        return self.gain * self.filter
+
+    def macs(self):
+        return math.prod(self.shape)
+
+
+class Templates(Kernel):
+    """Mixtures of `count` shared templates; orthogonal coefficients at the start keep the scale of W."""
+
+    def __init__(self, out_channels, rows, size, count: int = 128):
+        super().__init__(out_channels, rows, size)
+        self.templates = nn.Parameter(self.std * torch.randn(out_channels, count, size, size))
+        self.coefficients = nn.Parameter(nn.init.orthogonal_(torch.empty(rows, count)))
+
+    def forward(self):
+        return torch.einsum("rt,othw->orhw", self.coefficients, self.templates)
+
+    def macs(self):
+        return math.prod(self.shape) * self.coefficients.shape[1]
+
+
+class _Generated(Kernel):
+    """W[:, c] = network(descriptor of c); the output layer is scaled so that W starts like a plain kernel."""
+
+    def _finish(self, network: nn.Sequential, descriptors: Tensor) -> None:
+        self.network = network
+        with torch.no_grad():
+            network[-1].weight.mul_(self.std / network(descriptors).std())
+
+    def _generate(self, descriptors: Tensor) -> Tensor:
+        out_channels, rows, size, _ = self.shape
+        return self.network(descriptors).view(rows, out_channels, size, size).transpose(0, 1)
+
+    def macs(self):
+        return self.shape[1] * sum(m.weight.numel() for m in self.network if isinstance(m, nn.Linear))
+
+
+class HyperNetwork(_Generated):
+    def __init__(self, out_channels, rows, size, descriptor: int = 128, hidden: int = 256):
+        super().__init__(out_channels, rows, size)
+        self.descriptors = nn.Parameter(torch.randn(rows, descriptor))
+        self._finish(nn.Sequential(nn.Linear(descriptor, hidden), nn.ReLU(),
+                                   nn.Linear(hidden, out_channels * size ** 2)), self.descriptors)
+
+    def forward(self):
+        return self._generate(self.descriptors)
+
+
+class Wavelength(_Generated):
+    """Sines and cosines of each channel's wavelength through a network with two hidden layers.
+
+    Args:
+        wavelengths: (rows,) in micrometres; default: red, green, blue.
+
+    Raises:
+        ValueError: not one wavelength a channel.
+    """
+
+    def __init__(self, out_channels, rows, size, wavelengths=None, features: int = 128, hidden: int = 256):
+        super().__init__(out_channels, rows, size)
+        wavelengths = RGB_WAVELENGTHS if wavelengths is None and rows == 3 else wavelengths
+        if wavelengths is None or len(wavelengths) != rows:
+            raise ValueError(f"kernel 'wavelength' needs one wavelength for each of {rows} channels")
+        angles = 1000 * torch.tensor(wavelengths)[:, None] / 10_000 ** (torch.arange(features // 2) / (features // 2))
+        self.register_buffer("features", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
+        self._finish(nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+                                   nn.Linear(hidden, out_channels * size ** 2)), self.features)
+
+    def forward(self):
+        return self._generate(self.features)
