@@ -22,7 +22,7 @@ TIERS = {
 
 
 # Options that may differ between the sessions of one run: they do not change what is trained.
-SESSION_OPTIONS = {"out", "resume", "device", "threads", "data", "cache", "eval_every"}
+SESSION_OPTIONS = {"name", "role", "out", "resume", "device", "threads", "data", "cache", "eval_every"}
 
 
 def differing_options(ours: dict, theirs: dict, defaults: dict) -> list[str]:

@@ -161,6 +161,9 @@ def main(argv: list[str] | None = None) -> None:
               "evaluated_with": environment(device), "train_s": checkpoint["train_s"], "fill": args.fill or trained["fill"],
               "probe": args.probe, "evaluated_at_px": size,
               "failed_images": {k: len(v) for k, v in cache.failures.items()}, "history": history, "splits": {}}
+    if role == "ours" and not model.stem.unfoldable:   # for the figure of generated kernels: the first filters
+        record["kernels"] = {subset_name(ids, names): [[[[round(v, 4) for v in row] for row in plane] for plane in kernel]
+                                                       for kernel in model.stem.kernel(ids)[:8].tolist()] for ids in subsets}
     train = make_batches(cache, "train", size, columns, device)
     seen = list(parse_subset(trained.get("seen", "all"), names))
 

@@ -10,7 +10,7 @@ SLICED = "--fill scale --no-embedding"   # a plain kernel of which the present c
 GRIDS = {
     "task1": {
         "naive-rgb": "--sampler none",
-        "linear": "--fill linear",
+        "linear": "--fill linear",   # the module, with the default sampler
         "sliced": SLICED,
         "specialist-R": "--channels R",
         "specialist-G": "--channels G",
@@ -18,7 +18,6 @@ GRIDS = {
         "specialist-RG": "--channels RG",
         "specialist-RB": "--channels RB",
         "specialist-GB": "--channels GB",
-        "linear-per-batch": "--fill linear --sampler hcs-batch --role ablation",
     },
     "task1-baselines": {
         "dynconv": f"{SLICED} --kernel dynamic",
@@ -30,31 +29,32 @@ GRIDS = {
         "grey": "--fill grey --sampler none --no-embedding",
     },
     "task1-ablations": {
-        "linear-sandwich": "--fill linear --sampler sandwich --role ablation",
-        "learned": "--fill learned --role ablation",
-        "linear-no-embedding": "--fill linear --no-embedding --role ablation",
+        "linear-hcs": "--fill linear --sampler hcs --role ablation",
+        "sliced-hcs": f"{SLICED} --sampler hcs --role ablation",
+        "linear-per-batch": "--fill linear --sampler hcs-batch --role ablation",
+        "sliced-per-batch": f"{SLICED} --sampler hcs-batch --role ablation",
+        "linear-uniform": "--fill linear --sampler uniform --role ablation",
+        "linear-bernoulli": "--fill linear --sampler bernoulli --role ablation",
         "zero": "--fill zero --role ablation",
         "scale": "--fill scale --role ablation",
         "mean": "--fill mean --role ablation",
-        "linear-tied": "--fill linear --kernel tied --role ablation",
-        "linear-e60": "--fill linear --epochs 60 --role ablation",
-        "linear-distilled": "--fill linear --teacher {runs}/naive-rgb-s{seed}/model.pt --role ablation",
-        "linear-distilled-ramp": "--fill linear --teacher {runs}/naive-rgb-s{seed}/model.pt --distill-ramp 0.5 --role ablation",
+        "learned": "--fill learned --role ablation",
         "conditioned": "--fill conditioned --role ablation",
         "luma_chroma": "--fill luma_chroma --role ablation",
         "grey-sampled": "--fill grey --no-embedding --role ablation",
-        "linear-uniform": "--fill linear --sampler uniform --role ablation",
-        "linear-bernoulli": "--fill linear --sampler bernoulli --role ablation",
-        "sliced-per-batch": f"{SLICED} --sampler hcs-batch --role ablation",
+        "linear-no-embedding": "--fill linear --no-embedding --role ablation",
         "linear-rank1": "--fill linear --kernel templates --templates 1 --role ablation",
         "linear-rank2": "--fill linear --kernel templates --templates 2 --role ablation",
-        "linear-kernel3": "--fill linear --kernel-size 3 --role ablation",
-        "linear-kernel5": "--fill linear --kernel-size 5 --role ablation",
-        "linear-kernel9": "--fill linear --kernel-size 9 --role ablation",
+        "linear-tied": "--fill linear --kernel tied --role ablation",
+        "linear-distilled": "--fill linear --teacher {runs}/naive-rgb-s{seed}/model.pt --role ablation",
+        "linear-distilled-ramp": "--fill linear --teacher {runs}/naive-rgb-s{seed}/model.pt --distill-ramp 0.5 --role ablation",
         "linear-seen-RG": "--fill linear --seen RG --role ablation",
         "mean-seen-RG": "--fill mean --seen RG --role ablation",
         "luma_chroma-seen-RG": "--fill luma_chroma --seen RG --role ablation",
         "sliced-seen-RG": f"{SLICED} --seen RG --role ablation",
+        "linear-kernel3": "--fill linear --kernel-size 3 --role ablation",
+        "linear-kernel5": "--fill linear --kernel-size 5 --role ablation",
+        "linear-kernel9": "--fill linear --kernel-size 9 --role ablation",
         "naive-rgb-strong": "--sampler none --augment strong --role ablation",
         "linear-strong": "--fill linear --augment strong --role ablation",
     },
@@ -65,6 +65,7 @@ SETS = {"RGB": "--sampler none", **{name: f"--channels {name}" for name in ("RG"
 GRIDS["task1-compute"] = {
     **{f"specialist-{name}-e{epochs}": f"{options} --epochs {epochs} --role ablation"
        for epochs in (4, 10) for name, options in SETS.items()},
+    "linear-e60": "--fill linear --epochs 60 --role ablation",
     "linear-e90": "--fill linear --epochs 90 --role ablation",
     "linear-e210": "--fill linear --epochs 210 --role ablation",
 }
@@ -93,4 +94,60 @@ EVALUATIONS = {
         *((f"linear+{size}px", "linear", f"--image-size {size}") for size in (32, 40, 56, 64, 80, 96)),
     ],
     "task1-compute": [],
+}
+
+# Capacity: ours and the specialists at other widths (each tier has one of its own)
+GRIDS["task1-capacity"] = {
+    f"{name}-w{width}": f"{options} --width {width} --role ablation"
+    for width in (0.125, 0.5)
+    for name, options in {"linear": "--fill linear", **{f"specialist-{s}": o for s, o in SETS.items()}}.items()
+}
+EVALUATIONS["task1-capacity"] = []
+
+# The ablation table: group -> (what it is, model); {} stands for the channel set where each has a network of its own
+REFERENCE = "linear"
+ABLATIONS = {
+    "sampler": [("sandwich", "linear"), ("HCS, one set an image", "linear-hcs"), ("HCS, one set a batch", "linear-per-batch"),
+                ("uniform over the sets", "linear-uniform"), ("Bernoulli 1/2", "linear-bernoulli"),
+                ("none; fill at test only", "naive-rgb+linear"), ("sliced: sandwich", "sliced"),
+                ("sliced: HCS, one set an image", "sliced-hcs"), ("sliced: HCS, one set a batch", "sliced-per-batch")],
+    "BatchNorm": [("shared statistics", "linear")] + [(f"{label}: statistics of each set", f"{name}+recalibrated-bn") for label, name in
+                  (("sandwich", "linear"), ("one set a batch", "linear-per-batch"), ("sliced", "sliced"),
+                   ("sliced, one set a batch", "sliced-per-batch"), ("naive RGB", "naive-rgb"))],
+    "fill rule": [("linear", "linear"), ("zero", "zero"), ("C/n", "scale"), ("mean", "mean"), ("learned", "learned"),
+                  ("conditioned on the image", "conditioned")],
+    "luminance and chroma": [("luminance and centred chroma", "luma_chroma"), ("luminance alone", "grey-sampled"),
+                             ("not centred (C/n)", "scale")],
+    "embedding": [("with", "linear"), ("without", "linear-no-embedding"), ("C/n, with", "scale"), ("C/n, without", "sliced")],
+    "kernel across channels": [("free", "linear"), ("rank 1", "linear-rank1"), ("rank 2", "linear-rank2"),
+                               ("tied filter", "linear-tied"), ("C/n, tied filter", "tied")],
+    "kernel size": [("3", "linear-kernel3"), ("5", "linear-kernel5"), ("7", "linear"), ("9", "linear-kernel9")],
+    "distillation from the RGB net": [("none", "linear"), ("from the start", "linear-distilled"),
+                                      ("rising over half the training", "linear-distilled-ramp")],
+    "training length": [("ours, 30 epochs", "linear"), ("ours, 60", "linear-e60"), ("ours, 90", "linear-e90"),
+                        ("ours, 210", "linear-e210"), ("7 specialists, 4 each", "specialist-{}-e4"),
+                        ("7 specialists, 10 each", "specialist-{}-e10"), ("7 specialists, 30 each", "specialist-{}")],
+    "capacity": [("width 1/8, ours", "linear-w0.125"), ("width 1/8, specialists", "specialist-{}-w0.125"),
+                 ("the tier's width, ours", "linear"), ("the tier's width, specialists", "specialist-{}"),
+                 ("width 1/2, ours", "linear-w0.5"), ("width 1/2, specialists", "specialist-{}-w0.5")],
+    "augmentation": [("the tier's", "linear"), ("strong", "linear-strong"), ("naive RGB, the tier's", "naive-rgb"),
+                     ("naive RGB, strong", "naive-rgb-strong")],
+    "blue left out of training": [("linear", "linear-seen-RG"), ("mean", "mean-seen-RG"), ("luminance and chroma", "luma_chroma-seen-RG"),
+                                  ("sliced", "sliced-seen-RG"),
+                                  *((f"{label}, average of seen slices", f"{name}-seen-RG+average-of-seen") for label, name in
+                                    (("linear", "linear"), ("mean", "mean"), ("luminance and chroma", "luma_chroma"),
+                                     ("sliced", "sliced")))],
+    "what the net is told": [("the truth", "linear"), ("wrong channels", "linear+wrong-ids"),
+                             ("all channels, given copies", "linear+duplicates")],
+    "grey images": [("ours", "linear+grey-images"), ("ours, no embedding", "linear-no-embedding+grey-images"),
+                    ("naive RGB", "naive-rgb+grey-images")],
+    "image size at test": [(f"{size} px", f"linear+{size}px") for size in (32, 40)] + [("as trained", "linear")]
+                          + [(f"{size} px", f"linear+{size}px") for size in (56, 64, 80, 96)],
+}
+
+# What the figures with little room show, and the points of the figure of training length: (epochs of all nets, model)
+FIGURE_MODELS = ("linear", "sliced", "naive-rgb+linear", "naive-rgb")
+LENGTHS = {
+    "ours, one network": [(30, "linear"), (60, "linear-e60"), (90, "linear-e90"), (210, "linear-e210")],
+    "seven specialists": [(28, "specialist-{}-e4"), (70, "specialist-{}-e10"), (210, "specialist-{}")],
 }

@@ -58,32 +58,64 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
             "f1_macro": float(np.mean(2 * hits / np.maximum(true + predicted, 1)))}
 
 
-def paired_bootstrap(labels, predictions_a, predictions_b, draws: int = 10_000, seed: int = 0) -> dict[str, float]:
-    """Top-1 difference a - b on the same images: 95 % bootstrap interval (points) and McNemar's exact p.
+class PairedBootstrap:
+    """Differences between models on the same images, with intervals over images and training seeds.
 
-    Per image the difference is -1, 0 or 1, so resampling N images with replacement is one multinomial draw of
-    the three counts: the same distribution as resampling indices, at a cost that does not depend on N.
-    p (McNemar 1947, exact two-sided binomial on the images that only one of the two gets right) is 1 when there
-    are none. Both describe the spread over images for two given models, not over training seeds.
+    Every draw resamples the images with replacement, the same ones for both models, and the seeds of each model; two
+    models with the same number of seeds share the draw of seeds, since a seed fixes batches and augmentation for both.
+    With s seeds the spread over seeds comes out too small by a factor sqrt((s - 1) / s), and with one it is left out.
 
     Args:
-        labels, predictions_a, predictions_b: class numbers (N,).
-        draws: bootstrap resamples.
+        images: N.
+        draws: resamples.
         seed: of the resampling.
 
     Raises:
-        ValueError: empty, not one-dimensional, of different lengths or not integers; `draws` < 1.
+        ValueError: `images` or `draws` < 1.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    labels, predictions_a, predictions_b = _class_ids(labels, predictions_a, predictions_b)
-    difference = (predictions_a == labels).astype(np.int64) - (predictions_b == labels)
-    total, only_a, only_b = len(labels), int((difference == 1).sum()), int((difference == -1).sum())
-    chances = np.array([only_b, total - only_a - only_b, only_a]) / total
-    counts = np.random.default_rng(seed).multinomial(total, chances, size=draws)   # (draws, 3)
-    low, high = np.percentile(100 * (counts[:, 2] - counts[:, 0]) / total, [2.5, 97.5])
-    return {"difference_points": 100 * (only_a - only_b) / total, "ci95_low": float(low), "ci95_high": float(high),
-            "p_value": _mcnemar_p(only_a, only_b)}
+
+    def __init__(self, images: int, draws: int = 2000, seed: int = 0):
+        if draws < 1 or images < 1:
+            raise ValueError(f"images and draws must be at least 1, got {images} and {draws}")
+        self.seed, self.images = seed, images
+        counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+        self.counts = counts.astype(np.float64)   # (draws, N); whole numbers, so sums are exact and the same on every machine
+
+    def compare(self, correct_a, correct_b, sets: int = 1) -> dict[str, float]:
+        """Top-1 difference a - b in points, its 95 % percentile interval and two-sided p.
+
+        p is from the normal distribution with the bootstrap's standard error; 1 where the two never differ.
+
+        Args:
+            correct_a, correct_b: (seeds, N), 1 where the model is right, or the sum of such over channel sets.
+            sets: number of channel sets summed.
+
+        Raises:
+            ValueError: not (seeds, N), or another N.
+        """
+        a, b = (np.asarray(values, dtype=np.float64) for values in (correct_a, correct_b))
+        if any(values.ndim != 2 or values.shape[1] != self.images or not len(values) for values in (a, b)):
+            raise ValueError(f"expected (seeds, {self.images}), got {a.shape} and {b.shape}")
+        difference = 100 * (a.sum() / len(a) - b.sum() / len(b)) / self.images / sets
+        drawn = 100 * (self._draws(a) / len(a) - self._draws(b) / len(b)) / self.images / sets
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        error = drawn.std()
+        p = math.erfc(abs(difference) / error / math.sqrt(2)) if error > 1e-9 else float(abs(difference) < 1e-9)
+        return {"difference_points": float(difference), "ci95_low": float(low), "ci95_high": float(high), "p_value": p}
+
+    def _draws(self, correct: np.ndarray) -> np.ndarray:
+        """Sum over resampled images and seeds: (draws,)."""
+        seeds = len(correct)
+        share = np.random.default_rng((self.seed, seeds)).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(self.counts))
+        return ((self.counts @ correct.T) * share).sum(1)
+
+
+def holm(p_values) -> list[float]:
+    """Holm's step-down adjustment of a family of p values, in the same order (Holm 1979)."""
+    p = np.asarray(p_values, dtype=float)
+    order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
+    return adjusted.tolist()
 
 
 def channel_summary(top1_by_subset: dict[str, float], specialists: dict[str, float] | None = None,
@@ -122,12 +154,3 @@ def _class_ids(*arrays) -> list[np.ndarray]:
     if any(array.dtype.kind not in "iu" for array in arrays):
         raise ValueError(f"labels and predictions must be integers, got {[str(a.dtype) for a in arrays]}")
     return arrays
-
-
-def _mcnemar_p(only_a: int, only_b: int) -> float:
-    """Two-sided exact binomial p of `only_a` against `only_b` discordant images under equal chances."""
-    trials, term, tail = only_a + only_b, 1, 0
-    for k in range(min(only_a, only_b) + 1):
-        tail += term
-        term = term * (trials - k) // (k + 1)   # C(trials, k + 1), exact in Python integers
-    return min(1.0, 2 * tail / 2 ** trials)

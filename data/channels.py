@@ -72,7 +72,7 @@ def sample_mask(sampler: str, batch: int, channels: int, generator: torch.Genera
     if sampler == "sandwich":   # batches are in random order, so the position is as good as a draw
         size[:batch // 3], size[batch // 3:2 * (batch // 3)] = channels, 1
     if sampler in ("uniform", "bernoulli"):
-        number = torch.randint(sampler == "uniform", 2 ** channels, (draws, 1), generator=generator)
+        number = torch.randint(int(sampler == "uniform"), 2 ** channels, (draws, 1), generator=generator)
         kept = (number >> torch.arange(channels)) & 1
         size = kept.sum(1, keepdim=True).clamp(min=1)   # given its size, the set is uniform in both
     rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)

@@ -38,7 +38,7 @@ class Dynamic(Kernel):
 
     def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):
         super().__init__(out_channels, rows, size)
-        self.kernels = nn.Parameter(self.std * torch.randn(count, *self.shape))
+        self.kernels = nn.Parameter(self.std * torch.randn(count, math.prod(self.shape)))   # flat: channels_last takes 4 axes
         self.trunk = self._trunk(rows, hidden)
         self.over_kernels = nn.Linear(hidden, count)
         self.step_down = 29 / anneal_steps
@@ -55,7 +55,7 @@ class Dynamic(Kernel):
     def _mix(self, features: Tensor) -> Tensor:
         """Kernels of the images: (B, O, rows, k, k)."""
         attention = F.softmax(self.over_kernels(features).float() / self.temperature, dim=1)
-        return (attention @ self.kernels.flatten(1)).unflatten(1, self.shape)
+        return (attention @ self.kernels).unflatten(1, self.shape)
 
     def _attend(self, x: Tensor, features: Tensor, conv: tuple) -> Tensor:
         return convolve_per_image(x, self._mix(features).to(x), *conv)

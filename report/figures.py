@@ -1,4 +1,4 @@
-"""Figures from the rows of Task 1's results file; the same rows give the same bytes."""
+"""Figures of Task 1, from plain data; the same data give the same bytes. All are readable in grey."""
 from __future__ import annotations
 
 import hashlib
@@ -10,83 +10,178 @@ import numpy as np
 from matplotlib.figure import Figure   # without pyplot: no display, no global state
 from PIL import Image
 
-from report.rows import ROLES, SPECIALISTS, SUBSETS, Entry, settings
+from report.rows import SUBSETS
 from utils import atomic_path
 
-HATCHES = ("", "//", "", "\\\\", "", "..", "", "xx", "", "--")   # plain and hatched in turn: neighbours differ in grey
+LINES = ((0, ()), (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
+MARKERS = "osD^vPX*<>hp"
+HATCHES = ("", "//", "", "\\\\", "..", "xx")
 
 
-def digest(rows: list[dict]) -> str:
+def digest(data) -> str:
     """sha256 of what a figure is drawn from; it is written into the figure."""
-    return hashlib.sha256(repr(rows).encode()).hexdigest()
+    return hashlib.sha256(repr(data).encode()).hexdigest()
 
 
-def is_current(path: str | Path, rows: list[dict]) -> bool:
-    """Whether the PNG at `path` was drawn from exactly these rows."""
+def is_current(path: str | Path, data) -> bool:
+    """Whether the PNG at `path` was drawn from exactly these data."""
     try:
         with Image.open(path) as image:
-            return image.text.get("Rows") == digest(rows)
+            return image.text.get("Rows") == digest(data)
     except (OSError, AttributeError):   # no such file, or no PNG
         return False
 
 
-def channel_bars(rows: list[dict], path: str | Path, split: str = "test") -> None:
-    """Write a PNG: top-1 by channel subset, a bar a model with its 95 % interval, a panel per dataset and size.
+def write_figure(draw, titled: list, path: str | Path) -> None:
+    """Draw with one of the functions below and write a PNG that remembers what it was drawn from.
 
-    Bars and whiskers are means over seeds. Ablations are left to the tables. Lightness rises from ours (dark) to
-    the last baseline, by model name over all panels; specialists are white. The colours (cividis) keep their
-    order for colour-blind readers.
+    Args:
+        draw: such a function.
+        titled: [title, data of the function].
 
     Raises:
-        ValueError: no row to draw.
         UserError: the file cannot be written.
     """
-    panels = {setting: kept for setting, entries in settings(rows, split).items()
-              if (kept := [entry for entry in entries if entry.role != "ablation"])}
-    if not panels:
-        raise ValueError(f"no rows of split {split!r} to draw")
-    everyone = [entry for entries in panels.values() for entry in entries]
-    styles = _styles(sorted(everyone, key=lambda entry: ROLES.index(entry.role)))
     with matplotlib.style.context("default"), atomic_path(path) as temporary:
-        matplotlib.rcParams.update({"hatch.linewidth": 0.6, "font.size": 10})
-        figure = Figure(figsize=(10, 4.2 * len(panels)), layout="constrained")
-        axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-        for axis, (setting, entries) in zip(axes, panels.items()):
-            _panel(axis, entries, styles)
-            tier, dataset, image_size = setting
-            axis.set_title(f"{dataset}, {image_size} px, tier {tier}, {split} split", loc="left", fontsize=11)
-        figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None, "Rows": digest(rows)})
+        matplotlib.rcParams.update({"hatch.linewidth": 0.6, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+        title, data = titled
+        figure = Figure(figsize=(10, 4.4), layout="constrained")
+        draw(figure, data)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None, "Rows": digest(titled)})
 
 
-def _styles(entries: list[Entry]) -> dict[str, dict]:
-    """Model name -> keywords of its bars, so that a model looks the same in every panel."""
-    names = list(dict.fromkeys(entry.name for entry in entries if entry.role != "specialist"))
-    colours = matplotlib.colormaps["cividis"](np.linspace(0.15, 0.95, max(len(names), 2)))
-    styles = {SPECIALISTS: {"color": "white"}}
-    for rank, (name, colour) in enumerate(zip(names, colours)):
-        line = "white" if np.mean(colour[:3]) < 0.45 else "black"   # hatching must show on dark bars too
-        styles[name] = {"color": colour, "hatch": HATCHES[rank % len(HATCHES)], "hatchcolor": line}
-    return styles
-
-
-def _panel(axis, entries: list[Entry], styles: dict[str, dict]) -> None:
-    """Draw one setting's grouped bars, with the legend below."""
-    shown = [subset for subset in SUBSETS if any(subset in entry.subsets() for entry in entries)]
-    width = 0.84 / len(entries)
-    for number, entry in enumerate(entries):
-        here = [subset for subset in shown if subset in entry.subsets()]
-        x = np.array([shown.index(subset) for subset in here]) + (number - (len(entries) - 1) / 2) * width
-        top1, low, high = (np.array([entry.mean(name, subset) for subset in here])
-                           for name in ("top1_pct", "ci95_low", "ci95_high"))
-        axis.bar(x, top1, width, edgecolor="black", linewidth=0.6, zorder=2, **styles[entry.name],
-                 label=entry.name if entry.role == "specialist" else f"{entry.name} ({entry.role})")
+def channel_bars(figure: Figure, data: list[dict]) -> None:
+    """Top-1 by channel set, a bar a model with its interval. data: name, top1, low, high (each subset -> percent)."""
+    axis = figure.subplots()
+    shown = [subset for subset in SUBSETS if any(subset in model["top1"] for model in data)]
+    width = 0.84 / len(data)
+    for rank, model in enumerate(data):
+        here = [subset for subset in shown if subset in model["top1"]]
+        x = np.array([shown.index(subset) for subset in here]) + (rank - (len(data) - 1) / 2) * width
+        top1, low, high = (np.array([model[key][subset] for subset in here]) for key in ("top1", "low", "high"))
+        axis.bar(x, top1, width, edgecolor="black", linewidth=0.6, zorder=2, label=model["name"], **_bar_style(rank, len(data)))
         axis.errorbar(x, top1, yerr=np.maximum([top1 - low, high - top1], 0), fmt="none", ecolor="black",
                       elinewidth=0.9, capsize=min(2.5, 24 * width), zorder=3)
     axis.set_xticks(range(len(shown)), shown)
-    axis.set_xlabel("channels present at test time")
-    axis.set_ylabel("top-1 (%), 95 % interval")
-    axis.set_xlim(-0.5, len(shown) - 0.5)
+    axis.set(xlabel="channels present at test time", ylabel="top-1 (%), 95 % interval over images", xlim=(-0.5, len(shown) - 0.5))
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.85", zorder=0)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=min(3, len(entries)), frameon=False, fontsize=9)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(4, len(data)), frameon=False, fontsize=9)
+
+
+def subset_map(figure: Figure, data: list[dict]) -> None:
+    """Models x channel sets as a map with numbers. data: name, top1 (subset -> percent), best first."""
+    figure.set_size_inches(10, 1.4 + 0.3 * len(data))
+    axis = figure.subplots()
+    values = np.array([[model["top1"].get(subset, np.nan) for subset in SUBSETS] for model in data])
+    image = axis.imshow(values, cmap="cividis", aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9, color="white" if value < middle else "black")
+    axis.set_xticks(range(len(SUBSETS)), SUBSETS)
+    axis.set_yticks(range(len(data)), [model["name"] for model in data])
+    axis.tick_params(length=0)
+    figure.colorbar(image, ax=axis, label="top-1 (%)", pad=0.01)
+
+
+def accuracy_against_cost(figure: Figure, data: list[dict]) -> None:
+    """Mean of the seven sets against parameters and MACs. data: name, mean_pct, params, macs (mean over the sets)."""
+    figure.set_size_inches(10, 4.8)
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, key, label in zip(axes, ("params", "macs"), ("parameters to keep (millions)", "MACs, mean over the seven sets (millions)")):
+        for rank, model in enumerate(data):
+            axis.plot(model[key] / 1e6, model["mean_pct"], MARKERS[rank % len(MARKERS)], markersize=8, label=model["name"],
+                      markeredgecolor="black", color=matplotlib.colormaps["cividis"](rank / max(1, len(data) - 1)))
+        axis.set(xlabel=label, xscale="log")
+        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.tick_params(axis="x", which="minor", labelsize=8)
+        axis.grid(color="0.88")
+    axes[0].set_ylabel("top-1, mean of the seven sets (%)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+
+
+def lines(figure: Figure, data: dict) -> None:
+    """Curves in one or more panels. data: panels: [{x, y (axis labels), log, series: [{name, x, y}]}]."""
+    axes = figure.subplots(1, len(data["panels"]), squeeze=False)[0]
+    for axis, panel in zip(axes, data["panels"]):
+        for rank, series in enumerate(panel["series"]):
+            marker = MARKERS[rank % len(MARKERS)] if len(series["x"]) < 12 else None
+            axis.plot(series["x"], series["y"], linestyle=LINES[rank % len(LINES)], marker=marker, label=series["name"],
+                      color=matplotlib.colormaps["cividis"](0.85 * rank / max(1, len(panel["series"]) - 1)))
+        axis.set(xlabel=panel["x"], ylabel=panel["y"], xscale="log" if panel.get("log") else "linear")
+        if panel.get("log"):
+            ticks = sorted({x for series in panel["series"] for x in series["x"]})
+            axis.set_xticks(ticks, [str(x) for x in ticks])
+            axis.minorticks_off()
+        elif all(isinstance(x, int) for series in panel["series"] for x in series["x"]):
+            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axis.grid(color="0.88")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+
+
+def kernels(figure: Figure, data: dict) -> None:
+    """Generated kernels: a row a channel set, a column an output filter, its input channels side by side.
+
+    data: subset -> (filters, n, k, k). Every filter has one grey scale over all sets: white positive, black negative.
+    """
+    filters, gap = len(next(iter(data.values()))), 1
+    size = len(next(iter(data.values()))[0][0])
+    figure.set_size_inches(10, 6.2)
+    axes = figure.subplots(len(data), filters)
+    scale = [max(np.abs(kernel[f]).max() for kernel in map(np.array, data.values())) for f in range(filters)]
+    for row, (subset, kernel) in enumerate(data.items()):
+        for column in range(filters):
+            canvas = np.full((size, 3 * size + 2 * gap), np.nan)
+            for plane, channel in zip(kernel[column], subset):
+                start = "RGB".index(channel) * (size + gap)
+                canvas[:, start:start + size] = plane
+            axis = axes[row, column]
+            axis.imshow(canvas, cmap="gray", vmin=-scale[column], vmax=scale[column])
+            axis.set_xticks([]), axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if column == 0:
+                axis.set_ylabel(subset, rotation=0, ha="right", va="center")
+            if row == 0:
+                axis.set_title(f"filter {column}", fontsize=9)
+    figure.supxlabel("each cell: the filter's slices for R, G, B; empty where the channel is absent", fontsize=9)
+
+
+def class_bars(figure: Figure, data: dict) -> None:
+    """Recall lost by class when one channel is left of three. data: classes, series: [{name, drop}], first decides the order."""
+    figure.set_size_inches(10, 4.6)
+    axis = figure.subplots()
+    order = np.argsort(data["series"][0]["drop"])[::-1]
+    axis.bar(range(len(order)), np.array(data["series"][0]["drop"])[order], color="0.75", edgecolor="black", linewidth=0.5,
+             label=data["series"][0]["name"])
+    for rank, series in enumerate(data["series"][1:]):
+        axis.plot(range(len(order)), np.array(series["drop"])[order], MARKERS[rank], color="black", markerfacecolor="white", label=series["name"])
+    axis.set_xticks(range(len(order)), np.array(data["classes"])[order], rotation=90, fontsize=7)
+    axis.set(ylabel="recall with RGB − mean of R, G, B (points)", xlim=(-0.8, len(order) - 0.2))
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.grid(axis="y", color="0.88")
+    axis.legend(frameon=False)
+
+
+def confusion_change(figure: Figure, data: dict) -> None:
+    """Change of the confusion matrix, in images of 100 of the true class: white more, black fewer. data: classes, change (K, K)."""
+    figure.set_size_inches(8.6, 7.4)
+    axis = figure.subplots()
+    change = np.array(data["change"])
+    limit = np.abs(change).max()
+    image = axis.imshow(change, cmap="gray", vmin=-limit, vmax=limit)
+    for ticks in (axis.set_xticks, axis.set_yticks):
+        ticks(range(len(data["classes"])), data["classes"], fontsize=6)
+    axis.tick_params(axis="x", rotation=90)
+    axis.set(xlabel="predicted class", ylabel="true class")
+    figure.colorbar(image, ax=axis, label="change, images of 100 of the true class")
+
+
+def _bar_style(rank: int, count: int) -> dict:
+    """Lightness rises from the first to the last model; hatches keep neighbours apart in grey."""
+    colour = matplotlib.colormaps["cividis"](0.15 + 0.8 * rank / max(1, count - 1))
+    return {"color": colour, "hatch": HATCHES[rank % len(HATCHES)], "hatchcolor": "white" if np.mean(colour[:3]) < 0.45 else "black"}

@@ -1,12 +1,11 @@
-"""Markdown tables from the rows of Task 1's results file (`report/rows.py` reads and writes it)."""
+"""Markdown tables from Task 1's rows and from the comparisons made of them."""
 from __future__ import annotations
 
 import statistics
 
 from metrics import channel_summary
-from report.rows import SPECIALISTS, SUBSETS, Entry, read_rows, settings, upsert_rows
-
-__all__ = ["SPECIALISTS", "SUBSETS", "read_rows", "upsert_rows", "channel_table", "detail_table", "cost_table"]
+from report.analysis import MEAN, SETTING
+from report.rows import SUBSETS, Entry, settings
 
 QUALITY = (*SUBSETS, "mean of 7", "worst of 7", "expert gap", "retention %")
 NOTHING = (None, "–")   # a cell is (number to rank by, text)
@@ -23,14 +22,14 @@ def channel_table(rows: list[dict], split: str = "test") -> str:
         UserError: two specialist nets claim one subset and seed.
     """
     tables = []
-    for setting, entries in settings(rows, split).items():
+    for setting, entries in _without_ablations(rows, split):
         experts = {subset: entry.mean("top1_pct", subset) for entry in entries if entry.role == "specialist"
                    for subset in entry.subsets() if subset in SUBSETS}
         cells = [_quality_cells(entry, experts) for entry in entries]
-        ranked = [c for c, entry in zip(cells, entries) if entry.role in ("ours", "baseline")]
+        ranked = [c for c, entry in zip(cells, entries) if entry.role != "specialist"]
         best = {name: _best([c[name][0] for c in ranked], lowest=name == "expert gap") for name in QUALITY}
         lines = [[entry.name, entry.role, entry.seeds(),
-                  *(_bold(*c[name], best[name] if entry.role in ("ours", "baseline") else None) for name in QUALITY),
+                  *(_bold(*c[name], best[name] if entry.role != "specialist" else None) for name in QUALITY),
                   _millions(entry.params(), 2), _millions(entry.mean("macs", "RGB"), 0)]
                  for entry, c in zip(entries, cells)]
         halves = [(row["ci95_high"] - row["ci95_low"]) / 2 for entry in entries for row in entry.rows]
@@ -51,7 +50,7 @@ def detail_table(rows: list[dict], models: list[str] | None = None, split: str =
         models: names to show, `SPECIALISTS` for all specialists together; None shows every model.
     """
     tables = []
-    for setting, entries in settings(rows, split).items():
+    for setting, entries in _without_ablations(rows, split):
         lines = [[entry.name, subset, str(len(entry.values("top1_pct", subset))),
                   f"{entry.mean('top1_pct', subset):.2f}",
                   f"{entry.mean('ci95_low', subset):.2f} – {entry.mean('ci95_high', subset):.2f}",
@@ -64,27 +63,91 @@ def detail_table(rows: list[dict], models: list[str] | None = None, split: str =
     return "\n\n".join(tables)
 
 
-def cost_table(rows: list[dict], split: str = "test") -> str:
-    """Parameters, and MACs and latency of the net used at 1, 2 and 3 present channels, per model."""
+def cost_table(rows: list[dict], train_s: dict[tuple, float], split: str = "test") -> str:
+    """Parameters, training time, and MACs and latency of the net used at 1, 2 and 3 present channels, per model.
+
+    Args:
+        train_s: (tier, dataset, image_size, model, seed) -> seconds of training.
+    """
     tables = []
-    for setting, entries in settings(rows, split).items():
+    for setting, entries in _without_ablations(rows, split):
         lines = []
         for entry in entries:
             by_n = [[subset for subset in entry.subsets() if len(subset) == n] for n in (1, 2, 3)]
             latencies = [entry.values("latency_ms", *subsets) for subsets in by_n]
-            lines.append([entry.name, _millions(entry.params(), 2),
+            seconds = [train_s.get((*setting, model, seed)) for model, seed in {(row["model"], row["seed"]) for row in entry.rows}]
+            minutes = None if None in seconds else sum(seconds) / 60 / len({row["seed"] for row in entry.rows})
+            lines.append([entry.name, _millions(entry.params(), 2), "–" if minutes is None else f"{minutes:.1f}",
                           *(_millions(entry.mean("macs", *subsets), 1) for subsets in by_n),
                           *(f"{statistics.median(values):.2f}" if values else "–" for values in latencies)])
-        tables.append(_caption(setting, split, "n: channels present. MACs: convolutions and linear layers, one image. "
-                               "Latency: median for one image in float32 on the folded network; generating its kernel is in the MACs, not "
-                               "in the latency. Networks that are equal at one n differ here by the machine's noise alone. The "
-                               "specialists' parameters are the sum over their nets.")
-                      + _markdown(["model", "params (M)", *(f"MACs (M), n={n}" for n in (1, 2, 3)),
+        tables.append(_caption(setting, split, "n: channels present. Training: minutes a seed, all nets of the line together, as long "
+                               "as other trainings ran beside. MACs: convolutions and linear layers, one image. Latency: median for "
+                               "one image in float32 on the folded network; generating its kernel is in the MACs, not in the "
+                               "latency. Networks that are equal at one n differ here by the machine's noise alone. The specialists' "
+                               "parameters are the sum over their nets.")
+                      + _markdown(["model", "params (M)", "training (min)", *(f"MACs (M), n={n}" for n in (1, 2, 3)),
                                    *(f"latency (ms), n={n}" for n in (1, 2, 3))], lines))
     return "\n\n".join(tables)
 
 
+def stats_table(lines: list[dict]) -> str:
+    """Our models against every other one (rows of `analysis.compare_models`): difference, 95 % interval, Holm's p."""
+    tables = []
+    for setting, members in _grouped(lines, SETTING).items():
+        cells = []
+        for (ours, other), tests in _grouped(members, ("model", "other")).items():
+            by_subset = {test["subset"]: test for test in tests}
+            cells.append([ours, other, f"{tests[0]['seeds']} / {tests[0]['other_seeds']}",
+                          *(_difference(by_subset.get(subset)) for subset in (MEAN, *SUBSETS))])
+        tables.append(_caption(setting, "test", "Top-1 difference in points, model − other, with its 95 % interval: paired bootstrap "
+                               f"over images and seeds. An asterisk: p < 0.05 after Holm's correction over the {len(members)} "
+                               "comparisons of this table.")
+                      + _markdown(["model", "other", "seeds", MEAN, *SUBSETS], cells))
+    return "\n\n".join(tables)
+
+
+def ablation_table(lines: list[dict]) -> str:
+    """Variants by group (rows of `analysis.ablations`), with the difference of their mean of 7 from the reference."""
+    tables = []
+    for setting, members in _grouped(lines, SETTING).items():
+        cells, group = [], None
+        for line in members:
+            mean = f"{line['mean_pct']:.1f}" + (f" ± {line['mean_sd']:.1f}" if line["mean_sd"] is not None else "")
+            cells.append([line["group"] if line["group"] != group else "", line["variant"], str(line["seeds"]),
+                          *(f"{line[subset]:.1f}" for subset in SUBSETS), mean,
+                          "reference" if line["p_value"] is None else _difference(line)])
+            group = line["group"]
+        tests = len({line["model"] for line in members if line["p_value"] is not None})
+        tables.append(_caption(setting, "test", "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of "
+                               "the mean of 7 from the reference in points, with its 95 % interval by paired bootstrap over images and "
+                               "over the seeds there are; with one seed the spread over seeds is not in it. An asterisk: p < 0.05 after "
+                               f"Holm's correction over the {tests} variants.")
+                      + _markdown(["what changes", "variant", "seeds", *SUBSETS, MEAN, "difference"], cells))
+    return "\n\n".join(tables)
+
+
 # ---------------------------------------------------------------- cells
+
+def _without_ablations(rows: list[dict], split: str):
+    """(setting, entries) of what is compared with one another; ablations have a table of their own."""
+    for setting, entries in settings(rows, split).items():
+        yield setting, [entry for entry in entries if entry.role != "ablation"]
+
+
+def _grouped(lines: list[dict], keys: tuple[str, ...]) -> dict[tuple, list[dict]]:
+    groups: dict[tuple, list[dict]] = {}
+    for line in lines:
+        groups.setdefault(tuple(line[key] for key in keys), []).append(line)
+    return groups
+
+
+def _difference(test: dict | None) -> str:
+    """"+1.2 (0.3 – 2.1)*": difference, interval, significance."""
+    if test is None:
+        return "–"
+    star = "*" if test["p_holm"] is not None and test["p_holm"] < 0.05 else ""
+    return f"{test['difference_points']:+.1f} ({test['ci95_low']:.1f} – {test['ci95_high']:.1f}){star}"
+
 
 def _quality_cells(entry: Entry, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
     """`QUALITY` column -> cell of one model."""

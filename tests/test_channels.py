@@ -47,6 +47,22 @@ def test_hierarchical_sampling_is_uniform_over_sizes_then_sets():
         assert abs(count - expected) < 5 * expected ** 0.5
 
 
+@pytest.mark.parametrize("sampler, chances", [("uniform", {1: 1 / 7, 2: 1 / 7, 3: 1 / 7}), ("bernoulli", {1: 1 / 6, 2: 1 / 8, 3: 1 / 8}),
+                                              ("sandwich", {1: 4 / 27, 2: 1 / 27, 3: 4 / 9})])
+def test_samplers_draw_each_set_as_often_as_they_say(sampler, chances):
+    """Chance of one set by its size; Bernoulli's empty draws become single channels: 1/8 + 1/8/3."""
+    counts = Counter(tuple(row) for row in sample_mask(sampler, 21_000, 3, generator("test")).tolist())
+    assert len(counts) == 7
+    for row, count in counts.items():
+        expected = 21_000 * chances[sum(row)]
+        assert abs(count - expected) < 5 * expected ** 0.5
+
+
+def test_sandwich_has_exact_thirds_in_every_batch():
+    mask = sample_mask("sandwich", 10, 5, generator("test"))
+    assert mask[:3].all() and (mask[3:6].sum(1) == 1).all() and mask.any(1).all()
+
+
 def test_batch_sampling_gives_one_set_and_none_gives_all():
     random = generator("test")
     masks = [sample_mask("hcs-batch", 8, 3, random) for _ in range(40)]

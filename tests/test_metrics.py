@@ -1,8 +1,10 @@
 """Metrics against values worked by hand."""
+import math
+
 import numpy as np
 import pytest
 
-from metrics import channel_summary, classification_metrics, confusion_matrix, paired_bootstrap, wilson_interval
+from metrics import PairedBootstrap, channel_summary, classification_metrics, confusion_matrix, holm, wilson_interval
 
 LABELS, PREDICTIONS = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 1]
 
@@ -40,36 +42,44 @@ def test_bad_input_is_refused(labels, predictions, message):
         classification_metrics(labels, predictions, 3)
 
 
-def test_identical_predictions_do_not_differ():
-    assert paired_bootstrap(LABELS, PREDICTIONS, PREDICTIONS) == {
-        "difference_points": 0, "ci95_low": 0, "ci95_high": 0, "p_value": 1}
+def test_identical_models_do_not_differ():
+    correct = np.random.default_rng(0).integers(0, 2, (3, 50))
+    assert PairedBootstrap(50).compare(correct, correct) == {"difference_points": 0, "ci95_low": 0, "ci95_high": 0, "p_value": 1}
 
 
-def test_mcnemar_by_hand():
-    labels = np.zeros(20, int)
-    a, b = labels.copy(), labels.copy()
-    a[0], b[1:9] = 1, 1   # only b right: 1 image; only a right: 8
-    result = paired_bootstrap(labels, a, b)
-    assert result["difference_points"] == pytest.approx(35)
-    assert result["p_value"] == pytest.approx(2 * (1 + 9) / 2 ** 9)
-    assert 0 < result["ci95_low"] < 35 < result["ci95_high"]
-
-
-def test_bootstrap_agrees_with_resampled_indices():
+def test_one_seed_agrees_with_resampled_images_and_with_mcnemar():
     rng = np.random.default_rng(1)
-    labels, a, b = rng.integers(0, 2, (3, 400))
-    result = paired_bootstrap(labels, a, b)
-    difference = (a == labels).astype(int) - (b == labels)
-    direct = 100 * difference[rng.integers(0, 400, (4000, 400))].mean(1)
+    a, b = rng.integers(0, 2, (2, 400))
+    result = PairedBootstrap(400, draws=4000).compare(a[None], b[None])
+    direct = 100 * (a - b)[rng.integers(0, 400, (4000, 400))].mean(1)
+    assert result["difference_points"] == pytest.approx(100 * (a - b).mean())
     assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(direct, [2.5, 97.5]), abs=0.8)
-    assert result == paired_bootstrap(labels, a, b)
+    only_a, only_b = (a > b).sum(), (b > a).sum()
+    z = (only_a - only_b) / (only_a + only_b) ** 0.5   # McNemar's statistic
+    assert result["p_value"] == pytest.approx(math.erfc(abs(z) / 2 ** 0.5), abs=0.03)
+    assert result == PairedBootstrap(400, draws=4000).compare(a[None], b[None])
 
 
-def test_mcnemar_is_exact_and_finite_for_many_images():
-    labels = np.zeros(20_000, int)
-    a, b = labels.copy(), labels.copy()
-    a[:10_000], b[10_000:] = 1, 1
-    assert paired_bootstrap(labels, a, b, draws=10)["p_value"] == 1
+def test_the_interval_covers_seeds_as_well_as_images():
+    """Models that differ by seed alone: right on all images or on none."""
+    a, b = np.repeat([[2], [2], [2], [0]], 100, axis=1), np.full((1, 100), 1)
+    result = PairedBootstrap(100).compare(a, b, sets=2)
+    assert (result["difference_points"], result["ci95_low"], result["ci95_high"]) == (25, -25, 50)
+    shared = PairedBootstrap(100).compare(a + 1, a, sets=4)   # the same seeds: their spread cancels
+    assert shared == {"difference_points": 25, "ci95_low": 25, "ci95_high": 25, "p_value": 0}
+
+
+def test_bootstrap_refuses_other_shapes():
+    with pytest.raises(ValueError, match="at least 1"):
+        PairedBootstrap(0)
+    for wrong in (np.ones(5), np.ones((2, 4)), np.ones((0, 5))):
+        with pytest.raises(ValueError, match=r"expected \(seeds, 5\)"):
+            PairedBootstrap(5).compare(wrong, np.ones((1, 5)))
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1, 1] and holm([]) == []
 
 
 def test_channel_summary_by_hand():

@@ -1,9 +1,15 @@
-"""The results file, its tables and figure, and the check that documents follow it. All numbers are made up."""
+"""The results file, tables, comparisons and figures, and the check that documents follow them. All numbers are made up."""
+import csv
+import json
+
+import numpy as np
 import pytest
 
-from report import build
-from report.figures import channel_bars
-from report.tables import SUBSETS, channel_table, cost_table, detail_table, read_rows, upsert_rows
+from eval_channels import write_predictions
+from report import build, figures
+from report.analysis import MEAN, Models, ablations, compare_models
+from report.rows import SPECIALISTS, SUBSETS, read_rows, upsert_rows
+from report.tables import ablation_table, channel_table, cost_table, detail_table, stats_table
 from utils import UserError
 
 
@@ -44,7 +50,7 @@ def test_cost_cells_may_be_empty(tmp_path):
     upsert_rows(tmp_path / "rows.csv", [make_row(params=None, macs=None, latency_ms=None)])
     rows = read_rows(tmp_path / "rows.csv")
     assert rows[0]["latency_ms"] is None
-    assert cells(channel_table(rows), "fill")["params (M)"] == cells(cost_table(rows), "fill")["MACs (M), n=3"] == "–"
+    assert cells(channel_table(rows), "fill")["params (M)"] == cells(cost_table(rows, {}), "fill")["MACs (M), n=3"] == "–"
 
 
 @pytest.mark.parametrize("old, new, message", [
@@ -118,58 +124,161 @@ def test_detail_and_cost():
     rows = all_subsets() + all_subsets("slice", "baseline")
     detail = detail_table(rows, ["fill"])
     assert "slice" not in detail and "| fill | RGB | 1 | 50.00 | 48.00 – 52.00 | 0.5000 | 0.5000 | 0.5000 |" in detail
-    assert "| fill | 1.00 | 10.0 | 20.0 | 30.0 | 1.00 | 2.00 | 3.00 |" in cost_table(rows)
+    table = cost_table(rows, {("laptop", "toy", 32, "fill", 0): 90.0})
+    assert "| fill | 1.00 | 1.5 | 10.0 | 20.0 | 30.0 | 1.00 | 2.00 | 3.00 |" in table and cells(table, "slice")["training (min)"] == "–"
+    specialists = [make_row(f"net-{s}", "specialist", s, seed=seed) for s in SUBSETS for seed in (0, 1)]
+    seconds = {("laptop", "toy", 32, f"net-{s}", seed): 60.0 for s in SUBSETS for seed in (0, 1)}
+    assert cells(cost_table(specialists, seconds), SPECIALISTS)["training (min)"] == "7.0"
 
 
-# ---------------------------------------------------------------- figure and documents
+def test_ablations_stay_out_of_the_tables_of_models():
+    rows = all_subsets() + all_subsets("variant", "ablation")
+    for table in (channel_table(rows), detail_table(rows), cost_table(rows, {})):
+        assert "fill" in table and "variant" not in table
 
-def test_the_same_rows_give_the_same_figure(tmp_path):
-    rows = all_subsets() + all_subsets("slice", "baseline", image_size=64)
-    channel_bars(rows, tmp_path / "a.png")
-    channel_bars(rows, tmp_path / "b.png")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    with pytest.raises(ValueError, match="no rows"):
-        channel_bars([], tmp_path / "c.png")
+
+# ---------------------------------------------------------------- comparisons
+
+LABELS = np.repeat(np.arange(4), 25)
+
+
+def add_model(root, model, role, accuracy, seeds=(0, 1), subsets=SUBSETS):
+    """Rows, predictions and records of a model that is right on the first `accuracy` percent of the images, shifted by seed."""
+    for seed in seeds:
+        correct = np.roll(np.arange(100) < accuracy, 3 * seed)
+        predictions = {subset: np.where(correct, LABELS, (LABELS + 1) % 4) for subset in subsets}
+        stem = f"laptop-toy-32px-{model}-s{seed}"
+        write_predictions(root / f"results/predictions/{stem}-test.csv.gz", [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
+                          LABELS, predictions)
+        rows = [make_row(model, role, subset, accuracy, seed=seed) for subset in subsets]
+        upsert_rows(root / build.RESULTS, rows)
+        history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": accuracy - 5 + e} for e in (1, 2)]
+        record = {**{key: rows[0][key] for key in ("tier", "dataset", "image_size", "model", "seed")}, "train_s": 60.0,
+                  "history": history, "kernels": {s: np.ones((8, len(s), 3, 3)).tolist() for s in SUBSETS}}
+        (root / "results/runs").mkdir(exist_ok=True)
+        (root / f"results/runs/{stem}.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
 def root(tmp_path):
     """A repository with both documents and no results."""
     (tmp_path / "report").mkdir()
-    blocks = [f"<!-- generated:{name} -->\n<!-- end -->\n" for name in build.BLOCKS]
-    (tmp_path / "README.md").write_text("Prose.\n" + blocks[0] + "More prose.\n")
-    (tmp_path / "report/README.md").write_text("\n".join(blocks))
+    blocks = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in build.make_blocks([], {}, [], [], [])}
+    (tmp_path / "README.md").write_text("Prose.\n" + blocks["task1-channels"] + "More prose.\n")
+    (tmp_path / "report/README.md").write_text("\n".join(blocks.values()))
     return tmp_path
 
 
-def test_build_then_check(root, capsys):
-    upsert_rows(root / build.RESULTS, all_subsets() + all_subsets("secret", dataset="demo"))
-    build.main([], root)
-    build.main(["--check"], root)
-    text = (root / "README.md").read_text()
-    assert text.startswith("Prose.\n<!-- generated") and "| fill | ours |" in text and "secret" not in text
-    assert "(figures/task1_channels_laptop_toy.png)" in (root / "report/README.md").read_text()
-
-    (root / "README.md").write_text(text.replace("50.0", "60.0"))
-    with pytest.raises(SystemExit) as stop:
-        build.main(["--check"], root)
-    assert stop.value.code == 1 and "README.md (task1-channels) is not what" in capsys.readouterr().err
-    build.main([], root)
-    assert (root / "README.md").read_text() == text
+@pytest.fixture
+def results(root):
+    """The same with results of ours, a baseline, the specialists and an ablation."""
+    add_model(root, "linear", "ours", 60)
+    add_model(root, "sliced", "baseline", 50, seeds=(0,))
+    for subset in SUBSETS:
+        add_model(root, f"specialist-{subset}", "specialist", 62, subsets=(subset,))
+    add_model(root, "zero", "ablation", 55)
+    return root
 
 
-def test_check_finds_a_missing_and_a_stale_figure(root, capsys):
-    figure = root / "report/figures/task1_channels_laptop_toy.png"
-    upsert_rows(root / build.RESULTS, all_subsets())
-    build.main([], root)
-    drawn = figure.read_bytes()
-    for damage in (figure.unlink, lambda: channel_bars(all_subsets("other"), figure), lambda: figure.write_text("no PNG")):
+def test_comparisons_by_hand(results):
+    lines = compare_models(build.load_rows(results), results / "results")
+    assert len(lines) == 16 and {line["other"] for line in lines} == {SPECIALISTS, "sliced"}
+    line = next(line for line in lines if line["other"] == "sliced" and line["subset"] == MEAN)
+    assert (line["difference_points"], line["seeds"], line["other_seeds"]) == (10, 2, 1)
+    assert line["ci95_low"] < 10 < line["ci95_high"] and line["p_holm"] >= line["p_value"] > 0
+    against = next(line for line in lines if line["other"] == SPECIALISTS and line["subset"] == "R")
+    assert against["difference_points"] == pytest.approx(-2)
+    assert cells(stats_table(lines).replace(SPECIALISTS, "seven"), "linear")["other"] == "seven"
+
+
+def test_ablations_by_hand(results):
+    lines = ablations(build.load_rows(results), results / "results")
+    assert [(line["group"], line["model"]) for line in lines if line["group"] == "fill rule"] == [
+        ("fill rule", "linear"), ("fill rule", "zero")]
+    zero = next(line for line in lines if line["model"] == "zero")
+    assert zero["difference_points"] == -5 and (zero["RGB"], zero["mean_pct"]) == pytest.approx((55, 55)) and zero["mean_sd"] == 0
+    assert next(line for line in lines if line["model"] == "linear")["p_holm"] is None
+    assert not [line for line in lines if line["group"] == "kernel size"]   # nothing to compare there
+    seven = next(line for line in lines if line["model"] == "specialist-{}")
+    assert seven["mean_pct"] == 62 and seven["seeds"] == 2
+    assert "| fill rule | linear | 2 |" in ablation_table(lines) and "|  | zero | 2 |" in ablation_table(lines)
+
+
+def test_a_model_needs_every_subset_of_a_seed(results):
+    (results / "results/task1_channels.csv").write_text("".join(
+        line for line in (results / "results/task1_channels.csv").open() if ",zero,1,GB," not in line))
+    models = Models(build.load_rows(results), results / "results")
+    assert models.seeds("zero") == [0] and models.seeds("zero", ("RGB", "R")) == [0, 1] and models.seeds("nothing") == []
+
+
+def test_missing_predictions_are_named(results):
+    (results / "results/predictions/laptop-toy-32px-zero-s1-test.csv.gz").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="zero-s1-test.csv.gz: .*evaluate the model again"):
+        build.main([], results)
+
+
+# ---------------------------------------------------------------- figures and documents
+
+def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
+    build.main([], results)
+    drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
+    assert {name.split("_")[1] for name in drawn} == set(build.FIGURE_KINDS) - {"length"}
+    for name in drawn:
+        (results / build.FIGURES / name).unlink()
+    build.main([], results)
+    assert drawn == {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
+
+
+def test_length_is_a_figure_where_there_are_several_lengths(results):
+    add_model(results, "linear-e60", "ablation", 65)
+    build.main([], results)
+    assert (results / build.FIGURES / "task1_length_laptop_toy.png").exists()
+
+
+def test_build_then_check(results, capsys):
+    upsert_rows(results / build.RESULTS, all_subsets("secret", dataset="demo"))
+    build.main([], results)
+    build.main(["--check"], results)
+    text = (results / "README.md").read_text()
+    assert text.startswith("Prose.\n<!-- generated") and "| linear | ours |" in text and "secret" not in text
+    assert "(figures/task1_channels_laptop_toy.png)" in (results / "report/README.md").read_text()
+    header, *lines = csv.reader((results / "results/task1_stats.csv").open())
+    assert header[-1] == "p_holm" and len(lines) == 16
+
+    for path, old, new in ((results / "README.md", "60.0", "70.0"), (results / "results/task1_ablations.csv", "55.00", "65.00")):
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        with pytest.raises(SystemExit) as stop:
+            build.main(["--check"], results)
+        assert stop.value.code == 1 and f"{path.name}" in capsys.readouterr().err
+        build.main([], results)
+        assert path.read_text() == text
+
+
+def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
+    build.main([], results)
+    figure = results / build.FIGURES / "task1_channels_laptop_toy.png"
+    drawn, other = figure.read_bytes(), [{"name": "other", "top1": {"R": 1}, "low": {"R": 0}, "high": {"R": 2}}]
+    for damage in (figure.unlink, lambda: figures.write_figure(figures.channel_bars, ["title", other], figure),
+                   lambda: figure.write_text("no PNG")):
         damage()
         with pytest.raises(SystemExit):
-            build.main(["--check"], root)
+            build.main(["--check"], results)
         assert "figures/task1_channels_laptop_toy.png is not what" in capsys.readouterr().err
-        build.main([], root)
+        build.main([], results)
         assert figure.read_bytes() == drawn
+    left_over = figure.with_name("task1_channels_old_toy.png")
+    left_over.write_bytes(drawn)
+    with pytest.raises(SystemExit):
+        build.main(["--check"], results)
+    build.main([], results)
+    assert not left_over.exists()
+
+
+def test_a_broken_record_is_named(results):
+    (results / "results/runs/bad.json").write_text("{}")
+    with pytest.raises(UserError, match="bad.json is no record"):
+        build.main([], results)
 
 
 def test_a_missing_document_is_an_error(root):
@@ -180,7 +289,8 @@ def test_a_missing_document_is_an_error(root):
 
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
-    assert (root / "report/README.md").read_text().count("No results yet: run `python train_task1.py`") == 4
+    assert (root / "report/README.md").read_text().count("No results yet: run `python train_task1.py`") \
+        == len(build.make_blocks([], {}, [], [], []))
     build.main(["--check"], root)
 
 

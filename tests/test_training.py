@@ -56,7 +56,7 @@ def interrupt_at(monkeypatch, call: int, number=signal.SIGINT):
 def test_a_run_directory_tells_everything(trained):
     folder = trained.parent
     config, environment = (json.loads((folder / name).read_text()) for name in ("config.json", "environment.json"))
-    assert config["fill"] == "linear" and config["sampler"] == "hcs" and config["seed"] == 0 and config["tier"] == "cpu"
+    assert config["fill"] == "linear" and config["sampler"] == "sandwich" and config["seed"] == 0 and config["tier"] == "cpu"
     assert environment["torch"] == torch.__version__ and environment["commit"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -123,13 +123,44 @@ def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch):
 
 @pytest.mark.parametrize("options", [["--fill", "learned"], ["--fill", "luma_chroma"], ["--kernel", "tied"], ["--fill", "black"],
                                      ["--fill", "grey"], ["--sampler", "hcs-batch"], ["--augment", "strong"], ["--amp", "--image-size", "32"],
-                                     ["--small-stem"], ["--fill", "scale", "--no-embedding"], ["--no-channels-last"]])
+                                     ["--small-stem"], ["--fill", "scale", "--no-embedding"], ["--no-channels-last"],
+                                     ["--fill", "conditioned"], ["--kernel", "omni"], ["--kernel", "templates", "--templates", "2"],
+                                     ["--sampler", "sandwich", "--seen", "RG"], ["--kernel-size", "3", "--kernel", "hypernet"]])
 def test_every_variant_trains_and_evaluates(command, options):
     command(train_task1, *TINY, "--epochs", "1", "--out", "run", *options)
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
     rows = read_rows("results/task1_channels.csv")
     assert [row["subset"] for row in rows] == ["RGB", "RG", "RB", "GB", "R", "G", "B"]
-    assert rows[0]["macs"] > rows[-1]["macs"] or "black" in options   # black fill convolves all channels
+    whole = {"black", "conditioned", "omni"} & set(options)   # these convolve all channels
+    assert rows[0]["macs"] == rows[-1]["macs"] if whole else rows[0]["macs"] > rows[-1]["macs"]
+
+
+@pytest.mark.parametrize("ramp", [0.0, 1.0])
+def test_distillation_learns_from_the_teacher(command, trained, ramp):
+    command(train_task1, *TINY, "--teacher", trained, "--distill-ramp", ramp, "--out", "student")
+    plain, student = (load_checkpoint(path, "task1-model")["state"]["backbone.fc.weight"] for path in (trained, "student/model.pt"))
+    assert student.isfinite().all() and not torch.equal(plain, student)
+    with pytest.raises(UserError, match="--teacher run/model.pt: it and the student must both take all channels"):
+        command(train_task1, *TINY, "--channels", "R", "--teacher", trained, "--out", "other")
+
+
+def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatch):
+    """A teacher's loss of 1 is added with a share that rises from 0 to --distill-weight."""
+    losses = []
+    monkeypatch.setattr(engine.Trainer, "_distillation", lambda self, images, logits: logits.sum() * 0 + 1)
+    monkeypatch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * 0)
+    check = engine.Trainer._check
+    monkeypatch.setattr(engine.Trainer, "_check", lambda self, values: losses.extend(v.item() for v in values) or check(self, values))
+    command(train_task1, *TINY, "--teacher", trained, "--distill-ramp", 0.5, "--distill-weight", 0.9, "--out", "student")
+    assert losses == pytest.approx([min(0.9, 0.9 * step / 4.5) for step in range(9)])
+
+
+@pytest.mark.parametrize("options, message", [(["--seen", "RG", "--sampler", "none"], "--seen needs a --sampler"),
+                                              (["--seen", "RX"], "no channel 'X'"), (["--kernel-size", "4"], "--kernel-size odd"),
+                                              (["--distill-weight", "2"], "must be in 0..1"), (["--teacher", "nothing.pt"], "nothing.pt")])
+def test_bad_options_are_one_clear_error(command, options, message):
+    with pytest.raises(UserError, match=message):
+        command(train_task1, *TINY, "--out", "run", *options)
 
 
 def test_specialist_knows_one_set(command):
@@ -143,15 +174,15 @@ def test_a_model_of_two_channels_knows_their_subsets(command):
     command(train_task1, *TINY, "--channels", "GR", "--sampler", "hcs", "--out", "run")
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
     rows = read_rows("results/task1_channels.csv")
-    assert {(row["role"], row["model"]) for row in rows} == {("ours", "linear-RG")}
+    assert {(row["role"], row["model"]) for row in rows} == {("ours", "linear-hcs-RG")}
     assert {row["subset"] for row in rows} == {"RG", "R", "G"}
 
 
 @pytest.mark.parametrize("options, expected", [
-    ({}, ("linear", "hcs", True, "ours", "linear")), ({"sampler": "none"}, ("zero", "none", False, "baseline", "zero-none")),
+    ({}, ("linear", "sandwich", True, "ours", "linear")), ({"sampler": "none"}, ("zero", "none", False, "baseline", "zero-none")),
     ({"channels": "B"}, ("zero", "none", False, "specialist", "specialist-B")),
-    ({"channels": "B,G,R"}, ("linear", "hcs", True, "ours", "linear")),
-    ({"fill": "scale", "embedding": False}, ("scale", "hcs", False, "baseline", "scale")),
+    ({"channels": "B,G,R"}, ("linear", "sandwich", True, "ours", "linear")),
+    ({"fill": "scale", "embedding": False}, ("scale", "sandwich", False, "baseline", "scale")),
     ({"sampler": "none", "fill": "linear"}, ("linear", "none", False, "baseline", "linear-none")),
     ({"sampler": "hcs-batch", "kernel": "tied"}, ("linear", "hcs-batch", True, "baseline", "linear-tied-per-batch"))])
 def test_defaults_follow_from_the_options_and_never_overrule_them(options, expected):

@@ -1,0 +1,111 @@
+"""Probes and late fusion: what the network is told, given and made of."""
+import pytest
+import torch
+from torch import nn
+
+import eval_channels
+import train_task1
+from models import build_channel_net
+from models.late_fusion import LateFusion
+from probes import PROBES, average_of_seen, probe_network
+from report.rows import read_rows
+from test_channel_stem import STATISTICS
+from test_training import TINY, command   # noqa: F401  (a fixture)
+from utils import UserError
+
+
+class TrainImages:
+    """Stands in for Batches: two batches of images far from what BatchNorm was initialised for."""
+    def eval_batches(self, size):
+        random = torch.Generator().manual_seed(1)
+        for _ in range(2):
+            yield 5 + torch.randn(16, 3, 40, 40, generator=random), None
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = build_channel_net("resnet10", 3, 5, "linear", width=0.125, **STATISTICS).eval()
+    nn.init.normal_(net.stem.embedding)
+    return net
+
+
+def probed(net, probe, ids, seen=(0, 1, 2)):
+    network, columns = probe_network(probe, net, ids, TrainImages(), list(seen), STATISTICS)
+    return network.eval(), columns
+
+
+X = torch.randn(4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+
+
+def test_no_probe_is_the_network_of_the_set(net):
+    network, columns = probed(net, None, (0, 2))
+    torch.testing.assert_close(network(X[:, columns]), net(X[:, [0, 2]], [0, 2]), rtol=1e-4, atol=1e-4)
+
+
+def test_wrong_ids_tell_the_next_channels(net):
+    network, columns = probed(net, "wrong-ids", (0, 2))
+    assert columns == [0, 2]
+    torch.testing.assert_close(network(X[:, columns]), net(X[:, [0, 2]], [1, 0]), rtol=1e-4, atol=1e-4)
+
+
+def test_duplicates_fill_all_channels_with_copies(net):
+    network, columns = probed(net, "duplicates", (1, 2))
+    assert columns == [1, 2, 1]
+    torch.testing.assert_close(network(X[:, columns]), net(X[:, [1, 2, 1]]), rtol=1e-4, atol=1e-4)
+
+
+def test_grey_images_show_the_luma_in_every_channel(net):
+    network, columns = probed(net, "grey-images", (0, 2))
+    mean, std = STATISTICS["mean"][:, None, None], STATISTICS["std"][:, None, None]
+    luma = ((X * std + mean) * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+    expected = net(((luma - mean) / std)[:, [0, 2]], [0, 2])
+    torch.testing.assert_close(network(X[:, columns]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_recalibrated_statistics_are_of_the_training_images_and_leave_the_model_alone(net):
+    before = net.backbone.bn1.running_mean.clone()
+    network, columns = probed(net, "recalibrated-bn", (1,))
+    features = torch.cat([net.stem(x[:, [1]], [1]) for x, _ in TrainImages().eval_batches(16)])
+    torch.testing.assert_close(network[1].bn1.running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert torch.equal(net.backbone.bn1.running_mean, before)
+
+
+@pytest.mark.parametrize("fill", ["linear", "luma_chroma"])
+def test_unseen_channel_takes_the_average_of_the_seen_slices(fill):
+    net = build_channel_net("resnet10", 3, 5, fill, width=0.125, **STATISTICS)
+    nn.init.normal_(net.stem.embedding)
+    changed, first = average_of_seen(net, [0, 1]).stem, int(fill == "luma_chroma")
+    torch.testing.assert_close(changed.weight[:, first + 2], net.stem.weight[:, first:first + 2].mean(1))
+    torch.testing.assert_close(changed.embedding[2], net.stem.embedding[:2].mean(0))
+    assert torch.equal(changed.weight[:, :first + 2], net.stem.weight[:, :first + 2])
+    with pytest.raises(UserError, match="trained with --seen"):
+        average_of_seen(net, [0, 1, 2])
+
+
+def test_late_fusion_averages_the_probabilities_of_the_present_channels():
+    torch.manual_seed(0)
+    nets = [nn.Sequential(nn.Conv2d(1, 3, 40), nn.Flatten()) for _ in range(3)]
+    expected = (nets[0](X[:, :1]).softmax(1) + nets[2](X[:, 2:]).softmax(1)) / 2
+    torch.testing.assert_close(LateFusion(nets).for_channels([0, 2])(X[:, [0, 2]]), expected)
+
+
+def test_evaluation_of_probes_sizes_and_fusion(command):
+    for channel in "RGB":
+        command(train_task1, *TINY, "--epochs", 1, "--channels", channel, "--out", channel)
+    command(train_task1, *TINY, "--epochs", 1, "--out", "run")
+    options = ("--results", "results", "--split", "val", "--repeats", 0)
+    command(eval_channels, "B/model.pt", "R/model.pt", "G/model.pt", *options)
+    for probe in PROBES[:-1]:
+        command(eval_channels, "run/model.pt", "--probe", probe, *options)
+    command(eval_channels, "run/model.pt", "--image-size", 7, *options)
+    rows = read_rows("results/task1_channels.csv")
+    assert {row["model"]: row["role"] for row in rows} == {
+        "late-fusion": "baseline", "linear+7px": "ablation", **{f"linear+{probe}": "ablation" for probe in PROBES[:-1]}}
+    assert all(row["latency_ms"] is None and row["image_size"] == 8 for row in rows)
+    fusion = {row["subset"]: row for row in rows if row["model"] == "late-fusion"}
+    assert fusion["RGB"]["macs"] == 3 * fusion["R"]["macs"] and len(fusion) == 7
+    with pytest.raises(UserError, match="late fusion takes 3 checkpoints"):
+        command(eval_channels, "R/model.pt", "G/model.pt", *options)
+    with pytest.raises(UserError, match="trained with --seen"):
+        command(eval_channels, "run/model.pt", "--probe", "average-of-seen", *options)
