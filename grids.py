@@ -10,7 +10,7 @@ SLICED = "--fill scale --no-embedding"   # a plain kernel of which the present c
 GRIDS = {
     "task1": {
         "naive-rgb": "--sampler none",
-        "linear": "--fill linear",   # the module, with the default sampler
+        "linear": "--fill linear",   # the module
         "sliced": SLICED,
         "specialist-R": "--channels R",
         "specialist-G": "--channels G",
@@ -29,8 +29,7 @@ GRIDS = {
         "grey": "--fill grey --sampler none --no-embedding",
     },
     "task1-ablations": {
-        "linear-hcs": "--fill linear --sampler hcs --role ablation",
-        "sliced-hcs": f"{SLICED} --sampler hcs --role ablation",
+        "linear-sandwich": "--fill linear --sampler sandwich --role ablation",
         "linear-per-batch": "--fill linear --sampler hcs-batch --role ablation",
         "sliced-per-batch": f"{SLICED} --sampler hcs-batch --role ablation",
         "linear-uniform": "--fill linear --sampler uniform --role ablation",
@@ -107,12 +106,12 @@ EVALUATIONS["task1-capacity"] = []
 # The ablation table: group -> (what it is, model); {} stands for the channel set where each has a network of its own
 REFERENCE = "linear"
 ABLATIONS = {
-    "sampler": [("sandwich", "linear"), ("HCS, one set an image", "linear-hcs"), ("HCS, one set a batch", "linear-per-batch"),
-                ("uniform over the sets", "linear-uniform"), ("Bernoulli 1/2", "linear-bernoulli"),
-                ("none; fill at test only", "naive-rgb+linear"), ("sliced: sandwich", "sliced"),
-                ("sliced: HCS, one set an image", "sliced-hcs"), ("sliced: HCS, one set a batch", "sliced-per-batch")],
+    "sampler": [("HCS, one set an image", "linear"), ("HCS, one set a batch", "linear-per-batch"),
+                ("sandwich", "linear-sandwich"), ("uniform over the sets", "linear-uniform"), ("Bernoulli 1/2", "linear-bernoulli"),
+                ("none; fill at test only", "naive-rgb+linear"), ("sliced: HCS, one set an image", "sliced"),
+                ("sliced: HCS, one set a batch", "sliced-per-batch")],
     "BatchNorm": [("shared statistics", "linear")] + [(f"{label}: statistics of each set", f"{name}+recalibrated-bn") for label, name in
-                  (("sandwich", "linear"), ("one set a batch", "linear-per-batch"), ("sliced", "sliced"),
+                  (("one set an image", "linear"), ("one set a batch", "linear-per-batch"), ("sliced", "sliced"),
                    ("sliced, one set a batch", "sliced-per-batch"), ("naive RGB", "naive-rgb"))],
     "fill rule": [("linear", "linear"), ("zero", "zero"), ("C/n", "scale"), ("mean", "mean"), ("learned", "learned"),
                   ("conditioned on the image", "conditioned")],

@@ -61,9 +61,8 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
 class PairedBootstrap:
     """Differences between models on the same images, with intervals over images and training seeds.
 
-    Every draw resamples the images with replacement, the same ones for both models, and the seeds of each model; two
-    models with the same number of seeds share the draw of seeds, since a seed fixes batches and augmentation for both.
-    With s seeds the spread over seeds comes out too small by a factor sqrt((s - 1) / s), and with one it is left out.
+    Images are resampled with replacement, the same ones for both models. The spread over seeds comes on top as a normal
+    error whose size the caller gives: a model trained with one seed has it as well, it only cannot show it.
 
     Args:
         images: N.
@@ -77,11 +76,12 @@ class PairedBootstrap:
     def __init__(self, images: int, draws: int = 2000, seed: int = 0):
         if draws < 1 or images < 1:
             raise ValueError(f"images and draws must be at least 1, got {images} and {draws}")
-        self.seed, self.images = seed, images
-        counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+        random = np.random.default_rng(seed)
+        counts = random.multinomial(images, np.full(images, 1 / images), size=draws)
         self.counts = counts.astype(np.float64)   # (draws, N); whole numbers, so sums are exact and the same on every machine
+        self.images, self.normal = images, random.standard_normal(draws)
 
-    def compare(self, correct_a, correct_b, sets: int = 1) -> dict[str, float]:
+    def compare(self, correct_a, correct_b, sets: int = 1, seed_sd: tuple[float, float] = (0.0, 0.0)) -> dict[str, float]:
         """Top-1 difference a - b in points, its 95 % percentile interval and two-sided p.
 
         p is from the normal distribution with the bootstrap's standard error; 1 where the two never differ.
@@ -89,6 +89,7 @@ class PairedBootstrap:
         Args:
             correct_a, correct_b: (seeds, N), 1 where the model is right, or the sum of such over channel sets.
             sets: number of channel sets summed.
+            seed_sd: standard deviation of each model's top-1 over training seeds, points.
 
         Raises:
             ValueError: not (seeds, N), or another N.
@@ -96,18 +97,15 @@ class PairedBootstrap:
         a, b = (np.asarray(values, dtype=np.float64) for values in (correct_a, correct_b))
         if any(values.ndim != 2 or values.shape[1] != self.images or not len(values) for values in (a, b)):
             raise ValueError(f"expected (seeds, {self.images}), got {a.shape} and {b.shape}")
-        difference = 100 * (a.sum() / len(a) - b.sum() / len(b)) / self.images / sets
-        drawn = 100 * (self._draws(a) / len(a) - self._draws(b) / len(b)) / self.images / sets
+        gain = a.sum(0) * len(b) - b.sum(0) * len(a)   # (N,), whole numbers
+        unit = 100 / (len(a) * len(b) * self.images * sets)
+        difference = float(gain.sum() * unit)
+        over_seeds = math.sqrt(seed_sd[0] ** 2 / len(a) + seed_sd[1] ** 2 / len(b))
+        drawn = (self.counts @ gain) * unit + over_seeds * self.normal
         low, high = np.percentile(drawn, [2.5, 97.5])
         error = drawn.std()
-        p = math.erfc(abs(difference) / error / math.sqrt(2)) if error > 1e-9 else float(abs(difference) < 1e-9)
-        return {"difference_points": float(difference), "ci95_low": float(low), "ci95_high": float(high), "p_value": p}
-
-    def _draws(self, correct: np.ndarray) -> np.ndarray:
-        """Sum over resampled images and seeds: (draws,)."""
-        seeds = len(correct)
-        share = np.random.default_rng((self.seed, seeds)).multinomial(seeds, np.full(seeds, 1 / seeds), size=len(self.counts))
-        return ((self.counts @ correct.T) * share).sum(1)
+        p = math.erfc(abs(difference) / error / math.sqrt(2)) if error > 0 else float(difference == 0)
+        return {"difference_points": difference, "ci95_low": float(low), "ci95_high": float(high), "p_value": p}
 
 
 def holm(p_values) -> list[float]:

@@ -41,9 +41,9 @@ class Task1Config(TrainConfig):
     embedding: bool | None = option(None, "learned offset that tells the network which channels it was given (default: "
                                           "with a sampler)")
     seen: str = option("all", "channels that training draws its sets from; the others are seen by the evaluation only")
-    sampler: str | None = option(None, "channel sets in training, one an image: sandwich, hcs (hierarchical), uniform, "
+    sampler: str | None = option(None, "channel sets in training, one an image: hcs (hierarchical), sandwich, uniform, "
                                        "bernoulli; hcs-batch: one a batch; none: all channels; see data/channels.py (default: "
-                                       "sandwich; none with --channels)", SAMPLERS)
+                                       "hcs; none with --channels)", SAMPLERS)
     role: str | None = option(None, "the model's part in the result tables (default: from the options)", ROLES)
 
     def resolve(self) -> Task1Config:
@@ -52,7 +52,7 @@ class Task1Config(TrainConfig):
         ids = parse_subset(self.channels, names)
         partial = len(ids) < len(names)
         self.channels = subset_name(ids, names) if partial else "all"
-        self.sampler = self.sampler or ("none" if partial else "sandwich")
+        self.sampler = self.sampler or ("none" if partial else "hcs")
         plain = self.sampler == "none"
         self.fill = self.fill or ("zero" if plain else "linear")
         if self.embedding is None:
@@ -65,7 +65,7 @@ class Task1Config(TrainConfig):
         specialist = plain and partial
         baseline = plain or self.fill in ("zero", "scale", "grey", "black") or self.kernel != "free"
         self.role = self.role or ("specialist" if specialist else "baseline" if baseline else "ours")
-        parts = [self.fill, self.kernel.replace("free", ""), self.sampler.replace("hcs-", "per-").replace("sandwich", ""),
+        parts = [self.fill, self.kernel.replace("free", ""), self.sampler.replace("hcs-", "per-").replace("hcs", ""),
                  self.channels * partial]
         self.name = self.name or (f"specialist-{self.channels}" if specialist else "-".join(filter(None, parts)))
         super().resolve()

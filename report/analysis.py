@@ -57,6 +57,7 @@ class Models:
 
     def __init__(self, rows: list[dict], folder: Path):
         self.files: dict[tuple[str, str], dict[int, Path]] = {}   # (model, subset) -> seed -> file
+        self.trained = sorted({row["model"] for row in rows if row["role"] != "baseline" and "+" not in row["model"]})
         for row in rows:
             name = "-".join(str(row[key]) for key in ("tier", "dataset")) + f"-{row['image_size']}px-{row['model']}-s{row['seed']}"
             self.files.setdefault((row["model"], row["subset"]), {})[row["seed"]] = folder / "predictions" / f"{name}-test.csv.gz"
@@ -85,7 +86,27 @@ class Models:
         if not self.seeds(model, subsets) or not self.seeds(other, subsets):
             return None
         a, b = self.correct(model, subset), self.correct(other, subset)
-        return {"seeds": len(a), "other_seeds": len(b), **_bootstrap(a.shape[1]).compare(a, b, len(subsets))}
+        seed_sd = (self.seed_sd(model, subset), self.seed_sd(other, subset))
+        return {"seeds": len(a), "other_seeds": len(b), **_bootstrap(a.shape[1]).compare(a, b, len(subsets), seed_sd)}
+
+    def seed_sd(self, model: str, subset: str) -> float:
+        """Standard deviation of top-1 over training seeds, points: pooled over models with several seeds, 0 without any.
+
+        Pooled over the trained models of ours, the specialists and the ablations, because three seeds tell little about one
+        model and a model with one seed varies as well; not over networks tested on sets they were not trained for. Where
+        each set has a network of its own, the networks vary independently and their mean varies less.
+        """
+        if subset == MEAN and "{}" in model:
+            return sum(self._pooled_sd(s) ** 2 for s in SUBSETS) ** 0.5 / len(SUBSETS)
+        return self._pooled_sd(subset)
+
+    @cache
+    def _pooled_sd(self, subset: str) -> float:
+        subsets = SUBSETS if subset == MEAN else (subset,)
+        values = [100 * self.correct(model, subset).mean(1) / len(subsets) for model in self.trained
+                  if len(self.seeds(model, subsets)) > 1]
+        freedom = sum(len(v) - 1 for v in values)
+        return float(sum(((v - v.mean()) ** 2).sum() for v in values) / freedom) ** 0.5 if freedom else 0.0
 
 
 @cache

@@ -8,6 +8,7 @@ from report.analysis import MEAN, SETTING
 from report.rows import SUBSETS, Entry, settings
 
 QUALITY = (*SUBSETS, "mean of 7", "worst of 7", "expert gap", "retention %")
+_SEEDS = ("and the spread over training seeds, pooled over the setting's models that have several (where none has: images alone).")
 NOTHING = (None, "–")   # a cell is (number to rank by, text)
 
 
@@ -99,8 +100,8 @@ def stats_table(lines: list[dict]) -> str:
             by_subset = {test["subset"]: test for test in tests}
             cells.append([ours, other, f"{tests[0]['seeds']} / {tests[0]['other_seeds']}",
                           *(_difference(by_subset.get(subset)) for subset in (MEAN, *SUBSETS))])
-        tables.append(_caption(setting, "test", "Top-1 difference in points, model − other, with its 95 % interval: paired bootstrap "
-                               f"over images and seeds. An asterisk: p < 0.05 after Holm's correction over the {len(members)} "
+        tables.append(_caption(setting, "test", "Top-1 difference in points, model − other, with its 95 % interval: paired bootstrap over "
+                               f"images, {_SEEDS} An asterisk: p < 0.05 after Holm's correction over the {len(members)} "
                                "comparisons of this table.")
                       + _markdown(["model", "other", "seeds", MEAN, *SUBSETS], cells))
     return "\n\n".join(tables)
@@ -119,9 +120,8 @@ def ablation_table(lines: list[dict]) -> str:
             group = line["group"]
         tests = len({line["model"] for line in members if line["p_value"] is not None})
         tables.append(_caption(setting, "test", "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of "
-                               "the mean of 7 from the reference in points, with its 95 % interval by paired bootstrap over images and "
-                               "over the seeds there are; with one seed the spread over seeds is not in it. An asterisk: p < 0.05 after "
-                               f"Holm's correction over the {tests} variants.")
+                               f"the mean of 7 from the reference in points, with its 95 % interval: paired bootstrap over images, {_SEEDS} "
+                               f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants.")
                       + _markdown(["what changes", "variant", "seeds", *SUBSETS, MEAN, "difference"], cells))
     return "\n\n".join(tables)
 

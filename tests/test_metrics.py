@@ -61,12 +61,13 @@ def test_one_seed_agrees_with_resampled_images_and_with_mcnemar():
 
 
 def test_the_interval_covers_seeds_as_well_as_images():
-    """Models that differ by seed alone: right on all images or on none."""
+    """Models that are right on all images or on none: only the seeds are uncertain."""
     a, b = np.repeat([[2], [2], [2], [0]], 100, axis=1), np.full((1, 100), 1)
-    result = PairedBootstrap(100).compare(a, b, sets=2)
-    assert (result["difference_points"], result["ci95_low"], result["ci95_high"]) == (25, -25, 50)
-    shared = PairedBootstrap(100).compare(a + 1, a, sets=4)   # the same seeds: their spread cancels
-    assert shared == {"difference_points": 25, "ci95_low": 25, "ci95_high": 25, "p_value": 0}
+    bootstrap = PairedBootstrap(100, draws=20_000)
+    assert bootstrap.compare(a, b, sets=2) == {"difference_points": 25, "ci95_low": 25, "ci95_high": 25, "p_value": 0}
+    result = bootstrap.compare(a, b, sets=2, seed_sd=(6, 4))   # standard error (36 / 4 + 16 / 1) ** 0.5 = 5
+    assert (result["ci95_low"], result["ci95_high"]) == pytest.approx((25 - 1.96 * 5, 25 + 1.96 * 5), abs=0.3)
+    assert result["p_value"] == pytest.approx(math.erfc(5 / 2 ** 0.5), rel=0.2)
 
 
 def test_bootstrap_refuses_other_shapes():

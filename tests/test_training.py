@@ -56,7 +56,7 @@ def interrupt_at(monkeypatch, call: int, number=signal.SIGINT):
 def test_a_run_directory_tells_everything(trained):
     folder = trained.parent
     config, environment = (json.loads((folder / name).read_text()) for name in ("config.json", "environment.json"))
-    assert config["fill"] == "linear" and config["sampler"] == "sandwich" and config["seed"] == 0 and config["tier"] == "cpu"
+    assert config["fill"] == "linear" and config["sampler"] == "hcs" and config["seed"] == 0 and config["tier"] == "cpu"
     assert environment["torch"] == torch.__version__ and environment["commit"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -174,15 +174,15 @@ def test_a_model_of_two_channels_knows_their_subsets(command):
     command(train_task1, *TINY, "--channels", "GR", "--sampler", "hcs", "--out", "run")
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
     rows = read_rows("results/task1_channels.csv")
-    assert {(row["role"], row["model"]) for row in rows} == {("ours", "linear-hcs-RG")}
+    assert {(row["role"], row["model"]) for row in rows} == {("ours", "linear-RG")}
     assert {row["subset"] for row in rows} == {"RG", "R", "G"}
 
 
 @pytest.mark.parametrize("options, expected", [
-    ({}, ("linear", "sandwich", True, "ours", "linear")), ({"sampler": "none"}, ("zero", "none", False, "baseline", "zero-none")),
+    ({}, ("linear", "hcs", True, "ours", "linear")), ({"sampler": "none"}, ("zero", "none", False, "baseline", "zero-none")),
     ({"channels": "B"}, ("zero", "none", False, "specialist", "specialist-B")),
-    ({"channels": "B,G,R"}, ("linear", "sandwich", True, "ours", "linear")),
-    ({"fill": "scale", "embedding": False}, ("scale", "sandwich", False, "baseline", "scale")),
+    ({"channels": "B,G,R"}, ("linear", "hcs", True, "ours", "linear")),
+    ({"fill": "scale", "embedding": False}, ("scale", "hcs", False, "baseline", "scale")),
     ({"sampler": "none", "fill": "linear"}, ("linear", "none", False, "baseline", "linear-none")),
     ({"sampler": "hcs-batch", "kernel": "tied"}, ("linear", "hcs-batch", True, "baseline", "linear-tied-per-batch"))])
 def test_defaults_follow_from_the_options_and_never_overrule_them(options, expected):
