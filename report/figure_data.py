@@ -10,6 +10,7 @@ from grids import FIGURE_MODELS, LENGTHS, REFERENCE
 from metrics import confusion_matrix
 from report import figures
 from report.analysis import Models, by_setting, read_predictions
+from report.class_names import class_names
 from report.rows import SPECIALISTS, SUBSETS, Entry, settings
 
 SHORT = "specialists"
@@ -128,7 +129,7 @@ def _classes(models: Models):
         recalls = {}
         for subset in ("RGB", "R", "G", "B"):
             predictions = [read_predictions(models.source(model, subset)[seed]) for seed in seeds]
-            classes = _class_names(predictions[0])
+            classes = list(class_names(predictions[0].images, predictions[0].labels).values())
             counts = sum(confusion_matrix(p.labels, p.by_subset[subset], len(classes)) for p in predictions)
             recalls[subset] = 100 * counts.diagonal() / counts.sum(1)
         drop = recalls["RGB"] - np.mean([recalls[subset] for subset in "RGB"], axis=0)
@@ -142,13 +143,7 @@ def _confusion(models: Models):
         predictions = [read_predictions(path) for path in models.source(REFERENCE, subset).values()]
         if not predictions:
             return None
-        classes = _class_names(predictions[0])
+        classes = list(class_names(predictions[0].images, predictions[0].labels).values())
         matrix = sum(confusion_matrix(p.labels, p.by_subset[subset], len(classes)) for p in predictions)
         counts[subset] = 100 * matrix / matrix.sum(1, keepdims=True)
     return {"classes": classes, "change": (counts["R"] - counts["RGB"]).tolist()}
-
-
-def _class_names(predictions) -> list[str]:
-    """Folder name of each class, in the order of the labels."""
-    names = {int(label): Path(image).parent.name for image, label in zip(predictions.images, predictions.labels)}
-    return [names[label] for label in sorted(names)]

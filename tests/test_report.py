@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from eval_channels import write_predictions
-from report import build, figures
-from report.analysis import MEAN, Models, ablations, compare_models
+from report import build, figures, pictures
+from report.analysis import MEAN, Models, Predictions, ablations, compare_models
+from report.class_names import class_names
 from report.rows import SPECIALISTS, SUBSETS, read_rows, upsert_rows
 from report.tables import ablation_table, channel_table, cost_table, detail_table, stats_table
 from utils import UserError
@@ -273,6 +274,23 @@ def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
         build.main(["--check"], results)
     build.main([], results)
     assert not left_over.exists()
+
+
+def test_class_names_are_readable_and_fall_back_to_the_folder():
+    images = ["images/n04146614/a.JPEG", "x/images/cats/b.JPEG", "images/n01532829/c.JPEG"]
+    assert class_names(images, [2, 1, 0]) == {0: "house finch", 1: "cats", 2: "school bus"}
+
+
+def test_pictures_are_chosen_by_what_the_sets_get_right():
+    right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)   # RGB, R, G, B of four images
+    by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
+    chosen = pictures.choose(Predictions(["a"] * 4, np.full(4, 5), by_subset), each=9)
+    assert chosen == {"needs colour": [0], "one channel is enough": [1], "depends on the channel": [2], "colour misleads": [3]}
+
+
+def test_pictures_need_results_of_the_model(results):
+    with pytest.raises(UserError, match="no results of model 'nothing' in tier 'cpu'"):
+        pictures.main(["--model", "nothing", "--tier", "cpu"], results)
 
 
 def test_a_broken_record_is_named(results):
