@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-import experiments
-from config import differing_options
+from config import differing_options, option_defaults
+from grids import EVALUATIONS, GRIDS
 from report import build
 from report.rows import read_rows
 from train_task1 import Task1Config
@@ -48,10 +48,16 @@ def test_results_have_their_provenance():
         assert all(abs(kept[key] - row[key]) < 0.006 for key in ("top1_pct", "ci95_low", "ci95_high"))
 
 
-@pytest.mark.parametrize("name", experiments.GRIDS["task1"])
-def test_the_queue_repeats_the_published_runs(name):
+def test_the_queue_repeats_the_published_runs():
     """A row's command still means the options that its record has, so that `experiments.py --only` can replace it."""
-    record = json.loads((ROOT / "results" / "runs" / f"cpu-mini-imagenet-50-64px-{name}-s0.json").read_text())
-    words = [*shlex.split(experiments.GRIDS["task1"][name]), "--name", name, "--tier", "cpu", "--device", "cpu"]
-    ours = dataclasses.asdict(parse_config(Task1Config, words).resolve())
-    assert differing_options({**ours, "amp": True}, record["config"]) == []   # amp follows from the processor
+    commands = {name: options for grid in GRIDS.values() for name, options in grid.items()}
+    trained = {name: runs.split()[0] for rows in EVALUATIONS.values() for name, runs, _ in rows}
+    defaults, records = option_defaults(Task1Config), sorted((ROOT / "results" / "runs").glob("*.json"))
+    assert records
+    for path in records:
+        record = json.loads(path.read_text())
+        run = trained.get(record["model"], record["model"])
+        options = commands[run].format(runs=f"runs/{record['tier']}", seed=record["seed"])
+        words = [*shlex.split(options), "--seed", str(record["seed"]), "--tier", record["tier"], "--device", "cpu"]
+        ours = {**dataclasses.asdict(parse_config(Task1Config, words).resolve()), "amp": True}   # amp follows from the processor
+        assert differing_options(ours, record["config"], defaults) == [], path.name
