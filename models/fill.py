@@ -102,10 +102,10 @@ class Linear(Fill):
         self.register_buffer("covariance", covariance.float())
 
     def forward(self, mask):
-        present = torch.diag_embed(mask.float())
-        system = present @ self.covariance @ present + (self.eye - present)   # Sigma_SS, identity elsewhere
-        predicted = torch.linalg.solve_ex(system, self.covariance @ present, left=False)[0]   # _ex: no wait for a GPU
-        return torch.where(mask.unsqueeze(-1), self.eye, predicted @ present)
+        present, covariance, eye = torch.diag_embed(mask.float()), self.covariance.float(), self.eye.float()
+        system = present @ covariance @ present + (eye - present)   # Sigma_SS, identity elsewhere
+        predicted = torch.linalg.solve_ex(system, covariance @ present, left=False)[0]   # _ex: no wait for a GPU
+        return torch.where(mask.unsqueeze(-1), eye, predicted @ present)
 
 
 class Learned(Linear):
@@ -118,7 +118,7 @@ class Learned(Linear):
         nn.init.zeros_(self.correction[2].bias)
 
     def forward(self, mask):
-        correction = self.correction(mask.float()).unflatten(-1, (self.channels, self.channels))
+        correction = self.correction(mask.to(self.correction[0].weight)).unflatten(-1, (self.channels, self.channels))
         return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
 
 
@@ -138,7 +138,8 @@ class Conditioned(Linear):
 
     def forward(self, mask, images):
         """Masks (B, C) and images (B, C, H, W), zero where absent -> P (B, C, C)."""
-        seen = torch.cat([mask.float(), images.mean((2, 3)), images.flatten(2).std(2, correction=0)], dim=1)
+        seen = torch.cat([mask, images.mean((2, 3)), images.flatten(2).std(2, correction=0)], dim=1)
+        seen = seen.to(self.correction[0].weight)
         correction = self.correction(seen).unflatten(-1, (self.channels, self.channels))
         return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
 

@@ -131,7 +131,8 @@ def ablation_table(lines: list[dict]) -> str:
 def _without_ablations(rows: list[dict], split: str):
     """(setting, entries) of what is compared with one another; ablations have a table of their own."""
     for setting, entries in settings(rows, split).items():
-        yield setting, [entry for entry in entries if entry.role != "ablation"]
+        if kept := [entry for entry in entries if entry.role != "ablation"]:
+            yield setting, kept
 
 
 def _grouped(lines: list[dict], keys: tuple[str, ...]) -> dict[tuple, list[dict]]:

@@ -162,6 +162,17 @@ def test_rules_are_computed_in_float32_under_autocast():
     torch.testing.assert_close(two_step, folded, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fill", FILLS)
+def test_the_stem_works_in_other_floating_point_types(fill, dtype):
+    stem, x = make_stem(fill), torch.randn(2, 3, 12, 12)
+    expected = stem(x, mask=mask_of([0, 2], 2))
+    stem = stem.to(dtype)
+    for y in (stem(x.to(dtype), mask=mask_of([0, 2], 2)), stem(x[:, [0, 2]].to(dtype), [0, 2])):
+        assert y.dtype == dtype
+        torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.1)
+
+
 # ---------------------------------------------------------------- open set
 
 def test_open_set_chroma_vanishes_with_one_channel():

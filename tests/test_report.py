@@ -136,6 +136,7 @@ def test_ablations_stay_out_of_the_tables_of_models():
     rows = all_subsets() + all_subsets("variant", "ablation")
     for table in (channel_table(rows), detail_table(rows), cost_table(rows, {})):
         assert "fill" in table and "variant" not in table
+    assert channel_table(all_subsets("variant", "ablation")) == ""
 
 
 # ---------------------------------------------------------------- comparisons
