@@ -92,7 +92,7 @@ def write_predictions(path: Path, images: list[str], labels, predictions: dict) 
         temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))   # same rows, same bytes
 
 
-def main(argv: list[str] | None = None) -> None:
+def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", nargs="+", help="model.pt of a run of train_task1.py; those of the three single-channel "
                                                       "specialists together: their late fusion")
@@ -113,8 +113,27 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--skip-existing", action="store_true", help="do nothing where this very run has its results already")
     parser.add_argument("--replace", action="store_true", help="replace the results of a run of this name with other options")
     parser.add_argument("--no-report", action="store_true", help="leave the documents' tables and charts as they are")
-    args = parser.parse_args(argv)
+    return parser
 
+
+def make_record(args, checkpoint: dict, model, constant: dict, cache: PixelCache, size: int, subsets) -> dict:
+    """Everything there is to know about an evaluation but its metrics."""
+    trained, names = checkpoint["config"], checkpoint["dataset"]["channel_names"]
+    log = Path(args.checkpoint[0]).parent / "metrics.jsonl"   # not there where the model was copied alone
+    record = {**constant, "dataset_digest": cache.digest, "config": trained, "trained_with": checkpoint["environment"],
+              "evaluated_with": environment(next(model.parameters()).device), "train_s": checkpoint["train_s"],
+              "fill": args.fill or trained["fill"], "probe": args.probe, "evaluated_at_px": size,
+              "failed_images": {k: len(v) for k, v in cache.failures.items()},
+              "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [], "splits": {}}
+    if constant["role"] == "ours" and isinstance(model, ChannelNet) and not model.stem.unfoldable:
+        # for the figure of generated kernels: the first filters
+        record["kernels"] = {subset_name(ids, names): [[[[round(v, 4) for v in row] for row in plane] for plane in kernel]
+                                                       for kernel in model.stem.kernel(ids)[:8].tolist()] for ids in subsets}
+    return record
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
     model, checkpoint = load(args.checkpoint, args.fill)
     trained, dataset = checkpoint["config"], checkpoint["dataset"]
     base = trained["name"] if len(args.checkpoint) == 1 else "late-fusion"
@@ -155,15 +174,7 @@ def main(argv: list[str] | None = None) -> None:
     columns = [cache.channel_names.index(name) for name in names]
     constant = {"tier": trained["tier"], "dataset": cache.name, "image_size": trained["image_size"], "role": role,
                 "model": name, "seed": trained["seed"]}
-    log = Path(args.checkpoint[0]).parent / "metrics.jsonl"   # not there where the model was copied alone
-    history = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    record = {**constant, "dataset_digest": cache.digest, "config": trained, "trained_with": checkpoint["environment"],
-              "evaluated_with": environment(device), "train_s": checkpoint["train_s"], "fill": args.fill or trained["fill"],
-              "probe": args.probe, "evaluated_at_px": size,
-              "failed_images": {k: len(v) for k, v in cache.failures.items()}, "history": history, "splits": {}}
-    if role == "ours" and not model.stem.unfoldable:   # for the figure of generated kernels: the first filters
-        record["kernels"] = {subset_name(ids, names): [[[[round(v, 4) for v in row] for row in plane] for plane in kernel]
-                                                       for kernel in model.stem.kernel(ids)[:8].tolist()] for ids in subsets}
+    record = make_record(args, checkpoint, model, constant, cache, size, subsets)
     train = make_batches(cache, "train", size, columns, device)
     seen = list(parse_subset(trained.get("seen", "all"), names))
 
