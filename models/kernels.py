@@ -85,6 +85,7 @@ class _Generated(Kernel):
 
     def _finish(self, network: nn.Sequential, descriptors: Tensor) -> None:
         self.network = network
+        nn.init.zeros_(network[-1].bias)   # it is the same for all channels
         with torch.no_grad():
             network[-1].weight.mul_(self.std / network(descriptors).std())
 
