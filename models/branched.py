@@ -1,0 +1,121 @@
+"""Convolutions trained as a sum of linear branches and evaluated as one plain convolution, the same function in eval mode.
+
+Parallel kernels of several sizes with BatchNorm: ACNet (1908.03930), RepVGG (2101.03697), DBB (2103.13425).
+"""
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """A copy of `model` in eval mode in which whatever can be fused is: the same function with fewer operations."""
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if hasattr(child, "fuse"):
+                setattr(module, name, child.fuse())
+    return model
+
+
+def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """What a BatchNorm is in eval mode: scale and shift, (C,), float64."""
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+class BranchedConv2d(nn.Module):
+    """A convolution with a bias, trained as a sum of branches, each with its own BatchNorm; zero padding of size // 2.
+
+    The branches: the k x k convolution; smaller ones of 3 x 3 and 1 x 1; depthwise k x k, then 1 x 1; the identity, where
+    the shapes allow it. All are centred on the same pixel. The depthwise convolution comes before the 1 x 1 one: in the
+    other order a BatchNorm's shift would pass the zero padding, and no single convolution has the same borders.
+
+    Args:
+        in_channels, out_channels, stride: as in nn.Conv2d.
+        size: k, odd.
+        branches: all of them, else the k x k one alone.
+
+    Raises:
+        ValueError: `size` is even or below 1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, branches: bool = True):
+        super().__init__()
+        if size < 1 or size % 2 == 0:
+            raise ValueError(f"kernel size {size}: must be odd, so that all branches are centred on one pixel")
+        self.shape, self.stride = (out_channels, in_channels, size, size), stride
+        sizes = [size] + [small for small in (3, 1) if branches and small < size]
+        self.dense = nn.ModuleList(nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, k, stride, k // 2, bias=False), nn.BatchNorm2d(out_channels)) for k in sizes)
+        self.separable = nn.Sequential(
+            nn.Conv2d(in_channels, in_channels, size, stride, size // 2, groups=in_channels, bias=False),
+            nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            nn.BatchNorm2d(out_channels)) if branches and size > 1 else None
+        self.identity = nn.BatchNorm2d(out_channels) if branches and in_channels == out_channels and stride == 1 else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """He initialisation; the branches' sum starts with unit variance."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        last = [branch[-1] for branch in [*self.dense, self.separable] if branch is not None]
+        last += [self.identity] * (self.identity is not None)
+        for norm in last:
+            nn.init.constant_(norm.weight, len(last) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride))."""
+        y = sum(branch(x) for branch in self.dense)
+        if self.separable is not None:
+            y = y + self.separable(x)
+        return y if self.identity is None else y + self.identity(x)
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """The plain convolution that is the same function in eval mode, borders included."""
+        out_channels, in_channels, size, _ = self.shape
+        like = self.dense[0][0].weight
+        kernel, bias = torch.zeros(self.shape, dtype=torch.float64, device=like.device), 0
+        for conv, norm in self.dense:
+            scale, shift = affine(norm)
+            margin = (size - conv.kernel_size[0]) // 2
+            kernel += F.pad(conv.weight.double() * scale[:, None, None, None], [margin] * 4)
+            bias = bias + shift
+        if self.separable is not None:
+            depthwise, inner, pointwise, outer = self.separable
+            (inner_scale, inner_shift), (scale, shift) = affine(inner), affine(outer)
+            mixing = pointwise.weight.double()[:, :, 0, 0] * scale[:, None]                      # (O, C)
+            kernel += mixing[:, :, None, None] * (depthwise.weight.double()[:, 0] * inner_scale[:, None, None])
+            bias = bias + mixing @ inner_shift + shift
+        if self.identity is not None:
+            scale, shift = affine(self.identity)
+            kernel[:, :, size // 2, size // 2] += scale.diag()
+            bias = bias + shift
+        conv = nn.Conv2d(in_channels, out_channels, size, self.stride, size // 2, device=like.device, dtype=like.dtype).eval()
+        conv.weight.copy_(kernel)
+        conv.bias.copy_(bias)
+        return conv.to(memory_format=torch.channels_last) if like.is_contiguous(memory_format=torch.channels_last) else conv
+
+
+class NormLinear(nn.Module):
+    """BatchNorm, then a linear layer: x (B, C) -> (B, K)."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.norm, self.linear = nn.BatchNorm1d(in_features), nn.Linear(in_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.norm(x))
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Linear:
+        (scale, shift), linear = affine(self.norm), copy.deepcopy(self.linear)
+        weight = self.linear.weight.double()
+        linear.weight.copy_(weight * scale)
+        linear.bias.copy_(self.linear.bias.double() + weight @ shift)
+        return linear

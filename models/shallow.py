@@ -1,0 +1,147 @@
+"""Shallow networks: a stem, two to four hidden layers in parallel streams, a linear layer. Strict depth: see depth.py.
+
+    y = relu(pool(conv(x) * sigmoid(conv3x3(x)))) * sigmoid(W mean(x))
+
+Both gates read the layer's own input beside its convolution, so once `models.branched.fuse` has made one convolution of each
+sum of branches, a layer is one weighted operation deep. The head's covariances have no weights (bilinear CNN, 1504.07889).
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.branched import BranchedConv2d, NormLinear
+
+
+class ShallowLayer(nn.Module):
+    """One hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
+
+    Pooling comes before the ReLU and the channel gate: it exchanges with both, and they then have a quarter of the pixels.
+
+    Args:
+        in_channels, out_channels, size, stride, branches: of the convolution.
+        gates: multiply by a gate for each pixel and channel and by one for each channel, both read from the input.
+        pool: halve the sides, rounding up.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, branches: bool = True,
+                 gates: bool = False, pool: bool = False):
+        super().__init__()
+        self.conv = BranchedConv2d(in_channels, out_channels, size, stride, branches)
+        self.pixel_gate = BranchedConv2d(in_channels, out_channels, 3, stride, branches=False) if gates else None
+        self.channel_gate = nn.Linear(in_channels, out_channels) if gates else None
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, O, H', W')."""
+        y = self.conv(x)
+        if self.pixel_gate is not None:
+            y = y * self.pixel_gate(x).sigmoid()
+        if self.pool:
+            y = F.max_pool2d(y, 2, ceil_mode=True)
+        y = F.relu(y)
+        return y if self.channel_gate is None else y * self.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+
+
+def pooled(x: Tensor, second_order: int) -> Tensor:
+    """Means of all channels, and signed square roots of the covariances of the first d = `second_order` of them.
+
+    x (B, C, H, W) -> (B, C + d (d + 1) / 2), float32.
+    """
+    with torch.autocast(x.device.type, enabled=False):   # a covariance of bfloat16 products has few digits left
+        x = x.flatten(2).float()                                                                 # (B, C, H W)
+        mean = x.mean(2)
+        if not second_order:
+            return mean
+        centred = x[:, :second_order] - mean[:, :second_order, None]
+        rows, columns = torch.triu_indices(second_order, second_order, device=x.device)
+        covariance = (centred @ centred.mT / x.shape[2])[:, rows, columns]                       # (B, d (d + 1) / 2)
+        # smooth at 0, where the square root's slope is infinite
+        return torch.cat([mean, covariance * (covariance.abs() + 1e-4).rsqrt()], 1)
+
+
+class ShallowNet(nn.Module):
+    """Stem, parallel streams of hidden layers, pooling, linear layer: strict depth len(widths) + 2.
+
+    Args:
+        num_classes: size of the output layer.
+        in_channels: of the images.
+        width: multiplier of all numbers of channels, those of `second_order` included.
+        small_stem: 3x3 stride-1 first convolution (for images under about 64 px), else 7x7/2.
+        widths: channels of the hidden layers; each but the last halves the sides of its input.
+        kernels: side of the hidden convolutions, odd, one stream for each; the streams meet in the head alone.
+        stem_pool: pool after the stem too, for nets with few layers.
+        branches, gates: as in `ShallowLayer`; the stem has no gates.
+        second_order: channels of each stream whose covariances the head sees; 0: means alone.
+
+    Raises:
+        ValueError: a value out of range, an even kernel, or more second-order channels than there are.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False,
+                 widths: tuple[int, ...] = (128, 256, 512, 512), kernels: tuple[int, ...] = (5,), stem_pool: bool = False,
+                 branches: bool = True, gates: bool = False, second_order: int = 0):
+        super().__init__()
+        if not width > 0 or min(num_classes, in_channels, *widths) < 1 or second_order < 0 or not kernels:
+            raise ValueError("num_classes, in_channels and widths must be at least 1, width above 0, second_order at least 0, "
+                             "and there must be a kernel")
+        def scaled(channels):
+            return max(1, round(channels * width))
+        channels = [scaled(64), *map(scaled, widths)]
+        self.second_order = scaled(second_order) if second_order else 0
+        if self.second_order > channels[-1]:
+            raise ValueError(f"second_order {self.second_order}: the last layer has {channels[-1]} channels")
+        kernel, stride = (3, 1) if small_stem else (7, 2)
+        self.stem = ShallowLayer(in_channels, channels[0], kernel, stride, branches, pool=stem_pool)
+        self.streams = nn.ModuleList(nn.Sequential(*(
+            ShallowLayer(before, after, size, 1, branches, gates, pool=number < len(widths))
+            for number, (before, after) in enumerate(zip(channels, channels[1:]), 1))) for size in kernels)
+        features = channels[-1] + self.second_order * (self.second_order + 1) // 2
+        self.head = NormLinear(len(kernels) * features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> logits (B, num_classes)."""
+        x = self.stem(x)
+        return self.head(torch.cat([pooled(stream(x), self.second_order) for stream in self.streams], 1))
+
+
+# ---------------------------------------------------------------- by name
+
+def plain(num_classes: int, **options) -> ShallowNet:
+    """Four dense 5x5 convolutions and nothing else: what the other members are measured against."""
+    return ShallowNet(num_classes, **{"branches": False, **options})
+
+
+def merged(num_classes: int, **options) -> ShallowNet:
+    """The same function as `plain`, trained as a sum of branches."""
+    return ShallowNet(num_classes, **options)
+
+
+def gated(num_classes: int, **options) -> ShallowNet:
+    """`merged` with gates and covariances."""
+    return merged(num_classes, **{"gates": True, "second_order": 64, **options})
+
+
+def streams(num_classes: int, **options) -> ShallowNet:
+    """`merged` as three narrower streams of 3x3, 5x5 and 7x7 convolutions, with covariances."""
+    return merged(num_classes, **{"kernels": (3, 5, 7), "widths": (64, 128, 256, 256), "second_order": 64, **options})
+
+
+def gated_streams(num_classes: int, **options) -> ShallowNet:
+    """`streams` with gates."""
+    return streams(num_classes, **{"gates": True, **options})
+
+
+def gated5(num_classes: int, **options) -> ShallowNet:
+    """`gated` with three hidden layers: strict depth 5."""
+    return gated(num_classes, **{"widths": (128, 256, 512), **options})
+
+
+def gated4(num_classes: int, **options) -> ShallowNet:
+    """`gated` with two hidden layers of 7x7 convolutions: strict depth 4."""
+    return gated(num_classes, **{"widths": (256, 512), "kernels": (7,), "stem_pool": True, **options})
+
+
+SHALLOW = {builder.__name__.replace("_", "-"): builder for builder in (
+    plain, merged, gated, streams, gated_streams, gated5, gated4)}

@@ -1,0 +1,135 @@
+"""Other shallow designs, to compare with: dense residual blocks, self-attention and graph layers, each on a small stem.
+
+Each block is a few lines of the paper it names; strict depths are counted by depth.py and asserted in the tests.
+"""
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.branched import BranchedConv2d
+
+
+def conv_bn(in_channels: int, out_channels: int, size: int, stride: int = 1) -> BranchedConv2d:
+    return BranchedConv2d(in_channels, out_channels, size, stride, branches=False)
+
+
+class ConvPool(nn.Sequential):
+    """Convolution, BatchNorm, ReLU, and 2x2 max-pooling that rounds up."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1):
+        super().__init__(conv_bn(in_channels, out_channels, size, stride), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True))
+
+
+class DenseBlock(nn.Module):
+    """Residual dense block of ESRGAN (1809.00219), with BatchNorm: each convolution reads the outputs of all before it."""
+
+    def __init__(self, channels: int, growth: int, convs: int):
+        super().__init__()
+        self.convs = nn.ModuleList(conv_bn(channels + i * growth, growth if i < convs - 1 else channels, 3)
+                                   for i in range(convs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> the same shape."""
+        features = [x]
+        for conv in self.convs[:-1]:
+            features.append(F.leaky_relu(conv(torch.cat(features, 1)), 0.2))
+        return x + 0.2 * self.convs[-1](torch.cat(features, 1))
+
+
+class ResidualInResidual(nn.Sequential):
+    """RRDB of ESRGAN: dense blocks inside one more residual connection."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.2 * super().forward(x)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over all positions (1706.03762), normalised before and added to its input.
+
+    It has no position embedding, so it takes any image size: the convolutions before it know positions by their padding.
+    """
+
+    def __init__(self, channels: int, heads: int = 8):
+        super().__init__()
+        self.heads = math.gcd(channels, heads)   # fewer where they do not divide the channels
+        self.norm = nn.LayerNorm(channels)
+        self.qkv, self.projection = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> the same shape."""
+        tokens = self.norm(x.flatten(2).mT)                                                      # (B, N, C)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)      # (B, heads, N, d) each
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)               # (B, N, C)
+        return x + self.projection(mixed).mT.unflatten(2, x.shape[2:])
+
+
+class GraphLayer(nn.Module):
+    """Max-relative graph convolution of ViG (2206.00272): x_i + relu(W [x_i, max_j (x_j - x_i)]).
+
+    The neighbours j of a position i are the `neighbours` positions whose features lie nearest to its own.
+    """
+
+    def __init__(self, channels: int, neighbours: int = 9):
+        super().__init__()
+        self.neighbours, self.mix = neighbours, conv_bn(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> the same shape."""
+        nodes = x.flatten(2).mT                                                                  # (B, N, C)
+        unit = F.normalize(nodes, dim=2)
+        nearest = (unit @ unit.mT).topk(min(self.neighbours, nodes.shape[1]), dim=2).indices     # (B, N, k)
+        images = torch.arange(len(x), device=x.device)[:, None, None]
+        relative = (nodes[images, nearest] - nodes[:, :, None]).amax(2)                          # (B, N, C)
+        return x + F.relu(self.mix(torch.cat([x, relative.mT.unflatten(2, x.shape[2:])], 1)))
+
+
+class BlockNet(nn.Sequential):
+    """Layers, global average pooling, a linear layer: x (B, C, H, W) -> logits (B, num_classes)."""
+
+    def __init__(self, layers: list[nn.Module], channels: int, num_classes: int):
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+# ---------------------------------------------------------------- by name
+
+def _trunk(in_channels: int, width: float, small_stem: bool, widths: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+    """A stem of 7x7/2 (3x3/1 where small) and 5x5 convolutions of `widths`, all but the last pooled; their channels."""
+    channels = [in_channels] + [max(1, round(planes * width)) for planes in widths]
+    kernel, stride = (3, 1) if small_stem else (7, 2)
+    layers = [ConvPool(in_channels, channels[1], kernel, stride)]
+    layers += [ConvPool(before, after, 5) for before, after in zip(channels[1:-2], channels[2:-1])]
+    if len(channels) > 2:
+        layers += [conv_bn(channels[-2], channels[-1], 5), nn.ReLU()]
+    return layers, channels[-1]
+
+
+def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False) -> BlockNet:
+    """Stem, one residual-in-residual block of three dense blocks with five convolutions each, linear layer."""
+    stem, channels = _trunk(in_channels, width, small_stem, (64,))
+    growth = max(1, channels // 2)
+    return BlockNet([*stem, ResidualInResidual(*(DenseBlock(channels, growth, 5) for _ in range(3)))], channels, num_classes)
+
+
+def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False) -> BlockNet:
+    """As much of `rrdb` as six layers hold: one dense block of four convolutions, twice as wide."""
+    stem, channels = _trunk(in_channels, width, small_stem, (128,))
+    return BlockNet([*stem, DenseBlock(channels, max(1, channels // 2), 4)], channels, num_classes)
+
+
+def attention(num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False) -> BlockNet:
+    """Stem, two convolutions, one self-attention layer, linear layer."""
+    layers, channels = _trunk(in_channels, width, small_stem, (64, 256, 512))
+    return BlockNet([*layers, SelfAttention(channels)], channels, num_classes)
+
+
+def graph(num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False) -> BlockNet:
+    """Stem, two convolutions, two graph layers, linear layer."""
+    layers, channels = _trunk(in_channels, width, small_stem, (64, 256, 512))
+    return BlockNet([*layers, GraphLayer(channels), GraphLayer(channels)], channels, num_classes)
+
+
+SHALLOW_BASELINES = {builder.__name__.replace("_", "-"): builder for builder in (rrdb, dense_block, attention, graph)}

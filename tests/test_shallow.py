@@ -1,0 +1,177 @@
+"""The shallow networks: fusing is exact, depth is what is claimed, every parameter learns, any image size."""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from depth import count_depth
+from measure import count_macs, count_params, flop_counter_macs
+from models.branched import BranchedConv2d, NormLinear, fuse
+from models.shallow import SHALLOW, ShallowNet, pooled
+from models.shallow_baselines import SHALLOW_BASELINES, SelfAttention
+
+NETWORKS = {**SHALLOW, **SHALLOW_BASELINES}
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Statistics, scales and shifts as far from their start as training may bring them."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.3, 3)
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+    return model
+
+
+def small(name: str, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return NETWORKS[name](7, width=0.125, **options)
+
+
+def relative_error(got, expected) -> float:
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+# ---------------------------------------------------------------- fusing
+
+@pytest.mark.parametrize("branches", [True, False])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
+@pytest.mark.parametrize("out_channels", [4, 6])   # 4: with the identity
+def test_a_fused_convolution_is_the_sum_of_its_branches(size, stride, branches, out_channels):
+    conv = randomise(BranchedConv2d(4, out_channels, size, stride, branches)).double().eval()
+    plain = conv.fuse()
+    assert type(plain) is nn.Conv2d and plain.kernel_size == (size, size)
+    for shape in ((1, 1), (2, 3), (9, 9), (12, 7)):   # down to pictures that are all border
+        x = torch.randn(2, 4, *shape, dtype=torch.float64)
+        assert conv(x).shape == (2, out_channels, -(-shape[0] // stride), -(-shape[1] // stride))
+        torch.testing.assert_close(plain(x), conv(x), rtol=0, atol=1e-11)
+
+
+def test_each_branch_is_in_the_sum():
+    """Fusing without a branch, or with it at another place, would not go unnoticed."""
+    conv = randomise(BranchedConv2d(4, 4, 5)).eval()
+    whole = conv.fuse().weight
+    for norm in (conv.dense[0][1], conv.dense[1][1], conv.dense[2][1], conv.separable[3], conv.identity):
+        weight = norm.weight.detach().clone()
+        nn.init.zeros_(norm.weight)
+        assert (conv.fuse().weight - whole).abs().max() > 0.01
+        norm.weight.data.copy_(weight)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_fused_network_is_the_same_function(name):
+    net = randomise(small(name))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fused = fuse(net)
+    assert net.training and not any(module.training for module in fused.modules())
+    assert not any(isinstance(m, (nn.modules.batchnorm._BatchNorm, BranchedConv2d, NormLinear)) for m in fused.modules())
+    net.eval()
+    for shape in ((8, 8), (32, 32), (33, 47)):
+        x = torch.randn(2, 3, *shape)
+        assert relative_error(fused(x), net(x)) < 2e-5
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert relative_error(fuse(fused)(x), fused(x)) == 0
+    nn.init.zeros_(next(fused.parameters()))   # nothing is shared with the original
+    assert torch.equal(next(net.parameters()), before[next(iter(before))])
+
+
+def test_fusing_keeps_the_memory_format():
+    net = small("merged").to(memory_format=torch.channels_last)
+    assert fuse(net).streams[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------- depth
+
+DEPTHS = {   # strict, stricter, in training
+    "plain": (6, 6, 6), "merged": (6, 6, 11), "gated": (6, 7, 11), "streams": (6, 7, 11), "gated-streams": (6, 7, 11),
+    "gated5": (5, 6, 9), "gated4": (4, 5, 7), "rrdb": (17, 17, 17), "dense-block": (6, 6, 6), "attention": (6, 8, 6),
+    "graph": (6, 8, 6)}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_depth_of_every_network(name):
+    net = small(name)
+    strict, stricter, _, path = count_depth(fuse(net), (3, 32, 32))
+    assert (strict, stricter, count_depth(net, (3, 32, 32), training=True).strict) == DEPTHS[name]
+    assert len(path) == strict and NETWORKS[name].__doc__
+
+
+@pytest.mark.parametrize("options", [{}, {"gates": True, "second_order": 8}, {"kernels": (1, 3)}, {"stem_pool": True}])
+def test_two_layers_more_than_hidden_ones(options):
+    for hidden in range(5):
+        net = ShallowNet(5, width=0.25, widths=(32,) * hidden, **options)
+        assert count_depth(fuse(net), (3, 32, 32)).strict == hidden + 2
+
+
+def test_both_counters_of_macs_agree_on_fused_networks():
+    for name in ("merged", "gated4"):
+        net = fuse(small(name, second_order=0))
+        assert count_macs(net, (3, 32, 32)) == flop_counter_macs(net, torch.zeros(1, 3, 32, 32)) > 0
+
+
+def test_branches_cost_nothing_after_fusing():
+    assert count_params(fuse(small("merged"))) == count_params(fuse(small("plain"))) < count_params(small("merged"))
+
+
+# ---------------------------------------------------------------- learning, shapes
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradient_reaches_every_parameter(name):
+    net = small(name)
+    F.cross_entropy(net(torch.randn(8, 3, 32, 32)), torch.arange(8) % 7).backward()
+    assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("small_stem", [False, True])
+def test_any_image_size_and_number_of_channels(name, small_stem):
+    for channels, shape in ((1, (1, 1)), (3, (8, 20)), (13, (31, 17))):
+        logits = small(name, in_channels=channels, small_stem=small_stem).eval()(torch.randn(2, channels, *shape))
+        assert logits.shape == (2, 7) and logits.isfinite().all()
+
+
+def test_autocast_leaves_the_covariances_in_float32():
+    x = torch.randn(2, 8, 5, 5) + 100   # bfloat16 has no digits left for the variance
+    with torch.autocast("cpu", torch.bfloat16):
+        features = pooled(x, 8)
+        logits = small("gated")(torch.randn(4, 3, 32, 32))
+    assert features.dtype == torch.float32 and torch.equal(features, pooled(x, 8)) and logits.isfinite().all()
+
+
+def test_covariances():
+    x = torch.randn(3, 6, 4, 5, requires_grad=True)
+    features = pooled(x, 4)
+    assert features.shape == (3, 6 + 10) and torch.equal(features[:, :6], x.mean((2, 3)))
+    covariance = torch.cov(x[1, :4].flatten(1), correction=0)[*torch.triu_indices(4, 4)]
+    torch.testing.assert_close(features[1, 6:], covariance.sign() * covariance.abs().sqrt(), rtol=0.01, atol=0.005)
+    pooled(torch.ones(2, 4, 3, 3) + 0 * x[:2, :4, :3, :3], 4).sum().backward()   # where the root's own slope is infinite
+    assert x.grad.isfinite().all()
+
+
+def test_gates_multiply():
+    net = ShallowNet(3, widths=(8,), gates=True).eval()
+    layer, x = net.streams[0][0], torch.rand(2, 64, 6, 6)
+    y = layer(x)
+    of_channels = layer.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+    expected = F.relu(layer.conv(x) * layer.pixel_gate(x).sigmoid()) * of_channels
+    torch.testing.assert_close(y, expected)
+    layer.pool = True   # pooled before ReLU and channel gate: the same as after them
+    torch.testing.assert_close(layer(x), F.max_pool2d(expected, 2))
+
+
+def test_attention_knows_no_order_of_pixels():
+    layer, x = SelfAttention(16).eval(), torch.randn(2, 16, 4, 6)
+    torch.testing.assert_close(layer(x.flip(3)), layer(x).flip(3))
+    assert SelfAttention(13).heads == 1 and layer.heads == 8
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"kernels": (4,)}, "kernel size 4: must be odd"), ({"kernels": (-1,)}, "must be odd"), ({"kernels": ()}, "must be a kernel"),
+    ({"width": 0}, "width above 0"), ({"num_classes": 0}, "at least 1"), ({"in_channels": 0}, "at least 1"),
+    ({"widths": (8, 0)}, "at least 1"), ({"second_order": 600}, "second_order 600: the last layer has 512 channels"),
+    ({"second_order": -1}, "second_order at least 0")])
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        ShallowNet(**{"num_classes": 5, **options})
