@@ -1,10 +1,13 @@
-"""Train a classifier for Task 2 on all channels: ResNet-34 from scratch, the network a shallow one is measured against.
+"""Train a classifier for Task 2 on all channels: a shallow network, or ResNet-34, from scratch.
 
-    python train_task2.py                                   # on the data in data/, else on the demo set
-    python train_task2.py --small-stem --image-size 64      # the stem for small images
+    python train_task2.py                                   # ResNet-34 on the data in data/, else on the demo set
+    python train_task2.py --arch gated                      # strict depth 6, counted before training starts
+    python train_task2.py --arch gated --no-gates --kernels 3,5 --widths 128,256,512      # members without a name
+    python train_task2.py --arch gated --teacher runs/.../model.pt                        # learn from ResNet-34 as well
     python train_task2.py --resume                          # go on after Ctrl-C
 
-Writes model.pt and result.json (metrics on val and test, parameters, MACs) into the run directory.
+Writes model.pt and result.json into the run directory: metrics on val and test, depth, parameters and MACs, all of the
+fused network (models/branched.py), in which each sum of branches is one convolution.
 """
 from __future__ import annotations
 
@@ -13,25 +16,129 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from config import TrainConfig
+from data.cache import PixelCache
 from data.dataset import make_batches, open_data
+from depth import count_depth
 from engine import Processes, Trainer, predict
-from measure import count_macs, count_params
+from measure import count_params, flop_counter_macs
 from metrics import classification_metrics
+from models.branched import fuse
 from models.resnet import LAYERS, ScaledResNet
-from utils import cli, option, parse_config, save_checkpoint, write_json
+from models.shallow import SHALLOW
+from models.shallow_baselines import SHALLOW_BASELINES
+from utils import UserError, cli, load_checkpoint, option, parse_config, save_checkpoint, write_json
+
+ROLES = ("ours", "baseline", "ablation")
 
 
 @dataclass
 class Task2Config(TrainConfig):
-    arch: str | None = option("resnet34", "network", tuple(LAYERS))
+    arch: str | None = option("resnet34", "network: a ResNet, or one of models/shallow.py or models/shallow_baselines.py",
+                              (*LAYERS, *SHALLOW, *SHALLOW_BASELINES))
     width: float | None = option(1.0, "width multiplier of the network")
+    widths: str | None = option(None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)")
+    kernels: str | None = option(None, "sides of the hidden convolutions, odd, such as 5; several, such as 3,5,7, make a "
+                                       "stream each (default: by --arch)")
+    branches: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
+    gates: bool | None = option(None, "gates in the hidden layers (default: by --arch)")
+    second_order: int | None = option(None, "channels whose covariances the last layer sees; 0: means alone (default: by "
+                                            "--arch)")
+    role: str | None = option(None, "the model's part in the result tables (default: ours for models/shallow.py, baseline for "
+                                    "a ResNet, ablation for models/shallow_baselines.py)", ROLES)
+    max_depth: int = option(6, "largest strict depth (depth.py) of a model in role ours; a deeper one is not trained")
+
+    def shallow_options(self) -> dict:
+        """The options of `ShallowNet` that were given.
+
+        Raises:
+            UserError: the network has no such option, or a list is not one of whole numbers.
+        """
+        given = {key: getattr(self, key) for key in ("widths", "kernels", "branches", "gates", "second_order")
+                 if getattr(self, key) is not None}
+        if given and self.arch not in SHALLOW:
+            raise UserError(f"--{next(iter(given)).replace('_', '-')}: --arch {self.arch} has no such option; "
+                            f"those of {', '.join(SHALLOW)} have")
+        for key in given.keys() & {"widths", "kernels"}:
+            try:
+                given[key] = tuple(int(number) for number in given[key].split(","))
+            except ValueError:
+                raise UserError(f"--{key} {given[key]}: expected whole numbers, such as 3,5,7") from None
+        return given
 
     def resolve(self) -> Task2Config:
-        self.name = self.name or self.arch + "-small-stem" * self.small_stem
+        """As `TrainConfig.resolve`; the name says which options differ from those of the network."""
+        marks = ["small-stem"] * self.small_stem
+        for key in self.shallow_options():
+            value = getattr(self, key)
+            marks.append({True: key, False: f"no-{key}"}[value] if isinstance(value, bool) else f"{key}-{value}")
+        self.name = self.name or "-".join([self.arch, *marks]).replace("_", "-").replace(",", "-")
+        self.role = self.role or ("ours" if self.arch in SHALLOW else "baseline" if self.arch in LAYERS else "ablation")
         super().resolve()
         return self
+
+
+def build_network(config: Task2Config, in_channels: int, num_classes: int) -> nn.Module:
+    """The network of the options: x (B, C, H, W) -> logits (B, K).
+
+    Raises:
+        UserError: an option's value does not make a network.
+    """
+    if config.arch in LAYERS:
+        return ScaledResNet(config.arch, num_classes, in_channels, config.width, config.small_stem)
+    try:
+        return {**SHALLOW, **SHALLOW_BASELINES}[config.arch](num_classes, in_channels=in_channels, width=config.width,
+                                                             small_stem=config.small_stem, **config.shallow_options())
+    except ValueError as error:
+        raise UserError(f"--arch {config.arch}: {error}") from error
+
+
+def measured_depth(model: nn.Module, config: Task2Config, shape: tuple[int, ...]) -> dict:
+    """Depths of the fused network, and of the one that is trained; for result.json.
+
+    Raises:
+        UserError: the role is ours, and the fused network is deeper than `config.max_depth`.
+    """
+    depth = count_depth(fuse(model), shape)
+    if config.role == "ours" and depth.strict > config.max_depth:
+        raise UserError(f"{config.name} has strict depth {depth.strict}, above --max-depth {config.max_depth}; its longest path "
+                        f"is {' > '.join(depth.path)}. Take layers away, or add --role baseline")
+    return {"strict_depth": depth.strict, "stricter_depth": depth.stricter, "weighted_operations": depth.operations,
+            "longest_path": depth.path, "train_depth": count_depth(model, shape, training=True).strict}
+
+
+def load_network(path: str | Path) -> tuple[nn.Module, dict]:
+    """Rebuild the network of a model.pt that this script wrote, not fused, in eval mode; returns it with the checkpoint.
+
+    Raises:
+        UserError: not such a file, or an architecture this version does not know.
+    """
+    checkpoint = load_checkpoint(path, "task2-model")
+    try:
+        known = {field.name for field in dataclasses.fields(Task2Config)}
+        config = Task2Config(**{key: value for key, value in checkpoint["config"].items() if key in known})
+        model = build_network(config, len(checkpoint["dataset"]["mean"]), len(checkpoint["dataset"]["class_names"]))
+        model.load_state_dict(checkpoint["state"])
+    except (KeyError, TypeError, RuntimeError, UserError) as error:
+        raise UserError(f"{path} holds another architecture than this version builds: {str(error).splitlines()[0]}. "
+                        "Evaluate it with the version that trained it.") from error
+    return model.eval(), checkpoint
+
+
+def load_teacher(config: Task2Config, cache: PixelCache) -> nn.Module | None:
+    """The network of `config.teacher`, fused.
+
+    Raises:
+        UserError: not a checkpoint of this script, or of other data.
+    """
+    if config.teacher is None:
+        return None
+    model, checkpoint = load_network(config.teacher)
+    if checkpoint["dataset"]["digest"] != cache.digest:
+        raise UserError(f"--teacher {config.teacher}: it was trained on {checkpoint['dataset']['name']!r}, not on this data")
+    return fuse(model)
 
 
 def main() -> None:
@@ -42,16 +149,20 @@ def main() -> None:
     processes = Processes.start(device)
     cache = open_data(config)
     channels = range(len(cache.channel_names))
+    shape = (len(channels), config.image_size, config.image_size)
+    torch.manual_seed(config.seed)
+    model = build_network(config, len(channels), cache.num_classes)
+    depths = measured_depth(model, config, shape)
+    teacher = load_teacher(config, cache)
     batches = {split: make_batches(cache, split, config.image_size, channels, device) for split in ("train", "val", "test")}
 
     def metrics(model, split):
         predictions = predict(model, batches[split], amp=config.amp).numpy()
         return classification_metrics(batches[split].labels.cpu().numpy(), predictions, cache.num_classes)
 
-    torch.manual_seed(config.seed)
-    model = ScaledResNet(config.arch, cache.num_classes, len(channels), config.width, config.small_stem)
     trainer = Trainer(config, cache, model, batches["train"],
-                      lambda averaged: {"val_top1_pct": round(metrics(averaged, "val")["top1_pct"], 2)}, processes=processes)
+                      lambda averaged: {"val_top1_pct": round(metrics(averaged, "val")["top1_pct"], 2)}, processes=processes,
+                      teacher=teacher)
     averaged = trainer.fit()
     if processes.rank == 0:
         folder, settings = Path(config.out), dataclasses.asdict(config)
@@ -60,12 +171,13 @@ def main() -> None:
                    "mean": cache.mean.tolist(), "std": cache.std.tolist()}
         save_checkpoint(folder / "model.pt", {"kind": "task2-model", **provenance, "dataset": dataset,
                                               "state": averaged.state_dict()})
-        result = {split: metrics(averaged, split) for split in ("val", "test")}
-        shape = (len(channels), config.image_size, config.image_size)
-        write_json(folder / "result.json", {**provenance, "dataset": cache.name, "dataset_digest": cache.digest,
-                                            "params": count_params(averaged), "macs": count_macs(averaged, shape), **result})
+        fused = fuse(averaged)
+        result = {split: metrics(fused, split) for split in ("val", "test")}
+        macs = flop_counter_macs(fused, torch.zeros(1, *shape, device=device))
+        write_json(folder / "result.json", {**provenance, "dataset": cache.name, "dataset_digest": cache.digest, **depths,
+                                            "params": count_params(fused), "macs": macs, **result})
         print(f"wrote {folder / 'result.json'}: test top-1 {result['test']['top1_pct']:.2f} % "
-              f"({result['test']['ci95_low']:.2f} to {result['test']['ci95_high']:.2f})")
+              f"({result['test']['ci95_low']:.2f} to {result['test']['ci95_high']:.2f}), strict depth {depths['strict_depth']}")
     processes.stop()
 
 
