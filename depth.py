@@ -9,7 +9,8 @@ A weighted operation is a convolution, or a product of something that depends on
         elementwise products of activations (gates)
 
 Parallel branches count as the longest of them, and each use of a shared weight counts. The stricter depth adds one for each
-matrix product of two activations: two for attention, one for covariance pooling.
+matrix product of two activations: two for attention, one for covariance pooling, one for a convolution that is written as
+a matrix product with a kernel made from the input.
 
 The operations are those that torch dispatches while the network runs, so it does not matter in which module, function or
 library they are written, or whether a weight is trained; autograd's graph misses frozen weights, hooks on modules miss

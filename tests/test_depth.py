@@ -202,6 +202,9 @@ def test_a_kernel_made_from_the_input_passes_its_depth_on():
         weight = net.two(net.one(x.mean((0, 2, 3)))).view(3, 3, 1, 1)
         return F.conv2d(x, weight)
     assert strict(dynamic, one=nn.Linear(3, 4), two=nn.Linear(4, 9)) == 3
+    def as_product(net, x):   # what tells a kernel from any other activation is the convolution
+        return torch.bmm(net.two(net.one(x.mean((2, 3)))).view(2, 3, 3), x.flatten(2))
+    assert count_depth(Net(as_product, one=nn.Linear(3, 4), two=nn.Linear(4, 9)), SHAPE)[:2] == (2, 3)
     generate = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 9))   # from a parameter: a function of weights is a weight
     assert strict(lambda net, x: F.conv2d(x, net.generate(torch.ones(4)).view(3, 3, 1, 1)), generate=generate) == 1
 
