@@ -156,13 +156,13 @@ def main() -> None:
     teacher = load_teacher(config, cache)
     batches = {split: make_batches(cache, split, config.image_size, channels, device) for split in ("train", "val", "test")}
 
-    def metrics(model, split):
-        predictions = predict(model, batches[split], amp=config.amp).numpy()
+    def metrics(model, split, amp=False):
+        predictions = predict(model, batches[split], amp=amp).numpy()
         return classification_metrics(batches[split].labels.cpu().numpy(), predictions, cache.num_classes)
 
     trainer = Trainer(config, cache, model, batches["train"],
-                      lambda averaged: {"val_top1_pct": round(metrics(averaged, "val")["top1_pct"], 2)}, processes=processes,
-                      teacher=teacher)
+                      lambda averaged: {"val_top1_pct": round(metrics(averaged, "val", config.amp)["top1_pct"], 2)},
+                      processes=processes, teacher=teacher)
     averaged = trainer.fit()
     if processes.rank == 0:
         folder, settings = Path(config.out), dataclasses.asdict(config)
