@@ -37,6 +37,7 @@ GRIDS = {
         "zero": "--fill zero --role ablation",
         "scale": "--fill scale --role ablation",
         "mean": "--fill mean --role ablation",
+        "by_size": "--fill by_size --role ablation",
         "learned": "--fill learned --role ablation",
         "conditioned": "--fill conditioned --role ablation",
         "luma_chroma": "--fill luma_chroma --role ablation",
@@ -113,7 +114,8 @@ ABLATIONS = {
     "BatchNorm": [("shared statistics", "linear")] + [(f"{label}: statistics of each set", f"{name}+recalibrated-bn") for label, name in
                   (("one set an image", "linear"), ("one set a batch", "linear-per-batch"), ("sliced", "sliced"),
                    ("sliced, one set a batch", "sliced-per-batch"), ("naive RGB", "naive-rgb"))],
-    "fill rule": [("linear", "linear"), ("zero", "zero"), ("C/n", "scale"), ("mean", "mean"), ("learned", "learned"),
+    "fill rule": [("linear", "linear"), ("zero", "zero"), ("C/n", "scale"), ("mean", "mean"), ("linear, kernels for each size of the set", "by_size"),
+                  ("learned", "learned"),
                   ("conditioned on the image", "conditioned")],
     "luminance and chroma": [("luminance and centred chroma", "luma_chroma"), ("luminance alone", "grey-sampled"),
                              ("not centred (C/n)", "scale")],

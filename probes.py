@@ -75,9 +75,9 @@ def average_of_seen(model: ChannelNet, seen: list[int]) -> ChannelNet:
     """
     model, channels = copy.deepcopy(model), model.stem.in_channels
     unseen = [i for i in range(channels) if i not in seen]
-    if not unseen or model.stem.weight is None:
-        raise UserError("--probe average-of-seen: needs a plain kernel trained with --seen on some of the channels")
     first = model.stem.fill.rows - channels   # 1 where a luminance kernel stands before the channels' own
+    if not unseen or model.stem.weight is None or first > 1:
+        raise UserError("--probe average-of-seen: needs a plain kernel trained with --seen on some of the channels")
     with torch.no_grad():
         weight = model.stem.weight[:, first:]
         weight[:, unseen] = weight[:, seen].mean(1, keepdim=True)

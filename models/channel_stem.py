@@ -53,9 +53,7 @@ class ChannelSetConv2d(nn.Module):
     @torch.no_grad()
     def _set_kernel(self, kernel: Tensor) -> None:
         """Set W so that K(all) equals `kernel` (O, C, k, k)."""
-        if isinstance(self.fill, LumaChroma):
-            kernel = torch.cat([kernel.sum(1, keepdim=True), kernel - kernel.mean(1, keepdim=True)], dim=1)
-        self.weight.copy_(kernel)
+        self.weight.copy_(self.fill.spread(kernel))
 
     @classmethod
     def from_conv2d(cls, conv: nn.Conv2d, fill: Fill | None = None, embedding: bool = True) -> ChannelSetConv2d:
@@ -196,10 +194,10 @@ class ChannelSetConv2d(nn.Module):
     def generation_macs(self, n: int) -> int:
         """Multiply-adds to generate K(S) for n channels: W, W P(S) and the offset.
 
-        Zero fill selects slices of W, which costs none. The rule's own arithmetic, of order C^3, is left out.
+        Selecting rows of W costs none. The rule's own arithmetic, of order C^3, is left out.
         """
         kernel = self.out_channels * self.kernel_size ** 2
-        macs = 0 if isinstance(self.fill, Zero) else kernel * self.fill.rows * n
+        macs = kernel * self.fill.mixed * n
         macs += self.generator.macs() if self.generator is not None else 0
         return macs + (self.in_channels * self.out_channels if self.embedding is not None else 0)
 

@@ -10,6 +10,7 @@ naive treatment of missing channels is one choice of P:
     mean         e_j if j in S, else 1/n on all of S                    replicate (n = 1), mean imputation
     grey         1/n on all of S                                        colour discarded
     linear       e_j if j in S, else Sigma_jS Sigma_SS^-1               Wiener filter, conditional mean of a Gaussian
+    by_size      as linear, each size n of the set with kernel channels of its own: row (n, j) is linear's row j
     learned      as linear, absent rows corrected by a network of the mask
     conditioned  as learned, the network also sees mean and spread of the image's present channels
     black        e_j; absent pixels are black, not mean                 zero *before* normalisation (the usual bug)
@@ -31,6 +32,7 @@ class Fill(nn.Module):
 
     Attributes:
         rows: number of kernel channels that P has rows for.
+        mixed: how many of the rows have to be multiplied out to generate a kernel.
         absent: (C,) value an absent pixel takes before P is applied, or None for zero.
         per_image: whether P depends on the image as well; then it is called with the images, absent channels zero.
     """
@@ -38,13 +40,17 @@ class Fill(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.channels = self.rows = channels
+        self.channels = self.rows = self.mixed = channels
         self.register_buffer("absent", None)
         self.register_buffer("eye", torch.eye(channels), persistent=False)
 
     def forward(self, mask: Tensor) -> Tensor:
         """Presence mask (..., C), bool -> P (..., rows, C), float32; columns of absent channels are zero."""
         raise NotImplementedError
+
+    def spread(self, kernel: Tensor) -> Tensor:
+        """W (O, rows, k, k) for which W P(all) is `kernel` (O, C, k, k)."""
+        return kernel
 
     def columns(self, ids: list[int]) -> Tensor:
         """P for one set of channels, its columns in the order of `ids`: (rows, n)."""
@@ -58,6 +64,10 @@ def _shares(mask: Tensor) -> Tensor:
 
 
 class Zero(Fill):
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.mixed = 0   # it selects slices of W
+
     def forward(self, mask):
         return torch.diag_embed(mask.float())
 
@@ -108,6 +118,24 @@ class Linear(Fill):
         return torch.where(mask.unsqueeze(-1), eye, predicted @ present)
 
 
+class BySize(Linear):
+    """The linear fill with kernels W_1 .. W_C, one for each size of the set: K(S) = W_n P(S), all equal at the start.
+
+    With one channel, filters that compare channels see little; their own kernels let small sets use all filters.
+    """
+
+    def __init__(self, channels: int, covariance: Tensor):
+        super().__init__(channels, covariance)
+        self.rows = channels ** 2
+
+    def forward(self, mask):
+        size = nn.functional.one_hot((mask.sum(-1) - 1).clamp(min=0), self.channels).float()       # (..., C)
+        return (size[..., :, None, None] * super().forward(mask)[..., None, :, :]).flatten(-3, -2)
+
+    def spread(self, kernel):
+        return kernel.repeat(1, self.channels, 1, 1)
+
+
 class Learned(Linear):
     """The linear fill plus a correction of the absent rows by a small network of the mask, zero at the start."""
 
@@ -152,12 +180,15 @@ class LumaChroma(Fill):
 
     def __init__(self, channels: int):
         super().__init__(channels)
-        self.rows = 1 + channels
+        self.rows = self.mixed = 1 + channels
 
     def forward(self, mask):
         shares = _shares(mask).unsqueeze(-2)                                        # (..., 1, C)
         chroma = torch.diag_embed(mask.float()) - mask.float().unsqueeze(-1) * shares
         return torch.cat([shares, chroma], dim=-2)                                  # (..., 1 + C, C)
+
+    def spread(self, kernel):
+        return torch.cat([kernel.sum(1, keepdim=True), kernel - kernel.mean(1, keepdim=True)], dim=1)
 
     def columns(self, ids):
         n = len(ids)
@@ -165,7 +196,7 @@ class LumaChroma(Fill):
         return torch.cat([select.new_full((1, n), 1 / n), select - select.mean(1, keepdim=True)])
 
 
-FILLS = {"zero": Zero, "scale": Scale, "mean": Mean, "grey": Grey, "linear": Linear, "learned": Learned,
+FILLS = {"zero": Zero, "scale": Scale, "mean": Mean, "grey": Grey, "linear": Linear, "by_size": BySize, "learned": Learned,
          "conditioned": Conditioned, "black": Black, "luma_chroma": LumaChroma}
 
 
@@ -177,7 +208,7 @@ def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor
         name: a key of `FILLS`.
         channels: C.
         mean, std: (C,) of the raw channels; `black` needs them.
-        covariance: (C, C) of the raw channels; `linear`, `learned` and `conditioned` need it. Scaled to correlations with `std`.
+        covariance: (C, C) of the raw channels; `linear` and the rules made of it need it. Scaled to correlations with `std`.
 
     Raises:
         ValueError: unknown name, or a statistic the rule needs is missing.

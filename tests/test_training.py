@@ -124,7 +124,7 @@ def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch):
 @pytest.mark.parametrize("options", [["--fill", "learned"], ["--fill", "luma_chroma"], ["--kernel", "tied"], ["--fill", "black"],
                                      ["--fill", "grey"], ["--sampler", "hcs-batch"], ["--augment", "strong"], ["--amp", "--image-size", "32"],
                                      ["--small-stem"], ["--fill", "scale", "--no-embedding"], ["--no-channels-last"],
-                                     ["--fill", "conditioned"], ["--kernel", "omni"], ["--kernel", "templates", "--templates", "2"],
+                                     ["--fill", "conditioned"], ["--fill", "by_size"], ["--kernel", "omni"], ["--kernel", "templates", "--templates", "2"],
                                      ["--sampler", "sandwich", "--seen", "RG"], ["--kernel-size", "3", "--kernel", "hypernet"]])
 def test_every_variant_trains_and_evaluates(command, options):
     command(train_task1, *TINY, "--epochs", "1", "--out", "run", *options)
