@@ -11,7 +11,7 @@ from models.dynamic import Dynamic, Omni, convolve_per_image
 from models.kernels import HyperNetwork, Templates, Tied, Wavelength
 
 
-@pytest.mark.parametrize("kind, params", [(Tied, 64 * 49 + 3 * 64), (Templates, 401_792), (HyperNetwork, 839_360)])
+@pytest.mark.parametrize("kind, params", [(Tied, 64 * 49 + 3 * 64), (Templates, 401_792), (HyperNetwork, 839_360 - 64 * 49)])
 def test_parameters_of_a_stem_of_64_filters_of_7x7(kind, params):
     assert count_params(kind(64, 3, 7)) == params
 
@@ -29,9 +29,24 @@ def test_generated_kernels_start_at_he_scale_and_learn(kind):
     assert kernel.macs() > 0
 
 
+@pytest.mark.parametrize("kind", [Tied, Templates, HyperNetwork, Wavelength])
+def test_a_step_moves_a_generated_kernel_about_as_far_as_a_plain_one(kind):
+    """One gradient step on a random linear loss, relative to the same step of a free W."""
+    torch.manual_seed(0)
+    kernel, direction = kind(16, 3, 7), torch.randn(16, 3, 7, 7)
+    before = kernel()
+    (before * direction).sum().backward()
+    with torch.no_grad():
+        for p in kernel.parameters():
+            p -= 1e-4 * p.grad
+        moved = (kernel() - before).norm() / (1e-4 * direction.norm())
+    assert 0.3 < moved < 3
+
+
 @pytest.mark.parametrize("count, rank", [(1, 1), (2, 2), (128, 3)])
 def test_few_templates_limit_the_rank_across_channels(count, rank):
-    weight = Templates(8, 3, 5, count)()
+    weight = Templates(64, 3, 5, count)()
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 25)), rel=0.1)
     assert torch.linalg.matrix_rank(weight.transpose(0, 1).flatten(1), rtol=1e-4) == rank
 
 
