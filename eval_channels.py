@@ -45,6 +45,8 @@ def load(paths: list[str], fill: str | None) -> tuple[torch.nn.Module, dict]:
     Raises:
         UserError: as `load_channel_net`, or several that are not one specialist a channel of one setting.
     """
+    if len(paths) > 1 and fill:
+        raise UserError(f"--fill {fill}: late fusion uses the networks of the present channels alone, it fills nothing")
     loaded = [load_channel_net(path, fill) for path in paths]
     model, checkpoint = loaded[0]
     if len(loaded) == 1:
@@ -116,13 +118,13 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def make_record(args, checkpoint: dict, model, constant: dict, cache: PixelCache, size: int, subsets) -> dict:
+def make_record(args, checkpoint: dict, model, constant: dict, cache: PixelCache, asked: dict, subsets) -> dict:
     """Everything there is to know about an evaluation but its metrics."""
     trained, names = checkpoint["config"], checkpoint["dataset"]["channel_names"]
     log = Path(args.checkpoint[0]).parent / "metrics.jsonl"   # not there where the model was copied alone
     record = {**constant, "dataset_digest": cache.digest, "config": trained, "trained_with": checkpoint["environment"],
               "evaluated_with": environment(next(model.parameters()).device), "train_s": checkpoint["train_s"],
-              "fill": args.fill or trained["fill"], "probe": args.probe, "evaluated_at_px": size,
+              **asked,
               "failed_images": {k: len(v) for k, v in cache.failures.items()},
               "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [], "splits": {}}
     if constant["role"] == "ours" and isinstance(model, ChannelNet) and not model.stem.unfoldable:
@@ -149,14 +151,16 @@ def main(argv: list[str] | None = None) -> None:
     stem = f"{trained['tier']}-{dataset['name']}-{trained['image_size']}px-{name}-s{trained['seed']}"
     record_path = results / "runs" / f"{stem}.json"
     old = json.loads(record_path.read_text()) if record_path.exists() else None
-    if args.skip_existing and old and (old["trained_with"], old["train_s"], old["config"]) == (
+    asked = {"fill": args.fill or trained["fill"], "probe": args.probe, "evaluated_at_px": size}
+    defaults = option_defaults(Task1Config)
+    same = old and all(old.get(key) == value for key, value in asked.items())
+    if args.skip_existing and same and (old["trained_with"], old["train_s"], old["config"]) == (
             checkpoint["environment"], checkpoint["train_s"], trained):
         print(f"{record_path} is of this very run: skipped")
         return
-    defaults = option_defaults(Task1Config)
-    if old and not args.replace and differing_options(trained, old["config"], defaults):
-        raise UserError(f"{record_path} has the results of {name!r} trained with other options: add --name for a row of its "
-                        "own, or --replace to give up the old one")
+    if old and not args.replace and (not same or differing_options(trained, old["config"], defaults)):
+        raise UserError(f"{record_path} has the results of {name!r} trained or evaluated with other options: add --name for a "
+                        "row of its own, or --replace to give up the old one")
     keep = args.results or args.split == "both" and (args.subsets == "every" or role == "specialist")
     if not keep:
         print("part of the splits or subsets: printed only; name a folder with --results to keep it")
@@ -174,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     columns = [cache.channel_names.index(name) for name in names]
     constant = {"tier": trained["tier"], "dataset": cache.name, "image_size": trained["image_size"], "role": role,
                 "model": name, "seed": trained["seed"]}
-    record = make_record(args, checkpoint, model, constant, cache, size, subsets)
+    record = make_record(args, checkpoint, model, constant, cache, asked, subsets)
     train = make_batches(cache, "train", size, columns, device)
     seen = list(parse_subset(trained.get("seen", "all"), names))
 

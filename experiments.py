@@ -9,6 +9,7 @@ Finished runs are skipped and interrupted ones resumed. Each run has its directo
 """
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import subprocess
@@ -29,6 +30,7 @@ class Job:
     name: str
     folder: Path
     command: list[str]
+    teacher: Path | None = None   # a checkpoint that must be there first
     process: subprocess.Popen | None = None
 
     @property
@@ -47,16 +49,19 @@ def make_jobs(args) -> list[Job]:
     unknown = [name for name in args.only or () if name not in needed]
     if unknown:
         raise UserError(f"--only {unknown[0]}: grid {args.grid} has {', '.join(needed)}")
-    names, jobs = list(dict.fromkeys(run for name in args.only or needed for run in needed[name])), []
     commands = {name: options for grid in GRIDS.values() for name, options in grid.items()}
+    names, jobs = [run for name in args.only or needed for run in needed[name]], []
+    teachers = [teacher for name in names for teacher in re.findall(r"\{runs\}/(.+)-s\{seed\}/", commands[name])]
+    names = list(dict.fromkeys([*teachers, *names]))
     for seed in args.seeds:
         for name in names:
             folder = run_folder(args.tier, name, seed)
             options = commands[name].format(runs=folder.parent, seed=seed)
+            teacher = re.search(r"--teacher (\S+)", options)
             jobs.append(Job(f"{name} seed {seed}", folder, [
                 sys.executable, str(ROOT / f"train_{args.grid.split('-')[0]}.py"), "--name", name, "--seed", str(seed), "--tier", args.tier,
                 "--data", args.data, "--threads", str(args.threads), "--out", str(folder), "--resume",
-                *shlex.split(options), *shlex.split(args.options)]))
+                *shlex.split(options), *shlex.split(args.options)], Path(teacher[1]) if teacher else None))
     return jobs
 
 
@@ -69,9 +74,13 @@ def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, list(jobs), [], []
     try:
         while (waiting or running) and time.monotonic() < deadline:
-            while waiting and len(running) < at_once:
-                running.append(waiting.pop(0))
-                running[-1].start()
+            ready = [job for job in waiting if job.teacher is None or job.teacher.exists()]
+            if not ready and not running:
+                ready = waiting[:1]   # its teacher failed: let it say so
+            for job in ready[:at_once - len(running)]:
+                waiting.remove(job)
+                running.append(job)
+                job.start()
             time.sleep(1)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)

@@ -81,6 +81,8 @@ EVALUATIONS = {
     ],
     "task1-baselines": [
         ("naive-rgb+recalibrated-bn", "naive-rgb", "--probe recalibrated-bn --role baseline"),
+        ("naive-rgb+mean+recalibrated-bn", "naive-rgb", "--fill mean --probe recalibrated-bn --role baseline"),
+        ("naive-rgb+linear+recalibrated-bn", "naive-rgb", "--fill linear --probe recalibrated-bn --role baseline"),
         ("late-fusion", "specialist-R specialist-G specialist-B", ""),
     ],
     "task1-ablations": [

@@ -3,9 +3,10 @@
     recalibrated-bn   BatchNorm statistics of each channel set by itself, from the training images without augmentation
                       (as US-Nets calibrate each width, 1903.05134; for a plain network the usual repair)
     wrong-ids         the image keeps its channels, the network is told the next ones: R as G, G as B, B as R
-    duplicates        the network is told it has all channels and gets copies of the present ones
+    duplicates        the network is told it has all channels; absent ones are copies of present ones
     grey-images       all channels show the image's luma (BT.601), so no set knows more than another
-    average-of-seen   channels left out of training (--seen) take the average of the seen channels' kernels
+    average-of-seen   channels left out of training (--seen) take the average of the seen channels' kernels, in the sets
+                      that hold one of them
 """
 from __future__ import annotations
 
@@ -49,17 +50,22 @@ def probe_network(probe: str | None, model: ChannelNet, ids: tuple[int, ...], tr
     Raises:
         UserError: the probe says nothing about this model.
     """
-    channels = model.stem.in_channels if isinstance(model, ChannelNet) else 3
+    if probe is not None and not isinstance(model, ChannelNet):
+        raise UserError(f"--probe {probe}: late fusion has no such probe; probe its networks one by one")
+    channels = model.stem.in_channels if probe else 0
+    if probe in ("wrong-ids", "duplicates") and channels == 1:
+        raise UserError(f"--probe {probe}: a network of one channel cannot be told another")
     if probe == "wrong-ids":
         return model.for_channels([(i + 1) % channels for i in ids]), list(ids)
     if probe == "duplicates":
-        return model.for_channels(), [ids[i % len(ids)] for i in range(channels)]
+        return model.for_channels(), [i if i in ids else ids[i % len(ids)] for i in range(channels)]
     if probe == "grey-images":
         if channels != 3:
             raise UserError("--probe grey-images: needs the channels R, G and B")
         return nn.Sequential(ToLuma(statistics["mean"], statistics["std"], ids), model.for_channels(ids)), [0, 1, 2]
     if probe == "average-of-seen":
-        model = average_of_seen(model, seen)
+        averaged = average_of_seen(model, seen)
+        model = averaged if set(ids) - set(seen) else model   # as fill, an unseen channel's kernel is in use and trained
     network = model.for_channels(ids)
     if probe == "recalibrated-bn":
         network = copy.deepcopy(network)

@@ -49,3 +49,9 @@ def test_rows_without_a_training_of_their_own_train_what_they_need(monkeypatch):
     arguments = dict(grid="task1", only=["naive-rgb+mean", "naive-rgb"], seeds=[0, 1], tier="cpu", data="auto", threads=1, options="")
     jobs = experiments.make_jobs(type("Arguments", (), arguments))
     assert [job.name for job in jobs] == ["naive-rgb seed 0", "naive-rgb seed 1"]
+
+
+def test_a_teacher_is_trained_before_its_student(queue, capsys):
+    queue({"student": "--teacher {runs}/naive-s{seed}/model.pt", "naive": "--sampler none"}, "--only", "student", "--jobs", "2")
+    out = capsys.readouterr().out
+    assert out.index("done    naive seed 0") < out.index("start   student seed 0") and "done    student seed 0" in out

@@ -50,9 +50,10 @@ def test_wrong_ids_tell_the_next_channels(net):
 
 
 def test_duplicates_fill_all_channels_with_copies(net):
-    network, columns = probed(net, "duplicates", (1, 2))
-    assert columns == [1, 2, 1]
-    torch.testing.assert_close(network(X[:, columns]), net(X[:, [1, 2, 1]]), rtol=1e-4, atol=1e-4)
+    for ids, expected in (((1, 2), [1, 1, 2]), ((0, 2), [0, 2, 2]), ((1,), [1, 1, 1]), ((0, 1, 2), [0, 1, 2])):
+        network, columns = probed(net, "duplicates", ids)
+        assert columns == expected   # a present channel stays in its place
+        torch.testing.assert_close(network(X[:, columns]), net(X[:, expected]), rtol=1e-4, atol=1e-4)
 
 
 def test_grey_images_show_the_luma_in_every_channel(net):
@@ -81,6 +82,23 @@ def test_unseen_channel_takes_the_average_of_the_seen_slices(fill):
     assert torch.equal(changed.weight[:, :first + 2], net.stem.weight[:, :first + 2])
     with pytest.raises(UserError, match="trained with --seen"):
         average_of_seen(net, [0, 1, 2])
+
+
+def test_averaging_leaves_the_sets_of_training_alone(net):
+    for ids in ((0,), (1,), (0, 1)):
+        network, columns = probed(net, "average-of-seen", ids, seen=(0, 1))
+        torch.testing.assert_close(network(X[:, columns]), net(X[:, list(ids)], ids), rtol=1e-4, atol=1e-4)
+    network, columns = probed(net, "average-of-seen", (2,), seen=(0, 1))
+    assert not torch.allclose(network(X[:, columns]), net(X[:, [2]], [2]), rtol=1e-2, atol=1e-2)
+
+
+def test_probes_that_say_nothing_are_refused():
+    single = build_channel_net("resnet10", 1, 5, "zero", width=0.125)
+    for probe in ("wrong-ids", "duplicates"):
+        with pytest.raises(UserError, match="a network of one channel"):
+            probed(single, probe, (0,))
+    with pytest.raises(UserError, match="late fusion has no such probe"):
+        probed(LateFusion([single.for_channels()]), "recalibrated-bn", (0,))
 
 
 def test_late_fusion_averages_the_probabilities_of_the_present_channels():
