@@ -106,46 +106,48 @@ GRIDS["task1-capacity"] = {
 }
 EVALUATIONS["task1-capacity"] = []
 
-# The ablation table: group -> (what it is, model); {} stands for the channel set where each has a network of its own
+# The ablation table: group -> (what it is, model, what it is compared with, if not with REFERENCE); {} stands for the channel
+# set where each has a network of its own
 REFERENCE = "linear"
 ABLATIONS = {
     "sampler": [("HCS, one set an image", "linear"), ("HCS, one set a batch", "linear-per-batch"),
                 ("sandwich", "linear-sandwich"), ("uniform over the sets", "linear-uniform"), ("Bernoulli 1/2", "linear-bernoulli"),
                 ("none; fill at test only", "naive-rgb+linear"), ("sliced: HCS, one set an image", "sliced"),
-                ("sliced: HCS, one set a batch", "sliced-per-batch")],
-    "BatchNorm": [("shared statistics", "linear")] + [(f"{label}: statistics of each set", f"{name}+recalibrated-bn") for label, name in
-                  (("one set an image", "linear"), ("one set a batch", "linear-per-batch"), ("sliced", "sliced"),
-                   ("sliced, one set a batch", "sliced-per-batch"), ("naive RGB", "naive-rgb"))],
-    "fill rule": [("linear", "linear"), ("zero", "zero"), ("C/n", "scale"), ("mean", "mean"), ("linear, kernels for each size of the set", "by_size"),
-                  ("learned", "learned"),
+                ("sliced: HCS, one set a batch", "sliced-per-batch", "sliced")],
+    "BatchNorm statistics of each set": [(label, f"{name}+recalibrated-bn", name) for label, name in (
+        ("one set an image", "linear"), ("one set a batch", "linear-per-batch"), ("sliced", "sliced"),
+        ("sliced, one set a batch", "sliced-per-batch"), ("naive RGB", "naive-rgb"), ("naive RGB, mean fill", "naive-rgb+mean"),
+        ("naive RGB, linear fill", "naive-rgb+linear"))],
+    "fill rule": [("linear", "linear"), ("zero", "zero"), ("C/n", "scale"), ("mean", "mean"),
+                  ("linear, kernels for each size of the set", "by_size"), ("learned", "learned"),
                   ("conditioned on the image", "conditioned")],
-    "luminance and chroma": [("luminance and centred chroma", "luma_chroma"), ("luminance alone", "grey-sampled"),
-                             ("not centred (C/n)", "scale")],
-    "embedding": [("with", "linear"), ("without", "linear-no-embedding"), ("C/n, with", "scale"), ("C/n, without", "sliced")],
+    "luminance and chroma": [("mean fill", "mean"), ("luminance and centred chroma: the same functions", "luma_chroma", "mean"),
+                             ("not centred (C/n)", "scale", "mean"), ("luminance alone", "grey-sampled", "mean")],
+    "embedding": [("with", "linear"), ("without", "linear-no-embedding"), ("C/n, with", "scale"), ("C/n, without", "sliced", "scale")],
     "kernel across channels": [("free", "linear"), ("rank 1", "linear-rank1"), ("rank 2", "linear-rank2"),
-                               ("tied filter", "linear-tied"), ("C/n, tied filter", "tied")],
-    "kernel size": [("3", "linear-kernel3"), ("5", "linear-kernel5"), ("7", "linear"), ("9", "linear-kernel9")],
+                               ("tied filter", "linear-tied"), ("C/n, tied filter", "tied", "sliced")],
+    "kernel size": [("7", "linear"), ("3", "linear-kernel3"), ("5", "linear-kernel5"), ("9", "linear-kernel9")],
     "distillation from the RGB net": [("none", "linear"), ("from the start", "linear-distilled"),
                                       ("rising over half the training", "linear-distilled-ramp")],
     "training length": [("ours, 30 epochs", "linear"), ("ours, 60", "linear-e60"), ("ours, 90", "linear-e90"),
                         ("ours, 210", "linear-e210"), ("7 specialists, 4 each", "specialist-{}-e4"),
                         ("7 specialists, 10 each", "specialist-{}-e10"), ("7 specialists, 30 each", "specialist-{}")],
-    "capacity": [("width 1/8, ours", "linear-w0.125"), ("width 1/8, specialists", "specialist-{}-w0.125"),
-                 ("the tier's width, ours", "linear"), ("the tier's width, specialists", "specialist-{}"),
-                 ("width 1/2, ours", "linear-w0.5"), ("width 1/2, specialists", "specialist-{}-w0.5")],
+    "capacity": [("the tier's width, ours", "linear"), ("the tier's width, specialists", "specialist-{}"),
+                 ("width 1/8, ours", "linear-w0.125"), ("width 1/8, specialists", "specialist-{}-w0.125", "linear-w0.125"),
+                 ("width 1/2, ours", "linear-w0.5"), ("width 1/2, specialists", "specialist-{}-w0.5", "linear-w0.5")],
     "augmentation": [("the tier's", "linear"), ("strong", "linear-strong"), ("naive RGB, the tier's", "naive-rgb"),
-                     ("naive RGB, strong", "naive-rgb-strong")],
-    "blue left out of training": [("linear", "linear-seen-RG"), ("mean", "mean-seen-RG"), ("luminance and chroma", "luma_chroma-seen-RG"),
-                                  ("sliced", "sliced-seen-RG"),
-                                  *((f"{label}, average of seen slices", f"{name}-seen-RG+average-of-seen") for label, name in
-                                    (("linear", "linear"), ("mean", "mean"), ("luminance and chroma", "luma_chroma"),
-                                     ("sliced", "sliced")))],
+                     ("naive RGB, strong", "naive-rgb-strong", "naive-rgb")],
+    "blue left out of training": [
+        ("linear, blue's covariance known", "linear-seen-RG", "linear-seen-RG"), ("mean", "mean-seen-RG", "linear-seen-RG"),
+        ("luminance and chroma", "luma_chroma-seen-RG", "linear-seen-RG"), ("sliced", "sliced-seen-RG", "linear-seen-RG"),
+        *((f"{label}, average of seen slices", f"{name}-seen-RG+average-of-seen", f"{name}-seen-RG") for label, name in (
+            ("linear", "linear"), ("mean", "mean"), ("luminance and chroma", "luma_chroma"), ("sliced", "sliced")))],
     "what the net is told": [("the truth", "linear"), ("wrong channels", "linear+wrong-ids"),
                              ("all channels, given copies", "linear+duplicates")],
-    "grey images": [("ours", "linear+grey-images"), ("ours, no embedding", "linear-no-embedding+grey-images"),
-                    ("naive RGB", "naive-rgb+grey-images")],
-    "image size at test": [(f"{size} px", f"linear+{size}px") for size in (32, 40)] + [("as trained", "linear")]
-                          + [(f"{size} px", f"linear+{size}px") for size in (56, 64, 80, 96)],
+    "grey images": [("colour", "linear"), ("ours", "linear+grey-images"),
+                    ("ours, no embedding", "linear-no-embedding+grey-images", "linear-no-embedding"),
+                    ("naive RGB", "naive-rgb+grey-images", "naive-rgb")],
+    "image size at test": [("as trained", "linear")] + [(f"{size} px", f"linear+{size}px") for size in (32, 40, 56, 64, 80, 96)],
 }
 
 # What the figures with little room show, and the points of the figure of training length: (epochs of all nets, model)

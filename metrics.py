@@ -61,8 +61,9 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
 class PairedBootstrap:
     """Differences between models on the same images, with intervals over images and training seeds.
 
-    Images are resampled with replacement, the same ones for both models. The spread over seeds comes on top as a normal
-    error whose size the caller gives: a model trained with one seed has it as well, it only cannot show it.
+    The standard error over images is that of a bootstrap that resamples the images for both models alike. The spread over
+    seeds is added to it: a model trained with one seed has it as well, it only cannot show it. It is known from few seeds,
+    so interval and p are Student's t with the Welch-Satterthwaite degrees of freedom (Satterthwaite 1946).
 
     Args:
         images: N.
@@ -76,20 +77,17 @@ class PairedBootstrap:
     def __init__(self, images: int, draws: int = 2000, seed: int = 0):
         if draws < 1 or images < 1:
             raise ValueError(f"images and draws must be at least 1, got {images} and {draws}")
-        random = np.random.default_rng(seed)
-        counts = random.multinomial(images, np.full(images, 1 / images), size=draws)
-        self.counts = counts.astype(np.float64)   # (draws, N); whole numbers, so sums are exact and the same on every machine
-        self.images, self.normal = images, random.standard_normal(draws)
+        counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+        # (draws, N); whole numbers, so that sums are exact and the same on every machine
+        self.counts, self.images = counts.astype(np.float64), images
 
-    def compare(self, correct_a, correct_b, sets: int = 1, seed_sd: tuple[float, float] = (0.0, 0.0)) -> dict[str, float]:
-        """Top-1 difference a - b in points, its 95 % percentile interval and two-sided p.
-
-        p is from the normal distribution with the bootstrap's standard error; 1 where the two never differ.
+    def compare(self, correct_a, correct_b, sets: int = 1, seed_errors=()) -> dict[str, float]:
+        """Top-1 difference a - b in points, its 95 % interval and two-sided p; p is 1 where the two never differ.
 
         Args:
             correct_a, correct_b: (seeds, N), 1 where the model is right, or the sum of such over channel sets.
             sets: number of channel sets summed.
-            seed_sd: standard deviation of each model's top-1 over training seeds, points.
+            seed_errors: independent parts of the difference's variance over seeds, each (points squared, degrees of freedom).
 
         Raises:
             ValueError: not (seeds, N), or another N.
@@ -99,13 +97,37 @@ class PairedBootstrap:
             raise ValueError(f"expected (seeds, {self.images}), got {a.shape} and {b.shape}")
         gain = a.sum(0) * len(b) - b.sum(0) * len(a)   # (N,), whole numbers
         unit = 100 / (len(a) * len(b) * self.images * sets)
-        difference = float(gain.sum() * unit)
-        over_seeds = math.sqrt(seed_sd[0] ** 2 / len(a) + seed_sd[1] ** 2 / len(b))
-        drawn = (self.counts @ gain) * unit + over_seeds * self.normal
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        error = drawn.std()
-        p = math.erfc(abs(difference) / error / math.sqrt(2)) if error > 0 else float(difference == 0)
-        return {"difference_points": difference, "ci95_low": float(low), "ci95_high": float(high), "p_value": p}
+        difference, variance = float(gain.sum() * unit), float((self.counts @ gain).var() * unit ** 2)
+        uncertain = sum(v ** 2 / df for v, df in seed_errors)
+        variance += sum(v for v, _ in seed_errors)
+        if variance == 0:
+            return {"difference_points": difference, "ci95_low": difference, "ci95_high": difference,
+                    "p_value": float(difference == 0)}
+        df, error = variance ** 2 / uncertain if uncertain else math.inf, math.sqrt(variance)
+        half = student_t_quantile(df) * error
+        return {"difference_points": difference, "ci95_low": difference - half, "ci95_high": difference + half,
+                "p_value": student_t_p(difference / error, df)}
+
+
+def student_t_p(t: float, df: float) -> float:
+    """Two-sided p of Student's t with `df` >= 1 degrees of freedom; above 10,000 that of the normal distribution."""
+    if df > 10_000:
+        return math.erfc(abs(t) / math.sqrt(2))
+    def area(start: float) -> float:   # with t = sqrt(df) tan(u) the density is cos(u)^(df - 1); Simpson's rule
+        u = np.linspace(start, math.pi / 2, 4001)
+        weights = np.where(np.arange(4001) % 2, 4.0, 2.0)
+        weights[[0, -1]] = 1
+        return float((weights * np.cos(u) ** (df - 1)).sum() * (u[1] - u[0]))
+    return min(1.0, area(math.atan(abs(t) / math.sqrt(df))) / area(0.0))
+
+
+def student_t_quantile(df: float) -> float:
+    """97.5 % point of Student's t with `df` >= 1 degrees of freedom, by bisection."""
+    low, high = 1.9, 13.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_t_p(middle, df) > 0.05 else (low, middle)
+    return (low + high) / 2
 
 
 def holm(p_values) -> list[float]:

@@ -6,7 +6,7 @@ naive treatment of missing channels is one choice of P:
 
     rule         row j of P(S), S the present set, n = |S|, C = all channels
     zero         e_j if j in S, else 0                                  zero imputation, sliced kernel
-    scale        C/n e_j if j in S, else 0                              HCS baseline of ChannelViT (training); partial conv (1803.07723)
+    scale        C/n e_j if j in S, else 0                              HCS baseline of ChannelViT (2309.16108); partial conv (1804.07723)
     mean         e_j if j in S, else 1/n on all of S                    replicate (n = 1), mean imputation
     grey         1/n on all of S                                        colour discarded
     linear       e_j if j in S, else Sigma_jS Sigma_SS^-1               Wiener filter, conditional mean of a Gaussian
@@ -73,6 +73,10 @@ class Zero(Fill):
 
 
 class Scale(Fill):
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.mixed = 1   # one factor for each slice
+
     def forward(self, mask):
         return torch.diag_embed(self.channels * _shares(mask))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import statistics
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from grids import ABLATIONS, REFERENCE
+from grids import ABLATIONS, GRIDS, REFERENCE
 from metrics import PairedBootstrap, holm
 from report.rows import SPECIALISTS, SUBSETS
 from utils import UserError
@@ -20,7 +21,8 @@ MEAN = "mean of 7"
 SETTING = ("tier", "dataset", "image_size")
 RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
 STATS_COLUMNS = (*SETTING, "split", "model", "other", "subset", "seeds", "other_seeds", *RESULT)
-ABLATION_COLUMNS = (*SETTING, "split", "group", "variant", "model", "seeds", *SUBSETS, "mean_pct", "mean_sd", *RESULT)
+ABLATION_COLUMNS = (*SETTING, "split", "group", "variant", "model", "seeds", *SUBSETS, "mean_pct", "mean_sd", "reference", *RESULT)
+PLAIN = {name for grid in GRIDS.values() for name, options in grid.items() if "--sampler none" in options} | {"late-fusion"}
 
 
 class Predictions(NamedTuple):
@@ -57,7 +59,6 @@ class Models:
 
     def __init__(self, rows: list[dict], folder: Path):
         self.files: dict[tuple[str, str], dict[int, Path]] = {}   # (model, subset) -> seed -> file
-        self.trained = sorted({row["model"] for row in rows if row["role"] != "baseline" and "+" not in row["model"]})
         for row in rows:
             name = "-".join(str(row[key]) for key in ("tier", "dataset")) + f"-{row['image_size']}px-{row['model']}-s{row['seed']}"
             self.files.setdefault((row["model"], row["subset"]), {})[row["seed"]] = folder / "predictions" / f"{name}-test.csv.gz"
@@ -70,43 +71,73 @@ class Models:
         """Seeds that have every one of the subsets."""
         return sorted(set.intersection(*(set(self.source(model, subset)) for subset in subsets)))
 
-    def correct(self, model: str, subset: str) -> np.ndarray:
-        """1 where right: (seeds, N); for `MEAN` the sum over the seven subsets."""
+    def correct(self, model: str, subset: str, seeds: list[int] | None = None) -> np.ndarray:
+        """1 where right: (seeds, N); for `MEAN` the sum over the seven subsets. Default: every seed."""
         subsets = SUBSETS if subset == MEAN else (subset,)
         return np.array([sum(self._correct(self.source(model, s)[seed], s) for s in subsets)
-                         for seed in self.seeds(model, subsets)])
+                         for seed in seeds or self.seeds(model, subsets)])
 
     def _correct(self, path: Path, subset: str) -> np.ndarray:
         predictions = read_predictions(path)
+        first = read_predictions(next(iter(next(iter(self.files.values())).values())))
+        if predictions.images != first.images or (predictions.labels != first.labels).any():
+            raise UserError(f"{path} is of other images than the other predictions of its setting: evaluate it again")
         return (predictions.by_subset[subset] == predictions.labels).astype(int)
 
     def compare(self, model: str, other: str, subset: str) -> dict | None:
-        """model - other on a subset or `MEAN`, with interval and p; None where one of them has no result there."""
+        """model - other on a subset or `MEAN`, with interval and p; None where one of them has no result there.
+
+        Two evaluations of the same trained networks share their seeds, so the spread over seeds is no part of their difference.
+        """
         subsets = SUBSETS if subset == MEAN else (subset,)
-        if not self.seeds(model, subsets) or not self.seeds(other, subsets):
+        seeds, other_seeds = self.seeds(model, subsets), self.seeds(other, subsets)
+        errors = []
+        if model.split("+")[0] == other.split("+")[0]:
+            seeds = other_seeds = sorted(set(seeds) & set(other_seeds))
+        elif seeds and other_seeds:
+            shares: dict[tuple, float] = {}   # models of one kind have one variance
+            for name, count in ((model, len(seeds)), (other, len(other_seeds))):
+                key = self._seed_variance(name, subset)
+                shares[key] = shares.get(key, 0) + 1 / count
+            errors = [(variance * share, df) for (variance, df), share in shares.items() if variance]
+        if not seeds or not other_seeds:
             return None
-        a, b = self.correct(model, subset), self.correct(other, subset)
-        seed_sd = (self.seed_sd(model, subset), self.seed_sd(other, subset))
-        return {"seeds": len(a), "other_seeds": len(b), **_bootstrap(a.shape[1]).compare(a, b, len(subsets), seed_sd)}
+        a, b = self.correct(model, subset, seeds), self.correct(other, subset, other_seeds)
+        return {"seeds": len(a), "other_seeds": len(b), **_bootstrap(a.shape[1]).compare(a, b, len(subsets), errors)}
 
-    def seed_sd(self, model: str, subset: str) -> float:
-        """Standard deviation of top-1 over training seeds, points: pooled over models with several seeds, 0 without any.
+    def _seed_variance(self, model: str, subset: str) -> tuple[float, int | float]:
+        """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where unknown.
 
-        Pooled over the trained models of ours, the specialists and the ablations, because three seeds tell little about one
-        model and a model with one seed varies as well; not over networks tested on sets they were not trained for. Where
-        each set has a network of its own, the networks vary independently and their mean varies less.
+        Pooled over the models of a kind that have several seeds, because a few seeds tell little about one model and a model
+        with one seed varies as well. Kinds: networks for any set; the specialists for a set; each network that was trained
+        without a sampler, by itself (on sets it was not trained for it varies in a way of its own). Where each set has a
+        network of its own, their mean varies less: they are treated as independent.
         """
         if subset == MEAN and "{}" in model:
-            return sum(self._pooled_sd(s) ** 2 for s in SUBSETS) ** 0.5 / len(SUBSETS)
-        return self._pooled_sd(subset)
+            parts = [self._pooled(self._members(model.format(s), s), s) for s in SUBSETS]
+            total = sum(variance for variance, _ in parts)
+            freedom = total ** 2 / sum(variance ** 2 / df for variance, df in parts if variance) if total else math.inf
+            return total / len(SUBSETS) ** 2, freedom
+        name = model.format(subset)
+        own = self._pooled(self._members(name, subset), subset)
+        return own if own[0] else self._pooled(self._members(REFERENCE, subset), subset)
+
+    def _members(self, model: str, subset: str) -> tuple[str, ...]:
+        """The models whose spread over seeds tells of this one's."""
+        base = model.split("+")[0]
+        if base in PLAIN:
+            return (model,)
+        names = dict.fromkeys(name for name, _ in self.files if "+" not in name)
+        if base.startswith("specialist"):
+            return tuple(name for name in names if name.startswith("specialist") and (name, subset) in self.files)
+        return tuple(name for name in names if name not in PLAIN and not name.startswith("specialist"))
 
     @cache
-    def _pooled_sd(self, subset: str) -> float:
+    def _pooled(self, members: tuple[str, ...], subset: str) -> tuple[float, int | float]:
         subsets = SUBSETS if subset == MEAN else (subset,)
-        values = [100 * self.correct(model, subset).mean(1) / len(subsets) for model in self.trained
-                  if len(self.seeds(model, subsets)) > 1]
+        values = [100 * self.correct(model, subset).mean(1) / len(subsets) for model in members if len(self.seeds(model, subsets)) > 1]
         freedom = sum(len(v) - 1 for v in values)
-        return float(sum(((v - v.mean()) ** 2).sum() for v in values) / freedom) ** 0.5 if freedom else 0.0
+        return (float(sum(((v - v.mean()) ** 2).sum() for v in values)) / freedom, freedom) if freedom else (0.0, math.inf)
 
 
 @cache
@@ -138,31 +169,31 @@ def compare_models(rows: list[dict], folder: Path) -> list[dict]:
 
 
 def ablations(rows: list[dict], folder: Path) -> list[dict]:
-    """Every variant of `grids.ABLATIONS` against the reference: rows of `ABLATION_COLUMNS`, Holm over each setting."""
+    """Every variant of `grids.ABLATIONS` against its reference: rows of `ABLATION_COLUMNS`, Holm over each setting."""
     table = []
     for setting, members in by_setting(rows).items():
         models = Models(members, folder)
         lines = []
         for group, variants in ABLATIONS.items():
-            known = [(variant, model) for variant, model in variants if models.seeds(model)]
-            for variant, model in known if models.seeds(REFERENCE) and len(known) > 1 else ():
-                seeds = models.seeds(model)
-                top1 = {subset: 100 * models.correct(model, subset).mean(1) for subset in SUBSETS}   # (seeds,)
+            known = [variant for variant in variants if models.seeds(variant[1])]
+            for label, model, *against in known if len(known) > 1 else ():
+                reference = against[0] if against else REFERENCE
+                result = models.compare(model, reference, MEAN) if model != reference else None
+                top1 = {subset: 100 * models.correct(model, subset, models.seeds(model)).mean(1) for subset in SUBSETS}   # (seeds,)
                 means = np.mean(list(top1.values()), axis=0).tolist()
-                result = models.compare(model, REFERENCE, MEAN) if model != REFERENCE else dict.fromkeys(RESULT[:-1])
-                lines.append({**dict(zip(SETTING, setting)), "split": "test", "group": group, "variant": variant, "model": model,
+                lines.append({**dict(zip(SETTING, setting)), "split": "test", "group": group, "variant": label, "model": model,
                               **{subset: float(values.mean()) for subset, values in top1.items()},
                               "mean_pct": statistics.fmean(means), "mean_sd": statistics.stdev(means) if len(means) > 1 else None,
-                              **result, "seeds": len(seeds)})
+                              **(result or dict.fromkeys(RESULT[:-1])), "seeds": len(means), "reference": reference})
         table += _adjusted(lines)
     return table
 
 
 def _adjusted(lines: list[dict]) -> list[dict]:
     """The lines with p_holm, over the distinct comparisons among them."""
-    tested = {(line["model"], line.get("other"), line.get("subset")): line["p_value"] for line in lines if line["p_value"] is not None}
+    tested = {(line["model"], line.get("other", line.get("reference")), line.get("subset")): line["p_value"] for line in lines if line["p_value"] is not None}
     corrected = dict(zip(tested, holm(list(tested.values()))) if tested else ())
-    return [{**line, "p_holm": corrected.get((line["model"], line.get("other"), line.get("subset")))} for line in lines]
+    return [{**line, "p_holm": corrected.get((line["model"], line.get("other", line.get("reference")), line.get("subset")))} for line in lines]
 
 
 def to_csv(lines: list[dict], columns: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from report.analysis import MEAN, SETTING
 from report.rows import SUBSETS, Entry, settings
 
 QUALITY = (*SUBSETS, "mean of 7", "worst of 7", "expert gap", "retention %")
-_SEEDS = ("and the spread over training seeds, pooled over the setting's models that have several (where none has: images alone).")
+_SEEDS = ("and the spread over training seeds, pooled over models of a kind (where none has several seeds: images alone).")
 NOTHING = (None, "–")   # a cell is (number to rank by, text)
 
 
@@ -76,8 +76,11 @@ def cost_table(rows: list[dict], train_s: dict[tuple, float], split: str = "test
         for entry in entries:
             by_n = [[subset for subset in entry.subsets() if len(subset) == n] for n in (1, 2, 3)]
             latencies = [entry.values("latency_ms", *subsets) for subsets in by_n]
-            seconds = [train_s.get((*setting, model, seed)) for model, seed in {(row["model"], row["seed"]) for row in entry.rows}]
-            minutes = None if None in seconds else sum(seconds) / 60 / len({row["seed"] for row in entry.rows})
+            seconds = {}   # net -> seconds of each of its seeds
+            for row in entry.rows:
+                seconds.setdefault(row["model"], {})[row["seed"]] = train_s.get((*setting, row["model"], row["seed"]))
+            unknown = any(None in nets.values() for nets in seconds.values())
+            minutes = None if unknown else sum(statistics.fmean(nets.values()) for nets in seconds.values()) / 60
             lines.append([entry.name, _millions(entry.params(), 2), "–" if minutes is None else f"{minutes:.1f}",
                           *(_millions(entry.mean("macs", *subsets), 1) for subsets in by_n),
                           *(f"{statistics.median(values):.2f}" if values else "–" for values in latencies)])
@@ -116,13 +119,13 @@ def ablation_table(lines: list[dict]) -> str:
             mean = f"{line['mean_pct']:.1f}" + (f" ± {line['mean_sd']:.1f}" if line["mean_sd"] is not None else "")
             cells.append([line["group"] if line["group"] != group else "", line["variant"], str(line["seeds"]),
                           *(f"{line[subset]:.1f}" for subset in SUBSETS), mean,
-                          "reference" if line["p_value"] is None else _difference(line)])
+                          "" if line["p_value"] is None else _difference(line), "" if line["p_value"] is None else line["reference"]])
             group = line["group"]
-        tests = len({line["model"] for line in members if line["p_value"] is not None})
+        tests = len({(line["model"], line["reference"]) for line in members if line["p_value"] is not None})
         tables.append(_caption(setting, "test", "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of "
-                               f"the mean of 7 from the reference in points, with its 95 % interval: paired bootstrap over images, {_SEEDS} "
+                               f"the mean of 7 in points, with its 95 % interval: paired bootstrap over images, {_SEEDS} "
                                f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants.")
-                      + _markdown(["what changes", "variant", "seeds", *SUBSETS, MEAN, "difference"], cells))
+                      + _markdown(["what changes", "variant", "seeds", *SUBSETS, MEAN, "difference", "from"], cells))
     return "\n\n".join(tables)
 
 

@@ -207,6 +207,17 @@ def test_thirteen_channels():
         torch.testing.assert_close(stem(x[:, ids], ids), stem(x, mask=mask), rtol=1e-3, atol=1e-3)
 
 
+def test_on_known_channels_luma_chroma_is_mean_fill():
+    """With W_c = D_c + (A - sum D) / C the two generate the same kernel for every set."""
+    luma_chroma = make_stem("luma_chroma", embedding=False)
+    luma, chroma = luma_chroma.weight[:, :1], luma_chroma.weight[:, 1:]
+    mean = make_stem("mean", embedding=False)
+    with torch.no_grad():
+        mean.weight.copy_(chroma + (luma - chroma.sum(1, keepdim=True)) / 3)
+    for ids in all_subsets(3):
+        torch.testing.assert_close(luma_chroma.kernel(ids), mean.kernel(ids), rtol=1e-4, atol=1e-6)
+
+
 # ---------------------------------------------------------------- bad input
 
 @pytest.mark.parametrize("channels, message", [([0, 3], "known ids are 0 to 2"), ([0, 0], "repeat"), ([], "at least one"),

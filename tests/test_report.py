@@ -144,10 +144,10 @@ def test_ablations_stay_out_of_the_tables_of_models():
 LABELS = np.repeat(np.arange(4), 25)
 
 
-def add_model(root, model, role, accuracy, seeds=(0, 1), subsets=SUBSETS):
-    """Rows, predictions and records of a model that is right on the first `accuracy` percent of the images, shifted by seed."""
+def add_model(root, model, role, accuracy, seeds=(0, 1), subsets=SUBSETS, spread=0):
+    """Rows, predictions and records of a model right on the first `accuracy` + seed * `spread` percent, shifted by seed."""
     for seed in seeds:
-        correct = np.roll(np.arange(100) < accuracy, 3 * seed)
+        correct = np.roll(np.arange(100) < accuracy + seed * spread, 3 * seed)
         predictions = {subset: np.where(correct, LABELS, (LABELS + 1) % 4) for subset in subsets}
         stem = f"laptop-toy-32px-{model}-s{seed}"
         write_predictions(root / f"results/predictions/{stem}-test.csv.gz", [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
@@ -199,11 +199,37 @@ def test_ablations_by_hand(results):
         ("fill rule", "linear"), ("fill rule", "zero")]
     zero = next(line for line in lines if line["model"] == "zero")
     assert zero["difference_points"] == -5 and (zero["RGB"], zero["mean_pct"]) == pytest.approx((55, 55)) and zero["mean_sd"] == 0
-    assert next(line for line in lines if line["model"] == "linear")["p_holm"] is None
+    assert next(line for line in lines if line["model"] == "linear")["p_holm"] is None and zero["reference"] == "linear"
     assert not [line for line in lines if line["group"] == "kernel size"]   # nothing to compare there
     seven = next(line for line in lines if line["model"] == "specialist-{}")
     assert seven["mean_pct"] == 62 and seven["seeds"] == 2
     assert "| fill rule | linear | 2 |" in ablation_table(lines) and "|  | zero | 2 |" in ablation_table(lines)
+
+
+def test_seeds_are_an_error_of_networks_not_of_evaluations(results):
+    """Two evaluations of the same weights differ by images alone; two trainings also by what seeds of their kind do."""
+    add_model(results, "linear", "ours", 60, spread=4)                # variance 8, one degree of freedom
+    add_model(results, "linear+wrong-ids", "ablation", 60, spread=4)
+    add_model(results, "variant", "ablation", 60, seeds=(0,))
+    add_model(results, "naive-rgb", "baseline", 30, spread=10)        # 50
+    for subset in SUBSETS:
+        add_model(results, f"specialist-{subset}", "specialist", 62, subsets=(subset,), spread=2)   # 2
+    models = Models(build.load_rows(results), results / "results")
+    assert models.compare("linear+wrong-ids", "linear", MEAN)["p_value"] == 1   # the same predictions: no error at all
+    assert models._seed_variance("variant", "R") == pytest.approx((4, 2))       # pooled with "zero", which does not vary
+    assert models._seed_variance("linear", MEAN) == pytest.approx((4, 2))       # one network: all sets vary together
+    assert models._seed_variance("naive-rgb", "R") == pytest.approx((50, 1))
+    assert models._seed_variance("specialist-R", "R") == pytest.approx((2, 1))
+    assert models._seed_variance("specialist-{}", MEAN) == pytest.approx((2 / 7, 7))
+    a, b = models.compare("variant", "linear", "R"), models.compare("variant", "specialist-{}", "R")
+    assert a["ci95_high"] - a["ci95_low"] > 2 * 1.96 * (4 * 1.5) ** 0.5 and b["seeds"] == 1
+
+
+def test_predictions_of_other_images_are_refused(results):
+    path = results / "results/predictions/laptop-toy-32px-zero-s1-test.csv.gz"
+    write_predictions(path, ["images/other/0.JPEG"] * 100, LABELS, {subset: LABELS for subset in SUBSETS})
+    with pytest.raises(UserError, match="zero-s1-test.csv.gz is of other images"):
+        build.main([], results)
 
 
 def test_a_model_needs_every_subset_of_a_seed(results):
