@@ -67,6 +67,7 @@ GRIDS["task1-compute"] = {
        for epochs in (4, 10) for name, options in SETS.items()},
     "linear-e60": "--fill linear --epochs 60 --role ablation",
     "linear-e90": "--fill linear --epochs 90",
+    "linear-e90-strong": "--fill linear --epochs 90 --augment strong --role ablation",
     "linear-e210": "--fill linear --epochs 210 --role ablation",
 }
 
@@ -129,7 +130,7 @@ ABLATIONS = {
     "kernel size": [("7", "linear"), ("3", "linear-kernel3"), ("5", "linear-kernel5"), ("9", "linear-kernel9")],
     "distillation from the RGB net": [("none", "linear"), ("from the start", "linear-distilled"),
                                       ("rising over half the training", "linear-distilled-ramp")],
-    "training length": [("ours, 30 epochs", "linear"), ("ours, 60", "linear-e60"), ("ours, 90", "linear-e90"),
+    "training length": [("ours, 30 epochs", "linear"), ("ours, 60", "linear-e60"), ("ours, 90", "linear-e90"), ("ours, 90, strong augmentation", "linear-e90-strong"),
                         ("ours, 210", "linear-e210"), ("7 specialists, 4 each", "specialist-{}-e4"),
                         ("7 specialists, 10 each", "specialist-{}-e10"), ("7 specialists, 30 each", "specialist-{}")],
     "capacity": [("the tier's width, ours", "linear"), ("the tier's width, specialists", "specialist-{}"),
