@@ -125,11 +125,11 @@ class Models:
     def _members(self, model: str, subset: str) -> tuple[str, ...]:
         """The models whose spread over seeds tells of this one's."""
         base = model.split("+")[0]
-        if base in PLAIN:
-            return (model,)
         names = dict.fromkeys(name for name, _ in self.files if "+" not in name)
         if base.startswith("specialist"):
             return tuple(name for name in names if name.startswith("specialist") and (name, subset) in self.files)
+        if base in PLAIN:
+            return (model,)
         return tuple(name for name in names if name not in PLAIN and not name.startswith("specialist"))
 
     @cache
