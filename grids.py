@@ -66,8 +66,8 @@ GRIDS["task1-compute"] = {
     **{f"specialist-{name}-e{epochs}": f"{options} --epochs {epochs} --role ablation"
        for epochs in (4, 10) for name, options in SETS.items()},
     "linear-e60": "--fill linear --epochs 60 --role ablation",
-    "linear-e90": "--fill linear --epochs 90",
-    "linear-e90-strong": "--fill linear --epochs 90 --augment strong --role ablation",
+    "linear-e90": "--fill linear --epochs 90 --role ablation",
+    "linear-e90-strong": "--fill linear --epochs 90 --augment strong",   # of the longer trainings the best on validation
     "linear-e210": "--fill linear --epochs 210 --role ablation",
 }
 
@@ -95,6 +95,7 @@ EVALUATIONS = {
         *((f"{name}+average-of-seen", name, "--probe average-of-seen")
           for name in ("sliced-seen-RG", "mean-seen-RG", "linear-seen-RG", "luma_chroma-seen-RG")),
         *((f"linear+{size}px", "linear", f"--image-size {size}") for size in (32, 40, 56, 64, 80, 96)),
+        *((f"naive-rgb+{size}px", "naive-rgb", f"--image-size {size}") for size in (40, 64)),
     ],
     "task1-compute": [],
 }
@@ -148,12 +149,14 @@ ABLATIONS = {
     "grey images": [("colour", "linear"), ("ours", "linear+grey-images"),
                     ("ours, no embedding", "linear-no-embedding+grey-images", "linear-no-embedding"),
                     ("naive RGB", "naive-rgb+grey-images", "naive-rgb")],
-    "image size at test": [("as trained", "linear")] + [(f"{size} px", f"linear+{size}px") for size in (32, 40, 56, 64, 80, 96)],
+    "image size at test": [("as trained", "linear")] + [(f"{size} px", f"linear+{size}px") for size in (32, 40, 56, 64, 80, 96)]
+                          + [(f"naive RGB, {size} px", f"naive-rgb+{size}px", "naive-rgb") for size in (40, 64)],
 }
 
 # What the figures with little room show, and the points of the figure of training length: (epochs of all nets, model)
-FIGURE_MODELS = ("linear", "sliced", "naive-rgb+linear", "naive-rgb")
+FIGURE_MODELS = ("linear", "linear-e90-strong", "sliced", "naive-rgb+linear", "naive-rgb")
 LENGTHS = {
     "ours, one network": [(30, "linear"), (60, "linear-e60"), (90, "linear-e90"), (210, "linear-e210")],
+    "ours, strong augmentation": [(30, "linear-strong"), (90, "linear-e90-strong")],
     "seven specialists": [(28, "specialist-{}-e4"), (70, "specialist-{}-e10"), (210, "specialist-{}")],
 }

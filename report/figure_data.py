@@ -111,9 +111,9 @@ def _lengths(models: Models):
     for name, points in LENGTHS.items():
         points = [(epochs, model) for epochs, model in points if models.seeds(model)]
         values = [statistics.fmean(100 * models.correct(model, subset).mean() for subset in SUBSETS) for _, model in points]
-        if len(points) > 1:
+        if points:
             panel["series"].append({"name": name, "x": [epochs for epochs, _ in points], "y": values})
-    return panel["series"] and {"panels": [panel]}
+    return any(len(series["x"]) > 1 for series in panel["series"]) and {"panels": [panel]}
 
 
 def _kernels(records):
