@@ -34,7 +34,7 @@ from models.fill import FILLS
 from models.late_fusion import LateFusion
 from probes import PROBES, probe_network
 from report import build as report_build
-from report.rows import ROLES, upsert_rows
+from report.rows import ROLES, run_name, upsert_rows
 from train_task1 import Task1Config
 from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, environment, write_json
 
@@ -148,7 +148,9 @@ def main(argv: list[str] | None = None) -> None:
     subsets = [tuple(range(len(names)))] if role == "specialist" and args.subsets == "every" \
         else parse_subsets(args.subsets, names)
     results = Path(args.results or ("runs/demo-results" if dataset["name"] == "demo" else ROOT / "results"))
-    stem = f"{trained['tier']}-{dataset['name']}-{trained['image_size']}px-{name}-s{trained['seed']}"
+    constant = {"tier": trained["tier"], "dataset": dataset["name"], "image_size": trained["image_size"], "role": role,
+                "model": name, "seed": trained["seed"]}
+    stem = run_name(constant)
     record_path = results / "runs" / f"{stem}.json"
     old = json.loads(record_path.read_text()) if record_path.exists() else None
     asked = {"fill": args.fill or trained["fill"], "probe": args.probe, "evaluated_at_px": size}
@@ -176,10 +178,8 @@ def main(argv: list[str] | None = None) -> None:
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
-    constant = {"tier": trained["tier"], "dataset": cache.name, "image_size": trained["image_size"], "role": role,
-                "model": name, "seed": trained["seed"]}
     record = make_record(args, checkpoint, model, constant, cache, asked, subsets)
-    train = make_batches(cache, "train", size, columns, device)
+    train = make_batches(cache, "train", size, columns, device) if args.probe == "recalibrated-bn" else None
     seen = list(parse_subset(trained.get("seen", "all"), names))
 
     def prepare(ids):

@@ -37,13 +37,13 @@ class ToLuma(nn.Module):
         return torch.einsum("nc,bchw->bnhw", self.mix, x) + self.shift[:, None, None]
 
 
-def probe_network(probe: str | None, model: ChannelNet, ids: tuple[int, ...], train: Batches, seen: list[int],
+def probe_network(probe: str | None, model: ChannelNet, ids: tuple[int, ...], train: Batches | None, seen: list[int],
                   statistics: dict) -> tuple[nn.Module, list[int]]:
     """The network to evaluate on the channel set `ids`, and the image channels it takes, in order.
 
     Args:
         probe: one of `PROBES`, or None for the plain network of that set.
-        train: training images with all of the model's channels, for `recalibrated-bn`.
+        train: training images with all of the model's channels, for `recalibrated-bn` alone.
         seen: channel ids that training drew its sets from.
         statistics: mean and std (C,) of the channels.
 

@@ -90,8 +90,7 @@ class _Generated(Kernel):
 
     The network (no bias in the last layer: it would be one kernel for all channels) is homogeneous in its weights at the
     start. So all of them can be scaled up and its output down by a fixed gain, without a change of W, until a gradient
-    step at the common learning rate moves W as far as it moves a plain kernel; unscaled, it would move it 10 to 40 times as
-    far.
+    step at the common learning rate moves W as far as it moves a plain kernel; unscaled, it would move it many times as far.
     """
 
     def _finish(self, network: nn.Sequential, descriptors: Tensor) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from grids import ABLATIONS, GRIDS, REFERENCE
 from metrics import PairedBootstrap, holm
-from report.rows import SPECIALISTS, SUBSETS
+from report.rows import SPECIALISTS, SUBSETS, run_name
 from utils import UserError
 
 MEAN = "mean of 7"
@@ -60,8 +60,8 @@ class Models:
     def __init__(self, rows: list[dict], folder: Path):
         self.files: dict[tuple[str, str], dict[int, Path]] = {}   # (model, subset) -> seed -> file
         for row in rows:
-            name = "-".join(str(row[key]) for key in ("tier", "dataset")) + f"-{row['image_size']}px-{row['model']}-s{row['seed']}"
-            self.files.setdefault((row["model"], row["subset"]), {})[row["seed"]] = folder / "predictions" / f"{name}-test.csv.gz"
+            path = folder / "predictions" / f"{run_name(row)}-test.csv.gz"
+            self.files.setdefault((row["model"], row["subset"]), {})[row["seed"]] = path
 
     def source(self, model: str, subset: str) -> dict[int, Path]:
         """Seed -> predictions file; {} in the model's name stands for the subset."""
@@ -77,6 +77,7 @@ class Models:
         return np.array([sum(self._correct(self.source(model, s)[seed], s) for s in subsets)
                          for seed in seeds or self.seeds(model, subsets)])
 
+    @cache
     def _correct(self, path: Path, subset: str) -> np.ndarray:
         predictions = read_predictions(path)
         first = read_predictions(next(iter(next(iter(self.files.values())).values())))
@@ -191,9 +192,11 @@ def ablations(rows: list[dict], folder: Path) -> list[dict]:
 
 def _adjusted(lines: list[dict]) -> list[dict]:
     """The lines with p_holm, over the distinct comparisons among them."""
-    tested = {(line["model"], line.get("other", line.get("reference")), line.get("subset")): line["p_value"] for line in lines if line["p_value"] is not None}
-    corrected = dict(zip(tested, holm(list(tested.values()))) if tested else ())
-    return [{**line, "p_holm": corrected.get((line["model"], line.get("other", line.get("reference")), line.get("subset")))} for line in lines]
+    def pair(line: dict) -> tuple:
+        return line["model"], line.get("other", line.get("reference")), line.get("subset")
+    tested = {pair(line): line["p_value"] for line in lines if line["p_value"] is not None}
+    corrected = dict(zip(tested, holm(list(tested.values()))))
+    return [{**line, "p_holm": corrected.get(pair(line))} for line in lines]
 
 
 def to_csv(lines: list[dict], columns: tuple[str, ...]) -> str:

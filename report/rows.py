@@ -71,6 +71,11 @@ def upsert_rows(path: str | Path, rows: list[dict]) -> None:
     write_text(path, text.getvalue())
 
 
+def run_name(row: dict) -> str:
+    """What the record and the predictions of a row's evaluation are called, without ending: TIER-DATASET-SIZEpx-MODEL-sSEED."""
+    return f"{row['tier']}-{row['dataset']}-{row['image_size']}px-{row['model']}-s{row['seed']}"
+
+
 def _cells(row: dict) -> list[str]:
     return ["" if row[name] is None else format(row[name], spec) for name, (_, spec) in COLUMNS.items()]
 

@@ -10,7 +10,7 @@ import pytest
 from config import differing_options, option_defaults
 from grids import EVALUATIONS, GRIDS
 from report import build
-from report.rows import read_rows
+from report.rows import read_rows, run_name
 from train_task1 import Task1Config
 from utils import ROOT, parse_config
 
@@ -40,8 +40,7 @@ def test_results_have_their_provenance():
     rows = read_rows(table)
     assert rows
     for row in rows:
-        name = f"{row['tier']}-{row['dataset']}-{row['image_size']}px-{row['model']}-s{row['seed']}"
-        record = json.loads((ROOT / "results" / "runs" / f"{name}.json").read_text())
+        record = json.loads((ROOT / "results" / "runs" / f"{run_name(row)}.json").read_text())
         assert re.fullmatch(r"[0-9a-f]{40}", record["trained_with"]["commit"]) and record["trained_with"]["hardware"]
         assert re.fullmatch(r"[0-9a-f]{64}", record["dataset_digest"]) and record["config"]["seed"] == row["seed"]
         kept = next(r for r in record["splits"][row["split"]] if r["subset"] == row["subset"])
