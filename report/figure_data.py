@@ -94,15 +94,17 @@ def _retention(entries):
 def _curves(records):
     panels = [{"x": "epoch", "y": "training loss", "series": []}, {"x": "epoch", "y": "top-1 on the sets it is for, mean (%)", "series": []}]
     for model in (*FIGURE_MODELS, "specialist-{}"):
-        members = [records[model.format(subset), 0]["history"] for subset in (SUBSETS if "{}" in model else SUBSETS[:1])
+        subsets = SUBSETS if "{}" in model else SUBSETS[:1]
+        members = [(subset, records[model.format(subset), 0]["history"]) for subset in subsets
                    if (model.format(subset), 0) in records and "+" not in model]
-        if not members or not all(members):
+        if not members or not all(history for _, history in members):
             continue
-        name = "specialists, mean" if "{}" in model else model
         for panel, key in zip(panels, ("loss", "val_mean_pct")):
-            epochs = [line["epoch"] for line in members[0] if key in line]
-            values = [[line[key] for line in history if key in line] for history in members]
-            panel["series"].append({"name": name, "x": epochs, "y": np.mean(values, axis=0).tolist()})
+            lines = [[line for line in history if key in line] for _, history in members]
+            values = [[line["val_top1_pct"][subset] if key == "val_mean_pct" and "{}" in model else line[key] for line in kept]
+                      for (subset, _), kept in zip(members, lines)]   # the RGB specialist was validated on every set
+            panel["series"].append({"name": "specialists, mean" if "{}" in model else model,
+                                    "x": [line["epoch"] for line in lines[0]], "y": np.mean(values, axis=0).tolist()})
     return panels[0]["series"] and {"panels": panels}
 
 

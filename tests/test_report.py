@@ -9,6 +9,7 @@ from eval_channels import write_predictions
 from report import build, figures, pictures
 from report.analysis import MEAN, Models, Predictions, ablations, compare_models
 from report.class_names import class_names
+from report.figure_data import make_figures
 from report.rows import SPECIALISTS, SUBSETS, read_rows, upsert_rows
 from report.tables import ablation_table, channel_table, cost_table, detail_table, stats_table
 from utils import UserError
@@ -154,7 +155,8 @@ def add_model(root, model, role, accuracy, seeds=(0, 1), subsets=SUBSETS, spread
                           LABELS, predictions)
         rows = [make_row(model, role, subset, accuracy, seed=seed) for subset in subsets]
         upsert_rows(root / build.RESULTS, rows)
-        history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": accuracy - 5 + e} for e in (1, 2)]
+        history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": accuracy - 5 + e,
+                    "val_top1_pct": {s: accuracy - 5 + e for s in subsets}} for e in (1, 2)]
         record = {**{key: rows[0][key] for key in ("tier", "dataset", "image_size", "model", "seed")}, "train_s": 60.0,
                   "history": history, "kernels": {s: np.ones((8, len(s), 3, 3)).tolist() for s in SUBSETS}}
         (root / "results/runs").mkdir(exist_ok=True)
@@ -255,6 +257,18 @@ def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
         (results / build.FIGURES / name).unlink()
     build.main([], results)
     assert drawn == {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
+
+
+def test_the_specialists_curve_is_of_their_own_sets(results):
+    """The RGB specialist is the naive network, whose validation on all seven sets is no part of it."""
+    path = results / "results/runs/laptop-toy-32px-specialist-RGB-s0.json"
+    record = json.loads(path.read_text())
+    for line in record["history"]:
+        line["val_mean_pct"] = 0
+    path.write_text(json.dumps(record))
+    made = make_figures(build.load_rows(results), build.load_records(results), results / "results")
+    series = made["task1_curves_laptop_toy.png"][1]["panels"][1]["series"][-1]
+    assert series["name"] == "specialists, mean" and series["y"] == pytest.approx([58, 59])
 
 
 def test_length_is_a_figure_where_there_are_several_lengths(results):
