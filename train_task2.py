@@ -46,6 +46,8 @@ class Task2Config(TrainConfig):
     gates: bool | None = option(None, "gates in the hidden layers (default: by --arch)")
     second_order: int | None = option(None, "channels whose covariances the last layer sees; 0: means alone (default: by "
                                             "--arch)")
+    pools: int | None = option(None, "hidden layers that halve the sides of their maps (default: all but the last)")
+    levels: bool | None = option(None, "the last layer sees the pooled output of every hidden layer (default: by --arch)")
     role: str | None = option(None, "the model's part in the result tables (default: ours for models/shallow.py, baseline for "
                                     "a ResNet, ablation for models/shallow_baselines.py)", ROLES)
     max_depth: int = option(6, "largest strict depth (depth.py) of a model in role ours; a deeper one is not trained")
@@ -56,7 +58,7 @@ class Task2Config(TrainConfig):
         Raises:
             UserError: the network has no such option, or a list is not one of whole numbers.
         """
-        given = {key: getattr(self, key) for key in ("widths", "kernels", "branches", "gates", "second_order")
+        given = {key: getattr(self, key) for key in ("widths", "kernels", "branches", "gates", "second_order", "pools", "levels")
                  if getattr(self, key) is not None}
         if given and self.arch not in SHALLOW:
             raise UserError(f"--{next(iter(given)).replace('_', '-')}: --arch {self.arch} has no such option; "

@@ -52,6 +52,7 @@ def pooled(x: Tensor, second_order: int) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):   # a covariance of bfloat16 products has few digits left
         x = x.flatten(2).float()                                                                 # (B, C, H W)
         mean = x.mean(2)
+        second_order = min(second_order, x.shape[1])
         if not second_order:
             return mean
         centred = x[:, :second_order] - mean[:, :second_order, None]
@@ -67,13 +68,15 @@ class ShallowNet(nn.Module):
     Args:
         num_classes: size of the output layer.
         in_channels: of the images.
-        width: multiplier of all numbers of channels, those of `second_order` included.
+        width: multiplier of the numbers of channels.
         small_stem: 3x3 stride-1 first convolution (for images under about 64 px), else 7x7/2.
-        widths: channels of the hidden layers; each but the last halves the sides of its input.
+        widths: channels of the hidden layers.
         kernels: side of the hidden convolutions, odd, one stream for each; the streams meet in the head alone.
         stem_pool: pool after the stem too, for nets with few layers.
         branches, gates: as in `ShallowLayer`; the stem has no gates.
-        second_order: channels of each stream whose covariances the head sees; 0: means alone.
+        second_order: channels of each stream whose covariances the head sees, whatever the width; 0: means alone.
+        pools: hidden layers that halve the sides of their maps, the first ones (default: all but the last).
+        levels: the head sees the pooled output of every hidden layer, not of the last alone.
 
     Raises:
         ValueError: a value out of range, an even kernel, or more second-order channels than there are.
@@ -81,29 +84,38 @@ class ShallowNet(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False,
                  widths: tuple[int, ...] = (128, 256, 512, 512), kernels: tuple[int, ...] = (5,), stem_pool: bool = False,
-                 branches: bool = True, gates: bool = False, second_order: int = 0):
+                 branches: bool = True, gates: bool = False, second_order: int = 0, pools: int | None = None,
+                 levels: bool = False):
         super().__init__()
         if not width > 0 or min(num_classes, in_channels, *widths) < 1 or second_order < 0 or not kernels:
             raise ValueError("num_classes, in_channels and widths must be at least 1, width above 0, second_order at least 0, "
                              "and there must be a kernel")
+        pools = len(widths) - 1 if pools is None else pools
         def scaled(channels):
             return max(1, round(channels * width))
         channels = [scaled(64), *map(scaled, widths)]
-        self.second_order = scaled(second_order) if second_order else 0
+        self.second_order, self.levels = second_order, levels
         if self.second_order > channels[-1]:
             raise ValueError(f"second_order {self.second_order}: the last layer has {channels[-1]} channels")
         kernel, stride = (3, 1) if small_stem else (7, 2)
         self.stem = ShallowLayer(in_channels, channels[0], kernel, stride, branches, pool=stem_pool)
         self.streams = nn.ModuleList(nn.Sequential(*(
-            ShallowLayer(before, after, size, 1, branches, gates, pool=number < len(widths))
-            for number, (before, after) in enumerate(zip(channels, channels[1:]), 1))) for size in kernels)
-        features = channels[-1] + self.second_order * (self.second_order + 1) // 2
-        self.head = NormLinear(len(kernels) * features, num_classes)
+            ShallowLayer(before, after, size, 1, branches, gates, pool=number < pools)
+            for number, (before, after) in enumerate(zip(channels, channels[1:])))) for size in kernels)
+        orders = [min(second_order, count) for count in channels]   # of a level: its channels with covariances
+        features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
+        self.head = NormLinear(len(kernels) * (sum(features[1:]) if levels else features[-1]), num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> logits (B, num_classes)."""
-        x = self.stem(x)
-        return self.head(torch.cat([pooled(stream(x), self.second_order) for stream in self.streams], 1))
+        x, seen = self.stem(x), []
+        for stream in self.streams:
+            y = x
+            for number, layer in enumerate(stream, 1):
+                y = layer(y)
+                if self.levels or number == len(stream):
+                    seen.append(pooled(y, self.second_order))
+        return self.head(torch.cat(seen, 1))
 
 
 # ---------------------------------------------------------------- by name
