@@ -31,6 +31,7 @@ from models.shallow import SHALLOW
 from models.shallow_baselines import SHALLOW_BASELINES
 from utils import UserError, cli, load_checkpoint, option, parse_config, save_checkpoint, write_json
 
+SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "branches", "gates", "second_order", "pools", "levels")
 ROLES = ("ours", "baseline", "ablation")
 
 
@@ -39,6 +40,8 @@ class Task2Config(TrainConfig):
     arch: str | None = option("resnet34", "network: a ResNet, or one of models/shallow.py or models/shallow_baselines.py",
                               (*LAYERS, *SHALLOW, *SHALLOW_BASELINES))
     width: float | None = option(1.0, "width multiplier of the network")
+    stem_pool: bool | None = option(None, "max-pooling after the first convolution (default: by --arch; ResNets have it unless "
+                                          "--small-stem)")
     widths: str | None = option(None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)")
     kernels: str | None = option(None, "sides of the hidden convolutions, odd, such as 5; several, such as 3,5,7, make a "
                                        "stream each (default: by --arch)")
@@ -52,17 +55,16 @@ class Task2Config(TrainConfig):
                                     "a ResNet, ablation for models/shallow_baselines.py)", ROLES)
     max_depth: int = option(6, "largest strict depth (depth.py) of a model in role ours; a deeper one is not trained")
 
-    def shallow_options(self) -> dict:
-        """The options of `ShallowNet` that were given.
+    def network_options(self) -> dict:
+        """The options of the network, beyond its width and small stem, that were given.
 
         Raises:
             UserError: the network has no such option, or a list is not one of whole numbers.
         """
-        given = {key: getattr(self, key) for key in ("widths", "kernels", "branches", "gates", "second_order", "pools", "levels")
-                 if getattr(self, key) is not None}
-        if given and self.arch not in SHALLOW:
-            raise UserError(f"--{next(iter(given)).replace('_', '-')}: --arch {self.arch} has no such option; "
-                            f"those of {', '.join(SHALLOW)} have")
+        given = {key: getattr(self, key) for key in SHALLOW_OPTIONS if getattr(self, key) is not None}
+        known = SHALLOW_OPTIONS if self.arch in SHALLOW else ("stem_pool",) if self.arch in LAYERS else ()
+        for key in given.keys() - set(known):
+            raise UserError(f"--{key.replace('_', '-')}: --arch {self.arch} has no such option; those of {', '.join(SHALLOW)} have")
         for key in given.keys() & {"widths", "kernels"}:
             try:
                 given[key] = tuple(int(number) for number in given[key].split(","))
@@ -73,7 +75,7 @@ class Task2Config(TrainConfig):
     def resolve(self) -> Task2Config:
         """As `TrainConfig.resolve`; the name says which options differ from those of the network."""
         marks = ["small-stem"] * self.small_stem
-        for key in self.shallow_options():
+        for key in self.network_options():
             value = getattr(self, key)
             marks.append({True: key, False: f"no-{key}"}[value] if isinstance(value, bool) else f"{key}-{value}")
         self.name = self.name or "-".join([self.arch, *marks]).replace("_", "-").replace(",", "-")
@@ -89,10 +91,10 @@ def build_network(config: Task2Config, in_channels: int, num_classes: int) -> nn
         UserError: an option's value does not make a network.
     """
     if config.arch in LAYERS:
-        return ScaledResNet(config.arch, num_classes, in_channels, config.width, config.small_stem)
+        return ScaledResNet(config.arch, num_classes, in_channels, config.width, config.small_stem, **config.network_options())
     try:
         return {**SHALLOW, **SHALLOW_BASELINES}[config.arch](num_classes, in_channels=in_channels, width=config.width,
-                                                             small_stem=config.small_stem, **config.shallow_options())
+                                                             small_stem=config.small_stem, **config.network_options())
     except ValueError as error:
         raise UserError(f"--arch {config.arch}: {error}") from error
 

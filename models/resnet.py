@@ -15,10 +15,12 @@ class ScaledResNet(ResNet):
         num_classes: size of the output layer.
         in_channels: of the first convolution.
         width: multiplier, 1.0 is the paper's.
-        small_stem: 3x3 stride-1 first convolution and no max-pooling (for images under about 64 px), else 7x7/2 + pool.
+        small_stem: 3x3 stride-1 first convolution (for images under about 64 px), else 7x7/2.
+        stem_pool: max-pooling after the first convolution (default: unless `small_stem`).
     """
 
-    def __init__(self, arch: str, num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False):
+    def __init__(self, arch: str, num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False,
+                 stem_pool: bool | None = None):
         self.width = width
         super().__init__(BasicBlock, LAYERS[arch], num_classes=num_classes)
         base = self.scaled(64)
@@ -26,7 +28,7 @@ class ScaledResNet(ResNet):
         self.conv1 = nn.Conv2d(in_channels, base, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(base)
-        if small_stem:
+        if not (not small_stem if stem_pool is None else stem_pool):
             self.maxpool = nn.Identity()
         self.fc = nn.Linear(self.scaled(512), num_classes)
 

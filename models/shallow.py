@@ -74,12 +74,13 @@ class ShallowNet(nn.Module):
         kernels: side of the hidden convolutions, odd, one stream for each; the streams meet in the head alone.
         stem_pool: pool after the stem too, for nets with few layers.
         branches, gates: as in `ShallowLayer`; the stem has no gates.
-        second_order: channels of each stream whose covariances the head sees, whatever the width; 0: means alone.
+        second_order: channels of each stream whose covariances the head sees, whatever the width; of a narrower
+            layer, all; 0: means alone.
         pools: hidden layers that halve the sides of their maps, the first ones (default: all but the last).
         levels: the head sees the pooled output of every hidden layer, not of the last alone.
 
     Raises:
-        ValueError: a value out of range, an even kernel, or more second-order channels than there are.
+        ValueError: a value out of range or an even kernel.
     """
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False,
@@ -95,8 +96,6 @@ class ShallowNet(nn.Module):
             return max(1, round(channels * width))
         channels = [scaled(64), *map(scaled, widths)]
         self.second_order, self.levels = second_order, levels
-        if self.second_order > channels[-1]:
-            raise ValueError(f"second_order {self.second_order}: the last layer has {channels[-1]} channels")
         kernel, stride = (3, 1) if small_stem else (7, 2)
         self.stem = ShallowLayer(in_channels, channels[0], kernel, stride, branches, pool=stem_pool)
         self.streams = nn.ModuleList(nn.Sequential(*(
@@ -110,11 +109,10 @@ class ShallowNet(nn.Module):
         """x (B, C, H, W) -> logits (B, num_classes)."""
         x, seen = self.stem(x), []
         for stream in self.streams:
-            y = x
-            for number, layer in enumerate(stream, 1):
-                y = layer(y)
-                if self.levels or number == len(stream):
-                    seen.append(pooled(y, self.second_order))
+            maps = [x]
+            for layer in stream:
+                maps.append(layer(maps[-1]))
+            seen += [pooled(y, self.second_order) for y in (maps[1:] if self.levels else maps[-1:])]
         return self.head(torch.cat(seen, 1))
 
 

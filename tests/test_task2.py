@@ -98,7 +98,7 @@ def test_name_and_role_follow_from_the_options(options, expected):
     (["--arch", "plain", "--kernels", "3;5"], "--kernels 3;5: expected whole numbers"),
     (["--arch", "plain", "--kernels", "4"], "--arch plain: kernel size 4: must be odd"),
     (["--arch", "plain", "--widths", "8,0"], "--arch plain: .* widths must be at least 1"),
-    (["--arch", "plain", "--second-order", "600"], "--arch plain: second_order"), (["--teacher", "none.pt"], "no checkpoint")])
+    (["--arch", "plain", "--second-order", "-1"], "--arch plain: num_classes"), (["--levels"], "--levels: --arch resnet34"), (["--teacher", "none.pt"], "no checkpoint")])
 def test_bad_options_name_the_option(train, options, message):
     with pytest.raises(UserError, match=message):
         train(*options)
