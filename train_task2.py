@@ -39,7 +39,6 @@ ROLES = ("ours", "baseline", "ablation")
 class Task2Config(TrainConfig):
     arch: str | None = option("resnet34", "network: a ResNet, or one of models/shallow.py or models/shallow_baselines.py",
                               (*LAYERS, *SHALLOW, *SHALLOW_BASELINES))
-    width: float | None = option(1.0, "width multiplier of the network")
     stem_pool: bool | None = option(None, "max-pooling after the first convolution (default: by --arch; ResNets have it unless "
                                           "--small-stem)")
     widths: str | None = option(None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)")
