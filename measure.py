@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates (MACs) and latency.
+"""What a model costs: parameters, multiply-accumulates (MACs), memory and latency.
 
 MACs here are those of convolutions and linear layers alone, the numbers that papers quote (ResNet-18 at 224 px:
 1.81 G): BatchNorm folds into the convolution before it, ReLU and pooling multiply by no weight. One MAC is two
@@ -20,8 +20,11 @@ import thop
 import torch
 from thop.profile import register_hooks
 from thop.vision.basic_hooks import zero_ops
-from torch import nn
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 # thop counts BatchNorm, average pooling and softmax as operations, which the MACs of papers leave out
@@ -50,6 +53,43 @@ def flop_counter_macs(model: nn.Module, *inputs) -> int:
     with _eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2
+
+
+def peak_memory_mb(model: nn.Module, *inputs) -> float:
+    """Largest sum of the sizes of all live tensors during `model(*inputs)` in eval mode without gradients, MB (1e6 bytes).
+
+    Parameters, buffers and inputs count throughout, other tensors from the operation that returns or first uses them until
+    nothing refers to them: also a result that is dropped at once, such as the int64 indices of max-pooling. The size is that
+    of the whole memory that tensors share, once. What a kernel allocates and frees by itself is not seen.
+    """
+    with _eval_mode(model), torch.no_grad(), _LiveMemory([*model.parameters(), *model.buffers(), *inputs]) as memory:
+        model(*inputs)
+    return memory.peak / 1e6
+
+
+class _LiveMemory(TorchDispatchMode):
+    """Follows the memory of all tensors it meets; `peak` is the largest sum of bytes that were alive after one operation.
+
+    Args:
+        tensors: those that are alive from the start, and anything else.
+    """
+
+    def __init__(self, tensors: list):
+        super().__init__()
+        self.sizes: dict[StorageWeakRef, int] = {}   # bytes of each memory; a weak reference to it keeps no data
+        self.peak = 0
+        self.meet(tensors)
+
+    def meet(self, values: list) -> None:
+        memories = [value.untyped_storage() for value in values if isinstance(value, Tensor)]
+        self.sizes.update({StorageWeakRef(memory): memory.nbytes() for memory in memories})
+        self.sizes = {memory: size for memory, size in self.sizes.items() if not memory.expired()}
+        self.peak = max(self.peak, sum(self.sizes.values()))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.meet(tree_leaves((result, args, kwargs)))   # what was given is still alive, and may have been resized
+        return result
 
 
 def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> dict[str, float]:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 
-from measure import count_macs, count_params, flop_counter_macs, latency_ms
+from measure import count_macs, count_params, flop_counter_macs, latency_ms, peak_memory_mb
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_measuring_leaves_the_model_alone(model):
     model.layer1.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     x = torch.zeros(1, 3, 32, 32)
-    count_macs(model, (3, 32, 32)), flop_counter_macs(model, x), latency_ms(model, x, repeats=1, warmup=0)
+    count_macs(model, (3, 32, 32)), flop_counter_macs(model, x), peak_memory_mb(model, x), latency_ms(model, x, repeats=1, warmup=0)
     after = model.state_dict()
     assert list(after) == list(before) and not any("total_ops" in key for key in after)
     assert all(torch.equal(after[key], before[key]) for key in before)
@@ -50,3 +50,74 @@ def test_latency_percentiles_are_ordered(model):
     assert 0 < result["p10_ms"] <= result["median_ms"] <= result["p90_ms"]
     with pytest.raises(ValueError, match="repeats"):
         latency_ms(model, torch.zeros(1, 3, 32, 32), repeats=0)
+
+
+# ---------------------------------------------------------------- memory
+
+MAP = 4 * 20 * 20   # bytes of one channel of 20 x 20 px
+
+
+def conv(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 1, bias=False)
+
+
+def peak_bytes(model: nn.Module, *inputs) -> int:
+    return round(1e6 * peak_memory_mb(model, *inputs))
+
+
+def image(channels: int = 3) -> torch.Tensor:
+    return torch.zeros(1, channels, 20, 20)
+
+
+def test_peak_of_a_chain_is_its_largest_input_and_output():
+    chain = nn.Sequential(conv(3, 8), conv(8, 16), conv(16, 5), conv(5, 5))
+    weights = 4 * (24 + 128 + 80 + 25)
+    assert peak_bytes(chain, image()) == weights + MAP * (3 + 8 + 16)   # the image, and both sides of the second layer
+    assert peak_bytes(chain[:1], image()) == 4 * 24 + MAP * (3 + 8)
+    assert peak_bytes(chain.half(), image().half()) == (weights + MAP * 27) / 2
+    chain.float()
+    assert peak_bytes(nn.Identity(), image()) == MAP * 3
+    assert peak_memory_mb(chain.to("meta"), image().to("meta")) == (weights + MAP * 27) / 1e6   # the same on any device
+
+
+@pytest.mark.parametrize("inplace, maps", [(True, 3 + 8), (False, 3 + 8 + 8)])
+def test_an_in_place_relu_needs_no_memory(inplace, maps):
+    assert peak_bytes(nn.Sequential(conv(3, 8), nn.ReLU(inplace)), image()) == 4 * 24 + MAP * maps
+
+
+def test_views_are_free_and_count_as_the_memory_they_keep():
+    class Views(nn.Module):
+        def forward(self, x):
+            y = F.relu(x).flatten(1)[:, :7].view(1, 7, 1, 1).expand(1, 7, 50, 50)   # 7 values keep all of relu(x)
+            return y[..., :1].relu()
+
+    assert peak_bytes(Views(), image()) == MAP * (3 + 3) + 4 * 7 * 50
+    assert peak_bytes(nn.Identity(), image(9)[:, :2]) == MAP * 9
+
+
+def test_a_residual_is_kept_alive():
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    layers, weights = [conv(4, 4), conv(4, 6), conv(6, 4)], 4 * (16 + 24 + 24)
+    assert peak_bytes(nn.Sequential(nn.ReLU(), *layers), image(4)) == weights + MAP * (4 + 4 + 6)
+    assert peak_bytes(nn.Sequential(nn.ReLU(), Residual(*layers)), image(4)) == weights + MAP * (4 + 4 + 4 + 6)
+
+
+def test_weights_count_once_and_buffers_too():
+    layer = conv(4, 4)
+    assert peak_bytes(nn.Sequential(layer, layer), image(4)) == 4 * 16 + MAP * 12
+    tied = conv(4, 4)
+    tied.weight.data = layer.weight.data   # two parameters of one memory
+    assert peak_bytes(nn.Sequential(layer, tied), image(4)) == 4 * 16 + MAP * 12
+    layer.register_buffer("table", torch.zeros(1000, dtype=torch.int64))
+    assert peak_bytes(nn.Sequential(layer, tied), image(4)) == 4 * 16 + MAP * 12 + 8000
+
+
+def test_results_that_are_dropped_at_once_count():
+    assert peak_bytes(nn.MaxPool2d(2), image()) == MAP * 3 + MAP * 3 // 4 * 3   # values, and indices of twice their size
+
+
+def test_a_forward_pass_frees_what_it_made(model):
+    assert peak_memory_mb(model, image()) == peak_memory_mb(model, image()) < peak_memory_mb(model, torch.zeros(2, 3, 20, 20))
