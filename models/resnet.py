@@ -1,7 +1,7 @@
 """torchvision's ResNets (He et al., 1512.03385), in any width and with a stem for small images."""
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
@@ -39,3 +39,12 @@ class ScaledResNet(ResNet):
         if planes == 64:   # the parent set the stem's full width before it came here
             self.inplanes = self.scaled(64)
         return super()._make_layer(block, self.scaled(planes), blocks, stride, dilate)
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """x (B, C, H, W) -> the last map, (B, O, H', W'), alone."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return [self.layer4(self.layer3(self.layer2(self.layer1(x))))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> logits (B, num_classes)."""
+        return self.fc(self.avgpool(self.feature_maps(x)[0]).flatten(1))

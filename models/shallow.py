@@ -105,15 +105,19 @@ class ShallowNet(nn.Module):
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
         self.head = NormLinear(len(kernels) * (sum(features[1:]) if levels else features[-1]), num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> logits (B, num_classes)."""
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """x (B, C, H, W) -> the maps that the head pools, (B, O, H', W') each: the last of each stream, or with levels all."""
         x, seen = self.stem(x), []
         for stream in self.streams:
             maps = [x]
             for layer in stream:
                 maps.append(layer(maps[-1]))
-            seen += [pooled(y, self.second_order) for y in (maps[1:] if self.levels else maps[-1:])]
-        return self.head(torch.cat(seen, 1))
+            seen += maps[1:] if self.levels else maps[-1:]
+        return seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> logits (B, num_classes)."""
+        return self.head(torch.cat([pooled(y, self.second_order) for y in self.feature_maps(x)], 1))
 
 
 # ---------------------------------------------------------------- by name

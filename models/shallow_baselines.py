@@ -93,6 +93,16 @@ class BlockNet(nn.Sequential):
     def __init__(self, layers: list[nn.Module], channels: int, num_classes: int):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """x (B, C, H, W) -> the last map, (B, O, H', W'), alone."""
+        for layer in list(self)[:-3]:
+            x = layer(x)
+        return [x]
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool, flatten, linear = list(self)[-3:]
+        return linear(flatten(pool(self.feature_maps(x)[0])))
+
 
 # ---------------------------------------------------------------- by name
 

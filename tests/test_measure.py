@@ -38,7 +38,8 @@ def test_measuring_leaves_the_model_alone(model):
     model.layer1.eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     x = torch.zeros(1, 3, 32, 32)
-    count_macs(model, (3, 32, 32)), flop_counter_macs(model, x), peak_memory_mb(model, x), latency_ms(model, x, repeats=1, warmup=0)
+    count_macs(model, (3, 32, 32)), flop_counter_macs(model, x), peak_memory_mb(model, x)
+    latency_ms(model, x, repeats=1, warmup=0)
     after = model.state_dict()
     assert list(after) == list(before) and not any("total_ops" in key for key in after)
     assert all(torch.equal(after[key], before[key]) for key in before)
