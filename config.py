@@ -26,11 +26,12 @@ SESSION_OPTIONS = {"name", "role", "out", "resume", "device", "threads", "data",
 
 
 def differing_options(ours: dict, theirs: dict, defaults: dict) -> list[str]:
-    """Names of the options of `ours` by which two runs train something else.
+    """Names of the options by which two runs train something else.
 
-    An option that `theirs`, of an older version, does not have had its default's effect: `defaults` has those.
+    An option that one of them, of an older version, does not have had its default's effect: `defaults` has those.
     """
-    return [key for key in ours if key not in SESSION_OPTIONS and ours[key] != theirs.get(key, defaults.get(key))]
+    return [key for key in {**ours, **defaults} if key not in SESSION_OPTIONS
+            and ours.get(key, defaults.get(key)) != theirs.get(key, defaults.get(key))]
 
 
 def option_defaults(cls) -> dict:
@@ -53,7 +54,9 @@ class TrainConfig:
     width: float | None = option(None, "width multiplier of the network (default: by tier)")
     small_stem: bool = option(False, "3x3 stride-1 first convolution and no max-pooling, for images under 64 px")
     image_size: int | None = option(None, "side of the training and test images, px (default: by tier)")
-    epochs: int | None = option(None, "passes over the training images (default: by tier)")
+    fraction: float = option(1.0, "share of the training images of each class that is used: the same images for every --seed, "
+                                  "those of a smaller share among those of a larger one; normalisation stays that of all images")
+    epochs: int | None = option(None, "passes over the training images that are used (default: by tier)")
     batch_size: int | None = option(None, "images a step, over all processes together (default: by tier)")
     lr: float | None = option(None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by tier)")
     weight_decay: float = option(5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation")
@@ -106,6 +109,8 @@ class TrainConfig:
             raise UserError("--label-smoothing must be in 0..1, --ema-epochs and --warmup-epochs at least 0")
         if not (0 <= self.distill_weight <= 1 and 0 <= self.distill_ramp <= 1 and self.distill_temperature > 0):
             raise UserError("--distill-weight and --distill-ramp must be in 0..1, --distill-temperature above 0")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"--fraction {self.fraction}: must be above 0 and at most 1")
         for key in ("width", "lr"):
             if not getattr(self, key) > 0:
                 raise UserError(f"--{key} {getattr(self, key)}: must be above 0")

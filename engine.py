@@ -138,11 +138,12 @@ class Trainer:
             if state["world"] != self.processes.world:
                 raise UserError(f"cannot resume {self.folder}: it was started with {state['world']} processes, now there are "
                                 f"{self.processes.world}; use as many, since each draws images of its own")
-            ours = dataclasses.asdict(self.config)
-            differ = differing_options(ours, state["config"], option_defaults(type(self.config)))
+            ours, defaults = dataclasses.asdict(self.config), option_defaults(type(self.config))
+            differ = differing_options(ours, state["config"], defaults)
             if differ:
+                theirs = {**defaults, **state["config"]}
                 raise UserError(f"cannot resume {self.folder}: it was started with " + ", ".join(
-                    f"--{k.replace('_', '-')} {state['config'].get(k)} (now {ours[k]})" for k in differ))
+                    f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ))
             self.environment = state["environment"]
             self.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])

@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> None:
 
     columns = [cache.channel_names.index(name) for name in names]
     record = make_record(args, checkpoint, model, constant, cache, asked, subsets)
-    train = make_batches(cache, "train", size, columns, device) if args.probe == "recalibrated-bn" else None
+    train = make_batches(cache, "train", size, columns, device, config.fraction) if args.probe == "recalibrated-bn" else None
     seen = list(parse_subset(trained.get("seen", "all"), names))
 
     def prepare(ids):

@@ -67,7 +67,8 @@ class Task1Config(TrainConfig):
         self.role = self.role or ("specialist" if specialist else "baseline" if baseline else "ours")
         parts = [self.fill, self.kernel.replace("free", ""), self.sampler.replace("hcs-", "per-").replace("hcs", ""),
                  self.channels * partial]
-        self.name = self.name or (f"specialist-{self.channels}" if specialist else "-".join(filter(None, parts)))
+        share = f"fraction-{self.fraction:g}" * (self.fraction != 1)
+        self.name = self.name or "-".join(filter(None, [*(["specialist", self.channels] if specialist else parts), share]))
         super().resolve()
         return self
 
@@ -112,7 +113,7 @@ def main() -> None:
     cache = open_data(config)
     ids = parse_subset(config.channels, cache.channel_names)
     names = tuple(cache.channel_names[i] for i in ids)
-    train = make_batches(cache, "train", config.image_size, ids, device)
+    train = make_batches(cache, "train", config.image_size, ids, device, config.fraction)
     val = make_batches(cache, "val", config.image_size, ids, device)
 
     torch.manual_seed(config.seed)

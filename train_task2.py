@@ -77,6 +77,7 @@ class Task2Config(TrainConfig):
         for key in self.network_options():
             value = getattr(self, key)
             marks.append({True: key, False: f"no-{key}"}[value] if isinstance(value, bool) else f"{key}-{value}")
+        marks += [f"fraction-{self.fraction:g}"] * (self.fraction != 1)
         self.name = self.name or "-".join([self.arch, *marks]).replace("_", "-").replace(",", "-")
         self.role = self.role or ("ours" if self.arch in SHALLOW else "baseline" if self.arch in LAYERS else "ablation")
         super().resolve()
@@ -157,7 +158,8 @@ def main() -> None:
     model = build_network(config, len(channels), cache.num_classes)
     depths = measured_depth(model, config, shape)
     teacher = load_teacher(config, cache)
-    batches = {split: make_batches(cache, split, config.image_size, channels, device) for split in ("train", "val", "test")}
+    batches = {split: make_batches(cache, split, config.image_size, channels, device, config.fraction)
+               for split in ("train", "val", "test")}
 
     def metrics(model, split, amp=False):
         predictions = predict(model, batches[split], amp=amp).numpy()

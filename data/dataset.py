@@ -1,6 +1,7 @@
 """From `--data` to batches: the one way the scripts open a data set."""
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -8,7 +9,7 @@ from config import TrainConfig
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
 from data.lists import find_dataset, read_lists
-from utils import UserError
+from utils import UserError, generator
 
 
 def open_data(config: TrainConfig) -> PixelCache:
@@ -31,7 +32,29 @@ def open_data(config: TrainConfig) -> PixelCache:
     return cache
 
 
-def make_batches(cache: PixelCache, split: str, image_size: int, channels, device: torch.device) -> Batches:
-    """Batches of "train", "val" or "test" with the image channels `channels` (ids)."""
+def make_batches(cache: PixelCache, split: str, image_size: int, channels, device: torch.device,
+                 fraction: float = 1.0) -> Batches:
+    """Batches of "train", "val" or "test" with the image channels `channels` (ids).
+
+    Of "train" alone, `fraction` of the images are used, as `draw_fraction` chooses them, copied into memory. The pixels'
+    mean and standard deviation stay those of all training images.
+    """
     part = cache.split(split)
-    return Batches(part.images, part.labels, image_size, cache.mean, cache.std, channels, device)
+    images, labels = part.images, part.labels
+    if split == "train" and fraction < 1:
+        rows = draw_fraction(labels, fraction)
+        images, labels = images[rows], labels[rows]
+    return Batches(images, labels, image_size, cache.mean, cache.std, channels, device)
+
+
+def draw_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """Rows, in order, of a share of the images of each class: labels (N,) -> (M,).
+
+    The same rows for each model and seed; a smaller share's are among those of a larger one. At least one image a class.
+    """
+    drawn = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        order = torch.randperm(len(rows), generator=generator("fraction", int(label))).numpy()
+        drawn.append(rows[order[:max(1, round(fraction * len(rows)))]])
+    return np.sort(np.concatenate(drawn))

@@ -81,12 +81,29 @@ def test_learning_from_another_network(train, tiny_dataset):
             train("--arch", "plain", "--teacher", "other.pt", "--out", "never")
 
 
+def test_a_share_of_the_training_images(train, monkeypatch):
+    sizes, make = {}, train_task2.make_batches
+    def spy(cache, split, *args):
+        batches = make(cache, split, *args)
+        sizes[split] = len(batches)
+        return batches
+    monkeypatch.setattr(train_task2, "make_batches", spy)
+    train("--arch", "plain", "--fraction", 0.5, "--epochs", 1, "--out", "run")
+    assert sizes == {"train": 6, "val": 6, "test": 6}   # of 12, 6 and 6
+    checkpoint = load_checkpoint("run/model.pt", "task2-model")
+    assert checkpoint["config"]["fraction"] == 0.5 and checkpoint["config"]["name"] == "plain-fraction-0.5"
+    del checkpoint["config"]["fraction"]   # as an older version wrote it
+    save_checkpoint("older.pt", checkpoint)
+    load_network("older.pt")
+
+
 @pytest.mark.parametrize("options, expected", [
     ({}, ("resnet34", "baseline")), ({"arch": "gated", "small_stem": True}, ("gated-small-stem", "ours")),
     ({"arch": "gated", "gates": False, "kernels": "3,5", "second_order": 0},
      ("gated-kernels-3-5-no-gates-second-order-0", "ours")),
     ({"arch": "plain", "branches": True, "role": "ablation"}, ("plain-branches", "ablation")),
-    ({"arch": "rrdb"}, ("rrdb", "ablation"))])
+    ({"arch": "rrdb"}, ("rrdb", "ablation")), ({"arch": "plain", "fraction": 0.25}, ("plain-fraction-0.25", "ours")),
+    ({"arch": "plain", "fraction": 1.0, "name": "p"}, ("p", "ours"))])
 def test_name_and_role_follow_from_the_options(options, expected):
     config = Task2Config(device="cpu", **options).resolve()
     assert (config.name, config.role) == expected

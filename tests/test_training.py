@@ -105,6 +105,54 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trai
     assert trained.read_bytes() == before
 
 
+def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, monkeypatch):
+    half = [*TINY, "--fraction", "0.5"]   # 6 images: one step an epoch
+    command(train_task1, *half, "--out", "run")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2)
+        with pytest.raises(SystemExit):
+            command(train_task1, *half, "--out", "cut")
+    for options, message in ((TINY, "--fraction 0.5 .now 1.0."), ([*half, "--fraction", "0.75"], "--fraction 0.5 .now 0.75.")):
+        with pytest.raises(UserError, match=message):
+            command(train_task1, *options, "--out", "cut", "--resume")
+    command(train_task1, *half, "--out", "cut", "--resume")
+    whole, cut = (load_checkpoint(f"{name}/model.pt", "task1-model")["state"] for name in ("run", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_runs_from_before_the_share_used_all_images(command, trained):
+    """Their checkpoints and records have no such option: they resume, are evaluated and compared as those of all images."""
+    command(eval_channels, trained, "--results", "results", "--repeats", 1)
+    for path, kind in (("run/last.pt", "training-state"), ("run/model.pt", "task1-model")):
+        state = load_checkpoint(path, kind)
+        del state["config"]["fraction"]
+        save_checkpoint(path, state)
+    command(eval_channels, trained, "--results", "results", "--repeats", 1)   # the record has the option, the model has not
+    record = Path("results/runs/cpu-tiny-8px-linear-s0.json")
+    other = json.loads(record.read_text())
+    record.write_text(json.dumps({**other, "config": {**other["config"], "fraction": 0.5}}))
+    with pytest.raises(UserError, match="other options: add --name"):
+        command(eval_channels, trained, "--results", "results", "--repeats", 1)
+    with pytest.raises(UserError, match="--fraction 1.0 .now 0.5."):
+        command(train_task1, *TINY, "--out", "run", "--resume", "--fraction", "0.5")
+    command(train_task1, *TINY, "--out", "run", "--resume")
+
+
+def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monkeypatch):
+    seen = []
+    def spy(cache, split, *args):
+        batches = make(cache, split, *args)
+        seen.extend([batches] if split == "train" else [])
+        return batches
+    make = train_task1.make_batches
+    monkeypatch.setattr(train_task1, "make_batches", spy)
+    monkeypatch.setattr(eval_channels, "make_batches", spy)
+    for seed in (0, 1):
+        command(train_task1, *TINY, "--fraction", "0.5", "--epochs", 1, "--out", f"run{seed}", "--seed", seed)
+    command(eval_channels, "run1/model.pt", "--probe", "recalibrated-bn", "--results", "results", "--repeats", 0, "--split", "val")
+    assert len(seen) == 3 and all(len(batches) == 6 and torch.equal(batches.images, seen[0].images) for batches in seen)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * float("nan"))
@@ -182,6 +230,8 @@ def test_a_model_of_two_channels_knows_their_subsets(command):
     ({}, ("linear", "hcs", True, "ours", "linear")), ({"sampler": "none"}, ("zero", "none", False, "baseline", "zero-none")),
     ({"channels": "B"}, ("zero", "none", False, "specialist", "specialist-B")),
     ({"channels": "B,G,R"}, ("linear", "hcs", True, "ours", "linear")),
+    ({"channels": "B", "fraction": 0.1}, ("zero", "none", False, "specialist", "specialist-B-fraction-0.1")),
+    ({"kernel": "tied", "fraction": 0.5}, ("linear", "hcs", True, "baseline", "linear-tied-fraction-0.5")),
     ({"fill": "scale", "embedding": False}, ("scale", "hcs", False, "baseline", "scale")),
     ({"sampler": "none", "fill": "linear"}, ("linear", "none", False, "baseline", "linear-none")),
     ({"sampler": "hcs-batch", "kernel": "tied"}, ("linear", "hcs-batch", True, "baseline", "linear-tied-per-batch"))])
@@ -266,6 +316,8 @@ def test_results_of_other_options_are_not_overwritten(command, trained):
     (["--image-size", "0"], "--image-size 0: must be at least 1"), (["--epochs", "-1"], "--epochs -1"),
     (["--channels", "X"], "no channel 'X'; the channels are R, G, B"), (["--channels", "RR"], "repeated"),
     (["--batch-size", "99"], "--batch-size 99 is larger than the 12 training images"), (["--lr", "0"], "--lr 0.0"), (["--device", "gpu"], "--device gpu: expected"),
+    (["--fraction", "0"], "--fraction 0.0: must be above 0 and at most 1"), (["--fraction", "1.01"], "--fraction 1.01"),
+    (["--fraction", "nan"], "--fraction nan"), (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
     (["--batch-size", "1"], "at least 2"), (["--label-smoothing", "2"], "--label-smoothing"),
     (["--data", "nowhere"], "nowhere"),
     pytest.param(["--device", "cuda"], "use --device cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"))])
