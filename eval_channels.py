@@ -34,7 +34,8 @@ from models.fill import FILLS
 from models.late_fusion import LateFusion
 from probes import PROBES, probe_network
 from report import build as report_build
-from report.rows import ROLES, run_name, upsert_rows
+from report.records import run_name
+from report.task1.rows import RESULTS, ROLES
 from train_task1 import Task1Config
 from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, environment, write_json
 
@@ -150,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     results = Path(args.results or ("runs/demo-results" if dataset["name"] == "demo" else ROOT / "results"))
     constant = {"tier": trained["tier"], "dataset": dataset["name"], "image_size": trained["image_size"], "role": role,
                 "model": name, "seed": trained["seed"]}
-    stem = run_name(constant)
+    stem = run_name("task1", constant)
     record_path = results / "runs" / f"{stem}.json"
     old = json.loads(record_path.read_text()) if record_path.exists() else None
     asked = {"fill": args.fill or trained["fill"], "probe": args.probe, "evaluated_at_px": size}
@@ -199,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
         if split == "test":
             write_predictions(results / "predictions" / f"{stem}-test.csv.gz", cache.split(split).paths,
                               batches.labels.cpu().numpy(), predictions)
-        upsert_rows(results / "task1_channels.csv", [{**constant, "split": split, **row} for row in rows])
+        RESULTS.upsert(results / "task1_channels.csv", [{**constant, "split": split, **row} for row in rows])
     if not keep:
         return
     write_json(record_path, record)

@@ -24,7 +24,7 @@ from metrics import classification_metrics
 from models import KERNELS, build_channel_net
 from models.checkpoint import load_channel_net
 from models.fill import FILLS
-from report.rows import ROLES
+from report.task1.rows import ROLES
 from utils import UserError, cli, option, parse_config, save_checkpoint
 
 

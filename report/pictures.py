@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from config import TrainConfig
 from data.dataset import open_data
 from grids import REFERENCE
-from report.analysis import Models, by_setting, read_predictions
-from report.build import load_rows
 from report.class_names import class_names
-from report.rows import SUBSETS
+from report.comparisons import by_setting
+from report.records import read_predictions
+from report.task1.analysis import Models
+from report.task1.content import load_rows
+from report.task1.rows import SUBSETS
 from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
 
 KINDS = {"needs colour": lambda right: right["RGB"] & ~right["R"] & ~right["G"] & ~right["B"],
@@ -29,7 +31,7 @@ KINDS = {"needs colour": lambda right: right["RGB"] & ~right["R"] & ~right["G"] 
 
 def choose(predictions, each: int, seed: int = 0) -> dict[str, list[int]]:
     """Kind -> numbers of up to `each` test images of it, drawn at random."""
-    right = {subset: p == predictions.labels for subset, p in predictions.by_subset.items()}
+    right = {subset: p == predictions.labels for subset, p in predictions.by_column.items()}
     random = np.random.default_rng(seed)
     return {kind: random.permutation(np.flatnonzero(test(right)))[:each].tolist() for kind, test in KINDS.items()}
 
@@ -45,7 +47,7 @@ def draw(images: np.ndarray, predictions, chosen: dict[str, list[int]], path: Pa
     for row, (kind, numbers) in enumerate(chosen.items()):
         axes[row, 0].set_title(kind, loc="left", fontsize=10, fontweight="bold")
         for axis, number in zip(axes[row], numbers):
-            answers = {subset: int(p[number]) for subset, p in predictions.by_subset.items()}
+            answers = {subset: int(p[number]) for subset, p in predictions.by_column.items()}
             truth = int(predictions.labels[number])
             wrong = [f"{subset}: {names[a]}" for subset, a in answers.items() if a != truth]
             axis.imshow(images[number])

@@ -8,7 +8,7 @@ import train_task1
 from models import build_channel_net
 from models.late_fusion import LateFusion
 from probes import PROBES, average_of_seen, probe_network
-from report.rows import read_rows
+from report.task1.rows import RESULTS
 from test_channel_stem import STATISTICS
 from test_training import TINY, command   # noqa: F401  (a fixture)
 from utils import UserError
@@ -117,7 +117,7 @@ def test_evaluation_of_probes_sizes_and_fusion(command):
     for probe in PROBES[:-1]:
         command(eval_channels, "run/model.pt", "--probe", probe, *options)
     command(eval_channels, "run/model.pt", "--image-size", 7, *options)
-    rows = read_rows("results/task1_channels.csv")
+    rows = RESULTS.read("results/task1_channels.csv")
     assert {row["model"]: row["role"] for row in rows} == {
         "late-fusion": "baseline", "linear+7px": "ablation", **{f"linear+{probe}": "ablation" for probe in PROBES[:-1]}}
     assert all(row["latency_ms"] is None and row["image_size"] == 8 for row in rows)

@@ -1,4 +1,4 @@
-"""The results file, tables, comparisons and figures, and the check that documents follow them. All numbers are made up."""
+"""Task 1: results file, tables, comparisons, figures, and the check that documents follow them. All numbers are made up."""
 import csv
 import json
 
@@ -7,11 +7,13 @@ import pytest
 
 from eval_channels import write_predictions
 from report import build, figures, pictures
-from report.analysis import MEAN, Models, Predictions, ablations, compare_models
 from report.class_names import class_names
-from report.figure_data import make_figures
-from report.rows import SPECIALISTS, SUBSETS, read_rows, upsert_rows
-from report.tables import ablation_table, channel_table, cost_table, detail_table, stats_table
+from report.records import Predictions, load_records
+from report.task1.analysis import MEAN, Models, ablations, compare_models
+from report.task1.content import FIGURE_KINDS, FILE, load_rows, make_content
+from report.task1.figure_data import make_figures
+from report.task1.rows import RESULTS, SPECIALISTS, SUBSETS
+from report.task1.tables import ablation_table, channel_table, cost_table, detail_table, stats_table
 from utils import UserError
 
 
@@ -36,21 +38,21 @@ def cells(table: str, model: str) -> dict[str, str]:
 
 def test_upsert_replaces_keeps_and_sorts(tmp_path):
     path = tmp_path / "rows.csv"
-    upsert_rows(path, [make_row("net", "specialist", "G"), make_row("slice", "baseline"), *reversed(all_subsets())])
-    upsert_rows(path, [make_row(top1=61.239), make_row(seed=1), make_row("cut", "ablation")])
-    rows = read_rows(path)
+    RESULTS.upsert(path, [make_row("net", "specialist", "G"), make_row("slice", "baseline"), *reversed(all_subsets())])
+    RESULTS.upsert(path, [make_row(top1=61.239), make_row(seed=1), make_row("cut", "ablation")])
+    rows = RESULTS.read(path)
     assert [(row["model"], row["seed"], row["subset"]) for row in rows] == [
         *(("fill", 0, subset) for subset in SUBSETS), ("fill", 1, "RGB"), ("slice", 0, "RGB"), ("net", 0, "G"),
         ("cut", 0, "RGB")]
     assert rows[0]["top1_pct"] == 61.24
     before = path.read_bytes()
-    upsert_rows(path, rows)
+    RESULTS.upsert(path, rows)
     assert path.read_bytes() == before
 
 
 def test_cost_cells_may_be_empty(tmp_path):
-    upsert_rows(tmp_path / "rows.csv", [make_row(params=None, macs=None, latency_ms=None)])
-    rows = read_rows(tmp_path / "rows.csv")
+    RESULTS.upsert(tmp_path / "rows.csv", [make_row(params=None, macs=None, latency_ms=None)])
+    rows = RESULTS.read(tmp_path / "rows.csv")
     assert rows[0]["latency_ms"] is None
     assert cells(channel_table(rows), "fill")["params (M)"] == cells(cost_table(rows, {}), "fill")["MACs (M), n=3"] == "–"
 
@@ -63,30 +65,30 @@ def test_cost_cells_may_be_empty(tmp_path):
 ])
 def test_a_malformed_file_is_named_with_its_line(tmp_path, old, new, message):
     path = tmp_path / "rows.csv"
-    upsert_rows(path, [make_row()])
+    RESULTS.upsert(path, [make_row()])
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(UserError, match=f"rows.csv{message}".replace("|", r"\|")):
-        read_rows(path)
+        RESULTS.read(path)
 
 
 def test_a_repeated_key_and_a_missing_file_are_errors(tmp_path):
     path = tmp_path / "rows.csv"
-    upsert_rows(path, [make_row()])
+    RESULTS.upsert(path, [make_row()])
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
     with pytest.raises(UserError, match=":3: a second row"):
-        read_rows(path)
+        RESULTS.read(path)
     with pytest.raises(UserError, match="cannot read"):
-        read_rows(tmp_path / "none.csv")
+        RESULTS.read(tmp_path / "none.csv")
 
 
 def test_bad_rows_leave_the_file_alone(tmp_path):
     path = tmp_path / "rows.csv"
-    upsert_rows(path, [make_row()])
+    RESULTS.upsert(path, [make_row()])
     before = path.read_bytes()
     with pytest.raises(UserError, match="row 2 .*unknown role"):
-        upsert_rows(path, [make_row(top1=9.0), make_row(role="mine")])
+        RESULTS.upsert(path, [make_row(top1=9.0), make_row(role="mine")])
     with pytest.raises(ValueError, match=r"row 1.*'macs'"):
-        upsert_rows(path, [{name: value for name, value in make_row().items() if name != "macs"}])
+        RESULTS.upsert(path, [{name: value for name, value in make_row().items() if name != "macs"}])
     assert path.read_bytes() == before
 
 
@@ -154,7 +156,7 @@ def add_model(root, model, role, accuracy, seeds=(0, 1), subsets=SUBSETS, spread
         write_predictions(root / f"results/predictions/{stem}-test.csv.gz", [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
                           LABELS, predictions)
         rows = [make_row(model, role, subset, accuracy, seed=seed) for subset in subsets]
-        upsert_rows(root / build.RESULTS, rows)
+        RESULTS.upsert(root / FILE, rows)
         history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": accuracy - 5 + e,
                     "val_top1_pct": {s: accuracy - 5 + e for s in subsets}} for e in (1, 2)]
         record = {**{key: rows[0][key] for key in ("tier", "dataset", "image_size", "model", "seed")}, "train_s": 60.0,
@@ -167,7 +169,7 @@ def add_model(root, model, role, accuracy, seeds=(0, 1), subsets=SUBSETS, spread
 def root(tmp_path):
     """A repository with both documents and no results."""
     (tmp_path / "report").mkdir()
-    blocks = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in build.make_blocks([], {}, [], [], [])}
+    blocks = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in make_content(tmp_path).blocks}
     (tmp_path / "README.md").write_text("Prose.\n" + blocks["task1-channels"] + "More prose.\n")
     (tmp_path / "report/README.md").write_text("\n".join(blocks.values()))
     return tmp_path
@@ -185,7 +187,7 @@ def results(root):
 
 
 def test_comparisons_by_hand(results):
-    lines = compare_models(build.load_rows(results), results / "results")
+    lines = compare_models(load_rows(results), results / "results")
     assert len(lines) == 16 and {line["other"] for line in lines} == {SPECIALISTS, "sliced"}
     line = next(line for line in lines if line["other"] == "sliced" and line["subset"] == MEAN)
     assert (line["difference_points"], line["seeds"], line["other_seeds"]) == (10, 2, 1)
@@ -196,7 +198,7 @@ def test_comparisons_by_hand(results):
 
 
 def test_ablations_by_hand(results):
-    lines = ablations(build.load_rows(results), results / "results")
+    lines = ablations(load_rows(results), results / "results")
     assert [(line["group"], line["model"]) for line in lines if line["group"] == "fill rule"] == [
         ("fill rule", "linear"), ("fill rule", "zero")]
     zero = next(line for line in lines if line["model"] == "zero")
@@ -216,7 +218,7 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results):
     add_model(results, "naive-rgb", "baseline", 30, spread=10)        # 50
     for subset in SUBSETS:
         add_model(results, f"specialist-{subset}", "specialist", 62, subsets=(subset,), spread=2)   # 2
-    models = Models(build.load_rows(results), results / "results")
+    models = Models(load_rows(results), results / "results")
     assert models.compare("linear+wrong-ids", "linear", MEAN)["p_value"] == 1   # the same predictions: no error at all
     assert models._seed_variance("variant", "R") == pytest.approx((4, 2))       # pooled with "zero", which does not vary
     assert models._seed_variance("linear", MEAN) == pytest.approx((4, 2))       # one network: all sets vary together
@@ -237,7 +239,7 @@ def test_predictions_of_other_images_are_refused(results):
 def test_a_model_needs_every_subset_of_a_seed(results):
     (results / "results/task1_channels.csv").write_text("".join(
         line for line in (results / "results/task1_channels.csv").open() if ",zero,1,GB," not in line))
-    models = Models(build.load_rows(results), results / "results")
+    models = Models(load_rows(results), results / "results")
     assert models.seeds("zero") == [0] and models.seeds("zero", ("RGB", "R")) == [0, 1] and models.seeds("nothing") == []
 
 
@@ -252,7 +254,7 @@ def test_missing_predictions_are_named(results):
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
     build.main([], results)
     drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
-    assert {name.split("_")[1] for name in drawn} == set(build.FIGURE_KINDS) - {"length"}
+    assert {name.split("_")[1] for name in drawn} == set(FIGURE_KINDS) - {"length"}
     for name in drawn:
         (results / build.FIGURES / name).unlink()
     build.main([], results)
@@ -266,7 +268,7 @@ def test_the_specialists_curve_is_of_their_own_sets(results):
     for line in record["history"]:
         line["val_mean_pct"] = 0
     path.write_text(json.dumps(record))
-    made = make_figures(build.load_rows(results), build.load_records(results), results / "results")
+    made = make_figures(load_rows(results), load_records(results, "task1"), results / "results")
     series = made["task1_curves_laptop_toy.png"][1]["panels"][1]["series"][-1]
     assert series["name"] == "specialists, mean" and series["y"] == pytest.approx([58, 59])
 
@@ -278,7 +280,7 @@ def test_length_is_a_figure_where_there_are_several_lengths(results):
 
 
 def test_build_then_check(results, capsys):
-    upsert_rows(results / build.RESULTS, all_subsets("secret", dataset="demo"))
+    RESULTS.upsert(results / FILE, all_subsets("secret", dataset="demo"))
     build.main([], results)
     build.main(["--check"], results)
     text = (results / "README.md").read_text()
@@ -349,7 +351,7 @@ def test_a_missing_document_is_an_error(root):
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
     assert (root / "report/README.md").read_text().count("No results yet: run `python train_task1.py`") \
-        == len(build.make_blocks([], {}, [], [], []))
+        == len(make_content(root).blocks)
     build.main(["--check"], root)
 
 

@@ -10,7 +10,8 @@ import pytest
 from config import differing_options, option_defaults
 from grids import EVALUATIONS, GRIDS
 from report import build
-from report.rows import read_rows, run_name
+from report.records import run_name
+from report.task1.rows import RESULTS
 from train_task1 import Task1Config
 from utils import ROOT, parse_config
 
@@ -37,10 +38,10 @@ def test_no_pictures_weights_or_absolute_paths_are_tracked():
 def test_results_have_their_provenance():
     """Each row of the table has a run record with configuration, seed, commit, hardware and data hash beside it."""
     table = ROOT / "results" / "task1_channels.csv"
-    rows = read_rows(table)
+    rows = RESULTS.read(table)
     assert rows
     for row in rows:
-        record = json.loads((ROOT / "results" / "runs" / f"{run_name(row)}.json").read_text())
+        record = json.loads((ROOT / "results" / "runs" / f"{run_name('task1', row)}.json").read_text())
         assert re.fullmatch(r"[0-9a-f]{40}", record["trained_with"]["commit"]) and record["trained_with"]["hardware"]
         assert re.fullmatch(r"[0-9a-f]{64}", record["dataset_digest"]) and record["config"]["seed"] == row["seed"]
         kept = next(r for r in record["splits"][row["split"]] if r["subset"] == row["subset"])

@@ -16,7 +16,7 @@ import engine
 import eval_channels
 import train_task1
 import train_task2
-from report.rows import read_rows
+from report.task1.rows import RESULTS
 from utils import ROOT, UserError, load_checkpoint, save_checkpoint
 
 TINY = ["--arch", "resnet10", "--width", "0.1", "--image-size", "8", "--batch-size", "4", "--epochs", "3", "--eval-every", "2",
@@ -177,7 +177,7 @@ def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch):
 def test_every_variant_trains_and_evaluates(command, options):
     command(train_task1, *TINY, "--epochs", "1", "--out", "run", *options)
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
-    rows = read_rows("results/task1_channels.csv")
+    rows = RESULTS.read("results/task1_channels.csv")
     assert [row["subset"] for row in rows] == ["RGB", "RG", "RB", "GB", "R", "G", "B"]
     whole = {"black", "conditioned", "omni"} & set(options)   # these convolve all channels
     assert rows[0]["macs"] == rows[-1]["macs"] if whole else rows[0]["macs"] > rows[-1]["macs"]
@@ -214,14 +214,14 @@ def test_bad_options_are_one_clear_error(command, options, message):
 def test_specialist_knows_one_set(command):
     command(train_task1, *TINY, "--channels", "GB", "--out", "run")
     command(eval_channels, "run/model.pt", "--results", "results", "--repeats", 1)
-    rows = read_rows("results/task1_channels.csv")
+    rows = RESULTS.read("results/task1_channels.csv")
     assert [(row["role"], row["model"], row["subset"]) for row in rows] == [("specialist", "specialist-GB", "GB")] * 2
 
 
 def test_a_model_of_two_channels_knows_their_subsets(command):
     command(train_task1, *TINY, "--channels", "GR", "--sampler", "hcs", "--out", "run")
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
-    rows = read_rows("results/task1_channels.csv")
+    rows = RESULTS.read("results/task1_channels.csv")
     assert {(row["role"], row["model"]) for row in rows} == {("ours", "linear-RG")}
     assert {row["subset"] for row in rows} == {"RG", "R", "G"}
 
@@ -266,7 +266,7 @@ def test_torchrun_with_two_processes(tiny_dataset, tmp_path):
 
 def test_evaluation_writes_table_record_and_predictions(command, trained):
     command(eval_channels, trained, "--results", "results", "--repeats", 1)
-    rows = read_rows("results/task1_channels.csv")
+    rows = RESULTS.read("results/task1_channels.csv")
     assert len(rows) == 14 and {row["split"] for row in rows} == {"val", "test"} and {row["role"] for row in rows} == {"ours"}
     record = json.loads(Path("results/runs/cpu-tiny-8px-linear-s0.json").read_text())
     assert record["trained_with"]["commit"] and len(record["dataset_digest"]) == 64 and len(record["history"]) == 3
@@ -284,7 +284,7 @@ def test_naive_network_under_other_fill_rules(command):
     for fill in ("black", "mean", "linear"):
         command(eval_channels, "run/model.pt", "--results", "results", "--fill", fill, "--repeats", 1, "--split", "val")
     command(eval_channels, "run/model.pt", "--results", "results", "--role", "specialist", "--name", "s", "--repeats", 1)
-    rows = read_rows("results/task1_channels.csv")
+    rows = RESULTS.read("results/task1_channels.csv")
     assert {row["model"] for row in rows} == {"naive+black", "naive+mean", "naive+linear", "s"}
     assert [row["subset"] for row in rows if row["model"] == "s"] == ["RGB", "RGB"]
     full = {row["top1_pct"] for row in rows if row["subset"] == "RGB" and row["split"] == "val"}
@@ -294,7 +294,7 @@ def test_naive_network_under_other_fill_rules(command):
 def test_evaluating_again_skips_or_replaces(command, trained, capsys):
     for extra in ([], [], ["--skip-existing"]):
         command(eval_channels, trained, "--results", "results", "--repeats", 1, *extra)
-    assert "is of this very run: skipped" in capsys.readouterr().out and len(read_rows("results/task1_channels.csv")) == 14
+    assert "is of this very run: skipped" in capsys.readouterr().out and len(RESULTS.read("results/task1_channels.csv")) == 14
 
 
 def test_results_of_other_options_are_not_overwritten(command, trained):

@@ -4,11 +4,12 @@ from __future__ import annotations
 import statistics
 
 from metrics import channel_summary
-from report.analysis import MEAN, SETTING
-from report.rows import SUBSETS, Entry, settings
+from report.comparisons import SETTING
+from report.markdown import SEEDS, caption, difference, grouped, mean_sd, millions, table
+from report.task1.analysis import MEAN
+from report.task1.rows import SUBSETS, Entry, settings
 
 QUALITY = (*SUBSETS, "mean of 7", "worst of 7", "expert gap", "retention %")
-_SEEDS = ("and the spread over training seeds, pooled over models of a kind (where none has several seeds: images alone).")
 NOTHING = (None, "–")   # a cell is (number to rank by, text)
 
 
@@ -31,16 +32,16 @@ def channel_table(rows: list[dict], split: str = "test") -> str:
         best = {name: _best([c[name][0] for c in ranked], lowest=name == "expert gap") for name in QUALITY}
         lines = [[entry.name, entry.role, entry.seeds(),
                   *(_bold(*c[name], best[name] if entry.role != "specialist" else None) for name in QUALITY),
-                  _millions(entry.params(), 2), _millions(entry.mean("macs", "RGB"), 0)]
+                  millions(entry.params(), 2), millions(entry.mean("macs", "RGB"), 0)]
                  for entry, c in zip(entries, cells)]
         halves = [(row["ci95_high"] - row["ci95_low"]) / 2 for entry in entries for row in entry.rows]
-        caption = _caption(setting, split, (
+        head = caption(setting, split, (
             "Top-1 in %, mean over seeds (± standard deviation where there are several); a single result's 95 % "
             f"interval is typically ±{statistics.median(halves):.1f} points. Bold: best of ours and the baselines. "
             "Expert gap: specialist − model in points, over the (number of) subsets that have a specialist. "
             "Retention: mean of R, G, B relative to RGB."))
         header = ["model", "role", "seeds", *QUALITY, "params (M)", "MACs (M), n=3"]
-        tables.append(caption + _markdown(header, lines))
+        tables.append(head + table(header, lines))
     return "\n\n".join(tables)
 
 
@@ -58,8 +59,8 @@ def detail_table(rows: list[dict], models: list[str] | None = None, split: str =
                   *(f"{entry.mean(name, subset):.4f}" for name in ("precision_macro", "recall_macro", "f1_macro"))]
                  for entry in entries if models is None or entry.name in models for subset in entry.subsets()]
         if lines:
-            tables.append(_caption(setting, split, "Means over seeds; the interval is Wilson's over the images.")
-                          + _markdown(["model", "subset", "seeds", "top-1 %", "95 % interval", "precision (macro)",
+            tables.append(caption(setting, split, "Means over seeds; the interval is Wilson's over the images.")
+                          + table(["model", "subset", "seeds", "top-1 %", "95 % interval", "precision (macro)",
                                        "recall (macro)", "F1 (macro)"], lines))
     return "\n\n".join(tables)
 
@@ -81,15 +82,15 @@ def cost_table(rows: list[dict], train_s: dict[tuple, float], split: str = "test
                 seconds.setdefault(row["model"], {})[row["seed"]] = train_s.get((*setting, row["model"], row["seed"]))
             unknown = any(None in nets.values() for nets in seconds.values())
             minutes = None if unknown else sum(statistics.fmean(nets.values()) for nets in seconds.values()) / 60
-            lines.append([entry.name, _millions(entry.params(), 2), "–" if minutes is None else f"{minutes:.1f}",
-                          *(_millions(entry.mean("macs", *subsets), 1) for subsets in by_n),
+            lines.append([entry.name, millions(entry.params(), 2), "–" if minutes is None else f"{minutes:.1f}",
+                          *(millions(entry.mean("macs", *subsets), 1) for subsets in by_n),
                           *(f"{statistics.median(values):.2f}" if values else "–" for values in latencies)])
-        tables.append(_caption(setting, split, "n: channels present. Training: minutes a seed, all nets of the line together, as long "
+        tables.append(caption(setting, split, "n: channels present. Training: minutes a seed, all nets of the line together, as long "
                                "as other trainings ran beside. MACs: convolutions and linear layers, one image. Latency: median for "
                                "one image in float32 on the folded network; generating its kernel is in the MACs, not in the "
                                "latency. Networks that are equal at one n differ here by the machine's noise alone. The specialists' "
                                "parameters are the sum over their nets.")
-                      + _markdown(["model", "params (M)", "training (min)", *(f"MACs (M), n={n}" for n in (1, 2, 3)),
+                      + table(["model", "params (M)", "training (min)", *(f"MACs (M), n={n}" for n in (1, 2, 3)),
                                    *(f"latency (ms), n={n}" for n in (1, 2, 3))], lines))
     return "\n\n".join(tables)
 
@@ -97,35 +98,35 @@ def cost_table(rows: list[dict], train_s: dict[tuple, float], split: str = "test
 def stats_table(lines: list[dict]) -> str:
     """Our models against every other one (rows of `analysis.compare_models`): difference, 95 % interval, Holm's p."""
     tables = []
-    for setting, members in _grouped(lines, SETTING).items():
+    for setting, members in grouped(lines, SETTING).items():
         cells = []
-        for (ours, other), tests in _grouped(members, ("model", "other")).items():
+        for (ours, other), tests in grouped(members, ("model", "other")).items():
             by_subset = {test["subset"]: test for test in tests}
             cells.append([ours, other, f"{tests[0]['seeds']} / {tests[0]['other_seeds']}",
-                          *(_difference(by_subset.get(subset)) for subset in (MEAN, *SUBSETS))])
-        tables.append(_caption(setting, "test", "Top-1 difference in points, model − other, with its 95 % interval: paired bootstrap over "
-                               f"images, {_SEEDS} An asterisk: p < 0.05 after Holm's correction over the {len(members)} "
+                          *(difference(by_subset.get(subset)) for subset in (MEAN, *SUBSETS))])
+        tables.append(caption(setting, "test", "Top-1 difference in points, model − other, with its 95 % interval: paired bootstrap over "
+                               f"images, {SEEDS} An asterisk: p < 0.05 after Holm's correction over the {len(members)} "
                                "comparisons of this table.")
-                      + _markdown(["model", "other", "seeds", MEAN, *SUBSETS], cells))
+                      + table(["model", "other", "seeds", MEAN, *SUBSETS], cells))
     return "\n\n".join(tables)
 
 
 def ablation_table(lines: list[dict]) -> str:
     """Variants by group (rows of `analysis.ablations`), with the difference of their mean of 7 from the reference."""
     tables = []
-    for setting, members in _grouped(lines, SETTING).items():
+    for setting, members in grouped(lines, SETTING).items():
         cells, group = [], None
         for line in members:
             mean = f"{line['mean_pct']:.1f}" + (f" ± {line['mean_sd']:.1f}" if line["mean_sd"] is not None else "")
             cells.append([line["group"] if line["group"] != group else "", line["variant"], str(line["seeds"]),
                           *(f"{line[subset]:.1f}" for subset in SUBSETS), mean,
-                          "" if line["p_value"] is None else _difference(line), "" if line["p_value"] is None else line["reference"]])
+                          "" if line["p_value"] is None else difference(line), "" if line["p_value"] is None else line["reference"]])
             group = line["group"]
         tests = len({(line["model"], line["reference"]) for line in members if line["p_value"] is not None})
-        tables.append(_caption(setting, "test", "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of "
-                               f"the mean of 7 in points, with its 95 % interval: paired bootstrap over images, {_SEEDS} "
+        tables.append(caption(setting, "test", "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of "
+                               f"the mean of 7 in points, with its 95 % interval: paired bootstrap over images, {SEEDS} "
                                f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants.")
-                      + _markdown(["what changes", "variant", "seeds", *SUBSETS, MEAN, "difference", "from"], cells))
+                      + table(["what changes", "variant", "seeds", *SUBSETS, MEAN, "difference", "from"], cells))
     return "\n\n".join(tables)
 
 
@@ -138,31 +139,16 @@ def _without_ablations(rows: list[dict], split: str):
             yield setting, kept
 
 
-def _grouped(lines: list[dict], keys: tuple[str, ...]) -> dict[tuple, list[dict]]:
-    groups: dict[tuple, list[dict]] = {}
-    for line in lines:
-        groups.setdefault(tuple(line[key] for key in keys), []).append(line)
-    return groups
-
-
-def _difference(test: dict | None) -> str:
-    """"+1.2 (0.3 – 2.1)*": difference, interval, significance."""
-    if test is None:
-        return "–"
-    star = "*" if test["p_holm"] is not None and test["p_holm"] < 0.05 else ""
-    return f"{test['difference_points']:+.1f} ({test['ci95_low']:.1f} – {test['ci95_high']:.1f}){star}"
-
-
 def _quality_cells(entry: Entry, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
     """`QUALITY` column -> cell of one model."""
     cells = dict.fromkeys(QUALITY, NOTHING)
     top1 = {subset: entry.mean("top1_pct", subset) for subset in entry.subsets() if subset in SUBSETS}
-    cells |= {subset: _mean_sd(entry.values("top1_pct", subset)) for subset in top1}
+    cells |= {subset: _ranked(entry.values("top1_pct", subset)) for subset in top1}
     complete = [channel_summary({subset: seed[subset] for subset in SUBSETS})
                 for seed in entry.by_seed() if seed.keys() >= set(SUBSETS)]
     if complete:
-        cells["mean of 7"] = _mean_sd([summary["mean_pct"] for summary in complete])
-        cells["worst of 7"] = _mean_sd([summary["worst_pct"] for summary in complete])
+        cells["mean of 7"] = _ranked([summary["mean_pct"] for summary in complete])
+        cells["worst of 7"] = _ranked([summary["worst_pct"] for summary in complete])
     summary = channel_summary(top1, experts) if top1 else {"retention_pct": {}, "expert_gap_subsets": 0}
     if summary["expert_gap_subsets"] and entry.role != "specialist":
         gap, covered = summary["expert_gap_points"], summary["expert_gap_subsets"]
@@ -173,9 +159,8 @@ def _quality_cells(entry: Entry, experts: dict[str, float]) -> dict[str, tuple[f
     return cells
 
 
-def _mean_sd(values: list[float]) -> tuple[float, str]:
-    mean = statistics.fmean(values)
-    return mean, f"{mean:.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+def _ranked(values: list[float]) -> tuple[float, str]:
+    return statistics.fmean(values), mean_sd(values)
 
 
 def _best(numbers: list[float | None], lowest: bool) -> float | None:
@@ -186,17 +171,3 @@ def _best(numbers: list[float | None], lowest: bool) -> float | None:
 
 def _bold(number: float | None, text: str, best: float | None) -> str:
     return f"**{text}**" if number is not None and round(number, 1) == best else text
-
-
-def _millions(value: float | None, decimals: int) -> str:
-    return "–" if value is None else f"{value / 1e6:.{decimals}f}"
-
-
-def _caption(setting: tuple, split: str, text: str) -> str:
-    tier, dataset, image_size = setting
-    return f"**{dataset}, {image_size} px, tier {tier}, {split} split.** {text}\n\n"
-
-
-def _markdown(header: list[str], lines: list[list[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))

@@ -1,55 +1,25 @@
 """From Task 1's rows and predictions to comparisons: who differs from whom, by how much, and how sure that is."""
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import math
 import statistics
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from grids import ABLATIONS, GRIDS, REFERENCE
-from metrics import PairedBootstrap, holm
-from report.rows import SPECIALISTS, SUBSETS, run_name
-from utils import UserError
+from report.comparisons import RESULT, SETTING, adjusted, bootstrap, by_setting, pooled_variance
+from report.records import Predicted, run_name
+from report.task1.rows import SPECIALISTS, SUBSETS
 
 MEAN = "mean of 7"
-SETTING = ("tier", "dataset", "image_size")
-RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
 STATS_COLUMNS = (*SETTING, "split", "model", "other", "subset", "seeds", "other_seeds", *RESULT)
 ABLATION_COLUMNS = (*SETTING, "split", "group", "variant", "model", "seeds", *SUBSETS, "mean_pct", "mean_sd", "reference", *RESULT)
 PLAIN = {name for grid in GRIDS.values() for name, options in grid.items() if "--sampler none" in options} | {"late-fusion"}
 
 
-class Predictions(NamedTuple):
-    """Test predictions of one evaluated model."""
-    images: list[str]
-    labels: np.ndarray                  # (N,)
-    by_subset: dict[str, np.ndarray]    # subset -> (N,)
-
-
-@cache
-def read_predictions(path: Path) -> Predictions:
-    """A file that eval_channels.py wrote.
-
-    Raises:
-        UserError: missing or malformed.
-    """
-    try:
-        with gzip.open(path, "rt", newline="") as file:
-            header, *lines = csv.reader(file)
-        columns = list(zip(*lines, strict=True))
-        return Predictions(list(columns[0]), np.array(columns[1], int),
-                           {name: np.array(column, int) for name, column in zip(header[2:], columns[2:], strict=True)})
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise UserError(f"cannot read {path}: {error}; evaluate the model again with eval_channels.py") from error
-
-
-class Models:
+class Models(Predicted):
     """The test predictions of one setting's models, all seeds.
 
     Args:
@@ -58,10 +28,11 @@ class Models:
     """
 
     def __init__(self, rows: list[dict], folder: Path):
-        self.files: dict[tuple[str, str], dict[int, Path]] = {}   # (model, subset) -> seed -> file
+        files: dict[tuple[str, str], dict[int, Path]] = {}
         for row in rows:
-            path = folder / "predictions" / f"{run_name(row)}-test.csv.gz"
-            self.files.setdefault((row["model"], row["subset"]), {})[row["seed"]] = path
+            path = folder / "predictions" / f"{run_name('task1', row)}-test.csv.gz"
+            files.setdefault((row["model"], row["subset"]), {})[row["seed"]] = path
+        super().__init__(files)
 
     def source(self, model: str, subset: str) -> dict[int, Path]:
         """Seed -> predictions file; {} in the model's name stands for the subset."""
@@ -74,16 +45,8 @@ class Models:
     def correct(self, model: str, subset: str, seeds: list[int] | None = None) -> np.ndarray:
         """1 where right: (seeds, N); for `MEAN` the sum over the seven subsets. Default: every seed."""
         subsets = SUBSETS if subset == MEAN else (subset,)
-        return np.array([sum(self._correct(self.source(model, s)[seed], s) for s in subsets)
+        return np.array([sum(self.right(self.source(model, s)[seed], s) for s in subsets)
                          for seed in seeds or self.seeds(model, subsets)])
-
-    @cache
-    def _correct(self, path: Path, subset: str) -> np.ndarray:
-        predictions = read_predictions(path)
-        first = read_predictions(next(iter(next(iter(self.files.values())).values())))
-        if predictions.images != first.images or (predictions.labels != first.labels).any():
-            raise UserError(f"{path} is of other images than the other predictions of its setting: evaluate it again")
-        return (predictions.by_subset[subset] == predictions.labels).astype(int)
 
     def compare(self, model: str, other: str, subset: str) -> dict | None:
         """model - other on a subset or `MEAN`, with interval and p; None where one of them has no result there.
@@ -104,7 +67,7 @@ class Models:
         if not seeds or not other_seeds:
             return None
         a, b = self.correct(model, subset, seeds), self.correct(other, subset, other_seeds)
-        return {"seeds": len(a), "other_seeds": len(b), **_bootstrap(a.shape[1]).compare(a, b, len(subsets), errors)}
+        return {"seeds": len(a), "other_seeds": len(b), **bootstrap(a.shape[1]).compare(a, b, len(subsets), errors)}
 
     def _seed_variance(self, model: str, subset: str) -> tuple[float, int | float]:
         """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where unknown.
@@ -136,23 +99,8 @@ class Models:
     @cache
     def _pooled(self, members: tuple[str, ...], subset: str) -> tuple[float, int | float]:
         subsets = SUBSETS if subset == MEAN else (subset,)
-        values = [100 * self.correct(model, subset).mean(1) / len(subsets) for model in members if len(self.seeds(model, subsets)) > 1]
-        freedom = sum(len(v) - 1 for v in values)
-        return (float(sum(((v - v.mean()) ** 2).sum() for v in values)) / freedom, freedom) if freedom else (0.0, math.inf)
-
-
-@cache
-def _bootstrap(images: int) -> PairedBootstrap:
-    return PairedBootstrap(images)
-
-
-def by_setting(rows: list[dict], split: str = "test") -> dict[tuple, list[dict]]:
-    """(tier, dataset, image_size) -> its rows of the split."""
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        if row["split"] == split:
-            groups.setdefault(tuple(row[key] for key in SETTING), []).append(row)
-    return groups
+        return pooled_variance([100 * self.correct(model, subset).mean(1) / len(subsets) for model in members
+                                if len(self.seeds(model, subsets)) > 1])
 
 
 def compare_models(rows: list[dict], folder: Path) -> list[dict]:
@@ -165,7 +113,7 @@ def compare_models(rows: list[dict], folder: Path) -> list[dict]:
                   "subset": subset, **result}
                  for ours in named["ours"] for other in ("specialist-{}", *named["baseline"]) for subset in (MEAN, *SUBSETS)
                  if (result := models.compare(ours, other, subset))]
-        table += _adjusted(lines)
+        table += adjusted(lines)
     return table
 
 
@@ -186,27 +134,5 @@ def ablations(rows: list[dict], folder: Path) -> list[dict]:
                               **{subset: float(values.mean()) for subset, values in top1.items()},
                               "mean_pct": statistics.fmean(means), "mean_sd": statistics.stdev(means) if len(means) > 1 else None,
                               **(result or dict.fromkeys(RESULT[:-1])), "seeds": len(means), "reference": reference})
-        table += _adjusted(lines)
+        table += adjusted(lines)
     return table
-
-
-def _adjusted(lines: list[dict]) -> list[dict]:
-    """The lines with p_holm, over the distinct comparisons among them."""
-    def pair(line: dict) -> tuple:
-        return line["model"], line.get("other", line.get("reference")), line.get("subset")
-    tested = {pair(line): line["p_value"] for line in lines if line["p_value"] is not None}
-    corrected = dict(zip(tested, holm(list(tested.values()))))
-    return [{**line, "p_holm": corrected.get(pair(line))} for line in lines]
-
-
-def to_csv(lines: list[dict], columns: tuple[str, ...]) -> str:
-    """Text of a CSV file: points and percent with two decimals, p values with four significant digits, None empty."""
-    def cell(name, value):
-        if value is None:
-            return ""
-        return (f"{value:.4g}" if name.startswith("p_") else f"{value:.2f}") if isinstance(value, float) else str(value)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([cell(name, line[name]) for name in columns] for line in lines)
-    return text.getvalue()

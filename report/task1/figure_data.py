@@ -9,9 +9,11 @@ import numpy as np
 from grids import FIGURE_MODELS, LENGTHS, REFERENCE
 from metrics import confusion_matrix
 from report import figures
-from report.analysis import Models, by_setting, read_predictions
 from report.class_names import class_names
-from report.rows import SPECIALISTS, SUBSETS, Entry, settings
+from report.comparisons import by_setting
+from report.records import read_predictions
+from report.task1.analysis import Models
+from report.task1.rows import SPECIALISTS, SUBSETS, Entry, settings
 
 SHORT = "specialists"
 
@@ -132,7 +134,7 @@ def _classes(models: Models):
         for subset in ("RGB", "R", "G", "B"):
             predictions = [read_predictions(models.source(model, subset)[seed]) for seed in seeds]
             classes = list(class_names(predictions[0].images, predictions[0].labels).values())
-            counts = sum(confusion_matrix(p.labels, p.by_subset[subset], len(classes)) for p in predictions)
+            counts = sum(confusion_matrix(p.labels, p.by_column[subset], len(classes)) for p in predictions)
             recalls[subset] = 100 * counts.diagonal() / counts.sum(1)
         drop = recalls["RGB"] - np.mean([recalls[subset] for subset in "RGB"], axis=0)
         series.append({"name": name, "drop": drop.tolist()})
@@ -146,6 +148,6 @@ def _confusion(models: Models):
         if not predictions:
             return None
         classes = list(class_names(predictions[0].images, predictions[0].labels).values())
-        matrix = sum(confusion_matrix(p.labels, p.by_subset[subset], len(classes)) for p in predictions)
+        matrix = sum(confusion_matrix(p.labels, p.by_column[subset], len(classes)) for p in predictions)
         counts[subset] = 100 * matrix / matrix.sum(1, keepdims=True)
     return {"classes": classes, "change": (counts["R"] - counts["RGB"]).tolist()}
