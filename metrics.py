@@ -59,7 +59,7 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
 
 
 class PairedBootstrap:
-    """Differences between models on the same images, with intervals over images and training seeds.
+    """Differences and ratios of models on the same images, with intervals over images and training seeds.
 
     The standard error over images is that of a bootstrap that resamples the images for both models alike. The spread over
     seeds is added to it: a model trained with one seed has it as well, it only cannot show it. It is known from few seeds,
@@ -92,21 +92,52 @@ class PairedBootstrap:
         Raises:
             ValueError: not (seeds, N), or another N.
         """
-        a, b = (np.asarray(values, dtype=np.float64) for values in (correct_a, correct_b))
-        if any(values.ndim != 2 or values.shape[1] != self.images or not len(values) for values in (a, b)):
-            raise ValueError(f"expected (seeds, {self.images}), got {a.shape} and {b.shape}")
+        a, b = self._checked(correct_a, correct_b)
         gain = a.sum(0) * len(b) - b.sum(0) * len(a)   # (N,), whole numbers
         unit = 100 / (len(a) * len(b) * self.images * sets)
         difference, variance = float(gain.sum() * unit), float((self.counts @ gain).var() * unit ** 2)
-        uncertain = sum(v ** 2 / df for v, df in seed_errors)
-        variance += sum(v for v, _ in seed_errors)
-        if variance == 0:
-            return {"difference_points": difference, "ci95_low": difference, "ci95_high": difference,
-                    "p_value": float(difference == 0)}
-        df, error = variance ** 2 / uncertain if uncertain else math.inf, math.sqrt(variance)
-        half = student_t_quantile(df) * error
-        return {"difference_points": difference, "ci95_low": difference - half, "ci95_high": difference + half,
-                "p_value": student_t_p(difference / error, df)}
+        low, high, p_value = _interval(difference, 0, variance, seed_errors)
+        return {"difference_points": difference, "ci95_low": low, "ci95_high": high, "p_value": p_value}
+
+    def ratio(self, correct_a, correct_b, seed_errors=()) -> dict[str, float]:
+        """Ratio a / b of the top-1s, its 95 % interval and two-sided p for a ratio of 1.
+
+        The spread over seeds enters by the delta method: var(a / b) = var(a) / b^2 + a^2 var(b) / b^4.
+
+        Args:
+            correct_a, correct_b: (seeds, N), 1 where the model is right.
+            seed_errors: independent parts of the variance over seeds, each (of a's mean top-1, of b's, both in points
+                squared, degrees of freedom).
+
+        Raises:
+            ValueError: not (seeds, N), another N, or b is right on no image or on none of a resample.
+        """
+        a, b = self._checked(correct_a, correct_b)
+        totals = self.counts @ b.sum(0)   # (draws,), whole numbers
+        if not totals.all():
+            raise ValueError("the model to divide by is right on too few images for a ratio")
+        scale, top1_a, top1_b = len(b) / len(a), 100 * float(a.mean()), 100 * float(b.mean())
+        ratio, variance = float(a.sum() / b.sum()) * scale, float((self.counts @ a.sum(0) / totals).var() * scale ** 2)
+        errors = [(of_a / top1_b ** 2 + top1_a ** 2 * of_b / top1_b ** 4, df) for of_a, of_b, df in seed_errors]
+        low, high, p_value = _interval(ratio, 1, variance, errors)
+        return {"ratio": ratio, "ci95_low": low, "ci95_high": high, "p_value": p_value}
+
+    def _checked(self, correct_a, correct_b) -> tuple[np.ndarray, np.ndarray]:
+        a, b = (np.asarray(values, dtype=np.float64) for values in (correct_a, correct_b))
+        if any(values.ndim != 2 or values.shape[1] != self.images or not len(values) for values in (a, b)):
+            raise ValueError(f"expected (seeds, {self.images}), got {a.shape} and {b.shape}")
+        return a, b
+
+
+def _interval(estimate: float, null: float, variance: float, seed_errors) -> tuple[float, float, float]:
+    """95 % interval of an estimate and two-sided p for `null`, from the variance over images and (variance, df) over seeds."""
+    uncertain = sum(v ** 2 / df for v, df in seed_errors)
+    variance += sum(v for v, _ in seed_errors)
+    if variance == 0:
+        return estimate, estimate, float(estimate == null)
+    df, error = variance ** 2 / uncertain if uncertain else math.inf, math.sqrt(variance)
+    half = student_t_quantile(df) * error
+    return estimate - half, estimate + half, student_t_p((estimate - null) / error, df)
 
 
 def student_t_p(t: float, df: float) -> float:

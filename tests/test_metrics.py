@@ -72,6 +72,33 @@ def test_the_interval_covers_seeds_as_well_as_images():
     assert result["p_value"] == pytest.approx(student_t_p(5, df))
 
 
+def test_a_ratio_agrees_with_resampled_images():
+    rng = np.random.default_rng(1)
+    a, b = rng.random((2, 400)) < 0.6, rng.random((3, 400)) < 0.8
+    result = PairedBootstrap(400, draws=4000).ratio(a, b)
+    drawn = rng.integers(0, 400, (4000, 400))
+    direct = a.mean(0)[drawn].mean(1) / b.mean(0)[drawn].mean(1)
+    assert result["ratio"] == pytest.approx(a.mean() / b.mean())
+    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(direct, [2.5, 97.5]), abs=0.01)
+    assert result["p_value"] == pytest.approx(math.erfc((1 - result["ratio"]) / direct.std() / 2 ** 0.5), abs=1e-3)
+    assert PairedBootstrap(400).ratio(a, a) == {"ratio": 1, "ci95_low": 1, "ci95_high": 1, "p_value": 1}
+
+
+def test_a_ratios_interval_covers_seeds_by_the_delta_method():
+    """Models that are right on the same share of each image's seeds: only the seeds are uncertain."""
+    a, b = np.repeat([[1], [0]], 100, axis=1), np.repeat([[1], [1], [1], [1], [0]], 100, axis=1)   # 50 and 80 %
+    result = PairedBootstrap(100, draws=500).ratio(a, b, [(9, 4, 3)])
+    drawn = np.random.default_rng(0).normal([50, 80], [3, 2], (100_000, 2))   # variances 9 and 4
+    error = (result["ci95_high"] - result["ci95_low"]) / 2 / student_t_quantile(3)
+    assert result["ratio"] == pytest.approx(0.625) and error == pytest.approx((drawn[:, 0] / drawn[:, 1]).std(), rel=0.02)
+    assert result["p_value"] == pytest.approx(student_t_p(0.375 / error, 3))
+
+
+def test_a_ratio_needs_a_denominator():
+    with pytest.raises(ValueError, match="right on too few images"):
+        PairedBootstrap(50).ratio(np.ones((1, 50)), np.eye(1, 50))
+
+
 @pytest.mark.parametrize("df, quantile", [(1, 12.7062), (2, 4.3027), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1e9, 1.95996)])
 def test_student_t_against_printed_tables(df, quantile):
     assert student_t_quantile(df) == pytest.approx(quantile, abs=2e-4)
