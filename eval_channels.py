@@ -11,21 +11,15 @@ results/predictions/ and the tables and charts made from them.
 """
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-from pathlib import Path
-
 import torch
 from tqdm import tqdm
 
-from config import differing_options, option_defaults
 from data.batches import Batches
 from data.cache import PixelCache
 from data.channels import parse_subset, parse_subsets, subset_name
-from data.dataset import make_batches, open_data
+from data.dataset import make_batches
 from engine import predict
+from evaluation import RunFiles, add_options, open_same_data, write_predictions
 from measure import count_macs, count_params, flop_counter_macs, latency_ms
 from metrics import classification_metrics
 from models.channel_net import ChannelNet
@@ -34,10 +28,9 @@ from models.fill import FILLS
 from models.late_fusion import LateFusion
 from probes import PROBES, probe_network
 from report import build as report_build
-from report.records import run_name
 from report.task1.rows import RESULTS, ROLES
 from train_task1 import Task1Config
-from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, environment, write_json
+from utils import ArgumentParser, UserError, cli, write_json
 
 
 def load(paths: list[str], fill: str | None) -> tuple[torch.nn.Module, dict]:
@@ -85,54 +78,24 @@ def evaluate(model, batches: Batches, names: tuple[str, ...], subsets, prepare, 
     return rows, predictions
 
 
-def write_predictions(path: Path, images: list[str], labels, predictions: dict) -> None:
-    """One line an image, its true class and the class predicted from each subset; for paired tests."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", *predictions])
-    writer.writerows(zip(images, labels.tolist(), *(p.tolist() for p in predictions.values())))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))   # same rows, same bytes
-
-
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", nargs="+", help="model.pt of a run of train_task1.py; those of the three single-channel "
                                                       "specialists together: their late fusion")
-    parser.add_argument("--data", default="auto", help="the data it was trained on, as in train_task1.py")
-    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
-    parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
+    add_options(parser, ROLES)
     parser.add_argument("--subsets", default="every", help='"every", or some, such as "RGB RG R"')
-    parser.add_argument("--fill", choices=tuple(FILLS), help="fill rule to evaluate under (default: as trained)")
-    parser.add_argument("--probe", choices=PROBES, help="what to put the network through, see probes.py")
-    parser.add_argument("--image-size", type=int, help="side of the images, px (default: as trained)")
-    parser.add_argument("--name", help="model name in the results (default: the run's, with rule, probe or size after a +)")
-    parser.add_argument("--role", choices=ROLES, help="part in the result tables (default: the run's; with a probe or size: "
-                                                      "ablation)")
-    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
-    parser.add_argument("--repeats", type=int, default=50, help="timed passes for the latency; 0: leave it out")
-    parser.add_argument("--results", help="folder for the results (default: results, for the demo set runs/demo-results)")
-    parser.add_argument("--skip-existing", action="store_true", help="do nothing where this very run has its results already")
-    parser.add_argument("--replace", action="store_true", help="replace the results of a run of this name with other options")
-    parser.add_argument("--no-report", action="store_true", help="leave the documents' tables and charts as they are")
+    parser.add_argument("--fill", choices=tuple(FILLS), help="fill rule to evaluate under (default: as trained); added to the name")
+    parser.add_argument("--probe", choices=PROBES, help="what to put the network through, see probes.py; added to the name, role: "
+                                                        "ablation")
+    parser.add_argument("--image-size", type=int, help="side of the images, px (default: as trained); another one is added to the "
+                                                       "name, role: ablation")
     return parser
 
 
-def make_record(args, checkpoint: dict, model, constant: dict, cache: PixelCache, asked: dict, subsets) -> dict:
-    """Everything there is to know about an evaluation but its metrics."""
-    trained, names = checkpoint["config"], checkpoint["dataset"]["channel_names"]
-    log = Path(args.checkpoint[0]).parent / "metrics.jsonl"   # not there where the model was copied alone
-    record = {**constant, "dataset_digest": cache.digest, "config": trained, "trained_with": checkpoint["environment"],
-              "evaluated_with": environment(next(model.parameters()).device), "train_s": checkpoint["train_s"],
-              **asked,
-              "failed_images": {k: len(v) for k, v in cache.failures.items()},
-              "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [], "splits": {}}
-    if constant["role"] == "ours" and isinstance(model, ChannelNet) and not model.stem.unfoldable:
-        # for the figure of generated kernels: the first filters
-        record["kernels"] = {subset_name(ids, names): [[[[round(v, 4) for v in row] for row in plane] for plane in kernel]
-                                                       for kernel in model.stem.kernel(ids)[:8].tolist()] for ids in subsets}
-    return record
+def kernels(model: ChannelNet, names: tuple[str, ...], subsets) -> dict:
+    """Subset -> its first generated filters (8, n, k, k), rounded; for the figure."""
+    return {subset_name(ids, names): [[[[round(v, 4) for v in row] for row in plane] for plane in kernel]
+                                      for kernel in model.stem.kernel(ids)[:8].tolist()] for ids in subsets}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -148,38 +111,22 @@ def main(argv: list[str] | None = None) -> None:
     names = tuple(dataset["channel_names"])
     subsets = [tuple(range(len(names)))] if role == "specialist" and args.subsets == "every" \
         else parse_subsets(args.subsets, names)
-    results = Path(args.results or ("runs/demo-results" if dataset["name"] == "demo" else ROOT / "results"))
-    constant = {"tier": trained["tier"], "dataset": dataset["name"], "image_size": trained["image_size"], "role": role,
-                "model": name, "seed": trained["seed"]}
-    stem = run_name("task1", constant)
-    record_path = results / "runs" / f"{stem}.json"
-    old = json.loads(record_path.read_text()) if record_path.exists() else None
+    files = RunFiles("task1", {"tier": trained["tier"], "dataset": dataset["name"], "image_size": trained["image_size"],
+                               "role": role, "model": name, "seed": trained["seed"]}, args.results)
     asked = {"fill": args.fill or trained["fill"], "probe": args.probe, "evaluated_at_px": size}
-    defaults = option_defaults(Task1Config)
-    same = old and all(old.get(key) == value for key, value in asked.items())
-    if args.skip_existing and same and (old["trained_with"], old["train_s"], old["config"]) == (
-            checkpoint["environment"], checkpoint["train_s"], trained):
-        print(f"{record_path} is of this very run: skipped")
+    if files.are_done(args, checkpoint, asked, Task1Config):
         return
-    if old and not args.replace and (not same or differing_options(trained, old["config"], defaults)):
-        raise UserError(f"{record_path} has the results of {name!r} trained or evaluated with other options: add --name for a "
-                        "row of its own, or --replace to give up the old one")
     keep = args.results or args.split == "both" and (args.subsets == "every" or role == "specialist")
     if not keep:
         print("part of the splits or subsets: printed only; name a folder with --results to keep it")
-    settings = {key: value for key, value in trained.items() if key in defaults}   # an older version's may have more
-    config = Task1Config(**{**settings, "image_size": size, "data": args.data, "cache": args.cache, "device": args.device}).resolve()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    config, cache = open_same_data(args, args.checkpoint[0], checkpoint, Task1Config, image_size=size)
     device = torch.device(config.device)
-    cache = open_data(config)
-    if cache.digest != dataset["digest"]:
-        raise UserError(f"{args.checkpoint[0]} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data {args.data} "
-                        f"is {cache.name!r} ({cache.digest[:12]}): name the data it was trained on")
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
-    record = make_record(args, checkpoint, model, constant, cache, asked, subsets)
+    record = files.new_record(args.checkpoint[0], checkpoint, cache, device, asked)
+    if role == "ours" and isinstance(model, ChannelNet) and not model.stem.unfoldable:
+        record["kernels"] = kernels(model, names, subsets)
     train = make_batches(cache, "train", size, columns, device, config.fraction) if args.probe == "recalibrated-bn" else None
     seen = list(parse_subset(trained.get("seen", "all"), names))
 
@@ -187,6 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         network, taken = probe_network(args.probe, model, ids, train, seen, dataset)
         return network.to(device), taken
 
+    table = files.folder / "task1_channels.csv"
     for split in splits:
         batches = make_batches(cache, split, size, columns, device)
         rows, predictions = evaluate(model, batches, names, subsets, prepare, cache.num_classes, args.repeats)
@@ -198,14 +146,13 @@ def main(argv: list[str] | None = None) -> None:
         if not keep:
             continue
         if split == "test":
-            write_predictions(results / "predictions" / f"{stem}-test.csv.gz", cache.split(split).paths,
-                              batches.labels.cpu().numpy(), predictions)
-        RESULTS.upsert(results / "task1_channels.csv", [{**constant, "split": split, **row} for row in rows])
+            write_predictions(files.predictions, cache.split(split).paths, batches.labels.cpu().numpy(), predictions)
+        RESULTS.upsert(table, [{**files.constant, "split": split, **row} for row in rows])
     if not keep:
         return
-    write_json(record_path, record)
-    print(f"wrote {results / 'task1_channels.csv'} and {record_path}")
-    if results == ROOT / "results" and not args.no_report:
+    write_json(files.record, record)
+    print(f"wrote {table} and {files.record}")
+    if files.published and not args.no_report:
         report_build.main([])
 
 

@@ -4,10 +4,8 @@
     python train_task2.py --arch gated                      # strict depth 6, counted before training starts
     python train_task2.py --arch gated --no-gates --kernels 3,5 --widths 128,256,512      # members without a name
     python train_task2.py --arch gated --teacher runs/.../model.pt                        # learn from ResNet-34 as well
-    python train_task2.py --resume                          # go on after Ctrl-C
 
-Writes model.pt and result.json into the run directory: metrics on val and test, depth, parameters and MACs, all of the
-fused network (models/branched.py), in which each sum of branches is one convolution.
+Ctrl-C saves; the same command with --resume goes on. Then: python eval_classifiers.py runs/.../model.pt
 """
 from __future__ import annotations
 
@@ -23,16 +21,16 @@ from data.cache import PixelCache
 from data.dataset import make_batches, open_data
 from depth import count_depth
 from engine import Processes, Trainer, predict
-from measure import count_params, flop_counter_macs
 from metrics import classification_metrics
 from models.branched import fuse
 from models.resnet import LAYERS, ScaledResNet
 from models.shallow import SHALLOW
 from models.shallow_baselines import SHALLOW_BASELINES
-from utils import UserError, cli, load_checkpoint, option, parse_config, save_checkpoint, write_json
+from report.task2.rows import ROLES
+from utils import UserError, cli, load_checkpoint, option, parse_config, save_checkpoint
 
 SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "branches", "gates", "second_order", "pools", "levels")
-ROLES = ("ours", "baseline", "ablation")
+SHALLOW_ROLES = ("ours", "distilled")   # with a limit to the depth
 
 
 @dataclass
@@ -50,9 +48,10 @@ class Task2Config(TrainConfig):
                                             "--arch)")
     pools: int | None = option(None, "hidden layers that halve the sides of their maps (default: all but the last)")
     levels: bool | None = option(None, "the last layer sees the pooled output of every hidden layer (default: by --arch)")
-    role: str | None = option(None, "the model's part in the result tables (default: ours for models/shallow.py, baseline for "
-                                    "a ResNet, ablation for models/shallow_baselines.py)", ROLES)
-    max_depth: int = option(6, "largest strict depth (depth.py) of a model in role ours; a deeper one is not trained")
+    role: str | None = option(None, "the model's part in the result tables (default: resnet34 for that network, baseline for "
+                                    "other ResNets, ablation for models/shallow_baselines.py, ours for models/shallow.py, with "
+                                    "a --teacher distilled)", ROLES)
+    max_depth: int = option(6, "largest strict depth (depth.py) in roles ours and distilled; a deeper network is not trained")
 
     def network_options(self) -> dict:
         """The options of the network, beyond its width and small stem, that were given.
@@ -79,9 +78,14 @@ class Task2Config(TrainConfig):
             marks.append({True: key, False: f"no-{key}"}[value] if isinstance(value, bool) else f"{key}-{value}")
         marks += [f"fraction-{self.fraction:g}"] * (self.fraction != 1)
         self.name = self.name or "-".join([self.arch, *marks]).replace("_", "-").replace(",", "-")
-        self.role = self.role or ("ours" if self.arch in SHALLOW else "baseline" if self.arch in LAYERS else "ablation")
+        self.role = self.role or self._default_role()
         super().resolve()
         return self
+
+    def _default_role(self) -> str:
+        if self.arch in SHALLOW:
+            return "distilled" if self.teacher else "ours"
+        return "resnet34" if self.arch == "resnet34" else "baseline" if self.arch in LAYERS else "ablation"
 
 
 def build_network(config: Task2Config, in_channels: int, num_classes: int) -> nn.Module:
@@ -100,13 +104,13 @@ def build_network(config: Task2Config, in_channels: int, num_classes: int) -> nn
 
 
 def measured_depth(model: nn.Module, config: Task2Config, shape: tuple[int, ...]) -> dict:
-    """Depths of the fused network, and of the one that is trained; for result.json.
+    """Depths of the fused network, and of the one that is trained; for the record of an evaluation.
 
     Raises:
-        UserError: the role is ours, and the fused network is deeper than `config.max_depth`.
+        UserError: the role has a limit, and the fused network is deeper than `config.max_depth`.
     """
     depth = count_depth(fuse(model), shape)
-    if config.role == "ours" and depth.strict > config.max_depth:
+    if config.role in SHALLOW_ROLES and depth.strict > config.max_depth:
         raise UserError(f"{config.name} has strict depth {depth.strict}, above --max-depth {config.max_depth}; its longest path "
                         f"is {' > '.join(depth.path)}. Take layers away, or add --role baseline")
     return {"strict_depth": depth.strict, "stricter_depth": depth.stricter, "weighted_operations": depth.operations,
@@ -156,33 +160,24 @@ def main() -> None:
     shape = (len(channels), config.image_size, config.image_size)
     torch.manual_seed(config.seed)
     model = build_network(config, len(channels), cache.num_classes)
-    depths = measured_depth(model, config, shape)
+    measured_depth(model, config, shape)   # refuses a network above the limit
     teacher = load_teacher(config, cache)
-    batches = {split: make_batches(cache, split, config.image_size, channels, device, config.fraction)
-               for split in ("train", "val", "test")}
+    train, val = (make_batches(cache, split, config.image_size, channels, device, config.fraction) for split in ("train", "val"))
 
-    def metrics(model, split, amp=False):
-        predictions = predict(model, batches[split], amp=amp).numpy()
-        return classification_metrics(batches[split].labels.cpu().numpy(), predictions, cache.num_classes)
+    def validate(averaged):
+        metrics = classification_metrics(val.labels.cpu().numpy(), predict(averaged, val, amp=config.amp).numpy(), cache.num_classes)
+        return {"val_top1_pct": round(metrics["top1_pct"], 2)}
 
-    trainer = Trainer(config, cache, model, batches["train"],
-                      lambda averaged: {"val_top1_pct": round(metrics(averaged, "val", config.amp)["top1_pct"], 2)},
-                      processes=processes, teacher=teacher)
+    trainer = Trainer(config, cache, model, train, validate, processes=processes, teacher=teacher)
     averaged = trainer.fit()
     if processes.rank == 0:
-        folder, settings = Path(config.out), dataclasses.asdict(config)
-        provenance = {"config": settings, "environment": trainer.environment, "train_s": round(trainer.seconds, 1)}
+        path = Path(config.out) / "model.pt"
         dataset = {"name": cache.name, "digest": cache.digest, "class_names": cache.class_names,
                    "mean": cache.mean.tolist(), "std": cache.std.tolist()}
-        save_checkpoint(folder / "model.pt", {"kind": "task2-model", **provenance, "dataset": dataset,
-                                              "state": averaged.state_dict()})
-        fused = fuse(averaged)
-        result = {split: metrics(fused, split) for split in ("val", "test")}
-        macs = flop_counter_macs(fused, torch.zeros(1, *shape, device=device))
-        write_json(folder / "result.json", {**provenance, "dataset": cache.name, "dataset_digest": cache.digest, **depths,
-                                            "params": count_params(fused), "macs": macs, **result})
-        print(f"wrote {folder / 'result.json'}: test top-1 {result['test']['top1_pct']:.2f} % "
-              f"({result['test']['ci95_low']:.2f} to {result['test']['ci95_high']:.2f}), strict depth {depths['strict_depth']}")
+        save_checkpoint(path, {"kind": "task2-model", "config": dataclasses.asdict(config), "dataset": dataset,
+                               "environment": trainer.environment, "train_s": round(trainer.seconds, 1),
+                               "state": averaged.state_dict()})
+        print(f"wrote {path}\nnext: python eval_classifiers.py {path}")
     processes.stop()
 
 

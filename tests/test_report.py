@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from eval_channels import write_predictions
+from evaluation import write_predictions
 from report import build, figures, pictures
 from report.class_names import class_names
 from report.records import Predictions, load_records

@@ -1,4 +1,6 @@
-"""train_task2.py as a user runs it: a shallow network, its depth limit, its checkpoint as a teacher, bad options."""
+"""train_task2.py and eval_classifiers.py as a user runs them: depth limit, fused network, teacher, results, bad options."""
+import csv
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -6,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import eval_classifiers
 import train_task2
+from data.cache import PixelCache
 from measure import count_params
-from models.branched import fuse
+from models.branched import BranchedConv2d, fuse
+from report.task2.rows import RESULTS
 from train_task2 import Task2Config, load_network
 from utils import UserError, load_checkpoint, save_checkpoint
 
@@ -27,28 +32,93 @@ def train(tiny_dataset, tmp_path, monkeypatch):
     return run
 
 
-def test_a_shallow_network_trains_and_reports_the_fused_one(train):
+@pytest.fixture
+def evaluate(tiny_dataset, train):
+    """evaluate(checkpoint, *options) runs the evaluation on the tiny data; returns the rows of its results file."""
+    def run(*options):
+        eval_classifiers.main(["--data", str(tiny_dataset), "--cache", "cache", "--device", "cpu", "--results", "results",
+                               "--repeats", "0", *map(str, options)])
+        return RESULTS.read("results/task2_classifiers.csv")
+    return run
+
+
+def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate):
     train("--arch", "gated-streams", "--out", "run")
-    result = json.loads(Path("run/result.json").read_text())
-    assert (result["strict_depth"], result["stricter_depth"], result["train_depth"]) == (6, 7, 11)
-    assert len(result["longest_path"]) == 6 and result["weighted_operations"] == 2 + 12 * 3
-    assert result["config"]["role"] == "ours" and 0 <= result["test"]["top1_pct"] <= 100 and result["macs"] > 0
+    rows = evaluate("run/model.pt", "--repeats", 1)
+    record = json.loads(Path("results/runs/task2-cpu-tiny-8px-gated-streams-s0.json").read_text())
+    assert (record["strict_depth"], record["stricter_depth"], record["train_depth"]) == (6, 7, 11)
+    assert len(record["longest_path"]) == 6 and record["weighted_operations"] == 2 + 12 * 3 and record["task"] == "task2"
+    assert [line["epoch"] for line in record["history"]] == [1, 2] and len(record["dataset_digest"]) == 64
+    assert record["trained_with"]["commit"] and record["evaluated_with"]["hardware"] and record["config"]["arch"] == "gated-streams"
+    assert [(row["split"], row["role"], row["strict_depth"], row["train_depth"]) for row in rows] == [
+        ("test", "ours", 6, 11), ("val", "ours", 6, 11)]
     net, checkpoint = load_network("run/model.pt")
-    assert result["params"] == count_params(fuse(net)) < count_params(net)
+    assert rows[0]["params"] == count_params(fuse(net)) < count_params(net) and rows[0]["train_s"] == checkpoint["train_s"]
+    assert rows[0]["latency_ms_b256"] > 0 < rows[0]["latency_ms_b1"] and rows[0]["peak_mem_mb"] > 256 * 3 * 8 * 8 * 4 / 1e6
     train("--arch", "gated-streams", "--out", "run", "--resume")   # finished: the same weights again
     again = load_checkpoint("run/model.pt", "task2-model")["state"]
     assert all(torch.equal(value, again[key]) for key, value in checkpoint["state"].items())
 
 
-def test_the_reported_predictions_are_the_fused_networks(train, monkeypatch):
-    evaluated = []
-    monkeypatch.setattr(train_task2, "predict", lambda model, batches, amp: (
-        evaluated.append(type(model.stem.conv)), torch.zeros(len(batches), dtype=torch.long))[1])
-    train("--arch", "merged", "--out", "run")
-    assert [kind.__name__ for kind in evaluated] == ["BranchedConv2d", "Conv2d", "Conv2d"]   # the epoch's, val, test
+def test_the_table_can_be_computed_again_from_the_predictions(train, evaluate):
+    train("--arch", "plain", "--out", "run")
+    test, val = evaluate("run/model.pt")
+    with gzip.open("results/predictions/task2-cpu-tiny-8px-plain-s0-test.csv.gz", "rt") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 6 and test["top1_pct"] == round(100 * sum(line["predicted"] == line["label"] for line in lines) / 6, 2)
+    assert test["latency_ms_b1"] is test["latency_ms_b256"] is None and val["macs"] == test["macs"] > 0
 
 
-def test_a_deeper_network_is_not_ours(train):
+def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_the_test_split_alone(train, evaluate, monkeypatch):
+    evaluated, opened, split = [], [], PixelCache.split
+    def watch(module):
+        monkeypatch.setattr(module, "predict", lambda model, batches, amp: (
+            evaluated.append((type(model.stem.conv), amp)), torch.zeros(len(batches), dtype=torch.long))[1])
+    monkeypatch.setattr(PixelCache, "split", lambda self, name: (opened.append(name), split(self, name))[1])
+    watch(train_task2), watch(eval_classifiers)
+    train("--arch", "merged", "--out", "run", "--amp")
+    assert evaluated == [(BranchedConv2d, True)] and set(opened) == {"train", "val"}
+    evaluate("run/model.pt")
+    assert evaluated[1:] == [(torch.nn.Conv2d, False)] * 2
+
+
+def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
+    for arch, seed in (("plain", 0), ("plain", 1), ("resnet34", 0)):
+        train("--arch", arch, "--seed", seed, "--epochs", 1, "--out", f"{arch}{seed}")
+    every = [f"{run}/model.pt" for run in ("plain0", "plain1", "resnet340")]
+    rows = evaluate(*every)
+    assert [(row["role"], row["model"], row["seed"]) for row in rows] == [
+        ("ours", "plain", 0), ("ours", "plain", 1), ("resnet34", "resnet34", 0)] * 2
+    assert [row["strict_depth"] for row in rows[:3]] == [6, 6, 34]
+    before = Path("results/task2_classifiers.csv").read_bytes()
+    capsys.readouterr()
+    evaluate(*every, "--skip-existing")
+    assert capsys.readouterr().out.count("is of this very run: skipped") == 3
+    with pytest.raises(UserError, match="--name x: 3 checkpoints would share it"):
+        evaluate(*every, "--name", "x")
+    train("--arch", "plain", "--epochs", 1, "--lr", 0.02, "--out", "other")
+    with pytest.raises(UserError, match="s0.json has the results of 'plain' trained or evaluated with other options: add --name"):
+        evaluate("other/model.pt")
+    assert Path("results/task2_classifiers.csv").read_bytes() == before
+    evaluate("other/model.pt", "--split", "val", "--name", "faster", "--role", "ablation")
+    assert [(row["role"], row["split"]) for row in evaluate(every[0], "--replace") if row["model"] == "faster"] == [("ablation", "val")]
+
+
+def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(train, evaluate, tiny_dataset):
+    train("--arch", "resnet10", "--epochs", 1, "--out", "run")
+    with pytest.raises(UserError, match="resnet10 has strict depth 10, above --max-depth 6"):
+        evaluate("run/model.pt", "--role", "ours")
+    save_checkpoint("other.pt", {**load_checkpoint("run/model.pt", "task2-model"), "kind": "task1-model"})
+    with pytest.raises(UserError, match="other.pt is a 'task1-model' checkpoint; expected 'task2-model'"):
+        evaluate("other.pt")
+    lines = (tiny_dataset / "test.txt").read_text().splitlines()
+    (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
+    with pytest.raises(UserError, match="run/model.pt was trained on 'tiny'.*name the data it was trained on"):
+        evaluate("run/model.pt")
+    assert not Path("results").exists()
+
+
+def test_a_deeper_network_is_not_ours(train, evaluate):
     with pytest.raises(UserError, match="rrdb has strict depth 17, above --max-depth 6; its longest path is 0.0.* > .*--role"):
         train("--arch", "rrdb", "--role", "ours", "--out", "run")
     with pytest.raises(UserError, match="strict depth 6, above --max-depth 5; its longest path is stem.conv 8x3x7x7 > "):
@@ -56,14 +126,16 @@ def test_a_deeper_network_is_not_ours(train):
     with pytest.raises(UserError, match="strict depth 7, above --max-depth 6"):
         train("--arch", "plain", "--widths", "8,8,8,8,8", "--out", "run")
     assert not Path("run").exists()
+    with pytest.raises(UserError, match="strict depth 7, above --max-depth 6"):
+        train("--arch", "plain", "--widths", "8,8,8,8,8", "--role", "distilled", "--out", "run")
     train("--arch", "plain", "--widths", "8,8,8,8,8", "--role", "ablation", "--epochs", 1, "--out", "run")
-    assert json.loads(Path("run/result.json").read_text())["strict_depth"] == 7
+    assert evaluate("run/model.pt")[0]["strict_depth"] == 7
 
 
 @pytest.mark.parametrize("arch", ["attention", "graph", "dense-block", "gated4"])
-def test_every_kind_trains(train, arch):
+def test_every_kind_trains(train, evaluate, arch):
     train("--arch", arch, "--epochs", 1, "--out", "run")
-    assert json.loads(Path("run/result.json").read_text())["strict_depth"] <= 6
+    assert evaluate("run/model.pt", "--split", "val")[0]["strict_depth"] <= 6
 
 
 def test_learning_from_another_network(train, tiny_dataset):
@@ -98,7 +170,8 @@ def test_a_share_of_the_training_images(train, monkeypatch):
 
 
 @pytest.mark.parametrize("options, expected", [
-    ({}, ("resnet34", "baseline")), ({"arch": "gated", "small_stem": True}, ("gated-small-stem", "ours")),
+    ({}, ("resnet34", "resnet34")), ({"arch": "resnet18"}, ("resnet18", "baseline")),
+    ({"arch": "gated", "teacher": "model.pt"}, ("gated", "distilled")), ({"arch": "gated", "small_stem": True}, ("gated-small-stem", "ours")),
     ({"arch": "gated", "gates": False, "kernels": "3,5", "second_order": 0},
      ("gated-kernels-3-5-no-gates-second-order-0", "ours")),
     ({"arch": "plain", "branches": True, "role": "ablation"}, ("plain-branches", "ablation")),

@@ -15,7 +15,6 @@ import torch
 import engine
 import eval_channels
 import train_task1
-import train_task2
 from report.task1.rows import RESULTS
 from utils import ROOT, UserError, load_checkpoint, save_checkpoint
 
@@ -238,15 +237,6 @@ def test_a_model_of_two_channels_knows_their_subsets(command):
 def test_defaults_follow_from_the_options_and_never_overrule_them(options, expected):
     config = train_task1.Task1Config(device="cpu", **options).resolve()
     assert (config.fill, config.sampler, config.embedding, config.role, config.name) == expected
-
-
-def test_task2_trains_and_reports(command):
-    options = [option for option in TINY if option not in ("--arch", "resnet10")]
-    command(train_task2, *options, "--out", "run")
-    result = json.loads(Path("run/result.json").read_text())
-    assert result["config"]["arch"] == "resnet34" and 0 <= result["test"]["top1_pct"] <= 100 and result["macs"] > 0
-    layers = {key.split(".")[0] for key in load_checkpoint("run/model.pt", "task2-model")["state"]}
-    assert {"conv1", "layer4", "fc"} <= layers
 
 
 def test_torchrun_with_two_processes(tiny_dataset, tmp_path):
