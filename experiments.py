@@ -19,10 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import eval_channels
+import eval_classifiers
 from config import TIERS
 from grids import EVALUATIONS, GRIDS
 from report import build as report_build
 from utils import ROOT, ArgumentParser, UserError, cli
+
+EVALUATE = {"task1": eval_channels.main, "task2": eval_classifiers.main}
+
 
 @dataclass
 class Job:
@@ -45,11 +49,12 @@ class Job:
 
 
 def make_jobs(args) -> list[Job]:
-    needed = {name: [name] for name in GRIDS[args.grid]} | {name: runs.split() for name, runs, _ in EVALUATIONS[args.grid]}
+    needed = {name: [name] for name in GRIDS[args.grid]} | {name: runs.split() for name, runs, _ in EVALUATIONS.get(args.grid, [])}
     unknown = [name for name in args.only or () if name not in needed]
     if unknown:
         raise UserError(f"--only {unknown[0]}: grid {args.grid} has {', '.join(needed)}")
-    commands = {name: options for grid in GRIDS.values() for name, options in grid.items()}
+    task = task_of(args.grid)
+    commands = {name: options for grid, rows in GRIDS.items() if task_of(grid) == task for name, options in rows.items()}
     names, jobs = [run for name in args.only or needed for run in needed[name]], []
     teachers = [teacher for name in names for teacher in re.findall(r"\{runs\}/(.+)-s\{seed\}/", commands[name])]
     names = list(dict.fromkeys([*teachers, *names]))
@@ -59,10 +64,15 @@ def make_jobs(args) -> list[Job]:
             options = commands[name].format(runs=folder.parent, seed=seed)
             teacher = re.search(r"--teacher (\S+)", options)
             jobs.append(Job(f"{name} seed {seed}", folder, [
-                sys.executable, str(ROOT / f"train_{args.grid.split('-')[0]}.py"), "--name", name, "--seed", str(seed), "--tier", args.tier,
+                sys.executable, str(ROOT / f"train_{task}.py"), "--name", name, "--seed", str(seed), "--tier", args.tier,
                 "--data", args.data, "--threads", str(args.threads), "--out", str(folder), "--resume",
                 *shlex.split(options), *shlex.split(args.options)], Path(teacher[1]) if teacher else None))
     return jobs
+
+
+def task_of(grid: str) -> str:
+    """The task that a grid is of: what is before the first dash of its name."""
+    return grid.split("-")[0]
 
 
 def run_folder(tier: str, name: str, seed: int) -> Path:
@@ -97,14 +107,14 @@ def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
 
 def evaluate(args) -> None:
     """Evaluate every finished run that has no result yet, one after the other: latency needs a quiet machine."""
-    chosen = args.only or [*GRIDS[args.grid], *(name for name, _, _ in EVALUATIONS[args.grid])]
-    rows = [(name, name, "") for name in GRIDS[args.grid]] + EVALUATIONS[args.grid]
+    rows = [(name, name, "") for name in GRIDS[args.grid]] + EVALUATIONS.get(args.grid, [])
     for seed in args.seeds:
         for name, trained, options in rows:
             models = [run_folder(args.tier, run, seed) / "model.pt" for run in trained.split()]
-            if name in chosen and all(model.exists() for model in models):
-                eval_channels.main([*map(str, models), "--name", name, "--skip-existing", "--no-report", "--data", args.data,
-                                    "--threads", str(args.threads), *shlex.split(options), *shlex.split(args.eval_options)])
+            if name in (args.only or [name]) and all(model.exists() for model in models):
+                EVALUATE[task_of(args.grid)]([
+                    *map(str, models), "--name", name, "--skip-existing", "--no-report", "--data", args.data,
+                    "--threads", str(args.threads), *shlex.split(options), *shlex.split(args.eval_options)])
     report_build.main([])
 
 

@@ -1,7 +1,8 @@
 """The experiments as data: what is trained, what is evaluated without training, and how ablations are grouped.
 
 A grid maps a row's name to the options of the training script named before the first dash of the grid's name
-("task1-ablations" is run by train_task1.py). Order = order of training.
+("task1-ablations" is run by train_task1.py). Order = order of training. A row's name stands once in all grids: it names the
+run's directory.
 """
 from __future__ import annotations
 
@@ -72,7 +73,17 @@ GRIDS["task1-compute"] = {
     "linear-e210": "--fill linear --epochs 210 --role ablation",
 }
 
-# Rows that need no training of their own: (name, trained runs, options of eval_channels.py)
+# Task 2: the network to compare with, then the shallow ones
+GRIDS["task2"] = {
+    "resnet34": "--arch resnet34",
+    "plain": "--arch plain",
+    "gated": "--arch gated",
+}
+GRIDS["task2-ablations"] = {
+    "merged": "--arch merged --role ablation",
+}
+
+# Rows that need no training of their own: (name, trained runs, options of the evaluation); a grid without any is not listed
 EVALUATIONS = {
     "task1": [
         ("specialist-RGB", "naive-rgb", "--role specialist --subsets RGB"),
@@ -98,7 +109,6 @@ EVALUATIONS = {
         *((f"linear+{size}px", "linear", f"--image-size {size}") for size in (32, 40, 56, 64, 80, 96)),
         *((f"naive-rgb+{size}px", "naive-rgb", f"--image-size {size}") for size in (40, 64)),
     ],
-    "task1-compute": [],
 }
 
 # Capacity: ours and the specialists at other widths (each tier has one of its own)
@@ -107,7 +117,6 @@ GRIDS["task1-capacity"] = {
     for width in (0.125, 0.5)
     for name, options in {"linear": "--fill linear", **{f"specialist-{s}": o for s, o in SETS.items()}}.items()
 }
-EVALUATIONS["task1-capacity"] = []
 
 # The ablation table: group -> (what it is, model, what it is compared with, if not with REFERENCE); {} stands for the channel
 # set where each has a network of its own
@@ -161,4 +170,14 @@ LENGTHS = {
     "ours, one network": [(30, "linear"), (60, "linear-e60"), (90, "linear-e90"), (210, "linear-e210")],
     "ours, strong augmentation": [(30, "linear-strong"), (90, "linear-e90-strong")],
     "seven specialists": [(28, "specialist-{}-e4"), (70, "specialist-{}-e10"), (210, "specialist-{}")],
+}
+
+# Task 2's ablation table, as Task 1's, and the points of the figure of training data: (share of the training images, model)
+TASK2_REFERENCE = "gated"
+TASK2_ABLATIONS = {
+    "what a layer is": [("gates and covariances", "gated"), ("neither", "merged"), ("one convolution in training too", "plain", "merged")],
+}
+TASK2_FRACTIONS = {
+    "ResNet-34": [(1.0, "resnet34")],
+    "gated": [(1.0, "gated")],
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import experiments
+from report.task2.rows import RESULTS
 from test_training import TINY
 from utils import UserError
 
@@ -55,3 +56,17 @@ def test_a_teacher_is_trained_before_its_student(queue, capsys):
     queue({"student": "--teacher {runs}/naive-s{seed}/model.pt", "naive": "--sampler none"}, "--only", "student", "--jobs", "2")
     out = capsys.readouterr().out
     assert out.index("start   naive seed 0") < out.index("start   student seed 0") and "done    student seed 0" in out
+
+
+def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiments, "GRIDS", {"task2": {"small": "--arch plain"}, "task1": {"small": "--fill none of task 2's"}})
+    monkeypatch.setattr(experiments, "EVALUATIONS", {})
+    built, tiny = [], [word for word in TINY if word not in ("--arch", "resnet10")]
+    monkeypatch.setattr(experiments.report_build, "main", built.append)
+    monkeypatch.setattr(sys, "argv", ["experiments.py", "task2", "--data", str(tiny_dataset), "--options", " ".join(
+        [*tiny, "--cache", str(tmp_path / "cache")]), "--eval-options", f"--cache {tmp_path / 'cache'} --results results --repeats 0"])
+    experiments.main()
+    assert [(row["model"], row["role"], row["split"]) for row in RESULTS.read("results/task2_classifiers.csv")] == [
+        ("small", "ours", "test"), ("small", "ours", "val")]
+    assert built == [[]]
