@@ -14,11 +14,12 @@ from pathlib import Path
 
 from report.figures import is_current, write_figure
 from report.task1 import content as task1
+from report.task2 import content as task2
 from utils import ROOT, ArgumentParser, UserError, cli, write_text
 
 DOCUMENTS = ("README.md", "report/README.md")
 FIGURES = "report/figures"
-TASKS = {"task1": task1}
+TASKS = {"task1": task1, "task2": task2}
 BLOCK = re.compile(r"(<!-- generated:(\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 

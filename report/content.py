@@ -1,7 +1,10 @@
 """What a task gives the documents."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+
+from report.results_file import ResultsFile
 
 
 class Content(NamedTuple):
@@ -18,3 +21,8 @@ def figure_blocks(task: str, kinds: tuple[str, ...], figures: dict[str, tuple]) 
     for name in figures:
         links.setdefault(name.split("_")[1], []).append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
     return {f"{task}-figure-{kind}": "\n\n".join(links.get(kind, [])) for kind in kinds}
+
+
+def published_rows(results: ResultsFile, path: Path) -> list[dict]:
+    """Every row but those of the "demo" data set; none when there is no results file yet."""
+    return [row for row in results.read(path) if row["dataset"] != "demo"] if path.exists() else []

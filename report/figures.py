@@ -1,4 +1,4 @@
-"""Figures of Task 1, from plain data; the same data give the same bytes. All are readable in grey."""
+"""Figures of both tasks, from plain data; the same data give the same bytes. All are readable in grey."""
 from __future__ import annotations
 
 import hashlib
@@ -88,34 +88,89 @@ def subset_map(figure: Figure, data: list[dict]) -> None:
 
 def accuracy_against_cost(figure: Figure, data: list[dict]) -> None:
     """Mean of the seven sets against parameters and MACs. data: name, mean_pct, params, macs (mean over the sets)."""
+    _scatter(figure, [{**model, "params": model["params"] / 1e6, "macs": model["macs"] / 1e6} for model in data], "mean_pct",
+             "top-1, mean of the seven sets (%)",
+             {"params": "parameters to keep (millions)", "macs": "MACs, mean over the seven sets (millions)"})
+
+
+def top1_against_cost(figure: Figure, data: list[dict]) -> None:
+    """Top-1 against MACs and, where it was measured, latency. data: name, top1 (percent), macs (millions), latency (ms)."""
+    labels = {"macs": "MACs (millions)", "latency": "latency of one image (ms)"}
+    _scatter(figure, data, "top1", "top-1 (%)", {key: labels[key] for key in labels if key in data[0]})
+
+
+def _scatter(figure: Figure, data: list[dict], y: str, y_label: str, panels: dict[str, str]) -> None:
+    """A marker a model, one panel for each key of `panels` (key of x -> its label), logarithmic in x."""
     figure.set_size_inches(10, 4.8)
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, key, label in zip(axes, ("params", "macs"), ("parameters to keep (millions)", "MACs, mean over the seven sets (millions)")):
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (key, label) in zip(axes, panels.items()):
         for rank, model in enumerate(data):
-            axis.plot(model[key] / 1e6, model["mean_pct"], MARKERS[rank % len(MARKERS)], markersize=8, label=model["name"],
-                      markeredgecolor="black", color=matplotlib.colormaps["cividis"](rank / max(1, len(data) - 1)))
+            axis.plot(model[key], model[y], label=model["name"], **_marker(rank, len(data)))
         axis.set(xlabel=label, xscale="log")
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.tick_params(axis="x", which="minor", labelsize=8)
         axis.grid(color="0.88")
-    axes[0].set_ylabel("top-1, mean of the seven sets (%)")
+    axes[0].set_ylabel(y_label)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
 
+def share_against_depth(figure: Figure, data: list[dict]) -> None:
+    """Accuracy as a share of ResNet-34's by strict depth, models of one depth side by side in a band.
+
+    data: name, depth, share, low, high (percent), in the order of depth.
+    """
+    figure.set_size_inches(10, 4.8)
+    axis = figure.subplots()
+    for rank, model in enumerate(data):
+        error = [[model["share"] - model["low"]], [model["high"] - model["share"]]]
+        axis.errorbar(rank, model["share"], yerr=error, ecolor="black", elinewidth=0.9, capsize=3, label=model["name"], zorder=3,
+                      **_marker(rank, len(data)))
+    depths = [model["depth"] for model in data]
+    for rank in range(1, len(data)):
+        if depths[rank] != depths[rank - 1]:
+            axis.axvline(rank - 0.5, color="0.8", linewidth=0.8)
+    bands = {depth: np.mean([rank for rank, other in enumerate(depths) if other == depth]) for depth in depths}
+    axis.set_xticks(list(bands.values()), [str(depth) for depth in bands])
+    axis.tick_params(axis="x", length=0)
+    for level, style in ((90, (0, (5, 2))), (100, "solid")):
+        axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)
+    axis.set(xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data) - 0.4))
+    axis.grid(axis="y", color="0.88")
+    figure.legend(*_plain_legend(axis), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+
+
+def _plain_legend(axis) -> tuple[list, list]:
+    """Handles and labels of error bars, the bars left out."""
+    handles, labels = axis.get_legend_handles_labels()
+    return [handle[0] for handle in handles], labels
+
+
+def _marker(rank: int, count: int) -> dict:
+    """Style of a model's marker: its shape tells it apart in grey."""
+    return {"linestyle": "none", "marker": MARKERS[rank % len(MARKERS)], "markersize": 8, "markeredgecolor": "black",
+            "color": matplotlib.colormaps["cividis"](rank / max(1, count - 1))}
+
+
 def lines(figure: Figure, data: dict) -> None:
-    """Curves in one or more panels. data: panels: [{x, y (axis labels), log, series: [{name, x, y}]}]."""
+    """Curves in one or more panels. data: panels: [{x, y (axis labels), log, series: [{name, x, y, mark}]}].
+
+    log: logarithmic in x. mark: x of a vertical line in the curve's style.
+    """
     axes = figure.subplots(1, len(data["panels"]), squeeze=False)[0]
     for axis, panel in zip(axes, data["panels"]):
         for rank, series in enumerate(panel["series"]):
             marker = MARKERS[rank % len(MARKERS)] if len(series["x"]) < 12 else None
-            axis.plot(series["x"], series["y"], linestyle=LINES[rank % len(LINES)], marker=marker, label=series["name"],
-                      color=matplotlib.colormaps["cividis"](0.85 * rank / max(1, len(panel["series"]) - 1)))
+            style = {"linestyle": LINES[rank % len(LINES)],
+                     "color": matplotlib.colormaps["cividis"](0.85 * rank / max(1, len(panel["series"]) - 1))}
+            axis.plot(series["x"], series["y"], marker=marker, label=series["name"], **style)
+            if "mark" in series:
+                axis.axvline(series["mark"], linewidth=1, **style)
         axis.set(xlabel=panel["x"], ylabel=panel["y"], xscale="log" if panel.get("log") else "linear")
         if panel.get("log"):
             ticks = sorted({x for series in panel["series"] for x in series["x"]})
-            axis.set_xticks(ticks, [str(x) for x in ticks])
+            axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axis.minorticks_off()
         elif all(isinstance(x, int) for series in panel["series"] for x in series["x"]):
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
@@ -153,15 +208,25 @@ def kernels(figure: Figure, data: dict) -> None:
 
 def class_bars(figure: Figure, data: dict) -> None:
     """Recall lost by class when one channel is left of three. data: classes, series: [{name, drop}], first decides the order."""
+    _class_bars(figure, data["classes"], [(series["name"], series["drop"]) for series in data["series"]],
+                "recall with RGB − mean of R, G, B (points)")
+
+
+def class_differences(figure: Figure, data: dict) -> None:
+    """Difference of two models' recall by class. data: classes, name (of the difference), difference (points)."""
+    _class_bars(figure, data["classes"], [(data["name"], data["difference"])], "difference of recall (points)")
+
+
+def _class_bars(figure: Figure, classes: list[str], series: list[tuple], label: str) -> None:
+    """Bars for the first of the series (name, values by class), which decides the order, and markers for the others."""
     figure.set_size_inches(10, 4.6)
     axis = figure.subplots()
-    order = np.argsort(data["series"][0]["drop"])[::-1]
-    axis.bar(range(len(order)), np.array(data["series"][0]["drop"])[order], color="0.75", edgecolor="black", linewidth=0.5,
-             label=data["series"][0]["name"])
-    for rank, series in enumerate(data["series"][1:]):
-        axis.plot(range(len(order)), np.array(series["drop"])[order], MARKERS[rank], color="black", markerfacecolor="white", label=series["name"])
-    axis.set_xticks(range(len(order)), np.array(data["classes"])[order], rotation=90, fontsize=7)
-    axis.set(ylabel="recall with RGB − mean of R, G, B (points)", xlim=(-0.8, len(order) - 0.2))
+    order = np.argsort(series[0][1])[::-1]
+    axis.bar(range(len(order)), np.array(series[0][1])[order], color="0.75", edgecolor="black", linewidth=0.5, label=series[0][0])
+    for rank, (name, values) in enumerate(series[1:]):
+        axis.plot(range(len(order)), np.array(values)[order], MARKERS[rank], color="black", markerfacecolor="white", label=name)
+    axis.set_xticks(range(len(order)), np.array(classes)[order], rotation=90, fontsize=7)
+    axis.set(ylabel=label, xlim=(-0.8, len(order) - 0.2))
     axis.axhline(0, color="black", linewidth=0.8)
     axis.grid(axis="y", color="0.88")
     axis.legend(frameon=False)
@@ -169,16 +234,26 @@ def class_bars(figure: Figure, data: dict) -> None:
 
 def confusion_change(figure: Figure, data: dict) -> None:
     """Change of the confusion matrix, in images of 100 of the true class: white more, black fewer. data: classes, change (K, K)."""
-    figure.set_size_inches(8.6, 7.4)
-    axis = figure.subplots()
     change = np.array(data["change"])
     limit = np.abs(change).max()
-    image = axis.imshow(change, cmap="gray", vmin=-limit, vmax=limit)
+    _class_map(figure, data["classes"], change, "change, images of 100 of the true class", vmin=-limit, vmax=limit, cmap="gray")
+
+
+def confusion(figure: Figure, data: dict) -> None:
+    """Confusion matrix. data: classes, shares (K, K): percent of the true class; black: all of it."""
+    _class_map(figure, data["classes"], np.array(data["shares"]), "images of 100 of the true class", vmin=0, vmax=100, cmap="gray_r")
+
+
+def _class_map(figure: Figure, classes: list[str], values: np.ndarray, label: str, **scale) -> None:
+    """Values (K, K) as a grey map: row = true class, column = predicted class."""
+    figure.set_size_inches(8.6, 7.4)
+    axis = figure.subplots()
+    image = axis.imshow(values, **scale)
     for ticks in (axis.set_xticks, axis.set_yticks):
-        ticks(range(len(data["classes"])), data["classes"], fontsize=6)
+        ticks(range(len(classes)), classes, fontsize=6)
     axis.tick_params(axis="x", rotation=90)
     axis.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axis, label="change, images of 100 of the true class")
+    figure.colorbar(image, ax=axis, label=label)
 
 
 def _bar_style(rank: int, count: int) -> dict:

@@ -11,9 +11,14 @@ from config import differing_options, option_defaults
 from grids import EVALUATIONS, GRIDS
 from report import build
 from report.records import run_name
-from report.task1.rows import RESULTS
+from report.task1 import content as task1
+from report.task2 import content as task2
 from train_task1 import Task1Config
+from train_task2 import Task2Config
 from utils import ROOT, parse_config
+
+TABLES = {"task1": task1, "task2": task2}
+CONFIGS = {"task1": Task1Config, "task2": Task2Config}
 
 
 def test_tables_are_what_the_results_give(capsys):
@@ -36,28 +41,37 @@ def test_no_pictures_weights_or_absolute_paths_are_tracked():
 
 
 def test_results_have_their_provenance():
-    """Each row of the table has a run record with configuration, seed, commit, hardware and data hash beside it."""
-    table = ROOT / "results" / "task1_channels.csv"
-    rows = RESULTS.read(table)
-    assert rows
-    for row in rows:
-        record = json.loads((ROOT / "results" / "runs" / f"{run_name('task1', row)}.json").read_text())
-        assert re.fullmatch(r"[0-9a-f]{40}", record["trained_with"]["commit"]) and record["trained_with"]["hardware"]
-        assert re.fullmatch(r"[0-9a-f]{64}", record["dataset_digest"]) and record["config"]["seed"] == row["seed"]
-        kept = next(r for r in record["splits"][row["split"]] if r["subset"] == row["subset"])
-        assert all(abs(kept[key] - row[key]) < 0.006 for key in ("top1_pct", "ci95_low", "ci95_high"))
+    """Each row of a table has a run record with configuration, seed, commit, hardware and data hash beside it."""
+    for task, table in TABLES.items():
+        rows = table.load_rows(ROOT)
+        assert rows or not (ROOT / table.FILE).exists()
+        for row in rows:
+            record = json.loads((ROOT / "results" / "runs" / f"{run_name(task, row)}.json").read_text())
+            assert record.get("task", "task1") == task
+            assert re.fullmatch(r"[0-9a-f]{40}", record["trained_with"]["commit"]) and record["trained_with"]["hardware"]
+            assert re.fullmatch(r"[0-9a-f]{64}", record["dataset_digest"]) and record["config"]["seed"] == row["seed"]
+            kept = next(r for r in record["splits"][row["split"]] if r.get("subset") == row.get("subset"))
+            assert all(abs(kept[key] - row[key]) < 0.006 for key in ("top1_pct", "ci95_low", "ci95_high"))
+            assert task == "task1" or (record["strict_depth"], record["train_depth"]) == (row["strict_depth"], row["train_depth"])
+
+
+def test_a_rows_name_stands_for_one_run():
+    names = [name for grid in GRIDS.values() for name in grid]
+    assert len(names) == len(set(names))
 
 
 def test_the_queue_repeats_the_published_runs():
     """A row's command still means the options that its record has, so that `experiments.py --only` can replace it."""
     commands = {name: options for grid in GRIDS.values() for name, options in grid.items()}
     trained = {name: runs.split()[0] for rows in EVALUATIONS.values() for name, runs, _ in rows}
-    defaults, records = option_defaults(Task1Config), sorted((ROOT / "results" / "runs").glob("*.json"))
+    records = sorted((ROOT / "results" / "runs").glob("*.json"))
     assert records
     for path in records:
         record = json.loads(path.read_text())
+        config = CONFIGS[record.get("task", "task1")]
         run = trained.get(record["model"], record["model"])
         options = commands[run].format(runs=f"runs/{record['tier']}", seed=record["seed"])
         words = [*shlex.split(options), "--seed", str(record["seed"]), "--tier", record["tier"], "--device", "cpu"]
-        ours = {**dataclasses.asdict(parse_config(Task1Config, words).resolve()), "amp": True}   # amp follows from the processor
-        assert differing_options(ours, record["config"], defaults) == [], path.name
+        ours = {**dataclasses.asdict(parse_config(config, words).resolve()), "amp": True}   # amp follows from the processor
+        assert differing_options(ours, record["config"], option_defaults(config)) == [], path.name
+        assert ("task2-" in path.name) == (config is Task2Config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from report.comparisons import to_csv
-from report.content import Content, figure_blocks
+from report.content import Content, figure_blocks, published_rows
 from report.records import load_records
 from report.task1.analysis import ABLATION_COLUMNS, STATS_COLUMNS, ablations, compare_models
 from report.task1.figure_data import make_figures
@@ -17,9 +17,7 @@ NO_RESULTS = "No results yet: run `python train_task1.py`, then `python -m repor
 
 
 def load_rows(root: Path) -> list[dict]:
-    """Every row but those of the "demo" data set; none when there is no results file yet."""
-    path = root / FILE
-    return [row for row in RESULTS.read(path) if row["dataset"] != "demo"] if path.exists() else []
+    return published_rows(RESULTS, root / FILE)
 
 
 def make_content(root: Path) -> Content:

@@ -1,0 +1,121 @@
+"""From Task 2's rows and predictions to comparisons: each model's share of ResNet-34's accuracy, and what changes it."""
+from __future__ import annotations
+
+import statistics
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from grids import TASK2_ABLATIONS, TASK2_REFERENCE
+from report.comparisons import RESULT, SETTING, adjusted, bootstrap, by_setting, pooled_variance
+from report.records import Predicted, Predictions, read_predictions, run_name
+from report.task2.rows import Entry, best, settings
+
+COLUMN = "predicted"
+RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "seeds", "top1_pct", "denominator", "denominator_seeds",
+                 "denominator_top1_pct", "ratio", "ci95_low", "ci95_high", "p_value", "p_holm")
+RATIO_DECIMALS = {"ratio": 4, "ci95_low": 4, "ci95_high": 4}
+ABLATION_COLUMNS = (*SETTING, "split", "group", "variant", "model", "strict_depth", "macs", "seeds", "top1_pct", "top1_sd",
+                    "reference", *RESULT)
+
+
+class Models(Predicted):
+    """The test predictions of one setting's models, all seeds.
+
+    Args:
+        rows: rows of results/task2_classifiers.csv of one (tier, dataset, image_size), split test.
+        folder: results/.
+    """
+
+    def __init__(self, rows: list[dict], folder: Path):
+        files: dict[tuple[str, str], dict[int, Path]] = {}
+        for row in rows:
+            path = folder / "predictions" / f"{run_name('task2', row)}-test.csv.gz"
+            files.setdefault((row["model"], COLUMN), {})[row["seed"]] = path
+        super().__init__(files)
+
+    def __contains__(self, model: str) -> bool:
+        return (model, COLUMN) in self.files
+
+    def predictions(self, model: str) -> list[Predictions]:
+        """One for each seed."""
+        return [read_predictions(path) for _, path in sorted(self.files[model, COLUMN].items())]
+
+    def correct(self, model: str) -> np.ndarray:
+        """1 where right: (seeds, N)."""
+        return np.array([self.right(path, COLUMN) for _, path in sorted(self.files[model, COLUMN].items())])
+
+    def top1(self, model: str) -> np.ndarray:
+        """Percent, one for each seed: (seeds,)."""
+        return 100 * self.correct(model).mean(1)
+
+    @cached_property
+    def seed_variance(self) -> tuple[float, int | float]:
+        """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where unknown.
+
+        Pooled over all models that have several seeds, because a few seeds tell little about one model and a model with one
+        seed varies as well.
+        """
+        return pooled_variance([self.top1(model) for model, _ in self.files])
+
+    def difference(self, model: str, other: str) -> dict:
+        """Top-1 of model - other in points, with interval and p."""
+        a, b = self.correct(model), self.correct(other)
+        variance, df = self.seed_variance
+        errors = [(variance * (1 / len(a) + 1 / len(b)), df)] if variance else []
+        return bootstrap(a.shape[1]).compare(a, b, seed_errors=errors)
+
+    def ratio(self, model: str, other: str) -> dict:
+        """Mean top-1 of model / other, with interval and p for a ratio of 1."""
+        a, b = self.correct(model), self.correct(other)
+        variance, df = self.seed_variance
+        errors = [(variance / len(a), variance / len(b), df)] if variance else []
+        return bootstrap(a.shape[1]).ratio(a, b, errors)
+
+
+def denominator(rows: list[dict], setting: tuple) -> str | None:
+    """The ResNet-34 of a setting with the highest mean validation top-1, None where there is none with test results too."""
+    tested = {row["model"] for row in by_setting(rows).get(setting, [])}
+    return best([entry for entry in settings(rows, "val").get(setting, []) if entry.name in tested], "resnet34")
+
+
+def ratios(rows: list[dict], folder: Path) -> list[dict]:
+    """Every model against the denominator of its setting: rows of `RATIO_COLUMNS`, Holm over each setting."""
+    table = []
+    for setting, entries in settings(rows, "test").items():
+        against = denominator(rows, setting)
+        if against is None:
+            continue
+        models = Models(by_setting(rows)[setting], folder)
+        lines = [{**dict(zip(SETTING, setting)), "split": "test", "role": entry.role, "model": entry.name,
+                  "strict_depth": entry.same("strict_depth"), "seeds": len(entry.rows), "top1_pct": float(models.top1(entry.name).mean()),
+                  "denominator": against, "denominator_seeds": len(models.top1(against)),
+                  "denominator_top1_pct": float(models.top1(against).mean()), **models.ratio(entry.name, against)}
+                 for entry in entries if entry.name != against]
+        table += adjusted(lines)
+    return table
+
+
+def ablations(rows: list[dict], folder: Path) -> list[dict]:
+    """Every variant of `grids.TASK2_ABLATIONS` against its reference: rows of `ABLATION_COLUMNS`, Holm over each setting."""
+    table = []
+    for setting, entries in settings(rows, "test").items():
+        models, by_name = Models(by_setting(rows)[setting], folder), {entry.name: entry for entry in entries}
+        lines = []
+        for group, variants in TASK2_ABLATIONS.items():
+            known = [variant for variant in variants if variant[1] in models]
+            for label, model, *against in known if len(known) > 1 else ():
+                reference = against[0] if against else TASK2_REFERENCE
+                compared = model != reference and reference in models
+                lines.append({**dict(zip(SETTING, setting)), "split": "test", "group": group, "variant": label,
+                              **_measured(by_name[model], models), "reference": reference,
+                              **(models.difference(model, reference) if compared else dict.fromkeys(RESULT[:-1]))})
+        table += adjusted(lines)
+    return table
+
+
+def _measured(entry: Entry, models: Models) -> dict:
+    top1 = models.top1(entry.name).tolist()
+    return {"model": entry.name, "strict_depth": entry.same("strict_depth"), "macs": entry.same("macs"), "seeds": len(top1),
+            "top1_pct": statistics.fmean(top1), "top1_sd": statistics.stdev(top1) if len(top1) > 1 else None}

@@ -1,0 +1,92 @@
+"""Markdown tables from Task 2's rows and from the comparisons made of them."""
+from __future__ import annotations
+
+from report.comparisons import SETTING
+from report.markdown import SEEDS, caption, difference, grouped, mean_sd, millions, star, table
+from report.task2.rows import Entry, settings
+
+MAIN = ("ours", "resnet34", "baseline")   # roles of the main table; distilled networks had ResNet-34's help and stand apart
+
+
+def main_table(rows: list[dict], ratios: list[dict], split: str = "test") -> str:
+    """Accuracy by role, and as a share of the denominator's (rows of `analysis.ratios`); distilled networks in a table below."""
+    tables = []
+    for setting, entries in settings(rows, split).items():
+        shares = {line["model"]: line for line in ratios if tuple(line[key] for key in SETTING) == setting}
+        against = next((line["denominator"] for line in shares.values()), None)
+        text = "Means over seeds (± standard deviation where there are several); precision, recall and F1 are macro averages. "
+        if against:
+            text += (f"Ratio: top-1 in % of that of {against}, the ResNet-34 with the best validation top-1, with its 95 % interval: "
+                     f"paired bootstrap over images, {SEEDS} An asterisk: differs from 100 % with p < 0.05 after Holm's correction "
+                     f"over the {len(shares)} models of the setting, ablations included. ")
+        text += "Depth: strict, of the fused network (depth.py)."
+        parts = [[entry for entry in entries if entry.role in MAIN], [entry for entry in entries if entry.role == "distilled"]]
+        headings = (text, "Distilled: trained on the predictions of a ResNet-34 as well. Columns as above.")
+        for part, heading in zip(parts, headings):
+            if part:
+                tables.append(caption(setting, split, heading) + table(
+                    ["model", "role", "strict depth", "seeds", "top-1 %", "ratio %", "precision", "recall", "F1", "params (M)", "MACs (M)"],
+                    [_main_cells(entry, shares.get(entry.name), against) for entry in part]))
+    return "\n\n".join(tables)
+
+
+def _main_cells(entry: Entry, share: dict | None, against: str | None) -> list[str]:
+    ratio = "100" if entry.name == against else "–"
+    if share:
+        ratio = f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f}){star(share)}"
+    return [entry.name, entry.role, str(entry.same("strict_depth")), str(len(entry.rows)), mean_sd(entry.values("top1_pct")), ratio,
+            *(f"{entry.mean(name):.4f}" for name in ("precision_macro", "recall_macro", "f1_macro")),
+            millions(entry.same("params"), 2), millions(entry.same("macs"), 0)]
+
+
+def cost_table(rows: list[dict], records: dict[tuple, dict], denominators: dict[tuple, str], split: str = "test") -> str:
+    """What each model costs; latency also as a multiple of the denominator's.
+
+    Args:
+        records: (tier, dataset, image_size, model, seed) -> JSON of results/runs/.
+        denominators: (tier, dataset, image_size) -> model, where there is one.
+    """
+    tables = []
+    for setting, entries in settings(rows, split).items():
+        kept = [entry for entry in entries if entry.role != "ablation"]
+        if not kept:
+            continue
+        against = next((entry for entry in kept if entry.name == denominators.get(setting)), None)
+        lines = []
+        for entry in kept:
+            operations = {records[key]["weighted_operations"] for row in entry.rows if (key := (*setting, entry.name, row["seed"])) in records}
+            lines.append([entry.name, millions(entry.same("params"), 2), millions(entry.same("macs"), 0),
+                          *(_latency(entry, against, column) for column in ("latency_ms_b1", "latency_ms_b256")),
+                          f"{entry.mean('peak_mem_mb'):.0f}", f"{entry.mean('train_s') / 60:.1f}", str(entry.same("train_depth")),
+                          "–".join(map(str, sorted(operations))) or "–"])
+        tables.append(caption(setting, split, "Of the fused network. MACs: convolutions and linear layers, one image. Latency: median in float32 "
+                              "for a batch of 1 and of 256, mean over seeds" + (f"; in brackets as a multiple of {against.name}'s" if against else "")
+                              + ". Memory: largest sum of all live tensors in a pass of 256 images, weights included. Training: minutes a "
+                              "seed, as long as other trainings ran beside. Training depth: strict depth before fusing. Operations: "
+                              "weighted operations in a pass, of which the strict depth counts the longest chain.")
+                      + table(["model", "params (M)", "MACs (M)", "latency (ms), batch 1", "latency (ms), batch 256", "memory (MB)",
+                               "training (min)", "training depth", "operations"], lines))
+    return "\n\n".join(tables)
+
+
+def _latency(entry: Entry, against: Entry | None, column: str) -> str:
+    own, others = entry.mean(column), against and against.mean(column)
+    return "–" if own is None else f"{own:.2f}" + (f" ({own / others:.2f}×)" if others else "")
+
+
+def ablation_table(lines: list[dict]) -> str:
+    """Variants by group (rows of `analysis.ablations`), with the difference from the reference."""
+    tables = []
+    for setting, members in grouped(lines, SETTING).items():
+        cells, group = [], None
+        for line in members:
+            top1 = f"{line['top1_pct']:.1f}" + (f" ± {line['top1_sd']:.1f}" if line["top1_sd"] is not None else "")
+            compared = line["p_value"] is not None
+            cells.append([line["group"] if line["group"] != group else "", line["variant"], str(line["strict_depth"]), millions(line["macs"], 0),
+                          str(line["seeds"]), top1, difference(line) if compared else "", line["reference"] if compared else ""])
+            group = line["group"]
+        tests = len({(line["model"], line["reference"]) for line in members if line["p_value"] is not None})
+        tables.append(caption(setting, "test", "Top-1 in %, mean over seeds (± standard deviation). Difference: in points, with its 95 % interval: "
+                              f"paired bootstrap over images, {SEEDS} An asterisk: p < 0.05 after Holm's correction over the {tests} variants.")
+                      + table(["what changes", "variant", "strict depth", "MACs (M)", "seeds", "top-1 %", "difference", "from"], cells))
+    return "\n\n".join(tables)
