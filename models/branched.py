@@ -18,7 +18,7 @@ def fuse(model: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if hasattr(child, "fuse"):
                 setattr(module, name, child.fuse())
-    return model
+    return model.fuse() if hasattr(model, "fuse") else model
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:

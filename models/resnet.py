@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, ResNet
 
 LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
@@ -48,3 +49,12 @@ class ScaledResNet(ResNet):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> logits (B, num_classes)."""
         return self.fc(self.avgpool(self.feature_maps(x)[0]).flatten(1))
+
+    def fuse(self) -> ScaledResNet:
+        """Itself, in eval mode, with each BatchNorm made part of the convolution before it."""
+        for module in list(self.modules()):
+            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):   # the last: a shortcut's
+                if isinstance(getattr(module, norm, None), nn.BatchNorm2d):
+                    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+                    setattr(module, norm, nn.Identity())
+        return self

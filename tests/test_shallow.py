@@ -7,6 +7,7 @@ from torch import nn
 from depth import count_depth
 from measure import count_macs, count_params, flop_counter_macs
 from models.branched import BranchedConv2d, NormLinear, fuse
+from models.resnet import ScaledResNet
 from models.shallow import SHALLOW, ShallowNet, pooled
 from models.shallow_baselines import SHALLOW_BASELINES, SelfAttention
 
@@ -58,6 +59,15 @@ def test_each_branch_is_in_the_sum():
         nn.init.zeros_(norm.weight)
         assert (conv.fuse().weight - whole).abs().max() > 0.01
         norm.weight.data.copy_(weight)
+
+
+@pytest.mark.parametrize("arch", ["resnet10", "resnet34"])
+def test_a_fused_resnet_is_the_same_function(arch):
+    net = randomise(ScaledResNet(arch, 5, width=0.125)).double()
+    fused, x = fuse(net), torch.randn(2, 3, 40, 33, dtype=torch.float64)
+    assert net.training and isinstance(net.bn1, nn.BatchNorm2d) and not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    assert relative_error(fused(x), net.eval()(x)) < 1e-9
+    assert count_depth(fused, (3, 32, 32))[:3] == count_depth(net, (3, 32, 32))[:3]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
