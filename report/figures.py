@@ -107,6 +107,8 @@ def _scatter(figure: Figure, data: list[dict], y: str, y_label: str, panels: dic
         for rank, model in enumerate(data):
             axis.plot(model[key], model[y], label=model["name"], **_marker(rank, len(data)))
         axis.set(xlabel=label, xscale="log")
+        if max(model[key] for model in data) > 10 * min(model[key] for model in data):   # no room for every digit
+            axis.xaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.tick_params(axis="x", which="minor", labelsize=8)

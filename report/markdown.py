@@ -3,9 +3,6 @@ from __future__ import annotations
 
 import statistics
 
-SEEDS = "and the spread over training seeds, pooled over models of a kind (where none has several seeds: images alone)."
-
-
 def caption(setting: tuple, split: str, text: str) -> str:
     tier, dataset, image_size = setting
     return f"**{dataset}, {image_size} px, tier {tier}, {split} split.** {text}\n\n"

@@ -260,6 +260,7 @@ def test_evaluation_writes_table_record_and_predictions(command, trained):
     assert len(rows) == 14 and {row["split"] for row in rows} == {"val", "test"} and {row["role"] for row in rows} == {"ours"}
     record = json.loads(Path("results/runs/cpu-tiny-8px-linear-s0.json").read_text())
     assert record["trained_with"]["commit"] and len(record["dataset_digest"]) == 64 and len(record["history"]) == 3
+    assert record["task"] == "task1"
     with gzip.open("results/predictions/cpu-tiny-8px-linear-s0-test.csv.gz", "rt") as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 6 and predictions[0]["image"].startswith("images/")

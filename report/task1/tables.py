@@ -5,11 +5,12 @@ import statistics
 
 from metrics import channel_summary
 from report.comparisons import SETTING
-from report.markdown import SEEDS, caption, difference, grouped, mean_sd, millions, table
+from report.markdown import caption, difference, grouped, mean_sd, millions, table
 from report.task1.analysis import MEAN
 from report.task1.rows import SUBSETS, Entry, settings
 
 QUALITY = (*SUBSETS, "mean of 7", "worst of 7", "expert gap", "retention %")
+SEEDS = "and the spread over training seeds, pooled over models of a kind (where none has several seeds: images alone)."
 NOTHING = (None, "–")   # a cell is (number to rank by, text)
 
 
