@@ -132,6 +132,12 @@ def test_ratios_against_an_independent_computation(results):
     assert [line["p_holm"] for line in lines.values()] == pytest.approx(holm([line["p_value"] for line in lines.values()]))
 
 
+def test_a_resnet34_that_is_hardly_ever_right_is_no_denominator(results):
+    add_model(results, "untrained", "resnet34", 1, seeds=(0,), val=90, strict_depth=34)
+    with pytest.raises(UserError, match="gated / untrained: .*too few images.*another --role"):
+        build.main([], results)
+
+
 def test_ablations_by_hand(results):
     lines = ablations(load_rows(results), results / "results")
     assert [(line["group"], line["model"], line["reference"]) for line in lines] == [

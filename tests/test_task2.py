@@ -13,6 +13,7 @@ import train_task2
 from data.cache import PixelCache
 from measure import count_params
 from models.branched import BranchedConv2d, fuse
+from report.task2.content import make_content
 from report.task2.rows import RESULTS
 from train_task2 import Task2Config, load_network
 from utils import UserError, load_checkpoint, save_checkpoint
@@ -67,6 +68,17 @@ def test_the_table_can_be_computed_again_from_the_predictions(train, evaluate):
         lines = list(csv.DictReader(file))
     assert len(lines) == 6 and test["top1_pct"] == round(100 * sum(line["predicted"] == line["label"] for line in lines) / 6, 2)
     assert test["latency_ms_b1"] is test["latency_ms_b256"] is None and val["macs"] == test["macs"] > 0
+
+
+def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
+    for arch in ("plain", "resnet10"):
+        train("--arch", arch, "--out", arch)
+        evaluate(f"{arch}/model.pt", "--repeats", 1)
+    content = make_content(Path())
+    assert {name.split("_")[1] for name in content.figures} == {"cost", "confusion", "curves"}   # no ResNet-34 to divide by
+    assert "| plain | ours | 6 | 1 |" in content.blocks["task2-main"] and "| resnet10 | baseline | 10 |" in content.blocks["task2-main"]
+    operations = [line.split("|")[-2].strip() for line in content.blocks["task2-cost"].splitlines() if line.startswith(("| plain", "| resnet10"))]
+    assert operations == ["6", "13"]   # ResNet-10: stem, 8 convolutions in blocks, 3 shortcuts, linear layer
 
 
 def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_the_test_split_alone(train, evaluate, monkeypatch):

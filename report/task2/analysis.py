@@ -11,6 +11,7 @@ from grids import TASK2_ABLATIONS, TASK2_REFERENCE
 from report.comparisons import RESULT, SETTING, adjusted, bootstrap, by_setting, pooled_variance
 from report.records import Predicted, Predictions, read_predictions, run_name
 from report.task2.rows import Entry, best, settings
+from utils import UserError
 
 COLUMN = "predicted"
 RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "seeds", "top1_pct", "denominator", "denominator_seeds",
@@ -67,11 +68,18 @@ class Models(Predicted):
         return bootstrap(a.shape[1]).compare(a, b, seed_errors=errors)
 
     def ratio(self, model: str, other: str) -> dict:
-        """Mean top-1 of model / other, with interval and p for a ratio of 1."""
+        """Mean top-1 of model / other, with interval and p for a ratio of 1.
+
+        Raises:
+            UserError: other is right on so few images that some resamples have none.
+        """
         a, b = self.correct(model), self.correct(other)
         variance, df = self.seed_variance
         errors = [(variance / len(a), variance / len(b), df)] if variance else []
-        return bootstrap(a.shape[1]).ratio(a, b, errors)
+        try:
+            return bootstrap(a.shape[1]).ratio(a, b, errors)
+        except ValueError as error:
+            raise UserError(f"{model} / {other}: {error}; train {other} longer, or evaluate it with another --role") from error
 
 
 def denominator(rows: list[dict], setting: tuple) -> str | None:
