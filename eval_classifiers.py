@@ -73,7 +73,7 @@ def evaluate(path: str, args) -> RunFiles | None:
         labels, predictions = batches.labels.cpu().numpy(), predict(fused, batches, amp=False).numpy()
         row = {**classification_metrics(labels, predictions, cache.num_classes), **columns}
         record["splits"][split] = [row]
-        print(f"{files.constant['model']} {split:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to {row['ci95_high']:.2f})  "
+        print(f"{config.name} {split:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to {row['ci95_high']:.2f})  "
               f"F1 {row['f1_macro']:.3f}  strict depth {row['strict_depth']}  {row['macs'] / 1e6:.1f} MMAC"
               + (f"  {row['latency_ms_b1']:.2f} ms" if args.repeats else ""))
         if not keep:

@@ -165,7 +165,8 @@ def main() -> None:
     train, val = (make_batches(cache, split, config.image_size, channels, device, config.fraction) for split in ("train", "val"))
 
     def validate(averaged):
-        metrics = classification_metrics(val.labels.cpu().numpy(), predict(averaged, val, amp=config.amp).numpy(), cache.num_classes)
+        predictions = predict(averaged, val, amp=config.amp).numpy()
+        metrics = classification_metrics(val.labels.cpu().numpy(), predictions, cache.num_classes)
         return {"val_top1_pct": round(metrics["top1_pct"], 2)}
 
     trainer = Trainer(config, cache, model, train, validate, processes=processes, teacher=teacher)

@@ -77,8 +77,9 @@ def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
     content = make_content(Path())
     assert {name.split("_")[1] for name in content.figures} == {"cost", "confusion", "curves"}   # no ResNet-34 to divide by
     assert "| plain | ours | 6 | 1 |" in content.blocks["task2-main"] and "| resnet10 | baseline | 10 |" in content.blocks["task2-main"]
-    operations = [line.split("|")[-2].strip() for line in content.blocks["task2-cost"].splitlines() if line.startswith(("| plain", "| resnet10"))]
-    assert operations == ["6", "13"]   # ResNet-10: stem, 8 convolutions in blocks, 3 shortcuts, linear layer
+    lines = content.blocks["task2-cost"].splitlines()
+    assert [line.split("|")[-2].strip() for line in lines if line.startswith(("| plain", "| resnet10"))] == ["6", "13"]
+    # ResNet-10: stem, 8 convolutions in blocks, 3 shortcuts, linear layer
 
 
 def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_the_test_split_alone(train, evaluate, monkeypatch):
@@ -183,7 +184,8 @@ def test_a_share_of_the_training_images(train, monkeypatch):
 
 @pytest.mark.parametrize("options, expected", [
     ({}, ("resnet34", "resnet34")), ({"arch": "resnet18"}, ("resnet18", "baseline")),
-    ({"arch": "gated", "teacher": "model.pt"}, ("gated", "distilled")), ({"arch": "gated", "small_stem": True}, ("gated-small-stem", "ours")),
+    ({"arch": "gated", "teacher": "model.pt"}, ("gated", "distilled")),
+    ({"arch": "gated", "small_stem": True}, ("gated-small-stem", "ours")),
     ({"arch": "gated", "gates": False, "kernels": "3,5", "second_order": 0},
      ("gated-kernels-3-5-no-gates-second-order-0", "ours")),
     ({"arch": "plain", "branches": True, "role": "ablation"}, ("plain-branches", "ablation")),

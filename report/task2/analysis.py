@@ -97,8 +97,8 @@ def ratios(rows: list[dict], folder: Path) -> list[dict]:
             continue
         models = Models(by_setting(rows)[setting], folder)
         lines = [{**dict(zip(SETTING, setting)), "split": "test", "role": entry.role, "model": entry.name,
-                  "strict_depth": entry.same("strict_depth"), "seeds": len(entry.rows), "top1_pct": float(models.top1(entry.name).mean()),
-                  "denominator": against, "denominator_seeds": len(models.top1(against)),
+                  "strict_depth": entry.same("strict_depth"), "seeds": len(entry.rows),
+                  "top1_pct": float(models.top1(entry.name).mean()), "denominator": against, "denominator_seeds": len(models.top1(against)),
                   "denominator_top1_pct": float(models.top1(against).mean()), **models.ratio(entry.name, against)}
                  for entry in entries if entry.name != against]
         table += adjusted(lines)

@@ -34,11 +34,13 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
         tier, dataset, size = setting
         where = f"{dataset}, {size} px, tier {tier}"
         for kind, draw, data, title in (
-                ("depth", figures.share_against_depth, _depth(entries, shares, against), f"top-1 in % of {against}'s by strict depth, test split"),
+                ("depth", figures.share_against_depth, _depth(entries, shares, against),
+                 f"top-1 in % of {against}'s by strict depth, test split"),
                 ("cost", figures.top1_against_cost, _cost(entries), "accuracy against cost, test split"),
                 ("field", figures.lines, _field(mine), "how far from the centre the last layer's centre looks, seed 0"),
                 ("confusion", figures.confusion, _confusion(models, ours), f"confusions of {ours}, test split"),
-                ("classes", figures.class_differences, _classes(models, ours, against), f"recall by class, {ours} and {against}, test split"),
+                ("classes", figures.class_differences, _classes(models, ours, against),
+                 f"recall by class, {ours} and {against}, test split"),
                 ("curves", figures.lines, _curves(mine), "training curves, validation split, seed 0"),
                 ("fraction", figures.lines, _fraction(models), "accuracy against training data, test split")):
             if data:
@@ -47,8 +49,8 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
 
 
 def _depth(entries: list[Entry], shares: list[dict], against: str | None):
-    points = [{"name": line["model"], "depth": line["strict_depth"],
-               **{name: 100 * line[key] for name, key in (("share", "ratio"), ("low", "ci95_low"), ("high", "ci95_high"))}} for line in shares]
+    points = [{"name": line["model"], "depth": line["strict_depth"], "share": 100 * line["ratio"], "low": 100 * line["ci95_low"],
+               "high": 100 * line["ci95_high"]} for line in shares]
     whole = [{"name": entry.name, "depth": entry.same("strict_depth"), "share": 100.0, "low": 100.0, "high": 100.0}
              for entry in entries if entry.name == against]
     return points and sorted(points + whole, key=lambda point: (point["depth"], point["name"]))
@@ -108,7 +110,8 @@ def _curves(records: dict[str, dict]):
 
 
 def _fraction(models: Models):
-    series = [{"name": name, "x": [100 * share for share, _ in known], "y": [float(models.top1(model).mean()) for _, model in known]}
+    series = [{"name": name, "x": [100 * share for share, _ in known],
+               "y": [float(models.top1(model).mean()) for _, model in known]}
               for name, points in TASK2_FRACTIONS.items() if (known := [point for point in points if point[1] in models])]
     return any(len(line["x"]) > 1 for line in series) and {"panels": [
         {"x": "share of the training images (%)", "y": "top-1 (%)", "log": True, "series": series}]}

@@ -26,7 +26,8 @@ def main_table(rows: list[dict], ratios: list[dict], split: str = "test") -> str
         for part, heading in zip(parts, headings):
             if part:
                 tables.append(caption(setting, split, heading) + table(
-                    ["model", "role", "strict depth", "seeds", "top-1 %", "ratio %", "precision", "recall", "F1", "params (M)", "MACs (M)"],
+                    ["model", "role", "strict depth", "seeds", "top-1 %", "ratio %", "precision", "recall", "F1", "params (M)",
+                     "MACs (M)"],
                     [_main_cells(entry, shares.get(entry.name), against) for entry in part]))
     return "\n\n".join(tables)
 
@@ -55,16 +56,18 @@ def cost_table(rows: list[dict], records: dict[tuple, dict], denominators: dict[
         against = next((entry for entry in kept if entry.name == denominators.get(setting)), None)
         lines = []
         for entry in kept:
-            operations = {records[key]["weighted_operations"] for row in entry.rows if (key := (*setting, entry.name, row["seed"])) in records}
+            operations = {records[key]["weighted_operations"] for row in entry.rows
+                          if (key := (*setting, entry.name, row["seed"])) in records}
             lines.append([entry.name, millions(entry.same("params"), 2), millions(entry.same("macs"), 0),
                           *(_latency(entry, against, column) for column in ("latency_ms_b1", "latency_ms_b256")),
                           f"{entry.mean('peak_mem_mb'):.0f}", f"{entry.mean('train_s') / 60:.1f}", str(entry.same("train_depth")),
                           "–".join(map(str, sorted(operations))) or "–"])
-        tables.append(caption(setting, split, "Of the fused network. MACs: convolutions and linear layers, one image. Latency: median in float32 "
-                              "for a batch of 1 and of 256, mean over seeds" + (f"; in brackets as a multiple of {against.name}'s" if against else "")
-                              + ". Memory: largest sum of all live tensors in a pass of 256 images, weights included. Training: minutes a "
-                              "seed, as long as other trainings ran beside. Training depth: strict depth before fusing. Operations: "
-                              "weighted operations in a pass, of which the strict depth counts the longest chain.")
+        multiple = f"; in brackets as a multiple of {against.name}'s" if against else ""
+        tables.append(caption(setting, split, (
+            "Of the fused network. MACs: convolutions and linear layers, one image. Latency: median in float32 for a batch of 1 and of "
+            f"256, mean over seeds{multiple}. Memory: largest sum of all live tensors in a pass of 256 images, weights included. "
+            "Training: minutes a seed, as long as other trainings ran beside. Training depth: strict depth before fusing. Operations: "
+            "weighted operations in a pass, of which the strict depth counts the longest chain."))
                       + table(["model", "params (M)", "MACs (M)", "latency (ms), batch 1", "latency (ms), batch 256", "memory (MB)",
                                "training (min)", "training depth", "operations"], lines))
     return "\n\n".join(tables)
@@ -83,11 +86,12 @@ def ablation_table(lines: list[dict]) -> str:
         for line in members:
             top1 = f"{line['top1_pct']:.1f}" + (f" ± {line['top1_sd']:.1f}" if line["top1_sd"] is not None else "")
             compared = line["p_value"] is not None
-            cells.append([line["group"] if line["group"] != group else "", line["variant"], str(line["strict_depth"]), millions(line["macs"], 0),
-                          str(line["seeds"]), top1, difference(line) if compared else "", line["reference"] if compared else ""])
+            cells.append([line["group"] if line["group"] != group else "", line["variant"], str(line["strict_depth"]),
+                          millions(line["macs"], 0), str(line["seeds"]), top1, difference(line) if compared else "", line["reference"] if compared else ""])
             group = line["group"]
         tests = len({(line["model"], line["reference"]) for line in members if line["p_value"] is not None})
-        tables.append(caption(setting, "test", "Top-1 in %, mean over seeds (± standard deviation). Difference: in points, with its 95 % interval: "
-                              f"paired bootstrap over images, {SEEDS} An asterisk: p < 0.05 after Holm's correction over the {tests} variants.")
+        tables.append(caption(setting, "test", (
+            "Top-1 in %, mean over seeds (± standard deviation). Difference: in points, with its 95 % interval: paired bootstrap over "
+            f"images, {SEEDS} An asterisk: p < 0.05 after Holm's correction over the {tests} variants."))
                       + table(["what changes", "variant", "strict depth", "MACs (M)", "seeds", "top-1 %", "difference", "from"], cells))
     return "\n\n".join(tables)
