@@ -18,6 +18,7 @@ from evaluation import RunFiles, add_options, open_same_data, write_predictions
 from measure import count_params, flop_counter_macs, latency_ms, peak_memory_mb
 from metrics import classification_metrics
 from models.branched import fuse
+from receptive_field import receptive_field
 from report import build as report_build
 from report.task2.rows import RESULTS, ROLES
 from train_task2 import Task2Config, load_network, measured_depth
@@ -44,6 +45,14 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
             "peak_mem_mb": peak_memory_mb(fused, many)}
 
 
+def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
+    """Receptive field, in images of twice the size; None where the unit in the middle is dead."""
+    try:
+        return receptive_field(fused, 2 * image_size, channels=channels)
+    except ValueError:
+        return None
+
+
 def evaluate(path: str, args) -> RunFiles | None:
     """Evaluate one checkpoint and write its results; None where nothing was written.
 
@@ -67,7 +76,8 @@ def evaluate(path: str, args) -> RunFiles | None:
     fused = fuse(model).to(device, memory_format=torch.channels_last)
     columns = {**{key: depths[key] for key in ("strict_depth", "train_depth")}, **cost(fused, shape, device, args.repeats),
                "train_s": checkpoint["train_s"]}
-    record = {**files.new_record(path, checkpoint, cache, device, {}), **depths}
+    record = {**files.new_record(path, checkpoint, cache, device, {}), **depths,
+              "receptive_field": field(fused, config.image_size, len(channels))}
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, config.image_size, channels, device)
         labels, predictions = batches.labels.cpu().numpy(), predict(fused, batches, amp=False).numpy()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import time
-import weakref
 from contextlib import contextmanager
 
 import numpy as np
@@ -115,43 +114,6 @@ def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) ->
             times_ms.append(1000 * (time.perf_counter() - start))
     p10, median, p90 = np.percentile(times_ms[warmup:], [10, 50, 90])
     return {"median_ms": float(median), "p10_ms": float(p10), "p90_ms": float(p90)}
-
-
-def peak_memory_mb(model: nn.Module, *inputs) -> float:
-    """Largest sum of the sizes of all live tensors, weights and inputs included, in one forward pass in eval mode: MB (1e6 bytes)."""
-    held = [*model.parameters(), *model.buffers(), *(value for value in inputs if isinstance(value, torch.Tensor))]
-    with _eval_mode(model), torch.no_grad(), _LiveMemory(held) as memory:
-        model(*inputs)
-    return memory.peak / 1e6
-
-
-class _LiveMemory(TorchDispatchMode):
-    """Follows the memory of the tensors that operations return, until it is freed."""
-
-    def __init__(self, held: list[torch.Tensor]):
-        super().__init__()
-        self.live, self.sizes, self.peak = 0, {}, 0
-        for tensor in held:
-            self._add(tensor)
-
-    def _add(self, tensor: torch.Tensor) -> None:
-        memory = tensor.untyped_storage()
-        address, size = memory._cdata, memory.nbytes()
-        if address not in self.sizes:
-            self.sizes[address] = size
-            self.live += size
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(memory, self._free, address)
-
-    def _free(self, address: int) -> None:
-        self.live -= self.sizes.pop(address)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, torch.Tensor):
-                self._add(value)
-        return result
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
         train("--arch", arch, "--out", arch)
         evaluate(f"{arch}/model.pt", "--repeats", 1)
     content = make_content(Path())
-    assert {name.split("_")[1] for name in content.figures} == {"cost", "confusion", "curves"}   # no ResNet-34 to divide by
+    assert {name.split("_")[1] for name in content.figures} == {"cost", "confusion", "curves", "field"}   # no ResNet-34 to divide by
     assert "| plain | ours | 6 | 1 |" in content.blocks["task2-main"] and "| resnet10 | baseline | 10 |" in content.blocks["task2-main"]
     lines = content.blocks["task2-cost"].splitlines()
     assert [line.split("|")[-2].strip() for line in lines if line.startswith(("| plain", "| resnet10"))] == ["6", "13"]
@@ -174,7 +174,7 @@ def test_a_share_of_the_training_images(train, monkeypatch):
         return batches
     monkeypatch.setattr(train_task2, "make_batches", spy)
     train("--arch", "plain", "--fraction", 0.5, "--epochs", 1, "--out", "run")
-    assert sizes == {"train": 6, "val": 6, "test": 6}   # of 12, 6 and 6
+    assert sizes == {"train": 6, "val": 6}   # of 12 and 6; test is not opened
     checkpoint = load_checkpoint("run/model.pt", "task2-model")
     assert checkpoint["config"]["fraction"] == 0.5 and checkpoint["config"]["name"] == "plain-fraction-0.5"
     del checkpoint["config"]["fraction"]   # as an older version wrote it
