@@ -65,7 +65,8 @@ def _cost(entries: list[Entry]):
 def _field(records: dict[str, dict]):
     series, inputs = [], set()
     for name, record in records.items():
-        if field := record.get("receptive_field"):
+        field = record.get("receptive_field")
+        if field and field["size_px"]:   # None: the whole image
             half = (field["size_px"] - 1) / 2
             inputs.add(field["input_px"])
             series.append({"name": f"{name} (field {field['size_px']} px)", "x": list(range(len(field["profile"]))),
