@@ -73,14 +73,33 @@ GRIDS["task1-compute"] = {
     "linear-e210": "--fill linear --epochs 210 --role ablation",
 }
 
-# Task 2: the network to compare with, then the shallow ones
+# Task 2: ResNet-34 with each stem and augmentation that a tier has time for, then the shallow networks. Validation decides
+# which ResNet-34 the others are divided by.
 GRIDS["task2"] = {
-    "resnet34": "--arch resnet34",
-    "plain": "--arch plain",
-    "gated": "--arch gated",
+    "resnet34": "--arch resnet34 --augment light",
+    "resnet34-no-stem-pool": "--arch resnet34 --no-stem-pool --augment light",
+    "resnet34-no-stem-pool-strong": "--arch resnet34 --no-stem-pool --augment strong",
+    "plain": "--arch plain --augment light",
+    "plain-strong": "--arch plain --augment strong",
+    "gated-strong": "--arch gated --augment strong",
+    "gated4-strong": "--arch gated4 --augment strong",
 }
+
+# One change each from `plain`, in a third of its epochs
+SHORT = "--epochs 10 --augment light --role ablation"
 GRIDS["task2-ablations"] = {
-    "merged": "--arch merged --role ablation",
+    "plain-e10": f"--arch plain {SHORT}",
+    **{f"{arch}-e10": f"--arch {arch} {SHORT}" for arch in (
+        "gated", "merged", "covariance", "streams", "gated5", "gated4", "attention", "graph", "dense-block", "rrdb")},
+    **{f"plain-kernel{size}-e10": f"--arch plain --kernels {size} {SHORT}" for size in (1, 3, 7)},
+    **{f"plain-{count}-layers-e10": f"--arch plain --widths {widths} {SHORT}" for count, widths in (
+        (2, "128,256"), (3, "128,256,512"), (5, "128,256,512,512,512"))},
+    "plain-pools2-e10": f"--arch plain --pools 2 {SHORT}",
+    "plain-levels-e10": f"--arch plain --levels {SHORT}",
+    "plain-width0.125-e10": f"--arch plain --width 0.125 {SHORT}",
+    "plain-width0.5-e10": f"--arch plain --width 0.5 {SHORT}",
+    "plain-no-augmentation-e10": "--arch plain --epochs 10 --augment none --role ablation",
+    "plain-strong-e10": "--arch plain --epochs 10 --augment strong --role ablation",
 }
 
 # Rows that need no training of their own: (name, trained runs, options of the evaluation); a grid without any is not listed
@@ -173,11 +192,22 @@ LENGTHS = {
 }
 
 # Task 2's ablation table, as Task 1's, and the points of the figure of training data: (share of the training images, model)
-TASK2_REFERENCE = "gated"
+TASK2_REFERENCE = "plain-e10"
 TASK2_ABLATIONS = {
-    "what a layer is": [("gates and covariances", "gated"), ("neither", "merged"), ("one convolution in training too", "plain", "merged")],
+    "what a layer is": [("one 5x5 convolution", "plain-e10"), ("gates beside it", "gated-e10"), ("a sum of branches in training", "merged-e10"),
+                        ("three streams", "streams-e10")],
+    "what the head sees": [("means of the last map", "plain-e10"), ("of all maps", "plain-levels-e10"),
+                           ("of a last map with 2 poolings", "plain-pools2-e10"),
+                           ("its covariances as well", "covariance-e10", "plain-pools2-e10")],
+    "kernel": [("5", "plain-e10"), ("1", "plain-kernel1-e10"), ("3", "plain-kernel3-e10"), ("7", "plain-kernel7-e10")],
+    "hidden layers": [("4", "plain-e10"), ("2", "plain-2-layers-e10"), ("3", "plain-3-layers-e10"), ("5", "plain-5-layers-e10"),
+                      ("3, gated", "gated5-e10", "gated-e10"), ("2 of 7x7, gated", "gated4-e10", "gated-e10")],
+    "width": [("the tier's", "plain-e10"), ("1/8", "plain-width0.125-e10"), ("1/2", "plain-width0.5-e10")],
+    "other layers": [("convolutions", "plain-e10"), ("self-attention", "attention-e10"), ("graph", "graph-e10"),
+                     ("dense block", "dense-block-e10"), ("RRDB", "rrdb-e10")],
+    "augmentation, 10 epochs": [("light", "plain-e10"), ("none", "plain-no-augmentation-e10"), ("strong", "plain-strong-e10")],
+    "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
+                                ("ResNet-34, light", "resnet34-no-stem-pool", "plain"),
+                                ("ResNet-34, strong", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool")],
 }
-TASK2_FRACTIONS = {
-    "ResNet-34": [(1.0, "resnet34")],
-    "gated": [(1.0, "gated")],
-}
+TASK2_FRACTIONS: dict[str, list] = {}

@@ -120,7 +120,7 @@ class ShallowNet(nn.Module):
         return self.head(torch.cat([pooled(y, self.second_order) for y in self.feature_maps(x)], 1))
 
 
-# ---------------------------------------------------------------- by name
+# ---------------------------------------------------------------- by name: each is one idea, options combine them
 
 def plain(num_classes: int, **options) -> ShallowNet:
     """Four dense 5x5 convolutions and nothing else: what the other members are measured against."""
@@ -132,14 +132,19 @@ def merged(num_classes: int, **options) -> ShallowNet:
     return ShallowNet(num_classes, **options)
 
 
-def gated(num_classes: int, **options) -> ShallowNet:
-    """`merged` with gates and covariances."""
-    return merged(num_classes, **{"gates": True, "second_order": 64, **options})
+def covariance(num_classes: int, **options) -> ShallowNet:
+    """`plain` with covariances of the last map, which has more positions for them."""
+    return plain(num_classes, **{"second_order": 64, "pools": 2, **options})
 
 
 def streams(num_classes: int, **options) -> ShallowNet:
-    """`merged` as three narrower streams of 3x3, 5x5 and 7x7 convolutions, with covariances."""
-    return merged(num_classes, **{"kernels": (3, 5, 7), "widths": (64, 128, 256, 256), "second_order": 64, **options})
+    """`plain` as three narrower streams of 3x3, 5x5 and 7x7 convolutions."""
+    return plain(num_classes, **{"kernels": (3, 5, 7), "widths": (64, 128, 256, 256), **options})
+
+
+def gated(num_classes: int, **options) -> ShallowNet:
+    """`plain` with gates."""
+    return plain(num_classes, **{"gates": True, **options})
 
 
 def gated_streams(num_classes: int, **options) -> ShallowNet:
@@ -158,4 +163,4 @@ def gated4(num_classes: int, **options) -> ShallowNet:
 
 
 SHALLOW = {builder.__name__.replace("_", "-"): builder for builder in (
-    plain, merged, gated, streams, gated_streams, gated5, gated4)}
+    plain, merged, covariance, streams, gated, gated_streams, gated5, gated4)}

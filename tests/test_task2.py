@@ -44,7 +44,8 @@ def evaluate(tiny_dataset, train):
 
 
 def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate):
-    train("--arch", "gated-streams", "--out", "run")
+    options = ["--arch", "gated-streams", "--branches", "--second-order", 8, "--name", "gated-streams", "--out", "run"]
+    train(*options)
     rows = evaluate("run/model.pt", "--repeats", 1)
     record = json.loads(Path("results/runs/task2-cpu-tiny-8px-gated-streams-s0.json").read_text())
     assert (record["strict_depth"], record["stricter_depth"], record["train_depth"]) == (6, 7, 11)
@@ -56,7 +57,7 @@ def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate
     net, checkpoint = load_network("run/model.pt")
     assert rows[0]["params"] == count_params(fuse(net)) < count_params(net) and rows[0]["train_s"] == checkpoint["train_s"]
     assert rows[0]["latency_ms_b256"] > 0 < rows[0]["latency_ms_b1"] and rows[0]["peak_mem_mb"] > 256 * 3 * 8 * 8 * 4 / 1e6
-    train("--arch", "gated-streams", "--out", "run", "--resume")   # finished: the same weights again
+    train(*options, "--resume")   # finished: the same weights again
     again = load_checkpoint("run/model.pt", "task2-model")["state"]
     assert all(torch.equal(value, again[key]) for key, value in checkpoint["state"].items())
 
