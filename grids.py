@@ -81,7 +81,7 @@ GRIDS["task2"] = {
     "resnet34-no-stem-pool-strong": "--arch resnet34 --no-stem-pool --augment strong",
     "plain": "--arch plain --augment light",
     "plain-strong": "--arch plain --augment strong",
-    "gated-strong": "--arch gated --augment strong",
+    "gated-strong": "--arch plain --gates --augment strong",
     "gated4-strong": "--arch gated4 --augment strong",
 }
 
@@ -89,8 +89,10 @@ GRIDS["task2"] = {
 SHORT = "--epochs 10 --augment light --role ablation"
 GRIDS["task2-ablations"] = {
     "plain-e10": f"--arch plain {SHORT}",
-    **{f"{arch}-e10": f"--arch {arch} {SHORT}" for arch in (
-        "gated", "merged", "covariance", "streams", "gated5", "gated4", "attention", "graph", "dense-block", "rrdb")},
+    "gated-e10": f"--arch plain --gates {SHORT}",
+    "covariance-e10": f"--arch plain --second-order 64 --pools 2 {SHORT}",
+    **{f"{arch}-e10": f"--arch {arch} {SHORT}"
+       for arch in ("merged", "streams", "gated5", "gated4", "attention", "graph", "dense-block", "rrdb")},
     **{f"plain-kernel{size}-e10": f"--arch plain --kernels {size} {SHORT}" for size in (1, 3, 7)},
     **{f"plain-{count}-layers-e10": f"--arch plain --widths {widths} {SHORT}" for count, widths in (
         (2, "128,256"), (3, "128,256,512"), (5, "128,256,512,512,512"))},
@@ -142,7 +144,8 @@ GRIDS["task1-capacity"] = {
 REFERENCE = "linear"
 ABLATIONS = {
     "sampler": [("HCS, one set an image", "linear"), ("HCS, one set a batch", "linear-per-batch"),
-                ("sandwich", "linear-sandwich"), ("uniform over the sets", "linear-uniform"), ("Bernoulli 1/2", "linear-bernoulli"),
+                ("sandwich", "linear-sandwich"), ("uniform over the sets", "linear-uniform"),
+                ("Bernoulli 1/2", "linear-bernoulli"),
                 ("none; fill at test only", "naive-rgb+linear"), ("sliced: HCS, one set an image", "sliced"),
                 ("sliced: HCS, one set a batch", "sliced-per-batch", "sliced")],
     "BatchNorm statistics of each set": [(label, f"{name}+recalibrated-bn", name) for label, name in (
@@ -154,14 +157,16 @@ ABLATIONS = {
                   ("conditioned on the image", "conditioned")],
     "luminance and chroma": [("mean fill", "mean"), ("luminance and centred chroma: the same functions", "luma_chroma", "mean"),
                              ("not centred (C/n)", "scale", "mean"), ("luminance alone", "grey-sampled", "mean")],
-    "embedding": [("with", "linear"), ("without", "linear-no-embedding"), ("C/n, with", "scale"), ("C/n, without", "sliced", "scale")],
+    "embedding": [("with", "linear"), ("without", "linear-no-embedding"), ("C/n, with", "scale"),
+                  ("C/n, without", "sliced", "scale")],
     "kernel across channels": [("free", "linear"), ("rank 1", "linear-rank1"), ("rank 2", "linear-rank2"),
                                ("tied filter", "linear-tied"), ("hypernet", "linear-hypernet"),
                                ("C/n, tied filter", "tied", "sliced"), ("C/n, hypernet", "hypernet", "sliced")],
     "kernel size": [("7", "linear"), ("3", "linear-kernel3"), ("5", "linear-kernel5"), ("9", "linear-kernel9")],
     "distillation from the RGB net": [("none", "linear"), ("from the start", "linear-distilled"),
                                       ("rising over half the training", "linear-distilled-ramp")],
-    "training length": [("ours, 30 epochs", "linear"), ("ours, 60", "linear-e60"), ("ours, 90", "linear-e90"), ("ours, 90, strong augmentation", "linear-e90-strong"),
+    "training length": [("ours, 30 epochs", "linear"), ("ours, 60", "linear-e60"), ("ours, 90", "linear-e90"),
+                        ("ours, 90, strong augmentation", "linear-e90-strong"),
                         ("ours, 210", "linear-e210"), ("7 specialists, 4 each", "specialist-{}-e4"),
                         ("7 specialists, 10 each", "specialist-{}-e10"), ("7 specialists, 30 each", "specialist-{}")],
     "capacity": [("the tier's width, ours", "linear"), ("the tier's width, specialists", "specialist-{}"),
@@ -194,7 +199,8 @@ LENGTHS = {
 # Task 2's ablation table, as Task 1's, and the points of the figure of training data: (share of the training images, model)
 TASK2_REFERENCE = "plain-e10"
 TASK2_ABLATIONS = {
-    "what a layer is": [("one 5x5 convolution", "plain-e10"), ("gates beside it", "gated-e10"), ("a sum of branches in training", "merged-e10"),
+    "what a layer is": [("one 5x5 convolution", "plain-e10"), ("gates beside it", "gated-e10"),
+                        ("branches in training", "merged-e10"),
                         ("three streams", "streams-e10")],
     "what the head sees": [("means of the last map", "plain-e10"), ("of all maps", "plain-levels-e10"),
                            ("of a last map with 2 poolings", "plain-pools2-e10"),
