@@ -84,6 +84,17 @@ GRIDS["task2"] = {
     "gated-strong": "--arch plain --gates --augment strong",
     "gated4-strong": "--arch gated4 --augment strong",
 }
+# The best of each kind on validation
+DEEP, SHALLOW = GRIDS["task2"]["resnet34-no-stem-pool-strong"], GRIDS["task2"]["gated-strong"]
+GRIDS["task2-distillation"] = {
+    "gated-strong-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-no-stem-pool-strong-s{{seed}}/model.pt",
+}
+
+# Less training data, as many epochs more that the steps do not become as few
+GRIDS["task2-data"] = {
+    f"{name}-fraction{share}": f"{options} --fraction {share} --epochs {epochs} --role ablation"
+    for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45)) for name, options in (("resnet34", DEEP), ("gated", SHALLOW))
+}
 
 # One change each from `plain`, in a third of its epochs
 SHORT = "--epochs 10 --augment light --role ablation"
@@ -204,7 +215,7 @@ TASK2_ABLATIONS = {
                         ("three streams", "streams-e10")],
     "what the head sees": [("means of the last map", "plain-e10"), ("of all maps", "plain-levels-e10"),
                            ("of a last map with 2 poolings", "plain-pools2-e10"),
-                           ("its covariances as well", "covariance-e10", "plain-pools2-e10")],
+                           ("its covariances as well, 2 poolings", "covariance-e10")],
     "kernel": [("5", "plain-e10"), ("1", "plain-kernel1-e10"), ("3", "plain-kernel3-e10"), ("7", "plain-kernel7-e10")],
     "hidden layers": [("4", "plain-e10"), ("2", "plain-2-layers-e10"), ("3", "plain-3-layers-e10"), ("5", "plain-5-layers-e10"),
                       ("3, gated", "gated5-e10", "gated-e10"), ("2 of 7x7, gated", "gated4-e10", "gated-e10")],
@@ -213,7 +224,10 @@ TASK2_ABLATIONS = {
                      ("dense block", "dense-block-e10"), ("RRDB", "rrdb-e10")],
     "augmentation, 10 epochs": [("light", "plain-e10"), ("none", "plain-no-augmentation-e10"), ("strong", "plain-strong-e10")],
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
-                                ("ResNet-34, light", "resnet34-no-stem-pool", "plain"),
+                                ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),
                                 ("ResNet-34, strong", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool")],
 }
-TASK2_FRACTIONS: dict[str, list] = {}
+TASK2_FRACTIONS = {
+    label: [*((share, f"{name}-fraction{share}") for share in (0.1, 0.25, 0.5)), (1.0, whole)]
+    for label, name, whole in (("ResNet-34", "resnet34", "resnet34-no-stem-pool-strong"), ("gated", "gated", "gated-strong"))
+}

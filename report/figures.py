@@ -178,7 +178,8 @@ def lines(figure: Figure, data: dict) -> None:
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.grid(color="0.88")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    columns = max(1, min(4, 120 // max(map(len, labels))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
 
 
 def kernels(figure: Figure, data: dict) -> None:

@@ -73,7 +73,8 @@ def _field(records: dict[str, dict]):
                            "y": [100 * share for share in field["profile"]],
                            **({"mark": half} if half < len(field["profile"]) else {})})
     return series and {"panels": [{
-        "x": f"half-width around the centre (px of {'–'.join(map(str, sorted(inputs)))}); vertical: theoretical field",
+        "x": f"half-width around the centre (px of {'–'.join(map(str, sorted(inputs)))})"
+             + "; vertical: theoretical field" * any("mark" in line for line in series),
         "y": "squared gradient inside (%)", "series": series}]}
 
 
