@@ -184,7 +184,8 @@ def test_a_share_of_the_training_images(train, monkeypatch):
 
 
 @pytest.mark.parametrize("options, expected", [
-    ({}, ("resnet34", "resnet34")), ({"arch": "resnet18"}, ("resnet18", "baseline")),
+    ({}, ("gated", "ours")), ({"arch": "resnet34"}, ("resnet34", "resnet34")),
+    ({"arch": "resnet18"}, ("resnet18", "baseline")),
     ({"arch": "gated", "teacher": "model.pt"}, ("gated", "distilled")),
     ({"arch": "gated", "small_stem": True}, ("gated-small-stem", "ours")),
     ({"arch": "gated", "gates": False, "kernels": "3,5", "second_order": 0},
@@ -198,12 +199,13 @@ def test_name_and_role_follow_from_the_options(options, expected):
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--gates"], "--gates: --arch resnet34 has no such option; those of plain, merged"),
+    (["--arch", "resnet34", "--gates"], "--gates: --arch resnet34 has no such option; those of plain, merged"),
     (["--arch", "graph", "--kernels", "3"], "--kernels: --arch graph has no such option"),
     (["--arch", "plain", "--kernels", "3;5"], "--kernels 3;5: expected whole numbers"),
     (["--arch", "plain", "--kernels", "4"], "--arch plain: kernel size 4: must be odd"),
     (["--arch", "plain", "--widths", "8,0"], "--arch plain: .* widths must be at least 1"),
-    (["--arch", "plain", "--second-order", "-1"], "--arch plain: num_classes"), (["--levels"], "--levels: --arch resnet34"), (["--teacher", "none.pt"], "no checkpoint")])
+    (["--arch", "plain", "--second-order", "-1"], "--arch plain: num_classes"),
+    (["--arch", "resnet34", "--levels"], "--levels: --arch resnet34"), (["--teacher", "none.pt"], "no checkpoint")])
 def test_bad_options_name_the_option(train, options, message):
     with pytest.raises(UserError, match=message):
         train(*options)
