@@ -147,31 +147,41 @@ def test_ablations_stay_out_of_the_tables_of_models():
 LABELS = np.repeat(np.arange(4), 25)
 
 
+def write_run(root, stem, predictions, record):
+    """What an evaluation leaves of a run beside its rows: predictions of each column, (100,), and the record."""
+    write_predictions(root / f"results/predictions/{stem}-test.csv.gz", [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
+                      LABELS, predictions)
+    (root / "results/runs").mkdir(exist_ok=True)
+    (root / f"results/runs/{stem}.json").write_text(json.dumps(record))
+
+
+def write_documents(root, blocks, shown, after=""):
+    """Both documents: README.md with the block `shown`, report/README.md with all."""
+    empty = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in blocks}
+    (root / "report").mkdir()
+    (root / "README.md").write_text("Prose.\n" + empty[shown] + after)
+    (root / "report/README.md").write_text("\n".join(empty.values()))
+
+
 def add_model(root, model, role, accuracy, seeds=(0, 1), subsets=SUBSETS, spread=0):
     """Rows, predictions and records of a model right on the first `accuracy` + seed * `spread` percent, shifted by seed."""
     for seed in seeds:
         correct = np.roll(np.arange(100) < accuracy + seed * spread, 3 * seed)
         predictions = {subset: np.where(correct, LABELS, (LABELS + 1) % 4) for subset in subsets}
         stem = f"laptop-toy-32px-{model}-s{seed}"
-        write_predictions(root / f"results/predictions/{stem}-test.csv.gz", [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
-                          LABELS, predictions)
         rows = [make_row(model, role, subset, accuracy, seed=seed) for subset in subsets]
         RESULTS.upsert(root / FILE, rows)
         history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": accuracy - 5 + e,
                     "val_top1_pct": {s: accuracy - 5 + e for s in subsets}} for e in (1, 2)]
         record = {**{key: rows[0][key] for key in ("tier", "dataset", "image_size", "model", "seed")}, "train_s": 60.0,
                   "history": history, "kernels": {s: np.ones((8, len(s), 3, 3)).tolist() for s in SUBSETS}}
-        (root / "results/runs").mkdir(exist_ok=True)
-        (root / f"results/runs/{stem}.json").write_text(json.dumps(record))
+        write_run(root, stem, predictions, record)
 
 
 @pytest.fixture
 def root(tmp_path):
     """A repository with both documents and no results."""
-    (tmp_path / "report").mkdir()
-    blocks = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in make_content(tmp_path).blocks}
-    (tmp_path / "README.md").write_text("Prose.\n" + blocks["task1-channels"] + "More prose.\n")
-    (tmp_path / "report/README.md").write_text("\n".join(blocks.values()))
+    write_documents(tmp_path, make_content(tmp_path).blocks, "task1-channels", "More prose.\n")
     return tmp_path
 
 

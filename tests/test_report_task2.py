@@ -17,10 +17,9 @@ from report.task2.content import FIGURE_KINDS, FILE, load_rows, make_content
 from report.task2.figure_data import make_figures
 from report.task2.rows import RESULTS, best, settings
 from report.task2.tables import ablation_table, cost_table, main_table
-from test_report import cells
+from test_report import LABELS, cells, write_documents, write_run
 from utils import UserError
 
-LABELS = np.repeat(np.arange(4), 25)
 SETTING = ("laptop", "toy", 32)
 
 
@@ -37,25 +36,19 @@ def add_model(root, model, role, accuracy, seeds=(0, 1), spread=0, val=None, **c
         correct = np.roll(np.arange(100) < accuracy + seed * spread, 3 * seed)
         predictions = np.where(correct, LABELS, (LABELS + 1) % 4)
         stem = f"task2-laptop-toy-32px-{model}-s{seed}"
-        write_predictions(root / f"results/predictions/{stem}-test.csv.gz", [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
-                          LABELS, {"predicted": predictions})
         test = make_row(model, role, seed=seed, **classification_metrics(LABELS, predictions, 4) | changes)
         RESULTS.upsert(root / FILE, [test, {**test, "split": "val", "top1_pct": accuracy if val is None else val}])
         record = {"task": "task2", **{key: test[key] for key in (*analysis.SETTING, "model", "seed")}, "weighted_operations": 30,
                   "history": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_top1_pct": 40.0}]}
         if model == "gated":
             record["receptive_field"] = {"size_px": 5, "profile": [0.2, 0.6, 0.9, 1.0], "input_px": 8}
-        (root / "results/runs").mkdir(exist_ok=True)
-        (root / f"results/runs/{stem}.json").write_text(json.dumps(record))
+        write_run(root, stem, {"predicted": predictions}, record)
 
 
 @pytest.fixture
 def root(tmp_path):
     """A repository with both documents and no results."""
-    (tmp_path / "report").mkdir()
-    blocks = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in make_content(tmp_path).blocks}
-    (tmp_path / "README.md").write_text("Prose.\n" + blocks["task2-main"])
-    (tmp_path / "report/README.md").write_text("\n".join(blocks.values()))
+    write_documents(tmp_path, make_content(tmp_path).blocks, "task2-main")
     return tmp_path
 
 
