@@ -46,7 +46,8 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
 
 
 def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
-    """Receptive field, in images of twice the size; None where the unit in the middle is dead."""
+    """Receptive field, in images of twice the size; None where it cannot be measured:
+    the unit in the middle is dead, or the images are too large."""
     try:
         return receptive_field(fused, 2 * image_size, channels=channels)
     except ValueError:

@@ -29,7 +29,8 @@ class ScaledResNet(ResNet):
         self.conv1 = nn.Conv2d(in_channels, base, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(base)
-        if not (not small_stem if stem_pool is None else stem_pool):
+        stem_pool = not small_stem if stem_pool is None else stem_pool
+        if not stem_pool:
             self.maxpool = nn.Identity()
         self.fc = nn.Linear(self.scaled(512), num_classes)
 
