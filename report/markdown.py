@@ -2,6 +2,10 @@
 from __future__ import annotations
 
 import statistics
+from typing import Callable
+
+from report.comparisons import SETTING
+
 
 def caption(setting: tuple, split: str, text: str) -> str:
     tier, dataset, image_size = setting
@@ -20,6 +24,30 @@ def grouped(lines: list[dict], keys: tuple[str, ...]) -> dict[tuple, list[dict]]
     return groups
 
 
+def ablation_tables(lines: list[dict], header: list[str], cells: Callable[[dict], list[str]], text: str, seeds: str) -> str:
+    """A table for each setting: variants by group, what was measured, the difference from the reference.
+
+    Args:
+        lines: of a task's `ablations`.
+        header, cells: of what was measured; cells: line -> as many as the header has.
+        text: of the caption, to where the difference is named.
+        seeds: how the spread over seeds enters the interval.
+    """
+    tables = []
+    for setting, members in grouped(lines, SETTING).items():
+        rows, group = [], None
+        for line in members:
+            compared = line["p_value"] is not None
+            rows.append([line["group"] if line["group"] != group else "", line["variant"], *cells(line),
+                         difference(line) if compared else "", line["reference"] if compared else ""])
+            group = line["group"]
+        tests = len({(line["model"], line["reference"]) for line in members if line["p_value"] is not None})
+        tables.append(caption(setting, "test", f"{text}, with its 95 % interval: paired bootstrap over images, {seeds} "
+                              f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants.")
+                      + table(["what changes", "variant", *header, "difference", "from"], rows))
+    return "\n\n".join(tables)
+
+
 def difference(test: dict | None) -> str:
     """"+1.2 (0.3 – 2.1)*": difference, interval, significance."""
     if test is None:
@@ -32,8 +60,12 @@ def star(test: dict) -> str:
     return "*" if test["p_holm"] is not None and test["p_holm"] < 0.05 else ""
 
 
+def plus_minus(mean: float, sd: float | None) -> str:
+    return f"{mean:.1f}" + (f" ± {sd:.1f}" if sd is not None else "")
+
+
 def mean_sd(values: list[float]) -> str:
-    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+    return plus_minus(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def millions(value: float | None, decimals: int) -> str:

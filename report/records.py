@@ -65,14 +65,23 @@ def read_predictions(path: Path) -> Predictions:
 
 
 class Predicted:
-    """The test predictions of one setting's models, all seeds.
+    """The test predictions of one setting's models, all seeds. A task's own class says where a row's are.
 
     Args:
-        files: (model, column) -> seed -> file.
+        rows: rows of the task's results file, of one (tier, dataset, image_size), split test.
+        folder: results/.
     """
+    task: str
 
-    def __init__(self, files: dict[tuple[str, str], dict[int, Path]]):
-        self.files = files
+    def __init__(self, rows: list[dict], folder: Path):
+        self.files: dict[tuple[str, str], dict[int, Path]] = {}   # (model, column) -> seed -> file
+        for row in rows:
+            path = folder / "predictions" / f"{run_name(self.task, row)}-test.csv.gz"
+            self.files.setdefault((row["model"], self.column(row)), {})[row["seed"]] = path
+
+    def column(self, row: dict) -> str:
+        """The column of the predictions file that the row is of."""
+        raise NotImplementedError
 
     @cache
     def right(self, path: Path, column: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from grids import ABLATIONS, GRIDS, REFERENCE
 from report.comparisons import RESULT, SETTING, adjusted, bootstrap, by_setting, pooled_variance
-from report.records import Predicted, run_name
+from report.records import Predicted
 from report.task1.rows import SPECIALISTS, SUBSETS
 
 MEAN = "mean of 7"
@@ -20,19 +20,11 @@ PLAIN = {name for grid in GRIDS.values() for name, options in grid.items() if "-
 
 
 class Models(Predicted):
-    """The test predictions of one setting's models, all seeds.
+    """Of Task 1: a column is a channel set."""
+    task = "task1"
 
-    Args:
-        rows: rows of results/task1_channels.csv of one (tier, dataset, image_size), split test.
-        folder: results/.
-    """
-
-    def __init__(self, rows: list[dict], folder: Path):
-        files: dict[tuple[str, str], dict[int, Path]] = {}
-        for row in rows:
-            path = folder / "predictions" / f"{run_name('task1', row)}-test.csv.gz"
-            files.setdefault((row["model"], row["subset"]), {})[row["seed"]] = path
-        super().__init__(files)
+    def column(self, row: dict) -> str:
+        return row["subset"]
 
     def source(self, model: str, subset: str) -> dict[int, Path]:
         """Seed -> predictions file; {} in the model's name stands for the subset."""

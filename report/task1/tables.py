@@ -5,7 +5,7 @@ import statistics
 
 from metrics import channel_summary
 from report.comparisons import SETTING
-from report.markdown import caption, difference, grouped, mean_sd, millions, table
+from report.markdown import ablation_tables, caption, difference, grouped, mean_sd, millions, plus_minus, table
 from report.task1.analysis import MEAN
 from report.task1.rows import SUBSETS, Entry, settings
 
@@ -114,21 +114,10 @@ def stats_table(lines: list[dict]) -> str:
 
 def ablation_table(lines: list[dict]) -> str:
     """Variants by group (rows of `analysis.ablations`), with the difference of their mean of 7 from the reference."""
-    tables = []
-    for setting, members in grouped(lines, SETTING).items():
-        cells, group = [], None
-        for line in members:
-            mean = f"{line['mean_pct']:.1f}" + (f" ± {line['mean_sd']:.1f}" if line["mean_sd"] is not None else "")
-            cells.append([line["group"] if line["group"] != group else "", line["variant"], str(line["seeds"]),
-                          *(f"{line[subset]:.1f}" for subset in SUBSETS), mean,
-                          "" if line["p_value"] is None else difference(line), "" if line["p_value"] is None else line["reference"]])
-            group = line["group"]
-        tests = len({(line["model"], line["reference"]) for line in members if line["p_value"] is not None})
-        tables.append(caption(setting, "test", "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of "
-                               f"the mean of 7 in points, with its 95 % interval: paired bootstrap over images, {SEEDS} "
-                               f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants.")
-                      + table(["what changes", "variant", "seeds", *SUBSETS, MEAN, "difference", "from"], cells))
-    return "\n\n".join(tables)
+    def cells(line: dict) -> list[str]:
+        return [str(line["seeds"]), *(f"{line[subset]:.1f}" for subset in SUBSETS), plus_minus(line["mean_pct"], line["mean_sd"])]
+    return ablation_tables(lines, ["seeds", *SUBSETS, MEAN], cells, (
+        "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of the mean of 7 in points"), SEEDS)
 
 
 # ---------------------------------------------------------------- cells

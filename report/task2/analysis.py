@@ -9,7 +9,7 @@ import numpy as np
 
 from grids import TASK2_ABLATIONS, TASK2_REFERENCE
 from report.comparisons import RESULT, SETTING, adjusted, bootstrap, by_setting, pooled_variance
-from report.records import Predicted, Predictions, read_predictions, run_name
+from report.records import Predicted, Predictions, read_predictions
 from report.task2.rows import Entry, best, settings
 from utils import UserError
 
@@ -22,19 +22,11 @@ ABLATION_COLUMNS = (*SETTING, "split", "group", "variant", "model", "strict_dept
 
 
 class Models(Predicted):
-    """The test predictions of one setting's models, all seeds.
+    """Of Task 2: one column."""
+    task = "task2"
 
-    Args:
-        rows: rows of results/task2_classifiers.csv of one (tier, dataset, image_size), split test.
-        folder: results/.
-    """
-
-    def __init__(self, rows: list[dict], folder: Path):
-        files: dict[tuple[str, str], dict[int, Path]] = {}
-        for row in rows:
-            path = folder / "predictions" / f"{run_name('task2', row)}-test.csv.gz"
-            files.setdefault((row["model"], COLUMN), {})[row["seed"]] = path
-        super().__init__(files)
+    def column(self, row: dict) -> str:
+        return COLUMN
 
     def __contains__(self, model: str) -> bool:
         return (model, COLUMN) in self.files

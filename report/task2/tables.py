@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from report.comparisons import SETTING
-from report.markdown import caption, difference, grouped, mean_sd, millions, star, table
+from report.markdown import ablation_tables, caption, mean_sd, millions, plus_minus, star, table
 from report.task2.rows import Entry, settings
 
 SEEDS = "and the spread over training seeds, pooled over the models that have several (where none has: images alone)."
@@ -80,18 +80,7 @@ def _latency(entry: Entry, against: Entry | None, column: str) -> str:
 
 def ablation_table(lines: list[dict]) -> str:
     """Variants by group (rows of `analysis.ablations`), with the difference from the reference."""
-    tables = []
-    for setting, members in grouped(lines, SETTING).items():
-        cells, group = [], None
-        for line in members:
-            top1 = f"{line['top1_pct']:.1f}" + (f" ± {line['top1_sd']:.1f}" if line["top1_sd"] is not None else "")
-            compared = line["p_value"] is not None
-            cells.append([line["group"] if line["group"] != group else "", line["variant"], str(line["strict_depth"]),
-                          millions(line["macs"], 0), str(line["seeds"]), top1, difference(line) if compared else "", line["reference"] if compared else ""])
-            group = line["group"]
-        tests = len({(line["model"], line["reference"]) for line in members if line["p_value"] is not None})
-        tables.append(caption(setting, "test", (
-            "Top-1 in %, mean over seeds (± standard deviation). Difference: in points, with its 95 % interval: paired bootstrap over "
-            f"images, {SEEDS} An asterisk: p < 0.05 after Holm's correction over the {tests} variants."))
-                      + table(["what changes", "variant", "strict depth", "MACs (M)", "seeds", "top-1 %", "difference", "from"], cells))
-    return "\n\n".join(tables)
+    def cells(line: dict) -> list[str]:
+        return [str(line["strict_depth"]), millions(line["macs"], 0), str(line["seeds"]), plus_minus(line["top1_pct"], line["top1_sd"])]
+    return ablation_tables(lines, ["strict depth", "MACs (M)", "seeds", "top-1 %"], cells, (
+        "Top-1 in %, mean over seeds (± standard deviation). Difference: in points"), SEEDS)
