@@ -101,6 +101,9 @@ SHORT = "--epochs 10 --augment light --role ablation"
 GRIDS["task2-ablations"] = {
     "plain-e10": f"--arch plain {SHORT}",
     "gated-e10": f"--arch plain --gates {SHORT}",
+    "gated-coarse-e10": f"--arch plain --gates --coarse-gates {SHORT}",
+    "gated-kernel3-e10": f"--arch plain --gates --kernels 3 {SHORT}",
+    "gated-coarse-kernel3-e10": f"--arch plain --gates --coarse-gates --kernels 3 {SHORT}",
     "covariance-e10": f"--arch plain --second-order 64 --pools 2 {SHORT}",
     **{f"{arch}-e10": f"--arch {arch} {SHORT}"
        for arch in ("merged", "streams", "gated5", "gated4", "attention", "graph", "dense-block", "rrdb")},
@@ -211,12 +214,15 @@ LENGTHS = {
 TASK2_REFERENCE = "plain-e10"
 TASK2_ABLATIONS = {
     "what a layer is": [("one 5x5 convolution", "plain-e10"), ("gates beside it", "gated-e10"),
+                        ("a gate for each pooled cell", "gated-coarse-e10", "gated-e10"),
                         ("branches in training", "merged-e10"),
                         ("three streams", "streams-e10")],
     "what the head sees": [("means of the last map", "plain-e10"), ("of all maps", "plain-levels-e10"),
                            ("of a last map with 2 poolings", "plain-pools2-e10"),
                            ("its covariances as well, 2 poolings", "covariance-e10")],
-    "kernel": [("5", "plain-e10"), ("1", "plain-kernel1-e10"), ("3", "plain-kernel3-e10"), ("7", "plain-kernel7-e10")],
+    "kernel": [("5", "plain-e10"), ("1", "plain-kernel1-e10"), ("3", "plain-kernel3-e10"), ("7", "plain-kernel7-e10"),
+               ("3, gated", "gated-kernel3-e10", "gated-e10"),
+               ("3, gated, a gate for each pooled cell", "gated-coarse-kernel3-e10", "gated-e10")],
     "hidden layers": [("4", "plain-e10"), ("2", "plain-2-layers-e10"), ("3", "plain-3-layers-e10"), ("5", "plain-5-layers-e10"),
                       ("3, gated", "gated5-e10", "gated-e10"), ("2 of 7x7, gated", "gated4-e10", "gated-e10")],
     "width": [("the tier's", "plain-e10"), ("1/8", "plain-width0.125-e10"), ("1/2", "plain-width0.5-e10")],

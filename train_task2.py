@@ -29,7 +29,8 @@ from models.shallow_baselines import SHALLOW_BASELINES
 from report.task2.rows import ROLES
 from utils import UserError, cli, load_checkpoint, option, parse_config, save_checkpoint
 
-SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "branches", "gates", "second_order", "pools", "levels")
+SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "branches", "gates", "coarse_gates", "second_order", "pools",
+                   "levels")
 SHALLOW_ROLES = ("ours", "distilled")   # with a limit to the depth
 
 
@@ -44,6 +45,8 @@ class Task2Config(TrainConfig):
                                        "stream each (default: by --arch)")
     branches: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
     gates: bool | None = option(None, "gates in the hidden layers (default: by --arch)")
+    coarse_gates: bool | None = option(None, "a gate for each pooled cell, not for each pixel before the pooling (default: by "
+                                             "--arch)")
     second_order: int | None = option(None, "channels whose covariances the last layer sees; 0: means alone (default: by "
                                             "--arch)")
     pools: int | None = option(None, "hidden layers that halve the sides of their maps (default: all but the last)")

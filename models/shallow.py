@@ -23,22 +23,26 @@ class ShallowLayer(nn.Module):
         in_channels, out_channels, size, stride, branches: of the convolution.
         gates: multiply by a gate for each pixel and channel and by one for each channel, both read from the input.
         pool: halve the sides, rounding up.
+        coarse_gates: where the layer pools, one gate for each pooled cell instead of each pixel: a quarter of the gates.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, branches: bool = True,
-                 gates: bool = False, pool: bool = False):
+                 gates: bool = False, pool: bool = False, coarse_gates: bool = False):
         super().__init__()
+        self.pool, self.coarse_gates = pool, pool and coarse_gates
+        gate_stride = 2 * stride if self.coarse_gates else stride
         self.conv = BranchedConv2d(in_channels, out_channels, size, stride, branches)
-        self.pixel_gate = BranchedConv2d(in_channels, out_channels, 3, stride, branches=False) if gates else None
+        self.pixel_gate = BranchedConv2d(in_channels, out_channels, 3, gate_stride, branches=False) if gates else None
         self.channel_gate = nn.Linear(in_channels, out_channels) if gates else None
-        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, O, H', W')."""
         y = self.conv(x)
+        if self.coarse_gates:
+            y = F.max_pool2d(y, 2, ceil_mode=True)
         if self.pixel_gate is not None:
             y = y * self.pixel_gate(x).sigmoid()
-        if self.pool:
+        if self.pool and not self.coarse_gates:
             y = F.max_pool2d(y, 2, ceil_mode=True)
         y = F.relu(y)
         return y if self.channel_gate is None else y * self.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
@@ -73,7 +77,7 @@ class ShallowNet(nn.Module):
         widths: channels of the hidden layers.
         kernels: side of the hidden convolutions, odd, one stream for each; the streams meet in the head alone.
         stem_pool: pool after the stem too, for nets with few layers.
-        branches, gates: as in `ShallowLayer`; the stem has no gates.
+        branches, gates, coarse_gates: as in `ShallowLayer`; the stem has no gates.
         second_order: channels of each stream whose covariances the head sees, whatever the width; of a narrower
             layer, all; 0: means alone.
         pools: hidden layers that halve the sides of their maps, the first ones (default: all but the last).
@@ -86,7 +90,7 @@ class ShallowNet(nn.Module):
     def __init__(self, num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False,
                  widths: tuple[int, ...] = (128, 256, 512, 512), kernels: tuple[int, ...] = (5,), stem_pool: bool = False,
                  branches: bool = True, gates: bool = False, second_order: int = 0, pools: int | None = None,
-                 levels: bool = False):
+                 levels: bool = False, coarse_gates: bool = False):
         super().__init__()
         if not width > 0 or min(num_classes, in_channels, *widths) < 1 or second_order < 0 or not kernels:
             raise ValueError("num_classes, in_channels and widths must be at least 1, width above 0, second_order at least 0, "
@@ -99,7 +103,7 @@ class ShallowNet(nn.Module):
         kernel, stride = (3, 1) if small_stem else (7, 2)
         self.stem = ShallowLayer(in_channels, channels[0], kernel, stride, branches, pool=stem_pool)
         self.streams = nn.ModuleList(nn.Sequential(*(
-            ShallowLayer(before, after, size, 1, branches, gates, pool=number < pools)
+            ShallowLayer(before, after, size, 1, branches, gates, number < pools, coarse_gates)
             for number, (before, after) in enumerate(zip(channels, channels[1:])))) for size in kernels)
         orders = [min(second_order, count) for count in channels]   # of a level: its channels with covariances
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
