@@ -30,6 +30,8 @@ BATCH = 256   # images, where cost depends on the batch
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", nargs="+", help="model.pt of runs of train_task2.py, each evaluated by itself")
+    parser.add_argument("--image-size", type=int, help="side of the images, px (default: as trained); another one is added to the "
+                                                       "model's name, in role ablation")
     add_options(parser, ROLES)
     return parser
 
@@ -62,23 +64,27 @@ def evaluate(path: str, args) -> RunFiles | None:
     """
     model, checkpoint = load_network(path)
     trained, dataset = checkpoint["config"], checkpoint["dataset"]
+    size = args.image_size or trained["image_size"]
+    resized = size != trained["image_size"]
     files = RunFiles("task2", {"tier": trained["tier"], "dataset": dataset["name"], "image_size": trained["image_size"],
-                               "role": args.role or trained["role"], "model": args.name or trained["name"],
-                               "seed": trained["seed"]}, args.results)
-    if files.are_done(args, checkpoint, {}, Task2Config):
+                               "role": args.role or ("ablation" if resized else trained["role"]),
+                               "model": args.name or trained["name"] + f"+{size}px" * resized, "seed": trained["seed"]}, args.results)
+    asked = {"evaluated_at_px": size if resized else None}
+    if files.are_done(args, checkpoint, asked, Task2Config):
         return None
     keep = args.results or args.split == "both"
     if not keep:
         print("one of the splits: printed only; name a folder with --results to keep it")
-    config, cache = open_same_data(args, path, checkpoint, Task2Config, name=files.constant["model"], role=files.constant["role"])
+    config, cache = open_same_data(args, path, checkpoint, Task2Config, name=files.constant["model"], role=files.constant["role"],
+                                   image_size=size)
     device, channels = torch.device(config.device), range(len(cache.channel_names))
     shape = (len(channels), config.image_size, config.image_size)
     depths = measured_depth(model, config, shape)
     fused = fuse(model).to(device, memory_format=torch.channels_last)
     columns = {**{key: depths[key] for key in ("strict_depth", "train_depth")}, **cost(fused, shape, device, args.repeats),
                "train_s": checkpoint["train_s"]}
-    record = {**files.new_record(path, checkpoint, cache, device, {}), **depths,
-              "receptive_field": field(fused, config.image_size, len(channels))}
+    record = {**files.new_record(path, checkpoint, cache, device, asked), **depths,
+              "receptive_field": None if resized else field(fused, config.image_size, len(channels))}
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, config.image_size, channels, device)
         labels, predictions = batches.labels.cpu().numpy(), predict(fused, batches, amp=False).numpy()

@@ -106,7 +106,7 @@ def test_the_denominator_is_chosen_on_validation(results):
 
 def test_ratios_against_an_independent_computation(results):
     lines = {line["model"]: line for line in ratios(load_rows(results), results / "results")}
-    assert list(lines) == ["gated", "plain", "short", "student", "narrow", "bare"]
+    assert list(lines) == ["gated", "plain", "short", "student", "narrow"]   # no ablation
     right = {model: np.array([np.roll(np.arange(100) < start + seed * spread, 3 * seed) for seed in range(seeds)], float)
              for model, start, spread, seeds in (("long", 80, 2, 2), ("gated", 72, 4, 2), ("plain", 78, 0, 1), ("short", 82, 0, 2))}
     variance, df = (2 + 8 + 0) / 3, 3   # of long 80 and 82, gated 72 and 76, short 82 twice
@@ -250,7 +250,7 @@ def test_build_then_check_finds_what_is_stale(results, capsys):
     assert "| gated | ours |" in text and "secret" not in text
     assert "(figures/task2_depth_laptop_toy.png)" in (results / "report/README.md").read_text()
     header, *lines = csv.reader((results / "results/task2_ratios.csv").open())
-    assert header == list(analysis.RATIO_COLUMNS) and len(lines) == 6 and lines[0][header.index("ratio")] == "0.9136"
+    assert header == list(analysis.RATIO_COLUMNS) and len(lines) == 5 and lines[0][header.index("ratio")] == "0.9136"
     for path, old, new in ((results / "README.md", "74.0", "75.0"), (results / "results/task2_ratios.csv", "0.9136", "0.9236"),
                            (results / "results/task2_ablations.csv", "64.00", "65.00")):
         text = path.read_text()

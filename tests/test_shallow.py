@@ -108,7 +108,7 @@ def test_depth_of_every_network(name):
     assert len(path) == strict and NETWORKS[name].__doc__
 
 
-@pytest.mark.parametrize("options", [{}, {"gates": True, "second_order": 8}, {"kernels": (1, 3)}, {"stem_pool": True},
+@pytest.mark.parametrize("options", [{}, {"gates": True, "second_order": 8}, {"gates": True, "coarse_gates": True}, {"kernels": (1, 3)}, {"stem_pool": True},
                                      {"pools": 1}])
 def test_two_layers_more_than_hidden_ones(options):
     for hidden in range(5):
@@ -188,6 +188,19 @@ def test_gates_multiply():
     torch.testing.assert_close(y, expected)
     layer.pool = True   # pooled before ReLU and channel gate: the same as after them
     torch.testing.assert_close(layer(x), F.max_pool2d(expected, 2))
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_coarse_gates_multiply_what_is_pooled(side):
+    net = ShallowNet(3, widths=(8, 8), gates=True, coarse_gates=True).eval()
+    (pooling, last), x = net.streams[0], torch.rand(2, 64, side, side)
+    gate = pooling.pixel_gate.dense[0][1](F.conv2d(x, pooling.pixel_gate.dense[0][0].weight, padding=1))[..., ::2, ::2]
+    y = F.relu(F.max_pool2d(pooling.conv(x), 2, ceil_mode=True) * gate.sigmoid())
+    torch.testing.assert_close(pooling(x), y * pooling.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None])
+    assert last(y).shape[2:] == last.pixel_gate(y).shape[2:] == y.shape[2:]   # a layer that does not pool has a gate a pixel
+    fine, coarse = (flop_counter_macs(ShallowNet(3, widths=(8,) * 2, gates=True, coarse_gates=flag), torch.zeros(1, 3, 32, 32))
+                    for flag in (False, True))
+    assert fine - coarse == 64 * 8 * 9 * (16 * 16 - 8 * 8)   # of the layer that pools, a quarter of the gates
 
 
 def test_attention_knows_no_order_of_pixels():

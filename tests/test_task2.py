@@ -71,6 +71,19 @@ def test_the_table_can_be_computed_again_from_the_predictions(train, evaluate):
     assert test["latency_ms_b1"] is test["latency_ms_b256"] is None and val["macs"] == test["macs"] > 0
 
 
+def test_another_image_size_is_a_row_of_its_own(train, evaluate):
+    train("--arch", "plain", "--out", "run")
+    evaluate("run/model.pt")
+    rows = evaluate("run/model.pt", "--image-size", 12)
+    assert {(row["model"], row["role"], row["image_size"]) for row in rows} == {("plain", "ours", 8), ("plain+12px", "ablation", 8)}
+    macs = {row["model"]: row["macs"] for row in rows}
+    assert macs["plain+12px"] > macs["plain"]
+    record = json.loads(Path("results/runs/task2-cpu-tiny-8px-plain+12px-s0.json").read_text())
+    assert record["evaluated_at_px"] == 12 and record["config"]["image_size"] == 8
+    with pytest.raises(UserError, match="other options"):
+        evaluate("run/model.pt", "--image-size", 12, "--name", "plain")
+
+
 def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
     for arch in ("plain", "resnet10"):
         train("--arch", arch, "--out", arch)

@@ -81,7 +81,10 @@ def denominator(rows: list[dict], setting: tuple) -> str | None:
 
 
 def ratios(rows: list[dict], folder: Path) -> list[dict]:
-    """Every model against the denominator of its setting: rows of `RATIO_COLUMNS`, Holm over each setting."""
+    """Every model but the ablations against the denominator of its setting: rows of `RATIO_COLUMNS`, Holm over each setting.
+
+    Most ablations are shorter trainings, which have references of their own.
+    """
     table = []
     for setting, entries in settings(rows, "test").items():
         against = denominator(rows, setting)
@@ -92,7 +95,7 @@ def ratios(rows: list[dict], folder: Path) -> list[dict]:
                   "strict_depth": entry.same("strict_depth"), "seeds": len(entry.rows),
                   "top1_pct": float(models.top1(entry.name).mean()), "denominator": against, "denominator_seeds": len(models.top1(against)),
                   "denominator_top1_pct": float(models.top1(against).mean()), **models.ratio(entry.name, against)}
-                 for entry in entries if entry.name != against]
+                 for entry in entries if entry.name != against and entry.role != "ablation"]
         table += adjusted(lines)
     return table
 

@@ -29,7 +29,7 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
         models = Models(by_setting(rows)[setting], folder)
         against, ours = denominator(rows, setting), best(settings(rows, "val").get(setting, []), "ours")
         ours = ours if ours in models else None
-        shares = [line for line in ratios if tuple(line[key] for key in SETTING) == setting and line["role"] != "ablation"]
+        shares = [line for line in ratios if tuple(line[key] for key in SETTING) == setting]
         mine = {entry.name: records[key] for entry in entries if (key := (*setting, entry.name, 0)) in records}
         tier, dataset, size = setting
         where = f"{dataset}, {size} px, tier {tier}"

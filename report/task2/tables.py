@@ -19,7 +19,7 @@ def main_table(rows: list[dict], ratios: list[dict], split: str = "test") -> str
         if against:
             text += (f"Ratio: top-1 in % of that of {against}, the ResNet-34 with the best validation top-1, with its 95 % interval: "
                      f"paired bootstrap over images, {SEEDS} An asterisk: differs from 100 % with p < 0.05 after Holm's correction "
-                     f"over the {len(shares)} models of the setting, ablations included. ")
+                     f"over the {len(shares)} models of the setting that have a ratio. ")
         text += "Depth: strict, of the fused network (depth.py)."
         parts = [[entry for entry in entries if entry.role in MAIN], [entry for entry in entries if entry.role == "distilled"]]
         headings = (text, "Distilled: trained on the predictions of a ResNet-34 as well. Columns as above.")
