@@ -82,18 +82,26 @@ GRIDS["task2"] = {
     "plain": "--arch plain --augment light",
     "plain-strong": "--arch plain --augment strong",
     "gated-strong": "--arch plain --gates --augment strong",
+    "merged-gated-strong": "--arch merged-gated --augment strong",
+    "merged-gated-kernel3-strong": "--arch merged-gated --kernels 3 --augment strong",
     "gated4-strong": "--arch gated4 --augment strong",
 }
 # The best of each kind on validation
-DEEP, SHALLOW = GRIDS["task2"]["resnet34-no-stem-pool-strong"], GRIDS["task2"]["gated-strong"]
+DEEP, SHALLOW = GRIDS["task2"]["resnet34-no-stem-pool-strong"], GRIDS["task2"]["merged-gated-strong"]
 GRIDS["task2-distillation"] = {
-    "gated-strong-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-no-stem-pool-strong-s{{seed}}/model.pt",
+    "merged-gated-strong-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-no-stem-pool-strong-s{{seed}}/model.pt",
 }
 
 # Less training data, as many epochs more that the steps do not become as few
 GRIDS["task2-data"] = {
     f"{name}-fraction{share}": f"{options} --fraction {share} --epochs {epochs} --role ablation"
-    for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45)) for name, options in (("resnet34", DEEP), ("gated", SHALLOW))
+    for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45)) for name, options in (("resnet34", DEEP), ("merged-gated", SHALLOW))
+}
+
+# Twice the epochs: ResNet-34 still gains where the shallow networks are almost done
+GRIDS["task2-length"] = {
+    "resnet34-no-stem-pool-strong-e60": f"{DEEP} --epochs 60 --role ablation",
+    "merged-gated-strong-e60": f"{SHALLOW} --epochs 60 --role ablation",
 }
 
 # One change each from `plain`, in a third of its epochs
@@ -104,6 +112,8 @@ GRIDS["task2-ablations"] = {
     "gated-coarse-e10": f"--arch plain --gates --coarse-gates {SHORT}",
     "gated-kernel3-e10": f"--arch plain --gates --kernels 3 {SHORT}",
     "gated-coarse-kernel3-e10": f"--arch plain --gates --coarse-gates --kernels 3 {SHORT}",
+    "merged-gated-coarse-e10": f"--arch merged --gates --coarse-gates {SHORT}",
+    "merged-gated-coarse-kernel3-e10": f"--arch merged --gates --coarse-gates --kernels 3 {SHORT}",
     "covariance-e10": f"--arch plain --second-order 64 --pools 2 {SHORT}",
     **{f"{arch}-e10": f"--arch {arch} {SHORT}"
        for arch in ("merged", "streams", "gated5", "gated4", "attention", "graph", "dense-block", "rrdb")},
@@ -210,19 +220,27 @@ LENGTHS = {
     "seven specialists": [(28, "specialist-{}-e4"), (70, "specialist-{}-e10"), (210, "specialist-{}")],
 }
 
+# Task 2's networks that are evaluated on other image sizes too
+TASK2_SIZES = (32, 40, 64, 96)
+TASK2_RESIZED = {"ResNet-34": "resnet34-no-stem-pool-strong", "merged-gated": "merged-gated-strong"}
+EVALUATIONS["task2-ablations"] = [(f"{name}+{size}px", name, f"--image-size {size}")
+                                  for name in TASK2_RESIZED.values() for size in TASK2_SIZES]
+
 # Task 2's ablation table, as Task 1's, and the points of the figure of training data: (share of the training images, model)
 TASK2_REFERENCE = "plain-e10"
 TASK2_ABLATIONS = {
     "what a layer is": [("one 5x5 convolution", "plain-e10"), ("gates beside it", "gated-e10"),
-                        ("a gate for each pooled cell", "gated-coarse-e10", "gated-e10"),
+                        ("gates of pooled cells", "gated-coarse-e10", "gated-e10"),
                         ("branches in training", "merged-e10"),
+                        ("branches in training, gates of pooled cells", "merged-gated-coarse-e10", "gated-coarse-e10"),
                         ("three streams", "streams-e10")],
     "what the head sees": [("means of the last map", "plain-e10"), ("of all maps", "plain-levels-e10"),
                            ("of a last map with 2 poolings", "plain-pools2-e10"),
                            ("its covariances as well, 2 poolings", "covariance-e10")],
     "kernel": [("5", "plain-e10"), ("1", "plain-kernel1-e10"), ("3", "plain-kernel3-e10"), ("7", "plain-kernel7-e10"),
                ("3, gated", "gated-kernel3-e10", "gated-e10"),
-               ("3, gated, a gate for each pooled cell", "gated-coarse-kernel3-e10", "gated-e10")],
+               ("3, gates of pooled cells", "gated-coarse-kernel3-e10", "gated-coarse-e10"),
+               ("3, branches, gates of pooled cells", "merged-gated-coarse-kernel3-e10", "merged-gated-coarse-e10")],
     "hidden layers": [("4", "plain-e10"), ("2", "plain-2-layers-e10"), ("3", "plain-3-layers-e10"), ("5", "plain-5-layers-e10"),
                       ("3, gated", "gated5-e10", "gated-e10"), ("2 of 7x7, gated", "gated4-e10", "gated-e10")],
     "width": [("the tier's", "plain-e10"), ("1/8", "plain-width0.125-e10"), ("1/2", "plain-width0.5-e10")],
@@ -232,8 +250,17 @@ TASK2_ABLATIONS = {
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
                                 ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),
                                 ("ResNet-34, strong", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool")],
+    "training length": [("ResNet-34, 30 epochs", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool-strong"),
+                        ("merged-gated, 30", "merged-gated-strong", "resnet34-no-stem-pool-strong"),
+                        ("ResNet-34, 60", "resnet34-no-stem-pool-strong-e60", "resnet34-no-stem-pool-strong"),
+                        ("merged-gated, 60", "merged-gated-strong-e60", "resnet34-no-stem-pool-strong-e60")],
+    **{f"image size at test, {name}": [(f"{size} px", f"{model}+{size}px", model) for size in TASK2_SIZES[:2]]
+                                      + [("as trained", model, model)]
+                                      + [(f"{size} px", f"{model}+{size}px", model) for size in TASK2_SIZES[2:]]
+       for name, model in TASK2_RESIZED.items()},
 }
 TASK2_FRACTIONS = {
     label: [*((share, f"{name}-fraction{share}") for share in (0.1, 0.25, 0.5)), (1.0, whole)]
-    for label, name, whole in (("ResNet-34", "resnet34", "resnet34-no-stem-pool-strong"), ("gated", "gated", "gated-strong"))
+    for label, name, whole in (("ResNet-34", "resnet34", "resnet34-no-stem-pool-strong"),
+                               ("merged-gated", "merged-gated", "merged-gated-strong"))
 }
