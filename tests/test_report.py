@@ -337,8 +337,14 @@ def test_class_names_are_readable_and_fall_back_to_the_folder():
 def test_pictures_are_chosen_by_what_the_sets_get_right():
     right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)   # RGB, R, G, B of four images
     by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
-    chosen = pictures.choose(Predictions(["a"] * 4, np.full(4, 5), by_subset), each=9)
+    chosen = pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), by_subset)), each=9)
     assert chosen == {"needs colour": [0], "one channel is enough": [1], "depends on the channel": [2], "colour misleads": [3]}
+
+
+def test_pictures_are_chosen_by_what_two_networks_get_right():
+    answers = {"shallow": np.array([5, 5, 1, 1, 1]), "deep": np.array([5, 2, 5, 1, 2])}
+    chosen = pictures.choose(pictures.kinds_task2(Predictions(["a"] * 5, np.full(5, 5), answers)), each=9)
+    assert chosen == {"only shallow is right": [1], "only deep is right": [2], "the same mistake": [3], "two mistakes": [4]}
 
 
 def test_pictures_need_results_of_the_model(results):

@@ -8,7 +8,7 @@ import pytest
 
 from evaluation import write_predictions
 from metrics import classification_metrics, holm, student_t_p, student_t_quantile
-from report import build, figures
+from report import build, figures, pictures
 from report.comparisons import by_setting
 from report.records import load_records
 from report.task2 import analysis, figure_data
@@ -285,3 +285,12 @@ def test_without_results_the_blocks_say_so(root):
     build.main([], root)
     assert (root / "report/README.md").read_text().count("No results yet: run `python experiments.py task2`") == len(make_content(root).blocks)
     build.main(["--check"], root)
+
+
+def test_pictures_compare_the_best_on_validation_with_the_denominator(results):
+    (*setting, model), predictions = pictures.find_task2(results, None, None)
+    assert (tuple(setting), model) == (SETTING, "gated") and list(predictions.by_column) == ["gated", "long"]
+    assert pictures.find_task2(results, "laptop", "plain")[0][-1] == "plain"
+    for tier, model in (("gpu", None), (None, "long"), (None, "missing")):   # long is the denominator itself
+        with pytest.raises(UserError, match="eval_classifiers.py"):
+            pictures.find_task2(results, tier, model)
