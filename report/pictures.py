@@ -28,13 +28,9 @@ from report.task2.rows import best, settings
 from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
 
 
-def right(predictions: Predictions) -> dict[str, np.ndarray]:
-    return {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
-
-
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
     """Kind of picture -> whether each is one: (N,), from a column a channel set."""
-    by_set = right(predictions)
+    by_set = {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
     return {"needs colour": by_set["RGB"] & ~by_set["R"] & ~by_set["G"] & ~by_set["B"],
             "one channel is enough": np.logical_and.reduce([by_set[s] for s in SUBSETS]),
             "depends on the channel": by_set["RGB"] & (by_set["R"] ^ by_set["B"]),
@@ -43,10 +39,7 @@ def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
 
 def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
     """As `kinds_task1`, from the columns of two networks."""
-    (one, a), (other, b) = right(predictions).items()
-    same = np.equal(*predictions.by_column.values())
-    return {f"only {one} is right": a & ~b, f"only {other} is right": b & ~a, "the same mistake": ~a & ~b & same,
-            "two mistakes": ~a & ~b & ~same}
+    return report.task2.analysis.agreement(predictions.labels, predictions.by_column)
 
 
 def find_task1(root: Path, tier: str | None, model: str | None) -> tuple[tuple, Predictions]:

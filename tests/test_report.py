@@ -344,7 +344,7 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
 def test_pictures_are_chosen_by_what_two_networks_get_right():
     answers = {"shallow": np.array([5, 5, 1, 1, 1]), "deep": np.array([5, 2, 5, 1, 2])}
     chosen = pictures.choose(pictures.kinds_task2(Predictions(["a"] * 5, np.full(5, 5), answers)), each=9)
-    assert chosen == {"only shallow is right": [1], "only deep is right": [2], "the same mistake": [3], "two mistakes": [4]}
+    assert chosen == {"both right": [0], "only shallow right": [1], "only deep right": [2], "the same mistake": [3], "two mistakes": [4]}
 
 
 def test_pictures_need_results_of_the_model(results):

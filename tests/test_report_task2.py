@@ -12,11 +12,11 @@ from report import build, figures, pictures
 from report.comparisons import by_setting
 from report.records import load_records
 from report.task2 import analysis, figure_data
-from report.task2.analysis import Models, ablations, denominator, ratios
+from report.task2.analysis import Models, ablations, denominator, mistakes, ratios
 from report.task2.content import FIGURE_KINDS, FILE, load_rows, make_content
 from report.task2.figure_data import make_figures
 from report.task2.rows import RESULTS, best, settings
-from report.task2.tables import ablation_table, cost_table, main_table
+from report.task2.tables import ablation_table, cost_table, main_table, mistakes_table
 from test_report import LABELS, cells, write_documents, write_run
 from utils import UserError
 
@@ -168,6 +168,19 @@ def test_seeds_of_different_networks_are_refused(results):
     add_model(results, "plain", "ours", 70, seeds=(1,), strict_depth=5)
     with pytest.raises(UserError, match="seeds of model 'plain' differ in strict_depth .5, 6."):
         build.main([], results)
+
+
+def test_mistakes(results):
+    found = mistakes(load_rows(results), results / "results")[SETTING]
+    assert (found["ours"], found["denominator"], found["seeds"]) == ("gated", "long", 2)
+    assert sum(found["shares"].values()) == pytest.approx(100)
+    # images that each seed has right: gated 0..71 and 3..78, long 0..79 and 3..84; wrong answers are all of the next class
+    assert [found["shares"][kind] for kind in ("both right", "only long right", "two mistakes")] == pytest.approx([74, 7, 0])
+    assert all(0 < ours <= 100 and true != taken for true, taken, ours, _ in found["confusions"])
+    assert found["confusions"] == sorted(found["confusions"], key=lambda line: -line[2])
+    table = mistakes_table({SETTING: found})
+    assert "| 74.0 | 0.0 | 7.0 |" in table and "mean over 2 pairs" in table and mistakes_table({}) == ""
+    assert mistakes([row for row in load_rows(results) if row["role"] != "resnet34"], results / "results") == {}
 
 
 # ---------------------------------------------------------------- tables

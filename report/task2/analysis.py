@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from grids import TASK2_ABLATIONS, TASK2_REFERENCE
+from metrics import confusion_matrix
+from report.class_names import class_names
 from report.comparisons import RESULT, SETTING, adjusted, bootstrap, by_setting, pooled_variance
 from report.records import Predicted, Predictions, read_predictions
 from report.task2.rows import Entry, best, settings
@@ -16,6 +18,7 @@ from utils import UserError
 COLUMN = "predicted"
 RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "seeds", "top1_pct", "denominator", "denominator_seeds",
                  "denominator_top1_pct", "ratio", "ci95_low", "ci95_high", "p_value", "p_holm")
+CONFUSIONS = 8   # how many the table shows
 RATIO_DECIMALS = {"ratio": 4, "ci95_low": 4, "ci95_high": 4}
 ABLATION_COLUMNS = (*SETTING, "split", "group", "variant", "model", "strict_depth", "macs", "seeds", "top1_pct", "top1_sd",
                     "reference", *RESULT)
@@ -116,6 +119,41 @@ def ablations(rows: list[dict], folder: Path) -> list[dict]:
                               **(models.difference(model, reference) if compared else dict.fromkeys(RESULT[:-1]))})
         table += adjusted(lines)
     return table
+
+
+def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Kind of image -> whether each is one, from what two models answer: of the shape of their answers, (..., N)."""
+    (one, other), (p, q) = answers, answers.values()
+    a, b = p == labels, q == labels
+    return {"both right": a & b, f"only {one} right": a & ~b, f"only {other} right": b & ~a, "the same mistake": ~a & (p == q),
+            "two mistakes": ~a & ~b & (p != q)}
+
+
+def mistakes(rows: list[dict], folder: Path) -> dict[tuple, dict]:
+    """Setting -> where ours, the best on validation, and the denominator go wrong; means over the seeds that both have.
+
+    `shares`: kind of image -> percent; `confusions`: (true class, taken for, ours, denominator), in percent of the class, the
+    commonest ones of ours.
+    """
+    found = {}
+    for setting, members in by_setting(rows).items():
+        models, against, ours = Models(members, folder), denominator(rows, setting), best(settings(rows, "val").get(setting, []), "ours")
+        if ours not in models or against is None:
+            continue
+        pairs = list(zip(models.predictions(ours), models.predictions(against)))
+        labels = pairs[0][0].labels
+        answers = np.array([[p.by_column[COLUMN] for p in pair] for pair in pairs])                      # (seeds, 2, N)
+        kinds = agreement(labels, {ours: answers[:, 0], against: answers[:, 1]})
+        names = list(class_names(pairs[0][0].images, labels).values())
+        counts = np.array([sum(confusion_matrix(labels, of_seed, len(names)) for of_seed in of_model)
+                           for of_model in answers.swapaxes(0, 1)])                                      # (2, K, K)
+        rates = 100 * counts / counts.sum(2, keepdims=True)
+        wrong = rates[0] * ~np.eye(len(names), dtype=bool)
+        worst = [divmod(int(cell), len(names)) for cell in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS] if wrong.flat[cell]]
+        found[setting] = {"ours": ours, "denominator": against, "seeds": len(pairs),
+                          "shares": {kind: 100 * float(images.mean()) for kind, images in kinds.items()},
+                          "confusions": [(names[i], names[j], float(rates[0, i, j]), float(rates[1, i, j])) for i, j in worst]}
+    return found
 
 
 def _measured(entry: Entry, models: Models) -> dict:

@@ -6,10 +6,10 @@ from pathlib import Path
 from report.comparisons import to_csv
 from report.content import Content, figure_blocks, published_rows
 from report.records import load_records
-from report.task2.analysis import ABLATION_COLUMNS, RATIO_COLUMNS, RATIO_DECIMALS, ablations, denominator, ratios
+from report.task2.analysis import ABLATION_COLUMNS, RATIO_COLUMNS, RATIO_DECIMALS, ablations, denominator, mistakes, ratios
 from report.task2.figure_data import make_figures
 from report.task2.rows import RESULTS, settings
-from report.task2.tables import ablation_table, cost_table, main_table
+from report.task2.tables import ablation_table, cost_table, main_table, mistakes_table
 
 FILE = "results/task2_classifiers.csv"
 FIGURE_KINDS = ("depth", "cost", "field", "confusion", "classes", "curves", "fraction")
@@ -28,5 +28,6 @@ def make_content(root: Path) -> Content:
              "results/task2_ablations.csv": to_csv(variants, ABLATION_COLUMNS)} if rows else {}
     denominators = {setting: denominator(rows, setting) for setting in settings(rows, "test")}
     blocks = {"task2-main": main_table(rows, shares), "task2-cost": cost_table(rows, records, denominators),
-              "task2-ablations": ablation_table(variants), **figure_blocks("task2", FIGURE_KINDS, figures)}
+              "task2-ablations": ablation_table(variants), "task2-mistakes": mistakes_table(mistakes(rows, root / "results")),
+              **figure_blocks("task2", FIGURE_KINDS, figures)}
     return Content(len(rows), texts, figures, {name: text or NO_RESULTS for name, text in blocks.items()})

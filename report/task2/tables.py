@@ -84,3 +84,17 @@ def ablation_table(lines: list[dict]) -> str:
         return [str(line["strict_depth"]), millions(line["macs"], 0), str(line["seeds"]), plus_minus(line["top1_pct"], line["top1_sd"])]
     return ablation_tables(lines, ["strict depth", "MACs (M)", "seeds", "top-1 %"], cells, (
         "Top-1 in %, mean over seeds (± standard deviation). Difference: in points"), SEEDS)
+
+
+def mistakes_table(found: dict[tuple, dict]) -> str:
+    """Which images ours and ResNet-34 get right, and ours' commonest confusions (from `analysis.mistakes`)."""
+    tables = []
+    for setting, line in found.items():
+        ours, against = line["ours"], line["denominator"]
+        tables.append(caption(setting, "test", f"Images by what {ours} and {against} make of them, in %, mean over {line['seeds']} "
+                                               "pairs of seeds.")
+                      + table(list(line["shares"]), [[f"{share:.1f}" for share in line["shares"].values()]]))
+        tables.append(f"The commonest confusions of {ours}, in % of the class's images.\n\n"
+                      + table(["class", "taken for", ours, against],
+                              [[true, taken, f"{a:.1f}", f"{b:.1f}"] for true, taken, a, b in line["confusions"]]))
+    return "\n\n".join(tables)
