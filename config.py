@@ -79,6 +79,11 @@ class TrainConfig:
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
     threads: int = option(0, "CPU threads; 0: PyTorch's choice")
 
+    @property
+    def fraction_mark(self) -> str:
+        """Of a model's name: the share of the training images, "" for all."""
+        return f"fraction-{self.fraction:g}" * (self.fraction != 1)
+
     def resolve(self) -> TrainConfig:
         """Fill in what depends on the machine and the tier; check the values.
 

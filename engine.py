@@ -20,7 +20,9 @@ from tqdm import tqdm
 from config import TrainConfig, differing_options, option_defaults
 from data.batches import Batches
 from data.cache import PixelCache
+from data.dataset import open_data
 from utils import UserError, append_jsonl, environment, generator, load_checkpoint, save_checkpoint, write_json, write_text
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -40,6 +42,14 @@ class Processes:
     def stop(self) -> None:
         if self.world > 1:
             dist.destroy_process_group()
+
+
+def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
+    """What every training begins with: threads, device, this process's place among all, and the data."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = torch.device(config.device)
+    return device, Processes.start(device), open_data(config)
 
 
 def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
@@ -72,7 +82,7 @@ class Trainer:
 
     Args:
         config: resolved options; a run directory is chosen where none is given.
-        cache: the data, so that a run is not resumed on other data.
+        cache: the data: a run is not resumed on others.
         model: called as model(images, **batch_inputs(...)), returns logits (B, K).
         train: training batches.
         validate: model -> dict of validation metrics, run on the averaged weights.
@@ -84,7 +94,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, cache: PixelCache, model: nn.Module, train: Batches, validate,
                  batch_inputs=None, processes=Processes(0, 1), teacher: nn.Module | None = None):
         self.config, self.train, self.validate, self.processes = config, train, validate, processes
-        self.digest, self.environment = cache.digest, environment(train.device)   # of the start, kept by a resumed run
+        self.cache, self.environment = cache, environment(train.device)   # of the start, kept by a resumed run
         config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{config.name}-s{config.seed}"
         self.batch_inputs = batch_inputs or (lambda count, random: {})
         self.device, self.folder = train.device, Path(config.out)
@@ -113,7 +123,7 @@ class Trainer:
 
     def _state(self) -> dict:
         """Everything a resumed run needs. Batches depend on (seed, step) alone, so the position is one number."""
-        return {"kind": "training-state", "config": dataclasses.asdict(self.config), "digest": self.digest, "environment": self.environment,
+        return {"kind": "training-state", "config": dataclasses.asdict(self.config), "digest": self.cache.digest, "environment": self.environment,
                 "world": self.processes.world, "step": self.step,
                 "seconds": self.seconds, "loss_sum": self.loss_sum, "model": self.model.state_dict(), "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(), "torch_rng": torch.get_rng_state()}
@@ -133,7 +143,7 @@ class Trainer:
             if not self.config.resume:
                 raise UserError(f"{self.folder} already holds a run: add --resume to go on with it, or choose another --out")
             state = load_checkpoint(last, "training-state")
-            if state["digest"] != self.digest:
+            if state["digest"] != self.cache.digest:
                 raise UserError(f"cannot resume {self.folder}: it was started on other data; choose another --out or delete it")
             if state["world"] != self.processes.world:
                 raise UserError(f"cannot resume {self.folder}: it was started with {state['world']} processes, now there are "
@@ -201,6 +211,24 @@ class Trainer:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return self.ema.module
+
+    def fit_and_save(self, kind: str, dataset: dict, evaluation: str) -> None:
+        """`fit`, then write the averaged model to model.pt and stop the processes.
+
+        Args:
+            kind: of the checkpoint, see `utils.load_checkpoint`.
+            dataset: what an evaluation must know of the data, beyond name, digest and class names.
+            evaluation: the script that comes next.
+        """
+        averaged, cache = self.fit(), self.cache
+        if self.processes.rank == 0:
+            path = self.folder / "model.pt"
+            dataset = {"name": cache.name, "digest": cache.digest, "class_names": cache.class_names, **dataset}
+            save_checkpoint(path, {"kind": kind, "config": dataclasses.asdict(self.config), "dataset": dataset,
+                                   "environment": self.environment, "train_s": round(self.seconds, 1),
+                                   "state": averaged.state_dict()})
+            print(f"wrote {path}\nnext: python {evaluation} {path}")
+        self.processes.stop()
 
     def _check(self, losses: list[Tensor]) -> float:
         """Mean of the latest losses, added to the epoch's; the only place that waits for a GPU.

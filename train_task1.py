@@ -9,23 +9,21 @@ Ctrl-C saves; the same command with --resume goes on. Then: python eval_channels
 """
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from config import TrainConfig
 from data.cache import PixelCache
 from data.channels import SAMPLERS, all_subsets, parse_subset, sample_mask, subset_name
-from data.dataset import make_batches, open_data
-from engine import Processes, Trainer, predict
+from data.dataset import make_batches
+from engine import Trainer, predict, start
 from metrics import classification_metrics
 from models import KERNELS, build_channel_net
 from models.checkpoint import load_channel_net
 from models.fill import FILLS
 from report.task1.rows import ROLES
-from utils import UserError, cli, option, parse_config, save_checkpoint
+from utils import UserError, cli, option, parse_config
 
 
 @dataclass
@@ -67,8 +65,7 @@ class Task1Config(TrainConfig):
         self.role = self.role or ("specialist" if specialist else "baseline" if baseline else "ours")
         parts = [self.fill, self.kernel.replace("free", ""), self.sampler.replace("hcs-", "per-").replace("hcs", ""),
                  self.channels * partial]
-        share = f"fraction-{self.fraction:g}" * (self.fraction != 1)
-        self.name = self.name or "-".join(filter(None, [*(["specialist", self.channels] if specialist else parts), share]))
+        self.name = self.name or "-".join(filter(None, [*(["specialist", self.channels] if specialist else parts), self.fraction_mark]))
         super().resolve()
         return self
 
@@ -106,11 +103,7 @@ def load_teacher(config: Task1Config, cache: PixelCache) -> torch.nn.Module | No
 
 def main() -> None:
     config = parse_config(Task1Config, description=__doc__).resolve()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = torch.device(config.device)
-    processes = Processes.start(device)
-    cache = open_data(config)
+    device, processes, cache = start(config)
     ids = parse_subset(config.channels, cache.channel_names)
     names = tuple(cache.channel_names[i] for i in ids)
     train = make_batches(cache, "train", config.image_size, ids, device, config.fraction)
@@ -136,17 +129,8 @@ def main() -> None:
         top1 = subset_accuracy(averaged, val, names, config)
         return {"val_mean_pct": round(sum(top1.values()) / len(top1), 2), "val_top1_pct": top1}
 
-    trainer = Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher)
-    averaged = trainer.fit()
-    if processes.rank == 0:
-        path = Path(config.out) / "model.pt"
-        dataset = {"name": cache.name, "digest": cache.digest, "class_names": cache.class_names, "channel_names": names,
-                   **{key: value.tolist() for key, value in statistics.items()}}
-        save_checkpoint(path, {"kind": "task1-model", "config": dataclasses.asdict(config), "dataset": dataset,
-                               "environment": trainer.environment, "train_s": round(trainer.seconds, 1),
-                               "state": averaged.state_dict()})
-        print(f"wrote {path}\nnext: python eval_channels.py {path}")
-    processes.stop()
+    Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher).fit_and_save("task1-model", {
+        "channel_names": names, **{key: value.tolist() for key, value in statistics.items()}}, "eval_channels.py")
 
 
 if __name__ == "__main__":

@@ -18,16 +18,16 @@ from torch import nn
 
 from config import TrainConfig
 from data.cache import PixelCache
-from data.dataset import make_batches, open_data
+from data.dataset import make_batches
 from depth import count_depth
-from engine import Processes, Trainer, predict
+from engine import Trainer, predict, start
 from metrics import classification_metrics
 from models.branched import fuse
 from models.resnet import LAYERS, ScaledResNet
 from models.shallow import SHALLOW
 from models.shallow_baselines import SHALLOW_BASELINES
 from report.task2.rows import ROLES
-from utils import UserError, cli, load_checkpoint, option, parse_config, save_checkpoint
+from utils import UserError, cli, load_checkpoint, option, parse_config
 
 SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "branches", "gates", "coarse_gates", "second_order", "pools",
                    "levels")
@@ -79,8 +79,7 @@ class Task2Config(TrainConfig):
         for key in self.network_options():
             value = getattr(self, key)
             marks.append({True: key, False: f"no-{key}"}[value] if isinstance(value, bool) else f"{key}-{value}")
-        marks += [f"fraction-{self.fraction:g}"] * (self.fraction != 1)
-        self.name = self.name or "-".join([self.arch, *marks]).replace("_", "-").replace(",", "-")
+        self.name = self.name or "-".join(filter(None, [self.arch, *marks, self.fraction_mark])).replace("_", "-").replace(",", "-")
         self.role = self.role or self._default_role()
         super().resolve()
         return self
@@ -154,11 +153,7 @@ def load_teacher(config: Task2Config, cache: PixelCache) -> nn.Module | None:
 
 def main() -> None:
     config = parse_config(Task2Config, description=__doc__).resolve()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = torch.device(config.device)
-    processes = Processes.start(device)
-    cache = open_data(config)
+    device, processes, cache = start(config)
     channels = range(len(cache.channel_names))
     shape = (len(channels), config.image_size, config.image_size)
     torch.manual_seed(config.seed)
@@ -172,17 +167,8 @@ def main() -> None:
         metrics = classification_metrics(val.labels.cpu().numpy(), predictions, cache.num_classes)
         return {"val_top1_pct": round(metrics["top1_pct"], 2)}
 
-    trainer = Trainer(config, cache, model, train, validate, processes=processes, teacher=teacher)
-    averaged = trainer.fit()
-    if processes.rank == 0:
-        path = Path(config.out) / "model.pt"
-        dataset = {"name": cache.name, "digest": cache.digest, "class_names": cache.class_names,
-                   "mean": cache.mean.tolist(), "std": cache.std.tolist()}
-        save_checkpoint(path, {"kind": "task2-model", "config": dataclasses.asdict(config), "dataset": dataset,
-                               "environment": trainer.environment, "train_s": round(trainer.seconds, 1),
-                               "state": averaged.state_dict()})
-        print(f"wrote {path}\nnext: python eval_classifiers.py {path}")
-    processes.stop()
+    Trainer(config, cache, model, train, validate, processes=processes, teacher=teacher).fit_and_save("task2-model", {
+        "mean": cache.mean.tolist(), "std": cache.std.tolist()}, "eval_classifiers.py")
 
 
 if __name__ == "__main__":
