@@ -30,7 +30,7 @@ from report.task2.rows import ROLES
 from utils import UserError, cli, load_checkpoint, option, parse_config
 
 SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "branches", "gates", "coarse_gates", "second_order", "pools",
-                   "levels")
+                   "levels", "dropout")
 SHALLOW_ROLES = ("ours", "distilled")   # with a limit to the depth
 
 
@@ -51,6 +51,7 @@ class Task2Config(TrainConfig):
                                             "--arch)")
     pools: int | None = option(None, "hidden layers that halve the sides of their maps (default: all but the last)")
     levels: bool | None = option(None, "the last layer sees the pooled output of every hidden layer (default: by --arch)")
+    dropout: float | None = option(None, "share of the last layer's inputs that is dropped while training (default: none)")
     role: str | None = option(None, "the model's part in the result tables (default: resnet34 for that network, baseline for "
                                     "other ResNets, ablation for models/shallow_baselines.py, ours for models/shallow.py, with "
                                     "a --teacher distilled)", ROLES)

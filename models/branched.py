@@ -103,20 +103,20 @@ class BranchedConv2d(nn.Module):
 
 
 class NormLinear(nn.Module):
-    """BatchNorm, then a linear layer: x (B, C) -> (B, K).
+    """BatchNorm, then a linear layer: x (B, C) -> (B, K); between them, while training, a share `dropout` of the features is dropped.
 
     A step of gradient descent changes the outputs in proportion to the squared length of their input. It starts at
     LENGTH ** 2 however many features there are: thousands of unit variance make the training of a network diverge.
     """
     LENGTH = 4.0
 
-    def __init__(self, in_features: int, out_features: int):
+    def __init__(self, in_features: int, out_features: int, dropout: float = 0.0):
         super().__init__()
-        self.norm, self.linear = nn.BatchNorm1d(in_features), nn.Linear(in_features, out_features)
+        self.norm, self.linear, self.dropout = nn.BatchNorm1d(in_features), nn.Linear(in_features, out_features), dropout
         nn.init.constant_(self.norm.weight, self.LENGTH * in_features ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.norm(x))
+        return self.linear(F.dropout(self.norm(x), self.dropout, self.training))
 
     @torch.no_grad()
     def fuse(self) -> nn.Linear:

@@ -82,6 +82,7 @@ class ShallowNet(nn.Module):
             layer, all; 0: means alone.
         pools: hidden layers that halve the sides of their maps, the first ones (default: all but the last).
         levels: the head sees the pooled output of every hidden layer, not of the last alone.
+        dropout: share of the head's features that is dropped while training.
 
     Raises:
         ValueError: a value out of range or an even kernel.
@@ -90,11 +91,12 @@ class ShallowNet(nn.Module):
     def __init__(self, num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False,
                  widths: tuple[int, ...] = (128, 256, 512, 512), kernels: tuple[int, ...] = (5,), stem_pool: bool = False,
                  branches: bool = True, gates: bool = False, second_order: int = 0, pools: int | None = None,
-                 levels: bool = False, coarse_gates: bool = False):
+                 levels: bool = False, coarse_gates: bool = False, dropout: float = 0.0):
         super().__init__()
-        if not width > 0 or min(num_classes, in_channels, *widths) < 1 or second_order < 0 or not kernels:
+        if not width > 0 or min(num_classes, in_channels, *widths) < 1 or second_order < 0 or not kernels \
+                or not 0 <= dropout < 1:
             raise ValueError("num_classes, in_channels and widths must be at least 1, width above 0, second_order at least 0, "
-                             "and there must be a kernel")
+                             "dropout at least 0 and below 1, and there must be a kernel")
         pools = len(widths) - 1 if pools is None else pools
         def scaled(channels):
             return max(1, round(channels * width))
@@ -107,7 +109,8 @@ class ShallowNet(nn.Module):
             for number, (before, after) in enumerate(zip(channels, channels[1:])))) for size in kernels)
         orders = [min(second_order, count) for count in channels]   # of a level: its channels with covariances
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
-        self.head = NormLinear(len(kernels) * (sum(features[1:]) if levels else features[-1]), num_classes)
+        self.head = NormLinear(len(kernels) * (sum(features[1:]) if levels else features[-1]), num_classes,
+                               dropout)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """x (B, C, H, W) -> the maps that the head pools, (B, O, H', W') each: the last of each stream, or with levels all."""

@@ -126,6 +126,16 @@ def test_the_head_sees_what_it_is_told_to():
         assert all(p.grad is not None for p in net.parameters())
 
 
+def test_dropout_is_of_the_heads_features_and_of_the_training_alone():
+    net, x = ShallowNet(5, width=0.125, widths=(64,), dropout=0.5), torch.randn(2, 3, 16, 16)
+    seen = []
+    net.head.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    net(x)
+    assert 0 < (seen[0] == 0).sum() < seen[0].numel()
+    net.eval()
+    assert relative_error(fuse(net)(x), net(x)) < 1e-5 and (seen[1] == 0).sum() == 0
+
+
 def test_pools_are_the_first_layers():
     for pools, side in ((None, 2), (3, 2), (1, 8), (0, 16)):
         net, seen = ShallowNet(5, width=0.125, pools=pools).eval(), []
@@ -212,7 +222,8 @@ def test_attention_knows_no_order_of_pixels():
 @pytest.mark.parametrize("options, message", [
     ({"kernels": (4,)}, "kernel size 4: must be odd"), ({"kernels": (-1,)}, "must be odd"), ({"kernels": ()}, "must be a kernel"),
     ({"width": 0}, "width above 0"), ({"num_classes": 0}, "at least 1"), ({"in_channels": 0}, "at least 1"),
-    ({"widths": (8, 0)}, "at least 1"), ({"second_order": -1}, "second_order at least 0")])
+    ({"widths": (8, 0)}, "at least 1"), ({"second_order": -1}, "second_order at least 0"),
+    ({"dropout": 1.0}, "dropout at least 0 and below 1"), ({"dropout": -0.1}, "dropout at least 0")])
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         ShallowNet(**{"num_classes": 5, **options})
