@@ -73,35 +73,42 @@ GRIDS["task1-compute"] = {
     "linear-e210": "--fill linear --epochs 210 --role ablation",
 }
 
+GATED_3X3 = "--arch plain --gates --coarse-gates --kernels 3"   # as --arch gated-3x3
+
 # Task 2: ResNet-34 with each stem and augmentation that a tier has time for, then the shallow networks. Validation decides
 # which ResNet-34 the others are divided by.
 GRIDS["task2"] = {
     "resnet34": "--arch resnet34 --augment light",
     "resnet34-no-stem-pool": "--arch resnet34 --no-stem-pool --augment light",
     "resnet34-no-stem-pool-strong": "--arch resnet34 --no-stem-pool --augment strong",
+    "resnet34-no-stem-pool-strong-decay0.001": "--arch resnet34 --no-stem-pool --augment strong --weight-decay 0.001",
     "plain": "--arch plain --augment light",
     "plain-strong": "--arch plain --augment strong",
     "gated-strong": "--arch plain --gates --augment strong",
     "merged-gated-strong": "--arch merged-gated --augment strong",
-    "merged-gated-kernel3-strong": "--arch merged-gated --kernels 3 --augment strong",
+    "gated-3x3-strong": f"{GATED_3X3} --augment strong",
+    "gated-3x3-strong-decay0.001": f"{GATED_3X3} --augment strong --weight-decay 0.001",
     "gated4-strong": "--arch gated4 --augment strong",
 }
 # The best of each kind on validation
-DEEP, SHALLOW = GRIDS["task2"]["resnet34-no-stem-pool-strong"], GRIDS["task2"]["merged-gated-strong"]
+DEEP, SHALLOW = (GRIDS["task2"][name] for name in ("resnet34-no-stem-pool-strong", "gated-3x3-strong-decay0.001"))
+GRIDS["task2-decay"] = {
+    "gated-3x3-strong-decay0.002": f"{GATED_3X3} --augment strong --weight-decay 0.002 --role ablation",
+    "gated-coarse-strong-decay0.001": "--arch plain --gates --coarse-gates --augment strong --weight-decay 0.001 --role ablation",
+}
+# Twice the epochs: ResNet-34 still gains where the shallow networks are almost done
+GRIDS["task2-length"] = {
+    "resnet34-no-stem-pool-strong-e60": "--arch resnet34 --no-stem-pool --augment strong --epochs 60 --role ablation",
+    "gated-3x3-strong-decay0.001-e60": f"{SHALLOW} --epochs 60 --role ablation",
+}
 GRIDS["task2-distillation"] = {
-    "merged-gated-strong-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-no-stem-pool-strong-s{{seed}}/model.pt",
+    "gated-3x3-strong-decay0.001-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-no-stem-pool-strong-e60-s{{seed}}/model.pt",
 }
 
 # Less training data, as many epochs more that the steps do not become as few
 GRIDS["task2-data"] = {
     f"{name}-fraction{share}": f"{options} --fraction {share} --epochs {epochs} --role ablation"
-    for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45)) for name, options in (("resnet34", DEEP), ("merged-gated", SHALLOW))
-}
-
-# Twice the epochs: ResNet-34 still gains where the shallow networks are almost done
-GRIDS["task2-length"] = {
-    "resnet34-no-stem-pool-strong-e60": f"{DEEP} --epochs 60 --role ablation",
-    "merged-gated-strong-e60": f"{SHALLOW} --epochs 60 --role ablation",
+    for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45)) for name, options in (("resnet34", DEEP), ("gated-3x3", SHALLOW))
 }
 
 # One change each from `plain`, in a third of its epochs
@@ -222,7 +229,7 @@ LENGTHS = {
 
 # Task 2's networks that are evaluated on other image sizes too
 TASK2_SIZES = (32, 40, 64, 96)
-TASK2_RESIZED = {"ResNet-34": "resnet34-no-stem-pool-strong", "merged-gated": "merged-gated-strong"}
+TASK2_RESIZED = {"ResNet-34": "resnet34-no-stem-pool-strong", "gated-3x3": "gated-3x3-strong-decay0.001"}
 EVALUATIONS["task2-ablations"] = [(f"{name}+{size}px", name, f"--image-size {size}")
                                   for name in TASK2_RESIZED.values() for size in TASK2_SIZES]
 
@@ -250,10 +257,20 @@ TASK2_ABLATIONS = {
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
                                 ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),
                                 ("ResNet-34, strong", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool")],
+    "kernel, 30 epochs": [("gated, 5x5", "gated-strong", "gated-strong"),
+                          ("gated, 3x3, gates of pooled cells", "gated-3x3-strong", "gated-strong"),
+                          ("branches in training, 5x5, gates of pooled cells", "merged-gated-strong", "gated-strong"),
+                          ("3x3, decay 0.001", "gated-3x3-strong-decay0.001", "gated-strong"),
+                          ("5x5, gates of pooled cells, decay 0.001", "gated-coarse-strong-decay0.001", "gated-strong")],
+    "weight decay": [("gated-3x3, 0.0005", "gated-3x3-strong", "gated-3x3-strong"),
+                     ("gated-3x3, 0.001", "gated-3x3-strong-decay0.001", "gated-3x3-strong"),
+                     ("gated-3x3, 0.002", "gated-3x3-strong-decay0.002", "gated-3x3-strong"),
+                     ("ResNet-34, 0.0005", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool-strong"),
+                     ("ResNet-34, 0.001", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong")],
     "training length": [("ResNet-34, 30 epochs", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool-strong"),
-                        ("merged-gated, 30", "merged-gated-strong", "resnet34-no-stem-pool-strong"),
+                        ("gated-3x3, 30", "gated-3x3-strong-decay0.001", "resnet34-no-stem-pool-strong"),
                         ("ResNet-34, 60", "resnet34-no-stem-pool-strong-e60", "resnet34-no-stem-pool-strong"),
-                        ("merged-gated, 60", "merged-gated-strong-e60", "resnet34-no-stem-pool-strong-e60")],
+                        ("gated-3x3, 60", "gated-3x3-strong-decay0.001-e60", "resnet34-no-stem-pool-strong-e60")],
     **{f"image size at test, {name}": [(f"{size} px", f"{model}+{size}px", model) for size in TASK2_SIZES[:2]]
                                       + [("as trained", model, model)]
                                       + [(f"{size} px", f"{model}+{size}px", model) for size in TASK2_SIZES[2:]]
@@ -262,5 +279,5 @@ TASK2_ABLATIONS = {
 TASK2_FRACTIONS = {
     label: [*((share, f"{name}-fraction{share}") for share in (0.1, 0.25, 0.5)), (1.0, whole)]
     for label, name, whole in (("ResNet-34", "resnet34", "resnet34-no-stem-pool-strong"),
-                               ("merged-gated", "merged-gated", "merged-gated-strong"))
+                               ("gated-3x3", "gated-3x3", "gated-3x3-strong-decay0.001"))
 }

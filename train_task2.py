@@ -1,6 +1,6 @@
 """Train a classifier for Task 2 on all channels: a shallow network, or ResNet-34, from scratch.
 
-    python train_task2.py                                   # `merged-gated`, on the data in data/, else on the demo set
+    python train_task2.py                                   # `gated-3x3`, on the data in data/, else on the demo set
     python train_task2.py --arch resnet34 --no-stem-pool    # what it is compared with, its stem for small images
     python train_task2.py --kernels 3,5 --widths 128,256,512                              # members without a name
     python train_task2.py --teacher runs/.../model.pt                                     # learn from ResNet-34 as well
@@ -36,7 +36,7 @@ SHALLOW_ROLES = ("ours", "distilled")   # with a limit to the depth
 
 @dataclass
 class Task2Config(TrainConfig):
-    arch: str | None = option("merged-gated", "network: a ResNet, or one of models/shallow.py or models/shallow_baselines.py",
+    arch: str | None = option("gated-3x3", "network: a ResNet, or one of models/shallow.py or models/shallow_baselines.py",
                               (*LAYERS, *SHALLOW, *SHALLOW_BASELINES))
     stem_pool: bool | None = option(None, "max-pooling after the first convolution (default: by --arch; ResNets have it unless "
                                           "--small-stem)")

@@ -95,7 +95,7 @@ def test_fusing_keeps_the_memory_format():
 # ---------------------------------------------------------------- depth
 
 DEPTHS = {   # strict, stricter, in training
-    "plain": (6, 6, 6), "merged": (6, 6, 11), "covariance": (6, 7, 6), "streams": (6, 6, 6), "gated": (6, 6, 6), "merged-gated": (6, 6, 11),
+    "plain": (6, 6, 6), "merged": (6, 6, 11), "covariance": (6, 7, 6), "streams": (6, 6, 6), "gated": (6, 6, 6), "gated-3x3": (6, 6, 6), "merged-gated": (6, 6, 11),
     "gated-streams": (6, 6, 6), "gated5": (5, 5, 5), "gated4": (4, 4, 4), "rrdb": (17, 17, 17), "dense-block": (6, 6, 6), "attention": (6, 8, 6),
     "graph": (6, 8, 6)}
 

@@ -197,7 +197,7 @@ def test_a_share_of_the_training_images(train, monkeypatch):
 
 
 @pytest.mark.parametrize("options, expected", [
-    ({}, ("merged-gated", "ours")), ({"arch": "resnet34"}, ("resnet34", "resnet34")),
+    ({}, ("gated-3x3", "ours")), ({"arch": "resnet34"}, ("resnet34", "resnet34")),
     ({"arch": "resnet18"}, ("resnet18", "baseline")),
     ({"arch": "gated", "teacher": "model.pt"}, ("gated", "distilled")),
     ({"arch": "gated", "small_stem": True}, ("gated-small-stem", "ours")),
