@@ -73,32 +73,34 @@ GRIDS["task1-compute"] = {
     "linear-e210": "--fill linear --epochs 210 --role ablation",
 }
 
+WEAK_DECAY = "--weight-decay 0.0005"
 GATED_3X3 = "--arch plain --gates --coarse-gates --kernels 3"   # as --arch gated-3x3
 
 # Task 2: ResNet-34 with each stem and augmentation that a tier has time for, then the shallow networks. Validation decides
 # which ResNet-34 the others are divided by.
 GRIDS["task2"] = {
-    "resnet34": "--arch resnet34 --augment light",
-    "resnet34-no-stem-pool": "--arch resnet34 --no-stem-pool --augment light",
-    "resnet34-no-stem-pool-strong": "--arch resnet34 --no-stem-pool --augment strong",
+    "resnet34": f"--arch resnet34 --augment light {WEAK_DECAY}",
+    "resnet34-no-stem-pool": f"--arch resnet34 --no-stem-pool --augment light {WEAK_DECAY}",
+    "resnet34-no-stem-pool-strong": f"--arch resnet34 --no-stem-pool --augment strong {WEAK_DECAY}",
     "resnet34-no-stem-pool-strong-decay0.001": "--arch resnet34 --no-stem-pool --augment strong --weight-decay 0.001",
-    "plain": "--arch plain --augment light",
-    "plain-strong": "--arch plain --augment strong",
-    "gated-strong": "--arch plain --gates --augment strong",
-    "merged-gated-strong": "--arch merged-gated --augment strong",
-    "gated-3x3-strong": f"{GATED_3X3} --augment strong",
+    "plain": f"--arch plain --augment light {WEAK_DECAY}",
+    "plain-strong": f"--arch plain --augment strong {WEAK_DECAY}",
+    "gated-strong": f"--arch plain --gates --augment strong {WEAK_DECAY}",
+    "merged-gated-strong": f"--arch merged-gated --augment strong {WEAK_DECAY}",
+    "gated-3x3-strong": f"{GATED_3X3} --augment strong {WEAK_DECAY}",
     "gated-3x3-strong-decay0.001": f"{GATED_3X3} --augment strong --weight-decay 0.001",
-    "gated4-strong": "--arch gated4 --augment strong",
+    "gated4-strong": f"--arch gated4 --augment strong {WEAK_DECAY}",
+    "gated4-coarse-strong-decay0.001": "--arch gated4 --coarse-gates --augment strong --weight-decay 0.001",
 }
 # The best of each kind on validation
-DEEP, SHALLOW = (GRIDS["task2"][name] for name in ("resnet34-no-stem-pool-strong", "gated-3x3-strong-decay0.001"))
+DEEP, SHALLOW = (GRIDS["task2"][name] for name in ("resnet34-no-stem-pool-strong-decay0.001", "gated-3x3-strong-decay0.001"))
 GRIDS["task2-decay"] = {
     "gated-3x3-strong-decay0.002": f"{GATED_3X3} --augment strong --weight-decay 0.002 --role ablation",
     "gated-coarse-strong-decay0.001": "--arch plain --gates --coarse-gates --augment strong --weight-decay 0.001 --role ablation",
 }
 # Twice the epochs: ResNet-34 still gains where the shallow networks are almost done
 GRIDS["task2-length"] = {
-    "resnet34-no-stem-pool-strong-e60": "--arch resnet34 --no-stem-pool --augment strong --epochs 60 --role ablation",
+    "resnet34-no-stem-pool-strong-e60": f"--arch resnet34 --no-stem-pool --augment strong {WEAK_DECAY} --epochs 60 --role ablation",
     "gated-3x3-strong-decay0.001-e60": f"{SHALLOW} --epochs 60 --role ablation",
 }
 GRIDS["task2-distillation"] = {
@@ -112,7 +114,7 @@ GRIDS["task2-data"] = {
 }
 
 # One change each from `plain`, in a third of its epochs
-SHORT = "--epochs 10 --augment light --role ablation"
+SHORT = f"--epochs 10 --augment light {WEAK_DECAY} --role ablation"
 GRIDS["task2-ablations"] = {
     "plain-e10": f"--arch plain {SHORT}",
     "gated-e10": f"--arch plain --gates {SHORT}",
@@ -131,8 +133,8 @@ GRIDS["task2-ablations"] = {
     "plain-levels-e10": f"--arch plain --levels {SHORT}",
     "plain-width0.125-e10": f"--arch plain --width 0.125 {SHORT}",
     "plain-width0.5-e10": f"--arch plain --width 0.5 {SHORT}",
-    "plain-no-augmentation-e10": "--arch plain --epochs 10 --augment none --role ablation",
-    "plain-strong-e10": "--arch plain --epochs 10 --augment strong --role ablation",
+    "plain-no-augmentation-e10": f"--arch plain --epochs 10 --augment none {WEAK_DECAY} --role ablation",
+    "plain-strong-e10": f"--arch plain --epochs 10 --augment strong {WEAK_DECAY} --role ablation",
 }
 
 # Rows that need no training of their own: (name, trained runs, options of the evaluation); a grid without any is not listed
@@ -278,6 +280,6 @@ TASK2_ABLATIONS = {
 }
 TASK2_FRACTIONS = {
     label: [*((share, f"{name}-fraction{share}") for share in (0.1, 0.25, 0.5)), (1.0, whole)]
-    for label, name, whole in (("ResNet-34", "resnet34", "resnet34-no-stem-pool-strong"),
+    for label, name, whole in (("ResNet-34", "resnet34", "resnet34-no-stem-pool-strong-decay0.001"),
                                ("gated-3x3", "gated-3x3", "gated-3x3-strong-decay0.001"))
 }

@@ -52,6 +52,7 @@ class Task2Config(TrainConfig):
     pools: int | None = option(None, "hidden layers that halve the sides of their maps (default: all but the last)")
     levels: bool | None = option(None, "the last layer sees the pooled output of every hidden layer (default: by --arch)")
     dropout: float | None = option(None, "share of the last layer's inputs that is dropped while training (default: none)")
+    weight_decay: float = option(1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation")
     role: str | None = option(None, "the model's part in the result tables (default: resnet34 for that network, baseline for "
                                     "other ResNets, ablation for models/shallow_baselines.py, ours for models/shallow.py, with "
                                     "a --teacher distilled)", ROLES)
