@@ -22,7 +22,7 @@ TIERS = {
 
 
 # Options that may differ between the sessions of one run: they do not change what is trained.
-SESSION_OPTIONS = {"name", "role", "out", "resume", "device", "threads", "data", "cache", "eval_every"}
+SESSION_OPTIONS = {"name", "role", "out", "resume", "device", "threads", "compile", "data", "cache", "eval_every"}
 
 
 def differing_options(ours: dict, theirs: dict, defaults: dict) -> list[str]:
@@ -73,6 +73,7 @@ class TrainConfig:
     amp: bool | None = option(None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at 32 px "
                                     "or more)")
     channels_last: bool = option(True, "channels_last memory format")
+    compile: bool = option(False, "torch.compile the network: faster steps after about a minute; needs a C++ compiler")
     eval_every: int = option(5, "epochs between validations; the last epoch always has one")
     max_failed: float = option(0.01, "share of undecodable images in a split above which the run stops")
     seed: int = option(0, "seed of weights, batches, augmentation and channel sampling")

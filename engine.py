@@ -118,6 +118,8 @@ class Trainer:
                                  multi_avg_fn=get_ema_multi_avg_fn(max(0.0, 1 - 1 / horizon) if horizon else 0.0))
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, None   # loss_sum: over this epoch's steps
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
+        if config.compile:   # in place and after the average was copied: neither state dict changes
+            self.parallel.compile(dynamic=False)
 
     # ------------------------------------------------------------ state
 

@@ -85,7 +85,7 @@ def test_known_sizes_of_resnets(arch, small_stem, size):
 
 
 SIZES = {   # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at the first three of them
-    **dict.fromkeys(("plain", "merged", "gated"), 7 + 4 * 30 + 14),
+    **dict.fromkeys(("plain", "merged", "gated", "merged-gated"), 7 + 4 * 30 + 14), "gated-3x3": 7 + 2 * 30 + 14,
     **dict.fromkeys(("streams", "gated-streams"), 7 + 6 * 30 + 14),
     "covariance": 7 + 4 * 22 + 6, "gated5": 7 + 4 * 14 + 6, "gated4": 7 + 2 + 6 * 12 + 4, "rrdb": 7 + 2 + 15 * 2 * 4, "dense-block": 7 + 2 + 4 * 2 * 4,
     "attention": None, "graph": None}

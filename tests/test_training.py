@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,19 @@ def test_same_seed_same_result_and_another_seed_another(command, trained):
         states.append(load_checkpoint(f"again{seed}/model.pt", "task1-model")["state"])
     key = "stem.weight"
     assert torch.equal(states[0][key], states[1][key]) and not torch.equal(states[0][key], states[2][key])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(command, trained, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        with pytest.raises(SystemExit):
+            command(train_task1, *TINY, "--out", "compiled", "--compile")
+    command(train_task1, *TINY, "--out", "compiled", "--resume")
+    first, other = (json.loads(Path(name, "metrics.jsonl").read_text().splitlines()[0])["loss"] for name in ("run", "compiled"))
+    assert other == pytest.approx(first, abs=2e-3)   # of three steps; later ones drift apart on so few images
+    states = [load_checkpoint(path, "task1-model")["state"] for path in (trained, "compiled/model.pt")]
+    assert states[0].keys() == states[1].keys()
 
 
 def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trained, tiny_dataset):
