@@ -101,11 +101,11 @@ def test_the_denominator_is_chosen_on_validation(results):
     assert best(settings(rows, "val")[SETTING], "ours") == "gated"
     only_val = [row for row in rows if row["model"] != "long" or row["split"] == "val"]
     assert denominator(only_val, SETTING) == "short" and denominator([], SETTING) is None
-    assert ratios([row for row in rows if row["role"] != "resnet34"], results / "results") == []
+    assert ratios([row for row in rows if row["role"] != "resnet34"], {}, results / "results") == []
 
 
 def test_ratios_against_an_independent_computation(results):
-    lines = {line["model"]: line for line in ratios(load_rows(results), results / "results")}
+    lines = {line["model"]: line for line in ratios(load_rows(results), {}, results / "results")}
     assert list(lines) == ["gated", "plain", "short", "student", "narrow"]   # no ablation
     right = {model: np.array([np.roll(np.arange(100) < start + seed * spread, 3 * seed) for seed in range(seeds)], float)
              for model, start, spread, seeds in (("long", 80, 2, 2), ("gated", 72, 4, 2), ("plain", 78, 0, 1), ("short", 82, 0, 2))}
@@ -123,6 +123,24 @@ def test_ratios_against_an_independent_computation(results):
         assert (line["ci95_low"], line["ci95_high"]) == pytest.approx((ratio - half, ratio + half), abs=0.06 * half)
         assert line["p_value"] == pytest.approx(student_t_p((ratio - 1) / math.sqrt(images + seeds), freedom), rel=0.2, abs=1e-3)
     assert [line["p_holm"] for line in lines.values()] == pytest.approx(holm([line["p_value"] for line in lines.values()]))
+
+
+def test_ratios_are_to_the_resnet34_of_as_many_epochs(results):
+    rows, records = load_rows(results), load_records(results, "task2")
+    for key, record in records.items():
+        record["config"] = {"epochs": {"short": 30, "gated": 30, "narrow": 10}.get(key[-2], 60)}
+    epochs = analysis.training_epochs(records)
+    assert epochs[(*SETTING, "short")] == 30 and len(epochs) == 7
+    lines = ratios(rows, records, results / "results")
+    assert {(line["model"], line["denominator"], line["epochs"]) for line in lines} == {
+        ("gated", "short", 30), ("plain", "long", 60), ("student", "long", 60)}   # no ResNet-34 has 10
+    main = main_table(rows, lines, epochs).split("\n\n**")[0]
+    assert [line.split(" | ")[0][2:] for line in main.splitlines()[4:]] == ["plain", "long", "gated", "short", "narrow"]
+    assert cells(main, "long")["ratio %"] == cells(main, "short")["ratio %"] == "100" and cells(main, "narrow")["ratio %"] == "–"
+    assert cells(main, "gated")["epochs"] == "30" and cells(main, "gated")["ratio %"].startswith("90.2 (")   # 74 of 82
+    assert "(long, short)" in main
+    made = make_figures(rows, records, lines, results / "results")   # shares of the strongest alone go into one figure
+    assert [point["name"] for point in made["task2_depth_laptop_toy.png"][1]] == ["plain", "student", "long"]
 
 
 def test_a_resnet34_that_is_hardly_ever_right_is_no_denominator(results):
@@ -187,8 +205,8 @@ def test_mistakes(results):
 
 def test_main_table(results):
     rows = load_rows(results)
-    lines = ratios(rows, results / "results")
-    table = main_table(rows, lines)
+    lines = ratios(rows, {}, results / "results")
+    table = main_table(rows, lines, {})
     main, distilled = table.split("\n\n**")
     ours = cells(main, "gated")
     assert ours["top-1 %"] == "74.0 ± 2.8" and ours["ratio %"].startswith("91.4 (") and ours["strict depth"] == "6"   # 74 of 81
@@ -198,9 +216,9 @@ def test_main_table(results):
     narrow = next(line for line in lines if line["model"] == "narrow")
     assert cells(main, "narrow")["ratio %"].endswith("*") == (narrow["p_holm"] < 0.05)
     assert "tier laptop, test split" in main and "95 % interval" in main and "laptop, test split" in distilled
-    alone = main_table([row for row in rows if row["role"] == "ours"], [])
+    alone = main_table([row for row in rows if row["role"] == "ours"], [], {})
     assert cells(alone, "gated")["ratio %"] == "–" and "Ratio" not in alone
-    assert main_table([], []) == "" and "val split" in main_table(rows, lines, "val")
+    assert main_table([], [], {}) == "" and "val split" in main_table(rows, lines, {}, "val")
 
 
 def test_cost_table(results):
@@ -225,7 +243,7 @@ def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
 
 def test_what_the_figures_show(results):
     rows, records = load_rows(results), load_records(results, "task2")
-    made = make_figures(rows, records, ratios(rows, results / "results"), results / "results")
+    made = make_figures(rows, records, ratios(rows, {}, results / "results"), results / "results")
     data = {name.split("_")[1]: content for name, (_, content, _) in made.items()}
     assert [(point["name"], point["depth"]) for point in data["depth"]] == [
         ("gated", 6), ("plain", 6), ("student", 6), ("narrow", 10), ("long", 34), ("short", 34)]

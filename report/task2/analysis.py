@@ -16,7 +16,7 @@ from report.task2.rows import Entry, best, settings
 from utils import UserError
 
 COLUMN = "predicted"
-RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "seeds", "top1_pct", "denominator", "denominator_seeds",
+RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "epochs", "seeds", "top1_pct", "denominator", "denominator_seeds",
                  "denominator_top1_pct", "ratio", "ci95_low", "ci95_high", "p_value", "p_holm")
 CONFUSIONS = 8   # how many the table shows
 RATIO_DECIMALS = {"ratio": 4, "ci95_low": 4, "ci95_high": 4}
@@ -77,28 +77,41 @@ class Models(Predicted):
             raise UserError(f"{model} / {other}: {error}; train {other} longer, or evaluate it with another --role") from error
 
 
-def denominator(rows: list[dict], setting: tuple) -> str | None:
-    """The ResNet-34 of a setting with the highest mean validation top-1, None where there is none with test results too."""
+def training_epochs(records: dict[tuple, dict]) -> dict[tuple, int]:
+    """(tier, dataset, image_size, model) -> epochs of its training, from the records of the evaluations."""
+    return {key[:-1]: record["config"]["epochs"] for key, record in records.items() if "config" in record}
+
+
+def denominator(rows: list[dict], setting: tuple, among: set[str] | None = None) -> str | None:
+    """The ResNet-34 of a setting with the highest mean validation top-1, None where there is none with test results too.
+
+    Args:
+        among: names of the networks to choose from; None: all.
+    """
     tested = {row["model"] for row in by_setting(rows).get(setting, [])}
-    return best([entry for entry in settings(rows, "val").get(setting, []) if entry.name in tested], "resnet34")
+    return best([entry for entry in settings(rows, "val").get(setting, [])
+                 if entry.name in tested and (among is None or entry.name in among)], "resnet34")
 
 
-def ratios(rows: list[dict], folder: Path) -> list[dict]:
-    """Every model but the ablations against the denominator of its setting: rows of `RATIO_COLUMNS`, Holm over each setting.
+def ratios(rows: list[dict], records: dict[tuple, dict], folder: Path) -> list[dict]:
+    """Every model but the ablations against the ResNet-34 of as many epochs that is best on validation: rows of
+    `RATIO_COLUMNS`, Holm over each setting; a model without such a ResNet-34 has none.
 
     Most ablations are shorter trainings, which have references of their own.
     """
-    table = []
+    table, lengths = [], training_epochs(records)
     for setting, entries in settings(rows, "test").items():
-        against = denominator(rows, setting)
-        if against is None:
-            continue
-        models = Models(by_setting(rows)[setting], folder)
-        lines = [{**dict(zip(SETTING, setting)), "split": "test", "role": entry.role, "model": entry.name,
-                  "strict_depth": entry.same("strict_depth"), "seeds": len(entry.rows),
-                  "top1_pct": float(models.top1(entry.name).mean()), "denominator": against, "denominator_seeds": len(models.top1(against)),
-                  "denominator_top1_pct": float(models.top1(against).mean()), **models.ratio(entry.name, against)}
-                 for entry in entries if entry.name != against and entry.role != "ablation"]
+        models, lines = Models(by_setting(rows)[setting], folder), []
+        for entry in entries:
+            epochs = lengths.get((*setting, entry.name))
+            against = denominator(rows, setting, {other.name for other in entries if lengths.get((*setting, other.name)) == epochs})
+            if against is None or entry.name == against or entry.role == "ablation":
+                continue
+            lines.append({
+                **dict(zip(SETTING, setting)), "split": "test", "role": entry.role, "model": entry.name,
+                "strict_depth": entry.same("strict_depth"), "epochs": epochs, "seeds": len(entry.rows),
+                "top1_pct": float(models.top1(entry.name).mean()), "denominator": against, "denominator_seeds": len(models.top1(against)),
+                "denominator_top1_pct": float(models.top1(against).mean()), **models.ratio(entry.name, against)})
         table += adjusted(lines)
     return table
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from report.comparisons import to_csv
 from report.content import Content, figure_blocks, published_rows
 from report.records import load_records
-from report.task2.analysis import ABLATION_COLUMNS, RATIO_COLUMNS, RATIO_DECIMALS, ablations, denominator, mistakes, ratios
+from report.task2.analysis import ABLATION_COLUMNS, RATIO_COLUMNS, RATIO_DECIMALS, ablations, denominator, mistakes, ratios, training_epochs
 from report.task2.figure_data import make_figures
 from report.task2.rows import RESULTS, settings
 from report.task2.tables import ablation_table, cost_table, main_table, mistakes_table
@@ -22,12 +22,12 @@ def load_rows(root: Path) -> list[dict]:
 
 def make_content(root: Path) -> Content:
     rows, records = load_rows(root), load_records(root, "task2")
-    shares, variants = ratios(rows, root / "results"), ablations(rows, root / "results")
+    shares, variants = ratios(rows, records, root / "results"), ablations(rows, root / "results")
     figures = make_figures(rows, records, shares, root / "results")
     texts = {"results/task2_ratios.csv": to_csv(shares, RATIO_COLUMNS, RATIO_DECIMALS),
              "results/task2_ablations.csv": to_csv(variants, ABLATION_COLUMNS)} if rows else {}
     denominators = {setting: denominator(rows, setting) for setting in settings(rows, "test")}
-    blocks = {"task2-main": main_table(rows, shares), "task2-cost": cost_table(rows, records, denominators),
+    blocks = {"task2-main": main_table(rows, shares, training_epochs(records)), "task2-cost": cost_table(rows, records, denominators),
               "task2-ablations": ablation_table(variants), "task2-mistakes": mistakes_table(mistakes(rows, root / "results")),
               **figure_blocks("task2", FIGURE_KINDS, figures)}
     return Content(len(rows), texts, figures, {name: text or NO_RESULTS for name, text in blocks.items()})

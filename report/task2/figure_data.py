@@ -50,7 +50,7 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
 
 def _depth(entries: list[Entry], shares: list[dict], against: str | None):
     points = [{"name": line["model"], "depth": line["strict_depth"], "share": 100 * line["ratio"], "low": 100 * line["ci95_low"],
-               "high": 100 * line["ci95_high"]} for line in shares]
+               "high": 100 * line["ci95_high"]} for line in shares if line["denominator"] == against]
     whole = [{"name": entry.name, "depth": entry.same("strict_depth"), "share": 100.0, "low": 100.0, "high": 100.0}
              for entry in entries if entry.name == against]
     return points and sorted(points + whole, key=lambda point: (point["depth"], point["name"]))

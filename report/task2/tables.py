@@ -9,16 +9,23 @@ SEEDS = "and the spread over training seeds, pooled over the models that have se
 MAIN = ("ours", "resnet34", "baseline")   # roles of the main table; distilled networks had ResNet-34's help and stand apart
 
 
-def main_table(rows: list[dict], ratios: list[dict], split: str = "test") -> str:
-    """Accuracy by role, and as a share of the denominator's (rows of `analysis.ratios`); distilled networks in a table below."""
+def main_table(rows: list[dict], ratios: list[dict], epochs: dict[tuple, int], split: str = "test") -> str:
+    """Accuracy, longest trainings first, and as a share of the denominator's; distilled networks in a table below.
+
+    Args:
+        ratios: of `analysis.ratios`.
+        epochs: of `analysis.training_epochs`.
+    """
     tables = []
     for setting, entries in settings(rows, split).items():
+        lengths = {entry.name: epochs.get((*setting, entry.name), 0) for entry in entries}
+        entries.sort(key=lambda entry: -lengths[entry.name])
         shares = {line["model"]: line for line in ratios if tuple(line[key] for key in SETTING) == setting}
-        against = next((line["denominator"] for line in shares.values()), None)
+        against = list(dict.fromkeys(line["denominator"] for line in sorted(shares.values(), key=lambda line: -(line["epochs"] or 0))))
         text = "Means over seeds (± standard deviation where there are several); precision, recall and F1 are macro averages. "
         if against:
-            text += (f"Ratio: top-1 in % of that of {against}, the ResNet-34 with the best validation top-1, with its 95 % interval: "
-                     f"paired bootstrap over images, {SEEDS} An asterisk: differs from 100 % with p < 0.05 after Holm's correction "
+            text += (f"Ratio: top-1 in % of that of the ResNet-34 of as many epochs with the best validation top-1 ({', '.join(against)}), "
+                     f"with its 95 % interval: paired bootstrap over images, {SEEDS} An asterisk: differs from 100 % with p < 0.05 after Holm's correction "
                      f"over the {len(shares)} models of the setting that have a ratio. ")
         text += "Depth: strict, of the fused network (depth.py)."
         parts = [[entry for entry in entries if entry.role in MAIN], [entry for entry in entries if entry.role == "distilled"]]
@@ -26,17 +33,17 @@ def main_table(rows: list[dict], ratios: list[dict], split: str = "test") -> str
         for part, heading in zip(parts, headings):
             if part:
                 tables.append(caption(setting, split, heading) + table(
-                    ["model", "role", "strict depth", "seeds", "top-1 %", "ratio %", "precision", "recall", "F1", "params (M)",
+                    ["model", "role", "strict depth", "epochs", "seeds", "top-1 %", "ratio %", "precision", "recall", "F1", "params (M)",
                      "MACs (M)"],
-                    [_main_cells(entry, shares.get(entry.name), against) for entry in part]))
+                    [_main_cells(entry, lengths[entry.name], shares.get(entry.name), entry.name in against) for entry in part]))
     return "\n\n".join(tables)
 
 
-def _main_cells(entry: Entry, share: dict | None, against: str | None) -> list[str]:
-    ratio = "100" if entry.name == against else "–"
+def _main_cells(entry: Entry, epochs: int, share: dict | None, is_denominator: bool) -> list[str]:
+    ratio = "100" if is_denominator else "–"
     if share:
         ratio = f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f}){star(share)}"
-    return [entry.name, entry.role, str(entry.same("strict_depth")), str(len(entry.rows)), mean_sd(entry.values("top1_pct")), ratio,
+    return [entry.name, entry.role, str(entry.same("strict_depth")), str(epochs or "–"), str(len(entry.rows)), mean_sd(entry.values("top1_pct")), ratio,
             *(f"{entry.mean(name):.4f}" for name in ("precision_macro", "recall_macro", "f1_macro")),
             millions(entry.same("params"), 2), millions(entry.same("macs"), 0)]
 
