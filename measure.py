@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import thop
@@ -102,18 +102,42 @@ def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) ->
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    on_cuda = any(isinstance(value, torch.Tensor) and value.is_cuda for value in inputs)
-    wait = (lambda: torch.cuda.synchronize(inputs[0].device)) if on_cuda else (lambda: None)
-    times_ms = []
     with _eval_mode(model), torch.inference_mode():
-        for _ in range(warmup + repeats):
-            wait()
-            start = time.perf_counter()
-            model(*inputs)
-            wait()
-            times_ms.append(1000 * (time.perf_counter() - start))
+        times_ms = [_pass_ms(model, *inputs) for _ in range(warmup + repeats)]
     p10, median, p90 = np.percentile(times_ms[warmup:], [10, 50, 90])
     return {"median_ms": float(median), "p10_ms": float(p10), "p90_ms": float(p90)}
+
+
+def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dict[str, float]:
+    """Median milliseconds of each of `models` for the same inputs, all timed in turn: what slows the machine down for a while
+    slows all of them. A round runs each model twice and times the second pass.
+
+    Raises:
+        ValueError: `rounds` < 1.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1, got {rounds}")
+    times_ms = {name: [] for name in models}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        for model in models.values():
+            stack.enter_context(_eval_mode(model))
+        for _ in range(rounds):
+            for name, model in models.items():
+                model(*inputs)
+                times_ms[name].append(_pass_ms(model, *inputs))
+    return {name: float(np.median(times)) for name, times in times_ms.items()}
+
+
+def _pass_ms(model: nn.Module, *inputs) -> float:
+    """Milliseconds of one pass, from an idle GPU to an idle GPU."""
+    on_cuda = any(isinstance(value, Tensor) and value.is_cuda for value in inputs)
+    wait = (lambda: torch.cuda.synchronize(inputs[0].device)) if on_cuda else (lambda: None)
+    wait()
+    start = time.perf_counter()
+    model(*inputs)
+    wait()
+    return 1000 * (time.perf_counter() - start)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 
-from measure import count_macs, count_params, flop_counter_macs, latency_ms, peak_memory_mb
+from measure import count_macs, count_params, flop_counter_macs, latencies_ms, latency_ms, peak_memory_mb
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,15 @@ def test_latency_percentiles_are_ordered(model):
     assert 0 < result["p10_ms"] <= result["median_ms"] <= result["p90_ms"]
     with pytest.raises(ValueError, match="repeats"):
         latency_ms(model, torch.zeros(1, 3, 32, 32), repeats=0)
+
+
+def test_networks_timed_in_turn(model):
+    x = torch.zeros(1, 3, 32, 32)
+    wide = nn.Sequential(*(nn.Conv2d(3, 3, 31, padding=15) for _ in range(20)), model).train()
+    times = latencies_ms({"narrow": model, "wide": wide}, x, rounds=3)
+    assert 0 < times["narrow"] < times["wide"] and wide.training
+    with pytest.raises(ValueError, match="rounds"):
+        latencies_ms({"narrow": model}, x, rounds=0)
 
 
 # ---------------------------------------------------------------- memory

@@ -221,6 +221,17 @@ def test_main_table(results):
     assert main_table([], [], {}) == "" and "val split" in main_table(rows, lines, {}, "val")
 
 
+def test_latencies_of_different_machines_are_not_compared(results):
+    rows, records = load_rows(results), load_records(results, "task2")
+    for (*_, model, _), record in records.items():
+        record["evaluated_with"] = {"hardware": "old", "threads": 2}
+        if model in ("gated", "long"):
+            record["timed_with"] = {"hardware": "new", "threads": 1}   # of latency.py, later than the evaluation
+    table = cost_table(rows, records, {SETTING: "long"})
+    assert cells(table, "gated")["latency (ms), batch 1"] == "2.00 (0.25×)" and cells(table, "plain")["latency (ms), batch 1"] == "2.00"
+    assert "on new, threads: 1; old, threads: 2; in brackets" in table
+
+
 def test_cost_table(results):
     rows, records = load_rows(results), load_records(results, "task2")
     table = cost_table(rows, records, {SETTING: "long"})

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import eval_classifiers
+import latency
 import train_task2
 from data.cache import PixelCache
 from measure import count_params
 from models.branched import BranchedConv2d, fuse
 from report.task2.content import make_content
 from report.task2.rows import RESULTS
+from test_report import write_documents
 from train_task2 import Task2Config, load_network
 from utils import UserError, load_checkpoint, save_checkpoint
 
@@ -62,6 +64,32 @@ def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate
     assert all(torch.equal(value, again[key]) for key, value in checkpoint["state"].items())
 
 
+def test_latencies_are_measured_anew_without_checkpoints(train, evaluate, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["latency.py", "--rounds", "1"])
+    with pytest.raises(UserError, match="has no rows to time"):
+        latency.main()
+    for arch in ("plain", "rrdb"):
+        train("--arch", arch, "--out", arch)
+        before = evaluate(f"{arch}/model.pt")
+        Path(arch, "model.pt").unlink()
+    write_documents(tmp_path, make_content(tmp_path).blocks, "task2-main")
+    monkeypatch.setattr(sys, "argv", ["latency.py", "--rounds", "1"])
+    latency.main()
+    after = RESULTS.read("results/task2_classifiers.csv")
+    assert [row for row in after if row["model"] == "rrdb"] == [row for row in before if row["model"] == "rrdb"]   # an ablation
+    timed = [row for row in after if row["model"] == "plain"]
+    assert all(row["latency_ms_b1"] > 0 < row["latency_ms_b256"] for row in timed) and len(timed) == 2
+    record = json.loads(Path("results/runs/task2-cpu-tiny-8px-plain-s0.json").read_text())
+    assert record["timed_with"]["threads"] == torch.get_num_threads() == 1
+    assert record["splits"]["test"][0]["latency_ms_b1"] == pytest.approx(timed[0]["latency_ms_b1"], abs=1e-3)
+    assert "plain" in capsys.readouterr().out
+    path = Path("results/runs/task2-cpu-tiny-8px-plain-s0.json")
+    path.write_text(json.dumps({**record, "config": {**record["config"], "arch": "gone"}}))
+    with pytest.raises(UserError, match="plain-s0.json: this version cannot build its network"):
+        latency.main()
+
+
 def test_the_table_can_be_computed_again_from_the_predictions(train, evaluate):
     train("--arch", "plain", "--out", "run")
     test, val = evaluate("run/model.pt")
@@ -90,7 +118,7 @@ def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
         evaluate(f"{arch}/model.pt", "--repeats", 1)
     content = make_content(Path())
     assert {name.split("_")[1] for name in content.figures} == {"cost", "confusion", "curves", "field"}   # no ResNet-34 to divide by
-    assert "| plain | ours | 6 | 1 |" in content.blocks["task2-main"] and "| resnet10 | baseline | 10 |" in content.blocks["task2-main"]
+    assert "| plain | ours | 6 | 2 | 1 |" in content.blocks["task2-main"] and "| resnet10 | baseline | 10 |" in content.blocks["task2-main"]
     lines = content.blocks["task2-cost"].splitlines()
     assert [line.split("|")[-2].strip() for line in lines if line.startswith(("| plain", "| resnet10"))] == ["6", "13"]
     # ResNet-10: stem, 8 convolutions in blocks, 3 shortcuts, linear layer

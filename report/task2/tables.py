@@ -61,23 +61,33 @@ def cost_table(rows: list[dict], records: dict[tuple, dict], denominators: dict[
         if not kept:
             continue
         against = next((entry for entry in kept if entry.name == denominators.get(setting)), None)
+        machines = {entry.name: _timed_on(records, setting, entry) for entry in kept}
         lines = []
         for entry in kept:
             operations = {records[key]["weighted_operations"] for row in entry.rows
                           if (key := (*setting, entry.name, row["seed"])) in records}
             lines.append([entry.name, millions(entry.same("params"), 2), millions(entry.same("macs"), 0),
-                          *(_latency(entry, against, column) for column in ("latency_ms_b1", "latency_ms_b256")),
+                          *(_latency(entry, against if against and machines[entry.name] == machines[against.name] else None, column)
+                            for column in ("latency_ms_b1", "latency_ms_b256")),
                           f"{entry.mean('peak_mem_mb'):.0f}", f"{entry.mean('train_s') / 60:.1f}", str(entry.same("train_depth")),
                           "–".join(map(str, sorted(operations))) or "–"])
-        multiple = f"; in brackets as a multiple of {against.name}'s" if against else ""
+        multiple = f"; in brackets as a multiple of {against.name}'s on the same machine" if against else ""
+        where = "; ".join(sorted(set().union(*machines.values())))
         tables.append(caption(setting, split, (
             "Of the fused network. MACs: convolutions and linear layers, one image. Latency: median in float32 for a batch of 1 and of "
-            f"256, mean over seeds{multiple}. Memory: largest sum of all live tensors in a pass of 256 images, weights included. "
+            f"256{' on ' * bool(where)}{where}{multiple}. Memory: largest sum of all live tensors in a pass of 256 images, weights included. "
             "Training: minutes a seed, as long as other trainings ran beside. Training depth: strict depth before fusing. Operations: "
             "weighted operations in a pass, of which the strict depth counts the longest chain."))
                       + table(["model", "params (M)", "MACs (M)", "latency (ms), batch 1", "latency (ms), batch 256", "memory (MB)",
                                "training (min)", "training depth", "operations"], lines))
     return "\n\n".join(tables)
+
+
+def _timed_on(records: dict[tuple, dict], setting: tuple, entry: Entry) -> set[str]:
+    """The machines that the latencies of a model's seeds were measured on."""
+    known = [records[key] for row in entry.rows if (key := (*setting, entry.name, row["seed"])) in records and row["latency_ms_b1"] is not None]
+    with_what = [record.get("timed_with", record.get("evaluated_with")) for record in known]
+    return {f"{line['hardware']}, threads: {line['threads']}" for line in with_what if line}
 
 
 def _latency(entry: Entry, against: Entry | None, column: str) -> str:
