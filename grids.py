@@ -104,8 +104,19 @@ GRIDS["task2-long"] = {
     "gated-3x3-wide-e60": f"{SHALLOW} --width 0.3125 --epochs 60",
     "gated4-e60": "--arch gated4 --augment strong --weight-decay 0.001 --epochs 60",
     "gated-3x3-e60": f"{SHALLOW} --epochs 60",
-    "gated-3x3-e60-distilled": f"{SHALLOW} --epochs 60 --teacher {{runs}}/resnet34-e60-s{{seed}}/model.pt --role distilled",
     "resnet34-no-stem-pool-strong-e60": f"--arch resnet34 --no-stem-pool --augment strong {WEAK_DECAY} --epochs 60 --role ablation",
+}
+
+GRIDS["task2-distillation"] = {
+    "gated-3x3-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-e60-s{{seed}}/model.pt",
+}
+
+# A 3x3 stride-1 stem, at four times the MACs of all that follows it
+STEMS = {"resnet34": ("--arch resnet34 --no-stem-pool", "--arch resnet34 --small-stem"),
+         "gated-3x3": (GATED_3X3, f"{GATED_3X3} --small-stem")}
+GRIDS["task2-stem"] = {
+    f"{name}{mark}-strong-e10": f"{options} --augment strong --weight-decay 0.001 --epochs 10 --role ablation"
+    for name, both in STEMS.items() for mark, options in zip(("", "-small-stem"), both)
 }
 
 # Less training data, as many epochs more that the steps do not become as few
@@ -256,6 +267,11 @@ TASK2_ABLATIONS = {
     "width": [("the tier's", "plain-e10"), ("1/8", "plain-width0.125-e10"), ("1/2", "plain-width0.5-e10")],
     "other layers": [("convolutions", "plain-e10"), ("self-attention", "attention-e10"), ("graph", "graph-e10"),
                      ("dense block", "dense-block-e10"), ("RRDB", "rrdb-e10")],
+    "first convolution": [("ResNet-34, 7x7 stride 2, no pooling", "resnet34-strong-e10", "resnet34-strong-e10"),
+                          ("ResNet-34, 3x3 stride 1", "resnet34-small-stem-strong-e10", "resnet34-strong-e10"),
+                          ("gated-3x3, 7x7 stride 2", "gated-3x3-strong-e10", "resnet34-strong-e10"),
+                          ("gated-3x3, 3x3 stride 1", "gated-3x3-small-stem-strong-e10", "gated-3x3-strong-e10"),
+                          ("the same against ResNet-34's", "gated-3x3-small-stem-strong-e10", "resnet34-small-stem-strong-e10")],
     "augmentation, 10 epochs": [("light", "plain-e10"), ("none", "plain-no-augmentation-e10"), ("strong", "plain-strong-e10")],
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
                                 ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),
@@ -269,11 +285,17 @@ TASK2_ABLATIONS = {
                      ("gated-3x3, 0.001", "gated-3x3-strong-decay0.001", "gated-3x3-strong"),
                      ("gated-3x3, 0.002", "gated-3x3-strong-decay0.002", "gated-3x3-strong"),
                      ("ResNet-34, 0.0005", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool-strong"),
-                     ("ResNet-34, 0.001", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong")],
-    "training length": [("ResNet-34, 30 epochs", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool-strong"),
-                        ("gated-3x3, 30", "gated-3x3-strong-decay0.001", "resnet34-no-stem-pool-strong"),
-                        ("ResNet-34, 60", "resnet34-no-stem-pool-strong-e60", "resnet34-no-stem-pool-strong"),
-                        ("gated-3x3, 60", "gated-3x3-e60", "resnet34-no-stem-pool-strong-e60")],
+                     ("ResNet-34, 0.001", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong"),
+                     ("ResNet-34, 60 epochs, 0.0005", "resnet34-no-stem-pool-strong-e60", "resnet34-e60"),
+                     ("ResNet-34, 60 epochs, 0.001", "resnet34-e60", "resnet34-e60")],
+    "training length": [("ResNet-34, 30 epochs", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
+                        ("ResNet-34, 60", "resnet34-e60", "resnet34-no-stem-pool-strong-decay0.001"),
+                        ("gated-3x3, 30", "gated-3x3-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
+                        ("gated-3x3, 60", "gated-3x3-e60", "gated-3x3-strong-decay0.001"),
+                        ("gated4, 30, decay 0.0005", "gated4-strong", "gated4-strong"),
+                        ("gated4, 60", "gated4-e60", "gated4-strong")],
+    "distillation from ResNet-34, 60 epochs": [("gated-3x3, none", "gated-3x3-strong-decay0.001", "gated-3x3-strong-decay0.001"),
+                                               ("gated-3x3, half of the loss", "gated-3x3-distilled", "gated-3x3-strong-decay0.001")],
     **{f"image size at test, {name}": [(f"{size} px", f"{model}+{size}px", model) for size in TASK2_SIZES[:2]]
                                       + [("as trained", model, model)]
                                       + [(f"{size} px", f"{model}+{size}px", model) for size in TASK2_SIZES[2:]]
