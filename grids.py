@@ -241,6 +241,10 @@ LENGTHS = {
     "seven specialists": [(28, "specialist-{}-e4"), (70, "specialist-{}-e10"), (210, "specialist-{}")],
 }
 
+# What Task 2's figures of many lines show, where a setting has any of them
+TASK2_FIGURE_MODELS = ("gated-3x3-wide-e60", "gated4-e60", "resnet34-e60", "gated-3x3-strong-decay0.001", "plain-strong",
+                       "resnet34-no-stem-pool-strong-decay0.001")
+
 # Task 2's networks that are evaluated on other image sizes too
 TASK2_SIZES = (32, 40, 64, 96)
 TASK2_RESIZED = {"ResNet-34": "resnet34-no-stem-pool-strong", "gated-3x3": "gated-3x3-strong-decay0.001"}

@@ -274,6 +274,13 @@ def test_what_the_figures_show(results):
     assert "latency" not in str(make_figures(untimed, {}, [], results / "results")["task2_cost_laptop_toy.png"][1])
 
 
+def test_figures_of_many_lines_show_the_chosen_networks(results, monkeypatch):
+    monkeypatch.setattr(figure_data, "TASK2_FIGURE_MODELS", ("missing", "long", "gated"))
+    rows = load_rows(results)
+    made = make_figures(rows, load_records(results, "task2"), [], results / "results")
+    assert [line["name"] for line in made["task2_curves_laptop_toy.png"][1]["panels"][0]["series"]] == ["long", "gated"]
+
+
 def test_a_network_that_sees_more_than_the_image_has_no_mark(results):
     path = results / "results/runs/task2-laptop-toy-32px-gated-s0.json"
     record = json.loads(path.read_text())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from grids import TASK2_FRACTIONS
+from grids import TASK2_FIGURE_MODELS, TASK2_FRACTIONS
 from metrics import confusion_matrix
 from report import figures
 from report.class_names import class_names
@@ -31,6 +31,7 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
         ours = ours if ours in models else None
         shares = [line for line in ratios if tuple(line[key] for key in SETTING) == setting]
         mine = {entry.name: records[key] for entry in entries if (key := (*setting, entry.name, 0)) in records}
+        mine = {name: mine[name] for name in TASK2_FIGURE_MODELS if name in mine} or mine
         tier, dataset, size = setting
         where = f"{dataset}, {size} px, tier {tier}"
         for kind, draw, data, title in (
