@@ -109,7 +109,7 @@ def mistakes_table(found: dict[tuple, dict]) -> str:
     for setting, line in found.items():
         ours, against = line["ours"], line["denominator"]
         tables.append(caption(setting, "test", f"Images by what {ours} and {against} make of them, in %, mean over {line['seeds']} "
-                                               "pairs of seeds.")
+                                               f"{'pair' if line['seeds'] == 1 else 'pairs'} of seeds.")
                       + table(list(line["shares"]), [[f"{share:.1f}" for share in line["shares"].values()]]))
         tables.append(f"The commonest confusions of {ours}, in % of the class's images.\n\n"
                       + table(["class", "taken for", ours, against],
