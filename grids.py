@@ -102,6 +102,7 @@ GRIDS["task2-decay"] = {
 GRIDS["task2-long"] = {
     "resnet34-e60": f"{DEEP} --epochs 60",
     "gated-3x3-wide-e60": f"{SHALLOW} --width 0.3125 --epochs 60",
+    "gated-3x3-wide-decay0.002-e60": f"{GATED_3X3} --width 0.3125 --augment strong --weight-decay 0.002 --epochs 60",
     "gated4-e60": "--arch gated4 --augment strong --weight-decay 0.001 --epochs 60",
     "gated-3x3-e60": f"{SHALLOW} --epochs 60",
     "resnet34-no-stem-pool-strong-e60": f"--arch resnet34 --no-stem-pool --augment strong {WEAK_DECAY} --epochs 60 --role ablation",
@@ -290,6 +291,8 @@ TASK2_ABLATIONS = {
                      ("gated-3x3, 0.002", "gated-3x3-strong-decay0.002", "gated-3x3-strong"),
                      ("ResNet-34, 0.0005", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool-strong"),
                      ("ResNet-34, 0.001", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong"),
+                     ("gated-3x3, wide, 60 epochs, 0.001", "gated-3x3-wide-e60", "gated-3x3-wide-e60"),
+                     ("gated-3x3, wide, 60 epochs, 0.002", "gated-3x3-wide-decay0.002-e60", "gated-3x3-wide-e60"),
                      ("ResNet-34, 60 epochs, 0.0005", "resnet34-no-stem-pool-strong-e60", "resnet34-e60"),
                      ("ResNet-34, 60 epochs, 0.001", "resnet34-e60", "resnet34-e60")],
     "training length": [("ResNet-34, 30 epochs", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
