@@ -115,7 +115,8 @@ def _scatter(figure: Figure, data: list[dict], y: str, y_label: str, panels: dic
         axis.grid(color="0.88")
     axes[0].set_ylabel(y_label)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    columns = 5 if max(map(len, labels)) < 28 else 3   # what fits the figure's width
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
 
 
 def share_against_depth(figure: Figure, data: list[dict]) -> None:
