@@ -9,8 +9,6 @@ Ablations are left out, as in the table of cost.
 """
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -19,10 +17,11 @@ from eval_classifiers import BATCH
 from measure import latencies_ms
 from models.branched import fuse
 from report import build as report_build
+from report.comparisons import SETTING
 from report.records import load_records, read_predictions, run_name
 from report.task2.content import FILE, load_rows
 from report.task2.rows import RESULTS
-from train_task2 import Task2Config, build_network
+from train_task2 import build_network, saved_config
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
 
 CHANNELS = 3   # Task 2 takes images with all channels of the pixel cache
@@ -34,11 +33,9 @@ def rebuild(record: dict) -> nn.Module:
     Raises:
         UserError: this version does not build it any more.
     """
-    known = {field.name for field in dataclasses.fields(Task2Config)}
     labels = read_predictions(ROOT / "results" / "predictions" / f"{run_name('task2', record)}-test.csv.gz").labels
     try:
-        config = Task2Config(**{key: value for key, value in record["config"].items() if key in known})
-        return fuse(build_network(config, CHANNELS, int(labels.max()) + 1))
+        return fuse(build_network(saved_config(record["config"]), CHANNELS, int(labels.max()) + 1))
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"results/runs/{run_name('task2', record)}.json: this version cannot build its network: {error}") from error
 
@@ -56,11 +53,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device, rows, records = torch.device(args.device), load_rows(ROOT), load_records(ROOT, "task2")
     rows = [row for row in rows if row["role"] != "ablation" and args.tier in (None, row["tier"])]
-    settings = {tuple(row[key] for key in ("tier", "dataset", "image_size")) for row in rows}
+    settings = {tuple(row[key] for key in SETTING) for row in rows}
     if not rows:
         raise UserError(f"{FILE} has no rows to time" + (f" of --tier {args.tier}" if args.tier else ""))
     for setting in sorted(settings):
-        mine = [row for row in rows if (row["tier"], row["dataset"], row["image_size"]) == setting]
+        mine = [row for row in rows if tuple(row[key] for key in SETTING) == setting]
         chosen = {row["model"]: records[(*setting, row["model"], row["seed"])] for row in mine}
         nets = {name: rebuild(record).to(device, memory_format=torch.channels_last)
                 for name, record in tqdm(chosen.items(), desc="build", disable=None)}

@@ -107,6 +107,12 @@ def build_network(config: Task2Config, in_channels: int, num_classes: int) -> nn
         raise UserError(f"--arch {config.arch}: {error}") from error
 
 
+def saved_config(values: dict) -> Task2Config:
+    """The options that a run kept, without those that this version does not know."""
+    known = {field.name for field in dataclasses.fields(Task2Config)}
+    return Task2Config(**{key: value for key, value in values.items() if key in known})
+
+
 def measured_depth(model: nn.Module, config: Task2Config, shape: tuple[int, ...]) -> dict:
     """Depths of the fused network, and of the one that is trained; for the record of an evaluation.
 
@@ -129,9 +135,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, dict]:
     """
     checkpoint = load_checkpoint(path, "task2-model")
     try:
-        known = {field.name for field in dataclasses.fields(Task2Config)}
-        config = Task2Config(**{key: value for key, value in checkpoint["config"].items() if key in known})
-        model = build_network(config, len(checkpoint["dataset"]["mean"]), len(checkpoint["dataset"]["class_names"]))
+        model = build_network(saved_config(checkpoint["config"]), len(checkpoint["dataset"]["mean"]), len(checkpoint["dataset"]["class_names"]))
         model.load_state_dict(checkpoint["state"])
     except (KeyError, TypeError, RuntimeError, UserError) as error:
         raise UserError(f"{path} holds another architecture than this version builds: {str(error).splitlines()[0]}. "
