@@ -98,18 +98,6 @@ GRIDS["task2-decay"] = {
     "gated-3x3-strong-decay0.002": f"{GATED_3X3} --augment strong --weight-decay 0.002 --role ablation",
     "gated-coarse-strong-decay0.001": "--arch plain --gates --coarse-gates --augment strong --weight-decay 0.001 --role ablation",
 }
-# Twice the epochs, with what validation chose at 30; `wide` is 5/4 as wide, at half of ResNet-34's MACs; `same-macs` 7/4, at as
-# many, with twice the weight decay, as its training loss falls further
-GRIDS["task2-long"] = {
-    "resnet34-e60": f"{DEEP} --epochs 60",
-    "resnet34-decay0.002-e60": "--arch resnet34 --no-stem-pool --augment strong --weight-decay 0.002 --epochs 60",
-    "gated-3x3-wide-e60": f"{SHALLOW} --width 0.3125 --epochs 60",
-    "gated-3x3-same-macs-decay0.002-e60": f"{GATED_3X3} --width 0.4375 --augment strong --weight-decay 0.002 --epochs 60",
-    "gated4-e60": "--arch gated4 --augment strong --weight-decay 0.001 --epochs 60",
-    "gated-3x3-e60": f"{SHALLOW} --epochs 60",
-    "resnet34-no-stem-pool-strong-e60": f"--arch resnet34 --no-stem-pool --augment strong {WEAK_DECAY} --epochs 60 --role ablation",
-}
-
 # Which of the networks that take at most half of ResNet-34's time for one image are trained longer: one wide, the others with
 # fewer layers and wider
 SCREEN = {
@@ -122,6 +110,19 @@ SCREEN = {
 }
 GRIDS["task2-screen"] = {f"{name}-strong-e10": f"{options} --augment strong --weight-decay 0.002 --epochs 10 --role ablation"
                          for name, options in SCREEN.items()}
+# Twice the epochs, with what validation chose at 30; `wide` is 5/4 as wide, at half of ResNet-34's MACs; `same-macs` 7/4, at as
+# many, with twice the weight decay, as its training loss falls further
+GRIDS["task2-long"] = {
+    "resnet34-e60": f"{DEEP} --epochs 60",
+    "resnet34-decay0.002-e60": "--arch resnet34 --no-stem-pool --augment strong --weight-decay 0.002 --epochs 60",
+    "gated-3x3-wide-e60": f"{SHALLOW} --width 0.3125 --epochs 60",
+    "gated-3x3-same-macs-decay0.002-e60": f"{GATED_3X3} --width 0.4375 --augment strong --weight-decay 0.002 --epochs 60",
+    "gated-3x3-wide-decay0.002-e60": f"{SCREEN['wide']} --augment strong --weight-decay 0.002 --epochs 60",
+    "three-layers-decay0.002-e60": f"{SCREEN['three-layers']} --augment strong --weight-decay 0.002 --epochs 60",
+    "gated4-e60": "--arch gated4 --augment strong --weight-decay 0.001 --epochs 60",
+    "gated-3x3-e60": f"{SHALLOW} --epochs 60",
+    "resnet34-no-stem-pool-strong-e60": f"--arch resnet34 --no-stem-pool --augment strong {WEAK_DECAY} --epochs 60 --role ablation",
+}
 
 GRIDS["task2-distillation"] = {
     "gated-3x3-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-e60-s{{seed}}/model.pt",
