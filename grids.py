@@ -107,6 +107,7 @@ SCREEN = {
     "three-layers-late": f"{GATED_3X3} --widths 64,256,512 --width 0.4375",
     "gated4": "--arch gated4",
     "gated4-5x5": "--arch gated4 --kernels 5 --width 0.3125",
+    "gated4-3x3": "--arch gated4 --no-stem-pool --kernels 3 --coarse-gates --width 0.3125",
 }
 GRIDS["task2-screen"] = {f"{name}-strong-e10": f"{options} --augment strong --weight-decay 0.002 --epochs 10 --role ablation"
                          for name, options in SCREEN.items()}
