@@ -98,7 +98,7 @@ GRIDS["task2-decay"] = {
     "gated-3x3-strong-decay0.002": f"{GATED_3X3} --augment strong --weight-decay 0.002 --role ablation",
     "gated-coarse-strong-decay0.001": "--arch plain --gates --coarse-gates --augment strong --weight-decay 0.001 --role ablation",
 }
-# Which of the networks that take at most half of ResNet-34's time for one image are trained longer: one wide, the others with
+# Which of the networks that take about half of ResNet-34's time for one image are trained longer: one wide, the others with
 # fewer layers and wider
 SCREEN = {
     "wide": f"{GATED_3X3} --width 0.3125",
@@ -120,6 +120,7 @@ GRIDS["task2-long"] = {
     "gated-3x3-same-macs-decay0.002-e60": f"{GATED_3X3} --width 0.4375 --augment strong --weight-decay 0.002 --epochs 60",
     "gated-3x3-wide-decay0.002-e60": f"{SCREEN['wide']} --augment strong --weight-decay 0.002 --epochs 60",
     "three-layers-decay0.002-e60": f"{SCREEN['three-layers']} --augment strong --weight-decay 0.002 --epochs 60",
+    "gated4-5x5-decay0.002-e60": f"{SCREEN['gated4-5x5']} --augment strong --weight-decay 0.002 --epochs 60",
     "gated4-e60": "--arch gated4 --augment strong --weight-decay 0.001 --epochs 60",
     "gated-3x3-e60": f"{SHALLOW} --epochs 60",
     "resnet34-no-stem-pool-strong-e60": f"--arch resnet34 --no-stem-pool --augment strong {WEAK_DECAY} --epochs 60 --role ablation",
@@ -286,10 +287,19 @@ TASK2_ABLATIONS = {
                ("3, branches, gates of pooled cells", "merged-gated-coarse-kernel3-e10", "merged-gated-coarse-e10")],
     "hidden layers": [("4", "plain-e10"), ("2", "plain-2-layers-e10"), ("3", "plain-3-layers-e10"), ("5", "plain-5-layers-e10"),
                       ("3, gated", "gated5-e10", "gated-e10"), ("2 of 7x7, gated", "gated4-e10", "gated-e10")],
+    "at half of ResNet-34's latency, strong": [
+        (label, f"{name}-strong-e10", "wide-strong-e10") for label, name in (
+            ("gated-3x3, 5/16 wide", "wide"), ("3 layers, 25/64", "three-layers"),
+            ("3 layers and poolings, 7/16", "three-layers-pools3"), ("3 layers, 7/16, the first narrow", "three-layers-late"),
+            ("gated4, 1/4", "gated4"), ("gated4 of 5x5, 5/16", "gated4-5x5"),
+            ("gated4 of 3x3, 5/16, stem not pooled", "gated4-3x3"))],
     "width": [("the tier's", "plain-e10"), ("1/8", "plain-width0.125-e10"), ("1/2", "plain-width0.5-e10")],
-    "width, 60 epochs": [("gated-3x3, 5/16", "gated-3x3-wide-e60", "resnet34-e60"),
-                         ("gated-3x3, 7/16, decay 0.002", "gated-3x3-same-macs-decay0.002-e60", "resnet34-e60"),
-                         ("ResNet-34, 1/4", "resnet34-e60", "resnet34-e60")],
+    "width and layers, 60 epochs": [
+        (label, name, "resnet34-e60") for label, name in (
+            ("gated-3x3, 5/16", "gated-3x3-wide-e60"), ("gated-3x3, 5/16, decay 0.002", "gated-3x3-wide-decay0.002-e60"),
+            ("gated-3x3, 7/16, decay 0.002", "gated-3x3-same-macs-decay0.002-e60"),
+            ("3 layers, 25/64, decay 0.002", "three-layers-decay0.002-e60"), ("gated4, 1/4", "gated4-e60"),
+            ("gated4 of 5x5, 5/16, decay 0.002", "gated4-5x5-decay0.002-e60"), ("ResNet-34, 1/4", "resnet34-e60"))],
     "other layers": [("convolutions", "plain-e10"), ("self-attention", "attention-e10"), ("graph", "graph-e10"),
                      ("dense block", "dense-block-e10"), ("RRDB", "rrdb-e10")],
     "first convolution": [("ResNet-34, 7x7 stride 2, no pooling", "resnet34-strong-e10", "resnet34-strong-e10"),
@@ -312,7 +322,10 @@ TASK2_ABLATIONS = {
                      ("ResNet-34, 0.0005", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool-strong"),
                      ("ResNet-34, 0.001", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong"),
                      ("ResNet-34, 60 epochs, 0.0005", "resnet34-no-stem-pool-strong-e60", "resnet34-e60"),
-                     ("ResNet-34, 60 epochs, 0.001", "resnet34-e60", "resnet34-e60")],
+                     ("ResNet-34, 60 epochs, 0.001", "resnet34-e60", "resnet34-e60"),
+                     ("ResNet-34, 60 epochs, 0.002", "resnet34-decay0.002-e60", "resnet34-e60"),
+                     ("gated-3x3, 5/16, 60 epochs, 0.001", "gated-3x3-wide-e60", "gated-3x3-wide-e60"),
+                     ("gated-3x3, 5/16, 60 epochs, 0.002", "gated-3x3-wide-decay0.002-e60", "gated-3x3-wide-e60")],
     "training length": [("ResNet-34, 30 epochs", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
                         ("ResNet-34, 60", "resnet34-e60", "resnet34-no-stem-pool-strong-decay0.001"),
                         ("gated-3x3, 30", "gated-3x3-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
