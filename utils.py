@@ -170,14 +170,17 @@ def generator(*key, device: str | torch.device = "cpu") -> torch.Generator:
 
 
 def git_commit() -> str:
-    """The commit of the code: `GIT_COMMIT` where it is set (machines without git), else asked of git."""
+    """The commit of the code that runs, "+changes" if one of its files differs: `GIT_COMMIT` where it is set (machines without
+    git), else asked of git. Files that nothing has imported do not count."""
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]
     def ask(*words):
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+    files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+    running = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
     try:
-        changed = ask("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-        return ask("rev-parse", "HEAD") + ("+changes" if changed else "")
+        changed = {line[3:].split(" -> ")[-1] for line in ask("status", "--porcelain", "--untracked-files=no", "--", "*.py").splitlines()}
+        return ask("rev-parse", "HEAD").strip() + "+changes" * bool(changed & running)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -4,17 +4,24 @@ import json
 import re
 import shlex
 import subprocess
+import sys
+import types
 
 import pytest
 
+import utils
+
 from config import differing_options, option_defaults
+from depth import count_depth
 from grids import EVALUATIONS, GRIDS
+from latency import rebuild
+from measure import count_params
 from report import build
-from report.records import run_name
+from report.records import load_records, run_name
 from report.task1 import content as task1
 from report.task2 import content as task2
 from train_task1 import Task1Config
-from train_task2 import Task2Config
+from train_task2 import SHALLOW_ROLES, Task2Config
 from utils import ROOT, parse_config
 
 TABLES = {"task1": task1, "task2": task2}
@@ -75,3 +82,34 @@ def test_the_queue_repeats_the_published_runs():
         ours = {**dataclasses.asdict(parse_config(config, words).resolve()), "amp": True}   # amp follows from the processor
         assert differing_options(ours, record["config"], option_defaults(config)) == [], path.name
         assert ("task2-" in path.name) == (config is Task2Config)
+
+
+def test_published_networks_have_the_depth_and_size_of_the_results():
+    rows, seen = task2.load_rows(ROOT), set()
+    records = load_records(ROOT, "task2")
+    for row in rows:
+        name = row["model"].split("+")[0]   # on other image sizes it is the same network
+        if name not in seen:
+            seen.add(name)
+            net = rebuild(records[row["tier"], row["dataset"], row["image_size"], row["model"], row["seed"]]).eval()
+            assert count_depth(net, (3, row["image_size"], row["image_size"])).strict == row["strict_depth"], name
+            assert count_params(net) == row["params"], name
+            assert row["role"] not in SHALLOW_ROLES or row["strict_depth"] <= 6, name
+    assert len(seen) > 40
+
+
+def test_the_commit_names_changes_of_the_code_that_runs_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+    monkeypatch.setattr(utils, "ROOT", tmp_path)
+    assert utils.git_commit() == "unknown"
+    for name in ("running.py", "other.py"):
+        (tmp_path / name).write_text("")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "c"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    running = types.ModuleType("running")
+    running.__file__ = str(tmp_path / "running.py")
+    monkeypatch.setitem(sys.modules, "running", running)
+    (tmp_path / "other.py").write_text("changed = True")
+    assert re.fullmatch("[0-9a-f]{40}", utils.git_commit())
+    (tmp_path / "running.py").write_text("changed = True")
+    assert re.fullmatch(r"[0-9a-f]{40}\+changes", utils.git_commit())
