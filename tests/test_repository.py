@@ -10,7 +10,6 @@ import types
 import pytest
 
 import utils
-
 from config import differing_options, option_defaults
 from depth import count_depth
 from grids import EVALUATIONS, GRIDS
