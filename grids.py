@@ -261,7 +261,7 @@ LENGTHS = {
 }
 
 # What Task 2's figures of many lines show, where a setting has any of them
-TASK2_FIGURE_MODELS = ("three-layers-decay0.002-e60", "gated-3x3-same-macs-decay0.002-e60", "gated4-e60", "resnet34-e60",
+TASK2_FIGURE_MODELS = ("three-layers-decay0.002-e60", "gated-3x3-same-macs-decay0.002-e60", "gated4-5x5-decay0.002-e60", "resnet34-e60",
                        "gated-3x3-strong-decay0.001", "plain-strong", "resnet34-no-stem-pool-strong-decay0.001")
 
 # Task 2's networks that are evaluated on other image sizes too
