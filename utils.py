@@ -175,12 +175,12 @@ def git_commit() -> str:
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]
     def ask(*words):
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
     files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
     running = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
     try:
-        changed = {line[3:].split(" -> ")[-1] for line in ask("status", "--porcelain", "--untracked-files=no", "--", "*.py").splitlines()}
-        return ask("rev-parse", "HEAD").strip() + "+changes" * bool(changed & running)
+        changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py").splitlines()
+        return ask("rev-parse", "HEAD") + "+changes" * bool(running.intersection(changed))
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
