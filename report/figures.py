@@ -114,9 +114,7 @@ def _scatter(figure: Figure, data: list[dict], y: str, y_label: str, panels: dic
         axis.tick_params(axis="x", which="minor", labelsize=8)
         axis.grid(color="0.88")
     axes[0].set_ylabel(y_label)
-    handles, labels = axes[0].get_legend_handles_labels()
-    columns = 5 if max(map(len, labels)) < 28 else 3   # what fits the figure's width
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=5, fontsize=8)
 
 
 def share_against_depth(figure: Figure, data: list[dict]) -> None:
@@ -141,7 +139,13 @@ def share_against_depth(figure: Figure, data: list[dict]) -> None:
         axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)
     axis.set(xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data) - 0.4))
     axis.grid(axis="y", color="0.88")
-    figure.legend(*_plain_legend(axis), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
+
+
+def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int, fontsize: int) -> None:
+    """A legend of at most `columns` columns, fewer where long labels would not fit a figure 10 inches wide."""
+    fitting = 1080 // fontsize // max(map(len, labels))
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(columns, fitting)), frameon=False, fontsize=fontsize)
 
 
 def _plain_legend(axis) -> tuple[list, list]:
@@ -178,9 +182,7 @@ def lines(figure: Figure, data: dict) -> None:
         elif all(isinstance(x, int) for series in panel["series"] for x in series["x"]):
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.grid(color="0.88")
-    handles, labels = axes[0].get_legend_handles_labels()
-    columns = max(1, min(4, 120 // max(map(len, labels))))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
 
 
 def kernels(figure: Figure, data: dict) -> None:
