@@ -104,6 +104,8 @@ GRIDS["task2-decay"] = {
 SCREEN = {
     "wide": f"{GATED_3X3} --width 0.3125",
     "three-layers": f"{GATED_3X3} --widths 128,256,512 --width 0.390625",
+    "three-layers-384": f"{GATED_3X3} --widths 128,256,384 --width 0.375",
+    "three-layers-0.375": f"{GATED_3X3} --widths 128,256,512 --width 0.375",
     "three-layers-pools3": f"{GATED_3X3} --widths 128,256,512 --pools 3 --width 0.4375",
     "three-layers-late": f"{GATED_3X3} --widths 64,256,512 --width 0.4375",
     "gated4": "--arch gated4",
@@ -121,6 +123,7 @@ GRIDS["task2-long"] = {
     "gated-3x3-same-macs-decay0.002-e60": f"{GATED_3X3} --width 0.4375 {STRONG_DECAY} --epochs 60",
     "gated-3x3-wide-decay0.002-e60": f"{SCREEN['wide']} {STRONG_DECAY} --epochs 60",
     "three-layers-decay0.002-e60": f"{SCREEN['three-layers']} {STRONG_DECAY} --epochs 60",
+    "three-layers-384-decay0.002-e60": f"{SCREEN['three-layers-384']} {STRONG_DECAY} --epochs 60",
     "gated4-5x5-decay0.002-e60": f"{SCREEN['gated4-5x5']} {STRONG_DECAY} --epochs 60",
     "gated4-e60": "--arch gated4 --augment strong --weight-decay 0.001 --epochs 60",
     "gated-3x3-e60": f"{SHALLOW} --epochs 60",
