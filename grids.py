@@ -142,6 +142,10 @@ GRIDS["task2-stem"] = {
     for name, both in STEMS.items() for mark, options in zip(("", "-small-stem"), both)
 }
 
+GRIDS["task2-stem"] |= {   # the longest that this stem had time for
+    "resnet34-small-stem-strong-decay0.001": "--arch resnet34 --small-stem --augment strong --weight-decay 0.001",
+}
+
 # Less training data, as many epochs more that the steps do not become as few
 GRIDS["task2-data"] = {
     f"{name}-fraction{share}": f"{options} --fraction {share} --epochs {epochs} --role ablation"
