@@ -299,6 +299,7 @@ TASK2_ABLATIONS = {
     "about half of ResNet-34's latency, strong": [
         (label, f"{name}-strong-e10", "wide-strong-e10") for label, name in (
             ("gated-3x3, 5/16 wide", "wide"), ("3 layers, 25/64", "three-layers"),
+            ("3 layers, 3/8", "three-layers-0.375"), ("3 layers, 3/8, the last of 144 channels", "three-layers-384"),
             ("3 layers and poolings, 7/16", "three-layers-pools3"), ("3 layers, 7/16, the first narrow", "three-layers-late"),
             ("gated4, 1/4", "gated4"), ("gated4 of 5x5, 5/16", "gated4-5x5"),
             ("gated4 of 3x3, 5/16, stem not pooled", "gated4-3x3"))],
@@ -307,7 +308,8 @@ TASK2_ABLATIONS = {
         (label, name, "resnet34-e60") for label, name in (
             ("gated-3x3, 5/16", "gated-3x3-wide-e60"), ("gated-3x3, 5/16, decay 0.002", "gated-3x3-wide-decay0.002-e60"),
             ("gated-3x3, 7/16, decay 0.002", "gated-3x3-same-macs-decay0.002-e60"),
-            ("3 layers, 25/64, decay 0.002", "three-layers-decay0.002-e60"), ("gated4, 1/4", "gated4-e60"),
+            ("3 layers, 25/64, decay 0.002", "three-layers-decay0.002-e60"),
+            ("3 layers, 3/8, the last of 144 channels, decay 0.002", "three-layers-384-decay0.002-e60"), ("gated4, 1/4", "gated4-e60"),
             ("gated4 of 5x5, 5/16, decay 0.002", "gated4-5x5-decay0.002-e60"), ("ResNet-34, 1/4", "resnet34-e60"))],
     "other layers": [("convolutions", "plain-e10"), ("self-attention", "attention-e10"), ("graph", "graph-e10"),
                      ("dense block", "dense-block-e10"), ("RRDB", "rrdb-e10")],
@@ -316,6 +318,12 @@ TASK2_ABLATIONS = {
                           ("gated-3x3, 7x7 stride 2", "gated-3x3-strong-e10", "resnet34-strong-e10"),
                           ("gated-3x3, 3x3 stride 1", "gated-3x3-small-stem-strong-e10", "gated-3x3-strong-e10"),
                           ("the same against ResNet-34's", "gated-3x3-small-stem-strong-e10", "resnet34-small-stem-strong-e10")],
+    "first convolution, 30 epochs": [
+        ("ResNet-34, 7x7 stride 2, no pooling", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
+        ("ResNet-34, 3x3 stride 1", "resnet34-small-stem-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
+        ("gated-3x3, 7x7 stride 2", "gated-3x3-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
+        ("gated-3x3, 3x3 stride 1", "gated-3x3-small-stem-strong-decay0.001", "gated-3x3-strong-decay0.001"),
+        ("the same against ResNet-34's", "gated-3x3-small-stem-strong-decay0.001", "resnet34-small-stem-strong-decay0.001")],
     "augmentation, 10 epochs": [("light", "plain-e10"), ("none", "plain-no-augmentation-e10"), ("strong", "plain-strong-e10")],
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
                                 ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),
