@@ -12,7 +12,7 @@ from report import build, figures, pictures
 from report.comparisons import by_setting
 from report.records import load_records
 from report.task2 import analysis, figure_data
-from report.task2.analysis import Models, ablations, denominator, mistakes, ratios
+from report.task2.analysis import Models, ablations, denominator, headline, mistakes, ratios
 from report.task2.content import FIGURE_KINDS, FILE, load_rows, make_content
 from report.task2.figure_data import make_figures
 from report.task2.rows import RESULTS, best, settings
@@ -97,10 +97,10 @@ def test_bad_rows_are_refused(tmp_path, changes, message):
 
 def test_the_denominator_is_chosen_on_validation(results):
     rows = load_rows(results)
-    assert denominator(rows, SETTING) == "long"   # short is better on test
+    assert denominator(rows, {}, SETTING, "gated") == "long"   # short is better on test
     assert best(settings(rows, "val")[SETTING], "ours") == "gated"
     only_val = [row for row in rows if row["model"] != "long" or row["split"] == "val"]
-    assert denominator(only_val, SETTING) == "short" and denominator([], SETTING) is None
+    assert denominator(only_val, {}, SETTING, "gated") == "short" and denominator([], {}, SETTING, None) is None
     assert ratios([row for row in rows if row["role"] != "resnet34"], {}, results / "results") == []
 
 
@@ -139,8 +139,10 @@ def test_ratios_are_to_the_resnet34_of_as_many_epochs(results):
     assert cells(main, "long")["ratio %"] == cells(main, "short")["ratio %"] == "100" and cells(main, "narrow")["ratio %"] == "–"
     assert cells(main, "gated")["epochs"] == "30" and cells(main, "gated")["ratio %"].startswith("90.2 (")   # 74 of 82
     assert "(long, short)" in main
-    made = make_figures(rows, records, lines, results / "results")   # shares of the strongest alone go into one figure
-    assert [point["name"] for point in made["task2_depth_laptop_toy.png"][1]] == ["plain", "student", "long"]
+    assert headline(rows, epochs, SETTING) == ("gated", "short") and denominator(rows, epochs, SETTING, None) == "long"
+    assert mistakes(rows, epochs, results / "results")[SETTING]["denominator"] == "short"
+    made = make_figures(rows, records, lines, results / "results")   # one figure has the shares of one denominator
+    assert [point["name"] for point in made["task2_depth_laptop_toy.png"][1]] == ["gated", "short"]
 
 
 def test_a_resnet34_that_is_hardly_ever_right_is_no_denominator(results):
@@ -189,7 +191,7 @@ def test_seeds_of_different_networks_are_refused(results):
 
 
 def test_mistakes(results):
-    found = mistakes(load_rows(results), results / "results")[SETTING]
+    found = mistakes(load_rows(results), {}, results / "results")[SETTING]
     assert (found["ours"], found["denominator"], found["seeds"]) == ("gated", "long", 2)
     assert sum(found["shares"].values()) == pytest.approx(100)
     # images that each seed has right: gated 0..71 and 3..78, long 0..79 and 3..84; wrong answers are all of the next class
@@ -198,7 +200,7 @@ def test_mistakes(results):
     assert found["confusions"] == sorted(found["confusions"], key=lambda line: -line[2])
     table = mistakes_table({SETTING: found})
     assert "| 74.0 | 0.0 | 7.0 |" in table and "mean over 2 pairs" in table and mistakes_table({}) == ""
-    assert mistakes([row for row in load_rows(results) if row["role"] != "resnet34"], results / "results") == {}
+    assert mistakes([row for row in load_rows(results) if row["role"] != "resnet34"], {}, results / "results") == {}
 
 
 # ---------------------------------------------------------------- tables

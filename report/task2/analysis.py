@@ -82,15 +82,22 @@ def training_epochs(records: dict[tuple, dict]) -> dict[tuple, int]:
     return {key[:-1]: record["config"]["epochs"] for key, record in records.items() if "config" in record}
 
 
-def denominator(rows: list[dict], setting: tuple, among: set[str] | None = None) -> str | None:
-    """The ResNet-34 of a setting with the highest mean validation top-1, None where there is none with test results too.
+def denominator(rows: list[dict], lengths: dict[tuple, int], setting: tuple, model: str | None) -> str | None:
+    """The ResNet-34 with the highest mean validation top-1 of those trained for as many epochs as the model (None: of all);
+    None where there is none with test results too.
 
     Args:
-        among: names of the networks to choose from; None: all.
+        lengths: of `training_epochs`.
     """
     tested = {row["model"] for row in by_setting(rows).get(setting, [])}
-    return best([entry for entry in settings(rows, "val").get(setting, [])
-                 if entry.name in tested and (among is None or entry.name in among)], "resnet34")
+    return best([entry for entry in settings(rows, "val").get(setting, []) if entry.name in tested and (
+        model is None or lengths.get((*setting, entry.name)) == lengths.get((*setting, model)))], "resnet34")
+
+
+def headline(rows: list[dict], lengths: dict[tuple, int], setting: tuple) -> tuple[str | None, str | None]:
+    """The two networks that are compared in detail: ours with the highest mean validation top-1, and its denominator."""
+    ours = best(settings(rows, "val").get(setting, []), "ours")
+    return ours, denominator(rows, lengths, setting, ours)
 
 
 def ratios(rows: list[dict], records: dict[tuple, dict], folder: Path) -> list[dict]:
@@ -103,13 +110,12 @@ def ratios(rows: list[dict], records: dict[tuple, dict], folder: Path) -> list[d
     for setting, entries in settings(rows, "test").items():
         models, lines = Models(by_setting(rows)[setting], folder), []
         for entry in entries:
-            epochs = lengths.get((*setting, entry.name))
-            against = denominator(rows, setting, {other.name for other in entries if lengths.get((*setting, other.name)) == epochs})
+            against = denominator(rows, lengths, setting, entry.name)
             if against is None or entry.name == against or entry.role == "ablation":
                 continue
             lines.append({
                 **dict(zip(SETTING, setting)), "split": "test", "role": entry.role, "model": entry.name,
-                "strict_depth": entry.same("strict_depth"), "epochs": epochs, "seeds": len(entry.rows),
+                "strict_depth": entry.same("strict_depth"), "epochs": lengths.get((*setting, entry.name)), "seeds": len(entry.rows),
                 "top1_pct": float(models.top1(entry.name).mean()), "denominator": against, "denominator_seeds": len(models.top1(against)),
                 "denominator_top1_pct": float(models.top1(against).mean()), **models.ratio(entry.name, against)})
         table += adjusted(lines)
@@ -142,15 +148,15 @@ def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, n
             "two mistakes": ~a & ~b & (p != q)}
 
 
-def mistakes(rows: list[dict], folder: Path) -> dict[tuple, dict]:
-    """Setting -> where ours, the best on validation, and the denominator go wrong; means over the seeds that both have.
+def mistakes(rows: list[dict], lengths: dict[tuple, int], folder: Path) -> dict[tuple, dict]:
+    """Setting -> where the two networks of `headline` go wrong; means over the seeds that both have.
 
     `shares`: kind of image -> percent; `confusions`: (true class, taken for, ours, denominator), in percent of the class, the
     commonest ones of ours.
     """
     found = {}
     for setting, members in by_setting(rows).items():
-        models, against, ours = Models(members, folder), denominator(rows, setting), best(settings(rows, "val").get(setting, []), "ours")
+        models, (ours, against) = Models(members, folder), headline(rows, lengths, setting)
         if ours not in models or against is None:
             continue
         pairs = list(zip(models.predictions(ours), models.predictions(against)))

@@ -10,8 +10,8 @@ from metrics import confusion_matrix
 from report import figures
 from report.class_names import class_names
 from report.comparisons import SETTING, by_setting
-from report.task2.analysis import COLUMN, Models, denominator
-from report.task2.rows import Entry, best, settings
+from report.task2.analysis import COLUMN, Models, headline, training_epochs
+from report.task2.rows import Entry, settings
 
 
 def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict], folder: Path) -> dict[str, tuple]:
@@ -23,11 +23,11 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
         ratios: lines of `analysis.ratios`.
         folder: results/.
     """
-    made = {}
+    made, lengths = {}, training_epochs(records)
     for setting, every in settings(rows, "test").items():
         entries = [entry for entry in every if entry.role != "ablation"]
         models = Models(by_setting(rows)[setting], folder)
-        against, ours = denominator(rows, setting), best(settings(rows, "val").get(setting, []), "ours")
+        ours, against = headline(rows, lengths, setting)
         ours = ours if ours in models else None
         shares = [line for line in ratios if tuple(line[key] for key in SETTING) == setting]
         mine = {entry.name: records[key] for entry in entries if (key := (*setting, entry.name, 0)) in records}
