@@ -168,7 +168,7 @@ GRIDS["task2-ablations"] = {
        for arch in ("merged", "streams", "gated5", "gated4", "attention", "graph", "dense-block", "rrdb")},
     **{f"plain-kernel{size}-e10": f"--arch plain --kernels {size} {SHORT}" for size in (1, 3, 7)},
     **{f"plain-{count}-layers-e10": f"--arch plain --widths {widths} {SHORT}" for count, widths in (
-        (2, "128,256"), (3, "128,256,512"), (5, "128,256,512,512,512"))},
+        (2, "128,256"), (3, "128,256,512"), (5, "128,256,512,512,512"), (6, "128,256,512,512,512,512"))},
     "plain-pools2-e10": f"--arch plain --pools 2 {SHORT}",
     "plain-levels-e10": f"--arch plain --levels {SHORT}",
     "plain-width0.125-e10": f"--arch plain --width 0.125 {SHORT}",
@@ -295,6 +295,7 @@ TASK2_ABLATIONS = {
                ("3, gates of pooled cells", "gated-coarse-kernel3-e10", "gated-coarse-e10"),
                ("3, branches, gates of pooled cells", "merged-gated-coarse-kernel3-e10", "merged-gated-coarse-e10")],
     "hidden layers": [("4", "plain-e10"), ("2", "plain-2-layers-e10"), ("3", "plain-3-layers-e10"), ("5", "plain-5-layers-e10"),
+                      ("6", "plain-6-layers-e10"),
                       ("3, gated", "gated5-e10", "gated-e10"), ("2 of 7x7, gated", "gated4-e10", "gated-e10")],
     "about half of ResNet-34's latency, strong": [
         (label, f"{name}-strong-e10", "wide-strong-e10") for label, name in (
