@@ -145,6 +145,7 @@ GRIDS["task2-stem"] = {
 GRIDS["task2-stem"] |= {   # the longest that this stem had time for
     "resnet34-small-stem-strong-decay0.001": "--arch resnet34 --small-stem --augment strong --weight-decay 0.001",
     "gated-3x3-small-stem-strong-decay0.001": f"{SHALLOW} --small-stem",
+    "wide-small-stem-strong-decay0.002": f"{SCREEN['wide']} --small-stem {STRONG_DECAY}",
 }
 
 # Less training data, as many epochs more that the steps do not become as few
