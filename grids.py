@@ -271,8 +271,9 @@ LENGTHS = {
 }
 
 # What Task 2's figures of many lines show, where a setting has any of them
-TASK2_FIGURE_MODELS = ("three-layers-decay0.002-e60", "gated-3x3-same-macs-decay0.002-e60", "gated4-5x5-decay0.002-e60",
-                       "resnet34-e60", "gated-3x3-strong-decay0.001", "plain-strong", "resnet34-no-stem-pool-strong-decay0.001")
+TASK2_FIGURE_MODELS = ("wide-small-stem-strong-decay0.002", "gated-3x3-small-stem-strong-decay0.001",
+                       "resnet34-small-stem-strong-decay0.001", "three-layers-decay0.002-e60", "three-layers-384-decay0.002-e60",
+                       "gated4-5x5-decay0.002-e60", "resnet34-e60", "gated-3x3-strong-decay0.001")
 
 # Task 2's networks that are evaluated on other image sizes too
 TASK2_SIZES = (32, 40, 64, 96)
@@ -325,7 +326,8 @@ TASK2_ABLATIONS = {
         ("ResNet-34, 3x3 stride 1", "resnet34-small-stem-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
         ("gated-3x3, 7x7 stride 2", "gated-3x3-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
         ("gated-3x3, 3x3 stride 1", "gated-3x3-small-stem-strong-decay0.001", "gated-3x3-strong-decay0.001"),
-        ("the same against ResNet-34's", "gated-3x3-small-stem-strong-decay0.001", "resnet34-small-stem-strong-decay0.001")],
+        ("the same against ResNet-34's", "gated-3x3-small-stem-strong-decay0.001", "resnet34-small-stem-strong-decay0.001"),
+        ("the same, 5/16 wide, decay 0.002", "wide-small-stem-strong-decay0.002", "resnet34-small-stem-strong-decay0.001")],
     "augmentation, 10 epochs": [("light", "plain-e10"), ("none", "plain-no-augmentation-e10"), ("strong", "plain-strong-e10")],
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
                                 ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),

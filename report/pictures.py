@@ -59,11 +59,11 @@ def find_task1(root: Path, tier: str | None, model: str | None) -> tuple[tuple, 
 def find_task2(root: Path, tier: str | None, model: str | None) -> tuple[tuple, Predictions]:
     """As `find_task1`, a column for the model (default: ours, the best on validation) and one for ResNet-34."""
     rows = report.task2.content.load_rows(root)
-    lengths = report.task2.analysis.training_epochs(load_records(root, "task2"))
+    trained = report.task2.analysis.trainings(load_records(root, "task2"))
     for setting, members in by_setting(rows).items():
         models = report.task2.analysis.Models(members, root / "results")
         name = model or best(settings(rows, "val").get(setting, []), "ours")
-        against = report.task2.analysis.denominator(rows, lengths, setting, name)
+        against = report.task2.analysis.denominator(rows, trained, setting, name)
         if tier in (None, setting[0]) and name in models and against not in (None, name):
             one, other = models.predictions(name)[0], models.predictions(against)[0]
             if one.images != other.images:

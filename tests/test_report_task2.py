@@ -12,7 +12,7 @@ from report import build, figures, pictures
 from report.comparisons import by_setting
 from report.records import load_records
 from report.task2 import analysis, figure_data
-from report.task2.analysis import Models, ablations, denominator, headline, mistakes, ratios
+from report.task2.analysis import SAME_STEM, STRONGEST, Models, ablations, denominator, headline, mistakes, ratios
 from report.task2.content import FIGURE_KINDS, FILE, load_rows, make_content
 from report.task2.figure_data import make_figures
 from report.task2.rows import RESULTS, best, settings
@@ -106,7 +106,7 @@ def test_the_denominator_is_chosen_on_validation(results):
 
 def test_ratios_against_an_independent_computation(results):
     lines = {line["model"]: line for line in ratios(load_rows(results), {}, results / "results")}
-    assert list(lines) == ["gated", "plain", "short", "student", "narrow"]   # no ablation
+    assert list(lines) == ["gated", "plain", "short", "student", "narrow"]   # no ablation; without records both comparisons are the same
     right = {model: np.array([np.roll(np.arange(100) < start + seed * spread, 3 * seed) for seed in range(seeds)], float)
              for model, start, spread, seeds in (("long", 80, 2, 2), ("gated", 72, 4, 2), ("plain", 78, 0, 1), ("short", 82, 0, 2))}
     variance, df = (2 + 8 + 0) / 3, 3   # of long 80 and 82, gated 72 and 76, short 82 twice
@@ -125,24 +125,38 @@ def test_ratios_against_an_independent_computation(results):
     assert [line["p_holm"] for line in lines.values()] == pytest.approx(holm([line["p_value"] for line in lines.values()]))
 
 
-def test_ratios_are_to_the_resnet34_of_as_many_epochs(results):
+def test_ratios_are_to_the_best_resnet34_of_no_more_epochs(results):
     rows, records = load_rows(results), load_records(results, "task2")
     for key, record in records.items():
         record["config"] = {"epochs": {"short": 30, "gated": 30, "narrow": 10}.get(key[-2], 60)}
-    epochs = analysis.training_epochs(records)
-    assert epochs[(*SETTING, "short")] == 30 and len(epochs) == 7
+    trained = analysis.trainings(records)
+    assert trained[(*SETTING, "short")] == (30, False) and len(trained) == 7
     lines = ratios(rows, records, results / "results")
     assert {(line["model"], line["denominator"], line["epochs"]) for line in lines} == {
         ("gated", "short", 30), ("plain", "long", 60), ("student", "long", 60)}   # no ResNet-34 has 10
-    main = main_table(rows, lines, epochs).split("\n\n**")[0]
+    main = main_table(rows, lines, trained).split("\n\n**")[0]
     assert [line.split(" | ")[0][2:] for line in main.splitlines()[4:]] == ["plain", "long", "gated", "short", "narrow"]
-    assert cells(main, "long")["ratio %"] == cells(main, "short")["ratio %"] == "100" and cells(main, "narrow")["ratio %"] == "–"
-    assert cells(main, "gated")["epochs"] == "30" and cells(main, "gated")["ratio %"].startswith("90.2 (")   # 74 of 82
+    assert cells(main, "long")["ratio %, strongest"] == cells(main, "short")["ratio %, strongest"] == "100" and cells(main, "narrow")["ratio %, strongest"] == "–"
+    assert cells(main, "gated")["epochs"] == "30" and cells(main, "gated")["ratio %, strongest"].startswith("90.2 (")   # 74 of 82
     assert "(long, short)" in main
-    assert headline(rows, epochs, SETTING) == ("gated", "short") and denominator(rows, epochs, SETTING, None) == "long"
-    assert mistakes(rows, epochs, results / "results")[SETTING]["denominator"] == "short"
+    assert headline(rows, trained, SETTING) == ("gated", "short") and denominator(rows, trained, SETTING, None) == "long"
+    assert mistakes(rows, trained, results / "results")[SETTING]["denominator"] == "short"
     made = make_figures(rows, records, lines, results / "results")   # one figure has the shares of one denominator
     assert [point["name"] for point in made["task2_depth_laptop_toy.png"][1]] == ["gated", "short"]
+
+
+def test_a_shorter_training_is_the_denominator_where_it_is_the_best(results):
+    rows, records = load_rows(results), load_records(results, "task2")
+    for key, record in records.items():
+        record["config"] = {"epochs": 30 if key[-2] in ("long", "plain") else 60, "small_stem": key[-2] in ("long", "plain")}
+    found = {(line["comparison"], line["model"]): line["denominator"] for line in ratios(rows, records, results / "results")}
+    models = ("gated", "plain", "short", "student", "narrow")
+    assert {model: found[STRONGEST, model] for model in models} == dict.fromkeys(models, "long")   # better on validation in 30 epochs
+    assert {model: found.get((SAME_STEM, model)) for model in models} == {
+        "gated": "short", "plain": "long", "short": None, "student": "short", "narrow": "short"}
+    main = main_table(rows, ratios(rows, records, results / "results"), analysis.trainings(records)).split("\n\n**")[0]
+    assert cells(main, "short")["ratio %, strongest"].startswith("101.2 (") and cells(main, "short")["ratio %, same stem"] == "100"   # 82 of 81
+    assert cells(main, "gated")["ratio %, same stem"].startswith("90.2 (") and "(long), and of those" in main and "(short, long);" in main
 
 
 def test_a_resnet34_that_is_hardly_ever_right_is_no_denominator(results):
@@ -211,15 +225,15 @@ def test_main_table(results):
     table = main_table(rows, lines, {})
     main, distilled = table.split("\n\n**")
     ours = cells(main, "gated")
-    assert ours["top-1 %"] == "74.0 ± 2.8" and ours["ratio %"].startswith("91.4 (") and ours["strict depth"] == "6"   # 74 of 81
+    assert ours["top-1 %"] == "74.0 ± 2.8" and ours["ratio %, strongest"].startswith("91.4 (") and ours["strict depth"] == "6"   # 74 of 81
     assert ours["params (M)"] == "1.00" and ours["MACs (M)"] == "10" and ours["seeds"] == "2"
-    assert cells(main, "long")["ratio %"] == "100" and cells(main, "narrow")["role"] == "baseline"
-    assert "student" not in main and cells(distilled, "student")["ratio %"].startswith("93.8 (") and "bare" not in table
+    assert cells(main, "long")["ratio %, strongest"] == "100" and cells(main, "narrow")["role"] == "baseline"
+    assert "student" not in main and cells(distilled, "student")["ratio %, strongest"].startswith("93.8 (") and "bare" not in table
     narrow = next(line for line in lines if line["model"] == "narrow")
-    assert cells(main, "narrow")["ratio %"].endswith("*") == (narrow["p_holm"] < 0.05)
+    assert cells(main, "narrow")["ratio %, strongest"].endswith("*") == (narrow["p_holm"] < 0.05)
     assert "tier laptop, test split" in main and "95 % interval" in main and "laptop, test split" in distilled
     alone = main_table([row for row in rows if row["role"] == "ours"], [], {})
-    assert cells(alone, "gated")["ratio %"] == "–" and "Ratio" not in alone
+    assert cells(alone, "gated")["ratio %, strongest"] == "–" and "Ratio" not in alone
     assert main_table([], [], {}) == "" and "val split" in main_table(rows, lines, {}, "val")
 
 
@@ -301,7 +315,7 @@ def test_build_then_check_finds_what_is_stale(results, capsys):
     assert "| gated | ours |" in text and "secret" not in text
     assert "(figures/task2_depth_laptop_toy.png)" in (results / "report/README.md").read_text()
     header, *lines = csv.reader((results / "results/task2_ratios.csv").open())
-    assert header == list(analysis.RATIO_COLUMNS) and len(lines) == 5 and lines[0][header.index("ratio")] == "0.9136"
+    assert header == list(analysis.RATIO_COLUMNS) and len(lines) == 10 and lines[0][header.index("ratio")] == "0.9136"
     for path, old, new in ((results / "README.md", "74.0", "75.0"), (results / "results/task2_ratios.csv", "0.9136", "0.9236"),
                            (results / "results/task2_ablations.csv", "64.00", "65.00")):
         text = path.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 import statistics
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from report.task2.rows import Entry, best, settings
 from utils import UserError
 
 COLUMN = "predicted"
-RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "epochs", "seeds", "top1_pct", "denominator", "denominator_seeds",
+STRONGEST, SAME_STEM = "strongest", "same stem"   # the ResNet-34s that a model is compared with
+RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "epochs", "seeds", "top1_pct", "comparison", "denominator", "denominator_seeds",
                  "denominator_top1_pct", "ratio", "ci95_low", "ci95_high", "p_value", "p_holm")
 CONFUSIONS = 8   # how many the table shows
 RATIO_DECIMALS = {"ratio": 4, "ci95_low": 4, "ci95_high": 4}
@@ -77,48 +79,62 @@ class Models(Predicted):
             raise UserError(f"{model} / {other}: {error}; train {other} longer, or evaluate it with another --role") from error
 
 
-def training_epochs(records: dict[tuple, dict]) -> dict[tuple, int]:
-    """(tier, dataset, image_size, model) -> epochs of its training, from the records of the evaluations."""
-    return {key[:-1]: record["config"]["epochs"] for key, record in records.items() if "config" in record}
+class Training(NamedTuple):
+    """What decides which ResNet-34 a model is compared with."""
+    epochs: int = 0
+    small_stem: bool = False
 
 
-def denominator(rows: list[dict], lengths: dict[tuple, int], setting: tuple, model: str | None) -> str | None:
-    """The ResNet-34 with the highest mean validation top-1 of those trained for as many epochs as the model (None: of all);
+def trainings(records: dict[tuple, dict]) -> dict[tuple, Training]:
+    """(tier, dataset, image_size, model) -> its training, from the records of the evaluations."""
+    return {key[:-1]: Training(record["config"]["epochs"], bool(record["config"].get("small_stem")))
+            for key, record in records.items() if "config" in record}
+
+
+def denominator(rows: list[dict], trained: dict[tuple, Training], setting: tuple, model: str | None,
+                comparison: str = STRONGEST) -> str | None:
+    """The ResNet-34 with the highest mean validation top-1 of those trained for no more epochs than the model (None: of all);
     None where there is none with test results too.
 
     Args:
-        lengths: of `training_epochs`.
+        trained: of `trainings`.
+        comparison: STRONGEST, or SAME_STEM: of those with the model's first convolution, 3x3 stride 1 or 7x7 stride 2.
     """
-    tested = {row["model"] for row in by_setting(rows).get(setting, [])}
+    tested, own = {row["model"] for row in by_setting(rows).get(setting, [])}, trained.get((*setting, model), Training())
+    def fits(other: Training) -> bool:
+        return other.epochs <= own.epochs and (comparison == STRONGEST or other.small_stem == own.small_stem)
     return best([entry for entry in settings(rows, "val").get(setting, []) if entry.name in tested and (
-        model is None or lengths.get((*setting, entry.name)) == lengths.get((*setting, model)))], "resnet34")
+        model is None or fits(trained.get((*setting, entry.name), Training())))], "resnet34")
 
 
-def headline(rows: list[dict], lengths: dict[tuple, int], setting: tuple) -> tuple[str | None, str | None]:
+def headline(rows: list[dict], trained: dict[tuple, Training], setting: tuple) -> tuple[str | None, str | None]:
     """The two networks that are compared in detail: ours with the highest mean validation top-1, and its denominator."""
     ours = best(settings(rows, "val").get(setting, []), "ours")
-    return ours, denominator(rows, lengths, setting, ours)
+    return ours, denominator(rows, trained, setting, ours)
 
 
 def ratios(rows: list[dict], records: dict[tuple, dict], folder: Path) -> list[dict]:
-    """Every model but the ablations against the ResNet-34 of as many epochs that is best on validation: rows of
-    `RATIO_COLUMNS`, Holm over each setting; a model without such a ResNet-34 has none.
+    """Every model but the ablations against its denominators: rows of `RATIO_COLUMNS`, Holm over each setting and comparison;
+    a model without a denominator has no row, nor has a denominator against itself.
 
     Most ablations are shorter trainings, which have references of their own.
     """
-    table, lengths = [], training_epochs(records)
+    table, trained = [], trainings(records)
     for setting, entries in settings(rows, "test").items():
-        models, lines = Models(by_setting(rows)[setting], folder), []
-        for entry in entries:
-            against = denominator(rows, lengths, setting, entry.name)
-            if against is None or entry.name == against or entry.role == "ablation":
-                continue
-            lines.append({
-                **dict(zip(SETTING, setting)), "split": "test", "role": entry.role, "model": entry.name,
-                "strict_depth": entry.same("strict_depth"), "epochs": lengths.get((*setting, entry.name)), "seeds": len(entry.rows),
-                "top1_pct": float(models.top1(entry.name).mean()), "denominator": against, "denominator_seeds": len(models.top1(against)),
-                "denominator_top1_pct": float(models.top1(against).mean()), **models.ratio(entry.name, against)})
-        table += adjusted(lines)
+        models = Models(by_setting(rows)[setting], folder)
+        for comparison in (STRONGEST, SAME_STEM):
+            lines = []
+            for entry in entries:
+                against = denominator(rows, trained, setting, entry.name, comparison)
+                if against is None or entry.name == against or entry.role == "ablation":
+                    continue
+                lines.append({
+                    **dict(zip(SETTING, setting)), "split": "test", "role": entry.role, "model": entry.name,
+                    "strict_depth": entry.same("strict_depth"), "epochs": trained.get((*setting, entry.name), Training()).epochs,
+                    "seeds": len(entry.rows), "top1_pct": float(models.top1(entry.name).mean()), "comparison": comparison,
+                    "denominator": against, "denominator_seeds": len(models.top1(against)),
+                    "denominator_top1_pct": float(models.top1(against).mean()), **models.ratio(entry.name, against)})
+            table += adjusted(lines)
     return table
 
 
@@ -148,7 +164,7 @@ def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, n
             "two mistakes": ~a & ~b & (p != q)}
 
 
-def mistakes(rows: list[dict], lengths: dict[tuple, int], folder: Path) -> dict[tuple, dict]:
+def mistakes(rows: list[dict], trained: dict[tuple, Training], folder: Path) -> dict[tuple, dict]:
     """Setting -> where the two networks of `headline` go wrong; means over the seeds that both have.
 
     `shares`: kind of image -> percent; `confusions`: (true class, taken for, ours, denominator), in percent of the class, the
@@ -156,7 +172,7 @@ def mistakes(rows: list[dict], lengths: dict[tuple, int], folder: Path) -> dict[
     """
     found = {}
     for setting, members in by_setting(rows).items():
-        models, (ours, against) = Models(members, folder), headline(rows, lengths, setting)
+        models, (ours, against) = Models(members, folder), headline(rows, trained, setting)
         if ours not in models or against is None:
             continue
         pairs = list(zip(models.predictions(ours), models.predictions(against)))

@@ -1,6 +1,7 @@
 """What each figure of Task 2 shows, as plain data: {file name: (drawing function, data, title)}."""
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from metrics import confusion_matrix
 from report import figures
 from report.class_names import class_names
 from report.comparisons import SETTING, by_setting
-from report.task2.analysis import COLUMN, Models, headline, training_epochs
+from report.task2.analysis import COLUMN, STRONGEST, Models, headline, trainings
 from report.task2.rows import Entry, settings
 
 
@@ -23,19 +24,20 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
         ratios: lines of `analysis.ratios`.
         folder: results/.
     """
-    made, lengths = {}, training_epochs(records)
+    made, trained = {}, trainings(records)
     for setting, every in settings(rows, "test").items():
         entries = [entry for entry in every if entry.role != "ablation"]
         models = Models(by_setting(rows)[setting], folder)
-        ours, against = headline(rows, lengths, setting)
+        ours, against = headline(rows, trained, setting)
         ours = ours if ours in models else None
-        shares = [line for line in ratios if tuple(line[key] for key in SETTING) == setting]
-        mine = {entry.name: records[key] for entry in entries if (key := (*setting, entry.name, 0)) in records}
-        mine = {name: mine[name] for name in TASK2_FIGURE_MODELS if name in mine} or mine
+        shares = [line for line in ratios if tuple(line[key] for key in SETTING) == setting and line["comparison"] == STRONGEST]
+        names = [entry.name for entry in entries]
+        kept = [name for name in TASK2_FIGURE_MODELS if name in names] or names
+        mine = {name: records[key] for name in kept if (key := (*setting, name, 0)) in records}
         tier, dataset, size = setting
         where = f"{dataset}, {size} px, tier {tier}"
         for kind, draw, data, title in (
-                ("depth", figures.share_against_depth, _depth(entries, shares, against),
+                ("depth", figures.share_against_depth, _depth(entries, shares, against, kept),
                  f"top-1 in % of {against}'s by strict depth, test split"),
                 ("cost", figures.top1_against_cost, _cost(entries), "accuracy against cost, test split"),
                 ("field", figures.lines, _field(mine), "how far from the centre the last layer's centre looks, seed 0"),
@@ -49,9 +51,9 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
     return made
 
 
-def _depth(entries: list[Entry], shares: list[dict], against: str | None):
+def _depth(entries: list[Entry], shares: list[dict], against: str | None, kept: Container[str]):
     points = [{"name": line["model"], "depth": line["strict_depth"], "share": 100 * line["ratio"], "low": 100 * line["ci95_low"],
-               "high": 100 * line["ci95_high"]} for line in shares if line["denominator"] == against]
+               "high": 100 * line["ci95_high"]} for line in shares if line["denominator"] == against and line["model"] in kept]
     whole = [{"name": entry.name, "depth": entry.same("strict_depth"), "share": 100.0, "low": 100.0, "high": 100.0}
              for entry in entries if entry.name == against]
     return points and sorted(points + whole, key=lambda point: (point["depth"], point["name"]))

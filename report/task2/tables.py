@@ -3,48 +3,57 @@ from __future__ import annotations
 
 from report.comparisons import SETTING
 from report.markdown import ablation_tables, caption, mean_sd, millions, plus_minus, star, table
+from report.task2.analysis import SAME_STEM, STRONGEST, Training
 from report.task2.rows import Entry, settings
 
 SEEDS = "and the spread over training seeds, pooled over the models that have several (where none has: images alone)."
 MAIN = ("ours", "resnet34", "baseline")   # roles of the main table; distilled networks had ResNet-34's help and stand apart
 
 
-def main_table(rows: list[dict], ratios: list[dict], epochs: dict[tuple, int], split: str = "test") -> str:
-    """Accuracy, longest trainings first, and as a share of the denominator's; distilled networks in a table below.
+def main_table(rows: list[dict], ratios: list[dict], trained: dict[tuple, Training], split: str = "test") -> str:
+    """Accuracy, longest trainings first, and as a share of the denominators'; distilled networks in a table below.
 
     Args:
         ratios: of `analysis.ratios`.
-        epochs: of `analysis.training_epochs`.
+        trained: of `analysis.trainings`.
     """
     tables = []
     for setting, entries in settings(rows, split).items():
-        lengths = {entry.name: epochs.get((*setting, entry.name), 0) for entry in entries}
+        lengths = {entry.name: trained.get((*setting, entry.name), Training()).epochs for entry in entries}
         entries.sort(key=lambda entry: -lengths[entry.name])
-        shares = {line["model"]: line for line in ratios if tuple(line[key] for key in SETTING) == setting}
-        against = list(dict.fromkeys(line["denominator"] for line in sorted(shares.values(), key=lambda line: -(line["epochs"] or 0))))
+        lines = [line for line in ratios if tuple(line[key] for key in SETTING) == setting]
+        shares = {(line["comparison"], line["model"]): line for line in lines}
+        against = {comparison: list(dict.fromkeys(line["denominator"] for line in sorted(lines, key=lambda line: -line["epochs"])
+                                                  if line["comparison"] == comparison)) for comparison in (STRONGEST, SAME_STEM)}
         text = "Means over seeds (± standard deviation where there are several); precision, recall and F1 are macro averages. "
-        if against:
-            text += (f"Ratio: top-1 in % of that of the ResNet-34 of as many epochs with the best validation top-1 ({', '.join(against)}), "
-                     f"with its 95 % interval: paired bootstrap over images, {SEEDS} An asterisk: differs from 100 % with p < 0.05 after Holm's correction "
-                     f"over the {len(shares)} models of the setting that have a ratio. ")
+        if lines:
+            text += ("Ratio: top-1 in % of that of a ResNet-34 trained for no more epochs, the best of them on validation: of all "
+                     f"({', '.join(against[STRONGEST])}), and of those with the same first convolution, 7x7 stride 2 or 3x3 stride 1 "
+                     f"({', '.join(against[SAME_STEM])}); with its 95 % interval: paired bootstrap over images, {SEEDS} An asterisk: "
+                     "differs from 100 % with p < 0.05 after Holm's correction over the column. ")
         text += "Depth: strict, of the fused network (depth.py)."
         parts = [[entry for entry in entries if entry.role in MAIN], [entry for entry in entries if entry.role == "distilled"]]
         headings = (text, "Distilled: trained on the predictions of a ResNet-34 as well. Columns as above.")
         for part, heading in zip(parts, headings):
             if part:
                 tables.append(caption(setting, split, heading) + table(
-                    ["model", "role", "strict depth", "epochs", "seeds", "top-1 %", "ratio %", "precision", "recall", "F1", "params (M)",
-                     "MACs (M)"],
-                    [_main_cells(entry, lengths[entry.name], shares.get(entry.name), entry.name in against) for entry in part]))
+                    ["model", "role", "strict depth", "epochs", "seeds", "top-1 %", "ratio %, strongest", "ratio %, same stem", "precision",
+                     "recall", "F1", "params (M)", "MACs (M)"],
+                    [_main_cells(entry, lengths[entry.name],
+                                 [_ratio(shares.get((comparison, entry.name)), entry.name in names) for comparison, names in against.items()])
+                     for entry in part]))
     return "\n\n".join(tables)
 
 
-def _main_cells(entry: Entry, epochs: int, share: dict | None, is_denominator: bool) -> list[str]:
-    ratio = "100" if is_denominator else "–"
+def _ratio(share: dict | None, is_denominator: bool) -> str:
     if share:
-        ratio = f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f}){star(share)}"
-    return [entry.name, entry.role, str(entry.same("strict_depth")), str(epochs or "–"), str(len(entry.rows)), mean_sd(entry.values("top1_pct")), ratio,
-            *(f"{entry.mean(name):.4f}" for name in ("precision_macro", "recall_macro", "f1_macro")),
+        return f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f}){star(share)}"
+    return "100" if is_denominator else "–"
+
+
+def _main_cells(entry: Entry, epochs: int, ratios: list[str]) -> list[str]:
+    return [entry.name, entry.role, str(entry.same("strict_depth")), str(epochs or "–"), str(len(entry.rows)), mean_sd(entry.values("top1_pct")),
+            *ratios, *(f"{entry.mean(name):.4f}" for name in ("precision_macro", "recall_macro", "f1_macro")),
             millions(entry.same("params"), 2), millions(entry.same("macs"), 0)]
 
 
