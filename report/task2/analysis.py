@@ -18,8 +18,8 @@ from utils import UserError
 
 COLUMN = "predicted"
 STRONGEST, SAME_STEM = "strongest", "same stem"   # the ResNet-34s that a model is compared with
-RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "epochs", "seeds", "top1_pct", "comparison", "denominator", "denominator_seeds",
-                 "denominator_top1_pct", "ratio", "ci95_low", "ci95_high", "p_value", "p_holm")
+RATIO_COLUMNS = (*SETTING, "split", "role", "model", "strict_depth", "epochs", "seeds", "top1_pct", "comparison",
+                 "denominator", "denominator_seeds", "denominator_top1_pct", "ratio", "ci95_low", "ci95_high", "p_value", "p_holm")
 CONFUSIONS = 8   # how many the table shows
 RATIO_DECIMALS = {"ratio": 4, "ci95_low": 4, "ci95_high": 4}
 ABLATION_COLUMNS = (*SETTING, "split", "group", "variant", "model", "strict_depth", "macs", "seeds", "top1_pct", "top1_sd",
