@@ -42,8 +42,7 @@ def make_figures(rows: list[dict], records: dict[tuple, dict], ratios: list[dict
                 ("cost", figures.top1_against_cost, _cost(entries), "accuracy against cost, test split"),
                 ("field", figures.lines, _field(mine), "how far from the centre the last layer's centre looks, seed 0"),
                 ("confusion", figures.confusion, _confusion(models, ours), f"confusions of {ours}, test split"),
-                ("classes", figures.class_differences, _classes(models, ours, against),
-                 f"recall by class, {ours} and {against}, test split"),
+                ("classes", figures.class_differences, _classes(models, ours, against), "recall by class, test split"),
                 ("curves", figures.lines, _curves(mine), "training curves, validation split, seed 0"),
                 ("fraction", figures.lines, _fraction(models), "accuracy against training data, test split")):
             if data:
