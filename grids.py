@@ -115,7 +115,7 @@ SCREEN = {
 GRIDS["task2-screen"] = {f"{name}-strong-e10": f"{options} {STRONG_DECAY} --epochs 10 --role ablation"
                          for name, options in SCREEN.items()}
 # Twice the epochs, with what validation chose at 30; `wide` is 5/4 as wide, at half of ResNet-34's MACs; `same-macs` 7/4, at as
-# many, with twice the weight decay, as its training loss falls further; then three of the screened networks
+# many, with twice the weight decay, as its training loss falls further; then four of the screened networks
 GRIDS["task2-long"] = {
     "resnet34-e60": f"{DEEP} --epochs 60",
     "resnet34-decay0.002-e60": f"--arch resnet34 --no-stem-pool {STRONG_DECAY} --epochs 60",
@@ -134,15 +134,13 @@ GRIDS["task2-distillation"] = {
     "gated-3x3-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-e60-s{{seed}}/model.pt",
 }
 
-# A 3x3 stride-1 stem, at four times the MACs of all that follows it
+# A 3x3 stride-1 stem, at four times the MACs of all that follows it: in ten epochs beside the coarser one, then in thirty
 STEMS = {"resnet34": ("--arch resnet34 --no-stem-pool", "--arch resnet34 --small-stem"),
          "gated-3x3": (GATED_3X3, f"{GATED_3X3} --small-stem")}
 GRIDS["task2-stem"] = {
     f"{name}{mark}-strong-e10": f"{options} --augment strong --weight-decay 0.001 --epochs 10 --role ablation"
     for name, both in STEMS.items() for mark, options in zip(("", "-small-stem"), both)
-}
-
-GRIDS["task2-stem"] |= {   # the longest that this stem had time for
+} | {
     "resnet34-small-stem-strong-decay0.001": "--arch resnet34 --small-stem --augment strong --weight-decay 0.001",
     "gated-3x3-small-stem-strong-decay0.001": f"{SHALLOW} --small-stem",
     "wide-small-stem-strong-decay0.002": f"{SCREEN['wide']} --small-stem {STRONG_DECAY}",
@@ -316,18 +314,15 @@ TASK2_ABLATIONS = {
             ("gated4 of 5x5, 5/16, decay 0.002", "gated4-5x5-decay0.002-e60"), ("ResNet-34, 1/4", "resnet34-e60"))],
     "other layers": [("convolutions", "plain-e10"), ("self-attention", "attention-e10"), ("graph", "graph-e10"),
                      ("dense block", "dense-block-e10"), ("RRDB", "rrdb-e10")],
-    "first convolution": [("ResNet-34, 7x7 stride 2, no pooling", "resnet34-strong-e10", "resnet34-strong-e10"),
-                          ("ResNet-34, 3x3 stride 1", "resnet34-small-stem-strong-e10", "resnet34-strong-e10"),
-                          ("gated-3x3, 7x7 stride 2", "gated-3x3-strong-e10", "resnet34-strong-e10"),
-                          ("gated-3x3, 3x3 stride 1", "gated-3x3-small-stem-strong-e10", "gated-3x3-strong-e10"),
-                          ("the same against ResNet-34's", "gated-3x3-small-stem-strong-e10", "resnet34-small-stem-strong-e10")],
-    "first convolution, 30 epochs": [
-        ("ResNet-34, 7x7 stride 2, no pooling", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
-        ("ResNet-34, 3x3 stride 1", "resnet34-small-stem-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
-        ("gated-3x3, 7x7 stride 2", "gated-3x3-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
-        ("gated-3x3, 3x3 stride 1", "gated-3x3-small-stem-strong-decay0.001", "gated-3x3-strong-decay0.001"),
-        ("the same against ResNet-34's", "gated-3x3-small-stem-strong-decay0.001", "resnet34-small-stem-strong-decay0.001"),
-        ("the same, 5/16 wide, decay 0.002", "wide-small-stem-strong-decay0.002", "resnet34-small-stem-strong-decay0.001")],
+    **{f"first convolution, {epochs} epochs": [
+        ("ResNet-34, 7x7 stride 2, no pooling", deep, deep), ("ResNet-34, 3x3 stride 1", fine_deep, deep),
+        ("gated-3x3, 7x7 stride 2", shallow, deep), ("gated-3x3, 3x3 stride 1", fine_shallow, shallow),
+        ("the same against ResNet-34's", fine_shallow, fine_deep), *more]
+       for epochs, deep, fine_deep, shallow, fine_shallow, more in (
+           (10, "resnet34-strong-e10", "resnet34-small-stem-strong-e10", "gated-3x3-strong-e10", "gated-3x3-small-stem-strong-e10", ()),
+           (30, "resnet34-no-stem-pool-strong-decay0.001", "resnet34-small-stem-strong-decay0.001", "gated-3x3-strong-decay0.001",
+            "gated-3x3-small-stem-strong-decay0.001", [("the same, 5/16 wide, decay 0.002", "wide-small-stem-strong-decay0.002",
+                                                        "resnet34-small-stem-strong-decay0.001")]))},
     "augmentation, 10 epochs": [("light", "plain-e10"), ("none", "plain-no-augmentation-e10"), ("strong", "plain-strong-e10")],
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
                                 ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),

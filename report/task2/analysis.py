@@ -121,12 +121,12 @@ def ratios(rows: list[dict], records: dict[tuple, dict], folder: Path) -> list[d
     """
     table, trained = [], trainings(records)
     for setting, entries in settings(rows, "test").items():
-        models = Models(by_setting(rows)[setting], folder)
+        models, kept = Models(by_setting(rows)[setting], folder), [entry for entry in entries if entry.role != "ablation"]
         for comparison in (STRONGEST, SAME_STEM):
             lines = []
-            for entry in entries:
+            for entry in kept:
                 against = denominator(rows, trained, setting, entry.name, comparison)
-                if against is None or entry.name == against or entry.role == "ablation":
+                if against in (None, entry.name):
                     continue
                 lines.append({
                     **dict(zip(SETTING, setting)), "split": "test", "role": entry.role, "model": entry.name,
