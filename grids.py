@@ -141,6 +141,10 @@ GRIDS["task2-stem"] = {
     f"{name}{mark}-strong-e10": f"{options} --augment strong --weight-decay 0.001 --epochs 10 --role ablation"
     for name, both in STEMS.items() for mark, options in zip(("", "-small-stem"), both)
 } | {
+    "three-layers-pooled-stem-strong-e10": f"{GATED_3X3} --small-stem --stem-pool --widths 128,256,512 --pools 2 --width 0.5 "
+                                           "--augment strong --weight-decay 0.001 --epochs 10 --role ablation",
+    "gated4-5x5-small-stem-strong-e10": "--arch gated4 --coarse-gates --kernels 5 --pools 2 --small-stem --augment strong "
+                                        "--weight-decay 0.001 --epochs 10 --role ablation",
     "resnet34-small-stem-strong-decay0.001": "--arch resnet34 --small-stem --augment strong --weight-decay 0.001",
     "gated-3x3-small-stem-strong-decay0.001": f"{SHALLOW} --small-stem",
     "wide-small-stem-strong-decay0.002": f"{SCREEN['wide']} --small-stem {STRONG_DECAY}",
