@@ -148,6 +148,7 @@ GRIDS["task2-stem"] = {
     "resnet34-small-stem-strong-decay0.001": "--arch resnet34 --small-stem --augment strong --weight-decay 0.001",
     "gated-3x3-small-stem-strong-decay0.001": f"{SHALLOW} --small-stem",
     "wide-small-stem-strong-decay0.002": f"{SCREEN['wide']} --small-stem {STRONG_DECAY}",
+    "three-layers-small-stem-strong-decay0.002": f"{SCREEN['three-layers-0.375']} --pools 3 --small-stem {STRONG_DECAY}",
 }
 
 # Less training data, as many epochs more that the steps do not become as few
