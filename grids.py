@@ -324,10 +324,13 @@ TASK2_ABLATIONS = {
         ("gated-3x3, 7x7 stride 2", shallow, deep), ("gated-3x3, 3x3 stride 1", fine_shallow, shallow),
         ("the same against ResNet-34's", fine_shallow, fine_deep), *more]
        for epochs, deep, fine_deep, shallow, fine_shallow, more in (
-           (10, "resnet34-strong-e10", "resnet34-small-stem-strong-e10", "gated-3x3-strong-e10", "gated-3x3-small-stem-strong-e10", ()),
+           (10, "resnet34-strong-e10", "resnet34-small-stem-strong-e10", "gated-3x3-strong-e10", "gated-3x3-small-stem-strong-e10",
+            [("3 layers, 1/2, behind 3x3 stride 1 and pooling", "three-layers-pooled-stem-strong-e10", "gated-3x3-small-stem-strong-e10"),
+             ("2 of 5x5, gated, behind the same", "gated4-5x5-small-stem-strong-e10", "gated-3x3-small-stem-strong-e10")]),
            (30, "resnet34-no-stem-pool-strong-decay0.001", "resnet34-small-stem-strong-decay0.001", "gated-3x3-strong-decay0.001",
-            "gated-3x3-small-stem-strong-decay0.001", [("the same, 5/16 wide, decay 0.002", "wide-small-stem-strong-decay0.002",
-                                                        "resnet34-small-stem-strong-decay0.001")]))},
+            "gated-3x3-small-stem-strong-decay0.001",
+            [(label, f"{name}-small-stem-strong-decay0.002", "resnet34-small-stem-strong-decay0.001") for label, name in (
+                ("the same, 5/16 wide, decay 0.002", "wide"), ("3 layers and poolings, 3/8, decay 0.002", "three-layers"))]))},
     "augmentation, 10 epochs": [("light", "plain-e10"), ("none", "plain-no-augmentation-e10"), ("strong", "plain-strong-e10")],
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
                                 ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),
