@@ -111,7 +111,7 @@ def _scatter(figure: Figure, data: list[dict], y: str, y_label: str, panels: dic
             axis.xaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axis.tick_params(axis="x", which="minor", labelsize=8)
+        axis.tick_params(axis="x", which="both", labelsize=8)
         axis.grid(color="0.88")
     axes[0].set_ylabel(y_label)
     _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=5, fontsize=8)
