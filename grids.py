@@ -134,17 +134,19 @@ GRIDS["task2-distillation"] = {
     "gated-3x3-distilled": f"{SHALLOW} --teacher {{runs}}/resnet34-e60-s{{seed}}/model.pt",
 }
 
-# A 3x3 stride-1 stem, at four times the MACs of all that follows it: in ten epochs beside the coarser one, then in thirty
-STEMS = {"resnet34": ("--arch resnet34 --no-stem-pool", "--arch resnet34 --small-stem"),
-         "gated-3x3": (GATED_3X3, f"{GATED_3X3} --small-stem")}
+# A 3x3 stride-1 stem, at four times the MACs of the coarser one: both in ten epochs, and the finer one pooled at once, which leaves
+# maps as small as the coarser one does; then the finer one in thirty
+STEMS = {
+    "resnet34": "--arch resnet34 --no-stem-pool",
+    "resnet34-small-stem": "--arch resnet34 --small-stem",
+    "gated-3x3": GATED_3X3,
+    "gated-3x3-small-stem": f"{GATED_3X3} --small-stem",
+    "three-layers-pooled-stem": f"{GATED_3X3} --small-stem --stem-pool --widths 128,256,512 --pools 2 --width 0.5",
+    "gated4-5x5-small-stem": "--arch gated4 --coarse-gates --kernels 5 --pools 2 --small-stem",
+}
 GRIDS["task2-stem"] = {
-    f"{name}{mark}-strong-e10": f"{options} --augment strong --weight-decay 0.001 --epochs 10 --role ablation"
-    for name, both in STEMS.items() for mark, options in zip(("", "-small-stem"), both)
-} | {
-    "three-layers-pooled-stem-strong-e10": f"{GATED_3X3} --small-stem --stem-pool --widths 128,256,512 --pools 2 --width 0.5 "
-                                           "--augment strong --weight-decay 0.001 --epochs 10 --role ablation",
-    "gated4-5x5-small-stem-strong-e10": "--arch gated4 --coarse-gates --kernels 5 --pools 2 --small-stem --augment strong "
-                                        "--weight-decay 0.001 --epochs 10 --role ablation",
+    **{f"{name}-strong-e10": f"{options} --augment strong --weight-decay 0.001 --epochs 10 --role ablation"
+       for name, options in STEMS.items()},
     "resnet34-small-stem-strong-decay0.001": "--arch resnet34 --small-stem --augment strong --weight-decay 0.001",
     "gated-3x3-small-stem-strong-decay0.001": f"{SHALLOW} --small-stem",
     "wide-small-stem-strong-decay0.002": f"{SCREEN['wide']} --small-stem {STRONG_DECAY}",
@@ -329,8 +331,9 @@ TASK2_ABLATIONS = {
              ("2 of 5x5, gated, behind the same", "gated4-5x5-small-stem-strong-e10", "gated-3x3-small-stem-strong-e10")]),
            (30, "resnet34-no-stem-pool-strong-decay0.001", "resnet34-small-stem-strong-decay0.001", "gated-3x3-strong-decay0.001",
             "gated-3x3-small-stem-strong-decay0.001",
-            [(label, f"{name}-small-stem-strong-decay0.002", "resnet34-small-stem-strong-decay0.001") for label, name in (
-                ("the same, 5/16 wide, decay 0.002", "wide"), ("3 layers and poolings, 3/8, decay 0.002", "three-layers"))]))},
+            [("the same, 5/16 wide, decay 0.002", "wide-small-stem-strong-decay0.002", "resnet34-small-stem-strong-decay0.001"),
+             ("3 layers and poolings, 3/8, decay 0.002", "three-layers-small-stem-strong-decay0.002",
+              "resnet34-small-stem-strong-decay0.001")]))},
     "augmentation, 10 epochs": [("light", "plain-e10"), ("none", "plain-no-augmentation-e10"), ("strong", "plain-strong-e10")],
     "augmentation, 30 epochs": [("plain, light", "plain"), ("plain, strong", "plain-strong", "plain"),
                                 ("ResNet-34, light", "resnet34-no-stem-pool", "resnet34-no-stem-pool"),
