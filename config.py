@@ -17,6 +17,8 @@ TIERS = {
     "cpu-small": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128, "lr": 0.1,
                   "augment": "light"},
     "cpu": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128, "lr": 0.1, "augment": "strong"},
+    "gpu-small": {"arch": "resnet18", "width": 1.0, "image_size": 64, "epochs": 30, "batch_size": 256, "lr": 0.2,
+                  "augment": "strong"},
     "gpu": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256, "lr": 0.2, "augment": "strong"},
 }
 

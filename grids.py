@@ -153,6 +153,23 @@ GRIDS["task2-stem"] = {
     "three-layers-small-stem-strong-decay0.002": f"{SCREEN['three-layers-0.375']} --pools 3 --small-stem {STRONG_DECAY}",
 }
 
+# ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above: for a GPU. Three weight decays for
+# ResNet-34 and for `wide`, at half of its MACs; then what is as deep at as many MACs, and less deep
+FULL_DEEP, FULL_WIDE = "--arch resnet34 --no-stem-pool --width 1", f"{GATED_3X3} --width 1.25"
+GRIDS["task2-full"] = {
+    "resnet34-full-decay0.002": f"{FULL_DEEP} {STRONG_DECAY}",
+    "wide-full-decay0.002": f"{FULL_WIDE} {STRONG_DECAY}",
+    "resnet34-full-decay0.001": f"{FULL_DEEP} --augment strong --weight-decay 0.001",
+    "wide-full-decay0.004": f"{FULL_WIDE} --augment strong --weight-decay 0.004",
+    "resnet34-full-decay0.004": f"{FULL_DEEP} --augment strong --weight-decay 0.004",
+    "wide-full-decay0.001": f"{FULL_WIDE} --augment strong --weight-decay 0.001",
+    "three-layers-full-decay0.002": f"{GATED_3X3} --widths 128,256,512 --width 1.5625 {STRONG_DECAY}",
+    "gated4-5x5-full-decay0.002": f"--arch gated4 --kernels 5 --width 1.25 {STRONG_DECAY}",
+    "resnet34-full-stock-decay0.002": f"--arch resnet34 --width 1 {STRONG_DECAY}",
+    **{f"same-macs-full-decay{decay}": f"{GATED_3X3} --width 1.75 --augment strong --weight-decay {decay}"
+       for decay in (0.001, 0.002, 0.004)},
+}
+
 # Less training data, as many epochs more that the steps do not become as few
 GRIDS["task2-data"] = {
     f"{name}-fraction{share}": f"{options} --fraction {share} --epochs {epochs} --role ablation"

@@ -102,29 +102,29 @@ def crop_gather(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip
 
 def random_resized_crop(images: Tensor, size: int, flip: Tensor, generator: torch.Generator,
                         scale: tuple[float, float] = (0.35, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> Tensor:
-    """Crop of random area and aspect ratio (Inception, 1409.4842), resampled to (B, C, size, size).
+    """Crop of random area and aspect ratio (Inception, 1409.4842), resampled to (B, C, size, size) on the images' device.
 
     Args:
         images: (B, C, S, S), channels_last.
         flip: (B,) bool, mirror the crop.
         scale: range of the crop's share of the area; ratio: range of width / height.
     """
-    area, where_x, where_y, aspect = torch.rand(4, len(images), generator=generator)
+    area, where_x, where_y, aspect = torch.rand(4, len(images), generator=generator).to(images.device)
     area = scale[0] + (scale[1] - scale[0]) * area
     aspect = torch.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * aspect).sqrt()
     side = images.shape[2]
     width, height = (area.sqrt() * aspect).clamp(max=1) * side, (area.sqrt() / aspect).clamp(max=1) * side
     to_rows = resampling_matrix(where_y * (side - height), height, side, size)                  # (B, size, S)
     to_columns = resampling_matrix(where_x * (side - width), width, side, size)
-    to_columns = torch.where(flip[:, None, None], to_columns.flip(1), to_columns)
-    return resample(images, to_rows.to(images.device), to_columns.to(images.device))
+    to_columns = torch.where(flip.to(images.device)[:, None, None], to_columns.flip(1), to_columns)
+    return resample(images, to_rows, to_columns)
 
 
 def resampling_matrix(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
     """Antialiased linear interpolation of [start, start + length) px, (B,), as matrices (B, target, source)."""
     step = (length / target)[:, None, None]
-    centre = start[:, None, None] + (torch.arange(target)[:, None] + 0.5) * step
-    weight = (1 - (torch.arange(source) + 0.5 - centre).abs() / step.clamp(min=1)).clamp(min=0)
+    centre = start[:, None, None] + (torch.arange(target, device=step.device)[:, None] + 0.5) * step
+    weight = (1 - (torch.arange(source, device=step.device) + 0.5 - centre).abs() / step.clamp(min=1)).clamp(min=0)
     return weight / weight.sum(2, keepdim=True)
 
 
@@ -148,10 +148,10 @@ def random_erase(images: Tensor, generator: torch.Generator, probability: float 
     aspect = torch.exp((2 * aspect[chosen] - 1) * np.log(3.3) / 2)
     box_w, box_h = (side * aspect).clamp(max=1) * width, (side / aspect).clamp(max=1) * height
     left, top = where_x[chosen] * (width - box_w), where_y[chosen] * (height - box_h)
-    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    inside_x = (x >= left[:, None]) & (x < (left + box_w)[:, None])
-    inside_y = (y >= top[:, None]) & (y < (top + box_h)[:, None])
-    erased = (inside_y[:, None, :, None] & inside_x[:, None, None, :]).to(images.device)
+    left, top, box_w, box_h = torch.stack((left, top, box_w, box_h)).to(images.device)[..., None]   # (b, 1) each
+    x, y = (torch.arange(length, device=images.device) + 0.5 for length in (width, height))
+    erased = (((y >= top) & (y < top + box_h))[:, None, :, None]
+              & ((x >= left) & (x < left + box_w))[:, None, None, :])                               # (b, 1, H, W)
     chosen = chosen.to(images.device)
     images[chosen] = images[chosen].masked_fill(erased, 0)   # in place: keeps channels_last
     return images
