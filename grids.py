@@ -148,6 +148,7 @@ GRIDS["task2-stem"] = {
     **{f"{name}-strong-e10": f"{options} --augment strong --weight-decay 0.001 --epochs 10 --role ablation"
        for name, options in STEMS.items()},
     "resnet34-small-stem-strong-decay0.001": "--arch resnet34 --small-stem --augment strong --weight-decay 0.001",
+    "resnet34-small-stem-strong-decay0.002": f"--arch resnet34 --small-stem {STRONG_DECAY}",
     "gated-3x3-small-stem-strong-decay0.001": f"{SHALLOW} --small-stem",
     "wide-small-stem-strong-decay0.002": f"{SCREEN['wide']} --small-stem {STRONG_DECAY}",
     "three-layers-small-stem-strong-decay0.002": f"{SCREEN['three-layers-0.375']} --pools 3 --small-stem {STRONG_DECAY}",
