@@ -296,7 +296,9 @@ LENGTHS = {
 # What Task 2's figures of many lines show, where a setting has any of them
 TASK2_FIGURE_MODELS = ("wide-small-stem-strong-decay0.002", "gated-3x3-small-stem-strong-decay0.001",
                        "resnet34-small-stem-strong-decay0.001", "three-layers-decay0.002-e60", "three-layers-384-decay0.002-e60",
-                       "gated4-5x5-decay0.002-e60", "resnet34-e60", "gated-3x3-strong-decay0.001")
+                       "gated4-5x5-decay0.002-e60", "resnet34-e60", "gated-3x3-strong-decay0.001",
+                       "same-macs-full-decay0.002", "wide-full-decay0.002", "three-layers-full-decay0.002",
+                       "gated4-5x5-full-decay0.002", "resnet34-full-decay0.002", "resnet34-full-stock-decay0.002")
 
 # Task 2's networks that are evaluated on other image sizes too
 TASK2_SIZES = (32, 40, 64, 96)
@@ -371,6 +373,14 @@ TASK2_ABLATIONS = {
                      ("ResNet-34, 60 epochs, 0.002", "resnet34-decay0.002-e60", "resnet34-e60"),
                      ("gated-3x3, 5/16, 60 epochs, 0.001", "gated-3x3-wide-e60", "gated-3x3-wide-e60"),
                      ("gated-3x3, 5/16, 60 epochs, 0.002", "gated-3x3-wide-decay0.002-e60", "gated-3x3-wide-e60")],
+    "weight decay, full width": [(f"{label}, {decay}", f"{name}-full-decay{decay}", f"{name}-full-decay0.002")
+                                 for label, name in (("ResNet-34", "resnet34"), ("gated-3x3, 5/4", "wide"))
+                                 for decay in (0.001, 0.002, 0.004)],
+    "width and layers, full width": [
+        (label, f"{name}-decay0.002", "resnet34-full-decay0.002") for label, name in (
+            ("gated-3x3, 5/4", "wide-full"), ("gated-3x3, 7/4", "same-macs-full"), ("3 layers, 25/16", "three-layers-full"),
+            ("gated4 of 5x5, 5/4", "gated4-5x5-full"), ("ResNet-34", "resnet34-full"),
+            ("ResNet-34, stem pooled", "resnet34-full-stock"))],
     "training length": [("ResNet-34, 30 epochs", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
                         ("ResNet-34, 60", "resnet34-e60", "resnet34-no-stem-pool-strong-decay0.001"),
                         ("gated-3x3, 30", "gated-3x3-strong-decay0.001", "resnet34-no-stem-pool-strong-decay0.001"),
