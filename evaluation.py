@@ -32,6 +32,11 @@ def add_options(parser: ArgumentParser, roles: tuple[str, ...], repeats: int = 5
     parser.add_argument("--no-report", action="store_true", help="leave the documents' tables and charts as they are")
 
 
+def portable(config: dict) -> dict:
+    """The options with absolute paths cut to their last name: where files lie on one machine is nothing for a record to keep."""
+    return {key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value for key, value in config.items()}
+
+
 class RunFiles:
     """Where the results of one evaluation go.
 
@@ -64,7 +69,7 @@ class RunFiles:
         """
         if not self.record.exists():
             return False
-        old, trained = json.loads(self.record.read_text(encoding="utf-8")), checkpoint["config"]
+        old, trained = json.loads(self.record.read_text(encoding="utf-8")), portable(checkpoint["config"])
         same = all(old.get(key) == value for key, value in asked.items())
         if args.skip_existing and same and (old["trained_with"], old["train_s"], old["config"]) == (
                 checkpoint["environment"], checkpoint["train_s"], trained):
@@ -78,7 +83,7 @@ class RunFiles:
     def new_record(self, path: str, checkpoint: dict, cache: PixelCache, device: torch.device, asked: dict) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
         log = Path(path).parent / "metrics.jsonl"   # not there where the model was copied alone
-        return {"task": self.task, **self.constant, "dataset_digest": cache.digest, "config": checkpoint["config"],
+        return {"task": self.task, **self.constant, "dataset_digest": cache.digest, "config": portable(checkpoint["config"]),
                 "trained_with": checkpoint["environment"], "evaluated_with": environment(device), "train_s": checkpoint["train_s"],
                 **asked, "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
                 "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [], "splits": {}}

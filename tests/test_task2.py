@@ -139,12 +139,14 @@ def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_th
 
 def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
     for arch, seed in (("plain", 0), ("plain", 1), ("resnet34", 0)):
-        train("--arch", arch, "--seed", seed, "--epochs", 1, "--out", f"{arch}{seed}")
+        train("--arch", arch, "--seed", seed, "--epochs", 1, "--out", Path(f"{arch}{seed}").absolute())
     every = [f"{run}/model.pt" for run in ("plain0", "plain1", "resnet340")]
     rows = evaluate(*every)
     assert [(row["role"], row["model"], row["seed"]) for row in rows] == [
         ("ours", "plain", 0), ("ours", "plain", 1), ("resnet34", "resnet34", 0)] * 2
     assert [row["strict_depth"] for row in rows[:3]] == [6, 6, 34]
+    kept = [json.loads(path.read_text())["config"]["out"] for path in sorted(Path("results/runs").glob("*.json"))]
+    assert kept == ["plain0", "plain1", "resnet340"]   # no folder of this machine
     before = Path("results/task2_classifiers.csv").read_bytes()
     capsys.readouterr()
     evaluate(*every, "--skip-existing")
