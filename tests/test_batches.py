@@ -85,3 +85,9 @@ def test_erasing_clears_rectangles_of_the_stated_size():
 def test_crop_larger_than_the_cache_is_an_error():
     with pytest.raises(ValueError, match="13 is larger than the cached 12 px"):
         make(size=13)
+
+
+def test_strong_augmentation_stays_on_the_device_of_its_images():
+    images = torch.ones(64, 3, 16, 16, device="meta").to(memory_format=torch.channels_last)   # a CPU tensor among them raises
+    out = random_erase(random_resized_crop(images, 12, torch.rand(64) < 0.5, generator(0)), generator(1))
+    assert out.device.type == "meta" and out.shape == (64, 3, 12, 12) and out.is_contiguous(memory_format=torch.channels_last)
