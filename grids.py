@@ -167,8 +167,7 @@ GRIDS["task2-full"] = {
     "three-layers-full-decay0.002": f"{GATED_3X3} --widths 128,256,512 --width 1.5625 {STRONG_DECAY}",
     "gated4-5x5-full-decay0.002": f"--arch gated4 --kernels 5 --width 1.25 {STRONG_DECAY}",
     "resnet34-full-stock-decay0.002": f"--arch resnet34 --width 1 {STRONG_DECAY}",
-    **{f"same-macs-full-decay{decay}": f"{GATED_3X3} --width 1.75 --augment strong --weight-decay {decay}"
-       for decay in (0.001, 0.002, 0.004)},
+    "same-macs-full-decay0.002": f"{GATED_3X3} --width 1.75 {STRONG_DECAY}",
 }
 
 # Less training data, as many epochs more that the steps do not become as few
