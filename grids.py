@@ -367,6 +367,8 @@ TASK2_ABLATIONS = {
                      ("gated-3x3, 0.002", "gated-3x3-strong-decay0.002", "gated-3x3-strong"),
                      ("ResNet-34, 0.0005", "resnet34-no-stem-pool-strong", "resnet34-no-stem-pool-strong"),
                      ("ResNet-34, 0.001", "resnet34-no-stem-pool-strong-decay0.001", "resnet34-no-stem-pool-strong"),
+                     *((f"ResNet-34, 3x3 stride 1, {decay}", f"resnet34-small-stem-strong-decay{decay}",
+                        "resnet34-small-stem-strong-decay0.001") for decay in (0.001, 0.002)),
                      ("ResNet-34, 60 epochs, 0.0005", "resnet34-no-stem-pool-strong-e60", "resnet34-e60"),
                      ("ResNet-34, 60 epochs, 0.001", "resnet34-e60", "resnet34-e60"),
                      ("ResNet-34, 60 epochs, 0.002", "resnet34-decay0.002-e60", "resnet34-e60"),
