@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from config import TrainConfig, differing_options, option_defaults
+from config import SESSION_OPTIONS, TrainConfig, differing_options, option_defaults
 from data.cache import PixelCache
 from data.dataset import open_data
 from report.records import run_name
@@ -33,8 +33,10 @@ def add_options(parser: ArgumentParser, roles: tuple[str, ...], repeats: int = 5
 
 
 def portable(config: dict) -> dict:
-    """The options with absolute paths cut to their last name: where files lie on one machine is nothing for a record to keep."""
-    return {key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value for key, value in config.items()}
+    """The options, of those that do not change what is trained absolute paths cut to their last name: where files lie on one machine
+    is nothing for a record to keep."""
+    return {key: Path(value).name if key in SESSION_OPTIONS and isinstance(value, str) and Path(value).is_absolute() else value
+            for key, value in config.items()}
 
 
 class RunFiles:

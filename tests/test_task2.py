@@ -12,6 +12,7 @@ import eval_classifiers
 import latency
 import train_task2
 from data.cache import PixelCache
+from evaluation import portable
 from measure import count_params
 from models.branched import BranchedConv2d, fuse
 from report.task2.content import make_content
@@ -135,6 +136,11 @@ def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_th
     assert evaluated == [(BranchedConv2d, True)] and set(opened) == {"train", "val"}
     evaluate("run/model.pt")
     assert evaluated[1:] == [(torch.nn.Conv2d, False)] * 2
+
+
+def test_a_record_keeps_whole_what_decides_on_the_training():
+    config = {"data": "/a/set.zip", "out": "/a/runs/x", "cache": None, "teacher": "/a/other/model.pt", "lr": 0.1}
+    assert portable(config) == {**config, "data": "set.zip", "out": "x"}   # two teachers are two models
 
 
 def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
