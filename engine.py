@@ -48,7 +48,7 @@ def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
     """What every training begins with: threads, device, this process's place among all, and the data."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.backends.cudnn.benchmark = True   # a GPU times its convolutions once: all batches have one shape
+    torch.backends.cudnn.benchmark = True   # a GPU times its convolutions once: training batches have one shape
     device = torch.device(config.device)
     return device, Processes.start(device), open_data(config)
 

@@ -156,14 +156,9 @@ GRIDS["task2-stem"] = {
 
 # ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above: for a GPU. Three weight decays for
 # ResNet-34 and for `wide`, at half of its MACs; then what is as deep at as many MACs, and less deep
-FULL_DEEP, FULL_WIDE = "--arch resnet34 --no-stem-pool --width 1", f"{GATED_3X3} --width 1.25"
 GRIDS["task2-full"] = {
-    "resnet34-full-decay0.002": f"{FULL_DEEP} {STRONG_DECAY}",
-    "wide-full-decay0.002": f"{FULL_WIDE} {STRONG_DECAY}",
-    "resnet34-full-decay0.001": f"{FULL_DEEP} --augment strong --weight-decay 0.001",
-    "wide-full-decay0.004": f"{FULL_WIDE} --augment strong --weight-decay 0.004",
-    "resnet34-full-decay0.004": f"{FULL_DEEP} --augment strong --weight-decay 0.004",
-    "wide-full-decay0.001": f"{FULL_WIDE} --augment strong --weight-decay 0.001",
+    **{f"{name}-full-decay{decay}": f"{options} --augment strong --weight-decay {decay}" for decay in (0.002, 0.001, 0.004)
+       for name, options in (("resnet34", "--arch resnet34 --no-stem-pool --width 1"), ("wide", f"{GATED_3X3} --width 1.25"))},
     "three-layers-full-decay0.002": f"{GATED_3X3} --widths 128,256,512 --width 1.5625 {STRONG_DECAY}",
     "gated4-5x5-full-decay0.002": f"--arch gated4 --kernels 5 --width 1.25 {STRONG_DECAY}",
     "resnet34-full-stock-decay0.002": f"--arch resnet34 --width 1 {STRONG_DECAY}",
@@ -294,7 +289,8 @@ LENGTHS = {
 
 # What Task 2's figures of many lines show, where a setting has any of them
 TASK2_FIGURE_MODELS = ("wide-small-stem-strong-decay0.002", "gated-3x3-small-stem-strong-decay0.001",
-                       "resnet34-small-stem-strong-decay0.001", "three-layers-decay0.002-e60", "three-layers-384-decay0.002-e60",
+                       "resnet34-small-stem-strong-decay0.001", "resnet34-small-stem-strong-decay0.002",
+                       "three-layers-decay0.002-e60", "three-layers-384-decay0.002-e60",
                        "gated4-5x5-decay0.002-e60", "resnet34-e60", "gated-3x3-strong-decay0.001",
                        "same-macs-full-decay0.002", "wide-full-decay0.002", "three-layers-full-decay0.002",
                        "gated4-5x5-full-decay0.002", "resnet34-full-decay0.002", "resnet34-full-stock-decay0.002")
