@@ -1,79 +1,79 @@
-"""Options every training script has, and the tiers that set their defaults."""
+"""Options of the training scripts, the presets that set their defaults, and what tells two trainings apart."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from data.batches import AUGMENTATIONS
-from models.resnet import LAYERS
+from data.cache import PixelCache
+from data.channels import SAMPLERS, parse_subset, subset_name
+from models.fill import FILLS
+from models.resnet import LAYERS, STEMS
+from models.shallow import SHALLOW, shallow_name
+from models.task1 import KERNELS
+from models.task2 import ARCHS, MAX_DEPTH, network_options
 from utils import UserError, option
 
-# What a tier stands for. An option given on the command line wins over its tier's value.
-TIERS = {
-    "cpu-small": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128, "lr": 0.1,
-                  "augment": "light"},
-    "cpu": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128, "lr": 0.1, "augment": "strong"},
-    "gpu-small": {"arch": "resnet18", "width": 1.0, "image_size": 64, "epochs": 30, "batch_size": 256, "lr": 0.2,
+# Image size and width of the networks; an option given on the command line wins over its preset's value.
+PRESETS = {
+    "48px-quarter": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128, "lr": 0.1,
+                     "augment": "light"},
+    "64px-half": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128, "lr": 0.1,
                   "augment": "strong"},
-    "gpu": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256, "lr": 0.2, "augment": "strong"},
+    "64px-full": {"arch": "resnet18", "width": 1.0, "image_size": 64, "epochs": 30, "batch_size": 256, "lr": 0.2,
+                  "augment": "strong"},
+    "128px-full": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256, "lr": 0.2,
+                   "augment": "strong"},
 }
 
-
-# Options that may differ between the sessions of one run: they do not change what is trained.
-SESSION_OPTIONS = {"name", "role", "out", "resume", "device", "threads", "compile", "data", "cache", "eval_every"}
-
-
-def differing_options(ours: dict, theirs: dict, defaults: dict) -> list[str]:
-    """Names of the options by which two runs train something else.
-
-    An option that one of them, of an older version, does not have had its default's effect: `defaults` has those.
-    """
-    return [key for key in {**ours, **defaults} if key not in SESSION_OPTIONS
-            and ours.get(key, defaults.get(key)) != theirs.get(key, defaults.get(key))]
-
-
-def option_defaults(cls) -> dict:
-    """Each option's default before the tier and the machine fill it in."""
-    return {field.name: field.default for field in dataclasses.fields(cls)}
+# They may differ between the sessions of one run: they do not change what is trained
+SESSION_OPTIONS = {"name", "out", "resume", "device", "threads", "compile", "data", "cache", "eval_every", "max_depth"}
 
 
 @dataclass
 class TrainConfig:
-    """Options of every training script; a value of None is taken from the tier."""
+    """Options of every training script; a value of None is taken from the preset."""
     data: str = option("auto", "folder or zip with train.txt, val.txt, test.txt and images/; auto: what lies in "
                                "data/, else a demo set that is made there")
     cache: str | None = option(None, "folder for the decoded pixels (default: data/cache)")
-    out: str | None = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-sSEED)")
-    name: str | None = option(None, "model name in the results (default: from the options)")
+    out: str | None = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
+    name: str | None = option(None, "what the results call the model (default: from the options)")
     resume: bool = option(False, "go on with the run in --out exactly where it stopped; start it if it has not begun")
-    tier: str = option("auto", "preset of sizes and lengths: " + "; ".join(
-        f"{tier}: {', '.join(f'{k} {v}' for k, v in preset.items())}" for tier, preset in TIERS.items()), ("auto", *TIERS))
-    arch: str | None = option(None, "network behind the stem (default: by tier)", tuple(LAYERS))
-    width: float | None = option(None, "width multiplier of the network (default: by tier)")
-    small_stem: bool = option(False, "3x3 stride-1 first convolution and no max-pooling, for images under 64 px")
-    image_size: int | None = option(None, "side of the training and test images, px (default: by tier)")
-    fraction: float = option(1.0, "share of the training images of each class that is used: the same images for every --seed, "
-                                  "those of a smaller share among those of a larger one; normalisation stays that of all images")
-    epochs: int | None = option(None, "passes over the training images that are used (default: by tier)")
-    batch_size: int | None = option(None, "images a step, over all processes together (default: by tier)")
-    lr: float | None = option(None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by tier)")
+    preset: str = option("auto", "sizes and lengths: " + "; ".join(
+        f"{name}: {', '.join(f'{k} {v}' for k, v in preset.items())}" for name, preset in PRESETS.items())
+        + "; auto: 128px-full on a GPU, else 64px-half", ("auto", *PRESETS))
+    arch: str | None = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
+    width: float | None = option(None, "width multiplier of the network (default: by preset)")
+    stem: str = option("7x7s2", "first convolution: side and stride; 3x3s1 is for images under about 64 px",
+                       tuple(STEMS))
+    stem_pool: bool | None = option(None, "max-pooling after the first convolution (default: with --stem 7x7s2)")
+    image_size: int | None = option(None, "side of the training and test images, px (default: by preset)")
+    fraction: float = option(1.0, "share of the training images of each class that is used: the same images for every "
+                                  "--seed, those of a smaller share among those of a larger one; normalisation stays "
+                                  "that of all images")
+    epochs: int | None = option(None, "passes over the training images that are used (default: by preset)")
+    batch_size: int | None = option(None, "images a step, over all processes together (default: by preset)")
+    lr: float | None = option(None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)")
     weight_decay: float = option(5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation")
     warmup_epochs: float = option(2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of all")
     label_smoothing: float = option(0.1, "label smoothing")
-    teacher: str | None = option(None, "model.pt of a trained network whose predictions on all channels are learned as well "
-                                       "(knowledge distillation); it must be of the same data")
+    teacher: str | None = option(None, "model.pt of a trained network whose predictions on all channels are learned as "
+                                       "well (knowledge distillation); it must be of the same data")
     distill_weight: float = option(0.5, "share of the distillation loss, with --teacher")
     distill_temperature: float = option(4.0, "temperature of both predictions in the distillation loss")
     distill_ramp: float = option(0.0, "share of the training over which the distillation loss rises from zero")
     ema_epochs: float = option(1.0, "horizon of the weights' exponential moving average, epochs; 0: no average")
-    augment: str | None = option(None, "light: crop and flip; strong: random resized crop, flip, erasing (default: by tier)",
-                                 AUGMENTATIONS)
-    amp: bool | None = option(None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at 32 px "
-                                    "or more)")
+    augment: str | None = option(None, "light: crop and flip; strong: random resized crop, flip, erasing (default: by "
+                                       "preset)", AUGMENTATIONS)
+    amp: bool | None = option(None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at "
+                                    "32 px or more)")
     channels_last: bool = option(True, "channels_last memory format")
     compile: bool = option(False, "torch.compile the network: faster steps after about a minute; needs a C++ compiler")
     eval_every: int = option(5, "epochs between validations; the last epoch always has one")
@@ -82,13 +82,8 @@ class TrainConfig:
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
     threads: int = option(0, "CPU threads; 0: PyTorch's choice")
 
-    @property
-    def fraction_mark(self) -> str:
-        """Of a model's name: the share of the training images, "" for all."""
-        return f"fraction-{self.fraction:g}" * (self.fraction != 1)
-
     def resolve(self) -> TrainConfig:
-        """Fill in what depends on the machine and the tier; check the values.
+        """Fill in what depends on the machine and the preset; check the values.
 
         Raises:
             UserError: a value out of range, or a device that is not there.
@@ -102,8 +97,9 @@ class TrainConfig:
             raise UserError(f"--device {self.device}: expected auto, cpu, cuda or cuda:N")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise UserError(f"--device {self.device}: CUDA is not available here; use --device cpu")
-        self.tier = ("gpu" if self.device.startswith("cuda") else "cpu") if self.tier == "auto" else self.tier
-        for key, value in TIERS[self.tier].items():
+        if self.preset == "auto":
+            self.preset = "128px-full" if self.device.startswith("cuda") else "64px-half"
+        for key, value in PRESETS[self.preset].items():
             if getattr(self, key) is None:
                 setattr(self, key, value)
         if self.amp is None:   # on a CPU, oneDNN's bfloat16 leaves kernel gradients of 1x1 feature maps undefined
@@ -123,3 +119,155 @@ class TrainConfig:
             if not getattr(self, key) > 0:
                 raise UserError(f"--{key} {getattr(self, key)}: must be above 0")
         return self
+
+
+@dataclass
+class Task1Config(TrainConfig):
+    channels: str = option("all", "channels the model knows, such as RGB or R; with fewer than all and no --sampler: a "
+                                  "specialist for that set")
+    fill: str | None = option(None, "how an absent channel is predicted from the present ones, see models/fill.py "
+                                    "(default: regression; zero without a sampler)", tuple(FILLS))
+    kernel: str = option("free", "where the first convolution's kernel comes from, see models/kernels.py and "
+                                 "models/dynamic.py", tuple(KERNELS))
+    templates: int = option(128, "templates of --kernel templates; fewer than there are channels limit the kernel's rank")
+    kernel_size: int | None = option(None, "side of the first convolution, odd (default: the network's)")
+    embedding: bool | None = option(None, "learned offset that tells the network which channels it was given (default: "
+                                          "with a sampler)")
+    train_channels: str = option("all", "channels that training draws its sets from; the others are seen by the "
+                                        "evaluation only")
+    sampler: str | None = option(None, "channel sets in training, one an image: hcs (hierarchical), sandwich, uniform, "
+                                       "bernoulli; hcs-batch: one a batch; none: all channels; see data/channels.py "
+                                       "(default: hcs; none with --channels)", SAMPLERS)
+
+    @property
+    def is_specialist(self) -> bool:
+        """Whether the network was trained on one set of some channels."""
+        return self.sampler == "none" and self.channels != "all"
+
+    def resolve(self) -> Task1Config:
+        """As `TrainConfig.resolve`; without a sampler the network is a plain one, trained on one set."""
+        names = PixelCache.channel_names
+        ids = parse_subset(self.channels, names)
+        partial = len(ids) < len(names)
+        self.channels = subset_name(ids, names) if partial else "all"
+        self.sampler = self.sampler or ("none" if partial else "hcs")
+        plain = self.sampler == "none"
+        self.fill = self.fill or ("zero" if plain else "regression")
+        if self.embedding is None:
+            self.embedding = not plain
+        if self.train_channels != "all":
+            self.train_channels = subset_name(parse_subset(self.train_channels, names), names)
+            if plain or partial:
+                raise UserError("--train-channels needs a --sampler and --channels all")
+        if self.templates < 1 or (self.kernel_size or 1) % 2 == 0 or (self.kernel_size or 1) < 1:
+            raise UserError("--templates must be at least 1, --kernel-size odd")
+        self.name = self.name or self._default_name()
+        super().resolve()
+        return self
+
+    def _default_name(self) -> str:
+        if self.is_specialist:
+            return "specialist"
+        if self.sampler == "none":
+            return "rgb-only"
+        if self.fill == "rescale" and self.kernel == "free" and not self.embedding:
+            return "sliced"
+        return "channelset" if self.fill == "regression" else f"fill-{self.fill}"
+
+
+@dataclass
+class Task2Config(TrainConfig):
+    arch: str | None = option("gated6-k3", "network: a ResNet, or one of models/shallow.py or "
+                                           "models/shallow_baselines.py", ARCHS)
+    stem_pool: bool | None = option(None, "max-pooling after the first convolution (default: by --arch; ResNets have it "
+                                          "with --stem 7x7s2)")
+    widths: str | None = option(None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by "
+                                      "--arch)")
+    kernels: str | None = option(None, "sides of the hidden convolutions, odd, such as 5; several, such as 3,5,7, make "
+                                       "a stream each (default: by --arch)")
+    reparam: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
+    gates: bool | None = option(None, "gates in the hidden layers (default: by --arch)")
+    pooled_gates: bool | None = option(None, "a gate for each pooled cell, not for each pixel before the pooling "
+                                             "(default: by --arch)")
+    covariance_channels: int | None = option(None, "channels whose covariances the last layer sees; 0: means alone "
+                                                   "(default: by --arch)")
+    num_pools: int | None = option(None, "hidden layers that halve the sides of their maps (default: all but the last)")
+    multi_level_head: bool | None = option(None, "the last layer sees the pooled output of every hidden layer (default: "
+                                                 "by --arch)")
+    dropout: float | None = option(None, "share of the last layer's inputs that is dropped while training (default: "
+                                         "none)")
+    weight_decay: float = option(1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation")
+    max_depth: int = option(MAX_DEPTH, "largest strict depth (metrics/depth.py) of a network of models/shallow.py; a "
+                                       "deeper one is not trained")
+
+    def resolve(self) -> Task2Config:
+        """As `TrainConfig.resolve`; a shallow network is called by its depth and kernels.
+
+        Raises:
+            UserError: as `models.task2.network_options` as well.
+        """
+        own = network_options(dataclasses.asdict(self))
+        self.name = self.name or (shallow_name(**{**SHALLOW[self.arch], **own}) if self.arch in SHALLOW else self.arch)
+        super().resolve()
+        return self
+
+
+CONFIGS = {"task1": Task1Config, "task2": Task2Config}
+
+
+# ---------------------------------------------------------------- what tells two trainings apart
+
+def option_defaults(cls: type[TrainConfig]) -> dict:
+    """Each option's default before the preset and the machine fill it in."""
+    return {field.name: field.default for field in dataclasses.fields(cls)}
+
+
+def differing_options(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> list[str]:
+    """Names of the options by which two runs train something else.
+
+    An option that one of them, of an older version, does not have had its default's effect.
+    """
+    defaults = option_defaults(cls)
+    return [key for key in {**ours, **defaults} if key not in SESSION_OPTIONS
+            and ours.get(key, defaults.get(key)) != theirs.get(key, defaults.get(key))]
+
+
+def training_key(options: Mapping, cls: type[TrainConfig]) -> tuple:
+    """The same for two trainings that differ in their seeds alone, and for no others.
+
+    Autocast is left out: by default it follows from the processor.
+    """
+    defaults = option_defaults(cls)
+    told = {key: value for key, value in options.items() if key in defaults and value != defaults[key]
+            and key not in {*SESSION_OPTIONS, "seed", "amp"}}
+    if "teacher" in told:   # its folder, without the seed
+        folder, _, seed = Path(told["teacher"]).parent.name.rpartition("-s")
+        told["teacher"] = folder if seed.isdigit() else told["teacher"]
+    return tuple(sorted(told.items()))
+
+
+def digest(*parts) -> str:
+    """Eight letters that stand for the values `parts`."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def resolve_run(task: str, options: Mapping, preset: str, **more) -> TrainConfig:
+    """The options of a training of `task`, as its script would resolve them on a CPU.
+
+    Raises:
+        UserError: as the script.
+    """
+    return CONFIGS[task](**{"device": "cpu", **options, "preset": preset, **more}).resolve()
+
+
+def told_options(config: TrainConfig) -> dict:
+    """The resolved options that tell a training from the one its task and preset stand for, seed and names aside."""
+    usual = dataclasses.asdict(type(config)(preset=config.preset, device=config.device).resolve())
+    return {key: value for key, value in dataclasses.asdict(config).items()
+            if value != usual[key] and key not in {*SESSION_OPTIONS, "seed"}}
+
+
+def run_folder_name(config: TrainConfig) -> str:
+    """NAME-OPTIONS-sSEED of a resolved training: its own whatever the options are."""
+    key = training_key(dataclasses.asdict(config), type(config))
+    return f"{config.name}-{digest(key)}-s{config.seed}"

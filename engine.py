@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from config import TrainConfig, differing_options, option_defaults
+from config import TrainConfig, differing_options, option_defaults, run_folder_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
@@ -50,7 +50,7 @@ def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
         torch.set_num_threads(config.threads)
     torch.backends.cudnn.benchmark = True   # a GPU times its convolutions once: training batches have one shape
     device = torch.device(config.device)
-    return device, Processes.start(device), open_data(config)
+    return device, Processes.start(device), open_data(config.data, config.image_size, config.cache, config.max_failed)
 
 
 def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
@@ -96,7 +96,7 @@ class Trainer:
                  batch_inputs=None, processes=Processes(0, 1), teacher: nn.Module | None = None):
         self.config, self.train, self.validate, self.processes = config, train, validate, processes
         self.cache, self.environment = cache, environment(train.device)   # of the start, kept by a resumed run
-        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{config.name}-s{config.seed}"
+        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{run_folder_name(config)}"
         self.batch_inputs = batch_inputs or (lambda count, random: {})
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
@@ -126,10 +126,11 @@ class Trainer:
 
     def _state(self) -> dict:
         """Everything a resumed run needs. Batches depend on (seed, step) alone, so the position is one number."""
-        return {"kind": "training-state", "config": dataclasses.asdict(self.config), "digest": self.cache.digest, "environment": self.environment,
-                "world": self.processes.world, "step": self.step,
-                "seconds": self.seconds, "loss_sum": self.loss_sum, "model": self.model.state_dict(), "ema": self.ema.state_dict(),
-                "optimizer": self.optimizer.state_dict(), "torch_rng": torch.get_rng_state()}
+        return {"kind": "training-state", "config": dataclasses.asdict(self.config), "digest": self.cache.digest,
+                "environment": self.environment, "world": self.processes.world, "step": self.step,
+                "seconds": self.seconds, "loss_sum": self.loss_sum, "model": self.model.state_dict(),
+                "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "torch_rng": torch.get_rng_state()}
 
     def _save(self) -> None:
         if self.processes.rank == 0:
@@ -151,10 +152,10 @@ class Trainer:
             if state["world"] != self.processes.world:
                 raise UserError(f"cannot resume {self.folder}: it was started with {state['world']} processes, now there are "
                                 f"{self.processes.world}; use as many, since each draws images of its own")
-            ours, defaults = dataclasses.asdict(self.config), option_defaults(type(self.config))
-            differ = differing_options(ours, state["config"], defaults)
+            ours = dataclasses.asdict(self.config)
+            differ = differing_options(ours, state["config"], type(self.config))
             if differ:
-                theirs = {**defaults, **state["config"]}
+                theirs = {**option_defaults(type(self.config)), **state["config"]}
                 raise UserError(f"cannot resume {self.folder}: it was started with " + ", ".join(
                     f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ))
             self.environment = state["environment"]

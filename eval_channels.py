@@ -1,65 +1,98 @@
 """Evaluate a Task 1 checkpoint on every set of its channels, each folded into a plain network.
 
-    python eval_channels.py runs/main/model.pt
+    python eval_channels.py runs/main/model.pt                   # a minute on a CPU; on the demo set 9 in 10 with RGB
     python eval_channels.py runs/plain/model.pt --fill mean      # a plain network, absent channels replicated
     python eval_channels.py runs/main/model.pt --split val --subsets "RGB R"
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt      # late fusion of three networks
 
-Updates results/task1_channels.csv, one JSON with all provenance in results/runs/, predictions on test in
-results/predictions/ and the tables and charts made from them.
+Updates results/task1/channels.csv, one JSON with all provenance in results/task1/runs/, predictions on test in
+results/task1/predictions/ and the tables and charts made from them.
 """
 from __future__ import annotations
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
+from config import Task1Config
 from data.batches import Batches
 from data.cache import PixelCache
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
 from engine import predict
-from evaluation import RunFiles, add_options, open_same_data, write_predictions
-from measure import count_macs, count_params, flop_counter_macs, latency_ms
-from metrics import classification_metrics
+from evaluation import Evaluation, add_options
+from metrics.accuracy import classification_metrics
+from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.channel_net import ChannelNet
-from models.checkpoint import load_channel_net
 from models.fill import FILLS
-from models.late_fusion import LateFusion
-from probes import PROBES, probe_network
+from models.probes import PROBES, probe_network
+from models.task1 import load_channel_net, load_late_fusion
+from records import write_predictions
 from report import build as report_build
-from report.task1.rows import RESULTS, ROLES
-from train_task1 import Task1Config
-from utils import ArgumentParser, UserError, cli, write_json
+from utils import ArgumentParser, UserError, cli
 
 
-def load(paths: list[str], fill: str | None) -> tuple[torch.nn.Module, dict]:
-    """The model of one checkpoint, or of several single-channel specialists their late fusion; with the first checkpoint.
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", nargs="+", help="model.pt of a run of train_task1.py; those of the three "
+                                                      "single-channel specialists together: their late fusion")
+    add_options(parser, "task1")
+    parser.add_argument("--subsets", default="every", help='"every", or some, such as "RGB RG R"')
+    parser.add_argument("--fill", choices=tuple(FILLS), help="fill rule to evaluate under (default: as trained)")
+    parser.add_argument("--probe", choices=PROBES, help="what to put the network through, see models/probes.py; an "
+                                                        "ablation")
+    return parser
+
+
+def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
+    """The model of one checkpoint, or of several single-channel specialists their late fusion; with its checkpoint.
 
     Raises:
-        UserError: as `load_channel_net`, or several that are not one specialist a channel of one setting.
+        UserError: as `load_channel_net` and `load_late_fusion`.
     """
-    if len(paths) > 1 and fill:
+    if len(paths) == 1:
+        return load_channel_net(paths[0], fill)
+    if fill:
         raise UserError(f"--fill {fill}: late fusion uses the networks of the present channels alone, it fills nothing")
-    loaded = [load_channel_net(path, fill) for path in paths]
-    model, checkpoint = loaded[0]
-    if len(loaded) == 1:
-        return model, checkpoint
-    names = PixelCache.channel_names
-    by_channel = {c["dataset"]["channel_names"][0]: (m, c) for m, c in loaded if len(c["dataset"]["channel_names"]) == 1}
-    settings = {(c["dataset"]["digest"], c["config"]["image_size"], c["config"]["tier"], c["config"]["seed"]) for _, c in loaded}
-    if set(by_channel) != set(names) or len(loaded) != len(names) or len(settings) != 1:
-        raise UserError(f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of the same tier, "
-                        "data, image size and seed")
-    checkpoint = by_channel[names[0]][1]
-    dataset = {**checkpoint["dataset"], "channel_names": names}
-    train_s = sum(c["train_s"] for _, c in loaded)
-    return LateFusion([by_channel[n][0].for_channels() for n in names]).eval(), {**checkpoint, "dataset": dataset, "train_s": train_s}
+    return load_late_fusion(paths, PixelCache.channel_names)
 
 
-def evaluate(model, batches: Batches, names: tuple[str, ...], subsets, prepare, num_classes: int,
+def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
+    """The part of the tables that a model belongs to: ours are networks with the stem of this repository."""
+    if {"probe", "image_size"} & test.keys():
+        return "ablation"
+    if config.is_specialist and not fusion:
+        return "specialist"
+    plain = config.sampler == "none" or config.fill in ("zero", "rescale", "grey", "black") or config.kernel != "free"
+    return "baseline" if plain else "ours"
+
+
+def start_evaluation(args, checkpoint: dict) -> Evaluation:
+    """What is evaluated, from the command line and the training's options."""
+    config, fusion = Task1Config(**checkpoint["config"]), len(args.checkpoint) > 1
+    asked = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
+    test = {key: value for key, value in asked.items() if value not in (None, getattr(config, key, None))}
+    section = args.section or default_section(config, fusion, test)
+    if section == "specialist" and not config.is_specialist:   # on the one set that it was trained on
+        names = checkpoint["dataset"]["channel_names"]
+        test["subsets"] = subset_name(range(len(names)), names)
+    return Evaluation("task1", checkpoint, args, section, "late-fusion" if fusion else config.name, test, Task1Config)
+
+
+def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
+    """Cost of the plain network for the channel set `ids`; latency by `repeats` passes of one image, or none."""
+    plain, shape = model.for_channels(ids).eval(), (len(ids), batches.image_size, batches.image_size)
+    image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
+    folded = isinstance(model, ChannelNet) and not model.stem.unfoldable
+    macs = count_macs(plain, shape) + model.stem.generation_macs(len(ids)) if folded else flop_counter_macs(plain, image)
+    return {"params": count_params(model), "macs": macs,
+            "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None}
+
+
+def evaluate(model: nn.Module, batches: Batches, names: tuple[str, ...], subsets, prepare, num_classes: int,
              repeats: int) -> tuple[list[dict], dict]:
-    """Metrics and cost of each subset as result columns, and the predictions: subset name -> (N,) int.
+    """Metrics and cost of each subset as columns of the table, and the predictions: subset name -> (N,) int.
 
     prepare: ids -> (network to evaluate, image channels it takes); cost is that of the plain network of the set.
     """
@@ -67,29 +100,9 @@ def evaluate(model, batches: Batches, names: tuple[str, ...], subsets, prepare, 
     for ids in tqdm(subsets, desc="subsets", unit="subset", disable=None):
         subset, (network, columns) = subset_name(ids, names), prepare(ids)
         predictions[subset] = predict(network.eval(), batches, columns, amp=False).numpy()
-        plain = model.for_channels(ids).eval()
-        shape = (len(ids), batches.image_size, batches.image_size)
-        image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
-        folded = isinstance(model, ChannelNet) and not model.stem.unfoldable
-        macs = count_macs(plain, shape) + model.stem.generation_macs(len(ids)) if folded else flop_counter_macs(plain, image)
         rows.append({"subset": subset, **classification_metrics(labels, predictions[subset], num_classes),
-                     "params": count_params(model), "macs": macs,
-                     "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None})
+                     **measure(model, ids, batches, repeats)})
     return rows, predictions
-
-
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", nargs="+", help="model.pt of a run of train_task1.py; those of the three single-channel "
-                                                      "specialists together: their late fusion")
-    add_options(parser, ROLES)
-    parser.add_argument("--subsets", default="every", help='"every", or some, such as "RGB RG R"')
-    parser.add_argument("--fill", choices=tuple(FILLS), help="fill rule to evaluate under (default: as trained); added to the name")
-    parser.add_argument("--probe", choices=PROBES, help="what to put the network through, see probes.py; added to the name, role: "
-                                                        "ablation")
-    parser.add_argument("--image-size", type=int, help="side of the images, px (default: as trained); another one is added to the "
-                                                       "name, role: ablation")
-    return parser
 
 
 def kernels(model: ChannelNet, names: tuple[str, ...], subsets) -> dict:
@@ -98,62 +111,54 @@ def kernels(model: ChannelNet, names: tuple[str, ...], subsets) -> dict:
                                       for kernel in model.stem.kernel(ids)[:8].tolist()] for ids in subsets}
 
 
+def readable(name: str, split: str, row: dict) -> str:
+    latency = "" if row["latency_ms"] is None else f"  {row['latency_ms']:.2f} ms"
+    return (f"{name} {split:4} {row['subset']:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to "
+            f"{row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  {row['macs'] / 1e6:.1f} MMAC{latency}")
+
+
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     model, checkpoint = load(args.checkpoint, args.fill)
-    trained, dataset = checkpoint["config"], checkpoint["dataset"]
-    base = trained["name"] if len(args.checkpoint) == 1 else "late-fusion"
-    size = args.image_size or trained["image_size"]
-    marks = [args.fill, args.probe, f"{size}px" * (size != trained["image_size"])]
-    name = args.name or "+".join(filter(None, [base, *marks]))
-    role = args.role or ("ablation" if args.probe or marks[2] else trained["role"] if len(args.checkpoint) == 1 else "baseline")
-    splits = ("val", "test") if args.split == "both" else (args.split,)
-    names = tuple(dataset["channel_names"])
-    subsets = [tuple(range(len(names)))] if role == "specialist" and args.subsets == "every" \
-        else parse_subsets(args.subsets, names)
-    files = RunFiles("task1", {"tier": trained["tier"], "dataset": dataset["name"], "image_size": trained["image_size"],
-                               "role": role, "model": name, "seed": trained["seed"]}, args.results)
-    asked = {"fill": args.fill or trained["fill"], "probe": args.probe, "evaluated_at_px": size}
-    if files.are_done(args, checkpoint, asked, Task1Config):
+    evaluation = start_evaluation(args, checkpoint)
+    if evaluation.is_done():
         return
-    keep = args.results or args.split == "both" and (args.subsets == "every" or role == "specialist")
+    dataset, specialist = checkpoint["dataset"], evaluation.head["section"] == "specialist"
+    names = tuple(dataset["channel_names"])
+    whole = args.subsets == "every"
+    subsets = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, names)
+    keep = args.results or args.split == "both" and whole
     if not keep:
         print("part of the splits or subsets: printed only; name a folder with --results to keep it")
-    config, cache = open_same_data(args, args.checkpoint[0], checkpoint, Task1Config, image_size=size)
+    size = args.image_size or checkpoint["config"]["image_size"]
+    config, cache = evaluation.open_data(args.checkpoint[0], size)
     device = torch.device(config.device)
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
-    record = files.new_record(args.checkpoint[0], checkpoint, cache, device, asked)
-    if role == "ours" and isinstance(model, ChannelNet) and not model.stem.unfoldable:
+    record = evaluation.new_record(args.checkpoint[0], cache, device)
+    if record["section"] == "ours" and isinstance(model, ChannelNet) and not model.stem.unfoldable:
         record["kernels"] = kernels(model, names, subsets)
-    train = make_batches(cache, "train", size, columns, device, config.fraction) if args.probe == "recalibrated-bn" else None
-    seen = list(parse_subset(trained.get("seen", "all"), names))
+    train = make_batches(cache, "train", size, columns, device, config.fraction) \
+        if args.probe == "recalibrated-bn" else None
+    seen = list(parse_subset(config.train_channels, names))
 
     def prepare(ids):
         network, taken = probe_network(args.probe, model, ids, train, seen, dataset)
         return network.to(device), taken
 
-    table = files.folder / "task1_channels.csv"
-    for split in splits:
+    for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, size, columns, device)
         rows, predictions = evaluate(model, batches, names, subsets, prepare, cache.num_classes, args.repeats)
         record["splits"][split] = rows
-        for row in rows:
-            print(f"{name} {split:4} {row['subset']:4} top-1 {row['top1_pct']:5.2f} % "
-                  f"({row['ci95_low']:.2f} to {row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  "
-                  f"{row['macs'] / 1e6:.1f} MMAC" + (f"  {row['latency_ms']:.2f} ms" if args.repeats else ""))
-        if not keep:
-            continue
-        if split == "test":
-            write_predictions(files.predictions, cache.split(split).paths, batches.labels.cpu().numpy(), predictions)
-        RESULTS.upsert(table, [{**files.constant, "split": split, **row} for row in rows])
-    if not keep:
-        return
-    write_json(files.record, record)
-    print(f"wrote {table} and {files.record}")
-    if files.published and not args.no_report:
-        report_build.main([])
+        print("\n".join(readable(record["model"], split, row) for row in rows))
+        if keep and split == "test":
+            write_predictions(evaluation.files.predictions, cache.split(split).paths, batches.labels.cpu().numpy(),
+                              predictions)
+    if keep:
+        evaluation.write(record)
+        if evaluation.published and not args.no_report:
+            report_build.main([])
 
 
 if __name__ == "__main__":

@@ -1,123 +1,127 @@
-"""What the evaluations of both tasks share: options, the files of a run's results, and what a record holds."""
+"""What the evaluations of both tasks share: options, what a record holds, when an evaluation is done already."""
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import json
 from pathlib import Path
 
 import torch
 
-from config import SESSION_OPTIONS, TrainConfig, differing_options, option_defaults
+from config import TrainConfig, differing_options, digest, option_defaults, told_options, training_key
 from data.cache import PixelCache
 from data.dataset import open_data
-from report.records import run_name
-from utils import ROOT, ArgumentParser, UserError, atomic_path, environment
+from records import SECTIONS, RunFiles, run_name, write_record
+from utils import ROOT, ArgumentParser, UserError, environment
+
+# Names and places on one machine, which a record does not keep
+PLACES = ("name", "out", "resume", "cache", "data")
 
 
-def add_options(parser: ArgumentParser, roles: tuple[str, ...], repeats: int = 50) -> None:
+def add_options(parser: ArgumentParser, task: str) -> None:
     """The options that every evaluation has."""
     parser.add_argument("--data", default="auto", help="the data it was trained on, as in the training scripts")
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
-    parser.add_argument("--name", help="model name in the results (default: the run's)")
-    parser.add_argument("--role", choices=roles, help="part in the result tables (default: the run's)")
+    parser.add_argument("--image-size", type=int, help="side of the images, px (default: as trained); another one is a "
+                                                       "row of its own, an ablation")
+    parser.add_argument("--name", help="what the results call the model (default: the run's name)")
+    parser.add_argument("--label", help="what readers see in tables (default: the name)")
+    parser.add_argument("--section", choices=SECTIONS[task], help="part of the tables (default: from the options)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
-    parser.add_argument("--repeats", type=int, default=repeats, help="timed passes for the latency; 0: leave it out")
-    parser.add_argument("--results", help="folder for the results (default: results, for the demo set runs/demo-results)")
-    parser.add_argument("--skip-existing", action="store_true", help="do nothing where this very run has its results already")
-    parser.add_argument("--replace", action="store_true", help="replace the results of a run of this name with other options")
+    parser.add_argument("--repeats", type=int, default=50, help="timed passes for the latency; 0: leave it out")
+    parser.add_argument("--results", help="folder for the results (default: results, for the demo set "
+                                          "runs/demo-results)")
+    parser.add_argument("--skip-existing", action="store_true",
+                        help="do nothing where this very run has its results already")
     parser.add_argument("--no-report", action="store_true", help="leave the documents' tables and charts as they are")
 
 
-def portable(config: dict) -> dict:
-    """The options, of those that do not change what is trained absolute paths cut to their last name: where files lie on one machine
-    is nothing for a record to keep."""
-    return {key: Path(value).name if key in SESSION_OPTIONS and isinstance(value, str) and Path(value).is_absolute() else value
-            for key, value in config.items()}
-
-
-class RunFiles:
-    """Where the results of one evaluation go.
+class Evaluation:
+    """One way to evaluate one trained model: what it is called, where its results go, and its record.
 
     Args:
         task: "task1" or "task2".
-        constant: the columns of the results file that tell the run: tier, dataset, image_size, role, model, seed.
-        folder: for the results; None: results/, for the demo set runs/demo-results.
+        checkpoint: what the training wrote.
+        args: the parsed options of `add_options`.
+        section, model: of the results, where the options say nothing else.
+        test: how it is evaluated, where that is not as it was trained.
+        config_class: of the training's options.
     """
 
-    def __init__(self, task: str, constant: dict, folder: str | None):
-        self.task, self.constant = task, constant
-        self.folder = Path(folder or ("runs/demo-results" if constant["dataset"] == "demo" else ROOT / "results"))
-        stem = run_name(task, constant)
-        self.record, self.predictions = self.folder / "runs" / f"{stem}.json", self.folder / "predictions" / f"{stem}-test.csv.gz"
+    def __init__(self, task: str, checkpoint: dict, args, section: str, model: str, test: dict,
+                 config_class: type[TrainConfig]):
+        self.task, self.checkpoint, self.args, self.test = task, checkpoint, args, test
+        self.config_class, self.options = config_class, checkpoint["config"]
+        name = args.name or model
+        self.head = {
+            "task": task, "preset": self.options["preset"], "dataset": checkpoint["dataset"]["name"],
+            "image_size": self.options["image_size"], "section": args.section or section, "model": name,
+            "label": args.label or name, "seed": self.options["seed"],
+            "digest": digest(training_key(self.options, config_class), sorted(test.items()))}
+        demo = self.head["dataset"] == "demo"
+        folder = Path(args.results or ("runs/demo-results" if demo else ROOT / "results"))
+        self.files, self.published = RunFiles(folder, task, run_name(self.head)), folder == ROOT / "results"
 
     @property
-    def published(self) -> bool:
-        """Whether the documents' tables and charts are made from them."""
-        return self.folder == ROOT / "results"
+    def kept_options(self) -> dict:
+        """The training's options that a record keeps."""
+        return {key: value for key, value in self.options.items() if key not in PLACES}
 
-    def are_done(self, args, checkpoint: dict, asked: dict, config_class: type[TrainConfig]) -> bool:
+    def is_done(self) -> bool:
         """Whether --skip-existing leaves the results of this very run as they are.
 
-        Args:
-            asked: options of the evaluation that the record keeps.
-            config_class: of the training options.
-
         Raises:
-            UserError: the results are of a run with other options, and --replace is not given.
+            UserError: the results are of a run that these options do not tell from this one.
         """
-        if not self.record.exists():
+        if not self.files.record.exists():
             return False
-        old, trained = json.loads(self.record.read_text(encoding="utf-8")), portable(checkpoint["config"])
-        same = all(old.get(key) == value for key, value in asked.items())
-        if args.skip_existing and same and (old["trained_with"], old["train_s"], old["config"]) == (
-                checkpoint["environment"], checkpoint["train_s"], trained):
-            print(f"{self.record} is of this very run: skipped")
+        old = json.loads(self.files.record.read_text(encoding="utf-8"))
+        if self.args.skip_existing and (old["trained_with"], old["train_s"], old["config"]) == (
+                self.checkpoint["environment"], self.checkpoint["train_s"], self.kept_options):
+            print(f"{self.files.record} is of this very run: skipped")
             return True
-        if not args.replace and (not same or differing_options(trained, old["config"], option_defaults(config_class))):
-            raise UserError(f"{self.record} has the results of {self.constant['model']!r} trained or evaluated with other options: "
-                            "add --name for a row of its own, or --replace to give up the old one")
+        if differing_options(self.kept_options, old["config"], self.config_class):
+            raise UserError(f"{self.files.record} has the results of {self.head['model']!r} trained with other options: "
+                            "add --name for a row of its own")
         return False
 
-    def new_record(self, path: str, checkpoint: dict, cache: PixelCache, device: torch.device, asked: dict) -> dict:
+    def open_data(self, path: str, image_size: int) -> tuple[TrainConfig, PixelCache]:
+        """The training's options with those of the command line in their place, and the data that it was trained on.
+
+        Args:
+            path: of the checkpoint.
+            image_size: of the images, px.
+
+        Raises:
+            UserError: the data are others.
+        """
+        args, dataset, known = self.args, self.checkpoint["dataset"], option_defaults(self.config_class)
+        trained = {key: value for key, value in self.options.items() if key in known}   # an older version's may have more
+        config = self.config_class(**{**trained, "image_size": image_size, "data": args.data, "cache": args.cache,
+                                      "device": args.device}).resolve()
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        cache = open_data(config.data, image_size, config.cache, config.max_failed)
+        if cache.digest != dataset["digest"]:
+            raise UserError(f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data {args.data} "
+                            f"is {cache.name!r} ({cache.digest[:12]}): name the data it was trained on")
+        return config, cache
+
+    def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
         log = Path(path).parent / "metrics.jsonl"   # not there where the model was copied alone
-        return {"task": self.task, **self.constant, "dataset_digest": cache.digest, "config": portable(checkpoint["config"]),
-                "trained_with": checkpoint["environment"], "evaluated_with": environment(device), "train_s": checkpoint["train_s"],
-                **asked, "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
-                "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [], "splits": {}}
+        known = option_defaults(self.config_class)
+        trained = {key: value for key, value in self.options.items() if key in known}
+        told = told_options(self.config_class(**{**trained, "device": "cpu"}))
+        return {**self.head, "options": {key: value for key, value in told.items() if key != "amp"}, "test": self.test,
+                "dataset_digest": cache.digest, "config": self.kept_options,
+                "trained_with": self.checkpoint["environment"], "evaluated_with": environment(device),
+                "train_s": self.checkpoint["train_s"],
+                "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
+                "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [],
+                "splits": {}}
 
-
-def open_same_data(args, path: str, checkpoint: dict, config_class: type[TrainConfig], **changes) -> tuple[TrainConfig, PixelCache]:
-    """The options of a checkpoint's training with those of the command line in their place, and the data that it was trained on.
-
-    Args:
-        path: of the checkpoint.
-        changes: options of the training that are not as trained.
-
-    Raises:
-        UserError: the data are others.
-    """
-    defaults, dataset = option_defaults(config_class), checkpoint["dataset"]
-    settings = {key: value for key, value in checkpoint["config"].items() if key in defaults}   # an older version's may have more
-    config = config_class(**{**settings, **changes, "data": args.data, "cache": args.cache, "device": args.device}).resolve()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    cache = open_data(config)
-    if cache.digest != dataset["digest"]:
-        raise UserError(f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data {args.data} "
-                        f"is {cache.name!r} ({cache.digest[:12]}): name the data it was trained on")
-    return config, cache
-
-
-def write_predictions(path: Path, images: list[str], labels, predictions: dict) -> None:
-    """One line an image: its path, its true class, the class predicted in each column; for paired tests."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", *predictions])
-    writer.writerows(zip(images, labels.tolist(), *(p.tolist() for p in predictions.values())))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))   # same rows, same bytes
+    def write(self, record: dict) -> None:
+        """Write the record, and the task's table with it."""
+        write_record(self.files, record)
+        print(f"wrote {self.files.table} and {self.files.record}")

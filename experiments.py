@@ -1,15 +1,17 @@
 """Run a grid of trainings, several at once, then evaluate each: one command repeats a table.
 
-    python experiments.py task1 --jobs 2            # every run of Task 1 that is not finished
-    python experiments.py task1 --only linear       # one row of the table
-    python experiments.py task1 --minutes 60        # stop after an hour; the same command goes on
-    python experiments.py task1-ablations --no-train       # evaluate what is trained and has no result yet
+    python experiments.py task1 --jobs 2                     # every run of Task 1 that is not finished
+    python experiments.py task1 --list                       # which runs it has, and which are finished
+    python experiments.py task1 --only channelset            # one row of the table
+    python experiments.py task2-long --only gated6-k3,width=0.3125,weight_decay=0.002
+    python experiments.py task1 --minutes 60                 # stop after an hour; the same command goes on
+    python experiments.py task1-ablations --no-train         # evaluate what is trained and has no result yet
 
-Finished runs are skipped and interrupted ones resumed. Each run has its directory runs/TIER/NAME-sSEED with its log.
+At --preset 48px-quarter a training of Task 1 takes three to six minutes on a core. Finished runs are skipped and
+interrupted ones resumed. Each run has its directory runs/PRESET/NAME-OPTIONS-sSEED with its log.
 """
 from __future__ import annotations
 
-import re
 import shlex
 import signal
 import subprocess
@@ -18,14 +20,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import eval_channels
-import eval_classifiers
-from config import TIERS
-from grids import EVALUATIONS, GRIDS
+from config import CONFIGS, PRESETS, run_folder_name
+from grids import GRIDS, task_of
+from grids.run import Run, distinct
 from report import build as report_build
-from utils import ROOT, ArgumentParser, UserError, cli
+from utils import ROOT, ArgumentParser, UserError, cli, parse_config
 
-EVALUATE = {"task1": eval_channels.main, "task2": eval_classifiers.main}
+EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 
 @dataclass
@@ -48,35 +49,59 @@ class Job:
         print(f"{time.strftime('%H:%M:%S')} start   {self.name}: {self.folder / 'log.txt'}", flush=True)
 
 
+def chosen_runs(args) -> list[Run]:
+    """The runs of the grid that --only names.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    runs = GRIDS[args.grid]
+    for wanted in args.only or ():
+        if not any(run.fits(wanted) for run in runs):
+            raise UserError(f"--only {wanted}: grid {args.grid} has {' '.join(map(str, runs))}")
+    return [run for run in runs if not args.only or any(run.fits(wanted) for wanted in args.only)]
+
+
+def trainings(runs: list[Run]) -> list[Run]:
+    """What has to be trained for the runs, teachers first."""
+    needed = [part.trained for run in runs for part in (run.parts or (run,))]
+    return distinct([run.teacher for run in needed if run.teacher] + needed)
+
+
+def more_options(run: Run, args, seed: int) -> dict:
+    """What the queue adds to a run's options: its teacher's checkpoint."""
+    return {"teacher": str(run_folder(run.teacher, args, seed) / "model.pt")} if run.teacher else {}
+
+
+def own_words(run: Run, args, seed: int) -> list[str]:
+    """What the training script is told of the run."""
+    return ["--name", run.model, "--seed", str(seed), "--preset", args.preset,
+            *words({**run.options, **more_options(run, args, seed)}), *shlex.split(args.options)]
+
+
+def run_folder(run: Run, args, seed: int) -> Path:
+    """Directory of a training: its own for all options that it has, those of --options too."""
+    config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)]).resolve()
+    return Path("runs") / args.preset / run_folder_name(config)
+
+
+def words(options: dict) -> list[str]:
+    """Options as on the command line: {"image_size": 48, "gates": False} -> --image-size 48 --no-gates."""
+    flags = {key: key.replace("_", "-") for key in options}
+    return [word for key, value in options.items() for word in (
+        [f"--{'' if value else 'no-'}{flags[key]}"] if isinstance(value, bool) else [f"--{flags[key]}", str(value)])]
+
+
 def make_jobs(args) -> list[Job]:
-    needed = {name: [name] for name in GRIDS[args.grid]} | {name: runs.split() for name, runs, _ in EVALUATIONS.get(args.grid, [])}
-    unknown = [name for name in args.only or () if name not in needed]
-    if unknown:
-        raise UserError(f"--only {unknown[0]}: grid {args.grid} has {', '.join(needed)}")
-    task = task_of(args.grid)
-    commands = {name: options for grid, rows in GRIDS.items() if task_of(grid) == task for name, options in rows.items()}
-    names, jobs = [run for name in args.only or needed for run in needed[name]], []
-    teachers = [teacher for name in names for teacher in re.findall(r"\{runs\}/(.+)-s\{seed\}/", commands[name])]
-    names = list(dict.fromkeys([*teachers, *names]))
+    jobs, task = [], task_of(args.grid)
     for seed in args.seeds:
-        for name in names:
-            folder = run_folder(args.tier, name, seed)
-            options = commands[name].format(runs=folder.parent, seed=seed)
-            teacher = re.search(r"--teacher (\S+)", options)
-            jobs.append(Job(f"{name} seed {seed}", folder, [
-                sys.executable, str(ROOT / f"train_{task}.py"), "--name", name, "--seed", str(seed), "--tier", args.tier,
-                "--data", args.data, "--threads", str(args.threads), "--out", str(folder), "--resume",
-                *shlex.split(options), *shlex.split(args.options)], Path(teacher[1]) if teacher else None))
+        for run in trainings(chosen_runs(args)):
+            folder = run_folder(run, args, seed)
+            teacher = more_options(run, args, seed).get("teacher")
+            jobs.append(Job(f"{run} seed {seed}", folder, [
+                sys.executable, str(ROOT / f"train_{task}.py"), "--data", args.data, "--threads", str(args.threads),
+                "--out", str(folder), "--resume", *own_words(run, args, seed)], Path(teacher) if teacher else None))
     return jobs
-
-
-def task_of(grid: str) -> str:
-    """The task that a grid is of: what is before the first dash of its name."""
-    return grid.split("-")[0]
-
-
-def run_folder(tier: str, name: str, seed: int) -> Path:
-    return Path("runs") / tier / f"{name}-s{seed}"
 
 
 def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
@@ -105,42 +130,67 @@ def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
     return failed
 
 
-def evaluate(args) -> None:
-    """Evaluate every finished run that has no result yet, one after the other: latency needs a quiet machine."""
-    rows = [(name, name, "") for name in GRIDS[args.grid]] + EVALUATIONS.get(args.grid, [])
+def evaluate(args) -> list[str]:
+    """Evaluate every finished run that has no result yet, one after the other: latency needs a quiet machine.
+
+    Returns the names of those that could not be evaluated.
+    """
+    failed, task = [], task_of(args.grid)
     for seed in args.seeds:
-        for name, trained, options in rows:
-            models = [run_folder(args.tier, run, seed) / "model.pt" for run in trained.split()]
-            if name in (args.only or [name]) and all(model.exists() for model in models):
-                EVALUATE[task_of(args.grid)]([
-                    *map(str, models), "--name", name, "--skip-existing", "--no-report", "--data", args.data,
-                    "--threads", str(args.threads), *shlex.split(options), *shlex.split(args.eval_options)])
+        for run in chosen_runs(args):
+            models = [run_folder(part.trained, args, seed) / "model.pt" for part in (run.parts or (run,))]
+            if all(model.exists() for model in models):
+                test = {key: value for key, value in run.test.items() if key != "subsets"}   # follow from the section
+                done = subprocess.run([
+                    sys.executable, str(ROOT / EVALUATION[task]), *map(str, models), "--name", run.model, "--label",
+                    run.label, "--section", run.section, "--skip-existing", "--no-report", "--data", args.data,
+                    "--threads", str(args.threads), *words(test), *shlex.split(args.eval_options)])
+                failed += [f"{run} seed {seed} (evaluation)"] * (done.returncode != 0)
     report_build.main([])
+    return failed
 
 
-def main() -> None:
+def show(args) -> None:
+    """Print the runs of the grid: whether each is trained, and its training's folder."""
+    for seed in args.seeds:
+        for run in chosen_runs(args):
+            folders = [run_folder(part.trained, args, seed) for part in (run.parts or (run,))]
+            done = "trained" if all((folder / "model.pt").exists() for folder in folders) else "-"
+            print(f"{done:8} {run}   {folders[0]}")
+
+
+def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("grid", choices=GRIDS, help="which runs")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows of the table; default: all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these runs of it: NAME or NAME,OPTION=VALUE,...; "
+                                                                  "default: all")
+    parser.add_argument("--list", action="store_true", help="print the runs and stop")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds, one run each")
-    parser.add_argument("--tier", choices=tuple(TIERS), default="cpu", help="preset of sizes and lengths")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="64px-half", help="sizes and lengths")
     parser.add_argument("--data", default="auto", help="as in the training scripts")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each training")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time budget for training")
-    parser.add_argument("--options", default="", help="further options of every training, in quotes, such as '--epochs 2'")
+    parser.add_argument("--options", default="", help="further options of every training, in quotes, such as "
+                                                      "'--epochs 2'")
     parser.add_argument("--eval-options", default="", help="further options of every evaluation, such as '--repeats 0'")
     parser.add_argument("--no-eval", action="store_true", help="train only")
     parser.add_argument("--no-train", action="store_true", help="evaluate only")
-    args = parser.parse_args()
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    if args.list:
+        return show(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)   # as Ctrl-C: the trainings save, then stop
     jobs = [job for job in make_jobs(args) if not job.finished and not args.no_train]
     print(f"{len(jobs)} runs to train", flush=True)
-    failed = train(jobs, args.jobs, args.minutes)
+    failed = [f"{job.name} ({job.folder / 'log.txt'})" for job in train(jobs, args.jobs, args.minutes)]
     if not args.no_eval:
-        evaluate(args)
+        failed += evaluate(args)
     if failed:
-        raise UserError("failed: " + ", ".join(f"{job.name} ({job.folder / 'log.txt'})" for job in failed))
+        raise UserError("failed: " + ", ".join(failed))
 
 
 if __name__ == "__main__":

@@ -37,25 +37,25 @@ class BranchedConv2d(nn.Module):
     Args:
         in_channels, out_channels, stride: as in nn.Conv2d.
         size: k, odd.
-        branches: all of them, else the k x k one alone.
+        reparam: all of the branches, else the k x k one alone.
 
     Raises:
         ValueError: `size` is even or below 1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, branches: bool = True):
+    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, reparam: bool = True):
         super().__init__()
         if size < 1 or size % 2 == 0:
             raise ValueError(f"kernel size {size}: must be odd, so that all branches are centred on one pixel")
         self.shape, self.stride = (out_channels, in_channels, size, size), stride
-        sizes = [size] + [small for small in (3, 1) if branches and small < size]
+        sizes = [size] + [small for small in (3, 1) if reparam and small < size]
         self.dense = nn.ModuleList(nn.Sequential(
             nn.Conv2d(in_channels, out_channels, k, stride, k // 2, bias=False), nn.BatchNorm2d(out_channels)) for k in sizes)
         self.separable = nn.Sequential(
             nn.Conv2d(in_channels, in_channels, size, stride, size // 2, groups=in_channels, bias=False),
             nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels)) if branches and size > 1 else None
-        self.identity = nn.BatchNorm2d(out_channels) if branches and in_channels == out_channels and stride == 1 else None
+            nn.BatchNorm2d(out_channels)) if reparam and size > 1 else None
+        self.identity = nn.BatchNorm2d(out_channels) if reparam and in_channels == out_channels and stride == 1 else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

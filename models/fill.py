@@ -6,12 +6,12 @@ naive treatment of missing channels is one choice of P:
 
     rule         row j of P(S), S the present set, n = |S|, C = all channels
     zero         e_j if j in S, else 0                                  zero imputation, sliced kernel
-    scale        C/n e_j if j in S, else 0                              HCS baseline of ChannelViT (2309.16108); partial conv (1804.07723)
+    rescale      C/n e_j if j in S, else 0                              HCS baseline of ChannelViT (2309.16108); partial conv (1804.07723)
     mean         e_j if j in S, else 1/n on all of S                    replicate (n = 1), mean imputation
     grey         1/n on all of S                                        colour discarded
-    linear       e_j if j in S, else Sigma_jS Sigma_SS^-1               Wiener filter, conditional mean of a Gaussian
-    by_size      as linear, each size n of the set with kernel channels of its own: row (n, j) is linear's row j
-    learned      as linear, absent rows corrected by a network of the mask
+    regression   e_j if j in S, else Sigma_jS Sigma_SS^-1               Wiener filter, conditional mean of a Gaussian
+    by_size      as regression, each size n of the set with kernel channels of its own: row (n, j) is the regression's row j
+    learned      as regression, absent rows corrected by a network of the mask
     conditioned  as learned, the network also sees mean and spread of the image's present channels
     black        e_j; absent pixels are black, not mean                 zero *before* normalisation (the usual bug)
     luma_chroma  row 0: 1/n on S; row 1+c: e_c - 1/n on S if c in S     open set: also takes channels never trained on
@@ -72,7 +72,7 @@ class Zero(Fill):
         return torch.diag_embed(mask.float())
 
 
-class Scale(Fill):
+class Rescale(Fill):
     def __init__(self, channels: int):
         super().__init__(channels)
         self.mixed = 1   # one factor for each slice
@@ -103,7 +103,7 @@ class Black(Fill):
         return self.eye.expand(*mask.shape, self.channels)
 
 
-class Linear(Fill):
+class Regression(Fill):
     """Best linear prediction from the training covariance of the normalised channels: (C, C), positive definite."""
 
     def __init__(self, channels: int, covariance: Tensor):
@@ -122,8 +122,8 @@ class Linear(Fill):
         return torch.where(mask.unsqueeze(-1), eye, predicted @ present)
 
 
-class BySize(Linear):
-    """The linear fill with kernels W_1 .. W_C, one for each size of the set: K(S) = W_n P(S), all equal at the start.
+class BySize(Regression):
+    """The regression fill with kernels W_1 .. W_C, one for each size of the set: K(S) = W_n P(S), all equal at the start.
 
     With one channel, filters that compare channels see little; their own kernels let small sets use all filters.
     """
@@ -140,8 +140,8 @@ class BySize(Linear):
         return kernel.repeat(1, self.channels, 1, 1)
 
 
-class Learned(Linear):
-    """The linear fill plus a correction of the absent rows by a small network of the mask, zero at the start."""
+class Learned(Regression):
+    """The regression fill plus a correction of the absent rows by a small network of the mask, zero at the start."""
 
     def __init__(self, channels: int, covariance: Tensor, hidden: int = 16):
         super().__init__(channels, covariance)
@@ -154,8 +154,8 @@ class Learned(Linear):
         return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
 
 
-class Conditioned(Linear):
-    """The linear fill plus a correction of the absent rows by a small network of the mask and of the image.
+class Conditioned(Regression):
+    """The regression fill plus a correction of the absent rows by a small network of the mask and of the image.
 
     The network sees each present channel's mean and standard deviation: a dynamic convolution (1912.03458) whose
     attention acts on the C x C fill matrix, the cheapest place.
@@ -200,7 +200,7 @@ class LumaChroma(Fill):
         return torch.cat([select.new_full((1, n), 1 / n), select - select.mean(1, keepdim=True)])
 
 
-FILLS = {"zero": Zero, "scale": Scale, "mean": Mean, "grey": Grey, "linear": Linear, "by_size": BySize, "learned": Learned,
+FILLS = {"zero": Zero, "rescale": Rescale, "mean": Mean, "grey": Grey, "regression": Regression, "by_size": BySize, "learned": Learned,
          "conditioned": Conditioned, "black": Black, "luma_chroma": LumaChroma}
 
 
@@ -212,7 +212,7 @@ def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor
         name: a key of `FILLS`.
         channels: C.
         mean, std: (C,) of the raw channels; `black` needs them.
-        covariance: (C, C) of the raw channels; `linear` and the rules made of it need it. Scaled to correlations with `std`.
+        covariance: (C, C) of the raw channels; `regression` and the rules made of it need it. Scaled to correlations with `std`.
 
     Raises:
         ValueError: unknown name, or a statistic the rule needs is missing.
@@ -223,7 +223,7 @@ def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor
         if mean is None or std is None:
             raise ValueError("fill rule 'black' needs the channels' mean and std")
         return Black(channels, -torch.as_tensor(mean) / torch.as_tensor(std))
-    if issubclass(FILLS[name], Linear):
+    if issubclass(FILLS[name], Regression):
         if covariance is None:
             raise ValueError(f"fill rule {name!r} needs the channels' training covariance")
         scale = torch.as_tensor(covariance).diagonal().sqrt() if std is None else torch.as_tensor(std)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, ResNet
 
+STEMS = {"7x7s2": (7, 2), "3x3s1": (3, 1)}   # first convolution: side, stride
 LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
 
 
@@ -16,21 +17,20 @@ class ScaledResNet(ResNet):
         num_classes: size of the output layer.
         in_channels: of the first convolution.
         width: multiplier, 1.0 is the paper's.
-        small_stem: 3x3 stride-1 first convolution (for images under about 64 px), else 7x7/2.
-        stem_pool: max-pooling after the first convolution (default: unless `small_stem`).
+        stem: a key of `STEMS`; "3x3s1" is for images under about 64 px.
+        stem_pool: max-pooling after the first convolution (default: unless the stem is "3x3s1").
     """
 
-    def __init__(self, arch: str, num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False,
+    def __init__(self, arch: str, num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2",
                  stem_pool: bool | None = None):
         self.width = width
         super().__init__(BasicBlock, LAYERS[arch], num_classes=num_classes)
         base = self.scaled(64)
-        kernel, stride = (3, 1) if small_stem else (7, 2)
+        kernel, stride = STEMS[stem]
         self.conv1 = nn.Conv2d(in_channels, base, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(base)
-        stem_pool = not small_stem if stem_pool is None else stem_pool
-        if not stem_pool:
+        if stem == "3x3s1" if stem_pool is None else not stem_pool:
             self.maxpool = nn.Identity()
         self.fc = nn.Linear(self.scaled(512), num_classes)
 

@@ -1,6 +1,6 @@
 """Other shallow designs, to compare with: dense residual blocks, self-attention and graph layers, each on a small stem.
 
-Each block is a few lines of the paper it names; strict depths are counted by depth.py and asserted in the tests.
+Each block is a few lines of the paper it names; strict depths are counted by metrics/depth.py and asserted in the tests.
 """
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.branched import BranchedConv2d
+from models.resnet import STEMS
 
 
 def conv_bn(in_channels: int, out_channels: int, size: int, stride: int = 1) -> BranchedConv2d:
-    return BranchedConv2d(in_channels, out_channels, size, stride, branches=False)
+    return BranchedConv2d(in_channels, out_channels, size, stride, reparam=False)
 
 
 class ConvPool(nn.Sequential):
@@ -106,10 +107,10 @@ class BlockNet(nn.Sequential):
 
 # ---------------------------------------------------------------- by name
 
-def _trunk(in_channels: int, width: float, small_stem: bool, widths: tuple[int, ...]) -> tuple[list[nn.Module], int]:
-    """A stem of 7x7/2 (3x3/1 where small) and 5x5 convolutions of `widths`, all but the last pooled; their channels."""
+def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+    """A first convolution (a key of `STEMS`) and 5x5 convolutions of `widths`, all but the last pooled; their channels."""
     channels = [in_channels] + [max(1, round(planes * width)) for planes in widths]
-    kernel, stride = (3, 1) if small_stem else (7, 2)
+    kernel, stride = STEMS[stem]
     layers = [ConvPool(in_channels, channels[1], kernel, stride)]
     layers += [ConvPool(before, after, 5) for before, after in zip(channels[1:-2], channels[2:-1])]
     if len(channels) > 2:
@@ -117,28 +118,28 @@ def _trunk(in_channels: int, width: float, small_stem: bool, widths: tuple[int, 
     return layers, channels[-1]
 
 
-def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False) -> BlockNet:
+def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
     """Stem, one residual-in-residual block of three dense blocks with five convolutions each, linear layer."""
-    stem, channels = _trunk(in_channels, width, small_stem, (64,))
+    layers, channels = _trunk(in_channels, width, stem, (64,))
     growth = max(1, channels // 2)
-    return BlockNet([*stem, ResidualInResidual(*(DenseBlock(channels, growth, 5) for _ in range(3)))], channels, num_classes)
+    return BlockNet([*layers, ResidualInResidual(*(DenseBlock(channels, growth, 5) for _ in range(3)))], channels, num_classes)
 
 
-def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False) -> BlockNet:
+def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
     """As much of `rrdb` as six layers hold: one dense block of four convolutions, twice as wide."""
-    stem, channels = _trunk(in_channels, width, small_stem, (128,))
-    return BlockNet([*stem, DenseBlock(channels, max(1, channels // 2), 4)], channels, num_classes)
+    layers, channels = _trunk(in_channels, width, stem, (128,))
+    return BlockNet([*layers, DenseBlock(channels, max(1, channels // 2), 4)], channels, num_classes)
 
 
-def attention(num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False) -> BlockNet:
+def attention(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
     """Stem, two convolutions, one self-attention layer, linear layer."""
-    layers, channels = _trunk(in_channels, width, small_stem, (64, 256, 512))
+    layers, channels = _trunk(in_channels, width, stem, (64, 256, 512))
     return BlockNet([*layers, SelfAttention(channels)], channels, num_classes)
 
 
-def graph(num_classes: int, in_channels: int = 3, width: float = 1.0, small_stem: bool = False) -> BlockNet:
+def graph(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
     """Stem, two convolutions, two graph layers, linear layer."""
-    layers, channels = _trunk(in_channels, width, small_stem, (64, 256, 512))
+    layers, channels = _trunk(in_channels, width, stem, (64, 256, 512))
     return BlockNet([*layers, GraphLayer(channels), GraphLayer(channels)], channels, num_classes)
 
 

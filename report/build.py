@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 from report.figures import is_current, write_figure
-from report.task1 import content as task1
-from report.task2 import content as task2
+from report.task1.content import make_content as task1
+from report.task2.content import make_content as task2
 from utils import ROOT, ArgumentParser, UserError, cli, write_text
 
 DOCUMENTS = ("README.md", "report/README.md")
 FIGURES = "report/figures"
-TASKS = {"task1": task1, "task2": task2}
+TASKS = {"task1": task1, "task2": task2}   # what each task's results are made into
 BLOCK = re.compile(r"(<!-- generated:(\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -27,9 +27,12 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(description="Regenerate the tables and figures of the documents from results/.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table or figure is stale")
     check = parser.parse_args(argv).check
-    contents = [task.make_content(root) for task in TASKS.values()]
-    texts, figures, blocks = ({key: value for content in contents for key, value in getattr(content, part).items()}
-                              for part in ("texts", "figures", "blocks"))
+    contents = {task: make_content(root) for task, make_content in TASKS.items()}
+    texts, figures, blocks = {}, {}, {}
+    for task, content in contents.items():
+        texts |= content.texts
+        figures |= content.figures
+        blocks |= content.blocks(task)
     for name in DOCUMENTS:
         if not (root / name).is_file():
             raise UserError(f"{name} is missing: restore it from git")
@@ -38,7 +41,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     for name, text in texts.items():
         path = root / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stale.append(name + (f" ({', '.join(changed_blocks(path.read_text(encoding='utf-8'), blocks))})" if name in DOCUMENTS else ""))
+            changed = changed_blocks(path.read_text(encoding="utf-8"), blocks) if name in DOCUMENTS else []
+            stale.append(name + f" ({', '.join(changed)})" * bool(changed))
             if not check:
                 write_text(path, text)
     for name, (draw, data, title) in figures.items():
@@ -56,7 +60,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     if check and stale:
         print("run `python -m report.build` and commit what it writes", file=sys.stderr)
         sys.exit(1)
-    print(f"{sum(content.rows for content in contents)} rows, {len(figures)} figures: up to date")
+    print(f"{sum(content.rows for content in contents.values())} rows, {len(figures)} figures: up to date")
 
 
 def fill(document: str, blocks: dict[str, str], name: str) -> str:

@@ -1,28 +1,24 @@
 """What a task gives the documents."""
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
-from report.results_file import ResultsFile
+NO_RESULTS = "No results yet: run `{command}`, then `python -m report.build`."
 
 
 class Content(NamedTuple):
     """Everything that is generated from one task's results."""
     rows: int                    # of the results file
     texts: dict[str, str]        # file, relative to the repository -> its text
-    figures: dict[str, tuple]    # file name TASK_KIND_TIER_DATASET.png -> (drawing function, data, title)
-    blocks: dict[str, str]       # name of a block in the documents -> Markdown
+    figures: dict[str, tuple]    # file name TASK_KIND_PRESET_DATASET.png -> (drawing function, data, title)
+    tables: dict[str, str]       # name of a block in the documents -> Markdown
+    kinds: tuple[str, ...]       # of figures, each a block
+    no_results: str              # what a block without any says
 
-
-def figure_blocks(task: str, kinds: tuple[str, ...], figures: dict[str, tuple]) -> dict[str, str]:
-    """Block TASK-figure-KIND -> links, relative to report/: only report/README.md may hold them; "" without a figure."""
-    links: dict[str, list[str]] = {}
-    for name in figures:
-        links.setdefault(name.split("_")[1], []).append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
-    return {f"{task}-figure-{kind}": "\n\n".join(links.get(kind, [])) for kind in kinds}
-
-
-def published_rows(results: ResultsFile, path: Path) -> list[dict]:
-    """Every row but those of the "demo" data set; none when there is no results file yet."""
-    return [row for row in results.read(path) if row["dataset"] != "demo"] if path.exists() else []
+    def blocks(self, task: str) -> dict[str, str]:
+        """Name of a block -> Markdown. TASK-figure-KIND are links, relative to report/: for report/README.md alone."""
+        links: dict[str, list[str]] = {}
+        for name in self.figures:
+            links.setdefault(name.split("_")[1], []).append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
+        shown = {f"{task}-figure-{kind}": "\n\n".join(links.get(kind, [])) or self.no_results for kind in self.kinds}
+        return {**self.tables, **shown}

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure   # without pyplot: no display, no global state
 from PIL import Image
 
-from report.task1.rows import SUBSETS
+from records import SUBSETS
 from utils import atomic_path
 
 LINES = ((0, ()), (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))

@@ -3,32 +3,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report.comparisons import to_csv
-from report.content import Content, figure_blocks, published_rows
-from report.records import load_records
-from report.task2.analysis import ABLATION_COLUMNS, RATIO_COLUMNS, RATIO_DECIMALS, ablations, headline, mistakes, ratios, trainings
-from report.task2.figure_data import make_figures
-from report.task2.rows import RESULTS, settings
-from report.task2.tables import ablation_table, cost_table, main_table, mistakes_table
+from report.compare import csv_of, load_settings
+from report.content import NO_RESULTS, Content
+from report.task2.compare import RATIOS, VARIANTS, ablations, headline, mistakes, ratios
+from report.task2.figures import KINDS, make_figures
+from report.task2.tables import cost_table, main_table, mistakes_table, variant_table
 
-FILE = "results/task2_classifiers.csv"
-FIGURE_KINDS = ("depth", "cost", "field", "confusion", "classes", "curves", "fraction")
-NO_RESULTS = "No results yet: run `python experiments.py task2`."
-
-
-def load_rows(root: Path) -> list[dict]:
-    return published_rows(RESULTS, root / FILE)
+POINTS = dict.fromkeys(("top1_pct", "top1_sd", "denominator_top1_pct", "difference_points", "ci95_low", "ci95_high"), 2)
+SHARES = dict.fromkeys(("ratio", "ci95_low", "ci95_high"), 4)
+WHOLE = dict.fromkeys(("strict_depth", "macs", "seeds"), 0)
 
 
 def make_content(root: Path) -> Content:
-    rows, records = load_rows(root), load_records(root, "task2")
-    shares, variants = ratios(rows, records, root / "results"), ablations(rows, root / "results")
-    figures = make_figures(rows, records, shares, root / "results")
-    texts = {"results/task2_ratios.csv": to_csv(shares, RATIO_COLUMNS, RATIO_DECIMALS),
-             "results/task2_ablations.csv": to_csv(variants, ABLATION_COLUMNS)} if rows else {}
-    trained = trainings(records)
-    denominators = {setting: headline(rows, trained, setting)[1] for setting in settings(rows, "test")}
-    blocks = {"task2-main": main_table(rows, shares, trained), "task2-cost": cost_table(rows, records, denominators),
-              "task2-ablations": ablation_table(variants), "task2-mistakes": mistakes_table(mistakes(rows, trained, root / "results")),
-              **figure_blocks("task2", FIGURE_KINDS, figures)}
-    return Content(len(rows), texts, figures, {name: text or NO_RESULTS for name, text in blocks.items()})
+    texts, settings = load_settings(root, "task2")
+    shares = {setting.key: ratios(setting) for setting in settings}
+    variants = {setting.key: ablations(setting) for setting in settings}
+    if settings:
+        texts["results/task2/ratios.csv"] = csv_of(shares, RATIOS, {**POINTS, **WHOLE, **SHARES})
+        texts["results/task2/ablations.csv"] = csv_of(variants, VARIANTS, {**POINTS, **WHOLE})
+    tables = {"main": lambda setting: main_table(setting, shares[setting.key]),
+              "cost": lambda setting: cost_table(setting, headline(setting)[1]),
+              "ablations": lambda setting: variant_table(setting, variants[setting.key]),
+              "mistakes": lambda setting: mistakes_table(setting, mistakes(setting))}
+    made = {f"task2-{name}": "\n\n".join(filter(None, map(make, settings))) for name, make in tables.items()}
+    figures = {name: figure for setting in settings
+               for name, figure in make_figures(setting, shares[setting.key]).items()}
+    no_results = NO_RESULTS.format(command="python experiments.py task2")
+    return Content(sum(len(setting.rows) for setting in settings), texts, figures,
+                   {name: text or no_results for name, text in made.items()}, KINDS, no_results)

@@ -1,0 +1,167 @@
+"""Task 1's runs: one model for any set of channels, what it is compared with, and its ablations."""
+from __future__ import annotations
+
+from grids.run import Run
+
+# ---------------------------------------------------------------- networks
+
+CHANNELSET = Run("channelset", "channel-set stem (ours)", "ours")
+RGB_ONLY = Run("rgb-only", "RGB-trained network", "baseline", {"sampler": "none"})
+SLICED = Run("sliced", "sliced kernel", "baseline", {"fill": "rescale", "embedding": False})
+BY_FILL = {rule: Run(f"fill-{rule}", f"fill rule {rule}", options={"fill": rule}) for rule in (
+    "zero", "rescale", "mean", "by_size", "learned", "conditioned", "luma_chroma")}
+GREY = Run("fill-grey", "luminance alone", options={"fill": "grey", "embedding": False})
+
+
+def specialists(**options) -> dict[str, Run]:
+    """Channel set -> the network that is trained on it alone."""
+    def one(channels: str) -> Run:
+        return Run("specialist", "seven specialists", "specialist", {"channels": channels})
+    every = {"RGB": RGB_ONLY, **{channels: one(channels) for channels in ("RG", "RB", "GB", "R", "G", "B")}}
+    return {channels: run.but(**options) for channels, run in every.items()} if options else every
+
+
+# the network for RGB is the one that the others are compared with, tested on the set that it was trained on
+SPECIALISTS = {**specialists(), "RGB": RGB_ONLY.tested("specialist", "seven specialists", "specialist", subsets="RGB")}
+
+# Kernel generators that others proposed for varying channels; all share the fill of the sliced kernel
+GENERATED = {kernel: Run(model, label, "baseline", {**SLICED.options, "kernel": kernel}) for kernel, model, label in (
+    ("dynamic", "dynconv", "dynamic convolution"), ("omni", "odconv", "omni-dimensional dynamic convolution"),
+    ("templates", "template-mixing", "template mixing"), ("hypernet", "hypernet", "hypernetwork"),
+    ("wavelength", "wavelength", "wavelength-conditioned kernel"), ("tied", "tied", "tied filter"))}
+GREY_IMAGES = Run("grey", "grey images", "baseline", {"fill": "grey", "sampler": "none", "embedding": False})
+LATE_FUSION = Run("late-fusion", "late fusion of three specialists", "baseline",
+                  parts=tuple(SPECIALISTS[channel] for channel in "RGB"))
+
+# ---------------------------------------------------------------- ablations
+
+SANDWICH, PER_BATCH, UNIFORM, BERNOULLI = (
+    CHANNELSET.but(sampler=sampler) for sampler in ("sandwich", "hcs-batch", "uniform", "bernoulli"))
+SLICED_PER_BATCH = SLICED.but(sampler="hcs-batch")
+NO_EMBEDDING = CHANNELSET.but(embedding=False)
+KERNELS = {name: CHANNELSET.but(**options) for name, options in {
+    "rank 1": {"kernel": "templates", "templates": 1}, "rank 2": {"kernel": "templates", "templates": 2},
+    "tied filter": {"kernel": "tied"}, "hypernet": {"kernel": "hypernet"}}.items()}
+SIZES = {size: CHANNELSET.but(kernel_size=size) for size in (3, 5, 9)}
+TAUGHT, TAUGHT_LATE = (CHANNELSET.but(teacher=RGB_ONLY, **options) for options in ({}, {"distill_ramp": 0.5}))
+WITHOUT_BLUE = {label: run.but(train_channels="RG") for label, run in (
+    ("regression", CHANNELSET), ("mean", BY_FILL["mean"]), ("luminance and chroma", BY_FILL["luma_chroma"]),
+    ("sliced", SLICED))}
+STRONG, RGB_STRONG = CHANNELSET.but(augment="strong"), RGB_ONLY.but(augment="strong")
+LONG = {epochs: CHANNELSET.but(epochs=epochs) for epochs in (60, 90, 210)}
+# of the longer trainings the best on validation
+LONG_STRONG = CHANNELSET.but(section="ours", epochs=90, augment="strong")
+SHORT_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (4, 10)}
+NARROW, WIDE = (CHANNELSET.but(width=width) for width in (0.125, 0.5))
+NARROW_SPECIALISTS, WIDE_SPECIALISTS = (specialists(width=width) for width in (0.125, 0.5))
+
+
+def recalibrated(run: Run, section: str = "ablation") -> Run:
+    return run.tested(section=section, probe="recalibrated-bn")
+
+
+def probed(run: Run, probe: str) -> Run:
+    return run.tested(section="ablation", probe=probe)
+
+
+def resized(run: Run, size: int) -> Run:
+    return run.tested(section="ablation", image_size=size)
+
+
+# What the ablation table shows: group -> (variant, model, what it is compared with, where that is not CHANNELSET). A
+# model is a run, or a run for each channel set
+ABLATIONS = {
+    "sampler": [
+        ("HCS, one set an image", CHANNELSET), ("HCS, one set a batch", PER_BATCH), ("sandwich", SANDWICH),
+        ("uniform over the sets", UNIFORM), ("Bernoulli 1/2", BERNOULLI),
+        ("none; fill at test only", RGB_ONLY.tested(fill="regression")), ("sliced: HCS, one set an image", SLICED),
+        ("sliced: HCS, one set a batch", SLICED_PER_BATCH, SLICED)],
+    "BatchNorm statistics of each set": [
+        *((label, recalibrated(run), run) for label, run in (
+            ("one set an image", CHANNELSET), ("one set a batch", PER_BATCH), ("sliced", SLICED),
+            ("sliced, one set a batch", SLICED_PER_BATCH))),
+        *((label, recalibrated(run, "baseline"), run) for label, run in (
+            ("naive RGB", RGB_ONLY), ("naive RGB, mean fill", RGB_ONLY.tested(fill="mean")),
+            ("naive RGB, regression fill", RGB_ONLY.tested(fill="regression"))))],
+    "fill rule": [
+        ("regression", CHANNELSET), ("zero", BY_FILL["zero"]), ("C/n", BY_FILL["rescale"]), ("mean", BY_FILL["mean"]),
+        ("regression, kernels for each size of the set", BY_FILL["by_size"]), ("learned", BY_FILL["learned"]),
+        ("conditioned on the image", BY_FILL["conditioned"])],
+    "luminance and chroma": [
+        ("mean fill", BY_FILL["mean"]),
+        ("luminance and centred chroma: the same functions", BY_FILL["luma_chroma"], BY_FILL["mean"]),
+        ("not centred (C/n)", BY_FILL["rescale"], BY_FILL["mean"]), ("luminance alone", GREY, BY_FILL["mean"])],
+    "embedding": [
+        ("with", CHANNELSET), ("without", NO_EMBEDDING), ("C/n, with", BY_FILL["rescale"]),
+        ("C/n, without", SLICED, BY_FILL["rescale"])],
+    "kernel across channels": [
+        ("free", CHANNELSET), *KERNELS.items(), ("C/n, tied filter", GENERATED["tied"], SLICED),
+        ("C/n, hypernet", GENERATED["hypernet"], SLICED)],
+    "kernel size": [("7", CHANNELSET), *((str(size), run) for size, run in SIZES.items())],
+    "distillation from the RGB net": [
+        ("none", CHANNELSET), ("from the start", TAUGHT), ("rising over half the training", TAUGHT_LATE)],
+    "training length": [
+        ("ours, 30 epochs", CHANNELSET), ("ours, 60", LONG[60]), ("ours, 90", LONG[90]),
+        ("ours, 90, strong augmentation", LONG_STRONG), ("ours, 210", LONG[210]),
+        ("7 specialists, 4 each", SHORT_SPECIALISTS[4]), ("7 specialists, 10 each", SHORT_SPECIALISTS[10]),
+        ("7 specialists, 30 each", SPECIALISTS)],
+    "capacity": [
+        ("the preset's width, ours", CHANNELSET), ("the preset's width, specialists", SPECIALISTS),
+        ("width 1/8, ours", NARROW), ("width 1/8, specialists", NARROW_SPECIALISTS, NARROW),
+        ("width 1/2, ours", WIDE), ("width 1/2, specialists", WIDE_SPECIALISTS, WIDE)],
+    "augmentation": [
+        ("the preset's", CHANNELSET), ("strong", STRONG), ("naive RGB, the preset's", RGB_ONLY),
+        ("naive RGB, strong", RGB_STRONG, RGB_ONLY)],
+    "blue left out of training": [
+        ("regression, blue's covariance known", WITHOUT_BLUE["regression"], WITHOUT_BLUE["regression"]),
+        *((label, WITHOUT_BLUE[label], WITHOUT_BLUE["regression"]) for label in (
+            "mean", "luminance and chroma", "sliced")),
+        *((f"{label}, average of seen slices", probed(run, "average-of-seen"), run)
+          for label, run in WITHOUT_BLUE.items())],
+    "what the net is told": [
+        ("the truth", CHANNELSET), ("wrong channels", probed(CHANNELSET, "wrong-ids")),
+        ("all channels, given copies", probed(CHANNELSET, "duplicates"))],
+    "grey images": [
+        ("colour", CHANNELSET), ("ours", probed(CHANNELSET, "grey-images")),
+        ("ours, no embedding", probed(NO_EMBEDDING, "grey-images"), NO_EMBEDDING),
+        ("naive RGB", probed(RGB_ONLY, "grey-images"), RGB_ONLY)],
+    "image size at test": [
+        ("as trained", CHANNELSET), *((f"{size} px", resized(CHANNELSET, size)) for size in (32, 40, 56, 64, 80, 96)),
+        *((f"naive RGB, {size} px", resized(RGB_ONLY, size), RGB_ONLY) for size in (40, 64))],
+}
+
+# ---------------------------------------------------------------- figures
+
+# What the figures with little room show: name in the legend -> model
+FIGURE_MODELS = {"channel-set stem (ours)": CHANNELSET, "ours, 90 epochs, strong augmentation": LONG_STRONG,
+                 "sliced kernel": SLICED, "RGB-trained, regression fill": RGB_ONLY.tested(fill="regression"),
+                 "RGB-trained": RGB_ONLY}
+# The points of the figure of training length: (epochs of all nets, model)
+LENGTHS = {
+    "ours, one network": [(30, CHANNELSET), *LONG.items()],
+    "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
+    "seven specialists": [*((7 * epochs, family) for epochs, family in SHORT_SPECIALISTS.items()), (210, SPECIALISTS)],
+}
+
+# ---------------------------------------------------------------- the queue
+
+GRIDS = {
+    "task1": [RGB_ONLY, CHANNELSET, SLICED, *(SPECIALISTS[channels] for channels in ("R", "G", "B", "RG", "RB", "GB")),
+              SPECIALISTS["RGB"], *(RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression"))],
+    "task1-baselines": [*GENERATED.values(), GREY_IMAGES, LATE_FUSION, *(recalibrated(run, "baseline") for run in (
+        RGB_ONLY, RGB_ONLY.tested(fill="mean"), RGB_ONLY.tested(fill="regression")))],
+    "task1-ablations": [
+        SANDWICH, PER_BATCH, SLICED_PER_BATCH, UNIFORM, BERNOULLI, *BY_FILL.values(), GREY, NO_EMBEDDING,
+        *KERNELS.values(), TAUGHT, TAUGHT_LATE, *WITHOUT_BLUE.values(), *SIZES.values(), RGB_STRONG, STRONG,
+        *(recalibrated(run) for run in (CHANNELSET, PER_BATCH, SLICED, SLICED_PER_BATCH)),
+        *(probed(CHANNELSET, probe) for probe in ("wrong-ids", "duplicates", "grey-images")),
+        probed(NO_EMBEDDING, "grey-images"), probed(RGB_ONLY, "grey-images"),
+        *(probed(run, "average-of-seen") for run in WITHOUT_BLUE.values()),
+        *(resized(CHANNELSET, size) for size in (32, 40, 56, 64, 80, 96)),
+        *(resized(RGB_ONLY, size) for size in (40, 64))],
+    # Short and long trainings for the comparison at equal compute: seven networks cost seven times their epochs
+    "task1-compute": [*(run for family in SHORT_SPECIALISTS.values() for run in family.values()),
+                      LONG[60], LONG[90], LONG_STRONG, LONG[210]],
+    # Ours and the specialists at other widths; each preset has one of its own
+    "task1-capacity": [NARROW, *NARROW_SPECIALISTS.values(), WIDE, *WIDE_SPECIALISTS.values()],
+}

@@ -1,0 +1,119 @@
+"""Task 1's networks: built from options, and back from the checkpoints that train_task1.py writes."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from models.channel_net import ChannelNet
+from models.channel_stem import ChannelSetConv2d
+from models.dynamic import Dynamic, Omni
+from models.fill import build_fill
+from models.kernels import HyperNetwork, Templates, Tied, Wavelength
+from models.late_fusion import LateFusion
+from models.resnet import ScaledResNet
+from utils import UserError, load_checkpoint
+
+CHECKPOINT = "task1-model"   # kind of the checkpoint, see `utils.load_checkpoint`
+
+# where the stem's kernel comes from; None: it is a parameter
+KERNELS = {"free": None, "tied": Tied, "templates": Templates, "hypernet": HyperNetwork, "wavelength": Wavelength,
+           "dynamic": Dynamic, "omni": Omni}
+
+
+def build_channel_net(arch: str, channels: int, num_classes: int, fill: str = "regression", kernel: str = "free",
+                      templates: int = 128, kernel_size: int | None = None, embedding: bool = True,
+                      width: float = 1.0, stem: str = "7x7s2", stem_pool: bool | None = None,
+                      mean=None, std=None, covariance=None) -> ChannelNet:
+    """A ResNet whose first convolution takes any subset of `channels` known channels.
+
+    Args:
+        arch, num_classes, width, stem, stem_pool: as in `ScaledResNet`.
+        fill, mean, std, covariance: as in `build_fill`.
+        kernel: a key of `KERNELS`; templates: how many, for kernel "templates".
+        kernel_size: of the first convolution, odd. Default: the backbone's.
+        embedding: as in `ChannelSetConv2d`.
+
+    Raises:
+        ValueError: unknown fill rule or kernel, or a statistic that the rule needs is missing.
+    """
+    backbone = ScaledResNet(arch, num_classes, channels, width, stem, stem_pool)
+    conv, backbone.conv1 = backbone.conv1, nn.Identity()
+    rule = build_fill(fill, channels, mean, std, covariance)
+    size = kernel_size or conv.kernel_size[0]
+    if kernel not in KERNELS:
+        raise ValueError(f"unknown kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
+    extra = {"count": templates} if kernel == "templates" else {}
+    generator = KERNELS[kernel] and KERNELS[kernel](conv.out_channels, rule.rows, size, **extra)
+    stem_conv = ChannelSetConv2d(channels, conv.out_channels, size, conv.stride[0], size // 2, fill=rule,
+                                 kernel=generator, embedding=embedding)
+    return ChannelNet(stem_conv, backbone)
+
+
+def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ChannelNet, dict]:
+    """Rebuild the network of a model.pt that train_task1.py wrote, in eval mode; returns it with the checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        fill: evaluate it under another fill rule than it was trained with.
+
+    Raises:
+        UserError: not such a file, an architecture this version does not know, or a rule that needs other kernels.
+    """
+    checkpoint = load_checkpoint(path, CHECKPOINT)
+    try:
+        config, dataset = checkpoint["config"], checkpoint["dataset"]
+        statistics = {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
+        channels = len(dataset["channel_names"])
+        model = build_channel_net(
+            config["arch"], channels, len(dataset["class_names"]), config["fill"], config["kernel"],
+            config["templates"], config["kernel_size"], config["embedding"], config["width"], config["stem"],
+            config["stem_pool"], **statistics)
+        model.load_state_dict(checkpoint["state"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} holds another architecture than this version builds: {str(error).splitlines()[0]}. "
+                        "Evaluate it with the version that trained it.") from error
+    if fill is not None:
+        rule = build_fill(fill, channels, **statistics)
+        if rule.rows != model.stem.fill.rows:
+            raise UserError(f"--fill {fill}: the checkpoint's kernels are for rule {config['fill']!r}, "
+                            "which does not exchange")
+        model.stem.fill = rule
+    return model.eval(), checkpoint
+
+
+def load_late_fusion(paths: list[str], names: tuple[str, ...]) -> tuple[LateFusion, dict]:
+    """The late fusion of one single-channel specialist for each of the channels `names`; with the first one's checkpoint.
+
+    Raises:
+        UserError: as `load_channel_net`, or they are not one specialist a channel of one preset, data set and seed.
+    """
+    loaded = [load_channel_net(path) for path in paths]
+    by_channel = {checkpoint["dataset"]["channel_names"][0]: (model, checkpoint) for model, checkpoint in loaded
+                  if len(checkpoint["dataset"]["channel_names"]) == 1}
+    origins = {(checkpoint["dataset"]["digest"], *(checkpoint["config"][key] for key in ("image_size", "preset", "seed")))
+               for _, checkpoint in loaded}
+    if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1:
+        raise UserError(f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of the same "
+                        "preset, data, image size and seed")
+    first = by_channel[names[0]][1]
+    fusion = LateFusion([by_channel[name][0].for_channels() for name in names]).eval()
+    return fusion, {**first, "dataset": {**first["dataset"], "channel_names": names},
+                    "train_s": sum(checkpoint["train_s"] for _, checkpoint in loaded)}
+
+
+def load_teacher(path: str, digest: str, channels: int) -> nn.Module:
+    """The network of the checkpoint `path` on all channels.
+
+    Args:
+        digest: of the student's data.
+        channels: how many channels the student's images have, all of which it takes.
+
+    Raises:
+        UserError: not a checkpoint of train_task1.py, of other data or of some channels only.
+    """
+    model, checkpoint = load_channel_net(path)
+    if checkpoint["dataset"]["digest"] != digest or model.stem.in_channels != channels:
+        raise UserError(f"--teacher {path}: it and the student must both take all channels of the same data")
+    return model.for_channels()

@@ -1,0 +1,109 @@
+"""Task 2's networks: built from options, back from the checkpoints that train_task2.py writes, and their depth."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from metrics.depth import count_depth
+from models.branched import fuse
+from models.resnet import LAYERS, ScaledResNet
+from models.shallow import SHALLOW, build_shallow
+from models.shallow_baselines import SHALLOW_BASELINES
+from utils import UserError, load_checkpoint
+
+CHECKPOINT = "task2-model"   # kind of the checkpoint, see `utils.load_checkpoint`
+ARCHS = (*LAYERS, *SHALLOW, *SHALLOW_BASELINES)
+SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "reparam", "gates", "pooled_gates", "covariance_channels",
+                   "num_pools", "multi_level_head", "dropout")
+MAX_DEPTH = 6   # strict depth: input layer, four layers, output layer
+
+
+def network_options(options: Mapping) -> dict:
+    """Of a training's options, those of the network that were given, beyond its width and first convolution.
+
+    Raises:
+        UserError: the network has no such option, or a list is not one of whole numbers.
+    """
+    arch = options["arch"]
+    given = {key: options[key] for key in SHALLOW_OPTIONS if options[key] is not None}
+    known = SHALLOW_OPTIONS if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
+    for key in given.keys() - set(known):
+        raise UserError(f"--{key.replace('_', '-')}: --arch {arch} has no such option; those of "
+                        f"{', '.join(SHALLOW)} have")
+    for key in given.keys() & {"widths", "kernels"}:
+        try:
+            given[key] = tuple(int(number) for number in given[key].split(","))
+        except ValueError:
+            raise UserError(f"--{key} {given[key]}: expected whole numbers, such as 3,5,7") from None
+    return given
+
+
+def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn.Module:
+    """The network of a training's options: x (B, C, H, W) -> logits (B, K).
+
+    Raises:
+        UserError: an option's value does not make a network.
+    """
+    arch, common = options["arch"], {"in_channels": in_channels, "width": options["width"], "stem": options["stem"]}
+    own = network_options(options)
+    if arch in LAYERS:
+        return ScaledResNet(arch, num_classes, **common, **own)
+    try:
+        if arch in SHALLOW:
+            return build_shallow(arch, num_classes, **common, **own)
+        return SHALLOW_BASELINES[arch](num_classes, **common)
+    except ValueError as error:
+        raise UserError(f"--arch {arch}: {error}") from error
+
+
+def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
+    """Rebuild the network of a model.pt that train_task2.py wrote, not fused, in eval mode, with the checkpoint.
+
+    Raises:
+        UserError: not such a file, or an architecture this version does not know.
+    """
+    checkpoint = load_checkpoint(path, CHECKPOINT)
+    try:
+        dataset = checkpoint["dataset"]
+        model = build_classifier(checkpoint["config"], len(dataset["mean"]), len(dataset["class_names"]))
+        model.load_state_dict(checkpoint["state"])
+    except (KeyError, TypeError, RuntimeError, UserError) as error:
+        raise UserError(f"{path} holds another architecture than this version builds: {str(error).splitlines()[0]}. "
+                        "Evaluate it with the version that trained it.") from error
+    return model.eval(), checkpoint
+
+
+def load_teacher(path: str, digest: str) -> nn.Module:
+    """The network of the checkpoint `path`, fused.
+
+    Args:
+        digest: of the student's data.
+
+    Raises:
+        UserError: not a checkpoint of train_task2.py, or of other data.
+    """
+    model, checkpoint = load_classifier(path)
+    if checkpoint["dataset"]["digest"] != digest:
+        raise UserError(f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data")
+    return fuse(model)
+
+
+def measure_depth(model: nn.Module, shape: tuple[int, ...], limit: int | None = None, name: str = "the network") -> dict:
+    """Depths of the fused network, and of the one that is trained; for the record of an evaluation.
+
+    Args:
+        shape: (C, H, W) of one image.
+        limit: largest strict depth that is allowed; None: any.
+        name: of the network, for the message.
+
+    Raises:
+        UserError: the fused network is deeper than `limit`.
+    """
+    depth = count_depth(fuse(model), shape)
+    if limit is not None and depth.strict > limit:
+        raise UserError(f"{name} has strict depth {depth.strict}, above {limit}; its longest path is "
+                        f"{' > '.join(depth.path)}. Take layers away, or allow more with --max-depth {depth.strict}")
+    return {"strict_depth": depth.strict, "stricter_depth": depth.stricter, "weighted_operations": depth.operations,
+            "longest_path": depth.path, "train_depth": count_depth(model, shape, training=True).strict}
