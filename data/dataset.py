@@ -5,31 +5,37 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from config import TrainConfig
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
 from data.lists import find_dataset, read_lists
 from utils import UserError, generator
 
 
-def open_data(config: TrainConfig) -> PixelCache:
-    """The pixel cache of `config.data`, with a margin of an eighth for crops; of several processes the first builds it.
+def open_data(data: str, image_size: int, cache: str | None = None, max_failed: float = 0.01) -> PixelCache:
+    """The pixel cache of `data`, with a margin of an eighth for crops; of several processes the first builds it.
+
+    Args:
+        data: a folder or zip, or "auto", see `data.lists.find_dataset`.
+        image_size: side of the crops, px.
+        cache: folder for the pixels; default: data/cache.
+        max_failed: share of a split that may be undecodable.
 
     Raises:
         UserError: what is wrong with the data set, and where.
     """
     def load() -> PixelCache:
-        lists = read_lists(find_dataset(config.data))
-        return open_cache(lists, round(config.image_size * 8 / 7), config.cache, max_failed_share=config.max_failed)
+        lists = read_lists(find_dataset(data))
+        return open_cache(lists, round(image_size * 8 / 7), cache, max_failed_share=max_failed)
     if dist.is_initialized() and dist.get_rank() > 0:
         dist.barrier()   # the first process builds the cache
-    cache = load()
+    pixels = load()
     if dist.is_initialized() and dist.get_rank() == 0:
         dist.barrier()
-    for name, std in zip(cache.channel_names, cache.std):
+    for name, std in zip(pixels.channel_names, pixels.std):
         if std == 0:
-            raise UserError(f"channel {name} has the same value in every training pixel: nothing can be learned from it")
-    return cache
+            raise UserError(f"channel {name} has the same value in every training pixel: nothing can be learned from "
+                            "it")
+    return pixels
 
 
 def make_batches(cache: PixelCache, split: str, image_size: int, channels, device: torch.device,

@@ -1,15 +1,19 @@
 """Fixtures that several test files share."""
+import signal
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 torch.set_num_threads(1)   # the tests' tensors are tiny: threads would only wait for each other
+
+import train_task1  # noqa: E402  (the path above leads to it)
 
 
 @pytest.fixture
@@ -39,3 +43,53 @@ def zipped():
                 archive.write(path, path.relative_to(folder).as_posix())
         return file
     return make
+
+
+# ---------------------------------------------------------------- trainings
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Options of a training of three epochs of three steps on `tiny_dataset`."""
+    return ["--arch", "resnet10", "--width", "0.1", "--image-size", "8", "--batch-size", "4", "--epochs", "3",
+            "--eval-every", "2", "--augment", "light", "--device", "cpu", "--lr", "0.01"]
+
+
+@pytest.fixture
+def command(tiny_dataset, tmp_path, monkeypatch):
+    """command(module, *options) runs a script's main() on the tiny data, in an empty folder with its own cache."""
+    monkeypatch.chdir(tmp_path)
+    def run(module, *options):
+        data = ["--data", str(tiny_dataset), "--cache", "cache"]
+        monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *data, *map(str, options)])
+        module.main()
+    return run
+
+
+@pytest.fixture
+def trained(command, tiny) -> Path:
+    """A finished run of the module: its model.pt."""
+    command(train_task1, *tiny, "--out", "run")
+    return Path("run/model.pt")
+
+
+@pytest.fixture
+def interrupt_at():
+    """interrupt_at(monkeypatch, call) raises a signal while a training draws the channel sets of its `call`-th batch."""
+    def patch(monkeypatch, call: int, number=signal.SIGINT):
+        draw, calls = train_task1.sample_mask, []
+        def draw_and_interrupt(*args):
+            calls.append(1)
+            if len(calls) == call:
+                signal.raise_signal(number)
+            return draw(*args)
+        monkeypatch.setattr(train_task1, "sample_mask", draw_and_interrupt)
+    return patch
+
+
+@pytest.fixture
+def read_rows():
+    """read_rows(path) reads a table of results: a dict a row, empty cells None."""
+    def read(path) -> list[dict]:
+        table = pd.read_csv(path).astype(object)
+        return table.where(table.notna(), None).to_dict("records")
+    return read

@@ -7,9 +7,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.channels import all_subsets
-from measure import count_macs
-from models import KERNELS, ChannelNet, ChannelSetConv2d, build_channel_net, build_fill
-from models.fill import FILLS, UNSEEN
+from metrics.cost import count_macs
+from models.channel_net import ChannelNet
+from models.channel_stem import ChannelSetConv2d
+from models.fill import FILLS, UNSEEN, build_fill
+from models.task1 import KERNELS, build_channel_net
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
 STATISTICS = {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": torch.tensor([0.3, 0.25, 0.2])}
@@ -63,7 +65,7 @@ def test_fold_is_one_plain_conv_and_exports(fill):
 
 
 @pytest.mark.parametrize("fill, kernel, reason", [("black", "free", "black"), ("conditioned", "free", "fill rule depends"),
-                                                  ("zero", "dynamic", "kernel depends"), ("scale", "omni", "kernel depends")])
+                                                  ("zero", "dynamic", "kernel depends"), ("rescale", "omni", "kernel depends")])
 def test_what_is_no_plain_convolution_refuses_to_fold(fill, kernel, reason):
     with pytest.raises(ValueError, match=reason):
         make_stem(fill, kernel).fold([0])
@@ -97,7 +99,7 @@ def test_grey_image_gives_the_same_output_for_every_subset_under_mean_fill():
         torch.testing.assert_close(stem(x[:, ids], ids), full, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fill", ["zero", "scale", "mean", "linear", "learned", "conditioned", "black", "luma_chroma"])
+@pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "regression", "learned", "conditioned", "black", "luma_chroma"])
 def test_with_all_channels_it_is_the_conv_it_was_made_from(fill):
     conv, x = nn.Conv2d(3, 6, 7, 2, 3, bias=True), torch.randn(2, 3, 21, 30)
     stem = ChannelSetConv2d.from_conv2d(conv, build_fill(fill, 3, **STATISTICS))
@@ -120,7 +122,7 @@ def test_from_conv2d_refuses_what_it_cannot_express(conv):
 @pytest.mark.parametrize("size", [(7, 7), (32, 20), (65, 33)])
 @pytest.mark.parametrize("conv", [dict(), dict(stride=1, padding=0), dict(kernel_size=3, stride=3, padding=1, dilation=2)])
 def test_output_size_is_conv2ds_for_any_height_and_width(size, conv):
-    stem, x = make_stem("linear", **conv), torch.randn(1, 3, *size)
+    stem, x = make_stem("regression", **conv), torch.randn(1, 3, *size)
     plain = nn.Conv2d(3, 8, stem.kernel_size, stem.stride, stem.padding, stem.dilation)
     if min(size) > stem.dilation * (stem.kernel_size - 1) - 2 * stem.padding:
         assert stem(x[:, :1], [2]).shape == stem(x, mask=mask_of([2], 1)).shape == plain(x).shape
@@ -130,29 +132,29 @@ def test_linear_fill_is_the_least_squares_regression():
     torch.manual_seed(0)
     pixels = torch.randn(50_000, 3, dtype=torch.float64) @ torch.linalg.cholesky(COVARIANCE.double()).T
     covariance = pixels.T @ pixels / len(pixels)
-    fill = build_fill("linear", 3, covariance=covariance, std=torch.ones(3))
+    fill = build_fill("regression", 3, covariance=covariance, std=torch.ones(3))
     fitted = torch.linalg.lstsq(pixels[:, [0, 2]], pixels[:, [1]]).solution[:, 0]
     row = fill(torch.tensor([True, False, True]))[1].double()
     torch.testing.assert_close(row, torch.stack([fitted[0], torch.tensor(0.0), fitted[1]]), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("fill", ["zero", "scale", "mean", "linear", "learned"])
+@pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "regression", "learned"])
 def test_present_rows_are_unit_vectors_and_absent_columns_zero(fill):
     rule = make_stem(fill).fill
     matrix = rule(torch.tensor([[True, False, True], [False, True, False]]))
-    factor = 1.5 if fill == "scale" else 1.0
+    factor = 1.5 if fill == "rescale" else 1.0
     assert torch.equal(matrix[0, 0], torch.tensor([factor, 0, 0])) and torch.equal(matrix[0, :, 1], torch.zeros(3))
     assert torch.equal(matrix[1][:, [0, 2]], torch.zeros(3, 2))
 
 
 def test_linear_fill_survives_duplicate_channels():
-    fill = build_fill("linear", 3, covariance=torch.ones(3, 3), std=torch.ones(3))
+    fill = build_fill("regression", 3, covariance=torch.ones(3, 3), std=torch.ones(3))
     matrix = fill(torch.tensor([True, True, False]))
     torch.testing.assert_close(matrix[2], torch.tensor([0.5, 0.5, 0.0]), rtol=1e-3, atol=1e-3)
 
 
 def test_rules_are_computed_in_float32_under_autocast():
-    class Watched(FILLS["linear"]):
+    class Watched(FILLS["regression"]):
         def forward(self, mask):
             assert not torch.is_autocast_enabled("cpu")
             return super().forward(mask)
@@ -225,11 +227,11 @@ def test_on_known_channels_luma_chroma_is_mean_fill():
                                                (None, "x has 2 channels but 3")])
 def test_wrong_ids_are_one_clear_error(channels, message):
     with pytest.raises(ValueError, match=message):
-        make_stem("linear")(torch.randn(1, 2, 8, 8), channels)
+        make_stem("regression")(torch.randn(1, 2, 8, 8), channels)
 
 
 def test_wrong_masks_are_one_clear_error():
-    stem, x = make_stem("linear"), torch.randn(2, 3, 8, 8)
+    stem, x = make_stem("regression"), torch.randn(2, 3, 8, 8)
     for mask in (torch.ones(2, 3), torch.ones(2, 2, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)):
         with pytest.raises(ValueError, match="bool"):
             stem(x, mask=mask)
@@ -243,7 +245,7 @@ def test_build_fill_names_what_is_missing():
     with pytest.raises(ValueError, match="unknown fill rule 'wiener'; choose one of"):
         build_fill("wiener", 3)
     with pytest.raises(ValueError, match="covariance"):
-        build_fill("linear", 3)
+        build_fill("regression", 3)
     with pytest.raises(ValueError, match="mean and std"):
         build_fill("black", 3)
 
@@ -260,7 +262,7 @@ def test_folded_network_equals_the_network_of_sets(fill):
 
 
 def test_macs_of_folded_kernel_and_generation_match_the_flop_counter():
-    net = build_channel_net("resnet10", 3, 5, "linear", width=0.25, embedding=False, **STATISTICS).eval()
+    net = build_channel_net("resnet10", 3, 5, "regression", width=0.25, embedding=False, **STATISTICS).eval()
     for ids in all_subsets(3):
         x = torch.randn(1, len(ids), 32, 32)
         counter = FlopCounterMode(display=False)

@@ -1,72 +1,137 @@
-"""The queue: several trainings at once, finished ones skipped, failures told at the end."""
-import sys
+"""The queue: several trainings at once, finished ones skipped, failures told at the end; and the lists it works on."""
 from pathlib import Path
 
 import pytest
 
 import experiments
-from report.task2.rows import RESULTS
-from test_training import TINY
+import grids
+from config import resolve_run
+from grids import GRIDS, task_of
+from grids.run import Run, distinct
+from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
 from utils import UserError
+
+GOOD, BAD, OTHER = (Run(name, f"the {name} one", "ours", {"fill": fill}) for name, fill in (
+    ("good", "mean"), ("bad", "luma_chroma"), ("other", "zero")))
 
 
 @pytest.fixture
-def queue(tiny_dataset, tmp_path, monkeypatch):
-    """queue(grid, *options) runs experiments.main() for a grid of its own."""
+def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
+    """queue(runs, *options) runs experiments.main() for a grid of its own."""
     monkeypatch.chdir(tmp_path)
-    def run(grid, *options):
-        monkeypatch.setattr(experiments, "GRIDS", {"task1": grid})
-        monkeypatch.setattr(experiments, "EVALUATIONS", {"task1": [("good+mean", "good", "--fill mean")] if "good" in grid else []})
-        tiny = " ".join([*TINY, "--cache", str(tmp_path / "cache"), "--epochs", "1"])
-        monkeypatch.setattr(sys, "argv", ["experiments.py", "task1", "--data", str(tiny_dataset), "--no-eval",
-                                          "--options", tiny, *options])
-        experiments.main()
+    tiny = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1"])
+    def run(runs, *options):
+        monkeypatch.setitem(experiments.GRIDS, "task1", runs)
+        experiments.main(["task1", "--data", str(tiny_dataset), "--no-eval", "--options", tiny, *options])
     return run
 
 
+def folder(name: str) -> Path:
+    """The one run directory of a model."""
+    found, = Path("runs/64px-half").glob(f"{name}-????????-s0")
+    return found
+
+
 def test_finished_runs_are_skipped_and_failed_ones_named(queue, capsys):
-    with pytest.raises(UserError, match="failed: bad seed 0 .*bad-s0/log.txt"):
-        queue({"good": "--fill mean", "bad": "--fill wiener"})
-    assert Path("runs/cpu/good-s0/model.pt").exists() and "invalid choice: 'wiener'" in Path("runs/cpu/bad-s0/log.txt").read_text()
+    broken = BAD.but(train_channels="R", sampler="none")   # the training script refuses it, so does the queue
+    with pytest.raises(UserError, match="--train-channels needs a --sampler"):
+        queue([GOOD, broken])
+    with pytest.raises(UserError, match="failed: bad,.* seed 0 .*bad-[0-9a-f]{8}-s0/log.txt"):
+        queue([GOOD, BAD.but(teacher=OTHER, channels="R", section="ours")])
+    assert (folder("good") / "model.pt").exists()
+    assert "must both take all channels" in (folder("bad") / "log.txt").read_text()
     capsys.readouterr()
-    queue({"good": "--fill mean", "other": "--fill zero"}, "--only", "good")
+    queue([GOOD, OTHER], "--only", "good")
     assert capsys.readouterr().out == "0 runs to train\n"
 
 
-def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys):
-    endless = " ".join([*TINY, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every", "1000000"])
-    queue({"endless": "", "waiting": ""}, "--minutes", "0.1", "--jobs", "1", "--options", endless)
+def test_other_options_are_another_run(queue, tiny, tmp_path, capsys):
+    queue([GOOD])
+    longer = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "2"])
+    queue([GOOD], "--options", longer)
+    assert "1 runs to train" in capsys.readouterr().out
+    assert len(list(Path("runs/64px-half").glob("good-*/model.pt"))) == 2
+
+
+def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
+    endless = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every", "1000000"])
+    queue([GOOD, OTHER], "--minutes", "0.1", "--jobs", "1", "--options", endless)
     out = capsys.readouterr().out
-    assert "stopped endless seed 0: the same command goes on with it" in out and "start   waiting" not in out
-    assert not Path("runs/cpu/endless-s0/model.pt").exists()
+    assert "stopped good,fill=mean seed 0: the same command goes on with it" in out and "start   other" not in out
+    assert not list(Path("runs").glob("**/model.pt"))
 
 
 def test_unknown_row_is_an_error(queue):
-    with pytest.raises(UserError, match="--only nothing: grid task1 has good, good\\+mean"):
-        queue({"good": ""}, "--only", "nothing")
+    with pytest.raises(UserError, match="--only nothing: grid task1 has good,fill=mean other,fill=zero"):
+        queue([GOOD, OTHER], "--only", "nothing")
 
 
-def test_rows_without_a_training_of_their_own_train_what_they_need(monkeypatch):
-    arguments = dict(grid="task1", only=["naive-rgb+mean", "naive-rgb"], seeds=[0, 1], tier="cpu", data="auto", threads=1, options="")
-    jobs = experiments.make_jobs(type("Arguments", (), arguments))
-    assert [job.name for job in jobs] == ["naive-rgb seed 0", "naive-rgb seed 1"]
+def test_rows_are_chosen_by_model_and_options():
+    run = GOOD.but(section="ours", epochs=60).tested(image_size=40)
+    assert run.fits("good") and run.fits("good,epochs=60,test_image_size=40") and not run.fits("good,epochs=30")
+    assert not run.fits("other") and str(run) == "good,fill=mean,epochs=60,test_image_size=40"
+
+
+def test_the_list_names_each_run_and_whether_it_is_trained(queue, capsys):
+    queue([GOOD])
+    capsys.readouterr()
+    queue([GOOD, OTHER], "--list")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split() == ["trained", "good,fill=mean", str(folder("good"))] and second.startswith("-        other,")
+
+
+def test_rows_without_a_training_of_their_own_train_what_they_need():
+    args = experiments.make_parser().parse_args(["task1", "--only", "rgb-only", "--seeds", "0", "1"])
+    assert len(experiments.chosen_runs(args)) == 5   # as trained, and under four fill rules
+    assert [job.name for job in experiments.make_jobs(args)] == ["rgb-only,sampler=none seed 0", "rgb-only,sampler=none seed 1"]
+    assert [run.options for run in experiments.trainings([LATE_FUSION])] == [{"channels": c} for c in "RGB"]
+    assert experiments.trainings([SPECIALISTS["RGB"]])[0].options == RGB_ONLY.options
 
 
 def test_a_teacher_is_trained_before_its_student(queue, capsys):
-    queue({"student": "--teacher {runs}/naive-s{seed}/model.pt", "naive": "--sampler none"}, "--only", "student", "--jobs", "2")
+    queue([Run("student", "student", teacher=RGB_ONLY), OTHER], "--only", "student", "--jobs", "2")
     out = capsys.readouterr().out
-    assert out.index("start   naive seed 0") < out.index("start   student seed 0") and "done    student seed 0" in out
+    assert out.index("start   rgb-only") < out.index("start   student") and "done    student seed 0" in out
 
 
-def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypatch):
+def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypatch, tiny, read_rows):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiments, "GRIDS", {"task2": {"small": "--arch plain"}, "task1": {"small": "--fill none of task 2's"}})
-    monkeypatch.setattr(experiments, "EVALUATIONS", {})
-    built, tiny = [], [word for word in TINY if word not in ("--arch", "resnet10")]
+    monkeypatch.setitem(experiments.GRIDS, "task2", [Run("plain6-k5", "the small one", "ours", {"arch": "plain6-k5"})])
+    built, tiny = [], [word for word in tiny if word not in ("--arch", "resnet10")]
     monkeypatch.setattr(experiments.report_build, "main", built.append)
-    monkeypatch.setattr(sys, "argv", ["experiments.py", "task2", "--data", str(tiny_dataset), "--options", " ".join(
-        [*tiny, "--cache", str(tmp_path / "cache")]), "--eval-options", f"--cache {tmp_path / 'cache'} --results results --repeats 0"])
-    experiments.main()
-    assert [(row["model"], row["role"], row["split"]) for row in RESULTS.read("results/task2_classifiers.csv")] == [
-        ("small", "ours", "test"), ("small", "ours", "val")]
+    cache = ["--cache", str(tmp_path / "cache")]
+    experiments.main(["task2", "--data", str(tiny_dataset), "--options", " ".join([*tiny, *cache]),
+                      "--eval-options", f"{' '.join(cache)} --results results --repeats 0"])
+    rows = read_rows("results/task2/classifiers.csv")
+    assert [(row["model"], row["label"], row["section"], row["split"]) for row in rows] == [
+        ("plain6-k5", "the small one", "ours", split) for split in ("test", "val")]
     assert built == [[]]
+
+
+# ---------------------------------------------------------------- the lists
+
+def test_a_grid_has_each_run_once_and_its_options_are_known():
+    for grid, runs in GRIDS.items():
+        assert len(distinct(runs)) == len(runs), grid
+        for run in runs:
+            config = resolve_run(task_of(grid), run.options, "48px-quarter", name=run.model)
+            assert config.name == run.model and run.label and run.section
+
+
+def test_names_hold_no_options():
+    """A shallow network is called by what it is; the others by one word for all of their trainings."""
+    for grid, runs in grids.task2.GRIDS.items():
+        for run in runs:
+            assert resolve_run("task2", run.options, "48px-quarter").name == run.model, (grid, str(run))
+    models = {run.model for runs in grids.task1.GRIDS.values() for run in runs}
+    assert CHANNELSET.model in models and len(models) < 25
+
+
+def test_what_the_tables_and_figures_show_is_in_a_grid():
+    for task in (grids.task1, grids.task2):
+        queued = {(run.model, str(run), str(run.teacher)) for runs in task.GRIDS.values() for run in runs}
+        shown = [variant[1:] for variants in task.ABLATIONS.values() for variant in variants]
+        shown = [model for models in shown for model in models] + list(task.FIGURE_MODELS.values())
+        for model in shown:
+            for run in model.values() if isinstance(model, dict) else [model]:
+                assert (run.model, str(run), str(run.teacher)) in queued, str(run)

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from measure import count_params
-from models import KERNELS, build_channel_net
+from metrics.cost import count_params
+from models.task1 import KERNELS, build_channel_net
 from models.dynamic import Dynamic, Omni, convolve_per_image
 from models.kernels import HyperNetwork, Templates, Tied, Wavelength
 

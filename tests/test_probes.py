@@ -5,13 +5,14 @@ from torch import nn
 
 import eval_channels
 import train_task1
-from models import build_channel_net
 from models.late_fusion import LateFusion
-from probes import PROBES, average_of_seen, probe_network
-from report.task1.rows import RESULTS
-from test_channel_stem import STATISTICS
-from test_training import TINY, command   # noqa: F401  (a fixture)
+from models.probes import PROBES, average_of_seen, probe_network
+from models.task1 import build_channel_net
 from utils import UserError
+
+COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
+STATISTICS = {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": torch.tensor([0.3, 0.25, 0.2])}
+STATISTICS["covariance"] = COVARIANCE * torch.outer(STATISTICS["std"], STATISTICS["std"])
 
 
 class TrainImages:
@@ -25,7 +26,7 @@ class TrainImages:
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    net = build_channel_net("resnet10", 3, 5, "linear", width=0.125, **STATISTICS).eval()
+    net = build_channel_net("resnet10", 3, 5, "regression", width=0.125, **STATISTICS).eval()
     nn.init.normal_(net.stem.embedding)
     return net
 
@@ -72,7 +73,7 @@ def test_recalibrated_statistics_are_of_the_training_images_and_leave_the_model_
     assert torch.equal(net.backbone.bn1.running_mean, before)
 
 
-@pytest.mark.parametrize("fill", ["linear", "luma_chroma"])
+@pytest.mark.parametrize("fill", ["regression", "luma_chroma"])
 def test_unseen_channel_takes_the_average_of_the_seen_slices(fill):
     net = build_channel_net("resnet10", 3, 5, fill, width=0.125, **STATISTICS)
     nn.init.normal_(net.stem.embedding)
@@ -80,7 +81,7 @@ def test_unseen_channel_takes_the_average_of_the_seen_slices(fill):
     torch.testing.assert_close(changed.weight[:, first + 2], net.stem.weight[:, first:first + 2].mean(1))
     torch.testing.assert_close(changed.embedding[2], net.stem.embedding[:2].mean(0))
     assert torch.equal(changed.weight[:, :first + 2], net.stem.weight[:, :first + 2])
-    with pytest.raises(UserError, match="trained with --seen"):
+    with pytest.raises(UserError, match="trained with --train-channels"):
         average_of_seen(net, [0, 1, 2])
 
 
@@ -108,22 +109,23 @@ def test_late_fusion_averages_the_probabilities_of_the_present_channels():
     torch.testing.assert_close(LateFusion(nets).for_channels([0, 2])(X[:, [0, 2]]), expected)
 
 
-def test_evaluation_of_probes_sizes_and_fusion(command):
+def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows):
     for channel in "RGB":
-        command(train_task1, *TINY, "--epochs", 1, "--channels", channel, "--out", channel)
-    command(train_task1, *TINY, "--epochs", 1, "--out", "run")
+        command(train_task1, *tiny, "--epochs", 1, "--channels", channel, "--out", channel)
+    command(train_task1, *tiny, "--epochs", 1, "--out", "run")
     options = ("--results", "results", "--split", "val", "--repeats", 0)
     command(eval_channels, "B/model.pt", "R/model.pt", "G/model.pt", *options)
     for probe in PROBES[:-1]:
         command(eval_channels, "run/model.pt", "--probe", probe, *options)
     command(eval_channels, "run/model.pt", "--image-size", 7, *options)
-    rows = RESULTS.read("results/task1_channels.csv")
-    assert {row["model"]: row["role"] for row in rows} == {
-        "late-fusion": "baseline", "linear+7px": "ablation", **{f"linear+{probe}": "ablation" for probe in PROBES[:-1]}}
+    rows = read_rows("results/task1/channels.csv")
+    assert {(row["model"], row["test_probe"], row["test_image_size"]): row["section"] for row in rows} == {
+        ("late-fusion", None, None): "baseline", ("channelset", None, 7): "ablation",
+        **{("channelset", probe, None): "ablation" for probe in PROBES[:-1]}}
     assert all(row["latency_ms"] is None and row["image_size"] == 8 for row in rows)
     fusion = {row["subset"]: row for row in rows if row["model"] == "late-fusion"}
     assert fusion["RGB"]["macs"] == 3 * fusion["R"]["macs"] and len(fusion) == 7
     with pytest.raises(UserError, match="late fusion takes 3 checkpoints"):
         command(eval_channels, "R/model.pt", "G/model.pt", *options)
-    with pytest.raises(UserError, match="trained with --seen"):
+    with pytest.raises(UserError, match="trained with --train-channels"):
         command(eval_channels, "run/model.pt", "--probe", "average-of-seen", *options)

@@ -1,30 +1,26 @@
 """What the repository promises about itself."""
-import dataclasses
+import ast
 import json
 import re
-import shlex
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 import utils
-from config import differing_options, option_defaults
-from depth import count_depth
-from grids import EVALUATIONS, GRIDS
-from latency import rebuild
-from measure import count_params
+from config import CONFIGS, differing_options, resolve_run, run_folder_name, training_key
+from grids import GRIDS, task_of
+from metrics.cost import count_params
+from metrics.depth import count_depth
+from models.task2 import MAX_DEPTH
+from records import load_records, make_table
 from report import build
-from report.records import load_records, run_name
-from report.task1 import content as task1
-from report.task2 import content as task2
-from train_task1 import Task1Config
-from train_task2 import SHALLOW_ROLES, Task2Config
-from utils import ROOT, parse_config
+from tools.latency import rebuild
+from utils import ROOT
 
-TABLES = {"task1": task1, "task2": task2}
-CONFIGS = {"task1": Task1Config, "task2": Task2Config}
+RESULTS = ROOT / "results"
 
 
 def test_tables_are_what_the_results_give(capsys):
@@ -47,54 +43,118 @@ def test_no_pictures_weights_or_absolute_paths_are_tracked():
 
 
 def test_results_have_their_provenance():
-    """Each row of a table has a run record with configuration, seed, commit, hardware and data hash beside it."""
-    for task, table in TABLES.items():
-        rows = table.load_rows(ROOT)
-        assert rows or not (ROOT / table.FILE).exists()
-        for row in rows:
-            record = json.loads((ROOT / "results" / "runs" / f"{run_name(task, row)}.json").read_text())
-            assert record.get("task", "task1") == task
+    """Each run has its configuration, seed, commit, hardware, data hash and predictions beside its metrics."""
+    for task in CONFIGS:
+        records = load_records(RESULTS, task)
+        assert records
+        for name, record in records.items():
+            assert record["task"] == task and set(record["splits"]) == {"val", "test"}
             assert re.fullmatch(r"[0-9a-f]{40}", record["trained_with"]["commit"]) and record["trained_with"]["hardware"]
-            assert re.fullmatch(r"[0-9a-f]{64}", record["dataset_digest"]) and record["config"]["seed"] == row["seed"]
-            kept = next(r for r in record["splits"][row["split"]] if r.get("subset") == row.get("subset"))
-            assert all(abs(kept[key] - row[key]) < 0.006 for key in ("top1_pct", "ci95_low", "ci95_high"))
-            assert task == "task1" or (record["strict_depth"], record["train_depth"]) == (row["strict_depth"], row["train_depth"])
-
-
-def test_a_rows_name_stands_for_one_run():
-    names = [name for grid in GRIDS.values() for name in grid]
-    assert len(names) == len(set(names))
+            assert re.fullmatch(r"[0-9a-f]{64}", record["dataset_digest"])
+            assert record["config"]["seed"] == record["seed"] and record["config"]["preset"] == record["preset"]
+            assert (RESULTS / task / "predictions" / f"{name}-test.csv.gz").is_file()
+            if task == "task2":
+                for line in (line for lines in record["splits"].values() for line in lines):
+                    assert (record["strict_depth"], record["train_depth"]) == (line["strict_depth"], line["train_depth"])
+        names = {f"{name}-test.csv.gz" for name in records}
+        assert {path.name for path in (RESULTS / task / "predictions").iterdir()} == names
 
 
 def test_the_queue_repeats_the_published_runs():
-    """A row's command still means the options that its record has, so that `experiments.py --only` can replace it."""
-    commands = {name: options for grid in GRIDS.values() for name, options in grid.items()}
-    trained = {name: runs.split()[0] for rows in EVALUATIONS.values() for name, runs, _ in rows}
-    records = sorted((ROOT / "results" / "runs").glob("*.json"))
-    assert records
-    for path in records:
-        record = json.loads(path.read_text())
-        config = CONFIGS[record.get("task", "task1")]
-        run = trained.get(record["model"], record["model"])
-        options = commands[run].format(runs=f"runs/{record['tier']}", seed=record["seed"])
-        words = [*shlex.split(options), "--seed", str(record["seed"]), "--tier", record["tier"], "--device", "cpu"]
-        ours = {**dataclasses.asdict(parse_config(config, words).resolve()), "amp": True}   # amp follows from the processor
-        assert differing_options(ours, record["config"], option_defaults(config)) == [], path.name
-        assert ("task2-" in path.name) == (config is Task2Config)
+    """Each record is of a run that a grid has, with the options that the grid still means, evaluated as it says."""
+    for task, cls in CONFIGS.items():
+        runs = [run for grid, runs in GRIDS.items() if task_of(grid) == task for run in runs]
+        for name, record in load_records(RESULTS, task).items():
+            found = []
+            for run in runs:
+                options = dict((run.parts[0] if run.parts else run).options)
+                if run.model != record["model"] or run.test != record["test"]:
+                    continue
+                if run.teacher:
+                    teacher = resolve_run(task, run.teacher.options, record["preset"], name=run.teacher.model,
+                                          seed=record["seed"])
+                    options["teacher"] = f"runs/{record['preset']}/{run_folder_name(teacher)}/model.pt"
+                config = vars(resolve_run(task, options, record["preset"], seed=record["seed"], name=run.model))
+                if training_key(config, cls) == training_key(record["config"], cls):
+                    # autocast follows from the processor
+                    assert differing_options({**config, "amp": True}, record["config"], cls) == [], name
+                    found.append(run)
+            assert found, name
+            assert record["section"] in {run.section for run in found}, name
+            assert record["label"] in {run.label for run in found}, name
 
 
 def test_published_networks_have_the_depth_and_size_of_the_results():
-    rows, seen = task2.load_rows(ROOT), set()
-    records = load_records(ROOT, "task2")
-    for row in rows:
-        name = row["model"].split("+")[0]   # on other image sizes it is the same network
-        if name not in seen:
-            seen.add(name)
-            net = rebuild(records[row["tier"], row["dataset"], row["image_size"], row["model"], row["seed"]]).eval()
-            assert count_depth(net, (3, row["image_size"], row["image_size"])).strict == row["strict_depth"], name
+    records, seen = load_records(RESULTS, "task2"), set()
+    table = make_table(records, "task2")
+    for name, record in records.items():
+        key = training_key(record["config"], CONFIGS["task2"])   # on other image sizes it is the same network
+        if key not in seen:
+            seen.add(key)
+            row, net = table[table["run"] == name].iloc[0], rebuild(record, name).eval()
+            size = record["image_size"]
+            assert count_depth(net, (3, size, size)).strict == row["strict_depth"], name
             assert count_params(net) == row["params"], name
-            assert row["role"] not in SHALLOW_ROLES or row["strict_depth"] <= 6, name
+            assert record["section"] not in ("ours", "distilled") or row["strict_depth"] <= MAX_DEPTH, name
     assert len(seen) > 40
+
+
+# ---------------------------------------------------------------- the house
+
+LAYERS = (   # from the top; a module imports from its own layer or from those below
+    {"train_task1", "train_task2", "eval_channels", "eval_shallow", "experiments", "tools"},
+    {"engine", "evaluation", "report"}, {"config", "models"}, {"data", "metrics", "records"}, {"utils", "grids"})
+SCRIPTS = LAYERS[0] - {"tools"}
+
+
+def sources() -> dict[str, Path]:
+    """Name of a module -> its file, of the code without tests."""
+    files = [path for path in ROOT.glob("*.py")] + [path for folder in (*LAYERS[0], "report", "models", "data", "metrics",
+             "grids") for path in (ROOT / folder).rglob("*.py")]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imports(path: Path, known: set[str]) -> set[str]:
+    """Modules of the project that a file imports, with the submodules that it names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            within = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            found |= within or {node.module}
+    return found & known
+
+
+def test_imports_point_downwards_and_make_no_circle():
+    files = sources()
+    graph = {name: imports(path, set(files)) - {name} for name, path in files.items()}
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for name, needed in graph.items():
+        for other in needed:
+            assert level[name.split(".")[0]] <= level[other.split(".")[0]], f"{name} imports {other}, which is above it"
+            assert other not in SCRIPTS, f"{name} imports the script {other}"
+    left = dict(graph)
+    while left:   # take away what imports nothing that is left
+        free = [name for name, needed in left.items() if not needed & left.keys()]
+        assert free, f"a circle among {', '.join(sorted(left))}"
+        for name in free:
+            del left[name]
+
+
+def test_tests_share_through_conftest_alone():
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+                [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in named if name.split(".")[0].startswith("test_")], path.name
+
+
+def test_files_and_lines_stay_short():
+    assert len(list(ROOT.glob("*.py"))) <= 11
+    files = [*sources().values(), *(ROOT / "tests").rglob("*.py")]
+    lengths = sorted(len(line) for path in files for line in path.read_text(encoding="utf-8").splitlines())
+    assert lengths[-1] <= 120 and lengths[int(0.99 * len(lengths))] <= 110
 
 
 def test_the_commit_names_changes_of_the_code_that_runs_alone(tmp_path, monkeypatch):

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from depth import count_depth
-from measure import count_macs, count_params, flop_counter_macs
+from metrics.depth import count_depth
+from metrics.cost import count_macs, count_params, flop_counter_macs
 from models.branched import BranchedConv2d, NormLinear, fuse
 from models.resnet import ScaledResNet
-from models.shallow import SHALLOW, ShallowNet, pooled
+from models.shallow import SHALLOW, ShallowNet, build_shallow, pooled, shallow_name
 from models.shallow_baselines import SHALLOW_BASELINES, SelfAttention
 
 NETWORKS = {**SHALLOW, **SHALLOW_BASELINES}
@@ -27,7 +27,8 @@ def randomise(model: nn.Module) -> nn.Module:
 
 def small(name: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    return NETWORKS[name](7, width=0.125, **options)
+    options = {"width": 0.125, **options}
+    return build_shallow(name, 7, **options) if name in SHALLOW else SHALLOW_BASELINES[name](7, **options)
 
 
 def relative_error(got, expected) -> float:
@@ -36,12 +37,12 @@ def relative_error(got, expected) -> float:
 
 # ---------------------------------------------------------------- fusing
 
-@pytest.mark.parametrize("branches", [True, False])
+@pytest.mark.parametrize("reparam", [True, False])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
 @pytest.mark.parametrize("out_channels", [4, 6])   # 4: with the identity
-def test_a_fused_convolution_is_the_sum_of_its_branches(size, stride, branches, out_channels):
-    conv = randomise(BranchedConv2d(4, out_channels, size, stride, branches)).double().eval()
+def test_a_fused_convolution_is_the_sum_of_its_branches(size, stride, reparam, out_channels):
+    conv = randomise(BranchedConv2d(4, out_channels, size, stride, reparam)).double().eval()
     plain = conv.fuse()
     assert type(plain) is nn.Conv2d and plain.kernel_size == (size, size)
     for shape in ((1, 1), (2, 3), (9, 9), (12, 7)):   # down to pictures that are all border
@@ -88,16 +89,23 @@ def test_a_fused_network_is_the_same_function(name):
 
 
 def test_fusing_keeps_the_memory_format():
-    net = small("merged").to(memory_format=torch.channels_last)
+    net = small("reparam6-k5").to(memory_format=torch.channels_last)
     assert fuse(net).streams[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 # ---------------------------------------------------------------- depth
 
 DEPTHS = {   # strict, stricter, in training
-    "plain": (6, 6, 6), "merged": (6, 6, 11), "covariance": (6, 7, 6), "streams": (6, 6, 6), "gated": (6, 6, 6), "gated-3x3": (6, 6, 6), "merged-gated": (6, 6, 11),
-    "gated-streams": (6, 6, 6), "gated5": (5, 5, 5), "gated4": (4, 4, 4), "rrdb": (17, 17, 17), "dense-block": (6, 6, 6), "attention": (6, 8, 6),
-    "graph": (6, 8, 6)}
+    "plain6-k5": (6, 6, 6), "plain6-k3-5-7": (6, 6, 6), "reparam6-k5": (6, 6, 11), "covariance6-k5": (6, 7, 6),
+    "gated6-k5": (6, 6, 6), "gated6-k3": (6, 6, 6), "gated6-k3-5-7": (6, 6, 6), "gated5-k5": (5, 5, 5),
+    "gated4-k7": (4, 4, 4), "reparam-gated6-k5": (6, 6, 11), "rrdb": (17, 17, 17), "dense-block": (6, 6, 6),
+    "attention": (6, 8, 6), "graph": (6, 8, 6)}
+
+
+@pytest.mark.parametrize("name", SHALLOW)
+def test_a_name_says_kind_depth_and_kernel(name):
+    assert shallow_name(**SHALLOW[name]) == name
+    assert f"{count_depth(fuse(small(name)), (3, 32, 32)).strict}-k" in name
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -105,11 +113,11 @@ def test_depth_of_every_network(name):
     net = small(name)
     strict, stricter, _, path = count_depth(fuse(net), (3, 32, 32))
     assert (strict, stricter, count_depth(net, (3, 32, 32), training=True).strict) == DEPTHS[name]
-    assert len(path) == strict and NETWORKS[name].__doc__
+    assert len(path) == strict and (name in SHALLOW or SHALLOW_BASELINES[name].__doc__)
 
 
-@pytest.mark.parametrize("options", [{}, {"gates": True, "second_order": 8}, {"gates": True, "coarse_gates": True}, {"kernels": (1, 3)}, {"stem_pool": True},
-                                     {"pools": 1}])
+@pytest.mark.parametrize("options", [{}, {"gates": True, "covariance_channels": 8}, {"gates": True, "pooled_gates": True}, {"kernels": (1, 3)}, {"stem_pool": True},
+                                     {"num_pools": 1}])
 def test_two_layers_more_than_hidden_ones(options):
     for hidden in range(5):
         net = ShallowNet(5, width=0.25, widths=(32,) * hidden, **options)
@@ -119,7 +127,7 @@ def test_two_layers_more_than_hidden_ones(options):
 def test_the_head_sees_what_it_is_told_to():
     """Of every level its means and the covariances of its first channels, or those of the last level alone."""
     for levels, features in ((False, 16 + 55), (True, (8 + 36) + (16 + 55) + (16 + 55))):
-        net = ShallowNet(5, width=0.25, widths=(32, 64, 64), second_order=10, levels=levels)
+        net = ShallowNet(5, width=0.25, widths=(32, 64, 64), covariance_channels=10, multi_level_head=levels)
         assert net.head.linear.in_features == features
         assert count_depth(fuse(net), (3, 32, 32)).strict == 5
         net(torch.randn(2, 3, 32, 32)).sum().backward()
@@ -138,20 +146,20 @@ def test_dropout_is_of_the_heads_features_and_of_the_training_alone():
 
 def test_pools_are_the_first_layers():
     for pools, side in ((None, 2), (3, 2), (1, 8), (0, 16)):
-        net, seen = ShallowNet(5, width=0.125, pools=pools).eval(), []
+        net, seen = ShallowNet(5, width=0.125, num_pools=pools).eval(), []
         net.streams[0][-1].register_forward_hook(lambda _, __, y: seen.append(y.shape[-1]))
         net(torch.randn(1, 3, 32, 32))
         assert seen == [side]
 
 
 def test_both_counters_of_macs_agree_on_fused_networks():
-    for name in ("merged", "gated4"):
-        net = fuse(small(name, second_order=0))
+    for name in ("reparam6-k5", "gated4-k7"):
+        net = fuse(small(name, covariance_channels=0))
         assert count_macs(net, (3, 32, 32)) == flop_counter_macs(net, torch.zeros(1, 3, 32, 32)) > 0
 
 
 def test_branches_cost_nothing_after_fusing():
-    assert count_params(fuse(small("merged"))) == count_params(fuse(small("plain"))) < count_params(small("merged"))
+    assert count_params(fuse(small("reparam6-k5"))) == count_params(fuse(small("plain6-k5"))) < count_params(small("reparam6-k5"))
 
 
 # ---------------------------------------------------------------- learning, shapes
@@ -164,10 +172,10 @@ def test_gradient_reaches_every_parameter(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("small_stem", [False, True])
-def test_any_image_size_and_number_of_channels(name, small_stem):
+@pytest.mark.parametrize("stem", ["7x7s2", "3x3s1"])
+def test_any_image_size_and_number_of_channels(name, stem):
     for channels, shape in ((1, (1, 1)), (3, (8, 20)), (13, (31, 17))):
-        logits = small(name, in_channels=channels, small_stem=small_stem).eval()(torch.randn(2, channels, *shape))
+        logits = small(name, in_channels=channels, stem=stem).eval()(torch.randn(2, channels, *shape))
         assert logits.shape == (2, 7) and logits.isfinite().all()
 
 
@@ -175,7 +183,7 @@ def test_autocast_leaves_the_covariances_in_float32():
     x = torch.randn(2, 8, 5, 5) + 100   # bfloat16 has no digits left for the variance
     with torch.autocast("cpu", torch.bfloat16):
         features = pooled(x, 8)
-        logits = small("gated")(torch.randn(4, 3, 32, 32))
+        logits = small("gated6-k5")(torch.randn(4, 3, 32, 32))
     assert features.dtype == torch.float32 and torch.equal(features, pooled(x, 8)) and logits.isfinite().all()
 
 
@@ -201,14 +209,14 @@ def test_gates_multiply():
 
 
 @pytest.mark.parametrize("side", [6, 7])
-def test_coarse_gates_multiply_what_is_pooled(side):
-    net = ShallowNet(3, widths=(8, 8), gates=True, coarse_gates=True).eval()
+def test_pooled_gates_multiply_what_is_pooled(side):
+    net = ShallowNet(3, widths=(8, 8), gates=True, pooled_gates=True).eval()
     (pooling, last), x = net.streams[0], torch.rand(2, 64, side, side)
     gate = pooling.pixel_gate.dense[0][1](F.conv2d(x, pooling.pixel_gate.dense[0][0].weight, padding=1))[..., ::2, ::2]
     y = F.relu(F.max_pool2d(pooling.conv(x), 2, ceil_mode=True) * gate.sigmoid())
     torch.testing.assert_close(pooling(x), y * pooling.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None])
     assert last(y).shape[2:] == last.pixel_gate(y).shape[2:] == y.shape[2:]   # a layer that does not pool has a gate a pixel
-    fine, coarse = (flop_counter_macs(ShallowNet(3, widths=(8,) * 2, gates=True, coarse_gates=flag), torch.zeros(1, 3, 32, 32))
+    fine, coarse = (flop_counter_macs(ShallowNet(3, widths=(8,) * 2, gates=True, pooled_gates=flag), torch.zeros(1, 3, 32, 32))
                     for flag in (False, True))
     assert fine - coarse == 64 * 8 * 9 * (16 * 16 - 8 * 8)   # of the layer that pools, a quarter of the gates
 
@@ -222,7 +230,7 @@ def test_attention_knows_no_order_of_pixels():
 @pytest.mark.parametrize("options, message", [
     ({"kernels": (4,)}, "kernel size 4: must be odd"), ({"kernels": (-1,)}, "must be odd"), ({"kernels": ()}, "must be a kernel"),
     ({"width": 0}, "width above 0"), ({"num_classes": 0}, "at least 1"), ({"in_channels": 0}, "at least 1"),
-    ({"widths": (8, 0)}, "at least 1"), ({"second_order": -1}, "second_order at least 0"),
+    ({"widths": (8, 0)}, "at least 1"), ({"covariance_channels": -1}, "covariance_channels at least 0"),
     ({"dropout": 1.0}, "dropout at least 0 and below 1"), ({"dropout": -0.1}, "dropout at least 0")])
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):

@@ -16,47 +16,15 @@ import torch
 import engine
 import eval_channels
 import train_task1
-from report.task1.rows import RESULTS
+from config import Task1Config, run_folder_name, training_key
 from utils import ROOT, UserError, load_checkpoint, save_checkpoint
-
-TINY = ["--arch", "resnet10", "--width", "0.1", "--image-size", "8", "--batch-size", "4", "--epochs", "3", "--eval-every", "2",
-        "--augment", "light", "--device", "cpu", "--lr", "0.01"]
-
-
-@pytest.fixture
-def command(tiny_dataset, tmp_path, monkeypatch):
-    """command(module, *options) runs a script's main() on the tiny data, in an empty folder with its own cache."""
-    monkeypatch.chdir(tmp_path)
-    def run(module, *options):
-        monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", "--data", str(tiny_dataset), "--cache", "cache", *map(str, options)])
-        module.main()
-    return run
-
-
-@pytest.fixture
-def trained(command):
-    """A finished run of the module: its model.pt."""
-    command(train_task1, *TINY, "--out", "run")
-    return Path("run/model.pt")
-
-
-def interrupt_at(monkeypatch, call: int, number=signal.SIGINT):
-    """Raise a signal while the training draws the channel sets of its `call`-th batch."""
-    draw, calls = train_task1.sample_mask, []
-    def draw_and_interrupt(*args):
-        calls.append(1)
-        if len(calls) == call:
-            signal.raise_signal(number)
-        return draw(*args)
-    monkeypatch.setattr(train_task1, "sample_mask", draw_and_interrupt)
-
 
 # ---------------------------------------------------------------- runs
 
 def test_a_run_directory_tells_everything(trained):
     folder = trained.parent
     config, environment = (json.loads((folder / name).read_text()) for name in ("config.json", "environment.json"))
-    assert config["fill"] == "linear" and config["sampler"] == "hcs" and config["seed"] == 0 and config["tier"] == "cpu"
+    assert config["fill"] == "regression" and config["sampler"] == "hcs" and config["seed"] == 0 and config["preset"] == "64px-half"
     assert environment["torch"] == torch.__version__ and environment["commit"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -67,15 +35,15 @@ def test_a_run_directory_tells_everything(trained):
 
 
 @pytest.mark.parametrize("call, number", [(2, signal.SIGINT), (5, signal.SIGTERM), (6, signal.SIGINT)])
-def test_interrupted_and_resumed_equals_uninterrupted(command, trained, monkeypatch, capsys, call, number):
+def test_interrupted_and_resumed_equals_uninterrupted(command, trained, monkeypatch, capsys, call, number, tiny, interrupt_at):
     with monkeypatch.context() as patch:
         interrupt_at(patch, call, number)
         with pytest.raises(SystemExit) as stop:
-            command(train_task1, *TINY, "--out", "cut")
+            command(train_task1, *tiny, "--out", "cut")
     assert stop.value.code == 130 and f"stopped after step {call} of 9" in capsys.readouterr().err
     with open("cut/metrics.jsonl", "a") as file:   # as if killed between an epoch's line and its checkpoint
         file.write('{"epoch": 99}\n')
-    command(train_task1, *TINY, "--out", "cut", "--resume")
+    command(train_task1, *tiny, "--out", "cut", "--resume")
     whole, cut = (load_checkpoint(path, "task1-model")["state"] for path in (trained, "cut/model.pt"))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
     without_time = [[{k: v for k, v in json.loads(line).items() if k != "train_s"} for line in
@@ -83,49 +51,49 @@ def test_interrupted_and_resumed_equals_uninterrupted(command, trained, monkeypa
     assert without_time[0] == without_time[1]
 
 
-def test_same_seed_same_result_and_another_seed_another(command, trained):
+def test_same_seed_same_result_and_another_seed_another(command, trained, tiny):
     states = [load_checkpoint(trained, "task1-model")["state"]]
     for seed in (0, 1):
-        command(train_task1, *TINY, "--out", f"again{seed}", "--seed", seed)
+        command(train_task1, *tiny, "--out", f"again{seed}", "--seed", seed)
         states.append(load_checkpoint(f"again{seed}/model.pt", "task1-model")["state"])
     key = "stem.weight"
     assert torch.equal(states[0][key], states[1][key]) and not torch.equal(states[0][key], states[2][key])
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(command, trained, monkeypatch):
+def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(command, trained, monkeypatch, tiny, interrupt_at):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5)
         with pytest.raises(SystemExit):
-            command(train_task1, *TINY, "--out", "compiled", "--compile")
-    command(train_task1, *TINY, "--out", "compiled", "--resume")
+            command(train_task1, *tiny, "--out", "compiled", "--compile")
+    command(train_task1, *tiny, "--out", "compiled", "--resume")
     first, other = (json.loads(Path(name, "metrics.jsonl").read_text().splitlines()[0])["loss"] for name in ("run", "compiled"))
     assert other == pytest.approx(first, abs=2e-3)   # of three steps; later ones drift apart on so few images
     states = [load_checkpoint(path, "task1-model")["state"] for path in (trained, "compiled/model.pt")]
     assert states[0].keys() == states[1].keys()
 
 
-def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trained, tiny_dataset):
+def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trained, tiny_dataset, tiny):
     before = trained.read_bytes()
     with pytest.raises(UserError, match="already holds a run: add --resume"):
-        command(train_task1, *TINY, "--out", "run")
+        command(train_task1, *tiny, "--out", "run")
     with pytest.raises(UserError, match="--lr 0.01 .now 0.5."):
-        command(train_task1, *TINY, "--out", "run", "--resume", "--lr", "0.5")
+        command(train_task1, *tiny, "--out", "run", "--resume", "--lr", "0.5")
     train = tiny_dataset / "train.txt"
     train.write_text("".join(train.read_text().splitlines(keepends=True)[1:]))
     with pytest.raises(UserError, match="other data; choose another --out"):
-        command(train_task1, *TINY, "--out", "run", "--resume")
+        command(train_task1, *tiny, "--out", "run", "--resume")
     assert trained.read_bytes() == before
 
 
-def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, monkeypatch):
-    half = [*TINY, "--fraction", "0.5"]   # 6 images: one step an epoch
+def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, monkeypatch, tiny, interrupt_at):
+    half = [*tiny, "--fraction", "0.5"]   # 6 images: one step an epoch
     command(train_task1, *half, "--out", "run")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2)
         with pytest.raises(SystemExit):
             command(train_task1, *half, "--out", "cut")
-    for options, message in ((TINY, "--fraction 0.5 .now 1.0."), ([*half, "--fraction", "0.75"], "--fraction 0.5 .now 0.75.")):
+    for options, message in ((tiny, "--fraction 0.5 .now 1.0."), ([*half, "--fraction", "0.75"], "--fraction 0.5 .now 0.75.")):
         with pytest.raises(UserError, match=message):
             command(train_task1, *options, "--out", "cut", "--resume")
     command(train_task1, *half, "--out", "cut", "--resume")
@@ -133,7 +101,7 @@ def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, mo
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
-def test_runs_from_before_the_share_used_all_images(command, trained):
+def test_runs_from_before_the_share_used_all_images(command, trained, tiny):
     """Their checkpoints and records have no such option: they resume, are evaluated and compared as those of all images."""
     command(eval_channels, trained, "--results", "results", "--repeats", 1)
     for path, kind in (("run/last.pt", "training-state"), ("run/model.pt", "task1-model")):
@@ -141,17 +109,17 @@ def test_runs_from_before_the_share_used_all_images(command, trained):
         del state["config"]["fraction"]
         save_checkpoint(path, state)
     command(eval_channels, trained, "--results", "results", "--repeats", 1)   # the record has the option, the model has not
-    record = Path("results/runs/cpu-tiny-8px-linear-s0.json")
+    record, = Path("results/task1/runs").glob("*channelset*.json")
     other = json.loads(record.read_text())
     record.write_text(json.dumps({**other, "config": {**other["config"], "fraction": 0.5}}))
     with pytest.raises(UserError, match="other options: add --name"):
         command(eval_channels, trained, "--results", "results", "--repeats", 1)
     with pytest.raises(UserError, match="--fraction 1.0 .now 0.5."):
-        command(train_task1, *TINY, "--out", "run", "--resume", "--fraction", "0.5")
-    command(train_task1, *TINY, "--out", "run", "--resume")
+        command(train_task1, *tiny, "--out", "run", "--resume", "--fraction", "0.5")
+    command(train_task1, *tiny, "--out", "run", "--resume")
 
 
-def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monkeypatch):
+def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monkeypatch, tiny):
     seen = []
     def spy(cache, split, *args):
         batches = make(cache, split, *args)
@@ -161,102 +129,117 @@ def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monke
     monkeypatch.setattr(train_task1, "make_batches", spy)
     monkeypatch.setattr(eval_channels, "make_batches", spy)
     for seed in (0, 1):
-        command(train_task1, *TINY, "--fraction", "0.5", "--epochs", 1, "--out", f"run{seed}", "--seed", seed)
+        command(train_task1, *tiny, "--fraction", "0.5", "--epochs", 1, "--out", f"run{seed}", "--seed", seed)
     command(eval_channels, "run1/model.pt", "--probe", "recalibrated-bn", "--results", "results", "--repeats", 0, "--split", "val")
     assert len(seen) == 3 and all(len(batches) == 6 and torch.equal(batches.images, seen[0].images) for batches in seen)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch, tiny):
     with monkeypatch.context() as patch:
         patch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * float("nan"))
         with pytest.raises(UserError, match="loss became nan in epoch 1.*--lr"):
-            command(train_task1, *TINY, "--out", "run")
+            command(train_task1, *tiny, "--out", "run")
     assert not Path("run/model.pt").exists()
 
 
-def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch):
+def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch, tiny):
     """The loss is 0, its gradient is not a number; one step an epoch, so no loss shows it in time."""
     monkeypatch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: (logits * 0).abs().sum().sqrt())
     with pytest.raises(UserError, match="weights are not finite in epoch 1"):
-        command(train_task1, *TINY, "--batch-size", "12", "--out", "run")
+        command(train_task1, *tiny, "--batch-size", "12", "--out", "run")
     assert not Path("run/last.pt").exists()
 
 
 @pytest.mark.parametrize("options", [["--fill", "learned"], ["--fill", "luma_chroma"], ["--kernel", "tied"], ["--fill", "black"],
                                      ["--fill", "grey"], ["--sampler", "hcs-batch"], ["--augment", "strong"], ["--amp", "--image-size", "32"],
-                                     ["--small-stem"], ["--fill", "scale", "--no-embedding"], ["--no-channels-last"],
+                                     ["--stem", "3x3s1"], ["--fill", "rescale", "--no-embedding"], ["--no-channels-last"],
                                      ["--fill", "conditioned"], ["--fill", "by_size"], ["--kernel", "omni"], ["--kernel", "templates", "--templates", "2"],
-                                     ["--sampler", "sandwich", "--seen", "RG"], ["--kernel-size", "3", "--kernel", "hypernet"]])
-def test_every_variant_trains_and_evaluates(command, options):
-    command(train_task1, *TINY, "--epochs", "1", "--out", "run", *options)
+                                     ["--sampler", "sandwich", "--train-channels", "RG"], ["--kernel-size", "3", "--kernel", "hypernet"]])
+def test_every_variant_trains_and_evaluates(command, options, tiny, read_rows):
+    command(train_task1, *tiny, "--epochs", "1", "--out", "run", *options)
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
-    rows = RESULTS.read("results/task1_channels.csv")
+    rows = read_rows("results/task1/channels.csv")
     assert [row["subset"] for row in rows] == ["RGB", "RG", "RB", "GB", "R", "G", "B"]
     whole = {"black", "conditioned", "omni"} & set(options)   # these convolve all channels
     assert rows[0]["macs"] == rows[-1]["macs"] if whole else rows[0]["macs"] > rows[-1]["macs"]
 
 
 @pytest.mark.parametrize("ramp", [0.0, 1.0])
-def test_distillation_learns_from_the_teacher(command, trained, ramp):
-    command(train_task1, *TINY, "--teacher", trained, "--distill-ramp", ramp, "--out", "student")
+def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
+    command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", ramp, "--out", "student")
     plain, student = (load_checkpoint(path, "task1-model")["state"]["backbone.fc.weight"] for path in (trained, "student/model.pt"))
     assert student.isfinite().all() and not torch.equal(plain, student)
     with pytest.raises(UserError, match="--teacher run/model.pt: it and the student must both take all channels"):
-        command(train_task1, *TINY, "--channels", "R", "--teacher", trained, "--out", "other")
+        command(train_task1, *tiny, "--channels", "R", "--teacher", trained, "--out", "other")
 
 
-def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatch):
+def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatch, tiny):
     """A teacher's loss of 1 is added with a share that rises from 0 to --distill-weight."""
     losses = []
     monkeypatch.setattr(engine.Trainer, "_distillation", lambda self, images, logits: logits.sum() * 0 + 1)
     monkeypatch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * 0)
     check = engine.Trainer._check
     monkeypatch.setattr(engine.Trainer, "_check", lambda self, values: losses.extend(v.item() for v in values) or check(self, values))
-    command(train_task1, *TINY, "--teacher", trained, "--distill-ramp", 0.5, "--distill-weight", 0.9, "--out", "student")
+    command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", 0.5, "--distill-weight", 0.9, "--out", "student")
     assert losses == pytest.approx([min(0.9, 0.9 * step / 4.5) for step in range(9)])
 
 
-@pytest.mark.parametrize("options, message", [(["--seen", "RG", "--sampler", "none"], "--seen needs a --sampler"),
-                                              (["--seen", "RX"], "no channel 'X'"), (["--kernel-size", "4"], "--kernel-size odd"),
+@pytest.mark.parametrize("options, message", [(["--train-channels", "RG", "--sampler", "none"], "--train-channels needs a --sampler"),
+                                              (["--train-channels", "RX"], "no channel 'X'"), (["--kernel-size", "4"], "--kernel-size odd"),
                                               (["--distill-weight", "2"], "must be in 0..1"), (["--teacher", "nothing.pt"], "nothing.pt")])
-def test_bad_options_are_one_clear_error(command, options, message):
+def test_bad_options_are_one_clear_error(command, options, message, tiny):
     with pytest.raises(UserError, match=message):
-        command(train_task1, *TINY, "--out", "run", *options)
+        command(train_task1, *tiny, "--out", "run", *options)
 
 
-def test_specialist_knows_one_set(command):
-    command(train_task1, *TINY, "--channels", "GB", "--out", "run")
+def test_specialist_knows_one_set(command, tiny, read_rows):
+    command(train_task1, *tiny, "--channels", "GB", "--out", "run")
     command(eval_channels, "run/model.pt", "--results", "results", "--repeats", 1)
-    rows = RESULTS.read("results/task1_channels.csv")
-    assert [(row["role"], row["model"], row["subset"]) for row in rows] == [("specialist", "specialist-GB", "GB")] * 2
+    rows = read_rows("results/task1/channels.csv")
+    assert [(row["section"], row["model"], row["subset"]) for row in rows] == [("specialist", "specialist", "GB")] * 2
+    assert "channels=GB" in rows[0]["options"]
 
 
-def test_a_model_of_two_channels_knows_their_subsets(command):
-    command(train_task1, *TINY, "--channels", "GR", "--sampler", "hcs", "--out", "run")
+def test_a_model_of_two_channels_knows_their_subsets(command, tiny, read_rows):
+    command(train_task1, *tiny, "--channels", "GR", "--sampler", "hcs", "--out", "run")
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
-    rows = RESULTS.read("results/task1_channels.csv")
-    assert {(row["role"], row["model"]) for row in rows} == {("ours", "linear-RG")}
+    rows = read_rows("results/task1/channels.csv")
+    assert {(row["section"], row["model"]) for row in rows} == {("ours", "channelset")}
     assert {row["subset"] for row in rows} == {"RG", "R", "G"}
 
 
 @pytest.mark.parametrize("options, expected", [
-    ({}, ("linear", "hcs", True, "ours", "linear")), ({"sampler": "none"}, ("zero", "none", False, "baseline", "zero-none")),
-    ({"channels": "B"}, ("zero", "none", False, "specialist", "specialist-B")),
-    ({"channels": "B,G,R"}, ("linear", "hcs", True, "ours", "linear")),
-    ({"channels": "B", "fraction": 0.1}, ("zero", "none", False, "specialist", "specialist-B-fraction-0.1")),
-    ({"kernel": "tied", "fraction": 0.5}, ("linear", "hcs", True, "baseline", "linear-tied-fraction-0.5")),
-    ({"fill": "scale", "embedding": False}, ("scale", "hcs", False, "baseline", "scale")),
-    ({"sampler": "none", "fill": "linear"}, ("linear", "none", False, "baseline", "linear-none")),
-    ({"sampler": "hcs-batch", "kernel": "tied"}, ("linear", "hcs-batch", True, "baseline", "linear-tied-per-batch"))])
+    ({}, ("regression", "hcs", True, "ours", "channelset")),
+    ({"sampler": "none"}, ("zero", "none", False, "baseline", "rgb-only")),
+    ({"channels": "B"}, ("zero", "none", False, "specialist", "specialist")),
+    ({"channels": "B,G,R"}, ("regression", "hcs", True, "ours", "channelset")),
+    ({"channels": "B", "fraction": 0.1}, ("zero", "none", False, "specialist", "specialist")),
+    ({"kernel": "tied", "fraction": 0.5}, ("regression", "hcs", True, "baseline", "channelset")),
+    ({"fill": "rescale", "embedding": False}, ("rescale", "hcs", False, "baseline", "sliced")),
+    ({"fill": "mean"}, ("mean", "hcs", True, "ours", "fill-mean")),
+    ({"sampler": "none", "fill": "regression"}, ("regression", "none", False, "baseline", "rgb-only")),
+    ({"sampler": "hcs-batch", "kernel": "tied"}, ("regression", "hcs-batch", True, "baseline", "channelset"))])
 def test_defaults_follow_from_the_options_and_never_overrule_them(options, expected):
-    config = train_task1.Task1Config(device="cpu", **options).resolve()
-    assert (config.fill, config.sampler, config.embedding, config.role, config.name) == expected
+    config = Task1Config(device="cpu", **options).resolve()
+    section = eval_channels.default_section(config, False, {})
+    assert (config.fill, config.sampler, config.embedding, section, config.name) == expected
 
 
-def test_torchrun_with_two_processes(tiny_dataset, tmp_path):
+def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
+    def key(**options):
+        config = Task1Config(device="cpu", **options).resolve()
+        return run_folder_name(config), training_key(vars(config), Task1Config)
+    (folder, first), (other, same) = key(), key(seed=1)
+    assert first == same and folder[:-1] == other[:-1] and folder.startswith("channelset-") and folder.endswith("-s0")
+    assert key(out="elsewhere", threads=3, name="x")[1] == first != key(lr=0.3)[1]
+    taught = [key(teacher=f"runs/p/rgb-only-0123abcd-s{seed}/model.pt")[1] for seed in (0, 1)]
+    assert taught[0] == taught[1] != key(teacher="runs/p/other-0123abcd-s0/model.pt")[1]
+
+
+def test_torchrun_with_two_processes(tiny_dataset, tmp_path, tiny):
     script = ROOT / "train_task1.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script),
-               "--data", str(tiny_dataset), "--cache", str(tmp_path / "cache"), *TINY, "--out", str(tmp_path / "run"), "--threads", "1"]
+               "--data", str(tiny_dataset), "--cache", str(tmp_path / "cache"), *tiny, "--out", str(tmp_path / "run"), "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -268,14 +251,18 @@ def test_torchrun_with_two_processes(tiny_dataset, tmp_path):
 
 # ---------------------------------------------------------------- results
 
-def test_evaluation_writes_table_record_and_predictions(command, trained):
-    command(eval_channels, trained, "--results", "results", "--repeats", 1)
-    rows = RESULTS.read("results/task1_channels.csv")
-    assert len(rows) == 14 and {row["split"] for row in rows} == {"val", "test"} and {row["role"] for row in rows} == {"ours"}
-    record = json.loads(Path("results/runs/cpu-tiny-8px-linear-s0.json").read_text())
+def test_evaluation_writes_table_record_and_predictions(command, trained, read_rows):
+    command(eval_channels, trained, "--results", "results", "--repeats", 1, "--label", "ours, tiny")
+    rows = read_rows("results/task1/channels.csv")
+    assert len(rows) == 14 and {row["split"] for row in rows} == {"val", "test"}
+    assert {(row["section"], row["label"], row["preset"]) for row in rows} == {("ours", "ours, tiny", "64px-half")}
+    assert {(row["epochs"], row["augment"], row["weight_decay"]) for row in rows} == {(3, "light", 0.0005)}
+    name = rows[0]["run"]
+    record = json.loads(Path(f"results/task1/runs/{name}.json").read_text())
+    assert name.startswith("64px-half-tiny-8px-channelset-") and record["task"] == "task1"
     assert record["trained_with"]["commit"] and len(record["dataset_digest"]) == 64 and len(record["history"]) == 3
-    assert record["task"] == "task1"
-    with gzip.open("results/predictions/cpu-tiny-8px-linear-s0-test.csv.gz", "rt") as file:
+    assert rows[0]["hardware"] == record["trained_with"]["hardware"]
+    with gzip.open(f"results/task1/predictions/{name}-test.csv.gz", "rt") as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 6 and predictions[0]["image"].startswith("images/")
     for row in rows:   # the table can be computed again from the predictions
@@ -284,32 +271,35 @@ def test_evaluation_writes_table_record_and_predictions(command, trained):
             assert row["top1_pct"] == round(100 * hits / 6, 2)
 
 
-def test_naive_network_under_other_fill_rules(command):
-    command(train_task1, *TINY, "--fill", "zero", "--sampler", "none", "--name", "naive", "--out", "run")
-    for fill in ("black", "mean", "linear"):
+def test_rgb_network_under_other_fill_rules(command, tiny, read_rows):
+    command(train_task1, *tiny, "--sampler", "none", "--out", "run")
+    for fill in ("black", "mean", "regression"):
         command(eval_channels, "run/model.pt", "--results", "results", "--fill", fill, "--repeats", 1, "--split", "val")
-    command(eval_channels, "run/model.pt", "--results", "results", "--role", "specialist", "--name", "s", "--repeats", 1)
-    rows = RESULTS.read("results/task1_channels.csv")
-    assert {row["model"] for row in rows} == {"naive+black", "naive+mean", "naive+linear", "s"}
+    command(eval_channels, "run/model.pt", "--results", "results", "--section", "specialist", "--name", "s",
+            "--repeats", 1)
+    rows = read_rows("results/task1/channels.csv")
+    assert {(row["model"], row["test_fill"], row["section"]) for row in rows} == {
+        ("rgb-only", "black", "baseline"), ("rgb-only", "mean", "baseline"), ("rgb-only", "regression", "baseline"),
+        ("s", None, "specialist")}
     assert [row["subset"] for row in rows if row["model"] == "s"] == ["RGB", "RGB"]
     full = {row["top1_pct"] for row in rows if row["subset"] == "RGB" and row["split"] == "val"}
     assert len(full) == 1   # with all channels every rule is the plain network
 
 
-def test_evaluating_again_skips_or_replaces(command, trained, capsys):
+def test_evaluating_again_skips_or_replaces(command, trained, capsys, read_rows):
     for extra in ([], [], ["--skip-existing"]):
         command(eval_channels, trained, "--results", "results", "--repeats", 1, *extra)
-    assert "is of this very run: skipped" in capsys.readouterr().out and len(RESULTS.read("results/task1_channels.csv")) == 14
+    assert "is of this very run: skipped" in capsys.readouterr().out
+    assert len(read_rows("results/task1/channels.csv")) == 14
 
 
-def test_results_of_other_options_are_not_overwritten(command, trained):
+def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows):
     command(eval_channels, trained, "--results", "results", "--repeats", 1)
-    before = Path("results/task1_channels.csv").read_bytes()
-    command(train_task1, *TINY, "--lr", "0.02", "--out", "other")
-    with pytest.raises(UserError, match="other options: add --name .*, or --replace"):
-        command(eval_channels, "other/model.pt", "--results", "results", "--repeats", 1)
-    assert Path("results/task1_channels.csv").read_bytes() == before
-    command(eval_channels, "other/model.pt", "--results", "results", "--repeats", 1, "--replace")
+    command(train_task1, *tiny, "--lr", "0.02", "--out", "other")
+    command(eval_channels, "other/model.pt", "--results", "results", "--repeats", 1)
+    rows = read_rows("results/task1/channels.csv")
+    assert len({row["run"] for row in rows}) == 2 and len(rows) == 28
+    assert {word for row in rows for word in row["options"].split() if word.startswith("lr=")} == {"lr=0.01", "lr=0.02"}
     Path("alone").mkdir()
     Path("alone/model.pt").write_bytes(trained.read_bytes())   # a model copied without its log
     command(eval_channels, "alone/model.pt", "--results", "elsewhere", "--repeats", 1)
@@ -326,9 +316,9 @@ def test_results_of_other_options_are_not_overwritten(command, trained):
     (["--batch-size", "1"], "at least 2"), (["--label-smoothing", "2"], "--label-smoothing"),
     (["--data", "nowhere"], "nowhere"),
     pytest.param(["--device", "cuda"], "use --device cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"))])
-def test_bad_options_name_the_option(command, options, message):
+def test_bad_options_name_the_option(command, options, message, tiny):
     with pytest.raises(UserError, match=message):
-        command(train_task1, *TINY, *options)
+        command(train_task1, *tiny, *options)
 
 
 @pytest.mark.parametrize("options, message", [
@@ -380,7 +370,7 @@ def test_evaluation_refuses_other_data_unknown_channels_and_repeats(command, tra
     for subsets, message in (("X", "no channel 'X'"), ("RG GR", "named twice")):
         with pytest.raises(UserError, match=message):
             command(eval_channels, trained, "--results", "results", "--subsets", subsets)
-    with pytest.raises(UserError, match="kernels are for rule 'linear'"):
+    with pytest.raises(UserError, match="kernels are for rule 'regression'"):
         command(eval_channels, trained, "--results", "results", "--fill", "luma_chroma")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
