@@ -1,4 +1,6 @@
-"""Options of the training scripts, the presets that set their defaults, and what tells two trainings apart."""
+"""Options of the training scripts, the presets that set their defaults, and what tells two trainings
+apart.
+"""
 from __future__ import annotations
 
 import dataclasses
@@ -23,29 +25,35 @@ from utils import UserError, option
 
 # Image size and width of the networks; an option given on the command line wins over its preset's value.
 PRESETS = {
-    "48px-quarter": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128, "lr": 0.1,
+    "48px-quarter": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128,
+                     "lr": 0.1,
                      "augment": "light"},
-    "64px-half": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128, "lr": 0.1,
+    "64px-half": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128,
+                  "lr": 0.1,
                   "augment": "strong"},
-    "64px-full": {"arch": "resnet18", "width": 1.0, "image_size": 64, "epochs": 30, "batch_size": 256, "lr": 0.2,
+    "64px-full": {"arch": "resnet18", "width": 1.0, "image_size": 64, "epochs": 30, "batch_size": 256,
+                  "lr": 0.2,
                   "augment": "strong"},
-    "128px-full": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256, "lr": 0.2,
+    "128px-full": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256,
+                   "lr": 0.2,
                    "augment": "strong"},
 }
 
 # They may differ between the sessions of one run: they do not change what is trained
-SESSION_OPTIONS = {"name", "out", "resume", "device", "threads", "compile", "data", "cache", "eval_every", "max_depth"}
+SESSION_OPTIONS = {"name", "out", "resume", "device", "threads", "compile", "data", "cache", "eval_every",
+                   "max_depth"}
 
 
 @dataclass
 class TrainConfig:
     """Options of every training script; a value of None is taken from the preset."""
-    data: str = option("auto", "folder or zip with train.txt, val.txt, test.txt and images/; auto: what lies in "
-                               "data/, else a demo set that is made there")
+    data: str = option("auto", "folder or zip with train.txt, val.txt, test.txt and images/; auto: what lies "
+                               "in data/, else a demo set that is made there")
     cache: str | None = option(None, "folder for the decoded pixels (default: data/cache)")
     out: str | None = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
     name: str | None = option(None, "what the results call the model (default: from the options)")
-    resume: bool = option(False, "go on with the run in --out exactly where it stopped; start it if it has not begun")
+    resume: bool = option(False, "go on with the run in --out exactly where it stopped; start it if it has "
+                                 "not begun")
     preset: str = option("auto", "sizes and lengths: " + "; ".join(
         f"{name}: {', '.join(f'{k} {v}' for k, v in preset.items())}" for name, preset in PRESETS.items())
         + "; auto: 128px-full on a GPU, else 64px-half", ("auto", *PRESETS))
@@ -53,29 +61,36 @@ class TrainConfig:
     width: float | None = option(None, "width multiplier of the network (default: by preset)")
     stem: str = option("7x7s2", "first convolution: side and stride; 3x3s1 is for images under about 64 px",
                        tuple(STEMS))
-    stem_pool: bool | None = option(None, "max-pooling after the first convolution (default: with --stem 7x7s2)")
+    stem_pool: bool | None = option(None,
+                                    "max-pooling after the first convolution (default: with --stem 7x7s2)")
     image_size: int | None = option(None, "side of the training and test images, px (default: by preset)")
-    fraction: float = option(1.0, "share of the training images of each class that is used: the same images for every "
-                                  "--seed, those of a smaller share among those of a larger one; normalisation stays "
-                                  "that of all images")
+    fraction: float = option(1.0, "share of the training images of each class that is used: the same images "
+                                  "for every --seed, those of a smaller share among those of a larger one; "
+                                  "normalisation stays that of all images")
     epochs: int | None = option(None, "passes over the training images that are used (default: by preset)")
     batch_size: int | None = option(None, "images a step, over all processes together (default: by preset)")
-    lr: float | None = option(None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)")
+    lr: float | None = option(None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by "
+                                    "preset)")
     weight_decay: float = option(5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation")
-    warmup_epochs: float = option(2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of all")
+    warmup_epochs: float = option(2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of "
+                                       "all")
     label_smoothing: float = option(0.1, "label smoothing")
-    teacher: str | None = option(None, "model.pt of a trained network whose predictions on all channels are learned as "
-                                       "well (knowledge distillation); it must be of the same data")
+    teacher: str | None = option(None, "model.pt of a trained network whose predictions on all channels are "
+                                       "learned as well (knowledge distillation); it must be of the same "
+                                       "data")
     distill_weight: float = option(0.5, "share of the distillation loss, with --teacher")
     distill_temperature: float = option(4.0, "temperature of both predictions in the distillation loss")
-    distill_ramp: float = option(0.0, "share of the training over which the distillation loss rises from zero")
-    ema_epochs: float = option(1.0, "horizon of the weights' exponential moving average, epochs; 0: no average")
-    augment: str | None = option(None, "light: crop and flip; strong: random resized crop, flip, erasing (default: by "
-                                       "preset)", AUGMENTATIONS)
-    amp: bool | None = option(None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at "
-                                    "32 px or more)")
+    distill_ramp: float = option(0.0, "share of the training over which the distillation loss rises from "
+                                      "zero")
+    ema_epochs: float = option(1.0, "horizon of the weights' exponential moving average, epochs; 0: no "
+                                    "average")
+    augment: str | None = option(None, "light: crop and flip; strong: random resized crop, flip, erasing "
+                                       "(default: by preset)", AUGMENTATIONS)
+    amp: bool | None = option(None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 "
+                                    "and at 32 px or more)")
     channels_last: bool = option(True, "channels_last memory format")
-    compile: bool = option(False, "torch.compile the network: faster steps after about a minute; needs a C++ compiler")
+    compile: bool = option(False, "torch.compile the network: faster steps after about a minute; needs a C++ "
+                                  "compiler")
     eval_every: int = option(5, "epochs between validations; the last epoch always has one")
     max_failed: float = option(0.01, "share of undecodable images in a split above which the run stops")
     seed: int = option(0, "seed of weights, batches, augmentation and channel sampling")
@@ -102,8 +117,10 @@ class TrainConfig:
         for key, value in PRESETS[self.preset].items():
             if getattr(self, key) is None:
                 setattr(self, key, value)
-        if self.amp is None:   # on a CPU, oneDNN's bfloat16 leaves kernel gradients of 1x1 feature maps undefined
-            self.amp = self.device != "cpu" or (torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32)
+        # on a CPU, oneDNN's bfloat16 leaves kernel gradients of 1x1 feature maps undefined
+        if self.amp is None:
+            self.amp = self.device != "cpu" or (torch.cpu._is_avx512_bf16_supported()
+                                                and self.image_size >= 32)
         for key in ("image_size", "epochs", "batch_size", "eval_every"):
             if getattr(self, key) < 1:
                 raise UserError(f"--{key.replace('_', '-')} {getattr(self, key)}: must be at least 1")
@@ -111,8 +128,10 @@ class TrainConfig:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         if not 0 <= self.label_smoothing < 1 or self.ema_epochs < 0 or self.warmup_epochs < 0:
             raise UserError("--label-smoothing must be in 0..1, --ema-epochs and --warmup-epochs at least 0")
-        if not (0 <= self.distill_weight <= 1 and 0 <= self.distill_ramp <= 1 and self.distill_temperature > 0):
-            raise UserError("--distill-weight and --distill-ramp must be in 0..1, --distill-temperature above 0")
+        if not (0 <= self.distill_weight <= 1 and 0 <= self.distill_ramp <= 1
+                and self.distill_temperature > 0):
+            raise UserError("--distill-weight and --distill-ramp must be in 0..1, --distill-temperature "
+                            "above 0")
         if not 0 < self.fraction <= 1:
             raise UserError(f"--fraction {self.fraction}: must be above 0 and at most 1")
         for key in ("width", "lr"):
@@ -123,21 +142,26 @@ class TrainConfig:
 
 @dataclass
 class Task1Config(TrainConfig):
-    channels: str = option("all", "channels the model knows, such as RGB or R; with fewer than all and no --sampler: a "
-                                  "specialist for that set")
-    fill: str | None = option(None, "how an absent channel is predicted from the present ones, see models/fill.py "
-                                    "(default: regression; zero without a sampler)", tuple(FILLS))
+    channels: str = option("all", "channels the model knows, such as RGB or R; with fewer than all and no "
+                                  "--sampler: a specialist for that set")
+    fill: str | None = option(None, "how an absent channel is predicted from the present ones, see "
+                                    "models/fill.py (default: regression; zero without a sampler)",
+                              tuple(FILLS))
     kernel: str = option("free", "where the first convolution's kernel comes from, see models/kernels.py and "
                                  "models/dynamic.py", tuple(KERNELS))
-    templates: int = option(128, "templates of --kernel templates; fewer than there are channels limit the kernel's rank")
+    templates: int = option(128, "templates of --kernel templates; fewer than there are channels limit the "
+                                 "kernel's rank")
     kernel_size: int | None = option(None, "side of the first convolution, odd (default: the network's)")
-    embedding: bool | None = option(None, "learned offset that tells the network which channels it was given (default: "
-                                          "with a sampler)")
-    train_channels: str = option("all", "channels that training draws its sets from; the others are seen by the "
+    embedding: bool | None = option(None,
+                                    "learned offset that tells the network which channels it was given "
+                                          "(default: with a sampler)")
+    train_channels: str = option("all",
+                                 "channels that training draws its sets from; the others are seen by the "
                                         "evaluation only")
-    sampler: str | None = option(None, "channel sets in training, one an image: hcs (hierarchical), sandwich, uniform, "
-                                       "bernoulli; hcs-batch: one a batch; none: all channels; see data/channels.py "
-                                       "(default: hcs; none with --channels)", SAMPLERS)
+    sampler: str | None = option(None, "channel sets in training, one an image: hcs (hierarchical), "
+                                       "sandwich, uniform, bernoulli; hcs-batch: one a batch; none: all "
+                                       "channels; see data/channels.py (default: hcs; none with --channels)",
+                                 SAMPLERS)
 
     @property
     def is_specialist(self) -> bool:
@@ -179,26 +203,33 @@ class Task1Config(TrainConfig):
 class Task2Config(TrainConfig):
     arch: str | None = option("gated6-k3", "network: a ResNet, or one of models/shallow.py or "
                                            "models/shallow_baselines.py", ARCHS)
-    stem_pool: bool | None = option(None, "max-pooling after the first convolution (default: by --arch; ResNets have it "
-                                          "with --stem 7x7s2)")
-    widths: str | None = option(None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by "
-                                      "--arch)")
-    kernels: str | None = option(None, "sides of the hidden convolutions, odd, such as 5; several, such as 3,5,7, make "
-                                       "a stream each (default: by --arch)")
+    stem_pool: bool | None = option(None,
+                                    "max-pooling after the first convolution (default: by --arch; ResNets "
+                                          "have it with --stem 7x7s2)")
+    widths: str | None = option(None, "channels of the hidden layers at width 1, such as 128,256,512 "
+                                      "(default: by --arch)")
+    kernels: str | None = option(None, "sides of the hidden convolutions, odd, such as 5; several, such as "
+                                       "3,5,7, make a stream each (default: by --arch)")
     reparam: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
     gates: bool | None = option(None, "gates in the hidden layers (default: by --arch)")
-    pooled_gates: bool | None = option(None, "a gate for each pooled cell, not for each pixel before the pooling "
+    pooled_gates: bool | None = option(None,
+                                       "a gate for each pooled cell, not for each pixel before the pooling "
                                              "(default: by --arch)")
-    covariance_channels: int | None = option(None, "channels whose covariances the last layer sees; 0: means alone "
+    covariance_channels: int | None = option(None,
+                                             "channels whose covariances the last layer sees; 0: means alone "
                                                    "(default: by --arch)")
-    num_pools: int | None = option(None, "hidden layers that halve the sides of their maps (default: all but the last)")
-    multi_level_head: bool | None = option(None, "the last layer sees the pooled output of every hidden layer (default: "
-                                                 "by --arch)")
-    dropout: float | None = option(None, "share of the last layer's inputs that is dropped while training (default: "
-                                         "none)")
+    num_pools: int | None = option(None,
+                                   "hidden layers that halve the sides of their maps (default: all but the "
+                                   "last)")
+    multi_level_head: bool | None = option(None,
+                                           "the last layer sees the pooled output of every hidden layer "
+                                                 "(default: by --arch)")
+    dropout: float | None = option(None,
+                                   "share of the last layer's inputs that is dropped while training "
+                                         "(default: none)")
     weight_decay: float = option(1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation")
-    max_depth: int = option(MAX_DEPTH, "largest strict depth (metrics/depth.py) of a network of models/shallow.py; a "
-                                       "deeper one is not trained")
+    max_depth: int = option(MAX_DEPTH, "largest strict depth (metrics/depth.py) of a network of "
+                                       "models/shallow.py; a deeper one is not trained")
 
     def resolve(self) -> Task2Config:
         """As `TrainConfig.resolve`; a shallow network is called by its depth and kernels.
@@ -207,7 +238,8 @@ class Task2Config(TrainConfig):
             UserError: as `models.task2.network_options` as well.
         """
         own = network_options(dataclasses.asdict(self))
-        self.name = self.name or (shallow_name(**{**SHALLOW[self.arch], **own}) if self.arch in SHALLOW else self.arch)
+        self.name = self.name or (shallow_name(**{**SHALLOW[self.arch], **own}) if self.arch in SHALLOW
+                                  else self.arch)
         super().resolve()
         return self
 
@@ -261,7 +293,9 @@ def resolve_run(task: str, options: Mapping, preset: str, **more) -> TrainConfig
 
 
 def told_options(config: TrainConfig) -> dict:
-    """The resolved options that tell a training from the one its task and preset stand for, seed and names aside."""
+    """The resolved options that tell a training from the one its task and preset stand for, seed and names
+    aside.
+    """
     usual = dataclasses.asdict(type(config)(preset=config.preset, device=config.device).resolve())
     return {key: value for key, value in dataclasses.asdict(config).items()
             if value != usual[key] and key not in {*SESSION_OPTIONS, "seed"}}

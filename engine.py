@@ -21,7 +21,8 @@ from config import TrainConfig, differing_options, option_defaults, run_folder_n
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
-from utils import UserError, append_jsonl, environment, generator, load_checkpoint, save_checkpoint, write_json, write_text
+from utils import UserError, append_jsonl, environment, generator, load_checkpoint, save_checkpoint, write_json
+from utils import write_text
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
     """What every training begins with: threads, device, this process's place among all, and the data."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.backends.cudnn.benchmark = True   # a GPU times its convolutions once: training batches have one shape
+    # a GPU times its convolutions once: training batches have one shape
+    torch.backends.cudnn.benchmark = True
     device = torch.device(config.device)
-    return device, Processes.start(device), open_data(config.data, config.image_size, config.cache, config.max_failed)
+    return device, Processes.start(device), open_data(config.data, config.image_size, config.cache,
+                                                      config.max_failed)
 
 
 def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
@@ -62,12 +65,16 @@ def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
 
 def readable(record: dict) -> str:
     """A metrics record as one line of text."""
-    return "  ".join(readable(v) if isinstance(v, dict) else f"{k} {v}" for k, v in record.items() if k != "epoch")
+    return "  ".join(readable(v) if isinstance(v, dict) else f"{k} {v}"
+                     for k, v in record.items() if k != "epoch")
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True, batch_size: int = 256) -> Tensor:
-    """Predicted class of every image: (N,). The model, in eval mode, gets the image channels `columns` (None: all)."""
+def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True,
+            batch_size: int = 256) -> Tensor:
+    """Predicted class of every image: (N,). The model, in eval mode, gets the image channels `columns`
+    (None: all).
+    """
     model.eval()
     predictions = []
     for images, _ in batches.eval_batches(batch_size):
@@ -79,7 +86,8 @@ def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True, 
 
 
 class Trainer:
-    """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and model.pt.
+    """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and
+    model.pt.
 
     Args:
         config: resolved options; a run directory is chosen where none is given.
@@ -87,15 +95,18 @@ class Trainer:
         model: called as model(images, **batch_inputs(...)), returns logits (B, K).
         train: training batches.
         validate: model -> dict of validation metrics, run on the averaged weights.
-        batch_inputs: (batch size, generator) -> extra keyword tensors of the model for this batch, on the CPU.
+        batch_inputs: (batch size, generator) -> extra keyword tensors of the model for this batch, on the
+            CPU.
         processes: this process's place among all.
-        teacher: images (B, C, s, s) -> logits (B, K), learned from as well (knowledge distillation, 1503.02531).
+        teacher: images (B, C, s, s) -> logits (B, K), learned from as well (knowledge distillation,
+            1503.02531).
     """
 
     def __init__(self, config: TrainConfig, cache: PixelCache, model: nn.Module, train: Batches, validate,
                  batch_inputs=None, processes=Processes(0, 1), teacher: nn.Module | None = None):
         self.config, self.train, self.validate, self.processes = config, train, validate, processes
-        self.cache, self.environment = cache, environment(train.device)   # of the start, kept by a resumed run
+        # of the start, kept by a resumed run
+        self.cache, self.environment = cache, environment(train.device)
         config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{run_folder_name(config)}"
         self.batch_inputs = batch_inputs or (lambda count, random: {})
         self.device, self.folder = train.device, Path(config.out)
@@ -107,17 +118,22 @@ class Trainer:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.steps_per_epoch = len(train) // config.batch_size
         if self.steps_per_epoch == 0:
-            raise UserError(f"--batch-size {config.batch_size} is larger than the {len(train)} training images")
+            raise UserError(f"--batch-size {config.batch_size} is larger than the {len(train)} training "
+                            f"images")
         if config.batch_size % processes.world:
-            raise UserError(f"--batch-size {config.batch_size} does not divide among {processes.world} processes")
+            raise UserError(f"--batch-size {config.batch_size} does not divide among {processes.world} "
+                            f"processes")
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": config.weight_decay},
-                                          {"params": plain, "weight_decay": 0.0}], config.lr, momentum=0.9, nesterov=True)
+                                          {"params": plain, "weight_decay": 0.0}], config.lr, momentum=0.9,
+                                         nesterov=True)
         horizon = config.ema_epochs * self.steps_per_epoch
         self.ema = AveragedModel(self.model, use_buffers=True,
-                                 multi_avg_fn=get_ema_multi_avg_fn(max(0.0, 1 - 1 / horizon) if horizon else 0.0))
-        self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, None   # loss_sum: over this epoch's steps
+                                 multi_avg_fn=get_ema_multi_avg_fn(max(0.0,
+                                                                       1 - 1 / horizon) if horizon else 0.0))
+        # loss_sum: over this epoch's steps
+        self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, None
         self.parallel = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
         if config.compile:   # in place and after the average was copied: neither state dict changes
             self.parallel.compile(dynamic=False)
@@ -125,8 +141,11 @@ class Trainer:
     # ------------------------------------------------------------ state
 
     def _state(self) -> dict:
-        """Everything a resumed run needs. Batches depend on (seed, step) alone, so the position is one number."""
-        return {"kind": "training-state", "config": dataclasses.asdict(self.config), "digest": self.cache.digest,
+        """Everything a resumed run needs. Batches depend on (seed, step) alone, so the position is one
+        number.
+        """
+        return {"kind": "training-state", "config": dataclasses.asdict(self.config),
+                "digest": self.cache.digest,
                 "environment": self.environment, "world": self.processes.world, "step": self.step,
                 "seconds": self.seconds, "loss_sum": self.loss_sum, "model": self.model.state_dict(),
                 "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
@@ -145,13 +164,16 @@ class Trainer:
         last = self.folder / "last.pt"
         if last.exists():
             if not self.config.resume:
-                raise UserError(f"{self.folder} already holds a run: add --resume to go on with it, or choose another --out")
+                raise UserError(f"{self.folder} already holds a run: add --resume to go on with it, or "
+                                f"choose another --out")
             state = load_checkpoint(last, "training-state")
             if state["digest"] != self.cache.digest:
-                raise UserError(f"cannot resume {self.folder}: it was started on other data; choose another --out or delete it")
+                raise UserError(f"cannot resume {self.folder}: it was started on other data; choose another "
+                                f"--out or delete it")
             if state["world"] != self.processes.world:
-                raise UserError(f"cannot resume {self.folder}: it was started with {state['world']} processes, now there are "
-                                f"{self.processes.world}; use as many, since each draws images of its own")
+                raise UserError(f"cannot resume {self.folder}: it was started with {state['world']} "
+                                f"processes, now there are {self.processes.world}; use as many, since each "
+                                f"draws images of its own")
             ours = dataclasses.asdict(self.config)
             differ = differing_options(ours, state["config"], type(self.config))
             if differ:
@@ -176,7 +198,8 @@ class Trainer:
     # ------------------------------------------------------------ loop
 
     def fit(self) -> nn.Module:
-        """Train to the end and return the averaged model. Ctrl-C and SIGTERM save first, then stop with status 130.
+        """Train to the end and return the averaged model. Ctrl-C and SIGTERM save first, then stop with
+        status 130.
 
         Raises:
             UserError: the loss is not finite; the checkpoint of the last whole epoch is kept.
@@ -186,7 +209,8 @@ class Trainer:
         handlers = {s: signal.signal(s, lambda number, _: setattr(self, "stopped", number))
                     for s in (signal.SIGINT, signal.SIGTERM)}
         interactive = sys.stderr.isatty()
-        bar = tqdm(total=total, initial=self.step, unit="step", desc=self.folder.name, dynamic_ncols=interactive,
+        bar = tqdm(total=total, initial=self.step, unit="step", desc=self.folder.name,
+                   dynamic_ncols=interactive,
                    mininterval=0.2 if interactive else 30, disable=self.processes.rank != 0)
         try:
             losses, began = [], time.perf_counter()
@@ -198,7 +222,8 @@ class Trainer:
                 if epoch_ended or stop or len(losses) >= 50:
                     loss = self._check(losses)
                     losses = []
-                    bar.set_postfix(epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}", refresh=False)
+                    bar.set_postfix(epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}",
+                                    refresh=False)
                 if epoch_ended or stop:
                     self.seconds += time.perf_counter() - began
                     if epoch_ended:
@@ -227,7 +252,8 @@ class Trainer:
         averaged, cache = self.fit(), self.cache
         if self.processes.rank == 0:
             path = self.folder / "model.pt"
-            dataset = {"name": cache.name, "digest": cache.digest, "class_names": cache.class_names, **dataset}
+            dataset = {"name": cache.name, "digest": cache.digest, "class_names": cache.class_names,
+                       **dataset}
             save_checkpoint(path, {"kind": kind, "config": dataclasses.asdict(self.config), "dataset": dataset,
                                    "environment": self.environment, "train_s": round(self.seconds, 1),
                                    "state": averaged.state_dict()})
@@ -246,14 +272,15 @@ class Trainer:
         if not math.isfinite(loss) or not finite:
             what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
-            raise UserError(f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or --no-amp; "
-                            f"last.pt in {self.folder} is of the last good epoch")
+            raise UserError(f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or "
+                            f"--no-amp; last.pt in {self.folder} is of the last good epoch")
         return loss
 
     def _end_epoch(self, bar: tqdm) -> None:
         """Validate where it is due, and write the epoch's line of metrics."""
         epoch, config = self.step // self.steps_per_epoch, self.config
-        record = {"epoch": epoch, "loss": round(self.loss_sum / self.steps_per_epoch, 4), "train_s": round(self.seconds, 1)}
+        record = {"epoch": epoch, "loss": round(self.loss_sum / self.steps_per_epoch, 4),
+                  "train_s": round(self.seconds, 1)}
         self.loss_sum = 0.0
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             record.update(self.validate(self.ema.module))
@@ -273,7 +300,9 @@ class Trainer:
         return flag.item() > 0
 
     def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Kullback-Leibler divergence from the teacher's softened prediction to the model's, times temperature squared."""
+        """Kullback-Leibler divergence from the teacher's softened prediction to the model's, times
+        temperature squared.
+        """
         temperature = self.config.distill_temperature
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             wanted = F.log_softmax(self.teacher(images).float() / temperature, dim=1)
@@ -288,7 +317,8 @@ class Trainer:
             self.order = torch.randperm(len(self.train), generator=generator(config.seed, "order", epoch))
         random = generator(config.seed, "batch", self.step, rank)
         indices = self.order[position * config.batch_size:(position + 1) * config.batch_size][rank::world]
-        extra = {k: v.to(self.device, non_blocking=True) for k, v in self.batch_inputs(len(indices), random).items()}
+        extra = {k: v.to(self.device, non_blocking=True) for k, v in self.batch_inputs(len(indices),
+                                                                                       random).items()}
         self.parallel.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
             images, labels = self.train.train_batch(indices, config.augment, random)
@@ -297,7 +327,8 @@ class Trainer:
         if self.teacher is not None:
             share = config.distill_weight * min(1.0, self.step / max(1.0, config.distill_ramp * total))
             loss = (1 - share) * loss + share * self._distillation(images, logits)
-        rate = learning_rate(self.step, total, min(config.warmup_epochs, config.epochs / 5) * self.steps_per_epoch, config.lr)
+        rate = learning_rate(self.step, total,
+                             min(config.warmup_epochs, config.epochs / 5) * self.steps_per_epoch, config.lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)

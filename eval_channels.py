@@ -1,13 +1,15 @@
 """Evaluate a Task 1 checkpoint on every set of its channels, each folded into a plain network.
 
-    python eval_channels.py runs/main/model.pt                   # a minute on a CPU; on the demo set 9 in 10 with RGB
+    python eval_channels.py runs/main/model.pt                   # a minute on a CPU; on the demo set 9 in 10
+    with RGB
     python eval_channels.py runs/plain/model.pt --fill mean      # a plain network, absent channels replicated
     python eval_channels.py runs/main/model.pt --split val --subsets "RGB R"
     python eval_channels.py runs/main/model.pt --probe wrong-ids
-    python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt      # late fusion of three networks
+    python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt      # late fusion of three
+    networks
 
-Updates results/task1/channels.csv, one JSON with all provenance in results/task1/runs/, predictions on test in
-results/task1/predictions/ and the tables and charts made from them.
+Updates results/task1/channels.csv, one JSON with all provenance in results/task1/runs/, predictions on test
+in results/task1/predictions/ and the tables and charts made from them.
 """
 from __future__ import annotations
 
@@ -35,18 +37,23 @@ from utils import ArgumentParser, UserError, cli
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", nargs="+", help="model.pt of a run of train_task1.py; those of the three "
-                                                      "single-channel specialists together: their late fusion")
+    parser.add_argument("checkpoint", nargs="+",
+                        help="model.pt of a run of train_task1.py; those of the three "
+                                                      "single-channel specialists together: their late "
+                                                      "fusion")
     add_options(parser, "task1")
     parser.add_argument("--subsets", default="every", help='"every", or some, such as "RGB RG R"')
-    parser.add_argument("--fill", choices=tuple(FILLS), help="fill rule to evaluate under (default: as trained)")
-    parser.add_argument("--probe", choices=PROBES, help="what to put the network through, see models/probes.py; an "
+    parser.add_argument("--fill", choices=tuple(FILLS),
+                        help="fill rule to evaluate under (default: as trained)")
+    parser.add_argument("--probe", choices=PROBES,
+                        help="what to put the network through, see models/probes.py; an "
                                                         "ablation")
     return parser
 
 
 def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
-    """The model of one checkpoint, or of several single-channel specialists their late fusion; with its checkpoint.
+    """The model of one checkpoint, or of several single-channel specialists their late fusion; with its
+    checkpoint.
 
     Raises:
         UserError: as `load_channel_net` and `load_late_fusion`.
@@ -54,7 +61,8 @@ def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
     if len(paths) == 1:
         return load_channel_net(paths[0], fill)
     if fill:
-        raise UserError(f"--fill {fill}: late fusion uses the networks of the present channels alone, it fills nothing")
+        raise UserError(f"--fill {fill}: late fusion uses the networks of the present channels alone, it "
+                        f"fills nothing")
     return load_late_fusion(paths, PixelCache.channel_names)
 
 
@@ -64,7 +72,8 @@ def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
         return "ablation"
     if config.is_specialist and not fusion:
         return "specialist"
-    plain = config.sampler == "none" or config.fill in ("zero", "rescale", "grey", "black") or config.kernel != "free"
+    plain = config.sampler == "none" or config.fill in ("zero", "rescale", "grey",
+                                                        "black") or config.kernel != "free"
     return "baseline" if plain else "ours"
 
 
@@ -77,15 +86,19 @@ def start_evaluation(args, checkpoint: dict) -> Evaluation:
     if section == "specialist" and not config.is_specialist:   # on the one set that it was trained on
         names = checkpoint["dataset"]["channel_names"]
         test["subsets"] = subset_name(range(len(names)), names)
-    return Evaluation("task1", checkpoint, args, section, "late-fusion" if fusion else config.name, test, Task1Config)
+    return Evaluation("task1", checkpoint, args, section, "late-fusion" if fusion else config.name, test,
+                      Task1Config)
 
 
 def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
-    """Cost of the plain network for the channel set `ids`; latency by `repeats` passes of one image, or none."""
+    """Cost of the plain network for the channel set `ids`; latency by `repeats` passes of one image, or
+    none.
+    """
     plain, shape = model.for_channels(ids).eval(), (len(ids), batches.image_size, batches.image_size)
     image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
     folded = isinstance(model, ChannelNet) and not model.stem.unfoldable
-    macs = count_macs(plain, shape) + model.stem.generation_macs(len(ids)) if folded else flop_counter_macs(plain, image)
+    macs = count_macs(plain, shape) + model.stem.generation_macs(len(ids)) if folded \
+        else flop_counter_macs(plain, image)
     return {"params": count_params(model), "macs": macs,
             "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None}
 
@@ -94,7 +107,8 @@ def evaluate(model: nn.Module, batches: Batches, names: tuple[str, ...], subsets
              repeats: int) -> tuple[list[dict], dict]:
     """Metrics and cost of each subset as columns of the table, and the predictions: subset name -> (N,) int.
 
-    prepare: ids -> (network to evaluate, image channels it takes); cost is that of the plain network of the set.
+    prepare: ids -> (network to evaluate, image channels it takes); cost is that of the plain network of the
+        set.
     """
     labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
     for ids in tqdm(subsets, desc="subsets", unit="subset", disable=None):
@@ -153,7 +167,8 @@ def main(argv: list[str] | None = None) -> None:
         record["splits"][split] = rows
         print("\n".join(readable(record["model"], split, row) for row in rows))
         if keep and split == "test":
-            write_predictions(evaluation.files.predictions, cache.split(split).paths, batches.labels.cpu().numpy(),
+            write_predictions(evaluation.files.predictions, cache.split(split).paths,
+                              batches.labels.cpu().numpy(),
                               predictions)
     if keep:
         evaluation.write(record)

@@ -1,11 +1,12 @@
-"""Evaluate Task 2 checkpoints: accuracy, depth and cost of the fused network, each sum of branches one convolution.
+"""Evaluate Task 2 checkpoints: accuracy, depth and cost of the fused network, each sum of branches one
+convolution.
 
     python eval_shallow.py runs/main/model.pt                    # half a minute on a CPU
-    python eval_shallow.py runs/64px-half/gated6-k3*/model.pt runs/64px-half/resnet34*/model.pt --skip-existing
-    python eval_shallow.py runs/main/model.pt --split val --repeats 0
+    python eval_shallow.py runs/64px-half/gated6-k3*/model.pt runs/64px-half/resnet34*/model.pt
+    --skip-existing python eval_shallow.py runs/main/model.pt --split val --repeats 0
 
-Updates results/task2/classifiers.csv, one JSON a run with all provenance in results/task2/runs/, predictions on test
-in results/task2/predictions/ and the tables and charts made from them.
+Updates results/task2/classifiers.csv, one JSON a run with all provenance in results/task2/runs/, predictions
+on test in results/task2/predictions/ and the tables and charts made from them.
 """
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ LIMITED = ("ours", "distilled")   # sections with a limit to the depth
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", nargs="+", help="model.pt of runs of train_task2.py, each evaluated by itself")
+    parser.add_argument("checkpoint", nargs="+",
+                        help="model.pt of runs of train_task2.py, each evaluated by itself")
     add_options(parser, "task2")
     return parser
 
@@ -43,18 +45,22 @@ def default_section(options: dict, test: dict) -> str:
         return "ablation"
     if options["arch"] in SHALLOW:
         return "distilled" if options["teacher"] else "ours"
-    return "reference" if options["arch"] == "resnet34" else "baseline" if options["arch"] in LAYERS else "ablation"
+    return "reference" if options["arch"] == "resnet34" else "baseline" if options[
+        "arch"] in LAYERS else "ablation"
 
 
 def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats: int) -> dict:
-    """Columns of what a network costs: images of `shape` (C, H, W), latency by `repeats` passes of one image, or none."""
+    """Columns of what a network costs: images of `shape` (C, H, W), latency by `repeats` passes of one
+    image, or none.
+    """
     one, many = (torch.randn(count, *shape, device=device).to(memory_format=torch.channels_last)
                  for count in (1, BATCH))
     def milliseconds(images, **how):
         return latency_ms(fused, images, **how)["median_ms"] if repeats else None
     return {"params": count_params(fused), "macs": flop_counter_macs(fused, one),
             "latency_ms_b1": milliseconds(one, repeats=repeats),
-            "latency_ms_b256": milliseconds(many, repeats=max(1, repeats // 10), warmup=1),   # long enough to time
+            # long enough to time
+            "latency_ms_b256": milliseconds(many, repeats=max(1, repeats // 10), warmup=1),
             "peak_mem_mb": peak_memory_mb(fused, many)}
 
 
@@ -71,14 +77,16 @@ def evaluate(path: str, args) -> Evaluation | None:
     """Evaluate one checkpoint and write its results; None where nothing was written.
 
     Raises:
-        UserError: not a checkpoint of train_task2.py, other data, results of other options, or too deep for its
+        UserError: not a checkpoint of train_task2.py, other data, results of other options, or too deep for
+            its
             section.
     """
     model, checkpoint = load_classifier(path)
     options = checkpoint["config"]
     size = args.image_size or options["image_size"]
     test = {"image_size": size} if size != options["image_size"] else {}
-    evaluation = Evaluation("task2", checkpoint, args, default_section(options, test), options["name"], test, Task2Config)
+    evaluation = Evaluation("task2", checkpoint, args, default_section(options, test), options["name"], test,
+                            Task2Config)
     if evaluation.is_done():
         return None
     keep = args.results or args.split == "both"
@@ -101,7 +109,8 @@ def evaluate(path: str, args) -> Evaluation | None:
         record["splits"][split] = [row]
         print(readable(name, split, row))
         if keep and split == "test":
-            write_predictions(evaluation.files.predictions, cache.split(split).paths, labels, {SINGLE: predictions})
+            write_predictions(evaluation.files.predictions, cache.split(split).paths, labels,
+                              {SINGLE: predictions})
     if not keep:
         return None
     evaluation.write(record)
@@ -110,14 +119,16 @@ def evaluate(path: str, args) -> Evaluation | None:
 
 def readable(name: str, split: str, row: dict) -> str:
     latency = "" if row["latency_ms_b1"] is None else f"  {row['latency_ms_b1']:.2f} ms"
-    return (f"{name} {split:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to {row['ci95_high']:.2f})  "
-            f"F1 {row['f1_macro']:.3f}  strict depth {row['strict_depth']}  {row['macs'] / 1e6:.1f} MMAC{latency}")
+    return (f"{name} {split:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to "
+            f"{row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  strict depth {row['strict_depth']}  "
+            f"{row['macs'] / 1e6:.1f} MMAC{latency}")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.name and len(args.checkpoint) > 1:
-        raise UserError(f"--name {args.name}: {len(args.checkpoint)} checkpoints would share it; name one checkpoint")
+        raise UserError(f"--name {args.name}: {len(args.checkpoint)} checkpoints would share it; name one "
+                        f"checkpoint")
     written = [evaluate(path, args) for path in args.checkpoint]
     if any(one and one.published for one in written) and not args.no_report:
         report_build.main([])

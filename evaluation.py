@@ -1,4 +1,6 @@
-"""What the evaluations of both tasks share: options, what a record holds, when an evaluation is done already."""
+"""What the evaluations of both tasks share: options, what a record holds, when an evaluation is done
+already.
+"""
 from __future__ import annotations
 
 import json
@@ -18,22 +20,27 @@ PLACES = ("name", "out", "resume", "cache", "data")
 
 def add_options(parser: ArgumentParser, task: str) -> None:
     """The options that every evaluation has."""
-    parser.add_argument("--data", default="auto", help="the data it was trained on, as in the training scripts")
+    parser.add_argument("--data", default="auto",
+                        help="the data it was trained on, as in the training scripts")
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
-    parser.add_argument("--image-size", type=int, help="side of the images, px (default: as trained); another one is a "
+    parser.add_argument("--image-size", type=int,
+                        help="side of the images, px (default: as trained); another one is a "
                                                        "row of its own, an ablation")
     parser.add_argument("--name", help="what the results call the model (default: the run's name)")
     parser.add_argument("--label", help="what readers see in tables (default: the name)")
-    parser.add_argument("--section", choices=SECTIONS[task], help="part of the tables (default: from the options)")
+    parser.add_argument("--section", choices=SECTIONS[task],
+                        help="part of the tables (default: from the options)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: PyTorch's choice")
-    parser.add_argument("--repeats", type=int, default=50, help="timed passes for the latency; 0: leave it out")
+    parser.add_argument("--repeats", type=int, default=50,
+                        help="timed passes for the latency; 0: leave it out")
     parser.add_argument("--results", help="folder for the results (default: results, for the demo set "
                                           "runs/demo-results)")
     parser.add_argument("--skip-existing", action="store_true",
                         help="do nothing where this very run has its results already")
-    parser.add_argument("--no-report", action="store_true", help="leave the documents' tables and charts as they are")
+    parser.add_argument("--no-report", action="store_true",
+                        help="leave the documents' tables and charts as they are")
 
 
 class Evaluation:
@@ -81,12 +88,13 @@ class Evaluation:
             print(f"{self.files.record} is of this very run: skipped")
             return True
         if differing_options(self.kept_options, old["config"], self.config_class):
-            raise UserError(f"{self.files.record} has the results of {self.head['model']!r} trained with other options: "
-                            "add --name for a row of its own")
+            raise UserError(f"{self.files.record} has the results of {self.head['model']!r} trained with "
+                            f"other options: add --name for a row of its own")
         return False
 
     def open_data(self, path: str, image_size: int) -> tuple[TrainConfig, PixelCache]:
-        """The training's options with those of the command line in their place, and the data that it was trained on.
+        """The training's options with those of the command line in their place, and the data that it was
+        trained on.
 
         Args:
             path: of the checkpoint.
@@ -96,15 +104,18 @@ class Evaluation:
             UserError: the data are others.
         """
         args, dataset, known = self.args, self.checkpoint["dataset"], option_defaults(self.config_class)
-        trained = {key: value for key, value in self.options.items() if key in known}   # an older version's may have more
-        config = self.config_class(**{**trained, "image_size": image_size, "data": args.data, "cache": args.cache,
+        # an older version's may have more
+        trained = {key: value for key, value in self.options.items() if key in known}
+        config = self.config_class(**{**trained, "image_size": image_size, "data": args.data,
+                                      "cache": args.cache,
                                       "device": args.device}).resolve()
         if args.threads:
             torch.set_num_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)
         if cache.digest != dataset["digest"]:
-            raise UserError(f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data {args.data} "
-                            f"is {cache.name!r} ({cache.digest[:12]}): name the data it was trained on")
+            raise UserError(f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data "
+                            f"{args.data} is {cache.name!r} ({cache.digest[:12]}): name the data it was "
+                            f"trained on")
         return config, cache
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
@@ -113,12 +124,14 @@ class Evaluation:
         known = option_defaults(self.config_class)
         trained = {key: value for key, value in self.options.items() if key in known}
         told = told_options(self.config_class(**{**trained, "device": "cpu"}))
-        return {**self.head, "options": {key: value for key, value in told.items() if key != "amp"}, "test": self.test,
+        return {**self.head, "options": {key: value for key, value in told.items() if key != "amp"},
+                "test": self.test,
                 "dataset_digest": cache.digest, "config": self.kept_options,
                 "trained_with": self.checkpoint["environment"], "evaluated_with": environment(device),
                 "train_s": self.checkpoint["train_s"],
                 "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
-                "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else [],
+                "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists()
+                else [],
                 "splits": {}}
 
     def write(self, record: dict) -> None:

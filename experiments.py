@@ -7,8 +7,8 @@
     python experiments.py task1 --minutes 60                 # stop after an hour; the same command goes on
     python experiments.py task1-ablations --no-train         # evaluate what is trained and has no result yet
 
-At --preset 48px-quarter a training of Task 1 takes three to six minutes on a core. Finished runs are skipped and
-interrupted ones resumed. Each run has its directory runs/PRESET/NAME-OPTIONS-sSEED with its log.
+At --preset 48px-quarter a training of Task 1 takes three to six minutes on a core. Finished runs are skipped
+and interrupted ones resumed. Each run has its directory runs/PRESET/NAME-OPTIONS-sSEED with its log.
 """
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def own_words(run: Run, args, seed: int) -> list[str]:
 
 def run_folder(run: Run, args, seed: int) -> Path:
     """Directory of a training: its own for all options that it has, those of --options too."""
-    config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)]).resolve()
+    config = parse_config(CONFIGS[task_of(args.grid)],
+                          ["--device", "cpu", *own_words(run, args, seed)]).resolve()
     return Path("runs") / args.preset / run_folder_name(config)
 
 
@@ -89,7 +90,8 @@ def words(options: dict) -> list[str]:
     """Options as on the command line: {"image_size": 48, "gates": False} -> --image-size 48 --no-gates."""
     flags = {key: key.replace("_", "-") for key in options}
     return [word for key, value in options.items() for word in (
-        [f"--{'' if value else 'no-'}{flags[key]}"] if isinstance(value, bool) else [f"--{flags[key]}", str(value)])]
+        [f"--{'' if value else 'no-'}{flags[key]}"] if isinstance(value, bool) else [f"--{flags[key]}",
+                                                                                     str(value)])]
 
 
 def make_jobs(args) -> list[Job]:
@@ -99,13 +101,18 @@ def make_jobs(args) -> list[Job]:
             folder = run_folder(run, args, seed)
             teacher = more_options(run, args, seed).get("teacher")
             jobs.append(Job(f"{run} seed {seed}", folder, [
-                sys.executable, str(ROOT / f"train_{task}.py"), "--data", args.data, "--threads", str(args.threads),
-                "--out", str(folder), "--resume", *own_words(run, args, seed)], Path(teacher) if teacher else None))
+                sys.executable, str(ROOT / f"train_{task}.py"), "--data", args.data, "--threads",
+                str(args.threads),
+                "--out", str(folder), "--resume", *own_words(run, args, seed)],
+                            Path(teacher) if teacher else None))
     return jobs
 
 
 def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
-    """Run the jobs, `at_once` at a time; after `minutes` the running ones save and stop. Returns the failed ones."""
+    """Run the jobs, `at_once` at a time; after `minutes` the running ones save and stop.
+
+    Returns the failed ones.
+    """
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, list(jobs), [], []
     try:
         while (waiting or running) and time.monotonic() < deadline:
@@ -120,13 +127,15 @@ def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 failed += [job] * (job.process.returncode != 0)
-                print(f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}", flush=True)
+                print(f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}",
+                      flush=True)
     finally:   # time is up, or Ctrl-C
         for job in running:
             job.process.terminate()
         for job in running:
             job.process.wait()
-            print(f"{time.strftime('%H:%M:%S')} stopped {job.name}: the same command goes on with it", flush=True)
+            print(f"{time.strftime('%H:%M:%S')} stopped {job.name}: the same command goes on with it",
+                  flush=True)
     return failed
 
 
@@ -140,10 +149,13 @@ def evaluate(args) -> list[str]:
         for run in chosen_runs(args):
             models = [run_folder(part.trained, args, seed) / "model.pt" for part in (run.parts or (run,))]
             if all(model.exists() for model in models):
-                test = {key: value for key, value in run.test.items() if key != "subsets"}   # follow from the section
+                # follow from the section
+                test = {key: value for key, value in run.test.items() if key != "subsets"}
                 done = subprocess.run([
-                    sys.executable, str(ROOT / EVALUATION[task]), *map(str, models), "--name", run.model, "--label",
-                    run.label, "--section", run.section, "--skip-existing", "--no-report", "--data", args.data,
+                    sys.executable, str(ROOT / EVALUATION[task]), *map(str, models), "--name", run.model,
+                    "--label",
+                    run.label, "--section", run.section, "--skip-existing", "--no-report", "--data",
+                    args.data,
                     "--threads", str(args.threads), *words(test), *shlex.split(args.eval_options)])
                 failed += [f"{run} seed {seed} (evaluation)"] * (done.returncode != 0)
     report_build.main([])
@@ -162,7 +174,8 @@ def show(args) -> None:
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("grid", choices=GRIDS, help="which runs")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these runs of it: NAME or NAME,OPTION=VALUE,...; "
+    parser.add_argument("--only", nargs="+", metavar="NAME",
+                        help="these runs of it: NAME or NAME,OPTION=VALUE,...; "
                                                                   "default: all")
     parser.add_argument("--list", action="store_true", help="print the runs and stop")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds, one run each")
@@ -173,7 +186,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="time budget for training")
     parser.add_argument("--options", default="", help="further options of every training, in quotes, such as "
                                                       "'--epochs 2'")
-    parser.add_argument("--eval-options", default="", help="further options of every evaluation, such as '--repeats 0'")
+    parser.add_argument("--eval-options", default="",
+                        help="further options of every evaluation, such as '--repeats 0'")
     parser.add_argument("--no-eval", action="store_true", help="train only")
     parser.add_argument("--no-train", action="store_true", help="evaluate only")
     return parser

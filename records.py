@@ -1,7 +1,9 @@
-"""What a run leaves in results/: JSON records, predictions, and the table made of them. Written and read here alone.
+"""What a run leaves in results/: JSON records, predictions, and the table made of them. Written and read here
+alone.
 
-    results/TASK/runs/NAME.json               one evaluation: configuration, provenance, history, metrics of each split
-    results/TASK/predictions/NAME-test.csv.gz a line a test image: path, true class, predicted classes
+    results/TASK/runs/NAME.json               one evaluation: configuration, provenance, history, metrics of
+    each split results/TASK/predictions/NAME-test.csv.gz a line a test image: path, true class, predicted
+    classes
     results/task1/channels.csv, results/task2/classifiers.csv      all records of the task as one table
 
 NAME is PRESET-DATASET-SIZEpx-MODEL-OPTIONS-sSEED; OPTIONS are eight letters that stand for all options.
@@ -29,15 +31,19 @@ TABLES = {"task1": "channels.csv", "task2": "classifiers.csv"}
 SUBSETS = ("RGB", "RG", "RB", "GB", "R", "G", "B")   # of the images' channels, in the order of every table
 SINGLE = "predicted"   # the column of predictions of a task with one answer an image
 
-METRICS = {"top1_pct": 2, "ci95_low": 2, "ci95_high": 2, "precision_macro": 4, "recall_macro": 4, "f1_macro": 4}
+METRICS = {"top1_pct": 2, "ci95_low": 2, "ci95_high": 2, "precision_macro": 4, "recall_macro": 4,
+           "f1_macro": 4}
 COSTS = {
     "task1": {"params": 0, "macs": 0, "latency_ms": 3},
-    "task2": {"strict_depth": 0, "train_depth": 0, "params": 0, "macs": 0, "latency_ms_b1": 3, "latency_ms_b256": 2,
+    "task2": {"strict_depth": 0, "train_depth": 0, "params": 0, "macs": 0, "latency_ms_b1": 3,
+              "latency_ms_b256": 2,
               "peak_mem_mb": 2, "train_s": 1}}
-OPTIONS = {   # of the training, with a column of their own; the others stand in "options" where they are not usual
+# of the training, with a column of their own; the others stand in "options" where they are not usual
+OPTIONS = {
     "task1": ("width", "epochs", "augment", "weight_decay"),
     "task2": ("stem", "stem_pool", "width", "epochs", "augment", "weight_decay")}
-TEST = {"task1": ("fill", "probe", "image_size"), "task2": ("image_size",)}   # how it was evaluated, if not as trained
+# how it was evaluated, if not as trained
+TEST = {"task1": ("fill", "probe", "image_size"), "task2": ("image_size",)}
 UNTOLD = {"arch", "kernels"}   # options that the model's name tells
 
 
@@ -82,8 +88,8 @@ def load_records(folder: str | Path, task: str) -> dict[str, dict]:
                 raise ValueError(f"section {record['section']!r} of {run_name(record)}")
             records[path.stem] = record
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no record of an evaluation ({error}): evaluate the model again or delete the "
-                            "file") from error
+            raise UserError(f"{path} is no record of an evaluation ({error}): evaluate the model again or "
+                            f"delete the file") from error
     return records
 
 
@@ -98,7 +104,8 @@ def write_record(files: RunFiles, record: dict) -> None:
 def columns(task: str) -> dict[str, int | None]:
     """Columns of the task's table, in order -> decimals of a number, None for text and options."""
     subset = ["subset"] * (task == "task1")
-    texts = [*SETTING, "section", "model", "label", *OPTIONS[task], "options", *(f"test_{key}" for key in TEST[task]),
+    texts = [*SETTING, "section", "model", "label", *OPTIONS[task], "options",
+             *(f"test_{key}" for key in TEST[task]),
              "seed", *subset, "split"]
     return {**dict.fromkeys(texts), **METRICS, **COSTS[task], "hardware": None, "run": None}
 
@@ -113,15 +120,18 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
     for name, record in records.items():
         try:
             config, test = record["config"], record["test"]
-            told = {key: value for key, value in record["options"].items() if key not in {*OPTIONS[task], *UNTOLD}}
+            told = {key: value for key, value in record["options"].items() if key not in {*OPTIONS[task],
+                                                                                          *UNTOLD}}
             known = {**{key: record[key] for key in (*SETTING, "section", "model", "label", "seed")},
                      **{key: config[key] for key in OPTIONS[task]},
                      "options": " ".join(f"{key}={value}" for key, value in sorted(told.items())),
                      **{f"test_{key}": test.get(key) for key in TEST[task]},
                      "hardware": record["trained_with"]["hardware"], "run": name}
-            rows += [{**known, "split": split, **line} for split, lines in record["splits"].items() for line in lines]
+            rows += [{**known, "split": split, **line} for split, lines in record["splits"].items()
+                     for line in lines]
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"the record {name} has no {error}: evaluate the model again or delete it") from error
+            raise UserError(f"the record {name} has no {error}: evaluate the model again or delete "
+                            f"it") from error
     decimals = columns(task)
     table = pd.DataFrame(rows, columns=list(decimals))
     for name, digits in decimals.items():
@@ -130,7 +140,8 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
             top = 1 if name.endswith("_macro") else 100 if name in METRICS else np.inf
             wrong = table[~(table[name].between(0, top) | (table[name].isna() & name.startswith("latency")))]
             if len(wrong):
-                raise UserError(f"the record {wrong['run'].iloc[0]} has {name} {wrong[name].iloc[0]}, outside 0..{top}")
+                raise UserError(f"the record {wrong['run'].iloc[0]} has {name} {wrong[name].iloc[0]}, "
+                                f"outside 0..{top}")
     order = table.assign(section=table["section"].map(SECTIONS[task].index), label="")
     if task == "task1":
         order["subset"] = order["subset"].map(subset_order)
@@ -153,7 +164,9 @@ def write_table(folder: str | Path, task: str) -> None:
 
 
 def to_csv(table: pd.DataFrame, decimals: dict[str, int | None]) -> str:
-    """Text of a CSV file: numbers with their decimals, p values with four significant digits, empty where unknown."""
+    """Text of a CSV file: numbers with their decimals, p values with four significant digits, empty where
+    unknown.
+    """
     text = table[list(decimals)].astype(object).where(table[list(decimals)].notna(), None)
     for name, digits in decimals.items():
         if digits is not None:

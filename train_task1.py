@@ -1,12 +1,14 @@
 """Train one model that takes any set of input channels (or a baseline, or a specialist for one set).
 
-    python train_task1.py                                   # the module, regression fill, on the data in data/
+    python train_task1.py                                   # the module, regression fill, on the data in
+    data/
     python train_task1.py --sampler none                    # a plain RGB-trained network
     python train_task1.py --channels R                      # the specialist for red
     torchrun --nproc_per_node=4 train_task1.py              # four GPUs
 
-On two CPU cores the demo set takes six minutes, mini-imagenet-50 at --preset 48px-quarter about five: 47 % over the
-seven sets. Ctrl-C saves; the same command with --resume goes on. Then: python eval_channels.py runs/.../model.pt
+On two CPU cores the demo set takes six minutes, mini-imagenet-50 at --preset 48px-quarter about five: 47 %
+over the seven sets. Ctrl-C saves; the same command with --resume goes on. Then: python eval_channels.py
+runs/.../model.pt
 """
 from __future__ import annotations
 
@@ -44,10 +46,12 @@ def main() -> None:
     statistics = {"mean": cache.mean[list(ids)], "std": cache.std[list(ids)],
                   "covariance": cache.covariance[list(ids)][:, list(ids)]}
     model = build_channel_net(
-        config.arch, len(ids), cache.num_classes, config.fill, config.kernel, config.templates, config.kernel_size,
+        config.arch, len(ids), cache.num_classes, config.fill, config.kernel, config.templates,
+        config.kernel_size,
         config.embedding, config.width, config.stem, config.stem_pool, **statistics)
     if config.teacher and config.channels != "all":
-        raise UserError(f"--teacher {config.teacher}: it and the student must both take all channels of the same data")
+        raise UserError(f"--teacher {config.teacher}: it and the student must both take all channels of the "
+                        f"same data")
     teacher = load_teacher(config.teacher, cache.digest, len(names)) if config.teacher else None
     seen = list(parse_subset(config.train_channels, names))
 
@@ -63,8 +67,10 @@ def main() -> None:
         top1 = subset_accuracy(averaged, val, names, config)
         return {"val_mean_pct": round(sum(top1.values()) / len(top1), 2), "val_top1_pct": top1}
 
-    Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher).fit_and_save(CHECKPOINT, {
-        "channel_names": names, **{key: value.tolist() for key, value in statistics.items()}}, "eval_channels.py")
+    Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher).fit_and_save(CHECKPOINT,
+                                                                                                  {
+        "channel_names": names, **{key: value.tolist() for key, value in statistics.items()}},
+            "eval_channels.py")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Train a classifier for Task 2 on all channels: a shallow network, or ResNet-34, from scratch.
 
-    python train_task2.py                                   # gated6-k3, on the data in data/, else on the demo set
-    python train_task2.py --arch resnet34 --no-stem-pool    # what it is compared with, its stem for small images
-    python train_task2.py --kernels 3,5 --widths 128,256,512                              # members without a name
-    python train_task2.py --teacher runs/.../model.pt                                     # learn from ResNet-34 as well
+    python train_task2.py                                   # gated6-k3, on the data in data/, else on the
+    demo set
+    python train_task2.py --arch resnet34 --no-stem-pool    # what it is compared with, its stem for small
+    images
+    python train_task2.py --kernels 3,5 --widths 128,256,512                              # members without a
+    name
+    python train_task2.py --teacher runs/.../model.pt                                     # learn from
+    ResNet-34 as well
 
-On one CPU core mini-imagenet-50 at --preset 48px-quarter --augment strong takes ten minutes: 60 % top-1. Ctrl-C saves;
-the same command with --resume goes on. Then: python eval_shallow.py runs/.../model.pt
+On one CPU core mini-imagenet-50 at --preset 48px-quarter --augment strong takes ten minutes: 60 % top-1.
+Ctrl-C saves; the same command with --resume goes on. Then: python eval_shallow.py runs/.../model.pt
 """
 from __future__ import annotations
 
@@ -28,7 +32,8 @@ def main() -> None:
     torch.manual_seed(config.seed)
     model = build_classifier(vars(config), len(channels), cache.num_classes)
     if config.arch in SHALLOW:   # refuses a network above the limit
-        measure_depth(model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name)
+        measure_depth(model, (len(channels), config.image_size, config.image_size), config.max_depth,
+                      config.name)
     teacher = load_teacher(config.teacher, cache.digest) if config.teacher else None
     train, val = (make_batches(cache, split, config.image_size, channels, device, config.fraction)
                   for split in ("train", "val"))

@@ -49,7 +49,8 @@ class ArgumentParser(argparse.ArgumentParser):
             if not word.startswith("-"):
                 self.error(f"unexpected argument {word!r}; see --help")
             near = difflib.get_close_matches(word.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
-            self.error(f"unknown option {word.split('=')[0]}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+            self.error(f"unknown option {word.split('=')[0]}"
+                       + (f"; did you mean {near[0]}?" if near else "; see --help"))
         return parsed
 
 
@@ -63,7 +64,8 @@ def parse_config(cls, argv=None, description: str | None = None):
     parser = ArgumentParser(description=description)
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],) if t is not type(None)][0]
+        kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],
+                                                                  ) if t is not type(None)][0]
         flag, extra = "--" + field.name.replace("_", "-"), dict(field.metadata, default=field.default)
         if kind is bool:
             extra.pop("choices")
@@ -164,18 +166,21 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
 # ---------------------------------------------------------------- reproducibility
 
 def generator(*key, device: str | torch.device = "cpu") -> torch.Generator:
-    """A random generator that depends on `key` alone, such as (seed, "batch", epoch, step): nothing to save."""
+    """A random generator that depends on `key` alone, such as (seed, "batch", epoch, step): nothing to
+    save.
+    """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, "+changes" if one of its files differs: `GIT_COMMIT` where it is set (machines without
-    git), else asked of git. Files that nothing has imported do not count."""
+    """The commit of the code that runs, "+changes" if one of its files differs: `GIT_COMMIT` where it is set
+    (machines without git), else asked of git. Files that nothing has imported do not count."""
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]
     def ask(*words):
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True,
+                              check=True).stdout.strip()
     files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
     running = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
     try:
@@ -196,5 +201,6 @@ def environment(device: torch.device) -> dict:
                      if line.startswith("model name")]
             hardware = names[0] if names else hardware
     import torchvision
-    return {"python": platform.python_version(), "torch": str(torch.__version__), "torchvision": torchvision.__version__,
+    return {"python": platform.python_version(), "torch": str(torch.__version__),
+            "torchvision": torchvision.__version__,
             "hardware": hardware, "threads": torch.get_num_threads(), "commit": git_commit()}

@@ -28,7 +28,8 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
         path of the zip; one that is there already is checked and kept.
 
     Raises:
-        UserError: no network, an HTTP error, a cut connection, a full disk, or an archive that is no data set.
+        UserError: no network, an HTTP error, a cut connection, a full disk, or an archive that is no data
+            set.
     """
     address = urllib.parse.urlsplit(url)
     name = os.path.basename(urllib.parse.unquote(address.path))
@@ -42,15 +43,17 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
                 if _fetch(url, part, progress):
                     break
             else:
-                raise UserError(f"the connection to {address.netloc} was cut {ATTEMPTS} times; run the command again "
-                                f"to go on from {part.stat().st_size:,} bytes")
-        except (OSError, http.client.HTTPException) as error:   # HTTP errors and dead networks are OSErrors too
-            raise UserError(f"cannot download {url}: {error}. Run the command again to go on where it stopped, or "
-                            f"download the file by hand and put it in {Path(folder)}/") from error
+                raise UserError(f"the connection to {address.netloc} was cut {ATTEMPTS} times; run the "
+                                f"command again to go on from {part.stat().st_size:,} bytes")
+        # HTTP errors and dead networks are OSErrors too
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(f"cannot download {url}: {error}. Run the command again to go on where it "
+                            f"stopped, or download the file by hand and put it in {Path(folder)}/") from error
         if not zipfile.is_zipfile(part):
             part.unlink()
-            raise UserError(f"{url} gave no readable zip (a web page, or a file that changed while it was resumed); it "
-                            "was removed: run the command again, or check the address in a browser")
+            raise UserError(f"{url} gave no readable zip (a web page, or a file that changed while it was "
+                            f"resumed); it was removed: run the command again, or check the address in a "
+                            f"browser")
         os.replace(part, target)
     lists = read_lists(target)
     if lists.name != "course":
@@ -72,7 +75,8 @@ def _fetch(url: str, part: Path, progress: bool) -> bool:
             part.unlink()
         return whole
     with response:
-        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        resumed = response.status == 206 and response.headers.get("Content-Range",
+                                                                  "").startswith(f"bytes {have}-")
         have = have if resumed else 0   # a server without Range sends the whole file
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
@@ -81,7 +85,8 @@ def _fetch(url: str, part: Path, progress: bool) -> bool:
             raise UserError(f"the rest of {url} needs {(total - have) / 1e9:.2f} GB, but {part.parent} has "
                             f"{free / 1e9:.2f} GB free; free disk space or name another folder")
         with open(part, "ab" if resumed else "wb") as out, \
-                tqdm(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=not progress) as bar:
+                tqdm(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True,
+                     disable=not progress) as bar:
             try:
                 while block := response.read(BLOCK):
                     out.write(block)
@@ -98,7 +103,8 @@ def _check_member(info: zipfile.ZipInfo, archive: Path) -> None:
         UserError: naming it.
     """
     name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
-    if name.startswith("/") or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
+    if name.startswith("/") or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:",
+                                                                        name) or ".." in name.split("/"):
         raise UserError(f"{archive} holds the unsafe path {name!r}; nothing was unpacked. "
                         "Get the archive from its source.")
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -107,7 +113,8 @@ def _check_member(info: zipfile.ZipInfo, archive: Path) -> None:
 
 
 def unpack(archive: str | Path, folder: str | Path, progress: bool = True) -> Path:
-    """Unpack a zip into `folder`; a file of the right size that is there already is kept, so it can be resumed.
+    """Unpack a zip into `folder`; a file of the right size that is there already is kept, so it can be
+    resumed.
 
     Raises:
         UserError: damaged zip, unsafe member, or too little disk space for the sizes it declares.
@@ -122,14 +129,16 @@ def unpack(archive: str | Path, folder: str | Path, progress: bool = True) -> Pa
             folder.mkdir(parents=True, exist_ok=True)
             need, free = sum(info.file_size for info in missing), shutil.disk_usage(folder).free
             if need > free:
-                raise UserError(f"{archive} unpacks to {need / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free; "
-                                "nothing was unpacked. A zip can be used as it is, without unpacking.")
+                raise UserError(f"{archive} unpacks to {need / 1e9:.2f} GB, but {folder} has "
+                                f"{free / 1e9:.2f} GB free; nothing was unpacked. A zip can be used as it "
+                                f"is, without unpacking.")
             for parent in {(folder / info.filename).parent for info in missing}:
                 if not parent.resolve().is_relative_to(folder):   # through a link that was there before
                     raise UserError(f"{parent} leads out of {folder}; unpack into an empty folder")
                 parent.mkdir(parents=True, exist_ok=True)
             for info in tqdm(missing, desc="unpacking", unit=" files", disable=not progress):
-                with source.open(info) as data, open(folder / info.filename, "wb") as out:   # reads file_size at most
+                # reads file_size at most
+                with source.open(info) as data, open(folder / info.filename, "wb") as out:
                     shutil.copyfileobj(data, out)
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"cannot unpack {archive}: {error}. Free disk space, or download the archive again; "

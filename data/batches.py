@@ -66,7 +66,9 @@ class Batches:
         return self.labels[indices].to(self.device, non_blocking=True)
 
     def _gather(self, indices: Tensor, crop) -> Tensor:
-        """uint8 (B, s, s, C) on the device: whole images, or crops at (top, left), mirrored where flip is set."""
+        """uint8 (B, s, s, C) on the device: whole images, or crops at (top, left), mirrored where flip is
+        set.
+        """
         if crop is None:
             batch = self.images[indices.to(self.images.device)]
         else:
@@ -76,13 +78,17 @@ class Batches:
         return batch if self.channels is None else batch[..., self.channels].contiguous()
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, s, s, C) -> float32 (B, C, s, s) with zero mean and unit variance, channels_last in memory."""
-        rows, width = images.flatten(2), images.shape[2]     # long rows: five times as fast on a CPU as rows of C
+        """uint8 (B, s, s, C) -> float32 (B, C, s, s) with zero mean and unit variance, channels_last in
+        memory.
+        """
+        # long rows: five times as fast on a CPU as rows of C
+        rows, width = images.flatten(2), images.shape[2]
         rows = torch.addcmul(self.shift.repeat(width), rows.float(), self.scale.repeat(width))
         return rows.view(images.shape).permute(0, 3, 1, 2)
 
 
-def crop_slices(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
+def crop_slices(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor,
+                size: int) -> Tensor:
     """Crops (B, size, size, C) of images (N, S, S, C), one slice an image: the fastest way on a CPU."""
     batch = torch.empty(len(indices), size, size, images.shape[3], dtype=images.dtype)
     for out, i, y, x, mirrored in zip(batch, indices.tolist(), top.tolist(), left.tolist(), flip.tolist()):
@@ -91,7 +97,8 @@ def crop_slices(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip
     return batch
 
 
-def crop_gather(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
+def crop_gather(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor,
+                size: int) -> Tensor:
     """The same crops in one indexing operation: the fastest way on a GPU."""
     steps = torch.arange(size)
     columns = torch.where(flip[:, None], steps.flip(0), steps) + left[:, None]               # (B, size)
@@ -101,8 +108,10 @@ def crop_gather(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip
 
 
 def random_resized_crop(images: Tensor, size: int, flip: Tensor, generator: torch.Generator,
-                        scale: tuple[float, float] = (0.35, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> Tensor:
-    """Crop of random area and aspect ratio (Inception, 1409.4842), resampled to (B, C, size, size) on the images' device.
+                        scale: tuple[float, float] = (0.35, 1.0),
+                        ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> Tensor:
+    """Crop of random area and aspect ratio (Inception, 1409.4842), resampled to (B, C, size, size) on the
+    images' device.
 
     Args:
         images: (B, C, S, S), channels_last.
@@ -121,16 +130,20 @@ def random_resized_crop(images: Tensor, size: int, flip: Tensor, generator: torc
 
 
 def resampling_matrix(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
-    """Antialiased linear interpolation of [start, start + length) px, (B,), as matrices (B, target, source)."""
+    """Antialiased linear interpolation of [start, start + length) px, (B,), as matrices (B, target,
+    source).
+    """
     step = (length / target)[:, None, None]
     centre = start[:, None, None] + (torch.arange(target, device=step.device)[:, None] + 0.5) * step
-    weight = (1 - (torch.arange(source, device=step.device) + 0.5 - centre).abs() / step.clamp(min=1)).clamp(min=0)
+    weight = (1 - (torch.arange(source, device=step.device) + 0.5 - centre).abs()
+              / step.clamp(min=1)).clamp(min=0)
     return weight / weight.sum(2, keepdim=True)
 
 
 def resample(images: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
     """Separable resampling as two matrix products, which run in bfloat16 under autocast: much faster on a CPU
-    than `grid_sample`. images (B, C, S, S), channels_last; matrices (B, s, S). Returns (B, C, s, s), channels_last."""
+    than `grid_sample`. images (B, C, S, S), channels_last; matrices (B, s, S). Returns (B, C, s, s),
+    channels_last."""
     count, channels, side, _ = images.shape
     size = to_rows.shape[1]
     rows = torch.bmm(to_rows, images.permute(0, 2, 3, 1).reshape(count, side, side * channels))
@@ -140,7 +153,9 @@ def resample(images: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
 
 
 def random_erase(images: Tensor, generator: torch.Generator, probability: float = 0.25) -> Tensor:
-    """Random erasing (1708.04896), in place: a rectangle of 2 to 20 % of the area becomes the channel mean, zero."""
+    """Random erasing (1708.04896), in place: a rectangle of 2 to 20 % of the area becomes the channel mean,
+    zero.
+    """
     count, _, height, width = images.shape
     chance, area, aspect, where_x, where_y = torch.rand(5, count, generator=generator)
     chosen = (chance < probability).nonzero()[:, 0]
@@ -148,10 +163,12 @@ def random_erase(images: Tensor, generator: torch.Generator, probability: float 
     aspect = torch.exp((2 * aspect[chosen] - 1) * np.log(3.3) / 2)
     box_w, box_h = (side * aspect).clamp(max=1) * width, (side / aspect).clamp(max=1) * height
     left, top = where_x[chosen] * (width - box_w), where_y[chosen] * (height - box_h)
-    left, top, box_w, box_h = torch.stack((left, top, box_w, box_h)).to(images.device)[..., None]   # (b, 1) each
+    # (b, 1) each
+    left, top, box_w, box_h = torch.stack((left, top, box_w, box_h)).to(images.device)[..., None]
     x, y = (torch.arange(length, device=images.device) + 0.5 for length in (width, height))
     erased = (((y >= top) & (y < top + box_h))[:, None, :, None]
-              & ((x >= left) & (x < left + box_w))[:, None, None, :])                               # (b, 1, H, W)
+              # (b, 1, H, W)
+              & ((x >= left) & (x < left + box_w))[:, None, None, :])
     chosen = chosen.to(images.device)
     images[chosen] = images[chosen].masked_fill(erased, 0)   # in place: keeps channels_last
     return images

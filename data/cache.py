@@ -1,7 +1,8 @@
 """Decode a data set once into raw uint8 arrays on disk, which training then maps into memory.
 
 One directory a data set and size, `<name>-<size>px-<key>`, with `<split>.u8` (N, size, size, 3), the lists
-`<split>.txt` of the N images that could be decoded, and meta.json. It is complete or absent, and needs no images.
+`<split>.txt` of the N images that could be decoded, and meta.json. It is complete or absent, and needs no
+images.
 """
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class PixelCache:
 
     Attributes:
         name, digest: of the lists; size: px; class_names, num_classes.
-        mean, std: (3,) float32 of the train pixels, in 0..1 units; covariance: (3, 3) float32, in their squares.
+        mean, std: (3,) float32 of the train pixels, in 0..1 units; covariance: (3, 3) float32, in their
+            squares.
         channel_names: of the images' last axis.
         failures: split -> list of [path, reason] that could not be decoded and are left out.
 
@@ -106,19 +108,22 @@ def open_cache(lists: ImageLists, size: int, folder: str | Path | None = None, w
 
 
 def _build(lists, size, target, workers, max_failed_share, progress) -> None:
-    """Build in a hidden sibling of `target` and rename it at the end: an interrupted build never looks finished."""
+    """Build in a hidden sibling of `target` and rename it at the end: an interrupted build never looks
+    finished.
+    """
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         need = sum(len(split.paths) for split in lists.splits.values()) * size * size * 3
         free = shutil.disk_usage(target.parent).free
         if need > free:
-            raise UserError(f"the cache needs {need / 1e9:.2f} GB in {target.parent}, where {free / 1e9:.2f} GB are "
-                            "free; free disk space or use a smaller image size")
+            raise UserError(f"the cache needs {need / 1e9:.2f} GB in {target.parent}, where {free / 1e9:.2f} "
+                            f"GB are free; free disk space or use a smaller image size")
         temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
         temporary.chmod(0o755)
         failures, sums, products = _decode_all(lists, size, temporary, workers, max_failed_share, progress)
-        counts = {key: _finish_split(temporary, key, split, size, failures[key]) for key, split in lists.splits.items()}
+        counts = {key: _finish_split(temporary, key, split, size, failures[key])
+                  for key, split in lists.splits.items()}
         pixels = counts["train"] * size * size
         mean = sums / pixels
         covariance = (products / pixels - np.outer(mean, mean)) / 255**2
@@ -140,7 +145,9 @@ def _build(lists, size, target, workers, max_failed_share, progress) -> None:
 
 
 def _decode_all(lists, size, folder, workers, max_failed_share, progress):
-    """Fill `<split>.u8`; returns failures (split -> list of (row, reason)) and the moments of the train pixels."""
+    """Fill `<split>.u8`; returns failures (split -> list of (row, reason)) and the moments of the train
+    pixels.
+    """
     jobs, owners = [], []
     for key, split in lists.splits.items():
         file = folder / f"{key}.u8"
@@ -158,8 +165,9 @@ def _decode_all(lists, size, folder, workers, max_failed_share, progress):
             paths = lists.splits[key].paths
             if len(failures[key]) > max_failed_share * len(paths):
                 first = "; ".join(f"{paths[row]} ({reason})" for row, reason in failures[key][:3])
-                raise UserError(f"at least {len(failures[key])} of {len(paths)} {key} images cannot be decoded (limit "
-                                f"{max_failed_share:.1%}): {first}. Replace them, or allow more with --max-failed 0.05")
+                raise UserError(f"at least {len(failures[key])} of {len(paths)} {key} images cannot be "
+                                f"decoded (limit {max_failed_share:.1%}): {first}. Replace them, or allow "
+                                f"more with --max-failed 0.05")
             if moments:
                 sums, products = sums + moments[0], products + moments[1]
             bar.update(len(job[0]))

@@ -22,7 +22,8 @@ def parse_subset(text: str, names: tuple[str, ...]) -> tuple[int, ...]:
     parts = [p.strip() for p in text.split(",")] if "," in text or text in names else list(text)
     for part in parts:
         if part not in names:
-            raise UserError(f"channel subset {text!r}: no channel {part!r}; the channels are {', '.join(names)}")
+            raise UserError(f"channel subset {text!r}: no channel {part!r}; the channels are "
+                            f"{', '.join(names)}")
     if not parts or len(set(parts)) != len(parts):
         raise UserError(f"channel subset {text!r}: " + ("a channel is repeated" if parts else "no channel"))
     return tuple(sorted(names.index(part) for part in parts))
@@ -58,12 +59,15 @@ def all_subsets(channels: int) -> list[tuple[int, ...]]:
 def sample_mask(sampler: str, batch: int, channels: int, generator: torch.Generator) -> Tensor | None:
     """Presence mask (B, C), bool, on the CPU; None stands for all channels.
 
-    hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the set,
+    hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the
+    set,
                 uniform among those of that size; one set an image
     hcs-batch   the same, one set for the whole batch, as in the paper
     uniform     uniform among all 2^C - 1 sets
-    bernoulli   each channel is dropped with probability 1/2; where that leaves none, one channel, chosen uniformly
-    sandwich    a third of the batch has all channels, a third one channel, the rest as hcs (after US-Nets, 1903.05134)
+    bernoulli   each channel is dropped with probability 1/2; where that leaves none, one channel, chosen
+    uniformly
+    sandwich    a third of the batch has all channels, a third one channel, the rest as hcs (after US-Nets,
+    1903.05134)
     """
     if sampler == "none":
         return None

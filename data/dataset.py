@@ -12,7 +12,8 @@ from utils import UserError, generator
 
 
 def open_data(data: str, image_size: int, cache: str | None = None, max_failed: float = 0.01) -> PixelCache:
-    """The pixel cache of `data`, with a margin of an eighth for crops; of several processes the first builds it.
+    """The pixel cache of `data`, with a margin of an eighth for crops; of several processes the first builds
+    it.
 
     Args:
         data: a folder or zip, or "auto", see `data.lists.find_dataset`.
@@ -33,8 +34,8 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
         dist.barrier()
     for name, std in zip(pixels.channel_names, pixels.std):
         if std == 0:
-            raise UserError(f"channel {name} has the same value in every training pixel: nothing can be learned from "
-                            "it")
+            raise UserError(f"channel {name} has the same value in every training pixel: nothing can be "
+                            f"learned from it")
     return pixels
 
 
@@ -42,8 +43,8 @@ def make_batches(cache: PixelCache, split: str, image_size: int, channels, devic
                  fraction: float = 1.0) -> Batches:
     """Batches of "train", "val" or "test" with the image channels `channels` (ids).
 
-    Of "train" alone, `fraction` of the images are used, as `draw_fraction` chooses them, copied into memory. The pixels'
-    mean and standard deviation stay those of all training images.
+    Of "train" alone, `fraction` of the images are used, as `draw_fraction` chooses them, copied into memory.
+    The pixels' mean and standard deviation stay those of all training images.
     """
     part = cache.split(split)
     images, labels = part.images, part.labels
@@ -56,7 +57,8 @@ def make_batches(cache: PixelCache, split: str, image_size: int, channels, devic
 def draw_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:
     """Rows, in order, of a share of the images of each class: labels (N,) -> (M,).
 
-    The same rows for each model and seed; a smaller share's are among those of a larger one. At least one image a class.
+    The same rows for each model and seed; a smaller share's are among those of a larger one. At least one
+    image a class.
     """
     drawn = []
     for label in np.unique(labels):

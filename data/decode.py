@@ -1,4 +1,7 @@
-"""Read, decode and pack images: what a cache worker runs. Imports no torch, so a worker starts in a moment."""
+"""Read, decode and pack images: what a cache worker runs.
+
+Imports no torch, so a worker starts in a moment.
+"""
 from __future__ import annotations
 
 import io
@@ -39,24 +42,29 @@ class ImageReader:
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
-    """Decode to RGB, bring the short side to `size` (bicubic, antialiased), crop the centre: (size, size, 3) uint8.
+    """Decode to RGB, bring the short side to `size` (bicubic, antialiased), crop the centre: (size, size, 3)
+    uint8.
 
     Raises:
         Exception: whatever Pillow raises for data that are not a whole image.
     """
     with Image.open(io.BytesIO(data)) as image:
-        image.draft(None, (size, size))   # a big JPEG is decoded at 1/2, 1/4 or 1/8 while that still covers `size`
+        # a big JPEG is decoded at 1/2, 1/4 or 1/8 while that still covers `size`
+        image.draft(None, (size, size))
         image.load()
         image = image if image.mode == "RGB" else image.convert("RGB")   # convert would copy an RGB image
     if image.size != (size, size):
         short = min(image.size)
         left, top = (image.width - short) / 2, (image.height - short) / 2
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+        image = image.resize((size, size), Image.Resampling.BICUBIC,
+                             box=(left, top, left + short, top + short))
     return np.asarray(image)
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (3,) and sums of products (3, 3) over the pixels of images (N, H, W, 3) uint8; exact integers in float64."""
+    """Sums (3,) and sums of products (3, 3) over the pixels of images (N, H, W, 3) uint8; exact integers in
+    float64.
+    """
     planes = np.ones((4, images[0].size // 3))   # R, G, B and 1, so that one product gives sums as well
     total = np.zeros((4, 4))
     for image in images:   # one at a time stays in the processor's cache
@@ -66,7 +74,8 @@ def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack(reader: ImageReader, paths: list[str], size: int, file: str, row: int, with_moments: bool):
-    """Decode `paths` into rows `row`, `row + 1`, ... of the raw file; a row that fails is left zero and reported.
+    """Decode `paths` into rows `row`, `row + 1`, ... of the raw file; a row that fails is left zero and
+    reported.
 
     Returns:
         failures: list of (row, reason).
@@ -89,8 +98,11 @@ def pack(reader: ImageReader, paths: list[str], size: int, file: str, row: int, 
 
 
 def serve() -> None:
-    """A worker process: from stdin a pickled reader, then `pack` arguments; to stdout, each answer or OSError."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)   # on Ctrl-C the parent cleans up; stdin closes and this ends
+    """A worker process: from stdin a pickled reader, then `pack` arguments; to stdout, each answer or
+    OSError.
+    """
+    # on Ctrl-C the parent cleans up; stdin closes and this ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     receive, send = sys.stdin.buffer, sys.stdout.buffer
     try:
         reader = pickle.load(receive)

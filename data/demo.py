@@ -1,8 +1,8 @@
 """A drawn data set in the course's layout, for a first run without a download.
 
 Eight classes: four shapes, each in two colours that lie on opposite sides of grey. Disc and ring differ along
-red-green, triangle and cross along blue-yellow; brightness varies more than the colour does, so that three channels
-tell every class, two tell the pairs they span, and one is left with a weak hint.
+red-green, triangle and cross along blue-yellow; brightness varies more than the colour does, so that three
+channels tell every class, two tell the pairs they span, and one is left with a weak hint.
 """
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ VERSION = 1   # of the pictures; another version is drawn again
 SIZE = 84     # px
 COUNTS = {"train": 120, "val": 20, "test": 20}   # images a class
 SHAPES = ("disc", "ring", "triangle", "cross")
-AXES = {"disc": (1, -1, 0), "ring": (1, -1, 0), "triangle": (-0.5, -0.5, 1), "cross": (-0.5, -0.5, 1)}   # in RGB
+# in RGB
+AXES = {"disc": (1, -1, 0), "ring": (1, -1, 0), "triangle": (-0.5, -0.5, 1), "cross": (-0.5, -0.5, 1)}
 
 
 def _corners(shape: str, centre: np.ndarray, radius: float, angle: float) -> list[tuple[float, float]]:
@@ -29,7 +30,8 @@ def _corners(shape: str, centre: np.ndarray, radius: float, angle: float) -> lis
     if shape == "triangle":
         angles, radii = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius)
     else:
-        turn = np.pi / 2 * np.arange(4)[:, None] + np.array([-0.32, 0.32, np.pi / 4])   # an arm's end, then a notch
+        # an arm's end, then a notch
+        turn = np.pi / 2 * np.arange(4)[:, None] + np.array([-0.32, 0.32, np.pi / 4])
         angles, radii = angle + turn.ravel(), np.tile([1.0, 1.0, 0.45], 4) * radius
     return [tuple(point) for point in centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)]
 
@@ -58,7 +60,8 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 4)):
         colour = tuple(int(value) for value in np.clip(rng.normal(128, 35) + rng.normal(0, 15, 3), 0, 255))
-        draw.line([tuple(point) for point in rng.uniform(0, SIZE, (2, 2))], fill=colour, width=int(rng.integers(1, 4)))
+        draw.line([tuple(point) for point in rng.uniform(0, SIZE, (2, 2))], fill=colour,
+                  width=int(rng.integers(1, 4)))
         x, y, radius = *rng.uniform(0, SIZE, 2), rng.uniform(2, 5)
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     return np.asarray(image, np.float64) / 255
@@ -67,7 +70,8 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 def draw_image(label: int, rng: np.random.Generator) -> Image.Image:
     """One SIZE x SIZE picture of class `label` (0..7); one in fifty is greyscale (mode L)."""
     shape, sign = SHAPES[label // 2], 1 - 2 * (label % 2)
-    colour = rng.uniform(0.25, 0.75) + sign * rng.uniform(0.15, 0.25) * np.array(AXES[shape]) + rng.normal(0, 0.025, 3)
+    colour = rng.uniform(0.25, 0.75) + sign * rng.uniform(0.15, 0.25) * np.array(AXES[shape]) + rng.normal(0,
+        0.025, 3)
     mask, background = _mask(shape, rng), _background(rng)
     pixels = (background + mask * (colour - background)) * rng.uniform(0.85, 1.15)
     pixels += rng.normal(0, 0.04, pixels.shape)

@@ -1,4 +1,6 @@
-"""The course's layout, train.txt / val.txt / test.txt with lines `images/<class>/<name>.JPEG <label>`, checked."""
+"""The course's layout, train.txt / val.txt / test.txt with lines `images/<class>/<name>.JPEG <label>`,
+checked.
+"""
 from __future__ import annotations
 
 import hashlib
@@ -68,7 +70,8 @@ def parse_list(data: bytes, name: str) -> Split:
         if not 0 <= int(label) < 10**6:
             raise UserError(f"{name}:{number}: label {label} is out of range; labels count 0, 1, 2, ...")
         if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
-            raise UserError(f"{name}:{number}: {path!r} leaves the data set; write a relative path without ..")
+            raise UserError(f"{name}:{number}: {path!r} leaves the data set; write a relative path without "
+                            f"..")
         paths.append(path)
         labels.append(int(label))
         lines.append(number)
@@ -89,11 +92,12 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
         for label, number in zip(labels, split.lines):
             if key == "train" and label >= len(known):
                 gap = min(set(range(label)) - known)
-                raise UserError(f"{names[key]}:{number}: label {label} is out of range: train has {len(known)} labels, "
-                                f"so they must be 0..{len(known) - 1}, and {gap} is missing; renumber them")
+                raise UserError(f"{names[key]}:{number}: label {label} is out of range: train has "
+                                f"{len(known)} labels, so they must be 0..{len(known) - 1}, and {gap} is "
+                                f"missing; renumber them")
             if label not in known:
-                raise UserError(f"{names[key]}:{number}: class {label} has no image in {names['train']} (labels "
-                                f"0..{len(known) - 1}); remove the line or add training images")
+                raise UserError(f"{names[key]}:{number}: class {label} has no image in {names['train']} "
+                                f"(labels 0..{len(known) - 1}); remove the line or add training images")
     seen = {}
     for key, split in splits.items():
         for path, label, number in zip(split.paths, split.labels.tolist(), split.lines):
@@ -102,14 +106,15 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
                 raise UserError(f"{names[key]}:{number}: {path} is also in {names[first[0]]}:{first[2]}; "
                                 "an image in two splits makes the test worthless: remove one of the lines")
             if first[1] != label:
-                raise UserError(f"{names[key]}:{number}: {path} has label {label}, but {first[1]} in line {first[2]}; "
-                                "remove one of the lines")
+                raise UserError(f"{names[key]}:{number}: {path} has label {label}, but {first[1]} in line "
+                                f"{first[2]}; remove one of the lines")
 
 
 def read_lists(source: str | Path) -> ImageLists:
     """Read and check the lists of a folder or zip. Every listed image exists; none is decoded.
 
-    The lists may lie in `source`, in its images/ folder or up to two folders deeper, and images/ may be nested.
+    The lists may lie in `source`, in its images/ folder or up to two folders deeper, and images/ may be
+    nested.
 
     Raises:
         UserError: naming the list file, the line and the remedy.
@@ -146,7 +151,9 @@ def _sha256(split: Split) -> str:
 
 
 def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, str]) -> str:
-    """The prefix under which the listed images exist: beside the lists, a folder up, or in a nested images/."""
+    """The prefix under which the listed images exist: beside the lists, a folder up, or in a nested
+    images/.
+    """
     above = "".join(f"{part}/" for part in root.split("/")[:-2]) if root else "../"
     prefixes = [root, above, f"{root}images/"]
     paths = splits["train"].paths
@@ -157,8 +164,8 @@ def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, s
     if missing:
         total = sum(len(split.paths) for split in splits.values())
         looked = prefixes if len(missing) == total else [prefix]
-        raise UserError(f"{len(missing)} of {total} listed images do not exist: {'; '.join(missing[:3])}. Looked in "
-                        f"{', '.join(str(tree.path / folder) for folder in looked)}. "
+        raise UserError(f"{len(missing)} of {total} listed images do not exist: {'; '.join(missing[:3])}. "
+                        f"Looked in {', '.join(str(tree.path / folder) for folder in looked)}. "
                         "Unpack the archive again, or mend the lists.")
     return prefix
 
@@ -191,7 +198,8 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
     places = sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in PASSED_OVER
                     and not path.name.startswith(".")) if folder.is_dir() else []
     found = {}   # by content, so an archive beside its unpacked folder counts once
-    for path in ([folder] if (folder / "train.txt").is_file() else []) + places + sorted(folder.glob("*.zip")):
+    for path in ([folder] if (folder / "train.txt").is_file()
+                 else []) + places + sorted(folder.glob("*.zip")):
         source = open_source(path)
         for root in source.list_roots():
             found.setdefault(tuple(source.read(root + "train.txt").splitlines()), path)

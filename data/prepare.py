@@ -31,8 +31,8 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     for key, split in lists.splits.items():
         counts = np.bincount(split.labels, minlength=len(lists.class_names))
         least, most = counts.argmin(), counts.argmax()
-        print(f"  {key:5} {len(split.paths):6,} images; a class has {counts[least]:,} ({lists.class_names[least]}) "
-              f"to {counts[most]:,} ({lists.class_names[most]})")
+        print(f"  {key:5} {len(split.paths):6,} images; a class has {counts[least]:,} "
+              f"({lists.class_names[least]}) to {counts[most]:,} ({lists.class_names[most]})")
     if not decode:
         return
     paths = [path for split in lists.splits.values() for path in split.paths]
@@ -52,8 +52,8 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     print(f"  {len(paths):,} images decoded, {grey:,} greyscale (used as RGB)")
     bad = [reason for _, reason in results if reason]
     if bad:
-        raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack or "
-                        "download the archive again, or take them off the lists.")
+        raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
+                        f"or download the archive again, or take them off the lists.")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -66,7 +66,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                                    formatter_class=argparse.HelpFormatter)
 
     def add_source(sub: ArgumentParser) -> None:
-        sub.add_argument("source", metavar="SOURCE", help="folder or zip with lists and images; auto: the one in data/")
+        sub.add_argument("source", metavar="SOURCE",
+                         help="folder or zip with lists and images; auto: the one in data/")
 
     def add_workers(sub: ArgumentParser) -> None:
         sub.add_argument("--workers", type=int, default=cores(), metavar="N",
@@ -75,9 +76,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub = command("download", "fetch the course's archive (1.45 GB); a download that was cut off goes on",
                   "download --out data")
     sub.add_argument("--url", default=URL, help="address of the zip (default: %(default)s)")
-    sub.add_argument("--out", default=str(ROOT / "data"), metavar="FOLDER", help="where it goes (default: %(default)s)")
+    sub.add_argument("--out", default=str(ROOT / "data"), metavar="FOLDER",
+                     help="where it goes (default: %(default)s)")
 
-    sub = command("unpack", "unpack an archive; not needed, as a zip can be used as it is", "unpack data/images.zip")
+    sub = command("unpack", "unpack an archive; not needed, as a zip can be used as it is",
+                  "unpack data/images.zip")
     sub.add_argument("zip", metavar="ZIP", type=Path, help="the archive")
     sub.add_argument("--out", type=Path, metavar="FOLDER", help="where it goes (default: ZIP without .zip)")
 
@@ -90,7 +93,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub.add_argument("--out", default=str(ROOT / "data" / "demo"), metavar="FOLDER",
                      help="where it goes (default: %(default)s)")
 
-    sub = command("cache", "decode a data set once, for training at one image size", "cache data/images.zip --size 128")
+    sub = command("cache", "decode a data set once, for training at one image size",
+                  "cache data/images.zip --size 128")
     add_source(sub)
     sub.add_argument("--size", type=int, required=True, metavar="PX", help="side of the square images")
     sub.add_argument("--out", default=str(ROOT / "data" / "cache"), metavar="FOLDER",
@@ -116,7 +120,8 @@ def main(argv: list[str] | None = None) -> None:
     elif args.command == "demo":
         print(f"ready: {make_demo(args.out)}")
     else:
-        cache = open_cache(read_lists(find_dataset(args.source)), args.size, args.out, args.workers, args.max_failed)
+        cache = open_cache(read_lists(find_dataset(args.source)), args.size, args.out, args.workers,
+                           args.max_failed)
         sizes = ", ".join(f"{name} {len(cache.split(name).labels):,}" for name in ("train", "val", "test"))
         print(f"ready: {cache.folder} ({sizes}); train mean {cache.mean.round(4)}, std {cache.std.round(4)}")
 

@@ -1,4 +1,6 @@
-"""A data source the user names, folder or zip, as a set of file names; asking for 63,000 names takes no stat each."""
+"""A data source the user names, folder or zip, as a set of file names; asking for 63,000 names takes no stat
+each.
+"""
 from __future__ import annotations
 
 import os
@@ -64,7 +66,8 @@ class ZipSource:
         try:
             return self._archive.read(name)
         except (zipfile.BadZipFile, OSError, RuntimeError) as error:   # RuntimeError: encrypted
-            raise UserError(f"cannot read {name} in {self.path} ({error}); download or copy the zip again") from error
+            raise UserError(f"cannot read {name} in {self.path} ({error}); download or copy the zip "
+                            f"again") from error
 
     def list_roots(self) -> list[str]:
         """As `FolderSource.list_roots`."""

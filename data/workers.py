@@ -1,7 +1,7 @@
 """Decoding processes.
 
-They are plain subprocesses that import data.decode alone: unlike a fork they share no locks with this process (torch
-has threads), and unlike multiprocessing's spawn they do not import the training script again.
+They are plain subprocesses that import data.decode alone: unlike a fork they share no locks with this process
+(torch has threads), and unlike multiprocessing's spawn they do not import the training script again.
 """
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def answers(reader: ImageReader, jobs: list[tuple], workers: int):
             _send(process, job)
             answer = pickle.load(process.stdout)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(f"a decoding process ended early (exit status {process.poll()}), perhaps for lack of "
-                            "memory; use fewer workers") from error
+            raise UserError(f"a decoding process ended early (exit status {process.poll()}), perhaps for "
+                            f"lack of memory; use fewer workers") from error
         finally:
             idle.put(process)
         if isinstance(answer, OSError):

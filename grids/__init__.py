@@ -1,7 +1,7 @@
 """The experiments as data: which runs there are (GRIDS), and which of them the tables and figures show.
 
-A grid is a list of runs, best value first; one that only evaluates a training in another way needs no training of its
-own. `python experiments.py GRID` trains and evaluates them.
+A grid is a list of runs, best value first; one that only evaluates a training in another way needs no
+training of its own. `python experiments.py GRID` trains and evaluates them.
 """
 from __future__ import annotations
 

@@ -31,9 +31,11 @@ class Run:
         return replace(self, model=model or self.model, label=label or self.label, section=section,
                        options={**self.options, **options}, teacher=teacher or self.teacher)
 
-    def tested(self, model: str | None = None, label: str | None = None, section: str | None = None, **how) -> Run:
+    def tested(self, model: str | None = None, label: str | None = None, section: str | None = None,
+               **how) -> Run:
         """The same trained network, evaluated in another way."""
-        return replace(self, model=model or self.model, label=label or self.label, section=section or self.section,
+        return replace(self, model=model or self.model, label=label or self.label,
+                       section=section or self.section,
                        test={**self.test, **how})
 
     @property
@@ -42,7 +44,10 @@ class Run:
         return replace(self, test={})
 
     def fits(self, wanted: str) -> bool:
-        """Whether it is what `wanted` names: MODEL, or MODEL,OPTION=VALUE,... of the training or the evaluation."""
+        """Whether it is what `wanted` names: MODEL, or MODEL,OPTION=VALUE,...
+
+        of the training or the evaluation.
+        """
         model, *pairs = wanted.split(",")
         known = {**self.options, **{f"test_{key}": value for key, value in self.test.items()}}
         return model == self.model and all(str(known.get(key)) == value for key, _, value in

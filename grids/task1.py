@@ -25,7 +25,8 @@ def specialists(**options) -> dict[str, Run]:
 SPECIALISTS = {**specialists(), "RGB": RGB_ONLY.tested("specialist", "seven specialists", "specialist", subsets="RGB")}
 
 # Kernel generators that others proposed for varying channels; all share the fill of the sliced kernel
-GENERATED = {kernel: Run(model, label, "baseline", {**SLICED.options, "kernel": kernel}) for kernel, model, label in (
+GENERATED = {kernel: Run(model, label, "baseline", {**SLICED.options, "kernel": kernel})
+             for kernel, model, label in (
     ("dynamic", "dynconv", "dynamic convolution"), ("omni", "odconv", "omni-dimensional dynamic convolution"),
     ("templates", "template-mixing", "template mixing"), ("hypernet", "hypernet", "hypernetwork"),
     ("wavelength", "wavelength", "wavelength-conditioned kernel"), ("tied", "tied", "tied filter"))}
@@ -68,13 +69,15 @@ def resized(run: Run, size: int) -> Run:
     return run.tested(section="ablation", image_size=size)
 
 
-# What the ablation table shows: group -> (variant, model, what it is compared with, where that is not CHANNELSET). A
+# What the ablation table shows: group -> (variant, model, what it is compared with, where that is not
+# CHANNELSET). A
 # model is a run, or a run for each channel set
 ABLATIONS = {
     "sampler": [
         ("HCS, one set an image", CHANNELSET), ("HCS, one set a batch", PER_BATCH), ("sandwich", SANDWICH),
         ("uniform over the sets", UNIFORM), ("Bernoulli 1/2", BERNOULLI),
-        ("none; fill at test only", RGB_ONLY.tested(fill="regression")), ("sliced: HCS, one set an image", SLICED),
+        ("none; fill at test only", RGB_ONLY.tested(fill="regression")),
+        ("sliced: HCS, one set an image", SLICED),
         ("sliced: HCS, one set a batch", SLICED_PER_BATCH, SLICED)],
     "BatchNorm statistics of each set": [
         *((label, recalibrated(run), run) for label, run in (
@@ -84,13 +87,15 @@ ABLATIONS = {
             ("naive RGB", RGB_ONLY), ("naive RGB, mean fill", RGB_ONLY.tested(fill="mean")),
             ("naive RGB, regression fill", RGB_ONLY.tested(fill="regression"))))],
     "fill rule": [
-        ("regression", CHANNELSET), ("zero", BY_FILL["zero"]), ("C/n", BY_FILL["rescale"]), ("mean", BY_FILL["mean"]),
+        ("regression", CHANNELSET), ("zero", BY_FILL["zero"]), ("C/n", BY_FILL["rescale"]),
+        ("mean", BY_FILL["mean"]),
         ("regression, kernels for each size of the set", BY_FILL["by_size"]), ("learned", BY_FILL["learned"]),
         ("conditioned on the image", BY_FILL["conditioned"])],
     "luminance and chroma": [
         ("mean fill", BY_FILL["mean"]),
         ("luminance and centred chroma: the same functions", BY_FILL["luma_chroma"], BY_FILL["mean"]),
-        ("not centred (C/n)", BY_FILL["rescale"], BY_FILL["mean"]), ("luminance alone", GREY, BY_FILL["mean"])],
+        ("not centred (C/n)", BY_FILL["rescale"], BY_FILL["mean"]),
+        ("luminance alone", GREY, BY_FILL["mean"])],
     "embedding": [
         ("with", CHANNELSET), ("without", NO_EMBEDDING), ("C/n, with", BY_FILL["rescale"]),
         ("C/n, without", SLICED, BY_FILL["rescale"])],
@@ -140,15 +145,18 @@ FIGURE_MODELS = {"channel-set stem (ours)": CHANNELSET, "ours, 90 epochs, strong
 LENGTHS = {
     "ours, one network": [(30, CHANNELSET), *LONG.items()],
     "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
-    "seven specialists": [*((7 * epochs, family) for epochs, family in SHORT_SPECIALISTS.items()), (210, SPECIALISTS)],
+    "seven specialists": [*((7 * epochs, family) for epochs, family in SHORT_SPECIALISTS.items()),
+                          (210, SPECIALISTS)],
 }
 
 # ---------------------------------------------------------------- the queue
 
 GRIDS = {
-    "task1": [RGB_ONLY, CHANNELSET, SLICED, *(SPECIALISTS[channels] for channels in ("R", "G", "B", "RG", "RB", "GB")),
+    "task1": [RGB_ONLY, CHANNELSET, SLICED,
+              *(SPECIALISTS[channels] for channels in ("R", "G", "B", "RG", "RB", "GB")),
               SPECIALISTS["RGB"], *(RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression"))],
-    "task1-baselines": [*GENERATED.values(), GREY_IMAGES, LATE_FUSION, *(recalibrated(run, "baseline") for run in (
+    "task1-baselines": [*GENERATED.values(), GREY_IMAGES, LATE_FUSION,
+                        *(recalibrated(run, "baseline") for run in (
         RGB_ONLY, RGB_ONLY.tested(fill="mean"), RGB_ONLY.tested(fill="regression")))],
     "task1-ablations": [
         SANDWICH, PER_BATCH, SLICED_PER_BATCH, UNIFORM, BERNOULLI, *BY_FILL.values(), GREY, NO_EMBEDDING,
@@ -159,7 +167,8 @@ GRIDS = {
         *(probed(run, "average-of-seen") for run in WITHOUT_BLUE.values()),
         *(resized(CHANNELSET, size) for size in (32, 40, 56, 64, 80, 96)),
         *(resized(RGB_ONLY, size) for size in (40, 64))],
-    # Short and long trainings for the comparison at equal compute: seven networks cost seven times their epochs
+    # Short and long trainings for the comparison at equal compute: seven networks cost seven times their
+    # epochs
     "task1-compute": [*(run for family in SHORT_SPECIALISTS.values() for run in family.values()),
                       LONG[60], LONG[90], LONG_STRONG, LONG[210]],
     # Ours and the specialists at other widths; each preset has one of its own

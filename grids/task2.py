@@ -15,7 +15,8 @@ GATED4 = Run("gated4-k7", "ours (depth 4), 7x7", "ours", {"arch": "gated4-k7"})
 GATED4_K5 = GATED4.but("gated4-k5", "ours (depth 4)", "ours", kernels="5")
 THREE_LAYERS = GATED.but("gated5-k3", "ours (depth 5)", "ours", widths="128,256,512")
 THREE_LAYERS_384 = GATED.but("gated5-k3", "ours (depth 5), narrow last layer", "ours", widths="128,256,384")
-REPARAM_GATED = Run("reparam-gated6-k5", "ours (depth 6), branches in training", "ours", {"arch": "reparam-gated6-k5"})
+REPARAM_GATED = Run("reparam-gated6-k5", "ours (depth 6), branches in training", "ours",
+                    {"arch": "reparam-gated6-k5"})
 STOCK = Run("resnet34", "ResNet-34, stock", "reference", {"arch": "resnet34"})
 RESNET = STOCK.but(label="ResNet-34, 7x7 stem", section="reference", stem_pool=False)
 FINE_RESNET = STOCK.but(label="ResNet-34, 3x3 stem", section="reference", stem="3x3s1")
@@ -28,7 +29,8 @@ def kept(run: Run, label: str | None = None, **options) -> Run:
 
 # ---------------------------------------------------------------- 30 epochs
 
-# ResNet-34 with each stem and augmentation that there is time for, then the shallow networks. Validation decides which
+# ResNet-34 with each stem and augmentation that there is time for, then the shallow networks. Validation
+# decides which
 # ResNet-34 the others are divided by
 RESNETS = {decay: kept(RESNET, augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
 RESNET_LIGHT, PLAIN_LIGHT = kept(RESNET, **LIGHT), kept(PLAIN, **LIGHT)
@@ -53,12 +55,14 @@ SCREEN = {
     "3 layers, 7/16, the first narrow": kept(THREE_LAYERS, widths="64,256,512", width=0.4375),
     "gated4-k7, 1/4": GATED4,
     "gated4-k5, 5/16": kept(GATED4_K5, width=0.3125),
-    "gated4-k3, 5/16, stem not pooled": GATED4.but("gated4-k3", stem_pool=False, kernels="3", pooled_gates=True,
+    "gated4-k3, 5/16, stem not pooled": GATED4.but("gated4-k3", stem_pool=False, kernels="3",
+                                                   pooled_gates=True,
                                                    width=0.3125),
 }
 SCREENED = {label: run.but(**STRONG, epochs=10) for label, run in SCREEN.items()}
 
-# Twice the epochs, with what validation chose at 30. Width 0.3125 is half of ResNet-34's MACs, 0.4375 as many, with
+# Twice the epochs, with what validation chose at 30. Width 0.3125 is half of ResNet-34's MACs, 0.4375 as
+# many, with
 # twice the weight decay, as its training loss falls further; then four of the screened networks
 RESNET_60 = {decay: kept(RESNET, augment="strong", weight_decay=decay, epochs=60) for decay in (0.001, 0.002)}
 RESNET_60[0.0005] = RESNETS[0.0005].but(epochs=60)
@@ -69,11 +73,13 @@ SAME_MACS_60 = kept(GATED, **STRONG, width=0.4375, epochs=60)
 THREE_60, THREE_384_60, GATED4_K5_60 = (kept(SCREEN[label], **STRONG, epochs=60) for label in (
     "3 layers, 25/64", "3 layers, 3/8, the last of 144 channels", "gated4-k5, 5/16"))
 GATED4_60 = kept(GATED4, augment="strong", weight_decay=0.001, epochs=60)
-TAUGHT = SHALLOW.but(label="ours (depth 6), taught by ResNet-34", section="distilled", teacher=RESNET_60[0.001])
+TAUGHT = SHALLOW.but(label="ours (depth 6), taught by ResNet-34", section="distilled",
+                     teacher=RESNET_60[0.001])
 
 # ---------------------------------------------------------------- a 3x3 stride-1 first convolution
 
-# At four times the MACs of the coarser one: both in ten epochs, and the finer one pooled at once, which leaves maps as
+# At four times the MACs of the coarser one: both in ten epochs, and the finer one pooled at once, which
+# leaves maps as
 # small as the coarser one does; then the finer one in thirty
 STEMS_10 = {label: run.but(augment="strong", weight_decay=0.001, epochs=10) for label, run in {
     "ResNet-34, 7x7 stride 2, no pooling": RESNET, "ResNet-34, 3x3 stride 1": FINE_RESNET,
@@ -88,9 +94,11 @@ FINE_THREE = kept(SCREEN["3 layers, 3/8"], **STRONG, num_pools=3, stem="3x3s1")
 
 # ---------------------------------------------------------------- full width, for a GPU
 
-# ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above. Three weight decays for
+# ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above. Three weight decays
+# for
 # ResNet-34 and for the network at half of its MACs; then what is as deep at as many MACs, and less deep
-FULL_RESNETS, FULL_WIDE = ({decay: kept(run, augment="strong", weight_decay=decay) for decay in (0.002, 0.001, 0.004)}
+FULL_RESNETS, FULL_WIDE = ({decay: kept(run, augment="strong", weight_decay=decay)
+                            for decay in (0.002, 0.001, 0.004)}
                            for run in (kept(RESNET, width=1.0), kept(GATED, width=1.25)))
 FULL_THREE, FULL_GATED4, FULL_STOCK, FULL_SAME_MACS = (kept(run, **STRONG, width=width) for run, width in (
     (THREE_LAYERS, 1.5625), (GATED4_K5, 1.25), (STOCK, 1.0), (GATED, 1.75)))
@@ -107,12 +115,14 @@ SHORT = {"epochs": 10, **LIGHT}
 REFERENCE = PLAIN.but(**SHORT)
 GATED_10, POOLED_10 = GATED_K5.but(**SHORT), GATED_K5.but(pooled_gates=True, **SHORT)
 REPARAM_10 = REPARAM_GATED.but(**SHORT)
-LAYERS_10 = {len(widths.split(",")): PLAIN.but(f"plain{len(widths.split(',')) + 2}-k5", widths=widths, max_depth=8,
+LAYERS_10 = {len(widths.split(",")): PLAIN.but(f"plain{len(widths.split(',')) + 2}-k5", widths=widths,
+                                               max_depth=8,
                                                **SHORT)
              for widths in ("128,256", "128,256,512", "128,256,512,512,512", "128,256,512,512,512,512")}
 KERNELS_10 = {size: PLAIN.but(f"plain6-k{size}", kernels=str(size), **SHORT) for size in (1, 3, 7)}
 NAMED_10 = {name: Run(name, name, options={"arch": name, **SHORT}) for name in (
-    "reparam6-k5", "plain6-k3-5-7", "covariance6-k5", "gated5-k5", "gated4-k7", "attention", "graph", "dense-block",
+    "reparam6-k5", "plain6-k3-5-7", "covariance6-k5", "gated5-k5", "gated4-k7", "attention", "graph",
+    "dense-block",
     "rrdb")}
 FINE_GATES_K3, POOLED_K3 = GATED_10.but("gated6-k3", kernels="3"), GATED.but(**SHORT)
 REPARAM_K3 = REPARAM_10.but("reparam-gated6-k3", kernels="3")
@@ -124,7 +134,8 @@ SIZES = (32, 40, 64, 96)   # px, of the test alone
 RESIZED = {name: {size: run.tested(section="ablation", image_size=size) for size in SIZES}
            for name, run in (("ResNet-34", RESNETS[0.0005]), ("gated6-k3", SHALLOW))}
 
-# What the ablation table shows: group -> (variant, run, what it is compared with, where that is not REFERENCE)
+# What the ablation table shows: group -> (variant, run, what it is compared with, where that is not
+# REFERENCE)
 ABLATIONS = {
     "what a layer is": [
         ("one 5x5 convolution", REFERENCE), ("gates beside it", GATED_10),
@@ -132,7 +143,8 @@ ABLATIONS = {
         ("branches in training, gates of pooled cells", REPARAM_10, POOLED_10),
         ("three streams", NAMED_10["plain6-k3-5-7"])],
     "what the head sees": [
-        ("means of the last map", REFERENCE), ("of all maps", LEVELS_10), ("of a last map with 2 poolings", POOLS_10),
+        ("means of the last map", REFERENCE), ("of all maps", LEVELS_10),
+        ("of a last map with 2 poolings", POOLS_10),
         ("its covariances as well, 2 poolings", NAMED_10["covariance6-k5"])],
     "kernel": [
         ("5", REFERENCE), *((str(size), run) for size, run in KERNELS_10.items()),
@@ -148,7 +160,8 @@ ABLATIONS = {
         (label, run, RESNET_60[0.001]) for label, run in (
             ("gated6-k3, 5/16", WIDE_60[0.001]), ("gated6-k3, 5/16, decay 0.002", WIDE_60[0.002]),
             ("gated6-k3, 7/16, decay 0.002", SAME_MACS_60), ("3 layers, 25/64, decay 0.002", THREE_60),
-            ("3 layers, 3/8, the last of 144 channels, decay 0.002", THREE_384_60), ("gated4-k7, 1/4", GATED4_60),
+            ("3 layers, 3/8, the last of 144 channels, decay 0.002", THREE_384_60),
+            ("gated4-k7, 1/4", GATED4_60),
             ("gated4-k5, 5/16, decay 0.002", GATED4_K5_60), ("ResNet-34, 1/4", RESNET_60[0.001]))],
     "other layers": [
         ("convolutions", REFERENCE), ("self-attention", NAMED_10["attention"]), ("graph", NAMED_10["graph"]),
@@ -159,11 +172,13 @@ ABLATIONS = {
             ("ResNet-34, 3x3 stride 1", "ResNet-34, 7x7 stride 2, no pooling"),
             ("gated6-k3, 7x7 stride 2", "ResNet-34, 7x7 stride 2, no pooling"),
             ("gated6-k3, 3x3 stride 1", "gated6-k3, 7x7 stride 2"))),
-        ("the same against ResNet-34's", STEMS_10["gated6-k3, 3x3 stride 1"], STEMS_10["ResNet-34, 3x3 stride 1"]),
+        ("the same against ResNet-34's", STEMS_10["gated6-k3, 3x3 stride 1"],
+         STEMS_10["ResNet-34, 3x3 stride 1"]),
         *((label, STEMS_10[label], STEMS_10["gated6-k3, 3x3 stride 1"]) for label in (
             "3 layers, 1/2, behind 3x3 stride 1 and pooling", "2 of 5x5, gated, behind the same"))],
     "first convolution, 30 epochs": [
-        ("ResNet-34, 7x7 stride 2, no pooling", DEEP, DEEP), ("ResNet-34, 3x3 stride 1", FINE_RESNETS[0.001], DEEP),
+        ("ResNet-34, 7x7 stride 2, no pooling", DEEP, DEEP),
+        ("ResNet-34, 3x3 stride 1", FINE_RESNETS[0.001], DEEP),
         ("gated6-k3, 7x7 stride 2", SHALLOW, DEEP), ("gated6-k3, 3x3 stride 1", FINE_GATED, SHALLOW),
         ("the same against ResNet-34's", FINE_GATED, FINE_RESNETS[0.001]),
         ("the same, 5/16 wide, decay 0.002", FINE_WIDE, FINE_RESNETS[0.001]),
@@ -172,7 +187,8 @@ ABLATIONS = {
         ("light", REFERENCE), *AUGMENTED_10.items()],
     "augmentation, 30 epochs": [
         ("plain, light", PLAIN_LIGHT), ("plain, strong", PLAIN_STRONG, PLAIN_LIGHT),
-        ("ResNet-34, light", RESNET_LIGHT, RESNET_LIGHT), ("ResNet-34, strong", RESNETS[0.0005], RESNET_LIGHT)],
+        ("ResNet-34, light", RESNET_LIGHT, RESNET_LIGHT),
+        ("ResNet-34, strong", RESNETS[0.0005], RESNET_LIGHT)],
     "kernel, 30 epochs": [
         (label, run, GATED_K5_STRONG) for label, run in (
             ("gated, 5x5", GATED_K5_STRONG), ("gated, 3x3, gates of pooled cells", GATED_30[0.0005]),
@@ -181,19 +197,23 @@ ABLATIONS = {
     "weight decay": [
         *((f"gated6-k3, {decay}", run, GATED_30[0.0005]) for decay, run in GATED_30.items()),
         *((f"ResNet-34, {decay}", run, RESNETS[0.0005]) for decay, run in RESNETS.items()),
-        *((f"ResNet-34, 3x3 stride 1, {decay}", run, FINE_RESNETS[0.001]) for decay, run in FINE_RESNETS.items()),
-        *((f"ResNet-34, 60 epochs, {decay}", RESNET_60[decay], RESNET_60[0.001]) for decay in (0.0005, 0.001, 0.002)),
+        *((f"ResNet-34, 3x3 stride 1, {decay}", run, FINE_RESNETS[0.001])
+          for decay, run in FINE_RESNETS.items()),
+        *((f"ResNet-34, 60 epochs, {decay}", RESNET_60[decay], RESNET_60[0.001])
+          for decay in (0.0005, 0.001, 0.002)),
         *((f"gated6-k3, 5/16, 60 epochs, {decay}", run, WIDE_60[0.001]) for decay, run in WIDE_60.items())],
     "weight decay, full width": [
         (f"{label}, {decay}", runs[decay], runs[0.002]) for label, runs in (
             ("ResNet-34", FULL_RESNETS), ("gated6-k3, 5/4", FULL_WIDE)) for decay in (0.001, 0.002, 0.004)],
     "width and layers, full width": [
         (label, run, FULL_RESNETS[0.002]) for label, run in (
-            ("gated6-k3, 5/4", FULL_WIDE[0.002]), ("gated6-k3, 7/4", FULL_SAME_MACS), ("3 layers, 25/16", FULL_THREE),
+            ("gated6-k3, 5/4", FULL_WIDE[0.002]), ("gated6-k3, 7/4", FULL_SAME_MACS),
+            ("3 layers, 25/16", FULL_THREE),
             ("gated4-k5, 5/4", FULL_GATED4), ("ResNet-34", FULL_RESNETS[0.002]),
             ("ResNet-34, stem pooled", FULL_STOCK))],
     "training length": [
-        ("ResNet-34, 30 epochs", DEEP, DEEP), ("ResNet-34, 60", RESNET_60[0.001], DEEP), ("gated6-k3, 30", SHALLOW, DEEP),
+        ("ResNet-34, 30 epochs", DEEP, DEEP), ("ResNet-34, 60", RESNET_60[0.001], DEEP),
+        ("gated6-k3, 30", SHALLOW, DEEP),
         ("gated6-k3, 60", GATED_60, SHALLOW), ("gated4-k7, 30, decay 0.0005", GATED4_STRONG, GATED4_STRONG),
         ("gated4-k7, 60", GATED4_60, GATED4_STRONG)],
     "distillation from ResNet-34, 60 epochs": [
@@ -221,7 +241,8 @@ DATA_SHARES = {name: [*runs.items(), (1.0, whole)]
 # ---------------------------------------------------------------- the queue
 
 GRIDS = {
-    "task2": [kept(STOCK, **LIGHT), RESNET_LIGHT, *RESNETS.values(), PLAIN_LIGHT, PLAIN_STRONG, GATED_K5_STRONG,
+    "task2": [kept(STOCK, **LIGHT), RESNET_LIGHT, *RESNETS.values(), PLAIN_LIGHT, PLAIN_STRONG,
+              GATED_K5_STRONG,
               REPARAM_GATED_STRONG, GATED_30[0.0005], SHALLOW, GATED4_STRONG,
               kept(GATED4, pooled_gates=True, augment="strong", weight_decay=0.001)],
     "task2-decay": [GATED_30[0.002], POOLED_K5],
@@ -230,7 +251,8 @@ GRIDS = {
                    THREE_384_60, GATED4_K5_60, GATED4_60, GATED_60, RESNET_60[0.0005]],
     "task2-distillation": [TAUGHT],
     "task2-stem": [*STEMS_10.values(), *FINE_RESNETS.values(), FINE_GATED, FINE_WIDE, FINE_THREE],
-    "task2-full": [*(runs[decay] for decay in (0.002, 0.001, 0.004) for runs in (FULL_RESNETS, FULL_WIDE)), FULL_THREE,
+    "task2-full": [*(runs[decay] for decay in (0.002, 0.001, 0.004) for runs in (FULL_RESNETS, FULL_WIDE)),
+                   FULL_THREE,
                    FULL_GATED4, FULL_STOCK, FULL_SAME_MACS],
     "task2-data": [runs[share] for share in (0.1, 0.25, 0.5) for runs in FRACTIONS.values()],
     "task2-ablations": [REFERENCE, GATED_10, POOLED_10, FINE_GATES_K3, POOLED_K3, REPARAM_10, REPARAM_K3,

@@ -1,13 +1,15 @@
 """What a model costs: parameters, multiply-accumulates (MACs), memory and latency.
 
-MACs here are those of convolutions and linear layers alone, the numbers that papers quote (ResNet-18 at 224 px:
-1.81 G): BatchNorm folds into the convolution before it, ReLU and pooling multiply by no weight. One MAC is two
-FLOPs; a model's depth changes neither. Two counters agree on any model of plain layers and check each other:
+MACs here are those of convolutions and linear layers alone, the numbers that papers quote (ResNet-18 at 224
+px: 1.81 G): BatchNorm folds into the convolution before it, ReLU and pooling multiply by no weight. One MAC
+is two FLOPs; a model's depth changes neither. Two counters agree on any model of plain layers and check each
+other:
 
     count_macs          thop's hooks on modules; blind to functional calls and to subclasses of nn.Conv2d
     flop_counter_macs   torch's dispatcher; sees every convolution and matrix product, functional ones too
 
-A stem that generates its kernel and calls F.conv2d must therefore be folded into a plain Conv2d before `count_macs`.
+A stem that generates its kernel and calls F.conv2d must therefore be folded into a plain Conv2d before
+`count_macs`.
 """
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ NOT_WEIGHTED = {kind: zero_ops for kind in register_hooks if not issubclass(kind
 
 
 def count_params(model: nn.Module) -> int:
-    """Number of parameters, trainable or frozen; shared ones once, buffers (BatchNorm statistics) not at all."""
+    """Number of parameters, trainable or frozen; shared ones once, buffers (BatchNorm statistics) not at
+    all.
+    """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -45,31 +49,39 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
         input_shape: (C, H, W) of one image.
     """
     model = copy.deepcopy(model).cpu().float().eval()
-    macs, _ = thop.profile(model, inputs=(torch.zeros(1, *input_shape),), custom_ops=NOT_WEIGHTED, verbose=False)
+    macs, _ = thop.profile(model, inputs=(torch.zeros(1, *input_shape),), custom_ops=NOT_WEIGHTED,
+                           verbose=False)
     return int(macs)
 
 
 def flop_counter_macs(model: nn.Module, *inputs) -> int:
-    """MACs of `model(*inputs)` in eval mode, as half of torch's FLOPs: the whole batch, generated kernels included."""
+    """MACs of `model(*inputs)` in eval mode, as half of torch's FLOPs: the whole batch, generated kernels
+    included.
+    """
     with _eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2
 
 
 def peak_memory_mb(model: nn.Module, *inputs) -> float:
-    """Largest sum of the sizes of all live tensors during `model(*inputs)` in eval mode without gradients, MB (1e6 bytes).
+    """Largest sum of the sizes of all live tensors during `model(*inputs)` in eval mode without gradients, MB
+    (1e6 bytes).
 
-    Parameters, buffers and inputs count throughout, other tensors from the operation that returns or first uses them until
-    nothing refers to them: also a result that is dropped at once, such as the int64 indices of max-pooling. The size is that
-    of the whole memory that tensors share, once. What a kernel allocates and frees by itself is not seen.
+    Parameters, buffers and inputs count throughout, other tensors from the operation that returns or first
+    uses them until
+    nothing refers to them: also a result that is dropped at once, such as the int64 indices of max-pooling.
+    The size is that of the whole memory that tensors share, once. What a kernel allocates and frees by itself
+    is not seen.
     """
-    with _eval_mode(model), torch.no_grad(), _LiveMemory([*model.parameters(), *model.buffers(), *inputs]) as memory:
+    with _eval_mode(model), torch.no_grad(), _LiveMemory([*model.parameters(), *model.buffers(),
+                                                          *inputs]) as memory:
         model(*inputs)
     return memory.peak / 1e6
 
 
 class _LiveMemory(TorchDispatchMode):
-    """Follows the memory of all tensors it meets; `peak` is the largest sum of bytes that were alive after one operation.
+    """Follows the memory of all tensors it meets; `peak` is the largest sum of bytes that were alive after
+    one operation.
 
     Args:
         tensors: those that are alive from the start, and anything else.
@@ -77,7 +89,8 @@ class _LiveMemory(TorchDispatchMode):
 
     def __init__(self, tensors: list):
         super().__init__()
-        self.sizes: dict[StorageWeakRef, int] = {}   # bytes of each memory; a weak reference to it keeps no data
+        # bytes of each memory; a weak reference to it keeps no data
+        self.sizes: dict[StorageWeakRef, int] = {}
         self.peak = 0
         self.meet(tensors)
 
@@ -89,7 +102,8 @@ class _LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        self.meet(tree_leaves((result, args, kwargs)))   # what was given is still alive, and may have been resized
+        # what was given is still alive, and may have been resized
+        self.meet(tree_leaves((result, args, kwargs)))
         return result
 
 
@@ -110,8 +124,8 @@ def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) ->
 
 
 def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dict[str, float]:
-    """Median milliseconds of each of `models` for the same inputs, all timed in turn: what slows the machine down for a while
-    slows all of them. A round runs each model twice and times the second pass.
+    """Median milliseconds of each of `models` for the same inputs, all timed in turn: what slows the machine
+    down for a while slows all of them. A round runs each model twice and times the second pass.
 
     Raises:
         ValueError: `rounds` < 1.

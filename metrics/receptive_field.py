@@ -1,14 +1,16 @@
-"""Receptive field: which pixels the centre unit of a network's last feature map sees, and how much each of them counts.
+"""Receptive field: which pixels the centre unit of a network's last feature map sees, and how much each of
+them counts.
 
     theoretical   side of the square of pixels that can change the unit, whatever the weights
     effective     how the unit's squared gradient is spread over the image (Luo et al., 1701.04128)
 
-A network has `feature_maps(x)`, which its forward uses: x (B, C, H, W) -> the maps (B, O, H', W') that its head pools, those
-of parallel streams one by one.
+A network has `feature_maps(x)`, which its forward uses: x (B, C, H, W) -> the maps (B, O, H', W') that its
+head pools, those of parallel streams one by one.
 
-Global average pooling (a mean over H and W, or adaptive average pooling to 1 x 1) is a constant here, so the channel gates that
-it feeds are left out: one of them would make every receptive field the whole image. Other operations that join all positions,
-such as self-attention, are not left out.
+Global average pooling (a mean over H and W, or adaptive average pooling to 1 x 1) is a constant here, so the
+channel gates that
+it feeds are left out: one of them would make every receptive field the whole image. Other operations that
+join all positions, such as self-attention, are not left out.
 """
 from __future__ import annotations
 
@@ -23,14 +25,17 @@ from torch.overrides import TorchFunctionMode
 
 from utils import generator
 
-LONGEST = 4096   # px; a unit that sees almost to the end of an image this long is taken to see any image whole
+# px; a unit that sees almost to the end of an image this long is taken to see any image whole
+LONGEST = 4096
 
 
-def receptive_field(model: nn.Module, input_px: int, images: int = 16, seed: int = 0, channels: int = 3) -> dict:
+def receptive_field(model: nn.Module, input_px: int, images: int = 16, seed: int = 0,
+                    channels: int = 3) -> dict:
     """Receptive field of the centre unit; of several maps, each has its own centre unit.
 
     Args:
-        model: with `feature_maps`, on any device; left as it is (copies in eval mode are looked at). Kernels, strides and
+        model: with `feature_maps`, on any device; left as it is (copies in eval mode are looked at). Kernels,
+            strides and
             paddings must be the same along both axes.
         input_px: side of the images of the profile; the size does not depend on it.
         images: of normal noise, over which the squared gradients are averaged.
@@ -40,8 +45,10 @@ def receptive_field(model: nn.Module, input_px: int, images: int = 16, seed: int
     Returns:
         size_px: theoretical side, the largest of all maps; None: the whole image, whatever its size.
         input_px: as given.
-        profile: share of the squared gradients, of all maps together, within r = 0, 1, ... px of the unit's centre along both
-            axes: a square of side 2 r + 1, or 2 r + 2 where the centre lies between pixels. The last one is 1.
+        profile: share of the squared gradients, of all maps together, within r = 0, 1, ... px of the unit's
+            centre along both
+            axes: a square of side 2 r + 1, or 2 r + 2 where the centre lies between pixels. The last one is
+                1.
 
     Raises:
         ValueError: `input_px` or `images` out of range, or no gradient reaches the image.
@@ -58,7 +65,8 @@ def receptive_field(model: nn.Module, input_px: int, images: int = 16, seed: int
     sizes, rings, powers = [], [], []
     for number, y in enumerate(maps):
         row = y.shape[2] // 2
-        size, centre = theoretical(exact, number, row, input_px, channels) or (None, input_px * (row + 0.5) / y.shape[2] - 0.5)
+        size, centre = theoretical(exact, number, row, input_px, channels) or (None,
+            input_px * (row + 0.5) / y.shape[2] - 0.5)
         upstream = torch.randn(images, y.shape[1], generator=random).to(y)
         gradient, = torch.autograd.grad(y[:, :, row, row], x, upstream, retain_graph=True)
         distance = (torch.arange(input_px) - centre).abs()
@@ -68,18 +76,22 @@ def receptive_field(model: nn.Module, input_px: int, images: int = 16, seed: int
     shares = torch.bincount(torch.cat(rings), torch.cat(powers)).cumsum(0)
     if not shares[-1] > 0:
         raise ValueError("no gradient of the centre unit reaches the image")
-    return {"size_px": None if None in sizes else max(sizes), "input_px": input_px, "profile": (shares / shares[-1]).tolist()}
+    return {"size_px": None if None in sizes else max(sizes), "input_px": input_px,
+            "profile": (shares / shares[-1]).tolist()}
 
 
-def theoretical(model: nn.Module, number: int, row: int, input_px: int, channels: int) -> tuple[int, float] | None:
-    """Size of the receptive field of a map's units, px, and the centre of that of the unit in `row`, px from the image's top.
+def theoretical(model: nn.Module, number: int, row: int, input_px: int, channels: int) -> tuple[int,
+                                                                                                float] | None:
+    """Size of the receptive field of a map's units, px, and the centre of that of the unit in `row`, px from
+    the image's top.
 
-    NaN passes every convolution, pooling, activation and sum, even a weight of zero. So rows of NaN show exactly how near to a
-    unit they may come. A narrow strip will do, which is cheap even for a field of a thousand pixels; it gets longer until the
-    unit in its middle sees nothing of the outer eighths.
+    NaN passes every convolution, pooling, activation and sum, even a weight of zero. So rows of NaN show
+    exactly how near to a unit they may come. A narrow strip will do, which is cheap even for a field of a
+    thousand pixels; it gets longer until the unit in its middle sees nothing of the outer eighths.
 
     Args:
-        model: in eval mode, float64 (convolutions of float32 may be computed in tiles, which spread a NaN), on the CPU.
+        model: in eval mode, float64 (convolutions of float32 may be computed in tiles, which spread a NaN),
+            on the CPU.
         number: of the map.
         input_px: side of the image in which `row` is counted.
         channels: of the image.
@@ -91,7 +103,8 @@ def theoretical(model: nn.Module, number: int, row: int, input_px: int, channels
         if length > LONGEST:
             return None
     above = bisect_left(range(length), True, key=lambda count: sees(length, None, slice(count + 1)))
-    below, below_row = (bisect_left(range(length), True, key=lambda count: sees(length, unit, slice(length - 1 - count, None)))
+    below, below_row = (bisect_left(range(length), True,
+                                    key=lambda count: sees(length, unit, slice(length - 1 - count, None)))
                         for unit in (None, row))
     size = length - above - below
     return size, length - 1 - below_row - (size - 1) / 2
@@ -99,7 +112,9 @@ def theoretical(model: nn.Module, number: int, row: int, input_px: int, channels
 
 @torch.no_grad()
 def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> int:
-    """A width that the model takes, px: 1 where all is padded, else the first power of two, at most `input_px`."""
+    """A width that the model takes, px: 1 where all is padded, else the first power of two, at most
+    `input_px`.
+    """
     width = 1
     while width < input_px:
         try:
@@ -111,7 +126,8 @@ def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> i
 
 
 @torch.no_grad()
-def _sees(model: nn.Module, number: int, channels: int, width: int, length: int, unit: int | None, rows: slice) -> bool:
+def _sees(model: nn.Module, number: int, channels: int, width: int, length: int, unit: int | None,
+          rows: slice) -> bool:
     """Whether NaN in `rows` of a strip reaches row `unit` of a map; None: the one in the middle."""
     strip = torch.zeros(1, channels, length, width, dtype=torch.float64)
     strip[:, :, rows] = torch.nan

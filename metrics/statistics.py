@@ -24,9 +24,11 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 class PairedBootstrap:
     """Differences and ratios of models on the same images, with intervals over images and training seeds.
 
-    The standard error over images is that of a bootstrap that resamples the images for both models alike. The spread over
-    seeds is added to it: a model trained with one seed has it as well, it only cannot show it. It is known from few seeds,
-    so interval and p are Student's t with the Welch-Satterthwaite degrees of freedom (Satterthwaite 1946).
+    The standard error over images is that of a bootstrap that resamples the images for both models alike. The
+    spread over
+    seeds is added to it: a model trained with one seed has it as well, it only cannot show it. It is known
+    from few seeds, so interval and p are Student's t with the Welch-Satterthwaite degrees of freedom
+    (Satterthwaite 1946).
 
     Args:
         images: N.
@@ -45,12 +47,15 @@ class PairedBootstrap:
         self.counts, self.images = counts.astype(np.float64), images
 
     def compare(self, correct_a, correct_b, sets: int = 1, seed_errors=()) -> dict[str, float]:
-        """Top-1 difference a - b in points, its 95 % interval and two-sided p; p is 1 where the two never differ.
+        """Top-1 difference a - b in points, its 95 % interval and two-sided p; p is 1 where the two never
+        differ.
 
         Args:
-            correct_a, correct_b: (seeds, N), 1 where the model is right, or the sum of such over channel sets.
+            correct_a, correct_b: (seeds, N), 1 where the model is right, or the sum of such over channel
+                sets.
             sets: number of channel sets summed.
-            seed_errors: independent parts of the difference's variance over seeds, each (points squared, degrees of
+            seed_errors: independent parts of the difference's variance over seeds, each (points squared,
+                degrees of
                 freedom).
 
         Raises:
@@ -70,7 +75,8 @@ class PairedBootstrap:
 
         Args:
             correct_a, correct_b: (seeds, N), 1 where the model is right.
-            seed_errors: independent parts of the variance over seeds, each (of a's mean top-1, of b's, both in points
+            seed_errors: independent parts of the variance over seeds, each (of a's mean top-1, of b's, both
+                in points
                 squared, degrees of freedom).
 
         Raises:
@@ -81,8 +87,10 @@ class PairedBootstrap:
         if not totals.all():
             raise ValueError("the model to divide by is right on too few images for a ratio")
         scale, top1_a, top1_b = len(b) / len(a), 100 * float(a.mean()), 100 * float(b.mean())
-        ratio, variance = float(a.sum() / b.sum()) * scale, float((self.counts @ a.sum(0) / totals).var() * scale ** 2)
-        errors = [(of_a / top1_b ** 2 + top1_a ** 2 * of_b / top1_b ** 4, df) for of_a, of_b, df in seed_errors]
+        ratio, variance = float(a.sum() / b.sum()) * scale, float((self.counts @ a.sum(0) / totals).var()
+                                                                  * scale ** 2)
+        errors = [(of_a / top1_b ** 2 + top1_a ** 2 * of_b / top1_b ** 4, df)
+                  for of_a, of_b, df in seed_errors]
         low, high, p_value = _interval(ratio, 1, variance, errors)
         return {"ratio": ratio, "ci95_low": low, "ci95_high": high, "p_value": p_value}
 
@@ -118,7 +126,9 @@ def holm(p_values) -> list[float]:
 
 
 def pooled_variance(values: list) -> tuple[float, int | float]:
-    """Variance within groups and its degrees of freedom, from each group's values (n,); 0 where no group has two."""
+    """Variance within groups and its degrees of freedom, from each group's values (n,); 0 where no group has
+    two.
+    """
     several = [np.asarray(group) for group in values if len(group) > 1]
     freedom = sum(len(group) - 1 for group in several)
     squares = float(sum(((group - group.mean()) ** 2).sum() for group in several))

@@ -1,4 +1,5 @@
-"""Convolutions trained as a sum of linear branches and evaluated as one plain convolution, the same function in eval mode.
+"""Convolutions trained as a sum of linear branches and evaluated as one plain convolution, the same function
+in eval mode.
 
 Parallel kernels of several sizes with BatchNorm: ACNet (1908.03930), RepVGG (2101.03697), DBB (2103.13425).
 """
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """A copy of `model` in eval mode in which whatever can be fused is: the same function with fewer operations."""
+    """A copy of `model` in eval mode in which whatever can be fused is: the same function with fewer
+    operations.
+    """
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -28,11 +31,13 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 class BranchedConv2d(nn.Module):
-    """A convolution with a bias, trained as a sum of branches, each with its own BatchNorm; zero padding of size // 2.
+    """A convolution with a bias, trained as a sum of branches, each with its own BatchNorm; zero padding of
+    size // 2.
 
-    The branches: the k x k convolution; smaller ones of 3 x 3 and 1 x 1; depthwise k x k, then 1 x 1; the identity, where
-    the shapes allow it. All are centred on the same pixel. The depthwise convolution comes before the 1 x 1 one: in the
-    other order a BatchNorm's shift would pass the zero padding, and no single convolution has the same borders.
+    The branches: the k x k convolution; smaller ones of 3 x 3 and 1 x 1; depthwise k x k, then 1 x 1; the
+    identity, where the shapes allow it. All are centred on the same pixel. The depthwise convolution comes
+    before the 1 x 1 one: in the other order a BatchNorm's shift would pass the zero padding, and no single
+        convolution has the same borders.
 
     Args:
         in_channels, out_channels, stride: as in nn.Conv2d.
@@ -46,16 +51,19 @@ class BranchedConv2d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, reparam: bool = True):
         super().__init__()
         if size < 1 or size % 2 == 0:
-            raise ValueError(f"kernel size {size}: must be odd, so that all branches are centred on one pixel")
+            raise ValueError(f"kernel size {size}: must be odd, so that all branches are centred on one "
+                             f"pixel")
         self.shape, self.stride = (out_channels, in_channels, size, size), stride
         sizes = [size] + [small for small in (3, 1) if reparam and small < size]
         self.dense = nn.ModuleList(nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, k, stride, k // 2, bias=False), nn.BatchNorm2d(out_channels)) for k in sizes)
+            nn.Conv2d(in_channels, out_channels, k, stride, k // 2, bias=False),
+            nn.BatchNorm2d(out_channels)) for k in sizes)
         self.separable = nn.Sequential(
             nn.Conv2d(in_channels, in_channels, size, stride, size // 2, groups=in_channels, bias=False),
             nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels)) if reparam and size > 1 else None
-        self.identity = nn.BatchNorm2d(out_channels) if reparam and in_channels == out_channels and stride == 1 else None
+        same = in_channels == out_channels and stride == 1
+        self.identity = nn.BatchNorm2d(out_channels) if reparam and same else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -90,29 +98,35 @@ class BranchedConv2d(nn.Module):
             depthwise, inner, pointwise, outer = self.separable
             (inner_scale, inner_shift), (scale, shift) = affine(inner), affine(outer)
             mixing = pointwise.weight.double()[:, :, 0, 0] * scale[:, None]                      # (O, C)
-            kernel += mixing[:, :, None, None] * (depthwise.weight.double()[:, 0] * inner_scale[:, None, None])
+            kernel += mixing[:, :, None,
+                             None] * (depthwise.weight.double()[:, 0] * inner_scale[:, None, None])
             bias = bias + mixing @ inner_shift + shift
         if self.identity is not None:
             scale, shift = affine(self.identity)
             kernel[:, :, size // 2, size // 2] += scale.diag()
             bias = bias + shift
-        conv = nn.Conv2d(in_channels, out_channels, size, self.stride, size // 2, device=like.device, dtype=like.dtype).eval()
+        conv = nn.Conv2d(in_channels, out_channels, size, self.stride, size // 2, device=like.device,
+                         dtype=like.dtype).eval()
         conv.weight.copy_(kernel)
         conv.bias.copy_(bias)
-        return conv.to(memory_format=torch.channels_last) if like.is_contiguous(memory_format=torch.channels_last) else conv
+        return conv.to(memory_format=torch.channels_last) if like.is_contiguous(
+            memory_format=torch.channels_last) else conv
 
 
 class NormLinear(nn.Module):
-    """BatchNorm, then a linear layer: x (B, C) -> (B, K); between them, while training, a share `dropout` of the features is dropped.
+    """BatchNorm, then a linear layer: x (B, C) -> (B, K); between them, while training, a share `dropout` of
+    the features is dropped.
 
-    A step of gradient descent changes the outputs in proportion to the squared length of their input. It starts at
-    LENGTH ** 2 however many features there are: thousands of unit variance make the training of a network diverge.
+    A step of gradient descent changes the outputs in proportion to the squared length of their input. It
+    starts at LENGTH ** 2 however many features there are: thousands of unit variance make the training of a
+        network diverge.
     """
     LENGTH = 4.0
 
     def __init__(self, in_features: int, out_features: int, dropout: float = 0.0):
         super().__init__()
-        self.norm, self.linear, self.dropout = nn.BatchNorm1d(in_features), nn.Linear(in_features, out_features), dropout
+        self.norm, self.linear, self.dropout = nn.BatchNorm1d(in_features), nn.Linear(in_features,
+                                                                                      out_features), dropout
         nn.init.constant_(self.norm.weight, self.LENGTH * in_features ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ class ChannelNet(nn.Module):
         return nn.Sequential(self.stem.fold(channels), self.backbone).train(self.training)
 
     def for_channels(self, channels=None) -> nn.Module:
-        """A network of x (B, n, H, W) alone: folded, or where that is impossible, this one with its set fixed."""
+        """A network of x (B, n, H, W) alone: folded, or where that is impossible, this one with its set
+        fixed.
+        """
         return FixedChannels(self, channels) if self.stem.unfoldable else self.folded(channels)
 
 

@@ -14,9 +14,10 @@ class ChannelSetConv2d(nn.Module):
 
         y = conv(x_S, K(S)) + (1/n) sum_{c in S} e_c,    K(S)[:, c] = sum_j W[:, j] P(S)[j, c]
 
-    One image has one set (`channels`: folded, one plain convolution with n input channels), or each image of a batch
-    has its own (`mask`: fill with P(S), then convolve with W). Both give the same result. Zero padding, stride and
-    dilation are Conv2d's, and so is the output size for any H, W. At S = all channels it is a Conv2d.
+    One image has one set (`channels`: folded, one plain convolution with n input channels), or each image of
+    a batch has its own (`mask`: fill with P(S), then convolve with W). Both give the same result. Zero
+    padding, stride and dilation are Conv2d's, and so is the output size for any H, W. At S = all channels it
+    is a Conv2d.
 
     Args:
         in_channels: C, the number of known channels.
@@ -26,7 +27,8 @@ class ChannelSetConv2d(nn.Module):
         embedding: learn e (C, O), zero at the start; it tells the network which channels it was given.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
+                 padding: int = 0,
                  dilation: int = 1, fill: Fill | None = None, kernel: Kernel | None = None,
                  embedding: bool = True):
         super().__init__()
@@ -34,7 +36,8 @@ class ChannelSetConv2d(nn.Module):
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.fill = fill if fill is not None else Zero(in_channels)
         if self.fill.channels != in_channels:
-            raise ValueError(f"the fill rule is for {self.fill.channels} channels, the stem for {in_channels}")
+            raise ValueError(f"the fill rule is for {self.fill.channels} channels, the stem for "
+                             f"{in_channels}")
         shape = (out_channels, self.fill.rows, kernel_size, kernel_size)
         if kernel is not None and kernel.shape != shape:
             raise ValueError(f"the kernel generator makes {kernel.shape}, the stem needs {shape}")
@@ -45,7 +48,9 @@ class ChannelSetConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation (fan-out, as torchvision's ResNet has it) of the equivalent Conv2d; a generator has its own."""
+        """He initialisation (fan-out, as torchvision's ResNet has it) of the equivalent Conv2d; a generator
+        has its own.
+        """
         if self.weight is not None:
             kernel = torch.empty(self.out_channels, self.in_channels, self.kernel_size, self.kernel_size)
             self._set_kernel(nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu"))
@@ -56,16 +61,19 @@ class ChannelSetConv2d(nn.Module):
         self.weight.copy_(self.fill.spread(kernel))
 
     @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d, fill: Fill | None = None, embedding: bool = True) -> ChannelSetConv2d:
+    def from_conv2d(cls, conv: nn.Conv2d, fill: Fill | None = None,
+                    embedding: bool = True) -> ChannelSetConv2d:
         """Convert a trained first convolution; with all channels present the output stays the same.
 
         Raises:
-            ValueError: grouped convolution, padding that is not zeros, or non-square kernel, stride or padding.
+            ValueError: grouped convolution, padding that is not zeros, or non-square kernel, stride or
+                padding.
         """
         square = all(not isinstance(v, str) and len(set(v)) == 1
                      for v in (conv.kernel_size, conv.stride, conv.padding, conv.dilation))
         if conv.groups != 1 or conv.padding_mode != "zeros" or not square:
-            raise ValueError("from_conv2d takes an ungrouped, zero-padded Conv2d with square kernel, stride and padding")
+            raise ValueError("from_conv2d takes an ungrouped, zero-padded Conv2d with square kernel, stride "
+                             "and padding")
         stem = cls(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0],
                    conv.dilation[0], fill, embedding=embedding)
         stem._set_kernel(conv.weight)
@@ -135,7 +143,8 @@ class ChannelSetConv2d(nn.Module):
         """
         if mask is not None:
             if channels is not None:
-                raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image), not both")
+                raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image), not "
+                                 "both")
             return self._forward_mask(x, mask)
         ids = self.check_ids(channels)
         if x.shape[1] != len(ids):
@@ -155,18 +164,22 @@ class ChannelSetConv2d(nn.Module):
     def _forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         if x.shape[1] != self.in_channels or mask.shape != x.shape[:2] or mask.dtype != torch.bool:
             raise ValueError(f"with a mask, x must be (B, {self.in_channels}, H, W) and mask a bool (B, "
-                             f"{self.in_channels}); got {tuple(x.shape)} and {mask.dtype} {tuple(mask.shape)}")
+                             f"{self.in_channels}); got {tuple(x.shape)} and {mask.dtype} "
+                             f"{tuple(mask.shape)}")
         if not torch.compiler.is_compiling() and x.device.type == "cpu" and not mask.any(1).all():
-            raise ValueError("the mask leaves an image without any channel")   # on a GPU this would wait for it
+            # on a GPU this would wait for it
+            raise ValueError("the mask leaves an image without any channel")
         absent = x.new_zeros(()) if self.fill.absent is None else self.fill.absent.to(x)[:, None, None]
         x = torch.where(mask[:, :, None, None], x, absent)
         with torch.autocast(x.device.type, enabled=False):   # the rule's small solve stays in float32
-            mixing = (self.fill(mask, x.float()) if self.fill.per_image else self.fill(mask)).to(x)   # (B, rows, C)
+            # (B, rows, C)
+            mixing = (self.fill(mask, x.float()) if self.fill.per_image else self.fill(mask)).to(x)
         memory_format = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) \
             else torch.contiguous_format
         x = torch.einsum("brc,bchw->brhw", mixing, x).contiguous(memory_format=memory_format)
         conv = (self.stride, self.padding, self.dilation)
-        y = F.conv2d(x, self.weight, None, *conv) if self.generator is None else self.generator.convolve(x, *conv)
+        y = F.conv2d(x, self.weight, None, *conv) if self.generator is None else self.generator.convolve(x,
+            *conv)
         present = mask.float()
         offset = self.offset(present / present.sum(1, keepdim=True))              # (B, O), (O,) or None
         if offset is None:
@@ -183,7 +196,8 @@ class ChannelSetConv2d(nn.Module):
             raise ValueError(f"{self.unfoldable}: it does not fold")
         ids = self.check_ids(channels)
         offset = self.offset(self._presence(ids) / len(ids))
-        conv = nn.Conv2d(len(ids), self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+        conv = nn.Conv2d(len(ids), self.out_channels, self.kernel_size, self.stride, self.padding,
+                         self.dilation,
                          bias=offset is not None, device=self.fill.eye.device)
         with torch.no_grad():
             conv.weight.copy_(self.kernel(ids))
@@ -202,5 +216,5 @@ class ChannelSetConv2d(nn.Module):
         return macs + (self.in_channels * self.out_channels if self.embedding is not None else 0)
 
     def extra_repr(self) -> str:
-        return (f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-                f"padding={self.padding}, embedding={self.embedding is not None}")
+        return (f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+                f"stride={self.stride}, padding={self.padding}, embedding={self.embedding is not None}")

@@ -18,17 +18,22 @@ from models.kernels import Kernel
 
 
 def convolve_per_image(x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
-    """Convolution with a kernel of its own for each image: x (B, C, H, W), weight (B, O, C, k, k) -> (B, O, H', W').
+    """Convolution with a kernel of its own for each image: x (B, C, H, W), weight (B, O, C, k, k) -> (B, O,
+    H', W').
 
-    As one batched matrix product over patches: a convolution with B groups, the usual way, is many times as slow on CPUs.
+    As one batched matrix product over patches: a convolution with B groups, the usual way, is many times as
+        slow on CPUs.
     """
-    height, width = (1 + (side + 2 * padding - dilation * (weight.shape[-1] - 1) - 1) // stride for side in x.shape[2:])
-    patches = F.unfold(x, weight.shape[-1], dilation, padding, stride)                        # (B, C k k, H' W')
+    height, width = (1 + (side + 2 * padding - dilation * (weight.shape[-1] - 1) - 1) // stride
+                     for side in x.shape[2:])
+    # (B, C k k, H' W')
+    patches = F.unfold(x, weight.shape[-1], dilation, padding, stride)
     return torch.bmm(weight.flatten(2), patches).unflatten(2, (height, width))
 
 
 class Dynamic(Kernel):
-    """Softmax attention over `count` kernels, its temperature falling from 30 to 1 in the first `anneal_steps` steps.
+    """Softmax attention over `count` kernels, its temperature falling from 30 to 1 in the first
+    `anneal_steps` steps.
 
     Args:
         count: K; 4 in the paper.
@@ -38,7 +43,8 @@ class Dynamic(Kernel):
 
     def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):
         super().__init__(out_channels, rows, size)
-        self.kernels = nn.Parameter(self.std * torch.randn(count, math.prod(self.shape)))   # flat: channels_last takes 4 axes
+        # flat: channels_last takes 4 axes
+        self.kernels = nn.Parameter(self.std * torch.randn(count, math.prod(self.shape)))
         self.trunk = self._trunk(rows, hidden)
         self.over_kernels = nn.Linear(hidden, count)
         self.step_down = 29 / anneal_steps
@@ -62,7 +68,8 @@ class Dynamic(Kernel):
 
 
 class Omni(Dynamic):
-    """Attention over kernels, positions of the filter, input channels and output channels (the last three: sigmoids).
+    """Attention over kernels, positions of the filter, input channels and output channels (the last three:
+    sigmoids).
 
     The trunk has BatchNorm, as in the authors' code; training therefore needs batches of at least two images.
     """

@@ -1,20 +1,26 @@
 """Fill rules: how an absent channel is predicted from the present ones.
 
-A rule maps a presence mask to a matrix P(S). Row j says which present channels stand in for kernel channel j, so
-that filling the image, x_hat = P(S) x, and generating the kernel, K(S) = W P(S), are the same linear map. Every
+A rule maps a presence mask to a matrix P(S). Row j says which present channels stand in for kernel channel j,
+so that filling the image, x_hat = P(S) x, and generating the kernel, K(S) = W P(S), are the same linear map.
+Every
 naive treatment of missing channels is one choice of P:
 
     rule         row j of P(S), S the present set, n = |S|, C = all channels
     zero         e_j if j in S, else 0                                  zero imputation, sliced kernel
-    rescale      C/n e_j if j in S, else 0                              HCS baseline of ChannelViT (2309.16108); partial conv (1804.07723)
+    rescale      C/n e_j if j in S, else 0                              HCS baseline of ChannelViT
+    (2309.16108); partial conv (1804.07723)
     mean         e_j if j in S, else 1/n on all of S                    replicate (n = 1), mean imputation
     grey         1/n on all of S                                        colour discarded
-    regression   e_j if j in S, else Sigma_jS Sigma_SS^-1               Wiener filter, conditional mean of a Gaussian
-    by_size      as regression, each size n of the set with kernel channels of its own: row (n, j) is the regression's row j
+    regression   e_j if j in S, else Sigma_jS Sigma_SS^-1               Wiener filter, conditional mean of a
+    Gaussian
+    by_size      as regression, each size n of the set with kernel channels of its own: row (n, j) is the
+        regression's row j
     learned      as regression, absent rows corrected by a network of the mask
     conditioned  as learned, the network also sees mean and spread of the image's present channels
-    black        e_j; absent pixels are black, not mean                 zero *before* normalisation (the usual bug)
-    luma_chroma  row 0: 1/n on S; row 1+c: e_c - 1/n on S if c in S     open set: also takes channels never trained on
+    black        e_j; absent pixels are black, not mean                 zero *before* normalisation (the usual
+    bug)
+    luma_chroma  row 0: 1/n on S; row 1+c: e_c - 1/n on S if c in S     open set: also takes channels never
+        trained on
 """
 from __future__ import annotations
 
@@ -34,7 +40,8 @@ class Fill(nn.Module):
         rows: number of kernel channels that P has rows for.
         mixed: how many of the rows have to be multiplied out to generate a kernel.
         absent: (C,) value an absent pixel takes before P is applied, or None for zero.
-        per_image: whether P depends on the image as well; then it is called with the images, absent channels zero.
+        per_image: whether P depends on the image as well; then it is called with the images, absent channels
+            zero.
     """
     per_image = False
 
@@ -104,13 +111,16 @@ class Black(Fill):
 
 
 class Regression(Fill):
-    """Best linear prediction from the training covariance of the normalised channels: (C, C), positive definite."""
+    """Best linear prediction from the training covariance of the normalised channels: (C, C), positive
+    definite.
+    """
 
     def __init__(self, channels: int, covariance: Tensor):
         super().__init__(channels)
         covariance = covariance.detach().clone().double()
         if covariance.shape != (channels, channels):
-            raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, {channels})")
+            raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, "
+                             f"{channels})")
         # a hair of ridge keeps the solve defined when two channels are copies of each other
         covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(channels, dtype=torch.float64)
         self.register_buffer("covariance", covariance.float())
@@ -118,14 +128,17 @@ class Regression(Fill):
     def forward(self, mask):
         present, covariance, eye = torch.diag_embed(mask.float()), self.covariance.float(), self.eye.float()
         system = present @ covariance @ present + (eye - present)   # Sigma_SS, identity elsewhere
-        predicted = torch.linalg.solve_ex(system, covariance @ present, left=False)[0]   # _ex: no wait for a GPU
+        # _ex: no wait for a GPU
+        predicted = torch.linalg.solve_ex(system, covariance @ present, left=False)[0]
         return torch.where(mask.unsqueeze(-1), eye, predicted @ present)
 
 
 class BySize(Regression):
-    """The regression fill with kernels W_1 .. W_C, one for each size of the set: K(S) = W_n P(S), all equal at the start.
+    """The regression fill with kernels W_1 .. W_C, one for each size of the set: K(S) = W_n P(S), all equal
+    at the start.
 
-    With one channel, filters that compare channels see little; their own kernels let small sets use all filters.
+    With one channel, filters that compare channels see little; their own kernels let small sets use all
+    filters.
     """
 
     def __init__(self, channels: int, covariance: Tensor):
@@ -141,30 +154,36 @@ class BySize(Regression):
 
 
 class Learned(Regression):
-    """The regression fill plus a correction of the absent rows by a small network of the mask, zero at the start."""
+    """The regression fill plus a correction of the absent rows by a small network of the mask, zero at the
+    start.
+    """
 
     def __init__(self, channels: int, covariance: Tensor, hidden: int = 16):
         super().__init__(channels, covariance)
-        self.correction = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels ** 2))
+        self.correction = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(),
+                                        nn.Linear(hidden, channels ** 2))
         nn.init.zeros_(self.correction[2].weight)
         nn.init.zeros_(self.correction[2].bias)
 
     def forward(self, mask):
-        correction = self.correction(mask.to(self.correction[0].weight)).unflatten(-1, (self.channels, self.channels))
+        correction = self.correction(mask.to(self.correction[0].weight)).unflatten(-1,
+            (self.channels, self.channels))
         return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
 
 
 class Conditioned(Regression):
-    """The regression fill plus a correction of the absent rows by a small network of the mask and of the image.
+    """The regression fill plus a correction of the absent rows by a small network of the mask and of the
+    image.
 
-    The network sees each present channel's mean and standard deviation: a dynamic convolution (1912.03458) whose
-    attention acts on the C x C fill matrix, the cheapest place.
+    The network sees each present channel's mean and standard deviation: a dynamic convolution (1912.03458)
+    whose attention acts on the C x C fill matrix, the cheapest place.
     """
     per_image = True
 
     def __init__(self, channels: int, covariance: Tensor, hidden: int = 16):
         super().__init__(channels, covariance)
-        self.correction = nn.Sequential(nn.Linear(3 * channels, hidden), nn.ReLU(), nn.Linear(hidden, channels ** 2))
+        self.correction = nn.Sequential(nn.Linear(3 * channels, hidden), nn.ReLU(),
+                                        nn.Linear(hidden, channels ** 2))
         nn.init.zeros_(self.correction[2].weight)
         nn.init.zeros_(self.correction[2].bias)
 
@@ -177,7 +196,8 @@ class Conditioned(Regression):
 
 
 class LumaChroma(Fill):
-    """Open-set form: kernel channel 0 reads the mean of the present channels, 1 + c reads channel c minus that mean.
+    """Open-set form: kernel channel 0 reads the mean of the present channels, 1 + c reads channel c minus
+    that mean.
 
     A channel that was never trained on (`UNSEEN`) takes the mean chroma kernel of the known ones.
     """
@@ -196,11 +216,13 @@ class LumaChroma(Fill):
 
     def columns(self, ids):
         n = len(ids)
-        select = torch.stack([self.eye.mean(0) if i == UNSEEN else self.eye[i] for i in ids], dim=1)   # (C, n)
+        # (C, n)
+        select = torch.stack([self.eye.mean(0) if i == UNSEEN else self.eye[i] for i in ids], dim=1)
         return torch.cat([select.new_full((1, n), 1 / n), select - select.mean(1, keepdim=True)])
 
 
-FILLS = {"zero": Zero, "rescale": Rescale, "mean": Mean, "grey": Grey, "regression": Regression, "by_size": BySize, "learned": Learned,
+FILLS = {"zero": Zero, "rescale": Rescale, "mean": Mean, "grey": Grey, "regression": Regression,
+         "by_size": BySize, "learned": Learned,
          "conditioned": Conditioned, "black": Black, "luma_chroma": LumaChroma}
 
 
@@ -212,7 +234,8 @@ def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor
         name: a key of `FILLS`.
         channels: C.
         mean, std: (C,) of the raw channels; `black` needs them.
-        covariance: (C, C) of the raw channels; `regression` and the rules made of it need it. Scaled to correlations with `std`.
+        covariance: (C, C) of the raw channels; `regression` and the rules made of it need it. Scaled to
+            correlations with `std`.
 
     Raises:
         ValueError: unknown name, or a statistic the rule needs is missing.

@@ -1,16 +1,19 @@
 """Kernel generators: where the full kernel W of a stem comes from, when it is not simply a parameter.
 
-A generator gives W (O, rows, k, k), one slice a kernel channel; the fill rule then makes K(S) = W P(S) of it. The stems
-that others proposed for varying channels differ in W alone and share P (`scale`: the slices of the present channels):
+A generator gives W (O, rows, k, k), one slice a kernel channel; the fill rule then makes K(S) = W P(S) of it.
+The stems that others proposed for varying channels differ in W alone and share P (`scale`: the slices of the
+present channels):
 
     free        W itself is the parameter
     tied        W[o, c] = g[o, c] w[o]: one spatial filter an output channel
-    templates   W[:, c] = sum_t a[c, t] B[:, t]       TemplateMixing of CHAMMI (2310.19224); few templates limit the rank
+    templates   W[:, c] = sum_t a[c, t] B[:, t]       TemplateMixing of CHAMMI (2310.19224); few templates
+    limit the rank
     hypernet    W[:, c] = MLP(z[c]), z learned        HyperNet of CHAMMI
-    wavelength  W[:, c] = MLP(Fourier(lambda[c]))     wavelength-conditioned generator, after DOFA (2403.15356)
+    wavelength  W[:, c] = MLP(Fourier(lambda[c]))     wavelength-conditioned generator, after DOFA
+    (2403.15356)
 
-CHAMMI's Depthwise stem with mean pooling over channels is `free` under `scale` up to the constant C: it averages the
-responses of the present channels' own filters.
+CHAMMI's Depthwise stem with mean pooling over channels is `free` under `scale` up to the constant C: it
+averages the responses of the present channels' own filters.
 """
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RGB_WAVELENGTHS = (0.665, 0.560, 0.490)   # micrometres: the red, green and blue bands of Sentinel-2, as DOFA uses for RGB
+# micrometres: the red, green and blue bands of Sentinel-2, as DOFA uses for RGB
+RGB_WAVELENGTHS = (0.665, 0.560, 0.490)
 
 
 class Kernel(nn.Module):
@@ -70,7 +74,9 @@ class Tied(Kernel):
 
 
 class Templates(Kernel):
-    """Mixtures of `count` shared templates; W starts at the scale of a plain kernel, its slices orthogonal if they can be."""
+    """Mixtures of `count` shared templates; W starts at the scale of a plain kernel, its slices orthogonal
+    if they can be.
+    """
 
     def __init__(self, out_channels, rows, size, count: int = 128):
         super().__init__(out_channels, rows, size)
@@ -86,11 +92,13 @@ class Templates(Kernel):
 
 
 class _Generated(Kernel):
-    """W[:, c] = network(descriptor of c), started so that it is as large as a plain kernel and learns as fast.
+    """W[:, c] = network(descriptor of c), started so that it is as large as a plain kernel and learns as
+    fast.
 
-    The network (no bias in the last layer: it would be one kernel for all channels) is homogeneous in its weights at the
-    start. So all of them can be scaled up and its output down by a fixed gain, without a change of W, until a gradient
-    step at the common learning rate moves W as far as it moves a plain kernel; unscaled, it would move it many times as far.
+    The network (no bias in the last layer: it would be one kernel for all channels) is homogeneous in its
+    weights at the start. So all of them can be scaled up and its output down by a fixed gain, without a
+    change of W, until a gradient step at the common learning rate moves W as far as it moves a plain kernel;
+    unscaled, it would move it many times as far.
     """
 
     def _finish(self, network: nn.Sequential, descriptors: Tensor) -> None:
@@ -147,9 +155,12 @@ class Wavelength(_Generated):
         wavelengths = RGB_WAVELENGTHS if wavelengths is None and rows == 3 else wavelengths
         if wavelengths is None or len(wavelengths) != rows:
             raise ValueError(f"kernel 'wavelength' needs one wavelength for each of {rows} channels")
-        angles = 1000 * torch.tensor(wavelengths)[:, None] / 10_000 ** (torch.arange(features // 2) / (features // 2))
+        angles = 1000 * torch.tensor(wavelengths)[:,
+                                                  None] / 10_000 ** (torch.arange(features // 2)
+                                                                     / (features // 2))
         self.register_buffer("features", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
-        self._finish(nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+        self._finish(nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden),
+                                   nn.ReLU(),
                                    nn.Linear(hidden, out_channels * size ** 2, bias=False)), self.features)
 
     def forward(self):

@@ -21,7 +21,8 @@ class ScaledResNet(ResNet):
         stem_pool: max-pooling after the first convolution (default: unless the stem is "3x3s1").
     """
 
-    def __init__(self, arch: str, num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2",
+    def __init__(self, arch: str, num_classes: int, in_channels: int = 3, width: float = 1.0,
+                 stem: str = "7x7s2",
                  stem_pool: bool | None = None):
         self.width = width
         super().__init__(BasicBlock, LAYERS[arch], num_classes=num_classes)

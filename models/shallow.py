@@ -2,8 +2,9 @@
 
     y = relu(pool(conv(x) * sigmoid(conv3x3(x)))) * sigmoid(W mean(x))
 
-Both gates read the layer's own input beside its convolution, so once `models.branched.fuse` has made one convolution of each
-sum of reparam, a layer is one weighted operation deep. The head's covariances have no weights (bilinear CNN, 1504.07889).
+Both gates read the layer's own input beside its convolution, so once `models.branched.fuse` has made one
+convolution of each sum of branches, a layer is one weighted operation deep. The head's covariances have no
+weights (bilinear CNN, 1504.07889).
 """
 from __future__ import annotations
 
@@ -18,13 +19,16 @@ from models.resnet import STEMS
 class ShallowLayer(nn.Module):
     """One hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
 
-    Pooling comes before the ReLU and the channel gate: it exchanges with both, and they then have a quarter of the pixels.
+    Pooling comes before the ReLU and the channel gate: it exchanges with both, and they then have a quarter
+        of the pixels.
 
     Args:
         in_channels, out_channels, size, stride, reparam: of the convolution.
-        gates: multiply by a gate for each pixel and channel and by one for each channel, both read from the input.
+        gates: multiply by a gate for each pixel and channel and by one for each channel, both read from the
+            input.
         pool: halve the sides, rounding up.
-        pooled_gates: where the layer num_pools, one gate for each pooled cell instead of each pixel: a quarter of the gates.
+        pooled_gates: where the layer num_pools, one gate for each pooled cell instead of each pixel: a
+            quarter of the gates.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, reparam: bool = False,
@@ -33,7 +37,8 @@ class ShallowLayer(nn.Module):
         self.pool, self.pooled_gates = pool, pool and pooled_gates
         gate_stride = 2 * stride if self.pooled_gates else stride
         self.conv = BranchedConv2d(in_channels, out_channels, size, stride, reparam)
-        self.pixel_gate = BranchedConv2d(in_channels, out_channels, 3, gate_stride, reparam=False) if gates else None
+        self.pixel_gate = BranchedConv2d(in_channels, out_channels, 3, gate_stride,
+                                         reparam=False) if gates else None
         self.channel_gate = nn.Linear(in_channels, out_channels) if gates else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,15 +51,18 @@ class ShallowLayer(nn.Module):
         if self.pool and not self.pooled_gates:
             y = F.max_pool2d(y, 2, ceil_mode=True)
         y = F.relu(y)
-        return y if self.channel_gate is None else y * self.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+        return y if self.channel_gate is None else y * self.channel_gate(x.mean((2, 3))).sigmoid()[:, :,
+                                                                                                   None, None]
 
 
 def pooled(x: Tensor, covariance_channels: int) -> Tensor:
-    """Means of all channels, and signed square roots of the covariances of the first d = `covariance_channels` of them.
+    """Means of all channels, and signed square roots of the covariances of the first d =
+    `covariance_channels` of them.
 
     x (B, C, H, W) -> (B, C + d (d + 1) / 2), float32.
     """
-    with torch.autocast(x.device.type, enabled=False):   # a covariance of bfloat16 products has few digits left
+    # a covariance of bfloat16 products has few digits left
+    with torch.autocast(x.device.type, enabled=False):
         x = x.flatten(2).float()                                                                 # (B, C, H W)
         mean = x.mean(2)
         covariance_channels = min(covariance_channels, x.shape[1])
@@ -62,7 +70,8 @@ def pooled(x: Tensor, covariance_channels: int) -> Tensor:
             return mean
         centred = x[:, :covariance_channels] - mean[:, :covariance_channels, None]
         rows, columns = torch.triu_indices(covariance_channels, covariance_channels, device=x.device)
-        covariance = (centred @ centred.mT / x.shape[2])[:, rows, columns]                       # (B, d (d + 1) / 2)
+        # (B, d (d + 1) / 2)
+        covariance = (centred @ centred.mT / x.shape[2])[:, rows, columns]
         # smooth at 0, where the square root's slope is infinite
         return torch.cat([mean, covariance * (covariance.abs() + 1e-4).rsqrt()], 1)
 
@@ -76,12 +85,15 @@ class ShallowNet(nn.Module):
         width: multiplier of the numbers of channels.
         stem: first convolution, a key of `models.resnet.STEMS`.
         widths: channels of the hidden layers.
-        kernels: side of the hidden convolutions, odd, one stream for each; the streams meet in the head alone.
+        kernels: side of the hidden convolutions, odd, one stream for each; the streams meet in the head
+            alone.
         stem_pool: pool after the stem too, for nets with few layers.
         reparam, gates, pooled_gates: as in `ShallowLayer`; the stem has no gates.
-        covariance_channels: channels of each stream whose covariances the head sees, whatever the width; of a narrower
+        covariance_channels: channels of each stream whose covariances the head sees, whatever the width; of a
+            narrower
             layer, all; 0: means alone.
-        num_pools: hidden layers that halve the sides of their maps, the first ones (default: all but the last).
+        num_pools: hidden layers that halve the sides of their maps, the first ones (default: all but the
+            last).
         multi_level_head: the head sees the pooled output of every hidden layer, not of the last alone.
         dropout: share of the head's features that is dropped while training.
 
@@ -91,14 +103,17 @@ class ShallowNet(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2",
                  widths: tuple[int, ...] = (128, 256, 512, 512), kernels: tuple[int, ...] = (5,),
-                 stem_pool: bool = False, reparam: bool = False, gates: bool = False, pooled_gates: bool = False,
+                 stem_pool: bool = False, reparam: bool = False, gates: bool = False,
+                 pooled_gates: bool = False,
                  covariance_channels: int = 0, num_pools: int | None = None, multi_level_head: bool = False,
                  dropout: float = 0.0):
         super().__init__()
-        if not width > 0 or min(num_classes, in_channels, *widths) < 1 or covariance_channels < 0 or not kernels \
+        if not width > 0 or min(num_classes, in_channels,
+                                *widths) < 1 or covariance_channels < 0 or not kernels \
                 or not 0 <= dropout < 1:
-            raise ValueError("num_classes, in_channels and widths must be at least 1, width above 0, covariance_channels "
-                             "at least 0, dropout at least 0 and below 1, and there must be a kernel")
+            raise ValueError("num_classes, in_channels and widths must be at least 1, width above 0, "
+                             "covariance_channels at least 0, dropout at least 0 and below 1, and there must "
+                             "be a kernel")
         num_pools = len(widths) - 1 if num_pools is None else num_pools
         def scaled(channels):
             return max(1, round(channels * width))
@@ -109,7 +124,8 @@ class ShallowNet(nn.Module):
         self.streams = nn.ModuleList(nn.Sequential(*(
             ShallowLayer(before, after, size, 1, reparam, gates, number < num_pools, pooled_gates)
             for number, (before, after) in enumerate(zip(channels, channels[1:])))) for size in kernels)
-        orders = [min(covariance_channels, count) for count in channels]   # of a level: its channels with covariances
+        # of a level: its channels with covariances
+        orders = [min(covariance_channels, count) for count in channels]
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
         seen = sum(features[1:]) if multi_level_head else features[-1]
         self.head = NormLinear(len(kernels) * seen, num_classes, dropout)
@@ -132,15 +148,18 @@ class ShallowNet(nn.Module):
         return self.head(torch.cat([pooled(y, self.covariance_channels) for y in self.feature_maps(x)], 1))
 
 
-# ---------------------------------------------------------------- by name: each is one idea, options combine them
+# ---------------------------------------------------------------- by name: each is one idea, options combine
+# them
 
 SHALLOW: dict[str, dict] = {   # name, as `shallow_name` gives it -> what is not as in `ShallowNet` by default
     "plain6-k5": {},   # four dense 5x5 convolutions and nothing else: what the others are measured against
     "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},   # as three narrower streams
     "reparam6-k5": {"reparam": True},   # the same function as plain6-k5, trained as a sum of branches
-    "covariance6-k5": {"covariance_channels": 64, "num_pools": 2},   # of the last map, with more positions for them
+    # of the last map, with more positions for them
+    "covariance6-k5": {"covariance_channels": 64, "num_pools": 2},
     "gated6-k5": {"gates": True},
-    "gated6-k3": {"gates": True, "kernels": (3,), "pooled_gates": True},   # as accurate at less than half the MACs
+    # as accurate at less than half the MACs
+    "gated6-k3": {"gates": True, "kernels": (3,), "pooled_gates": True},
     "gated6-k3-5-7": {"gates": True, "kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},
     "gated5-k5": {"gates": True, "widths": (128, 256, 512)},
     "gated4-k7": {"gates": True, "widths": (256, 512), "kernels": (7,), "stem_pool": True},

@@ -1,6 +1,8 @@
-"""Other shallow designs, to compare with: dense residual blocks, self-attention and graph layers, each on a small stem.
+"""Other shallow designs, to compare with: dense residual blocks, self-attention and graph layers, each on a
+small stem.
 
-Each block is a few lines of the paper it names; strict depths are counted by metrics/depth.py and asserted in the tests.
+Each block is a few lines of the paper it names; strict depths are counted by metrics/depth.py and asserted in
+the tests.
 """
 from __future__ import annotations
 
@@ -22,11 +24,14 @@ class ConvPool(nn.Sequential):
     """Convolution, BatchNorm, ReLU, and 2x2 max-pooling that rounds up."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1):
-        super().__init__(conv_bn(in_channels, out_channels, size, stride), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True))
+        super().__init__(conv_bn(in_channels, out_channels, size, stride), nn.ReLU(),
+                         nn.MaxPool2d(2, ceil_mode=True))
 
 
 class DenseBlock(nn.Module):
-    """Residual dense block of ESRGAN (1809.00219), with BatchNorm: each convolution reads the outputs of all before it."""
+    """Residual dense block of ESRGAN (1809.00219), with BatchNorm: each convolution reads the outputs of all
+    before it.
+    """
 
     def __init__(self, channels: int, growth: int, convs: int):
         super().__init__()
@@ -51,7 +56,8 @@ class ResidualInResidual(nn.Sequential):
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all positions (1706.03762), normalised before and added to its input.
 
-    It has no position embedding, so it takes any image size: the convolutions before it know positions by their padding.
+    It has no position embedding, so it takes any image size: the convolutions before it know positions by
+        their padding.
     """
 
     def __init__(self, channels: int, heads: int = 8):
@@ -63,7 +69,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
         tokens = self.norm(x.flatten(2).mT)                                                      # (B, N, C)
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)      # (B, heads, N, d) each
+        # (B, heads, N, d) each
+        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)               # (B, N, C)
         return x + self.projection(mixed).mT.unflatten(2, x.shape[2:])
 
@@ -108,7 +115,9 @@ class BlockNet(nn.Sequential):
 # ---------------------------------------------------------------- by name
 
 def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -> tuple[list[nn.Module], int]:
-    """A first convolution (a key of `STEMS`) and 5x5 convolutions of `widths`, all but the last pooled; their channels."""
+    """A first convolution (a key of `STEMS`) and 5x5 convolutions of `widths`, all but the last pooled;
+    their channels.
+    """
     channels = [in_channels] + [max(1, round(planes * width)) for planes in widths]
     kernel, stride = STEMS[stem]
     layers = [ConvPool(in_channels, channels[1], kernel, stride)]
@@ -119,10 +128,13 @@ def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -
 
 
 def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
-    """Stem, one residual-in-residual block of three dense blocks with five convolutions each, linear layer."""
+    """Stem, one residual-in-residual block of three dense blocks with five convolutions each, linear
+    layer.
+    """
     layers, channels = _trunk(in_channels, width, stem, (64,))
     growth = max(1, channels // 2)
-    return BlockNet([*layers, ResidualInResidual(*(DenseBlock(channels, growth, 5) for _ in range(3)))], channels, num_classes)
+    return BlockNet([*layers, ResidualInResidual(*(DenseBlock(channels, growth, 5) for _ in range(3)))],
+                    channels, num_classes)
 
 
 def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
@@ -143,4 +155,5 @@ def graph(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str 
     return BlockNet([*layers, GraphLayer(channels), GraphLayer(channels)], channels, num_classes)
 
 
-SHALLOW_BASELINES = {builder.__name__.replace("_", "-"): builder for builder in (rrdb, dense_block, attention, graph)}
+SHALLOW_BASELINES = {builder.__name__.replace("_", "-"): builder
+                     for builder in (rrdb, dense_block, attention, graph)}

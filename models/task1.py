@@ -18,11 +18,13 @@ from utils import UserError, load_checkpoint
 CHECKPOINT = "task1-model"   # kind of the checkpoint, see `utils.load_checkpoint`
 
 # where the stem's kernel comes from; None: it is a parameter
-KERNELS = {"free": None, "tied": Tied, "templates": Templates, "hypernet": HyperNetwork, "wavelength": Wavelength,
+KERNELS = {"free": None, "tied": Tied, "templates": Templates, "hypernet": HyperNetwork,
+           "wavelength": Wavelength,
            "dynamic": Dynamic, "omni": Omni}
 
 
-def build_channel_net(arch: str, channels: int, num_classes: int, fill: str = "regression", kernel: str = "free",
+def build_channel_net(arch: str, channels: int, num_classes: int, fill: str = "regression",
+                      kernel: str = "free",
                       templates: int = 128, kernel_size: int | None = None, embedding: bool = True,
                       width: float = 1.0, stem: str = "7x7s2", stem_pool: bool | None = None,
                       mean=None, std=None, covariance=None) -> ChannelNet:
@@ -52,14 +54,16 @@ def build_channel_net(arch: str, channels: int, num_classes: int, fill: str = "r
 
 
 def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ChannelNet, dict]:
-    """Rebuild the network of a model.pt that train_task1.py wrote, in eval mode; returns it with the checkpoint.
+    """Rebuild the network of a model.pt that train_task1.py wrote, in eval mode; returns it with the
+    checkpoint.
 
     Args:
         path: of the checkpoint.
         fill: evaluate it under another fill rule than it was trained with.
 
     Raises:
-        UserError: not such a file, an architecture this version does not know, or a rule that needs other kernels.
+        UserError: not such a file, an architecture this version does not know, or a rule that needs other
+            kernels.
     """
     checkpoint = load_checkpoint(path, CHECKPOINT)
     try:
@@ -72,8 +76,9 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[Channel
             config["stem_pool"], **statistics)
         model.load_state_dict(checkpoint["state"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} holds another architecture than this version builds: {str(error).splitlines()[0]}. "
-                        "Evaluate it with the version that trained it.") from error
+        raise UserError(f"{path} holds another architecture than this version builds: "
+                        f"{str(error).splitlines()[0]}. Evaluate it with the version that trained "
+                        f"it.") from error
     if fill is not None:
         rule = build_fill(fill, channels, **statistics)
         if rule.rows != model.stem.fill.rows:
@@ -84,19 +89,23 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[Channel
 
 
 def load_late_fusion(paths: list[str], names: tuple[str, ...]) -> tuple[LateFusion, dict]:
-    """The late fusion of one single-channel specialist for each of the channels `names`; with the first one's checkpoint.
+    """The late fusion of one single-channel specialist for each of the channels `names`; with the first one's
+    checkpoint.
 
     Raises:
-        UserError: as `load_channel_net`, or they are not one specialist a channel of one preset, data set and seed.
+        UserError: as `load_channel_net`, or they are not one specialist a channel of one preset, data set and
+            seed.
     """
     loaded = [load_channel_net(path) for path in paths]
-    by_channel = {checkpoint["dataset"]["channel_names"][0]: (model, checkpoint) for model, checkpoint in loaded
+    by_channel = {checkpoint["dataset"]["channel_names"][0]: (model, checkpoint)
+                  for model, checkpoint in loaded
                   if len(checkpoint["dataset"]["channel_names"]) == 1}
-    origins = {(checkpoint["dataset"]["digest"], *(checkpoint["config"][key] for key in ("image_size", "preset", "seed")))
+    origins = {(checkpoint["dataset"]["digest"],
+                *(checkpoint["config"][key] for key in ("image_size", "preset", "seed")))
                for _, checkpoint in loaded}
     if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1:
-        raise UserError(f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of the same "
-                        "preset, data, image size and seed")
+        raise UserError(f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of "
+                        f"the same preset, data, image size and seed")
     first = by_channel[names[0]][1]
     fusion = LateFusion([by_channel[name][0].for_channels() for name in names]).eval()
     return fusion, {**first, "dataset": {**first["dataset"], "channel_names": names},

@@ -1,4 +1,6 @@
-"""Task 2's networks: built from options, back from the checkpoints that train_task2.py writes, and their depth."""
+"""Task 2's networks: built from options, back from the checkpoints that train_task2.py writes, and their
+depth.
+"""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -15,7 +17,8 @@ from utils import UserError, load_checkpoint
 
 CHECKPOINT = "task2-model"   # kind of the checkpoint, see `utils.load_checkpoint`
 ARCHS = (*LAYERS, *SHALLOW, *SHALLOW_BASELINES)
-SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "reparam", "gates", "pooled_gates", "covariance_channels",
+SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "reparam", "gates", "pooled_gates",
+                   "covariance_channels",
                    "num_pools", "multi_level_head", "dropout")
 MAX_DEPTH = 6   # strict depth: input layer, four layers, output layer
 
@@ -46,7 +49,8 @@ def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn
     Raises:
         UserError: an option's value does not make a network.
     """
-    arch, common = options["arch"], {"in_channels": in_channels, "width": options["width"], "stem": options["stem"]}
+    arch, common = options["arch"], {"in_channels": in_channels, "width": options["width"],
+                                     "stem": options["stem"]}
     own = network_options(options)
     if arch in LAYERS:
         return ScaledResNet(arch, num_classes, **common, **own)
@@ -59,7 +63,8 @@ def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn
 
 
 def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
-    """Rebuild the network of a model.pt that train_task2.py wrote, not fused, in eval mode, with the checkpoint.
+    """Rebuild the network of a model.pt that train_task2.py wrote, not fused, in eval mode, with the
+    checkpoint.
 
     Raises:
         UserError: not such a file, or an architecture this version does not know.
@@ -70,8 +75,9 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
         model = build_classifier(checkpoint["config"], len(dataset["mean"]), len(dataset["class_names"]))
         model.load_state_dict(checkpoint["state"])
     except (KeyError, TypeError, RuntimeError, UserError) as error:
-        raise UserError(f"{path} holds another architecture than this version builds: {str(error).splitlines()[0]}. "
-                        "Evaluate it with the version that trained it.") from error
+        raise UserError(f"{path} holds another architecture than this version builds: "
+                        f"{str(error).splitlines()[0]}. Evaluate it with the version that trained "
+                        f"it.") from error
     return model.eval(), checkpoint
 
 
@@ -86,11 +92,13 @@ def load_teacher(path: str, digest: str) -> nn.Module:
     """
     model, checkpoint = load_classifier(path)
     if checkpoint["dataset"]["digest"] != digest:
-        raise UserError(f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data")
+        raise UserError(f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this "
+                        f"data")
     return fuse(model)
 
 
-def measure_depth(model: nn.Module, shape: tuple[int, ...], limit: int | None = None, name: str = "the network") -> dict:
+def measure_depth(model: nn.Module, shape: tuple[int, ...], limit: int | None = None,
+                  name: str = "the network") -> dict:
     """Depths of the fused network, and of the one that is trained; for the record of an evaluation.
 
     Args:
@@ -104,6 +112,8 @@ def measure_depth(model: nn.Module, shape: tuple[int, ...], limit: int | None = 
     depth = count_depth(fuse(model), shape)
     if limit is not None and depth.strict > limit:
         raise UserError(f"{name} has strict depth {depth.strict}, above {limit}; its longest path is "
-                        f"{' > '.join(depth.path)}. Take layers away, or allow more with --max-depth {depth.strict}")
-    return {"strict_depth": depth.strict, "stricter_depth": depth.stricter, "weighted_operations": depth.operations,
+                        f"{' > '.join(depth.path)}. Take layers away, or allow more with --max-depth "
+                        f"{depth.strict}")
+    return {"strict_depth": depth.strict, "stricter_depth": depth.stricter,
+            "weighted_operations": depth.operations,
             "longest_path": depth.path, "train_depth": count_depth(model, shape, training=True).strict}

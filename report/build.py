@@ -25,7 +25,8 @@ BLOCK = re.compile(r"(<!-- generated:(\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(description="Regenerate the tables and figures of the documents from results/.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a table or figure is stale")
+    parser.add_argument("--check", action="store_true",
+                        help="write nothing; exit 1 when a table or figure is stale")
     check = parser.parse_args(argv).check
     contents = {task: make_content(root) for task, make_content in TASKS.items()}
     texts, figures, blocks = {}, {}, {}

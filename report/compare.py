@@ -1,4 +1,6 @@
-"""Published results as tables of rows, and what comparing their models needs: predictions, spread over seeds."""
+"""Published results as tables of rows, and what comparing their models needs: predictions, spread over
+seeds.
+"""
 from __future__ import annotations
 
 import dataclasses
@@ -63,7 +65,8 @@ class Setting:
             entries[name] = self.numbers.setdefault(self._identity(record), len(self.numbers))
             other = self.records.setdefault((entries[name], record["seed"]), record)
             if other is not record:
-                raise UserError(f"two records of one model and seed, {name} and another of {record['model']}: delete one")
+                raise UserError(f"two records of one model and seed, {name} and another of "
+                                f"{record['model']}: delete one")
         self.rows = rows.assign(entry=rows["run"].map(entries))
 
     def _identity(self, record: dict) -> tuple:
@@ -78,7 +81,9 @@ class Setting:
 
     @cached_property
     def compared(self) -> list[int]:
-        """Entries of what is compared with one another, in the order of the tables; ablations have one of their own."""
+        """Entries of what is compared with one another, in the order of the tables; ablations have one of
+        their own.
+        """
         return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
 
     def of(self, entry: int, split: str = "test") -> pd.DataFrame:
@@ -97,8 +102,9 @@ class Setting:
         """
         values = sorted(set(self.of(entry)[column]))
         if len(values) > 1:
-            raise UserError(f"the seeds of {self.describe(entry)} differ in {column} ({', '.join(map(str, values))}): "
-                            "evaluate different networks under different names")
+            raise UserError(f"the seeds of {self.describe(entry)} differ in {column} "
+                            f"({', '.join(map(str, values))}): evaluate different networks under different "
+                            f"names")
         return values[0]
 
     @cache
@@ -139,7 +145,8 @@ class Setting:
     def _files(self) -> dict[tuple[int, str], dict[int, Path]]:
         """(entry, column of predictions) -> seed -> file."""
         files: dict[tuple[int, str], dict[int, Path]] = {}
-        for entry, column, seed, run in zip(self.test["entry"], self.test.get("subset", [SINGLE] * len(self.test)),
+        for entry, column, seed, run in zip(self.test["entry"],
+                                            self.test.get("subset", [SINGLE] * len(self.test)),
                                             self.test["seed"], self.test["run"]):
             files.setdefault((entry, column), {})[seed] = RunFiles(self.folder, self.task, run).predictions
         return files
@@ -163,12 +170,15 @@ class Setting:
         predictions = read_predictions(path)
         first = read_predictions(next(iter(next(iter(self._files.values())).values())))
         if predictions.images != first.images or (predictions.labels != first.labels).any():
-            raise UserError(f"{path} is of other images than the other predictions of its setting: evaluate it again")
+            raise UserError(f"{path} is of other images than the other predictions of its setting: evaluate "
+                            f"it again")
         return (predictions.by_column[column] == predictions.labels).astype(int)
 
 
 def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
-    """The lines with p_holm, over the distinct comparisons among them, which the columns `keys` tell apart."""
+    """The lines with p_holm, over the distinct comparisons among them, which the columns `keys` tell
+    apart.
+    """
     def pair(line: dict) -> tuple:
         return tuple(line[key] for key in keys)
     tested = {pair(line): line["p_value"] for line in lines if line["p_value"] is not None}

@@ -16,9 +16,13 @@ class Content(NamedTuple):
     no_results: str              # what a block without any says
 
     def blocks(self, task: str) -> dict[str, str]:
-        """Name of a block -> Markdown. TASK-figure-KIND are links, relative to report/: for report/README.md alone."""
+        """Name of a block -> Markdown. TASK-figure-KIND are links, relative to report/: for report/README.md
+        alone.
+        """
         links: dict[str, list[str]] = {}
         for name in self.figures:
-            links.setdefault(name.split("_")[1], []).append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
-        shown = {f"{task}-figure-{kind}": "\n\n".join(links.get(kind, [])) or self.no_results for kind in self.kinds}
+            links.setdefault(name.split("_")[1],
+                             []).append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
+        shown = {f"{task}-figure-{kind}": "\n\n".join(links.get(kind, [])) or self.no_results
+                 for kind in self.kinds}
         return {**self.tables, **shown}

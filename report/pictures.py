@@ -4,7 +4,8 @@
     python -m report.pictures --preset 64px-half --model sliced
     python -m report.pictures task2                 # the best shallow network on validation beside ResNet-34
 
-Writes report/local/*.png, which git ignores: the pictures belong to the data set. Of several seeds, the first.
+Writes report/local/*.png, which git ignores: the pictures belong to the data set. Of several seeds, the
+first.
 """
 from __future__ import annotations
 
@@ -50,16 +51,19 @@ def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str
 
 
 def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """As `find_task1`, a column for the model (default: ours, the best on validation) and one for ResNet-34."""
+    """As `find_task1`, a column for the model (default: ours, the best on validation) and one for
+    ResNet-34.
+    """
     for setting in settings:
         entry = named(setting, model) if model else headline(setting)[0]
         against = None if entry is None else denominator(setting, entry)
         if against not in (None, entry):
             one, other = setting.predictions(entry)[0], setting.predictions(against)[0]
             if one.images != other.images:
-                raise UserError(f"{setting.describe(entry)} and {setting.describe(against)} were evaluated on other images: "
-                                "evaluate them again with eval_shallow.py")
-            answers = {setting.describe(network): p.by_column[SINGLE] for network, p in ((entry, one), (against, other))}
+                raise UserError(f"{setting.describe(entry)} and {setting.describe(against)} were evaluated "
+                                f"on other images: evaluate them again with eval_shallow.py")
+            answers = {setting.describe(network): p.by_column[SINGLE]
+                       for network, p in ((entry, one), (against, other))}
             return setting, setting.describe(entry), Predictions(one.images, one.labels, answers)
     raise UserError(missing(model or "a shallow network beside ResNet-34", settings, "eval_shallow.py"))
 
@@ -71,14 +75,16 @@ def named(setting: Setting, model: str) -> int | None:
 
 
 def missing(model: str, settings: list[Setting], script: str) -> str:
-    return (f"no results of model {model!r} (presets: {', '.join(setting.preset for setting in settings) or 'none'}): "
-            f"evaluate it with {script}, or name another with --model")
+    return (f"no results of model {model!r} (presets: "
+            f"{', '.join(setting.preset for setting in settings) or 'none'}): evaluate it with {script}, or "
+            f"name another with --model")
 
 
 def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, list[int]]:
     """Kind -> numbers of up to `each` test images of it, drawn at random."""
     random = np.random.default_rng(seed)
-    return {kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()}
+    return {kind: random.permutation(np.flatnonzero(members))[:each].tolist()
+            for kind, members in kinds.items()}
 
 
 def answer(column: str, text: str) -> str:
@@ -90,7 +96,8 @@ def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[in
     """A row a kind: pictures (N, S, S, 3) uint8, below each its class and the answers that are wrong."""
     columns = max(map(len, chosen.values()))
     names = class_names(predictions.images, predictions.labels)
-    lines = 1 + sum(text.count("\n") + 1 for text in map(answer, predictions.by_column, predictions.by_column))
+    lines = 1 + sum(text.count("\n") + 1 for text in map(answer, predictions.by_column,
+                                                         predictions.by_column))
     figure = Figure(figsize=(2.3 * columns, (2 + 0.14 * lines) * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), columns, squeeze=False)
     for axis in axes.flat:
@@ -102,7 +109,8 @@ def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[in
             wrong = [answer(column, names[int(p[number])]) for column, p in predictions.by_column.items()
                      if p[number] != truth]
             axis.imshow(images[number])
-            axis.text(0.5, -0.03, "\n".join([f"true {names[truth]}", *wrong]), transform=axis.transAxes, ha="center",
+            axis.text(0.5, -0.03, "\n".join([f"true {names[truth]}", *wrong]), transform=axis.transAxes,
+                      ha="center",
                       va="top", fontsize=7)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
@@ -115,9 +123,10 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("task", nargs="?", choices=TASKS, default="task1", help="whose networks")
     parser.add_argument("--preset", help="of the results (default: the first that has the model)")
-    parser.add_argument("--model", help=f"model of the results (default: {CHANNELSET.model}; for task2 the best shallow "
-                                        "network on validation)")
-    parser.add_argument("--data", default="auto", help="the data the results were measured on, as in train_task1.py")
+    parser.add_argument("--model", help=f"model of the results (default: {CHANNELSET.model}; for task2 the "
+                                        f"best shallow network on validation)")
+    parser.add_argument("--data", default="auto",
+                        help="the data the results were measured on, as in train_task1.py")
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--each", type=int, default=6, help="pictures of each kind")
     args = parser.parse_args(argv)
@@ -126,7 +135,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     setting, model, predictions = find(settings, args.model)
     split = open_data(args.data, setting.image_size, args.cache).split("test")
     if split.paths != predictions.images:
-        raise UserError(f"--data {args.data}: its test images are not those that {model} was measured on; name those data")
+        raise UserError(f"--data {args.data}: its test images are not those that {model} was measured on; "
+                        f"name those data")
     target = root / "report" / "local" / f"{args.task}-{setting.preset}-{setting.dataset}-{args.model or 'default'}.png"
     draw(split.images, predictions, choose(kinds(predictions), args.each), target)
     print(f"wrote {target}; its pictures belong to the data set: do not publish it")

@@ -30,7 +30,8 @@ def ablation_table(setting: Setting, lines: list[dict], header: list[str], cells
     rows = []
     for group, members in groupby(lines, key=lambda line: line["group"]):
         members = list(members)
-        variants = {line["run"]: line["variant"] for line in reversed(members)}   # the first of several for one run
+        # the first of several for one run
+        variants = {line["run"]: line["variant"] for line in reversed(members)}
         for line in members:
             compared = line["p_value"] is not None
             reference = variants.get(line["reference_run"], line["reference"])

@@ -18,7 +18,9 @@ import train_task1  # noqa: E402  (the path above leads to it)
 
 @pytest.fixture
 def tiny_dataset(tmp_path) -> Path:
-    """A folder in the course's layout: 3 classes of 10 x 8 px pictures (4 train, 2 val, 2 test), one greyscale."""
+    """A folder in the course's layout: 3 classes of 10 x 8 px pictures (4 train, 2 val, 2 test), one
+    greyscale.
+    """
     root, rng = tmp_path / "tiny", np.random.default_rng(0)
     lists = {"train": [], "val": [], "test": []}
     for label in range(3):
@@ -56,7 +58,9 @@ def tiny() -> list[str]:
 
 @pytest.fixture
 def command(tiny_dataset, tmp_path, monkeypatch):
-    """command(module, *options) runs a script's main() on the tiny data, in an empty folder with its own cache."""
+    """command(module, *options) runs a script's main() on the tiny data, in an empty folder with its own
+    cache.
+    """
     monkeypatch.chdir(tmp_path)
     def run(module, *options):
         data = ["--data", str(tiny_dataset), "--cache", "cache"]
@@ -74,7 +78,9 @@ def trained(command, tiny) -> Path:
 
 @pytest.fixture
 def interrupt_at():
-    """interrupt_at(monkeypatch, call) raises a signal while a training draws the channel sets of its `call`-th batch."""
+    """interrupt_at(monkeypatch, call) raises a signal while a training draws the channel sets of its
+    `call`-th batch.
+    """
     def patch(monkeypatch, call: int, number=signal.SIGINT):
         draw, calls = train_task1.sample_mask, []
         def draw_and_interrupt(*args):

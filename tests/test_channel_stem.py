@@ -64,8 +64,10 @@ def test_fold_is_one_plain_conv_and_exports(fill):
     assert [n.target for n in graph.nodes if n.op == "call_function"] == [torch.ops.aten.conv2d.default]
 
 
-@pytest.mark.parametrize("fill, kernel, reason", [("black", "free", "black"), ("conditioned", "free", "fill rule depends"),
-                                                  ("zero", "dynamic", "kernel depends"), ("rescale", "omni", "kernel depends")])
+@pytest.mark.parametrize("fill, kernel, reason",
+                         [("black", "free", "black"), ("conditioned", "free", "fill rule depends"),
+                                                  ("zero", "dynamic", "kernel depends"),
+                          ("rescale", "omni", "kernel depends")])
 def test_what_is_no_plain_convolution_refuses_to_fold(fill, kernel, reason):
     with pytest.raises(ValueError, match=reason):
         make_stem(fill, kernel).fold([0])
@@ -99,7 +101,8 @@ def test_grey_image_gives_the_same_output_for_every_subset_under_mean_fill():
         torch.testing.assert_close(stem(x[:, ids], ids), full, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "regression", "learned", "conditioned", "black", "luma_chroma"])
+@pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "regression", "learned", "conditioned", "black",
+                                  "luma_chroma"])
 def test_with_all_channels_it_is_the_conv_it_was_made_from(fill):
     conv, x = nn.Conv2d(3, 6, 7, 2, 3, bias=True), torch.randn(2, 3, 21, 30)
     stem = ChannelSetConv2d.from_conv2d(conv, build_fill(fill, 3, **STATISTICS))
@@ -109,18 +112,21 @@ def test_with_all_channels_it_is_the_conv_it_was_made_from(fill):
 def test_one_channel_under_mean_fill_is_the_summed_kernel():
     conv, x = nn.Conv2d(3, 6, 3, padding=1, bias=False), torch.randn(2, 1, 8, 8)
     stem = ChannelSetConv2d.from_conv2d(conv, build_fill("mean", 3))
-    torch.testing.assert_close(stem(x, [1]), nn.functional.conv2d(x, conv.weight.sum(1, keepdim=True), padding=1))
+    torch.testing.assert_close(stem(x, [1]),
+                               nn.functional.conv2d(x, conv.weight.sum(1, keepdim=True), padding=1))
 
 
 @pytest.mark.parametrize("conv", [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(3, 4, (3, 5)),
-                                  nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(3, 4, 3, padding_mode="reflect")])
+                                  nn.Conv2d(3, 4, 3, padding="same"),
+                                  nn.Conv2d(3, 4, 3, padding_mode="reflect")])
 def test_from_conv2d_refuses_what_it_cannot_express(conv):
     with pytest.raises(ValueError, match="from_conv2d"):
         ChannelSetConv2d.from_conv2d(conv)
 
 
 @pytest.mark.parametrize("size", [(7, 7), (32, 20), (65, 33)])
-@pytest.mark.parametrize("conv", [dict(), dict(stride=1, padding=0), dict(kernel_size=3, stride=3, padding=1, dilation=2)])
+@pytest.mark.parametrize("conv", [dict(), dict(stride=1, padding=0),
+                                  dict(kernel_size=3, stride=3, padding=1, dilation=2)])
 def test_output_size_is_conv2ds_for_any_height_and_width(size, conv):
     stem, x = make_stem("regression", **conv), torch.randn(1, 3, *size)
     plain = nn.Conv2d(3, 8, stem.kernel_size, stem.stride, stem.padding, stem.dilation)
@@ -135,7 +141,8 @@ def test_linear_fill_is_the_least_squares_regression():
     fill = build_fill("regression", 3, covariance=covariance, std=torch.ones(3))
     fitted = torch.linalg.lstsq(pixels[:, [0, 2]], pixels[:, [1]]).solution[:, 0]
     row = fill(torch.tensor([True, False, True]))[1].double()
-    torch.testing.assert_close(row, torch.stack([fitted[0], torch.tensor(0.0), fitted[1]]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(row, torch.stack([fitted[0], torch.tensor(0.0), fitted[1]]), rtol=1e-3,
+                               atol=1e-4)
 
 
 @pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "regression", "learned"])
@@ -143,7 +150,8 @@ def test_present_rows_are_unit_vectors_and_absent_columns_zero(fill):
     rule = make_stem(fill).fill
     matrix = rule(torch.tensor([[True, False, True], [False, True, False]]))
     factor = 1.5 if fill == "rescale" else 1.0
-    assert torch.equal(matrix[0, 0], torch.tensor([factor, 0, 0])) and torch.equal(matrix[0, :, 1], torch.zeros(3))
+    assert torch.equal(matrix[0, 0], torch.tensor([factor, 0, 0])) and torch.equal(matrix[0, :, 1],
+                                                                                   torch.zeros(3))
     assert torch.equal(matrix[1][:, [0, 2]], torch.zeros(3, 2))
 
 
@@ -160,7 +168,8 @@ def test_rules_are_computed_in_float32_under_autocast():
             return super().forward(mask)
     stem = ChannelSetConv2d(3, 4, 3, fill=Watched(3, COVARIANCE))
     with torch.autocast("cpu", torch.bfloat16):
-        two_step, folded = stem(torch.ones(1, 3, 8, 8), mask=mask_of([0], 1)), stem(torch.ones(1, 1, 8, 8), [0])
+        two_step, folded = stem(torch.ones(1, 3, 8, 8), mask=mask_of([0], 1)), stem(torch.ones(1, 1, 8, 8),
+                                                                                    [0])
     torch.testing.assert_close(two_step, folded, rtol=0.05, atol=0.05)
 
 
@@ -222,7 +231,8 @@ def test_on_known_channels_luma_chroma_is_mean_fill():
 
 # ---------------------------------------------------------------- bad input
 
-@pytest.mark.parametrize("channels, message", [([0, 3], "known ids are 0 to 2"), ([0, 0], "repeat"), ([], "at least one"),
+@pytest.mark.parametrize("channels, message",
+                         [([0, 3], "known ids are 0 to 2"), ([0, 0], "repeat"), ([], "at least one"),
                                                ([0], "x has 2 channels but 1"), ([0, UNSEEN], "luma_chroma"),
                                                (None, "x has 2 channels but 3")])
 def test_wrong_ids_are_one_clear_error(channels, message):
@@ -258,7 +268,8 @@ def test_folded_network_equals_the_network_of_sets(fill):
     nn.init.normal_(net.stem.embedding)
     x = torch.randn(3, 3, 33, 40)
     for ids in all_subsets(3):
-        torch.testing.assert_close(net.folded(ids)(x[:, ids]), net(x, mask=mask_of(ids, 3)), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(net.folded(ids)(x[:, ids]), net(x, mask=mask_of(ids, 3)), rtol=1e-3,
+                                   atol=1e-4)
 
 
 def test_macs_of_folded_kernel_and_generation_match_the_flop_counter():

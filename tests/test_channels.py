@@ -11,13 +11,17 @@ RGB = ("R", "G", "B")
 BANDS = ("B1", "B2", "B8A")
 
 
-@pytest.mark.parametrize("text, names, ids", [("RG", RGB, (0, 1)), ("BR", RGB, (0, 2)), ("R,B", RGB, (0, 2)), ("G", RGB, (1,)),
-                                              ("all", RGB, (0, 1, 2)), ("B8A,B1", BANDS, (0, 2)), ("B8A", BANDS, (2,))])
+@pytest.mark.parametrize("text, names, ids",
+                         [("RG", RGB, (0, 1)), ("BR", RGB, (0, 2)), ("R,B", RGB, (0, 2)), ("G", RGB, (1,)),
+                                              ("all", RGB, (0, 1, 2)), ("B8A,B1", BANDS, (0, 2)),
+                          ("B8A", BANDS, (2,))])
 def test_parse_subset(text, names, ids):
     assert parse_subset(text, names) == ids
 
 
-@pytest.mark.parametrize("text, message", [("X", "no channel 'X'; the channels are R, G, B"), ("RR", "repeated"), ("", "no channel"),
+@pytest.mark.parametrize("text, message",
+                         [("X", "no channel 'X'; the channels are R, G, B"), ("RR", "repeated"),
+                          ("", "no channel"),
                                            ("R,,B", "no channel ''"), ("rg", "no channel 'r'")])
 def test_bad_subset_names_the_channel_and_the_choice(text, message):
     with pytest.raises(UserError, match=message):
@@ -47,7 +51,9 @@ def test_hierarchical_sampling_is_uniform_over_sizes_then_sets():
         assert abs(count - expected) < 5 * expected ** 0.5
 
 
-@pytest.mark.parametrize("sampler, chances", [("uniform", {1: 1 / 7, 2: 1 / 7, 3: 1 / 7}), ("bernoulli", {1: 1 / 6, 2: 1 / 8, 3: 1 / 8}),
+@pytest.mark.parametrize("sampler, chances",
+                         [("uniform", {1: 1 / 7, 2: 1 / 7, 3: 1 / 7}),
+                          ("bernoulli", {1: 1 / 6, 2: 1 / 8, 3: 1 / 8}),
                                               ("sandwich", {1: 4 / 27, 2: 1 / 27, 3: 4 / 9})])
 def test_samplers_draw_each_set_as_often_as_they_say(sampler, chances):
     """Chance of one set by its size; Bernoulli's empty draws become single channels: 1/8 + 1/8/3."""

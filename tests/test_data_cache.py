@@ -102,7 +102,8 @@ def test_undecodable_are_named_and_left_out(tiny_dataset, tmp_path, capsys):
     assert "1 train images cannot be decoded" in warning and bad in warning
     kept = [row for row, path in enumerate(expected.paths) if path != bad]
     assert train.paths == [expected.paths[row] for row in kept]
-    assert np.array_equal(train.images, expected.images[kept]) and np.array_equal(train.labels, expected.labels[kept])
+    assert np.array_equal(train.images, expected.images[kept]) and np.array_equal(train.labels,
+                                                                                  expected.labels[kept])
     assert train.images.reshape(11, -1).max(1).min() > 0   # never a black image
     np.testing.assert_allclose(cache.mean, train.images.reshape(-1, 3).mean(0) / 255, rtol=1e-6)
 

@@ -27,7 +27,8 @@ def fails(folder, *words):
 
 def test_reads_the_layout(tiny_dataset):
     lists = read_lists(tiny_dataset)
-    assert {key: len(split.paths) for key, split in lists.splits.items()} == {"train": 12, "val": 6, "test": 6}
+    assert {key: len(split.paths) for key, split in lists.splits.items()} == {"train": 12, "val": 6,
+                                                                              "test": 6}
     assert lists.class_names == ["n00000000", "n00000001", "n00000002"] and lists.name == "tiny"
     assert lists.splits["val"].labels.tolist() == [0, 0, 1, 1, 2, 2] and lists.splits["val"].lines[-1] == 6
     path = lists.splits["test"].paths[0]
@@ -43,7 +44,8 @@ def test_line_ends_bom_and_zip_make_no_difference(tiny_dataset, tmp_path, zipped
     assert crlf.digest == archive.digest == digest and archive.name == "tiny"
     path = archive.splits["val"].paths[0]
     reader = ImageReader(archive)
-    assert reader.read(path) == pickle.loads(pickle.dumps(reader)).read(path) == (tiny_dataset / path).read_bytes()
+    assert reader.read(path) == pickle.loads(pickle.dumps(reader)).read(path) == (tiny_dataset
+                                                                                  / path).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
@@ -123,7 +125,8 @@ def test_image_in_two_splits(tiny_dataset):
 
 def test_missing_images_are_counted_and_named(tiny_dataset):
     shutil.rmtree(tiny_dataset / "images/n00000002")
-    fails(tiny_dataset, "8 of 24 listed images do not exist", "n00000002_0.JPEG", "train.txt:9", "train.txt:11")
+    fails(tiny_dataset, "8 of 24 listed images do not exist", "n00000002_0.JPEG", "train.txt:9",
+          "train.txt:11")
     shutil.rmtree(tiny_dataset / "images")
     fails(tiny_dataset, "24 of 24", "Looked in", str(tiny_dataset / "images"))
 
@@ -191,7 +194,8 @@ def test_find_dataset_takes_lists_in_data_itself(tiny_dataset):
 
 def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):
     def content(folder):
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        return {path.relative_to(folder).as_posix(): path.read_bytes()
+                for path in folder.rglob("*") if path.is_file()}
     first, second = make_demo(tmp_path / "a"), make_demo(tmp_path / "b")
     assert content(first) == content(second) and len(content(first)) == 8 * 160 + 4
     lists = read_lists(first)

@@ -104,7 +104,8 @@ def test_download_errors(server, tmp_path, monkeypatch):
     for url in ("file:///etc/passwd", "http://127.0.0.1/", "images.zip"):
         with pytest.raises(UserError, match="names no file"):
             download(url, tmp_path, progress=False)
-    monkeypatch.setattr(archive_module.shutil, "disk_usage", lambda _: archive_module.shutil._ntuple_diskusage(9, 9, 0))
+    monkeypatch.setattr(archive_module.shutil, "disk_usage",
+                        lambda _: archive_module.shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(UserError, match="GB free; free disk space"):
         download(server.url, tmp_path, progress=False)
 
@@ -153,7 +154,8 @@ def test_unpack_refuses_a_bomb_and_damage(tmp_path, monkeypatch, tiny_dataset, z
     (tmp_path / "short.zip").write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(UserError, match="cannot unpack .*short.zip"):
         unpack(tmp_path / "short.zip", tmp_path / "out", progress=False)
-    monkeypatch.setattr(archive_module.shutil, "disk_usage", lambda _: archive_module.shutil._ntuple_diskusage(9, 0, 9))
+    monkeypatch.setattr(archive_module.shutil, "disk_usage",
+                        lambda _: archive_module.shutil._ntuple_diskusage(9, 0, 9))
     with pytest.raises(UserError, match="nothing was unpacked"):
         unpack(archive, tmp_path / "out", progress=False)
     assert not list((tmp_path / "out").iterdir())

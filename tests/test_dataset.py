@@ -21,7 +21,8 @@ def test_each_class_keeps_its_share_and_at_least_one_image(fraction):
 
 def test_smaller_shares_are_parts_of_larger_ones():
     shares = [set(draw_fraction(LABELS, fraction).tolist()) for fraction in np.linspace(0.01, 1, 34)]
-    assert all(small <= large for small, large in zip(shares, shares[1:])) and len(shares[0]) == 5 and len(shares[-1]) == 84
+    assert all(small <= large for small, large in zip(shares, shares[1:]))
+    assert len(shares[0]) == 5 and len(shares[-1]) == 84
 
 
 def test_the_draw_is_fixed_and_not_the_first_images():

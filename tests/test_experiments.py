@@ -1,4 +1,6 @@
-"""The queue: several trainings at once, finished ones skipped, failures told at the end; and the lists it works on."""
+"""The queue: several trainings at once, finished ones skipped, failures told at the end; and the lists it
+works on.
+"""
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,8 @@ def test_other_options_are_another_run(queue, tiny, tmp_path, capsys):
 
 
 def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
-    endless = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every", "1000000"])
+    endless = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every",
+                        "1000000"])
     queue([GOOD, OTHER], "--minutes", "0.1", "--jobs", "1", "--options", endless)
     out = capsys.readouterr().out
     assert "stopped good,fill=mean seed 0: the same command goes on with it" in out and "start   other" not in out
@@ -68,7 +71,8 @@ def test_unknown_row_is_an_error(queue):
 
 def test_rows_are_chosen_by_model_and_options():
     run = GOOD.but(section="ours", epochs=60).tested(image_size=40)
-    assert run.fits("good") and run.fits("good,epochs=60,test_image_size=40") and not run.fits("good,epochs=30")
+    assert run.fits("good") and run.fits("good,epochs=60,test_image_size=40") and not run.fits(
+        "good,epochs=30")
     assert not run.fits("other") and str(run) == "good,fill=mean,epochs=60,test_image_size=40"
 
 
@@ -77,13 +81,15 @@ def test_the_list_names_each_run_and_whether_it_is_trained(queue, capsys):
     capsys.readouterr()
     queue([GOOD, OTHER], "--list")
     first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["trained", "good,fill=mean", str(folder("good"))] and second.startswith("-        other,")
+    assert first.split() == ["trained", "good,fill=mean",
+                             str(folder("good"))] and second.startswith("-        other,")
 
 
 def test_rows_without_a_training_of_their_own_train_what_they_need():
     args = experiments.make_parser().parse_args(["task1", "--only", "rgb-only", "--seeds", "0", "1"])
     assert len(experiments.chosen_runs(args)) == 5   # as trained, and under four fill rules
-    assert [job.name for job in experiments.make_jobs(args)] == ["rgb-only,sampler=none seed 0", "rgb-only,sampler=none seed 1"]
+    assert [job.name for job in experiments.make_jobs(args)] == ["rgb-only,sampler=none seed 0",
+                                                                 "rgb-only,sampler=none seed 1"]
     assert [run.options for run in experiments.trainings([LATE_FUSION])] == [{"channels": c} for c in "RGB"]
     assert experiments.trainings([SPECIALISTS["RGB"]])[0].options == RGB_ONLY.options
 
@@ -96,7 +102,8 @@ def test_a_teacher_is_trained_before_its_student(queue, capsys):
 
 def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypatch, tiny, read_rows):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(experiments.GRIDS, "task2", [Run("plain6-k5", "the small one", "ours", {"arch": "plain6-k5"})])
+    monkeypatch.setitem(experiments.GRIDS, "task2",
+                        [Run("plain6-k5", "the small one", "ours", {"arch": "plain6-k5"})])
     built, tiny = [], [word for word in tiny if word not in ("--arch", "resnet10")]
     monkeypatch.setattr(experiments.report_build, "main", built.append)
     cache = ["--cache", str(tmp_path / "cache")]

@@ -82,12 +82,14 @@ def image(channels: int = 3) -> torch.Tensor:
 def test_peak_of_a_chain_is_its_largest_input_and_output():
     chain = nn.Sequential(conv(3, 8), conv(8, 16), conv(16, 5), conv(5, 5))
     weights = 4 * (24 + 128 + 80 + 25)
-    assert peak_bytes(chain, image()) == weights + MAP * (3 + 8 + 16)   # the image, and both sides of the second layer
+    # the image, and both sides of the second layer
+    assert peak_bytes(chain, image()) == weights + MAP * (3 + 8 + 16)
     assert peak_bytes(chain[:1], image()) == 4 * 24 + MAP * (3 + 8)
     assert peak_bytes(chain.half(), image().half()) == (weights + MAP * 27) / 2
     chain.float()
     assert peak_bytes(nn.Identity(), image()) == MAP * 3
-    assert peak_memory_mb(chain.to("meta"), image().to("meta")) == (weights + MAP * 27) / 1e6   # the same on any device
+    # the same on any device
+    assert peak_memory_mb(chain.to("meta"), image().to("meta")) == (weights + MAP * 27) / 1e6
 
 
 @pytest.mark.parametrize("inplace, maps", [(True, 3 + 8), (False, 3 + 8 + 8)])
@@ -98,7 +100,8 @@ def test_an_in_place_relu_needs_no_memory(inplace, maps):
 def test_views_are_free_and_count_as_the_memory_they_keep():
     class Views(nn.Module):
         def forward(self, x):
-            y = F.relu(x).flatten(1)[:, :7].view(1, 7, 1, 1).expand(1, 7, 50, 50)   # 7 values keep all of relu(x)
+            # 7 values keep all of relu(x)
+            y = F.relu(x).flatten(1)[:, :7].view(1, 7, 1, 1).expand(1, 7, 50, 50)
             return y[..., :1].relu()
 
     assert peak_bytes(Views(), image()) == MAP * (3 + 3) + 4 * 7 * 50
@@ -112,7 +115,8 @@ def test_a_residual_is_kept_alive():
 
     layers, weights = [conv(4, 4), conv(4, 6), conv(6, 4)], 4 * (16 + 24 + 24)
     assert peak_bytes(nn.Sequential(nn.ReLU(), *layers), image(4)) == weights + MAP * (4 + 4 + 6)
-    assert peak_bytes(nn.Sequential(nn.ReLU(), Residual(*layers)), image(4)) == weights + MAP * (4 + 4 + 4 + 6)
+    assert peak_bytes(nn.Sequential(nn.ReLU(), Residual(*layers)),
+                      image(4)) == weights + MAP * (4 + 4 + 4 + 6)
 
 
 def test_weights_count_once_and_buffers_too():
@@ -126,8 +130,10 @@ def test_weights_count_once_and_buffers_too():
 
 
 def test_results_that_are_dropped_at_once_count():
-    assert peak_bytes(nn.MaxPool2d(2), image()) == MAP * 3 + MAP * 3 // 4 * 3   # values, and indices of twice their size
+    # values, and indices of twice their size
+    assert peak_bytes(nn.MaxPool2d(2), image()) == MAP * 3 + MAP * 3 // 4 * 3
 
 
 def test_a_forward_pass_frees_what_it_made(model):
-    assert peak_memory_mb(model, image()) == peak_memory_mb(model, image()) < peak_memory_mb(model, torch.zeros(2, 3, 20, 20))
+    assert peak_memory_mb(model, image()) == peak_memory_mb(model, image()) < peak_memory_mb(model,
+        torch.zeros(2, 3, 20, 20))

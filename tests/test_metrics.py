@@ -4,7 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from metrics import (PairedBootstrap, channel_summary, classification_metrics, confusion_matrix, holm, student_t_p,
+from metrics import (PairedBootstrap, channel_summary, classification_metrics, confusion_matrix, holm,
+                     student_t_p,
                      student_t_quantile, wilson_interval)
 
 LABELS, PREDICTIONS = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 1]
@@ -45,7 +46,8 @@ def test_bad_input_is_refused(labels, predictions, message):
 
 def test_identical_models_do_not_differ():
     correct = np.random.default_rng(0).integers(0, 2, (3, 50))
-    assert PairedBootstrap(50).compare(correct, correct) == {"difference_points": 0, "ci95_low": 0, "ci95_high": 0, "p_value": 1}
+    assert PairedBootstrap(50).compare(correct, correct) == {"difference_points": 0, "ci95_low": 0,
+                                                             "ci95_high": 0, "p_value": 1}
 
 
 def test_one_seed_agrees_with_resampled_images_and_with_mcnemar():
@@ -54,7 +56,8 @@ def test_one_seed_agrees_with_resampled_images_and_with_mcnemar():
     result = PairedBootstrap(400, draws=4000).compare(a[None], b[None])
     direct = 100 * (a - b)[rng.integers(0, 400, (4000, 400))].mean(1)
     assert result["difference_points"] == pytest.approx(100 * (a - b).mean())
-    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(direct, [2.5, 97.5]), abs=0.8)
+    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(direct, [2.5, 97.5]),
+                                                                      abs=0.8)
     only_a, only_b = (a > b).sum(), (b > a).sum()
     z = (only_a - only_b) / (only_a + only_b) ** 0.5   # McNemar's statistic
     assert result["p_value"] == pytest.approx(math.erfc(abs(z) / 2 ** 0.5), abs=0.03)
@@ -65,8 +68,10 @@ def test_the_interval_covers_seeds_as_well_as_images():
     """Models that are right on all images or on none: only the seeds are uncertain."""
     a, b = np.repeat([[2], [2], [2], [0]], 100, axis=1), np.full((1, 100), 1)
     bootstrap = PairedBootstrap(100, draws=500)
-    assert bootstrap.compare(a, b, sets=2) == {"difference_points": 25, "ci95_low": 25, "ci95_high": 25, "p_value": 0}
-    result = bootstrap.compare(a, b, sets=2, seed_errors=[(9, 4), (16, 2)])   # error 5, df 25 ** 2 / (81 / 4 + 256 / 2)
+    assert bootstrap.compare(a, b, sets=2) == {"difference_points": 25, "ci95_low": 25, "ci95_high": 25,
+                                               "p_value": 0}
+    # error 5, df 25 ** 2 / (81 / 4 + 256 / 2)
+    result = bootstrap.compare(a, b, sets=2, seed_errors=[(9, 4), (16, 2)])
     df = 625 / 148.25
     assert (result["ci95_low"], result["ci95_high"]) == pytest.approx((25 - 5 * student_t_quantile(df), 25 + 5 * student_t_quantile(df)))
     assert result["p_value"] == pytest.approx(student_t_p(5, df))
@@ -79,18 +84,22 @@ def test_a_ratio_agrees_with_resampled_images():
     drawn = rng.integers(0, 400, (4000, 400))
     direct = a.mean(0)[drawn].mean(1) / b.mean(0)[drawn].mean(1)
     assert result["ratio"] == pytest.approx(a.mean() / b.mean())
-    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(direct, [2.5, 97.5]), abs=0.01)
-    assert result["p_value"] == pytest.approx(math.erfc((1 - result["ratio"]) / direct.std() / 2 ** 0.5), abs=1e-3)
+    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(direct, [2.5, 97.5]),
+                                                                      abs=0.01)
+    assert result["p_value"] == pytest.approx(math.erfc((1 - result["ratio"]) / direct.std() / 2 ** 0.5),
+                                              abs=1e-3)
     assert PairedBootstrap(400).ratio(a, a) == {"ratio": 1, "ci95_low": 1, "ci95_high": 1, "p_value": 1}
 
 
 def test_a_ratios_interval_covers_seeds_by_the_delta_method():
     """Models that are right on the same share of each image's seeds: only the seeds are uncertain."""
-    a, b = np.repeat([[1], [0]], 100, axis=1), np.repeat([[1], [1], [1], [1], [0]], 100, axis=1)   # 50 and 80 %
+    # 50 and 80 %
+    a, b = np.repeat([[1], [0]], 100, axis=1), np.repeat([[1], [1], [1], [1], [0]], 100, axis=1)
     result = PairedBootstrap(100, draws=500).ratio(a, b, [(9, 4, 3)])
     drawn = np.random.default_rng(0).normal([50, 80], [3, 2], (100_000, 2))   # variances 9 and 4
     error = (result["ci95_high"] - result["ci95_low"]) / 2 / student_t_quantile(3)
-    assert result["ratio"] == pytest.approx(0.625) and error == pytest.approx((drawn[:, 0] / drawn[:, 1]).std(), rel=0.02)
+    assert result["ratio"] == pytest.approx(0.625) and error == pytest.approx((drawn[:, 0] / drawn[:,
+        1]).std(), rel=0.02)
     assert result["p_value"] == pytest.approx(student_t_p(0.375 / error, 3))
 
 
@@ -99,19 +108,23 @@ def test_a_ratio_needs_a_denominator():
         PairedBootstrap(50).ratio(np.ones((1, 50)), np.eye(1, 50))
 
 
-@pytest.mark.parametrize("df, quantile", [(1, 12.7062), (2, 4.3027), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1e9, 1.95996)])
+@pytest.mark.parametrize("df, quantile",
+                         [(1, 12.7062), (2, 4.3027), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1e9, 1.95996)])
 def test_student_t_against_printed_tables(df, quantile):
     assert student_t_quantile(df) == pytest.approx(quantile, abs=2e-4)
     assert student_t_p(quantile, df) == pytest.approx(0.05, abs=1e-4) and student_t_p(0, df) == 1
 
 
 def test_student_t_has_the_right_tails():
-    assert student_t_p(4.032, 5) == pytest.approx(0.01, abs=1e-5) and student_t_p(-6.869, 5) == pytest.approx(0.001, abs=1e-5)
+    assert student_t_p(4.032, 5) == pytest.approx(0.01, abs=1e-5) and student_t_p(-6.869,
+        5) == pytest.approx(0.001, abs=1e-5)
     assert student_t_p(1, 9_999) == pytest.approx(student_t_p(1, 10_001), rel=1e-3)
 
 
 def test_intervals_cover_as_often_as_they_say():
-    """Two models of equal accuracy, three seeds each, the spread over seeds estimated from those seeds alone."""
+    """Two models of equal accuracy, three seeds each, the spread over seeds estimated from those seeds
+    alone.
+    """
     rng, covered = np.random.default_rng(0), 0
     bootstrap = PairedBootstrap(200, draws=200)
     for _ in range(400):

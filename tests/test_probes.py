@@ -51,7 +51,8 @@ def test_wrong_ids_tell_the_next_channels(net):
 
 
 def test_duplicates_fill_all_channels_with_copies(net):
-    for ids, expected in (((1, 2), [1, 1, 2]), ((0, 2), [0, 2, 2]), ((1,), [1, 1, 1]), ((0, 1, 2), [0, 1, 2])):
+    for ids, expected in (((1, 2), [1, 1, 2]), ((0, 2), [0, 2, 2]), ((1,), [1, 1, 1]),
+                          ((0, 1, 2), [0, 1, 2])):
         network, columns = probed(net, "duplicates", ids)
         assert columns == expected   # a present channel stays in its place
         torch.testing.assert_close(network(X[:, columns]), net(X[:, expected]), rtol=1e-4, atol=1e-4)

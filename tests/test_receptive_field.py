@@ -1,4 +1,6 @@
-"""Receptive fields: theoretical sizes against the recursion and known numbers, profiles against the kernel itself."""
+"""Receptive fields: theoretical sizes against the recursion and known numbers, profiles against the kernel
+itself.
+"""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,8 @@ def conv(size: int, stride: int = 1, dilation: int = 1, channels: tuple[int, int
 def chain(*layers) -> nn.Sequential:
     """Convolutions with ReLU, and max-pooling, from (kind, size, stride) each."""
     return nn.Sequential(*(nn.Sequential(conv(size, stride), nn.ReLU()) if kind == "conv" else
-                           nn.MaxPool2d(size, stride, padding=(size - 1) // 2, ceil_mode=True) for kind, size, stride in layers))
+                           nn.MaxPool2d(size, stride, padding=(size - 1) // 2, ceil_mode=True)
+                           for kind, size, stride in layers))
 
 
 def size_of(*branches, input_px: int = 20) -> int | None:
@@ -41,8 +44,10 @@ def size_of(*branches, input_px: int = 20) -> int | None:
 # ---------------------------------------------------------------- theoretical
 
 @pytest.mark.parametrize("layers", [
-    [("conv", 1, 1)], [("conv", 7, 2)], [("conv", 7, 2), ("pool", 2, 2), ("conv", 5, 1)], [("pool", 3, 2), ("pool", 2, 2)],
-    [("conv", 3, 1), ("pool", 2, 2)] * 4, [("conv", 11, 4), ("pool", 3, 2), ("conv", 5, 1), ("pool", 3, 2), ("conv", 3, 1)],
+    [("conv", 1, 1)], [("conv", 7, 2)], [("conv", 7, 2), ("pool", 2, 2), ("conv", 5, 1)],
+    [("pool", 3, 2), ("pool", 2, 2)],
+    [("conv", 3, 1), ("pool", 2, 2)] * 4,
+    [("conv", 11, 4), ("pool", 3, 2), ("conv", 5, 1), ("pool", 3, 2), ("conv", 3, 1)],
     [("conv", 1, 3), ("conv", 3, 1), ("conv", 1, 2), ("conv", 5, 1)]])   # the last one has holes
 def test_size_of_a_chain_is_the_recursions(layers):
     size, jump = 1, 1
@@ -78,16 +83,19 @@ def test_the_larger_of_parallel_paths_counts():
     assert size_of(nn.Sequential(Residual(conv(5)), conv(1, 2), Residual(conv(3), conv(3)))) == 5 + 2 * 4
 
 
-@pytest.mark.parametrize("arch, small_stem, size", [("resnet18", False, 435), ("resnet34", False, 899), ("resnet18", True, 109)])
+@pytest.mark.parametrize("arch, small_stem, size",
+                         [("resnet18", False, 435), ("resnet34", False, 899), ("resnet18", True, 109)])
 def test_known_sizes_of_resnets(arch, small_stem, size):
     net = ScaledResNet(arch, 5, width=0.1, small_stem=small_stem)
     assert receptive_field(net, 32, images=1)["size_px"] == size
 
 
 SIZES = {   # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at the first three of them
-    **dict.fromkeys(("plain", "merged", "gated", "merged-gated"), 7 + 4 * 30 + 14), "gated-3x3": 7 + 2 * 30 + 14,
+    **dict.fromkeys(("plain", "merged", "gated", "merged-gated"), 7 + 4 * 30 + 14),
+         "gated-3x3": 7 + 2 * 30 + 14,
     **dict.fromkeys(("streams", "gated-streams"), 7 + 6 * 30 + 14),
-    "covariance": 7 + 4 * 22 + 6, "gated5": 7 + 4 * 14 + 6, "gated4": 7 + 2 + 6 * 12 + 4, "rrdb": 7 + 2 + 15 * 2 * 4, "dense-block": 7 + 2 + 4 * 2 * 4,
+    "covariance": 7 + 4 * 22 + 6, "gated5": 7 + 4 * 14 + 6, "gated4": 7 + 2 + 6 * 12 + 4,
+         "rrdb": 7 + 2 + 15 * 2 * 4, "dense-block": 7 + 2 + 4 * 2 * 4,
     "attention": None, "graph": None}
 
 
@@ -104,7 +112,8 @@ def test_sizes_of_the_shallow_networks(name):
 def test_fusing_changes_no_receptive_field():
     net = SHALLOW["gated5"](5, width=0.125)
     before, after = (receptive_field(network, 64, images=2) for network in (net, fuse(net)))
-    assert before["size_px"] == after["size_px"] and before["profile"] == pytest.approx(after["profile"], abs=1e-4)
+    assert before["size_px"] == after["size_px"] and before["profile"] == pytest.approx(after["profile"],
+                                                                                        abs=1e-4)
 
 
 def test_gates_of_pixels_are_seen_and_those_of_whole_channels_left_out():
@@ -122,12 +131,16 @@ def test_gates_of_pixels_are_seen_and_those_of_whole_channels_left_out():
     options = {"widths": (8,), "kernels": (1,), "small_stem": True}
     assert receptive_field(ShallowNet(3, **options), 16)["size_px"] == 3
     gated = receptive_field(ShallowNet(3, gates=True, **options), 16)
-    assert gated["size_px"] == 5 and gated["profile"][1] < 1 and gated["profile"][2:] == [1.0] * 7   # nothing comes from afar
-    for gate in (nn.AdaptiveAvgPool2d(1), lambda x: x.mean((2, 3), keepdim=True), lambda x: x.mean(dim=(-1, -2), keepdim=True)):
+    # nothing comes from afar
+    assert gated["size_px"] == 5 and gated["profile"][1] < 1 and gated["profile"][2:] == [1.0] * 7
+    for gate in (nn.AdaptiveAvgPool2d(1), lambda x: x.mean((2, 3), keepdim=True),
+                 lambda x: x.mean(dim=(-1, -2), keepdim=True)):
         assert size_of(Gated(gate)) == 5
-    for gate in (lambda x: x.amax((2, 3), keepdim=True), lambda x: x.mean(2, keepdim=True)):   # these join positions otherwise
+    # these join positions otherwise
+    for gate in (lambda x: x.amax((2, 3), keepdim=True), lambda x: x.mean(2, keepdim=True)):
         assert size_of(Gated(gate)) is None
-    assert size_of(Gated(lambda x: conv7(x).mean(1, keepdim=True))) == 7   # a mean over channels is no gate of the whole image
+    # a mean over channels is no gate of the whole image
+    assert size_of(Gated(lambda x: conv7(x).mean(1, keepdim=True))) == 7
 
 
 # ---------------------------------------------------------------- effective
@@ -138,11 +151,13 @@ def test_profile_of_a_convolution_is_its_kernels(size, stride, input_px):
     layer = conv(size, stride, channels=(3, 1)).double()
     power = layer.weight.detach().square().sum((0, 1))
     middle = size // 2
-    expected = [power[middle - r:middle + r + 1, middle - r:middle + r + 1].sum() / power.sum() for r in range(middle)]
+    expected = [power[middle - r:middle + r + 1, middle - r:middle + r + 1].sum() / power.sum()
+                for r in range(middle)]
     profile = receptive_field(Net(layer), input_px, images=3)["profile"]
     centre = stride * (-(-input_px // stride) // 2)
     assert len(profile) == max(centre, input_px - 1 - centre) + 1   # the squares that hold the whole image
-    assert profile == pytest.approx(torch.stack(expected).tolist() + [1.0] * (len(profile) - middle), abs=1e-12)
+    assert profile == pytest.approx(torch.stack(expected).tolist() + [1.0] * (len(profile) - middle),
+                                    abs=1e-12)
     assert profile[-1] == 1
 
 
@@ -180,7 +195,8 @@ def test_same_seed_same_profile_and_the_model_is_left_alone():
     before = {key: value.clone() for key, value in net.state_dict().items()}
     first, again, other = (receptive_field(net, 32, seed=seed) for seed in (0, 0, 1))
     assert first == again != other and first["size_px"] == other["size_px"] == 195 and first["input_px"] == 32
-    assert net.training and not net.layer1.training and all(p.requires_grad and p.grad is None for p in net.parameters())
+    assert net.training and not net.layer1.training and all(p.requires_grad and p.grad is None
+                                                            for p in net.parameters())
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 

@@ -29,39 +29,50 @@ def test_tables_are_what_the_results_give(capsys):
 
 
 def test_ci_runs_the_readmes_test_command():
-    assert "make test" in (ROOT / "README.md").read_text() and (ROOT / ".ci" / "run").read_text().endswith("make test\n")
+    assert "make test" in (ROOT / "README.md").read_text() and (ROOT / ".ci"
+                                                                / "run").read_text().endswith("make test\n")
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_no_pictures_weights_or_absolute_paths_are_tracked():
-    tracked = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout.split()
-    assert not [name for name in tracked if re.search(r"\.(jpe?g|tiff?|npz|npy|zip|pt|pth|u8)$", name, re.IGNORECASE)]
+    tracked = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True,
+                             check=True).stdout.split()
+    assert not [name for name in tracked if re.search(r"\.(jpe?g|tiff?|npz|npy|zip|pt|pth|u8)$", name,
+                                                      re.IGNORECASE)]
     for name in tracked:
         if name.endswith((".py", ".md", ".json", ".csv", ".txt")):
-            found = re.search(r"(?<![\w.~])/(home|root|work|tmp|Users)/\w+", (ROOT / name).read_text(encoding="utf-8"))
+            found = re.search(r"(?<![\w.~])/(home|root|work|tmp|Users)/\w+",
+                              (ROOT / name).read_text(encoding="utf-8"))
             assert not found, f"{name}: absolute path {found[0]}"
 
 
 def test_results_have_their_provenance():
-    """Each run has its configuration, seed, commit, hardware, data hash and predictions beside its metrics."""
+    """Each run has its configuration, seed, commit, hardware, data hash and predictions beside its
+    metrics.
+    """
     for task in CONFIGS:
         records = load_records(RESULTS, task)
         assert records
         for name, record in records.items():
             assert record["task"] == task and set(record["splits"]) == {"val", "test"}
-            assert re.fullmatch(r"[0-9a-f]{40}", record["trained_with"]["commit"]) and record["trained_with"]["hardware"]
+            assert re.fullmatch(r"[0-9a-f]{40}",
+                                record["trained_with"]["commit"]) and record["trained_with"]["hardware"]
             assert re.fullmatch(r"[0-9a-f]{64}", record["dataset_digest"])
-            assert record["config"]["seed"] == record["seed"] and record["config"]["preset"] == record["preset"]
+            assert record["config"]["seed"] == record["seed"] and record["config"]["preset"] == record[
+                "preset"]
             assert (RESULTS / task / "predictions" / f"{name}-test.csv.gz").is_file()
             if task == "task2":
                 for line in (line for lines in record["splits"].values() for line in lines):
-                    assert (record["strict_depth"], record["train_depth"]) == (line["strict_depth"], line["train_depth"])
+                    assert (record["strict_depth"], record["train_depth"]) == (line["strict_depth"],
+                                                                               line["train_depth"])
         names = {f"{name}-test.csv.gz" for name in records}
         assert {path.name for path in (RESULTS / task / "predictions").iterdir()} == names
 
 
 def test_the_queue_repeats_the_published_runs():
-    """Each record is of a run that a grid has, with the options that the grid still means, evaluated as it says."""
+    """Each record is of a run that a grid has, with the options that the grid still means, evaluated as it
+    says.
+    """
     for task, cls in CONFIGS.items():
         runs = [run for grid, runs in GRIDS.items() if task_of(grid) == task for run in runs]
         for name, record in load_records(RESULTS, task).items():
@@ -74,7 +85,8 @@ def test_the_queue_repeats_the_published_runs():
                     teacher = resolve_run(task, run.teacher.options, record["preset"], name=run.teacher.model,
                                           seed=record["seed"])
                     options["teacher"] = f"runs/{record['preset']}/{run_folder_name(teacher)}/model.pt"
-                config = vars(resolve_run(task, options, record["preset"], seed=record["seed"], name=run.model))
+                config = vars(resolve_run(task, options, record["preset"], seed=record["seed"],
+                                          name=run.model))
                 if training_key(config, cls) == training_key(record["config"], cls):
                     # autocast follows from the processor
                     assert differing_options({**config, "amp": True}, record["config"], cls) == [], name
@@ -103,15 +115,18 @@ def test_published_networks_have_the_depth_and_size_of_the_results():
 
 LAYERS = (   # from the top; a module imports from its own layer or from those below
     {"train_task1", "train_task2", "eval_channels", "eval_shallow", "experiments", "tools"},
-    {"engine", "evaluation", "report"}, {"config", "models"}, {"data", "metrics", "records"}, {"utils", "grids"})
+    {"engine", "evaluation", "report"}, {"config", "models"}, {"data", "metrics", "records"},
+          {"utils", "grids"})
 SCRIPTS = LAYERS[0] - {"tools"}
 
 
 def sources() -> dict[str, Path]:
     """Name of a module -> its file, of the code without tests."""
-    files = [path for path in ROOT.glob("*.py")] + [path for folder in (*LAYERS[0], "report", "models", "data", "metrics",
+    files = [path for path in ROOT.glob("*.py")] + [path for folder in (*LAYERS[0], "report", "models",
+                                                                        "data", "metrics",
              "grids") for path in (ROOT / folder).rglob("*.py")]
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+            for path in files}
 
 
 def imports(path: Path, known: set[str]) -> set[str]:
@@ -132,7 +147,8 @@ def test_imports_point_downwards_and_make_no_circle():
     level = {name: number for number, names in enumerate(LAYERS) for name in names}
     for name, needed in graph.items():
         for other in needed:
-            assert level[name.split(".")[0]] <= level[other.split(".")[0]], f"{name} imports {other}, which is above it"
+            assert level[name.split(".")[0]] <= level[
+                other.split(".")[0]], f"{name} imports {other}, which is above it"
             assert other not in SCRIPTS, f"{name} imports the script {other}"
     left = dict(graph)
     while left:   # take away what imports nothing that is left
@@ -163,7 +179,8 @@ def test_the_commit_names_changes_of_the_code_that_runs_alone(tmp_path, monkeypa
     assert utils.git_commit() == "unknown"
     for name in ("running.py", "other.py"):
         (tmp_path / name).write_text("")
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "c"]):
+    for words in (["init", "-q"], ["add", "."],
+                  ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "c"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
     running = types.ModuleType("running")
     running.__file__ = str(tmp_path / "running.py")

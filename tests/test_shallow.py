@@ -66,7 +66,9 @@ def test_each_branch_is_in_the_sum():
 def test_a_fused_resnet_is_the_same_function(arch):
     net = randomise(ScaledResNet(arch, 5, width=0.125)).double()
     fused, x = fuse(net), torch.randn(2, 3, 40, 33, dtype=torch.float64)
-    assert net.training and isinstance(net.bn1, nn.BatchNorm2d) and not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    assert net.training and isinstance(net.bn1,
+                                       nn.BatchNorm2d) and not any(isinstance(m, nn.BatchNorm2d)
+                                                                   for m in fused.modules())
     assert relative_error(fused(x), net.eval()(x)) < 1e-9
     assert count_depth(fused, (3, 32, 32))[:3] == count_depth(net, (3, 32, 32))[:3]
 
@@ -77,7 +79,8 @@ def test_a_fused_network_is_the_same_function(name):
     before = {key: value.clone() for key, value in net.state_dict().items()}
     fused = fuse(net)
     assert net.training and not any(module.training for module in fused.modules())
-    assert not any(isinstance(m, (nn.modules.batchnorm._BatchNorm, BranchedConv2d, NormLinear)) for m in fused.modules())
+    assert not any(isinstance(m, (nn.modules.batchnorm._BatchNorm, BranchedConv2d, NormLinear))
+                   for m in fused.modules())
     net.eval()
     for shape in ((8, 8), (32, 32), (33, 47)):
         x = torch.randn(2, 3, *shape)
@@ -96,7 +99,8 @@ def test_fusing_keeps_the_memory_format():
 # ---------------------------------------------------------------- depth
 
 DEPTHS = {   # strict, stricter, in training
-    "plain6-k5": (6, 6, 6), "plain6-k3-5-7": (6, 6, 6), "reparam6-k5": (6, 6, 11), "covariance6-k5": (6, 7, 6),
+    "plain6-k5": (6, 6, 6), "plain6-k3-5-7": (6, 6, 6), "reparam6-k5": (6, 6, 11),
+          "covariance6-k5": (6, 7, 6),
     "gated6-k5": (6, 6, 6), "gated6-k3": (6, 6, 6), "gated6-k3-5-7": (6, 6, 6), "gated5-k5": (5, 5, 5),
     "gated4-k7": (4, 4, 4), "reparam-gated6-k5": (6, 6, 11), "rrdb": (17, 17, 17), "dense-block": (6, 6, 6),
     "attention": (6, 8, 6), "graph": (6, 8, 6)}
@@ -116,7 +120,8 @@ def test_depth_of_every_network(name):
     assert len(path) == strict and (name in SHALLOW or SHALLOW_BASELINES[name].__doc__)
 
 
-@pytest.mark.parametrize("options", [{}, {"gates": True, "covariance_channels": 8}, {"gates": True, "pooled_gates": True}, {"kernels": (1, 3)}, {"stem_pool": True},
+@pytest.mark.parametrize("options", [{}, {"gates": True, "covariance_channels": 8}, {"gates": True, "pooled_gates": True},
+                                     {"kernels": (1, 3)}, {"stem_pool": True},
                                      {"num_pools": 1}])
 def test_two_layers_more_than_hidden_ones(options):
     for hidden in range(5):
@@ -125,7 +130,9 @@ def test_two_layers_more_than_hidden_ones(options):
 
 
 def test_the_head_sees_what_it_is_told_to():
-    """Of every level its means and the covariances of its first channels, or those of the last level alone."""
+    """Of every level its means and the covariances of its first channels, or those of the last level
+    alone.
+    """
     for levels, features in ((False, 16 + 55), (True, (8 + 36) + (16 + 55) + (16 + 55))):
         net = ShallowNet(5, width=0.25, widths=(32, 64, 64), covariance_channels=10, multi_level_head=levels)
         assert net.head.linear.in_features == features
@@ -159,7 +166,8 @@ def test_both_counters_of_macs_agree_on_fused_networks():
 
 
 def test_branches_cost_nothing_after_fusing():
-    assert count_params(fuse(small("reparam6-k5"))) == count_params(fuse(small("plain6-k5"))) < count_params(small("reparam6-k5"))
+    assert count_params(fuse(small("reparam6-k5"))) == count_params(fuse(small("plain6-k5"))) < count_params(
+        small("reparam6-k5"))
 
 
 # ---------------------------------------------------------------- learning, shapes
@@ -192,8 +200,10 @@ def test_covariances():
     features = pooled(x, 4)
     assert features.shape == (3, 6 + 10) and torch.equal(features[:, :6], x.mean((2, 3)))
     covariance = torch.cov(x[1, :4].flatten(1), correction=0)[*torch.triu_indices(4, 4)]
-    torch.testing.assert_close(features[1, 6:], covariance.sign() * covariance.abs().sqrt(), rtol=0.01, atol=0.005)
-    pooled(torch.ones(2, 4, 3, 3) + 0 * x[:2, :4, :3, :3], 4).sum().backward()   # where the root's own slope is infinite
+    torch.testing.assert_close(features[1, 6:], covariance.sign() * covariance.abs().sqrt(), rtol=0.01,
+                               atol=0.005)
+    # where the root's own slope is infinite
+    pooled(torch.ones(2, 4, 3, 3) + 0 * x[:2, :4, :3, :3], 4).sum().backward()
     assert x.grad.isfinite().all()
 
 
@@ -212,11 +222,15 @@ def test_gates_multiply():
 def test_pooled_gates_multiply_what_is_pooled(side):
     net = ShallowNet(3, widths=(8, 8), gates=True, pooled_gates=True).eval()
     (pooling, last), x = net.streams[0], torch.rand(2, 64, side, side)
-    gate = pooling.pixel_gate.dense[0][1](F.conv2d(x, pooling.pixel_gate.dense[0][0].weight, padding=1))[..., ::2, ::2]
+    gate = pooling.pixel_gate.dense[0][1](F.conv2d(x, pooling.pixel_gate.dense[0][0].weight, padding=1))[...,
+        ::2, ::2]
     y = F.relu(F.max_pool2d(pooling.conv(x), 2, ceil_mode=True) * gate.sigmoid())
-    torch.testing.assert_close(pooling(x), y * pooling.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None])
-    assert last(y).shape[2:] == last.pixel_gate(y).shape[2:] == y.shape[2:]   # a layer that does not pool has a gate a pixel
-    fine, coarse = (flop_counter_macs(ShallowNet(3, widths=(8,) * 2, gates=True, pooled_gates=flag), torch.zeros(1, 3, 32, 32))
+    torch.testing.assert_close(pooling(x),
+                               y * pooling.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None])
+    # a layer that does not pool has a gate a pixel
+    assert last(y).shape[2:] == last.pixel_gate(y).shape[2:] == y.shape[2:]
+    fine, coarse = (flop_counter_macs(ShallowNet(3, widths=(8,) * 2, gates=True, pooled_gates=flag),
+                                      torch.zeros(1, 3, 32, 32))
                     for flag in (False, True))
     assert fine - coarse == 64 * 8 * 9 * (16 * 16 - 8 * 8)   # of the layer that pools, a quarter of the gates
 
@@ -228,7 +242,8 @@ def test_attention_knows_no_order_of_pixels():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"kernels": (4,)}, "kernel size 4: must be odd"), ({"kernels": (-1,)}, "must be odd"), ({"kernels": ()}, "must be a kernel"),
+    ({"kernels": (4,)}, "kernel size 4: must be odd"), ({"kernels": (-1,)}, "must be odd"),
+    ({"kernels": ()}, "must be a kernel"),
     ({"width": 0}, "width above 0"), ({"num_classes": 0}, "at least 1"), ({"in_channels": 0}, "at least 1"),
     ({"widths": (8, 0)}, "at least 1"), ({"covariance_channels": -1}, "covariance_channels at least 0"),
     ({"dropout": 1.0}, "dropout at least 0 and below 1"), ({"dropout": -0.1}, "dropout at least 0")])

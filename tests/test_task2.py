@@ -1,4 +1,6 @@
-"""train_task2.py and eval_shallow.py as a user runs them: depth limit, fused network, teacher, results, bad options."""
+"""train_task2.py and eval_shallow.py as a user runs them: depth limit, fused network, teacher, results, bad
+options.
+"""
 import csv
 import gzip
 import json
@@ -20,7 +22,8 @@ from report.task2.content import make_content
 from tools import latency
 from utils import UserError, load_checkpoint, save_checkpoint
 
-TINY = ["--width", "0.125", "--image-size", "8", "--batch-size", "4", "--epochs", "2", "--eval-every", "2", "--augment", "light",
+TINY = ["--width", "0.125", "--image-size", "8", "--batch-size", "4", "--epochs", "2", "--eval-every", "2",
+        "--augment", "light",
         "--device", "cpu", "--lr", "0.01"]
 
 
@@ -37,9 +40,12 @@ def train(tiny_dataset, tmp_path, monkeypatch):
 
 @pytest.fixture
 def evaluate(tiny_dataset, train, read_rows):
-    """evaluate(checkpoint, *options) runs the evaluation on the tiny data; returns the rows of its results file."""
+    """evaluate(checkpoint, *options) runs the evaluation on the tiny data; returns the rows of its results
+    file.
+    """
     def run(*options):
-        eval_shallow.main(["--data", str(tiny_dataset), "--cache", "cache", "--device", "cpu", "--results", "results",
+        eval_shallow.main(["--data", str(tiny_dataset), "--cache", "cache", "--device", "cpu", "--results",
+                           "results",
                                "--repeats", "0", *map(str, options)])
         return read_rows("results/task2/classifiers.csv")
     return run
@@ -91,7 +97,8 @@ def test_latencies_are_measured_anew_without_checkpoints(train, evaluate, tmp_pa
         Path(name).write_text("")
     time_again()
     after = read_rows("results/task2/classifiers.csv")
-    assert [row for row in after if row["model"] == "rrdb"] == [row for row in before if row["model"] == "rrdb"]
+    assert [row for row in after if row["model"] == "rrdb"] == [row
+                                                                for row in before if row["model"] == "rrdb"]
     timed = [row for row in after if row["model"] == "plain6-k5"]   # the other one is an ablation
     assert all(row["latency_ms_b1"] > 0 < row["latency_ms_b256"] for row in timed) and len(timed) == 2
     record = record_of("plain6-k5")
@@ -124,7 +131,8 @@ def test_another_image_size_is_a_row_of_its_own(train, evaluate):
     assert macs[12] > macs[None]
     records = [json.loads(path.read_text()) for path in Path("results/task2/runs").glob("*.json")]
     assert [record["config"]["image_size"] for record in records] == [8, 8]
-    assert {} in [record["test"] for record in records] and {"image_size": 12} in [record["test"] for record in records]
+    assert {} in [record["test"] for record in records] and {"image_size": 12} in [record["test"]
+                                                                                   for record in records]
 
 
 def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
@@ -137,11 +145,13 @@ def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
     assert "| plain6-k5 | 7x7s2 | 0.125 | 2 | light | 0.001 | 6 | 1 |" in main
     assert "| resnet10 | 7x7s2 | 0.125 | 2 | light | 0.001 | 10 | 1 |" in main
     lines = content.tables["task2-cost"].splitlines()
-    assert [line.split("|")[-2].strip() for line in lines if line.startswith(("| plain", "| resnet10"))] == ["6", "13"]
+    assert [line.split("|")[-2].strip()
+            for line in lines if line.startswith(("| plain", "| resnet10"))] == ["6", "13"]
     # ResNet-10: stem, 8 convolutions in blocks, 3 shortcuts, linear layer
 
 
-def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_the_test_split_alone(train, evaluate, monkeypatch):
+def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_the_test_split_alone(train,
+    evaluate, monkeypatch):
     evaluated, opened, split = [], [], PixelCache.split
     def watch(module):
         monkeypatch.setattr(module, "predict", lambda model, batches, amp: (
@@ -156,7 +166,8 @@ def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_th
 
 def test_a_record_keeps_whole_what_decides_on_the_training(train, evaluate):
     train("--arch", "plain6-k5", "--epochs", 1, "--out", Path("teacher").absolute())
-    train("--arch", "plain6-k5", "--epochs", 1, "--teacher", "teacher/model.pt", "--out", Path("run").absolute())
+    train("--arch", "plain6-k5", "--epochs", 1, "--teacher", "teacher/model.pt", "--out",
+          Path("run").absolute())
     evaluate("run/model.pt")
     config = record_of("plain6-k5")["config"]
     assert config["teacher"] == "teacher/model.pt" and config["lr"] == 0.01   # two teachers are two models
@@ -178,14 +189,18 @@ def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
         evaluate(*every, "--name", "x")
     train("--arch", "plain6-k5", "--epochs", 1, "--lr", 0.02, "--out", "other")
     rows = evaluate("other/model.pt", "--section", "ablation")   # other options: rows of their own
-    assert [(row["section"], row["options"]) for row in rows if row["seed"] == 0 and row["split"] == "test"] == [
+    assert [(row["section"], row["options"])
+            for row in rows if row["seed"] == 0 and row["split"] == "test"] == [
         ("ours", "batch_size=4 image_size=8 lr=0.01"), ("reference", "batch_size=4 image_size=8 lr=0.01"),
         ("ablation", "batch_size=4 image_size=8 lr=0.02")]
-    train("--arch", "plain6-k5", "--epochs", 1, "--amp", "--out", "autocast")   # of which the name says nothing
-    with pytest.raises(UserError, match="s0.json has the results of 'plain6-k5' trained with other options: add --name"):
+    # of which the name says nothing
+    train("--arch", "plain6-k5", "--epochs", 1, "--amp", "--out", "autocast")
+    with pytest.raises(UserError, match="s0.json has the results of 'plain6-k5' trained with other options: "
+                                        "add --name"):
         evaluate("autocast/model.pt")
     rows = evaluate("autocast/model.pt", "--split", "val", "--name", "faster", "--section", "ablation")
-    assert [(row["section"], row["split"]) for row in rows if row["model"] == "faster"] == [("ablation", "val")]
+    assert [(row["section"], row["split"]) for row in rows if row["model"] == "faster"] == [("ablation",
+                                                                                             "val")]
 
 
 def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(train, evaluate, tiny_dataset):
@@ -197,16 +212,19 @@ def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(tr
         evaluate("other.pt")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="run/model.pt was trained on 'tiny'.*name the data it was trained on"):
+    with pytest.raises(UserError, match="run/model.pt was trained on 'tiny'.*name the data it was trained "
+                                        "on"):
         evaluate("run/model.pt")
     assert not Path("results").exists()
 
 
 def test_a_deeper_network_is_not_ours(train, evaluate):
-    with pytest.raises(UserError, match="gated6-k5 has strict depth 6, above 5; its longest path is stem.conv 8x3x7x7 > "):
+    with pytest.raises(UserError, match="gated6-k5 has strict depth 6, above 5; its longest path is "
+                                        "stem.conv 8x3x7x7 > "):
         train("--arch", "gated6-k5", "--max-depth", 5, "--out", "run")
     deep = ["--arch", "plain6-k5", "--widths", "8,8,8,8,8", "--epochs", 1, "--out", "run"]
-    with pytest.raises(UserError, match="plain7-k5 has strict depth 7, above 6; .* allow more with --max-depth 7"):
+    with pytest.raises(UserError, match="plain7-k5 has strict depth 7, above 6; .* allow more with "
+                                        "--max-depth 7"):
         train(*deep)
     assert not Path("run").exists()
     train(*deep, "--max-depth", 7)
@@ -229,7 +247,8 @@ def test_learning_from_another_network(train, tiny_dataset):
         states.append(load_checkpoint(f"{out}/model.pt", "task2-model")["state"]["head.linear.weight"])
     assert not torch.equal(*states)
     checkpoint = load_checkpoint("teacher/model.pt", "task2-model")
-    for change, message in (({"config": {**checkpoint["config"], "arch": "gated6-k5"}}, "holds another architecture"),
+    for change, message in (({"config": {**checkpoint["config"], "arch": "gated6-k5"}},
+                             "holds another architecture"),
                             ({"dataset": {**checkpoint["dataset"], "digest": "0"}}, "not on this data")):
         save_checkpoint("other.pt", {**checkpoint, **change})
         with pytest.raises(UserError, match=message):
@@ -255,7 +274,8 @@ def test_a_share_of_the_training_images(train, monkeypatch):
 @pytest.mark.parametrize("options, name, section", [
     ({}, "gated6-k3", "ours"), ({"arch": "resnet34"}, "resnet34", "reference"),
     ({"arch": "resnet18"}, "resnet18", "baseline"), ({"arch": "rrdb"}, "rrdb", "ablation"),
-    ({"teacher": "model.pt"}, "gated6-k3", "distilled"), ({"stem": "3x3s1", "width": 0.5}, "gated6-k3", "ours"),
+    ({"teacher": "model.pt"}, "gated6-k3", "distilled"),
+    ({"stem": "3x3s1", "width": 0.5}, "gated6-k3", "ours"),
     ({"arch": "gated6-k5", "gates": False, "kernels": "3,5"}, "plain6-k3-5", "ours"),
     ({"arch": "plain6-k5", "reparam": True, "widths": "8,8"}, "reparam4-k5", "ours"),
     ({"arch": "plain6-k5", "fraction": 0.25, "name": "p"}, "p", "ours")])
@@ -266,13 +286,15 @@ def test_name_and_section_follow_from_what_the_network_is(options, name, section
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--arch", "resnet34", "--gates"], "--gates: --arch resnet34 has no such option; those of plain6-k5, plain6-k3-5-7"),
+    (["--arch", "resnet34", "--gates"],
+     "--gates: --arch resnet34 has no such option; those of plain6-k5, plain6-k3-5-7"),
     (["--arch", "graph", "--kernels", "3"], "--kernels: --arch graph has no such option"),
     (["--arch", "plain6-k5", "--kernels", "3;5"], "--kernels 3;5: expected whole numbers"),
     (["--arch", "plain6-k5", "--kernels", "4"], "--arch plain6-k5: kernel size 4: must be odd"),
     (["--arch", "plain6-k5", "--widths", "8,0"], "--arch plain6-k5: .* widths must be at least 1"),
     (["--arch", "plain6-k5", "--covariance-channels", "-1"], "--arch plain6-k5: num_classes"),
-    (["--arch", "resnet34", "--multi-level-head"], "--multi-level-head: --arch resnet34"), (["--teacher", "none.pt"], "no checkpoint")])
+    (["--arch", "resnet34", "--multi-level-head"], "--multi-level-head: --arch resnet34"),
+    (["--teacher", "none.pt"], "no checkpoint")])
 def test_bad_options_name_the_option(train, options, message):
     with pytest.raises(UserError, match=message):
         train(*options)

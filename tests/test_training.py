@@ -23,19 +23,23 @@ from utils import ROOT, UserError, load_checkpoint, save_checkpoint
 
 def test_a_run_directory_tells_everything(trained):
     folder = trained.parent
-    config, environment = (json.loads((folder / name).read_text()) for name in ("config.json", "environment.json"))
-    assert config["fill"] == "regression" and config["sampler"] == "hcs" and config["seed"] == 0 and config["preset"] == "64px-half"
+    config, environment = (json.loads((folder / name).read_text())
+                           for name in ("config.json", "environment.json"))
+    assert config["fill"] == "regression" and config["sampler"] == "hcs" and config["seed"] == 0 and config[
+        "preset"] == "64px-half"
     assert environment["torch"] == torch.__version__ and environment["commit"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert ["val_mean_pct" in line for line in lines] == [False, True, True]
     assert set(lines[-1]["val_top1_pct"]) == {"RGB", "RG", "RB", "GB", "R", "G", "B"}
     checkpoint = load_checkpoint(trained, "task1-model")
-    assert len(checkpoint["dataset"]["digest"]) == 64 and checkpoint["dataset"]["channel_names"] == ("R", "G", "B")
+    assert len(checkpoint["dataset"]["digest"]) == 64 and checkpoint["dataset"]["channel_names"] == ("R",
+                                                                                                     "G", "B")
 
 
 @pytest.mark.parametrize("call, number", [(2, signal.SIGINT), (5, signal.SIGTERM), (6, signal.SIGINT)])
-def test_interrupted_and_resumed_equals_uninterrupted(command, trained, monkeypatch, capsys, call, number, tiny, interrupt_at):
+def test_interrupted_and_resumed_equals_uninterrupted(command, trained, monkeypatch, capsys, call, number,
+                                                      tiny, interrupt_at):
     with monkeypatch.context() as patch:
         interrupt_at(patch, call, number)
         with pytest.raises(SystemExit) as stop:
@@ -61,13 +65,15 @@ def test_same_seed_same_result_and_another_seed_another(command, trained, tiny):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(command, trained, monkeypatch, tiny, interrupt_at):
+def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(command, trained, monkeypatch,
+                                                                            tiny, interrupt_at):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5)
         with pytest.raises(SystemExit):
             command(train_task1, *tiny, "--out", "compiled", "--compile")
     command(train_task1, *tiny, "--out", "compiled", "--resume")
-    first, other = (json.loads(Path(name, "metrics.jsonl").read_text().splitlines()[0])["loss"] for name in ("run", "compiled"))
+    first, other = (json.loads(Path(name, "metrics.jsonl").read_text().splitlines()[0])["loss"]
+                    for name in ("run", "compiled"))
     assert other == pytest.approx(first, abs=2e-3)   # of three steps; later ones drift apart on so few images
     states = [load_checkpoint(path, "task1-model")["state"] for path in (trained, "compiled/model.pt")]
     assert states[0].keys() == states[1].keys()
@@ -86,14 +92,16 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trai
     assert trained.read_bytes() == before
 
 
-def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, monkeypatch, tiny, interrupt_at):
+def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, monkeypatch, tiny,
+                                                                     interrupt_at):
     half = [*tiny, "--fraction", "0.5"]   # 6 images: one step an epoch
     command(train_task1, *half, "--out", "run")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2)
         with pytest.raises(SystemExit):
             command(train_task1, *half, "--out", "cut")
-    for options, message in ((tiny, "--fraction 0.5 .now 1.0."), ([*half, "--fraction", "0.75"], "--fraction 0.5 .now 0.75.")):
+    for options, message in ((tiny, "--fraction 0.5 .now 1.0."),
+                             ([*half, "--fraction", "0.75"], "--fraction 0.5 .now 0.75.")):
         with pytest.raises(UserError, match=message):
             command(train_task1, *options, "--out", "cut", "--resume")
     command(train_task1, *half, "--out", "cut", "--resume")
@@ -102,13 +110,16 @@ def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, mo
 
 
 def test_runs_from_before_the_share_used_all_images(command, trained, tiny):
-    """Their checkpoints and records have no such option: they resume, are evaluated and compared as those of all images."""
+    """Their checkpoints and records have no such option: they resume, are evaluated and compared as those of
+    all images.
+    """
     command(eval_channels, trained, "--results", "results", "--repeats", 1)
     for path, kind in (("run/last.pt", "training-state"), ("run/model.pt", "task1-model")):
         state = load_checkpoint(path, kind)
         del state["config"]["fraction"]
         save_checkpoint(path, state)
-    command(eval_channels, trained, "--results", "results", "--repeats", 1)   # the record has the option, the model has not
+    # the record has the option, the model has not
+    command(eval_channels, trained, "--results", "results", "--repeats", 1)
     record, = Path("results/task1/runs").glob("*channelset*.json")
     other = json.loads(record.read_text())
     record.write_text(json.dumps({**other, "config": {**other["config"], "fraction": 0.5}}))
@@ -130,8 +141,10 @@ def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monke
     monkeypatch.setattr(eval_channels, "make_batches", spy)
     for seed in (0, 1):
         command(train_task1, *tiny, "--fraction", "0.5", "--epochs", 1, "--out", f"run{seed}", "--seed", seed)
-    command(eval_channels, "run1/model.pt", "--probe", "recalibrated-bn", "--results", "results", "--repeats", 0, "--split", "val")
-    assert len(seen) == 3 and all(len(batches) == 6 and torch.equal(batches.images, seen[0].images) for batches in seen)
+    command(eval_channels, "run1/model.pt", "--probe", "recalibrated-bn", "--results", "results",
+            "--repeats", 0, "--split", "val")
+    assert len(seen) == 3 and all(len(batches) == 6 and torch.equal(batches.images, seen[0].images)
+                                  for batches in seen)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch, tiny):
@@ -144,17 +157,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch, tiny):
 
 def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch, tiny):
     """The loss is 0, its gradient is not a number; one step an epoch, so no loss shows it in time."""
-    monkeypatch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: (logits * 0).abs().sum().sqrt())
+    monkeypatch.setattr(engine.F, "cross_entropy", lambda logits, labels,
+                        **_: (logits * 0).abs().sum().sqrt())
     with pytest.raises(UserError, match="weights are not finite in epoch 1"):
         command(train_task1, *tiny, "--batch-size", "12", "--out", "run")
     assert not Path("run/last.pt").exists()
 
 
-@pytest.mark.parametrize("options", [["--fill", "learned"], ["--fill", "luma_chroma"], ["--kernel", "tied"], ["--fill", "black"],
-                                     ["--fill", "grey"], ["--sampler", "hcs-batch"], ["--augment", "strong"], ["--amp", "--image-size", "32"],
-                                     ["--stem", "3x3s1"], ["--fill", "rescale", "--no-embedding"], ["--no-channels-last"],
-                                     ["--fill", "conditioned"], ["--fill", "by_size"], ["--kernel", "omni"], ["--kernel", "templates", "--templates", "2"],
-                                     ["--sampler", "sandwich", "--train-channels", "RG"], ["--kernel-size", "3", "--kernel", "hypernet"]])
+@pytest.mark.parametrize("options", [["--fill", "learned"], ["--fill", "luma_chroma"], ["--kernel", "tied"],
+                                     ["--fill", "black"],
+                                     ["--fill", "grey"], ["--sampler", "hcs-batch"], ["--augment", "strong"],
+                                     ["--amp", "--image-size", "32"],
+                                     ["--stem", "3x3s1"], ["--fill", "rescale", "--no-embedding"],
+                                     ["--no-channels-last"],
+                                     ["--fill", "conditioned"], ["--fill", "by_size"], ["--kernel", "omni"],
+                                     ["--kernel", "templates", "--templates", "2"],
+                                     ["--sampler", "sandwich", "--train-channels", "RG"],
+                                     ["--kernel-size", "3", "--kernel", "hypernet"]])
 def test_every_variant_trains_and_evaluates(command, options, tiny, read_rows):
     command(train_task1, *tiny, "--epochs", "1", "--out", "run", *options)
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
@@ -167,9 +186,11 @@ def test_every_variant_trains_and_evaluates(command, options, tiny, read_rows):
 @pytest.mark.parametrize("ramp", [0.0, 1.0])
 def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
     command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", ramp, "--out", "student")
-    plain, student = (load_checkpoint(path, "task1-model")["state"]["backbone.fc.weight"] for path in (trained, "student/model.pt"))
+    plain, student = (load_checkpoint(path, "task1-model")["state"]["backbone.fc.weight"]
+                      for path in (trained, "student/model.pt"))
     assert student.isfinite().all() and not torch.equal(plain, student)
-    with pytest.raises(UserError, match="--teacher run/model.pt: it and the student must both take all channels"):
+    with pytest.raises(UserError, match="--teacher run/model.pt: it and the student must both take all "
+                                        "channels"):
         command(train_task1, *tiny, "--channels", "R", "--teacher", trained, "--out", "other")
 
 
@@ -179,14 +200,20 @@ def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatc
     monkeypatch.setattr(engine.Trainer, "_distillation", lambda self, images, logits: logits.sum() * 0 + 1)
     monkeypatch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * 0)
     check = engine.Trainer._check
-    monkeypatch.setattr(engine.Trainer, "_check", lambda self, values: losses.extend(v.item() for v in values) or check(self, values))
-    command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", 0.5, "--distill-weight", 0.9, "--out", "student")
+    monkeypatch.setattr(engine.Trainer, "_check", lambda self,
+                        values: losses.extend(v.item() for v in values) or check(self, values))
+    command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", 0.5, "--distill-weight", 0.9,
+            "--out", "student")
     assert losses == pytest.approx([min(0.9, 0.9 * step / 4.5) for step in range(9)])
 
 
-@pytest.mark.parametrize("options, message", [(["--train-channels", "RG", "--sampler", "none"], "--train-channels needs a --sampler"),
-                                              (["--train-channels", "RX"], "no channel 'X'"), (["--kernel-size", "4"], "--kernel-size odd"),
-                                              (["--distill-weight", "2"], "must be in 0..1"), (["--teacher", "nothing.pt"], "nothing.pt")])
+@pytest.mark.parametrize("options, message",
+                         [(["--train-channels", "RG", "--sampler", "none"],
+                           "--train-channels needs a --sampler"),
+                                              (["--train-channels", "RX"], "no channel 'X'"),
+                          (["--kernel-size", "4"], "--kernel-size odd"),
+                                              (["--distill-weight", "2"], "must be in 0..1"),
+                          (["--teacher", "nothing.pt"], "nothing.pt")])
 def test_bad_options_are_one_clear_error(command, options, message, tiny):
     with pytest.raises(UserError, match=message):
         command(train_task1, *tiny, "--out", "run", *options)
@@ -196,7 +223,8 @@ def test_specialist_knows_one_set(command, tiny, read_rows):
     command(train_task1, *tiny, "--channels", "GB", "--out", "run")
     command(eval_channels, "run/model.pt", "--results", "results", "--repeats", 1)
     rows = read_rows("results/task1/channels.csv")
-    assert [(row["section"], row["model"], row["subset"]) for row in rows] == [("specialist", "specialist", "GB")] * 2
+    assert [(row["section"], row["model"], row["subset"]) for row in rows] == [("specialist", "specialist",
+                                                                                "GB")] * 2
     assert "channels=GB" in rows[0]["options"]
 
 
@@ -218,7 +246,8 @@ def test_a_model_of_two_channels_knows_their_subsets(command, tiny, read_rows):
     ({"fill": "rescale", "embedding": False}, ("rescale", "hcs", False, "baseline", "sliced")),
     ({"fill": "mean"}, ("mean", "hcs", True, "ours", "fill-mean")),
     ({"sampler": "none", "fill": "regression"}, ("regression", "none", False, "baseline", "rgb-only")),
-    ({"sampler": "hcs-batch", "kernel": "tied"}, ("regression", "hcs-batch", True, "baseline", "channelset"))])
+    ({"sampler": "hcs-batch", "kernel": "tied"},
+     ("regression", "hcs-batch", True, "baseline", "channelset"))])
 def test_defaults_follow_from_the_options_and_never_overrule_them(options, expected):
     config = Task1Config(device="cpu", **options).resolve()
     section = eval_channels.default_section(config, False, {})
@@ -230,7 +259,9 @@ def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
         config = Task1Config(device="cpu", **options).resolve()
         return run_folder_name(config), training_key(vars(config), Task1Config)
     (folder, first), (other, same) = key(), key(seed=1)
-    assert first == same and folder[:-1] == other[:-1] and folder.startswith("channelset-") and folder.endswith("-s0")
+    assert first == same and folder[:-1] == other[:
+                                                  -1] and folder.startswith(
+                                                      "channelset-") and folder.endswith("-s0")
     assert key(out="elsewhere", threads=3, name="x")[1] == first != key(lr=0.3)[1]
     taught = [key(teacher=f"runs/p/rgb-only-0123abcd-s{seed}/model.pt")[1] for seed in (0, 1)]
     assert taught[0] == taught[1] != key(teacher="runs/p/other-0123abcd-s0/model.pt")[1]
@@ -238,8 +269,10 @@ def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
 
 def test_torchrun_with_two_processes(tiny_dataset, tmp_path, tiny):
     script = ROOT / "train_task1.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script),
-               "--data", str(tiny_dataset), "--cache", str(tmp_path / "cache"), *tiny, "--out", str(tmp_path / "run"), "--threads", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+               str(script),
+               "--data", str(tiny_dataset), "--cache", str(tmp_path / "cache"), *tiny, "--out",
+               str(tmp_path / "run"), "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -255,12 +288,14 @@ def test_evaluation_writes_table_record_and_predictions(command, trained, read_r
     command(eval_channels, trained, "--results", "results", "--repeats", 1, "--label", "ours, tiny")
     rows = read_rows("results/task1/channels.csv")
     assert len(rows) == 14 and {row["split"] for row in rows} == {"val", "test"}
-    assert {(row["section"], row["label"], row["preset"]) for row in rows} == {("ours", "ours, tiny", "64px-half")}
+    assert {(row["section"], row["label"], row["preset"]) for row in rows} == {("ours", "ours, tiny",
+                                                                                "64px-half")}
     assert {(row["epochs"], row["augment"], row["weight_decay"]) for row in rows} == {(3, "light", 0.0005)}
     name = rows[0]["run"]
     record = json.loads(Path(f"results/task1/runs/{name}.json").read_text())
     assert name.startswith("64px-half-tiny-8px-channelset-") and record["task"] == "task1"
-    assert record["trained_with"]["commit"] and len(record["dataset_digest"]) == 64 and len(record["history"]) == 3
+    assert record["trained_with"]["commit"] and len(record["dataset_digest"]) == 64 and len(
+        record["history"]) == 3
     assert rows[0]["hardware"] == record["trained_with"]["hardware"]
     with gzip.open(f"results/task1/predictions/{name}-test.csv.gz", "rt") as file:
         predictions = list(csv.DictReader(file))
@@ -274,12 +309,14 @@ def test_evaluation_writes_table_record_and_predictions(command, trained, read_r
 def test_rgb_network_under_other_fill_rules(command, tiny, read_rows):
     command(train_task1, *tiny, "--sampler", "none", "--out", "run")
     for fill in ("black", "mean", "regression"):
-        command(eval_channels, "run/model.pt", "--results", "results", "--fill", fill, "--repeats", 1, "--split", "val")
+        command(eval_channels, "run/model.pt", "--results", "results", "--fill", fill, "--repeats", 1,
+                "--split", "val")
     command(eval_channels, "run/model.pt", "--results", "results", "--section", "specialist", "--name", "s",
             "--repeats", 1)
     rows = read_rows("results/task1/channels.csv")
     assert {(row["model"], row["test_fill"], row["section"]) for row in rows} == {
-        ("rgb-only", "black", "baseline"), ("rgb-only", "mean", "baseline"), ("rgb-only", "regression", "baseline"),
+        ("rgb-only", "black", "baseline"), ("rgb-only", "mean", "baseline"),
+        ("rgb-only", "regression", "baseline"),
         ("s", None, "specialist")}
     assert [row["subset"] for row in rows if row["model"] == "s"] == ["RGB", "RGB"]
     full = {row["top1_pct"] for row in rows if row["subset"] == "RGB" and row["split"] == "val"}
@@ -299,7 +336,8 @@ def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows
     command(eval_channels, "other/model.pt", "--results", "results", "--repeats", 1)
     rows = read_rows("results/task1/channels.csv")
     assert len({row["run"] for row in rows}) == 2 and len(rows) == 28
-    assert {word for row in rows for word in row["options"].split() if word.startswith("lr=")} == {"lr=0.01", "lr=0.02"}
+    assert {word for row in rows for word in row["options"].split() if word.startswith("lr=")} == {"lr=0.01",
+                                                                                                   "lr=0.02"}
     Path("alone").mkdir()
     Path("alone/model.pt").write_bytes(trained.read_bytes())   # a model copied without its log
     command(eval_channels, "alone/model.pt", "--results", "elsewhere", "--repeats", 1)
@@ -310,20 +348,26 @@ def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows
 @pytest.mark.parametrize("options, message", [
     (["--image-size", "0"], "--image-size 0: must be at least 1"), (["--epochs", "-1"], "--epochs -1"),
     (["--channels", "X"], "no channel 'X'; the channels are R, G, B"), (["--channels", "RR"], "repeated"),
-    (["--batch-size", "99"], "--batch-size 99 is larger than the 12 training images"), (["--lr", "0"], "--lr 0.0"), (["--device", "gpu"], "--device gpu: expected"),
-    (["--fraction", "0"], "--fraction 0.0: must be above 0 and at most 1"), (["--fraction", "1.01"], "--fraction 1.01"),
-    (["--fraction", "nan"], "--fraction nan"), (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
+    (["--batch-size", "99"], "--batch-size 99 is larger than the 12 training images"),
+    (["--lr", "0"], "--lr 0.0"), (["--device", "gpu"], "--device gpu: expected"),
+    (["--fraction", "0"], "--fraction 0.0: must be above 0 and at most 1"),
+    (["--fraction", "1.01"], "--fraction 1.01"),
+    (["--fraction", "nan"], "--fraction nan"),
+    (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
     (["--batch-size", "1"], "at least 2"), (["--label-smoothing", "2"], "--label-smoothing"),
     (["--data", "nowhere"], "nowhere"),
-    pytest.param(["--device", "cuda"], "use --device cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"))])
+    pytest.param(["--device", "cuda"], "use --device cpu",
+                 marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"))])
 def test_bad_options_name_the_option(command, options, message, tiny):
     with pytest.raises(UserError, match=message):
         command(train_task1, *tiny, *options)
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"), (["--fill", "wiener"], "invalid choice: 'wiener'"),
-    (["--imagesize=9"], "unknown option --imagesize; did you mean --image-size?"), (["stray"], "unexpected argument 'stray'")])
+    (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
+    (["--fill", "wiener"], "invalid choice: 'wiener'"),
+    (["--imagesize=9"], "unknown option --imagesize; did you mean --image-size?"),
+    (["stray"], "unexpected argument 'stray'")])
 def test_unknown_options_name_the_nearest(command, capsys, options, message):
     with pytest.raises(SystemExit) as stop:
         command(train_task1, *options)
@@ -331,7 +375,8 @@ def test_unknown_options_name_the_nearest(command, capsys, options, message):
 
 
 def test_errors_are_one_line_and_status_two(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "eval_channels.py"), str(tmp_path / "none.pt")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT / "eval_channels.py"), str(tmp_path / "none.pt")],
+                          capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines() == [f"error: no checkpoint at {tmp_path / 'none.pt'}"]
 
@@ -349,8 +394,10 @@ def test_checkpoints_that_are_not_ours(command, trained, tmp_path):
     Path("bomb.pt").write_bytes(pickle.dumps(Bomb()))
     torch.save({"weight": torch.zeros(3)}, "foreign.pt")
     torch.save(Bomb(), "bomb2.pt")
-    for name, message in (("truncated", "truncated"), ("text", "truncated"), ("bomb", "not a readable"), ("bomb2", "not a readable"),
-                          ("foreign", "not a checkpoint of this project"), ("../", "it is a folder|no checkpoint")):
+    for name, message in (("truncated", "truncated"), ("text", "truncated"), ("bomb", "not a readable"),
+                          ("bomb2", "not a readable"),
+                          ("foreign", "not a checkpoint of this project"),
+                          ("../", "it is a folder|no checkpoint")):
         with pytest.raises(UserError, match=message):
             command(eval_channels, f"{name}.pt" if name != "../" else tmp_path, "--results", "results")
     with pytest.raises(UserError, match="'training-state' checkpoint; expected 'task1-model'"):
@@ -396,5 +443,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
 
 def test_learning_rate_warms_up_then_falls_to_zero():
     rates = [engine.learning_rate(step, 100, 10, 1.0) for step in range(101)]
-    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0 and rates[55] == pytest.approx(0.5) and rates[100] == 0
-    assert all(a < b for a, b in zip(rates[:10], rates[1:])) and all(a > b for a, b in zip(rates[10:], rates[11:]))
+    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5) and rates[100] == 0
+    assert all(a < b for a, b in zip(rates[:10], rates[1:])) and all(a > b
+                                                                     for a, b in zip(rates[10:], rates[11:]))

@@ -1,9 +1,11 @@
-"""Measure the speeds this project promises, each against its reference in alternating pairs; medians of the ratios.
+"""Measure the speeds this project promises, each against its reference in alternating pairs; medians of the
+ratios.
 
     python -m tools.benchmark                 # all three
     python -m tools.benchmark stem --pairs 20 # the stem alone
 
-cache   images decoded into the pixel cache a second, against a bare Pillow loop on all cores doing the same decoding
+cache   images decoded into the pixel cache a second, against a bare Pillow loop on all cores doing the same
+decoding
 data    share of a CPU training step that making the batch takes
 stem    a training step with ChannelSetConv2d and one channel set an image, against the plain Conv2d
 """
@@ -60,8 +62,9 @@ def bench_cache(args) -> None:
             ours = time.perf_counter() - start
         ratios.append(bare / ours)
         speeds.append(len(paths) / ours)
-    print(f"cache: {statistics.median(speeds):,.0f} images/s to {size} px, {100 * statistics.median(ratios):.0f} % of "
-          f"the bare Pillow loop's speed (pairs: {', '.join(f'{100 * r:.0f}' for r in ratios)})")
+    print(f"cache: {statistics.median(speeds):,.0f} images/s to {size} px, "
+          f"{100 * statistics.median(ratios):.0f} % of the bare Pillow loop's speed (pairs: "
+          f"{', '.join(f'{100 * r:.0f}' for r in ratios)})")
 
 
 def make_step(width: float, amp: bool, size: int, plain: bool):
@@ -104,12 +107,15 @@ def bench_stem(args) -> None:
             ratios.append(second / first)
         ratios = sorted(ratios[2:])   # the first two warm up
         print(f"stem: {name}, {args.image_size} px, step time {100 * (statistics.median(ratios) - 1):+.1f} % "
-              f"(quartiles {100 * (ratios[len(ratios) // 4] - 1):+.1f}, {100 * (ratios[-1 - len(ratios) // 4] - 1):+.1f})")
+              f"(quartiles {100 * (ratios[len(ratios) // 4] - 1):+.1f}, "
+              f"{100 * (ratios[-1 - len(ratios) // 4] - 1):+.1f})")
 
 
 def bench_data(args) -> None:
-    cached = torch.randint(0, 256, (2000, *[round(args.image_size * 8 / 7)] * 2, 3), dtype=torch.uint8).numpy()
-    batches = Batches(cached, torch.zeros(2000, dtype=torch.int64).numpy(), args.image_size, [0.5] * 3, [0.25] * 3,
+    cached = torch.randint(0, 256, (2000, *[round(args.image_size * 8 / 7)] * 2, 3),
+                           dtype=torch.uint8).numpy()
+    batches = Batches(cached, torch.zeros(2000, dtype=torch.int64).numpy(), args.image_size, [0.5] * 3,
+                      [0.25] * 3,
                       (0, 1, 2), torch.device("cpu"))
     for name, (width, amp) in NETWORKS.items():
         step = make_step(width, amp, args.image_size, plain=True)
@@ -131,7 +137,8 @@ BENCHMARKS = {"cache": bench_cache, "data": bench_data, "stem": bench_stem}
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("which", nargs="*", choices=tuple(BENCHMARKS), default=list(BENCHMARKS), help="benchmarks to run")
+    parser.add_argument("which", nargs="*", choices=tuple(BENCHMARKS), default=list(BENCHMARKS),
+                        help="benchmarks to run")
     parser.add_argument("--data", default="auto", help="data set for `cache`, as in train_task1.py")
     parser.add_argument("--image-size", type=int, default=64, help="px")
     parser.add_argument("--pairs", type=int, default=7, help="repetitions")

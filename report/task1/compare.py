@@ -17,14 +17,17 @@ from report.task1.lines import Line, lines_of
 MEAN = "mean of 7"
 COMPARED = ("model", "run", "other", "other_run")
 STATS = (*SETTING, "split", *COMPARED, "subset", "seeds", "other_seeds", *RESULT)
-VARIANTS = (*SETTING, "split", "group", "variant", "model", "run", "seeds", *SUBSETS, "mean_pct", "mean_sd", "reference",
+VARIANTS = (*SETTING, "split", "group", "variant", "model", "run", "seeds", *SUBSETS, "mean_pct", "mean_sd",
+            "reference",
             "reference_run", *RESULT)
 
 Model = Mapping[str, int]   # channel set -> the entry that answers for it
 
 
 def model_of(setting: Setting, run: Run | dict[str, Run]) -> Model | None:
-    """What the results have of a run, or of a run for each channel set; None without test results on every set."""
+    """What the results have of a run, or of a run for each channel set; None without test results on every
+    set.
+    """
     runs = run if isinstance(run, dict) else dict.fromkeys(SUBSETS, run)
     entries = {subset: setting.find(runs[subset]) for subset in SUBSETS}
     return entries if None not in entries.values() and seeds_of(setting, entries) else None
@@ -45,8 +48,8 @@ def correct(setting: Setting, model: Model, subset: str, seeds: list[int] | None
 def compare(setting: Setting, model: Model, other: Model, subset: str) -> dict | None:
     """model - other on a subset or `MEAN`, with interval and p; None where one of them has no result there.
 
-    Two evaluations of the same trained networks share their seeds, so the spread over seeds is no part of their
-    difference.
+    Two evaluations of the same trained networks share their seeds, so the spread over seeds is no part of
+    their difference.
     """
     subsets = SUBSETS if subset == MEAN else (subset,)
     seeds, other_seeds = seeds_of(setting, model, subsets), seeds_of(setting, other, subsets)
@@ -62,15 +65,18 @@ def compare(setting: Setting, model: Model, other: Model, subset: str) -> dict |
     if not seeds or not other_seeds:
         return None
     a, b = correct(setting, model, subset, seeds), correct(setting, other, subset, other_seeds)
-    return {"seeds": len(a), "other_seeds": len(b), **bootstrap(a.shape[1]).compare(a, b, len(subsets), errors)}
+    return {"seeds": len(a), "other_seeds": len(b),
+            **bootstrap(a.shape[1]).compare(a, b, len(subsets), errors)}
 
 
 def seed_variance(setting: Setting, model: Model, subset: str) -> tuple[float, int | float]:
-    """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where unknown.
+    """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where
+    unknown.
 
-    Pooled over the models of a kind that have several seeds, because a few seeds tell little about one model and a
-    model with one seed varies as well. Kinds: networks for any set; the specialists for a set; each network that was
-    trained without a sampler, by itself (on sets it was not trained for it varies in a way of its own). Where each set
+    Pooled over the models of a kind that have several seeds, because a few seeds tell little about one model
+    and a model with one seed varies as well. Kinds: networks for any set; the specialists for a set; each
+    network that was trained without a sampler, by itself (on sets it was not trained for it varies in a way
+    of its own). Where each set
     has a network of its own, their mean varies less: they are treated as independent.
     """
     every = [dict.fromkeys(SUBSETS, entry) for entry in sorted(set(setting.test["entry"]))]
@@ -96,7 +102,9 @@ def is_specialist(setting: Setting, entry: int) -> bool:
 
 
 def is_sampled(setting: Setting, entry: int, tested_otherwise: bool = False) -> bool:
-    """Whether the network was trained on sets of channels; `tested_otherwise`: even if it is not evaluated as trained."""
+    """Whether the network was trained on sets of channels; `tested_otherwise`: even if it is not evaluated
+    as trained.
+    """
     record = setting.record(entry)
     return record["config"]["sampler"] != "none" and (tested_otherwise or not record["test"])
 
@@ -109,11 +117,14 @@ def pooled(setting: Setting, models: list[Model], subset: str) -> tuple[float, i
 
 
 def compare_models(setting: Setting) -> list[dict]:
-    """Each of our models against the specialists and every baseline: lines of `STATS`, corrected over the setting."""
+    """Each of our models against the specialists and every baseline: lines of `STATS`, corrected over the
+    setting.
+    """
     lines = lines_of(setting, "test")
     specialists = [line for line in lines if line.section == "specialist"]
     others = specialists + [line for line in lines if line.section == "baseline"]
-    found = [{**dict(zip(SETTING, setting.key)), "split": "test", **names(setting, ours, other), "subset": subset,
+    found = [{**dict(zip(SETTING, setting.key)), "split": "test", **names(setting, ours, other),
+              "subset": subset,
               **result}
              for ours in lines if ours.section == "ours" for other in others for subset in (MEAN, *SUBSETS)
              if has(ours, subset) and has(other, subset)
@@ -133,7 +144,8 @@ def names(setting: Setting, line: Line, other: Line) -> dict[str, str]:
 
 
 def ablations(setting: Setting) -> list[dict]:
-    """Every variant of `grids.task1.ABLATIONS` against its reference: lines of `VARIANTS`, corrected over the setting.
+    """Every variant of `grids.task1.ABLATIONS` against its reference: lines of `VARIANTS`, corrected over the
+    setting.
 
     A group with one variant is left out, and a variant that is another one at this preset.
     """
@@ -152,13 +164,15 @@ def ablations(setting: Setting) -> list[dict]:
         for label, run, model, against, reference in known if len(known) > 1 else ():
             result = compare(setting, model, reference, MEAN) if reference and model != reference else None
             top1 = {subset: 100 * correct(setting, model, subset, seeds_of(setting, model)).mean(1)
-                    for subset in SUBSETS}                                                       # (seeds,) each
+                    # (seeds,) each
+                    for subset in SUBSETS}
             means = np.mean(list(top1.values()), axis=0).tolist()
             lines.append({
                 **dict(zip(SETTING, setting.key)), "split": "test", "group": group, "variant": label,
                 **dict(zip(("model", "run"), title(setting, run, model))),
                 **{subset: float(values.mean()) for subset, values in top1.items()}, "seeds": len(means),
-                "mean_pct": statistics.fmean(means), "mean_sd": statistics.stdev(means) if len(means) > 1 else None,
+                "mean_pct": statistics.fmean(means),
+                "mean_sd": statistics.stdev(means) if len(means) > 1 else None,
                 **dict(zip(("reference", "reference_run"), title(setting, against, reference))),
                 **{key: (result or {}).get(key) for key in RESULT[:-1]}})
     return adjusted(lines, ("run", "reference_run"))
@@ -175,5 +189,6 @@ def title(setting: Setting, run: Run | dict[str, Run], model: Model | None) -> t
 
 def identity(setting: Setting, model: Model) -> tuple:
     """The same for two models that are the same networks, evaluated alike."""
-    tests = [{key: value for key, value in setting.record(model[s])["test"].items() if key != "subsets"} for s in SUBSETS]
+    tests = [{key: value for key, value in setting.record(model[s])["test"].items() if key != "subsets"}
+             for s in SUBSETS]
     return tuple((setting.trained(model[s]), tuple(sorted(test.items()))) for s, test in zip(SUBSETS, tests))

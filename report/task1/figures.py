@@ -22,10 +22,12 @@ def make_figures(setting: Setting) -> dict[str, tuple]:
     lines = lines_of(setting, "test")
     where, made = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}", {}
     for kind, draw, data, title in (
-            ("channels", figures.channel_bars, _bars(setting, lines), "top-1 by channels present, test split"),
+            ("channels", figures.channel_bars, _bars(setting, lines),
+             "top-1 by channels present, test split"),
             ("map", figures.subset_map, _map(lines), "top-1 by model and channels present, test split"),
             ("cost", figures.accuracy_against_cost, _cost(lines), "accuracy against cost, test split"),
-            ("retention", figures.lines, _retention(setting, lines), "accuracy kept as channels go, test split"),
+            ("retention", figures.lines, _retention(setting, lines),
+             "accuracy kept as channels go, test split"),
             ("curves", figures.lines, _curves(setting), "training curves, validation split, seed 0"),
             ("length", figures.lines, _lengths(setting), "accuracy against training compute, test split"),
             ("kernels", figures.kernels, _kernels(setting), "kernels that the channel-set stem generates"),
@@ -39,7 +41,8 @@ def make_figures(setting: Setting) -> dict[str, tuple]:
 
 def _chosen(setting: Setting, lines: list[Line]) -> dict[str, Line]:
     """Name in the legend -> line, of the models that figures with little room show, in their order."""
-    by_entry = {entry: line for line in lines for entry in line.entries.values() if line.section != "specialist"}
+    by_entry = {entry: line for line in lines
+                for entry in line.entries.values() if line.section != "specialist"}
     chosen = {name: by_entry.get(setting.find(run)) for name, run in FIGURE_MODELS.items()}
     chosen[SEVEN] = next((line for line in lines if line.section == "specialist"), None)
     return {name: line for name, line in chosen.items() if line is not None}
@@ -81,8 +84,10 @@ def _retention(setting: Setting, lines: list[Line]):
     for name, line in _chosen(setting, lines).items():
         if line.entries.keys() >= set(SUBSETS):
             top1 = _means(line, "top1_pct")
-            by_n = [statistics.fmean(value for subset, value in top1.items() if len(subset) == n) for n in (3, 2, 1)]
-            series.append({"name": name, "x": [3, 2, 1], "y": by_n, "kept": [100 * v / by_n[0] for v in by_n]})
+            by_n = [statistics.fmean(value for subset, value in top1.items() if len(subset) == n)
+                    for n in (3, 2, 1)]
+            series.append({"name": name, "x": [3, 2, 1], "y": by_n,
+                           "kept": [100 * v / by_n[0] for v in by_n]})
     return series and {"panels": [
         {"x": "channels present", "y": "top-1, mean over the sets of that size (%)", "series": series},
         {"x": "channels present", "y": "share of the model's own RGB top-1 (%)",
@@ -110,7 +115,8 @@ def _curves(setting: Setting):
 
 
 def _lengths(setting: Setting):
-    panel = {"x": "epochs, all networks together", "y": "top-1, mean of the seven sets (%)", "log": True, "series": []}
+    panel = {"x": "epochs, all networks together", "y": "top-1, mean of the seven sets (%)", "log": True,
+             "series": []}
     for name, points in LENGTHS.items():
         known = [(epochs, model) for epochs, run in points if (model := model_of(setting, run))]
         values = [statistics.fmean(100 * correct(setting, model, subset).mean() for subset in SUBSETS)
@@ -124,7 +130,8 @@ def _kernels(setting: Setting):
     return setting.records.get((setting.find(CHANNELSET), 0), {}).get("kernels")
 
 
-def _counts(setting: Setting, model: dict[str, int], subset: str, seeds: list[int]) -> tuple[list[str], np.ndarray]:
+def _counts(setting: Setting, model: dict[str, int], subset: str, seeds: list[int]) -> tuple[list[str],
+                                                                                             np.ndarray]:
     """Names of the classes and the confusion matrix over seeds, in % of the true class."""
     predictions = dict(zip(setting.seeds(model[subset], subset), setting.predictions(model[subset], subset)))
     kept = [predictions[seed] for seed in seeds]

@@ -41,7 +41,8 @@ class Line(NamedTuple):
     def told(self) -> list[str]:
         """Cells of what tells the line from others of its label: evaluation, epochs, augmentation."""
         row = self.rows.iloc[0]
-        test = [f"{row['test_fill']} fill"] * pd.notna(row["test_fill"]) + [row["test_probe"]] * pd.notna(row["test_probe"])
+        test = [f"{row['test_fill']} fill"] * pd.notna(row["test_fill"]) + [row["test_probe"]] * pd.notna(
+            row["test_probe"])
         return [", ".join(test) or "as trained", str(row["epochs"]), row["augment"]]
 
 
@@ -58,8 +59,9 @@ def lines_of(setting: Setting, split: str) -> list[Line]:
         section = members["section"].iloc[0]
         twice = members[members.duplicated(["subset", "seed"], keep=False)]
         if len(twice):
-            raise UserError(f"specialists {' and '.join(twice['run'][:2])} both claim subset {twice['subset'].iloc[0]}, "
-                            f"seed {twice['seed'].iloc[0]}: keep each at its own subset, in one architecture a setting")
+            raise UserError(f"specialists {' and '.join(twice['run'][:2])} both claim subset "
+                            f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep each at its own "
+                            f"subset, in one architecture a setting")
         name = SEVEN if section == "specialist" else members["label"].iloc[0]
         entries = dict(zip(members["subset"], members["entry"]))
         lines.append(Line(name, section, members, {s: entries[s] for s in sorted(entries, key=subset_order)}))

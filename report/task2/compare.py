@@ -14,10 +14,13 @@ from report.compare import RESULT, Setting, adjusted, bootstrap
 from utils import UserError
 
 STRONGEST, SAME_STEM = "strongest", "same stem"   # the ResNet-34s that a model is compared with
-RATIOS = (*SETTING, "split", "section", "model", "label", "stem", "width", "epochs", "augment", "weight_decay", "run",
-          "strict_depth", "seeds", "top1_pct", "comparison", "denominator", "denominator_run", "denominator_seeds",
+RATIOS = (*SETTING, "split", "section", "model", "label", "stem", "width", "epochs", "augment",
+          "weight_decay", "run",
+          "strict_depth", "seeds", "top1_pct", "comparison", "denominator", "denominator_run",
+          "denominator_seeds",
           "denominator_top1_pct", "ratio", "ci95_low", "ci95_high", "p_value", "p_holm")
-VARIANTS = (*SETTING, "split", "group", "variant", "model", "run", "strict_depth", "macs", "seeds", "top1_pct", "top1_sd",
+VARIANTS = (*SETTING, "split", "group", "variant", "model", "run", "strict_depth", "macs", "seeds",
+            "top1_pct", "top1_sd",
             "reference", "reference_run", *RESULT)
 CONFUSIONS = 8   # how many the table shows
 
@@ -33,10 +36,11 @@ def top1(setting: Setting, entry: int) -> np.ndarray:
 
 
 def seed_variance(setting: Setting) -> tuple[float, int | float]:
-    """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where unknown.
+    """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where
+    unknown.
 
-    Pooled over all models that have several seeds, because a few seeds tell little about one model and a model with one
-    seed varies as well.
+    Pooled over all models that have several seeds, because a few seeds tell little about one model and a
+    model with one seed varies as well.
     """
     return pooled_variance([top1(setting, entry) for entry in dict.fromkeys(setting.test["entry"])])
 
@@ -62,8 +66,8 @@ def ratio(setting: Setting, entry: int, other: int) -> dict:
         return bootstrap(a.shape[1]).ratio(a, b, errors)
     except ValueError as error:
         name = setting.describe(other)
-        raise UserError(f"{setting.describe(entry)} / {name}: {error}; train {name} longer, or evaluate it with "
-                        "another --section") from error
+        raise UserError(f"{setting.describe(entry)} / {name}: {error}; train {name} longer, or evaluate it "
+                        f"with another --section") from error
 
 
 def best(setting: Setting, entries: list[int]) -> int | None:
@@ -79,8 +83,8 @@ def in_section(setting: Setting, section: str) -> list[int]:
 
 
 def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST) -> int | None:
-    """The ResNet-34 with the highest mean validation top-1 of those trained for no more epochs than the entry (None: of
-    all); None where there is none.
+    """The ResNet-34 with the highest mean validation top-1 of those trained for no more epochs than the entry
+    (None: of all); None where there is none.
 
     Args:
         comparison: STRONGEST, or SAME_STEM: of those with the entry's first convolution.
@@ -89,21 +93,25 @@ def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST
         if entry is None:
             return True
         ours, theirs = setting.of(entry).iloc[0], setting.of(other).iloc[0]
-        return theirs["epochs"] <= ours["epochs"] and (comparison == STRONGEST or theirs["stem"] == ours["stem"])
+        return theirs["epochs"] <= ours["epochs"] and (comparison == STRONGEST
+                                                       or theirs["stem"] == ours["stem"])
     return best(setting, [other for other in in_section(setting, "reference") if fits(other)])
 
 
 def headline(setting: Setting) -> tuple[int | None, int | None]:
-    """The two networks that are compared in detail: ours with the highest mean validation top-1, and its denominator."""
+    """The two networks that are compared in detail: ours with the highest mean validation top-1, and its
+    denominator.
+    """
     ours = best(setting, in_section(setting, "ours"))
     return ours, denominator(setting, ours)
 
 
 def ratios(setting: Setting) -> list[dict]:
-    """Every model but the ablations against its denominators: lines of `RATIOS`, corrected over each comparison.
+    """Every model but the ablations against its denominators: lines of `RATIOS`, corrected over each
+    comparison.
 
-    A model without a denominator has no line, nor has a denominator against itself. Most ablations are shorter
-    trainings, which have references of their own.
+    A model without a denominator has no line, nor has a denominator against itself. Most ablations are
+    shorter trainings, which have references of their own.
     """
     table = []
     for comparison in (STRONGEST, SAME_STEM):
@@ -117,14 +125,18 @@ def ratios(setting: Setting) -> list[dict]:
                 "run": setting.run_name(entry), "strict_depth": setting.same(entry, "strict_depth"),
                 "seeds": len(setting.seeds(entry)), "top1_pct": float(top1(setting, entry).mean()),
                 "comparison": comparison, "denominator": setting.describe(against),
-                "denominator_run": setting.run_name(against), "denominator_seeds": len(setting.seeds(against)),
-                "denominator_top1_pct": float(top1(setting, against).mean()), **ratio(setting, entry, against)})
+                "denominator_run": setting.run_name(against),
+                "denominator_seeds": len(setting.seeds(against)),
+                "denominator_top1_pct": float(top1(setting, against).mean()),
+                **ratio(setting, entry, against)})
         table += adjusted(lines, ("run", "denominator_run"))
     return table
 
 
 def ablations(setting: Setting) -> list[dict]:
-    """Every variant of `grids.task2.ABLATIONS` against its reference: lines of `VARIANTS`, corrected over the setting."""
+    """Every variant of `grids.task2.ABLATIONS` against its reference: lines of `VARIANTS`, corrected over
+    the setting.
+    """
     lines = []
     for group, variants in ABLATIONS.items():
         known = [(label, entry, *against) for label, run, *against in variants
@@ -146,7 +158,9 @@ def ablations(setting: Setting) -> list[dict]:
 
 
 def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Kind of image -> whether each is one, from what two models answer: of the shape of their answers, (..., N)."""
+    """Kind of image -> whether each is one, from what two models answer: of the shape of their answers,
+    (..., N).
+    """
     (one, other), (p, q) = answers, answers.values()
     a, b = p == labels, q == labels
     return {"both right": a & b, f"only {one} right": a & ~b, f"only {other} right": b & ~a,
@@ -156,24 +170,28 @@ def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, n
 def mistakes(setting: Setting) -> dict | None:
     """Where the two networks of `headline` go wrong, means over the seeds that both have; None without both.
 
-    `shares`: kind of image -> percent; `confusions`: (true class, taken for, ours, denominator), in percent of the
-    class, the commonest ones of ours.
+    `shares`: kind of image -> percent; `confusions`: (true class, taken for, ours, denominator), in percent
+    of the class, the commonest ones of ours.
     """
     ours, against = headline(setting)
     if ours is None or against is None:
         return None
     pairs = list(zip(setting.predictions(ours), setting.predictions(against)))
     labels = pairs[0][0].labels
-    answers = np.array([[p.by_column[SINGLE] for p in pair] for pair in pairs])                      # (seeds, 2, N)
+    # (seeds, 2, N)
+    answers = np.array([[p.by_column[SINGLE] for p in pair] for pair in pairs])
     one, other = setting.describe(ours), setting.describe(against)
     kinds = agreement(labels, {one: answers[:, 0], other: answers[:, 1]})
     names = list(class_names(pairs[0][0].images, labels).values())
     counts = np.array([sum(confusion_matrix(labels, of_seed, len(names)) for of_seed in of_model)
-                       for of_model in answers.swapaxes(0, 1)])                                      # (2, K, K)
+                       # (2, K, K)
+                       for of_model in answers.swapaxes(0, 1)])
     rates = 100 * counts / counts.sum(2, keepdims=True)
     wrong = rates[0] * ~np.eye(len(names), dtype=bool)
-    worst = [divmod(int(cell), len(names)) for cell in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+    worst = [divmod(int(cell), len(names)) for cell in np.argsort(-wrong, axis=None,
+                                                                  kind="stable")[:CONFUSIONS]
              if wrong.flat[cell]]
     return {"ours": one, "denominator": other, "seeds": len(pairs),
             "shares": {kind: 100 * float(images.mean()) for kind, images in kinds.items()},
-            "confusions": [(names[i], names[j], float(rates[0, i, j]), float(rates[1, i, j])) for i, j in worst]}
+            "confusions": [(names[i], names[j], float(rates[0, i, j]), float(rates[1, i, j]))
+                           for i, j in worst]}

@@ -9,7 +9,8 @@ from report.task2.compare import RATIOS, VARIANTS, ablations, headline, mistakes
 from report.task2.figures import KINDS, make_figures
 from report.task2.tables import cost_table, main_table, mistakes_table, variant_table
 
-POINTS = dict.fromkeys(("top1_pct", "top1_sd", "denominator_top1_pct", "difference_points", "ci95_low", "ci95_high"), 2)
+POINTS = dict.fromkeys(("top1_pct", "top1_sd", "denominator_top1_pct", "difference_points", "ci95_low",
+                        "ci95_high"), 2)
 SHARES = dict.fromkeys(("ratio", "ci95_low", "ci95_high"), 4)
 WHOLE = dict.fromkeys(("strict_depth", "macs", "seeds"), 0)
 

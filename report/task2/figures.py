@@ -29,9 +29,12 @@ def make_figures(setting: Setting, ratios: list[dict]) -> dict[str, tuple]:
             ("depth", figures.share_against_depth, _depth(setting, shares, against, shown),
              f"top-1 in % of that of {names[1]}, by strict depth, test split"),
             ("cost", figures.top1_against_cost, _cost(setting), "accuracy against cost, test split"),
-            ("field", figures.lines, _field(mine), "how far from the centre the last layer's centre looks, seed 0"),
-            ("confusion", figures.confusion, _confusion(setting, ours), f"confusions of {names[0]}, test split"),
-            ("classes", figures.class_differences, _classes(setting, ours, against), "recall by class, test split"),
+            ("field", figures.lines, _field(mine),
+             "how far from the centre the last layer's centre looks, seed 0"),
+            ("confusion", figures.confusion, _confusion(setting, ours),
+             f"confusions of {names[0]}, test split"),
+            ("classes", figures.class_differences, _classes(setting, ours, against),
+             "recall by class, test split"),
             ("curves", figures.lines, _curves(mine), "training curves, validation split, seed 0"),
             ("fraction", figures.lines, _fraction(setting), "accuracy against training data, test split")):
         if data:
@@ -41,21 +44,25 @@ def make_figures(setting: Setting, ratios: list[dict]) -> dict[str, tuple]:
 
 def _depth(setting: Setting, shares: list[dict], against: int | None, shown: dict[str, int]):
     legend = {setting.run_name(entry): name for name, entry in shown.items()}
-    chosen = [line for line in shares if line["denominator_run"] == setting.run_name(against) and line["run"] in legend]
+    chosen = [line for line in shares
+              if line["denominator_run"] == setting.run_name(against) and line["run"] in legend]
     points = [{"name": legend[line["run"]], "depth": int(line["strict_depth"]), "share": 100 * line["ratio"],
                "low": 100 * line["ci95_low"], "high": 100 * line["ci95_high"]} for line in chosen]
     if not points:
         return None
-    whole = {"name": legend.get(setting.run_name(against), setting.describe(against)), "share": 100.0, "low": 100.0,
+    whole = {"name": legend.get(setting.run_name(against), setting.describe(against)), "share": 100.0,
+             "low": 100.0,
              "high": 100.0, "depth": int(setting.same(against, "strict_depth"))}
     return sorted([*points, whole], key=lambda point: (point["depth"], point["name"]))
 
 
 def _cost(setting: Setting):
-    timed = all(mean(setting, entry, "latency_ms_b1") for entry in setting.compared)   # a panel needs all of its points
+    # a panel needs all of its points
+    timed = all(mean(setting, entry, "latency_ms_b1") for entry in setting.compared)
     return [{"name": setting.describe(entry), "top1": mean(setting, entry, "top1_pct"),
              "macs": mean(setting, entry, "macs") / 1e6,
-             **({"latency": mean(setting, entry, "latency_ms_b1")} if timed else {})} for entry in setting.compared]
+             **({"latency": mean(setting, entry, "latency_ms_b1")} if timed else {})}
+            for entry in setting.compared]
 
 
 def _field(records: dict[str, dict]):
@@ -65,7 +72,8 @@ def _field(records: dict[str, dict]):
         if field and field["size_px"]:   # None: the whole image
             half = (field["size_px"] - 1) / 2
             inputs.add(field["input_px"])
-            series.append({"name": f"{name} (field {field['size_px']} px)", "x": list(range(len(field["profile"]))),
+            series.append({"name": f"{name} (field {field['size_px']} px)",
+                           "x": list(range(len(field["profile"]))),
                            "y": [100 * share for share in field["profile"]],
                            **({"mark": half} if half < len(field["profile"]) else {})})
     return series and {"panels": [{
