@@ -205,7 +205,7 @@ class Trainer:
             UserError: the loss is not finite; the checkpoint of the last whole epoch is kept.
         """
         self.open_run()
-        config, total = self.config, self.config.epochs * self.steps_per_epoch
+        total = self.config.epochs * self.steps_per_epoch
         handlers = {s: signal.signal(s, lambda number, _: setattr(self, "stopped", number))
                     for s in (signal.SIGINT, signal.SIGTERM)}
         interactive = sys.stderr.isatty()

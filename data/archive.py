@@ -1,11 +1,9 @@
-"""Fetch an archive over HTTP, resuming where it was cut off, and unpack a zip that nobody vouches for."""
+"""Fetch an archive over HTTP, resuming where it was cut off; a zip is used as it is, never unpacked."""
 from __future__ import annotations
 
 import http.client
 import os
-import re
 import shutil
-import stat
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -94,57 +92,3 @@ def _fetch(url: str, part: Path, progress: bool) -> bool:
             except (http.client.HTTPException, ConnectionError, TimeoutError):
                 return False
     return total is None or part.stat().st_size >= total
-
-
-def _check_member(info: zipfile.ZipInfo, archive: Path) -> None:
-    """Refuse a member that would be written outside the folder, or is no plain file.
-
-    Raises:
-        UserError: naming it.
-    """
-    name, kind = info.orig_filename, stat.S_IFMT(info.external_attr >> 16)
-    if name.startswith("/") or "\\" in name or "\0" in name or re.match(r"[A-Za-z]:",
-                                                                        name) or ".." in name.split("/"):
-        raise UserError(f"{archive} holds the unsafe path {name!r}; nothing was unpacked. "
-                        "Get the archive from its source.")
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise UserError(f"{archive} holds {name!r}, a link or special file; nothing was unpacked. "
-                        "Get the archive from its source.")
-
-
-def unpack(archive: str | Path, folder: str | Path, progress: bool = True) -> Path:
-    """Unpack a zip into `folder`; a file of the right size that is there already is kept, so it can be
-    resumed.
-
-    Raises:
-        UserError: damaged zip, unsafe member, or too little disk space for the sizes it declares.
-    """
-    archive, folder = Path(archive), Path(folder).resolve()
-    try:
-        with zipfile.ZipFile(archive) as source:
-            members = [info for info in source.infolist() if not info.is_dir()]
-            for info in source.infolist():
-                _check_member(info, archive)
-            missing = [info for info in members if not _is_there(folder / info.filename, info.file_size)]
-            folder.mkdir(parents=True, exist_ok=True)
-            need, free = sum(info.file_size for info in missing), shutil.disk_usage(folder).free
-            if need > free:
-                raise UserError(f"{archive} unpacks to {need / 1e9:.2f} GB, but {folder} has "
-                                f"{free / 1e9:.2f} GB free; nothing was unpacked. A zip can be used as it "
-                                f"is, without unpacking.")
-            for parent in {(folder / info.filename).parent for info in missing}:
-                if not parent.resolve().is_relative_to(folder):   # through a link that was there before
-                    raise UserError(f"{parent} leads out of {folder}; unpack into an empty folder")
-                parent.mkdir(parents=True, exist_ok=True)
-            for info in tqdm(missing, desc="unpacking", unit=" files", disable=not progress):
-                # reads file_size at most
-                with source.open(info) as data, open(folder / info.filename, "wb") as out:
-                    shutil.copyfileobj(data, out)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"cannot unpack {archive}: {error}. Free disk space, or download the archive again; "
-                        "files already unpacked are kept.") from error
-    return folder
-
-
-def _is_there(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size

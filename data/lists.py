@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.decode import ImageReader  # noqa: F401  (the reader belongs to this module's interface)
 from data.demo import make_demo
 from data.source import PASSED_OVER, open_source
 from utils import ROOT, UserError

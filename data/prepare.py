@@ -4,13 +4,12 @@ from __future__ import annotations
 import argparse
 import io
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.archive import download, unpack
+from data.archive import download
 from data.cache import open_cache
 from data.decode import ImageReader
 from data.demo import make_demo
@@ -79,11 +78,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub.add_argument("--out", default=str(ROOT / "data"), metavar="FOLDER",
                      help="where it goes (default: %(default)s)")
 
-    sub = command("unpack", "unpack an archive; not needed, as a zip can be used as it is",
-                  "unpack data/images.zip")
-    sub.add_argument("zip", metavar="ZIP", type=Path, help="the archive")
-    sub.add_argument("--out", type=Path, metavar="FOLDER", help="where it goes (default: ZIP without .zip)")
-
     sub = command("check", "check lists and images, and count them", "check data/images.zip --decode")
     add_source(sub)
     sub.add_argument("--decode", action="store_true", help="decode every image as well")
@@ -113,8 +107,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.command == "download":
         print(f"ready: {download(args.url, args.out)} (no need to unpack it)")
-    elif args.command == "unpack":
-        print(f"unpacked: {unpack(args.zip, args.out or args.zip.with_suffix(''))}")
     elif args.command == "check":
         check(read_lists(find_dataset(args.source)), args.decode, args.workers)
     elif args.command == "demo":

@@ -7,7 +7,8 @@ import pytest
 
 from data import lists as lists_module
 from data.demo import make_demo
-from data.lists import ImageReader, find_dataset, parse_list, read_lists
+from data.decode import ImageReader
+from data.lists import find_dataset, parse_list, read_lists
 from utils import UserError
 
 

@@ -1,13 +1,11 @@
-"""Download, unpack, check, demo and cache from the command line."""
-import stat
+"""Download, check, demo and cache from the command line."""
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from data import archive as archive_module
-from data.archive import download, unpack
+from data.archive import download
 from data.prepare import main
 from utils import UserError
 
@@ -108,57 +106,6 @@ def test_download_errors(server, tmp_path, monkeypatch):
                         lambda _: archive_module.shutil._ntuple_diskusage(9, 9, 0))
     with pytest.raises(UserError, match="GB free; free disk space"):
         download(server.url, tmp_path, progress=False)
-
-
-def test_unpack_and_go_on(tiny_dataset, tmp_path, zipped):
-    archive = zipped(tiny_dataset, tmp_path / "set.zip")
-    main(["unpack", str(archive)])
-    path = "images/n00000001/n00000001_3.JPEG"
-    unpacked = tmp_path / "set"
-    whole = (unpacked / path).read_bytes()
-    assert whole == (tiny_dataset / path).read_bytes()
-    (unpacked / path).write_bytes(whole[:10])   # as an interruption leaves it
-    kept = (unpacked / "train.txt").stat().st_mtime_ns
-    unpack(archive, unpacked, progress=False)
-    assert (unpacked / path).read_bytes() == whole and (unpacked / "train.txt").stat().st_mtime_ns == kept
-
-
-@pytest.mark.parametrize("name", ["/abs.txt", "../up.txt", "a/../../up.txt", "C:/x.txt", "C:x.txt", "a\\..\\up.txt"])
-def test_unpack_refuses_unsafe_paths(tmp_path, name):
-    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
-        archive.writestr("good.txt", "good")
-        archive.writestr(name, "bad")
-    with pytest.raises(UserError, match="unsafe path.*nothing was unpacked"):
-        unpack(tmp_path / "bad.zip", tmp_path / "out", progress=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.zip"]
-
-
-def test_unpack_refuses_links(tmp_path):
-    info = zipfile.ZipInfo("link")
-    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
-        archive.writestr(info, "/etc/passwd")
-    with pytest.raises(UserError, match="a link or special file"):
-        unpack(tmp_path / "bad.zip", tmp_path / "out", progress=False)
-    with zipfile.ZipFile(tmp_path / "through.zip", "w") as archive:
-        archive.writestr("way/x.txt", "x")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "way").symlink_to(tmp_path)
-    with pytest.raises(UserError, match="leads out of"):
-        unpack(tmp_path / "through.zip", tmp_path / "out", progress=False)
-    assert not (tmp_path / "x.txt").exists()
-
-
-def test_unpack_refuses_a_bomb_and_damage(tmp_path, monkeypatch, tiny_dataset, zipped):
-    archive = zipped(tiny_dataset, tmp_path / "set.zip")
-    (tmp_path / "short.zip").write_bytes(archive.read_bytes()[:-100])
-    with pytest.raises(UserError, match="cannot unpack .*short.zip"):
-        unpack(tmp_path / "short.zip", tmp_path / "out", progress=False)
-    monkeypatch.setattr(archive_module.shutil, "disk_usage",
-                        lambda _: archive_module.shutil._ntuple_diskusage(9, 0, 9))
-    with pytest.raises(UserError, match="nothing was unpacked"):
-        unpack(archive, tmp_path / "out", progress=False)
-    assert not list((tmp_path / "out").iterdir())
 
 
 def test_check(tiny_dataset, capsys):

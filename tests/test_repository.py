@@ -1,6 +1,5 @@
 """What the repository promises about itself."""
 import ast
-import json
 import re
 import subprocess
 import sys
