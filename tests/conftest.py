@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 torch.set_num_threads(1)   # the tests' tensors are tiny: threads would only wait for each other
 
 import train_task1  # noqa: E402  (the path above leads to it)
+from config import CONFIGS, digest, resolve_run, run_folder_name, told_options, training_key  # noqa: E402
+from metrics.accuracy import classification_metrics  # noqa: E402
+from records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
 
 
 @pytest.fixture
@@ -99,3 +102,80 @@ def read_rows():
         table = pd.read_csv(path).astype(object)
         return table.where(table.notna(), None).to_dict("records")
     return read
+
+
+# ---------------------------------------------------------------- made-up results
+
+LABELS = np.repeat(np.arange(4), 25)   # of 100 test images in four classes
+
+
+@pytest.fixture
+def publish(tmp_path):
+    """publish(task, run, accuracy) writes records and predictions of a model below results/.
+
+    The model is right on the first `accuracy` + seed * `spread` of 100 images, shifted by 3 a seed, and wrong on the
+    others by one class. `val`: its top-1 on validation; `more`: of the record; other keywords: columns of its rows.
+    """
+    def write(task, run, accuracy, seeds=(0, 1), spread=0, subsets=SUBSETS, val=None, preset="48px-quarter",
+              dataset="toy", more=None, **columns):
+        for seed in seeds:
+            record = make_record(task, run, preset, dataset, seed, more or {})
+            right = np.roll(np.arange(100) < accuracy + seed * spread, 3 * seed)
+            predicted = np.where(right, LABELS, (LABELS + 1) % 4)
+            names = subsets if task == "task1" else (SINGLE,)
+            for split in ("val", "test"):
+                metrics = classification_metrics(LABELS, predicted, 4)
+                if split == "val" and val is not None:
+                    metrics["top1_pct"] = val
+                record["splits"][split] = [
+                    {**metrics, **costs(task, name), **({"subset": name} if task == "task1" else {}), **columns}
+                    for name in names]
+            files = RunFiles(tmp_path / "results", task, run_name(record))
+            write_predictions(files.predictions, [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)], LABELS,
+                              dict.fromkeys(names, predicted))
+            write_record(files, record)
+        return files
+    return write
+
+
+def costs(task: str, name: str) -> dict:
+    if task == "task1":
+        return {"params": 1_000_000, "macs": 10_000_000 * len(name), "latency_ms": 1.0 * len(name)}
+    return {"strict_depth": 6, "train_depth": 11, "params": 1_000_000, "macs": 10_000_000, "latency_ms_b1": 2.0,
+            "latency_ms_b256": 200.0, "peak_mem_mb": 12.5, "train_s": 90.0}
+
+
+def make_record(task: str, run, preset: str, dataset: str, seed: int, more: dict) -> dict:
+    trained, options = run.parts[0] if run.parts else run, {}
+    if run.teacher:
+        teacher = resolve_run(task, run.teacher.options, preset, name=run.teacher.model, seed=seed)
+        options["teacher"] = f"runs/{preset}/{run_folder_name(teacher)}/model.pt"
+    config = resolve_run(task, {**trained.options, **options}, preset, name=run.model, seed=seed)
+    machine = {"commit": "0" * 40, "hardware": "made up", "threads": 1}
+    return {
+        "task": task, "preset": preset, "dataset": dataset, "image_size": config.image_size, "section": run.section,
+        "model": run.model, "label": run.label, "seed": seed, "test": run.test, "options": told_options(config),
+        "digest": digest(training_key(vars(config), CONFIGS[task]), sorted(run.test.items())), "config": vars(config),
+        "trained_with": machine, "evaluated_with": machine, "train_s": 60.0, "weighted_operations": 30,
+        "history": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_top1_pct": 40.0}], "splits": {}, **more}
+
+
+@pytest.fixture
+def cells():
+    """cells(table, model) -> column -> cell of the first line of a Markdown table that begins with the model."""
+    def read(table: str, model: str) -> dict[str, str]:
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+        return dict(zip(lines[0], next(line for line in lines if line[0] == model)))
+    return read
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """documents(blocks, shown) writes both documents: README.md with the block `shown`, report/README.md with all."""
+    def write(blocks, shown: str):
+        empty = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in blocks}
+        (tmp_path / "report").mkdir()
+        (tmp_path / "README.md").write_text("Prose.\n" + empty[shown] + "More prose.\n")
+        (tmp_path / "report/README.md").write_text("\n".join(empty.values()))
+        return tmp_path
+    return write

@@ -1,0 +1,354 @@
+"""Task 1: comparisons, tables, figures, and the check that documents follow the results. All numbers are made up."""
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from grids.run import Run
+from grids.task1 import ABLATIONS, BY_FILL, CHANNELSET, LONG, RGB_ONLY, RGB_STRONG, SLICED, SPECIALISTS, probed
+from records import SUBSETS, Predictions, write_predictions
+from report import build, figures, pictures
+from report.class_names import class_names
+from report.compare import load_settings
+from report.task1.compare import MEAN, ablations, compare, compare_models, model_of, seed_variance, seeds_of
+from report.task1.content import make_content
+from report.task1.figures import KINDS, make_figures
+from report.task1.lines import SEVEN, lines_of
+from report.task1.tables import channel_table, cost_table, detail_table, stats_table, variant_table
+from utils import UserError
+
+LABELS = np.repeat(np.arange(4), 25)
+OURS, OTHER = Run("fill", "fill", "ours"), Run("slice", "slice", "baseline", {"lr": 0.3})
+EACH = {subset: Run("net", "net", "specialist", {"channels": subset} if subset != "RGB" else {"sampler": "none"})
+        for subset in SUBSETS}
+
+
+@pytest.fixture
+def root(documents, tmp_path):
+    """A repository with both documents and no results."""
+    return documents(make_content(tmp_path).blocks("task1"), "task1-channels")
+
+
+@pytest.fixture
+def results(root, publish):
+    """The same with results of ours, a baseline, the specialists and an ablation."""
+    kernels = {subset: np.ones((8, len(subset), 3, 3)).tolist() for subset in SUBSETS}
+    history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": 57 + e, "val_top1_pct": dict.fromkeys(SUBSETS, 57 + e)}
+               for e in (1, 2)]
+    more = {"history": history, "kernels": kernels}
+    publish("task1", CHANNELSET, 60, more=more)
+    publish("task1", SLICED, 50, seeds=(0,), more=more)
+    for subset, run in SPECIALISTS.items():
+        publish("task1", run, 62, subsets=(subset,), more=more)
+    publish("task1", BY_FILL["zero"], 55, more=more)
+    return root
+
+
+def only(root):
+    """The one setting of the results."""
+    (setting,) = load_settings(root, "task1")[1]
+    return setting
+
+
+# ---------------------------------------------------------------- tables
+
+def test_channel_table_by_hand(publish, tmp_path, cells):
+    def add(run, seed, top1):
+        publish("task1", run, 0, (seed,), subsets=tuple(top1))
+        path = max(tmp_path.glob("results/task1/runs/*.json"), key=lambda path: path.stat().st_mtime_ns)
+        record = json.loads(path.read_text())
+        for rows in record["splits"].values():
+            for line in rows:
+                value = top1[line["subset"]]
+                line.update(top1_pct=value, ci95_low=value - 2, ci95_high=value + 2)
+        path.write_text(json.dumps(record))
+    def every(rgb, rest):
+        return {subset: rgb if subset == "RGB" else rest for subset in SUBSETS}
+    add(OURS, 0, every(50, 40)), add(OURS, 1, every(52, 44)), add(OTHER, 0, every(55, 30))
+    add(EACH["RGB"], 0, {"RGB": 56}), add(EACH["R"], 0, {"R": 45}), add(EACH["G"], 0, {"G": 46})
+    table = channel_table(only(tmp_path))
+    ours = cells(table, "fill")
+    assert ours["seeds"] == "2" and ours["RGB"] == "51.0 ± 1.4" and ours["R"] == "**42.0 ± 2.8**"
+    assert ours["mean of 7"] == "**43.3 ± 2.6**" and ours["worst of 7"] == "**42.0 ± 2.8**"
+    assert ours["expert gap"] == "**4.0 (3)**"        # (56 - 51 + 45 - 42 + 46 - 42) / 3
+    assert ours["retention %"] == "**82.4**"          # 42 / 51
+    assert ours["MACs (M), n=3"] == "30" and ours["params (M)"] == "1.00"
+    assert cells(table, "slice")["RGB"] == "**55.0**" and cells(table, "slice")["expert gap"] == "10.7 (3)"
+    experts = cells(table, SEVEN)
+    assert experts["params (M)"] == "3.00" and experts["R"] == "45.0" and experts["RG"] == "–"
+    assert experts["mean of 7"] == experts["expert gap"] == experts["retention %"] == "–"
+    assert "typically ±2.0 points" in table
+
+
+def test_settings_and_splits_are_kept_apart(publish, tmp_path):
+    for preset in ("48px-quarter", "64px-half"):
+        publish("task1", CHANNELSET, 60, preset=preset)
+    settings = load_settings(tmp_path, "task1")[1]
+    assert [setting.key for setting in settings] == [("48px-quarter", "toy", 48), ("64px-half", "toy", 64)]
+    assert [channel_table(setting).count("**toy, ") for setting in settings] == [1, 1]
+    assert channel_table(settings[0], "train") == "" and "val split" in channel_table(settings[0], "val")
+
+
+def test_two_specialists_for_one_subset_are_ambiguous(publish, tmp_path):
+    publish("task1", SPECIALISTS["R"], 60, subsets=("R",))
+    publish("task1", SPECIALISTS["R"].but(section="specialist", lr=0.3), 60, subsets=("R",))
+    with pytest.raises(UserError, match="specialists .*specialist-.* both claim subset R, seed 0"):
+        channel_table(only(tmp_path))
+
+
+def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path):
+    files = publish("task1", CHANNELSET, 60, seeds=(0,))
+    record = {**json.loads(files.record.read_text()), "digest": "01234567"}   # as an older version named it
+    other = files.record.with_name(files.record.name.replace(files.name[-11:-3], "01234567"))
+    other.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="two records of one model and seed, .*channelset.*: delete one"):
+        load_settings(tmp_path, "task1")
+
+
+def test_detail_and_cost(results, cells):
+    setting = only(results)
+    assert "| channel-set stem (ours) | as trained | 30 | light | RGB | 2 | 60.00 |" in detail_table(setting)
+    table = cost_table(setting)
+    assert "| channel-set stem (ours) | as trained | 30 | light | 1.00 | 1.0 | 10.0 | 20.0 | 30.0 | 1.00 | 2.00 | 3.00 |" \
+        in table
+    assert cells(table, SEVEN)["training (min)"] == "7.0" and cells(table, SEVEN)["params (M)"] == "7.00"
+
+
+def test_costs_that_were_not_measured_are_dashes(publish, tmp_path, cells):
+    publish("task1", CHANNELSET, 60, latency_ms=None)
+    assert cells(cost_table(only(tmp_path)), CHANNELSET.label)["latency (ms), n=1"] == "–"
+
+
+def test_ablations_stay_out_of_the_tables_of_models(results):
+    setting = only(results)
+    for table in (channel_table(setting), detail_table(setting), cost_table(setting)):
+        assert CHANNELSET.label in table and BY_FILL["zero"].label not in table
+
+
+# ---------------------------------------------------------------- comparisons
+
+def test_comparisons_by_hand(results, cells):
+    setting = only(results)
+    lines = compare_models(setting)
+    assert len(lines) == 16 and {line["other"] for line in lines} == {SEVEN, SLICED.label}
+    line = next(line for line in lines if line["other"] == SLICED.label and line["subset"] == MEAN)
+    assert (line["difference_points"], line["seeds"], line["other_seeds"]) == (10, 2, 1)
+    assert line["ci95_low"] < 10 < line["ci95_high"] and line["p_holm"] >= line["p_value"] > 0
+    against = next(line for line in lines if line["other"] == SEVEN and line["subset"] == "R")
+    assert against["difference_points"] == pytest.approx(-2) and against["other_run"] == ""
+    assert cells(stats_table(setting, lines), CHANNELSET.label)["other"] == SEVEN
+
+
+def test_ablations_by_hand(results):
+    setting = only(results)
+    lines = ablations(setting)
+    rules = [line for line in lines if line["group"] == "fill rule"]
+    assert [line["variant"] for line in rules] == ["regression", "zero"]
+    whole, zero = rules
+    assert zero["difference_points"] == -5 and zero["mean_sd"] == 0
+    assert (zero["RGB"], zero["mean_pct"]) == pytest.approx((55, 55))
+    assert whole["p_holm"] is None and zero["reference_run"] == whole["run"] == setting.run_name(setting.find(CHANNELSET))
+    assert not [line for line in lines if line["group"] == "kernel size"]   # nothing to compare there
+    seven = next(line for line in lines if line["variant"] == "7 specialists, 30 each")
+    assert seven["mean_pct"] == 62 and seven["seeds"] == 2
+    table = variant_table(setting, lines)
+    assert "| fill rule | regression | 2 |" in table and "|  | zero | 2 |" in table
+    assert table.split("|  | zero | 2 |")[1].split("\n")[0].endswith("| regression |")   # named as in the group
+
+
+def test_a_variant_that_is_another_one_at_a_preset_is_not_shown_twice(publish, tmp_path):
+    """At 64px-half strong augmentation and half width are what the preset has."""
+    for run in (CHANNELSET, RGB_ONLY, *SPECIALISTS.values()):
+        publish("task1", run, 60, preset="64px-half")
+    setting = only(tmp_path)
+    assert setting.find(CHANNELSET.but(augment="strong", width=0.5)) == setting.find(CHANNELSET) is not None
+    assert setting.find(RGB_STRONG) == setting.find(RGB_ONLY) is not None
+    shown = [(line["group"], line["variant"]) for line in ablations(setting)]
+    assert ("augmentation", "the preset's") in shown and ("augmentation", "strong") not in shown
+    assert ("augmentation", "naive RGB, strong") not in shown
+    assert [variant for group, variant in shown if group == "capacity"] == [
+        "the preset's width, ours", "the preset's width, specialists"]
+
+
+def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
+    """Two evaluations of the same weights differ by images alone; two trainings also by what seeds of their kind do."""
+    told, variant = probed(CHANNELSET, "wrong-ids"), CHANNELSET.but(lr=0.3)
+    publish("task1", CHANNELSET, 60, spread=4)                # variance 8, one degree of freedom
+    publish("task1", told, 60, spread=4)
+    publish("task1", variant, 60, seeds=(0,))
+    publish("task1", RGB_ONLY, 30, spread=10)                 # 50
+    for subset, run in SPECIALISTS.items():
+        publish("task1", run, 62, subsets=(subset,), spread=2)   # 2
+    setting = only(results)
+    ours, probe, one, rgb, seven = (model_of(setting, run) for run in (CHANNELSET, told, variant, RGB_ONLY, SPECIALISTS))
+    assert compare(setting, probe, ours, MEAN)["p_value"] == 1   # the same predictions: no error at all
+    assert seed_variance(setting, one, "R") == pytest.approx((4, 2))       # pooled with "zero", which does not vary
+    assert seed_variance(setting, ours, MEAN) == pytest.approx((4, 2))     # one network: all sets vary together
+    assert seed_variance(setting, probe, "R") == pytest.approx((4, 2))     # other evaluations do not count again
+    assert seed_variance(setting, rgb, "R") == pytest.approx((50, 1))
+    assert seed_variance(setting, seven, "R") == pytest.approx((2, 1))
+    assert seed_variance(setting, seven, MEAN) == pytest.approx((2 / 7, 7))
+    a, b = compare(setting, one, ours, "R"), compare(setting, one, seven, "R")
+    assert a["ci95_high"] - a["ci95_low"] > 2 * 1.96 * (4 * 1.5) ** 0.5 and b["seeds"] == 1
+
+
+def test_predictions_of_other_images_are_refused(results, publish):
+    path = publish("task1", BY_FILL["zero"], 55).predictions
+    write_predictions(path, ["images/other/0.JPEG"] * 100, LABELS, dict.fromkeys(SUBSETS, LABELS))
+    with pytest.raises(UserError, match="fill-zero-.*-s1-test.csv.gz is of other images"):
+        build.main([], results)
+
+
+def test_a_model_needs_every_subset_of_a_seed(results, publish):
+    publish("task1", BY_FILL["zero"], 55, seeds=(1,), subsets=SUBSETS[:-1])
+    setting = only(results)
+    model = model_of(setting, BY_FILL["zero"])
+    assert seeds_of(setting, model) == [0] and seeds_of(setting, model, ("R",)) == [0, 1]
+    zero = next(line for line in ablations(setting) if line["variant"] == "zero")
+    assert zero["seeds"] == 1 and zero["mean_sd"] is None
+
+
+# ---------------------------------------------------------------- figures and documents
+
+def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
+    build.main([], results)
+    drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
+    assert set(drawn) == {f"task1_{kind}_48px-quarter_toy.png" for kind in KINDS if kind != "length"}
+    for name in drawn:
+        (results / build.FIGURES / name).unlink()
+    build.main([], results)
+    assert drawn == {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
+
+
+def test_what_the_figures_show(results):
+    data = {name.split("_")[1]: content for name, (_, content, _) in make_figures(only(results)).items()}
+    assert [bar["name"] for bar in data["channels"]] == ["channel-set stem (ours)", "sliced kernel", SEVEN]
+    assert [line["name"] for line in data["map"]] == [SEVEN, "channel-set stem (ours)", "sliced kernel"]   # best first
+    assert data["retention"]["panels"][1]["series"][0]["y"] == pytest.approx([100, 100, 100])
+    assert data["kernels"].keys() == set(SUBSETS) and data["classes"]["series"][1]["drop"] == pytest.approx([0] * 4)
+    assert np.abs(data["confusion"]["change"]).max() == 0 and len(data["confusion"]["classes"]) == 4
+    assert data["cost"][-1]["params"] == 7_000_000
+
+
+def test_the_specialists_curve_is_of_their_own_sets(results):
+    """The RGB specialist is the RGB-only network, whose validation on all seven sets is no part of it."""
+    setting = only(results)
+    for line in setting.records[setting.find(SPECIALISTS["RGB"]), 0]["history"]:
+        line["val_mean_pct"] = 0
+    series = make_figures(setting)["task1_curves_48px-quarter_toy.png"][1]["panels"][1]["series"][-1]
+    assert series["name"] == "specialists, mean" and series["y"] == pytest.approx([58, 59])
+
+
+def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
+    publish("task1", LONG[60], 65)
+    figure = make_figures(only(results))["task1_length_48px-quarter_toy.png"]
+    assert figure[1]["panels"][0]["series"][0]["x"] == [30, 60]
+
+
+def test_build_then_check(results, publish, capsys):
+    publish("task1", Run("secret", "secret", "ours"), 60, dataset="demo")
+    build.main([], results)
+    build.main(["--check"], results)
+    text = (results / "README.md").read_text()
+    assert text.startswith("Prose.\n<!-- generated") and "| channel-set stem (ours) | ours |" in text and "secret" not in text
+    assert "(figures/task1_channels_48px-quarter_toy.png)" in (results / "report/README.md").read_text()
+    header, *lines = csv.reader((results / "results/task1/stats.csv").open())
+    assert header[-1] == "p_holm" and len(lines) == 16
+    for path, old, new in ((results / "README.md", "60.0", "70.0"), (results / "results/task1/ablations.csv", "55.00", "65.00"),
+                           (results / "results/task1/channels.csv", "62.00", "72.00")):
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        with pytest.raises(SystemExit) as stop:
+            build.main(["--check"], results)
+        assert stop.value.code == 1 and f"{path.name}" in capsys.readouterr().err
+        build.main([], results)
+        assert path.read_text() == text
+
+
+def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
+    build.main([], results)
+    figure = results / build.FIGURES / "task1_channels_48px-quarter_toy.png"
+    drawn, other = figure.read_bytes(), [{"name": "other", "top1": {"R": 1}, "low": {"R": 0}, "high": {"R": 2}}]
+    for damage in (figure.unlink, lambda: figures.write_figure(figures.channel_bars, ["title", other], figure),
+                   lambda: figure.write_text("no PNG")):
+        damage()
+        with pytest.raises(SystemExit):
+            build.main(["--check"], results)
+        assert "figures/task1_channels_48px-quarter_toy.png is not what" in capsys.readouterr().err
+        build.main([], results)
+        assert figure.read_bytes() == drawn
+    left_over = figure.with_name("task1_channels_old_toy.png")
+    left_over.write_bytes(drawn)
+    with pytest.raises(SystemExit):
+        build.main(["--check"], results)
+    build.main([], results)
+    assert not left_over.exists()
+
+
+def test_a_broken_record_is_named(results):
+    (results / "results/task1/runs/bad.json").write_text("{}")
+    with pytest.raises(UserError, match="bad.json is no record"):
+        build.main([], results)
+
+
+def test_a_missing_document_is_an_error(root):
+    (root / "README.md").unlink()
+    with pytest.raises(UserError, match="README.md is missing: restore it"):
+        build.main(["--check"], root)
+
+
+def test_without_results_the_blocks_say_so(root):
+    build.main([], root)
+    assert (root / "report/README.md").read_text().count("No results yet: run `python train_task1.py`") \
+        == len(make_content(root).blocks("task1"))
+    build.main(["--check"], root)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("a\n<!-- generated:task9 -->\n<!-- end -->\n", "README.md:2: unknown block 'task9'"),
+    ("<!-- generated:task1-cost -->\n", "no <!-- end -->"),
+    ("<!-- generated:task1-cost -->\n<!-- generated:task1-cost -->\n<!-- end -->\n", "README.md:1: .* no <!-- end -->"),
+])
+def test_broken_marks_are_named(root, text, message):
+    (root / "README.md").write_text(text)
+    with pytest.raises(UserError, match=message):
+        build.main([], root)
+
+
+# ---------------------------------------------------------------- names and pictures
+
+def test_class_names_are_readable_and_fall_back_to_the_folder():
+    images = ["images/n04146614/a.JPEG", "x/images/cats/b.JPEG", "images/n01532829/c.JPEG"]
+    assert class_names(images, [2, 1, 0]) == {0: "house finch", 1: "cats", 2: "school bus"}
+
+
+def test_entries_of_one_label_are_told_apart(publish, tmp_path):
+    for run in (RGB_ONLY, RGB_ONLY.tested(fill="mean"), CHANNELSET, LONG[60].but(section="ours")):
+        publish("task1", run, 60)
+    setting = only(tmp_path)
+    assert setting.describe(setting.find(RGB_ONLY.tested(fill="mean"))) == \
+        "RGB-trained network (30 epochs, light, mean fill at test)"
+    assert len({setting.describe(entry) for entry in setting.compared}) == 4
+    assert [line.told() for line in lines_of(setting, "test")][-1] == ["mean fill", "30", "light"]
+
+
+def test_pictures_are_chosen_by_what_the_sets_get_right():
+    # RGB, R, G, B of four images
+    right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)
+    by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
+    chosen = pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), by_subset)), each=9)
+    assert chosen == {"needs colour": [0], "one channel is enough": [1], "depends on the channel": [2],
+                      "colour misleads": [3]}
+
+
+def test_pictures_need_results_of_the_model(results):
+    with pytest.raises(UserError, match="no results of model 'nothing' .presets: 48px-quarter"):
+        pictures.main(["--model", "nothing"], results)
+    with pytest.raises(UserError, match="no results of model 'channelset' .presets: none"):
+        pictures.main(["--preset", "64px-half"], results)
+
+
+def test_the_ablation_table_compares_with_something():
+    for group, variants in ABLATIONS.items():
+        assert len(variants) > 1 and len({label for label, *_ in variants}) == len(variants), group
