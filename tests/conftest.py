@@ -113,8 +113,9 @@ LABELS = np.repeat(np.arange(4), 25)   # of 100 test images in four classes
 def publish(tmp_path):
     """publish(task, run, accuracy) writes records and predictions of a model below results/.
 
-    The model is right on the first `accuracy` + seed * `spread` of 100 images, shifted by 3 a seed, and wrong on the
-    others by one class. `val`: its top-1 on validation; `more`: of the record; other keywords: columns of its rows.
+    The model is right on the first `accuracy` + seed * `spread` of 100 images, shifted by 3 a seed, and wrong
+    on the others by one class. `val`: its top-1 on validation; `more`: of the record; other keywords: columns
+    of its rows.
     """
     def write(task, run, accuracy, seeds=(0, 1), spread=0, subsets=SUBSETS, val=None, preset="48px-quarter",
               dataset="toy", more=None, **columns):
@@ -128,10 +129,12 @@ def publish(tmp_path):
                 if split == "val" and val is not None:
                     metrics["top1_pct"] = val
                 record["splits"][split] = [
-                    {**metrics, **costs(task, name), **({"subset": name} if task == "task1" else {}), **columns}
+                    {**metrics, **costs(task, name), **({"subset": name} if task == "task1" else {}),
+                     **columns}
                     for name in names]
             files = RunFiles(tmp_path / "results", task, run_name(record))
-            write_predictions(files.predictions, [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)], LABELS,
+            write_predictions(files.predictions, [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
+                              LABELS,
                               dict.fromkeys(names, predicted))
             write_record(files, record)
         return files
@@ -141,7 +144,8 @@ def publish(tmp_path):
 def costs(task: str, name: str) -> dict:
     if task == "task1":
         return {"params": 1_000_000, "macs": 10_000_000 * len(name), "latency_ms": 1.0 * len(name)}
-    return {"strict_depth": 6, "train_depth": 11, "params": 1_000_000, "macs": 10_000_000, "latency_ms_b1": 2.0,
+    return {"strict_depth": 6, "train_depth": 11, "params": 1_000_000, "macs": 10_000_000,
+            "latency_ms_b1": 2.0,
             "latency_ms_b256": 200.0, "peak_mem_mb": 12.5, "train_s": 90.0}
 
 
@@ -153,25 +157,34 @@ def make_record(task: str, run, preset: str, dataset: str, seed: int, more: dict
     config = resolve_run(task, {**trained.options, **options}, preset, name=run.model, seed=seed)
     machine = {"commit": "0" * 40, "hardware": "made up", "threads": 1}
     return {
-        "task": task, "preset": preset, "dataset": dataset, "image_size": config.image_size, "section": run.section,
-        "model": run.model, "label": run.label, "seed": seed, "test": run.test, "options": told_options(config),
-        "digest": digest(training_key(vars(config), CONFIGS[task]), sorted(run.test.items())), "config": vars(config),
+        "task": task, "preset": preset, "dataset": dataset, "image_size": config.image_size,
+        "section": run.section,
+        "model": run.model, "label": run.label, "seed": seed, "test": run.test,
+        "options": told_options(config),
+        "digest": digest(training_key(vars(config), CONFIGS[task]), sorted(run.test.items())),
+        "config": vars(config),
         "trained_with": machine, "evaluated_with": machine, "train_s": 60.0, "weighted_operations": 30,
-        "history": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_top1_pct": 40.0}], "splits": {}, **more}
+        "history": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_top1_pct": 40.0}],
+        "splits": {}, **more}
 
 
 @pytest.fixture
 def cells():
-    """cells(table, model) -> column -> cell of the first line of a Markdown table that begins with the model."""
+    """cells(table, model) -> column -> cell of the first line of a Markdown table that begins with the
+    model.
+    """
     def read(table: str, model: str) -> dict[str, str]:
-        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+        lines = [[cell.strip() for cell in line.strip("|").split("|")]
+                 for line in table.splitlines() if line[:1] == "|"]
         return dict(zip(lines[0], next(line for line in lines if line[0] == model)))
     return read
 
 
 @pytest.fixture
 def documents(tmp_path):
-    """documents(blocks, shown) writes both documents: README.md with the block `shown`, report/README.md with all."""
+    """documents(blocks, shown) writes both documents: README.md with the block `shown`, report/README.md
+    with all.
+    """
     def write(blocks, shown: str):
         empty = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in blocks}
         (tmp_path / "report").mkdir()

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import densenet121, resnet18, resnet34, vgg11
 from torchvision.ops import DeformConv2d, SqueezeExcitation
 
-from depth import count_depth
+from metrics.depth import count_depth
 from models.resnet import ScaledResNet
 
 SHAPE = (3, 32, 32)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 
-from measure import count_macs, count_params, flop_counter_macs, latencies_ms, latency_ms, peak_memory_mb
+from metrics.cost import count_macs, count_params, flop_counter_macs, latencies_ms, latency_ms, peak_memory_mb
 
 
 @pytest.fixture(scope="module")

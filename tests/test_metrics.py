@@ -4,9 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from metrics import (PairedBootstrap, channel_summary, classification_metrics, confusion_matrix, holm,
-                     student_t_p,
-                     student_t_quantile, wilson_interval)
+from scipy import stats
+
+from metrics.accuracy import classification_metrics, confusion_matrix
+from metrics.statistics import PairedBootstrap, holm, pooled_variance, wilson_interval
 
 LABELS, PREDICTIONS = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 1]
 
@@ -33,6 +34,12 @@ def test_wilson_known_values():
     assert wilson_interval(8, 10) == pytest.approx((49.01625, 94.33178), abs=1e-4)
     assert wilson_interval(0, 10) == pytest.approx((0, 27.7533), abs=1e-3)
     assert wilson_interval(10, 10)[1] == pytest.approx(100)
+    p, n, z = 0.37, 300, 1.959963984540054   # the formula of Wilson 1927
+    centre, half = p + z * z / 2 / n, z * (p * (1 - p) / n + z * z / 4 / n ** 2) ** 0.5
+    assert wilson_interval(111, 300) == pytest.approx([100 * (centre + s * half) / (1 + z * z / n) for s in (-1, 1)])
+    for wrong in ((1, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="need 0 <= correct <= total"):
+            wilson_interval(*wrong)
 
 
 @pytest.mark.parametrize("labels, predictions, message", [
@@ -73,8 +80,9 @@ def test_the_interval_covers_seeds_as_well_as_images():
     # error 5, df 25 ** 2 / (81 / 4 + 256 / 2)
     result = bootstrap.compare(a, b, sets=2, seed_errors=[(9, 4), (16, 2)])
     df = 625 / 148.25
-    assert (result["ci95_low"], result["ci95_high"]) == pytest.approx((25 - 5 * student_t_quantile(df), 25 + 5 * student_t_quantile(df)))
-    assert result["p_value"] == pytest.approx(student_t_p(5, df))
+    half = 5 * stats.t.ppf(0.975, df)
+    assert (result["ci95_low"], result["ci95_high"]) == pytest.approx((25 - half, 25 + half))
+    assert result["p_value"] == pytest.approx(2 * stats.t.sf(5, df))
 
 
 def test_a_ratio_agrees_with_resampled_images():
@@ -97,10 +105,10 @@ def test_a_ratios_interval_covers_seeds_by_the_delta_method():
     a, b = np.repeat([[1], [0]], 100, axis=1), np.repeat([[1], [1], [1], [1], [0]], 100, axis=1)
     result = PairedBootstrap(100, draws=500).ratio(a, b, [(9, 4, 3)])
     drawn = np.random.default_rng(0).normal([50, 80], [3, 2], (100_000, 2))   # variances 9 and 4
-    error = (result["ci95_high"] - result["ci95_low"]) / 2 / student_t_quantile(3)
-    assert result["ratio"] == pytest.approx(0.625) and error == pytest.approx((drawn[:, 0] / drawn[:,
-        1]).std(), rel=0.02)
-    assert result["p_value"] == pytest.approx(student_t_p(0.375 / error, 3))
+    error = (result["ci95_high"] - result["ci95_low"]) / 2 / 3.182446
+    assert result["ratio"] == pytest.approx(0.625) and error == pytest.approx(
+        (drawn[:, 0] / drawn[:, 1]).std(), rel=0.02)
+    assert result["p_value"] == pytest.approx(2 * stats.t.sf(0.375 / error, 3))
 
 
 def test_a_ratio_needs_a_denominator():
@@ -108,17 +116,19 @@ def test_a_ratio_needs_a_denominator():
         PairedBootstrap(50).ratio(np.ones((1, 50)), np.eye(1, 50))
 
 
-@pytest.mark.parametrize("df, quantile",
-                         [(1, 12.7062), (2, 4.3027), (5, 2.5706), (10, 2.2281), (30, 2.0423), (1e9, 1.95996)])
-def test_student_t_against_printed_tables(df, quantile):
-    assert student_t_quantile(df) == pytest.approx(quantile, abs=2e-4)
-    assert student_t_p(quantile, df) == pytest.approx(0.05, abs=1e-4) and student_t_p(0, df) == 1
+def test_t_is_used_with_the_degrees_of_freedom_of_the_seeds_and_the_normal_without_seeds():
+    """Printed tables: 12.7062 at one degree of freedom, 1.95996 of the normal distribution."""
+    a, b = np.repeat([[1], [0]], 100, axis=1), np.zeros((1, 100))
+    bootstrap = PairedBootstrap(100, draws=100)
+    few = bootstrap.compare(a, b, seed_errors=[(4, 1)])
+    assert few["ci95_high"] - 50 == pytest.approx(2 * 12.7062, abs=1e-3)
+    many = bootstrap.compare(a, b, seed_errors=[(4, math.inf)])
+    assert many["ci95_high"] - 50 == pytest.approx(2 * 1.95996, abs=1e-4) and many["p_value"] < 1e-9
 
 
-def test_student_t_has_the_right_tails():
-    assert student_t_p(4.032, 5) == pytest.approx(0.01, abs=1e-5) and student_t_p(-6.869,
-        5) == pytest.approx(0.001, abs=1e-5)
-    assert student_t_p(1, 9_999) == pytest.approx(student_t_p(1, 10_001), rel=1e-3)
+def test_variance_within_groups_by_hand():
+    assert pooled_variance([[1, 3], [5], [2, 4, 6]]) == (pytest.approx((2 + 8) / 3), 3)
+    assert pooled_variance([[1], []]) == (0, math.inf)
 
 
 def test_intervals_cover_as_often_as_they_say():
@@ -147,17 +157,3 @@ def test_bootstrap_refuses_other_shapes():
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1, 1] and holm([]) == []
-
-
-def test_channel_summary_by_hand():
-    summary = channel_summary({"RGB": 50, "RG": 45, "R": 40}, {"RGB": 52, "R": 44, "B": 41})
-    assert summary["mean_pct"] == pytest.approx(45) and summary["worst_pct"] == 40
-    assert summary["retention_pct"] == pytest.approx({"RGB": 100, "RG": 90, "R": 80})
-    assert summary["expert_gap_points"] == pytest.approx(3) and summary["expert_gap_subsets"] == 2
-
-
-def test_channel_summary_without_specialists_or_full_set():
-    summary = channel_summary({"N": 30, "RN": 40})
-    assert summary["retention_pct"] == {} and summary["expert_gap_points"] is None
-    with pytest.raises(ValueError, match="no subset"):
-        channel_summary({})

@@ -1,6 +1,8 @@
 """Receptive fields: theoretical sizes against the recursion and known numbers, profiles against the kernel
 itself.
 """
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,9 +10,9 @@ from torch import nn
 
 from models.branched import fuse
 from models.resnet import ScaledResNet
-from models.shallow import SHALLOW, ShallowNet
+from models.shallow import SHALLOW, ShallowNet, build_shallow
 from models.shallow_baselines import SHALLOW_BASELINES
-from receptive_field import receptive_field
+from metrics.receptive_field import receptive_field
 
 
 class Net(nn.Module):
@@ -83,18 +85,18 @@ def test_the_larger_of_parallel_paths_counts():
     assert size_of(nn.Sequential(Residual(conv(5)), conv(1, 2), Residual(conv(3), conv(3)))) == 5 + 2 * 4
 
 
-@pytest.mark.parametrize("arch, small_stem, size",
-                         [("resnet18", False, 435), ("resnet34", False, 899), ("resnet18", True, 109)])
-def test_known_sizes_of_resnets(arch, small_stem, size):
-    net = ScaledResNet(arch, 5, width=0.1, small_stem=small_stem)
+@pytest.mark.parametrize("arch, stem, size",
+                         [("resnet18", "7x7s2", 435), ("resnet34", "7x7s2", 899), ("resnet18", "3x3s1", 109)])
+def test_known_sizes_of_resnets(arch, stem, size):
+    net = ScaledResNet(arch, 5, width=0.1, stem=stem)
     assert receptive_field(net, 32, images=1)["size_px"] == size
 
 
 SIZES = {   # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at the first three of them
-    **dict.fromkeys(("plain", "merged", "gated", "merged-gated"), 7 + 4 * 30 + 14),
-         "gated-3x3": 7 + 2 * 30 + 14,
-    **dict.fromkeys(("streams", "gated-streams"), 7 + 6 * 30 + 14),
-    "covariance": 7 + 4 * 22 + 6, "gated5": 7 + 4 * 14 + 6, "gated4": 7 + 2 + 6 * 12 + 4,
+    **dict.fromkeys(("plain6-k5", "reparam6-k5", "gated6-k5", "reparam-gated6-k5"), 7 + 4 * 30 + 14),
+         "gated6-k3": 7 + 2 * 30 + 14,
+    **dict.fromkeys(("plain6-k3-5-7", "gated6-k3-5-7"), 7 + 6 * 30 + 14),
+    "covariance6-k5": 7 + 4 * 22 + 6, "gated5-k5": 7 + 4 * 14 + 6, "gated4-k7": 7 + 2 + 6 * 12 + 4,
          "rrdb": 7 + 2 + 15 * 2 * 4, "dense-block": 7 + 2 + 4 * 2 * 4,
     "attention": None, "graph": None}
 
@@ -102,15 +104,15 @@ SIZES = {   # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at t
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_of_the_shallow_networks(name):
     torch.manual_seed(0)
-    networks = {**SHALLOW, **SHALLOW_BASELINES}
-    result = receptive_field(fuse(networks[name](5, width=0.25)), 64, images=2)
-    assert SIZES.keys() == networks.keys() and result["size_px"] == SIZES[name]
+    build = SHALLOW_BASELINES.get(name) or partial(build_shallow, name)
+    result = receptive_field(fuse(build(5, width=0.25)), 64, images=2)
+    assert SIZES.keys() == {**SHALLOW, **SHALLOW_BASELINES}.keys() and result["size_px"] == SIZES[name]
     profile = torch.tensor(result["profile"])
     assert profile[0] >= 0 and (profile.diff() >= 0).all() and profile[-1] == 1 and 32 < len(profile) <= 64
 
 
 def test_fusing_changes_no_receptive_field():
-    net = SHALLOW["gated5"](5, width=0.125)
+    net = build_shallow("gated5-k5", 5, width=0.125)
     before, after = (receptive_field(network, 64, images=2) for network in (net, fuse(net)))
     assert before["size_px"] == after["size_px"] and before["profile"] == pytest.approx(after["profile"],
                                                                                         abs=1e-4)
@@ -128,7 +130,7 @@ def test_gates_of_pixels_are_seen_and_those_of_whole_channels_left_out():
     def conv7(x):
         return F.conv2d(x, torch.ones(2, 1, 7, 7).to(x), padding=3)
 
-    options = {"widths": (8,), "kernels": (1,), "small_stem": True}
+    options = {"widths": (8,), "kernels": (1,), "stem": "3x3s1"}
     assert receptive_field(ShallowNet(3, **options), 16)["size_px"] == 3
     gated = receptive_field(ShallowNet(3, gates=True, **options), 16)
     # nothing comes from afar
@@ -183,7 +185,7 @@ def test_profile_of_several_channels_and_maps_is_that_of_all_together():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_profile_ends_where_the_theoretical_field_does(stride):
     torch.manual_seed(3)
-    net = ShallowNet(3, width=0.1, widths=(16, 16), kernels=(3,), small_stem=stride == 1)
+    net = ShallowNet(3, width=0.1, widths=(16, 16), kernels=(3,), stem="3x3s1" if stride == 1 else "7x7s2")
     result = receptive_field(net, 48)
     half = (result["size_px"] - 1) // 2
     assert result["profile"][half] == 1 and result["profile"][half - 1] < 1

@@ -1,4 +1,7 @@
-"""What a run leaves in results/: names, records, predictions and the table made of them. All numbers are made up."""
+"""What a run leaves in results/: names, records, predictions and the table made of them.
+
+All numbers are made up.
+"""
 import json
 
 import numpy as np
@@ -16,12 +19,14 @@ def test_the_table_has_the_columns_in_order_and_sorts_by_section(publish, tmp_pa
         publish("task1", run, 60, subsets=("G",) if run is SPECIALISTS["G"] else ("G", "RGB"))
     table = pd.read_csv(tmp_path / "results/task1/channels.csv", keep_default_na=False)
     assert list(table.columns) == list(columns("task1"))
-    assert list(table.columns)[:12] == ["preset", "dataset", "image_size", "section", "model", "label", "width", "epochs",
+    assert list(table.columns)[:12] == ["preset", "dataset", "image_size", "section", "model", "label",
+                                        "width", "epochs",
                                         "augment", "weight_decay", "options", "test_fill"]
     test = table[table["split"] == "test"]
     assert list(zip(test["section"], test["model"], test["seed"], test["subset"])) == [
         (section, model, seed, subset) for section, model, subsets in (
-            ("ours", "channelset", ("RGB", "G")), ("baseline", "sliced", ("RGB", "G")), ("specialist", "specialist", ("G",)),
+            ("ours", "channelset", ("RGB", "G")), ("baseline", "sliced", ("RGB", "G")),
+            ("specialist", "specialist", ("G",)),
             ("ablation", "channelset", ("RGB", "G"))) for seed in (0, 1) for subset in subsets]
     assert test["options"].iloc[4] == "embedding=False fill=rescale" and set(test["hardware"]) == {"made up"}
     assert list(table["split"]) == sorted(table["split"])
@@ -68,7 +73,8 @@ def test_the_tasks_are_kept_apart(publish, tmp_path):
 
 
 def test_numbers_have_their_decimals_and_p_values_four_digits():
-    table = pd.DataFrame({"name": ["a", None], "points": [1.234, None], "count": [3.0, 4.0], "p_value": [0.000123456, None]})
+    table = pd.DataFrame({"name": ["a", None], "points": [1.234, None], "count": [3.0, 4.0],
+                          "p_value": [0.000123456, None]})
     assert to_csv(table, {"name": None, "points": 2, "count": 0, "p_value": None}) == \
         "name,points,count,p_value\na,1.23,3,0.0001235\n,,4,\n"
 

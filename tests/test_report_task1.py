@@ -1,4 +1,7 @@
-"""Task 1: comparisons, tables, figures, and the check that documents follow the results. All numbers are made up."""
+"""Task 1: comparisons, tables, figures, and the check that documents follow the results.
+
+All numbers are made up.
+"""
 import csv
 import json
 
@@ -20,7 +23,8 @@ from utils import UserError
 
 LABELS = np.repeat(np.arange(4), 25)
 OURS, OTHER = Run("fill", "fill", "ours"), Run("slice", "slice", "baseline", {"lr": 0.3})
-EACH = {subset: Run("net", "net", "specialist", {"channels": subset} if subset != "RGB" else {"sampler": "none"})
+EACH = {subset: Run("net", "net", "specialist",
+                    {"channels": subset} if subset != "RGB" else {"sampler": "none"})
         for subset in SUBSETS}
 
 
@@ -34,7 +38,8 @@ def root(documents, tmp_path):
 def results(root, publish):
     """The same with results of ours, a baseline, the specialists and an ablation."""
     kernels = {subset: np.ones((8, len(subset), 3, 3)).tolist() for subset in SUBSETS}
-    history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": 57 + e, "val_top1_pct": dict.fromkeys(SUBSETS, 57 + e)}
+    history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": 57 + e,
+                "val_top1_pct": dict.fromkeys(SUBSETS, 57 + e)}
                for e in (1, 2)]
     more = {"history": history, "kernels": kernels}
     publish("task1", CHANNELSET, 60, more=more)
@@ -110,7 +115,7 @@ def test_detail_and_cost(results, cells):
     setting = only(results)
     assert "| channel-set stem (ours) | as trained | 30 | light | RGB | 2 | 60.00 |" in detail_table(setting)
     table = cost_table(setting)
-    assert "| channel-set stem (ours) | as trained | 30 | light | 1.00 | 1.0 | 10.0 | 20.0 | 30.0 | 1.00 | 2.00 | 3.00 |" \
+    assert "(ours) | as trained | 30 | light | 1.00 | 1.0 | 10.0 | 20.0 | 30.0 | 1.00 | 2.00 | 3.00 |" \
         in table
     assert cells(table, SEVEN)["training (min)"] == "7.0" and cells(table, SEVEN)["params (M)"] == "7.00"
 
@@ -148,13 +153,15 @@ def test_ablations_by_hand(results):
     whole, zero = rules
     assert zero["difference_points"] == -5 and zero["mean_sd"] == 0
     assert (zero["RGB"], zero["mean_pct"]) == pytest.approx((55, 55))
-    assert whole["p_holm"] is None and zero["reference_run"] == whole["run"] == setting.run_name(setting.find(CHANNELSET))
+    assert whole["p_holm"] is None and zero["reference_run"] == whole["run"] == setting.run_name(
+        setting.find(CHANNELSET))
     assert not [line for line in lines if line["group"] == "kernel size"]   # nothing to compare there
     seven = next(line for line in lines if line["variant"] == "7 specialists, 30 each")
     assert seven["mean_pct"] == 62 and seven["seeds"] == 2
     table = variant_table(setting, lines)
     assert "| fill rule | regression | 2 |" in table and "|  | zero | 2 |" in table
-    assert table.split("|  | zero | 2 |")[1].split("\n")[0].endswith("| regression |")   # named as in the group
+    # named as in the group
+    assert table.split("|  | zero | 2 |")[1].split("\n")[0].endswith("| regression |")
 
 
 def test_a_variant_that_is_another_one_at_a_preset_is_not_shown_twice(publish, tmp_path):
@@ -172,7 +179,9 @@ def test_a_variant_that_is_another_one_at_a_preset_is_not_shown_twice(publish, t
 
 
 def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
-    """Two evaluations of the same weights differ by images alone; two trainings also by what seeds of their kind do."""
+    """Two evaluations of the same weights differ by images alone; two trainings also by what seeds of their
+    kind do.
+    """
     told, variant = probed(CHANNELSET, "wrong-ids"), CHANNELSET.but(lr=0.3)
     publish("task1", CHANNELSET, 60, spread=4)                # variance 8, one degree of freedom
     publish("task1", told, 60, spread=4)
@@ -181,11 +190,15 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
     for subset, run in SPECIALISTS.items():
         publish("task1", run, 62, subsets=(subset,), spread=2)   # 2
     setting = only(results)
-    ours, probe, one, rgb, seven = (model_of(setting, run) for run in (CHANNELSET, told, variant, RGB_ONLY, SPECIALISTS))
+    ours, probe, one, rgb, seven = (model_of(setting, run) for run in (CHANNELSET, told, variant, RGB_ONLY,
+                                                                       SPECIALISTS))
     assert compare(setting, probe, ours, MEAN)["p_value"] == 1   # the same predictions: no error at all
-    assert seed_variance(setting, one, "R") == pytest.approx((4, 2))       # pooled with "zero", which does not vary
-    assert seed_variance(setting, ours, MEAN) == pytest.approx((4, 2))     # one network: all sets vary together
-    assert seed_variance(setting, probe, "R") == pytest.approx((4, 2))     # other evaluations do not count again
+    # pooled with "zero", which does not vary
+    assert seed_variance(setting, one, "R") == pytest.approx((4, 2))
+    # one network: all sets vary together
+    assert seed_variance(setting, ours, MEAN) == pytest.approx((4, 2))
+    # other evaluations do not count again
+    assert seed_variance(setting, probe, "R") == pytest.approx((4, 2))
     assert seed_variance(setting, rgb, "R") == pytest.approx((50, 1))
     assert seed_variance(setting, seven, "R") == pytest.approx((2, 1))
     assert seed_variance(setting, seven, MEAN) == pytest.approx((2 / 7, 7))
@@ -224,9 +237,11 @@ def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
 def test_what_the_figures_show(results):
     data = {name.split("_")[1]: content for name, (_, content, _) in make_figures(only(results)).items()}
     assert [bar["name"] for bar in data["channels"]] == ["channel-set stem (ours)", "sliced kernel", SEVEN]
-    assert [line["name"] for line in data["map"]] == [SEVEN, "channel-set stem (ours)", "sliced kernel"]   # best first
+    # best first
+    assert [line["name"] for line in data["map"]] == [SEVEN, "channel-set stem (ours)", "sliced kernel"]
     assert data["retention"]["panels"][1]["series"][0]["y"] == pytest.approx([100, 100, 100])
-    assert data["kernels"].keys() == set(SUBSETS) and data["classes"]["series"][1]["drop"] == pytest.approx([0] * 4)
+    assert data["kernels"].keys() == set(SUBSETS) and data["classes"]["series"][1]["drop"] == pytest.approx(
+        [0] * 4)
     assert np.abs(data["confusion"]["change"]).max() == 0 and len(data["confusion"]["classes"]) == 4
     assert data["cost"][-1]["params"] == 7_000_000
 
@@ -251,11 +266,13 @@ def test_build_then_check(results, publish, capsys):
     build.main([], results)
     build.main(["--check"], results)
     text = (results / "README.md").read_text()
-    assert text.startswith("Prose.\n<!-- generated") and "| channel-set stem (ours) | ours |" in text and "secret" not in text
+    assert text.startswith("Prose.\n<!-- generated") and "| channel-set stem (ours) | ours |" in text
+    assert "secret" not in text
     assert "(figures/task1_channels_48px-quarter_toy.png)" in (results / "report/README.md").read_text()
     header, *lines = csv.reader((results / "results/task1/stats.csv").open())
     assert header[-1] == "p_holm" and len(lines) == 16
-    for path, old, new in ((results / "README.md", "60.0", "70.0"), (results / "results/task1/ablations.csv", "55.00", "65.00"),
+    for path, old, new in ((results / "README.md", "60.0", "70.0"),
+                           (results / "results/task1/ablations.csv", "55.00", "65.00"),
                            (results / "results/task1/channels.csv", "62.00", "72.00")):
         text = path.read_text()
         path.write_text(text.replace(old, new))
@@ -269,7 +286,8 @@ def test_build_then_check(results, publish, capsys):
 def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
     build.main([], results)
     figure = results / build.FIGURES / "task1_channels_48px-quarter_toy.png"
-    drawn, other = figure.read_bytes(), [{"name": "other", "top1": {"R": 1}, "low": {"R": 0}, "high": {"R": 2}}]
+    drawn, other = figure.read_bytes(), [{"name": "other", "top1": {"R": 1}, "low": {"R": 0},
+                                          "high": {"R": 2}}]
     for damage in (figure.unlink, lambda: figures.write_figure(figures.channel_bars, ["title", other], figure),
                    lambda: figure.write_text("no PNG")):
         damage()
@@ -308,7 +326,8 @@ def test_without_results_the_blocks_say_so(root):
 @pytest.mark.parametrize("text, message", [
     ("a\n<!-- generated:task9 -->\n<!-- end -->\n", "README.md:2: unknown block 'task9'"),
     ("<!-- generated:task1-cost -->\n", "no <!-- end -->"),
-    ("<!-- generated:task1-cost -->\n<!-- generated:task1-cost -->\n<!-- end -->\n", "README.md:1: .* no <!-- end -->"),
+    ("<!-- generated:task1-cost -->\n<!-- generated:task1-cost -->\n<!-- end -->\n",
+     "README.md:1: .* no <!-- end -->"),
 ])
 def test_broken_marks_are_named(root, text, message):
     (root / "README.md").write_text(text)

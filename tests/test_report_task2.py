@@ -1,4 +1,7 @@
-"""Task 2: ratios, ablations, tables, figures, and the check that documents follow them. All numbers are made up."""
+"""Task 2: ratios, ablations, tables, figures, and the check that documents follow them.
+
+All numbers are made up.
+"""
 import csv
 import json
 import math
@@ -111,7 +114,8 @@ def test_without_a_resnet34_there_is_no_ratio(root, publish, lists):
 def test_ratios_against_an_independent_computation(results):
     lines = {line["label"]: line for line in ratios(only(results)) if line["comparison"] == STRONGEST}
     assert set(lines) == {"gated", "plain", "short", "student", "narrow"}   # no ablation
-    right = {model: np.array([np.roll(np.arange(100) < start + seed * spread, 3 * seed) for seed in range(seeds)], float)
+    right = {model: np.array([np.roll(np.arange(100) < start + seed * spread, 3 * seed)
+                              for seed in range(seeds)], float)
              for model, start, spread, seeds in (("long", 80, 2, 2), ("gated", 72, 4, 2), ("plain", 78, 0, 1),
                                                  ("short", 82, 0, 2))}
     variance, df = (2 + 8 + 0) / 3, 3   # of long 80 and 82, gated 72 and 76, short 82 twice
@@ -126,7 +130,8 @@ def test_ratios_against_an_independent_computation(results):
         assert line["ratio"] == pytest.approx(ratio) and line["denominator"].startswith("long (")
         assert line["denominator_seeds"] == 2
         assert line["ratio"] == pytest.approx(line["top1_pct"] / line["denominator_top1_pct"])
-        assert (line["ci95_low"], line["ci95_high"]) == pytest.approx((ratio - half, ratio + half), abs=0.06 * half)
+        assert (line["ci95_low"], line["ci95_high"]) == pytest.approx((ratio - half, ratio + half),
+                                                                      abs=0.06 * half)
         p = 2 * stats.t.sf(abs(ratio - 1) / math.sqrt(images + seeds), freedom)
         assert line["p_value"] == pytest.approx(p, rel=0.2, abs=1e-3)
     corrected = holm([line["p_value"] for line in lines.values()])
@@ -141,15 +146,18 @@ def test_ratios_are_to_the_best_resnet34_of_no_more_epochs(root, publish_all, ce
              if line["comparison"] == STRONGEST}   # no ResNet-34 has 10
     assert found == {("gated", "short", 20), ("plain", "long", 30), ("student", "long", 30)}
     main = main_table(setting, lines).split("\n\n**")[0]
-    assert [line.split(" | ")[0][2:] for line in main.splitlines()[4:]] == ["plain", "long", "gated", "short", "narrow"]
+    assert [line.split(" | ")[0][2:] for line in main.splitlines()[4:]] == ["plain", "long", "gated",
+                                                                            "short", "narrow"]
     for denominator_label in ("long", "short"):
         assert cells(main, denominator_label)["ratio %, strongest"] == "100"
     assert cells(main, "narrow")["ratio %, strongest"] == "–" and cells(main, "gated")["epochs"] == "20"
     assert cells(main, "gated")["ratio %, strongest"].startswith("90.2 (")   # 74 of 82
     assert "(it is long (x0.25, 30 epochs" in main and "; short (x0.25, 20 epochs" in main
     assert [label(setting, entry) for entry in headline(setting)] == ["gated", "short"]
-    assert label(setting, denominator(setting, None)) == "long" and mistakes(setting)["denominator"].startswith("short (")
-    depth = make_figures(setting, lines)["task2_depth_48px-quarter_toy.png"][1]   # the shares of one denominator
+    assert label(setting, denominator(setting, None)) == "long"
+    assert mistakes(setting)["denominator"].startswith("short (")
+    # the shares of one denominator
+    depth = make_figures(setting, lines)["task2_depth_48px-quarter_toy.png"][1]
     assert [point["name"].split(" (")[0] for point in depth] == ["gated", "short"]
     assert setting.find(runs["short"]) is not None and setting.find(SHORT) is None
 
@@ -190,7 +198,8 @@ def test_ablations_by_hand(results):
     assert bare["ci95_low"] < -10 < bare["ci95_high"]
     assert [bare["p_holm"], plain["p_holm"]] == pytest.approx(holm([bare["p_value"], plain["p_value"]]))
     table = variant_table(setting, lines)
-    assert "| layer | all | 6 | 10 | 2 | 74.0 ± 2.8 |  |  |" in table and "|  | plain | 6 | 10 | 1 | 78.0 | +14.0 (" in table
+    assert "| layer | all | 6 | 10 | 2 | 74.0 ± 2.8 |  |  |" in table
+    assert "|  | plain | 6 | 10 | 1 | 78.0 | +14.0 (" in table
     assert table.splitlines()[-1].endswith("| bare |")
 
 
@@ -223,15 +232,18 @@ def test_seeds_of_different_networks_are_refused(results, publish):
 def test_mistakes(results):
     setting = only(results)
     found = mistakes(setting)
-    assert found["ours"].startswith("gated (") and found["denominator"].startswith("long (") and found["seeds"] == 2
+    assert found["ours"].startswith("gated (") and found["denominator"].startswith("long (") and found[
+        "seeds"] == 2
     assert sum(found["shares"].values()) == pytest.approx(100)
-    # images that each seed has right: gated 0..71 and 3..78, long 0..79 and 3..84; wrong answers are of the next class
+    # images that each seed has right: gated 0..71 and 3..78, long 0..79 and 3..84; wrong answers are of the
+    # next class
     shares = list(found["shares"].values())   # both, only gated, only long, the same mistake, two mistakes
     assert [shares[0], shares[2], shares[4]] == pytest.approx([74, 7, 0])
     assert all(0 < ours <= 100 and true != taken for true, taken, ours, _ in found["confusions"])
     assert found["confusions"] == sorted(found["confusions"], key=lambda line: -line[2])
     table = mistakes_table(setting, found)
-    assert "| 74.0 | 0.0 | 7.0 |" in table and "mean over 2 pairs" in table and mistakes_table(setting, None) == ""
+    assert "| 74.0 | 0.0 | 7.0 |" in table and "mean over 2 pairs" in table and mistakes_table(setting,
+                                                                                               None) == ""
 
 
 # ---------------------------------------------------------------- tables
@@ -243,7 +255,8 @@ def test_main_table(results, cells):
     main, distilled = table.split("\n\n**")
     ours = cells(main, "gated")
     assert ours["top-1 %"] == "74.0 ± 2.8" and ours["ratio %, strongest"].startswith("91.4 (")   # 74 of 81
-    assert ours["strict depth"] == "6" and ours["seeds"] == "2" and ours["stem"] == "7x7s2" and ours["width"] == "0.25"
+    assert ours["strict depth"] == "6" and ours["seeds"] == "2" and ours["stem"] == "7x7s2" and ours[
+        "width"] == "0.25"
     assert ours["params (M)"] == "1.00" and ours["MACs (M)"] == "10" and ours["decay"] == "0.001"
     assert cells(main, "long")["ratio %, strongest"] == "100" and "student" not in main and "bare" not in table
     assert cells(distilled, "student")["ratio %, strongest"].startswith("93.8 (")
@@ -259,7 +272,8 @@ def test_latencies_of_different_machines_are_not_compared(results, cells):
     for (entry, _), record in setting.records.items():
         record["evaluated_with"] = {"hardware": "old", "threads": 2}
         if label(setting, entry) in ("gated", "long"):
-            record["timed_with"] = {"hardware": "new", "threads": 1}   # of tools/latency.py, later than the evaluation
+            # of tools/latency.py, later than the evaluation
+            record["timed_with"] = {"hardware": "new", "threads": 1}
     table = cost_table(setting, setting.find(LONG))
     assert cells(table, "gated")["latency (ms), batch 1"] == "2.00 (0.25×)"
     assert cells(table, "plain")["latency (ms), batch 1"] == "2.00"
@@ -298,7 +312,8 @@ def test_what_the_figures_show(results):
     (line,) = data["field"]["panels"][0]["series"]
     assert line["name"].endswith("(field 5 px)") and line["x"] == [0, 1, 2, 3] and line["mark"] == 2
     assert line["y"] == pytest.approx([20, 60, 90, 100])
-    # gated, the best of ours on validation, is right on images 0 to 71 and 3 to 78: classes 0 to 3 of 25 images each
+    # gated, the best of ours on validation, is right on images 0 to 71 and 3 to 78: classes 0 to 3 of 25
+    # images each
     right = np.stack([np.arange(100) < 72, np.roll(np.arange(100) < 76, 3)]).mean(0).reshape(4, 25).mean(1)
     assert np.diagonal(data["confusion"]["shares"]) == pytest.approx(100 * right)
     assert np.sum(data["confusion"]["shares"], axis=1) == pytest.approx([100] * 4)
@@ -306,14 +321,16 @@ def test_what_the_figures_show(results):
     assert data["classes"]["difference"] == pytest.approx(100 * (right - long))
     assert data["classes"]["name"].startswith("gated (") and " − long (" in data["classes"]["name"]
     assert data["curves"]["panels"][1]["series"][0]["y"] == [40.0] and "bare" not in str(data["curves"])
-    assert data["fraction"]["panels"][0]["series"] == [{"name": "gated", "x": [10, 100], "y": pytest.approx([64, 74])}]
+    assert data["fraction"]["panels"][0]["series"] == [{"name": "gated", "x": [10, 100],
+                                                        "y": pytest.approx([64, 74])}]
     assert {"macs", "latency"} <= set(data["cost"][0])
     setting.rows["latency_ms_b1"] = np.nan
     assert "latency" not in str(make_figures(setting, [])["task2_cost_48px-quarter_toy.png"][1])
 
 
 def test_figures_of_many_lines_show_the_chosen_networks(results, monkeypatch):
-    monkeypatch.setattr(figure_data, "FIGURE_MODELS", {"missing": MISSING, "the long one": LONG, "ours": GATED})
+    monkeypatch.setattr(figure_data, "FIGURE_MODELS",
+                        {"missing": MISSING, "the long one": LONG, "ours": GATED})
     curves = make_figures(only(results), [])["task2_curves_48px-quarter_toy.png"][1]
     assert [line["name"] for line in curves["panels"][0]["series"]] == ["the long one", "ours"]
 
@@ -333,7 +350,8 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     assert "| gated | 7x7s2 |" in text and "secret" not in text
     assert "(figures/task2_depth_48px-quarter_toy.png)" in (results / "report/README.md").read_text()
     header, *lines = csv.reader((results / "results/task2/ratios.csv").open())
-    shares = {(line[header.index("label")], line[header.index("comparison")]): line[header.index("ratio")] for line in lines}
+    shares = {(line[header.index("label")], line[header.index("comparison")]): line[header.index("ratio")]
+              for line in lines}
     assert header == list(RATIOS) and len(lines) == 10 and shares["gated", STRONGEST] == "0.9136"
     for path, old, new in ((results / "README.md", "74.0", "75.0"),
                            (results / "results/task2/ratios.csv", "0.9136", "0.9236"),
@@ -364,7 +382,8 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
     blocks = make_content(root).blocks("task2")
-    assert (root / "report/README.md").read_text().count("No results yet: run `python experiments.py task2`") == len(blocks)
+    assert (root / "report/README.md").read_text().count("No results yet: run `python experiments.py "
+                                                         "task2`") == len(blocks)
     build.main(["--check"], root)
 
 
@@ -381,7 +400,8 @@ def test_a_taught_network_is_found_by_its_teacher(publish, tmp_path, lists):
 def test_pictures_are_chosen_by_what_two_networks_get_right():
     answers = {"shallow": np.array([5, 5, 1, 1, 1]), "deep": np.array([5, 2, 5, 1, 2])}
     chosen = pictures.choose(pictures.kinds_task2(Predictions(["a"] * 5, np.full(5, 5), answers)), each=9)
-    assert chosen == {"both right": [0], "only shallow right": [1], "only deep right": [2], "the same mistake": [3],
+    assert chosen == {"both right": [0], "only shallow right": [1], "only deep right": [2],
+                      "the same mistake": [3],
                       "two mistakes": [4]}
 
 

@@ -1,4 +1,6 @@
 """The shallow networks: fusing is exact, depth is what is claimed, every parameter learns, any image size."""
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,8 +29,8 @@ def randomise(model: nn.Module) -> nn.Module:
 
 def small(name: str, **options) -> nn.Module:
     torch.manual_seed(0)
-    options = {"width": 0.125, **options}
-    return build_shallow(name, 7, **options) if name in SHALLOW else SHALLOW_BASELINES[name](7, **options)
+    build = SHALLOW_BASELINES.get(name) or partial(build_shallow, name)
+    return build(7, **{"width": 0.125, **options})
 
 
 def relative_error(got, expected) -> float:
@@ -120,7 +122,8 @@ def test_depth_of_every_network(name):
     assert len(path) == strict and (name in SHALLOW or SHALLOW_BASELINES[name].__doc__)
 
 
-@pytest.mark.parametrize("options", [{}, {"gates": True, "covariance_channels": 8}, {"gates": True, "pooled_gates": True},
+@pytest.mark.parametrize("options", [{}, {"gates": True, "covariance_channels": 8},
+                                     {"gates": True, "pooled_gates": True},
                                      {"kernels": (1, 3)}, {"stem_pool": True},
                                      {"num_pools": 1}])
 def test_two_layers_more_than_hidden_ones(options):
