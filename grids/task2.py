@@ -234,6 +234,8 @@ FIGURE_MODELS = {
     "depth 4, 60 epochs": GATED4_K5_60, "ResNet-34, 60 epochs": RESNET_60[0.001], "depth 6": SHALLOW,
     "depth 6, x1.75": FULL_SAME_MACS, "depth 6, x1.25": FULL_WIDE[0.002], "depth 5": FULL_THREE,
     "depth 4": FULL_GATED4, "ResNet-34": FULL_RESNETS[0.002], "ResNet-34, stock": FULL_STOCK}
+# What README shows
+SUMMARY = (FULL_SAME_MACS, FULL_WIDE[0.002], FULL_THREE, FULL_GATED4, FULL_RESNETS[0.002], FULL_STOCK)
 # The points of the figure of training data: (share of the training images, run)
 DATA_SHARES = {name: [*runs.items(), (1.0, whole)]
                for (name, runs), whole in zip(FRACTIONS.items(), (DEEP, SHALLOW))}

@@ -8,7 +8,7 @@ from report.compare import csv_of, load_settings
 from report.content import NO_RESULTS, Content
 from report.task1.compare import STATS, VARIANTS, ablations, compare_models
 from report.task1.figures import KINDS, make_figures
-from report.task1.tables import channel_table, cost_table, detail_table, stats_table, variant_table
+from report.task1.tables import channel_table, cost_table, detail_table, stats_table, summary_table, variant_table
 
 DECIMALS = dict.fromkeys((*SUBSETS, "mean_pct", "mean_sd", "difference_points", "ci95_low", "ci95_high"), 2)
 
@@ -20,7 +20,7 @@ def make_content(root: Path) -> Content:
     files = {"stats.csv": (compared, STATS), "ablations.csv": (variants, VARIANTS)}
     if settings:
         texts |= {f"results/task1/{name}": csv_of(*lines, DECIMALS) for name, lines in files.items()}
-    tables = {"channels": channel_table, "detail": detail_table, "cost": cost_table,
+    tables = {"channels": channel_table, "detail": detail_table, "cost": cost_table, "summary": summary_table,
               "stats": lambda setting: stats_table(setting, compared[setting.key]),
               "ablations": lambda setting: variant_table(setting, variants[setting.key])}
     made = {f"task1-{name}": "\n\n".join(filter(None, map(make, settings))) for name, make in tables.items()}

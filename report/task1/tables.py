@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import statistics
 
+from grids.task1 import FIGURE_MODELS
 from records import SUBSETS
 from report.compare import Setting
 from report.tables import ablation_table, caption, difference, mean_sd, millions, plus_minus, table
@@ -41,6 +42,24 @@ def channel_table(setting: Setting, split: str = "test") -> str:
          *(_bold(*one[name], best[name] if line.section != "specialist" else None) for name in QUALITY),
          millions(line.params(), 2), millions(line.mean("macs", "RGB"), 0)]
                                  for line, one in zip(lines, cells)])
+
+
+def summary_table(setting: Setting) -> str:
+    """The models of the small figures in few columns; "" where one of them has no results here."""
+    entries = [setting.find(run) for run in FIGURE_MODELS.values()]
+    if None in entries:
+        return ""
+    by_entry = {line.entries["RGB"]: line
+                for line in lines_of(setting, "test") if line.section != "specialist"}
+    seven = [line for line in lines_of(setting, "test") if line.section == "specialist"]
+    lines = [*(by_entry[entry] for entry in entries), *seven]
+    experts = {subset: line.mean("top1_pct", subset) for line in seven for subset in line.entries}
+    header = ["model", "at test", "epochs", "seeds", "RGB", MEAN, "worst of 7", "expert gap", "params (M)"]
+    return caption(setting, "test", "Top-1 in %, mean over seeds ± standard deviation. Expert gap: "
+                   "specialists − model, mean of the seven sets in points.") + table(header, [
+        [line.name, *line.told()[:2], line.seeds(),
+         *(_quality(line, experts)[name][1] for name in header[4:8]),
+         millions(line.params(), 2)] for line in lines])
 
 
 def detail_table(setting: Setting, split: str = "test") -> str:
