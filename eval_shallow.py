@@ -1,12 +1,12 @@
-"""Evaluate Task 2 checkpoints: accuracy, depth and cost of the fused network, each sum of branches one
-convolution.
+"""Evaluate Task 2 checkpoints: accuracy, depth and cost of the fused network.
 
-    python eval_shallow.py runs/main/model.pt                    # half a minute on a CPU
-    python eval_shallow.py runs/64px-half/gated6-k3*/model.pt runs/64px-half/resnet34*/model.pt
-    --skip-existing python eval_shallow.py runs/main/model.pt --split val --repeats 0
+    python eval_shallow.py runs/shallow/model.pt              # half a minute on a CPU
+    python eval_shallow.py runs/64px-half/*/model.pt --skip-existing
+    python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
-Updates results/task2/classifiers.csv, one JSON a run with all provenance in results/task2/runs/, predictions
-on test in results/task2/predictions/ and the tables and charts made from them.
+In the fused network each sum of branches is one convolution. Updates results/task2/classifiers.csv, one JSON a
+run with all provenance in results/task2/runs/, predictions on test in results/task2/predictions/ and the
+tables and charts made from them.
 """
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""What a run leaves in results/: JSON records, predictions, and the table made of them. Written and read here
-alone.
+"""What a run leaves in results/: records, predictions and a table. Written and read here alone.
 
-    results/TASK/runs/NAME.json               one evaluation: configuration, provenance, history, metrics of
-    each split results/TASK/predictions/NAME-test.csv.gz a line a test image: path, true class, predicted
-    classes
-    results/task1/channels.csv, results/task2/classifiers.csv      all records of the task as one table
+    results/TASK/runs/NAME.json                 one evaluation: configuration, provenance, history, metrics
+    results/TASK/predictions/NAME-test.csv.gz   a line a test image: path, true class, predicted classes
+    results/task1/channels.csv                  all records of Task 1 as one table
+    results/task2/classifiers.csv               those of Task 2
 
 NAME is PRESET-DATASET-SIZEpx-MODEL-OPTIONS-sSEED; OPTIONS are eight letters that stand for all options.
 """

@@ -60,14 +60,13 @@ def sample_mask(sampler: str, batch: int, channels: int, generator: torch.Genera
     """Presence mask (B, C), bool, on the CPU; None stands for all channels.
 
     hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the
-    set,
-                uniform among those of that size; one set an image
+                set, uniform among those of that size; one set an image
     hcs-batch   the same, one set for the whole batch, as in the paper
     uniform     uniform among all 2^C - 1 sets
     bernoulli   each channel is dropped with probability 1/2; where that leaves none, one channel, chosen
-    uniformly
+                uniformly
     sandwich    a third of the batch has all channels, a third one channel, the rest as hcs (after US-Nets,
-    1903.05134)
+                1903.05134)
     """
     if sampler == "none":
         return None

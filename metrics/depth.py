@@ -4,17 +4,15 @@ A weighted operation is a convolution, or a product of something that depends on
 does not:
 
     1   convolution (also one whose kernel depends on the input), matrix product with a parameter or a
-    constant matrix,
-        elementwise product with a weight that varies along two or more dimensions (a global filter, a matrix
-        product written as multiply and sum), distances to learned points, a look-up in a learned table
+        constant matrix, elementwise product with a weight that varies along two or more dimensions (a global
+        filter, a matrix product written as multiply and sum), distances to learned points, a look-up in a
+        learned table
     0   BatchNorm, per-channel scales, activations, pooling, sums (biases, residuals, position embeddings),
-    concatenation,
-        elementwise products of activations (gates)
+        concatenation, elementwise products of activations (gates)
 
 Parallel branches count as the longest of them, and each use of a shared weight counts. The stricter depth
-adds one for each
-matrix product of two activations: two for attention, one for covariance pooling, one for a convolution that
-is written as a matrix product with a kernel made from the input.
+adds one for each matrix product of two activations: two for attention, one for covariance pooling, one for a
+convolution that is written as a matrix product with a kernel made from the input.
 
 The operations are those that torch dispatches while the network runs, so it does not matter in which module,
 function or library they are written, or whether a weight is trained; autograd's graph misses frozen weights,

@@ -1,5 +1,4 @@
-"""Receptive field: which pixels the centre unit of a network's last feature map sees, and how much each of
-them counts.
+"""Receptive field: which pixels the centre unit of a network's last feature map sees, and how much each counts.
 
     theoretical   side of the square of pixels that can change the unit, whatever the weights
     effective     how the unit's squared gradient is spread over the image (Luo et al., 1701.04128)
@@ -8,9 +7,8 @@ A network has `feature_maps(x)`, which its forward uses: x (B, C, H, W) -> the m
 head pools, those of parallel streams one by one.
 
 Global average pooling (a mean over H and W, or adaptive average pooling to 1 x 1) is a constant here, so the
-channel gates that
-it feeds are left out: one of them would make every receptive field the whole image. Other operations that
-join all positions, such as self-attention, are not left out.
+channel gates that it feeds are left out: one of them would make every receptive field the whole image. Other
+operations that join all positions, such as self-attention, are not left out.
 """
 from __future__ import annotations
 

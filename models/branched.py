@@ -1,5 +1,4 @@
-"""Convolutions trained as a sum of linear branches and evaluated as one plain convolution, the same function
-in eval mode.
+"""Convolutions trained as a sum of linear branches and evaluated as one, the same function in eval mode.
 
 Parallel kernels of several sizes with BatchNorm: ACNet (1908.03930), RepVGG (2101.03697), DBB (2103.13425).
 """

@@ -2,25 +2,21 @@
 
 A rule maps a presence mask to a matrix P(S). Row j says which present channels stand in for kernel channel j,
 so that filling the image, x_hat = P(S) x, and generating the kernel, K(S) = W P(S), are the same linear map.
-Every
-naive treatment of missing channels is one choice of P:
+Every naive treatment of missing channels is one choice of P:
 
     rule         row j of P(S), S the present set, n = |S|, C = all channels
-    zero         e_j if j in S, else 0                                  zero imputation, sliced kernel
-    rescale      C/n e_j if j in S, else 0                              HCS baseline of ChannelViT
-    (2309.16108); partial conv (1804.07723)
-    mean         e_j if j in S, else 1/n on all of S                    replicate (n = 1), mean imputation
-    grey         1/n on all of S                                        colour discarded
-    regression   e_j if j in S, else Sigma_jS Sigma_SS^-1               Wiener filter, conditional mean of a
-    Gaussian
-    by_size      as regression, each size n of the set with kernel channels of its own: row (n, j) is the
-        regression's row j
+    zero         e_j if j in S, else 0                      zero imputation, sliced kernel
+    rescale      C/n e_j if j in S, else 0                  HCS baseline of ChannelViT (2309.16108);
+                                                            partial convolution (1804.07723)
+    mean         e_j if j in S, else 1/n on all of S        replicate (n = 1), mean imputation
+    grey         1/n on all of S                            colour discarded
+    regression   e_j if j in S, else Sigma_jS Sigma_SS^-1   Wiener filter, conditional mean of a Gaussian
+    by_size      as regression, kernel channels of its own for each size n of the set: row (n, j) is row j
     learned      as regression, absent rows corrected by a network of the mask
     conditioned  as learned, the network also sees mean and spread of the image's present channels
-    black        e_j; absent pixels are black, not mean                 zero *before* normalisation (the usual
-    bug)
-    luma_chroma  row 0: 1/n on S; row 1+c: e_c - 1/n on S if c in S     open set: also takes channels never
-        trained on
+    black        e_j; absent pixels are black, not mean     zero *before* normalisation (the usual bug)
+    luma_chroma  row 0: 1/n on S; row 1+c: e_c - 1/n on S   open set: also takes channels never trained on
+                 if c in S
 """
 from __future__ import annotations
 

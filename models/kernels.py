@@ -1,18 +1,16 @@
 """Kernel generators: where the full kernel W of a stem comes from, when it is not simply a parameter.
 
 A generator gives W (O, rows, k, k), one slice a kernel channel; the fill rule then makes K(S) = W P(S) of it.
-The stems that others proposed for varying channels differ in W alone and share P (`scale`: the slices of the
-present channels):
+The stems that others proposed for varying channels differ in W alone and share P (`rescale`: the slices of
+the present channels):
 
     free        W itself is the parameter
     tied        W[o, c] = g[o, c] w[o]: one spatial filter an output channel
-    templates   W[:, c] = sum_t a[c, t] B[:, t]       TemplateMixing of CHAMMI (2310.19224); few templates
-    limit the rank
-    hypernet    W[:, c] = MLP(z[c]), z learned        HyperNet of CHAMMI
-    wavelength  W[:, c] = MLP(Fourier(lambda[c]))     wavelength-conditioned generator, after DOFA
-    (2403.15356)
+    templates   W[:, c] = sum_t a[c, t] B[:, t]     TemplateMixing of CHAMMI (2310.19224); few limit the rank
+    hypernet    W[:, c] = MLP(z[c]), z learned      HyperNet of CHAMMI
+    wavelength  W[:, c] = MLP(Fourier(lambda[c]))   wavelength-conditioned generator, after DOFA (2403.15356)
 
-CHAMMI's Depthwise stem with mean pooling over channels is `free` under `scale` up to the constant C: it
+CHAMMI's Depthwise stem with mean pooling over channels is `free` under `rescale` up to the constant C: it
 averages the responses of the present channels' own filters.
 """
 from __future__ import annotations

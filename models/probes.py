@@ -1,14 +1,13 @@
 """Probes: what a trained network of Task 1 is put through besides its plain evaluation.
 
     recalibrated-bn   BatchNorm statistics of each channel set by itself, from the training images without
-    augmentation
-                      (as US-Nets calibrate each width, 1903.05134; for a plain network the usual repair)
+                      augmentation (as US-Nets calibrate each width, 1903.05134; for a plain network the usual
+                      repair)
     wrong-ids         the image keeps its channels, the network is told the next ones: R as G, G as B, B as R
     duplicates        the network is told it has all channels; absent ones are copies of present ones
     grey-images       all channels show the image's luma (BT.601), so no set knows more than another
     average-of-seen   channels left out of training (--train-channels) take the average of the seen channels'
-    kernels, in the sets
-                      that hold one of them
+                      kernels, in the sets that hold one of them
 """
 from __future__ import annotations
 

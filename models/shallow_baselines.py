@@ -1,8 +1,7 @@
-"""Other shallow designs, to compare with: dense residual blocks, self-attention and graph layers, each on a
-small stem.
+"""Other shallow designs, to compare with: dense residual blocks, self-attention and graph layers.
 
-Each block is a few lines of the paper it names; strict depths are counted by metrics/depth.py and asserted in
-the tests.
+Each is on a small stem, each block a few lines of the paper it names; strict depths are counted by
+metrics/depth.py and asserted in the tests.
 """
 from __future__ import annotations
 

@@ -4,8 +4,7 @@
     python -m report.pictures --preset 64px-half --model sliced
     python -m report.pictures task2                 # the best shallow network on validation beside ResNet-34
 
-Writes report/local/*.png, which git ignores: the pictures belong to the data set. Of several seeds, the
-first.
+Writes report/local/*.png, which git ignores: the pictures belong to the data set. Of several seeds the first.
 """
 from __future__ import annotations
 

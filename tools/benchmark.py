@@ -1,11 +1,9 @@
-"""Measure the speeds this project promises, each against its reference in alternating pairs; medians of the
-ratios.
+"""Measure the speeds this project promises, each against its reference in alternating pairs.
 
-    python -m tools.benchmark                 # all three
+    python -m tools.benchmark                 # all three, medians of the ratios
     python -m tools.benchmark stem --pairs 20 # the stem alone
 
-cache   images decoded into the pixel cache a second, against a bare Pillow loop on all cores doing the same
-decoding
+cache   images decoded into the pixel cache a second, against a bare Pillow loop on all cores
 data    share of a CPU training step that making the batch takes
 stem    a training step with ChannelSetConv2d and one channel set an image, against the plain Conv2d
 """
