@@ -108,7 +108,7 @@ def accuracy_against_cost(figure: Figure, data: list[dict]) -> None:
 def top1_against_cost(figure: Figure, data: list[dict]) -> None:
     """Top-1 against MACs and, where it was measured, latency.
 
-    data: name, top1 (percent), macs (millions), latency (ms).
+    data: name (None: a grey point without one), top1 (percent), macs (millions), latency (ms).
     """
     labels = {"macs": "MACs (millions)", "latency": "latency of one image (ms)"}
     _scatter(figure, data, "top1", "top-1 (%)", {key: labels[key] for key in labels if key in data[0]})
@@ -119,8 +119,11 @@ def _scatter(figure: Figure, data: list[dict], y: str, y_label: str, panels: dic
     figure.set_size_inches(10, 4.8)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (key, label) in zip(axes, panels.items()):
-        for rank, model in enumerate(data):
-            axis.plot(model[key], model[y], label=model["name"], **_marker(rank, len(data)))
+        named = [model for model in data if model["name"]]
+        for model in data:   # one without a name is there for comparison
+            style = _marker(named.index(model), len(named)) if model["name"] else \
+                {"linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75", "label": "_"}
+            axis.plot(model[key], model[y], **{"label": model["name"], **style})
         axis.set(xlabel=label, xscale="log")
         # no room for every digit
         if max(model[key] for model in data) > 10 * min(model[key] for model in data):

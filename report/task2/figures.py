@@ -24,16 +24,17 @@ def make_figures(setting: Setting, ratios: list[dict]) -> dict[str, tuple]:
     shown = shown or {setting.describe(entry): entry for entry in setting.compared}
     mine = {name: setting.records[entry, 0] for name, entry in shown.items() if (entry, 0) in setting.records}
     where, made = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}", {}
-    names = [None if entry is None else setting.describe(entry) for entry in (ours, against)]
+    legend = {entry: name for name, entry in shown.items()}
+    names = [legend.get(entry) or entry is not None and setting.describe(entry) for entry in (ours, against)]
     for kind, draw, data, title in (
             ("depth", figures.share_against_depth, _depth(setting, shares, against, shown),
              f"top-1 in % of that of {names[1]}, by strict depth, test split"),
-            ("cost", figures.top1_against_cost, _cost(setting), "accuracy against cost, test split"),
+            ("cost", figures.top1_against_cost, _cost(setting, legend), "accuracy against cost, test split"),
             ("field", figures.lines, _field(mine),
              "how far from the centre the last layer's centre looks, seed 0"),
             ("confusion", figures.confusion, _confusion(setting, ours),
              f"confusions of {names[0]}, test split"),
-            ("classes", figures.class_differences, _classes(setting, ours, against),
+            ("classes", figures.class_differences, _classes(setting, ours, against, names),
              "recall by class, test split"),
             ("curves", figures.lines, _curves(mine), "training curves, validation split, seed 0"),
             ("fraction", figures.lines, _fraction(setting), "accuracy against training data, test split")):
@@ -56,13 +57,15 @@ def _depth(setting: Setting, shares: list[dict], against: int | None, shown: dic
     return sorted([*points, whole], key=lambda point: (point["depth"], point["name"]))
 
 
-def _cost(setting: Setting):
+def _cost(setting: Setting, legend: dict[int, str]):
+    """Those of the legend by name, the others without one."""
     # a panel needs all of its points
     timed = all(mean(setting, entry, "latency_ms_b1") for entry in setting.compared)
-    return [{"name": setting.describe(entry), "top1": mean(setting, entry, "top1_pct"),
+    order = sorted(setting.compared, key=lambda entry: entry in legend)   # named ones above the others
+    return [{"name": legend.get(entry), "top1": mean(setting, entry, "top1_pct"),
              "macs": mean(setting, entry, "macs") / 1e6,
              **({"latency": mean(setting, entry, "latency_ms_b1")} if timed else {})}
-            for entry in setting.compared]
+            for entry in order]
 
 
 def _field(records: dict[str, dict]):
@@ -97,11 +100,11 @@ def _confusion(setting: Setting, entry: int | None):
     return {"classes": classes, "shares": shares.tolist()}
 
 
-def _classes(setting: Setting, entry: int | None, against: int | None):
+def _classes(setting: Setting, entry: int | None, against: int | None, names: list[str]):
     if entry is None or against is None:
         return None
     classes, shares = _counts(setting, entry)
-    return {"classes": classes, "name": f"{setting.describe(entry)} − {setting.describe(against)}",
+    return {"classes": classes, "name": " − ".join(names),
             "difference": (shares.diagonal() - _counts(setting, against)[1].diagonal()).tolist()}
 
 
