@@ -12,17 +12,18 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from config import TrainConfig, differing_options, option_defaults, run_folder_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
-from utils import UserError, append_jsonl, environment, generator, load_checkpoint, save_checkpoint, write_json
-from utils import write_text
+from step import TrainStep
+from utils import UserError, append_jsonl, environment, load_checkpoint, save_checkpoint, write_json, write_text
+
+SAVE_EVERY = 20   # seconds of training that a kill may cost, at most
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,6 @@ def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
                                                       config.max_failed)
 
 
-def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
-    """Linear warm-up over `warmup` steps, then half a cosine down to zero at `total` (SGDR, 1608.03983)."""
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
 def readable(record: dict) -> str:
     """A metrics record as one line of text."""
     return "  ".join(readable(v) if isinstance(v, dict) else f"{k} {v}"
@@ -70,14 +64,13 @@ def readable(record: dict) -> str:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True,
-            batch_size: int = 256) -> Tensor:
+def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> Tensor:
     """Predicted class of every image: (N,). The model, in eval mode, gets the image channels `columns`
     (None: all).
     """
     model.eval()
     predictions = []
-    for images, _ in batches.eval_batches(batch_size):
+    for images, _ in batches.eval_batches(1024 if batches.device.type == "cuda" else 256):
         if columns is not None:
             images = images[:, list(columns)].contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
@@ -104,11 +97,10 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, cache: PixelCache, model: nn.Module, train: Batches, validate,
                  batch_inputs=None, processes=Processes(0, 1), teacher: nn.Module | None = None):
-        self.config, self.train, self.validate, self.processes = config, train, validate, processes
+        self.config, self.validate, self.processes = config, validate, processes
         # of the start, kept by a resumed run
         self.cache, self.environment = cache, environment(train.device)
         config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{run_folder_name(config)}"
-        self.batch_inputs = batch_inputs or (lambda count, random: {})
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
@@ -116,8 +108,7 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         if processes.world > 1 and self.device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self.steps_per_epoch = len(train) // config.batch_size
-        if self.steps_per_epoch == 0:
+        if config.batch_size > len(train):
             raise UserError(f"--batch-size {config.batch_size} is larger than the {len(train)} training "
                             f"images")
         if config.batch_size % processes.world:
@@ -128,15 +119,15 @@ class Trainer:
         self.optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": config.weight_decay},
                                           {"params": plain, "weight_decay": 0.0}], config.lr, momentum=0.9,
                                          nesterov=True)
-        horizon = config.ema_epochs * self.steps_per_epoch
-        self.ema = AveragedModel(self.model, use_buffers=True,
-                                 multi_avg_fn=get_ema_multi_avg_fn(max(0.0,
-                                                                       1 - 1 / horizon) if horizon else 0.0))
+        self.ema = AveragedModel(self.model, self.device, use_buffers=True)
         # loss_sum: over this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, None
-        self.parallel = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
+        called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
         if config.compile:   # in place and after the average was copied: neither state dict changes
-            self.parallel.compile(dynamic=False)
+            called.compile(dynamic=False)
+        self.steps = TrainStep(config, called, self.model, self.ema, self.optimizer, train,
+                               batch_inputs or (lambda count, random: {}), self.teacher, processes)
+        self.steps_per_epoch = self.steps.per_epoch
 
     # ------------------------------------------------------------ state
 
@@ -205,7 +196,7 @@ class Trainer:
             UserError: the loss is not finite; the checkpoint of the last whole epoch is kept.
         """
         self.open_run()
-        total = self.config.epochs * self.steps_per_epoch
+        total = self.steps.total
         handlers = {s: signal.signal(s, lambda number, _: setattr(self, "stopped", number))
                     for s in (signal.SIGINT, signal.SIGTERM)}
         interactive = sys.stderr.isatty()
@@ -213,22 +204,22 @@ class Trainer:
                    dynamic_ncols=interactive,
                    mininterval=0.2 if interactive else 30, disable=self.processes.rank != 0)
         try:
-            losses, began = [], time.perf_counter()
+            began, checked, saved = time.perf_counter(), self.step, time.monotonic()
             while self.step < total:
-                losses.append(self._train_step(total))
+                self.steps.run(self.step)
                 self.step += 1
                 bar.update()
                 stop, epoch_ended = self._stop_asked(), self.step % self.steps_per_epoch == 0
-                if epoch_ended or stop or len(losses) >= 50:
-                    loss = self._check(losses)
-                    losses = []
+                if epoch_ended or stop or self.step - checked >= 50:
+                    loss, checked = self._check(checked), self.step
                     bar.set_postfix(epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}",
                                     refresh=False)
-                if epoch_ended or stop:
-                    self.seconds += time.perf_counter() - began
+                    self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
                     if epoch_ended:
                         self._end_epoch(bar)
-                    self._save()
+                    if stop or self.step == total or time.monotonic() - saved > SAVE_EVERY:
+                        self._save()
+                        saved = time.monotonic()
                     began = time.perf_counter()
                 if stop:
                     bar.close()
@@ -260,21 +251,25 @@ class Trainer:
             print(f"wrote {path}\nnext: python {evaluation} {path}")
         self.processes.stop()
 
-    def _check(self, losses: list[Tensor]) -> float:
-        """Mean of the latest losses, added to the epoch's; the only place that waits for a GPU.
+    def _check(self, since: int) -> float:
+        """Mean loss of the steps from `since` on, added to the epoch's; the only place that waits for a GPU.
 
         Raises:
             UserError: the mean is not finite, or after an epoch a weight is not.
         """
-        loss = torch.stack(losses).mean().item()
-        self.loss_sum += loss * len(losses)
-        finite = self.step % self.steps_per_epoch or all(p.isfinite().all() for p in self.model.parameters())
+        count, first = self.step - since, since % self.steps_per_epoch
+        loss = self.steps.losses[first:first + count].mean().item()
+        self.loss_sum += loss * count
+        finite = self.step % self.steps_per_epoch or self._weights_are_finite()
         if not math.isfinite(loss) or not finite:
             what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
             raise UserError(f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or "
                             f"--no-amp; last.pt in {self.folder} is of the last good epoch")
         return loss
+
+    def _weights_are_finite(self) -> bool:
+        return torch.stack(torch._foreach_norm([*self.model.parameters()], torch.inf)).isfinite().all().item()
 
     def _end_epoch(self, bar: tqdm) -> None:
         """Validate where it is due, and write the epoch's line of metrics."""
@@ -298,41 +293,3 @@ class Trainer:
         flag = torch.tensor(float(self.stopped is not None), device=self.device)
         dist.all_reduce(flag)
         return flag.item() > 0
-
-    def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Kullback-Leibler divergence from the teacher's softened prediction to the model's, times
-        temperature squared.
-        """
-        temperature = self.config.distill_temperature
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            wanted = F.log_softmax(self.teacher(images).float() / temperature, dim=1)
-        predicted = F.log_softmax(logits.float() / temperature, dim=1)
-        return temperature ** 2 * F.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
-
-    def _train_step(self, total: int) -> Tensor:
-        """One optimiser step; returns the loss, left on the device."""
-        config, world, rank = self.config, self.processes.world, self.processes.rank
-        epoch, position = divmod(self.step, self.steps_per_epoch)
-        if position == 0 or not hasattr(self, "order"):
-            self.order = torch.randperm(len(self.train), generator=generator(config.seed, "order", epoch))
-        random = generator(config.seed, "batch", self.step, rank)
-        indices = self.order[position * config.batch_size:(position + 1) * config.batch_size][rank::world]
-        extra = {k: v.to(self.device, non_blocking=True) for k, v in self.batch_inputs(len(indices),
-                                                                                       random).items()}
-        self.parallel.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
-            images, labels = self.train.train_batch(indices, config.augment, random)
-            logits = self.parallel(images, **extra)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
-        if self.teacher is not None:
-            share = config.distill_weight * min(1.0, self.step / max(1.0, config.distill_ramp * total))
-            loss = (1 - share) * loss + share * self._distillation(images, logits)
-        rate = learning_rate(self.step, total,
-                             min(config.warmup_epochs, config.epochs / 5) * self.steps_per_epoch, config.lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.ema.update_parameters(self.model)
-        return loss.detach()

@@ -12,12 +12,13 @@ and interrupted ones resumed. Each run has its directory runs/PRESET/NAME-OPTION
 """
 from __future__ import annotations
 
+import argparse
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import CONFIGS, PRESETS, run_folder_name
@@ -31,22 +32,23 @@ EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 @dataclass
 class Job:
-    """One training and the directory it writes."""
+    """A training or an evaluation."""
     name: str
-    folder: Path
     command: list[str]
-    teacher: Path | None = None   # a checkpoint that must be there first
+    log: Path
+    makes: Path | None = None   # a checkpoint; an evaluation makes none
+    needs: list[Path] = field(default_factory=list)   # checkpoints that must be there first
     process: subprocess.Popen | None = None
 
     @property
-    def finished(self) -> bool:
-        return (self.folder / "model.pt").exists()
+    def ready(self) -> bool:
+        return all(path.exists() for path in self.needs)
 
     def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "log.txt", "a") as log:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "a") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
-        print(f"{time.strftime('%H:%M:%S')} start   {self.name}: {self.folder / 'log.txt'}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} start   {self.name}: {self.log}", flush=True)
 
 
 def chosen_runs(args) -> list[Run]:
@@ -94,36 +96,56 @@ def words(options: dict) -> list[str]:
                                                                                      str(value)])]
 
 
-def make_jobs(args) -> list[Job]:
+def training_jobs(args) -> list[Job]:
+    """What is not trained yet."""
     jobs, task = [], task_of(args.grid)
     for seed in args.seeds:
         for run in trainings(chosen_runs(args)):
             folder = run_folder(run, args, seed)
             teacher = more_options(run, args, seed).get("teacher")
-            jobs.append(Job(f"{run} seed {seed}", folder, [
-                sys.executable, str(ROOT / f"train_{task}.py"), "--data", args.data, "--threads",
-                str(args.threads),
-                "--out", str(folder), "--resume", *own_words(run, args, seed)],
-                            Path(teacher) if teacher else None))
+            command = [sys.executable, str(ROOT / f"train_{task}.py"), "--data", args.data, "--threads",
+                       str(args.threads), "--out", str(folder), "--resume", *own_words(run, args, seed)]
+            jobs.append(Job(f"{run} seed {seed}", command, folder / "log.txt", folder / "model.pt",
+                            [Path(teacher)] if teacher else []))
+    return [job for job in jobs if not job.makes.exists()]
+
+
+def evaluation_jobs(args) -> list[Job]:
+    """The evaluations of all runs; one that has its results already does nothing."""
+    jobs, task = [], task_of(args.grid)
+    for seed in args.seeds:
+        for run in chosen_runs(args):
+            models = [run_folder(part.trained, args, seed) / "model.pt" for part in (run.parts or (run,))]
+            # subsets follow from the section
+            test = {key: value for key, value in run.test.items() if key != "subsets"}
+            command = [sys.executable, str(ROOT / EVALUATION[task]), *map(str, models), "--name", run.model,
+                       "--label", run.label, "--section", run.section, "--skip-existing", "--no-report",
+                       "--data", args.data, "--threads", str(args.threads), *words(test),
+                       *["--repeats", "0"] * (not args.latency), *shlex.split(args.eval_options)]
+            jobs.append(Job(f"evaluation of {run} seed {seed}", command, models[0].parent / "evaluation.txt",
+                            None, models))
     return jobs
 
 
-def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
-    """Run the jobs, `at_once` at a time; after `minutes` the running ones save and stop.
+def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tuple[list[Job], list[Job]]:
+    """Run the jobs, `at_once` at a time, as soon as what they need is there; after `minutes` the running
+    ones save and stop.
 
-    Returns the failed ones.
+    Returns the failed ones, and those that were not finished.
     """
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, list(jobs), [], []
     try:
         while (waiting or running) and time.monotonic() < deadline:
-            ready = [job for job in waiting if job.teacher is None or job.teacher.exists()]
-            if not ready and not running:
-                ready = waiting[:1]   # its teacher failed: let it say so
-            for job in ready[:at_once - len(running)]:
+            ready = [job for job in waiting if job.ready]
+            if not ready and not running:   # what they need has failed: let a training say so
+                ready = [job for job in waiting if job.makes][:1]
+                if not ready:
+                    break
+            for job in sorted(ready, key=lambda job: job.makes is not None)[:at_once - len(running)]:
                 waiting.remove(job)
                 running.append(job)
                 job.start()
-            time.sleep(1)
+            time.sleep(0.2)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 failed += [job] * (job.process.returncode != 0)
@@ -136,30 +158,7 @@ def train(jobs: list[Job], at_once: int, minutes: float) -> list[Job]:
             job.process.wait()
             print(f"{time.strftime('%H:%M:%S')} stopped {job.name}: the same command goes on with it",
                   flush=True)
-    return failed
-
-
-def evaluate(args) -> list[str]:
-    """Evaluate every finished run that has no result yet, one after the other: latency needs a quiet machine.
-
-    Returns the names of those that could not be evaluated.
-    """
-    failed, task = [], task_of(args.grid)
-    for seed in args.seeds:
-        for run in chosen_runs(args):
-            models = [run_folder(part.trained, args, seed) / "model.pt" for part in (run.parts or (run,))]
-            if all(model.exists() for model in models):
-                # follow from the section
-                test = {key: value for key, value in run.test.items() if key != "subsets"}
-                done = subprocess.run([
-                    sys.executable, str(ROOT / EVALUATION[task]), *map(str, models), "--name", run.model,
-                    "--label",
-                    run.label, "--section", run.section, "--skip-existing", "--no-report", "--data",
-                    args.data,
-                    "--threads", str(args.threads), *words(test), *shlex.split(args.eval_options)])
-                failed += [f"{run} seed {seed} (evaluation)"] * (done.returncode != 0)
-    report_build.main([])
-    return failed
+    return failed, running + waiting
 
 
 def show(args) -> None:
@@ -188,6 +187,11 @@ def make_parser() -> ArgumentParser:
                                                       "'--epochs 2'")
     parser.add_argument("--eval-options", default="",
                         help="further options of every evaluation, such as '--repeats 0'")
+    parser.add_argument("--latency", action=argparse.BooleanOptionalAction, default=True,
+                        help="measure latency, which needs a quiet machine: evaluate one after the other when "
+                             "all is trained; with --no-latency, each as soon as it is trained")
+    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,
+                        help="build the report at the end")
     parser.add_argument("--no-eval", action="store_true", help="train only")
     parser.add_argument("--no-train", action="store_true", help="evaluate only")
     return parser
@@ -198,13 +202,17 @@ def main(argv: list[str] | None = None) -> None:
     if args.list:
         return show(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)   # as Ctrl-C: the trainings save, then stop
-    jobs = [job for job in make_jobs(args) if not job.finished and not args.no_train]
+    jobs = [] if args.no_train else training_jobs(args)
+    evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)
-    failed = [f"{job.name} ({job.folder / 'log.txt'})" for job in train(jobs, args.jobs, args.minutes)]
-    if not args.no_eval:
-        failed += evaluate(args)
+    # a latency is measured on a machine that does nothing else
+    failed, left = run_jobs(jobs + evaluations * (not args.latency), args.jobs, args.minutes)
+    left = evaluations if args.latency else [job for job in left if job.makes is None]
+    failed += run_jobs([job for job in left if job.ready], 1 if args.latency else args.jobs)[0]
+    if evaluations and args.report:
+        report_build.main([])
     if failed:
-        raise UserError("failed: " + ", ".join(failed))
+        raise UserError("failed: " + ", ".join(f"{job.name} ({job.log})" for job in failed))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Batches:
         self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
         self.image_size, self.device = image_size, device
         if device.type == "cuda" and self.images.nbytes < 0.6 * torch.cuda.mem_get_info(device)[0]:
-            self.images = self.images.to(device)
+            self.images, self.labels = self.images.to(device), self.labels.to(device)
         self.channels = None if list(channels) == list(range(images.shape[3])) else list(channels)
         ids = list(channels)
         self.scale = (1 / (255 * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)      # (C,)
@@ -38,21 +38,32 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batch(self, indices: Tensor, augment: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Augmented images (B, C, s, s), float32, channels_last, and labels (B,), on the device.
-
-        The random numbers come from `generator` (CPU), so a batch is the same on every device.
+    def draw(self, count: int, augment: str, generator: torch.Generator) -> dict[str, Tensor]:
+        """The random numbers of the augmentation of `count` images, from a CPU generator, for `train_batch`:
+        name -> tensor.
         """
-        count, margin = len(indices), self.images.shape[1] - self.image_size
-        flip = torch.rand(count, generator=generator) < 0.5
+        margin, flip = self.images.shape[1] - self.image_size, torch.rand(count, generator=generator) < 0.5
         if augment == "strong":
-            images = self._normalise(self._gather(indices, None))
-            return random_erase(random_resized_crop(images, self.image_size, flip, generator), generator), \
-                self._labels(indices)
+            return {"flip": flip, "crop": torch.rand(4, count, generator=generator),
+                    "erased": draw_boxes(count, self.image_size, self.image_size, generator)}
         top, left = torch.randint(0, margin + 1, (2, count), generator=generator)
         if augment == "none":
             top[:], left[:], flip[:] = margin // 2, margin // 2, False
-        return self._normalise(self._gather(indices, (top, left, flip))), self._labels(indices)
+        return {"flip": flip, "top": top, "left": left}
+
+    def train_batch(self, now: dict[str, Tensor], augment: str) -> tuple[Tensor, Tensor]:
+        """Augmented images (B, C, s, s), float32, channels_last, and labels (B,), on the device.
+
+        Args:
+            now: what `draw` gave, and "indices" (B,), the rows of the images.
+            augment: as it was drawn for.
+        """
+        labels = self._labels(now["indices"])
+        if augment == "strong":
+            images = self._normalise(self._gather(now["indices"], None))
+            crops = random_resized_crop(images, self.image_size, now["flip"], now["crop"])
+            return erase(crops, now["erased"]), labels
+        return self._normalise(self._gather(now["indices"], (now["top"], now["left"], now["flip"]))), labels
 
     def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Centre crops of the whole split in order; nothing random."""
@@ -63,7 +74,7 @@ class Batches:
             yield self._normalise(self._gather(indices, crop)), self._labels(indices)
 
     def _labels(self, indices: Tensor) -> Tensor:
-        return self.labels[indices].to(self.device, non_blocking=True)
+        return self.labels[indices.to(self.labels.device)].to(self.device, non_blocking=True)
 
     def _gather(self, indices: Tensor, crop) -> Tensor:
         """uint8 (B, s, s, C) on the device: whole images, or crops at (top, left), mirrored where flip is
@@ -100,14 +111,14 @@ def crop_slices(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip
 def crop_gather(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor,
                 size: int) -> Tensor:
     """The same crops in one indexing operation: the fastest way on a GPU."""
-    steps = torch.arange(size)
+    indices, top, left, flip = (value.to(images.device) for value in (indices, top, left, flip))
+    steps = torch.arange(size, device=images.device)
     columns = torch.where(flip[:, None], steps.flip(0), steps) + left[:, None]               # (B, size)
     rows = top[:, None] + steps                                                              # (B, size)
-    index = (indices[:, None, None], rows[:, :, None], columns[:, None, :])
-    return images[tuple(i.to(images.device) for i in index)]
+    return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def random_resized_crop(images: Tensor, size: int, flip: Tensor, generator: torch.Generator,
+def random_resized_crop(images: Tensor, size: int, flip: Tensor, drawn: Tensor,
                         scale: tuple[float, float] = (0.35, 1.0),
                         ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> Tensor:
     """Crop of random area and aspect ratio (Inception, 1409.4842), resampled to (B, C, size, size) on the
@@ -116,9 +127,10 @@ def random_resized_crop(images: Tensor, size: int, flip: Tensor, generator: torc
     Args:
         images: (B, C, S, S), channels_last.
         flip: (B,) bool, mirror the crop.
+        drawn: (4, B) in 0..1: area, place in x and y, aspect ratio.
         scale: range of the crop's share of the area; ratio: range of width / height.
     """
-    area, where_x, where_y, aspect = torch.rand(4, len(images), generator=generator).to(images.device)
+    area, where_x, where_y, aspect = drawn.to(images.device)
     area = scale[0] + (scale[1] - scale[0]) * area
     aspect = torch.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * aspect).sqrt()
     side = images.shape[2]
@@ -152,23 +164,38 @@ def resample(images: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
     return output.contiguous(memory_format=torch.channels_last)
 
 
-def random_erase(images: Tensor, generator: torch.Generator, probability: float = 0.25) -> Tensor:
-    """Random erasing (1708.04896), in place: a rectangle of 2 to 20 % of the area becomes the channel mean,
-    zero.
+def draw_boxes(count: int, height: int, width: int, generator: torch.Generator,
+               probability: float = 0.25) -> Tensor:
+    """What random erasing (1708.04896) takes from each image: a rectangle of 2 to 20 % of the area, or
+    nothing.
+
+    Returns: (count, 4) left, right, top, bottom, px; all zero: nothing.
     """
-    count, _, height, width = images.shape
     chance, area, aspect, where_x, where_y = torch.rand(5, count, generator=generator)
     chosen = (chance < probability).nonzero()[:, 0]
     side = (0.02 + 0.18 * area[chosen]).sqrt()
     aspect = torch.exp((2 * aspect[chosen] - 1) * np.log(3.3) / 2)
     box_w, box_h = (side * aspect).clamp(max=1) * width, (side / aspect).clamp(max=1) * height
     left, top = where_x[chosen] * (width - box_w), where_y[chosen] * (height - box_h)
-    # (b, 1) each
-    left, top, box_w, box_h = torch.stack((left, top, box_w, box_h)).to(images.device)[..., None]
-    x, y = (torch.arange(length, device=images.device) + 0.5 for length in (width, height))
-    erased = (((y >= top) & (y < top + box_h))[:, None, :, None]
-              # (b, 1, H, W)
-              & ((x >= left) & (x < left + box_w))[:, None, None, :])
-    chosen = chosen.to(images.device)
-    images[chosen] = images[chosen].masked_fill(erased, 0)   # in place: keeps channels_last
-    return images
+    boxes = torch.zeros(count, 4)
+    boxes[chosen] = torch.stack((left, left + box_w, top, top + box_h), dim=1)
+    return boxes
+
+
+def erase(images: Tensor, boxes: Tensor) -> Tensor:
+    """In each image the pixels in its box become the channel mean, zero; in place.
+
+    images (B, C, H, W); boxes (B, 4) as `draw_boxes` returns them.
+    """
+    if images.device.type == "cpu":   # few images have a box; a GPU would wait to learn which
+        chosen = boxes.any(1).nonzero()[:, 0]
+        images[chosen] = images[chosen].masked_fill(inside(boxes[chosen], *images.shape[2:]), 0)
+        return images
+    return images.masked_fill_(inside(boxes.to(images.device), *images.shape[2:]), 0)   # keeps channels_last
+
+
+def inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in a box: (B, 4) -> (B, 1, H, W) bool."""
+    x, y = (torch.arange(length, device=boxes.device) + 0.5 for length in (width, height))
+    left, right, top, bottom = boxes.T[..., None]   # (B, 1) each
+    return (((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None, :])

@@ -122,11 +122,14 @@ class Regression(Fill):
         self.register_buffer("covariance", covariance.float())
 
     def forward(self, mask):
-        present, covariance, eye = torch.diag_embed(mask.float()), self.covariance.float(), self.eye.float()
-        system = present @ covariance @ present + (eye - present)   # Sigma_SS, identity elsewhere
-        # _ex: no wait for a GPU
-        predicted = torch.linalg.solve_ex(system, covariance @ present, left=False)[0]
-        return torch.where(mask.unsqueeze(-1), eye, predicted @ present)
+        # sweep operator: after column k of the set, entry (j, k) is the coefficient of k in predicting j. Plain
+        # arithmetic, so that it can be captured, compiled and exported, where a solver cannot
+        swept, eye = self.covariance.float().expand(*mask.shape, self.channels), self.eye.float()
+        for k in range(self.channels):
+            column = swept[..., k] - eye[k]
+            share = mask[..., k] / swept[..., k, k]
+            swept = swept - share[..., None, None] * column.unsqueeze(-1) * column.unsqueeze(-2)
+        return torch.where(mask.unsqueeze(-1), eye, swept * mask.unsqueeze(-2))
 
 
 class BySize(Regression):

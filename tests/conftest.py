@@ -17,6 +17,7 @@ import train_task1  # noqa: E402  (the path above leads to it)
 from config import CONFIGS, digest, resolve_run, run_folder_name, told_options, training_key  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
 from records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
+from step import TrainStep  # noqa: E402
 
 
 @pytest.fixture
@@ -81,17 +82,15 @@ def trained(command, tiny) -> Path:
 
 @pytest.fixture
 def interrupt_at():
-    """interrupt_at(monkeypatch, call) raises a signal while a training draws the channel sets of its
-    `call`-th batch.
-    """
+    """interrupt_at(monkeypatch, call) raises a signal within the `call`-th step of a training."""
     def patch(monkeypatch, call: int, number=signal.SIGINT):
-        draw, calls = train_task1.sample_mask, []
-        def draw_and_interrupt(*args):
+        run, calls = TrainStep._step, []
+        def step_and_interrupt(*args):
             calls.append(1)
             if len(calls) == call:
                 signal.raise_signal(number)
-            return draw(*args)
-        monkeypatch.setattr(train_task1, "sample_mask", draw_and_interrupt)
+            return run(*args)
+        monkeypatch.setattr(TrainStep, "_step", step_and_interrupt)
     return patch
 
 

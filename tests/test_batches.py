@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.batches import Batches, crop_gather, crop_slices, random_erase, random_resized_crop, resample
+from data.batches import Batches, crop_gather, crop_slices, draw_boxes, erase, inside, random_resized_crop, resample
 from data.batches import resampling_matrix
 from utils import generator
 
@@ -22,6 +22,11 @@ def reference(images, channels=(0, 1, 2)):
     return torch.tensor(normalised[..., list(channels)].transpose(0, 3, 1, 2), dtype=torch.float32)
 
 
+def train_batch(batches, augment, key, count=6):
+    drawn = batches.draw(count, augment, generator(key))
+    return batches.train_batch({"indices": torch.arange(count), **drawn}, augment)
+
+
 @pytest.mark.parametrize("channels", [(0, 1, 2), (1,), (0, 2)])
 def test_evaluation_is_the_normalised_centre_crop_in_order(channels):
     images, labels = zip(*make(channels).eval_batches(4))
@@ -32,7 +37,7 @@ def test_evaluation_is_the_normalised_centre_crop_in_order(channels):
 
 
 def test_no_augmentation_is_the_evaluation_crop():
-    images, labels = make().train_batch(torch.arange(6), "none", generator(0))
+    images, labels = train_batch(make(), "none", 0)
     torch.testing.assert_close(images, next(make().eval_batches(6))[0])
     assert labels.tolist() == LABELS.tolist()
 
@@ -47,8 +52,7 @@ def test_both_ways_to_crop_agree_and_flip():
 
 
 def test_light_augmentation_repeats_with_its_seed_and_only_crops_and_flips():
-    first, again, other = (make().train_batch(torch.arange(6), "light", generator(key))[0]
-                           for key in (1, 1, 2))
+    first, again, other = (train_batch(make(), "light", key)[0] for key in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     crops = reference(np.stack([IMAGES[0, y:y + 9, x:x + 9] for y in range(4) for x in range(4)]))
     candidates = torch.cat([crops, crops.flip(3)])
@@ -58,8 +62,8 @@ def test_light_augmentation_repeats_with_its_seed_and_only_crops_and_flips():
 @pytest.mark.parametrize("augment", ["light", "strong"])
 def test_augmentation_never_mixes_channels(augment):
     """What one channel looks like does not depend on the others: an absent colour cannot leak."""
-    all_three = make().train_batch(torch.arange(6), augment, generator(3))[0]
-    green = make((1,)).train_batch(torch.arange(6), augment, generator(3))[0]
+    all_three = train_batch(make(), augment, 3)[0]
+    green = train_batch(make((1,)), augment, 3)[0]
     torch.testing.assert_close(all_three[:, 1:2], green, rtol=1e-4, atol=1e-4)
 
 
@@ -67,7 +71,7 @@ def test_strong_augmentation_of_a_whole_image_is_that_image():
     images = reference(IMAGES).contiguous(memory_format=torch.channels_last)
     never, always = torch.zeros(6, dtype=torch.bool), torch.ones(6, dtype=torch.bool)
     for flip, expected in ((never, images), (always, images.flip(3))):
-        out = random_resized_crop(images, 12, flip, generator(0), scale=(1.0, 1.0), ratio=(1.0, 1.0))
+        out = random_resized_crop(images, 12, flip, torch.rand(4, 6), scale=(1.0, 1.0), ratio=(1.0, 1.0))
         torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
         assert out.is_contiguous(memory_format=torch.channels_last)
 
@@ -81,9 +85,15 @@ def test_resampling_is_antialiased_interpolation():
 
 def test_erasing_clears_rectangles_of_the_stated_size():
     images = torch.ones(2000, 1, 20, 20)
-    share = 1 - random_erase(images, generator(0)).mean((1, 2, 3))
+    share = 1 - erase(images, draw_boxes(2000, 20, 20, generator(0))).mean((1, 2, 3))
     assert 0.2 < (share > 0).float().mean() < 0.3
     assert share.max() < 0.26 and 0.08 < share[share > 0].mean() < 0.14
+
+
+def test_both_ways_to_erase_agree():
+    boxes = draw_boxes(500, 20, 20, generator(2))
+    everywhere = torch.ones(500, 1, 20, 20).masked_fill(inside(boxes, 20, 20), 0)
+    assert torch.equal(erase(torch.ones(500, 1, 20, 20), boxes), everywhere) and everywhere.min() == 0
 
 
 def test_crop_larger_than_the_cache_is_an_error():
@@ -94,7 +104,8 @@ def test_crop_larger_than_the_cache_is_an_error():
 def test_strong_augmentation_stays_on_the_device_of_its_images():
     # a CPU tensor among them raises
     images = torch.ones(64, 3, 16, 16, device="meta").to(memory_format=torch.channels_last)
-    out = random_erase(random_resized_crop(images, 12, torch.rand(64) < 0.5, generator(0)), generator(1))
+    crops = random_resized_crop(images, 12, torch.rand(64) < 0.5, torch.rand(4, 64))
+    out = erase(crops, draw_boxes(64, 12, 12, generator(1)))
     assert out.device.type == "meta" and out.shape == (64, 3, 12,
                                                        12) and out.is_contiguous(
                                                            memory_format=torch.channels_last)

@@ -88,7 +88,7 @@ def test_the_list_names_each_run_and_whether_it_is_trained(queue, capsys):
 def test_rows_without_a_training_of_their_own_train_what_they_need():
     args = experiments.make_parser().parse_args(["task1", "--only", "rgb-only", "--seeds", "0", "1"])
     assert len(experiments.chosen_runs(args)) == 5   # as trained, and under four fill rules
-    assert [job.name for job in experiments.make_jobs(args)] == ["rgb-only,sampler=none seed 0",
+    assert [job.name for job in experiments.training_jobs(args)] == ["rgb-only,sampler=none seed 0",
                                                                  "rgb-only,sampler=none seed 1"]
     assert [run.options for run in experiments.trainings([LATE_FUSION])] == [{"channels": c} for c in "RGB"]
     assert experiments.trainings([SPECIALISTS["RGB"]])[0].options == RGB_ONLY.options

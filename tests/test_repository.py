@@ -114,7 +114,7 @@ def test_published_networks_have_the_depth_and_size_of_the_results():
 
 LAYERS = (   # from the top; a module imports from its own layer or from those below
     {"train_task1", "train_task2", "eval_channels", "eval_shallow", "experiments", "tools"},
-    {"engine", "evaluation", "report"}, {"config", "models"}, {"data", "metrics", "records"},
+    {"engine", "step", "evaluation", "report"}, {"config", "models"}, {"data", "metrics", "records"},
           {"utils", "grids"})
 SCRIPTS = LAYERS[0] - {"tools"}
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import engine
 import eval_channels
+import step
 import train_task1
 from config import Task1Config, run_folder_name, training_key
 from utils import ROOT, UserError, load_checkpoint, save_checkpoint
@@ -149,7 +149,7 @@ def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monke
 
 def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch, tiny):
     with monkeypatch.context() as patch:
-        patch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * float("nan"))
+        patch.setattr(step.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * float("nan"))
         with pytest.raises(UserError, match="loss became nan in epoch 1.*--lr"):
             command(train_task1, *tiny, "--out", "run")
     assert not Path("run/model.pt").exists()
@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch, tiny):
 
 def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch, tiny):
     """The loss is 0, its gradient is not a number; one step an epoch, so no loss shows it in time."""
-    monkeypatch.setattr(engine.F, "cross_entropy", lambda logits, labels,
+    monkeypatch.setattr(step.F, "cross_entropy", lambda logits, labels,
                         **_: (logits * 0).abs().sum().sqrt())
     with pytest.raises(UserError, match="weights are not finite in epoch 1"):
         command(train_task1, *tiny, "--batch-size", "12", "--out", "run")
@@ -197,14 +197,14 @@ def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
 def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatch, tiny):
     """A teacher's loss of 1 is added with a share that rises from 0 to --distill-weight."""
     losses = []
-    monkeypatch.setattr(engine.Trainer, "_distillation", lambda self, images, logits: logits.sum() * 0 + 1)
-    monkeypatch.setattr(engine.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * 0)
-    check = engine.Trainer._check
-    monkeypatch.setattr(engine.Trainer, "_check", lambda self,
-                        values: losses.extend(v.item() for v in values) or check(self, values))
+    monkeypatch.setattr(step.TrainStep, "_distillation", lambda self, images, logits: logits.sum() * 0 + 1)
+    monkeypatch.setattr(step.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * 0)
+    run = step.TrainStep.run
+    monkeypatch.setattr(step.TrainStep, "run", lambda self, number: (
+        run(self, number), losses.append(self.losses[number % self.per_epoch].item())))
     command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", 0.5, "--distill-weight", 0.9,
             "--out", "student")
-    assert losses == pytest.approx([min(0.9, 0.9 * step / 4.5) for step in range(9)])
+    assert losses == pytest.approx([min(0.9, 0.9 * number / 4.5) for number in range(9)])
 
 
 @pytest.mark.parametrize("options, message",
@@ -440,10 +440,3 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
 
 
 # ---------------------------------------------------------------- parts
-
-def test_learning_rate_warms_up_then_falls_to_zero():
-    rates = [engine.learning_rate(step, 100, 10, 1.0) for step in range(101)]
-    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5) and rates[100] == 0
-    assert all(a < b for a, b in zip(rates[:10], rates[1:])) and all(a > b
-                                                                     for a, b in zip(rates[10:], rates[11:]))

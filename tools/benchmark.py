@@ -1,10 +1,12 @@
 """Measure the speeds this project promises, each against its reference in alternating pairs.
 
-    python -m tools.benchmark                 # all three, medians of the ratios
+    python -m tools.benchmark                 # all on this machine, medians of the ratios
     python -m tools.benchmark stem --pairs 20 # the stem alone
+    python -m tools.benchmark step --device cuda --compile --image-size 64
 
 cache   images decoded into the pixel cache a second, against a bare Pillow loop on all cores
 data    share of a CPU training step that making the batch takes
+step    whole training steps as the training scripts run them, against steps on a constant batch
 stem    a training step with ChannelSetConv2d and one channel set an image, against the plain Conv2d
 """
 from __future__ import annotations
@@ -14,20 +16,31 @@ import statistics
 import tempfile
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from config import Task2Config
 from data.batches import Batches
 from data.cache import open_cache
 from data.channels import sample_mask
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
+from engine import Processes
+from metrics.cost import count_macs
 from models.task1 import build_channel_net
+from models.task2 import build_classifier
+from step import TrainStep
 from utils import ArgumentParser, cli, generator
 
+STEPS = {   # network -> options; at full width, for `step`
+    "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False}, "ResNet-34, stock": {"arch": "resnet34"},
+    "ResNet-18, 7x7 stem": {"arch": "resnet18", "stem_pool": False},
+    "ours (depth 6), x1.25": {"arch": "gated6-k3", "width": 1.25}}
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
 NETWORKS = {"ResNet-18, fp32": (1.0, False), "ResNet-18 half width, bf16": (0.5, True)}   # width, autocast
 
@@ -109,6 +122,67 @@ def bench_stem(args) -> None:
               f"{100 * (ratios[-1 - len(ratios) // 4] - 1):+.1f})")
 
 
+def make_train_step(config: Task2Config, device: torch.device, constant: bool) -> TrainStep:
+    """Steps of a training on random images; constant: each gets the same batch, made once."""
+    torch.manual_seed(0)
+    side, count, random = round(config.image_size * 8 / 7), 40 * config.batch_size, np.random.default_rng(0)
+    train = Batches(random.integers(0, 256, (count, side, side, 3), np.uint8), random.integers(0, 50, count),
+                    config.image_size, [0.5] * 3, [0.25] * 3, (0, 1, 2), device)
+    if constant:
+        images, labels = next(train.eval_batches(config.batch_size))
+        train.train_batch = lambda now, augment: (images, labels)
+    model = build_classifier(vars(config), 3, 50).to(device, memory_format=torch.channels_last)
+    average = AveragedModel(model, device, use_buffers=True)
+    optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True)
+    if config.compile:
+        model.compile(dynamic=False)
+    return TrainStep(config, model, model, average, optimizer, train, lambda count, random: {}, None,
+                     Processes(0, 1))
+
+
+def seconds_of_steps(steps: TrainStep, first: int, count: int) -> float:
+    """Of one step, on average over `count` of them; waits for the device."""
+    start = time.perf_counter()
+    for step in range(first, first + count):
+        steps.run(step)
+    steps.losses.sum().item()
+    return (time.perf_counter() - start) / count
+
+
+def bench_step(args) -> None:
+    device = torch.device(args.device)
+    rate = matrix_rate(device)
+    print(f"step: a bfloat16 product of 8192 x 8192 matrices runs at {rate / 1e12:.0f} TFLOP/s")
+    for name, options in STEPS.items():
+        config = Task2Config(preset="64px-full", image_size=args.image_size, device=args.device, epochs=1000,
+                             compile=args.compile, **{"width": 1.0, **options}).resolve()
+        start = time.perf_counter()
+        real, constant = (make_train_step(config, device, constant) for constant in (False, True))
+        for steps in (real, constant):
+            seconds_of_steps(steps, 0, 5)
+        ready = time.perf_counter() - start
+        pairs = [[seconds_of_steps(steps, 5 + pair * args.steps, args.steps) for steps in (real, constant)]
+                 for pair in range(args.pairs)]
+        own = statistics.median(pair[0] for pair in pairs)
+        share = statistics.median(pair[0] / pair[1] for pair in pairs)
+        flops = 6 * config.batch_size * count_macs(real.model, (3, args.image_size, args.image_size))
+        print(f"step: {name}, {args.image_size} px, batch {config.batch_size}, compile {config.compile}: "
+              f"{1000 * own:.2f} ms, {config.batch_size / own:,.0f} images/s, {share:.3f} x a constant batch, "
+              f"{100 * flops / own / rate:.0f} % of the matrix product; ready in {ready:.1f} s", flush=True)
+
+
+def matrix_rate(device: torch.device, side: int = 8192) -> float:
+    """FLOP/s of a product of two bfloat16 matrices of random numbers."""
+    side = side if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        (a @ b)[0, 0].item()
+        times.append(time.perf_counter() - start)
+    return 2 * side ** 3 / statistics.median(times)
+
+
 def bench_data(args) -> None:
     cached = torch.randint(0, 256, (2000, *[round(args.image_size * 8 / 7)] * 2, 3),
                            dtype=torch.uint8).numpy()
@@ -123,14 +197,15 @@ def bench_data(args) -> None:
                 indices = torch.randint(0, 2000, (128,), generator=random)
                 start = time.perf_counter()
                 with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                    images, labels = batches.train_batch(indices, augment, random)
+                    drawn = {"indices": indices, **batches.draw(len(indices), augment, random)}
+                    images, labels = batches.train_batch(drawn, augment)
                 making = time.perf_counter() - start
                 shares.append(making / (making + step(images, labels)))
             print(f"data: {name}, {args.image_size} px, {augment} augmentation: "
                   f"{100 * statistics.median(shares[2:]):.1f} % of the step")
 
 
-BENCHMARKS = {"cache": bench_cache, "data": bench_data, "stem": bench_stem}
+BENCHMARKS = {"cache": bench_cache, "data": bench_data, "step": bench_step, "stem": bench_stem}
 
 
 def main() -> None:
@@ -140,9 +215,13 @@ def main() -> None:
     parser.add_argument("--data", default="auto", help="data set for `cache`, as in train_task1.py")
     parser.add_argument("--image-size", type=int, default=64, help="px")
     parser.add_argument("--pairs", type=int, default=7, help="repetitions")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each repetition of `step`")
+    parser.add_argument("--device", default="cpu", help="of `step`: cpu or cuda:N")
+    parser.add_argument("--compile", action="store_true", help="of `step`: torch.compile the networks")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the training steps")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
     for name in args.which:
         BENCHMARKS[name](args)
 

@@ -1,0 +1,199 @@
+"""One optimiser step: batch, forward, backward, SGD, average. On a GPU all of it is one captured CUDA graph."""
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from config import TrainConfig
+from data.batches import Batches
+from utils import generator
+
+WARM_UP = 3   # steps before the capture: they choose algorithms and make the optimiser's state
+
+
+def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
+    """Linear warm-up over `warmup` steps, then half a cosine down to zero at `total` (SGDR, 1608.03983)."""
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+class TrainStep:
+    """Runs the steps of a training, one call a step.
+
+    All random numbers of an epoch are drawn at once, on the CPU from (seed, step) alone, so that a batch is
+    the same on every device, and are copied to the device once. On a GPU that holds the images a step is
+    then one launch: nothing of it comes from the host.
+
+    Args:
+        config: resolved options.
+        called: the network as it is called: compiled, or distributed over processes.
+        model: the network itself, on its device.
+        average: its moving average, of horizon `ema_epochs`.
+        train: training batches.
+        batch_inputs: (batch size, generator) -> extra keyword tensors of the network for a batch, on the CPU.
+        teacher: images -> logits that are learned as well, or None.
+        processes: this process's place (`rank`) among all (`world`).
+
+    Attributes:
+        per_epoch: steps of an epoch, total: of the training.
+        losses: (per_epoch,) of the steps of this epoch, on the device.
+    """
+
+    def __init__(self, config: TrainConfig, called: nn.Module, model: nn.Module, average: AveragedModel,
+                 optimizer: torch.optim.SGD, train: Batches, batch_inputs, teacher: nn.Module | None,
+                 processes):
+        self.config, self.called, self.model, self.average = config, called, model, average
+        self.optimizer, self.train, self.batch_inputs, self.teacher = optimizer, train, batch_inputs, teacher
+        self.rank, self.world, self.device = processes.rank, processes.world, train.device
+        self.per_epoch = len(train) // config.batch_size
+        self.total = config.epochs * self.per_epoch
+        self.losses = torch.zeros(self.per_epoch, device=self.device)
+        self.capturable = self.device.type == "cuda" and self.world == 1 and train.images.is_cuda
+        self.epoch, self.drawn, self.ahead = None, {}, (None, {})
+        self.graph, self.eager_steps = None, 0
+        if self.capturable:
+            self.position = torch.zeros(1, dtype=torch.long, device=self.device)
+            self.stream = torch.cuda.Stream(self.device)
+        horizon = config.ema_epochs * self.per_epoch
+        self.decay = max(0.0, 1 - 1 / horizon) if horizon else 0.0
+        self.averaged, self.average_begun = _by_kind(average.module, model), None
+
+    # ------------------------------------------------------------ random numbers
+
+    def _draw(self, epoch: int) -> dict[str, Tensor]:
+        """What the steps of the epoch depend on: name -> (per_epoch, ...), on the CPU."""
+        config, steps = self.config, range(epoch * self.per_epoch, (epoch + 1) * self.per_epoch)
+        order = torch.randperm(len(self.train), generator=generator(config.seed, "order", epoch))
+        batches = []
+        for position, step in enumerate(steps):
+            random = generator(config.seed, "batch", step, self.rank)
+            rows = order[position * config.batch_size:(position + 1) * config.batch_size]
+            indices = rows[self.rank::self.world]
+            extra = self.batch_inputs(len(indices), random)
+            batches.append({"indices": indices, **{f"input:{key}": value for key, value in extra.items()},
+                            **self.train.draw(len(indices), config.augment, random)})
+        schedule = torch.tensor([self._schedule(step) for step in steps])
+        return {"rate": schedule[:, 0], "share": schedule[:, 1],
+                **{key: torch.stack([batch[key] for batch in batches]) for key in batches[0]}}
+
+    def _schedule(self, step: int) -> tuple[float, float]:
+        """Learning rate of the step, and share of the distillation loss."""
+        config = self.config
+        warmup = min(config.warmup_epochs, config.epochs / 5) * self.per_epoch
+        return (learning_rate(step, self.total, warmup, config.lr),
+                config.distill_weight * min(1.0, step / max(1.0, config.distill_ramp * self.total)))
+
+    def _begin_epoch(self, epoch: int) -> None:
+        known, drawn = self.ahead
+        drawn = drawn if known == epoch else self._draw(epoch)
+        if self.device.type == "cuda":
+            # always into the same memory: a captured graph reads it there
+            self.drawn = self.drawn or {key: torch.empty_like(value, device=self.device)
+                                        for key, value in drawn.items()}
+            for key, value in drawn.items():
+                self.drawn[key].copy_(value.pin_memory(), non_blocking=True)
+        else:
+            self.drawn = drawn
+        self.epoch, self.ahead = epoch, (None, {})
+
+    # ------------------------------------------------------------ the step
+
+    def run(self, step: int) -> None:
+        """Do step number `step`, counted from zero over the whole training, without waiting for a GPU."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            self._begin_epoch(epoch)
+            if self.capturable:
+                self.position.fill_(position)
+        if not self.capturable:
+            now = {key: value[position] for key, value in self.drawn.items()}
+            self._step(now, position, *self._schedule(step))
+        elif self.graph is None and self.eager_steps < WARM_UP:
+            self.stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(self.stream):
+                self._step_at_position()
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+            self.eager_steps += 1
+        else:
+            if self.graph is None:
+                self._capture()
+            self.graph.replay()
+        if position == self.per_epoch - 1 and step < self.total - 1 and self.device.type == "cuda":
+            self.ahead = epoch + 1, self._draw(epoch + 1)   # while the GPU works
+
+    def _capture(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)   # the graph has gradients of its own
+        torch.cuda.synchronize(self.device)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+            self._step_at_position()
+
+    def _step_at_position(self) -> None:
+        """The step whose number lies on the device, which is then the next one's."""
+        now = {key: value.index_select(0, self.position)[0] for key, value in self.drawn.items()}
+        self._step(now, self.position, now["rate"], now["share"])
+        self.position.add_(1)
+
+    def _step(self, now: dict[str, Tensor], position: int | Tensor, rate: float | Tensor,
+              share: float | Tensor) -> None:
+        config = self.config
+        extra = {key.removeprefix("input:"): value for key, value in now.items() if key.startswith("input:")}
+        self.called.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
+            images, labels = self.train.train_batch(now, config.augment)
+            logits = self.called(images, **extra)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        if self.teacher is not None:
+            loss = (1 - share) * loss + share * self._distillation(images, logits)
+        for group in self.optimizer.param_groups:   # a tensor, where it has to change within a graph
+            group["lr"], group["fused"] = rate, self.capturable
+        if self.graph is None or not self.capturable:
+            self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self._update_average()
+        if self.capturable:
+            self.losses.index_copy_(0, position, loss.detach()[None])
+        else:
+            self.losses[position] = loss.detach()
+
+    def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
+        """Kullback-Leibler divergence from the teacher's softened prediction to the model's, times
+        temperature squared.
+        """
+        temperature = self.config.distill_temperature
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
+            wanted = F.log_softmax(self.teacher(images).float() / temperature, dim=1)
+        predicted = F.log_softmax(logits.float() / temperature, dim=1)
+        return temperature ** 2 * F.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """As `AveragedModel.update_parameters` with an exponential average, whose first value is a copy; a
+        graph can hold it.
+        """
+        if self.average_begun is None:
+            self.average_begun = self.average.n_averaged.item() > 0
+        for floating, averages, values in self.averaged:
+            if floating and self.average_begun:
+                torch._foreach_lerp_(averages, values, 1 - self.decay)
+            else:   # a count of batches has no average
+                torch._foreach_copy_(averages, values)
+        self.average.n_averaged.add_(1)
+        self.average_begun = True
+
+
+def _by_kind(average: nn.Module, model: nn.Module) -> list[tuple[bool, list[Tensor], list[Tensor]]]:
+    """Parameters and buffers of both, in groups of one type: (is it floating point, averages, values)."""
+    groups: dict = {}
+    for mine, theirs in zip([*average.parameters(), *average.buffers()],
+                            [*model.parameters(), *model.buffers()], strict=True):
+        averages, values = groups.setdefault(theirs.dtype, ([], []))
+        averages.append(mine.detach())
+        values.append(theirs.detach())
+    return [(kind.is_floating_point, *lists) for kind, lists in groups.items()]

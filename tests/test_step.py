@@ -1,0 +1,113 @@
+"""One optimiser step: what an epoch draws, the average, and the captured graph against single launches."""
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from config import Task1Config
+from data.batches import Batches
+from data.channels import sample_mask
+from engine import Processes
+from models.resnet import ScaledResNet
+from models.task1 import build_channel_net
+from step import TrainStep, learning_rate
+
+COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def make(device="cpu", augment="strong", teacher=False, seed=0, **options):
+    """Steps of a training of 4 epochs of 6 steps, on random images."""
+    config = Task1Config(preset="48px-quarter", epochs=4, batch_size=8, image_size=32, device=device, amp=False,
+                         augment=augment, seed=seed, distill_ramp=0.5, **options).resolve()
+    random, device = np.random.default_rng(0), torch.device(config.device)
+    train = Batches(random.integers(0, 256, (50, 37, 37, 3), np.uint8), random.integers(0, 5, 50),
+                    config.image_size, [0.5] * 3, [0.25] * 3, (0, 1, 2), device)
+    torch.manual_seed(0)
+    model = build_channel_net(config.arch, 3, 5, config.fill, width=0.125, covariance=COVARIANCE)
+    model = model.to(device, memory_format=torch.channels_last)
+    average = AveragedModel(model, device, use_buffers=True)
+    optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    known = ScaledResNet("resnet10", 5, width=0.125).to(device).eval() if teacher else None
+    return TrainStep(config, model, model, average, optimizer, train,
+                     lambda count, random: {"mask": sample_mask("hcs", count, 3, random)}, known, Processes(0, 1))
+
+
+def run(steps, first=0, last=24):
+    losses = []
+    for step in range(first, last):
+        steps.run(step)
+        losses.append(steps.losses[step % steps.per_epoch].item())
+    return torch.tensor(losses)
+
+
+def weights(steps):
+    return torch.cat([p.detach().flatten().cpu() for p in
+                      [*steps.model.parameters(), *steps.average.module.parameters()]])
+
+
+def test_learning_rate_warms_up_then_falls_to_zero():
+    rates = [learning_rate(step, 100, 10, 1.0) for step in range(101)]
+    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5) and rates[100] == 0
+    assert all(a < b for a, b in zip(rates[:10], rates[1:])) and all(a > b
+                                                                     for a, b in zip(rates[10:], rates[11:]))
+
+
+def test_an_epoch_draws_each_image_once_and_repeats():
+    first, again = make(), make()
+    drawn, same, other = first._draw(1), again._draw(1), again._draw(2)
+    assert drawn["indices"].flatten().unique().numel() == 48 and drawn["input:mask"].shape == (6, 8, 3)
+    assert all(torch.equal(drawn[key], same[key]) for key in drawn)
+    assert not torch.equal(drawn["indices"], other["indices"])
+    assert drawn["rate"].tolist() == pytest.approx([learning_rate(step, 24, 0.8 * 6, 0.1) for step in range(6, 12)])
+    assert drawn["share"].tolist() == pytest.approx([0.5 * min(1, step / 12) for step in range(6, 12)])
+
+
+def test_the_average_is_that_of_torch():
+    steps = make()
+    theirs = AveragedModel(steps.model, use_buffers=True, multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / 6))
+    for step in range(8):
+        steps.run(step)
+        theirs.update_parameters(steps.model)
+    assert steps.average.n_averaged == 8
+    for (name, mine), other in zip(steps.average.module.state_dict().items(), theirs.module.state_dict().values()):
+        assert torch.equal(mine, other) or name.endswith("num_batches_tracked")
+
+
+def test_beginning_in_an_epoch_goes_on_as_if_it_had_not_stopped():
+    whole, part = make(), make()
+    losses = run(whole)
+    run(part, 0, 9)
+    other = make()
+    other.model.load_state_dict(part.model.state_dict())
+    other.average.load_state_dict(part.average.state_dict())
+    other.optimizer.load_state_dict(copy.deepcopy(part.optimizer.state_dict()))
+    assert torch.equal(run(other, 9), losses[9:]) and torch.equal(weights(other), weights(whole))
+
+
+@cuda
+@pytest.mark.parametrize("options", [{}, {"augment": "light"}, {"teacher": True}, {"fill": "conditioned"}])
+def test_a_captured_step_is_the_same_step(options):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    captured, single = make("cuda", **options), make("cuda", **options)
+    single.capturable = False
+    losses, expected = run(captured), run(single)
+    assert captured.graph is not None and single.graph is None
+    assert losses[0] != losses[-1]
+    torch.testing.assert_close(losses, expected, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(losses[:6], run(make(**options), 0, 6), rtol=2e-3, atol=2e-3)   # and on a CPU
+
+
+@cuda
+def test_a_captured_training_goes_on_in_an_epoch():
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    whole, part, other = make("cuda"), make("cuda"), make("cuda")
+    losses = run(whole)
+    run(part, 0, 9)
+    other.model.load_state_dict(part.model.state_dict())
+    other.average.load_state_dict(part.average.state_dict())
+    other.optimizer.load_state_dict(copy.deepcopy(part.optimizer.state_dict()))
+    torch.testing.assert_close(run(other, 9), losses[9:], rtol=2e-3, atol=2e-3)
