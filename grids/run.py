@@ -16,6 +16,7 @@ class Run:
         test: of the evaluation script: fill, probe, image_size, subsets; empty: as trained.
         teacher: a run that this one learns from.
         parts: runs that are evaluated together as one model.
+        source: the run whose training this one evaluates in another way, maybe under another name.
     """
     model: str
     label: str
@@ -24,24 +25,25 @@ class Run:
     test: dict = field(default_factory=dict)
     teacher: Run | None = None
     parts: tuple[Run, ...] = ()
+    source: Run | None = None
 
     def but(self, model: str | None = None, label: str | None = None, section: str = "ablation",
             teacher: Run | None = None, **options) -> Run:
         """The run with other options; an ablation unless it is said to be something else."""
+        source = self.source and self.source.but(section=self.source.section, teacher=teacher, **options)
         return replace(self, model=model or self.model, label=label or self.label, section=section,
-                       options={**self.options, **options}, teacher=teacher or self.teacher)
+                       options={**self.options, **options}, teacher=teacher or self.teacher, source=source)
 
     def tested(self, model: str | None = None, label: str | None = None, section: str | None = None,
                **how) -> Run:
         """The same trained network, evaluated in another way."""
         return replace(self, model=model or self.model, label=label or self.label,
-                       section=section or self.section,
-                       test={**self.test, **how})
+                       section=section or self.section, test={**self.test, **how}, source=self.trained)
 
     @property
     def trained(self) -> Run:
         """The training that this run evaluates."""
-        return replace(self, test={})
+        return self.source or self
 
     def fits(self, wanted: str) -> bool:
         """Whether it is what `wanted` names: MODEL, or MODEL,OPTION=VALUE,...

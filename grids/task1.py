@@ -13,6 +13,11 @@ BY_FILL = {rule: Run(f"fill-{rule}", f"fill rule {rule}", options={"fill": rule}
 GREY = Run("fill-grey", "luminance alone", options={"fill": "grey", "embedding": False})
 
 
+def kept(run: Run, label: str | None = None, **options) -> Run:
+    """The run with other options, in the section that it has."""
+    return run.but(label=label, section=run.section, **options)
+
+
 def specialists(**options) -> dict[str, Run]:
     """Channel set -> the network that is trained on it alone."""
     def one(channels: str) -> Run:
@@ -55,6 +60,18 @@ LONG_STRONG = CHANNELSET.but(section="ours", epochs=90, augment="strong")
 SHORT_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (4, 10)}
 NARROW, WIDE = (CHANNELSET.but(width=width) for width in (0.125, 0.5))
 NARROW_SPECIALISTS, WIDE_SPECIALISTS = (specialists(width=width) for width in (0.125, 0.5))
+
+# ---------------------------------------------------------------- full width, for a GPU
+
+# ResNet-18 as wide as in its paper, 7x7 stride 2 without pooling, which is too coarse for 64 px
+FULL_CHANNELSET, FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN = (
+    kept(run, stem_pool=False) for run in (CHANNELSET, RGB_ONLY, SLICED, BY_FILL["mean"]))
+FULL_SPECIALISTS = {channels: kept(run, stem_pool=False) for channels, run in SPECIALISTS.items()}
+# one network at 3/7 of the seven's epochs
+FULL_LONG = kept(FULL_CHANNELSET, "ours, three times as long", epochs=90)
+# Each kind at the length that suits it, on the stock network: seven specialists, and one at 3/7 of their epochs
+STOCK_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (30, 60, 90, 150)}
+STOCK_LENGTHS = {epochs: CHANNELSET.but(epochs=epochs) for epochs in (30, 90, 180, 270, 450)}
 
 
 def recalibrated(run: Run, section: str = "ablation") -> Run:
@@ -173,4 +190,11 @@ GRIDS = {
                       LONG[60], LONG[90], LONG_STRONG, LONG[210]],
     # Ours and the specialists at other widths; each preset has one of its own
     "task1-capacity": [NARROW, *NARROW_SPECIALISTS.values(), WIDE, *WIDE_SPECIALISTS.values()],
+    "task1-full": [FULL_CHANNELSET, *FULL_SPECIALISTS.values(), FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN,
+                   *(FULL_RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression")),
+                   FULL_LONG],
+    "task1-full-lengths": [*(STOCK_SPECIALISTS[epochs][channels] for epochs in (30, 60, 90, 150)
+                             for channels in ("RGB", "R")), STOCK_LENGTHS[30], STOCK_LENGTHS[90]],
+    **{f"task1-full-stock-{epochs}": [*STOCK_SPECIALISTS[epochs].values(), STOCK_LENGTHS[3 * epochs]]
+       for epochs in (60, 90, 150)},
 }

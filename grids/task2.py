@@ -103,6 +103,18 @@ FULL_RESNETS, FULL_WIDE = ({decay: kept(run, augment="strong", weight_decay=deca
 FULL_THREE, FULL_GATED4, FULL_STOCK, FULL_SAME_MACS = (kept(run, **STRONG, width=width) for run, width in (
     (THREE_LAYERS, 1.5625), (GATED4_K5, 1.25), (STOCK, 1.0), (GATED, 1.75)))
 
+# The literal reading, six operations, at about the MACs of the gated network at half of ResNet-34's; and less
+# deep ResNets
+PLAIN_K3 = PLAIN.but("plain6-k3", "plain, six operations, 3x3", "ours", kernels="3")
+FULL_PLAIN, FULL_PLAIN_K5 = kept(PLAIN_K3, **STRONG, width=1.4375), kept(PLAIN, **STRONG, width=0.875)
+RESNET_18, RESNET_10 = (RESNET.but(arch, label, "baseline", arch=arch) for arch, label in (
+    ("resnet18", "ResNet-18, 7x7 stem"), ("resnet10", "ResNet-10, 7x7 stem")))
+FULL_RESNET_18, FULL_RESNET_10 = (kept(run, **STRONG, width=1.0) for run in (RESNET_18, RESNET_10))
+# Twice as long, and other learning rates, for the strongest
+FULL_RATES = {rate: kept(FULL_RESNETS[0.002], lr=rate) for rate in (0.1, 0.4)}
+FULL_RESNET_60, FULL_WIDE_60, FULL_SAME_MACS_60 = (
+    kept(run, epochs=60) for run in (FULL_RESNETS[0.002], FULL_WIDE[0.002], FULL_SAME_MACS))
+
 # ---------------------------------------------------------------- less data, ablations
 
 # Less training data, as many epochs more that the steps do not become as few
@@ -256,6 +268,8 @@ GRIDS = {
     "task2-full": [*(runs[decay] for decay in (0.002, 0.001, 0.004) for runs in (FULL_RESNETS, FULL_WIDE)),
                    FULL_THREE,
                    FULL_GATED4, FULL_STOCK, FULL_SAME_MACS],
+    "task2-full-plain": [FULL_PLAIN, FULL_RESNET_18, FULL_PLAIN_K5, FULL_RESNET_10],
+    "task2-full-long": [FULL_RESNET_60, FULL_WIDE_60, FULL_SAME_MACS_60, *FULL_RATES.values()],
     "task2-data": [runs[share] for share in (0.1, 0.25, 0.5) for runs in FRACTIONS.values()],
     "task2-ablations": [REFERENCE, GATED_10, POOLED_10, FINE_GATES_K3, POOLED_K3, REPARAM_10, REPARAM_K3,
                         *NAMED_10.values(), *KERNELS_10.values(), *LAYERS_10.values(), POOLS_10, LEVELS_10,

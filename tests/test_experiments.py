@@ -91,7 +91,10 @@ def test_rows_without_a_training_of_their_own_train_what_they_need():
     assert [job.name for job in experiments.training_jobs(args)] == ["rgb-only,sampler=none seed 0",
                                                                  "rgb-only,sampler=none seed 1"]
     assert [run.options for run in experiments.trainings([LATE_FUSION])] == [{"channels": c} for c in "RGB"]
-    assert experiments.trainings([SPECIALISTS["RGB"]])[0].options == RGB_ONLY.options
+    for run in (SPECIALISTS["RGB"], SPECIALISTS["RGB"].but(epochs=60)):   # the RGB-trained network, not another
+        trained = experiments.trainings([run])[0]
+        assert (trained.model, trained.test) == ("rgb-only", {}) and trained.options == {
+            **RGB_ONLY.options, **({} if run is SPECIALISTS["RGB"] else {"epochs": 60})}
 
 
 def test_a_teacher_is_trained_before_its_student(queue, capsys):
