@@ -30,8 +30,9 @@ class Batches:
         self.image_size, self.device = image_size, device
         if device.type == "cuda" and self.images.nbytes < 0.6 * torch.cuda.mem_get_info(device)[0]:
             self.images, self.labels = self.images.to(device), self.labels.to(device)
-        self.channels = None if list(channels) == list(range(images.shape[3])) else list(channels)
         ids = list(channels)
+        # on the device: a list would be copied there at every batch, which a captured graph must not do
+        self.channels = None if ids == list(range(images.shape[3])) else torch.tensor(ids, device=device)
         self.scale = (1 / (255 * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)      # (C,)
         self.shift = (-torch.as_tensor(mean, dtype=torch.float32)[ids]).to(device) * 255 * self.scale
 
@@ -86,7 +87,7 @@ class Batches:
             batch = (crop_slices if self.images.device.type == "cpu" else crop_gather)(
                 self.images, indices, *crop, self.image_size)
         batch = batch.to(self.device, non_blocking=True)
-        return batch if self.channels is None else batch[..., self.channels].contiguous()
+        return batch if self.channels is None else batch.index_select(3, self.channels)
 
     def _normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, s, s, C) -> float32 (B, C, s, s) with zero mean and unit variance, channels_last in

@@ -131,6 +131,10 @@ ABLATIONS = {
         ("the preset's width, ours", CHANNELSET), ("the preset's width, specialists", SPECIALISTS),
         ("width 1/8, ours", NARROW), ("width 1/8, specialists", NARROW_SPECIALISTS, NARROW),
         ("width 1/2, ours", WIDE), ("width 1/2, specialists", WIDE_SPECIALISTS, WIDE)],
+    "full width, 64 px": [
+        ("ours, 30 epochs", FULL_CHANNELSET, FULL_CHANNELSET), ("mean fill, 30", FULL_MEAN, FULL_CHANNELSET),
+        ("sliced kernel, 30", FULL_SLICED, FULL_CHANNELSET), ("ours, 90", FULL_LONG, FULL_CHANNELSET),
+        ("7 specialists, 30 each", FULL_SPECIALISTS, FULL_CHANNELSET)],
     "augmentation": [
         ("the preset's", CHANNELSET), ("strong", STRONG), ("naive RGB, the preset's", RGB_ONLY),
         ("naive RGB, strong", RGB_STRONG, RGB_ONLY)],
@@ -157,7 +161,12 @@ ABLATIONS = {
 # What the figures with little room show: name in the legend -> model
 FIGURE_MODELS = {"channel-set stem (ours)": CHANNELSET, "ours, 90 epochs, strong augmentation": LONG_STRONG,
                  "sliced kernel": SLICED, "RGB-trained, regression fill": RGB_ONLY.tested(fill="regression"),
-                 "RGB-trained": RGB_ONLY}
+                 "RGB-trained": RGB_ONLY, "ours, full width": FULL_CHANNELSET,
+                 "ours, full width, 90 epochs": FULL_LONG, "sliced kernel, full width": FULL_SLICED,
+                 "RGB-trained, full width": FULL_RGB_ONLY}
+# What README shows of a setting that has all of a group
+SUMMARIES = ((FULL_CHANNELSET, FULL_LONG, FULL_SLICED, FULL_RGB_ONLY),
+             (CHANNELSET, LONG_STRONG, SLICED, RGB_ONLY.tested(fill="regression"), RGB_ONLY))
 # The points of the figure of training length: (epochs of all nets, model)
 LENGTHS = {
     "ours, one network": [(30, CHANNELSET), *LONG.items()],

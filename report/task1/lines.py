@@ -62,7 +62,9 @@ def lines_of(setting: Setting, split: str) -> list[Line]:
             raise UserError(f"specialists {' and '.join(twice['run'][:2])} both claim subset "
                             f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep each at its own "
                             f"subset, in one architecture a setting")
-        name = SEVEN if section == "specialist" else members["label"].iloc[0]
         entries = dict(zip(members["subset"], members["entry"]))
+        name = members["label"].iloc[0]
+        if section == "specialist":
+            name = SEVEN if len(entries) > 1 else f"specialist for {', '.join(entries)} alone"
         lines.append(Line(name, section, members, {s: entries[s] for s in sorted(entries, key=subset_order)}))
     return lines
