@@ -44,7 +44,7 @@ def _chosen(setting: Setting, lines: list[Line]) -> dict[str, Line]:
     by_entry = {entry: line for line in lines
                 for entry in line.entries.values() if line.section != "specialist"}
     chosen = {name: by_entry.get(setting.find(run)) for name, run in FIGURE_MODELS.items()}
-    chosen[SEVEN] = next((line for line in lines if line.section == "specialist"), None)
+    chosen[SEVEN] = next((line for line in lines if line.name == SEVEN), None)
     return {name: line for name, line in chosen.items() if line is not None}
 
 
