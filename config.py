@@ -21,7 +21,7 @@ from models.resnet import LAYERS, STEMS
 from models.shallow import SHALLOW, shallow_name
 from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
-from utils import UserError, option
+from utils import UserError, check_ranges, option
 
 # Image size and width of the networks; an option given on the command line wins over its preset's value.
 PRESETS = {
@@ -58,32 +58,38 @@ class TrainConfig:
         f"{name}: {', '.join(f'{k} {v}' for k, v in preset.items())}" for name, preset in PRESETS.items())
         + "; auto: 128px-full on a GPU, else 64px-half", ("auto", *PRESETS))
     arch: str | None = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
-    width: float | None = option(None, "width multiplier of the network (default: by preset)")
+    width: float | None = option(None, "width multiplier of the network (default: by preset)",
+                                 above=0, most=64)
     stem: str = option("7x7s2", "first convolution: side and stride; 3x3s1 is for images under about 64 px",
                        tuple(STEMS))
     stem_pool: bool | None = option(None,
                                     "max-pooling after the first convolution (default: with --stem 7x7s2)")
-    image_size: int | None = option(None, "side of the training and test images, px (default: by preset)")
+    image_size: int | None = option(None, "side of the training and test images, px (default: by preset)",
+                                    least=1, most=4096)
     fraction: float = option(1.0, "share of the training images of each class that is used: the same images "
                                   "for every --seed, those of a smaller share among those of a larger one; "
-                                  "normalisation stays that of all images")
-    epochs: int | None = option(None, "passes over the training images that are used (default: by preset)")
-    batch_size: int | None = option(None, "images a step, over all processes together (default: by preset)")
+                                  "normalisation stays that of all images", above=0, most=1)
+    epochs: int | None = option(None, "passes over the training images that are used (default: by preset)",
+                                least=1, most=10**6)
+    batch_size: int | None = option(None, "images a step, over all processes together (default: by preset)",
+                                    least=1, most=10**6)
     lr: float | None = option(None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by "
-                                    "preset)")
-    weight_decay: float = option(5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation")
+                                    "preset)", above=0, most=1000)
+    weight_decay: float = option(5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation",
+                                 least=0, most=1000)
     warmup_epochs: float = option(2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of "
-                                       "all")
-    label_smoothing: float = option(0.1, "label smoothing")
+                                       "all", least=0, most=10**6)
+    label_smoothing: float = option(0.1, "label smoothing", least=0, below=1)
     teacher: str | None = option(None, "model.pt of a trained network whose predictions on all channels are "
                                        "learned as well (knowledge distillation); it must be of the same "
                                        "data")
-    distill_weight: float = option(0.5, "share of the distillation loss, with --teacher")
-    distill_temperature: float = option(4.0, "temperature of both predictions in the distillation loss")
+    distill_weight: float = option(0.5, "share of the distillation loss, with --teacher", least=0, most=1)
+    distill_temperature: float = option(4.0, "temperature of both predictions in the distillation loss",
+                                        above=0, most=1000)
     distill_ramp: float = option(0.0, "share of the training over which the distillation loss rises from "
-                                      "zero")
+                                      "zero", least=0, most=1)
     ema_epochs: float = option(1.0, "horizon of the weights' exponential moving average, epochs; 0: no "
-                                    "average")
+                                    "average", least=0, most=10**6)
     augment: str | None = option(None, "light: crop and flip; strong: random resized crop, flip, erasing "
                                        "(default: by preset)", AUGMENTATIONS)
     amp: bool | None = option(None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 "
@@ -91,11 +97,13 @@ class TrainConfig:
     channels_last: bool = option(True, "channels_last memory format")
     compile: bool = option(False, "torch.compile the network: faster steps after about a minute; needs a C++ "
                                   "compiler")
-    eval_every: int = option(5, "epochs between validations; the last epoch always has one")
-    max_failed: float = option(0.01, "share of undecodable images in a split above which the run stops")
-    seed: int = option(0, "seed of weights, batches, augmentation and channel sampling")
+    eval_every: int = option(5, "epochs between validations; the last epoch always has one",
+                             least=1, most=10**6)
+    max_failed: float = option(0.01, "share of undecodable images in a split above which the run stops",
+                               least=0, most=1)
+    seed: int = option(0, "seed of weights, batches, augmentation and channel sampling", least=0, below=2**63)
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
-    threads: int = option(0, "CPU threads; 0: PyTorch's choice")
+    threads: int = option(0, "CPU threads; 0: PyTorch's choice", least=0, most=4096)
 
     def resolve(self) -> TrainConfig:
         """Fill in what depends on the machine and the preset; check the values.
@@ -121,22 +129,9 @@ class TrainConfig:
         if self.amp is None:
             self.amp = self.device != "cpu" or (torch.cpu._is_avx512_bf16_supported()
                                                 and self.image_size >= 32)
-        for key in ("image_size", "epochs", "batch_size", "eval_every"):
-            if getattr(self, key) < 1:
-                raise UserError(f"--{key.replace('_', '-')} {getattr(self, key)}: must be at least 1")
+        check_ranges(self)
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
-        if not 0 <= self.label_smoothing < 1 or self.ema_epochs < 0 or self.warmup_epochs < 0:
-            raise UserError("--label-smoothing must be in 0..1, --ema-epochs and --warmup-epochs at least 0")
-        if not (0 <= self.distill_weight <= 1 and 0 <= self.distill_ramp <= 1
-                and self.distill_temperature > 0):
-            raise UserError("--distill-weight and --distill-ramp must be in 0..1, --distill-temperature "
-                            "above 0")
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"--fraction {self.fraction}: must be above 0 and at most 1")
-        for key in ("width", "lr"):
-            if not getattr(self, key) > 0:
-                raise UserError(f"--{key} {getattr(self, key)}: must be above 0")
         return self
 
 
@@ -150,8 +145,9 @@ class Task1Config(TrainConfig):
     kernel: str = option("free", "where the first convolution's kernel comes from, see models/kernels.py and "
                                  "models/dynamic.py", tuple(KERNELS))
     templates: int = option(128, "templates of --kernel templates; fewer than there are channels limit the "
-                                 "kernel's rank")
-    kernel_size: int | None = option(None, "side of the first convolution, odd (default: the network's)")
+                                 "kernel's rank", least=1, most=10**5)
+    kernel_size: int | None = option(None, "side of the first convolution, odd (default: the network's)",
+                                     least=1, most=99)
     embedding: bool | None = option(None,
                                     "learned offset that tells the network which channels it was given "
                                           "(default: with a sampler)")
@@ -183,8 +179,8 @@ class Task1Config(TrainConfig):
             self.train_channels = subset_name(parse_subset(self.train_channels, names), names)
             if plain or partial:
                 raise UserError("--train-channels needs a --sampler and --channels all")
-        if self.templates < 1 or (self.kernel_size or 1) % 2 == 0 or (self.kernel_size or 1) < 1:
-            raise UserError("--templates must be at least 1, --kernel-size odd")
+        if (self.kernel_size or 1) % 2 == 0:
+            raise UserError(f"--kernel-size {self.kernel_size}: must be odd")
         self.name = self.name or self._default_name()
         super().resolve()
         return self
@@ -217,19 +213,24 @@ class Task2Config(TrainConfig):
                                              "(default: by --arch)")
     covariance_channels: int | None = option(None,
                                              "channels whose covariances the last layer sees; 0: means alone "
-                                                   "(default: by --arch)")
+                                                   "(default: by --arch)",
+                                             least=0, most=10**4)
     num_pools: int | None = option(None,
                                    "hidden layers that halve the sides of their maps (default: all but the "
-                                   "last)")
+                                   "last)",
+                                   least=0, most=16)
     multi_level_head: bool | None = option(None,
                                            "the last layer sees the pooled output of every hidden layer "
                                                  "(default: by --arch)")
     dropout: float | None = option(None,
                                    "share of the last layer's inputs that is dropped while training "
-                                         "(default: none)")
-    weight_decay: float = option(1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation")
+                                         "(default: none)",
+                                   least=0, below=1)
+    weight_decay: float = option(1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation",
+                                 least=0, most=1000)
     max_depth: int = option(MAX_DEPTH, "largest strict depth (metrics/depth.py) of a network of "
-                                       "models/shallow.py; a deeper one is not trained")
+                                       "models/shallow.py; a deeper one is not trained",
+                            least=1, most=1000)
 
     def resolve(self) -> Task2Config:
         """As `TrainConfig.resolve`; a shallow network is called by its depth and kernels.

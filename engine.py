@@ -21,7 +21,8 @@ from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
 from step import TrainStep
-from utils import UserError, append_jsonl, environment, load_checkpoint, save_checkpoint, write_json, write_text
+from utils import UserError, append_jsonl, environment, hold, load_checkpoint, save_checkpoint, write_json
+from utils import write_text
 
 SAVE_EVERY = 20   # seconds of training that a kill may cost, at most
 
@@ -151,7 +152,10 @@ class Trainer:
 
         Raises:
             UserError: the directory holds a run and --resume was not given, or the run had other options.
+            BusyError: another process trains there.
         """
+        if self.processes.rank == 0:
+            self.lock = hold(self.folder)
         last = self.folder / "last.pt"
         if last.exists():
             if not self.config.resume:
@@ -193,7 +197,7 @@ class Trainer:
         status 130.
 
         Raises:
-            UserError: the loss is not finite; the checkpoint of the last whole epoch is kept.
+            UserError: the loss is not finite; the last checkpoint is kept.
         """
         self.open_run()
         total = self.steps.total
@@ -210,14 +214,15 @@ class Trainer:
                 self.step += 1
                 bar.update()
                 stop, epoch_ended = self._stop_asked(), self.step % self.steps_per_epoch == 0
-                if epoch_ended or stop or self.step - checked >= 50:
+                due = time.monotonic() - saved > SAVE_EVERY
+                if epoch_ended or stop or due or self.step - checked >= 50:
                     loss, checked = self._check(checked), self.step
                     bar.set_postfix(epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}",
                                     refresh=False)
                     self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
                     if epoch_ended:
                         self._end_epoch(bar)
-                    if stop or self.step == total or time.monotonic() - saved > SAVE_EVERY:
+                    if stop or due or self.step == total:
                         self._save()
                         saved = time.monotonic()
                     began = time.perf_counter()
@@ -228,6 +233,8 @@ class Trainer:
                     sys.exit(130)
         finally:
             bar.close()
+            if self.processes.rank == 0:
+                self.lock.release()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return self.ema.module
@@ -265,7 +272,7 @@ class Trainer:
             what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
             raise UserError(f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or "
-                            f"--no-amp; last.pt in {self.folder} is of the last good epoch")
+                            f"--no-amp; last.pt in {self.folder} is from before")
         return loss
 
     def _weights_are_finite(self) -> bool:

@@ -13,6 +13,7 @@ and interrupted ones resumed. Each run has its directory runs/PRESET/NAME-OPTION
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import subprocess
@@ -25,8 +26,9 @@ from config import CONFIGS, PRESETS, run_folder_name
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
 from report import build as report_build
-from utils import ROOT, ArgumentParser, UserError, cli, parse_config
+from utils import BUSY, ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, at_least, cli, parse_config
 
+RETRY = 10   # seconds until a run that another process trains is tried again
 EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 
@@ -39,15 +41,21 @@ class Job:
     makes: Path | None = None   # a checkpoint; an evaluation makes none
     needs: list[Path] = field(default_factory=list)   # checkpoints that must be there first
     process: subprocess.Popen | None = None
+    not_before: float = 0.0   # of time.monotonic: it was busy until then
 
     @property
     def ready(self) -> bool:
-        return all(path.exists() for path in self.needs)
+        return time.monotonic() >= self.not_before and all(path.exists() for path in self.needs)
 
     def start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "a") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        """Raises UserError where its folder cannot be written."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.log, "a") as log:   # it ends with this process, whatever ends that
+                self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                                                env={**os.environ, ENDS_WITH_STDIN: "1"})
+        except OSError as error:
+            raise UserError(f"cannot start {self.name}: {error}") from error
         print(f"{time.strftime('%H:%M:%S')} start   {self.name}: {self.log}", flush=True)
 
 
@@ -136,18 +144,26 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, list(jobs), [], []
     try:
         while (waiting or running) and time.monotonic() < deadline:
+            # another queue may have trained it meanwhile
+            waiting = [job for job in waiting if not (job.not_before and job.makes and job.makes.exists())]
             ready = [job for job in waiting if job.ready]
-            if not ready and not running:   # what they need has failed: let a training say so
-                ready = [job for job in waiting if job.makes][:1]
+            if not ready and not running and not any(job.not_before for job in waiting):
+                ready = [job for job in waiting if job.makes][:1]   # what it needs has failed: let it say so
                 if not ready:
                     break
             for job in sorted(ready, key=lambda job: job.makes is not None)[:at_once - len(running)]:
                 waiting.remove(job)
-                running.append(job)
                 job.start()
+                running.append(job)
             time.sleep(0.2)
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
+                if job.process.returncode == BUSY:
+                    print(f"{time.strftime('%H:%M:%S')} busy    {job.name}: another process is at it",
+                          flush=True)
+                    job.not_before = time.monotonic() + RETRY
+                    waiting.append(job)
+                    continue
                 failed += [job] * (job.process.returncode != 0)
                 print(f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}",
                       flush=True)
@@ -177,12 +193,14 @@ def make_parser() -> ArgumentParser:
                         help="these runs of it: NAME or NAME,OPTION=VALUE,...; "
                                                                   "default: all")
     parser.add_argument("--list", action="store_true", help="print the runs and stop")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds, one run each")
+    parser.add_argument("--seeds", nargs="+", type=at_least(0), default=[0], metavar="N",
+                        help="seeds, one run each")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="64px-half", help="sizes and lengths")
     parser.add_argument("--data", default="auto", help="as in the training scripts")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each training")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="time budget for training")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="trainings at once")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of each training")
+    parser.add_argument("--minutes", type=at_least(0.0, float), default=float("inf"),
+                        help="time budget for training")
     parser.add_argument("--options", default="", help="further options of every training, in quotes, such as "
                                                       "'--epochs 2'")
     parser.add_argument("--eval-options", default="",

@@ -6,22 +6,37 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import operator
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import typing
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent
 
 
+LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt), "most": ("at most", operator.le),
+          "below": ("below", operator.lt)}
+BUSY = 75   # exit status where another process holds what this one needs: try again later
+
+
 class UserError(Exception):
     """A mistake the user can mend. The message names the file, line or argument, and the remedy."""
+
+
+class BusyError(UserError):
+    """Another process holds what this one needs."""
 
 
 # ---------------------------------------------------------------- command lines
@@ -54,9 +69,38 @@ class ArgumentParser(argparse.ArgumentParser):
         return parsed
 
 
-def option(default, help: str, choices: typing.Sequence | None = None):
-    """A dataclass field that `parse_config` turns into `--name`, with its help text."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+def option(default, help: str, choices: typing.Sequence | None = None, least: float | None = None,
+           above: float | None = None, most: float | None = None, below: float | None = None):
+    """A dataclass field that `parse_config` turns into `--name`, with its help text and its range."""
+    limits = {"least": least, "above": above, "most": most, "below": below}
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
+
+
+def at_least(limit: int | float, kind: type = int):
+    """The `type` of an argparse option: a number from `limit` on, finite or the infinite default."""
+    def convert(text: str):
+        value = kind(text)
+        if not value >= limit:   # not a number, too
+            raise argparse.ArgumentTypeError(f"{text} is below {limit}")
+        return value
+    convert.__name__ = kind.__name__   # argparse names it in its message
+    return convert
+
+
+def check_ranges(config) -> None:
+    """Check the numbers of a dataclass of `option`s.
+
+    Raises:
+        UserError: one is out of its range, or no finite number.
+    """
+    for field in dataclasses.fields(config):
+        value, limits = getattr(config, field.name), field.metadata["limits"]
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        given = {key: limit for key, limit in limits.items() if limit is not None}
+        if not math.isfinite(value) or not all(LIMITS[key][1](value, limit) for key, limit in given.items()):
+            wanted = " and ".join(f"{LIMITS[key][0]} {limit}" for key, limit in given.items())
+            raise UserError(f"--{field.name.replace('_', '-')} {value}: must be {wanted or 'a finite number'}")
 
 
 def parse_config(cls, argv=None, description: str | None = None):
@@ -66,7 +110,8 @@ def parse_config(cls, argv=None, description: str | None = None):
     for field in dataclasses.fields(cls):
         kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],
                                                                   ) if t is not type(None)][0]
-        flag, extra = "--" + field.name.replace("_", "-"), dict(field.metadata, default=field.default)
+        flag = "--" + field.name.replace("_", "-")
+        extra = {"help": field.metadata["help"], "choices": field.metadata["choices"], "default": field.default}
         if kind is bool:
             extra.pop("choices")
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **extra)
@@ -77,15 +122,47 @@ def parse_config(cls, argv=None, description: str | None = None):
 
 
 def cli(main) -> None:
-    """Run `main`; a `UserError` becomes one line on stderr and exit status 2, Ctrl-C status 130."""
+    """Run `main`; a `UserError` becomes one line on stderr and exit status 2 (busy: 75), Ctrl-C 130."""
+    if os.environ.get(ENDS_WITH_STDIN):
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(BUSY if isinstance(error, BusyError) else 2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+ENDS_WITH_STDIN = "ENDS_WITH_STDIN"   # in the environment: the script stops when its standard input closes
+
+
+def _end_with_stdin() -> None:
+    """Whatever ends the process at the other end, SIGKILL too, the input closes: then save and stop."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def hold(folder: Path) -> FileLock:
+    """Keep other processes out of a folder for the life of this one, or until the lock is released.
+
+    Raises:
+        BusyError: another process holds it; the message says which.
+    """
+    lock, holder = FileLock(folder / ".lock"), folder / ".holder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}")
+    except Timeout:
+        known = holder.read_text() if holder.exists() else "another process"
+        raise BusyError(f"{folder} is in use by {known}: wait until it ends, or choose another "
+                        f"folder") from None
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
+    return lock
 
 
 # ---------------------------------------------------------------- files

@@ -66,7 +66,8 @@ def test_an_epoch_draws_each_image_once_and_repeats():
     assert drawn["indices"].flatten().unique().numel() == 48 and drawn["input:mask"].shape == (6, 8, 3)
     assert all(torch.equal(drawn[key], same[key]) for key in drawn)
     assert not torch.equal(drawn["indices"], other["indices"])
-    assert drawn["rate"].tolist() == pytest.approx([learning_rate(step, 24, 0.8 * 6, 0.1) for step in range(6, 12)])
+    rates = [learning_rate(step, 24, 0.8 * 6, 0.1) for step in range(6, 12)]
+    assert drawn["rate"].tolist() == pytest.approx(rates)
     assert drawn["share"].tolist() == pytest.approx([0.5 * min(1, step / 12) for step in range(6, 12)])
 
 
@@ -77,8 +78,9 @@ def test_the_average_is_that_of_torch():
         steps.run(step)
         theirs.update_parameters(steps.model)
     assert steps.average.n_averaged == 8
-    for (name, mine), other in zip(steps.average.module.state_dict().items(), theirs.module.state_dict().values()):
-        assert torch.equal(mine, other) or name.endswith("num_batches_tracked")
+    mine, other = (average.module.state_dict() for average in (steps.average, theirs))
+    for name in mine:
+        assert torch.equal(mine[name], other[name]) or name.endswith("num_batches_tracked")
 
 
 def test_beginning_in_an_epoch_goes_on_as_if_it_had_not_stopped():

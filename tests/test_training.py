@@ -207,13 +207,12 @@ def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatc
     assert losses == pytest.approx([min(0.9, 0.9 * number / 4.5) for number in range(9)])
 
 
-@pytest.mark.parametrize("options, message",
-                         [(["--train-channels", "RG", "--sampler", "none"],
-                           "--train-channels needs a --sampler"),
-                                              (["--train-channels", "RX"], "no channel 'X'"),
-                          (["--kernel-size", "4"], "--kernel-size odd"),
-                                              (["--distill-weight", "2"], "must be in 0..1"),
-                          (["--teacher", "nothing.pt"], "nothing.pt")])
+@pytest.mark.parametrize("options, message", [
+    (["--train-channels", "RG", "--sampler", "none"], "--train-channels needs a --sampler"),
+    (["--train-channels", "RX"], "no channel 'X'"),
+    (["--kernel-size", "4"], "--kernel-size 4: must be odd"),
+    (["--distill-weight", "2"], "--distill-weight 2.0: must be at least 0 and at most 1"),
+    (["--teacher", "nothing.pt"], "nothing.pt")])
 def test_bad_options_are_one_clear_error(command, options, message, tiny):
     with pytest.raises(UserError, match=message):
         command(train_task1, *tiny, "--out", "run", *options)

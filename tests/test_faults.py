@@ -1,0 +1,85 @@
+"""What must not pass in silence: two at one folder, a queue that is killed, numbers out of range."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import engine
+import train_task1
+from config import Task1Config, Task2Config
+from utils import BUSY, ROOT, BusyError, UserError, check_ranges, hold, parse_config
+
+
+def test_a_folder_has_one_holder_at_a_time(tmp_path):
+    lock = hold(tmp_path / "run")
+    with pytest.raises(BusyError, match=f"run is in use by process {os.getpid()} on .*: wait until it ends"):
+        hold(tmp_path / "run")
+    lock.release()
+    hold(tmp_path / "run").release()
+
+
+def test_a_second_training_in_a_folder_says_who_is_there(command, tiny):
+    command(train_task1, *tiny, "--epochs", "1", "--out", "run")   # released at the end
+    lock = hold(Path("run"))
+    before = Path("run/model.pt").read_bytes()
+    with pytest.raises(BusyError, match="run is in use by process"):
+        command(train_task1, *tiny, "--epochs", "1", "--out", "run", "--resume")
+    assert Path("run/model.pt").read_bytes() == before
+    lock.release()
+
+
+def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
+    monkeypatch.setattr(engine, "SAVE_EVERY", 0)
+    saved = []
+    monkeypatch.setattr(engine.Trainer, "_save", lambda self: saved.append(self.step))
+    command(train_task1, *tiny, "--epochs", "1", "--out", "run")
+    assert saved == [1, 2, 3]
+
+
+@pytest.mark.parametrize("word", ["SIGKILL", "SIGHUP"])
+def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
+    words = " ".join([*(word for word in tiny), "--epochs", "1000000", "--cache", str(tmp_path / "cache")])
+    queue = subprocess.Popen([sys.executable, str(ROOT / "experiments.py"), "task1", "--only", "sliced",
+                              "--data", str(tiny_dataset), "--options", words, "--no-eval"], cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (found := list(tmp_path.glob("runs/*/*/.holder"))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    child = int(found[0].read_text().split()[1])
+    os.kill(queue.pid, getattr(signal, word))
+    queue.wait()
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}").exists()
+    assert (found[0].parent / "last.pt").exists()   # it saved first
+    hold(found[0].parent).release()
+
+
+@pytest.mark.parametrize("config", [Task1Config, Task2Config])
+@pytest.mark.parametrize("flag, value", [
+    ("--lr", "nan"), ("--lr", "0"), ("--lr", "1e308"), ("--width", "inf"), ("--weight-decay", "-1"),
+    ("--ema-epochs", "nan"), ("--max-failed", "2"), ("--threads", "-1"), ("--seed", "99999999999999999999"),
+    ("--epochs", "0"), ("--fraction", "0"), ("--label-smoothing", "1"), ("--distill-ramp", "1.5")])
+def test_numbers_out_of_range_are_named(config, flag, value):
+    with pytest.raises(UserError, match=f"^{flag} .*: must be "):
+        parse_config(config, [flag, value]).resolve()
+
+
+def test_every_number_has_a_range():
+    for config in (Task1Config, Task2Config):
+        check_ranges(parse_config(config, []))
+        for name, field in config.__dataclass_fields__.items():
+            if "int" in str(field.type) or "float" in str(field.type):
+                assert any(limit is not None for limit in field.metadata["limits"].values()), name
+
+
+@pytest.mark.parametrize("words", [["experiments.py", "task1", "--jobs", "0"],
+                                   ["experiments.py", "task1", "--minutes", "nan"],
+                                   ["eval_channels.py", "model.pt", "--repeats", "-1"],
+                                   ["eval_shallow.py", "model.pt", "--threads", "-1"]])
+def test_a_parser_knows_its_ranges(words):
+    done = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and words[-2] in done.stderr and BUSY == 75
