@@ -156,6 +156,8 @@ class Trainer:
         """
         if self.processes.rank == 0:
             self.lock = hold(self.folder)
+            for left in (*self.folder.glob(".last.pt.*"), *self.folder.glob(".model.pt.*")):   # by a kill
+                left.unlink()
         last = self.folder / "last.pt"
         if last.exists():
             if not self.config.resume:

@@ -4,12 +4,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import glob
 import hashlib
 import json
 import math
 import operator
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +165,29 @@ def hold(folder: Path) -> FileLock:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
     return lock
+
+
+@contextmanager
+def making(path: Path):
+    """Within it no other process makes `path`: a second one waits. What a killed one left, temporary siblings
+    named .NAME-*, is removed first.
+
+    Raises:
+        OSError: the folder of `path` cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another process makes {path}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
 
 
 # ---------------------------------------------------------------- files

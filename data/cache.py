@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data.decode import ImageReader
 from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
-from utils import ROOT, UserError, write_json, write_text
+from utils import ROOT, UserError, making, write_json, write_text
 
 FORMAT = 1    # part of the key: caches of another format are not found
 CHUNK = 64    # images a job
@@ -97,14 +97,30 @@ def open_cache(lists: ImageLists, size: int, folder: str | Path | None = None, w
         raise UserError(f"image size {size} px is too small; use 1 or more")
     key = hashlib.sha256(repr((lists.digest, size, FORMAT)).encode()).hexdigest()[:12]
     target = Path(folder or ROOT / "data" / "cache") / f"{lists.name}-{size}px-{key}"
-    if target.exists():
-        try:
-            return PixelCache(target)
-        except UserError as error:
-            print(f"{error} -- doing so, and building it again", file=sys.stderr)
-            shutil.rmtree(target)
-    _build(lists, size, target, workers or cores(), max_failed_share, progress)
-    return PixelCache(target)
+    found = _existing(target)
+    if found:
+        return found
+    try:
+        with making(target):
+            found = _existing(target)   # another process may have built it meanwhile
+            if not found:
+                _build(lists, size, target, workers or cores(), max_failed_share, progress)
+    except OSError as error:
+        raise UserError(f"cannot write the cache {target}: {error}; free disk space or choose another "
+                        "folder") from error
+    return found or PixelCache(target)
+
+
+def _existing(target: Path) -> PixelCache | None:
+    """The cache, where it is whole; a damaged one is removed."""
+    if not target.exists():
+        return None
+    try:
+        return PixelCache(target)
+    except UserError as error:
+        print(f"{error} -- doing so, and building it again", file=sys.stderr)
+        shutil.rmtree(target)
+        return None
 
 
 def _build(lists, size, target, workers, max_failed_share, progress) -> None:
@@ -113,13 +129,12 @@ def _build(lists, size, target, workers, max_failed_share, progress) -> None:
     """
     temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         need = sum(len(split.paths) for split in lists.splits.values()) * size * size * 3
         free = shutil.disk_usage(target.parent).free
         if need > free:
             raise UserError(f"the cache needs {need / 1e9:.2f} GB in {target.parent}, where {free / 1e9:.2f} "
                             f"GB are free; free disk space or use a smaller image size")
-        temporary = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         temporary.chmod(0o755)
         failures, sums, products = _decode_all(lists, size, temporary, workers, max_failed_share, progress)
         counts = {key: _finish_split(temporary, key, split, size, failures[key])
@@ -135,10 +150,6 @@ def _build(lists, size, target, workers, max_failed_share, progress) -> None:
             "covariance": covariance.tolist(), "failures": named, "class_names": lists.class_names})
         _warn(named)
         os.replace(temporary, target)
-    except OSError as error:
-        if not (target / "meta.json").exists():   # else another process finished the same cache first
-            raise UserError(f"cannot write the cache {target}: {error}; free disk space or choose another "
-                            "folder") from error
     finally:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)

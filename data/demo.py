@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from utils import UserError, write_json, write_text
+from utils import UserError, making, write_json, write_text
 
 VERSION = 1   # of the pictures; another version is drawn again
 SIZE = 84     # px
@@ -103,22 +103,25 @@ def make_demo(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     marker = folder / "demo.json"
-    if marker.is_file() and json.loads(marker.read_text())["version"] == VERSION:
+
+    def complete() -> bool:
+        return marker.is_file() and json.loads(marker.read_text())["version"] == VERSION
+    if complete():
         return folder
     if folder.exists() and not marker.is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no demo set; name another folder or remove it")
     temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".demo-", dir=folder.parent))
-        _write(temporary)
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        with making(folder):
+            if complete():   # another process made it meanwhile
+                return folder
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            _write(temporary)
+            temporary.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
     except OSError as error:
-        if marker.is_file():   # another process finished it first
-            return folder
         raise UserError(f"cannot write the demo set to {folder}: {error}; free disk space or name another "
                         "folder") from error
     finally:

@@ -1,5 +1,6 @@
 """What must not pass in silence: two at one folder, a queue that is killed, numbers out of range."""
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 import engine
 import train_task1
 from config import Task1Config, Task2Config
+from data.cache import open_cache
+from data.lists import read_lists
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, hold, parse_config
 
 
@@ -83,3 +86,25 @@ def test_every_number_has_a_range():
 def test_a_parser_knows_its_ranges(words):
     done = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and words[-2] in done.stderr and BUSY == 75
+
+
+def test_what_a_kill_left_is_removed_at_the_next_start(command, tiny, tiny_dataset, tmp_path):
+    Path("run").mkdir()
+    Path("run/.last.pt.abc").write_bytes(b"half")
+    lists = read_lists(tiny_dataset)
+    built = open_cache(lists, 10, tmp_path / "other", progress=False).folder
+    shutil.rmtree(built)
+    left = built.parent / f".{built.name}-abc"
+    left.mkdir()
+    assert open_cache(lists, 10, tmp_path / "other", progress=False).folder == built and not left.exists()
+    command(train_task1, *tiny, "--epochs", "1", "--out", "run")
+    assert not Path("run/.last.pt.abc").exists()
+
+
+def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
+    """Two first runs on a fresh clone: the later used to delete the demo set that the first read."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.demo import make_demo; make_demo('demo')"
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "demo" / "demo.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".demo.lock", "demo"]
