@@ -152,7 +152,7 @@ class TrainStep:
             loss = (1 - share) * loss + share * self._distillation(images, logits)
         for group in self.optimizer.param_groups:   # a tensor, where it has to change within a graph
             group["lr"], group["fused"] = rate, self.capturable
-        if self.graph is None or not self.capturable:
+        if self.graph is None:
             self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

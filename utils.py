@@ -26,11 +26,10 @@ import torch
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent
-
-
 LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt), "most": ("at most", operator.le),
           "below": ("below", operator.lt)}
 BUSY = 75   # exit status where another process holds what this one needs: try again later
+ENDS_WITH_STDIN = "ENDS_WITH_STDIN"   # in the environment: the script stops when its standard input closes
 
 
 class UserError(Exception):
@@ -102,7 +101,7 @@ def check_ranges(config) -> None:
         given = {key: limit for key, limit in limits.items() if limit is not None}
         if not math.isfinite(value) or not all(LIMITS[key][1](value, limit) for key, limit in given.items()):
             wanted = " and ".join(f"{LIMITS[key][0]} {limit}" for key, limit in given.items())
-            raise UserError(f"--{field.name.replace('_', '-')} {value}: must be {wanted or 'a finite number'}")
+            raise UserError(f"--{field.name.replace('_', '-')} {value}: must be {wanted}")
 
 
 def parse_config(cls, argv=None, description: str | None = None):
@@ -135,9 +134,6 @@ def cli(main) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-ENDS_WITH_STDIN = "ENDS_WITH_STDIN"   # in the environment: the script stops when its standard input closes
 
 
 def _end_with_stdin() -> None:

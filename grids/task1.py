@@ -68,7 +68,7 @@ FULL_CHANNELSET, FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN = (
     kept(run, stem_pool=False) for run in (CHANNELSET, RGB_ONLY, SLICED, BY_FILL["mean"]))
 FULL_SPECIALISTS = {channels: kept(run, stem_pool=False) for channels, run in SPECIALISTS.items()}
 # one network at 3/7 of the seven's epochs
-FULL_LONG = kept(FULL_CHANNELSET, "ours, three times as long", epochs=90)
+FULL_LONG = kept(FULL_CHANNELSET, epochs=90)
 # Each kind at the length that suits it, on the stock network: seven specialists, and one at 3/7 of their epochs
 STOCK_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (30, 60, 90, 150)}
 STOCK_LENGTHS = {epochs: CHANNELSET.but(epochs=epochs) for epochs in (30, 90, 180, 270, 450)}

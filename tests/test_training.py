@@ -436,6 +436,3 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert load_checkpoint(path, "training-state")["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
-
-
-# ---------------------------------------------------------------- parts
