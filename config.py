@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
+from channelset import FILLS, Channels
+from channelset.sampling import HOW
 from data.batches import AUGMENTATIONS
-from data.cache import PixelCache
-from data.channels import SAMPLERS, parse_subset, subset_name
-from models.fill import FILLS
+from data.channels import parse_subset, subset_name
+from data.lists import RGB
 from models.resnet import LAYERS, STEMS
 from models.shallow import SHALLOW, shallow_name
 from models.task1 import KERNELS
@@ -38,6 +39,8 @@ PRESETS = {
                    "lr": 0.2,
                    "augment": "strong"},
 }
+
+SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
 # They may differ between the sessions of one run: they do not change what is trained
 SESSION_OPTIONS = {"name", "out", "resume", "device", "threads", "compile", "data", "cache", "eval_every",
@@ -105,8 +108,8 @@ class TrainConfig:
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
     threads: int = option(0, "CPU threads; 0: PyTorch's choice", least=0, most=4096)
 
-    def resolve(self) -> TrainConfig:
-        """Fill in what depends on the machine and the preset; check the values.
+    def resolve(self, known: Channels = RGB) -> TrainConfig:
+        """Fill in what depends on the machine, the preset and the channels of the data; check the values.
 
         Raises:
             UserError: a value out of range, or a device that is not there.
@@ -140,9 +143,9 @@ class Task1Config(TrainConfig):
     channels: str = option("all", "channels the model knows, such as RGB or R; with fewer than all and no "
                                   "--sampler: a specialist for that set")
     fill: str | None = option(None, "how an absent channel is predicted from the present ones, see "
-                                    "models/fill.py (default: regression; zero without a sampler)",
+                                    "channelset/fill.py (default: regression; zero without a sampler)",
                               tuple(FILLS))
-    kernel: str = option("free", "where the first convolution's kernel comes from, see models/kernels.py and "
+    kernel: str = option("free", "where the first convolution's kernel comes from, see channelset/kernels.py and "
                                  "models/dynamic.py", tuple(KERNELS))
     templates: int = option(128, "templates of --kernel templates; fewer than there are channels limit the "
                                  "kernel's rank", least=1, most=10**5)
@@ -156,18 +159,29 @@ class Task1Config(TrainConfig):
                                         "evaluation only")
     sampler: str | None = option(None, "channel sets in training, one an image: hcs (hierarchical), "
                                        "sandwich, uniform, bernoulli; hcs-batch: one a batch; none: all "
-                                       "channels; see data/channels.py (default: hcs; none with --channels)",
-                                 SAMPLERS)
+                                       "channels; see channelset/sampling.py (default: hcs; none with "
+                                       "--channels)", SAMPLERS)
+
+    set_shares: str | None = option(None, "sets that training sees more often, those one will use, each with "
+                                          "its share of the images, such as \"B04,B03,B02:0.25 all:0.25\"; "
+                                          "--sampler draws the rest (default: none)")
 
     @property
     def is_specialist(self) -> bool:
         """Whether the network was trained on one set of some channels."""
         return self.sampler == "none" and self.channels != "all"
 
-    def resolve(self) -> Task1Config:
-        """As `TrainConfig.resolve`; without a sampler the network is a plain one, trained on one set."""
-        names = PixelCache.channel_names
-        ids = parse_subset(self.channels, names)
+    def resolve(self, known: Channels = RGB) -> Task1Config:
+        """As `TrainConfig.resolve`; without a sampler the network is a plain one, trained on one set.
+
+        Args:
+            known: the channels of the data.
+
+        Raises:
+            UserError: as there, or a channel that the data do not have.
+        """
+        names = known.names
+        ids = sorted(parse_subset(self.channels, known))
         partial = len(ids) < len(names)
         self.channels = subset_name(ids, names) if partial else "all"
         self.sampler = self.sampler or ("none" if partial else "hcs")
@@ -176,7 +190,7 @@ class Task1Config(TrainConfig):
         if self.embedding is None:
             self.embedding = not plain
         if self.train_channels != "all":
-            self.train_channels = subset_name(parse_subset(self.train_channels, names), names)
+            self.train_channels = subset_name(sorted(parse_subset(self.train_channels, known)), names)
             if plain or partial:
                 raise UserError("--train-channels needs a --sampler and --channels all")
         if (self.kernel_size or 1) % 2 == 0:
@@ -232,7 +246,7 @@ class Task2Config(TrainConfig):
                                        "models/shallow.py; a deeper one is not trained",
                             least=1, most=1000)
 
-    def resolve(self) -> Task2Config:
+    def resolve(self, known: Channels = RGB) -> Task2Config:
         """As `TrainConfig.resolve`; a shallow network is called by its depth and kernels.
 
         Raises:
@@ -284,13 +298,14 @@ def digest(*parts) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
-def resolve_run(task: str, options: Mapping, preset: str, **more) -> TrainConfig:
-    """The options of a training of `task`, as its script would resolve them on a CPU.
+def resolve_run(task: str, options: Mapping, preset: str, known=RGB, **more) -> TrainConfig:
+    """The options of a training of `task`, as its script would resolve them on a CPU for data of the channels
+    `known`.
 
     Raises:
         UserError: as the script.
     """
-    return CONFIGS[task](**{"device": "cpu", **options, "preset": preset, **more}).resolve()
+    return CONFIGS[task](**{"device": "cpu", **options, "preset": preset, **more}).resolve(Channels(known))
 
 
 def told_options(config: TrainConfig) -> dict:

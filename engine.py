@@ -60,6 +60,8 @@ def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
 
 def readable(record: dict) -> str:
     """A metrics record as one line of text."""
+    if len(record) > 8:
+        return f"({len(record)} sets: {min(record.values())} to {max(record.values())})"
     return "  ".join(readable(v) if isinstance(v, dict) else f"{k} {v}"
                      for k, v in record.items() if k != "epoch")
 

@@ -15,17 +15,17 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from channelset import FILLS, Channels, find_stem
 from config import Task1Config
 from data.batches import Batches
-from data.cache import PixelCache
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
 from engine import predict
 from evaluation import Evaluation, add_options
 from metrics.accuracy import classification_metrics
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
-from models.channel_net import ChannelNet
-from models.fill import FILLS
+from models.late_fusion import LateFusion
+from models.one_set import for_channels
 from models.probes import PROBES, probe_network
 from models.task1 import load_channel_net, load_late_fusion
 from records import write_predictions
@@ -40,7 +40,8 @@ def make_parser() -> ArgumentParser:
                                                       "single-channel specialists together: their late "
                                                       "fusion")
     add_options(parser, "task1")
-    parser.add_argument("--subsets", default="every", help='"every", or some, such as "RGB RG R"')
+    parser.add_argument("--subsets", default="every", help='"every" (of more than six channels some, which '
+                        'are named), or a list, such as "RGB RG R" or "B04,B03,B02 B08 all"')
     parser.add_argument("--fill", choices=tuple(FILLS),
                         help="fill rule to evaluate under (default: as trained)")
     parser.add_argument("--probe", choices=PROBES,
@@ -61,7 +62,7 @@ def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
     if fill:
         raise UserError(f"--fill {fill}: late fusion uses the networks of the present channels alone, it "
                         f"fills nothing")
-    return load_late_fusion(paths, PixelCache.channel_names)
+    return load_late_fusion(paths)
 
 
 def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
@@ -92,35 +93,35 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
     """Cost of the plain network for the channel set `ids`; latency by `repeats` passes of one image, or
     none.
     """
-    plain, shape = model.for_channels(ids).eval(), (len(ids), batches.image_size, batches.image_size)
+    plain, shape = for_channels(model, ids).eval(), (len(ids), batches.image_size, batches.image_size)
     image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
-    folded = isinstance(model, ChannelNet) and not model.stem.unfoldable
-    macs = count_macs(plain, shape) + model.stem.generation_macs(len(ids)) if folded \
+    folded = not isinstance(model, LateFusion) and not find_stem(model).unfoldable
+    macs = count_macs(plain, shape) + find_stem(model).generation_macs(len(ids)) if folded \
         else flop_counter_macs(plain, image)
     return {"params": count_params(model), "macs": macs,
             "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None}
 
 
-def evaluate(model: nn.Module, batches: Batches, names: tuple[str, ...], subsets, prepare, num_classes: int,
+def evaluate(model: nn.Module, batches: Batches, subsets: dict, prepare, num_classes: int,
              repeats: int) -> tuple[list[dict], dict]:
     """Metrics and cost of each subset as columns of the table, and the predictions: subset name -> (N,) int.
 
-    prepare: ids -> (network to evaluate, image channels it takes); cost is that of the plain network of the
-        set.
+    subsets: name of a set -> ids; prepare: ids -> (network to evaluate, image channels it takes); cost is that
+    of the plain network of the set.
     """
     labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
-    for ids in tqdm(subsets, desc="subsets", unit="subset", disable=None):
-        subset, (network, columns) = subset_name(ids, names), prepare(ids)
+    for subset, ids in tqdm(subsets.items(), desc="subsets", unit="subset", disable=None):
+        network, columns = prepare(ids)
         predictions[subset] = predict(network.eval(), batches, columns, amp=False).numpy()
         rows.append({"subset": subset, **classification_metrics(labels, predictions[subset], num_classes),
                      **measure(model, ids, batches, repeats)})
     return rows, predictions
 
 
-def kernels(model: ChannelNet, names: tuple[str, ...], subsets) -> dict:
+def kernels(model: nn.Module, subsets: dict) -> dict:
     """Subset -> its first generated filters (8, n, k, k), rounded; for the figure."""
-    return {subset_name(ids, names): [[[[round(v, 4) for v in row] for row in plane] for plane in kernel]
-                                      for kernel in model.stem.kernel(ids)[:8].tolist()] for ids in subsets}
+    return {subset: [[[[round(v, 4) for v in row] for row in plane] for plane in kernel]
+                     for kernel in find_stem(model).kernel(ids)[:8].tolist()] for subset, ids in subsets.items()}
 
 
 def readable(name: str, split: str, row: dict) -> str:
@@ -137,8 +138,12 @@ def main(argv: list[str] | None = None) -> None:
         return
     dataset, specialist = checkpoint["dataset"], evaluation.head["section"] == "specialist"
     names = tuple(dataset["channel_names"])
-    whole = args.subsets == "every"
-    subsets = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, names)
+    known = Channels(dict(zip(names, dataset.get("wavelengths") or [None] * len(names))))
+    whole = "every" in args.subsets.split()
+    subsets = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, known)
+    if whole and not specialist and len(subsets) < 2 ** len(names) - 1:
+        print(f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each alone, all but one, and "
+              f"some that are drawn; name others with --subsets")
     keep = args.results or args.split == "both" and whole
     if not keep:
         print("part of the splits or subsets: printed only; name a folder with --results to keep it")
@@ -148,9 +153,12 @@ def main(argv: list[str] | None = None) -> None:
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
+    # a set is called by what it is among the channels of the data
+    subsets = {subset_name(sorted(columns[i] for i in ids), cache.channel_names): ids for ids in subsets}
     record = evaluation.new_record(args.checkpoint[0], cache, device)
-    if record["section"] == "ours" and isinstance(model, ChannelNet) and not model.stem.unfoldable:
-        record["kernels"] = kernels(model, names, subsets)
+    if record["section"] == "ours" and len(names) <= 3 and not isinstance(model, LateFusion) \
+            and not find_stem(model).unfoldable:
+        record["kernels"] = kernels(model, subsets)
     train = make_batches(cache, "train", size, columns, device, config.fraction) \
         if args.probe == "recalibrated-bn" else None
     seen = list(parse_subset(config.train_channels, names))
@@ -161,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
 
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, size, columns, device)
-        rows, predictions = evaluate(model, batches, names, subsets, prepare, cache.num_classes, args.repeats)
+        rows, predictions = evaluate(model, batches, subsets, prepare, cache.num_classes, args.repeats)
         record["splits"][split] = rows
         print("\n".join(readable(record["model"], split, row) for row in rows))
         if keep and split == "test":

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
+from channelset import Channels
 from config import TrainConfig, differing_options, digest, option_defaults, told_options, training_key
 from data.cache import PixelCache
 from data.dataset import open_data
+from data.lists import RGB
 from records import SECTIONS, RunFiles, run_name, write_record
 from utils import ROOT, ArgumentParser, UserError, at_least, environment
 
@@ -108,7 +110,8 @@ class Evaluation:
         trained = {key: value for key, value in self.options.items() if key in known}
         config = self.config_class(**{**trained, "image_size": image_size, "data": args.data,
                                       "cache": args.cache,
-                                      "device": args.device}).resolve()
+                                      "device": args.device}).resolve(
+            Channels(dataset.get("data_channels") or RGB))
         if args.threads:
             torch.set_num_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)

@@ -8,7 +8,7 @@
     python experiments.py task1-ablations --no-train         # evaluate what is trained and has no result yet
 
 At --preset 48px-quarter a training of Task 1 takes three to six minutes on a core. Finished runs are skipped
-and interrupted ones resumed. Each run has its directory runs/PRESET/NAME-OPTIONS-sSEED with its log.
+and interrupted ones resumed. Each run has its directory runs/DATA-PRESET/NAME-OPTIONS-sSEED with its log.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import CONFIGS, PRESETS, run_folder_name
+from data.lists import find_dataset, read_channels
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
 from report import build as report_build
@@ -90,10 +91,10 @@ def own_words(run: Run, args, seed: int) -> list[str]:
 
 
 def run_folder(run: Run, args, seed: int) -> Path:
-    """Directory of a training: its own for all options that it has, those of --options too."""
-    config = parse_config(CONFIGS[task_of(args.grid)],
-                          ["--device", "cpu", *own_words(run, args, seed)]).resolve()
-    return Path("runs") / args.preset / run_folder_name(config)
+    """Directory of a training: its own for its data and all options that it has, those of --options too."""
+    config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)])
+    config.resolve(args.channels)
+    return Path("runs") / f"{args.dataset}-{args.preset}" / run_folder_name(config)
 
 
 def words(options: dict) -> list[str]:
@@ -217,6 +218,8 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
+    source = find_dataset(args.data)
+    args.dataset, args.channels = source.stem, read_channels(source)
     if args.list:
         return show(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)   # as Ctrl-C: the trainings save, then stop

@@ -13,31 +13,38 @@ from __future__ import annotations
 
 import torch
 
+from channelset import sample_channels, some_subsets
 from config import Task1Config
-from data.channels import all_subsets, parse_subset, sample_mask, subset_name
+from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import make_batches
+from data.lists import find_dataset, read_channels
 from engine import Trainer, predict, start
 from metrics.accuracy import classification_metrics
+from models.one_set import for_channels
 from models.task1 import CHECKPOINT, build_channel_net, load_teacher
 from utils import UserError, cli, parse_config
 
 
 def subset_accuracy(model, batches, names, config: Task1Config) -> dict:
-    """Top-1 of the averaged model on every subset it answers for: all, or a specialist's one."""
+    """Top-1 of the averaged model on the sets it answers for: all (of many channels some), or a specialist's
+    one.
+    """
     top1, labels = {}, batches.labels.cpu().numpy()
-    num_classes = model.backbone.fc.out_features
-    for ids in [tuple(range(len(names)))] if config.is_specialist else all_subsets(len(names)):
-        predictions = predict(model.for_channels(ids), batches, ids, config.amp).numpy()
+    num_classes = model.fc.out_features
+    for ids in [tuple(range(len(names)))] if config.is_specialist else some_subsets(len(names)):
+        predictions = predict(for_channels(model, ids), batches, ids, config.amp).numpy()
         metrics = classification_metrics(labels, predictions, num_classes)
         top1[subset_name(ids, names)] = round(metrics["top1_pct"], 2)
     return top1
 
 
 def main() -> None:
-    config = parse_config(Task1Config, description=__doc__).resolve()
+    config = parse_config(Task1Config, description=__doc__)
+    config.resolve(read_channels(find_dataset(config.data)))
     device, processes, cache = start(config)
-    ids = parse_subset(config.channels, cache.channel_names)
-    names = tuple(cache.channel_names[i] for i in ids)
+    ids = parse_subset(config.channels, cache.channels)
+    known = cache.channels.chosen(ids)
+    names = known.names
     train = make_batches(cache, "train", config.image_size, ids, device, config.fraction)
     val = make_batches(cache, "val", config.image_size, ids, device)
 
@@ -45,19 +52,20 @@ def main() -> None:
     statistics = {"mean": cache.mean[list(ids)], "std": cache.std[list(ids)],
                   "covariance": cache.covariance[list(ids)][:, list(ids)]}
     model = build_channel_net(
-        config.arch, len(ids), cache.num_classes, config.fill, config.kernel, config.templates,
+        config.arch, known, cache.num_classes, config.fill, config.kernel, config.templates,
         config.kernel_size,
         config.embedding, config.width, config.stem, config.stem_pool, **statistics)
     if config.teacher and config.channels != "all":
         raise UserError(f"--teacher {config.teacher}: it and the student must both take all channels of the "
                         f"same data")
     teacher = load_teacher(config.teacher, cache.digest, len(names)) if config.teacher else None
-    seen = list(parse_subset(config.train_channels, names))
+    seen = list(parse_subset(config.train_channels, known))
+    shares = parse_shares(config.set_shares, known.chosen(seen))
 
     def batch_inputs(count, random):
-        drawn = sample_mask(config.sampler, count, len(seen), random)
-        if drawn is None:
+        if config.sampler == "none":
             return {}
+        drawn = sample_channels(count, len(seen), config.sampler, shares, random)
         mask = torch.zeros(count, len(ids), dtype=torch.bool)
         mask[:, seen] = drawn
         return {"mask": mask}
@@ -68,7 +76,8 @@ def main() -> None:
 
     Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher).fit_and_save(CHECKPOINT,
                                                                                                   {
-        "channel_names": names, **{key: value.tolist() for key, value in statistics.items()}},
+        "channel_names": names, "wavelengths": known.wavelengths,
+        "data_channels": cache.channels.as_dict(), **{key: value.tolist() for key, value in statistics.items()}},
             "eval_channels.py")
 
 

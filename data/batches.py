@@ -1,4 +1,4 @@
-"""Batches on the device: crop, flip, normalise. Pixels stay uint8 until they are a batch."""
+"""Batches on the device: crop, flip, normalise. Pixels stay what they are on disk until they are a batch."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -14,10 +14,11 @@ class Batches:
     """One split of the pixel cache, cut into batches.
 
     Args:
-        images: (N, S, S, C) uint8 array, memory-mapped or not; it is copied to a GPU that has room for it.
+        images: (N, S, S, C) array, uint8, uint16 or float32, memory-mapped or not; it is copied to a GPU that
+            has room for it.
         labels: (N,) int64.
         image_size: side of the crops in px, at most S.
-        mean, std: (C,) of the pixels in [0, 1].
+        mean, std: (C,) of the pixels, of uint8 in [0, 1].
         channels: ids of the channels to deliver; a specialist's batches have only its own.
         device: where batches are made.
     """
@@ -26,15 +27,18 @@ class Batches:
                  channels: tuple[int, ...], device: torch.device):
         if image_size > images.shape[1]:
             raise ValueError(f"image_size {image_size} is larger than the cached {images.shape[1]} px")
-        self.images, self.labels = torch.from_numpy(images), torch.from_numpy(labels)
+        self.wide = images.dtype == np.uint16   # torch can hardly index it: as int16 until it is a batch
+        self.images = torch.from_numpy(images.view(np.int16) if self.wide else images)
+        self.labels = torch.from_numpy(labels)
         self.image_size, self.device = image_size, device
         if device.type == "cuda" and self.images.nbytes < 0.6 * torch.cuda.mem_get_info(device)[0]:
             self.images, self.labels = self.images.to(device), self.labels.to(device)
         ids = list(channels)
         # on the device: a list would be copied there at every batch, which a captured graph must not do
         self.channels = None if ids == list(range(images.shape[3])) else torch.tensor(ids, device=device)
-        self.scale = (1 / (255 * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)      # (C,)
-        self.shift = (-torch.as_tensor(mean, dtype=torch.float32)[ids]).to(device) * 255 * self.scale
+        unit = 255 if images.dtype == np.uint8 else 1
+        self.scale = (1 / (unit * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)      # (C,)
+        self.shift = (-torch.as_tensor(mean, dtype=torch.float32)[ids]).to(device) * unit * self.scale
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,7 +82,7 @@ class Batches:
         return self.labels[indices.to(self.labels.device)].to(self.device, non_blocking=True)
 
     def _gather(self, indices: Tensor, crop) -> Tensor:
-        """uint8 (B, s, s, C) on the device: whole images, or crops at (top, left), mirrored where flip is
+        """(B, s, s, C) on the device, as on disk: whole images, or crops at (top, left), mirrored where flip is
         set.
         """
         if crop is None:
@@ -90,12 +94,13 @@ class Batches:
         return batch if self.channels is None else batch.index_select(3, self.channels)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """uint8 (B, s, s, C) -> float32 (B, C, s, s) with zero mean and unit variance, channels_last in
+        """(B, s, s, C) -> float32 (B, C, s, s) with zero mean and unit variance, channels_last in
         memory.
         """
         # long rows: five times as fast on a CPU as rows of C
         rows, width = images.flatten(2), images.shape[2]
-        rows = torch.addcmul(self.shift.repeat(width), rows.float(), self.scale.repeat(width))
+        rows = rows.view(torch.uint16).float() if self.wide else rows.float()
+        rows = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
         return rows.view(images.shape).permute(0, 3, 1, 2)
 
 

@@ -1,82 +1,73 @@
-"""Sets of channels: parsing, enumeration, and the sampling of one set an image while training."""
+"""Sets of channels as text: what a command line says, and what tables call them."""
 from __future__ import annotations
 
-from itertools import combinations
-
-import torch
-from torch import Tensor
-
+from channelset import Channels, some_subsets
 from utils import UserError
 
-SAMPLERS = ("none", "hcs", "hcs-batch", "uniform", "bernoulli", "sandwich")
 
-
-def parse_subset(text: str, names: tuple[str, ...]) -> tuple[int, ...]:
-    """Channel ids of a subset, ascending: "RG", "R,B" or "all" of the channels called `names`.
+def parse_subset(text: str, channels: Channels | tuple[str, ...]) -> tuple[int, ...]:
+    """Channel ids of a subset, in the order of the text: "RG", "B04,665nm", "all" of the channels or
+    "all-B10,B12", all but these.
 
     Raises:
         UserError: empty, unknown or repeated channel.
     """
-    if text == "all":
-        return tuple(range(len(names)))
-    parts = [p.strip() for p in text.split(",")] if "," in text or text in names else list(text)
-    for part in parts:
-        if part not in names:
-            raise UserError(f"channel subset {text!r}: no channel {part!r}; the channels are "
-                            f"{', '.join(names)}")
-    if not parts or len(set(parts)) != len(parts):
-        raise UserError(f"channel subset {text!r}: " + ("a channel is repeated" if parts else "no channel"))
-    return tuple(sorted(names.index(part) for part in parts))
+    known = Channels(channels)
+    try:
+        if text.startswith("all-") and text not in known.names:
+            without = known.ids(text.removeprefix("all-"))
+            return tuple(known.ids([i for i in range(len(known)) if i not in without]))
+        return tuple(known.ids(None if text == "all" else text))
+    except ValueError as error:
+        raise UserError(f"channel subset {text!r}: {error}") from error
 
 
-def parse_subsets(text: str, names: tuple[str, ...]) -> list[tuple[int, ...]]:
-    """Several subsets: "every" for all 2^C - 1, or a list such as "RGB RG R" (spaces between subsets).
+def parse_subsets(text: str, channels: Channels | tuple[str, ...]) -> list[tuple[int, ...]]:
+    """Several subsets, the ids of each ascending: a list such as "RGB RG R" (spaces between subsets), in which
+    "every" stands for all 2^C - 1, of many channels those of `some_subsets`.
 
     Raises:
         UserError: as `parse_subset`, or a subset named twice.
     """
-    if text == "every":
-        return all_subsets(len(names))
-    subsets = [parse_subset(part, names) for part in text.split()]
-    if not subsets:
+    known = Channels(channels)
+    words = text.split()
+    subsets = [tuple(sorted(parse_subset(word, known))) for word in words if word != "every"]
+    if not words:
         raise UserError("no channel subset given; try --subsets every")
     for i, subset in enumerate(subsets):
         if subset in subsets[:i]:
-            raise UserError(f"channel subset {subset_name(subset, names)} is named twice in {text!r}")
-    return subsets
+            raise UserError(f"channel subset {subset_name(subset, known.names)} is named twice in {text!r}")
+    every = some_subsets(len(known)) if "every" in words else []
+    return every + [subset for subset in subsets if subset not in every]
+
+
+def parse_shares(text: str | None, channels: Channels | tuple[str, ...]) -> dict[tuple[int, ...], float]:
+    """Sets of ids -> share of the images: "RGB:0.5 R:0.1".
+
+    Raises:
+        UserError: as `parse_subset`, or a share that is no number from 0, or shares above 1 in all.
+    """
+    shares = {}
+    for part in (text or "").split():
+        subset, _, share = part.rpartition(":")
+        ids = tuple(sorted(parse_subset(subset, channels)))
+        try:
+            shares[ids] = shares.get(ids, 0) + float(share)
+        except ValueError:
+            raise UserError(f"--set-shares {part!r}: {share!r} is no number; write SET:SHARE, such as "
+                            f"all:0.25") from None
+    if not all(0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1:
+        raise UserError(f"--set-shares {text!r}: shares are at least 0 and at most 1 in all")
+    return shares
 
 
 def subset_name(ids: tuple[int, ...], names: tuple[str, ...]) -> str:
-    """"RG" for (0, 1); names longer than one letter are joined with commas."""
-    return ("" if all(len(n) == 1 for n in names) else ",").join(names[i] for i in ids)
-
-
-def all_subsets(channels: int) -> list[tuple[int, ...]]:
-    """All 2^C - 1 non-empty subsets, the largest first: RGB, RG, RB, GB, R, G, B."""
-    return [ids for n in range(channels, 0, -1) for ids in combinations(range(channels), n)]
-
-
-def sample_mask(sampler: str, batch: int, channels: int, generator: torch.Generator) -> Tensor | None:
-    """Presence mask (B, C), bool, on the CPU; None stands for all channels.
-
-    hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the
-                set, uniform among those of that size; one set an image
-    hcs-batch   the same, one set for the whole batch, as in the paper
-    uniform     uniform among all 2^C - 1 sets
-    bernoulli   each channel is dropped with probability 1/2; where that leaves none, one channel, chosen
-                uniformly
-    sandwich    a third of the batch has all channels, a third one channel, the rest as hcs (after US-Nets,
-                1903.05134)
+    """"RG" for (0, 1); names longer than one letter are joined with commas, all of them are "all", and all
+    but one "all-B10".
     """
-    if sampler == "none":
-        return None
-    draws = 1 if sampler == "hcs-batch" else batch
-    size = torch.randint(1, channels + 1, (draws, 1), generator=generator)
-    if sampler == "sandwich":   # batches are in random order, so the position is as good as a draw
-        size[:batch // 3], size[batch // 3:2 * (batch // 3)] = channels, 1
-    if sampler in ("uniform", "bernoulli"):
-        number = torch.randint(int(sampler == "uniform"), 2 ** channels, (draws, 1), generator=generator)
-        kept = (number >> torch.arange(channels)) & 1
-        size = kept.sum(1, keepdim=True).clamp(min=1)   # given its size, the set is uniform in both
-    rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)
-    return (rank < size).expand(batch, channels)
+    if all(len(name) == 1 for name in names):
+        return "".join(names[i] for i in ids)
+    missing = [name for i, name in enumerate(names) if i not in ids]
+    if len(names) > 4 and len(missing) < 2:
+        return "all" if not missing else f"all-{missing[0]}"
+    return ",".join(names[i] for i in ids)

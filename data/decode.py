@@ -10,9 +10,14 @@ import pickle
 import signal
 import sys
 import zipfile
+import zlib
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")   # what Pillow is asked to read
+NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")      # how such a file begins
 
 
 class ImageReader:
@@ -40,40 +45,141 @@ class ImageReader:
             self._archive, self._pid = zipfile.ZipFile(self.source), os.getpid()
         return self._archive.read(self.prefix + path)
 
+    def checksum(self, path: str) -> int | None:
+        """CRC-32 of the file listed as `path`, None where it cannot be read."""
+        try:
+            return zlib.crc32(self.read(path))
+        except (OSError, KeyError, zipfile.BadZipFile):
+            return None
 
-def decode(data: bytes, size: int) -> np.ndarray:
-    """Decode to RGB, bring the short side to `size` (bicubic, antialiased), crop the centre: (size, size, 3)
-    uint8.
+
+def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.uint8) -> np.ndarray:
+    """Decode, bring the short side to `size` (bicubic, antialiased), crop the centre: (size, size, C).
+
+    A picture (`PICTURES`) is turned upright as its EXIF says and converted to RGB, or with one channel to
+    grey; what is transparent shows white. Arrays of any number of channels come from .npy and, for other
+    than RGB, from TIFF: (H, W, C) or (C, H, W).
+
+    Args:
+        channels: C.
+        kind: of the pixels, uint8, uint16 or float32; pixels are not scaled.
 
     Raises:
-        Exception: whatever Pillow raises for data that are not a whole image.
+        ValueError: pixels of another kind or number of channels, NaN, an animation, or pixels without a known
+            range.
+        Exception: whatever Pillow or tifffile raises for data that are no whole image.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    if data.startswith(NPY) or channels not in (1, 3) and data.startswith(TIFF):
+        return resize(check_array(read_array(data), channels, np.dtype(kind)), size)
+    if channels not in (1, 3):
+        raise ValueError(f"a picture has 3 channels (or 1), expected {channels}")
+    with Image.open(io.BytesIO(data), formats=PICTURES) as image:
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            raise ValueError(f"an animation or a stack of {image.n_frames} pictures")
         # a big JPEG is decoded at 1/2, 1/4 or 1/8 while that still covers `size`
         image.draft(None, (size, size))
         image.load()
-        image = image if image.mode == "RGB" else image.convert("RGB")   # convert would copy an RGB image
+        image = to_mode(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
     if image.size != (size, size):
-        short = min(image.size)
-        left, top = (image.width - short) / 2, (image.height - short) / 2
-        image = image.resize((size, size), Image.Resampling.BICUBIC,
-                             box=(left, top, left + short, top + short))
-    return np.asarray(image)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=centre(*image.size))
+    return np.asarray(image).reshape(size, size, channels)
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The picture in "RGB" or "L", 8 bits a channel.
+
+    Raises:
+        ValueError: 32-bit pixels, whose range nothing tells.
+    """
+    if image.mode == mode:
+        return image   # convert would copy it
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"32-bit pixels (mode {image.mode}), whose range is not known; save 8 or 16 bits")
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def centre(width: int, height: int) -> tuple[float, float, float, float]:
+    """The largest square in the middle: left, top, right, bottom, px."""
+    short = min(width, height)
+    left, top = (width - short) / 2, (height - short) / 2
+    return left, top, left + short, top + short
+
+
+def read_array(data: bytes) -> np.ndarray:
+    """The pixels of a .npy or TIFF file as they are stored."""
+    if data.startswith(NPY):
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    import tifffile   # here: most workers never need it
+    return tifffile.imread(io.BytesIO(data))
+
+
+def pixel_kind(data: bytes, channels: int) -> str:
+    """The kind of the cache for an image like this one: uint8, uint16, or float32 for all others."""
+    if data.startswith(NPY) or channels not in (1, 3) and data.startswith(TIFF):
+        found = read_array(data).dtype.newbyteorder("=").name
+        return found if found in ("uint8", "uint16") else "float32"
+    return "uint8"
+
+
+def check_array(array: np.ndarray, channels: int, kind: np.dtype) -> np.ndarray:
+    """The array as (H, W, C) of `kind`.
+
+    Raises:
+        ValueError: another number of channels, pixels that do not go into `kind` unchanged, or NaN.
+    """
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or channels not in (array.shape[2], array.shape[0]):
+        raise ValueError(f"an array of {array.shape}, expected {channels} channels, first or last")
+    if array.shape[2] != channels:
+        array = array.transpose(1, 2, 0)
+    if not (np.can_cast(array.dtype, kind) or kind == np.float32 and array.dtype.kind in "fiu"):
+        raise ValueError(f"pixels are {array.dtype}, those of the first image {kind}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")
+    return array.astype(kind)
+
+
+def resize(array: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, C) -> (size, size, C), each channel resampled by itself as Pillow does with a picture."""
+    height, width, channels = array.shape
+    if (height, width) == (size, size):
+        return array
+    planes = [Image.fromarray(array[:, :, i].astype(np.float32)).resize(
+        (size, size), Image.Resampling.BICUBIC, box=centre(width, height)) for i in range(channels)]
+    out = np.stack([np.asarray(plane) for plane in planes], axis=2)
+    if array.dtype.kind == "u":   # bicubic interpolation overshoots
+        out = np.clip(np.round(out), 0, np.iinfo(array.dtype).max)
+    return out.astype(array.dtype)
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (3,) and sums of products (3, 3) over the pixels of images (N, H, W, 3) uint8; exact integers in
-    float64.
+    """Sums (C,) and sums of products (C, C) over the pixels of images (N, H, W, C), float64; of 8 and 16 bits
+    exact integers.
     """
-    planes = np.ones((4, images[0].size // 3))   # R, G, B and 1, so that one product gives sums as well
-    total = np.zeros((4, 4))
+    channels = images.shape[3]
+    # the channels and 1, so that one product gives sums as well
+    planes = np.ones((channels + 1, images[0].size // channels))
+    total = np.zeros((channels + 1, channels + 1))
     for image in images:   # one at a time stays in the processor's cache
-        planes[:3] = image.reshape(-1, 3).T
+        planes[:channels] = image.reshape(-1, channels).T
         total += planes @ planes.T
-    return total[3, :3], total[:3, :3]
+    return total[channels, :channels], total[:channels, :channels]
 
 
-def pack(reader: ImageReader, paths: list[str], size: int, file: str, row: int, with_moments: bool):
+class Target(NamedTuple):
+    """Where `pack` writes: a raw file of images (N, size, size, channels) of `kind`."""
+    file: str
+    size: int
+    channels: int
+    kind: str
+
+
+def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_moments: bool):
     """Decode `paths` into rows `row`, `row + 1`, ... of the raw file; a row that fails is left zero and
     reported.
 
@@ -84,15 +190,16 @@ def pack(reader: ImageReader, paths: list[str], size: int, file: str, row: int, 
     Raises:
         OSError: the file cannot be written.
     """
-    block = np.zeros((len(paths), size, size, 3), np.uint8)
+    file, size, channels, kind = target
+    block = np.zeros((len(paths), size, size, channels), kind)
     failures = []
     for index, path in enumerate(paths):
         try:
-            block[index] = decode(reader.read(path), size)
+            block[index] = decode(reader.read(path), size, channels, kind)
         except Exception as error:   # Pillow raises many types for damaged files, and each is reported
             failures.append((row + index, f"{type(error).__name__}: {error}"))
     with open(file, "r+b") as out:
-        out.seek(row * size * size * 3)
+        out.seek(row * block[0].nbytes)
         out.write(block)
     return failures, moments(block) if with_moments else None   # zero rows add nothing to a sum
 

@@ -4,12 +4,14 @@ checked.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from channelset import Channels
 from data.demo import make_demo
 from data.source import PASSED_OVER, open_source
 from utils import ROOT, UserError
@@ -20,6 +22,8 @@ COURSE_SHA256 = {   # of the three list files as the course hands them out, with
     "val": "5b9f22e2f0e18e04767b22eb736115ffcdb44d72133bdb52530d9a694128c98d",
     "test": "e2bf6a6bfc2a97ee102984e40ed35fae098aa9629a4284a475835c3e7b3072b4",
 }
+BANDS = "bands.txt"
+RGB = Channels("RGB")
 LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a folder images/"
 
 
@@ -40,10 +44,18 @@ class ImageLists:
     class_names: list[str]     # by label
     name: str                  # "course", or the name of the folder or zip
     digest: str                # sha256 of the lists; the same for LF and CRLF, folder and zip
+    channels: Channels = RGB   # of each image, from bands.txt where there is one
 
     def member(self, path: str) -> str:
         """Name of a listed path inside `source`."""
         return self.prefix + path
+
+
+def normal_path(path: str) -> str:
+    """The one form that a path is compared in: slashes, single, and no "." parts."""
+    parts = path.replace("\\", "/").split("/")
+    kept = [part for i, part in enumerate(parts) if part not in ("", ".") or (i == 0 and part == "")]
+    return "/".join(kept)
 
 
 def parse_list(data: bytes, name: str) -> Split:
@@ -63,7 +75,7 @@ def parse_list(data: bytes, name: str) -> Split:
             continue
         if len(words) == 1:
             raise UserError(f"{name}:{number}: no label in {line.strip()!r}; write `<path> <label>`")
-        path, label = words[0].strip().replace("\\", "/").removeprefix("./"), words[1]
+        path, label = normal_path(words[0].strip()), words[1]
         if not re.fullmatch(r"-?[0-9]+", label):
             raise UserError(f"{name}:{number}: label {label!r} is not an integer; write `<path> <label>`")
         if not 0 <= int(label) < 10**6:
@@ -77,6 +89,32 @@ def parse_list(data: bytes, name: str) -> Split:
     if not paths:
         raise UserError(f"{name} is empty; it needs one line `<path> <label>` an image")
     return Split(paths, np.array(labels, np.int64), lines)
+
+
+def parse_bands(data: bytes, name: str) -> Channels:
+    """Parse bands.txt: a line a channel, in the order of the images: its name, and its wavelength in nm where
+    it has one.
+
+    Raises:
+        UserError: naming the line.
+    """
+    found = {}
+    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        try:
+            wavelength = float(words[1]) if len(words) > 1 else None
+        except ValueError:
+            wavelength = math.nan
+        if len(words) > 2 or wavelength is not None and not 1 <= wavelength <= 1e9 or words[0] in found \
+                or "," in words[0]:
+            raise UserError(f"{name}:{number}: {line.strip()!r} is not `<name> <wavelength in nm>`, with a name "
+                            f"of its own and without a comma; the wavelength may be left out")
+        found[words[0]] = wavelength
+    if not found:
+        raise UserError(f"{name} is empty; it needs one line `<name> <wavelength in nm>` a channel")
+    return Channels(found)
 
 
 def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
@@ -138,9 +176,27 @@ def read_lists(source: str | Path) -> ImageLists:
     check_splits(splits, names)
     prefix = _locate_images(tree, roots[0], splits, names)
     sha256 = {key: _sha256(split) for key, split in splits.items()}
+    channels = _read_bands(tree, roots[0])
+    told = sorted(sha256.items()) + [repr(channels)] * (channels is not RGB)
     name = "course" if sha256 == COURSE_SHA256 else given.stem if source.is_file() else given.name
     return ImageLists(source, prefix, splits, _class_names(splits["train"]), name,
-                      hashlib.sha256(repr(sorted(sha256.items())).encode()).hexdigest())
+                      hashlib.sha256(repr(told).encode()).hexdigest(), channels)
+
+
+def _read_bands(tree, root: str) -> Channels:
+    return parse_bands(tree.read(root + BANDS), str(tree.path / (root + BANDS))) if root + BANDS in tree else RGB
+
+
+def read_channels(source: str | Path) -> Channels:
+    """Names and wavelengths of the channels of a folder's or zip's images, read from bands.txt alone; without
+    one: R, G, B.
+
+    Raises:
+        UserError: naming the line.
+    """
+    tree = open_source(Path(source).expanduser().resolve())
+    roots = tree.list_roots()
+    return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB   # wrong roots are `read_lists`' to report
 
 
 def _sha256(split: Split) -> str:

@@ -2,20 +2,20 @@
 from __future__ import annotations
 
 import argparse
-import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from data.archive import download
-from data.cache import open_cache
+from data.cache import first_kind, open_cache
 from data.decode import ImageReader
+from data.decode import decode as decode_image
 from data.demo import make_demo
+from data.folds import make_folds
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
-from utils import ROOT, ArgumentParser, UserError, cli
+from utils import ROOT, ArgumentParser, UserError, at_least, cli
 
 URL = "https://cchsu.info/files/images.zip"
 
@@ -35,20 +35,19 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     if not decode:
         return
     paths = [path for split in lists.splits.values() for path in split.paths]
-    reader = ImageReader(lists)
+    reader, channels, kind = ImageReader(lists), len(lists.channels), first_kind(lists)
 
-    def mode(path: str) -> tuple[str, str]:
+    def look(path: str) -> tuple[bool, str]:
         try:
-            with Image.open(io.BytesIO(reader.read(path))) as image:
-                image.load()
-                return image.mode, ""
+            image = decode_image(reader.read(path), 64, channels, kind)
+            return bool((image == image[:, :, :1]).all()), ""
         except Exception as error:   # Pillow raises many types for damaged files, and each is reported
-            return "", f"{path} ({type(error).__name__}: {error})"
+            return False, f"{path} ({type(error).__name__}: {error})"
 
     with ThreadPoolExecutor(workers) as pool:   # Pillow decodes without the interpreter's lock
-        results = list(tqdm(pool.map(mode, paths), total=len(paths), desc="decoding", unit=" images"))
-    grey = sum(mode in ("1", "L", "LA", "I", "I;16") for mode, _ in results)
-    print(f"  {len(paths):,} images decoded, {grey:,} greyscale (used as RGB)")
+        results = list(tqdm(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
+    grey = f", {sum(same for same, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
+    print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
     bad = [reason for _, reason in results if reason]
     if bad:
         raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
@@ -69,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                          help="folder or zip with lists and images; auto: the one in data/")
 
     def add_workers(sub: ArgumentParser) -> None:
-        sub.add_argument("--workers", type=int, default=cores(), metavar="N",
+        sub.add_argument("--workers", type=at_least(1), default=cores(), metavar="N",
                          help="decode on N cores (default: %(default)s)")
 
     sub = command("download", "fetch the course's archive (1.45 GB); a download that was cut off goes on",
@@ -87,20 +86,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub.add_argument("--out", default=str(ROOT / "data" / "demo"), metavar="FOLDER",
                      help="where it goes (default: %(default)s)")
 
+    sub = command("folds", "write lists for cross-validation of a small data set, one folder a fold",
+                  "folds data/small.zip --folds 5 --out data-folds")
+    add_source(sub)
+    sub.add_argument("--folds", type=at_least(2), default=5, metavar="K", help="how many (default: %(default)s)")
+    sub.add_argument("--out", required=True, metavar="FOLDER", help="where they go, with a copy of the images")
+
     sub = command("cache", "decode a data set once, for training at one image size",
                   "cache data/images.zip --size 128")
     add_source(sub)
-    sub.add_argument("--size", type=int, required=True, metavar="PX", help="side of the square images")
+    sub.add_argument("--size", type=at_least(1), required=True, metavar="PX", help="side of the square images")
     sub.add_argument("--out", default=str(ROOT / "data" / "cache"), metavar="FOLDER",
                      help="where it goes (default: %(default)s)")
     sub.add_argument("--max-failed", type=float, default=0.01, metavar="SHARE",
                      help="share of a split that may be undecodable and left out (default: %(default)s)")
     add_workers(sub)
 
-    args = parser.parse_args(argv)
-    if getattr(args, "workers", 1) < 1:
-        parser.error("--workers must be 1 or more")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,6 +111,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"ready: {download(args.url, args.out)} (no need to unpack it)")
     elif args.command == "check":
         check(read_lists(find_dataset(args.source)), args.decode, args.workers)
+    elif args.command == "folds":
+        for folder in make_folds(read_lists(find_dataset(args.source)), args.folds, args.out):
+            print(f"ready: {folder}")
     elif args.command == "demo":
         print(f"ready: {make_demo(args.out)}")
     else:

@@ -74,6 +74,20 @@ STOCK_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (30, 60, 9
 STOCK_LENGTHS = {epochs: CHANNELSET.but(epochs=epochs) for epochs in (30, 90, 180, 270, 450)}
 
 
+# ---------------------------------------------------------------- thirteen bands, small images, few of them
+
+SENTINEL_2 = (*(f"B{band:02}" for band in range(1, 13)), "B8A")   # in the order of bands.txt
+_SMALL = {"image_size": 56, "batch_size": 32, "epochs": 60, "lr": 0.05, "augment": "strong"}
+BANDS_CHANNELSET, BANDS_MEAN, BANDS_ZERO, BANDS_SLICED = (
+    kept(run, **_SMALL) for run in (CHANNELSET, BY_FILL["mean"], BY_FILL["zero"], SLICED))
+BANDS_PLAIN = Run("all-bands", "trained on all bands alone", "baseline", {"sampler": "none", **_SMALL})
+BANDS_RGB = Run("specialist", "specialist for red, green, blue", "specialist",
+                {"channels": "B02,B03,B04", **_SMALL})
+NEVER_SEEN = "B08"   # near infrared
+BANDS_UNSEEN = [run.but(train_channels=f"all-{NEVER_SEEN}") for run in (
+    BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)]
+
+
 def recalibrated(run: Run, section: str = "ablation") -> Run:
     return run.tested(section=section, probe="recalibrated-bn")
 
@@ -204,6 +218,9 @@ GRIDS = {
                    FULL_LONG],
     "task1-full-lengths": [*(STOCK_SPECIALISTS[epochs][channels] for epochs in (30, 60, 90, 150)
                              for channels in ("RGB", "R")), STOCK_LENGTHS[30], STOCK_LENGTHS[90]],
+    "task1-bands": [BANDS_CHANNELSET, BANDS_PLAIN, BANDS_SLICED, BANDS_ZERO, BANDS_MEAN, BANDS_RGB, *BANDS_UNSEEN,
+                    *(BANDS_PLAIN.tested(fill=rule) for rule in ("regression", "mean")),
+                    probed(BANDS_UNSEEN[2], "average-of-seen")],
     **{f"task1-full-stock-{epochs}": [*STOCK_SPECIALISTS[epochs].values(), STOCK_LENGTHS[3 * epochs]]
        for epochs in (60, 90, 150)},
 }

@@ -13,19 +13,20 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
-from models.kernels import Kernel
+from channelset.kernels import Kernel
 
 
-def convolve_per_image(x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
+def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> Tensor:
     """Convolution with a kernel of its own for each image: x (B, C, H, W), weight (B, O, C, k, k) -> (B, O,
-    H', W').
+    H', W'). Stride, padding and dilation: a number or one for each axis.
 
     As one batched matrix product over patches: a convolution with B groups, the usual way, is many times as
-        slow on CPUs.
+    slow on CPUs.
     """
-    height, width = (1 + (side + 2 * padding - dilation * (weight.shape[-1] - 1) - 1) // stride
-                     for side in x.shape[2:])
+    height, width = (1 + (side + 2 * p - d * (weight.shape[-1] - 1) - 1) // s for side, s, p, d in zip(
+        x.shape[2:], _pair(stride), _pair(padding), _pair(dilation)))
     # (B, C k k, H' W')
     patches = F.unfold(x, weight.shape[-1], dilation, padding, stride)
     return torch.bmm(weight.flatten(2), patches).unflatten(2, (height, width))

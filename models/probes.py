@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from data.batches import Batches
-from models.channel_net import ChannelNet
+from channelset import find_stem
+from models.late_fusion import LateFusion
+from models.one_set import for_channels
 from utils import UserError
 
 PROBES = ("recalibrated-bn", "wrong-ids", "duplicates", "grey-images", "average-of-seen")
@@ -38,7 +40,7 @@ class ToLuma(nn.Module):
         return torch.einsum("nc,bchw->bnhw", self.mix, x) + self.shift[:, None, None]
 
 
-def probe_network(probe: str | None, model: ChannelNet, ids: tuple[int, ...], train: Batches | None,
+def probe_network(probe: str | None, model: nn.Module, ids: tuple[int, ...], train: Batches | None,
                   seen: list[int],
                   statistics: dict) -> tuple[nn.Module, list[int]]:
     """The network to evaluate on the channel set `ids`, and the image channels it takes, in order.
@@ -52,46 +54,48 @@ def probe_network(probe: str | None, model: ChannelNet, ids: tuple[int, ...], tr
     Raises:
         UserError: the probe says nothing about this model.
     """
-    if probe is not None and not isinstance(model, ChannelNet):
+    if probe is not None and isinstance(model, LateFusion):
         raise UserError(f"--probe {probe}: late fusion has no such probe; probe its networks one by one")
-    channels = model.stem.in_channels if probe else 0
+    channels = find_stem(model).in_channels if probe else 0
     if probe in ("wrong-ids", "duplicates") and channels == 1:
         raise UserError(f"--probe {probe}: a network of one channel cannot be told another")
     if probe == "wrong-ids":
-        return model.for_channels([(i + 1) % channels for i in ids]), list(ids)
+        return for_channels(model, [(i + 1) % channels for i in ids]), list(ids)
     if probe == "duplicates":
-        return model.for_channels(), [i if i in ids else ids[i % len(ids)] for i in range(channels)]
+        return for_channels(model), [i if i in ids else ids[i % len(ids)] for i in range(channels)]
     if probe == "grey-images":
         if channels != 3:
             raise UserError("--probe grey-images: needs the channels R, G and B")
         return nn.Sequential(ToLuma(statistics["mean"], statistics["std"], ids),
-                             model.for_channels(ids)), [0, 1, 2]
+                             for_channels(model, ids)), [0, 1, 2]
     if probe == "average-of-seen":
         averaged = average_of_seen(model, seen)
         # as fill, an unseen channel's kernel is in use and trained
         model = averaged if set(ids) - set(seen) else model
-    network = model.for_channels(ids)
+    network = for_channels(model, ids)
     if probe == "recalibrated-bn":
         network = copy.deepcopy(network)
         update_bn((images[:, list(ids)] for images, _ in train.eval_batches(256)), network)
     return network, list(ids)
 
 
-def average_of_seen(model: ChannelNet, seen: list[int]) -> ChannelNet:
+def average_of_seen(model: nn.Module, seen: list[int]) -> nn.Module:
     """A copy in which each unseen channel's kernel and embedding are the mean of the seen ones'.
 
     Raises:
         UserError: every channel was seen, or the kernel is generated.
     """
-    model, channels = copy.deepcopy(model), model.stem.in_channels
+    model = copy.deepcopy(model)
+    stem = find_stem(model)
+    channels = stem.in_channels
     unseen = [i for i in range(channels) if i not in seen]
-    first = model.stem.fill.rows - channels   # 1 where a luminance kernel stands before the channels' own
-    if not unseen or model.stem.weight is None or first > 1:
+    first = stem.fill.rows - channels   # 1 where a luminance kernel stands before the channels' own
+    if not unseen or stem.weight is None or first > 1:
         raise UserError("--probe average-of-seen: needs a plain kernel trained with --train-channels on some "
                         "of the channels")
     with torch.no_grad():
-        weight = model.stem.weight[:, first:]
+        weight = stem.weight[:, first:]
         weight[:, unseen] = weight[:, seen].mean(1, keepdim=True)
-        if model.stem.embedding is not None:
-            model.stem.embedding[unseen] = model.stem.embedding[seen].mean(0)
+        if stem.embedding is not None:
+            stem.embedding[unseen] = stem.embedding[seen].mean(0)
     return model

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.channel_net import ChannelNet
-from models.channel_stem import ChannelSetConv2d
+from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, insert_stem
+from channelset.kernels import HyperNetwork, Templates, Tied, Wavelength
+from data.lists import RGB
 from models.dynamic import Dynamic, Omni
-from models.fill import build_fill
-from models.kernels import HyperNetwork, Templates, Tied, Wavelength
 from models.late_fusion import LateFusion
+from models.one_set import for_channels
 from models.resnet import ScaledResNet
 from utils import UserError, load_checkpoint
 
@@ -23,14 +23,16 @@ KERNELS = {"free": None, "tied": Tied, "templates": Templates, "hypernet": Hyper
            "dynamic": Dynamic, "omni": Omni}
 
 
-def build_channel_net(arch: str, channels: int, num_classes: int, fill: str = "regression",
+def build_channel_net(arch: str, channels, num_classes: int, fill: str = "regression",
                       kernel: str = "free",
                       templates: int = 128, kernel_size: int | None = None, embedding: bool = True,
                       width: float = 1.0, stem: str = "7x7s2", stem_pool: bool | None = None,
-                      mean=None, std=None, covariance=None) -> ChannelNet:
-    """A ResNet whose first convolution takes any subset of `channels` known channels.
+                      mean=None, std=None, covariance=None) -> ScaledResNet:
+    """A ResNet whose first convolution takes any set of its channels, called as net(x, channels=...) or
+    net(x, mask=...).
 
     Args:
+        channels: how many there are, or their names and wavelengths, see `channelset.Channels`.
         arch, num_classes, width, stem, stem_pool: as in `ScaledResNet`.
         fill, mean, std, covariance: as in `build_fill`.
         kernel: a key of `KERNELS`; templates: how many, for kernel "templates".
@@ -40,20 +42,23 @@ def build_channel_net(arch: str, channels: int, num_classes: int, fill: str = "r
     Raises:
         ValueError: unknown fill rule or kernel, or a statistic that the rule needs is missing.
     """
-    backbone = ScaledResNet(arch, num_classes, channels, width, stem, stem_pool)
-    conv, backbone.conv1 = backbone.conv1, nn.Identity()
-    rule = build_fill(fill, channels, mean, std, covariance)
+    channels = Channels(channels)
+    network = ScaledResNet(arch, num_classes, len(channels), width, stem, stem_pool)
+    conv = network.conv1
+    rule = build_fill(fill, len(channels), mean, std, covariance, names=channels.names)
     size = kernel_size or conv.kernel_size[0]
     if kernel not in KERNELS:
         raise ValueError(f"unknown kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
     extra = {"count": templates} if kernel == "templates" else {}
+    if kernel == "wavelength" and None not in channels.wavelengths and rule.rows == len(channels):
+        extra = {"wavelengths": [nm / 1000 for nm in channels.wavelengths]}
     generator = KERNELS[kernel] and KERNELS[kernel](conv.out_channels, rule.rows, size, **extra)
     stem_conv = ChannelSetConv2d(channels, conv.out_channels, size, conv.stride[0], size // 2, fill=rule,
                                  kernel=generator, embedding=embedding)
-    return ChannelNet(stem_conv, backbone)
+    return insert_stem(network, "conv1", stem_conv)
 
 
-def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ChannelNet, dict]:
+def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledResNet, dict]:
     """Rebuild the network of a model.pt that train_task1.py wrote, in eval mode; returns it with the
     checkpoint.
 
@@ -69,7 +74,8 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[Channel
     try:
         config, dataset = checkpoint["config"], checkpoint["dataset"]
         statistics = {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
-        channels = len(dataset["channel_names"])
+        names = dataset["channel_names"]
+        channels = Channels(dict(zip(names, dataset.get("wavelengths") or [None] * len(names))))
         model = build_channel_net(
             config["arch"], channels, len(dataset["class_names"]), config["fill"], config["kernel"],
             config["templates"], config["kernel_size"], config["embedding"], config["width"], config["stem"],
@@ -80,16 +86,16 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[Channel
                         f"{str(error).splitlines()[0]}. Evaluate it with the version that trained "
                         f"it.") from error
     if fill is not None:
-        rule = build_fill(fill, channels, **statistics)
-        if rule.rows != model.stem.fill.rows:
+        stem, rule = find_stem(model), build_fill(fill, len(channels), **statistics, names=channels.names)
+        if rule.rows != stem.fill.rows:
             raise UserError(f"--fill {fill}: the checkpoint's kernels are for rule {config['fill']!r}, "
                             "which does not exchange")
-        model.stem.fill = rule
+        stem.fill = rule
     return model.eval(), checkpoint
 
 
-def load_late_fusion(paths: list[str], names: tuple[str, ...]) -> tuple[LateFusion, dict]:
-    """The late fusion of one single-channel specialist for each of the channels `names`; with the first one's
+def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
+    """The late fusion of one single-channel specialist for each channel of the data; with the first one's
     checkpoint.
 
     Raises:
@@ -103,12 +109,15 @@ def load_late_fusion(paths: list[str], names: tuple[str, ...]) -> tuple[LateFusi
     origins = {(checkpoint["dataset"]["digest"],
                 *(checkpoint["config"][key] for key in ("image_size", "preset", "seed")))
                for _, checkpoint in loaded}
+    known = Channels(loaded[0][1]["dataset"].get("data_channels") or RGB)
+    names = known.names
     if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1:
         raise UserError(f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of "
                         f"the same preset, data, image size and seed")
     first = by_channel[names[0]][1]
-    fusion = LateFusion([by_channel[name][0].for_channels() for name in names]).eval()
-    return fusion, {**first, "dataset": {**first["dataset"], "channel_names": names},
+    fusion = LateFusion([for_channels(by_channel[name][0]) for name in names]).eval()
+    return fusion, {**first, "dataset": {**first["dataset"], "channel_names": names,
+                                             "wavelengths": known.wavelengths},
                     "train_s": sum(checkpoint["train_s"] for _, checkpoint in loaded)}
 
 
@@ -123,6 +132,6 @@ def load_teacher(path: str, digest: str, channels: int) -> nn.Module:
         UserError: not a checkpoint of train_task1.py, of other data or of some channels only.
     """
     model, checkpoint = load_channel_net(path)
-    if checkpoint["dataset"]["digest"] != digest or model.stem.in_channels != channels:
+    if checkpoint["dataset"]["digest"] != digest or find_stem(model).in_channels != channels:
         raise UserError(f"--teacher {path}: it and the student must both take all channels of the same data")
-    return model.for_channels()
+    return for_channels(model)

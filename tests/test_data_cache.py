@@ -86,7 +86,7 @@ def test_processes_zip_and_folder_agree(tiny_dataset, tmp_path, zipped, monkeypa
     archive = zipped(tiny_dataset, tmp_path / "tiny.zip")
     one, two = build(tiny_dataset, tmp_path / "one", workers=1), build(archive, tmp_path / "two", workers=2)
     assert one.folder.name == two.folder.name
-    for name in ("train.u8", "val.u8", "test.u8", "train.txt", "meta.json"):
+    for name in ("train.raw", "val.raw", "test.raw", "train.txt", "meta.json"):
         assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
 
 
@@ -134,7 +134,7 @@ def test_size_and_lists_make_different_caches(tiny_dataset, tmp_path):
         build(tiny_dataset, tmp_path / "cache", 0)
 
 
-@pytest.mark.parametrize("name", ["train.u8", "meta.json"])
+@pytest.mark.parametrize("name", ["train.raw", "train.txt", "meta.json"])
 def test_a_damaged_cache_is_named_and_built_again(tiny_dataset, tmp_path, capsys, name):
     folder = build(tiny_dataset, tmp_path / "cache").folder
     whole = (folder / name).read_bytes()

@@ -8,7 +8,8 @@ import pytest
 import experiments
 import grids
 from config import resolve_run
-from grids import GRIDS, task_of
+from data.lists import RGB
+from grids import GRIDS, channels_of, task_of
 from grids.run import Run, distinct
 from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
 from utils import UserError
@@ -30,7 +31,7 @@ def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
 
 def folder(name: str) -> Path:
     """The one run directory of a model."""
-    found, = Path("runs/64px-half").glob(f"{name}-????????-s0")
+    found, = Path("runs/tiny-64px-half").glob(f"{name}-????????-s0")
     return found
 
 
@@ -52,7 +53,7 @@ def test_other_options_are_another_run(queue, tiny, tmp_path, capsys):
     longer = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "2"])
     queue([GOOD], "--options", longer)
     assert "1 runs to train" in capsys.readouterr().out
-    assert len(list(Path("runs/64px-half").glob("good-*/model.pt"))) == 2
+    assert len(list(Path("runs/tiny-64px-half").glob("good-*/model.pt"))) == 2
 
 
 def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
@@ -87,6 +88,7 @@ def test_the_list_names_each_run_and_whether_it_is_trained(queue, capsys):
 
 def test_rows_without_a_training_of_their_own_train_what_they_need():
     args = experiments.make_parser().parse_args(["task1", "--only", "rgb-only", "--seeds", "0", "1"])
+    args.dataset, args.channels = "tiny", RGB
     assert len(experiments.chosen_runs(args)) == 5   # as trained, and under four fill rules
     assert [job.name for job in experiments.training_jobs(args)] == ["rgb-only,sampler=none seed 0",
                                                                  "rgb-only,sampler=none seed 1"]
@@ -124,7 +126,7 @@ def test_a_grid_has_each_run_once_and_its_options_are_known():
     for grid, runs in GRIDS.items():
         assert len(distinct(runs)) == len(runs), grid
         for run in runs:
-            config = resolve_run(task_of(grid), run.options, "48px-quarter", name=run.model)
+            config = resolve_run(task_of(grid), run.options, "48px-quarter", channels_of(grid), name=run.model)
             assert config.name == run.model and run.label and run.section
 
 

@@ -5,7 +5,9 @@ from torch import nn
 
 import eval_channels
 import train_task1
+from channelset import find_stem
 from models.late_fusion import LateFusion
+from models.one_set import for_channels
 from models.probes import PROBES, average_of_seen, probe_network
 from models.task1 import build_channel_net
 from utils import UserError
@@ -27,7 +29,7 @@ class TrainImages:
 def net():
     torch.manual_seed(0)
     net = build_channel_net("resnet10", 3, 5, "regression", width=0.125, **STATISTICS).eval()
-    nn.init.normal_(net.stem.embedding)
+    nn.init.normal_(find_stem(net).embedding)
     return net
 
 
@@ -41,13 +43,13 @@ X = torch.randn(4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
 
 def test_no_probe_is_the_network_of_the_set(net):
     network, columns = probed(net, None, (0, 2))
-    torch.testing.assert_close(network(X[:, columns]), net(X[:, [0, 2]], [0, 2]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network(X[:, columns]), net(X[:, [0, 2]], channels=[0, 2]), rtol=1e-4, atol=1e-4)
 
 
 def test_wrong_ids_tell_the_next_channels(net):
     network, columns = probed(net, "wrong-ids", (0, 2))
     assert columns == [0, 2]
-    torch.testing.assert_close(network(X[:, columns]), net(X[:, [0, 2]], [1, 0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network(X[:, columns]), net(X[:, [0, 2]], channels=[1, 0]), rtol=1e-4, atol=1e-4)
 
 
 def test_duplicates_fill_all_channels_with_copies(net):
@@ -62,26 +64,26 @@ def test_grey_images_show_the_luma_in_every_channel(net):
     network, columns = probed(net, "grey-images", (0, 2))
     mean, std = STATISTICS["mean"][:, None, None], STATISTICS["std"][:, None, None]
     luma = ((X * std + mean) * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    expected = net(((luma - mean) / std)[:, [0, 2]], [0, 2])
+    expected = net(((luma - mean) / std)[:, [0, 2]], channels=[0, 2])
     torch.testing.assert_close(network(X[:, columns]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_recalibrated_statistics_are_of_the_training_images_and_leave_the_model_alone(net):
-    before = net.backbone.bn1.running_mean.clone()
+    before = net.bn1.running_mean.clone()
     network, columns = probed(net, "recalibrated-bn", (1,))
-    features = torch.cat([net.stem(x[:, [1]], [1]) for x, _ in TrainImages().eval_batches(16)])
-    torch.testing.assert_close(network[1].bn1.running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
-    assert torch.equal(net.backbone.bn1.running_mean, before)
+    features = torch.cat([find_stem(net)(x[:, [1]], [1]) for x, _ in TrainImages().eval_batches(16)])
+    torch.testing.assert_close(network.bn1.running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert torch.equal(net.bn1.running_mean, before)
 
 
 @pytest.mark.parametrize("fill", ["regression", "luma_chroma"])
 def test_unseen_channel_takes_the_average_of_the_seen_slices(fill):
     net = build_channel_net("resnet10", 3, 5, fill, width=0.125, **STATISTICS)
-    nn.init.normal_(net.stem.embedding)
-    changed, first = average_of_seen(net, [0, 1]).stem, int(fill == "luma_chroma")
-    torch.testing.assert_close(changed.weight[:, first + 2], net.stem.weight[:, first:first + 2].mean(1))
-    torch.testing.assert_close(changed.embedding[2], net.stem.embedding[:2].mean(0))
-    assert torch.equal(changed.weight[:, :first + 2], net.stem.weight[:, :first + 2])
+    nn.init.normal_(find_stem(net).embedding)
+    changed, first = find_stem(average_of_seen(net, [0, 1])), int(fill == "luma_chroma")
+    torch.testing.assert_close(changed.weight[:, first + 2], find_stem(net).weight[:, first:first + 2].mean(1))
+    torch.testing.assert_close(changed.embedding[2], find_stem(net).embedding[:2].mean(0))
+    assert torch.equal(changed.weight[:, :first + 2], find_stem(net).weight[:, :first + 2])
     with pytest.raises(UserError, match="trained with --train-channels"):
         average_of_seen(net, [0, 1, 2])
 
@@ -89,9 +91,9 @@ def test_unseen_channel_takes_the_average_of_the_seen_slices(fill):
 def test_averaging_leaves_the_sets_of_training_alone(net):
     for ids in ((0,), (1,), (0, 1)):
         network, columns = probed(net, "average-of-seen", ids, seen=(0, 1))
-        torch.testing.assert_close(network(X[:, columns]), net(X[:, list(ids)], ids), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(network(X[:, columns]), net(X[:, list(ids)], channels=ids), rtol=1e-4, atol=1e-4)
     network, columns = probed(net, "average-of-seen", (2,), seen=(0, 1))
-    assert not torch.allclose(network(X[:, columns]), net(X[:, [2]], [2]), rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(network(X[:, columns]), net(X[:, [2]], channels=[2]), rtol=1e-2, atol=1e-2)
 
 
 def test_probes_that_say_nothing_are_refused():
@@ -100,7 +102,7 @@ def test_probes_that_say_nothing_are_refused():
         with pytest.raises(UserError, match="a network of one channel"):
             probed(single, probe, (0,))
     with pytest.raises(UserError, match="late fusion has no such probe"):
-        probed(LateFusion([single.for_channels()]), "recalibrated-bn", (0,))
+        probed(LateFusion([for_channels(single)]), "recalibrated-bn", (0,))
 
 
 def test_late_fusion_averages_the_probabilities_of_the_present_channels():

@@ -8,7 +8,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from config import Task1Config
 from data.batches import Batches
-from data.channels import parse_subset, sample_mask
+from channelset import sample_channels
+from data.channels import parse_subset
 from engine import Processes
 from models.resnet import ScaledResNet
 from models.task1 import build_channel_net
@@ -35,7 +36,7 @@ def make(device="cpu", augment="strong", teacher=False, seed=0, **options):
     known = ScaledResNet("resnet10", 5, width=0.125).to(device).eval() if teacher else None
 
     def masks(count, random):
-        return {"mask": sample_mask("hcs", count, len(ids), random)}
+        return {"mask": sample_channels(count, len(ids), generator=random)}
     return TrainStep(config, model, model, average, optimizer, train, masks, known, Processes(0, 1))
 
 

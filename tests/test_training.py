@@ -60,7 +60,7 @@ def test_same_seed_same_result_and_another_seed_another(command, trained, tiny):
     for seed in (0, 1):
         command(train_task1, *tiny, "--out", f"again{seed}", "--seed", seed)
         states.append(load_checkpoint(f"again{seed}/model.pt", "task1-model")["state"])
-    key = "stem.weight"
+    key = "conv1.weight"
     assert torch.equal(states[0][key], states[1][key]) and not torch.equal(states[0][key], states[2][key])
 
 
@@ -186,7 +186,7 @@ def test_every_variant_trains_and_evaluates(command, options, tiny, read_rows):
 @pytest.mark.parametrize("ramp", [0.0, 1.0])
 def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
     command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", ramp, "--out", "student")
-    plain, student = (load_checkpoint(path, "task1-model")["state"]["backbone.fc.weight"]
+    plain, student = (load_checkpoint(path, "task1-model")["state"]["fc.weight"]
                       for path in (trained, "student/model.pt"))
     assert student.isfinite().all() and not torch.equal(plain, student)
     with pytest.raises(UserError, match="--teacher run/model.pt: it and the student must both take all "
@@ -346,7 +346,7 @@ def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows
 
 @pytest.mark.parametrize("options, message", [
     (["--image-size", "0"], "--image-size 0: must be at least 1"), (["--epochs", "-1"], "--epochs -1"),
-    (["--channels", "X"], "no channel 'X'; the channels are R, G, B"), (["--channels", "RR"], "repeated"),
+    (["--channels", "X"], "no channel 'X'; the channels are R, G, B"), (["--channels", "RR"], "repeat a channel"),
     (["--batch-size", "99"], "--batch-size 99 is larger than the 12 training images"),
     (["--lr", "0"], "--lr 0.0"), (["--device", "gpu"], "--device gpu: expected"),
     (["--fraction", "0"], "--fraction 0.0: must be above 0 and at most 1"),

@@ -23,10 +23,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from channelset import fold_channels, sample_channels
 from config import Task2Config
 from data.batches import Batches
 from data.cache import open_cache
-from data.channels import sample_mask
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
@@ -83,8 +83,8 @@ def make_step(width: float, amp: bool, size: int, plain: bool):
     torch.manual_seed(0)
     net = build_channel_net("resnet18", 3, 50, "regression", width=width, covariance=COVARIANCE)
     if plain:
-        net = nn.Sequential(net.stem.fold().requires_grad_(), net.backbone)
-        net[0].bias = None
+        net = fold_channels(net)
+        net.conv1.bias = None
     net = net.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, nesterov=True)
 
@@ -110,7 +110,7 @@ def bench_stem(args) -> None:
         images, labels = random_batch(args.image_size)
         ratios, random = [], generator("benchmark")
         for pair in tqdm(range(args.pairs + 2), desc=f"stem, {name}", disable=None):
-            mask = sample_mask("hcs", len(images), 3, random)
+            mask = sample_channels(len(images), 3, generator=random)
             if pair % 2:   # neither is always the first
                 second, first = ours(images, labels, mask), plain(images, labels)
             else:

@@ -23,7 +23,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-UNSEEN = -1   # channel id of a channel that was not there in training
+from .names import UNSEEN
+from .statistics import correlations
+
+RIDGE = 1e-6   # share of the mean variance that the regression takes as noise
 
 
 class Fill(nn.Module):
@@ -107,19 +110,36 @@ class Black(Fill):
 
 
 class Regression(Fill):
-    """Best linear prediction from the training covariance of the normalised channels: (C, C), positive
-    definite.
+    """Best linear prediction from the training covariance of the normalised channels.
+
+    Args:
+        covariance: (C, C); it stays float32 whatever type the network is converted to, since rounded it gives
+            another P.
+        ridge: noise in the present channels, as a share of their mean variance. The default is a hair that
+            keeps the prediction defined when two channels are copies of each other; 1e-2 suits noisy ones.
+
+    Raises:
+        ValueError: a covariance of another shape, or none of any data, see `statistics.correlations`.
     """
 
-    def __init__(self, channels: int, covariance: Tensor):
+    def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE):
         super().__init__(channels)
-        covariance = covariance.detach().clone().double()
+        covariance = torch.as_tensor(covariance)
         if covariance.shape != (channels, channels):
             raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, "
                              f"{channels})")
-        # a hair of ridge keeps the solve defined when two channels are copies of each other
-        covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(channels, dtype=torch.float64)
+        if not 0 <= ridge < float("inf"):
+            raise ValueError(f"ridge {ridge}: must be at least 0")
+        covariance = correlations(covariance, torch.ones(channels))
+        covariance = covariance + ridge * covariance.diagonal().mean() * torch.eye(channels, dtype=torch.float64)
         self.register_buffer("covariance", covariance.float())
+
+    def _apply(self, fn, recurse=True):
+        exact = self.covariance
+        super()._apply(fn, recurse)
+        if not exact.is_meta and self.covariance.dtype != exact.dtype:
+            self.covariance = exact.to(self.covariance.device)
+        return self
 
     def forward(self, mask):
         # sweep operator: after column k of the set, entry (j, k) is the coefficient of k in predicting j. Plain
@@ -140,8 +160,8 @@ class BySize(Regression):
     filters.
     """
 
-    def __init__(self, channels: int, covariance: Tensor):
-        super().__init__(channels, covariance)
+    def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE):
+        super().__init__(channels, covariance, ridge)
         self.rows = channels ** 2
 
     def forward(self, mask):
@@ -157,8 +177,8 @@ class Learned(Regression):
     start.
     """
 
-    def __init__(self, channels: int, covariance: Tensor, hidden: int = 16):
-        super().__init__(channels, covariance)
+    def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
+        super().__init__(channels, covariance, ridge)
         self.correction = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(),
                                         nn.Linear(hidden, channels ** 2))
         nn.init.zeros_(self.correction[2].weight)
@@ -179,8 +199,8 @@ class Conditioned(Regression):
     """
     per_image = True
 
-    def __init__(self, channels: int, covariance: Tensor, hidden: int = 16):
-        super().__init__(channels, covariance)
+    def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
+        super().__init__(channels, covariance, ridge)
         self.correction = nn.Sequential(nn.Linear(3 * channels, hidden), nn.ReLU(),
                                         nn.Linear(hidden, channels ** 2))
         nn.init.zeros_(self.correction[2].weight)
@@ -226,18 +246,20 @@ FILLS = {"zero": Zero, "rescale": Rescale, "mean": Mean, "grey": Grey, "regressi
 
 
 def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor | None = None,
-               covariance: Tensor | None = None) -> Fill:
+               covariance: Tensor | None = None, ridge: float = RIDGE, names=None) -> Fill:
     """Make a rule by name.
 
     Args:
         name: a key of `FILLS`.
         channels: C.
-        mean, std: (C,) of the raw channels; `black` needs them.
+        mean, std: (C,) of the raw channels, which images are normalised with; `black` needs them.
         covariance: (C, C) of the raw channels; `regression` and the rules made of it need it. Scaled to
-            correlations with `std`.
+            correlations with `std`, by default the root of its diagonal.
+        ridge: as in `Regression`.
+        names: C names, for messages.
 
     Raises:
-        ValueError: unknown name, or a statistic the rule needs is missing.
+        ValueError: unknown name, a statistic the rule needs is missing, or one that is none of any data.
     """
     if name not in FILLS:
         raise ValueError(f"unknown fill rule {name!r}; choose one of {', '.join(FILLS)}")
@@ -247,7 +269,11 @@ def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor
         return Black(channels, -torch.as_tensor(mean) / torch.as_tensor(std))
     if issubclass(FILLS[name], Regression):
         if covariance is None:
-            raise ValueError(f"fill rule {name!r} needs the channels' training covariance")
-        scale = torch.as_tensor(covariance).diagonal().sqrt() if std is None else torch.as_tensor(std)
-        return FILLS[name](channels, torch.as_tensor(covariance) / torch.outer(scale, scale))
+            raise ValueError(f"fill rule {name!r} needs the channels' training covariance: give covariance= "
+                             f"(channel_statistics computes it), or take fill='mean', which needs none")
+        covariance = torch.as_tensor(covariance)
+        if covariance.shape != (channels, channels):
+            raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, "
+                             f"{channels})")
+        return FILLS[name](channels, correlations(covariance, std, names), ridge)
     return FILLS[name](channels)

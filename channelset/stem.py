@@ -1,12 +1,16 @@
 """ChannelSetConv2d: a convolution for any set of input channels, with a kernel generated from the set."""
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
-from models.fill import UNSEEN, Fill, LumaChroma, Zero
-from models.kernels import Kernel
+from .fill import Fill, LumaChroma, Zero
+from .kernels import Kernel
+from .names import UNSEEN, Channels
 
 
 class ChannelSetConv2d(nn.Module):
@@ -20,31 +24,42 @@ class ChannelSetConv2d(nn.Module):
     is a Conv2d.
 
     Args:
-        in_channels: C, the number of known channels.
-        out_channels, kernel_size, stride, padding, dilation: as in `torch.nn.Conv2d`.
-        fill: rule that gives P(S), see `models.fill`. Default: `Zero`.
-        kernel: generator of W, see `models.kernels`. Default: W is a parameter.
+        in_channels: the known channels: C, or what `names.Channels` takes (names, wavelengths, a mapping).
+        out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
+        fill: rule that gives P(S), see `fill`. Default: `Zero`.
+        kernel: generator of W, see `kernels`. Default: W is a parameter.
         embedding: learn e (C, O), zero at the start; it tells the network which channels it was given.
+
+    Attributes:
+        channels: their names and wavelengths.
+        given, ambient: (channels, mask) that a network around this stem was called with, or that `present`
+            set; forward takes them where it is called with the images alone.
+
+    Raises:
+        ValueError: the fill rule or the generator is for another stem.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
-                 padding: int = 0,
-                 dilation: int = 1, fill: Fill | None = None, kernel: Kernel | None = None,
-                 embedding: bool = True):
+    def __init__(self, in_channels, out_channels: int, kernel_size: int | tuple[int, int],
+                 stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] | str = 0,
+                 dilation: int | tuple[int, int] = 1, fill: Fill | None = None, kernel: Kernel | None = None,
+                 embedding: bool = True, bias: bool = False):
         super().__init__()
-        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
-        self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.fill = fill if fill is not None else Zero(in_channels)
-        if self.fill.channels != in_channels:
+        self.channels = Channels(in_channels)
+        self.in_channels, self.out_channels = len(self.channels), out_channels
+        self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
+        self.padding = padding if isinstance(padding, str) else _pair(padding)
+        self.fill = fill if fill is not None else Zero(self.in_channels)
+        self.given = self.ambient = None
+        if self.fill.channels != self.in_channels:
             raise ValueError(f"the fill rule is for {self.fill.channels} channels, the stem for "
-                             f"{in_channels}")
-        shape = (out_channels, self.fill.rows, kernel_size, kernel_size)
+                             f"{self.in_channels}")
+        shape = (out_channels, self.fill.rows, *self.kernel_size)
         if kernel is not None and kernel.shape != shape:
             raise ValueError(f"the kernel generator makes {kernel.shape}, the stem needs {shape}")
         self.generator = kernel
         self.weight = nn.Parameter(torch.empty(shape)) if kernel is None else None
-        self.embedding = nn.Parameter(torch.zeros(in_channels, out_channels)) if embedding else None
-        self.bias = None
+        self.embedding = nn.Parameter(torch.zeros(self.in_channels, out_channels)) if embedding else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -52,34 +67,47 @@ class ChannelSetConv2d(nn.Module):
         has its own.
         """
         if self.weight is not None:
-            kernel = torch.empty(self.out_channels, self.in_channels, self.kernel_size, self.kernel_size)
-            self._set_kernel(nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu"))
+            kernel = torch.empty(self.out_channels, self.in_channels, *self.kernel_size)
+            self.set_kernel(nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu"))
 
     @torch.no_grad()
-    def _set_kernel(self, kernel: Tensor) -> None:
+    def set_kernel(self, kernel: Tensor) -> None:
         """Set W so that K(all) equals `kernel` (O, C, k, k)."""
         self.weight.copy_(self.fill.spread(kernel))
 
     @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d, fill: Fill | None = None,
-                    embedding: bool = True) -> ChannelSetConv2d:
-        """Convert a trained first convolution; with all channels present the output stays the same.
+    def from_conv2d(cls, conv: nn.Conv2d, fill: Fill | None = None, embedding: bool = True, channels=None,
+                    kernel: Tensor | None = None) -> ChannelSetConv2d:
+        """Convert a trained first convolution; with all channels present the output stays the same. Type,
+        device, mode and what is frozen stay too.
+
+        Args:
+            conv: the convolution, which is left as it is.
+            fill, embedding: as in the constructor.
+            channels: what the constructor takes as `in_channels`; default: as many as `conv` has.
+            kernel: (O, C, k, k) to take instead of conv's.
 
         Raises:
-            ValueError: grouped convolution, padding that is not zeros, or non-square kernel, stride or
-                padding.
+            ValueError: no plain, ungrouped, zero-padded Conv2d; the message says what it is.
         """
-        square = all(not isinstance(v, str) and len(set(v)) == 1
-                     for v in (conv.kernel_size, conv.stride, conv.padding, conv.dilation))
-        if conv.groups != 1 or conv.padding_mode != "zeros" or not square:
-            raise ValueError("from_conv2d takes an ungrouped, zero-padded Conv2d with square kernel, stride "
-                             "and padding")
-        stem = cls(conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.padding[0],
-                   conv.dilation[0], fill, embedding=embedding)
-        stem._set_kernel(conv.weight)
+        wrong = why_not_plain(conv)
+        if wrong:
+            raise ValueError(f"from_conv2d takes a plain, ungrouped, zero-padded Conv2d: {wrong}")
+        weight = conv.weight if kernel is None else kernel
+        stem = cls(weight.shape[1] if channels is None else channels, conv.out_channels, conv.kernel_size,
+                   conv.stride, conv.padding, conv.dilation, fill, embedding=embedding,
+                   bias=conv.bias is not None)
+        if weight.shape[1] != stem.in_channels:
+            raise ValueError(f"the convolution has {weight.shape[1]} input channels, the stem "
+                             f"{stem.in_channels}")
+        stem.to(device=conv.weight.device, dtype=conv.weight.dtype)
+        stem.set_kernel(weight)
         if conv.bias is not None:
-            stem.bias = nn.Parameter(conv.bias.detach().clone())
-        return stem.to(conv.weight.device)
+            stem.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
+        stem.weight.requires_grad_(conv.weight.requires_grad)
+        if stem.embedding is not None:   # a frozen convolution stays one
+            stem.embedding.requires_grad_(conv.weight.requires_grad)
+        return stem.train(conv.training)
 
     def full_weight(self) -> Tensor:
         """W: (O, rows, k, k)."""
@@ -99,7 +127,8 @@ class ChannelSetConv2d(nn.Module):
         ids = self.check_ids(channels)
         with torch.autocast(self.fill.eye.device.type, enabled=False):   # generate in float32
             weight = self.full_weight()
-            return torch.einsum("orhw,rn->onhw", weight, self.fill.columns(ids).to(weight))
+            # einsum leaves another order in memory, which would spread from here through the network
+            return torch.einsum("orhw,rn->onhw", weight, self.fill.columns(ids).to(weight)).contiguous()
 
     def offset(self, presence: Tensor) -> Tensor | None:
         """Bias of each set: presence weights (..., C) summing to one -> (..., O)."""
@@ -109,31 +138,20 @@ class ChannelSetConv2d(nn.Module):
         return offset if self.bias is None else offset + self.bias
 
     def check_ids(self, channels) -> list[int]:
-        """Channel ids as a list of int.
+        """Channel ids of what `names.Channels.ids` takes.
 
         Raises:
-            ValueError: no channel, a repeated or unknown id.
+            ValueError: no channel, or a bool, unknown or repeated one.
         """
-        if channels is None:
-            return list(range(self.in_channels))
-        ids = [int(c) for c in channels]
-        known = [i for i in ids if i != UNSEEN]
-        if not ids:
-            raise ValueError("at least one channel must be present")
-        if len(set(known)) != len(known):
-            raise ValueError(f"channel ids {ids} repeat a channel")
-        if any(not 0 <= i < self.in_channels for i in known):
-            raise ValueError(f"channel ids {ids}: known ids are 0 to {self.in_channels - 1}")
-        if len(known) < len(ids) and not isinstance(self.fill, LumaChroma):
-            raise ValueError("unseen channels need the open-set form: fill rule 'luma_chroma'")
-        return ids
+        return self.channels.ids(channels, unseen=isinstance(self.fill, LumaChroma))
 
     def forward(self, x: Tensor, channels=None, mask: Tensor | None = None) -> Tensor:
         """Convolve.
 
         Args:
             x: (B, n, H, W) images of the channels `channels`, or (B, C, H, W) with a `mask`.
-            channels: n channel ids in the order of x's channels, one set for the whole batch. Default: all C.
+            channels: n ids, names or wavelengths in the order of x's channels, one set for the whole batch.
+                Default: what the network around was called with, else all C.
             mask: (B, C) bool, the set of each image; pixels of absent channels have no influence, even NaN.
 
         Returns: (B, O, H', W'), size as Conv2d's.
@@ -141,6 +159,10 @@ class ChannelSetConv2d(nn.Module):
         Raises:
             ValueError: ids and x disagree, unknown or repeated ids, an empty set, or a mask of another shape.
         """
+        if channels is None and mask is None:
+            channels, mask = self.given or self.ambient or (None, None)
+        if x.ndim != 4:
+            raise ValueError(f"x must be (B, n, H, W); got {tuple(x.shape)}")
         if mask is not None:
             if channels is not None:
                 raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image), not "
@@ -148,17 +170,22 @@ class ChannelSetConv2d(nn.Module):
             return self._forward_mask(x, mask)
         ids = self.check_ids(channels)
         if x.shape[1] != len(ids):
-            raise ValueError(f"x has {x.shape[1]} channels but {len(ids)} channel ids were given: {ids}")
+            names = [self.channels.names[i] if i != UNSEEN else "unseen" for i in ids]
+            told = "the stem has" if channels is None else "the call names"
+            raise ValueError(f"x has {x.shape[1]} channels but {told} {len(ids)}: {', '.join(names)}")
         if self.unfoldable:   # then in two steps
             full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
             full[:, ids] = x
             return self._forward_mask(full, self._presence(ids).bool().expand(x.shape[0], -1))
         offset = self.offset(self._presence(ids) / len(ids))
-        return F.conv2d(x, self.kernel(ids), offset, self.stride, self.padding, self.dilation)
+        kernel = self.kernel(ids)
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            kernel = kernel.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, kernel, offset, self.stride, self.padding, self.dilation)
 
     def _presence(self, ids: list[int]) -> Tensor:
         """How often each known channel is in `ids`: (C,); an unseen one counts as an equal share of all."""
-        eye = self.fill.eye
+        eye = self.fill.eye.float()
         return torch.stack([eye.mean(0) if i == UNSEEN else eye[i] for i in ids]).sum(0)
 
     def _forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -196,25 +223,46 @@ class ChannelSetConv2d(nn.Module):
             raise ValueError(f"{self.unfoldable}: it does not fold")
         ids = self.check_ids(channels)
         offset = self.offset(self._presence(ids) / len(ids))
-        conv = nn.Conv2d(len(ids), self.out_channels, self.kernel_size, self.stride, self.padding,
-                         self.dilation,
-                         bias=offset is not None, device=self.fill.eye.device)
         with torch.no_grad():
-            conv.weight.copy_(self.kernel(ids))
+            kernel = self.kernel(ids)
+        conv = nn.Conv2d(len(ids), self.out_channels, self.kernel_size, self.stride, self.padding,
+                         self.dilation, bias=offset is not None, device=kernel.device, dtype=kernel.dtype)
+        with torch.no_grad():
+            conv.weight.copy_(kernel)
             if offset is not None:
                 conv.bias.copy_(offset)
-        return conv.train(self.training)
+        trainable = any(p.requires_grad for p in self.parameters())
+        return conv.requires_grad_(trainable).train(self.training)
 
     def generation_macs(self, n: int) -> int:
         """Multiply-adds to generate K(S) for n channels: W, W P(S) and the offset.
 
         Selecting rows of W costs none. The rule's own arithmetic, of order C^3, is left out.
         """
-        kernel = self.out_channels * self.kernel_size ** 2
+        kernel = self.out_channels * math.prod(self.kernel_size)
         macs = kernel * self.fill.mixed * n
         macs += self.generator.macs() if self.generator is not None else 0
         return macs + (self.in_channels * self.out_channels if self.embedding is not None else 0)
 
     def extra_repr(self) -> str:
-        return (f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+        known = f" ({self.channels!r})" if self.channels.are_named else ""
+        return (f"{self.in_channels}{known}, {self.out_channels}, kernel_size={self.kernel_size}, "
                 f"stride={self.stride}, padding={self.padding}, embedding={self.embedding is not None}")
+
+
+def why_not_plain(conv: nn.Module) -> str:
+    """Why the stem cannot take the place of `conv` and compute the same, or "" where it can."""
+    kind = type(conv)
+    if not isinstance(conv, nn.Conv2d):
+        return f"this is a {kind.__name__}"
+    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+        return f"{kind.__module__}.{kind.__name__} computes something else than its parent Conv2d"
+    if isinstance(conv.weight, nn.parameter.UninitializedParameter):
+        return "it is lazy and has no weight yet: run the network once"
+    if hasattr(conv, "parametrizations") or conv._forward_pre_hooks or conv._forward_hooks:
+        return "it has hooks or a parametrization (such as weight norm), which would be lost: remove them first"
+    if "forward" in vars(conv):
+        return "its forward was replaced"
+    if conv.groups != 1:
+        return f"it has {conv.groups} groups"
+    return "" if conv.padding_mode == "zeros" else f"its padding mode is {conv.padding_mode!r}"

@@ -1,0 +1,108 @@
+"""Sets of channels: enumeration, and the sampling of one set an image while training."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+HOW = ("hcs", "hcs-batch", "uniform", "bernoulli", "sandwich", "all")
+MOST = 64   # sets that are enumerated; of more, some are drawn
+
+
+def all_subsets(channels: int) -> list[tuple[int, ...]]:
+    """All 2^C - 1 non-empty sets, the largest first: RGB, RG, RB, GB, R, G, B.
+
+    Raises:
+        ValueError: C above 16; `some_subsets` draws from them.
+    """
+    if channels > 16:
+        raise ValueError(f"{channels} channels have {2 ** channels - 1:,} sets; use some_subsets")
+    return [ids for n in range(channels, 0, -1) for ids in combinations(range(channels), n)]
+
+
+def some_subsets(channels: int, most: int = MOST, seed: int = 0) -> list[tuple[int, ...]]:
+    """All non-empty sets where there are at most `most`, else: all channels, each one alone, all but one, and
+    24 sets drawn as `hcs` does; the largest first. Always the same ones for the same C and seed.
+    """
+    if channels < 17 and 2 ** channels - 1 <= most:
+        return all_subsets(channels)
+    every = tuple(range(channels))
+    chosen = {every, *((i,) for i in every), *(every[:i] + every[i + 1:] for i in every)}
+    count, random = len(chosen) + 24, torch.Generator().manual_seed(seed)
+    while len(chosen) < count:
+        mask = sample_channels(1, channels, generator=random)[0]
+        chosen.add(tuple(mask.nonzero()[:, 0].tolist()))
+    return sorted(chosen, key=lambda ids: (-len(ids), ids))
+
+
+def sample_channels(batch: int, channels: int, how: str = "hcs", weights: Mapping | None = None,
+                    generator: torch.Generator | None = None) -> Tensor:
+    """Presence mask (B, C), bool, on the CPU; no image is left without a channel.
+
+    hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the
+                set, uniform among those of that size; one set an image
+    hcs-batch   the same, one set for the whole batch, as in the paper
+    uniform     uniform among all 2^C - 1 sets
+    bernoulli   each channel is dropped with probability 1/2; where that leaves none, one channel, chosen
+                uniformly
+    sandwich    a third of the batch has all channels, a third one channel, the rest as hcs (after US-Nets,
+                1903.05134)
+    all         every channel, always
+
+    Args:
+        batch, channels: B and C; any C.
+        how: which of these.
+        weights: sets of ids -> the share of the images that get this very set; `how` draws the rest. For the
+            sets one will use: {(3, 2, 1): 0.25}.
+        generator: of the random numbers, on the CPU.
+
+    Raises:
+        ValueError: no such way, unknown ids, or shares that are negative or sum to more than one.
+    """
+    if how not in HOW:
+        raise ValueError(f"unknown way to sample {how!r}; choose one of {', '.join(HOW)}")
+    if batch < 0 or channels < 1:
+        raise ValueError(f"cannot sample {batch} sets of {channels} channels")
+    if how == "all":
+        mask = torch.ones(batch, channels, dtype=torch.bool)
+    else:
+        draws = 1 if how == "hcs-batch" else batch
+        size = torch.randint(1, channels + 1, (draws, 1), generator=generator)
+        if how == "sandwich":   # batches are in random order, so the position is as good as a draw
+            size[:batch // 3], size[batch // 3:2 * (batch // 3)] = channels, 1
+        if how in ("uniform", "bernoulli"):
+            size = _independent_sizes(how, draws, channels, generator)   # given it, the set is uniform in both
+        rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)
+        mask = (rank < size).expand(batch, channels)
+    return _insert(mask, weights, generator) if weights else mask
+
+
+def _independent_sizes(how: str, draws: int, channels: int, generator) -> Tensor:
+    """Sizes (draws, 1) of sets that hold each channel with probability 1/2, in pieces of 62 channels."""
+    size = torch.zeros(draws, 1, dtype=torch.long)
+    for start in range(0, channels, 62):
+        bits = min(62, channels - start)
+        # of few channels the empty set is left out exactly; of more than 62 it never comes
+        number = torch.randint(int(how == "uniform" and channels <= 62), 2 ** bits, (draws, 1),
+                               generator=generator)
+        size += ((number >> torch.arange(bits)) & 1).sum(1, keepdim=True)
+    return size.clamp(min=1)
+
+
+def _insert(mask: Tensor, weights: Mapping, generator) -> Tensor:
+    """`mask` with the weighted sets in their shares of the rows, chosen at random."""
+    batch, channels = mask.shape
+    sets = torch.zeros(len(weights), channels, dtype=torch.bool)
+    for row, ids in zip(sets, weights):
+        if not ids or not all(isinstance(i, int) and 0 <= i < channels for i in ids):
+            raise ValueError(f"weights: {ids!r} is no set of ids 0 to {channels - 1}")
+        row[list(ids)] = True
+    shares = torch.tensor([float(share) for share in weights.values()], dtype=torch.float64)
+    if not (shares >= 0).all() or not shares.sum() <= 1 + 1e-9:
+        raise ValueError(f"weights {list(weights.values())}: shares are not negative and sum to at most 1")
+    chosen = torch.bucketize(torch.rand(batch, generator=generator, dtype=torch.float64), shares.cumsum(0),
+                             right=True)
+    weighted = chosen < len(sets)
+    return torch.where(weighted[:, None], sets[chosen.clamp(max=len(sets) - 1)], mask)

@@ -1,0 +1,93 @@
+"""Lists for cross-validation: a small data set's images, all of them tested once."""
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from data.decode import ImageReader
+from data.lists import BANDS, RGB, ImageLists
+from utils import UserError, making, write_text
+
+
+def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: int = 0) -> list[dict]:
+    """Rows of each fold's train, val and test, sorted: each row is in one fold's test, each class is spread
+    evenly over the folds.
+
+    Args:
+        labels: (N,) int.
+        folds: how many.
+        val_share: of the rows that are not tested, how many validate.
+        seed: of the order.
+
+    Raises:
+        UserError: a class has fewer images than there are folds, or too few to train and validate.
+    """
+    rng, place = np.random.default_rng(seed), np.empty(len(labels), int)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        if len(rows) < folds:
+            raise UserError(f"--folds {folds}: class {label} has only {len(rows)} images")
+        place[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds   # no fold gets all the odd ones
+    parts = []
+    for fold in range(folds):
+        rest = rng.permutation(np.flatnonzero(place != fold))
+        val = np.concatenate([rows[:max(1, round(val_share * len(rows)))] for label in np.unique(labels)
+                              for rows in [rest[labels[rest] == label]]])
+        parts.append({"train": np.setdiff1d(rest, val), "val": np.sort(val),
+                      "test": np.flatnonzero(place == fold)})
+        if len(np.unique(labels[parts[-1]["train"]])) < len(np.unique(labels)):
+            raise UserError(f"--folds {folds}: a class is left without a training image")
+    return parts
+
+
+def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
+    """Write the data sets NAME-fold0, NAME-fold1, ... into the folder `out`, their images, copied once,
+    beside them.
+
+    Returns: the folders, each for `--data`.
+
+    Raises:
+        UserError: `out` holds something else, cannot be written, or the images do not suffice.
+    """
+    if folds < 2:
+        raise UserError(f"--folds {folds}: at least 2")
+    out = Path(out)
+    paths = [path for split in lists.splits.values() for path in split.paths]
+    labels = np.concatenate([split.labels for split in lists.splits.values()])
+    parts = split_folds(labels, folds)
+    made = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
+    if all((folder / "train.txt").is_file() for folder in made):
+        return made
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and does not hold these folds: name another folder with --out")
+    reader, temporary = ImageReader(lists), None
+    try:
+        with making(out):
+            temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+            for path in paths:
+                target = temporary / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(reader.read(path))
+            for folder, part in zip(made, parts):
+                for split, rows in part.items():
+                    write_text(temporary / folder.name / f"{split}.txt",
+                               "".join(f"{paths[row]} {labels[row]}\n" for row in rows))
+                if lists.channels is not RGB:
+                    write_text(temporary / folder.name / BANDS, "".join(
+                        f"{name} {nm or ''}".rstrip() + "\n" for name, nm in lists.channels.as_dict().items()))
+            temporary.chmod(0o755)
+            if out.exists():
+                out.rmdir()
+            os.replace(temporary, out)
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot write the folds to {out}: {error}; free disk space or name another folder "
+                        f"with --out") from error
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return made
