@@ -9,6 +9,7 @@ not train on it, with all options, seeds, commits, hardware and data hashes in r
 """
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -20,7 +21,7 @@ from data.folds import make_folds
 from data.lists import find_dataset, read_lists
 from records import RunFiles, load_records, read_predictions, write_predictions
 from report import build as report_build
-from utils import ROOT, ArgumentParser, UserError, at_least, cli, write_json
+from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, at_least, cli, write_json
 
 GRID, PRESET, RGB_BANDS = "task1-bands", "48px-quarter", "B02,B03,B04"
 
@@ -47,12 +48,14 @@ def run_folds(args, folds: list[Path]) -> None:
     """
     cache, results = Path(args.work) / "cache", Path(args.work) / "results"
     for fold in folds:
-        done = subprocess.run([
+        # it ends with this process, whatever ends that
+        queue = subprocess.Popen([
             sys.executable, str(ROOT / "experiments.py"), GRID, "--preset", PRESET, "--data", str(fold),
             "--seeds", *map(str, args.seeds), "--jobs", str(args.jobs), "--no-latency", "--no-report",
             "--options", f"--cache {cache} --eval-every 60 {args.options}", "--eval-options",
-            f"--cache {cache} --results {results} --split test --subsets 'every {RGB_BANDS}'"])
-        if done.returncode:
+            f"--cache {cache} --results {results} --split test --subsets 'every {RGB_BANDS}'"],
+            stdin=subprocess.PIPE, env={**os.environ, ENDS_WITH_STDIN: "1"})
+        if queue.wait():
             raise UserError(f"fold {fold} is not finished: its log says why; the same command goes on")
 
 
