@@ -1,6 +1,7 @@
 """Lists for cross-validation: a small data set's images, all of them tested once."""
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -11,7 +12,7 @@ import numpy as np
 
 from data.decode import ImageReader
 from data.lists import BANDS, RGB, ImageLists
-from utils import UserError, making, write_text
+from utils import UserError, making, write_json, write_text
 
 
 def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: int = 0) -> list[dict]:
@@ -61,7 +62,8 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     labels = np.concatenate([split.labels for split in lists.splits.values()])
     parts = split_folds(labels, folds)
     made = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
-    if all((folder / "train.txt").is_file() for folder in made):
+    marker, content = out / "folds.json", {"digest": lists.digest, "folds": folds}
+    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == content:
         return made
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and does not hold these folds: name another folder with --out")
@@ -80,6 +82,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
                 if lists.channels is not RGB:
                     write_text(temporary / folder.name / BANDS, "".join(
                         f"{name} {nm or ''}".rstrip() + "\n" for name, nm in lists.channels.as_dict().items()))
+            write_json(temporary / marker.name, content)
             temporary.chmod(0o755)
             if out.exists():
                 out.rmdir()

@@ -1,5 +1,6 @@
 """The pixel cache: right pixels and statistics, failures left out, never half finished."""
 import io
+import json
 import shutil
 
 import numpy as np
@@ -60,6 +61,53 @@ def test_decode_makes_rgb(mode):
     image = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
     kind = "JPEG" if mode in ("L", "CMYK") else "PNG"
     assert (decode(encode(image, format=kind), 8) >= 254).all()
+
+
+def half(left, right, mode="RGB", size=(16, 8)) -> Image.Image:
+    """Two plain halves."""
+    image = Image.new(mode, size, left)
+    image.paste(right, (size[0] // 2, 0, *size))
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_keeps_its_greys(kind):
+    levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    decoded = decode(encode(Image.fromarray(levels), format=kind), 8)
+    np.testing.assert_allclose(decoded[..., 0], levels / 257, atol=0.51)
+
+
+def test_what_is_transparent_shows_white():
+    picture = Image.new("RGBA", (8, 8), (10, 20, 30, 255))
+    picture.paste((10, 20, 30, 0), (0, 0, 8, 4))
+    for image in (picture, picture.quantize(8)):
+        decoded = decode(encode(image, format="PNG"), 8).astype(int)
+        assert (decoded[:3] >= 250).all() and abs(decoded[5:] - [10, 20, 30]).max() < 8
+    grey = Image.merge("LA", [Image.new("L", (8, 8), 100), Image.new("L", (8, 8), 0)])
+    assert (decode(encode(grey, format="PNG"), 8) == 255).all()
+    opaque = Image.merge("LA", [Image.new("L", (8, 8), 100), Image.new("L", (8, 8), 255)])
+    assert (decode(encode(opaque, format="PNG"), 8) == 100).all()
+
+
+@pytest.mark.parametrize("orientation, red_is", [(1, "left"), (3, "right"), (6, "top"), (8, "bottom")])
+def test_pictures_stand_as_their_exif_says(orientation, red_is):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encode(half((255, 0, 0), (0, 0, 255), size=(32, 32)), format="JPEG", exif=exif, quality=95), 32)
+    place = {"left": decoded[:, 4], "right": decoded[:, -4], "top": decoded[4], "bottom": decoded[-4]}[red_is]
+    assert (place[..., 0] > 200).all() and (place[..., 2] < 60).all()
+
+
+@pytest.mark.parametrize("data, message", [
+    (encode(half(0, 255, "L"), format="GIF", save_all=True, append_images=[half(255, 0, "L")]), "an animation"),
+    (encode(half(0, 255, "L"), format="TIFF", save_all=True, append_images=[half(255, 0, "L")]), "2 pictures"),
+    (encode(Image.fromarray(np.zeros((8, 8), np.float32)), format="TIFF"), "32-bit pixels"),
+    (encode(Image.fromarray(np.zeros((8, 8), np.int32)), format="TIFF"), "32-bit pixels"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "cannot identify"), (b"", "cannot identify"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot identify")])
+def test_what_has_no_one_picture_is_refused(data, message):
+    with pytest.raises(Exception, match=message):
+        decode(data, 8)
 
 
 def test_decode_of_a_big_jpeg_keeps_detail():
@@ -143,6 +191,42 @@ def test_a_damaged_cache_is_named_and_built_again(tiny_dataset, tmp_path, capsys
         PixelCache(folder)
     assert (build(tiny_dataset, tmp_path / "cache").folder / name).read_bytes() == whole
     assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, place", [("train.raw", 5), ("val.raw", -1), ("test.raw", 100), ("train.txt", 30)])
+def test_one_changed_byte_is_found(tiny_dataset, tmp_path, name, place):
+    folder = build(tiny_dataset, tmp_path / "cache").folder
+    data = bytearray((folder / name).read_bytes())
+    data[place] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(UserError, match=f"{name} was changed.*delete that folder"):
+        PixelCache(folder)
+
+
+@pytest.mark.parametrize("key, value", [("mean", [0.5, 0.5, 0.5]), ("class_names", ["a", "b", "c"]),
+                                        ("images", {"train": 11, "val": 6, "test": 6}), ("failures", {})])
+def test_a_changed_statistic_is_found(tiny_dataset, tmp_path, key, value):
+    folder = build(tiny_dataset, tmp_path / "cache").folder
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, key: value}))
+    with pytest.raises(UserError, match="meta.json was changed"):
+        PixelCache(folder)
+
+
+def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset, tmp_path, capsys):
+    whole = build(tiny_dataset, tmp_path / "whole").split("train").images
+    path = tiny_dataset / "images/n00000001/n00000001_1.JPEG"
+    good = path.read_bytes()
+    path.write_bytes(good[:50])
+    build(tiny_dataset, tmp_path / "cache", max_failed_share=0.5)
+    capsys.readouterr()
+    build(tiny_dataset, tmp_path / "cache", max_failed_share=0.5)
+    assert "1 train images cannot be decoded" in capsys.readouterr().err
+    with pytest.raises(UserError, match="1 of 12 train images.*--max-failed"):   # a smaller limit holds now, too
+        build(tiny_dataset, tmp_path / "cache")
+    path.write_bytes(good)
+    assert np.array_equal(build(tiny_dataset, tmp_path / "cache").split("train").images, whole)
+    assert "was changed -- building it again" in capsys.readouterr().err
 
 
 def test_no_room_is_said_before_starting(tiny_dataset, tmp_path, monkeypatch):

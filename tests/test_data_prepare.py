@@ -112,7 +112,7 @@ def test_check(tiny_dataset, capsys):
     main(["check", str(tiny_dataset), "--decode"])
     out = capsys.readouterr().out
     assert "3 classes" in out and "train     12 images; a class has 4 (n00000000) to 4" in out
-    assert "24 images decoded, 1 greyscale" in out
+    assert "24 images decoded to 3 channels of uint8, 1 greyscale" in out
     bad = "images/n00000002/n00000002_1.JPEG"
     (tiny_dataset / bad).write_bytes(b"")
     main(["check", str(tiny_dataset)])   # lists alone are fine

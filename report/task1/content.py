@@ -6,6 +6,7 @@ from pathlib import Path
 from records import SUBSETS
 from report.compare import csv_of, load_settings
 from report.content import NO_RESULTS, Content
+from report.task1 import bands
 from report.task1.compare import STATS, VARIANTS, ablations, compare_models
 from report.task1.figures import KINDS, make_figures
 from report.task1.tables import channel_table, cost_table, detail_table, stats_table, summary_table, variant_table
@@ -25,6 +26,13 @@ def make_content(root: Path) -> Content:
               "ablations": lambda setting: variant_table(setting, variants[setting.key])}
     made = {f"task1-{name}": "\n\n".join(filter(None, map(make, settings))) for name, make in tables.items()}
     figures = {name: figure for setting in settings for name, figure in make_figures(setting).items()}
+    networks = bands.load_networks(root / "results" / "bands")
+    if networks:
+        lines = bands.score_lines(networks)
+        texts["results/bands/scores.csv"] = csv_of({(): lines}, bands.SCORES, {"top1_pct": 2, "top1_sd": 2})
+    made |= {"task1-bands": bands.accuracy_table(networks), "task1-bands-differences": bands.difference_table(networks),
+             "task1-bands-unseen": bands.unseen_table(networks)}
+    figures |= bands.make_figure(networks)
     no_results = NO_RESULTS.format(command="python train_task1.py")
     return Content(sum(len(setting.rows) for setting in settings), texts, figures,
                    {name: text or no_results for name, text in made.items()}, KINDS, no_results)

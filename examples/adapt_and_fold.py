@@ -1,0 +1,48 @@
+"""Make a network of torchvision take any of its channels, then export a plain one for two of them.
+
+    python examples/adapt_and_fold.py        # ten seconds; writes nothing without --onnx FILE
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import torchvision
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))   # where channelset is not installed
+from channelset import adapt_first_conv, fold_channels, sample_channels  # noqa: E402
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--network", default="resnet18", help="name in torchvision (default: %(default)s)")
+parser.add_argument("--onnx", help="write the folded network to this file (needs onnxscript)")
+args = parser.parse_args()
+
+torch.manual_seed(0)
+net = torchvision.models.get_model(args.network, weights=None, num_classes=10).eval()
+images = torch.randn(4, 3, 64, 64)   # normalised channel by channel, before any is missing
+before = net(images)
+
+# one line; with all channels it is the same function, and every other name of a parameter stays
+net = adapt_first_conv(net, fill="mean", channels=["red", "green", "blue"])
+print(f"all channels: largest difference {(net(images) - before).abs().max().item():.1e}")
+
+# one set for the whole batch, by name and in any order, or one set an image
+two = net(images[:, [2, 0]], channels=["blue", "red"])
+present = torch.tensor([[True, False, True]]).expand(4, 3)
+print(f"a set of names and a mask: {(net(images, mask=present) - two).abs().max().item():.1e}")
+
+# training sees a random set an image
+net.train()
+loss = torch.nn.functional.cross_entropy(net(images, mask=sample_channels(4, 3)), torch.tensor([0, 1, 2, 3]))
+loss.backward()
+print(f"a training step with sampled sets: loss {loss.item():.2f}")
+net.eval()
+
+# a plain network of two channels: nothing of sets left, nothing shared
+plain = fold_channels(net, ["blue", "red"])
+difference = (plain(images[:, [2, 0]]) - net(images[:, [2, 0]], channels=["blue", "red"])).abs().max().item()
+print(f"folded to {plain.conv1 if hasattr(plain, 'conv1') else 'a plain network'}: {difference:.1e}")
+if args.onnx:
+    torch.onnx.export(plain, (images[:, [2, 0]],), args.onnx, input_names=["x"],
+                      dynamic_shapes=({0: "batch", 2: "height", 3: "width"},))
+    print(f"wrote {args.onnx}")
