@@ -22,7 +22,7 @@ from models.resnet import LAYERS, STEMS
 from models.shallow import SHALLOW, shallow_name
 from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
-from utils import UserError, check_ranges, option
+from utils import UserError, check_name, check_ranges, option
 
 # Image size and width of the networks; an option given on the command line wins over its preset's value.
 PRESETS = {
@@ -114,7 +114,10 @@ class TrainConfig:
         Raises:
             UserError: a value out of range, or a device that is not there.
         """
-        local = int(os.environ.get("LOCAL_RANK", 0))
+        local = os.environ.get("LOCAL_RANK", "0")
+        if not local.isdigit():
+            raise UserError(f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or "
+                            f"unset it")
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.device == "cuda":   # each process of torchrun has a GPU of its own
@@ -133,6 +136,7 @@ class TrainConfig:
             self.amp = self.device != "cpu" or (torch.cpu._is_avx512_bf16_supported()
                                                 and self.image_size >= 32)
         check_ranges(self)
+        check_name(self.name, "--name")
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         return self

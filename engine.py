@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
 from step import TrainStep
-from utils import UserError, append_jsonl, environment, hold, load_checkpoint, save_checkpoint, write_json
+from utils import UserError, append_jsonl, environment, free_cores, hold, load_checkpoint, save_checkpoint, write_json
 from utils import write_text
 
 SAVE_EVERY = 20   # seconds of training that a kill may cost, at most
@@ -35,7 +37,8 @@ class Processes:
 
     @staticmethod
     def start(device: torch.device) -> Processes:
-        if "WORLD_SIZE" not in os.environ:
+        # some clusters and notebooks set WORLD_SIZE for jobs of one process
+        if not {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return Processes(0, 1)
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -49,13 +52,30 @@ class Processes:
 
 def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
     """What every training begins with: threads, device, this process's place among all, and the data."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    choose_threads(config)
     # a GPU times its convolutions once: training batches have one shape
     torch.backends.cudnn.benchmark = True
     device = torch.device(config.device)
     return device, Processes.start(device), open_data(config.data, config.image_size, config.cache,
                                                       config.max_failed)
+
+
+def choose_threads(config: TrainConfig) -> None:
+    """Set the threads of the CPU: those asked for, else those that the interrupted run had, else as many as
+    there are idle cores: more than that wait for one another and are many times as slow.
+    """
+    if not config.threads and config.device == "cpu":
+        earlier = Path(config.out or "", "config.json")
+        if config.resume and config.out and earlier.is_file():
+            with suppress(ValueError, AttributeError):
+                told = json.loads(earlier.read_text(encoding="utf-8")).get("threads")
+                config.threads = told if isinstance(told, int) and 0 < told <= 4096 else 0
+        config.threads = config.threads or min(free_cores(), torch.get_num_threads())
+        if config.threads < torch.get_num_threads():
+            print(f"{config.threads} CPU thread{'s' * (config.threads > 1)}: as many as there are cores that nothing "
+                  f"else uses; --threads N sets another number", file=sys.stderr)
+    if config.threads:
+        torch.set_num_threads(config.threads)
 
 
 def readable(record: dict) -> str:
@@ -180,14 +200,21 @@ class Trainer:
                 raise UserError(f"cannot resume {self.folder}: it was started with " + ", ".join(
                     f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ))
             self.environment = state["environment"]
-            self.model.load_state_dict(state["model"])
-            self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["torch_rng"])
+            try:
+                self.model.load_state_dict(state["model"])
+                self.ema.load_state_dict(state["ema"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                torch.set_rng_state(state["torch_rng"])
+            except (KeyError, ValueError, RuntimeError, TypeError) as error:
+                raise UserError(f"cannot resume {self.folder}: last.pt is of another network "
+                                f"({str(error).splitlines()[0]}); choose another --out or delete it") from error
+            if not 0 <= state["step"] <= self.steps.total:
+                raise UserError(f"cannot resume {self.folder}: last.pt is at step {state['step']} of "
+                                f"{self.steps.total}; choose another --out or delete it")
             self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
             if self.processes.rank == 0 and (self.folder / "metrics.jsonl").exists():
                 # a killed run may have written the line of an epoch that it did not save
-                lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+                lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
                 write_text(self.folder / "metrics.jsonl", "".join(lines[:self.step // self.steps_per_epoch]))
         elif self.processes.rank == 0:
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))

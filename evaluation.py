@@ -13,8 +13,8 @@ from config import TrainConfig, differing_options, digest, option_defaults, told
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
-from records import SECTIONS, RunFiles, run_name, write_record
-from utils import ROOT, ArgumentParser, UserError, at_least, environment
+from records import SECTIONS, RunFiles, read_predictions, run_name, write_record
+from utils import ROOT, ArgumentParser, UserError, at_least, check_name, environment, read_jsonl
 
 # Names and places on one machine, which a record does not keep
 PLACES = ("name", "out", "resume", "cache", "data")
@@ -61,7 +61,7 @@ class Evaluation:
                  config_class: type[TrainConfig]):
         self.task, self.checkpoint, self.args, self.test = task, checkpoint, args, test
         self.config_class, self.options = config_class, checkpoint["config"]
-        name = args.name or model
+        name = check_name(args.name or model, "--name")
         self.head = {
             "task": task, "preset": self.options["preset"], "dataset": checkpoint["dataset"]["name"],
             "image_size": self.options["image_size"], "section": args.section or section, "model": name,
@@ -84,15 +84,27 @@ class Evaluation:
         """
         if not self.files.record.exists():
             return False
-        old = json.loads(self.files.record.read_text(encoding="utf-8"))
-        if self.args.skip_existing and (old["trained_with"], old["train_s"], old["config"]) == (
-                self.checkpoint["environment"], self.checkpoint["train_s"], self.kept_options):
+        try:
+            old = json.loads(self.files.record.read_text(encoding="utf-8"))
+            same = (old["trained_with"], old["train_s"], old["config"]) == (
+                self.checkpoint["environment"], self.checkpoint["train_s"], self.kept_options)
+        except (ValueError, KeyError, TypeError, OSError):   # damaged: made again
+            return False
+        if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
             return True
         if differing_options(self.kept_options, old["config"], self.config_class):
             raise UserError(f"{self.files.record} has the results of {self.head['model']!r} trained with "
                             f"other options: add --name for a row of its own")
         return False
+
+    def _is_whole(self, record: dict) -> bool:
+        """Whether the predictions and the table that go with the record are there."""
+        try:
+            return self.files.name in self.files.table.read_text(encoding="utf-8") and (
+                "test" not in record["splits"] or bool(read_predictions(self.files.predictions)))
+        except (OSError, UserError):
+            return False
 
     def open_data(self, path: str, image_size: int) -> tuple[TrainConfig, PixelCache]:
         """The training's options with those of the command line in their place, and the data that it was
@@ -133,8 +145,7 @@ class Evaluation:
                 "trained_with": self.checkpoint["environment"], "evaluated_with": environment(device),
                 "train_s": self.checkpoint["train_s"],
                 "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
-                "history": [json.loads(line) for line in log.read_text().splitlines()] if log.exists()
-                else [],
+                "history": read_jsonl(log) if log.exists() else [],
                 "splits": {}}
 
     def write(self, record: dict) -> None:

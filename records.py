@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from utils import UserError, atomic_path, write_json, write_text
+from utils import UserError, atomic_path, one_at_a_time, write_json, write_text
 
 SETTING = ("preset", "dataset", "image_size")   # results of one setting are compared with one another
 SECTIONS = {   # what a model is in the tables, in their order
@@ -93,9 +93,10 @@ def load_records(folder: str | Path, task: str) -> dict[str, dict]:
 
 
 def write_record(files: RunFiles, record: dict) -> None:
-    """Write the record, and the task's table anew with it."""
-    write_json(files.record, record)
-    write_table(files.folder, files.task)
+    """Write the record, and the task's table anew with it, while other processes wait to do the same."""
+    with one_at_a_time(files.folder / files.task):
+        write_json(files.record, record)
+        write_table(files.folder, files.task)
 
 
 # ---------------------------------------------------------------- the table

@@ -11,6 +11,7 @@ import math
 import operator
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ import tempfile
 import threading
 import time
 import typing
+import zipfile
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +33,13 @@ LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt), "
           "below": ("below", operator.lt)}
 BUSY = 75   # exit status where another process holds what this one needs: try again later
 ENDS_WITH_STDIN = "ENDS_WITH_STDIN"   # in the environment: the script stops when its standard input closes
+
+
+CONTENT = {   # kind of a checkpoint -> what it must hold
+    "training-state": {"config": dict, "digest": str, "environment": dict, "world": int, "step": int,
+                       "seconds": float, "loss_sum": float, "model": dict, "ema": dict, "optimizer": dict,
+                       "torch_rng": torch.Tensor},
+    "model": {"config": dict, "dataset": dict, "environment": dict, "train_s": float, "state": dict}}
 
 
 class UserError(Exception):
@@ -124,6 +134,8 @@ def parse_config(cls, argv=None, description: str | None = None):
 
 def cli(main) -> None:
     """Run `main`; a `UserError` becomes one line on stderr and exit status 2 (busy: 75), Ctrl-C 130."""
+    for stream in (sys.stdout, sys.stderr):   # a name that the terminal cannot show is no reason to stop
+        stream.reconfigure(errors="backslashreplace")
     if os.environ.get(ENDS_WITH_STDIN):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
@@ -131,6 +143,15 @@ def cli(main) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(error):
+            raise
+        print("error: out of memory; try a smaller --batch-size, --width or --image-size, or fewer processes at "
+              "once. What was saved is whole: --resume goes on", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:   # the reader of our output has gone, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -141,6 +162,46 @@ def _end_with_stdin() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def check_name(name, what: str) -> str:
+    """`name`, where it can be part of a file's name on any system.
+
+    Raises:
+        UserError: it is empty, too long, or holds a separator, a control character or the like.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|]{1,100}", name) \
+            or name.startswith(".") or name.endswith((".", " ")):
+        raise UserError(f"{what} {name!r} cannot name a file: use 1 to 100 letters, digits, - and _")
+    return name
+
+
+def free_cores(seconds: float = 0.3) -> int:
+    """Cores that other processes leave idle, of those that this one may use; at least one.
+
+    Args:
+        seconds: of watching.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    limit = len(allowed)
+    try:   # a container's share of the processors
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        limit = limit if quota == "max" else max(1, min(limit, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    try:
+        before, _, after = _idle_times(allowed), time.sleep(seconds), _idle_times(allowed)
+        idle = sum(after[core] - before[core] for core in allowed) / os.sysconf("SC_CLK_TCK") / seconds
+        return max(1, min(limit, round(idle)))
+    except (OSError, ValueError, KeyError, AttributeError):   # not Linux
+        return limit
+
+
+def _idle_times(cores: set[int]) -> dict[int, int]:
+    """Ticks that each core has been idle."""
+    lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+    ticks = {line.split()[0]: line.split() for line in lines if re.match(r"cpu\d", line)}
+    return {core: int(ticks[f"cpu{core}"][4]) + int(ticks[f"cpu{core}"][5]) for core in cores}
 
 
 def hold(folder: Path) -> FileLock:
@@ -161,6 +222,25 @@ def hold(folder: Path) -> FileLock:
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
     return lock
+
+
+@contextmanager
+def one_at_a_time(folder: Path):
+    """Within it other processes that want the same of `folder` wait.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -229,6 +309,23 @@ def append_jsonl(path: str | Path, record: dict) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+def read_jsonl(path: str | Path) -> list[dict]:
+    """The lines of a file that `append_jsonl` wrote, without the last where a kill cut it.
+
+    Raises:
+        UserError: another line is no JSON.
+    """
+    lines, records = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}:{number} is no JSON ({error}): delete that line") from error
+    return records
+
+
 def save_checkpoint(path: str | Path, state: dict) -> None:
     """`torch.save` to a temporary file, then replace: an interrupted or failed save keeps the old one."""
     with atomic_path(path) as temporary:
@@ -250,6 +347,10 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
         hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
         raise UserError(f"no checkpoint at {path}{hint}")
     try:
+        with zipfile.ZipFile(path) as archive:   # torch does not compare the checksums it wrote
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} was changed")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:   # torch raises many types for damaged files; all mean the same to the user
         raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}): it is truncated, "
@@ -258,7 +359,27 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
     if found != kind:
         raise UserError(f"{path} is {f'a {found!r} checkpoint' if found else 'not a checkpoint of this project'}; "
                         f"expected {kind!r}. Name the file that the matching training script wrote.")
+    missing = [f"{key} ({wanted.__name__})" for key, wanted in CONTENT.get(kind, CONTENT["model"]).items()
+               if not isinstance(state.get(key), wanted)]
+    if missing:
+        raise UserError(f"{path} has no {', '.join(missing)}: it was written by another version, or changed. "
+                        f"Train again.")
+    broken = _not_finite(state)
+    if broken:
+        raise UserError(f"{path} holds values that are not finite ({broken}): the training diverged, or the file "
+                        f"is damaged. Train again, with a lower --lr.")
+    for key, part in (("name", "config"), ("preset", "config"), ("name", "dataset")):
+        if part in state:
+            check_name(state[part].get(key), f"{path}: {part} {key}")
     return state
+
+
+def _not_finite(value, name: str = "") -> str:
+    """Name of the first tensor in nested containers that has a value that is not finite; "" where none has."""
+    if isinstance(value, torch.Tensor):
+        return name if value.is_floating_point() and not value.isfinite().all() else ""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return next(filter(None, (_not_finite(item, f"{name}.{key}".lstrip(".")) for key, item in items)), "")
 
 
 # ---------------------------------------------------------------- reproducibility

@@ -52,6 +52,7 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
             raise UserError(f"{url} gave no readable zip (a web page, or a file that changed while it was "
                             f"resumed); it was removed: run the command again, or check the address in a "
                             f"browser")
+        _check(url, part)
         os.replace(part, target)
     lists = read_lists(target)
     if lists.name != "course":
@@ -59,12 +60,40 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
     return target
 
 
+def _check(url: str, part: Path) -> None:
+    """Compare the checksums of all files in the zip, and read its lists.
+
+    Raises:
+        UserError: it is damaged or no data set; it is removed then.
+    """
+    try:
+        with zipfile.ZipFile(part) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise UserError(f"{damaged} in it is damaged, perhaps since the download went on from another file's "
+                            f"part")
+        read_lists(part)
+    except (UserError, zipfile.BadZipFile, OSError) as error:
+        part.unlink()
+        raise UserError(f"what {url} gave was removed: {error}. Run the command again, or check the "
+                        f"address") from error
+
+
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Redirects lead to http or https alone."""
+
+    def redirect_request(self, request, file, code, message, headers, address):
+        if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
+            raise urllib.error.URLError(f"it redirects to {address}, which is no web address")
+        return super().redirect_request(request, file, code, message, headers, address)
+
+
 def _fetch(url: str, part: Path, progress: bool) -> bool:
     """Append to `part` from where it ends; True when it is whole, False when the connection was cut."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=30)
+        response = urllib.request.build_opener(_WebOnly).open(request, timeout=30)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise

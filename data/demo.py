@@ -105,7 +105,7 @@ def make_demo(folder: str | Path) -> Path:
     marker = folder / "demo.json"
 
     def complete() -> bool:
-        return marker.is_file() and json.loads(marker.read_text())["version"] == VERSION
+        return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["version"] == VERSION
     if complete():
         return folder
     if folder.exists() and not marker.is_file() and any(folder.iterdir()):
@@ -122,8 +122,8 @@ def make_demo(folder: str | Path) -> Path:
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
     except OSError as error:
-        raise UserError(f"cannot write the demo set to {folder}: {error}; free disk space or name another "
-                        "folder") from error
+        raise UserError(f"cannot write the demo set to {folder}: {error}; free disk space, or make it elsewhere: "
+                        f"python -m data.prepare demo --out FOLDER, then --data FOLDER --cache FOLDER2") from error
     finally:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)

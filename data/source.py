@@ -4,6 +4,7 @@ each.
 from __future__ import annotations
 
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -55,6 +56,9 @@ class ZipSource:
         try:
             self._archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
+            if path.is_file() and (tarfile.is_tarfile(path) or ".tar" in path.suffixes):
+                raise UserError(f"{path} is a tar archive, which cannot be read image by image: unpack it and name "
+                                f"the folder") from error
             raise UserError(f"{path} is not a readable zip ({error}): it is truncated or damaged; "
                             "delete it, and download or copy it again") from error
         self.path, self.names = path, set(self._archive.namelist())

@@ -26,8 +26,8 @@ def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
 def classification_metrics(labels, predictions, num_classes: int) -> dict[str, float]:
     """Top-1 with its 95 % interval (percent), and macro precision, recall and F1 (fractions in 0..1).
 
-    Macro: the plain mean over all `num_classes` classes. A class that is never predicted has precision 0, one
-    without true samples recall 0, one with neither F1 0.
+    Macro: the plain mean over the classes that have true samples, so that a perfect model has 1 where a class is
+    absent from the split. A class that is never predicted has precision 0.
 
     Args and Raises: as `confusion_matrix`.
     """
@@ -35,7 +35,7 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
     correct, total = int(counts.trace()), int(counts.sum())
     low, high = wilson_interval(correct, total)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        labels, predictions, labels=range(num_classes), average="macro", zero_division=0)
+        labels, predictions, labels=np.unique(labels), average="macro", zero_division=0)
     return {"top1_pct": 100 * correct / total, "ci95_low": low, "ci95_high": high,
             "precision_macro": float(precision), "recall_macro": float(recall), "f1_macro": float(f1)}
 

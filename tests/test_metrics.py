@@ -24,10 +24,11 @@ def test_classification_metrics_by_hand():
     assert result["f1_macro"] == pytest.approx((4 / 5 + 2 / 5 + 0) / 3)
 
 
-def test_classes_without_samples_count_as_zero():
-    result = classification_metrics([0, 1], [0, 1], 4)
-    assert result["top1_pct"] == 100
-    assert result["precision_macro"] == result["recall_macro"] == result["f1_macro"] == pytest.approx(0.5)
+def test_classes_without_samples_are_left_out_of_the_mean():
+    result = classification_metrics([0, 0, 1, 1], [0, 0, 1, 1], 4)
+    assert result["precision_macro"] == result["recall_macro"] == result["f1_macro"] == 1
+    wrong = classification_metrics([0, 0, 1, 1], [0, 3, 1, 1], 4)   # a class that is absent is still a wrong answer
+    assert wrong["recall_macro"] == pytest.approx(0.75) and wrong["precision_macro"] == 1
 
 
 def test_wilson_known_values():

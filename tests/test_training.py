@@ -434,5 +434,5 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
             save_checkpoint(path, {"kind": "training-state", "step": 2, "weight": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert load_checkpoint(path, "training-state")["step"] == 1
+    assert torch.load(path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]

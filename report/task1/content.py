@@ -35,4 +35,4 @@ def make_content(root: Path) -> Content:
     figures |= bands.make_figure(networks)
     no_results = NO_RESULTS.format(command="python train_task1.py")
     return Content(sum(len(setting.rows) for setting in settings), texts, figures,
-                   {name: text or no_results for name, text in made.items()}, KINDS, no_results)
+                   {name: text or no_results for name, text in made.items()}, (*KINDS, "bands"), no_results)

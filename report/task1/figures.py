@@ -14,7 +14,7 @@ from report.compare import Setting
 from report.task1.compare import correct, model_of, seeds_of
 from report.task1.lines import SEVEN, Line, lines_of
 
-KINDS = ("channels", "map", "cost", "retention", "curves", "length", "kernels", "classes", "confusion", "bands")
+KINDS = ("channels", "map", "cost", "retention", "curves", "length", "kernels", "classes", "confusion")
 
 
 def make_figures(setting: Setting) -> dict[str, tuple]:
