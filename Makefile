@@ -14,4 +14,7 @@ $(VENV)/installed: requirements.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.PHONY: main test
+robust: $(VENV)/installed
+	$(VENV)/bin/python -m tools.robust
+
+.PHONY: main test robust

@@ -23,7 +23,7 @@ from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
 from step import TrainStep
-from utils import UserError, append_jsonl, environment, free_cores, hold, load_checkpoint, save_checkpoint, write_json
+from utils import UserError, append_jsonl, brief, environment, free_cores, hold, load_checkpoint, save_checkpoint, write_json
 from utils import write_text
 
 SAVE_EVERY = 20   # seconds of training that a kill may cost, at most
@@ -207,7 +207,7 @@ class Trainer:
                 torch.set_rng_state(state["torch_rng"])
             except (KeyError, ValueError, RuntimeError, TypeError) as error:
                 raise UserError(f"cannot resume {self.folder}: last.pt is of another network "
-                                f"({str(error).splitlines()[0]}); choose another --out or delete it") from error
+                                f"({brief(error)}); choose another --out or delete it") from error
             if not 0 <= state["step"] <= self.steps.total:
                 raise UserError(f"cannot resume {self.folder}: last.pt is at step {state['step']} of "
                                 f"{self.steps.total}; choose another --out or delete it")

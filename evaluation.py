@@ -14,7 +14,7 @@ from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
 from records import SECTIONS, RunFiles, read_predictions, run_name, write_record
-from utils import ROOT, ArgumentParser, UserError, at_least, check_name, environment, read_jsonl
+from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, within
 
 # Names and places on one machine, which a record does not keep
 PLACES = ("name", "out", "resume", "cache", "data")
@@ -26,7 +26,7 @@ def add_options(parser: ArgumentParser, task: str) -> None:
                         help="the data it was trained on, as in the training scripts")
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
-    parser.add_argument("--image-size", type=at_least(1),
+    parser.add_argument("--image-size", type=within(1, 4096),
                         help="side of the images, px (default: as trained); another one is a "
                                                        "row of its own, an ablation")
     parser.add_argument("--name", help="what the results call the model (default: the run's name)")
@@ -34,8 +34,8 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument("--section", choices=SECTIONS[task],
                         help="part of the tables (default: from the options)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=at_least(0), default=0, help="CPU threads; 0: PyTorch's choice")
-    parser.add_argument("--repeats", type=at_least(0), default=50,
+    parser.add_argument("--threads", type=within(0, 4096), default=0, help="CPU threads; 0: PyTorch's choice")
+    parser.add_argument("--repeats", type=within(0, 10**6), default=50,
                         help="timed passes for the latency; 0: leave it out")
     parser.add_argument("--results", help="folder for the results (default: results, for the demo set "
                                           "runs/demo-results)")

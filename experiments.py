@@ -27,7 +27,7 @@ from data.lists import find_dataset, read_channels
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
 from report import build as report_build
-from utils import BUSY, ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, at_least, cli, parse_config
+from utils import BUSY, ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, parse_config, within
 
 RETRY = 10   # seconds until a run that another process trains is tried again
 EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
@@ -194,13 +194,13 @@ def make_parser() -> ArgumentParser:
                         help="these runs of it: NAME or NAME,OPTION=VALUE,...; "
                                                                   "default: all")
     parser.add_argument("--list", action="store_true", help="print the runs and stop")
-    parser.add_argument("--seeds", nargs="+", type=at_least(0), default=[0], metavar="N",
+    parser.add_argument("--seeds", nargs="+", type=within(0, 2**63 - 1), default=[0], metavar="N",
                         help="seeds, one run each")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="64px-half", help="sizes and lengths")
     parser.add_argument("--data", default="auto", help="as in the training scripts")
-    parser.add_argument("--jobs", type=at_least(1), default=2, help="trainings at once")
-    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of each training")
-    parser.add_argument("--minutes", type=at_least(0.0, float), default=float("inf"),
+    parser.add_argument("--jobs", type=within(1, 1000), default=2, help="trainings at once")
+    parser.add_argument("--threads", type=within(1, 4096), default=1, help="CPU threads of each training")
+    parser.add_argument("--minutes", type=within(0.0, float("inf"), float), default=float("inf"),
                         help="time budget for training")
     parser.add_argument("--options", default="", help="further options of every training, in quotes, such as "
                                                       "'--epochs 2'")

@@ -87,12 +87,12 @@ def option(default, help: str, choices: typing.Sequence | None = None, least: fl
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
 
 
-def at_least(limit: int | float, kind: type = int):
-    """The `type` of an argparse option: a number from `limit` on, finite or the infinite default."""
+def within(least: int | float, most: int | float, kind: type = int):
+    """The `type` of an argparse option: a number from `least` to `most`, both included."""
     def convert(text: str):
         value = kind(text)
-        if not value >= limit:   # not a number, too
-            raise argparse.ArgumentTypeError(f"{text} is below {limit}")
+        if not least <= value <= most:   # not a number, too
+            raise argparse.ArgumentTypeError(f"{text[:40]} is not from {least} to {most:,}")
         return value
     convert.__name__ = kind.__name__   # argparse names it in its message
     return convert
@@ -152,6 +152,9 @@ def cli(main) -> None:
     except BrokenPipeError:   # the reader of our output has gone, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:   # a path too long, a disk that failed
+        print(f"error: {str(error)[:300]}; check that path, and that the disk has room", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -372,6 +375,12 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
         if part in state:
             check_name(state[part].get(key), f"{path}: {part} {key}")
     return state
+
+
+def brief(error: Exception) -> str:
+    """The beginning of a message that may have many lines."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])[:300]
 
 
 def _not_finite(value, name: str = "") -> str:

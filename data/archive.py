@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.lists import read_lists
+from data.source import BROKEN
 from utils import UserError
 
 BLOCK = 1 << 18   # bytes a read
@@ -73,7 +74,7 @@ def _check(url: str, part: Path) -> None:
             raise UserError(f"{damaged} in it is damaged, perhaps since the download went on from another file's "
                             f"part")
         read_lists(part)
-    except (UserError, zipfile.BadZipFile, OSError) as error:
+    except (UserError, *BROKEN) as error:
         part.unlink()
         raise UserError(f"what {url} gave was removed: {error}. Run the command again, or check the "
                         f"address") from error

@@ -5,13 +5,13 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from data.decode import ImageReader
 from data.lists import BANDS, RGB, ImageLists
+from data.source import BROKEN
 from utils import UserError, making, write_json, write_text
 
 
@@ -87,7 +87,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
             if out.exists():
                 out.rmdir()
             os.replace(temporary, out)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise UserError(f"cannot write the folds to {out}: {error}; free disk space or name another folder "
                         f"with --out") from error
     finally:

@@ -15,7 +15,7 @@ from data.demo import make_demo
 from data.folds import make_folds
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
-from utils import ROOT, ArgumentParser, UserError, at_least, cli
+from utils import ROOT, ArgumentParser, UserError, cli, within
 
 URL = "https://cchsu.info/files/images.zip"
 
@@ -68,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                          help="folder or zip with lists and images; auto: the one in data/")
 
     def add_workers(sub: ArgumentParser) -> None:
-        sub.add_argument("--workers", type=at_least(1), default=cores(), metavar="N",
+        sub.add_argument("--workers", type=within(1, 4096), default=cores(), metavar="N",
                          help="decode on N cores (default: %(default)s)")
 
     sub = command("download", "fetch the course's archive (1.45 GB); a download that was cut off goes on",
@@ -89,13 +89,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub = command("folds", "write lists for cross-validation of a small data set, one folder a fold",
                   "folds data/small.zip --folds 5 --out data-folds")
     add_source(sub)
-    sub.add_argument("--folds", type=at_least(2), default=5, metavar="K", help="how many (default: %(default)s)")
+    sub.add_argument("--folds", type=within(2, 1000), default=5, metavar="K", help="how many (default: %(default)s)")
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where they go, with a copy of the images")
 
     sub = command("cache", "decode a data set once, for training at one image size",
                   "cache data/images.zip --size 128")
     add_source(sub)
-    sub.add_argument("--size", type=at_least(1), required=True, metavar="PX", help="side of the square images")
+    sub.add_argument("--size", type=within(1, 4096), required=True, metavar="PX", help="side of the square images")
     sub.add_argument("--out", default=str(ROOT / "data" / "cache"), metavar="FOLDER",
                      help="where it goes (default: %(default)s)")
     sub.add_argument("--max-failed", type=float, default=0.01, metavar="SHARE",

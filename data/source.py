@@ -4,12 +4,16 @@ each.
 from __future__ import annotations
 
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from utils import UserError
 
+# what zipfile raises for archives that are damaged, encrypted or packed in a way that it does not know
+BROKEN = (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, KeyError, zlib.error, struct.error)
 PASSED_OVER = {"__MACOSX", "__pycache__", "demo", "cache"}   # never searched for lists
 
 
@@ -55,7 +59,7 @@ class ZipSource:
     def __init__(self, path: Path):
         try:
             self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except BROKEN as error:
             if path.is_file() and (tarfile.is_tarfile(path) or ".tar" in path.suffixes):
                 raise UserError(f"{path} is a tar archive, which cannot be read image by image: unpack it and name "
                                 f"the folder") from error
@@ -69,7 +73,7 @@ class ZipSource:
     def read(self, name: str) -> bytes:
         try:
             return self._archive.read(name)
-        except (zipfile.BadZipFile, OSError, RuntimeError) as error:   # RuntimeError: encrypted
+        except BROKEN as error:
             raise UserError(f"cannot read {name} in {self.path} ({error}); download or copy the zip "
                             f"again") from error
 

@@ -13,7 +13,7 @@ from models.dynamic import Dynamic, Omni
 from models.late_fusion import LateFusion
 from models.one_set import for_channels
 from models.resnet import ScaledResNet
-from utils import UserError, load_checkpoint
+from utils import UserError, brief, load_checkpoint
 
 CHECKPOINT = "task1-model"   # kind of the checkpoint, see `utils.load_checkpoint`
 
@@ -83,7 +83,7 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
         model.load_state_dict(checkpoint["state"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} holds another architecture than this version builds: "
-                        f"{str(error).splitlines()[0]}. Evaluate it with the version that trained "
+                        f"{brief(error)} Evaluate it with the version that trained "
                         f"it.") from error
     if fill is not None:
         stem, rule = find_stem(model), build_fill(fill, len(channels), **statistics, names=channels.names)

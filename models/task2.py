@@ -13,7 +13,7 @@ from models.branched import fuse
 from models.resnet import LAYERS, ScaledResNet
 from models.shallow import SHALLOW, build_shallow
 from models.shallow_baselines import SHALLOW_BASELINES
-from utils import UserError, load_checkpoint
+from utils import UserError, brief, load_checkpoint
 
 CHECKPOINT = "task2-model"   # kind of the checkpoint, see `utils.load_checkpoint`
 ARCHS = (*LAYERS, *SHALLOW, *SHALLOW_BASELINES)
@@ -39,7 +39,10 @@ def network_options(options: Mapping) -> dict:
         try:
             given[key] = tuple(int(number) for number in given[key].split(","))
         except ValueError:
-            raise UserError(f"--{key} {given[key]}: expected whole numbers, such as 3,5,7") from None
+            raise UserError(f"--{key} {given[key][:40]}: expected whole numbers, such as 3,5,7") from None
+        most = 99 if key == "kernels" else 10**5
+        if not all(1 <= number <= most for number in given[key]):
+            raise UserError(f"--{key} {','.join(map(str, given[key]))[:40]}: must be from 1 to {most:,}")
     return given
 
 
@@ -76,7 +79,7 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
         model.load_state_dict(checkpoint["state"])
     except (KeyError, TypeError, RuntimeError, UserError) as error:
         raise UserError(f"{path} holds another architecture than this version builds: "
-                        f"{str(error).splitlines()[0]}. Evaluate it with the version that trained "
+                        f"{brief(error)} Evaluate it with the version that trained "
                         f"it.") from error
     return model.eval(), checkpoint
 

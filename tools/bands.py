@@ -21,7 +21,7 @@ from data.folds import make_folds
 from data.lists import find_dataset, read_lists
 from records import RunFiles, load_records, read_predictions, write_predictions
 from report import build as report_build
-from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, at_least, cli, write_json
+from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, within, write_json
 
 GRID, PRESET, RGB_BANDS = "task1-bands", "48px-quarter", "B02,B03,B04"
 
@@ -29,9 +29,9 @@ GRID, PRESET, RGB_BANDS = "task1-bands", "48px-quarter", "B02,B03,B04"
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.bands", description=__doc__)
     parser.add_argument("data", help="folder or zip with lists, images and bands.txt")
-    parser.add_argument("--folds", type=at_least(2), default=5, metavar="K", help="folds")
-    parser.add_argument("--seeds", nargs="+", type=at_least(0), default=[0, 1, 2], metavar="N", help="seeds")
-    parser.add_argument("--jobs", type=at_least(1), default=2, help="trainings at once")
+    parser.add_argument("--folds", type=within(2, 1000), default=5, metavar="K", help="folds")
+    parser.add_argument("--seeds", nargs="+", type=within(0, 2**63 - 1), default=[0, 1, 2], metavar="N", help="seeds")
+    parser.add_argument("--jobs", type=within(1, 1000), default=2, help="trainings at once")
     parser.add_argument("--work", default="runs/bands", metavar="FOLDER", help="where folds and evaluations lie")
     parser.add_argument("--options", default="", help="further options of every training, such as '--epochs 2'")
     parser.add_argument("--results", default=str(ROOT / "results" / "bands"), metavar="FOLDER",

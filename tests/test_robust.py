@@ -1,0 +1,89 @@
+"""The fast part of `make robust`: a few tries of each fault that needs no process of its own, and properties."""
+import os
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.lists import normal_path, parse_list
+from report.robustness import make_content
+from tools import robust
+from utils import UserError, check_name, free_cores, read_jsonl
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    where = os.getcwd()
+    yield robust.World(tmp_path_factory.mktemp("world"))
+    os.chdir(where)
+
+
+@pytest.mark.parametrize("fault, scale", [("bits", 0.2), ("weights", 0.2), ("inputs", 0.15), ("options", 0.08)])
+@pytest.mark.filterwarnings("ignore")
+def test_faults_are_survived(world, fault, scale, capsys):
+    counts = Counter(robust.FAULTS[fault](world, scale))
+    assert sum(counts.values()) > 10
+    assert not [what for what, survived in counts if not survived], capsys.readouterr().err
+
+
+def test_a_silent_fault_is_counted(world, monkeypatch):
+    """The tool itself can fail: without checksums the flips pass."""
+    monkeypatch.setattr("data.cache.checksum", lambda path: None)
+    monkeypatch.setattr("data.cache.json.loads", lambda text, load=robust.PixelCache.__init__.__globals__["json"].loads: {
+        **load(text), "crc32": {}, "meta_crc32": None})
+    monkeypatch.setattr("data.cache.meta_checksum", lambda meta: None)
+    outcomes = Counter(robust.bits(world, 0.2))
+    assert outcomes["pixel cache: refused", False] > 0
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_any_list_is_read_or_named(text):
+    try:
+        split = parse_list(text.encode(), "list.txt")
+    except UserError as error:
+        assert "list.txt" in str(error)
+        return
+    for path in split.paths:
+        assert path == normal_path(path) and not path.startswith("/") and ".." not in path.split("/")
+
+
+@given(st.lists(st.sampled_from(["a", "b c", ".", "", "\\", "/", "d.png"]), min_size=1, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_a_path_has_one_normal_form(parts):
+    for joint in ("/", "\\", "//", "\\\\", "/./"):
+        assert normal_path(joint.join(parts)).lstrip("/") == normal_path("/".join(parts)).lstrip("/")
+    assert normal_path(normal_path("/".join(parts))) == normal_path("/".join(parts))
+
+
+@given(st.text(max_size=120))
+@settings(max_examples=300, deadline=None)
+def test_a_name_that_is_taken_is_one_part_of_a_path(name):
+    try:
+        check_name(name, "--name")
+    except UserError:
+        return
+    assert os.path.basename(name) == name and name not in ("", ".", "..") and os.path.join("a", name).startswith("a/")
+
+
+def test_a_line_that_a_kill_cut_is_left_out(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert read_jsonl(file) == [{"epoch": 1}, {"epoch": 2}]
+    file.write_text('{"epo\n{"epoch": 2}\n')
+    with pytest.raises(UserError, match="metrics.jsonl:1"):
+        read_jsonl(file)
+
+
+def test_free_cores_are_some_of_the_cores():
+    assert 1 <= free_cores(0.05) <= (os.cpu_count() or 1)
+
+
+def test_the_table_of_faults(tmp_path):
+    assert "make robust" in make_content(tmp_path).tables["robustness"]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/robustness.csv").write_text(
+        "# commit abc, a processor, Python 3, PyTorch 2\n" + robust.HEADER + 'bits,"one, flipped",300,299\n')
+    text = make_content(tmp_path).tables["robustness"]
+    assert "| one, flipped | 300 | 299 |" in text and "abc" in text and "a processor" in text
