@@ -12,6 +12,7 @@ from data.cache import first_kind, open_cache
 from data.decode import ImageReader
 from data.decode import decode as decode_image
 from data.demo import make_demo
+from data.derive import CHANNELS, derive
 from data.folds import make_folds
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
@@ -92,6 +93,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub.add_argument("--folds", type=within(2, 1000), default=5, metavar="K", help="how many (default: %(default)s)")
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where they go, with a copy of the images")
 
+    sub = command("derive", "write an RGB data set with a fourth channel computed from the three",
+                  "derive data/images.zip --channel sobel --out data-sobel")
+    add_source(sub)
+    sub.add_argument("--channel", required=True, choices=tuple(CHANNELS), help="which, see data/derive.py")
+    sub.add_argument("--out", required=True, metavar="FOLDER", help="where it goes")
+
     sub = command("cache", "decode a data set once, for training at one image size",
                   "cache data/images.zip --size 128")
     add_source(sub)
@@ -114,6 +121,8 @@ def main(argv: list[str] | None = None) -> None:
     elif args.command == "folds":
         for folder in make_folds(read_lists(find_dataset(args.source)), args.folds, args.out):
             print(f"ready: {folder}")
+    elif args.command == "derive":
+        print(f"ready: {derive(read_lists(find_dataset(args.source)), args.channel, args.out)}")
     elif args.command == "demo":
         print(f"ready: {make_demo(args.out)}")
     else:

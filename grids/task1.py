@@ -221,6 +221,8 @@ GRIDS = {
     "task1-bands": [BANDS_CHANNELSET, BANDS_PLAIN, BANDS_SLICED, BANDS_ZERO, BANDS_MEAN, BANDS_RGB, *BANDS_UNSEEN,
                     *(BANDS_PLAIN.tested(fill=rule) for rule in ("regression", "mean")),
                     probed(BANDS_UNSEEN[2], "average-of-seen")],
+    # RGB and one more channel, which data.prepare derives
+    "task1-extra": [CHANNELSET, SLICED],
     **{f"task1-full-stock-{epochs}": [*STOCK_SPECIALISTS[epochs].values(), STOCK_LENGTHS[3 * epochs]]
        for epochs in (60, 90, 150)},
 }

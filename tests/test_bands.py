@@ -13,6 +13,7 @@ from channelset import Channels
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
 from data.decode import decode, pixel_kind
+from data.derive import sobel
 from data.folds import make_folds, split_folds
 from data.lists import read_channels, read_lists
 from data.prepare import main as prepare
@@ -234,3 +235,19 @@ def test_channels_survive_the_way_to_the_network_and_back(bands, tmp_path):
     again = PixelCache(cache.folder)
     assert Channels(again.channels.as_dict()).as_dict() == BANDS
     assert again.channels.chosen([4, 0]).names == ("NIR", "B01")
+
+
+def test_a_fourth_channel_is_derived_and_rgb_stays(tiny_dataset, tmp_path, capsys):
+    plain = open_cache(read_lists(tiny_dataset), 8, tmp_path / "plain", progress=False).split("train").images
+    for channel, expected in (("grey", lambda x: x @ [0.299, 0.587, 0.114]), ("nir", lambda x: 3 * x[..., 1] - 2 * x[..., 0])):
+        prepare(["derive", str(tiny_dataset), "--channel", channel, "--out", str(tmp_path / channel)])
+        lists = read_lists(tmp_path / channel)
+        assert lists.channels.names == ("R", "G", "B", channel)
+        image = np.load(tmp_path / channel / lists.splits["train"].paths[0]).astype(float)
+        np.testing.assert_allclose(image[..., 3], np.clip(expected(image[..., :3]), 0, 255), atol=0.51)
+        pixels = open_cache(lists, 8, tmp_path / "cache", progress=False).split("train").images
+        assert np.abs(pixels[..., :3].astype(int) - plain).max() <= 1   # resampled in float, not in 8 bits
+    with pytest.raises(UserError, match="is there already"):
+        prepare(["derive", str(tiny_dataset), "--channel", "grey", "--out", str(tmp_path / "grey")])
+    ramp = np.tile(np.arange(8.0)[None, :, None] * 10, (8, 1, 3))
+    np.testing.assert_allclose(sobel(ramp)[:, 1:-1], 20, atol=1e-9)

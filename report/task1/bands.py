@@ -1,4 +1,7 @@
-"""Thirteen bands, cross-validated: what results/bands holds, as tables, a file of scores and a figure."""
+"""Channels other than RGB: what results/bands holds, as tables, files of scores and a figure.
+
+Thirteen bands are cross-validated; RGB with one derived channel has the lists of the RGB data.
+"""
 from __future__ import annotations
 
 import json
@@ -9,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from grids.task1 import BANDS_CHANNELSET, NEVER_SEEN
+from grids.task1 import BANDS_CHANNELSET, CHANNELSET, NEVER_SEEN, SLICED
 from metrics.statistics import pooled_variance
-from records import read_predictions
+from records import SUBSETS, read_predictions
 from report import figures
-from report.compare import adjusted, bootstrap
+from report.compare import Setting, adjusted, bootstrap
 from report.tables import difference, mean_sd, table
 from utils import UserError
 
@@ -72,7 +75,7 @@ class Network:
 
 
 def load_networks(folder: Path) -> list[Network]:
-    """What results/bands has; the first is ours.
+    """What a folder of results/bands has; the first is ours.
 
     Raises:
         UserError: runs.json or a file it names is missing or malformed, or the files are not of the same images.
@@ -98,7 +101,7 @@ def load_networks(folder: Path) -> list[Network]:
                                 f"python -m tools.bands")
         right = {name: np.array([part.by_column[name] == part.labels for part in parts]).astype(int)
                  for name in parts[0].by_column}
-        channels = sum("," not in name and not name.startswith("all") for name in right)   # each alone
+        channels = sum("," not in name and not name.startswith("all") for name in right)   # each stands alone once
         found.append(Network(key, same[0]["label"], tuple(run["seed"] for run in same), channels, right))
     order = {BANDS_CHANNELSET.model: 0, "fill-mean": 1, "fill-zero": 2, "sliced": 3, "all-bands": 4, "specialist": 5}
     return sorted(found, key=lambda network: (network.key[2] != "all", order.get(network.key[0], 9), network.key[1]))
@@ -177,8 +180,40 @@ def unseen_table(networks: list[Network]) -> str:
         for label, test, trained, network in pairs])
 
 
+def extra_table(by_channel: dict[str, list[Network]], setting: Setting | None) -> str:
+    """RGB and one more channel: what the sets with and without it reach.
+
+    Args:
+        by_channel: name of the fourth channel -> networks.
+        setting: of the RGB data, whose networks of three channels stand beside.
+    """
+    def mean(network: Network, sets: list[str]) -> str:
+        return mean_sd(network.top1(sets))
+    lines = []
+    for run in (CHANNELSET, SLICED) if setting and by_channel else ():
+        entry = setting.find(run)
+        if entry is not None:
+            seeds = setting.seeds(entry, "RGB")
+            of = {subset: [100 * setting.right(entry, subset, seed).mean() for seed in seeds] for subset in SUBSETS}
+            lines.append(["none", run.label, str(len(seeds)), mean_sd(of["RGB"]), "–", "–",
+                          mean_sd([float(np.mean(values)) for values in zip(*of.values())]), "–"])
+    for channel, networks in by_channel.items():
+        for network in networks:
+            more = [name for name in network.right if channel in name.split(",")]
+            without = [name for name in network.right if name not in more]
+            lines.append([channel, network.label, str(len(network.seeds)), mean(network, ["R,G,B"]),
+                          mean(network, [f"R,G,B,{channel}"]), mean(network, [channel]), mean(network, without),
+                          mean(network, [name for name in more if name != channel])])
+    if not lines:
+        return ""
+    return ("**RGB and one derived channel: mini-imagenet-50, 48 px, preset 48px-quarter, test split.** Top-1 in %. The "
+            "networks of a fourth channel sample sets of four in training, those of none sets of three.\n\n") + table(
+        ["fourth channel", "network", "seeds", "RGB", "RGB and it", "it alone", "7 sets without it",
+         "7 sets with it and others"], lines)
+
+
 def score_lines(networks: list[Network]) -> list[dict]:
-    """A line a network and set, for results/bands/scores.csv."""
+    """A line a network and set, for scores.csv."""
     return [{"network": network.key[0], "label": network.label, "at_test": network.key[1],
              "training": network.key[2], "seeds": len(network.seeds), "set": name,
              "bands": size_of(name, network.channels), "top1_pct": float(np.mean(values)),

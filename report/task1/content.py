@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data.derive import CHANNELS
 from records import SUBSETS
 from report.compare import csv_of, load_settings
 from report.content import NO_RESULTS, Content
@@ -26,10 +27,13 @@ def make_content(root: Path) -> Content:
               "ablations": lambda setting: variant_table(setting, variants[setting.key])}
     made = {f"task1-{name}": "\n\n".join(filter(None, map(make, settings))) for name, make in tables.items()}
     figures = {name: figure for setting in settings for name, figure in make_figures(setting).items()}
-    networks = bands.load_networks(root / "results" / "bands")
-    if networks:
-        lines = bands.score_lines(networks)
-        texts["results/bands/scores.csv"] = csv_of({(): lines}, bands.SCORES, {"top1_pct": 2, "top1_sd": 2})
+    by_data = {folder.name: bands.load_networks(folder) for folder in sorted((root / "results" / "bands").glob("*"))}
+    texts |= {f"results/bands/{name}/scores.csv": csv_of({(): bands.score_lines(networks)}, bands.SCORES, {
+        "top1_pct": 2, "top1_sd": 2}) for name, networks in by_data.items()}
+    networks = next((by_data[name] for name in by_data if name.startswith("eurosat")), [])
+    extra = {name.rpartition("-")[2]: by_data[name] for name in by_data if name.rpartition("-")[2] in CHANNELS}
+    rgb = next((setting for setting in settings if setting.key == ("48px-quarter", "mini-imagenet-50", 48)), None)
+    made |= {"task1-extra": bands.extra_table(extra, rgb)}
     made |= {"task1-bands": bands.accuracy_table(networks), "task1-bands-differences": bands.difference_table(networks),
              "task1-bands-unseen": bands.unseen_table(networks)}
     figures |= bands.make_figure(networks)
