@@ -23,8 +23,8 @@ from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
 from step import TrainStep
-from utils import UserError, append_jsonl, brief, environment, free_cores, hold, load_checkpoint, save_checkpoint, write_json
-from utils import write_text
+from utils import UserError, append_jsonl, brief, environment, free_cores, hold, load_checkpoint
+from utils import save_checkpoint, write_json, write_text
 
 SAVE_EVERY = 20   # seconds of training that a kill may cost, at most
 

@@ -387,7 +387,8 @@ def _not_finite(value, name: str = "") -> str:
     """Name of the first tensor in nested containers that has a value that is not finite; "" where none has."""
     if isinstance(value, torch.Tensor):
         return name if value.is_floating_point() and not value.isfinite().all() else ""
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    items = value.items() if isinstance(value, Mapping) else ()
+    items = enumerate(value) if isinstance(value, (list, tuple)) else items
     return next(filter(None, (_not_finite(item, f"{name}.{key}".lstrip(".")) for key, item in items)), "")
 
 

@@ -1,4 +1,5 @@
 """RGB data sets with a fourth channel computed from the other three, to see what one more channel does."""
+
 from __future__ import annotations
 
 import io
@@ -36,7 +37,7 @@ def nir(rgb: np.ndarray) -> np.ndarray:
     return rgb[..., 1] + 2 * (rgb[..., 1] - rgb[..., 0])
 
 
-CHANNELS = {"grey": grey, "sobel": sobel, "nir": nir}   # rgb (H, W, 3) float -> (H, W)
+CHANNELS = {"grey": grey, "sobel": sobel, "nir": nir}  # rgb (H, W, 3) float -> (H, W)
 
 
 def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = True) -> Path:
@@ -48,7 +49,9 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
     """
     out = Path(out)
     if len(lists.channels) != 3:
-        raise UserError(f"{lists.source} has {len(lists.channels)} channels; a fourth is derived from R, G and B")
+        raise UserError(
+            f"{lists.source} has {len(lists.channels)} channels; a fourth is derived from R, G and B"
+        )
     if out.exists():
         raise UserError(f"{out} is there already: name another folder with --out, or delete it")
     reader, temporary = ImageReader(lists), None
@@ -57,9 +60,13 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
             temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
             for split, part in lists.splits.items():
                 lines = []
-                for path, label in zip(tqdm(part.paths, desc=split, unit=" images", disable=not progress), part.labels):
+                for path, label in zip(
+                    tqdm(part.paths, desc=split, unit=" images", disable=not progress), part.labels
+                ):
                     rgb = np.asarray(to_mode(Image.open(io.BytesIO(reader.read(path))), "RGB"))
-                    more = np.clip(np.round(CHANNELS[channel](rgb.astype(np.float64))), 0, 255).astype(np.uint8)
+                    more = np.clip(np.round(CHANNELS[channel](rgb.astype(np.float64))), 0, 255).astype(
+                        np.uint8
+                    )
                     file = Path(path).with_suffix(".npy").as_posix()
                     (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                     np.save(temporary / file, np.dstack([rgb, more]))
@@ -69,8 +76,10 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
             temporary.chmod(0o755)
             os.replace(temporary, out)
     except BROKEN as error:
-        raise UserError(f"cannot write {out}: {error}; free disk space, mend the image, or name another folder with "
-                        f"--out") from error
+        raise UserError(
+            f"cannot write {out}: {error}; free disk space, mend the image, or name another folder with "
+            f"--out"
+        ) from error
     finally:
         if temporary:
             shutil.rmtree(temporary, ignore_errors=True)

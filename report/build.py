@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 
 from report.figures import is_current, write_figure
-from report.robustness import make_content as robustness
+from report.engineering import make_content as engineering
 from report.task1.content import make_content as task1
 from report.task2.content import make_content as task2
 from utils import ROOT, ArgumentParser, UserError, cli, write_text
 
 DOCUMENTS = ("README.md", "report/README.md")
 FIGURES = "report/figures"
-TASKS = {"task1": task1, "task2": task2, "robustness": robustness}   # what each task's results are made into
+TASKS = {"task1": task1, "task2": task2, "engineering": engineering}   # what each task's results are made into
 BLOCK = re.compile(r"(<!-- generated:(\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 

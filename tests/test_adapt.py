@@ -1,4 +1,5 @@
 """The stem in other people's networks: the same function, any set, every part kept."""
+
 import copy
 import io
 import pickle
@@ -8,19 +9,38 @@ import torch
 import torchvision
 from torch import nn
 
-from channelset import (Channels, ChannelSetConv2d, adapt_first_conv, build_fill, channel_statistics, find_stem,
-                        fold_channels, present)
+from channelset import (
+    Channels,
+    ChannelSetConv2d,
+    adapt_first_conv,
+    build_fill,
+    channel_statistics,
+    find_stem,
+    fold_channels,
+    present,
+)
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
 SEGMENTATION, DETECTION = "fcn_resnet50", "fasterrcnn_mobilenet_v3_large_320_fpn"
-NETWORKS = {   # name in torchvision -> (side of the images, options)
-    "resnet18": (64, {}), "resnext50_32x4d": (64, {}), "convnext_tiny": (64, {}), "mobilenet_v3_small": (64, {}),
-    "efficientnet_b0": (64, {}), "densenet121": (64, {}), "vgg11": (64, {}), "regnet_y_400mf": (64, {}),
-    "squeezenet1_1": (64, {}), "shufflenet_v2_x0_5": (64, {}), "swin_t": (64, {}),
-    "vit_b_32": (64, {"image_size": 64}), "maxvit_t": (224, {}),
+NETWORKS = {  # name in torchvision -> (side of the images, options)
+    "resnet18": (64, {}),
+    "resnext50_32x4d": (64, {}),
+    "convnext_tiny": (64, {}),
+    "mobilenet_v3_small": (64, {}),
+    "efficientnet_b0": (64, {}),
+    "densenet121": (64, {}),
+    "vgg11": (64, {}),
+    "regnet_y_400mf": (64, {}),
+    "squeezenet1_1": (64, {}),
+    "shufflenet_v2_x0_5": (64, {}),
+    "swin_t": (64, {}),
+    "vit_b_32": (64, {"image_size": 64}),
+    "maxvit_t": (224, {}),
     "googlenet": (96, {"transform_input": True, "init_weights": False}),
     "inception_v3": (96, {"transform_input": True, "init_weights": False}),
-    SEGMENTATION: (64, {"weights_backbone": None}), DETECTION: (64, {"weights_backbone": None})}
+    SEGMENTATION: (64, {"weights_backbone": None}),
+    DETECTION: (64, {"weights_backbone": None}),
+}
 
 
 def make(name: str) -> tuple[nn.Module, int]:
@@ -46,7 +66,9 @@ def outputs(value) -> list[torch.Tensor]:
     """The tensors in what a network returns; of a detector, what comes before boxes are sorted out."""
     if isinstance(value, torch.Tensor):
         return [value]
-    return [tensor for part in (value.values() if isinstance(value, dict) else value) for tensor in outputs(part)]
+    return [
+        tensor for part in (value.values() if isinstance(value, dict) else value) for tensor in outputs(part)
+    ]
 
 
 def close(got, wanted) -> None:
@@ -101,9 +123,17 @@ def test_segmentation_keeps_its_size():
         assert net(torch.randn(1, 1, 48, 64), channels=[1])["out"].shape == (1, 21, 48, 64)
 
 
-timm_models = {"resnet50": 64, "convnext_tiny": 64, "efficientnet_b0": 64, "mobilenetv4_conv_small": 64,
-               "vit_small_patch16_224": 224, "swin_tiny_patch4_window7_224": 224, "hrnet_w18_small": 64,
-               "regnety_004": 64, "maxvit_rmlp_pico_rw_256": 256}
+timm_models = {
+    "resnet50": 64,
+    "convnext_tiny": 64,
+    "efficientnet_b0": 64,
+    "mobilenetv4_conv_small": 64,
+    "vit_small_patch16_224": 224,
+    "swin_tiny_patch4_window7_224": 224,
+    "hrnet_w18_small": 64,
+    "regnety_004": 64,
+    "maxvit_rmlp_pico_rw_256": 256,
+}
 
 
 @pytest.mark.parametrize("name", timm_models)
@@ -132,8 +162,10 @@ def test_timms_own_convolutions_are_refused(name):
 
 # ---------------------------------------------------------------- what becomes of the network
 
+
 class Standardised(nn.Conv2d):
     """A subclass that computes something else, as others' weight standardisation does."""
+
     def forward(self, x):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
@@ -143,24 +175,38 @@ class Renamed(nn.Conv2d):
     """A subclass that computes the same."""
 
 
-@pytest.mark.parametrize("conv, reason", [
-    (Standardised(3, 4, 3), "Standardised computes something else"), (nn.Conv2d(3, 6, 3, groups=3), "3 groups"),
-    (nn.Conv2d(3, 4, 3, padding_mode="reflect"), "'reflect'"), (nn.LazyConv2d(4, 3), "lazy"),
-    (nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), "computes something else|parametrization")])
+@pytest.mark.parametrize(
+    "conv, reason",
+    [
+        (Standardised(3, 4, 3), "Standardised computes something else"),
+        (nn.Conv2d(3, 6, 3, groups=3), "3 groups"),
+        (nn.Conv2d(3, 4, 3, padding_mode="reflect"), "'reflect'"),
+        (nn.LazyConv2d(4, 3), "lazy"),
+        (
+            nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)),
+            "computes something else|parametrization",
+        ),
+    ],
+)
 def test_what_the_stem_cannot_stand_for_is_named_with_its_place(conv, reason):
     with pytest.raises(ValueError, match=f"body.0 is no plain convolution.*({reason})"):
         adapt_first_conv(nn.ModuleDict({"body": nn.Sequential(conv)}), "mean", path="body.0")
 
 
-@pytest.mark.parametrize("net, options, message", [
-    (nn.Linear(3, 4), {}, "Linear has no Conv2d"), (nn.Conv2d(3, 4, 3), {}, "itself the convolution"),
-    (nn.Sequential(nn.Conv2d(3, 4, 3)), {"path": "1"}, "has no module '1'"),
-    (nn.Sequential(nn.Conv2d(3, 4, 3)), {"channels": 13}, "3 input channels, 13 were named.*init="),
-    (nn.Sequential(nn.Conv2d(3, 4, 3)), {"fill": "regression"}, "give covariance=.*fill='mean'"),
-    (nn.Sequential(nn.Conv2d(3, 4, 3)), {"channels": ["R", "G", "G"]}, "'G' is named twice"),
-    (nn.Sequential(nn.Conv2d(3, 4, 3)), {"init": "random"}, "expected 'keep', 'wavelength' or a mapping"),
-    (nn.Sequential(nn.Conv2d(3, 4, 3)), {"init": "wavelength"}, "needs the wavelength"),
-    (nn.Sequential(nn.Linear(3, 4)), {"path": "0"}, "0 is no plain convolution: this is a Linear")])
+@pytest.mark.parametrize(
+    "net, options, message",
+    [
+        (nn.Linear(3, 4), {}, "Linear has no Conv2d"),
+        (nn.Conv2d(3, 4, 3), {}, "itself the convolution"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), {"path": "1"}, "has no module '1'"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), {"channels": 13}, "3 input channels, 13 were named.*init="),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), {"fill": "regression"}, "give covariance=.*fill='mean'"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), {"channels": ["R", "G", "G"]}, "'G' is named twice"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), {"init": "random"}, "expected 'keep', 'wavelength' or a mapping"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), {"init": "wavelength"}, "needs the wavelength"),
+        (nn.Sequential(nn.Linear(3, 4)), {"path": "0"}, "0 is no plain convolution: this is a Linear"),
+    ],
+)
 def test_what_cannot_be_adapted_is_one_clear_error(net, options, message):
     with pytest.raises(ValueError, match=message):
         adapt_first_conv(net, **{"fill": "mean", **options})
@@ -172,10 +218,18 @@ def test_a_convolution_in_two_places_is_refused():
         adapt_first_conv(nn.Sequential(shared, shared), "mean")
 
 
-@pytest.mark.parametrize("conv", [
-    nn.Conv2d(3, 4, (3, 5), (2, 1), (1, 2)), nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(3, 4, 5, dilation=(2, 1)),
-    Renamed(3, 4, 3), nn.Conv2d(3, 4, 3).double(), nn.Conv2d(3, 4, 3, bias=False).bfloat16(),
-    nn.Conv2d(3, 4, 3).requires_grad_(False).eval()])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(3, 4, (3, 5), (2, 1), (1, 2)),
+        nn.Conv2d(3, 4, 3, padding="same"),
+        nn.Conv2d(3, 4, 5, dilation=(2, 1)),
+        Renamed(3, 4, 3),
+        nn.Conv2d(3, 4, 3).double(),
+        nn.Conv2d(3, 4, 3, bias=False).bfloat16(),
+        nn.Conv2d(3, 4, 3).requires_grad_(False).eval(),
+    ],
+)
 def test_every_form_type_and_mode_is_kept(conv):
     stem = ChannelSetConv2d.from_conv2d(conv, build_fill("regression", 3, covariance=COVARIANCE))
     x = torch.randn(2, 3, 12, 17, dtype=conv.weight.dtype)
@@ -214,14 +268,18 @@ def test_a_set_is_forgotten_after_the_call_and_after_an_error():
     full = net(x)
     net(x[:, :1], channels=[0])
     torch.testing.assert_close(net(x), full)
-    for wrong in ({"channels": [0]}, {"channels": [0, 7]}, {"channels": [0], "mask": torch.ones(2, 3).bool()}):
+    for wrong in (
+        {"channels": [0]},
+        {"channels": [0, 7]},
+        {"channels": [0], "mask": torch.ones(2, 3).bool()},
+    ):
         with pytest.raises(ValueError):
             net(x, **wrong)
         torch.testing.assert_close(net(x), full)
     with present(net, channels=[1]):
         one = net(x[:, [1]])
         torch.testing.assert_close(net(x[:, [0]], channels=[0]), net(x[:, [0]], channels=[0]))
-        torch.testing.assert_close(net(x[:, [1]]), one)   # the call's own set did not stay
+        torch.testing.assert_close(net(x[:, [1]]), one)  # the call's own set did not stay
         with pytest.raises(RuntimeError), present(net, channels=[2]):
             raise RuntimeError
         torch.testing.assert_close(net(x[:, [1]]), one)
@@ -241,6 +299,7 @@ def test_a_network_with_arguments_of_these_names_keeps_them():
 
         def forward(self, x, mask=None):
             return self.conv(x) if mask is None else self.conv(x) * mask
+
     net, x = adapted(Own()), torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(net(x, mask=0.5), 0.5 * net(x))
     with present(net, channels=[0]):
@@ -257,17 +316,31 @@ def test_memory_format_stays_that_of_the_images():
 
 # ---------------------------------------------------------------- names, wavelengths, more channels
 
+
 def test_channels_by_name_index_and_wavelength_in_any_order():
     conv, x = nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 8, 8)
     net = adapted(conv, channels={"B04": 665, "B03": 560.0, "B02": 490})
     expected = net(x[:, [2, 0]], channels=[2, 0])
-    for said in (["B02", "B04"], "B02,B04", [490.0, 664.5], ["490nm", "B04"], torch.tensor([2, 0]), (2, "665 nm")):
+    for said in (
+        ["B02", "B04"],
+        "B02,B04",
+        [490.0, 664.5],
+        ["490nm", "B04"],
+        torch.tensor([2, 0]),
+        (2, "665 nm"),
+    ):
         torch.testing.assert_close(net(x[:, [2, 0]], channels=said), expected)
-    for said, message in ((["B05"], "no channel 'B05'; the channels are B04 665nm"), ([705.0], "nearest is B04"),
-                          ([True, False], "bool"), ([0, 0], "repeat a channel: 'B04'"), ([], "at least one"),
-                          ([None], "neither an id, a name nor"), ([3], "known ids are 0 to 2")):
+    for said, message in (
+        (["B05"], "no channel 'B05'; the channels are B04 665nm"),
+        ([705.0], "nearest is B04"),
+        ([True, False], "bool"),
+        ([0, 0], "repeat a channel: 'B04'"),
+        ([], "at least one"),
+        ([None], "neither an id, a name nor"),
+        ([3], "known ids are 0 to 2"),
+    ):
         with pytest.raises(ValueError, match=message):
-            net(x[:, :len(said)], channels=said)
+            net(x[:, : len(said)], channels=said)
 
 
 def test_letters_name_channels():
@@ -289,20 +362,27 @@ def test_three_channels_become_thirteen_and_rgb_stays_exact(fill):
     plain, x = torchvision.models.resnet18(num_classes=4).eval(), torch.randn(2, 13, 64, 64)
     names = [f"B{i:02}" for i in range(13)]
     samples = torch.randn(300, 13) @ torch.randn(13, 13)
-    net = adapt_first_conv(copy.deepcopy(plain), fill, channels=names, covariance=samples.T.cov(),
-                           init={"B04": 0, "B03": 1, "B02": 2})
+    net = adapt_first_conv(
+        copy.deepcopy(plain),
+        fill,
+        channels=names,
+        covariance=samples.T.cov(),
+        init={"B04": 0, "B03": 1, "B02": 2},
+    )
     with torch.no_grad():
         expected = plain(x[:, [4, 3, 2]])
-        torch.testing.assert_close(net(x[:, [4, 3, 2]], channels=["B04", "B03", "B02"]), expected, rtol=1e-3,
-                                   atol=1e-4)
+        torch.testing.assert_close(
+            net(x[:, [4, 3, 2]], channels=["B04", "B03", "B02"]), expected, rtol=1e-3, atol=1e-4
+        )
         torch.testing.assert_close(net(x), expected, rtol=1e-3, atol=1e-4)
     net(x).sum().backward()
-    assert find_stem(net).weight.grad.flatten(2).norm(dim=2).min() > 0   # the new ones learn
+    assert find_stem(net).weight.grad.flatten(2).norm(dim=2).min() > 0  # the new ones learn
 
 
 def test_an_adapted_network_takes_more_channels_and_keeps_what_it_learned():
-    net, x = adapted(torchvision.models.resnet18(num_classes=4), "mean", channels=["R", "G", "B"]), \
-        torch.randn(2, 4, 64, 64)
+    net, x = adapted(
+        torchvision.models.resnet18(num_classes=4), "mean", channels=["R", "G", "B"]
+    ), torch.randn(2, 4, 64, 64)
     expected = net(x[:, :3]).detach()
     net = adapt_first_conv(net, "mean", channels=["R", "G", "B", "NIR"], init={c: c for c in "RGB"})
     torch.testing.assert_close(net(x[:, :3], channels="R,G,B"), expected, rtol=1e-3, atol=1e-4)
@@ -312,28 +392,42 @@ def test_an_adapted_network_takes_more_channels_and_keeps_what_it_learned():
 def test_a_new_band_takes_the_kernel_at_its_wavelength():
     conv = nn.Conv2d(2, 4, 3)
     net = adapt_first_conv(nn.Sequential(conv), "zero", channels={"a": 500, "b": 600})
-    stem = adapt_first_conv(net, "zero", channels={"a": 500, "c": 525, "b": 600, "d": 900}, init="wavelength")[0]
+    stem = adapt_first_conv(
+        net, "zero", channels={"a": 500, "c": 525, "b": 600, "d": 900}, init="wavelength"
+    )[0]
     a, b = conv.weight.detach().unbind(1)
     torch.testing.assert_close(stem.weight.detach(), torch.stack([a, 0.75 * a + 0.25 * b, b, b], 1))
 
 
 # ---------------------------------------------------------------- statistics
 
+
 def test_statistics_are_those_of_all_pixels_at_once():
     random = torch.Generator().manual_seed(0)
-    batches = [1000 + torch.randn(n, 3, 5, 7, generator=random) @ torch.randn(7, 7, generator=random)
-               for n in (4, 1, 9)]
+    batches = [
+        1000 + torch.randn(n, 3, 5, 7, generator=random) @ torch.randn(7, 7, generator=random)
+        for n in (4, 1, 9)
+    ]
     pixels = torch.cat(batches).double().movedim(1, 0).flatten(1)
-    for form in (batches, [(batch, None) for batch in batches], [image for batch in batches for image in batch]):
+    for form in (
+        batches,
+        [(batch, None) for batch in batches],
+        [image for batch in batches for image in batch],
+    ):
         statistics = channel_statistics(form)
         torch.testing.assert_close(statistics.mean, pixels.mean(1))
         torch.testing.assert_close(statistics.covariance, pixels.cov(correction=0), rtol=1e-9, atol=0)
         torch.testing.assert_close(statistics.std, pixels.std(1, correction=0))
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda x: x[:, 1].fill_(12), "channel B10: the same value"),
-    (lambda x: x[0, 2].fill_(torch.nan), "channel B8A: pixels that are NaN"), (lambda x: x[:0], "no image")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x: x[:, 1].fill_(12), "channel B10: the same value"),
+        (lambda x: x[0, 2].fill_(torch.nan), "channel B8A: pixels that are NaN"),
+        (lambda x: x[:0], "no image"),
+    ],
+)
 def test_a_band_that_says_nothing_is_named(change, message):
     x = torch.rand(4, 3, 5, 5)
     changed = change(x)
@@ -341,30 +435,41 @@ def test_a_band_that_says_nothing_is_named(change, message):
         channel_statistics([x if len(changed) else changed], ["B01", "B10", "B8A"])
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda c: c[1].zero_() is c or c[:, 1].zero_(), "channel B10: variance 0"),
-    (lambda c: c[2].fill_(torch.nan), "covariance of .*B8A is NaN"), (lambda c: c[0, 1].neg_(), "not symmetric"),
-    (lambda c: c[0, 1].fill_(2) is c or c[1, 0].fill_(2), "not positive semidefinite")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c[1].zero_() is c or c[:, 1].zero_(), "channel B10: variance 0"),
+        (lambda c: c[2].fill_(torch.nan), "covariance of .*B8A is NaN"),
+        (lambda c: c[0, 1].neg_(), "not symmetric"),
+        (lambda c: c[0, 1].fill_(2) is c or c[1, 0].fill_(2), "not positive semidefinite"),
+    ],
+)
 def test_what_is_no_covariance_is_named(change, message):
     covariance = COVARIANCE.clone()
     change(covariance)
     with pytest.raises(ValueError, match=message):
-        adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), channels=["B01", "B10", "B8A"], covariance=covariance)
+        adapt_first_conv(
+            nn.Sequential(nn.Conv2d(3, 4, 3)), channels=["B01", "B10", "B8A"], covariance=covariance
+        )
 
 
 # ---------------------------------------------------------------- compiled and exported
+
 
 def test_it_compiles_without_a_break():
     net, x = adapted(torchvision.models.resnet18(num_classes=4)), torch.randn(2, 3, 32, 32)
     mask = torch.tensor([[True, False, True], [False, True, False]])
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, mask=mask), net(x, mask=mask), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(compiled(x[:, :1], channels=[1]), net(x[:, :1], channels=[1]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        compiled(x[:, :1], channels=[1]), net(x[:, :1], channels=[1]), rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(compiled(x), net(x), rtol=1e-4, atol=1e-4)
 
 
 class Masked(nn.Module):
     """Exporters look at forward's arguments, which a hook does not change."""
+
     def __init__(self, net):
         super().__init__()
         self.net = net
@@ -381,12 +486,18 @@ def test_onnx_of_any_image_size(path, dynamo):
     runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     net = adapted(torchvision.models.resnet18(num_classes=4))
-    inputs = (torch.randn(2, 2, 32, 32),) if path == "folded" else (
-        torch.randn(2, 3, 32, 32), torch.tensor([[True, False, True], [False, True, False]]))
+    inputs = (
+        (torch.randn(2, 2, 32, 32),)
+        if path == "folded"
+        else (torch.randn(2, 3, 32, 32), torch.tensor([[True, False, True], [False, True, False]]))
+    )
     model, names = (fold_channels(net, [0, 2]), ["x"]) if path == "folded" else (Masked(net), ["x", "mask"])
     axes = {"x": {0: "batch", 2: "height", 3: "width"}, "mask": {0: "batch"}}
-    more = {"dynamic_shapes": tuple(axes[name] for name in names)} if dynamo else {
-        "dynamic_axes": {name: axes[name] for name in names}}
+    more = (
+        {"dynamic_shapes": tuple(axes[name] for name in names)}
+        if dynamo
+        else {"dynamic_axes": {name: axes[name] for name in names}}
+    )
     file = io.BytesIO()
     torch.onnx.export(model.eval(), inputs, file, input_names=names, dynamo=dynamo, **more)
     session = runtime.InferenceSession(file.getvalue())
@@ -401,8 +512,11 @@ def test_onnx_of_any_image_size(path, dynamo):
 def test_the_folded_network_is_quantised_to_eight_bits():
     from torch.ao.quantization import get_default_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
     torch.manual_seed(0)
-    folded, x = fold_channels(adapted(torchvision.models.resnet18(num_classes=4)), [0, 2]), torch.randn(4, 2, 32, 32)
+    folded, x = fold_channels(adapted(torchvision.models.resnet18(num_classes=4)), [0, 2]), torch.randn(
+        4, 2, 32, 32
+    )
     prepared = prepare_fx(folded, get_default_qconfig_mapping("x86"), (x,))
     prepared(x)
     with torch.no_grad():
@@ -412,19 +526,23 @@ def test_the_folded_network_is_quantised_to_eight_bits():
 
 # ---------------------------------------------------------------- the package by itself
 
+
 def test_the_folder_can_be_copied_and_needs_torch_alone(tmp_path):
     import shutil
     import subprocess
     import sys
 
     from utils import ROOT
+
     shutil.copytree(ROOT / "channelset", tmp_path / "vendored" / "channelset")
     (tmp_path / "vendored" / "__init__.py").touch()
     (tmp_path / "utils.py").write_text("raise ImportError('not this one')")
-    code = ("import sys; sys.modules['torchvision'] = sys.modules['numpy.random'] = None\n"
-            "from vendored.channelset import adapt_first_conv\n"
-            "import torch\n"
-            "net = adapt_first_conv(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), fill='mean')\n"
-            "assert net(torch.ones(1, 2, 8, 8), channels=[0, 2]).shape == (1, 4, 6, 6)")
+    code = (
+        "import sys; sys.modules['torchvision'] = sys.modules['numpy.random'] = None\n"
+        "from vendored.channelset import adapt_first_conv\n"
+        "import torch\n"
+        "net = adapt_first_conv(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), fill='mean')\n"
+        "assert net(torch.ones(1, 2, 8, 8), channels=[0, 2]).shape == (1, 4, 6, 6)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
 """Images of any number of channels: TIFF and .npy, 8 and 16 bits and float, in the same scripts as RGB."""
+
 import io
 import json
 
@@ -46,7 +47,7 @@ def write_set(root, make, count: int = 5):
     for label in range(3):
         for number, split in enumerate(["train"] * 6 + ["val"] * 2 + ["test"] * 2):
             array = random.integers(0, 65536, (8, 10, count), dtype=np.uint16)
-            array[:, :, label] //= 4 + number   # a band that tells the class
+            array[:, :, label] //= 4 + number  # a band that tells the class
             data, ending = make(array)
             path = f"images/c{label}/{number}.{ending}"
             (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -65,16 +66,24 @@ def bands(tmp_path):
     return tmp_path / "five"
 
 
-@pytest.mark.parametrize("make", [
-    lambda a: (as_tiff(a, planarconfig="contig"), "tif"), lambda a: (as_tiff(a.transpose(2, 0, 1)), "tif"),
-    lambda a: (as_npy(a), "npy"), lambda a: (as_npy(np.ascontiguousarray(a.transpose(2, 0, 1)).astype(">u2")), "npy")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: (as_tiff(a, planarconfig="contig"), "tif"),
+        lambda a: (as_tiff(a.transpose(2, 0, 1)), "tif"),
+        lambda a: (as_npy(a), "npy"),
+        lambda a: (as_npy(np.ascontiguousarray(a.transpose(2, 0, 1)).astype(">u2")), "npy"),
+    ],
+)
 def test_every_layout_gives_the_same_pixels(tmp_path, make):
     arrays = write_set(tmp_path / "five", make)
     cache = open_cache(read_lists(tmp_path / "five"), 8, tmp_path / "cache", progress=False)
     assert cache.channels.as_dict() == BANDS and cache.kind == np.uint16 and not any(cache.failures.values())
     train = cache.split("train")
     for path, image in zip(train.paths, train.images):
-        assert np.array_equal(image, arrays[path][:, 1:9]) or arrays[path].shape[1] != 8   # cropped to the middle
+        assert (
+            np.array_equal(image, arrays[path][:, 1:9]) or arrays[path].shape[1] != 8
+        )  # cropped to the middle
     pixels = train.images.reshape(-1, 5).astype(np.float64)
     np.testing.assert_allclose(cache.mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(cache.covariance, np.cov(pixels.T, bias=True), rtol=1e-5)
@@ -85,8 +94,12 @@ def test_sixteen_bits_are_normalised_over_their_whole_range():
     images = np.array([0, 32767, 32768, 65535], np.uint16).reshape(1, 2, 2, 1)
     batches = Batches(images, np.zeros(1, np.int64), 2, [30000.0], [20000.0], (0,), torch.device("cpu"))
     expected = (torch.tensor([[0.0, 32767], [32768, 65535]]) - 30000) / 20000
-    for got, _ in (next(batches.eval_batches(1)), batches.train_batch(
-            {"indices": torch.tensor([0]), **batches.draw(1, "none", torch.Generator())}, "none")):
+    for got, _ in (
+        next(batches.eval_batches(1)),
+        batches.train_batch(
+            {"indices": torch.tensor([0]), **batches.draw(1, "none", torch.Generator())}, "none"
+        ),
+    ):
         torch.testing.assert_close(got[0, 0], expected)
 
 
@@ -97,16 +110,30 @@ def test_float_pixels_and_the_kinds_that_go_into_them(tmp_path):
     assert train.images.dtype == np.float32
     np.testing.assert_array_equal(train.images[0], arrays[train.paths[0]][:, 1:9].astype(np.float32) - 30000)
     assert [pixel_kind(as_npy(np.zeros((2, 2, 5), kind)), 5) for kind in ("u1", "u2", "i2", "f8", ">u2")] == [
-        "uint8", "uint16", "float32", "float32", "uint16"]
+        "uint8",
+        "uint16",
+        "float32",
+        "float32",
+        "uint16",
+    ]
 
 
-@pytest.mark.parametrize("data, kind, message", [
-    (as_npy(np.zeros((8, 8, 4), np.uint16)), "uint16", r"an array of \(8, 8, 4\), expected 5 channels"),
-    (as_npy(np.zeros((8, 8, 5), np.float32)), "uint16", "pixels are float32, those of the first image uint16"),
-    (as_npy(np.full((8, 8, 5), np.nan)), "float32", "320 pixels are NaN"),
-    (as_npy(np.array([None, {}], object)), "uint16", "allow_pickle"),
-    (as_npy(np.zeros((8, 8, 5)))[:-9], "float32", "."),
-    (b"II*\0broken", "uint16", "."), (b"no image", "uint16", "a picture has 3 channels")])
+@pytest.mark.parametrize(
+    "data, kind, message",
+    [
+        (as_npy(np.zeros((8, 8, 4), np.uint16)), "uint16", r"an array of \(8, 8, 4\), expected 5 channels"),
+        (
+            as_npy(np.zeros((8, 8, 5), np.float32)),
+            "uint16",
+            "pixels are float32, those of the first image uint16",
+        ),
+        (as_npy(np.full((8, 8, 5), np.nan)), "float32", "320 pixels are NaN"),
+        (as_npy(np.array([None, {}], object)), "uint16", "allow_pickle"),
+        (as_npy(np.zeros((8, 8, 5)))[:-9], "float32", "."),
+        (b"II*\0broken", "uint16", "."),
+        (b"no image", "uint16", "a picture has 3 channels"),
+    ],
+)
 def test_what_is_no_such_image_says_why(data, kind, message):
     with pytest.raises(Exception, match=message):
         decode(data, 8, 5, kind)
@@ -120,9 +147,17 @@ def test_rgb_is_the_case_of_three_channels(tiny_dataset, tmp_path):
     assert np.array_equal(plain.split("train").images, named.split("train").images)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "bands.txt is empty"), ("B1 443\nB1 490", "bands.txt:2: 'B1 490'"), ("B1 x", "bands.txt:1"),
-    ("B1 -4", "bands.txt:1"), ("B1 443 m", "bands.txt:1"), ("B,1", "bands.txt:1")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "bands.txt is empty"),
+        ("B1 443\nB1 490", "bands.txt:2: 'B1 490'"),
+        ("B1 x", "bands.txt:1"),
+        ("B1 -4", "bands.txt:1"),
+        ("B1 443 m", "bands.txt:1"),
+        ("B,1", "bands.txt:1"),
+    ],
+)
 def test_a_wrong_bands_file_names_the_line(bands, text, message):
     (bands / "bands.txt").write_text(text)
     for read in (read_lists, read_channels):
@@ -132,9 +167,13 @@ def test_a_wrong_bands_file_names_the_line(bands, text, message):
 
 def test_the_scripts_take_any_channels(bands, tmp_path, monkeypatch, tiny, read_rows, capsys):
     monkeypatch.chdir(tmp_path)
+
     def run(script, *words):
-        monkeypatch.setattr("sys.argv", [script.__name__, "--data", str(bands), "--cache", "cache", *map(str, words)])
+        monkeypatch.setattr(
+            "sys.argv", [script.__name__, "--data", str(bands), "--cache", "cache", *map(str, words)]
+        )
         script.main()
+
     tiny = [*tiny, "--epochs", "1", "--batch-size", "8"]
     run(train_task1, *tiny, "--out", "run", "--set-shares", "B04,B03,B02:0.25 all:0.5")
     run(train_task1, *tiny, "--out", "rgb", "--channels", "665nm,B03,B02")
@@ -143,8 +182,13 @@ def test_the_scripts_take_any_channels(bands, tmp_path, monkeypatch, tiny, read_
     run(eval_channels, "run/model.pt", "--subsets", "B04,B03,B02 NIR all all-B01", *options)
     run(eval_channels, "rgb/model.pt", *options)
     rows = {(row["model"], row["subset"]) for row in read_rows("results/task1/channels.csv")}
-    assert rows == {("channelset", "B02,B03,B04"), ("channelset", "NIR"), ("channelset", "all"),
-                    ("channelset", "all-B01"), ("specialist", "B02,B03,B04")}
+    assert rows == {
+        ("channelset", "B02,B03,B04"),
+        ("channelset", "NIR"),
+        ("channelset", "all"),
+        ("channelset", "all-B01"),
+        ("specialist", "B02,B03,B04"),
+    }
     with pytest.raises(UserError, match="no channel 'B8'; the channels are B01 443nm"):
         run(eval_channels, "run/model.pt", "--subsets", "B8", *options)
     with pytest.raises(UserError, match="'R'"):
@@ -152,21 +196,39 @@ def test_the_scripts_take_any_channels(bands, tmp_path, monkeypatch, tiny, read_
 
 
 def test_many_channels_are_evaluated_on_some_sets_and_it_is_said(tmp_path, monkeypatch, tiny, capsys):
-    write_set(tmp_path / "many", lambda a: (as_npy(np.repeat(a, 2, 2) + np.arange(10, dtype=np.uint16)), "npy"))
+    write_set(
+        tmp_path / "many", lambda a: (as_npy(np.repeat(a, 2, 2) + np.arange(10, dtype=np.uint16)), "npy")
+    )
     (tmp_path / "many/bands.txt").write_text("".join(f"X{i}\n" for i in range(10)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["t", "--data", "many", "--cache", "c", *tiny, "--epochs", "1", "--batch-size",
-                                     "8", "--out", "run"])
+    monkeypatch.setattr(
+        "sys.argv",
+        ["t", "--data", "many", "--cache", "c", *tiny, "--epochs", "1", "--batch-size", "8", "--out", "run"],
+    )
     train_task1.main()
     history = [json.loads(line) for line in open("run/metrics.jsonl")]
     assert len(history[-1]["val_top1_pct"]) == 1 + 10 + 10 + 24
     capsys.readouterr()
-    eval_channels.main(["run/model.pt", "--data", "many", "--cache", "c", "--split", "val", "--repeats", "0",
-                        "--results", "r"])
+    eval_channels.main(
+        [
+            "run/model.pt",
+            "--data",
+            "many",
+            "--cache",
+            "c",
+            "--split",
+            "val",
+            "--repeats",
+            "0",
+            "--results",
+            "r",
+        ]
+    )
     assert "45 of the 1,023 sets" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- cross-validation
+
 
 def test_folds_test_each_image_once_and_spread_the_classes():
     labels = np.repeat([0, 1, 2], [23, 10, 41])
@@ -206,15 +268,32 @@ def test_the_damage_of_gathered_results_is_named(tmp_path):
 def test_tables_of_gathered_results_by_hand(tmp_path):
     """Two networks, two seeds, four images, sets of three bands: the numbers in the tables are countable."""
     labels, runs = np.array([0, 0, 1, 1]), []
-    wrong = {"channelset": {"all": 0, "all-B08": 1, "B01": 2, "B02": 2, "B08": 3},
-             "sliced": {"all": 1, "all-B08": 1, "B01": 3, "B02": 4, "B08": 4}}
+    wrong = {
+        "channelset": {"all": 0, "all-B08": 1, "B01": 2, "B02": 2, "B08": 3},
+        "sliced": {"all": 1, "all-B08": 1, "B01": 3, "B02": 4, "B08": 4},
+    }
     for model, sets in wrong.items():
         for seed in (0, 1):
             name = f"{model}-s{seed}"
-            write_predictions(tmp_path / "predictions" / f"{name}.csv.gz", ["a", "b", "c", "d"], labels, {
-                subset: np.where(np.arange(4) < count, 1 - labels, labels) for subset, count in sets.items()})
-            runs.append({"name": name, "model": model, "label": f"the {model} one", "seed": seed, "test": {},
-                         "config": {"train_channels": "all"}})
+            write_predictions(
+                tmp_path / "predictions" / f"{name}.csv.gz",
+                ["a", "b", "c", "d"],
+                labels,
+                {
+                    subset: np.where(np.arange(4) < count, 1 - labels, labels)
+                    for subset, count in sets.items()
+                },
+            )
+            runs.append(
+                {
+                    "name": name,
+                    "model": model,
+                    "label": f"the {model} one",
+                    "seed": seed,
+                    "test": {},
+                    "config": {"train_channels": "all"},
+                }
+            )
     write_json(tmp_path / "runs.json", runs)
     networks = load_networks(tmp_path)
     assert [network.key[0] for network in networks] == ["channelset", "sliced"] and networks[0].channels == 3
@@ -239,14 +318,17 @@ def test_channels_survive_the_way_to_the_network_and_back(bands, tmp_path):
 
 def test_a_fourth_channel_is_derived_and_rgb_stays(tiny_dataset, tmp_path, capsys):
     plain = open_cache(read_lists(tiny_dataset), 8, tmp_path / "plain", progress=False).split("train").images
-    for channel, expected in (("grey", lambda x: x @ [0.299, 0.587, 0.114]), ("nir", lambda x: 3 * x[..., 1] - 2 * x[..., 0])):
+    for channel, expected in (
+        ("grey", lambda x: x @ [0.299, 0.587, 0.114]),
+        ("nir", lambda x: 3 * x[..., 1] - 2 * x[..., 0]),
+    ):
         prepare(["derive", str(tiny_dataset), "--channel", channel, "--out", str(tmp_path / channel)])
         lists = read_lists(tmp_path / channel)
         assert lists.channels.names == ("R", "G", "B", channel)
         image = np.load(tmp_path / channel / lists.splits["train"].paths[0]).astype(float)
         np.testing.assert_allclose(image[..., 3], np.clip(expected(image[..., :3]), 0, 255), atol=0.51)
         pixels = open_cache(lists, 8, tmp_path / "cache", progress=False).split("train").images
-        assert np.abs(pixels[..., :3].astype(int) - plain).max() <= 1   # resampled in float, not in 8 bits
+        assert np.abs(pixels[..., :3].astype(int) - plain).max() <= 1  # resampled in float, not in 8 bits
     with pytest.raises(UserError, match="is there already"):
         prepare(["derive", str(tiny_dataset), "--channel", "grey", "--out", str(tmp_path / "grey")])
     ramp = np.tile(np.arange(8.0)[None, :, None] * 10, (8, 1, 3))

@@ -1,4 +1,5 @@
 """The fast part of `make robust`: a few tries of each fault that needs no process of its own, and properties."""
+
 import os
 from collections import Counter
 
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.lists import normal_path, parse_list
-from report.robustness import make_content
+from report.engineering import make_content, speed_tables
 from tools import robust
 from utils import UserError, check_name, free_cores, read_jsonl
 
@@ -19,7 +20,9 @@ def world(tmp_path_factory):
     os.chdir(where)
 
 
-@pytest.mark.parametrize("fault, scale", [("bits", 0.2), ("weights", 0.2), ("inputs", 0.15), ("options", 0.08)])
+@pytest.mark.parametrize(
+    "fault, scale", [("bits", 0.2), ("weights", 0.2), ("inputs", 0.15), ("options", 0.08)]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_faults_are_survived(world, fault, scale, capsys):
     counts = Counter(robust.FAULTS[fault](world, scale))
@@ -30,8 +33,14 @@ def test_faults_are_survived(world, fault, scale, capsys):
 def test_a_silent_fault_is_counted(world, monkeypatch):
     """The tool itself can fail: without checksums the flips pass."""
     monkeypatch.setattr("data.cache.checksum", lambda path: None)
-    monkeypatch.setattr("data.cache.json.loads", lambda text, load=robust.PixelCache.__init__.__globals__["json"].loads: {
-        **load(text), "crc32": {}, "meta_crc32": None})
+    monkeypatch.setattr(
+        "data.cache.json.loads",
+        lambda text, load=robust.PixelCache.__init__.__globals__["json"].loads: {
+            **load(text),
+            "crc32": {},
+            "meta_crc32": None,
+        },
+    )
     monkeypatch.setattr("data.cache.meta_checksum", lambda meta: None)
     outcomes = Counter(robust.bits(world, 0.2))
     assert outcomes["pixel cache: refused", False] > 0
@@ -64,7 +73,11 @@ def test_a_name_that_is_taken_is_one_part_of_a_path(name):
         check_name(name, "--name")
     except UserError:
         return
-    assert os.path.basename(name) == name and name not in ("", ".", "..") and os.path.join("a", name).startswith("a/")
+    assert (
+        os.path.basename(name) == name
+        and name not in ("", ".", "..")
+        and os.path.join("a", name).startswith("a/")
+    )
 
 
 def test_a_line_that_a_kill_cut_is_left_out(tmp_path):
@@ -84,6 +97,25 @@ def test_the_table_of_faults(tmp_path):
     assert "make robust" in make_content(tmp_path).tables["robustness"]
     (tmp_path / "results").mkdir()
     (tmp_path / "results/robustness.csv").write_text(
-        "# commit abc, a processor, Python 3, PyTorch 2\n" + robust.HEADER + 'bits,"one, flipped",300,299\n')
+        "# commit abc, a processor, Python 3, PyTorch 2\n" + robust.HEADER + 'bits,"one, flipped",300,299\n'
+    )
     text = make_content(tmp_path).tables["robustness"]
     assert "| one, flipped | 300 | 299 |" in text and "abc" in text and "a processor" in text
+
+
+def test_the_table_of_speeds(tmp_path):
+    assert "tools.benchmark" in speed_tables(tmp_path / "speed.csv")["speed"]
+    (tmp_path / "speed.csv").write_text(
+        "benchmark,case,value,unit,reference,ratio,low,high,hardware,threads,commit\n"
+        'stem,"ResNet-18, n=1",12.5,ms/step,plain,1.01,1.0,1.02,a processor,1,abc\n'
+        "scaling,two processes,2000,images/s,,,,,a processor,1,abc\n"
+    )
+    tables = speed_tables(tmp_path / "speed.csv")
+    assert (
+        "| ResNet-18, n=1 | 12.5 ms/step | plain | 1.010 (1.000 – 1.020) | a processor, 1 thread |"
+        in tables["speed-stem"]
+    )
+    assert "| two processes | 2,000 images/s | – | – |" in tables["speed"]
+    (tmp_path / "speed.csv").write_text("benchmark\nstem\n")
+    with pytest.raises(UserError, match="speed.csv is damaged"):
+        speed_tables(tmp_path / "speed.csv")

@@ -1,52 +1,130 @@
 """Measure the speeds this project promises, each against its reference in alternating pairs.
 
-    python -m tools.benchmark                 # all on this machine, medians of the ratios
-    python -m tools.benchmark stem --pairs 20 # the stem alone
-    python -m tools.benchmark step --device cuda --compile --image-size 64
+    python -m tools.benchmark                    # all on this machine, about ten minutes; writes results/speed.csv
+    python -m tools.benchmark stem --pairs 20    # the stem alone; printed only, as is all but the whole
+    python -m tools.benchmark step epoch --device cuda:0 --compile --keep
 
-cache   images decoded into the pixel cache a second, against a bare Pillow loop on all cores
-data    share of a CPU training step that making the batch takes
-step    whole training steps as the training scripts run them, against steps on a constant batch
-stem    a training step with ChannelSetConv2d and one channel set an image, against the plain Conv2d
+cache     images decoded into the pixel cache a second, against a bare Pillow loop on all cores
+data      a CPU training step with the making of its batch, against the step alone
+epoch     images a second of whole epochs, against the plain pipeline of PyTorch's ImageNet example (Dataset, Pillow,
+          torchvision transforms, DataLoader) and a constant batch
+step      whole training steps as the training scripts run them, against steps on a constant batch
+stem      ChannelSetConv2d in ResNet-18, against a plain convolution of as many channels: training and folded
+scaling   from 1,000 to 64,000 images, and one process against two: seconds an epoch's drawing and batches take
+
+A ratio is the median over pairs, its quartiles in brackets. results/speed.csv keeps one row a case and machine.
 """
+
 from __future__ import annotations
 
+import io
 import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-from channelset import fold_channels, sample_channels
+from channelset import adapt_first_conv, fold_channels, sample_channels
 from config import Task2Config
 from data.batches import Batches
 from data.cache import open_cache
+from data.dataset import make_batches, open_data
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
 from engine import Processes
 from metrics.cost import count_macs
-from models.task1 import build_channel_net
+from models.resnet import ScaledResNet
 from models.task2 import build_classifier
 from step import TrainStep
-from utils import ArgumentParser, cli, generator
+from utils import ROOT, ArgumentParser, cli, environment, generator, within, write_text
 
-STEPS = {   # network -> options; at full width, for `step`
-    "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False}, "ResNet-34, stock": {"arch": "resnet34"},
+STEPS = {  # network -> options; at full width, for `step`
+    "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},
+    "ResNet-34, stock": {"arch": "resnet34"},
     "ResNet-18, 7x7 stem": {"arch": "resnet18", "stem_pool": False},
-    "ours (depth 6), x1.25": {"arch": "gated6-k3", "width": 1.25}}
-COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
-NETWORKS = {"ResNet-18, fp32": (1.0, False), "ResNet-18 half width, bf16": (0.5, True)}   # width, autocast
+    "ours (depth 6), x1.25": {"arch": "gated6-k3", "width": 1.25},
+}
+SIZES = {"48 px, quarter width": ("48px-quarter", "resnet10"), "64 px, half width": ("64px-half", "resnet18")}
+COLUMNS = tuple("benchmark case value unit reference ratio low high hardware threads commit".split())
+
+
+class Rows:
+    """The rows of one run, printed as they come."""
+
+    def __init__(self, device: torch.device):
+        told = environment(device)
+        self.machine = {"hardware": told["hardware"], "threads": told["threads"], "commit": told["commit"]}
+        self.rows: list[dict] = []
+
+    def add(self, benchmark: str, case: str, value: float, unit: str, reference: str = "", ratios=()) -> None:
+        """ratios: of the value to that of the reference, one a pair."""
+        quartiles = [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])] if len(ratios) else [None] * 3
+        self.rows.append(
+            dict(zip(COLUMNS, (benchmark, case, value, unit, reference, *quartiles)), **self.machine)
+        )
+        against = (
+            f"   {quartiles[0]:.3f} ({quartiles[1]:.3f} to {quartiles[2]:.3f}) x {reference}"
+            if reference
+            else ""
+        )
+        print(f"{benchmark:8} {case:58} {value:10,.4g} {unit}{against}", flush=True)
+
+    def keep(self, path: Path) -> None:
+        """Write them among those of other machines and cases."""
+        old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
+        new = pd.DataFrame(self.rows, columns=COLUMNS)
+        keys = ["benchmark", "case", "reference", "hardware"]
+        both = (
+            pd.concat([old, new])
+            .fillna({"reference": ""})
+            .drop_duplicates(keys, keep="last")
+            .sort_values(keys)
+        )
+        write_text(path, both.to_csv(index=False, lineterminator="\n", float_format="%.4g"))
+
+
+def pairs_of(
+    ours: Callable[[], float], other: Callable[[], float], pairs: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of both, alternating, neither always first; one pair warms up."""
+    mine, theirs = [], []
+    for pair in range(pairs + 1):
+        for which in ((ours, mine), (other, theirs))[:: 1 if pair % 2 else -1]:
+            which[1].append(which[0]())
+    return mine[1:], theirs[1:]
+
+
+def ratios(mine: list[float], theirs: list[float]) -> list[float]:
+    return [a / b for a, b in zip(mine, theirs)]
+
+
+def timed(work: Callable[[], None]) -> Callable[[], float]:
+    def run() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return run
+
+
+# ---------------------------------------------------------------- cache
 
 
 def _start(reader: ImageReader) -> None:
-    global _reader   # one a worker: opening a zip of 30,000 images takes longer than decoding 64
+    global _reader  # one a worker: opening a zip of 30,000 images takes longer than decoding 64
     _reader = reader
 
 
@@ -56,78 +134,38 @@ def _decode_all(job) -> None:
         decode(_reader.read(path), size)
 
 
-def bench_cache(args) -> None:
+def bench_cache(args, rows: Rows) -> None:
     lists = read_lists(find_dataset(args.data))
     paths = [path for split in lists.splits.values() for path in split.paths]
-    size, ratios, speeds = round(args.image_size * 8 / 7), [], []
-    chunks = [(paths[i:i + 64], size) for i in range(0, len(paths), 64)]
-    for _ in tqdm(range(args.pairs), desc="cache", disable=None):
-        start = time.perf_counter()
+    size = round(args.image_size * 8 / 7)
+    chunks = [(paths[i : i + 64], size) for i in range(0, len(paths), 64)]
+
+    def bare() -> None:
         with multiprocessing.get_context("fork").Pool(cores(), _start, (ImageReader(lists),)) as pool:
             for _ in pool.imap_unordered(_decode_all, chunks):
                 pass
-        bare = time.perf_counter() - start
+
+    def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
             open_cache(lists, size, folder, progress=False)
-            ours = time.perf_counter() - start
-        ratios.append(bare / ours)
-        speeds.append(len(paths) / ours)
-    print(f"cache: {statistics.median(speeds):,.0f} images/s to {size} px, "
-          f"{100 * statistics.median(ratios):.0f} % of the bare Pillow loop's speed (pairs: "
-          f"{', '.join(f'{100 * r:.0f}' for r in ratios)})")
+
+    mine, theirs = pairs_of(timed(ours), timed(bare), args.pairs)
+    rows.add(
+        "cache",
+        f"{len(paths):,} images to {size} px",
+        len(paths) / statistics.median(mine),
+        "images/s",
+        "a bare Pillow loop",
+        [b / a for a, b in zip(mine, theirs)],
+    )
 
 
-def make_step(width: float, amp: bool, size: int, plain: bool):
-    """A function (images, labels, mask) -> seconds of one optimiser step."""
+# ---------------------------------------------------------------- steps
+
+
+def make_train_step(config: Task2Config, device: torch.device, train: Batches, constant: bool) -> TrainStep:
+    """Steps of a training; constant: each gets the same batch, made once."""
     torch.manual_seed(0)
-    net = build_channel_net("resnet18", 3, 50, "regression", width=width, covariance=COVARIANCE)
-    if plain:
-        net = fold_channels(net)
-        net.conv1.bias = None
-    net = net.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, nesterov=True)
-
-    def step(images, labels, mask=None) -> float:
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            logits = net(images) if plain else net(images, mask=mask)
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-        return time.perf_counter() - start
-    return step
-
-
-def random_batch(size: int, count: int = 128):
-    images = torch.randn(count, 3, size, size).contiguous(memory_format=torch.channels_last)
-    return images, torch.randint(0, 50, (count,))
-
-
-def bench_stem(args) -> None:
-    for name, (width, amp) in NETWORKS.items():
-        plain, ours = (make_step(width, amp, args.image_size, plain) for plain in (True, False))
-        images, labels = random_batch(args.image_size)
-        ratios, random = [], generator("benchmark")
-        for pair in tqdm(range(args.pairs + 2), desc=f"stem, {name}", disable=None):
-            mask = sample_channels(len(images), 3, generator=random)
-            if pair % 2:   # neither is always the first
-                second, first = ours(images, labels, mask), plain(images, labels)
-            else:
-                first, second = plain(images, labels), ours(images, labels, mask)
-            ratios.append(second / first)
-        ratios = sorted(ratios[2:])   # the first two warm up
-        print(f"stem: {name}, {args.image_size} px, step time {100 * (statistics.median(ratios) - 1):+.1f} % "
-              f"(quartiles {100 * (ratios[len(ratios) // 4] - 1):+.1f}, "
-              f"{100 * (ratios[-1 - len(ratios) // 4] - 1):+.1f})")
-
-
-def make_train_step(config: Task2Config, device: torch.device, constant: bool) -> TrainStep:
-    """Steps of a training on random images; constant: each gets the same batch, made once."""
-    torch.manual_seed(0)
-    side, count, random = round(config.image_size * 8 / 7), 40 * config.batch_size, np.random.default_rng(0)
-    train = Batches(random.integers(0, 256, (count, side, side, 3), np.uint8), random.integers(0, 50, count),
-                    config.image_size, [0.5] * 3, [0.25] * 3, (0, 1, 2), device)
     if constant:
         images, labels = next(train.eval_batches(config.batch_size))
         train.train_batch = lambda now, augment: (images, labels)
@@ -136,94 +174,355 @@ def make_train_step(config: Task2Config, device: torch.device, constant: bool) -
     optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True)
     if config.compile:
         model.compile(dynamic=False)
-    return TrainStep(config, model, model, average, optimizer, train, lambda count, random: {}, None,
-                     Processes(0, 1))
+    return TrainStep(
+        config, model, model, average, optimizer, train, lambda count, random: {}, None, Processes(0, 1)
+    )
 
 
-def seconds_of_steps(steps: TrainStep, first: int, count: int) -> float:
-    """Of one step, on average over `count` of them; waits for the device."""
-    start = time.perf_counter()
-    for step in range(first, first + count):
-        steps.run(step)
-    steps.losses.sum().item()
-    return (time.perf_counter() - start) / count
+def random_images(count: int, image_size: int, device: torch.device) -> Batches:
+    side, random = round(image_size * 8 / 7), np.random.default_rng(0)
+    return Batches(
+        random.integers(0, 256, (count, side, side, 3), np.uint8),
+        random.integers(0, 50, count),
+        image_size,
+        [0.5] * 3,
+        [0.25] * 3,
+        (0, 1, 2),
+        device,
+    )
 
 
-def bench_step(args) -> None:
+def runner(steps: TrainStep, count: int) -> Callable[[], float]:
+    """Seconds of one step, on average over the next `count` of them; waits for the device."""
+    position = [0]
+
+    def run() -> float:
+        start = time.perf_counter()
+        for step in range(position[0], position[0] + count):
+            steps.run(step)
+        steps.losses.sum().item()
+        position[0] += count
+        return (time.perf_counter() - start) / count
+
+    return run
+
+
+def bench_step(args, rows: Rows) -> None:
     device = torch.device(args.device)
     rate = matrix_rate(device)
-    print(f"step: a bfloat16 product of two large matrices runs at {rate / 1e12:.0f} TFLOP/s")
+    rows.add("step", "a product of two large bfloat16 matrices", rate / 1e12, "TFLOP/s")
     for name, options in STEPS.items():
-        config = Task2Config(preset="64px-full", image_size=args.image_size, device=args.device, epochs=1000,
-                             compile=args.compile, **{"width": 1.0, **options}).resolve()
+        config = Task2Config(
+            preset="64px-full",
+            image_size=args.image_size,
+            device=args.device,
+            epochs=1000,
+            compile=args.compile,
+            **{"width": 1.0, **options},
+        ).resolve()
         start = time.perf_counter()
-        real, constant = (make_train_step(config, device, constant) for constant in (False, True))
-        for steps in (real, constant):
-            seconds_of_steps(steps, 0, 5)
-        ready = time.perf_counter() - start
-        pairs = [[seconds_of_steps(steps, 5 + pair * args.steps, args.steps) for steps in (real, constant)]
-                 for pair in range(args.pairs)]
-        own = statistics.median(pair[0] for pair in pairs)
-        share = statistics.median(pair[0] / pair[1] for pair in pairs)
+        real, constant = (
+            make_train_step(
+                config, device, random_images(40 * config.batch_size, args.image_size, device), constant
+            )
+            for constant in (False, True)
+        )
+        mine, theirs = pairs_of(runner(real, args.steps), runner(constant, args.steps), args.pairs)
+        own = statistics.median(mine)
         flops = 6 * config.batch_size * count_macs(real.model, (3, args.image_size, args.image_size))
-        print(f"step: {name}, {args.image_size} px, batch {config.batch_size}, compile {config.compile}: "
-              f"{1000 * own:.2f} ms, {config.batch_size / own:,.0f} images/s, {share:.3f} x a constant batch, "
-              f"{100 * flops / own / rate:.0f} % of the matrix product; ready in {ready:.1f} s", flush=True)
+        rows.add(
+            "step",
+            f"{name}, {args.image_size} px, batch {config.batch_size}{', compiled' * args.compile}",
+            config.batch_size / own,
+            "images/s",
+            "a constant batch",
+            ratios(mine, theirs),
+        )
+        print(
+            f"         {1000 * own:.2f} ms, {100 * flops / own / rate:.0f} % of the matrix product, measured "
+            f"{time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
 
 
 def matrix_rate(device: torch.device) -> float:
     """FLOP/s of a product of two bfloat16 matrices of random numbers: 8192 x 8192, on a CPU 1024 x 1024."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        (a @ b)[0, 0].item()
-        times.append(time.perf_counter() - start)
-    return 2 * side ** 3 / statistics.median(times)
+    run = timed(lambda: (a @ b)[0, 0].item())
+    return 2 * side**3 / statistics.median(run() for _ in range(10))
 
 
-def bench_data(args) -> None:
-    cached = torch.randint(0, 256, (2000, *[round(args.image_size * 8 / 7)] * 2, 3),
-                           dtype=torch.uint8).numpy()
-    batches = Batches(cached, torch.zeros(2000, dtype=torch.int64).numpy(), args.image_size, [0.5] * 3,
-                      [0.25] * 3,
-                      (0, 1, 2), torch.device("cpu"))
-    for name, (width, amp) in NETWORKS.items():
-        step = make_step(width, amp, args.image_size, plain=True)
+def bench_data(args, rows: Rows) -> None:
+    cpu = torch.device("cpu")
+    for name, (preset, arch) in SIZES.items():
         for augment in ("light", "strong"):
-            shares, random = [], generator("benchmark")
-            for _ in tqdm(range(args.pairs + 2), desc=f"data, {name}, {augment}", disable=None):
-                indices = torch.randint(0, 2000, (128,), generator=random)
-                start = time.perf_counter()
-                with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                    drawn = {"indices": indices, **batches.draw(len(indices), augment, random)}
-                    images, labels = batches.train_batch(drawn, augment)
-                making = time.perf_counter() - start
-                shares.append(making / (making + step(images, labels)))
-            print(f"data: {name}, {args.image_size} px, {augment} augmentation: "
-                  f"{100 * statistics.median(shares[2:]):.1f} % of the step")
+            config = Task2Config(
+                preset=preset,
+                arch=arch,
+                augment=augment,
+                device="cpu",
+                epochs=1000,
+                width=0.25 if "quarter" in name else 0.5,
+            ).resolve()
+            real, constant = (
+                make_train_step(
+                    config, cpu, random_images(20 * config.batch_size, config.image_size, cpu), constant
+                )
+                for constant in (False, True)
+            )
+            mine, theirs = pairs_of(runner(real, args.steps), runner(constant, args.steps), args.pairs)
+            rows.add(
+                "data",
+                f"{name}, {augment} augmentation",
+                1000 * statistics.median(mine),
+                "ms/step",
+                "a constant batch",
+                ratios(mine, theirs),
+            )
 
 
-BENCHMARKS = {"cache": bench_cache, "data": bench_data, "step": bench_step, "stem": bench_stem}
+# ---------------------------------------------------------------- whole epochs
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("which", nargs="*", choices=tuple(BENCHMARKS), default=list(BENCHMARKS),
-                        help="benchmarks to run")
-    parser.add_argument("--data", default="auto", help="data set for `cache`, as in train_task1.py")
-    parser.add_argument("--image-size", type=int, default=64, help="px")
-    parser.add_argument("--pairs", type=int, default=7, help="repetitions")
-    parser.add_argument("--steps", type=int, default=5, help="steps of each repetition of `step`")
-    parser.add_argument("--device", default="cpu", help="of `step`: cpu or cuda:N")
-    parser.add_argument("--compile", action="store_true", help="of `step`: torch.compile the networks")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the training steps")
-    args = parser.parse_args()
+class Plain(Dataset):
+    """Images as PyTorch's ImageNet example reads them: one file, one Pillow decode, torchvision transforms."""
+
+    def __init__(self, lists, cache, image_size: int):
+        self.reader, self.split = ImageReader(lists), lists.splits["train"]
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(image_size, (0.35, 1.0)),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(cache.mean.tolist(), cache.std.tolist()),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.split.paths)
+
+    def __getitem__(self, row: int):
+        image = Image.open(io.BytesIO(self.reader.read(self.split.paths[row]))).convert("RGB")
+        return self.transform(image), int(self.split.labels[row])
+
+
+def bench_epoch(args, rows: Rows) -> None:
+    device, lists = torch.device(args.device), read_lists(find_dataset(args.data))
+    cuda = device.type == "cuda"
+    options = (
+        {"preset": "64px-full", "arch": "resnet18", "stem_pool": False}
+        if cuda
+        else {"preset": "48px-quarter", "arch": "resnet10", "augment": "strong", "width": 0.25}
+    )
+    config = Task2Config(device=args.device, epochs=1000, compile=args.compile, **options).resolve()
+    cache = open_data(args.data, config.image_size, args.cache)
+    ours, constant = (
+        make_train_step(
+            config, device, make_batches(cache, "train", config.image_size, (0, 1, 2), device), constant
+        )
+        for constant in (False, True)
+    )
+    loader = DataLoader(
+        Plain(lists, cache, config.image_size),
+        config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=cores(),
+        pin_memory=cuda,
+        persistent_workers=True,
+    )
+    model = build_classifier(vars(config), 3, 50).to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True)
+
+    def plain() -> None:
+        for images, labels in loader:
+            images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+            labels = labels.to(device, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
+                loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        loss.item()
+
+    count = ours.per_epoch
+    epoch, limit = runner(ours, count), runner(constant, count)
+    mine, theirs = pairs_of(lambda: count * epoch(), timed(plain), max(1, args.pairs // 3))
+    case = f"{config.arch}, x{config.width:g}, {config.image_size} px, whole epochs, {cores()} cores"
+    rows.add(
+        "epoch",
+        case,
+        count * config.batch_size / statistics.median(mine),
+        "images/s",
+        "Dataset, Pillow, DataLoader",
+        [b / a for a, b in zip(mine, theirs)],
+    )
+    mine, theirs = pairs_of(epoch, limit, max(1, args.pairs // 3))
+    rows.add(
+        "epoch",
+        case,
+        config.batch_size / statistics.median(mine),
+        "images/s",
+        "a constant batch",
+        [b / a for a, b in zip(mine, theirs)],
+    )
+
+
+# ---------------------------------------------------------------- the stem
+
+
+def bench_stem(args, rows: Rows) -> None:
+    device = torch.device(args.device)
+    for channels, sizes in ((3, (1, 2, 3)), (13, (1, 3, 13))):
+        samples = torch.randn(500, channels) @ torch.randn(channels, channels)
+        images = torch.randn(64, channels, args.image_size, args.image_size, device=device)
+        labels = torch.randint(0, 50, (64,), device=device)
+
+        def network(taken: int) -> nn.Module:
+            torch.manual_seed(0)
+            return ScaledResNet("resnet18", 50, taken).to(device, memory_format=torch.channels_last).train()
+
+        net = adapt_first_conv(network(channels).cpu(), covariance=samples.T.cov()).to(
+            device, memory_format=torch.channels_last
+        )
+
+        def step(model: nn.Module, x, **how) -> Callable[[], float]:
+            x = x.contiguous(memory_format=torch.channels_last)
+
+            def work() -> None:
+                told = {key: value() if callable(value) else value for key, value in how.items()}
+                model.zero_grad(set_to_none=True)
+                F.cross_entropy(model(x, **told), labels).backward()
+                model.conv1.weight.grad.sum().item()
+
+            return timed(work)
+
+        random = generator("benchmark")
+        plain = network(channels)
+        mine, theirs = pairs_of(
+            step(net, images, mask=lambda: sample_channels(64, channels, generator=random).to(device)),
+            step(plain, images),
+            args.pairs,
+        )
+        rows.add(
+            "stem",
+            f"ResNet-18, {args.image_size} px, C={channels}, training, a set an image",
+            1000 * statistics.median(mine),
+            "ms/step",
+            f"plain, {channels} channels",
+            ratios(mine, theirs),
+        )
+        for n in sizes:
+            ids, x = list(range(n)), images[:, :n]
+            mine, theirs = pairs_of(step(net, x, channels=ids), step(network(n), x), args.pairs)
+            rows.add(
+                "stem",
+                f"ResNet-18, {args.image_size} px, C={channels}, training, one set of n={n}",
+                1000 * statistics.median(mine),
+                "ms/step",
+                f"plain, {n} channels",
+                ratios(mine, theirs),
+            )
+            folded, alike = fold_channels(net, ids).eval(), network(n).eval()
+            still = x.contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode():
+                mine, theirs = pairs_of(
+                    timed(lambda: folded(still).sum().item()),
+                    timed(lambda: alike(still).sum().item()),
+                    args.pairs,
+                )
+            rows.add(
+                "stem",
+                f"ResNet-18, {args.image_size} px, C={channels}, folded, n={n}",
+                1000 * statistics.median(mine),
+                "ms/batch",
+                f"plain, {n} channels",
+                ratios(mine, theirs),
+            )
+
+
+# ---------------------------------------------------------------- scaling
+
+
+def _batches_of_an_epoch(count: int, image_size: int) -> float:
+    """Seconds that the batches of an epoch of random images take, without a network."""
+    torch.set_num_threads(1)
+    batches = random_images(count, image_size, torch.device("cpu"))
+    start = time.perf_counter()
+    order = torch.randperm(count)
+    for rows in order.split(128):
+        random = generator("scaling", int(rows[0]))
+        batches.train_batch({"indices": rows, **batches.draw(len(rows), "light", random)}, "light")
+    return time.perf_counter() - start
+
+
+def bench_scaling(args, rows: Rows) -> None:
+    for count in (1_000, 4_000, 16_000, 64_000):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seconds = _batches_of_an_epoch(count, 48)
+        rows.add("scaling", f"batches of {count:,} images of 48 px, light", count / seconds, "images/s")
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        rows.add("scaling", f"memory for {count:,} images of 48 px, at most", max(grown, 0.0), "MiB")
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(2) as pool:
+        pool.starmap(_batches_of_an_epoch, [(1000, 48)] * 2)  # started and imported
+        one = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)]))
+        two = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)] * 2, chunksize=1))
+        mine, theirs = pairs_of(two, one, max(1, args.pairs // 2))
+    rows.add(
+        "scaling",
+        "two processes, 16,000 images each",
+        32_000 / statistics.median(mine),
+        "images/s",
+        "one process",
+        [2 * b / a for a, b in zip(mine, theirs)],
+    )
+
+
+BENCHMARKS = {
+    "cache": bench_cache,
+    "data": bench_data,
+    "epoch": bench_epoch,
+    "step": bench_step,
+    "stem": bench_stem,
+    "scaling": bench_scaling,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
+    parser.add_argument(
+        "which", nargs="*", metavar="BENCHMARK", help=f"some of {', '.join(BENCHMARKS)} (default: all)"
+    )
+    parser.add_argument(
+        "--data", default="auto", help="data set for `cache` and `epoch`, as in train_task1.py"
+    )
+    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    parser.add_argument("--image-size", type=within(8, 1024), default=64, help="px")
+    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="repetitions")
+    parser.add_argument("--steps", type=within(1, 10**5), default=5, help="steps of each repetition")
+    parser.add_argument("--device", default="cpu", help="of `epoch`, `step` and `stem`: cpu or cuda:N")
+    parser.add_argument(
+        "--compile", action="store_true", help="of `epoch` and `step`: torch.compile the networks"
+    )
+    parser.add_argument(
+        "--threads", type=within(1, 4096), default=1, help="CPU threads of the training steps"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="put the rows of a part into results/speed.csv, too"
+    )
+    args = parser.parse_args(argv)
+    unknown = set(args.which) - BENCHMARKS.keys()
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
-    for name in args.which:
-        BENCHMARKS[name](args)
+    rows = Rows(torch.device(args.device))
+    for name in args.which or BENCHMARKS:
+        BENCHMARKS[name](args, rows)
+        if args.keep or not args.which:  # after each: what is measured is not lost
+            rows.keep(ROOT / "results" / "speed.csv")
 
 
 if __name__ == "__main__":

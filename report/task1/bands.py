@@ -2,6 +2,7 @@
 
 Thirteen bands are cross-validated; RGB with one derived channel has the lists of the RGB data.
 """
+
 from __future__ import annotations
 
 import json
@@ -47,6 +48,7 @@ class Network:
         key: model, what changes at test, channels of training.
         right: set -> (seeds, N), 1 where the prediction is right.
     """
+
     key: tuple[str, str, str]
     label: str
     seeds: tuple[int, ...]
@@ -97,19 +99,37 @@ def load_networks(folder: Path) -> list[Network]:
         first = first or parts[0]
         for part in parts:
             if part.images != first.images or (part.labels != first.labels).any():
-                raise UserError(f"{folder}: the networks are tested on different images; make it again with "
-                                f"python -m tools.bands")
-        right = {name: np.array([part.by_column[name] == part.labels for part in parts]).astype(int)
-                 for name in parts[0].by_column}
-        channels = sum("," not in name and not name.startswith("all") for name in right)   # each stands alone once
+                raise UserError(
+                    f"{folder}: the networks are tested on different images; make it again with "
+                    f"python -m tools.bands"
+                )
+        right = {
+            name: np.array([part.by_column[name] == part.labels for part in parts]).astype(int)
+            for name in parts[0].by_column
+        }
+        channels = sum(
+            "," not in name and not name.startswith("all") for name in right
+        )  # each stands alone once
         found.append(Network(key, same[0]["label"], tuple(run["seed"] for run in same), channels, right))
-    order = {BANDS_CHANNELSET.model: 0, "fill-mean": 1, "fill-zero": 2, "sliced": 3, "all-bands": 4, "specialist": 5}
-    return sorted(found, key=lambda network: (network.key[2] != "all", order.get(network.key[0], 9), network.key[1]))
+    order = {
+        BANDS_CHANNELSET.model: 0,
+        "fill-mean": 1,
+        "fill-zero": 2,
+        "sliced": 3,
+        "all-bands": 4,
+        "specialist": 5,
+    }
+    return sorted(
+        found, key=lambda network: (network.key[2] != "all", order.get(network.key[0], 9), network.key[1])
+    )
 
 
 def _told(network: Network) -> list[str]:
     _, test, _ = network.key
-    return [network.label, test.replace("fill ", "") + " fill" if test.startswith("fill") else test or "as trained"]
+    return [
+        network.label,
+        test.replace("fill ", "") + " fill" if test.startswith("fill") else test or "as trained",
+    ]
 
 
 def compare(ours: Network, other: Network, networks: list[Network], sets: list[str]) -> dict:
@@ -118,8 +138,9 @@ def compare(ours: Network, other: Network, networks: list[Network], sets: list[s
     """
     errors = []
     if ours.key[0] != other.key[0] or ours.key[2] != other.key[2]:
-        variance, freedom = pooled_variance([network.top1(sets) for network in networks
-                                             if all(name in network.right for name in sets)])
+        variance, freedom = pooled_variance(
+            [network.top1(sets) for network in networks if all(name in network.right for name in sets)]
+        )
         share = 1 / len(ours.seeds) + 1 / len(other.seeds)
         errors = [(variance * share, freedom)] if variance else []
     a, b = ours.sum_of(sets), other.sum_of(sets)
@@ -131,18 +152,30 @@ def accuracy_table(networks: list[Network]) -> str:
     shown = [network for network in networks if network.key[2] == "all"]
     if not shown:
         return ""
+
     def cells(network: Network) -> list[str]:
         for_groups = [network.groups.get(group) for group in GROUPS]
         means = [mean_sd(network.top1(sets)) if sets else "–" for sets in for_groups]
         worst = [f"{network.worst(sets):.1f}" if sets else "–" for sets in (for_groups[2], for_groups[4])]
         return [*means[:3], worst[0], *means[3:], worst[1]]
+
     images = next(iter(shown[0].right.values())).shape[1]
     counts = {group: len(shown[0].groups[group]) for group in GROUPS}
-    header = ["network", "at test", *GROUPS[:2], f"one band ({counts[GROUPS[2]]})", "worst",
-              f"all but one ({counts[GROUPS[3]]})", f"random sets ({counts[GROUPS[4]]})", "worst"]
-    return (f"**EuroSAT, 13 bands, {images} tiles, 5-fold cross-validation.** Top-1 in %, mean over "
-            f"{len(shown[0].seeds)} seeds ± standard deviation; mean over the sets of a group, their number in "
-            f"brackets.\n\n") + table(header, [[*_told(network), *cells(network)] for network in shown])
+    header = [
+        "network",
+        "at test",
+        *GROUPS[:2],
+        f"one band ({counts[GROUPS[2]]})",
+        "worst",
+        f"all but one ({counts[GROUPS[3]]})",
+        f"random sets ({counts[GROUPS[4]]})",
+        "worst",
+    ]
+    return (
+        f"**EuroSAT, 13 bands, {images} tiles, 5-fold cross-validation.** Top-1 in %, mean over "
+        f"{len(shown[0].seeds)} seeds ± standard deviation; mean over the sets of a group, their number in "
+        f"brackets.\n\n"
+    ) + table(header, [[*_told(network), *cells(network)] for network in shown])
 
 
 def difference_table(networks: list[Network]) -> str:
@@ -152,16 +185,24 @@ def difference_table(networks: list[Network]) -> str:
         return ""
     ours, lines = shown[0], []
     for number, other in enumerate(shown[1:]):
-        lines += [{"other": number, "group": group, **compare(ours, other, shown, ours.groups[group])}
-                  for group in GROUPS if other.groups.get(group) == ours.groups[group]]
+        lines += [
+            {"other": number, "group": group, **compare(ours, other, shown, ours.groups[group])}
+            for group in GROUPS
+            if other.groups.get(group) == ours.groups[group]
+        ]
     lines = adjusted(lines, ("other", "group"))
     by_place = {(line["other"], line["group"]): line for line in lines}
-    return (f"**The same: ours − other, points,** with the 95 % interval over images and seeds. An asterisk: "
-            f"p < 0.05 after Holm's correction over these {len(lines)} comparisons. The tiles of two folds share "
-            f"training images, which the intervals leave out.\n\n") + table(
+    return (
+        f"**The same: ours − other, points,** with the 95 % interval over images and seeds. An asterisk: "
+        f"p < 0.05 after Holm's correction over these {len(lines)} comparisons. The tiles of two folds share "
+        f"training images, which the intervals leave out.\n\n"
+    ) + table(
         ["ours minus", "at test", *GROUPS],
-        [[*_told(other), *(difference(by_place.get((number, group))) for group in GROUPS)]
-         for number, other in enumerate(shown[1:])])
+        [
+            [*_told(other), *(difference(by_place.get((number, group))) for group in GROUPS)]
+            for number, other in enumerate(shown[1:])
+        ],
+    )
 
 
 def unseen_table(networks: list[Network]) -> str:
@@ -170,14 +211,27 @@ def unseen_table(networks: list[Network]) -> str:
     if not unseen:
         return ""
     pairs = [(network.label, _told(network)[1], "all but this", network) for network in unseen]
-    pairs += [(network.label, "as trained", "all bands", network) for network in networks
-              if network.key[1:] == ("", "all") and network.key[0] in {one.key[0] for one in unseen}]
-    return (f"**A band that training never saw ({NEVER_SEEN}, near infrared).** Top-1 in %, mean over seeds ± "
-            f"standard deviation. The regression fill knows its covariance with the others, from unlabelled "
-            f"images.\n\n") + table(["network", "at test", "trained on", f"{NEVER_SEEN} alone", "all bands",
-                                     f"all but {NEVER_SEEN}"], [
-        [label, test, trained, *(mean_sd(network.top1([name])) for name in (NEVER_SEEN, "all", f"all-{NEVER_SEEN}"))]
-        for label, test, trained, network in pairs])
+    pairs += [
+        (network.label, "as trained", "all bands", network)
+        for network in networks
+        if network.key[1:] == ("", "all") and network.key[0] in {one.key[0] for one in unseen}
+    ]
+    return (
+        f"**A band that training never saw ({NEVER_SEEN}, near infrared).** Top-1 in %, mean over seeds ± "
+        f"standard deviation. The regression fill knows its covariance with the others, from unlabelled "
+        f"images.\n\n"
+    ) + table(
+        ["network", "at test", "trained on", f"{NEVER_SEEN} alone", "all bands", f"all but {NEVER_SEEN}"],
+        [
+            [
+                label,
+                test,
+                trained,
+                *(mean_sd(network.top1([name])) for name in (NEVER_SEEN, "all", f"all-{NEVER_SEEN}")),
+            ]
+            for label, test, trained, network in pairs
+        ],
+    )
 
 
 def extra_table(by_channel: dict[str, list[Network]], setting: Setting | None) -> str:
@@ -187,38 +241,85 @@ def extra_table(by_channel: dict[str, list[Network]], setting: Setting | None) -
         by_channel: name of the fourth channel -> networks.
         setting: of the RGB data, whose networks of three channels stand beside.
     """
+
     def mean(network: Network, sets: list[str]) -> str:
         return mean_sd(network.top1(sets))
+
     lines = []
     for run in (CHANNELSET, SLICED) if setting and by_channel else ():
         entry = setting.find(run)
         if entry is not None:
             seeds = setting.seeds(entry, "RGB")
-            of = {subset: [100 * setting.right(entry, subset, seed).mean() for seed in seeds] for subset in SUBSETS}
-            lines.append(["none", run.label, str(len(seeds)), mean_sd(of["RGB"]), "–", "–",
-                          mean_sd([float(np.mean(values)) for values in zip(*of.values())]), "–"])
+            of = {
+                subset: [100 * setting.right(entry, subset, seed).mean() for seed in seeds]
+                for subset in SUBSETS
+            }
+            lines.append(
+                [
+                    "none",
+                    run.label,
+                    str(len(seeds)),
+                    mean_sd(of["RGB"]),
+                    "–",
+                    "–",
+                    mean_sd([float(np.mean(values)) for values in zip(*of.values())]),
+                    "–",
+                ]
+            )
     for channel, networks in by_channel.items():
         for network in networks:
             more = [name for name in network.right if channel in name.split(",")]
             without = [name for name in network.right if name not in more]
-            lines.append([channel, network.label, str(len(network.seeds)), mean(network, ["R,G,B"]),
-                          mean(network, [f"R,G,B,{channel}"]), mean(network, [channel]), mean(network, without),
-                          mean(network, [name for name in more if name != channel])])
+            lines.append(
+                [
+                    channel,
+                    network.label,
+                    str(len(network.seeds)),
+                    mean(network, ["R,G,B"]),
+                    mean(network, [f"R,G,B,{channel}"]),
+                    mean(network, [channel]),
+                    mean(network, without),
+                    mean(network, [name for name in more if name != channel]),
+                ]
+            )
     if not lines:
         return ""
-    return ("**RGB and one derived channel: mini-imagenet-50, 48 px, preset 48px-quarter, test split.** Top-1 in %. The "
-            "networks of a fourth channel sample sets of four in training, those of none sets of three.\n\n") + table(
-        ["fourth channel", "network", "seeds", "RGB", "RGB and it", "it alone", "7 sets without it",
-         "7 sets with it and others"], lines)
+    return (
+        "**RGB and one derived channel: mini-imagenet-50, 48 px, preset 48px-quarter, test split.** Top-1 in %. The "
+        "networks of a fourth channel sample sets of four in training, those of none sets of three.\n\n"
+    ) + table(
+        [
+            "fourth channel",
+            "network",
+            "seeds",
+            "RGB",
+            "RGB and it",
+            "it alone",
+            "7 sets without it",
+            "7 sets with it and others",
+        ],
+        lines,
+    )
 
 
 def score_lines(networks: list[Network]) -> list[dict]:
     """A line a network and set, for scores.csv."""
-    return [{"network": network.key[0], "label": network.label, "at_test": network.key[1],
-             "training": network.key[2], "seeds": len(network.seeds), "set": name,
-             "bands": size_of(name, network.channels), "top1_pct": float(np.mean(values)),
-             "top1_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
-            for network in networks for name in network.right for values in [network.top1([name])]]
+    return [
+        {
+            "network": network.key[0],
+            "label": network.label,
+            "at_test": network.key[1],
+            "training": network.key[2],
+            "seeds": len(network.seeds),
+            "set": name,
+            "bands": size_of(name, network.channels),
+            "top1_pct": float(np.mean(values)),
+            "top1_sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        }
+        for network in networks
+        for name in network.right
+        for values in [network.top1([name])]
+    ]
 
 
 def make_figure(networks: list[Network]) -> dict[str, tuple]:
@@ -232,8 +333,13 @@ def make_figure(networks: list[Network]) -> dict[str, tuple]:
             by_size[size_of(name, network.channels)].append(name)
         sizes = sorted(by_size)
         label, test = _told(network)
-        data.append({"name": label + f" ({test})" * (test != "as trained"), "x": sizes,
-                     "y": [float(np.mean(network.top1(by_size[size]))) for size in sizes]})
+        data.append(
+            {
+                "name": label + f" ({test})" * (test != "as trained"),
+                "x": sizes,
+                "y": [float(np.mean(network.top1(by_size[size]))) for size in sizes],
+            }
+        )
     title = "EuroSAT, 13 bands, 5-fold cross-validation: top-1 by number of bands present"
     panel = {"x": "bands present", "y": "top-1, mean over the sets of that size (%)", "series": data}
     return {"task1_bands_eurosat.png": (figures.lines, {"panels": [panel]}, title)} if data else {}
