@@ -83,6 +83,9 @@ BANDS_CHANNELSET, BANDS_MEAN, BANDS_ZERO, BANDS_SLICED = (
 BANDS_PLAIN = Run("all-bands", "trained on all bands alone", "baseline", {"sampler": "none", **_SMALL})
 BANDS_RGB = Run("specialist", "specialist for red, green, blue", "specialist",
                 {"channels": "B02,B03,B04", **_SMALL})
+# half of the images have the sets that one will use, the others any
+BANDS_WEIGHTED = BANDS_CHANNELSET.but(label="ours, half of the sets RGB or all", section="ours",
+                                      set_shares="B02,B03,B04:0.25 all:0.25")
 NEVER_SEEN = "B08"   # near infrared
 BANDS_UNSEEN = [run.but(train_channels=f"all-{NEVER_SEEN}") for run in (
     BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)]
@@ -218,7 +221,7 @@ GRIDS = {
                    FULL_LONG],
     "task1-full-lengths": [*(STOCK_SPECIALISTS[epochs][channels] for epochs in (30, 60, 90, 150)
                              for channels in ("RGB", "R")), STOCK_LENGTHS[30], STOCK_LENGTHS[90]],
-    "task1-bands": [BANDS_CHANNELSET, BANDS_PLAIN, BANDS_SLICED, BANDS_ZERO, BANDS_MEAN, BANDS_RGB, *BANDS_UNSEEN,
+    "task1-bands": [BANDS_CHANNELSET, BANDS_WEIGHTED, BANDS_PLAIN, BANDS_SLICED, BANDS_ZERO, BANDS_MEAN, BANDS_RGB, *BANDS_UNSEEN,
                     *(BANDS_PLAIN.tested(fill=rule) for rule in ("regression", "mean")),
                     probed(BANDS_UNSEEN[2], "average-of-seen")],
     # RGB and one more channel, which data.prepare derives

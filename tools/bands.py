@@ -99,6 +99,7 @@ def collect(work: Path, folds: list[Path], target: Path) -> None:
             record["model"],
             *(f"{k}={v}" for k, v in sorted(record["test"].items())),
             *(f"train_channels={v}" for v in [record["config"]["train_channels"]] if v != "all"),
+            *(["weighted"] if record["config"].get("set_shares") else []),
         )
         place = networks[key, record["seed"]]
         if record["dataset"] in place:

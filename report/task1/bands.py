@@ -55,6 +55,11 @@ class Network:
     channels: int
     right: dict[str, np.ndarray]
 
+    @property
+    def unseen(self) -> bool:
+        """Whether training left a channel out."""
+        return self.key[2].startswith("all-")
+
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Group -> its sets."""
@@ -90,7 +95,8 @@ def load_networks(folder: Path) -> list[Network]:
         members = defaultdict(list)
         for run in runs:
             test = ", ".join(f"{key} {value}" for key, value in run["test"].items())
-            members[run["model"], test, run["config"]["train_channels"]].append(run)
+            members[run["model"], test, run["config"]["train_channels"] + (
+                " weighted" * bool(run["config"].get("set_shares")))].append(run)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): make it again with python -m tools.bands") from error
     found, first = [], None
@@ -120,7 +126,7 @@ def load_networks(folder: Path) -> list[Network]:
         "specialist": 5,
     }
     return sorted(
-        found, key=lambda network: (network.key[2] != "all", order.get(network.key[0], 9), network.key[1])
+        found, key=lambda network: (network.unseen, order.get(network.key[0], 9), network.key[1])
     )
 
 
@@ -149,7 +155,7 @@ def compare(ours: Network, other: Network, networks: list[Network], sets: list[s
 
 def accuracy_table(networks: list[Network]) -> str:
     """Top-1 by group of sets, of the networks that trained on all bands."""
-    shown = [network for network in networks if network.key[2] == "all"]
+    shown = [network for network in networks if not network.unseen]
     if not shown:
         return ""
 
@@ -180,7 +186,7 @@ def accuracy_table(networks: list[Network]) -> str:
 
 def difference_table(networks: list[Network]) -> str:
     """Ours against every other network that trained on all bands."""
-    shown = [network for network in networks if network.key[2] == "all"]
+    shown = [network for network in networks if not network.unseen]
     if not shown:
         return ""
     ours, lines = shown[0], []
@@ -207,7 +213,7 @@ def difference_table(networks: list[Network]) -> str:
 
 def unseen_table(networks: list[Network]) -> str:
     """A band that training never saw, alone and beside the others."""
-    unseen = [network for network in networks if network.key[2] != "all"]
+    unseen = [network for network in networks if network.unseen]
     if not unseen:
         return ""
     pairs = [(network.label, _told(network)[1], "all but this", network) for network in unseen]
@@ -326,7 +332,7 @@ def make_figure(networks: list[Network]) -> dict[str, tuple]:
     """Top-1 against the number of bands: file name -> (drawing function, data, title)."""
     data = []
     for network in networks:
-        if network.key[2] != "all" or len(network.right) == 1:
+        if network.unseen or len(network.right) == 1:
             continue
         by_size = defaultdict(list)
         for name in network.right:
