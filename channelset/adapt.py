@@ -28,7 +28,8 @@ def adapt_first_conv(model: nn.Module, fill: str = "regression", *, path: str | 
     The network itself is changed and returned: its first convolution becomes a `ChannelSetConv2d` in the same
     place, so that all other names of parameters stay, and its forward takes `channels` and `mask` as well
     (unless it has arguments of these names: then use `present`). Only the stem knows them: a forward that
-    needs the number of channels before it must have all of them and a mask.
+    needs the number of channels before it must have all of them and a mask. Under torch.compile each list of
+    `channels` is a graph of its own, of which there are few: for many sets give a mask, or fold.
 
     Args:
         model: any network; every image it is given is normalised channel by channel before.

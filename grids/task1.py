@@ -221,7 +221,8 @@ GRIDS = {
                    FULL_LONG],
     "task1-full-lengths": [*(STOCK_SPECIALISTS[epochs][channels] for epochs in (30, 60, 90, 150)
                              for channels in ("RGB", "R")), STOCK_LENGTHS[30], STOCK_LENGTHS[90]],
-    "task1-bands": [BANDS_CHANNELSET, BANDS_WEIGHTED, BANDS_PLAIN, BANDS_SLICED, BANDS_ZERO, BANDS_MEAN, BANDS_RGB, *BANDS_UNSEEN,
+    "task1-bands": [BANDS_CHANNELSET, BANDS_WEIGHTED, BANDS_PLAIN, BANDS_SLICED, BANDS_ZERO, BANDS_MEAN, BANDS_RGB,
+                    *BANDS_UNSEEN,
                     *(BANDS_PLAIN.tested(fill=rule) for rule in ("regression", "mean")),
                     probed(BANDS_UNSEEN[2], "average-of-seen")],
     # RGB and one more channel, which data.prepare derives

@@ -372,6 +372,21 @@ def bench_epoch(args, rows: Rows) -> None:
 # ---------------------------------------------------------------- the stem
 
 
+def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
+    """Of all tensors that a forward pass keeps for the backward pass, each storage once."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = forward()
+    del output
+    return sum(kept.values())
+
+
+
 def bench_stem(args, rows: Rows) -> None:
     device = torch.device(args.device)
     for channels, sizes in ((3, (1, 2, 3)), (13, (1, 3, 13))):
@@ -412,6 +427,16 @@ def bench_stem(args, rows: Rows) -> None:
             "ms/step",
             f"plain, {channels} channels",
             ratios(mine, theirs),
+        )
+        masked = {"mask": sample_channels(64, channels, generator=random).to(device)}
+        saved = [saved_bytes(lambda: net(images, **masked)), saved_bytes(lambda: plain(images))]
+        rows.add(
+            "stem",
+            f"ResNet-18, {args.image_size} px, C={channels}, saved for the backward pass",
+            saved[0] / 2**20,
+            "MiB",
+            f"plain, {channels} channels",
+            [saved[0] / saved[1]],
         )
         for n in sizes:
             ids, x = list(range(n)), images[:, :n]
