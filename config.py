@@ -19,7 +19,7 @@ from data.batches import AUGMENTATIONS
 from data.channels import parse_subset, subset_name
 from data.lists import RGB
 from models.resnet import LAYERS, STEMS
-from models.shallow import SHALLOW, shallow_name
+from models.shallow import DESIGNED_FOR, SHALLOW, fit_stem, shallow_name
 from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
 from utils import UserError, check_name, check_ranges, option
@@ -63,7 +63,8 @@ class TrainConfig:
     arch: str | None = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
     width: float | None = option(None, "width multiplier of the network (default: by preset)",
                                  above=0, most=64)
-    stem: str = option("7x7s2", "first convolution: side and stride; 3x3s1 is for images under about 64 px",
+    stem: str = option("7x7s2", "first convolution: side and stride; 3x3s1 is for images under about 64 px, "
+                                "11x11s4 for those above 180 px, where the shallow networks have it by themselves",
                        tuple(STEMS))
     stem_pool: bool | None = option(None,
                                     "max-pooling after the first convolution (default: with --stem 7x7s2)")
@@ -260,6 +261,11 @@ class Task2Config(TrainConfig):
         self.name = self.name or (shallow_name(**{**SHALLOW[self.arch], **own}) if self.arch in SHALLOW
                                   else self.arch)
         super().resolve()
+        # as it is for small images; larger ones are halved more often
+        if self.arch in SHALLOW and self.stem_pool is None and self.stem == "7x7s2":
+            stem, pool = fit_stem(self.arch, self.image_size)
+            if (stem, pool) != fit_stem(self.arch, DESIGNED_FOR):
+                self.stem, self.stem_pool = stem, pool
         return self
 
 

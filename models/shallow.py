@@ -8,6 +8,8 @@ weights (bilinear CNN, 1504.07889).
 """
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -172,6 +174,23 @@ def shallow_name(widths=(128, 256, 512, 512), kernels=(5,), gates: bool = False,
     """What a `ShallowNet` of these options is called: KIND DEPTH -k KERNEL, such as "gated6-k3"."""
     kinds = ["reparam"] * bool(reparam) + ["covariance"] * bool(covariance_channels) + ["gated"] * bool(gates)
     return f"{'-'.join(kinds) or 'plain'}{len(widths) + 2}-k{'-'.join(map(str, kernels))}"
+
+
+# first convolutions, each with half the maps of the one before: stem, pooled
+HALVINGS = (("7x7s2", False), ("7x7s2", True), ("11x11s4", True))
+DESIGNED_FOR = 64   # px: images that the names are for
+
+
+def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
+    """First convolution of a named network for images of this side: stem, and whether it is pooled.
+
+    Images of twice the side get one halving more, so that the network behind has maps of the same size and its
+    field is the same share of the image; log2(image_size / 64) halvings, rounded. Smaller images get none less:
+    a map of 3 x 3 is left to the last layer at 48 px.
+    """
+    start = int(SHALLOW[arch].get("stem_pool", False))
+    more = max(0, round(math.log2(image_size / DESIGNED_FOR)))
+    return HALVINGS[min(start + more, len(HALVINGS) - 1)]
 
 
 def build_shallow(arch: str, num_classes: int, **options) -> ShallowNet:

@@ -10,8 +10,11 @@ from metrics.depth import count_depth
 from metrics.cost import count_macs, count_params, flop_counter_macs
 from models.branched import BranchedConv2d, NormLinear, fuse
 from models.resnet import ScaledResNet
-from models.shallow import SHALLOW, ShallowNet, build_shallow, pooled, shallow_name
+from config import Task2Config
+from metrics.receptive_field import receptive_field
+from models.shallow import SHALLOW, ShallowNet, build_shallow, fit_stem, pooled, shallow_name
 from models.shallow_baselines import SHALLOW_BASELINES, SelfAttention
+from models.task2 import build_classifier
 
 NETWORKS = {**SHALLOW, **SHALLOW_BASELINES}
 
@@ -253,3 +256,32 @@ def test_attention_knows_no_order_of_pixels():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         ShallowNet(**{"num_classes": 5, **options})
+
+
+# ---------------------------------------------------------------- any image size by itself
+
+@pytest.mark.parametrize("arch", ["gated6-k3", "plain6-k5", "gated5-k5"])
+@pytest.mark.parametrize("size", [48, 64, 84, 96, 128, 180, 224])
+def test_the_first_convolution_follows_the_image_size(arch, size):
+    """The field is the same share of the image and the last map of the same size as at 64 px, within a factor of
+    the square root of two (smaller images get no finer first convolution)."""
+    def measures(side: int) -> tuple[float, int]:
+        config = Task2Config(device="cpu", preset="64px-half", image_size=side, arch=arch).resolve()
+        net = build_classifier({**vars(config), "width": 0.125}, 3, 7).eval()
+        assert count_depth(net, (3, side, side)).strict <= 6
+        return receptive_field(net, side, images=1)["size_px"] / side, net.feature_maps(
+            torch.zeros(1, 3, side, side))[0].shape[2]
+    field, positions = measures(size)
+    usual_field, usual_positions = measures(64)
+    assert field > 0.68 * usual_field
+    assert 0.68 * usual_positions < positions <= 1.5 * usual_positions
+
+
+def test_small_images_and_given_stems_stay_as_they_are():
+    for size in (48, 64, 84):
+        config = Task2Config(device="cpu", preset="64px-half", image_size=size).resolve()
+        assert (config.stem, config.stem_pool) == ("7x7s2", None)
+    given = Task2Config(device="cpu", preset="64px-half", image_size=224, stem_pool=False).resolve()
+    assert (given.stem, given.stem_pool) == ("7x7s2", False)
+    assert fit_stem("gated6-k3", 128) == ("7x7s2", True) and fit_stem("gated6-k3", 224) == ("11x11s4", True)
+    assert fit_stem("gated4-k7", 64) == ("7x7s2", True) and fit_stem("gated4-k7", 128) == ("11x11s4", True)
