@@ -9,9 +9,9 @@ main: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -q
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	touch $@
 
 robust: $(VENV)/installed

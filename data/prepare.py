@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,21 +39,34 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     paths = [path for split in lists.splits.values() for path in split.paths]
     reader, channels, kind = ImageReader(lists), len(lists.channels), first_kind(lists)
 
-    def look(path: str) -> tuple[bool, str]:
+    def look(path: str) -> tuple[bool, str, bytes]:
+        """Whether it is grey, why it cannot be decoded, and what stands for its content."""
         try:
-            image = decode_image(reader.read(path), 64, channels, kind)
-            return bool((image == image[:, :, :1]).all()), ""
+            data = reader.read(path)
+            image = decode_image(data, 64, channels, kind)
+            return bool((image == image[:, :, :1]).all()), "", hashlib.sha256(data).digest()
         except Exception as error:   # Pillow raises many types for damaged files, and each is reported
-            return False, f"{path} ({type(error).__name__}: {error})"
+            return False, f"{path} ({type(error).__name__}: {error})", b""
 
     with ThreadPoolExecutor(workers) as pool:   # Pillow decodes without the interpreter's lock
         results = list(tqdm(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
-    grey = f", {sum(same for same, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
+    grey = f", {sum(same for same, _, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
     print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
-    bad = [reason for _, reason in results if reason]
+    bad = [reason for _, reason, _ in results if reason]
     if bad:
         raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
                         f"or download the archive again, or take them off the lists.")
+    first: dict[bytes, tuple[str, str]] = {}   # content -> split and path where it is first
+    copies, contents = [], iter(content for _, _, content in results)
+    for split, part in lists.splits.items():
+        for path, content in zip(part.paths, contents):
+            where, other = first.setdefault(content, (split, path))
+            if where != split:
+                copies.append(f"{split} {path} = {where} {other}")
+    if copies:
+        raise UserError(f"{len(copies)} images are in two splits under different names: {'; '.join(copies[:5])}. An "
+                        f"image in two splits makes the test worthless: take one of each off the lists.")
+    print("  no image is in two splits")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

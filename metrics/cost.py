@@ -14,14 +14,13 @@ A stem that generates its kernel and calls F.conv2d must therefore be folded int
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from contextlib import ExitStack, contextmanager
+from functools import cache
 
 import numpy as np
-import thop
 import torch
-from thop.profile import register_hooks
-from thop.vision.basic_hooks import zero_ops
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.conv import _ConvNd
@@ -30,8 +29,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 BATCH = 256   # images, where cost depends on the batch
-# thop counts BatchNorm, average pooling and softmax as operations, which the MACs of papers leave out
-NOT_WEIGHTED = {kind: zero_ops for kind in register_hooks if not issubclass(kind, (_ConvNd, nn.Linear))}
+try:
+    import thop
+    from thop.profile import register_hooks
+    from thop.vision.basic_hooks import zero_ops
+
+    # thop counts BatchNorm, average pooling and softmax as operations, which the MACs of papers leave out
+    NOT_WEIGHTED = {kind: zero_ops for kind in register_hooks if not issubclass(kind, (_ConvNd, nn.Linear))}
+except ImportError:   # it needs distutils, which newer Pythons have only with setuptools
+    thop = None
 
 
 def count_params(model: nn.Module) -> int:
@@ -42,16 +48,25 @@ def count_params(model: nn.Module) -> int:
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """MACs of one forward pass of one image, by thop; see the top of this file for what counts.
+    """MACs of one forward pass of one image, by thop; see the top of this file for what counts. Where thop is not
+    there, by the dispatcher, which counts the same on plain layers; it says so once.
 
     Args:
         model: takes a single tensor; left as it is (thop adds `total_ops` buffers, so it works on a copy).
         input_shape: (C, H, W) of one image.
     """
     model = copy.deepcopy(model).cpu().float().eval()
+    if thop is None:
+        _say_without_thop()
+        return flop_counter_macs(model, torch.zeros(1, *input_shape))
     macs, _ = thop.profile(model, inputs=(torch.zeros(1, *input_shape),), custom_ops=NOT_WEIGHTED,
                            verbose=False)
     return int(macs)
+
+
+@cache
+def _say_without_thop() -> None:
+    print("thop is not installed (or lacks distutils): PyTorch's own counter counts the MACs", file=sys.stderr)
 
 
 def flop_counter_macs(model: nn.Module, *inputs) -> int:

@@ -280,3 +280,53 @@ def test_macs_of_folded_kernel_and_generation_match_the_flop_counter():
         counted = counter.get_total_flops() // 2
         ours = count_macs(fold_channels(net, ids), tuple(x.shape[1:])) + find_stem(net).generation_macs(len(ids))
         assert 0 <= counted - ours <= 4 * 3 ** 3   # the counter also sees the rule's own C x C products
+
+
+# ---------------------------------------------------------------- numerics
+
+def test_single_precision_is_enough_for_every_set_of_thirteen_bands():
+    """Bands as correlated as those of a satellite (condition 1e4): the fill, the kernel and the output in float32
+    against the inverse in float64."""
+    torch.manual_seed(0)
+    spectrum = torch.logspace(0.9, -3.1, 13, dtype=torch.float64)
+    basis = torch.linalg.qr(torch.randn(13, 13, dtype=torch.float64))[0]
+    covariance = basis @ torch.diag(spectrum) @ basis.T
+    correlation = covariance / torch.outer(covariance.diagonal().sqrt(), covariance.diagonal().sqrt())
+    fill = build_fill("regression", 13, covariance=correlation)
+    stem = ChannelSetConv2d(13, 4, 3, padding=1, fill=fill)
+    exact = correlation + 1e-6 * torch.eye(13, dtype=torch.float64)
+    x = (torch.linalg.cholesky(exact) @ torch.randn(13, 64, dtype=torch.float64)).view(1, 13, 8, 8)
+    worst = 0.0
+    for number in range(1, 2 ** 13, 7):
+        ids = [i for i in range(13) if number >> i & 1]
+        absent = [i for i in range(13) if i not in ids]
+        wanted = torch.zeros(13, len(ids), dtype=torch.float64)
+        wanted[ids, range(len(ids))] = 1
+        if absent:
+            wanted[absent] = torch.linalg.solve(exact[ids][:, ids], exact[ids][:, absent]).T
+        got = fill.columns(ids).double()
+        worst = max(worst, float((got - wanted).abs().max() / wanted.abs().max()))
+        if number % 70 == 1:
+            kernel = torch.einsum("ojhw,jn->onhw", stem.weight.detach().double(), wanted)
+            y = nn.functional.conv2d(x[:, ids], kernel, padding=1)
+            for output in (stem(x[:, ids].float(), ids), stem.fold(ids)(x[:, ids].float())):
+                assert (output.double() - y).abs().max() < 1e-3 * y.abs().max()
+    assert worst < 2e-3
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 1e30, 3e38])
+def test_extreme_pixels_stay_finite_in_the_fill(value):
+    stem = make_stem("regression")
+    mask = torch.tensor([[True, False, True]])
+    assert stem.fill(mask).isfinite().all() and stem(torch.full((1, 3, 8, 8), value / 1e6), mask=mask).isfinite().all()
+
+
+def test_a_seed_gives_the_same_bits_on_a_cpu():
+    def run() -> torch.Tensor:
+        torch.manual_seed(3)
+        stem = ChannelSetConv2d(3, 8, 3, fill=build_fill("regression", 3, **STATISTICS))
+        x, mask = torch.randn(4, 3, 9, 9), torch.rand(4, 3) < 0.7
+        y = stem(x, mask=mask | (mask.sum(1, keepdim=True) == 0))
+        y.square().sum().backward()
+        return torch.cat([y.flatten().detach(), stem.weight.grad.flatten()])
+    assert torch.equal(run(), run())

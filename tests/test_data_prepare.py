@@ -131,3 +131,12 @@ def test_cache_and_demo(tiny_dataset, tmp_path, capsys):
 def test_wrong_commands(argv):
     with pytest.raises(SystemExit):
         main(argv)
+
+
+def test_copies_of_one_picture_in_two_splits_are_found(tiny_dataset, capsys):
+    main(["check", str(tiny_dataset), "--decode"])
+    assert "no image is in two splits" in capsys.readouterr().out
+    train, test = (tiny_dataset / f"images/n00000001/n00000001_{number}.JPEG" for number in (0, 6))
+    test.write_bytes(train.read_bytes())
+    with pytest.raises(UserError, match="1 images are in two splits.*test .*_6.JPEG = train .*_0.JPEG"):
+        main(["check", str(tiny_dataset), "--decode"])

@@ -137,3 +137,12 @@ def test_results_that_are_dropped_at_once_count():
 def test_a_forward_pass_frees_what_it_made(model):
     assert peak_memory_mb(model, image()) == peak_memory_mb(model, image()) < peak_memory_mb(model,
         torch.zeros(2, 3, 20, 20))
+
+
+def test_without_thop_the_other_counter_counts(monkeypatch, capsys):
+    from torchvision.models import resnet18
+    net = resnet18(num_classes=5)
+    expected = count_macs(net, (3, 64, 64))
+    monkeypatch.setattr("metrics.cost.thop", None)
+    assert count_macs(net, (3, 64, 64)) == expected
+    assert "PyTorch's own counter" in capsys.readouterr().err

@@ -347,5 +347,5 @@ def make_figure(networks: list[Network]) -> dict[str, tuple]:
             }
         )
     title = "EuroSAT, 13 bands, 5-fold cross-validation: top-1 by number of bands present"
-    panel = {"x": "bands present", "y": "top-1, mean over the sets of that size (%)", "series": data}
+    panel = {"x": "bands present", "y": "top-1, mean over those sets (%)", "series": data}
     return {"task1_bands_eurosat.png": (figures.lines, {"panels": [panel]}, title)} if data else {}
