@@ -189,7 +189,7 @@ class _TakeSet(_OfTheSet):
 
     def __call__(self, model, args, kwargs):
         kwargs = dict(kwargs)
-        channels, mask = (kwargs.pop(name, None) for name in ARGUMENTS)
+        channels, mask = kwargs.pop("channels", None), kwargs.pop("mask", None)
         if channels is None and mask is None:
             return None
         if channels is not None and mask is not None:

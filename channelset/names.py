@@ -134,8 +134,9 @@ class Channels:
         for i in known:
             if not 0 <= i < len(self):
                 raise ValueError(f"channel id {i} of {ids}: known ids are 0 to {len(self) - 1}")
-            if known.count(i) > 1:
-                raise ValueError(f"channels {ids} repeat a channel: {self.names[i]!r}")
+        if len(set(known)) < len(known):
+            twice = sorted(known)[[a == b for a, b in zip(sorted(known), sorted(known)[1:])].index(True)]
+            raise ValueError(f"channels {ids} repeat a channel: {self.names[twice]!r}")
         if len(known) < len(ids) and not unseen:
             raise ValueError("channel id -1 stands for a channel unseen in training, which needs the open-set "
                              "form: fill rule 'luma_chroma'")

@@ -483,6 +483,8 @@ class Masked(nn.Module):
 @pytest.mark.parametrize("path", ["folded", "mask"])
 def test_onnx_of_any_image_size(path, dynamo):
     pytest.importorskip("onnxscript")
+    if dynamo and torch.__version__ < "2.9":
+        pytest.skip("torch.export's way to ONNX is not finished in this PyTorch")
     runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     net = adapted(torchvision.models.resnet18(num_classes=4))
