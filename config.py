@@ -107,7 +107,7 @@ class TrainConfig:
                                least=0, most=1)
     seed: int = option(0, "seed of weights, batches, augmentation and channel sampling", least=0, below=2**63)
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
-    threads: int = option(0, "CPU threads; 0: PyTorch's choice", least=0, most=4096)
+    threads: int = option(0, "CPU threads; 0: as many as there are idle cores", least=0, most=4096)
 
     def resolve(self, known: Channels = RGB) -> TrainConfig:
         """Fill in what depends on the machine, the preset and the channels of the data; check the values.

@@ -23,8 +23,8 @@ from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
 from step import TrainStep
-from utils import UserError, append_jsonl, brief, environment, free_cores, hold, load_checkpoint
-from utils import save_checkpoint, write_json, write_text
+from utils import UserError, append_jsonl, brief, environment, hold, load_checkpoint
+from utils import save_checkpoint, use_threads, write_json, write_text
 
 SAVE_EVERY = 20   # seconds of training that a kill may cost, at most
 
@@ -61,8 +61,8 @@ def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
 
 
 def choose_threads(config: TrainConfig) -> None:
-    """Set the threads of the CPU: those asked for, else those that the interrupted run had, else as many as
-    there are idle cores: more than that wait for one another and are many times as slow.
+    """Set the threads of the CPU: those asked for, else those that the interrupted run had, else as many as there
+    are idle cores.
     """
     if not config.threads and config.device == "cpu":
         earlier = Path(config.out or "", "config.json")
@@ -70,12 +70,8 @@ def choose_threads(config: TrainConfig) -> None:
             with suppress(ValueError, AttributeError):
                 told = json.loads(earlier.read_text(encoding="utf-8")).get("threads")
                 config.threads = told if isinstance(told, int) and 0 < told <= 4096 else 0
-        config.threads = config.threads or min(free_cores(), torch.get_num_threads())
-        if config.threads < torch.get_num_threads():
-            print(f"{config.threads} CPU thread{'s' * (config.threads > 1)}: as many as there are cores that nothing "
-                  f"else uses; --threads N sets another number", file=sys.stderr)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if config.threads or config.device == "cpu":
+        config.threads = use_threads(config.threads)
 
 
 def readable(record: dict) -> str:

@@ -14,7 +14,7 @@ from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
 from records import SECTIONS, RunFiles, read_predictions, run_name, write_record
-from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, within
+from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, use_threads, within
 
 # Names and places on one machine, which a record does not keep
 PLACES = ("name", "out", "resume", "cache", "data")
@@ -34,7 +34,7 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument("--section", choices=SECTIONS[task],
                         help="part of the tables (default: from the options)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=within(0, 4096), default=0, help="CPU threads; 0: PyTorch's choice")
+    parser.add_argument("--threads", type=within(0, 4096), default=0, help="CPU threads; 0: as many as there are idle cores")
     parser.add_argument("--repeats", type=within(0, 10**6), default=50,
                         help="timed passes for the latency; 0: leave it out")
     parser.add_argument("--results", help="folder for the results (default: results, for the demo set "
@@ -124,8 +124,8 @@ class Evaluation:
                                       "cache": args.cache,
                                       "device": args.device}).resolve(
             Channels(dataset.get("data_channels") or RGB))
-        if args.threads:
-            torch.set_num_threads(args.threads)
+        if args.threads or config.device == "cpu":
+            use_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)
         if cache.digest != dataset["digest"]:
             raise UserError(f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data "

@@ -200,6 +200,19 @@ def free_cores(seconds: float = 0.3) -> int:
         return limit
 
 
+def use_threads(count: int) -> int:
+    """Set the threads of the CPU and return their number; 0: as many as there are idle cores, since more wait for
+    one another and are many times as slow.
+    """
+    if not count:
+        count = min(free_cores(), torch.get_num_threads())
+        if count < torch.get_num_threads():
+            print(f"{count} CPU thread{'s' * (count > 1)}: as many as there are cores that nothing else uses; "
+                  f"--threads N sets another number", file=sys.stderr)
+    torch.set_num_threads(count)
+    return count
+
+
 def _idle_times(cores: set[int]) -> dict[int, int]:
     """Ticks that each core has been idle."""
     lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()

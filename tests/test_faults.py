@@ -1,4 +1,5 @@
 """What must not pass in silence: two at one folder, a queue that is killed, numbers out of range."""
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import engine
+import eval_channels
+import records
 import train_task1
 from config import Task1Config, Task2Config
 from data.cache import open_cache
@@ -108,3 +111,53 @@ def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
     assert [process.wait() for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [".demo.lock", "demo"]
+
+
+def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, tiny, monkeypatch, capsys):
+    monkeypatch.setattr("utils.free_cores", lambda: 1)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    chosen = []
+    monkeypatch.setattr("torch.set_num_threads", chosen.append)
+    command(train_task1, *tiny, "--epochs", "1", "--out", "run")
+    assert chosen == [1] and "1 CPU thread: as many as there are cores that nothing else uses" in capsys.readouterr().err
+    monkeypatch.setattr("utils.free_cores", lambda: 4)
+    command(train_task1, *tiny, "--epochs", "1", "--out", "run", "--resume")
+    command(train_task1, *tiny, "--epochs", "1", "--out", "other")
+    command(train_task1, *tiny, "--epochs", "1", "--out", "third", "--threads", "3")
+    assert chosen == [1, 1, 4, 3]
+
+
+def test_memory_that_is_not_there_is_one_line(tiny_dataset, tmp_path):
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch, utils\n"
+            "def main(): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')\n"
+            "utils.cli(main)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "smaller --batch-size" in done.stderr
+    code = code.replace("raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')", "torch.empty(10**15)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "out of memory" in done.stderr
+
+
+@pytest.mark.parametrize("words", [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "RANK": "1"}])
+def test_a_world_size_without_torchrun_means_nothing(words, monkeypatch):
+    for key, value in words.items():
+        monkeypatch.setenv(key, value)
+    assert engine.Processes.start(engine.torch.device("cpu")) == engine.Processes(0, 1)
+
+
+def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
+    options = ("--results", "results", "--repeats", "0", "--skip-existing", "--device", "cpu")
+    command(eval_channels, trained, *options)
+    record, = Path("results/task1/runs").iterdir()
+    predictions, = Path("results/task1/predictions").iterdir()
+    whole = record.read_bytes(), predictions.read_bytes(), Path("results/task1/channels.csv").read_bytes()
+    for break_it in (lambda: record.write_bytes(whole[0][:200]), predictions.unlink, record.unlink,
+                     lambda: predictions.write_bytes(whole[1][:30]), Path("results/task1/channels.csv").unlink):
+        break_it()
+        records.read_predictions.cache_clear()
+        command(eval_channels, trained, *options)
+        assert (predictions.read_bytes(), Path("results/task1/channels.csv").read_bytes()) == whole[1:]
+        assert json.loads(record.read_text())["splits"] == json.loads(whole[0])["splits"]
+    capsys.readouterr()
+    command(eval_channels, trained, *options)
+    assert "skipped" in capsys.readouterr().out
