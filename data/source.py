@@ -53,6 +53,15 @@ class FolderSource:
         return sorted(os.listdir(self.path))
 
 
+def _is_tar(path: Path) -> bool:
+    if ".tar" in path.suffixes or path.suffix in (".tgz", ".tbz2", ".txz"):
+        return True
+    try:
+        return tarfile.is_tarfile(path)
+    except BROKEN:
+        return False
+
+
 class ZipSource:
     """Files in a zip archive, by member name."""
 
@@ -60,7 +69,7 @@ class ZipSource:
         try:
             self._archive = zipfile.ZipFile(path)
         except BROKEN as error:
-            if path.is_file() and (tarfile.is_tarfile(path) or ".tar" in path.suffixes):
+            if path.is_file() and _is_tar(path):
                 raise UserError(f"{path} is a tar archive, which cannot be read image by image: unpack it and name "
                                 f"the folder") from error
             raise UserError(f"{path} is not a readable zip ({error}): it is truncated or damaged; "

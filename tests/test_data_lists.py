@@ -210,3 +210,16 @@ def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="not empty"):
         make_demo(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name, data", [("x.tar.gz", b"\x1f\x8b\x08\x00rest"), ("x.tgz", b""), ("plain", None)])
+def test_a_tar_is_called_a_tar(tmp_path, name, data):
+    import tarfile
+    path = tmp_path / name
+    if data is None:
+        with tarfile.open(path, "w") as archive:
+            archive.add(__file__, "train.txt")
+    else:
+        path.write_bytes(data)
+    with pytest.raises(UserError, match="is a tar archive.*unpack it"):
+        read_lists(path)
