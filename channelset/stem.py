@@ -201,9 +201,11 @@ class ChannelSetConv2d(nn.Module):
         with torch.autocast(x.device.type, enabled=False):   # the rule's small solve stays in float32
             # (B, rows, C)
             mixing = (self.fill(mask, x.float()) if self.fill.per_image else self.fill(mask)).to(x)
-        memory_format = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) \
-            else torch.contiguous_format
-        x = torch.einsum("brc,bchw->brhw", mixing, x).contiguous(memory_format=memory_format)
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            # pixels as rows, (B, H W, C): neither the images nor what comes out is copied
+            x = (x.permute(0, 2, 3, 1).flatten(1, 2) @ mixing.mT).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        else:
+            x = (mixing @ x.flatten(2)).unflatten(2, x.shape[2:])
         conv = (self.stride, self.padding, self.dilation)
         y = F.conv2d(x, self.weight, None, *conv) if self.generator is None else self.generator.convolve(x,
             *conv)
@@ -211,7 +213,8 @@ class ChannelSetConv2d(nn.Module):
         offset = self.offset(present / present.sum(1, keepdim=True))              # (B, O), (O,) or None
         if offset is None:
             return y
-        return y + (offset if offset.dim() == 2 else offset[None]).to(y)[:, :, None, None]
+        # in place: a convolution's output is not needed for its gradient
+        return y.add_((offset if offset.dim() == 2 else offset[None]).to(y)[:, :, None, None])
 
     def fold(self, channels=None) -> nn.Conv2d:
         """The plain Conv2d with n input channels that this module is on the set `channels`.

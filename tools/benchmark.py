@@ -1,6 +1,7 @@
 """Measure the speeds this project promises, each against its reference in alternating pairs.
 
-    python -m tools.benchmark                    # all on this machine, about ten minutes; writes results/speed.csv
+    python -m tools.benchmark                    # all on this machine, about ten minutes; writes results/speed.csv;
+                                                 # `step`, at full width, on a GPU alone
     python -m tools.benchmark stem --pairs 20    # the stem alone; printed only, as is all but the whole
     python -m tools.benchmark step epoch --device cuda:0 --compile --keep
 
@@ -544,7 +545,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     rows = Rows(torch.device(args.device))
-    for name in args.which or BENCHMARKS:
+    chosen = args.which or [name for name in BENCHMARKS if name != "step" or args.device != "cpu"]
+    for name in chosen:
         BENCHMARKS[name](args, rows)
         if args.keep or not args.which:  # after each: what is measured is not lost
             rows.keep(ROOT / "results" / "speed.csv")
