@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from data.decode import ImageReader, to_mode
+from data.decode import PICTURES, ImageReader, to_mode
 from data.lists import BANDS, ImageLists
 from data.source import BROKEN
 from utils import UserError, making, write_text
@@ -63,10 +63,10 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
                 for path, label in zip(
                     tqdm(part.paths, desc=split, unit=" images", disable=not progress), part.labels
                 ):
-                    rgb = np.asarray(to_mode(Image.open(io.BytesIO(reader.read(path))), "RGB"))
-                    more = np.clip(np.round(CHANNELS[channel](rgb.astype(np.float64))), 0, 255).astype(
-                        np.uint8
-                    )
+                    image = Image.open(io.BytesIO(reader.read(path)), formats=PICTURES)
+                    rgb = np.asarray(to_mode(ImageOps.exif_transpose(image), "RGB"))
+                    more = np.round(CHANNELS[channel](rgb.astype(np.float64)))
+                    more = np.clip(more, 0, 255).astype(np.uint8)
                     file = Path(path).with_suffix(".npy").as_posix()
                     (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                     np.save(temporary / file, np.dstack([rgb, more]))
