@@ -1,5 +1,6 @@
 """What the repository promises about itself."""
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -66,6 +67,22 @@ def test_results_have_their_provenance():
                                                                                line["train_depth"])
         names = {f"{name}-test.csv.gz" for name in records}
         assert {path.name for path in (RESULTS / task / "predictions").iterdir()} == names
+
+
+def test_results_of_other_channels_have_their_provenance():
+    """As the others: and each is a run that a grid has."""
+    folders = sorted((RESULTS / "bands").iterdir())
+    known = {(run.model, run.label) for grid in ("task1-bands", "task1-extra") for run in GRIDS[grid]}
+    assert folders
+    for folder in folders:
+        runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
+        assert {f"{run['name']}.csv.gz" for run in runs} == {path.name for path in (folder / "predictions").iterdir()}
+        for run in runs:
+            assert run["config"]["seed"] == run["seed"] and (run["model"], run["label"]) in known
+            for fold in run["folds"]:
+                assert re.fullmatch(r"[0-9a-f]{64}", fold["dataset_digest"]) and fold["trained_with"]["hardware"]
+                assert all(re.fullmatch(r"[0-9a-f]{40}", fold[key]["commit"]) for key in ("trained_with",
+                                                                                          "evaluated_with"))
 
 
 def test_the_queue_repeats_the_published_runs():
