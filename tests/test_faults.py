@@ -119,7 +119,8 @@ def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, 
     chosen = []
     monkeypatch.setattr("torch.set_num_threads", chosen.append)
     command(train_task1, *tiny, "--epochs", "1", "--out", "run")
-    assert chosen == [1] and "1 CPU thread: as many as there are cores that nothing else uses" in capsys.readouterr().err
+    assert chosen == [1]
+    assert "1 CPU thread: as many as there are cores that nothing else uses" in capsys.readouterr().err
     monkeypatch.setattr("utils.free_cores", lambda: 4)
     command(train_task1, *tiny, "--epochs", "1", "--out", "run", "--resume")
     command(train_task1, *tiny, "--epochs", "1", "--out", "other")
@@ -133,7 +134,8 @@ def test_memory_that_is_not_there_is_one_line(tiny_dataset, tmp_path):
             "utils.cli(main)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "smaller --batch-size" in done.stderr
-    code = code.replace("raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')", "torch.empty(10**15)")
+    code = code.replace("raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')",
+                        "torch.empty(10**15)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "out of memory" in done.stderr
 
