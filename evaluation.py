@@ -34,7 +34,8 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument("--section", choices=SECTIONS[task],
                         help="part of the tables (default: from the options)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=within(0, 4096), default=0, help="CPU threads; 0: as many as there are idle cores")
+    parser.add_argument("--threads", type=within(0, 4096), default=0,
+                        help="CPU threads; 0: as many as there are idle cores")
     parser.add_argument("--repeats", type=within(0, 10**6), default=50,
                         help="timed passes for the latency; 0: leave it out")
     parser.add_argument("--results", help="folder for the results (default: results, for the demo set "
