@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -493,6 +494,7 @@ def main(argv: list[str] | None = None) -> None:
     unknown = set(args.faults) - FAULTS.keys()
     if unknown:
         raise UserError(f"no fault {', '.join(sorted(unknown))}; choose from {', '.join(FAULTS)}")
+    warnings.simplefilter("ignore")  # Pillow's of damaged pictures
     counts, where = {}, os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         try:
