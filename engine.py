@@ -50,13 +50,16 @@ class Processes:
             dist.destroy_process_group()
 
 
-def start(config: TrainConfig) -> tuple[torch.device, Processes, PixelCache]:
-    """What every training begins with: threads, device, this process's place among all, and the data."""
+def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, Processes, PixelCache]:
+    """What every training begins with: threads, device, this process's place among all, and the data.
+
+    data: where they were found already; default: where `config.data` leads.
+    """
     choose_threads(config)
     # a GPU times its convolutions once: training batches have one shape
     torch.backends.cudnn.benchmark = True
     device = torch.device(config.device)
-    return device, Processes.start(device), open_data(config.data, config.image_size, config.cache,
+    return device, Processes.start(device), open_data(data or config.data, config.image_size, config.cache,
                                                       config.max_failed)
 
 

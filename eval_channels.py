@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from channelset import FILLS, Channels, find_stem
+from channelset import FILLS, find_stem
 from config import Task1Config
 from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
@@ -27,7 +27,7 @@ from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.late_fusion import LateFusion
 from models.one_set import for_channels
 from models.probes import PROBES, probe_network
-from models.task1 import load_channel_net, load_late_fusion
+from models.task1 import channels_of, load_channel_net, load_late_fusion
 from records import write_predictions
 from report import build as report_build
 from utils import ArgumentParser, UserError, cli
@@ -137,8 +137,8 @@ def main(argv: list[str] | None = None) -> None:
     if evaluation.is_done():
         return
     dataset, specialist = checkpoint["dataset"], evaluation.head["section"] == "specialist"
-    names = tuple(dataset["channel_names"])
-    known = Channels(dict(zip(names, dataset.get("wavelengths") or [None] * len(names))))
+    known = channels_of(dataset)
+    names = known.names
     whole = "every" in args.subsets.split()
     subsets = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, known)
     if whole and not specialist and len(subsets) < 2 ** len(names) - 1:

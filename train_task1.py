@@ -40,8 +40,9 @@ def subset_accuracy(model, batches, names, config: Task1Config) -> dict:
 
 def main() -> None:
     config = parse_config(Task1Config, description=__doc__)
-    config.resolve(read_channels(find_dataset(config.data)))
-    device, processes, cache = start(config)
+    source = find_dataset(config.data)
+    config.resolve(read_channels(source))
+    device, processes, cache = start(config, str(source))
     ids = parse_subset(config.channels, cache.channels)
     known = cache.channels.chosen(ids)
     names = known.names

@@ -261,11 +261,12 @@ def one_at_a_time(folder: Path):
 
 @contextmanager
 def making(path: Path):
-    """Within it no other process makes `path`: a second one waits. What a killed one left, temporary siblings
-    named .NAME-*, is removed first.
+    """Yield an empty folder that becomes `path` at the end, if it was filled: what an interrupted process left
+    never looks finished. No other process makes `path` meanwhile: a second one waits. What a killed one left,
+    temporary siblings named .NAME-*, is removed first.
 
     Raises:
-        OSError: the folder of `path` cannot be written.
+        OSError: the folder of `path` cannot be written, or `path` is there and not empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.parent / f".{path.name}.lock")
@@ -277,7 +278,16 @@ def making(path: Path):
     try:
         for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
             shutil.rmtree(left, ignore_errors=True)
-        yield
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            yield temporary
+            if any(temporary.iterdir()):
+                temporary.chmod(0o755)
+                if path.exists():
+                    path.rmdir()
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     finally:
         lock.release()
 

@@ -81,8 +81,7 @@ def adapt_first_conv(model: nn.Module, fill: str = "regression", *, path: str | 
 
 def insert_stem(model: nn.Module, path: str, stem: ChannelSetConv2d) -> nn.Module:
     """Put `stem` in the place `path` of `model` and let the model's forward take `channels` and `mask`."""
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, stem)
+    _replace(model, path, stem)
     own = inspect.signature(model.forward).parameters
     if not any(isinstance(hook, _TakeSet) for hook in model._forward_pre_hooks.values()) \
             and not set(ARGUMENTS) & own.keys():
@@ -143,9 +142,13 @@ def fold_channels(model: nn.Module, channels=None) -> nn.Module:
             del hooks[key]
             for flags in (folded._forward_pre_hooks_with_kwargs, folded._forward_hooks_always_called):
                 flags.pop(key, None)
-    parent, _, name = path.rpartition(".")
-    setattr(folded.get_submodule(parent), name, _with_preprocessing(folded, conv, ids))
+    _replace(folded, path, _with_preprocessing(folded, conv, ids))
     return folded
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
 
 
 def _with_preprocessing(folded: nn.Module, conv: nn.Conv2d, ids: list[int]) -> nn.Module:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.decode import pixel_unit
+
 AUGMENTATIONS = ("none", "light", "strong")
 
 
@@ -36,7 +38,7 @@ class Batches:
         ids = list(channels)
         # on the device: a list would be copied there at every batch, which a captured graph must not do
         self.channels = None if ids == list(range(images.shape[3])) else torch.tensor(ids, device=device)
-        unit = 255 if images.dtype == np.uint8 else 1
+        unit = pixel_unit(images.dtype)
         self.scale = (1 / (unit * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)      # (C,)
         self.shift = (-torch.as_tensor(mean, dtype=torch.float32)[ids]).to(device) * unit * self.scale
 

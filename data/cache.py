@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import zlib
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from channelset import Channels
-from data.decode import ImageReader, Target, pixel_kind
+from data.decode import ImageReader, Target, pixel_kind, pixel_unit
 from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
 from utils import ROOT, UserError, making, write_json, write_text
@@ -120,10 +119,10 @@ def open_cache(lists: ImageLists, size: int, folder: str | Path | None = None, w
     found = _existing(target, lists)
     try:
         if not found:
-            with making(target):
+            with making(target) as temporary:
                 found = _existing(target, lists)   # another process may have built it meanwhile
                 if not found:
-                    _build(lists, size, target, workers or cores(), max_failed_share, progress)
+                    _build(lists, size, temporary, workers or cores(), max_failed_share, progress)
     except OSError as error:
         raise UserError(f"cannot write the cache {target}: {error}; free disk space, or choose another "
                         "folder with --cache") from error
@@ -154,48 +153,34 @@ def _existing(target: Path, lists: ImageLists) -> PixelCache | None:
         return None
 
 
-def _build(lists, size, target, workers, max_failed_share, progress) -> None:
-    """Build in a hidden sibling of `target` and rename it at the end: an interrupted build never looks
-    finished.
-    """
-    temporary, channels = None, len(lists.channels)
-    try:
-        kind = first_kind(lists)
-        pixel = channels * np.dtype(kind).itemsize
-        need = sum(len(split.paths) for split in lists.splits.values()) * size * size * pixel
-        free = shutil.disk_usage(target.parent).free
-        if need > free:
-            raise UserError(f"the cache needs {need / 1e9:.2f} GB in {target.parent}, where {free / 1e9:.2f} "
-                            f"GB are free; free disk space or use a smaller image size")
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        temporary.chmod(0o755)
-        targets = {key: Target(str((temporary / f"{key}.raw").absolute()), size, channels, kind)
-                   for key in lists.splits}
-        failures, sums, products = _decode_all(lists, targets, workers, max_failed_share, progress)
-        counts = {key: _finish_split(temporary, key, split, targets[key], failures[key])
-                  for key, split in lists.splits.items()}
-        reader = ImageReader(lists)
-        pixels, unit = counts["train"] * size * size, pixel_unit(kind)
-        mean = sums / pixels
-        covariance = (products / pixels - np.outer(mean, mean)) / unit**2
-        named = {key: [[lists.splits[key].paths[row], reason] for row, reason in rows]
-                 for key, rows in failures.items()}
-        meta = {"name": lists.name, "digest": lists.digest, "size": size, "format": FORMAT, "images": counts,
-                "channels": dict(zip(lists.channels.names, lists.channels.wavelengths)), "kind": kind,
-                "mean": (mean / unit).tolist(), "std": np.sqrt(np.maximum(np.diag(covariance), 0)).tolist(),
-                "covariance": covariance.tolist(), "failures": named, "class_names": lists.class_names,
-                "left_out": {path: reader.checksum(path) for rows in named.values() for path, _ in rows},
-                "crc32": {path.name: checksum(path) for path in sorted(temporary.iterdir())}}
-        write_json(temporary / "meta.json", {**meta, "meta_crc32": meta_checksum(meta)})
-        os.replace(temporary, target)
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def pixel_unit(kind) -> int:
-    """What stands for 1: 255 in pictures; other pixels are taken as they are."""
-    return 255 if np.dtype(kind) == np.uint8 else 1
+def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
+    """Fill the empty `folder` with a cache."""
+    channels = len(lists.channels)
+    kind = first_kind(lists)
+    pixel = channels * np.dtype(kind).itemsize
+    need = sum(len(split.paths) for split in lists.splits.values()) * size * size * pixel
+    free = shutil.disk_usage(folder.parent).free
+    if need > free:
+        raise UserError(f"the cache needs {need / 1e9:.2f} GB in {folder.parent}, where {free / 1e9:.2f} "
+                        f"GB are free; free disk space or use a smaller image size")
+    targets = {key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind)
+               for key in lists.splits}
+    failures, sums, products = _decode_all(lists, targets, workers, max_failed_share, progress)
+    counts = {key: _finish_split(folder, key, split, targets[key], failures[key])
+              for key, split in lists.splits.items()}
+    reader = ImageReader(lists)
+    pixels, unit = counts["train"] * size * size, pixel_unit(kind)
+    mean = sums / pixels
+    covariance = (products / pixels - np.outer(mean, mean)) / unit**2
+    named = {key: [[lists.splits[key].paths[row], reason] for row, reason in rows]
+             for key, rows in failures.items()}
+    meta = {"name": lists.name, "digest": lists.digest, "size": size, "format": FORMAT, "images": counts,
+            "channels": lists.channels.as_dict(), "kind": kind,
+            "mean": (mean / unit).tolist(), "std": np.sqrt(np.maximum(np.diag(covariance), 0)).tolist(),
+            "covariance": covariance.tolist(), "failures": named, "class_names": lists.class_names,
+            "left_out": {path: reader.checksum(path) for rows in named.values() for path, _ in rows},
+            "crc32": {path.name: checksum(path) for path in sorted(folder.iterdir())}}
+    write_json(folder / "meta.json", {**meta, "meta_crc32": meta_checksum(meta)})
 
 
 def first_kind(lists) -> str:

@@ -126,6 +126,11 @@ def pixel_kind(data: bytes, channels: int) -> str:
     return "uint8"
 
 
+def pixel_unit(kind) -> int:
+    """What stands for 1: 255 in pictures; other pixels are taken as they are."""
+    return 255 if np.dtype(kind) == np.uint8 else 1
+
+
 def check_array(array: np.ndarray, channels: int, kind: np.dtype) -> np.ndarray:
     """The array as (H, W, C) of `kind`.
 

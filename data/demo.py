@@ -7,9 +7,7 @@ channels tell every class, two tell the pairs they span, and one is left with a 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -110,21 +108,14 @@ def make_demo(folder: str | Path) -> Path:
         return folder
     if folder.exists() and not marker.is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no demo set; name another folder or remove it")
-    temporary = None
     try:
-        with making(folder):
+        with making(folder) as temporary:
             if complete():   # another process made it meanwhile
                 return folder
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
             _write(temporary)
-            temporary.chmod(0o755)
             if folder.exists():
                 shutil.rmtree(folder)
-            os.replace(temporary, folder)
     except OSError as error:
         raise UserError(f"cannot write the demo set to {folder}: {error}; free disk space, or make it elsewhere: "
                         f"python -m data.prepare demo --out FOLDER, then --data FOLDER --cache FOLDER2") from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +51,9 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
         )
     if out.exists():
         raise UserError(f"{out} is there already: name another folder with --out, or delete it")
-    reader, temporary = ImageReader(lists), None
+    reader = ImageReader(lists)
     try:
-        with making(out):
-            temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        with making(out) as temporary:
             for split, part in lists.splits.items():
                 lines = []
                 for path, label in zip(
@@ -73,14 +69,9 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
                     lines.append(f"{file} {label}\n")
                 write_text(temporary / f"{split}.txt", "".join(lines))
             write_text(temporary / BANDS, f"R\nG\nB\n{channel}\n")
-            temporary.chmod(0o755)
-            os.replace(temporary, out)
     except BROKEN as error:
         raise UserError(
             f"cannot write {out}: {error}; free disk space, mend the image, or name another folder with "
             f"--out"
         ) from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
     return out

@@ -2,9 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +64,9 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
         return made
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and does not hold these folds: name another folder with --out")
-    reader, temporary = ImageReader(lists), None
+    reader = ImageReader(lists)
     try:
-        with making(out):
-            temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        with making(out) as temporary:
             for path in paths:
                 target = temporary / path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -83,14 +79,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
                     write_text(temporary / folder.name / BANDS, "".join(
                         f"{name} {nm or ''}".rstrip() + "\n" for name, nm in lists.channels.as_dict().items()))
             write_json(temporary / marker.name, content)
-            temporary.chmod(0o755)
-            if out.exists():
-                out.rmdir()
-            os.replace(temporary, out)
     except BROKEN as error:
         raise UserError(f"cannot write the folds to {out}: {error}; free disk space or name another folder "
                         f"with --out") from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
     return made

@@ -1,6 +1,7 @@
 """Task 1's networks: built from options, and back from the checkpoints that train_task1.py writes."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -58,6 +59,12 @@ def build_channel_net(arch: str, channels, num_classes: int, fill: str = "regres
     return insert_stem(network, "conv1", stem_conv)
 
 
+def channels_of(dataset: Mapping) -> Channels:
+    """The channels of a network, from the entry `dataset` of its checkpoint."""
+    names = dataset["channel_names"]
+    return Channels(dict(zip(names, dataset.get("wavelengths") or [None] * len(names))))
+
+
 def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledResNet, dict]:
     """Rebuild the network of a model.pt that train_task1.py wrote, in eval mode; returns it with the
     checkpoint.
@@ -74,8 +81,7 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
     try:
         config, dataset = checkpoint["config"], checkpoint["dataset"]
         statistics = {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
-        names = dataset["channel_names"]
-        channels = Channels(dict(zip(names, dataset.get("wavelengths") or [None] * len(names))))
+        channels = channels_of(dataset)
         model = build_channel_net(
             config["arch"], channels, len(dataset["class_names"]), config["fill"], config["kernel"],
             config["templates"], config["kernel_size"], config["embedding"], config["width"], config["stem"],

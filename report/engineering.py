@@ -38,8 +38,8 @@ def speed_tables(file: Path) -> dict[str, str]:
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
-        made = {name: [[row["case"], f"{float(row['value']):,.4g} {row['unit']}", row["reference"] or "–", _ratio(row),
-                        f"{row['hardware']}, {row['threads']} thread{'s' * (row['threads'] != '1')}"]
+        made = {name: [[row["case"], f"{float(row['value']):,.4g} {row['unit']}", row["reference"] or "–",
+                        _ratio(row), f"{row['hardware']}, {row['threads']} thread{'s' * (row['threads'] != '1')}"]
                        for row in rows if (row["benchmark"] == "stem") == (name == "speed-stem")] for name in names}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): make it again with python -m tools.benchmark") from error
@@ -51,4 +51,6 @@ def speed_tables(file: Path) -> dict[str, str]:
 
 
 def _ratio(row: dict) -> str:
-    return f"{float(row['ratio']):.3f} ({float(row['low']):.3f} – {float(row['high']):.3f})" if row["ratio"] else "–"
+    if not row["ratio"]:
+        return "–"
+    return f"{float(row['ratio']):.3f} ({float(row['low']):.3f} – {float(row['high']):.3f})"

@@ -16,7 +16,7 @@ from utils import UserError, check_name, free_cores, read_jsonl
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     where = os.getcwd()
-    yield robust.World(tmp_path_factory.mktemp("world"))
+    yield robust.make_world(tmp_path_factory.mktemp("world"))
     os.chdir(where)
 
 
@@ -25,7 +25,7 @@ def world(tmp_path_factory):
 )
 @pytest.mark.filterwarnings("ignore")
 def test_faults_are_survived(world, fault, scale, capsys):
-    counts = Counter(robust.FAULTS[fault](world, scale))
+    counts = Counter(robust.FAULTS[fault](scale))
     assert sum(counts.values()) > 10
     assert not [what for what, survived in counts if not survived], capsys.readouterr().err
 
@@ -42,7 +42,7 @@ def test_a_silent_fault_is_counted(world, monkeypatch):
         },
     )
     monkeypatch.setattr("data.cache.meta_checksum", lambda meta: None)
-    outcomes = Counter(robust.bits(world, 0.2))
+    outcomes = Counter(robust.bits(0.2))
     assert outcomes["pixel cache: refused", False] > 0
 
 
