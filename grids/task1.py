@@ -58,6 +58,7 @@ LONG = {epochs: CHANNELSET.but(epochs=epochs) for epochs in (60, 90, 210)}
 # of the longer trainings the best on validation
 LONG_STRONG = CHANNELSET.but(section="ours", epochs=90, augment="strong")
 SHORT_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (4, 10)}
+LONG_SPECIALISTS = specialists(epochs=90, augment="strong")
 NARROW, WIDE = (CHANNELSET.but(width=width) for width in (0.125, 0.5))
 NARROW_SPECIALISTS, WIDE_SPECIALISTS = (specialists(width=width) for width in (0.125, 0.5))
 
@@ -143,7 +144,8 @@ ABLATIONS = {
         ("ours, 30 epochs", CHANNELSET), ("ours, 60", LONG[60]), ("ours, 90", LONG[90]),
         ("ours, 90, strong augmentation", LONG_STRONG), ("ours, 210", LONG[210]),
         ("7 specialists, 4 each", SHORT_SPECIALISTS[4]), ("7 specialists, 10 each", SHORT_SPECIALISTS[10]),
-        ("7 specialists, 30 each", SPECIALISTS)],
+        ("7 specialists, 30 each", SPECIALISTS),
+        ("7 specialists, 90 each, strong augmentation", LONG_SPECIALISTS, LONG_STRONG)],
     "capacity": [
         ("the preset's width, ours", CHANNELSET), ("the preset's width, specialists", SPECIALISTS),
         ("width 1/8, ours", NARROW), ("width 1/8, specialists", NARROW_SPECIALISTS, NARROW),
@@ -190,6 +192,7 @@ LENGTHS = {
     "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
     "seven specialists": [*((7 * epochs, family) for epochs, family in SHORT_SPECIALISTS.items()),
                           (210, SPECIALISTS)],
+    "seven specialists, strong augmentation": [(630, LONG_SPECIALISTS)],
 }
 
 # ---------------------------------------------------------------- the queue
@@ -214,6 +217,7 @@ GRIDS = {
     # epochs
     "task1-compute": [*(run for family in SHORT_SPECIALISTS.values() for run in family.values()),
                       LONG[60], LONG[90], LONG_STRONG, LONG[210]],
+    "task1-long-specialists": [*LONG_SPECIALISTS.values()],
     # Ours and the specialists at other widths; each preset has one of its own
     "task1-capacity": [NARROW, *NARROW_SPECIALISTS.values(), WIDE, *WIDE_SPECIALISTS.values()],
     "task1-full": [FULL_CHANNELSET, *FULL_SPECIALISTS.values(), FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN,
