@@ -12,9 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
@@ -86,18 +88,21 @@ def readable(record: dict) -> str:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> Tensor:
-    """Predicted class of every image: (N,). The model, in eval mode, gets the image channels `columns`
-    (None: all).
+def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> tuple[np.ndarray, float]:
+    """Predicted class of every image (N,), and the mean cross-entropy of the true classes, in nats.
+
+    The model, in eval mode, gets the image channels `columns` (None: all).
     """
     model.eval()
-    predictions = []
-    for images, _ in batches.eval_batches(1024 if batches.device.type == "cuda" else 256):
+    predictions, loss = [], 0.0
+    for images, labels in batches.eval_batches(1024 if batches.device.type == "cuda" else 256):
         if columns is not None:
             images = images[:, list(columns)].contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-            predictions.append(model(images).argmax(1))
-    return torch.cat(predictions).cpu()
+            logits = model(images)
+        predictions.append(logits.argmax(1))
+        loss = loss + functional.cross_entropy(logits.float(), labels, reduction="sum")
+    return torch.cat(predictions).cpu().numpy(), float(loss) / len(batches)
 
 
 class Trainer:

@@ -112,9 +112,9 @@ def evaluate(model: nn.Module, batches: Batches, subsets: dict, prepare, num_cla
     labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
     for subset, ids in tqdm(subsets.items(), desc="subsets", unit="subset", disable=None):
         network, columns = prepare(ids)
-        predictions[subset] = predict(network.eval(), batches, columns, amp=False).numpy()
+        predictions[subset], loss = predict(network.eval(), batches, columns, amp=False)
         rows.append({"subset": subset, **classification_metrics(labels, predictions[subset], num_classes),
-                     **measure(model, ids, batches, repeats)})
+                     "loss": loss, **measure(model, ids, batches, repeats)})
     return rows, predictions
 
 

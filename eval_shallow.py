@@ -104,8 +104,8 @@ def evaluate(path: str, args) -> Evaluation | None:
               "receptive_field": None if test else field(fused, size, len(channels))}
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, size, channels, device)
-        labels, predictions = batches.labels.cpu().numpy(), predict(fused, batches, amp=False).numpy()
-        row = {**classification_metrics(labels, predictions, cache.num_classes), **columns}
+        labels, (predictions, loss) = batches.labels.cpu().numpy(), predict(fused, batches, amp=False)
+        row = {**classification_metrics(labels, predictions, cache.num_classes), "loss": loss, **columns}
         record["splits"][split] = [row]
         print(readable(name, split, row))
         if keep and split == "test":

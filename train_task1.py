@@ -25,17 +25,19 @@ from models.task1 import CHECKPOINT, build_channel_net, load_teacher
 from utils import UserError, cli, parse_config
 
 
-def subset_accuracy(model, batches, names, config: Task1Config) -> dict:
-    """Top-1 of the averaged model on the sets it answers for: all (of many channels some), or a specialist's
-    one.
+def subset_metrics(model, batches, names, config: Task1Config) -> dict:
+    """Top-1 and loss of the averaged model on the sets it answers for: all (of many channels some), or a
+    specialist's one; their means over these sets.
     """
-    top1, labels = {}, batches.labels.cpu().numpy()
+    top1, losses, labels = {}, [], batches.labels.cpu().numpy()
     num_classes = model.fc.out_features
     for ids in [tuple(range(len(names)))] if config.is_specialist else some_subsets(len(names)):
-        predictions = predict(for_channels(model, ids), batches, ids, config.amp).numpy()
+        predictions, loss = predict(for_channels(model, ids), batches, ids, config.amp)
         metrics = classification_metrics(labels, predictions, num_classes)
         top1[subset_name(ids, names)] = round(metrics["top1_pct"], 2)
-    return top1
+        losses.append(loss)
+    return {"val_loss": round(sum(losses) / len(losses), 4),
+            "val_mean_pct": round(sum(top1.values()) / len(top1), 2), "val_top1_pct": top1}
 
 
 def main() -> None:
@@ -72,8 +74,7 @@ def main() -> None:
         return {"mask": mask}
 
     def validate(averaged):
-        top1 = subset_accuracy(averaged, val, names, config)
-        return {"val_mean_pct": round(sum(top1.values()) / len(top1), 2), "val_top1_pct": top1}
+        return subset_metrics(averaged, val, names, config)
 
     Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher).fit_and_save(CHECKPOINT,
                                                                                                   {

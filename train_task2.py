@@ -35,9 +35,9 @@ def main() -> None:
                   for split in ("train", "val"))
 
     def validate(averaged):
-        predictions = predict(averaged, val, amp=config.amp).numpy()
+        predictions, loss = predict(averaged, val, amp=config.amp)
         metrics = classification_metrics(val.labels.cpu().numpy(), predictions, cache.num_classes)
-        return {"val_top1_pct": round(metrics["top1_pct"], 2)}
+        return {"val_loss": round(loss, 4), "val_top1_pct": round(metrics["top1_pct"], 2)}
 
     Trainer(config, cache, model, train, validate, processes=processes, teacher=teacher).fit_and_save(
         CHECKPOINT, {"mean": cache.mean.tolist(), "std": cache.std.tolist()}, "eval_shallow.py")
