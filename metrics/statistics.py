@@ -1,7 +1,14 @@
-"""How sure a number is: intervals of proportions, paired comparisons of models, correction for many tests."""
+"""How sure a number is: intervals of proportions, paired comparisons of models, correction for many tests.
+
+Two models are compared on the same images, each trained with some seeds. Images and seeds are crossed random
+effects: an accuracy differs from that of all images and seeds by a part of the images, a part of the seeds and
+a part of both, as readers and cases do in studies of diagnosis (Dorfman, Berbaum, Metz 1992; Gallas 2006).
+"""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -21,97 +28,113 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return 100 * float(interval.low), 100 * float(interval.high)
 
 
-class PairedBootstrap:
-    """Differences and ratios of models on the same images, with intervals over images and training seeds.
+class SeedVariance(NamedTuple):
+    """What training seeds do to a top-1 on fixed images, in points squared.
 
-    The standard error over images is that of a bootstrap that resamples the images for both models alike. The
-    spread over
-    seeds is added to it: a model trained with one seed has it as well, it only cannot show it. It is known
-    from few seeds, so interval and p are Student's t with the Welch-Satterthwaite degrees of freedom
-    (Satterthwaite 1946).
+    The variance between seeds, `between`, holds the part of images and seeds together, `within`, which the
+    variance over images holds as well. Only what is left, `excess`, is to be added to that one.
+
+    Attributes:
+        between: variance over seeds of the mean over images.
+        within: what independent images alone would give it.
+        freedom: degrees of freedom of `between`.
+    """
+    between: float
+    within: float
+    freedom: float
+
+    @property
+    def excess(self) -> float:
+        return max(0.0, self.between - self.within)
+
+
+def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
+    """Pooled over models that have several seeds; None where none has.
 
     Args:
-        images: N.
-        draws: resamples.
-        seed: of the resampling.
+        models: outcomes (seeds, N) each, 1 where right, or a mean or difference of such.
+    """
+    between = within = freedom = 0.0
+    for outcomes in models:
+        seeds, images = np.shape(outcomes)
+        if seeds > 1:
+            points = 100 * np.asarray(outcomes, dtype=np.float64)
+            between += float(((points.mean(1) - points.mean()) ** 2).sum())
+            within += float(((points - points.mean(0)) ** 2).sum()) / images ** 2
+            freedom += seeds - 1
+    return SeedVariance(between / freedom, within / freedom, freedom) if freedom else None
+
+
+def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
+    """Of the mean of independent models; degrees of freedom by Satterthwaite (1946). None without parts."""
+    parts = list(parts)
+    if not parts:
+        return None
+    between, uncertain = sum(p.between for p in parts), sum(p.between ** 2 / p.freedom for p in parts)
+    return SeedVariance(between / len(parts) ** 2, sum(p.within for p in parts) / len(parts) ** 2,
+                        between ** 2 / uncertain if uncertain else math.inf)
+
+
+def paired_difference(correct_a, correct_b, seeds=()) -> dict[str, float]:
+    """Top-1 difference a - b in points, its 95 % interval and two-sided p.
+
+    The variance over images is that of the differences of images, each averaged over seeds. The excess of the
+    seeds is added; interval and p are Student's t with the Welch-Satterthwaite degrees of freedom.
+
+    Args:
+        correct_a, correct_b: (seeds, N), 1 where the model is right, or a mean of such over channel sets.
+        seeds: independent parts of the difference's variance over seeds: (share, `SeedVariance`); the share is
+            1 / seeds of a model.
 
     Raises:
-        ValueError: `images` or `draws` < 1.
+        ValueError: not (seeds, N), or another N.
     """
-
-    def __init__(self, images: int, draws: int = 2000, seed: int = 0):
-        if draws < 1 or images < 1:
-            raise ValueError(f"images and draws must be at least 1, got {images} and {draws}")
-        counts = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
-        # (draws, N); whole numbers, so that sums are exact and the same on every machine
-        self.counts, self.images = counts.astype(np.float64), images
-
-    def compare(self, correct_a, correct_b, sets: int = 1, seed_errors=()) -> dict[str, float]:
-        """Top-1 difference a - b in points, its 95 % interval and two-sided p; p is 1 where the two never
-        differ.
-
-        Args:
-            correct_a, correct_b: (seeds, N), 1 where the model is right, or the sum of such over channel
-                sets.
-            sets: number of channel sets summed.
-            seed_errors: independent parts of the difference's variance over seeds, each (points squared,
-                degrees of
-                freedom).
-
-        Raises:
-            ValueError: not (seeds, N), or another N.
-        """
-        a, b = self._checked(correct_a, correct_b)
-        gain = a.sum(0) * len(b) - b.sum(0) * len(a)   # (N,), whole numbers
-        unit = 100 / (len(a) * len(b) * self.images * sets)
-        difference, variance = float(gain.sum() * unit), float((self.counts @ gain).var() * unit ** 2)
-        low, high, p_value = _interval(difference, 0, variance, seed_errors)
-        return {"difference_points": difference, "ci95_low": low, "ci95_high": high, "p_value": p_value}
-
-    def ratio(self, correct_a, correct_b, seed_errors=()) -> dict[str, float]:
-        """Ratio a / b of the top-1s, its 95 % interval and two-sided p for a ratio of 1.
-
-        The spread over seeds enters by the delta method: var(a / b) = var(a) / b^2 + a^2 var(b) / b^4.
-
-        Args:
-            correct_a, correct_b: (seeds, N), 1 where the model is right.
-            seed_errors: independent parts of the variance over seeds, each (of a's mean top-1, of b's, both
-                in points
-                squared, degrees of freedom).
-
-        Raises:
-            ValueError: not (seeds, N), another N, or b is right on no image or on none of a resample.
-        """
-        a, b = self._checked(correct_a, correct_b)
-        totals = self.counts @ b.sum(0)   # (draws,), whole numbers
-        if not totals.all():
-            raise ValueError("the model to divide by is right on too few images for a ratio")
-        scale, top1_a, top1_b = len(b) / len(a), 100 * float(a.mean()), 100 * float(b.mean())
-        ratio, variance = float(a.sum() / b.sum()) * scale, float((self.counts @ a.sum(0) / totals).var()
-                                                                  * scale ** 2)
-        errors = [(of_a / top1_b ** 2 + top1_a ** 2 * of_b / top1_b ** 4, df)
-                  for of_a, of_b, df in seed_errors]
-        low, high, p_value = _interval(ratio, 1, variance, errors)
-        return {"ratio": ratio, "ci95_low": low, "ci95_high": high, "p_value": p_value}
-
-    def _checked(self, correct_a, correct_b) -> tuple[np.ndarray, np.ndarray]:
-        a, b = (np.asarray(values, dtype=np.float64) for values in (correct_a, correct_b))
-        if any(values.ndim != 2 or values.shape[1] != self.images or not len(values) for values in (a, b)):
-            raise ValueError(f"expected (seeds, {self.images}), got {a.shape} and {b.shape}")
-        return a, b
+    a, b = _checked(correct_a, correct_b)
+    gain = 100 * (a.mean(0) - b.mean(0))   # (N,)
+    low, high, p_value = _interval(float(gain.mean()), 0, _of_mean(gain), seeds)
+    return {"difference_points": float(gain.mean()), "ci95_low": low, "ci95_high": high, "p_value": p_value}
 
 
-def _interval(estimate: float, null: float, variance: float, seed_errors) -> tuple[float, float, float]:
-    """95 % interval of an estimate and two-sided p for `null`.
+def paired_ratio(correct_a, correct_b, seeds=()) -> dict[str, float]:
+    """Ratio a / b of the top-1s, its 95 % interval and two-sided p for a ratio of 1, by the delta method.
 
     Args:
-        variance: over images.
-        seed_errors: (variance, degrees of freedom) over seeds.
+        correct_a, correct_b: (seeds, N), 1 where the model is right.
+        seeds: as in `paired_difference`, with a share of a's variance and one of b's: (share of a, share of b,
+            `SeedVariance`).
+
+    Raises:
+        ValueError: not (seeds, N), another N, or b is right on too few images for a ratio.
     """
-    uncertain = sum(v ** 2 / df for v, df in seed_errors)
-    variance += sum(v for v, _ in seed_errors)
+    a, b = _checked(correct_a, correct_b)
+    top1_a, top1_b = 100 * float(a.mean()), 100 * float(b.mean())
+    if b.sum() < 10 * len(b):
+        raise ValueError("the model to divide by is right on too few images for a ratio")
+    ratio = top1_a / top1_b
+    residual = 100 * (a.mean(0) - ratio * b.mean(0)) / top1_b   # (N,)
+    parts = [((of_a + ratio ** 2 * of_b) / top1_b ** 2, variance) for of_a, of_b, variance in seeds]
+    low, high, p_value = _interval(ratio, 1, _of_mean(residual), parts)
+    return {"ratio": ratio, "ci95_low": low, "ci95_high": high, "p_value": p_value}
+
+
+def _checked(correct_a, correct_b) -> tuple[np.ndarray, np.ndarray]:
+    a, b = (np.asarray(values, dtype=np.float64) for values in (correct_a, correct_b))
+    if a.ndim != 2 or b.ndim != 2 or not len(a) or not len(b) or a.shape[1] != b.shape[1] or a.shape[1] < 2:
+        raise ValueError(f"expected (seeds, N) of one N of at least 2, got {a.shape} and {b.shape}")
+    return a, b
+
+
+def _of_mean(values: np.ndarray) -> float:
+    return float(values.var(ddof=1)) / len(values)
+
+
+def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[float, float, float]:
+    """95 % interval of an estimate and two-sided p for `null`; `variance`: over images."""
+    known = [(share, of_seeds) for share, of_seeds in seeds if of_seeds.excess]
+    variance += sum(share * of_seeds.excess for share, of_seeds in known)
     if variance == 0:
         return estimate, estimate, float(estimate == null)
+    uncertain = sum((share * of_seeds.between) ** 2 / of_seeds.freedom for share, of_seeds in known)
     df, error = variance ** 2 / uncertain if uncertain else math.inf, math.sqrt(variance)
     half = float(stats.t.ppf(0.975, df)) * error
     return estimate - half, estimate + half, float(2 * stats.t.sf(abs(estimate - null) / error, df))
@@ -123,13 +146,3 @@ def holm(p_values) -> list[float]:
     order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
     adjusted[order] = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))
     return adjusted.tolist()
-
-
-def pooled_variance(values: list) -> tuple[float, int | float]:
-    """Variance within groups and its degrees of freedom, from each group's values (n,); 0 where no group has
-    two.
-    """
-    several = [np.asarray(group) for group in values if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in several)
-    squares = float(sum(((group - group.mean()) ** 2).sum() for group in several))
-    return (squares / freedom, freedom) if freedom else (0.0, math.inf)

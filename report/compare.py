@@ -12,11 +12,12 @@ import pandas as pd
 
 from config import CONFIGS, resolve_run, run_folder_name, training_key
 from grids.run import Run
-from metrics.statistics import PairedBootstrap, holm
+from metrics.statistics import holm
 from records import SETTING, SINGLE, TABLES, Predictions, RunFiles, columns, load_records, make_table
 from records import read_predictions, to_csv
 from utils import UserError
 
+FEW = 4   # degrees of freedom below which a setting's own seeds tell too little of their spread
 RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
 
 
@@ -29,12 +30,10 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
     table = make_table(records, task)
     text = {f"results/{task}/{TABLES[task]}": to_csv(table, columns(task))} if records else {}
     shown = table[table["dataset"] != "demo"].groupby(list(SETTING), sort=False)
-    return text, [Setting(task, key, rows, records, root / "results") for key, rows in shown]
-
-
-@cache
-def bootstrap(images: int) -> PairedBootstrap:
-    return PairedBootstrap(images)
+    settings = [Setting(task, key, rows, records, root / "results") for key, rows in shown]
+    for setting in settings:
+        setting.others = [other for other in settings if other is not setting]
+    return text, settings
 
 
 class Setting:
@@ -49,6 +48,7 @@ class Setting:
 
     Attributes:
         rows: with a column "entry", a number.
+        others: the task's other settings, which tell what training seeds do where this one has one seed each.
 
     Raises:
         UserError: two records of one model and seed.
@@ -57,6 +57,7 @@ class Setting:
     def __init__(self, task: str, key: tuple, rows: pd.DataFrame, records: dict[str, dict], folder: Path):
         self.task, self.key, self.folder = task, key, folder
         self.preset, self.dataset, self.image_size = key
+        self.others: list[Setting] = []
         self.numbers: dict[tuple, int] = {}            # identity of an entry -> its number
         self.records: dict[tuple[int, int], dict] = {}   # (entry, seed) -> record
         entries = {}

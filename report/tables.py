@@ -38,7 +38,7 @@ def ablation_table(setting: Setting, lines: list[dict], header: list[str], cells
             rows.append([group if line is members[0] else "", line["variant"], *cells(line),
                          difference(line) if compared else "", reference if compared else ""])
     tests = len({(line["run"], line["reference_run"]) for line in lines if line["p_value"] is not None})
-    return caption(setting, "test", f"{text}, with its 95 % interval: paired bootstrap over images, {seeds} "
+    return caption(setting, "test", f"{text}, with its 95 % interval over images and training seeds, {seeds} "
                    f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants.") + table(
         ["what changes", "variant", *header, "difference", "from"], rows)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from grids.task1 import BANDS_CHANNELSET, CHANNELSET, NEVER_SEEN, SLICED
-from metrics.statistics import pooled_variance
+from metrics.statistics import paired_difference, seed_variance
 from records import SUBSETS, read_predictions
 from report import figures
-from report.compare import Setting, adjusted, bootstrap
+from report.compare import Setting, adjusted
 from report.tables import difference, mean_sd, table
 from utils import UserError
 
@@ -144,13 +144,16 @@ def compare(ours: Network, other: Network, networks: list[Network], sets: list[s
     """
     errors = []
     if ours.key[0] != other.key[0] or ours.key[2] != other.key[2]:
-        variance, freedom = pooled_variance(
-            [network.top1(sets) for network in networks if all(name in network.right for name in sets)]
+        variance = seed_variance(
+            network.sum_of(sets) / len(sets) for network in networks
+            if all(name in network.right for name in sets)
         )
         share = 1 / len(ours.seeds) + 1 / len(other.seeds)
-        errors = [(variance * share, freedom)] if variance else []
-    a, b = ours.sum_of(sets), other.sum_of(sets)
-    return bootstrap(a.shape[1]).compare(a, b, len(sets), errors)
+    else:
+        variance = seed_variance([(ours.sum_of(sets) - other.sum_of(sets)) / len(sets)])
+        share = 1 / len(ours.seeds)
+    errors = [(share, variance)] if variance else []
+    return paired_difference(ours.sum_of(sets) / len(sets), other.sum_of(sets) / len(sets), errors)
 
 
 def accuracy_table(networks: list[Network]) -> str:

@@ -1,17 +1,17 @@
 """From Task 1's results to comparisons: who differs from whom, by how much, and how sure that is."""
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 
 from grids.run import Run
 from grids.task1 import ABLATIONS, CHANNELSET
-from metrics.statistics import pooled_variance
+from metrics.statistics import SeedVariance, mean_variance, paired_difference, seed_variance
 from records import SETTING, SUBSETS
-from report.compare import RESULT, Setting, adjusted, bootstrap
+from report.compare import FEW, RESULT, Setting, adjusted
 from report.task1.lines import Line, lines_of
 
 MEAN = "mean of 7"
@@ -39,62 +39,91 @@ def seeds_of(setting: Setting, model: Model, subsets=SUBSETS) -> list[int]:
 
 
 def correct(setting: Setting, model: Model, subset: str, seeds: list[int] | None = None) -> np.ndarray:
-    """1 where right: (seeds, N); for `MEAN` the sum over the seven subsets. Default: every seed."""
+    """1 where right: (seeds, N); for `MEAN` the mean over the seven subsets. Default: every seed."""
     subsets = SUBSETS if subset == MEAN else (subset,)
-    return np.array([sum(setting.right(model[s], s, seed) for s in subsets)
+    return np.array([sum(setting.right(model[s], s, seed) for s in subsets) / len(subsets)
                      for seed in seeds or seeds_of(setting, model, subsets)])
 
 
 def compare(setting: Setting, model: Model, other: Model, subset: str) -> dict | None:
     """model - other on a subset or `MEAN`, with interval and p; None where one of them has no result there.
 
-    Two evaluations of the same trained networks share their seeds, so the spread over seeds is no part of
-    their difference.
+    Two evaluations of the same trained networks are compared seed by seed.
     """
     subsets = SUBSETS if subset == MEAN else (subset,)
     seeds, other_seeds = seeds_of(setting, model, subsets), seeds_of(setting, other, subsets)
-    errors = []
-    if all(setting.trained(model[s]) == setting.trained(other[s]) for s in subsets):
+    same = all(setting.trained(model[s]) == setting.trained(other[s]) for s in subsets)
+    if same:
         seeds = other_seeds = sorted(set(seeds) & set(other_seeds))
-    elif seeds and other_seeds:
-        shares: dict[tuple, float] = {}   # models of one kind have one variance
-        for one, count in ((model, len(seeds)), (other, len(other_seeds))):
-            key = seed_variance(setting, one, subset)
-            shares[key] = shares.get(key, 0) + 1 / count
-        errors = [(variance * share, df) for (variance, df), share in shares.items() if variance]
     if not seeds or not other_seeds:
         return None
     a, b = correct(setting, model, subset, seeds), correct(setting, other, subset, other_seeds)
-    return {"seeds": len(a), "other_seeds": len(b),
-            **bootstrap(a.shape[1]).compare(a, b, len(subsets), errors)}
+    if same:
+        variance = seed_variance([a - b]) or evaluation_variance(setting, subset)
+        errors = [(1 / len(a), variance)] if variance else []
+    else:
+        shares: dict[SeedVariance, float] = {}   # models of one kind have one variance
+        for one, count in ((model, len(a)), (other, len(b))):
+            variance = model_variance(setting, one, subset)
+            if variance:
+                shares[variance] = shares.get(variance, 0) + 1 / count
+        errors = [(share, variance) for variance, share in shares.items()]
+    return {"seeds": len(a), "other_seeds": len(b), **paired_difference(a, b, errors)}
 
 
-def seed_variance(setting: Setting, model: Model, subset: str) -> tuple[float, int | float]:
-    """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where
-    unknown.
+@cache
+def evaluation_variance(setting: Setting, subset: str) -> SeedVariance | None:
+    """Over seeds, of the difference that another way to evaluate makes: pooled over those with several seeds."""
+    subsets, found = SUBSETS if subset == MEAN else (subset,), []
+    every = [dict.fromkeys(SUBSETS, entry) for entry in sorted(set(setting.test["entry"]))]
+    for model in every:
+        for plain in every:
+            if setting.record(plain["R"])["test"] or model == plain \
+                    or setting.trained(model["R"]) != setting.trained(plain["R"]):
+                continue
+            seeds = sorted({*seeds_of(setting, model, subsets)} & {*seeds_of(setting, plain, subsets)})
+            if len(seeds) > 1:
+                found.append(correct(setting, model, subset, seeds) - correct(setting, plain, subset, seeds))
+    return seed_variance(found)
+
+
+def model_variance(setting: Setting, model: Model, subset: str) -> SeedVariance | None:
+    """What training seeds do to a model's top-1; None where no model of its kind has several seeds.
 
     Pooled over the models of a kind that have several seeds, because a few seeds tell little about one model
     and a model with one seed varies as well. Kinds: networks for any set; the specialists for a set; each
     network that was trained without a sampler, by itself (on sets it was not trained for it varies in a way
-    of its own). Where each set
-    has a network of its own, their mean varies less: they are treated as independent.
+    of its own). Where each set has a network of its own, their mean varies less: they are independent. The
+    networks for any set stand for those without repetition, and those of the task's other settings help where
+    this one has fewer than `FEW` degrees of freedom.
     """
     every = [dict.fromkeys(SUBSETS, entry) for entry in sorted(set(setting.test["entry"]))]
     if len(set(model.values())) > 1:   # a network for each set
-        parts = [pooled(setting, [one for one in every if is_specialist(setting, one[s])], s)
+        found = [_pooled(setting, [one for one in every if is_specialist(setting, one[s])], s)
                  for s in (SUBSETS if subset == MEAN else (subset,))]
-        total = sum(variance for variance, _ in parts)
-        if len(parts) > 1:
-            freedom = total ** 2 / sum(v ** 2 / df for v, df in parts if v) if total else math.inf
-            return total / len(SUBSETS) ** 2, freedom
-        if total:
-            return parts[0]
-    entry = next(iter(model.values()))
-    sampled = [one for one in every if is_sampled(setting, one["RGB"])]
-    if len(set(model.values())) > 1 or is_sampled(setting, entry, tested_otherwise=True):
-        return pooled(setting, sampled, subset)
-    own = pooled(setting, [model], subset)
-    return own if own[0] else pooled(setting, sampled, subset)
+        if None not in found:
+            return mean_variance(found)
+    elif not is_sampled(setting, next(iter(model.values())), tested_otherwise=True):
+        own = _pooled(setting, [model], subset)
+        if own:
+            return own
+    sampled = seed_variance(_several(setting, subset))
+    return sampled if sampled and sampled.freedom >= FEW else seed_variance(
+        outcomes for place in (setting, *setting.others) for outcomes in _several(place, subset))
+
+
+def _several(setting: Setting, subset: str) -> list[np.ndarray]:
+    """Outcomes of the networks for any set that have several seeds."""
+    subsets = SUBSETS if subset == MEAN else (subset,)
+    models = [dict.fromkeys(SUBSETS, entry) for entry in sorted(set(setting.test["entry"]))
+              if is_sampled(setting, entry)]
+    return [correct(setting, model, subset) for model in models if len(seeds_of(setting, model, subsets)) > 1]
+
+
+def _pooled(setting: Setting, models: list[Model], subset: str) -> SeedVariance | None:
+    subsets = SUBSETS if subset == MEAN else (subset,)
+    return seed_variance(correct(setting, model, subset) for model in models
+                         if len(seeds_of(setting, model, subsets)) > 1)
 
 
 def is_specialist(setting: Setting, entry: int) -> bool:
@@ -107,13 +136,6 @@ def is_sampled(setting: Setting, entry: int, tested_otherwise: bool = False) -> 
     """
     record = setting.record(entry)
     return record["config"]["sampler"] != "none" and (tested_otherwise or not record["test"])
-
-
-def pooled(setting: Setting, models: list[Model], subset: str) -> tuple[float, int | float]:
-    """`pooled_variance` of the models' top-1 on a subset or `MEAN`."""
-    subsets = SUBSETS if subset == MEAN else (subset,)
-    return pooled_variance([100 * correct(setting, model, subset).mean(1) / len(subsets) for model in models
-                            if len(seeds_of(setting, model, subsets)) > 1])
 
 
 def compare_models(setting: Setting) -> list[dict]:

@@ -7,10 +7,11 @@ import numpy as np
 
 from grids.task2 import ABLATIONS, REFERENCE
 from metrics.accuracy import confusion_matrix
-from metrics.statistics import pooled_variance
+from metrics.statistics import SeedVariance, paired_difference, paired_ratio, seed_variance
+from models.resnet import LAYERS
 from records import SETTING, SINGLE
 from report.class_names import class_names
-from report.compare import RESULT, Setting, adjusted, bootstrap
+from report.compare import FEW, RESULT, Setting, adjusted
 from utils import UserError
 
 STRONGEST, SAME_STEM = "strongest", "same stem"   # the ResNet-34s that a model is compared with
@@ -35,45 +36,76 @@ def top1(setting: Setting, entry: int) -> np.ndarray:
     return 100 * correct(setting, entry).mean(1)
 
 
-def seed_variance(setting: Setting) -> tuple[float, int | float]:
-    """Variance of a model's top-1 over training seeds, points squared, and its degrees of freedom; 0 where
-    unknown.
+def model_variance(setting: Setting, entry: int) -> SeedVariance | None:
+    """What training seeds do to a model's top-1; None where no model of its kind has several seeds.
 
-    Pooled over all models that have several seeds, because a few seeds tell little about one model and a
-    model with one seed varies as well.
+    Pooled over the models of a kind that have several seeds: ResNets, which vary several times as much, and all
+    others. Those of the task's other settings help where this one has fewer than `FEW` degrees of freedom.
     """
-    return pooled_variance([top1(setting, entry) for entry in dict.fromkeys(setting.test["entry"])])
+    def several(place: Setting) -> list[np.ndarray]:
+        return [correct(place, other) for other in dict.fromkeys(place.test["entry"])
+                if is_resnet(place, other) == is_resnet(setting, entry) and len(place.seeds(other)) > 1]
+    own = seed_variance(several(setting))
+    return own if own and own.freedom >= FEW else seed_variance(
+        outcomes for place in (setting, *setting.others) for outcomes in several(place))
+
+
+def is_resnet(setting: Setting, entry: int) -> bool:
+    return setting.record(entry)["config"]["arch"] in LAYERS
+
+
+def is_same(setting: Setting, entry: int, other: int) -> bool:
+    """Whether the two are evaluations of the same trained networks."""
+    return setting.trained(entry) == setting.trained(other)
 
 
 def difference(setting: Setting, entry: int, other: int) -> dict:
-    """Top-1 of entry - other in points, with interval and p."""
+    """Top-1 of entry - other in points, with interval and p; two evaluations of the same networks are compared
+    seed by seed.
+    """
+    if is_same(setting, entry, other):
+        seeds = sorted({*setting.seeds(entry)} & {*setting.seeds(other)})
+        a, b = (np.array([setting.right(one, SINGLE, seed) for seed in seeds]) for one in (entry, other))
+        variance, share = seed_variance([a - b]), 1 / len(a)
+        if variance is None:   # of one seed: as if they had been trained apart
+            variance, share = model_variance(setting, entry), 2
+        return paired_difference(a, b, [(share, variance)] if variance else [])
     a, b = correct(setting, entry), correct(setting, other)
-    variance, df = seed_variance(setting)
-    errors = [(variance * (1 / len(a) + 1 / len(b)), df)] if variance else []
-    return bootstrap(a.shape[1]).compare(a, b, seed_errors=errors)
+    return paired_difference(a, b, [(of_a + of_b, variance) for of_a, of_b, variance in _shares(setting, entry, other)])
 
 
 def ratio(setting: Setting, entry: int, other: int) -> dict:
     """Mean top-1 of entry / other, with interval and p for a ratio of 1.
 
     Raises:
-        UserError: other is right on so few images that some resamples have none.
+        UserError: other is right on too few images.
     """
-    a, b = correct(setting, entry), correct(setting, other)
-    variance, df = seed_variance(setting)
-    errors = [(variance / len(a), variance / len(b), df)] if variance else []
     try:
-        return bootstrap(a.shape[1]).ratio(a, b, errors)
+        return paired_ratio(correct(setting, entry), correct(setting, other), _shares(setting, entry, other))
     except ValueError as error:
         name = setting.describe(other)
         raise UserError(f"{setting.describe(entry)} / {name}: {error}; train {name} longer, or evaluate it "
                         f"with another --section") from error
 
 
+def _shares(setting: Setting, entry: int, other: int) -> list[tuple[float, float, SeedVariance]]:
+    """Shares of each kind's seed variance in the means of the two: (of entry's, of other's, variance)."""
+    shares: dict[SeedVariance, list[float]] = {}
+    for place, one in enumerate((entry, other)):
+        variance = model_variance(setting, one)
+        if variance:
+            shares.setdefault(variance, [0, 0])[place] += 1 / len(setting.seeds(one))
+    return [(*of_each, variance) for variance, of_each in shares.items()]
+
+
 def best(setting: Setting, entries: list[int]) -> int | None:
-    """The entry with the highest mean top-1 on validation: the test images have no say in it."""
+    """The entry with the highest mean top-1 on validation, over the seeds that all of them have (where there are
+    none, over all of each): the test images have no say in it.
+    """
     val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
-    means = val.groupby("entry", sort=False)["top1_pct"].agg(statistics.fmean)
+    by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
+    common = by_entry.dropna(axis=1)
+    means = (common if len(common.columns) else by_entry).mean(axis=1)
     return int(means.idxmax()) if len(means) else None
 
 
