@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from metrics.accuracy import classification_metrics, confusion_matrix
-from metrics.statistics import PairedBootstrap, holm, pooled_variance, wilson_interval
+from metrics.statistics import SeedVariance, holm, mean_variance, paired_difference, paired_ratio
+from metrics.statistics import seed_variance, wilson_interval
 
 LABELS, PREDICTIONS = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 1]
 
@@ -54,57 +55,55 @@ def test_bad_input_is_refused(labels, predictions, message):
 
 def test_identical_models_do_not_differ():
     correct = np.random.default_rng(0).integers(0, 2, (3, 50))
-    assert PairedBootstrap(50).compare(correct, correct) == {"difference_points": 0, "ci95_low": 0,
-                                                             "ci95_high": 0, "p_value": 1}
+    assert paired_difference(correct, correct) == {"difference_points": 0, "ci95_low": 0, "ci95_high": 0,
+                                                   "p_value": 1}
+    assert paired_ratio(correct, correct) == {"ratio": 1, "ci95_low": 1, "ci95_high": 1, "p_value": 1}
 
 
 def test_one_seed_agrees_with_resampled_images_and_with_mcnemar():
     rng = np.random.default_rng(1)
     a, b = rng.integers(0, 2, (2, 400))
-    result = PairedBootstrap(400, draws=4000).compare(a[None], b[None])
-    direct = 100 * (a - b)[rng.integers(0, 400, (4000, 400))].mean(1)
+    result = paired_difference(a[None], b[None])
+    resampled = 100 * (a - b)[rng.integers(0, 400, (4000, 400))].mean(1)
     assert result["difference_points"] == pytest.approx(100 * (a - b).mean())
-    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(direct, [2.5, 97.5]),
+    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(resampled, [2.5, 97.5]),
                                                                       abs=0.8)
     only_a, only_b = (a > b).sum(), (b > a).sum()
     z = (only_a - only_b) / (only_a + only_b) ** 0.5   # McNemar's statistic
-    assert result["p_value"] == pytest.approx(math.erfc(abs(z) / 2 ** 0.5), abs=0.03)
-    assert result == PairedBootstrap(400, draws=4000).compare(a[None], b[None])
+    assert result["p_value"] == pytest.approx(math.erfc(abs(z) / 2 ** 0.5), abs=0.01)
 
 
 def test_the_interval_covers_seeds_as_well_as_images():
     """Models that are right on all images or on none: only the seeds are uncertain."""
-    a, b = np.repeat([[2], [2], [2], [0]], 100, axis=1), np.full((1, 100), 1)
-    bootstrap = PairedBootstrap(100, draws=500)
-    assert bootstrap.compare(a, b, sets=2) == {"difference_points": 25, "ci95_low": 25, "ci95_high": 25,
-                                               "p_value": 0}
-    # error 5, df 25 ** 2 / (81 / 4 + 256 / 2)
-    result = bootstrap.compare(a, b, sets=2, seed_errors=[(9, 4), (16, 2)])
-    df = 625 / 148.25
+    a, b = np.repeat([[1], [1], [1], [0]], 100, axis=1), np.full((1, 100), 0.5)
+    assert paired_difference(a, b) == {"difference_points": 25, "ci95_low": 25, "ci95_high": 25, "p_value": 0}
+    # error 5; degrees of freedom by what is measured, 13 and 16, not by what is added, 9 and 16
+    seeds = [(1, SeedVariance(13, 4, 4)), (1, SeedVariance(16, 0, 2))]
+    result = paired_difference(a, b, seeds)
+    df = 625 / (169 / 4 + 256 / 2)
     half = 5 * stats.t.ppf(0.975, df)
     assert (result["ci95_low"], result["ci95_high"]) == pytest.approx((25 - half, 25 + half))
     assert result["p_value"] == pytest.approx(2 * stats.t.sf(5, df))
+    # seeds that vary less than independent images would add nothing
+    assert paired_difference(a, b, [(1, SeedVariance(3, 4, 4))])["p_value"] == 0
 
 
 def test_a_ratio_agrees_with_resampled_images():
     rng = np.random.default_rng(1)
     a, b = rng.random((2, 400)) < 0.6, rng.random((3, 400)) < 0.8
-    result = PairedBootstrap(400, draws=4000).ratio(a, b)
+    result = paired_ratio(a, b)
     drawn = rng.integers(0, 400, (4000, 400))
-    direct = a.mean(0)[drawn].mean(1) / b.mean(0)[drawn].mean(1)
+    resampled = a.mean(0)[drawn].mean(1) / b.mean(0)[drawn].mean(1)
     assert result["ratio"] == pytest.approx(a.mean() / b.mean())
-    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(direct, [2.5, 97.5]),
+    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(resampled, [2.5, 97.5]),
                                                                       abs=0.01)
-    assert result["p_value"] == pytest.approx(math.erfc((1 - result["ratio"]) / direct.std() / 2 ** 0.5),
-                                              abs=1e-3)
-    assert PairedBootstrap(400).ratio(a, a) == {"ratio": 1, "ci95_low": 1, "ci95_high": 1, "p_value": 1}
 
 
 def test_a_ratios_interval_covers_seeds_by_the_delta_method():
     """Models that are right on the same share of each image's seeds: only the seeds are uncertain."""
     # 50 and 80 %
     a, b = np.repeat([[1], [0]], 100, axis=1), np.repeat([[1], [1], [1], [1], [0]], 100, axis=1)
-    result = PairedBootstrap(100, draws=500).ratio(a, b, [(9, 4, 3)])
+    result = paired_ratio(a, b, [(1 / 4, 1 / 9, SeedVariance(36, 0, 3))])
     drawn = np.random.default_rng(0).normal([50, 80], [3, 2], (100_000, 2))   # variances 9 and 4
     error = (result["ci95_high"] - result["ci95_low"]) / 2 / 3.182446
     assert result["ratio"] == pytest.approx(0.625) and error == pytest.approx(
@@ -114,45 +113,43 @@ def test_a_ratios_interval_covers_seeds_by_the_delta_method():
 
 def test_a_ratio_needs_a_denominator():
     with pytest.raises(ValueError, match="right on too few images"):
-        PairedBootstrap(50).ratio(np.ones((1, 50)), np.eye(1, 50))
+        paired_ratio(np.ones((1, 50)), np.eye(1, 50))
 
 
 def test_t_is_used_with_the_degrees_of_freedom_of_the_seeds_and_the_normal_without_seeds():
     """Printed tables: 12.7062 at one degree of freedom, 1.95996 of the normal distribution."""
     a, b = np.repeat([[1], [0]], 100, axis=1), np.zeros((1, 100))
-    bootstrap = PairedBootstrap(100, draws=100)
-    few = bootstrap.compare(a, b, seed_errors=[(4, 1)])
+    few, many = (paired_difference(a, b, [(1, SeedVariance(4, 0, df))]) for df in (1, math.inf))
     assert few["ci95_high"] - 50 == pytest.approx(2 * 12.7062, abs=1e-3)
-    many = bootstrap.compare(a, b, seed_errors=[(4, math.inf)])
     assert many["ci95_high"] - 50 == pytest.approx(2 * 1.95996, abs=1e-4) and many["p_value"] < 1e-9
 
 
-def test_variance_within_groups_by_hand():
-    assert pooled_variance([[1, 3], [5], [2, 4, 6]]) == (pytest.approx((2 + 8) / 3), 3)
-    assert pooled_variance([[1], []]) == (0, math.inf)
+def test_seed_variance_by_hand():
+    """Two seeds that are right on 3 and on 1 of 4 images: 75 and 25 %; they disagree on two images."""
+    outcomes = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
+    found = seed_variance([outcomes, np.ones((1, 4))])
+    assert found == pytest.approx((1250, 2 * 5000 / 16, 1)) and found.excess == pytest.approx(625)
+    assert seed_variance([np.ones((1, 4))]) is None and seed_variance([]) is None
+    pooled = seed_variance([outcomes, np.ones((3, 4))])
+    assert pooled == pytest.approx((1250 / 3, 625 / 3, 3))
+    assert mean_variance([found, found]) == pytest.approx((1250 / 2, 625 / 2, 2)) and mean_variance([]) is None
 
 
-def test_intervals_cover_as_often_as_they_say():
-    """Two models of equal accuracy, three seeds each, the spread over seeds estimated from those seeds
-    alone.
-    """
-    rng, covered = np.random.default_rng(0), 0
-    bootstrap = PairedBootstrap(200, draws=200)
-    for _ in range(400):
-        accuracy = np.clip(0.5 + 0.05 * rng.standard_normal((2, 3)), 0, 1)
-        a, b = (rng.random((3, 200)) < model[:, None] for model in accuracy)
-        variance = (100 * a.mean(1)).var(ddof=1) / 2 + (100 * b.mean(1)).var(ddof=1) / 2
-        result = bootstrap.compare(a, b, seed_errors=[(variance * 2 / 3, 4)])
-        covered += result["ci95_low"] <= 0 <= result["ci95_high"]
-    assert covered / 400 > 0.94
+def test_the_excess_of_the_seeds_is_what_all_images_would_show():
+    """Networks whose accuracy on all images varies by 2 points, tested on 500 of them."""
+    rng = np.random.default_rng(0)
+    images, shift = rng.random((300, 1, 500)) < 0.7, rng.normal(0, 0.02, (300, 4, 1))
+    models = rng.random((300, 4, 500)) < np.where(images, 0.9, 0.3) + shift
+    found = seed_variance(models)
+    assert found.excess == pytest.approx(4, rel=0.1) and found.within == pytest.approx(
+        1e4 * (0.7 * 0.09 + 0.3 * 0.21) / 500, rel=0.03)
 
 
-def test_bootstrap_refuses_other_shapes():
-    with pytest.raises(ValueError, match="at least 1"):
-        PairedBootstrap(0)
-    for wrong in (np.ones(5), np.ones((2, 4)), np.ones((0, 5))):
-        with pytest.raises(ValueError, match=r"expected \(seeds, 5\)"):
-            PairedBootstrap(5).compare(wrong, np.ones((1, 5)))
+def test_differences_and_ratios_refuse_other_shapes():
+    for compare in (paired_difference, paired_ratio):
+        for wrong in (np.ones(5), np.ones((2, 4)), np.ones((0, 5))):
+            with pytest.raises(ValueError, match=r"expected \(seeds, N\)"):
+                compare(wrong, np.ones((1, 5)))
 
 
 def test_holm_by_hand():

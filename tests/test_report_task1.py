@@ -14,7 +14,7 @@ from records import SUBSETS, Predictions, write_predictions
 from report import build, figures, pictures
 from report.class_names import class_names
 from report.compare import load_settings
-from report.task1.compare import MEAN, ablations, compare, compare_models, model_of, seed_variance, seeds_of
+from report.task1.compare import MEAN, ablations, compare, compare_models, model_of, model_variance, seeds_of
 from report.task1.content import make_content
 from report.task1.figures import KINDS, make_figures
 from report.task1.lines import SEVEN, lines_of
@@ -193,17 +193,42 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
     ours, probe, one, rgb, seven = (model_of(setting, run) for run in (CHANNELSET, told, variant, RGB_ONLY,
                                                                        SPECIALISTS))
     assert compare(setting, probe, ours, MEAN)["p_value"] == 1   # the same predictions: no error at all
+    def variance(model, subset):
+        return model_variance(setting, model, subset)[::2]   # between seeds, degrees of freedom
     # pooled with "zero", which does not vary
-    assert seed_variance(setting, one, "R") == pytest.approx((4, 2))
+    assert variance(one, "R") == pytest.approx((4, 2))
     # one network: all sets vary together
-    assert seed_variance(setting, ours, MEAN) == pytest.approx((4, 2))
+    assert variance(ours, MEAN) == pytest.approx((4, 2))
     # other evaluations do not count again
-    assert seed_variance(setting, probe, "R") == pytest.approx((4, 2))
-    assert seed_variance(setting, rgb, "R") == pytest.approx((50, 1))
-    assert seed_variance(setting, seven, "R") == pytest.approx((2, 1))
-    assert seed_variance(setting, seven, MEAN) == pytest.approx((2 / 7, 7))
+    assert variance(probe, "R") == pytest.approx((4, 2))
+    assert variance(rgb, "R") == pytest.approx((50, 1))
+    assert variance(seven, "R") == pytest.approx((2, 1))
+    assert variance(seven, MEAN) == pytest.approx((2 / 7, 7))
     a, b = compare(setting, one, ours, "R"), compare(setting, one, seven, "R")
-    assert a["ci95_high"] - a["ci95_low"] > 2 * 1.96 * (4 * 1.5) ** 0.5 and b["seeds"] == 1
+    excess = model_variance(setting, one, "R").excess
+    assert a["ci95_high"] - a["ci95_low"] > 2 * 1.96 * (excess * 1.5) ** 0.5 and b["seeds"] == 1
+
+
+def test_evaluations_of_the_same_weights_are_compared_seed_by_seed(results, publish):
+    told = probed(CHANNELSET, "wrong-ids")
+    publish("task1", CHANNELSET, 60, spread=4)   # 60 and 64 %
+    publish("task1", told, 50, spread=20)        # 50 and 70 %
+    setting = only(results)
+    ours, probe = (model_of(setting, run) for run in (CHANNELSET, told))
+    wide = compare(setting, probe, ours, MEAN)   # -10 and +6 points: nothing is known
+    assert wide["difference_points"] == pytest.approx(-2) and wide["ci95_low"] < -30 and wide["p_value"] > 0.5
+
+
+def test_a_setting_of_one_seed_learns_the_spread_from_the_others(results, publish):
+    for run in (CHANNELSET, SLICED):
+        publish("task1", run, 60, preset="64px-half", seeds=(0,))
+    publish("task1", CHANNELSET, 60, spread=8)
+    settings = {setting.preset: setting for setting in load_settings(results, "task1")[1]}
+    few = settings["64px-half"]
+    ours, sliced = (model_of(few, run) for run in (CHANNELSET, SLICED))
+    assert model_variance(few, ours, MEAN) == model_variance(settings["48px-quarter"], model_of(
+        settings["48px-quarter"], CHANNELSET), MEAN)
+    assert compare(few, ours, sliced, MEAN)["ci95_high"] > 5
 
 
 def test_predictions_of_other_images_are_refused(results, publish):
