@@ -14,11 +14,10 @@ class Content(NamedTuple):
     tables: dict[str, str]       # name of a block in the documents -> Markdown
     kinds: tuple[str, ...]       # of figures, each a block
     no_results: str              # what a block without any says
+    settings: list               # `report.compare.Setting`s of the task
 
     def blocks(self, task: str) -> dict[str, str]:
-        """Name of a block -> Markdown. TASK-figure-KIND are links, relative to report/: for report/README.md
-        alone.
-        """
+        """Name of a block -> Markdown. TASK-figure-KIND are links, relative to report/: for documents there alone."""
         links: dict[str, list[str]] = {}
         for name in self.figures:
             links.setdefault(name.split("_")[1],

@@ -13,7 +13,7 @@ def make_content(root: Path) -> Content:
     """Raises UserError where a file is malformed."""
     tables = {"robustness": robustness_table(root / "results" / "robustness.csv"),
               **speed_tables(root / "results" / "speed.csv")}
-    return Content(0, {}, {}, tables, (), "")
+    return Content(0, {}, {}, tables, (), "", [])
 
 
 def robustness_table(file: Path) -> str:

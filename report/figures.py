@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from pathlib import Path
 
 import matplotlib
@@ -13,21 +14,23 @@ from PIL import Image
 from records import SUBSETS
 from utils import atomic_path
 
+# told apart by readers who see colours differently (Okabe and Ito 2008); grey tells by markers, lines and hatches
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 LINES = ((0, ()), (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = "osD^vPX*<>hp"
 HATCHES = ("", "//", "", "\\\\", "..", "xx")
 
 
-def digest(data) -> str:
-    """sha256 of what a figure is drawn from; it is written into the figure."""
-    return hashlib.sha256(repr(data).encode()).hexdigest()
+def digest(draw, titled: list) -> str:
+    """sha256 of what a figure is drawn from and of the code that draws; it is written into the figure."""
+    return hashlib.sha256((repr(titled) + inspect.getsource(inspect.getmodule(draw))).encode()).hexdigest()
 
 
-def is_current(path: str | Path, data) -> bool:
-    """Whether the PNG at `path` was drawn from exactly these data."""
+def is_current(draw, titled: list, path: str | Path) -> bool:
+    """Whether the PNG at `path` is what `write_figure` would write."""
     try:
         with Image.open(path) as image:
-            return image.text.get("Rows") == digest(data)
+            return image.text.get("Rows") == digest(draw, titled)
     except (OSError, AttributeError):   # no such file, or no PNG
         return False
 
@@ -49,7 +52,7 @@ def write_figure(draw, titled: list, path: str | Path) -> None:
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         draw(figure, data)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None, "Rows": digest(titled)})
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None, "Rows": digest(draw, titled)})
 
 
 def channel_bars(figure: Figure, data: list[dict]) -> None:
@@ -66,7 +69,7 @@ def channel_bars(figure: Figure, data: list[dict]) -> None:
         top1, low, high = (np.array([model[key][subset] for subset in here])
                            for key in ("top1", "low", "high"))
         axis.bar(x, top1, width, edgecolor="black", linewidth=0.6, zorder=2, label=model["name"],
-                 **_bar_style(rank, len(data)))
+                 **_bar_style(rank))
         axis.errorbar(x, top1, yerr=np.maximum([top1 - low, high - top1], 0), fmt="none", ecolor="black",
                       elinewidth=0.9, capsize=min(2.5, 24 * width), zorder=3)
     axis.set_xticks(range(len(shown)), shown)
@@ -95,22 +98,12 @@ def subset_map(figure: Figure, data: list[dict]) -> None:
     figure.colorbar(image, ax=axis, label="top-1 (%)", pad=0.01)
 
 
-def accuracy_against_cost(figure: Figure, data: list[dict]) -> None:
-    """Mean of the seven sets against parameters and MACs.
-
-    data: name, mean_pct, params, macs (mean over the sets).
-    """
-    data = [{**model, "params": model["params"] / 1e6, "macs": model["macs"] / 1e6} for model in data]
-    _scatter(figure, data, "mean_pct", "top-1, mean of the seven sets (%)",
-             {"params": "parameters to keep (millions)", "macs": "MACs, mean over the seven sets (millions)"})
-
-
 def top1_against_cost(figure: Figure, data: list[dict]) -> None:
     """Top-1 against MACs and, where it was measured, latency.
 
-    data: name (None: a grey point without one), top1 (percent), macs (millions), latency (ms).
+    data: name (None: a grey point without one), top1 (percent), flops (1e9), latency (ms).
     """
-    labels = {"macs": "MACs (millions)", "latency": "latency of one image (ms)"}
+    labels = {"flops": "GFLOPs for one image", "latency": "latency of one image (ms)"}
     _scatter(figure, data, "top1", "top-1 (%)", {key: labels[key] for key in labels if key in data[0]})
 
 
@@ -121,7 +114,7 @@ def _scatter(figure: Figure, data: list[dict], y: str, y_label: str, panels: dic
     for axis, (key, label) in zip(axes, panels.items()):
         named = [model for model in data if model["name"]]
         for model in data:   # one without a name is there for comparison
-            style = _marker(named.index(model), len(named)) if model["name"] else \
+            style = _marker(named.index(model)) if model["name"] else \
                 {"linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75", "label": "_"}
             axis.plot(model[key], model[y], **{"label": model["name"], **style})
         axis.set(xlabel=label, xscale="log")
@@ -147,7 +140,7 @@ def share_against_depth(figure: Figure, data: list[dict]) -> None:
         error = [[model["share"] - model["low"]], [model["high"] - model["share"]]]
         axis.errorbar(rank, model["share"], yerr=error, ecolor="black", elinewidth=0.9, capsize=3,
                       label=model["name"], zorder=3,
-                      **_marker(rank, len(data)))
+                      **_marker(rank))
     depths = [model["depth"] for model in data]
     for rank in range(1, len(data)):
         if depths[rank] != depths[rank - 1]:
@@ -179,11 +172,10 @@ def _plain_legend(axis) -> tuple[list, list]:
     return [handle[0] for handle in handles], labels
 
 
-def _marker(rank: int, count: int) -> dict:
+def _marker(rank: int) -> dict:
     """Style of a model's marker: its shape tells it apart in grey."""
     return {"linestyle": "none", "marker": MARKERS[rank % len(MARKERS)], "markersize": 8,
-            "markeredgecolor": "black",
-            "color": matplotlib.colormaps["cividis"](rank / max(1, count - 1))}
+            "markeredgecolor": "black", "color": PALETTE[rank % len(PALETTE)]}
 
 
 def lines(figure: Figure, data: dict) -> None:
@@ -191,12 +183,16 @@ def lines(figure: Figure, data: dict) -> None:
 
     log: logarithmic in x. mark: x of a vertical line in the curve's style.
     """
-    axes = figure.subplots(1, len(data["panels"]), squeeze=False)[0]
+    columns = data.get("columns", len(data["panels"]))
+    rows = -(-len(data["panels"]) // columns)
+    figure.set_size_inches(10, 4.4 if rows == 1 else 3.4 * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, panel in zip(axes, data["panels"]):
         for rank, series in enumerate(panel["series"]):
             marker = MARKERS[rank % len(MARKERS)] if len(series["x"]) < 12 else None
-            style = {"linestyle": LINES[rank % len(LINES)],
-                     "color": matplotlib.colormaps["cividis"](0.85 * rank / max(1, len(panel["series"]) - 1))}
+            # a line through two points would tell of what is between them
+            style = {"linestyle": LINES[rank % len(LINES)] if len(series["x"]) > 2 else "none",
+                     "color": PALETTE[rank % len(PALETTE)]}
             axis.plot(series["x"], series["y"], marker=marker, label=series["name"], **style)
             if "mark" in series:
                 axis.axvline(series["mark"], linewidth=1, **style)
@@ -208,84 +204,47 @@ def lines(figure: Figure, data: dict) -> None:
         elif all(isinstance(x, int) for series in panel["series"] for x in series["x"]):
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.grid(color="0.88")
-    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
+        if rows > 1:   # a row of panels may have lines of its own
+            axis.legend(frameon=False, fontsize=8)
+    if rows == 1:
+        _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
 
 
-def kernels(figure: Figure, data: dict) -> None:
-    """Generated kernels: a row a channel set, a column an output filter, its input channels side by side.
+def labelled_points(figure: Figure, data: dict) -> None:
+    """Points with their names beside them. data: panels: [{title, x, y (axis labels), points: [{name, x, y}]}]."""
+    axes = figure.subplots(1, len(data["panels"]), squeeze=False)[0]
+    for axis, panel in zip(axes, data["panels"]):
+        for rank, point in enumerate(panel["points"]):
+            axis.plot(point["x"], point["y"], **_marker(rank))
+            axis.annotate(point["name"], (point["x"], point["y"]), xytext=(7, 5), textcoords="offset points",
+                          fontsize=9)
+        axis.set(xlabel=panel["x"], ylabel=panel["y"])
+        axis.set_title(panel["title"], fontsize=10)
+        axis.margins(x=0.22, y=0.12)
+        axis.grid(color="0.88")
 
-    data: subset -> (filters, n, k, k). Every filter has one grey scale over all sets: white positive, black
-        negative.
+
+def shares(figure: Figure, data: list[dict]) -> None:
+    """Accuracy as a share of other networks', with intervals.
+
+    data: name, shares: name of the other network -> (share, low, high), percent.
     """
-    filters, gap = len(next(iter(data.values()))), 1
-    size = len(next(iter(data.values()))[0][0])
-    figure.set_size_inches(10, 6.2)
-    axes = figure.subplots(len(data), filters)
-    scale = [max(np.abs(kernel[f]).max() for kernel in map(np.array, data.values())) for f in range(filters)]
-    for row, (subset, kernel) in enumerate(data.items()):
-        for column in range(filters):
-            canvas = np.full((size, 3 * size + 2 * gap), np.nan)
-            for plane, channel in zip(kernel[column], subset):
-                start = "RGB".index(channel) * (size + gap)
-                canvas[:, start:start + size] = plane
-            axis = axes[row, column]
-            axis.imshow(canvas, cmap="gray", vmin=-scale[column], vmax=scale[column])
-            axis.set_xticks([]), axis.set_yticks([])
-            axis.spines[:].set_visible(False)
-            if column == 0:
-                axis.set_ylabel(subset, rotation=0, ha="right", va="center")
-            if row == 0:
-                axis.set_title(f"filter {column}", fontsize=9)
-    figure.supxlabel("each cell: the filter's slices for R, G, B; empty where the channel is absent",
-                     fontsize=9)
-
-
-def class_bars(figure: Figure, data: dict) -> None:
-    """Recall lost by class when one channel is left of three.
-
-    data: classes, series: [{name, drop}], first decides the order.
-    """
-    _class_bars(figure, data["classes"], [(series["name"], series["drop"]) for series in data["series"]],
-                "recall with RGB − mean of R, G, B (points)")
-
-
-def class_differences(figure: Figure, data: dict) -> None:
-    """Difference of two models' recall by class.
-
-    data: classes, name (of the difference), difference (points).
-    """
-    _class_bars(figure, data["classes"], [(data["name"], data["difference"])],
-                "difference of recall (points)")
-
-
-def _class_bars(figure: Figure, classes: list[str], series: list[tuple], label: str) -> None:
-    """Bars for the first of the series (name, values by class), which decides the order, and markers for the
-    others.
-    """
-    figure.set_size_inches(10, 4.6)
     axis = figure.subplots()
-    order = np.argsort(series[0][1])[::-1]
-    axis.bar(range(len(order)), np.array(series[0][1])[order], color="0.75", edgecolor="black",
-             linewidth=0.5, label=series[0][0])
-    for rank, (name, values) in enumerate(series[1:]):
-        axis.plot(range(len(order)), np.array(values)[order], MARKERS[rank], color="black",
-                  markerfacecolor="white", label=name)
-    axis.set_xticks(range(len(order)), np.array(classes)[order], rotation=90, fontsize=7)
-    axis.set(ylabel=label, xlim=(-0.8, len(order) - 0.2))
-    axis.axhline(0, color="black", linewidth=0.8)
+    others = list(dict.fromkeys(other for model in data for other in model["shares"]))
+    for rank, other in enumerate(others):
+        known = [(x, model["shares"][other]) for x, model in enumerate(data) if other in model["shares"]]
+        x = np.array([x for x, _ in known]) + 0.14 * (rank - (len(others) - 1) / 2)
+        share, low, high = np.array([values for _, values in known]).T
+        axis.errorbar(x, share, yerr=[share - low, high - share], ecolor="black", elinewidth=0.9, capsize=3,
+                      label=other, zorder=3, **_marker(rank))
+        for place, value in zip(x, share):
+            axis.annotate(f"{value:.1f}", (place, value), xytext=(8, -3), textcoords="offset points", fontsize=8)
+    for level, style in ((90, (0, (5, 2))), (100, "solid")):
+        axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)
+    axis.set_xticks(range(len(data)), [model["name"] for model in data])
+    axis.set(ylabel="top-1 in %, 95 % interval", xlim=(-0.6, len(data) - 0.4))
     axis.grid(axis="y", color="0.88")
-    axis.legend(frameon=False)
-
-
-def confusion_change(figure: Figure, data: dict) -> None:
-    """Change of the confusion matrix, in images of 100 of the true class: white more, black fewer.
-
-    data: classes, change (K, K).
-    """
-    change = np.array(data["change"])
-    limit = np.abs(change).max()
-    _class_map(figure, data["classes"], change, "change, images of 100 of the true class", vmin=-limit,
-               vmax=limit, cmap="gray")
+    axis.legend(*_plain_legend(axis), frameon=False, fontsize=9)
 
 
 def confusion(figure: Figure, data: dict) -> None:
@@ -306,8 +265,6 @@ def _class_map(figure: Figure, classes: list[str], values: np.ndarray, label: st
     figure.colorbar(image, ax=axis, label=label)
 
 
-def _bar_style(rank: int, count: int) -> dict:
-    """Lightness rises from the first to the last model; hatches keep neighbours apart in grey."""
-    colour = matplotlib.colormaps["cividis"](0.15 + 0.8 * rank / max(1, count - 1))
-    return {"color": colour, "hatch": HATCHES[rank % len(HATCHES)],
-            "hatchcolor": "white" if np.mean(colour[:3]) < 0.45 else "black"}
+def _bar_style(rank: int) -> dict:
+    """Colours, and hatches that keep neighbours apart in grey."""
+    return {"color": PALETTE[rank % len(PALETTE)], "hatch": HATCHES[rank % len(HATCHES)], "hatchcolor": "white"}

@@ -181,13 +181,14 @@ def cells():
 
 @pytest.fixture
 def documents(tmp_path):
-    """documents(blocks, shown) writes both documents: README.md with the block `shown`, report/README.md
+    """documents(blocks, shown) writes the texts of the documents: README.md with the block `shown`, the appendix
     with all.
     """
     def write(blocks, shown: str):
-        empty = {name: f"<!-- generated:{name} -->\n<!-- end -->\n" for name in blocks}
-        (tmp_path / "report").mkdir()
-        (tmp_path / "README.md").write_text("Prose.\n" + empty[shown] + "More prose.\n")
-        (tmp_path / "report/README.md").write_text("\n".join(empty.values()))
+        texts = tmp_path / "report/text"
+        texts.mkdir(parents=True)
+        (texts / "README.md").write_text(f"Prose.\n{{{{ table {shown} }}}}\nMore prose.\n")
+        (texts / "report.md").write_text("Nothing.\n")
+        (texts / "appendix.md").write_text("\n".join(f"{{{{ table {name} }}}}\n" for name in blocks))
         return tmp_path
     return write

@@ -10,7 +10,7 @@ from report.content import NO_RESULTS, Content
 from report.task1 import bands
 from report.task1.compare import STATS, VARIANTS, ablations, compare_models
 from report.task1.figures import KINDS, make_figures
-from report.task1.tables import channel_table, cost_table, detail_table, stats_table, summary_table, variant_table
+from report.task1.tables import channel_table, cost_table, detail_table, stats_table, variant_table
 
 DECIMALS = dict.fromkeys((*SUBSETS, "mean_pct", "mean_sd", "difference_points", "ci95_low", "ci95_high"), 2)
 
@@ -22,9 +22,9 @@ def make_content(root: Path) -> Content:
     files = {"stats.csv": (compared, STATS), "ablations.csv": (variants, VARIANTS)}
     if settings:
         texts |= {f"results/task1/{name}": csv_of(*lines, DECIMALS) for name, lines in files.items()}
-    tables = {"channels": channel_table, "detail": detail_table, "cost": cost_table, "summary": summary_table,
+    tables = {"channels": channel_table, "detail": detail_table, "cost": cost_table,
               "stats": lambda setting: stats_table(setting, compared[setting.key]),
-              "ablations": lambda setting: variant_table(setting, variants[setting.key])}
+              "ablations-all": lambda setting: variant_table(setting, variants[setting.key])}
     made = {f"task1-{name}": "\n\n".join(filter(None, map(make, settings))) for name, make in tables.items()}
     figures = {name: figure for setting in settings for name, figure in make_figures(setting).items()}
     by_data = {folder.name: bands.load_networks(folder) for folder in sorted((root / "results" / "bands").glob("*"))}
@@ -39,4 +39,4 @@ def make_content(root: Path) -> Content:
     figures |= bands.make_figure(networks)
     no_results = NO_RESULTS.format(command="python train_task1.py")
     return Content(sum(len(setting.rows) for setting in settings), texts, figures,
-                   {name: text or no_results for name, text in made.items()}, (*KINDS, "bands"), no_results)
+                   {name: text or no_results for name, text in made.items()}, (*KINDS, "bands"), no_results, settings)

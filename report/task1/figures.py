@@ -5,16 +5,14 @@ import statistics
 
 import numpy as np
 
-from grids.task1 import CHANNELSET, FIGURE_MODELS, LENGTHS, SPECIALISTS
-from metrics.accuracy import confusion_matrix
+from grids.task1 import FIGURE_MODELS, LENGTHS, SPECIALISTS
 from records import SUBSETS
 from report import figures
-from report.class_names import class_names
 from report.compare import Setting
-from report.task1.compare import correct, model_of, seeds_of
+from report.task1.compare import correct, model_of
 from report.task1.lines import SEVEN, Line, lines_of
 
-KINDS = ("channels", "map", "cost", "retention", "curves", "length", "kernels", "classes", "confusion")
+KINDS = ("channels", "map", "curves", "length")
 
 
 def make_figures(setting: Setting) -> dict[str, tuple]:
@@ -25,15 +23,8 @@ def make_figures(setting: Setting) -> dict[str, tuple]:
             ("channels", figures.channel_bars, _bars(setting, lines),
              "top-1 by channels present, test split"),
             ("map", figures.subset_map, _map(lines), "top-1 by model and channels present, test split"),
-            ("cost", figures.accuracy_against_cost, _cost(lines), "accuracy against cost, test split"),
-            ("retention", figures.lines, _retention(setting, lines),
-             "accuracy kept as channels go, test split"),
             ("curves", figures.lines, _curves(setting), "training curves, validation split, seed 0"),
-            ("length", figures.lines, _lengths(setting), "accuracy against training compute, test split"),
-            ("kernels", figures.kernels, _kernels(setting), "kernels that the channel-set stem generates"),
-            ("classes", figures.class_bars, _classes(setting), "which classes need colour, test split"),
-            ("confusion", figures.confusion_change, _confusion(setting),
-             "confusions of the channel-set stem: R minus RGB, test split")):
+            ("length", figures.lines, _lengths(setting), "accuracy against training compute, test split")):
         if data:
             made[f"task1_{kind}_{setting.preset}_{setting.dataset}.png"] = (draw, data, f"{where}: {title}")
     return made
@@ -73,27 +64,6 @@ def _map(lines: list[Line]):
     return [{"name": _named(line), "top1": _means(line, "top1_pct")} for line in best_first]
 
 
-def _cost(lines: list[Line]):
-    return [{"name": _named(line), "mean_pct": statistics.fmean(_means(line, "top1_pct").values()),
-             "params": line.params(), "macs": statistics.fmean(_means(line, "macs").values())}
-            for line in _complete(lines)]
-
-
-def _retention(setting: Setting, lines: list[Line]):
-    series = []
-    for name, line in _chosen(setting, lines).items():
-        if line.entries.keys() >= set(SUBSETS):
-            top1 = _means(line, "top1_pct")
-            by_n = [statistics.fmean(value for subset, value in top1.items() if len(subset) == n)
-                    for n in (3, 2, 1)]
-            series.append({"name": name, "x": [3, 2, 1], "y": by_n,
-                           "kept": [100 * v / by_n[0] for v in by_n]})
-    return series and {"panels": [
-        {"x": "channels present", "y": "top-1, mean over the sets of that size (%)", "series": series},
-        {"x": "channels present", "y": "share of the model's own RGB top-1 (%)",
-         "series": [{"name": s["name"], "x": s["x"], "y": s["kept"]} for s in series]}]}
-
-
 def _curves(setting: Setting):
     panels = [{"x": "epoch", "y": "training loss", "series": []},
               {"x": "epoch", "y": "top-1 on the sets it is for, mean (%)", "series": []}]
@@ -124,41 +94,3 @@ def _lengths(setting: Setting):
         if known:
             panel["series"].append({"name": name, "x": [epochs for epochs, _ in known], "y": values})
     return any(len(series["x"]) > 1 for series in panel["series"]) and {"panels": [panel]}
-
-
-def _kernels(setting: Setting):
-    return setting.records.get((setting.find(CHANNELSET), 0), {}).get("kernels")
-
-
-def _counts(setting: Setting, model: dict[str, int], subset: str, seeds: list[int]) -> tuple[list[str],
-                                                                                             np.ndarray]:
-    """Names of the classes and the confusion matrix over seeds, in % of the true class."""
-    predictions = dict(zip(setting.seeds(model[subset], subset), setting.predictions(model[subset], subset)))
-    kept = [predictions[seed] for seed in seeds]
-    classes = list(class_names(kept[0].images, kept[0].labels).values())
-    counts = sum(confusion_matrix(p.labels, p.by_column[subset], len(classes)) for p in kept)
-    return classes, 100 * counts / counts.sum(1, keepdims=True)
-
-
-def _classes(setting: Setting):
-    series, classes, shown = [], [], ("RGB", "R", "G", "B")
-    for name, run in (("channel-set stem (ours)", CHANNELSET), (SEVEN, SPECIALISTS)):
-        model = model_of(setting, run)
-        if not model:
-            return None
-        recalls = {}
-        for subset in shown:
-            classes, shares = _counts(setting, model, subset, seeds_of(setting, model, shown))
-            recalls[subset] = shares.diagonal()
-        drop = recalls["RGB"] - np.mean([recalls[subset] for subset in "RGB"], axis=0)
-        series.append({"name": name, "drop": drop.tolist()})
-    return {"classes": classes, "series": series}
-
-
-def _confusion(setting: Setting):
-    model = model_of(setting, CHANNELSET)
-    if not model:
-        return None
-    (classes, colour), (_, red) = (_counts(setting, model, subset, setting.seeds(model[subset], subset))
-                                   for subset in ("RGB", "R"))
-    return {"classes": classes, "change": (red - colour).tolist()}

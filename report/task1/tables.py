@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import statistics
 
-from grids.task1 import SUMMARIES
 from records import SUBSETS
 from report.compare import Setting
 from report.tables import ablation_table, caption, difference, mean_sd, millions, plus_minus, table
@@ -42,25 +41,6 @@ def channel_table(setting: Setting, split: str = "test") -> str:
          *(_bold(*one[name], best[name] if line.section != "specialist" else None) for name in QUALITY),
          millions(line.params(), 2), millions(line.mean("macs", "RGB"), 0)]
                                  for line, one in zip(lines, cells)])
-
-
-def summary_table(setting: Setting) -> str:
-    """A group of `SUMMARIES` in few columns; "" where none of them has all of its results here."""
-    groups = [[setting.find(run) for run in runs] for runs in SUMMARIES]
-    entries = next((entries for entries in groups if None not in entries), None)
-    if entries is None:
-        return ""
-    by_entry = {line.entries["RGB"]: line
-                for line in lines_of(setting, "test") if line.section != "specialist"}
-    seven = [line for line in lines_of(setting, "test") if line.section == "specialist"]
-    lines = [*(by_entry[entry] for entry in entries), *(line for line in seven if len(line.entries) > 1)]
-    experts = {subset: line.mean("top1_pct", subset) for line in seven for subset in line.entries}
-    header = ["model", "at test", "epochs", "seeds", "RGB", MEAN, "worst of 7", "expert gap", "params (M)"]
-    return caption(setting, "test", "Top-1 in %, mean over seeds ± standard deviation. Expert gap: "
-                   "specialist − model in points, over the (number of) sets that have one.") + table(header, [
-        [line.name, *line.told()[:2], line.seeds(),
-         *(_quality(line, experts)[name][1] for name in header[4:8]),
-         millions(line.params(), 2)] for line in lines])
 
 
 def detail_table(setting: Setting, split: str = "test") -> str:

@@ -12,7 +12,7 @@ from report.compare import Setting
 from report.task2.compare import STRONGEST, headline, top1
 from report.task2.tables import mean
 
-KINDS = ("depth", "cost", "field", "confusion", "classes", "curves", "fraction")
+KINDS = ("depth", "cost", "field", "confusion", "curves", "fraction")
 
 
 def make_figures(setting: Setting, ratios: list[dict]) -> dict[str, tuple]:
@@ -34,9 +34,7 @@ def make_figures(setting: Setting, ratios: list[dict]) -> dict[str, tuple]:
              "how far from the centre the last layer's centre looks, seed 0"),
             ("confusion", figures.confusion, _confusion(setting, ours),
              f"confusions of {names[0]}, test split"),
-            ("classes", figures.class_differences, _classes(setting, ours, against, names),
-             "recall by class, test split"),
-            ("curves", figures.lines, _curves(mine), "training curves, validation split, seed 0"),
+            ("curves", figures.lines, curves(mine), "training curves, validation split, seed 0"),
             ("fraction", figures.lines, _fraction(setting), "accuracy against training data, test split")):
         if data:
             made[f"task2_{kind}_{setting.preset}_{setting.dataset}.png"] = (draw, data, f"{where}: {title}")
@@ -63,7 +61,7 @@ def _cost(setting: Setting, legend: dict[int, str]):
     timed = all(mean(setting, entry, "latency_ms_b1") for entry in setting.compared)
     order = sorted(setting.compared, key=lambda entry: entry in legend)   # named ones above the others
     return [{"name": legend.get(entry), "top1": mean(setting, entry, "top1_pct"),
-             "macs": mean(setting, entry, "macs") / 1e6,
+             "flops": 2 * mean(setting, entry, "macs") / 1e9,
              **({"latency": mean(setting, entry, "latency_ms_b1")} if timed else {})}
             for entry in order]
 
@@ -100,15 +98,8 @@ def _confusion(setting: Setting, entry: int | None):
     return {"classes": classes, "shares": shares.tolist()}
 
 
-def _classes(setting: Setting, entry: int | None, against: int | None, names: list[str]):
-    if entry is None or against is None:
-        return None
-    classes, shares = _counts(setting, entry)
-    return {"classes": classes, "name": " − ".join(names),
-            "difference": (shares.diagonal() - _counts(setting, against)[1].diagonal()).tolist()}
-
-
-def _curves(records: dict[str, dict]):
+def curves(records: dict[str, dict]):
+    """Training loss and validation accuracy by epoch; name in the legend -> record."""
     panels = [{"x": "epoch", "y": "training loss", "series": []},
               {"x": "epoch", "y": "validation top-1 (%)", "series": []}]
     for name, record in records.items():

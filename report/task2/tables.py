@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import statistics
 
-from grids.task2 import SUMMARY
 from report.compare import Setting
 from report.tables import ablation_table, caption, mean_sd, millions, plus_minus, star, table
 from report.task2.compare import SAME_STEM, STRONGEST
@@ -58,26 +57,6 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
             _ratio(shares.get((comparison, setting.run_name(entry))), setting.run_name(entry) in names)
             for comparison, names in against.items()])] for entry in part])
         for part, heading in zip(parts, headings) if part)
-
-
-def summary_table(setting: Setting, ratios: list[dict]) -> str:
-    """The networks of `grids.task2.SUMMARY` in few columns; "" where one of them has no results here."""
-    entries = [setting.find(run) for run in SUMMARY]
-    if None in entries:
-        return ""
-    shares = {line["run"]: line for line in ratios if line["comparison"] == STRONGEST}
-    against = {line["denominator_run"]: line["denominator"] for line in shares.values()}
-    header = ["model", "width", "strict depth", "seeds", "top-1 %", "ratio %", "params (M)", "MACs (M)",
-              "latency (ms), batch 1"]
-    return caption(setting, "test", (
-        f"Ratio: to {'; '.join(against.values())}, which validation prefers; with its 95 % interval. An "
-        f"asterisk: differs from 100 % with p < 0.05 after Holm's correction.")) + table(header, [
-            [setting.of(entry)["label"].iloc[0], told(setting, entry)[1],
-             f"{setting.same(entry, 'strict_depth'):.0f}",
-             str(len(setting.of(entry))), mean_sd(setting.of(entry)["top1_pct"]),
-             _ratio(shares.get(setting.run_name(entry)), setting.run_name(entry) in against),
-             millions(setting.same(entry, "params"), 1), millions(setting.same(entry, "macs"), 0),
-             _latency(setting, entry, None, "latency_ms_b1")] for entry in entries])
 
 
 def _ratio(share: dict | None, is_denominator: bool) -> str:

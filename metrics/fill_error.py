@@ -1,0 +1,99 @@
+"""How wrong a filled image is, and what the stem behind it passes on: why one fill rule is better than another.
+
+    pixel error       mean over channels of E (x_hat - x)^2, of normalised channels: 1 is what zero costs a channel
+    stem error        E |W x_hat - W x|^2 / E |W x - E W x|^2, of the responses before BatchNorm
+    BatchNorm shift   KL divergence in nats, mean over filters, from a set's response (as a normal distribution)
+                      to the one that BatchNorm assumes, its running mean and variance
+"""
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from channelset import ChannelSetConv2d
+from channelset.fill import Fill
+
+
+def pixel_error(rule: Fill, moments: Tensor, ids: list[int]) -> float:
+    """Mean squared error of a filled pixel, mean over all C channels, in closed form: tr(E) / C.
+
+    Args:
+        rule: gives P(S), of as many rows as channels.
+        moments: second moments E x x' of the normalised channels, (C, C).
+        ids: S, the channels that are there.
+
+    Raises:
+        ValueError: a rule with other kernel channels than the image has.
+    """
+    channels = len(moments)
+    if rule.rows != channels:
+        raise ValueError(f"the rule fills {rule.rows} kernel channels, the image has {channels}")
+    error = torch.eye(channels, dtype=torch.float64)
+    error[:, ids] -= rule.columns(ids).double()
+    return float((error @ moments.double() @ error.T).trace()) / channels
+
+
+def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> float:
+    """As `pixel_error` on `test`, of the best linear prediction of the absent channels from all pixels of the
+    present ones in a square of `size` x `size`, which least squares find on `train`.
+
+    Args:
+        train, test: images (N, C, H, W) of normalised channels.
+
+    Raises:
+        ValueError: an even size, or images smaller than it.
+    """
+    if size % 2 == 0 or size > min(train.shape[2:]):
+        raise ValueError(f"size {size}: must be odd and at most the images' {min(train.shape[2:])} px")
+    absent = [c for c in range(train.shape[1]) if c not in ids]
+    if not absent:
+        return 0.0
+
+    def rows(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        edge = size // 2
+        height, width = images.shape[2] - 2 * edge, images.shape[3] - 2 * edge
+        seen = F.unfold(images[:, ids], size).transpose(1, 2).flatten(0, 1)           # (N H' W', n size^2)
+        wanted = images[:, absent, edge:edge + height, edge:edge + width].flatten(2)
+        return seen.double().numpy(), wanted.transpose(1, 2).flatten(0, 1).double().numpy()
+    seen, wanted = rows(train)
+    solution = np.linalg.solve(seen.T @ seen + 1e-6 * len(seen) * np.eye(seen.shape[1]), seen.T @ wanted)
+    seen, wanted = rows(test)
+    return float(((wanted - seen @ solution) ** 2).mean(0).sum()) / train.shape[1]
+
+
+@torch.inference_mode()
+def stem_statistics(stem: ChannelSetConv2d, norm: nn.BatchNorm2d, images: Tensor, ids: list[int],
+                    batch: int = 500) -> dict[str, float]:
+    """What a set S of channels does to the responses of the stem.
+
+    Args:
+        stem, norm: the first convolution and the BatchNorm behind it, in eval mode.
+        images: (N, C, H, W), normalised, with all channels.
+        ids: S.
+        batch: images at a time.
+
+    Returns:
+        "stem_error", "bn_shift" (see above), and "variance_ratio": geometric mean over filters of the responses'
+        variance, relative to that with all channels.
+    """
+    whole, part = stem.fold(list(range(images.shape[1]))), stem.fold(ids)
+    totals = torch.zeros(5, stem.out_channels, dtype=torch.float64)   # x, x^2 of all; the same of S; squared error
+    count = 0
+    for some in images.split(batch):
+        a, b = (y.double().transpose(0, 1).flatten(1) for y in (whole(some), part(some[:, ids])))
+        totals += torch.stack([a.sum(1), (a ** 2).sum(1), b.sum(1), (b ** 2).sum(1), ((a - b) ** 2).sum(1)])
+        count += a.shape[1]
+    mean_a, square_a, mean_b, square_b, error = totals / count
+    variance_a, variance_b = square_a - mean_a ** 2, square_b - mean_b ** 2
+    running_mean, running = norm.running_mean.double(), norm.running_var.double()
+    ratio = variance_b / running
+    shift = 0.5 * (ratio + (mean_b - running_mean) ** 2 / running - 1 - ratio.log())
+    return {"stem_error": float(error.sum() / variance_a.sum()), "bn_shift": float(shift.mean()),
+            "variance_ratio": float((variance_b / variance_a).log().mean().exp())}
+
+
+def mean_energy(kernel: np.ndarray) -> float:
+    """Share of a kernel's energy (O, C, k, k) in the mean over its channels: 1 cannot tell channels apart."""
+    return float((kernel.mean(1) ** 2).sum() * kernel.shape[1] / (kernel ** 2).sum())
