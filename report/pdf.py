@@ -1,0 +1,112 @@
+"""Make report/report.pdf of the report (not of its appendix), without LaTeX.
+
+    python -m report.pdf            a few seconds; needs pypandoc_binary and typst, see requirements.txt
+    python -m report.pdf --check    write nothing; exit 1 when the PDF is of other texts or figures
+"""
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
+
+TEXT = "report/README.md"
+TEMPLATE = Path(__file__).with_name("template.typ")
+FORMAT = "markdown-implicit_figures-citations-smart+pipe_tables+tex_math_dollars-raw_tex"
+IMAGE = re.compile(r"^!\[(.*)\]\(([^)\s]+)\)$", re.MULTILINE)
+MARK = "sha256 of texts and figures: "
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
+    parser = ArgumentParser(prog="python -m report.pdf", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default=str(root / "report" / "report.pdf"), help="where the PDF goes")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the PDF is stale")
+    args = parser.parse_args(argv)
+    out, digest = Path(args.out), source_digest(root)
+    if args.check:
+        if not out.is_file() or (MARK + digest).encode() not in out.read_bytes():
+            print(f"{out.name} is not what the report gives: run `python -m report.pdf` and commit it", file=sys.stderr)
+            sys.exit(1)
+        return
+    with atomic_path(out) as temporary:
+        temporary.write_bytes(make_pdf(root, digest))
+    print(f"wrote {out}")
+
+
+def sources(root: Path) -> list[Path]:
+    """The text, its figures and the template.
+
+    Raises:
+        UserError: one is missing.
+    """
+    text = root / TEXT
+    if not text.is_file():
+        raise UserError(f"{TEXT} is missing: run `python -m report.build`")
+    images = [text.parent / image for _, image in IMAGE.findall(text.read_text(encoding="utf-8"))]
+    for image in images:
+        if not image.is_file():
+            raise UserError(f"{TEXT} shows {image.name}, which is missing: run `python -m report.build`")
+    return [text, *images, TEMPLATE]
+
+
+def source_digest(root: Path) -> str:
+    """sha256 of what the PDF is made from."""
+    total = hashlib.sha256()
+    for path in sources(root):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def make_pdf(root: Path, digest: str) -> bytes:
+    """The PDF: pandoc turns the texts into Typst's language, Typst sets them.
+
+    Raises:
+        UserError: a package is missing, or cannot make something of the texts.
+    """
+    try:
+        import pypandoc   # only where a PDF is made
+        import typst
+    except ImportError as error:
+        raise UserError(f"no {error.name}: pip install pypandoc_binary typst==0.14.9") from error
+    body = pypandoc.convert_text(prepared((root / TEXT).read_text(encoding="utf-8")), "typst", FORMAT,
+                                 ["--wrap=none"])
+    text = TEMPLATE.read_text(encoding="utf-8").replace("DIGEST", MARK + digest) + wide_tables(body)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "report.typ"
+        source.write_text(text, encoding="utf-8")
+        shutil.copytree(root / "report" / "figures", Path(folder) / "figures")
+        try:
+            return typst.compile(str(source), root=folder, ignore_system_fonts=True)
+        except typst.TypstError as error:
+            raise UserError(f"typst cannot set the report: {str(error).strip().splitlines()[0]}") from error
+
+
+def prepared(text: str) -> str:
+    """Markdown for a page: images as figures with captions, links to files of the repository as plain text."""
+    def figure(match: re.Match) -> str:
+        caption = re.sub(r"^Figure \d+\. ", "", match[1])
+        caption = caption.replace("\\", "\\\\").replace('"', '\\"')
+        return f'```{{=typst}}\n#picture("{match[2]}", "{caption}")\n```'
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    text = IMAGE.sub(figure, text)
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
+def wide_tables(text: str) -> str:
+    """Typst tables in a size that fits their columns, free to break across pages."""
+    def sized(match: re.Match) -> str:
+        widths = [width for width in match[1].strip("()").split(",") if width.strip()]
+        count = len(widths) if match[1].startswith("(") else int(match[1])
+        # the first column takes the room that the numbers leave
+        return f"columns: (1fr{', auto' * (count - 1)},),"
+    text = re.sub(r"#figure\(\s*align\(center\)\[#table\(", "#plain-table(table(", text)
+    text = re.sub(r"columns: (\d+|\([^)]*\)),", sized, text)
+    return re.sub(r"\)\]\s*, kind: table\s*\)", "))", text)
+
+
+if __name__ == "__main__":
+    cli(main)
