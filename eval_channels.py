@@ -7,9 +7,12 @@
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
 Updates results/task1/channels.csv, one JSON with all provenance in results/task1/runs/, predictions on test
-in results/task1/predictions/ and the tables and charts made from them.
+in results/task1/predictions/ and the tables and charts made from them; a table and a chart of this evaluation
+beside the checkpoint.
 """
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -30,6 +33,7 @@ from models.probes import PROBES, probe_network
 from models.task1 import channels_of, load_channel_net, load_late_fusion
 from records import write_predictions
 from report import build as report_build
+from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli
 
 
@@ -180,6 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         evaluation.write(record)
         if evaluation.published and not args.no_report:
             report_build.main([])
+    write_page(Path(args.checkpoint[0]).parent, record, *["late-fusion"] * (len(args.checkpoint) > 1))
 
 
 if __name__ == "__main__":

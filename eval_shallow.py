@@ -6,9 +6,11 @@
 
 In the fused network each sum of branches is one convolution. Updates results/task2/classifiers.csv, one JSON a
 run with all provenance in results/task2/runs/, predictions on test in results/task2/predictions/ and the
-tables and charts made from them.
+tables and charts made from them; a table and a chart of each evaluation beside its checkpoint.
 """
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,6 +28,7 @@ from models.shallow import SHALLOW
 from models.task2 import MAX_DEPTH, load_classifier, measure_depth
 from records import SINGLE, write_predictions
 from report import build as report_build
+from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli
 
 LIMITED = ("ours", "distilled")   # sections with a limit to the depth
@@ -73,8 +76,9 @@ def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
         return None
 
 
-def evaluate(path: str, args) -> Evaluation | None:
-    """Evaluate one checkpoint and write its results; None where nothing was written.
+def evaluate(path: str, args) -> tuple[dict, bool] | None:
+    """Evaluate one checkpoint and write its results: its record, and whether the documents show it. None where that
+    was done already.
 
     Raises:
         UserError: not a checkpoint of train_task2.py, other data, results of other options, or too deep for
@@ -111,10 +115,9 @@ def evaluate(path: str, args) -> Evaluation | None:
         if keep and split == "test":
             write_predictions(evaluation.files.predictions, cache.split(split).paths, labels,
                               {SINGLE: predictions})
-    if not keep:
-        return None
-    evaluation.write(record)
-    return evaluation
+    if keep:
+        evaluation.write(record)
+    return record, bool(keep) and evaluation.published
 
 
 def readable(name: str, split: str, row: dict) -> str:
@@ -129,9 +132,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.name and len(args.checkpoint) > 1:
         raise UserError(f"--name {args.name}: {len(args.checkpoint)} checkpoints would share it; name one "
                         f"checkpoint")
-    written = [evaluate(path, args) for path in args.checkpoint]
-    if any(one and one.published for one in written) and not args.no_report:
+    done = {path: evaluate(path, args) for path in args.checkpoint}
+    found = {path: one for path, one in done.items() if one}
+    if any(published for _, published in found.values()) and not args.no_report:
         report_build.main([])
+    for path, (record, _) in found.items():
+        write_page(Path(path).parent, record)
 
 
 if __name__ == "__main__":

@@ -65,20 +65,21 @@ def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> f
 
 @torch.inference_mode()
 def stem_statistics(stem: ChannelSetConv2d, norm: nn.BatchNorm2d, images: Tensor, ids: list[int],
-                    batch: int = 500) -> dict[str, float]:
+                    whole: nn.Conv2d | None = None, batch: int = 500) -> dict[str, float]:
     """What a set S of channels does to the responses of the stem.
 
     Args:
         stem, norm: the first convolution and the BatchNorm behind it, in eval mode.
         images: (N, C, H, W), normalised, with all channels.
         ids: S.
+        whole: what the responses are compared with. Default: the stem's own with all channels.
         batch: images at a time.
 
     Returns:
         "stem_error", "bn_shift" (see above), and "variance_ratio": geometric mean over filters of the responses'
         variance, relative to that with all channels.
     """
-    whole, part = stem.fold(list(range(images.shape[1]))), stem.fold(ids)
+    whole, part = whole or stem.fold(list(range(images.shape[1]))), stem.fold(ids)
     totals = torch.zeros(5, stem.out_channels, dtype=torch.float64)   # x, x^2 of all; the same of S; squared error
     count = 0
     for some in images.split(batch):

@@ -179,9 +179,9 @@ def _marker(rank: int) -> dict:
 
 
 def lines(figure: Figure, data: dict) -> None:
-    """Curves in one or more panels. data: panels: [{x, y (axis labels), log, series: [{name, x, y, mark}]}].
+    """Curves in one or more panels. data: panels: [{x, y (axis labels), log, series: [{name, x, y, mark, apart}]}].
 
-    log: logarithmic in x. mark: x of a vertical line in the curve's style.
+    log: logarithmic in x. mark: x of a vertical line in the curve's style. apart: nothing is known between the points.
     """
     columns = data.get("columns", len(data["panels"]))
     rows = -(-len(data["panels"]) // columns)
@@ -190,8 +190,7 @@ def lines(figure: Figure, data: dict) -> None:
     for axis, panel in zip(axes, data["panels"]):
         for rank, series in enumerate(panel["series"]):
             marker = MARKERS[rank % len(MARKERS)] if len(series["x"]) < 12 else None
-            # a line through two points would tell of what is between them
-            style = {"linestyle": LINES[rank % len(LINES)] if len(series["x"]) > 2 else "none",
+            style = {"linestyle": "none" if series.get("apart") else LINES[rank % len(LINES)],
                      "color": PALETTE[rank % len(PALETTE)]}
             axis.plot(series["x"], series["y"], marker=marker, label=series["name"], **style)
             if "mark" in series:
@@ -202,7 +201,7 @@ def lines(figure: Figure, data: dict) -> None:
             axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axis.minorticks_off()
         elif all(isinstance(x, int) for series in panel["series"] for x in series["x"]):
-            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(color="0.88")
         if rows > 1:   # a row of panels may have lines of its own
             axis.legend(frameon=False, fontsize=8)

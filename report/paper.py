@@ -192,7 +192,7 @@ def _fill(numbers: Numbers):
     for title, column, x, sampler in (
             ("the RGB-trained network, rule at test only", "stem_error", "error of the stem's responses", "none"),
             ("trained with the rule", "stem_error", "error of the stem's responses", "hcs"),
-            ("trained with the rule", "bn_shift", "shift against BatchNorm's statistics (nats)", "hcs")):
+            ("trained with the rule", "bn_shift", "BatchNorm shift (nats)", "hcs")):
         means = errors[errors["sampler"] == sampler].groupby("rule")[[column, "val_top1_pct"]].mean()
         panels.append({"title": title, "x": x, "y": "validation top-1, mean of the six sets (%)", "points": [
             {"name": RULES[rule], "x": float(means.loc[rule, column]), "y": float(means.loc[rule, "val_top1_pct"])}

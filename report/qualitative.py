@@ -1,8 +1,124 @@
-"""Drawn from results/qualitative."""
+"""Pictures of what the networks do, from results/qualitative.json and report/pictures, see tools/qualitative.py."""
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from channelset import build_fill
+from records import SUBSETS
+from utils import UserError
+
+REBUILT = "coffee"   # the picture that is rebuilt: colour matters in it
+RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "regression": "regression"}
+LABELS = {"gated6-k3": "ours (depth 6)", "resnet34": "ResNet-34"}
 
 
 def make_figures(root: Path) -> dict[str, tuple]:
-    return {}
+    """File name -> (drawing function, data, title); none without results.
+
+    Raises:
+        UserError: the file is damaged, or a picture is missing.
+    """
+    file = root / "results" / "qualitative.json"
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        pictures = {name: np.array(Image.open(root / "report" / "pictures" / f"{name}.png").convert("RGB"))
+                    for name in found["pictures"]}
+        made = {"reconstructions": (reconstructions, _rebuilt(found["ours"], pictures[REBUILT]),
+                                    "One photograph from each set of channels, filled by four rules"),
+                "kernels": (kernels, found["ours"]["kernels"], "Kernels that the stem generates for each set"),
+                "activation": (activation, _rests_on(found["networks"], pictures),
+                               "What the answers rest on (Grad-CAM, last feature map)")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
+                        f"tools.qualitative") from error
+    return {f"qualitative_{name}.png": figure for name, figure in made.items() if figure[1]}
+
+
+def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dict) -> np.ndarray:
+    """A picture (H, W, 3) uint8 as a rule fills it from the channels `ids`: (H, W, 3) uint8."""
+    mean, std = (np.array(statistics[key]) for key in ("mean", "std"))
+    normalised = (picture / 255 - mean) / std
+    matrix = build_fill(rule, 3, **{key: torch.tensor(value) for key, value in statistics.items()}).columns(ids)
+    filled = (normalised[..., ids] @ matrix.numpy().T.astype(float)) * std + mean
+    return np.round(255 * filled.clip(0, 1)).astype(np.uint8)
+
+
+def _rebuilt(ours: dict, picture: np.ndarray) -> dict:
+    sets = {name: ["RGB".index(channel) for channel in name] for name in SUBSETS}
+    return {"rows": {label: [fill_picture(picture, rule, ids, ours["statistics"]).tolist() for ids in sets.values()]
+                     for rule, label in RULES.items()},
+            "columns": list(sets), "answers": [ours["answers"][REBUILT][name] for name in sets]}
+
+
+def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[dict]:
+    return [{"picture": picture.tolist(), "networks": [
+        {"name": LABELS.get(network["model"], network["model"]), "answer": network["answers"][name],
+         "map": network["maps"][name]} for network in networks]} for name, picture in pictures.items() if networks]
+
+
+# ---------------------------------------------------------------- drawing
+
+def reconstructions(figure: Figure, data: dict) -> None:
+    """data: rows (rule -> pictures (H, W, 3)), columns (sets), answers ([class, percent] a set)."""
+    figure.set_size_inches(10, 6.6)
+    axes = figure.subplots(len(data["rows"]), len(data["columns"]))
+    for row, (rule, pictures) in zip(axes, data["rows"].items()):
+        for axis, picture in zip(row, pictures):
+            _bare(axis).imshow(np.array(picture, dtype=np.uint8))
+        row[0].set_ylabel(rule, fontsize=10)
+    for axis, name in zip(axes[0], data["columns"]):
+        axis.set_title(name, fontsize=10)
+    for axis, (name, share) in zip(axes[-1], data["answers"]):
+        axis.set_xlabel(f"{name}\n{share:.0f} %", fontsize=8)
+
+
+def kernels(figure: Figure, data: dict) -> None:
+    """data: set -> (filters, n, k, k). A patch's red, green and blue are the filter's slices around grey, in one
+    scale a filter; an absent channel is grey.
+    """
+    filters = len(next(iter(data.values())))
+    figure.set_size_inches(10, 7.4)
+    axes = figure.subplots(len(data), filters)
+    scale = [max(np.abs(kernel[place]).max() for kernel in map(np.array, data.values())) for place in range(filters)]
+    for row, (name, kernel) in zip(axes, data.items()):
+        for place, axis in enumerate(row):
+            slices = np.array(kernel[place])
+            patch = np.full((*slices.shape[1:], 3), 0.5)
+            for plane, channel in zip(slices, name):
+                patch[..., "RGB".index(channel)] += plane / scale[place] / 2
+            _bare(axis).imshow(patch.clip(0, 1), interpolation="nearest")
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
+    for place, axis in enumerate(axes[0]):
+        axis.set_title(f"filter {place + 1}", fontsize=9)
+
+
+def activation(figure: Figure, data: list[dict]) -> None:
+    """data: picture (H, W, 3), networks: [{name, answer [class, percent], map (h, w)}]; a row a picture."""
+    columns = 1 + len(data[0]["networks"])
+    figure.set_size_inches(10, 3.1 * len(data))
+    axes = figure.subplots(len(data), columns, squeeze=False)
+    for row, shown in zip(axes, data):
+        picture = np.array(shown["picture"], dtype=np.uint8)
+        _bare(row[0]).imshow(picture)
+        for axis, network in zip(row[1:], shown["networks"]):
+            _bare(axis).imshow(picture)
+            axis.imshow(np.array(network["map"]), cmap="inferno", alpha=0.55, interpolation="bilinear", vmin=0, vmax=1,
+                        extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5))
+            name, share = network["answer"]
+            axis.set_xlabel(f"{name}, {share:.0f} %", fontsize=10)
+    for axis, network in zip(axes[0, 1:], data[0]["networks"]):
+        axis.set_title(network["name"], fontsize=11)
+
+
+def _bare(axis):
+    axis.set_xticks([]), axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    return axis

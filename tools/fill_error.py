@@ -81,14 +81,15 @@ def main(argv: list[str] | None = None) -> None:
         if checkpoint["dataset"]["digest"] != cache.digest or config["image_size"] != args.size:
             raise UserError(f"{path} was trained on {checkpoint['dataset']['name']} at {config['image_size']} px, "
                             f"not on {cache.name} at {args.size} px")
-        for rule in RULES if config["sampler"] == "none" else (config["fill"],):
-            stem = find_stem(model)
+        stem, plain = find_stem(model), config["sampler"] == "none"
+        whole = stem.fold(sets["RGB"]) if plain else None   # as it was trained
+        for rule in RULES if plain else (config["fill"],):
             stem.fill = build_fill(rule, 3, **statistics)
             rows += [{**head, "preset": config["preset"], "model": config["name"], "sampler": config["sampler"],
                       "rule": rule, "seed": config["seed"], "subset": name,
                       "pixel_error": pixel_error(stem.fill, moments, ids),
                       "mean_energy": mean_energy(stem.kernel(sets["RGB"]).detach().numpy()),
-                      **stem_statistics(stem, model.bn1, val, ids),
+                      **stem_statistics(stem, model.bn1, val, ids, whole),
                       "val_top1_pct": accuracy(model, val, labels, ids)} for name, ids in sets.items()]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table["seed"] = table["seed"].astype("Int64")

@@ -92,5 +92,6 @@ def _lengths(setting: Setting):
         values = [statistics.fmean(100 * correct(setting, model, subset).mean() for subset in SUBSETS)
                   for _, model in known]
         if known:
-            panel["series"].append({"name": name, "x": [epochs for epochs, _ in known], "y": values})
+            panel["series"].append({"name": name, "x": [epochs for epochs, _ in known], "y": values,
+                                    "apart": len(known) < 3})
     return any(len(series["x"]) > 1 for series in panel["series"]) and {"panels": [panel]}

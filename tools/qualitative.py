@@ -1,0 +1,120 @@
+"""What trained networks say of photographs in the public domain (report/pictures): results/qualitative.json.
+
+    python -m tools.qualitative --ours runs/.../model.pt --networks runs/.../model.pt runs/.../model.pt
+
+--ours is a network of train_task1.py for any set of channels: its answers and kernels for every set. --networks are
+of train_task2.py: their answers, and the parts of the picture that these rest on (Grad-CAM, Selvaraju et al. 2017,
+arXiv 1610.02391, on the last feature map). Figures are drawn from this file alone: `python -m report.build`.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from channelset import find_stem
+from data.channels import parse_subset
+from models.branched import fuse
+from models.one_set import for_channels
+from models.task1 import channels_of, load_channel_net
+from models.task2 import load_classifier
+from records import SUBSETS
+from report.class_names import NAMES
+from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
+
+PICTURES = ROOT / "report" / "pictures"
+FILTERS = 8   # kernels that the figure shows
+
+
+def pixels(name: str, size: int) -> Tensor:
+    """A picture (1, 3, size, size) in [0, 1]."""
+    image = Image.open(PICTURES / f"{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+
+
+def answer(logits: Tensor, classes: list[str]) -> list:
+    """[name of the likeliest class, its probability in percent], of logits (1, K)."""
+    share, place = logits.softmax(1)[0].max(0)
+    name = classes[int(place)]
+    return [NAMES.get(name, name), round(100 * float(share), 1)]
+
+
+def grad_cam(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (1, K), and the map (H', W') in [0, 1] of what the likeliest class rests on."""
+    kept = []
+
+    def keep(x: Tensor) -> list[Tensor]:
+        kept[:] = original(x)
+        return kept
+    original, net.feature_maps = net.feature_maps, keep
+    try:
+        with torch.enable_grad():
+            logits = net(image.requires_grad_())
+            slopes, = torch.autograd.grad(logits.max(), kept[-1:])
+    finally:
+        del net.feature_maps
+    weighted = (slopes.mean((2, 3), keepdim=True) * kept[-1]).sum(1)[0].clamp(min=0).detach()
+    return logits.detach(), weighted / weighted.max().clamp(min=1e-12)
+
+
+def describe(checkpoint: dict, path: str) -> dict:
+    """Where a network comes from."""
+    config = checkpoint["config"]
+    return {"model": config["name"], "preset": config["preset"], "seed": config["seed"], "epochs": config["epochs"],
+            "width": config["width"], "dataset": checkpoint["dataset"]["name"],
+            "dataset_digest": checkpoint["dataset"]["digest"][:12],
+            "trained_with": {key: checkpoint["environment"][key] for key in ("commit", "hardware")}}
+
+
+@torch.no_grad()
+def any_set(path: str, names: list[str]) -> dict:
+    """Answers of Task 1's network by picture and set, its kernels by set, its channels' statistics."""
+    model, checkpoint = load_channel_net(path)
+    known, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
+    if list(known.names) != list("RGB"):
+        raise UserError(f"{path} is of channels {', '.join(known.names)}: the pictures are RGB")
+    mean, std = (torch.tensor(dataset[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    sets = {name: list(parse_subset(name, known)) for name in SUBSETS}
+    size = checkpoint["config"]["image_size"]
+    answers = {name: {one: answer(for_channels(model, ids).eval()(((pixels(name, size) - mean) / std)[:, ids]),
+                                  dataset["class_names"]) for one, ids in sets.items()} for name in names}
+    kernels = {one: np.round(find_stem(model).kernel(ids)[:FILTERS].numpy(), 4).tolist() for one, ids in sets.items()}
+    return {**describe(checkpoint, path), "image_size": size, "answers": answers, "kernels": kernels,
+            "statistics": {key: dataset[key] for key in ("mean", "std", "covariance")}}
+
+
+def classifier(path: str, names: list[str]) -> dict:
+    """Answers of one of Task 2's networks by picture, and the maps they rest on."""
+    model, checkpoint = load_classifier(path)
+    net, dataset = fuse(model).eval(), checkpoint["dataset"]
+    mean, std = (torch.tensor(dataset[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    answers, maps = {}, {}
+    for name in names:
+        logits, rests_on = grad_cam(net, (pixels(name, checkpoint["config"]["image_size"]) - mean) / std)
+        answers[name] = answer(logits, dataset["class_names"])
+        maps[name] = [[round(float(value), 3) for value in row] for row in rests_on]
+    return {**describe(checkpoint, path), "answers": answers, "maps": maps}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m tools.qualitative", description=__doc__)
+    parser.add_argument("--ours", required=True, metavar="CHECKPOINT", help="of train_task1.py")
+    parser.add_argument("--networks", nargs="+", default=[], metavar="CHECKPOINT", help="of train_task2.py")
+    parser.add_argument("--out", default=str(ROOT / "results" / "qualitative.json"), help="where the answers go")
+    args = parser.parse_args(argv)
+    names = sorted(path.stem for path in PICTURES.glob("*.png"))
+    found = {"pictures": names, "evaluated_with": environment(torch.device("cpu")), "ours": any_set(args.ours, names),
+             "networks": [classifier(path, names) for path in args.networks]}
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, found)
+    for name in names:
+        print(f"{name}: {found['ours']['answers'][name]}",
+              *(f"{network['model']} {network['answers'][name]}" for network in found["networks"]), sep="\n  ")
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    cli(main)
