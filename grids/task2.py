@@ -250,7 +250,8 @@ FIGURE_MODELS = {
 NAMED = {
     "depth6-wide": (FULL_SAME_MACS, SAME_MACS_60), "depth6": (FULL_WIDE[0.002], FINE_WIDE),
     "depth6-coarse": (SHALLOW,), "depth5": (FULL_THREE, THREE_60), "depth4": (FULL_GATED4, GATED4_K5_60),
-    "plain": (FULL_PLAIN, PLAIN_STRONG), "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.002]),
+    "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],), "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
+    "resnet34-0.001": (RESNETS[0.001],), "plain": (FULL_PLAIN, PLAIN_STRONG), "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.002]),
     "resnet34-coarse": (RESNETS[0.0005],), "resnet34-60": (RESNET_60[0.001],), "stock": (FULL_STOCK, kept(STOCK, **LIGHT)),
     "resnet18": (FULL_RESNET_18,), "resnet10": (FULL_RESNET_10,),
     "plain-10": (REFERENCE,), "gated-10": (GATED_10,), "pooled-10": (POOLED_10,), "k3-10": (POOLED_K3,),

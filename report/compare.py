@@ -32,7 +32,7 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
     shown = table[table["dataset"] != "demo"].groupby(list(SETTING), sort=False)
     settings = [Setting(task, key, rows, records, root / "results") for key, rows in shown]
     for setting in settings:
-        setting.others = [other for other in settings if other is not setting]
+        setting.others = [other for other in settings if other is not setting and other.dataset == setting.dataset]
     return text, settings
 
 
@@ -48,7 +48,7 @@ class Setting:
 
     Attributes:
         rows: with a column "entry", a number.
-        others: the task's other settings, which tell what training seeds do where this one has one seed each.
+        others: the task's other settings of these data, which tell what training seeds do where this one has one seed each.
 
     Raises:
         UserError: two records of one model and seed.

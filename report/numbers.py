@@ -170,7 +170,7 @@ class Numbers:
             no = key.endswith("!")
             if key.rstrip("!") not in table or column not in table:
                 raise UserError(f"{file} has no column {key.rstrip('!')} or {column}")
-            same = table[key.rstrip("!")].astype(str).replace("nan", "") == value
+            same = table[key.rstrip("!")].astype(object).fillna("").astype(str) == value
             table = table[~same if no else same]
         if table.empty:
             return NOTHING

@@ -101,8 +101,10 @@ def wide_tables(text: str) -> str:
     def sized(match: re.Match) -> str:
         widths = [width for width in match[1].strip("()").split(",") if width.strip()]
         count = len(widths) if match[1].startswith("(") else int(match[1])
-        # the first column takes the room that the numbers leave
-        return f"columns: (1fr{', auto' * (count - 1)},),"
+        # one column takes the room that the numbers leave: the first, or of four the second, a command
+        kinds = ["auto"] * count
+        kinds[count == 4] = "1fr"
+        return f"columns: ({', '.join(kinds)},),"
     text = re.sub(r"#figure\(\s*align\(center\)\[#table\(", "#plain-table(table(", text)
     text = re.sub(r"columns: (\d+|\([^)]*\)),", sized, text)
     return re.sub(r"\)\]\s*, kind: table\s*\)", "))", text)

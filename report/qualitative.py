@@ -1,4 +1,4 @@
-"""Pictures of what the networks do, from results/qualitative.json and report/pictures, see tools/qualitative.py."""
+"""Pictures of what the networks do, from results/qualitative.json and report/photographs, see tools/qualitative.py."""
 from __future__ import annotations
 
 import json
@@ -29,7 +29,7 @@ def make_figures(root: Path) -> dict[str, tuple]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        pictures = {name: np.array(Image.open(root / "report" / "pictures" / f"{name}.png").convert("RGB"))
+        pictures = {name: np.array(Image.open(root / "report" / "photographs" / f"{name}.png").convert("RGB"))
                     for name in found["pictures"]}
         made = {"reconstructions": (reconstructions, _rebuilt(found["ours"], pictures[REBUILT]),
                                     "One photograph from each set of channels, filled by four rules"),

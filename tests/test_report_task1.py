@@ -14,6 +14,7 @@ from records import SUBSETS, Predictions, write_predictions
 from report import build, figures, pictures
 from report.class_names import class_names
 from report.compare import load_settings
+from report.numbers import DATA
 from report.task1.compare import MEAN, ablations, compare, compare_models, model_of, model_variance, seeds_of
 from report.task1.content import make_content
 from report.task1.figures import KINDS, make_figures
@@ -302,6 +303,21 @@ def test_build_then_check(results, publish, capsys):
         assert stop.value.code == 1 and f"{path.name}" in capsys.readouterr().err
         build.main([], results)
         assert path.read_text() == text
+
+
+def test_results_of_other_data_never_change_what_the_texts_say(root, publish):
+    """A user's own runs appear in the appendix, in tables of their own."""
+    (root / "report/text/README.md").write_text("It has {{ top1 48px-quarter ours }}: {{ gap 48px-quarter ours sliced }}.")
+    for run, accuracy in ((CHANNELSET, 60), (SLICED, 55)):
+        publish("task1", run, accuracy, dataset=DATA, spread=2)
+    build.main([], root)
+    before = (root / "README.md").read_text()
+    assert "It has 61.0: 5.0 (" in before and "–" not in before
+    for run, accuracy in ((CHANNELSET, 40), (SLICED, 70)):
+        publish("task1", run, accuracy, dataset="mine", spread=20)
+    build.main([], root)
+    assert (root / "README.md").read_text() == before
+    assert "**mine, 48 px" in (root / "report/appendix.md").read_text()
 
 
 def test_check_finds_missing_stale_and_left_over_figures(results, capsys):

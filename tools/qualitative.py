@@ -1,4 +1,4 @@
-"""What trained networks say of photographs in the public domain (report/pictures): results/qualitative.json.
+"""What trained networks say of photographs in the public domain (report/photographs): results/qualitative.json.
 
     python -m tools.qualitative --ours runs/.../model.pt --networks runs/.../model.pt runs/.../model.pt
 
@@ -25,13 +25,13 @@ from records import SUBSETS
 from report.class_names import NAMES
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
 
-PICTURES = ROOT / "report" / "pictures"
+PHOTOGRAPHS = ROOT / "report" / "photographs"
 FILTERS = 8   # kernels that the figure shows
 
 
 def pixels(name: str, size: int) -> Tensor:
     """A picture (1, 3, size, size) in [0, 1]."""
-    image = Image.open(PICTURES / f"{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+    image = Image.open(PHOTOGRAPHS / f"{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--networks", nargs="+", default=[], metavar="CHECKPOINT", help="of train_task2.py")
     parser.add_argument("--out", default=str(ROOT / "results" / "qualitative.json"), help="where the answers go")
     args = parser.parse_args(argv)
-    names = sorted(path.stem for path in PICTURES.glob("*.png"))
+    names = sorted(path.stem for path in PHOTOGRAPHS.glob("*.png"))
     found = {"pictures": names, "evaluated_with": environment(torch.device("cpu")), "ours": any_set(args.ours, names),
              "networks": [classifier(path, names) for path in args.networks]}
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)

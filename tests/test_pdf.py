@@ -1,0 +1,73 @@
+"""The report as a PDF."""
+import pytest
+
+from report import pdf
+from utils import ROOT, UserError
+
+pytest.importorskip("pypandoc")
+pytest.importorskip("typst")
+TEXT = """<!-- made -->
+# Title
+
+Some $x_S * W P(S)$ and [a file](../models/shallow.py), see [1].
+
+$$y = \\frac{1}{n} \\sum_{c \\in S} e_c, \\qquad \\operatorname{tr}(W E W^\\top)$$
+
+| model | a | b | c | d | e | f | g | h | i |
+|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+| one of a long name that wants room for itself | 1.0 (0.4 – 1.7) | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 |
+
+![Figure 1. A "caption" with W P(S).](figures/one.png)
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with a small report."""
+    (tmp_path / "report/figures").mkdir(parents=True)
+    (tmp_path / "report/README.md").write_text(TEXT, encoding="utf-8")
+    picture = next((ROOT / "report/figures").glob("*.png"))
+    (tmp_path / "report/figures/one.png").write_bytes(picture.read_bytes())
+    return tmp_path
+
+
+def test_a_pdf_is_made_twice_the_same_and_known_by_its_sources(root, capsys):
+    pdf.main([], root)
+    made = (root / "report/report.pdf").read_bytes()
+    assert made.startswith(b"%PDF") and len(made) > 20_000
+    pdf.main([], root)
+    assert (root / "report/report.pdf").read_bytes() == made
+    pdf.main(["--check"], root)
+    (root / "report/README.md").write_text(TEXT + "More.", encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        pdf.main(["--check"], root)
+    assert stop.value.code == 1 and "run `python -m report.pdf`" in capsys.readouterr().err
+
+
+def test_a_missing_figure_or_text_is_named(root):
+    (root / "report/figures/one.png").unlink()
+    with pytest.raises(UserError, match="README.md shows one.png, which is missing"):
+        pdf.main([], root)
+    (root / "report/README.md").unlink()
+    with pytest.raises(UserError, match="report/README.md is missing"):
+        pdf.main([], root)
+
+
+def test_what_cannot_be_set_is_an_error(root):
+    (root / "report/README.md").write_text("```{=typst}\n#nothing()\n```", encoding="utf-8")
+    with pytest.raises(UserError, match="typst cannot set the report: .*nothing"):
+        pdf.main([], root)
+
+
+def test_links_to_files_are_text_and_tables_leave_room_for_names():
+    text = pdf.prepared(TEXT)
+    assert "a file, see [1]" in text and "<!--" not in text and '#picture("figures/one.png"' in text
+    assert pdf.wide_tables("columns: 3,") == "columns: (1fr, auto, auto,),"
+    assert pdf.wide_tables("columns: 4,") == "columns: (auto, 1fr, auto, auto,),"
+    assert pdf.wide_tables("columns: (10%, 20%,),") == "columns: (1fr, auto,),"
+
+
+def test_the_report_is_set_and_its_pdf_is_current(tmp_path):
+    pdf.main(["--check"])
+    pdf.main(["--out", str(tmp_path / "report.pdf")])
+    assert (tmp_path / "report.pdf").read_bytes() == (ROOT / "report/report.pdf").read_bytes()

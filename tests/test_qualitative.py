@@ -1,0 +1,89 @@
+"""Photographs, what networks say of them, and what that rests on."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models.shallow import build_shallow
+from report import figures, qualitative
+from tools.qualitative import PHOTOGRAPHS, answer, grad_cam, pixels
+from utils import UserError
+
+STATISTICS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1],
+              "covariance": [[0.04, 0.02, 0.01], [0.02, 0.04, 0.01], [0.01, 0.01, 0.01]]}
+
+
+def record(networks: int = 2) -> dict:
+    """What tools.qualitative writes, made up."""
+    sets = ("RGB", "RG", "RB", "GB", "R", "G", "B")
+    ours = {"answers": {"coffee": dict.fromkeys(sets, ["wok", 50.0])}, "statistics": STATISTICS,
+            "kernels": {name: np.ones((8, len(name), 3, 3)).tolist() for name in sets}}
+    network = {"model": "resnet34", "answers": {"coffee": ["wok", 50.0]}, "maps": {"coffee": [[0.0, 1.0], [0.5, 0.2]]}}
+    return {"pictures": ["coffee"], "ours": ours, "networks": [network] * networks}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with a picture and a record."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "report/photographs").mkdir(parents=True)
+    pixel = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixel).save(tmp_path / "report/photographs/coffee.png")
+    (tmp_path / "results/qualitative.json").write_text(json.dumps(record()))
+    return tmp_path
+
+
+def test_every_figure_is_drawn_and_the_same_twice(root):
+    made = qualitative.make_figures(root)
+    assert set(made) == {f"qualitative_{name}.png" for name in ("reconstructions", "kernels", "activation")}
+    for name, (draw, data, title) in made.items():
+        figures.write_figure(draw, [title, data], root / name)
+        drawn = (root / name).read_bytes()
+        figures.write_figure(draw, [title, data], root / name)
+        assert (root / name).read_bytes() == drawn
+
+
+def test_without_networks_or_results_there_are_fewer_figures_and_damage_is_named(root):
+    (root / "results/qualitative.json").write_text(json.dumps(record(networks=0)))
+    assert "qualitative_activation.png" not in qualitative.make_figures(root)
+    (root / "results/qualitative.json").write_text("{}")
+    with pytest.raises(UserError, match="qualitative.json is damaged .* python -m tools.qualitative"):
+        qualitative.make_figures(root)
+    (root / "results/qualitative.json").unlink()
+    assert qualitative.make_figures(root) == {}
+
+
+def test_a_pixel_is_filled_as_by_hand():
+    picture = np.array([[[153, 102, 51]]], dtype=np.uint8)   # 0.6, 0.4, 0.2: normalised 0.5, 0, -1
+    def filled(rule, ids):
+        return qualitative.fill_picture(picture, rule, ids, STATISTICS)[0, 0].tolist()
+    assert filled("zero", [0]) == [153, 102, 76]                # the means, 0.4 and 0.3, in the absent ones' places
+    assert filled("rescale", [0]) == [204, 102, 76]             # 0.5 + 3 * 0.1
+    assert filled("mean", [0]) == [153, 128, 89]                # 0.5 deviations above their means
+    assert filled("regression", [0])[:2] == [153, 115]          # of a correlation of 0.5
+    assert filled("mean", [0, 1, 2]) == [153, 102, 51]
+
+
+def test_grad_cam_points_at_what_the_answer_rests_on():
+    torch.manual_seed(0)
+    net = build_shallow("plain6-k5", 5, kernels=(3,), widths=(8, 8), stem="3x3s1", num_pools=0, width=1.0).eval()
+    image = torch.zeros(1, 3, 24, 24)
+    image[..., 4:10, 4:10] = 3.0
+    logits, rests_on = grad_cam(net, image)
+    assert torch.equal(logits, net(image).detach()) and rests_on.shape == (24, 24)
+    assert 0 <= rests_on.min() and rests_on.max() == 1
+    assert "feature_maps" not in vars(net)   # the network is left as it was
+
+
+def test_an_answer_has_a_readable_name():
+    assert answer(torch.tensor([[0.0, 20.0]]), ["d1", "n04596742"]) == ["wok", 100.0]
+
+
+def test_every_picture_has_a_licence():
+    text = (PHOTOGRAPHS / "README.md").read_text(encoding="utf-8")
+    for path in PHOTOGRAPHS.glob("*.png"):
+        line = next(line for line in text.splitlines() if f"`{path.name}`" in line)
+        assert "CC0" in line or "public domain" in line
+        assert pixels(path.stem, 48).shape == (1, 3, 48, 48)
