@@ -6,6 +6,8 @@ from torch import nn
 
 from channelset import ChannelSetConv2d, build_fill
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
+from tools import fill_error
+from utils import UserError
 
 CORRELATED = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
 
@@ -55,3 +57,15 @@ def test_mean_energy_by_hand():
     grey, colour = np.ones((1, 3, 2, 2)), np.array([1.0, -1.0]).reshape(1, 2, 1, 1)
     assert mean_energy(grey) == 1 and mean_energy(colour) == 0
     assert mean_energy(np.array([1.0, 0.0]).reshape(1, 2, 1, 1)) == pytest.approx(0.5)
+
+
+def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(trained, tiny_dataset, read_rows, capsys):
+    options = ["--data", str(tiny_dataset), "--cache", "cache", "--threads", "1", "--out", "errors.csv", str(trained)]
+    fill_error.main([*options, "--size", "8"])
+    rows = read_rows("errors.csv")
+    assert len(rows) == 7 * (5 + 3) + 7 and capsys.readouterr().out.endswith("63 rows\n")
+    (red,) = [row for row in rows if row["model"] and row["subset"] == "R"]
+    assert red["rule"] == "regression" and float(red["stem_error"]) > 0 and 0 <= float(red["val_top1_pct"]) <= 100
+    assert float(next(row for row in rows if row["rule"] == "zero" and row["subset"] == "RGB")["pixel_error"]) == 0
+    with pytest.raises(UserError, match="model.pt was trained on tiny at 8 px, not on tiny at 7 px"):
+        fill_error.main([*options, "--size", "7"])

@@ -6,8 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+import train_task2
 from models.shallow import build_shallow
 from report import figures, qualitative
+from tools import qualitative as tool
 from tools.qualitative import PHOTOGRAPHS, answer, grad_cam, pixels
 from utils import UserError
 
@@ -87,3 +89,13 @@ def test_every_picture_has_a_licence():
         line = next(line for line in text.splitlines() if f"`{path.name}`" in line)
         assert "CC0" in line or "public domain" in line
         assert pixels(path.stem, 48).shape == (1, 3, 48, 48)
+
+
+def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatch, capsys):
+    command(train_task2, "--arch", "gated4-k7", *tiny[2:], "--out", "shallow")
+    tool.main(["--ours", str(trained), "--networks", "shallow/model.pt", "--out", "found.json"])
+    found = json.loads(open("found.json").read())
+    assert set(found["ours"]["answers"]) == set(found["pictures"]) == {"chelsea", "coffee", "rocket"}
+    assert np.shape(found["ours"]["kernels"]["RG"])[1:] == (2, 7, 7)
+    assert found["networks"][0]["model"] == "gated4-k7" and np.max(found["networks"][0]["maps"]["rocket"]) <= 1
+    assert "rocket: {'RGB': " in capsys.readouterr().out
