@@ -7,8 +7,8 @@
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
 Updates results/task1/channels.csv, one JSON with all provenance in results/task1/runs/, predictions on test
-in results/task1/predictions/ and the tables and charts made from them; a table and a chart of this evaluation
-beside the checkpoint.
+in results/task1/predictions/ and the tables and charts made from them; evaluation.md and
+evaluation.png of this evaluation beside the checkpoint.
 """
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         evaluation.write(record)
         if evaluation.published and not args.no_report:
             report_build.main([])
-    write_page(Path(args.checkpoint[0]).parent, record, *["late-fusion"] * (len(args.checkpoint) > 1))
+    write_page(Path(args.checkpoint[0]).parent, record, checkpoint["config"]["name"])
 
 
 if __name__ == "__main__":

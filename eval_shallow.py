@@ -6,7 +6,7 @@
 
 In the fused network each sum of branches is one convolution. Updates results/task2/classifiers.csv, one JSON a
 run with all provenance in results/task2/runs/, predictions on test in results/task2/predictions/ and the
-tables and charts made from them; a table and a chart of each evaluation beside its checkpoint.
+tables and charts made from them; evaluation.md and evaluation.png of each evaluation beside its checkpoint.
 """
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
         return None
 
 
-def evaluate(path: str, args) -> tuple[dict, bool] | None:
-    """Evaluate one checkpoint and write its results: its record, and whether the documents show it. None where that
-    was done already.
+def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
+    """Evaluate one checkpoint and write its results: its record, whether the documents show it, and the name it
+    was trained under. None where that was done already.
 
     Raises:
         UserError: not a checkpoint of train_task2.py, other data, results of other options, or too deep for
@@ -117,7 +117,7 @@ def evaluate(path: str, args) -> tuple[dict, bool] | None:
                               {SINGLE: predictions})
     if keep:
         evaluation.write(record)
-    return record, bool(keep) and evaluation.published
+    return record, bool(keep) and evaluation.published, options["name"]
 
 
 def readable(name: str, split: str, row: dict) -> str:
@@ -134,10 +134,10 @@ def main(argv: list[str] | None = None) -> None:
                         f"checkpoint")
     done = {path: evaluate(path, args) for path in args.checkpoint}
     found = {path: one for path, one in done.items() if one}
-    if any(published for _, published in found.values()) and not args.no_report:
+    if any(published for _, published, _ in found.values()) and not args.no_report:
         report_build.main([])
-    for path, (record, _) in found.items():
-        write_page(Path(path).parent, record)
+    for path, (record, _, trained) in found.items():
+        write_page(Path(path).parent, record, trained)
 
 
 if __name__ == "__main__":

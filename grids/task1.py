@@ -185,9 +185,10 @@ FIGURE_MODELS = {"channel-set stem (ours)": CHANNELSET, "ours, 90 epochs, strong
                  "RGB-trained, full width": FULL_RGB_ONLY}
 # What texts call a model -> its runs, of which a preset has one
 NAMED = {
-    "ours": (CHANNELSET, FULL_CHANNELSET), "ours-90": (LONG_STRONG, FULL_LONG), "sliced": (SLICED, FULL_SLICED),
-    "mean-fill": (BY_FILL["mean"], FULL_MEAN), "zero-fill": (BY_FILL["zero"],), "rescale-fill": (BY_FILL["rescale"],),
-    "grey-fill": (GREY,), "specialists": (SPECIALISTS,), "specialists-90": (LONG_SPECIALISTS,),
+    "ours": (CHANNELSET, FULL_CHANNELSET), "ours-90": (LONG_STRONG, FULL_LONG),
+    "sliced": (SLICED, FULL_SLICED), "mean-fill": (BY_FILL["mean"], FULL_MEAN),
+    "zero-fill": (BY_FILL["zero"],), "rescale-fill": (BY_FILL["rescale"],), "grey-fill": (GREY,),
+    "specialists": (SPECIALISTS,), "specialists-90": (LONG_SPECIALISTS,),
     "specialists-4": (SHORT_SPECIALISTS[4],), "rgb": (RGB_ONLY, FULL_RGB_ONLY),
     "rgb+regression": (RGB_ONLY.tested(fill="regression"), FULL_RGB_ONLY.tested(fill="regression")),
     "rgb+mean": (RGB_ONLY.tested(fill="mean"), FULL_RGB_ONLY.tested(fill="mean")),
@@ -195,26 +196,29 @@ NAMED = {
     "rgb+black": (RGB_ONLY.tested(fill="black"), FULL_RGB_ONLY.tested(fill="black")),
     "hypernet": (GENERATED["hypernet"],), "dynamic": (GENERATED["dynamic"],), "tied": (GENERATED["tied"],),
     "late-fusion": (LATE_FUSION,), "grey-images": (GREY_IMAGES,), "per-batch": (PER_BATCH,),
-    "sliced-per-batch": (SLICED_PER_BATCH,), "by-size": (BY_FILL["by_size"],), "learned": (BY_FILL["learned"],),
-    "conditioned": (BY_FILL["conditioned"],), "no-embedding": (NO_EMBEDDING,), "sandwich": (SANDWICH,),
-    "rank-1": (KERNELS["rank 1"],), "hypernet+regression": (KERNELS["hypernet"],), "distilled": (TAUGHT_LATE,),
-    "narrow": (NARROW,), "narrow-specialists": (NARROW_SPECIALISTS,), "wrong-ids": (probed(CHANNELSET, "wrong-ids"),),
+    "sliced-per-batch": (SLICED_PER_BATCH,), "by-size": (BY_FILL["by_size"],),
+    "learned": (BY_FILL["learned"],), "conditioned": (BY_FILL["conditioned"],),
+    "no-embedding": (NO_EMBEDDING,), "sandwich": (SANDWICH,), "rank-1": (KERNELS["rank 1"],),
+    "hypernet+regression": (KERNELS["hypernet"],), "distilled": (TAUGHT_LATE,), "narrow": (NARROW,),
+    "narrow-specialists": (NARROW_SPECIALISTS,), "wrong-ids": (probed(CHANNELSET, "wrong-ids"),),
     "without-blue": (WITHOUT_BLUE["regression"],), "sliced-without-blue": (WITHOUT_BLUE["sliced"],),
     "sliced-without-blue-average": (probed(WITHOUT_BLUE["sliced"], "average-of-seen"),),
     "sliced-recalibrated": (recalibrated(SLICED),), "at-40px": (resized(CHANNELSET, 40),)}
 # Rows of the report's tables: (what readers see, name)
-MAIN_ROWS = (("seven specialists", "specialists"), ("the same, 90 epochs, strong", "specialists-90"),
-             ("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("mean fill", "mean-fill"),
-             ("sliced kernel (C/n)", "sliced"), ("hypernetwork (C/n)", "hypernet"),
-             ("late fusion of R, G, B", "late-fusion"), ("RGB-trained, regression fill", "rgb+regression"),
-             ("RGB-trained, zero fill", "rgb"))
+MAIN_ROWS = (
+    ("seven specialists", "specialists"), ("the same, 90 epochs, strong", "specialists-90"),
+    ("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("mean fill", "mean-fill"),
+    ("sliced kernel (C/n)", "sliced"), ("hypernetwork (C/n)", "hypernet"),
+    ("late fusion of R, G, B", "late-fusion"), ("RGB-trained, regression fill", "rgb+regression"),
+    ("RGB-trained, zero fill", "rgb"))
 # (what changes, name, what it is compared with)
-ABLATION_ROWS = (("fill: mean", "mean-fill", "ours"), ("fill: C/n", "rescale-fill", "ours"),
-                 ("fill: zero", "zero-fill", "ours"), ("fill: learned", "learned", "ours"),
-                 ("kernels for each size of the set", "by-size", "ours"),
-                 ("kernel of rank 1 across channels", "rank-1", "ours"), ("no embedding", "no-embedding", "ours"),
-                 ("one set a batch", "per-batch", "ours"),
-                 ("sliced: one set a batch", "sliced-per-batch", "sliced"), ("told wrong channels", "wrong-ids", "ours"))
+ABLATION_ROWS = (
+    ("fill: mean", "mean-fill", "ours"), ("fill: C/n", "rescale-fill", "ours"),
+    ("fill: zero", "zero-fill", "ours"), ("fill: learned", "learned", "ours"),
+    ("kernels for each size of the set", "by-size", "ours"),
+    ("kernel of rank 1 across channels", "rank-1", "ours"), ("no embedding", "no-embedding", "ours"),
+    ("one set a batch", "per-batch", "ours"), ("sliced: one set a batch", "sliced-per-batch", "sliced"),
+    ("told wrong channels", "wrong-ids", "ours"))
 # The points of the figure of training length: (epochs of all nets, model)
 LENGTHS = {
     "ours, one network": [(30, CHANNELSET), *LONG.items()],

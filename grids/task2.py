@@ -251,27 +251,32 @@ NAMED = {
     "depth6-wide": (FULL_SAME_MACS, SAME_MACS_60), "depth6": (FULL_WIDE[0.002], FINE_WIDE),
     "depth6-coarse": (SHALLOW,), "depth5": (FULL_THREE, THREE_60), "depth4": (FULL_GATED4, GATED4_K5_60),
     "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],), "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
-    "resnet34-0.001": (RESNETS[0.001],), "plain": (FULL_PLAIN, PLAIN_STRONG), "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.002]),
-    "resnet34-coarse": (RESNETS[0.0005],), "resnet34-60": (RESNET_60[0.001],), "stock": (FULL_STOCK, kept(STOCK, **LIGHT)),
-    "resnet18": (FULL_RESNET_18,), "resnet10": (FULL_RESNET_10,),
-    "plain-10": (REFERENCE,), "gated-10": (GATED_10,), "pooled-10": (POOLED_10,), "k3-10": (POOLED_K3,),
-    "branches-10": (NAMED_10["reparam6-k5"],), "branches-30": (REPARAM_GATED_STRONG,), "gated-30": (GATED_K5_STRONG,),
-    "covariance-10": (NAMED_10["covariance6-k5"],), "two-pools-10": (POOLS_10,), "attention-10": (NAMED_10["attention"],),
-    "graph-10": (NAMED_10["graph"],), "dense-10": (NAMED_10["dense-block"],), "rrdb-10": (NAMED_10["rrdb"],),
-    "k1-10": (KERNELS_10[1],), "k7-10": (KERNELS_10[7],), "two-layers-10": (LAYERS_10[2],), "taught": (TAUGHT,),
+    "resnet34-0.001": (RESNETS[0.001],), "resnet34-fine-0.001": (FINE_RESNETS[0.001],),
+    "plain": (FULL_PLAIN, PLAIN_STRONG), "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.002]),
+    "resnet34-coarse": (RESNETS[0.0005],), "resnet34-60": (RESNET_60[0.001],),
+    "stock": (FULL_STOCK, kept(STOCK, **LIGHT)), "resnet18": (FULL_RESNET_18,),
+    "resnet10": (FULL_RESNET_10,), "plain-10": (REFERENCE,), "gated-10": (GATED_10,),
+    "pooled-10": (POOLED_10,), "k3-10": (POOLED_K3,), "branches-10": (NAMED_10["reparam6-k5"],),
+    "branches-30": (REPARAM_GATED_STRONG,), "gated-30": (GATED_K5_STRONG,),
+    "covariance-10": (NAMED_10["covariance6-k5"],), "two-pools-10": (POOLS_10,),
+    "attention-10": (NAMED_10["attention"],), "graph-10": (NAMED_10["graph"],),
+    "dense-10": (NAMED_10["dense-block"],), "rrdb-10": (NAMED_10["rrdb"],), "k1-10": (KERNELS_10[1],),
+    "k7-10": (KERNELS_10[7],), "two-layers-10": (LAYERS_10[2],), "taught": (TAUGHT,),
     "three-layers-10": (LAYERS_10[3],), "six-layers-10": (LAYERS_10[6],), "plain-30": (PLAIN_STRONG,)}
 # Rows of the report's tables: (what readers see, name)
-MAIN_ROWS = (("ours, depth 6, x1.75", "depth6-wide"), ("ours, depth 6, x1.25", "depth6"),
-             ("ours, depth 5", "depth5"), ("ours, depth 4", "depth4"), ("six plain layers", "plain"),
-             ("ResNet-34, 7x7 stem", "resnet34"), ("ResNet-18, 7x7 stem", "resnet18"), ("ResNet-34, stock", "stock"))
+MAIN_ROWS = (
+    ("ours, depth 6, x1.75", "depth6-wide"), ("ours, depth 6, x1.25", "depth6"),
+    ("ours, depth 5", "depth5"), ("ours, depth 4", "depth4"), ("six plain layers", "plain"),
+    ("ResNet-34, 7x7 stem", "resnet34"), ("ResNet-18, 7x7 stem", "resnet18"), ("ResNet-34, stock", "stock"))
 # (what changes, name, what it is compared with)
-ABLATION_ROWS = (("gates beside each convolution", "gated-10", "plain-10"),
-                 ("gates of pooled cells", "pooled-10", "gated-10"), ("3x3 kernels, pooled gates", "k3-10", "pooled-10"),
-                 ("1x1 kernels", "k1-10", "plain-10"), ("two layers fewer", "two-layers-10", "plain-10"),
-                 ("branches in training", "branches-10", "plain-10"),
-                 ("covariances of the last map", "covariance-10", "two-pools-10"),
-                 ("self-attention", "attention-10", "plain-10"), ("graph layers (GCN)", "graph-10", "plain-10"),
-                 ("RRDB (strict depth 17)", "rrdb-10", "plain-10"))
+ABLATION_ROWS = (
+    ("gates beside each convolution", "gated-10", "plain-10"),
+    ("gates of pooled cells", "pooled-10", "gated-10"), ("3x3 kernels, pooled gates", "k3-10", "pooled-10"),
+    ("1x1 kernels", "k1-10", "plain-10"), ("two layers fewer", "two-layers-10", "plain-10"),
+    ("branches in training", "branches-10", "plain-10"),
+    ("covariances of the last map", "covariance-10", "two-pools-10"),
+    ("self-attention", "attention-10", "plain-10"), ("graph layers (GCN)", "graph-10", "plain-10"),
+    ("RRDB (strict depth 17)", "rrdb-10", "plain-10"))
 # The points of the figure of training data: (share of the training images, run)
 DATA_SHARES = {name: [*runs.items(), (1.0, whole)]
                for (name, runs), whole in zip(FRACTIONS.items(), (DEEP, SHALLOW))}

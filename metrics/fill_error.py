@@ -1,10 +1,11 @@
 """How wrong a filled image is, and what the stem behind it passes on: why one fill rule is better than another.
 
-    pixel error       mean over channels of E (x_hat - x)^2, of normalised channels: 1 is what zero costs a channel
-    stem error        E |W x_hat - W x|^2 / E |W x - E W x|^2, of the responses before BatchNorm
-    BatchNorm shift   KL divergence in nats, mean over filters, from a set's response (as a normal distribution)
-                      to the one that BatchNorm assumes, its running mean and variance
+pixel error       mean over channels of E (x_hat - x)^2, of normalised channels: 1 is what zero costs a channel
+stem error        E |W x_hat - W x|^2 / E |W x - E W x|^2, of the responses before BatchNorm
+BatchNorm shift   KL divergence in nats, mean over filters, from a set's response (as a normal distribution)
+                  to the one that BatchNorm assumes, its running mean and variance
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -54,9 +55,10 @@ def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> f
     def rows(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         edge = size // 2
         height, width = images.shape[2] - 2 * edge, images.shape[3] - 2 * edge
-        seen = F.unfold(images[:, ids], size).transpose(1, 2).flatten(0, 1)           # (N H' W', n size^2)
-        wanted = images[:, absent, edge:edge + height, edge:edge + width].flatten(2)
+        seen = F.unfold(images[:, ids], size).transpose(1, 2).flatten(0, 1)  # (N H' W', n size^2)
+        wanted = images[:, absent, edge : edge + height, edge : edge + width].flatten(2)
         return seen.double().numpy(), wanted.transpose(1, 2).flatten(0, 1).double().numpy()
+
     seen, wanted = rows(train)
     solution = np.linalg.solve(seen.T @ seen + 1e-6 * len(seen) * np.eye(seen.shape[1]), seen.T @ wanted)
     seen, wanted = rows(test)
@@ -64,8 +66,14 @@ def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> f
 
 
 @torch.inference_mode()
-def stem_statistics(stem: ChannelSetConv2d, norm: nn.BatchNorm2d, images: Tensor, ids: list[int],
-                    whole: nn.Conv2d | None = None, batch: int = 500) -> dict[str, float]:
+def stem_statistics(
+    stem: ChannelSetConv2d,
+    norm: nn.BatchNorm2d,
+    images: Tensor,
+    ids: list[int],
+    whole: nn.Conv2d | None = None,
+    batch: int = 500,
+) -> dict[str, float]:
     """What a set S of channels does to the responses of the stem.
 
     Args:
@@ -80,21 +88,26 @@ def stem_statistics(stem: ChannelSetConv2d, norm: nn.BatchNorm2d, images: Tensor
         variance, relative to that with all channels.
     """
     whole, part = whole or stem.fold(list(range(images.shape[1]))), stem.fold(ids)
-    totals = torch.zeros(5, stem.out_channels, dtype=torch.float64)   # x, x^2 of all; the same of S; squared error
+    totals = torch.zeros(
+        5, stem.out_channels, dtype=torch.float64
+    )  # x, x^2 of all; the same of S; squared error
     count = 0
     for some in images.split(batch):
         a, b = (y.double().transpose(0, 1).flatten(1) for y in (whole(some), part(some[:, ids])))
-        totals += torch.stack([a.sum(1), (a ** 2).sum(1), b.sum(1), (b ** 2).sum(1), ((a - b) ** 2).sum(1)])
+        totals += torch.stack([a.sum(1), (a**2).sum(1), b.sum(1), (b**2).sum(1), ((a - b) ** 2).sum(1)])
         count += a.shape[1]
     mean_a, square_a, mean_b, square_b, error = totals / count
-    variance_a, variance_b = square_a - mean_a ** 2, square_b - mean_b ** 2
+    variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
     running_mean, running = norm.running_mean.double(), norm.running_var.double()
     ratio = variance_b / running
     shift = 0.5 * (ratio + (mean_b - running_mean) ** 2 / running - 1 - ratio.log())
-    return {"stem_error": float(error.sum() / variance_a.sum()), "bn_shift": float(shift.mean()),
-            "variance_ratio": float((variance_b / variance_a).log().mean().exp())}
+    return {
+        "stem_error": float(error.sum() / variance_a.sum()),
+        "bn_shift": float(shift.mean()),
+        "variance_ratio": float((variance_b / variance_a).log().mean().exp()),
+    }
 
 
 def mean_energy(kernel: np.ndarray) -> float:
     """Share of a kernel's energy (O, C, k, k) in the mean over its channels: 1 cannot tell channels apart."""
-    return float((kernel.mean(1) ** 2).sum() * kernel.shape[1] / (kernel ** 2).sum())
+    return float((kernel.mean(1) ** 2).sum() * kernel.shape[1] / (kernel**2).sum())

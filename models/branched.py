@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.subsampled import Subsampled
+
 
 def fuse(model: nn.Module) -> nn.Module:
     """A copy of `model` in eval mode in which whatever can be fused is: the same function with fewer
@@ -54,8 +56,9 @@ class BranchedConv2d(nn.Module):
                              f"pixel")
         self.shape, self.stride = (out_channels, in_channels, size, size), stride
         sizes = [size] + [small for small in (3, 1) if reparam and small < size]
-        self.dense = nn.ModuleList(nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, k, stride, k // 2, bias=False),
+        self.dense = nn.ModuleList(Subsampled(
+            stride if k == 1 else 1,
+            nn.Conv2d(in_channels, out_channels, k, 1 if k == 1 else stride, k // 2, bias=False),
             nn.BatchNorm2d(out_channels)) for k in sizes)
         self.separable = nn.Sequential(
             nn.Conv2d(in_channels, in_channels, size, stride, size // 2, groups=in_channels, bias=False),

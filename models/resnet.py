@@ -5,6 +5,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from models.subsampled import Subsampled
+
 STEMS = {"7x7s2": (7, 2), "3x3s1": (3, 1), "11x11s4": (11, 4)}   # first convolution: side, stride
 LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
 
@@ -41,7 +43,12 @@ class ScaledResNet(ResNet):
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
         if planes == 64:   # the parent set the stem's full width before it came here
             self.inplanes = self.scaled(64)
-        return super()._make_layer(block, self.scaled(planes), blocks, stride, dilate)
+        layer = super()._make_layer(block, self.scaled(planes), blocks, stride, dilate)
+        if layer[0].downsample is not None:
+            conv, norm = layer[0].downsample
+            layer[0].downsample = Subsampled(stride, conv, norm)
+            conv.stride = (1, 1)
+        return layer
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """x (B, C, H, W) -> the last map, (B, O, H', W'), alone."""

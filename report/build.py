@@ -6,6 +6,7 @@
 In a text, `{{ table NAME }}` is a generated Markdown block and `{{ top1 ... }}` a number, see `numbers`. A text
 that states a measured number by hand is refused. Rows of the data set "demo" are for tests and stay out.
 """
+
 from __future__ import annotations
 
 import re
@@ -21,22 +22,53 @@ from report.task1.content import make_content as task1
 from report.task2.content import make_content as task2
 from utils import ROOT, ArgumentParser, UserError, cli, write_text
 
-DOCUMENTS = {"README.md": "report/text/README.md", "report/README.md": "report/text/report.md",
-             "report/appendix.md": "report/text/appendix.md"}   # what is made -> of which text
+DOCUMENTS = {
+    "README.md": "report/text/README.md",
+    "report/README.md": "report/text/report.md",
+    "report/appendix.md": "report/text/appendix.md",
+}  # what is made -> of which text
 FIGURES = "report/figures"
-TASKS = {"task1": task1, "task2": task2, "engineering": engineering}   # what each task's results are made into
+TASKS = {
+    "task1": task1,
+    "task2": task2,
+    "engineering": engineering,
+}  # what each task's results are made into
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 # a number with decimals, or one of percent or points: measured, unless it is one of these
 MEASURED = re.compile(r"(?<![\w.:/-])\d+\.\d+(?![\w.]*\))|(?<![\w.])\d+(?:\.\d+)? (?:%|points?\b)")
-GIVEN = {"95 %", "90 %", "100 %", "5 %", "50 %", "2.6", "2.11", "3.11", "3.12", "0.1", "0.2", "0.25", "0.05", "0.5",
-         "0.002", "0.0005", "0.001", "0.9", "1.25", "1.75"}
-NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<!--.*?-->|\{\{.*?\}\}|^## References.*",
-                      re.DOTALL | re.MULTILINE)
+GIVEN = {
+    "95 %",
+    "90 %",
+    "100 %",
+    "5 %",
+    "50 %",
+    "2.6",
+    "2.11",
+    "3.11",
+    "3.12",
+    "0.1",
+    "0.2",
+    "0.25",
+    "0.05",
+    "0.5",
+    "0.002",
+    "0.0005",
+    "0.001",
+    "0.9",
+    "1.25",
+    "1.75",
+}
+NO_PROSE = re.compile(
+    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<!--.*?-->|\{\{.*?\}\}|^## References.*",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
-    parser = ArgumentParser(prog="python -m report.build",
-                            description="Make the documents, tables and figures from report/text and results/.")
+    parser = ArgumentParser(
+        prog="python -m report.build",
+        description="Make the documents, tables and figures from report/text and results/.",
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     check = parser.parse_args(argv).check
     contents = {task: make_content(root) for task, make_content in TASKS.items()}
@@ -52,7 +84,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
             raise UserError(f"{source} is missing: restore it from git")
         text = (root / source).read_text(encoding="utf-8")
         texts[name] = f"<!-- made from {source} by python -m report.build: edit that one -->\n" + fill(
-            text, blocks, numbers, source)
+            text, blocks, numbers, source
+        )
     stale = []
     for name, text in texts.items():
         path = root / name
@@ -88,8 +121,10 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
     typed = [match for match in MEASURED.finditer(NO_PROSE.sub(_blank, text)) if match[0] not in GIVEN]
     if typed:
         line = text.count("\n", 0, typed[0].start()) + 1
-        raise UserError(f"{name}:{line}: {typed[0][0]!r} is typed by hand: let a program fill it, such as "
-                        f"{{{{ top1 48px-quarter ours mean }}}}")
+        raise UserError(
+            f"{name}:{line}: {typed[0][0]!r} is typed by hand: let a program fill it, such as "
+            f"{{{{ top1 48px-quarter ours mean }}}}"
+        )
 
     def value(match: re.Match) -> str:
         kind, _, rest = " ".join(match[1].split()).partition(" ")
@@ -102,6 +137,7 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
         except UserError as error:
             line = text.count("\n", 0, match.start()) + 1
             raise UserError(f"{name}:{line}: {error}") from error
+
     return FIELD.sub(value, text)
 
 

@@ -48,7 +48,8 @@ class Setting:
 
     Attributes:
         rows: with a column "entry", a number.
-        others: the task's other settings of these data, which tell what training seeds do where this one has one seed each.
+        others: the task's other settings of these data, which tell what training seeds do where this one has
+            one seed each.
 
     Raises:
         UserError: two records of one model and seed.

@@ -14,6 +14,7 @@
 Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA`:
 whatever else is in results/ never changes these texts.
 """
+
 from __future__ import annotations
 
 import shlex
@@ -37,10 +38,17 @@ from utils import UserError
 DATA = "mini-imagenet-50"
 NOTHING = "–"
 BANDS = "bands/eurosat-13band-469"
-NETWORKS = {"ours": ("channelset", "", "all"), "weighted": ("channelset", "", "all weighted"),
-            "mean-fill": ("fill-mean", "", "all"), "zero-fill": ("fill-zero", "", "all"), "sliced": ("sliced", "", "all"),
-            "plain": ("all-bands", "", "all"), "plain+mean": ("all-bands", "fill mean", "all"),
-            "plain+regression": ("all-bands", "fill regression", "all"), "specialist": ("specialist", "", "all")}
+NETWORKS = {
+    "ours": ("channelset", "", "all"),
+    "weighted": ("channelset", "", "all weighted"),
+    "mean-fill": ("fill-mean", "", "all"),
+    "zero-fill": ("fill-zero", "", "all"),
+    "sliced": ("sliced", "", "all"),
+    "plain": ("all-bands", "", "all"),
+    "plain+mean": ("all-bands", "fill mean", "all"),
+    "plain+regression": ("all-bands", "fill regression", "all"),
+    "specialist": ("specialist", "", "all"),
+}
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
 
@@ -59,8 +67,19 @@ class Numbers:
         """
         name, *words = shlex.split(expression)
         known: dict[str, Callable[..., str]] = {
-            "top1": self.top1, "val": self.val, "sd": self.sd, "gap": self.gap, "ratio": self.ratio,
-            "bands": self.bands, "bandgap": self.bandgap, "cost": self.cost, "energy": self.energy, "csv": self.csv, "count": self.count, "test": self.test}
+            "top1": self.top1,
+            "val": self.val,
+            "sd": self.sd,
+            "gap": self.gap,
+            "ratio": self.ratio,
+            "bands": self.bands,
+            "bandgap": self.bandgap,
+            "cost": self.cost,
+            "energy": self.energy,
+            "csv": self.csv,
+            "count": self.count,
+            "test": self.test,
+        }
         if name not in known:
             raise UserError(f"unknown function {name!r}; known: {', '.join(known)}")
         try:
@@ -100,8 +119,10 @@ class Numbers:
         sets = PLACES.get(place, (place,))
         if not found or not compare1.seeds_of(*found, sets):
             return []
-        return np.mean([100 * compare1.correct(*found, one, compare1.seeds_of(*found, sets)).mean(1)
-                        for one in sets], axis=0).tolist()
+        return np.mean(
+            [100 * compare1.correct(*found, one, compare1.seeds_of(*found, sets)).mean(1) for one in sets],
+            axis=0,
+        ).tolist()
 
     def top1(self, preset: str, name: str, place: str = "mean") -> str:
         values = self.by_seed(preset, name, place)
@@ -122,8 +143,11 @@ class Numbers:
         if not one or not two:
             return NOTHING
         result = compare1.compare(one[0], one[1], two[1], compare1.MEAN if place == "mean" else place)
-        return NOTHING if result is None else interval(result["difference_points"], result["ci95_low"],
-                                                       result["ci95_high"])
+        return (
+            NOTHING
+            if result is None
+            else interval(result["difference_points"], result["ci95_low"], result["ci95_high"])
+        )
 
     def ratio(self, preset: str, name: str, other: str = "strongest", part: str = "all") -> str:
         """part: "all", or "ratio" without the interval."""
@@ -139,8 +163,11 @@ class Numbers:
         found = self.find2(preset, name)
         if not found:
             return None
-        against = compare2.denominator(*found) if other == "strongest" else (
-            self.find2(preset, other) or (None, None))[1]
+        against = (
+            compare2.denominator(*found)
+            if other == "strongest"
+            else (self.find2(preset, other) or (None, None))[1]
+        )
         return None if against in (None, found[1]) else compare2.ratio(found[0], found[1], against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
@@ -155,8 +182,15 @@ class Numbers:
     def energy(self, preset: str, name: str) -> str:
         """Mean over seeds, of the first eight RGB kernels, which records keep."""
         setting, model = self.find1(preset, name) or (None, None)
-        kernels = [] if setting is None else [record["kernels"]["RGB"] for (entry, _), record in setting.records.items()
-                                              if entry == model["RGB"] and "kernels" in record]
+        kernels = (
+            []
+            if setting is None
+            else [
+                record["kernels"]["RGB"]
+                for (entry, _), record in setting.records.items()
+                if entry == model["RGB"] and "kernels" in record
+            ]
+        )
         shares = [100 * mean_energy(np.array(kernel)) for kernel in kernels]
         return f"{statistics.fmean(shares):.0f}" if shares else NOTHING
 
@@ -194,11 +228,17 @@ class Numbers:
         return interval(result["difference_points"], result["ci95_low"], result["ci95_high"])
 
     def count(self, what: str) -> str:
-        """"runs": evaluated trainings and evaluations of the data that the texts are about."""
+        """ "runs": evaluated trainings and evaluations of the data that the texts are about."""
         if what != "runs":
             raise UserError(f"count {what!r}: known is runs")
-        return str(sum(len(setting.records) for settings in self.settings.values() for setting in settings
-                       if setting.dataset == DATA))
+        return str(
+            sum(
+                len(setting.records)
+                for settings in self.settings.values()
+                for setting in settings
+                if setting.dataset == DATA
+            )
+        )
 
     def test(self, preset: str, name: str, other: str) -> str:
         """p of a difference from another network: of two of Task 1 on the mean of the sets, of two of Task 2."""
@@ -207,7 +247,11 @@ class Numbers:
         else:
             one, two = self.find1(preset, name), self.find1(preset, other)
             result = one and two and compare1.compare(one[0], one[1], two[1], compare1.MEAN)
-        return NOTHING if not result else f"{result['p_value']:.2g}" if result["p_value"] >= 0.001 else "below 0.001"
+        return (
+            NOTHING
+            if not result
+            else f"{result['p_value']:.2g}" if result["p_value"] >= 0.001 else "below 0.001"
+        )
 
 
 def validation(setting: Setting, model, column: str) -> float | None:
@@ -215,7 +259,10 @@ def validation(setting: Setting, model, column: str) -> float | None:
     entries = dict.fromkeys(SUBSETS, model) if isinstance(model, int) else model
     val = setting.rows[setting.rows["split"] == "val"]
     if "subset" in val:
-        of_set = [val[(val["entry"] == entry) & (val["subset"] == name)][column] for name, entry in entries.items()]
+        of_set = [
+            val[(val["entry"] == entry) & (val["subset"] == name)][column]
+            for name, entry in entries.items()
+        ]
     else:
         of_set = [val[val["entry"] == model][column]]
     if any(values.isna().any() or values.empty for values in of_set):

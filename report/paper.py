@@ -1,4 +1,5 @@
 """Tables and figures of the report itself, from the results of its data set; its sentences: `numbers`."""
+
 from __future__ import annotations
 
 import statistics
@@ -18,29 +19,59 @@ from report.task2.figures import curves as curves2
 
 NARROW, FULL = "48px-quarter", "64px-full"
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
-PARTIAL = SUBSETS[1:]   # the sets that miss a channel
+PARTIAL = SUBSETS[1:]  # the sets that miss a channel
 
 
 def make_tables(numbers: Numbers) -> dict[str, str]:
     """Name of a block -> Markdown."""
-    return {"task1-main": main_table1(numbers), "task1-short": main_table1(numbers, short=True),
-            "task1-ablations": ablation_table1(numbers), "task2-main": main_table2(numbers),
-            "task2-short": main_table2(numbers, short=True), "task2-ablations": ablation_table2(numbers),
-            "task2-confusions": confusions(numbers)}
+    return {
+        "task1-main": main_table1(numbers),
+        "task1-short": main_table1(numbers, short=True),
+        "task1-ablations": ablation_table1(numbers),
+        "task2-main": main_table2(numbers),
+        "task2-short": main_table2(numbers, short=True),
+        "task2-ablations": ablation_table2(numbers),
+        "task2-confusions": confusions(numbers),
+    }
 
 
 def make_figures(numbers: Numbers) -> dict[str, tuple]:
     """File name -> (drawing function, data, title)."""
-    made = {"paper_module.png": (diagrams.module, 0, "The channel-set stem: one function, computed in two ways"),
-            "paper_layer.png": (diagrams.layer, 0, "A gated layer and its depth")}
+    made = {
+        "paper_module.png": (
+            diagrams.module,
+            0,
+            "The channel-set stem: one function, computed in two ways",
+        ),
+        "paper_layer.png": (diagrams.layer, 0, "A gated layer and its depth"),
+    }
     for name, draw, data, title in (
-            ("channels", figures.channel_bars, _channels(numbers),
-             "Task 1: top-1 by channels present, 48 px, a quarter of the width"),
-            ("fill", figures.labelled_points, _fill(numbers),
-             "What fill rules do: the six sets that miss a channel, 48 px, a quarter of the width"),
-            ("depth", figures.shares, _depth(numbers), "Task 2: share of ResNet-34's accuracy, full width, 64 px"),
-            ("cost", figures.top1_against_cost, _cost(numbers), "Task 2: accuracy and cost, full width, 64 px"),
-            ("curves", figures.lines, _curves(numbers), "Training: Task 1 at a quarter of the width, Task 2 at full")):
+        (
+            "channels",
+            figures.channel_bars,
+            _channels(numbers),
+            "Task 1: top-1 by channels present, 48 px, a quarter of the width",
+        ),
+        (
+            "fill",
+            figures.labelled_points,
+            _fill(numbers),
+            "What fill rules do: the six sets that miss a channel, 48 px, a quarter of the width",
+        ),
+        (
+            "depth",
+            figures.shares,
+            _depth(numbers),
+            "Task 2: share of ResNet-34's accuracy, full width, 64 px",
+        ),
+        ("cost", figures.top1_against_cost, _cost(numbers), "Task 2: accuracy and cost, full width, 64 px"),
+        (
+            "curves",
+            figures.lines,
+            _curves(numbers),
+            "Training: Task 1 at a quarter of the width, Task 2 at full",
+        ),
+    ):
         if data:
             made[f"paper_{name}.png"] = (draw, data, title)
     return made
@@ -48,28 +79,62 @@ def make_figures(numbers: Numbers) -> dict[str, tuple]:
 
 # ---------------------------------------------------------------- tables
 
+
 def main_table1(numbers: Numbers, short: bool = False) -> str:
     """`grids.task1.MAIN_ROWS`; short: fewer rows and columns, for README."""
     rows, seven = [], numbers.find1(NARROW, "specialists")
     for label, name in runs1.MAIN_ROWS:
         found = numbers.find1(NARROW, name)
-        if not found or short and name not in ("specialists", "specialists-90", "ours", "ours-90", "sliced",
-                                               "rgb+regression", "rgb"):
+        if (
+            not found
+            or short
+            and name
+            not in ("specialists", "specialists-90", "ours", "ours-90", "sliced", "rgb+regression", "rgb")
+        ):
             continue
         setting, model = found
-        gap = compare1.compare(setting, seven[1], model, compare1.MEAN) if seven and model != seven[1] else None
+        gap = (
+            compare1.compare(setting, seven[1], model, compare1.MEAN)
+            if seven and model != seven[1]
+            else None
+        )
         means = {place: mean_sd(numbers.by_seed(NARROW, name, place)) for place in ("RGB", *PLACES)}
         seeds = str(len(numbers.by_seed(NARROW, name, "mean")))
         against = "–" if gap is None else points(gap)
-        val = [f"{value:{form}}" if (value := validation(setting, model, column)) is not None else NOTHING
-               for column, form in (("top1_pct", ".1f"), ("loss", ".2f"))]
+        val = [
+            f"{value:{form}}" if (value := validation(setting, model, column)) is not None else NOTHING
+            for column, form in (("top1_pct", ".1f"), ("loss", ".2f"))
+        ]
         f1 = f"{_test_mean(setting, model, 'f1_macro'):.3f}"
         params = sum(_params(setting, entry) for entry in {*model.values()}) / 1e6
-        rows.append([label, seeds, means["RGB"], means["mean"], against, f"{params:.2f}"] if short else
-                    [label, seeds, *val, *(means[place] for place in ("RGB", "pairs", "singles", "mean")), against,
-                     f1])
-    header = ["model", "seeds", "RGB", "mean of 7", "below the specialists", "params (M)"] if short else [
-        "model", "seeds", "val top-1", "val loss", "RGB", "pairs", "singles", "mean of 7", "below the specialists", "F1"]
+        rows.append(
+            [label, seeds, means["RGB"], means["mean"], against, f"{params:.2f}"]
+            if short
+            else [
+                label,
+                seeds,
+                *val,
+                *(means[place] for place in ("RGB", "pairs", "singles", "mean")),
+                against,
+                f1,
+            ]
+        )
+    header = (
+        ["model", "seeds", "RGB", "mean of 7", "below the specialists", "params (M)"]
+        if short
+        else [
+            "model",
+            "seeds",
+            "val top-1",
+            "val loss",
+            "RGB",
+            "pairs",
+            "singles",
+            "mean of 7",
+            "below the specialists",
+            "F1",
+        ]
+    )
     return table(header, rows) if rows else ""
 
 
@@ -80,12 +145,34 @@ def ablation_table1(numbers: Numbers) -> str:
         one, other = numbers.find1(NARROW, name), numbers.find1(NARROW, against)
         if one and other:
             result = compare1.compare(one[0], one[1], other[1], compare1.MEAN)
-            lines.append({"label": label, "name": name, **result, "val": validation(*one, "top1_pct"),
-                          "from": numbers.top1(NARROW, against)})
+            lines.append(
+                {
+                    "label": label,
+                    "name": name,
+                    **result,
+                    "val": validation(*one, "top1_pct"),
+                    "from": numbers.top1(NARROW, against),
+                }
+            )
     lines = adjusted(lines, ("name",))
-    return table(["what changes", "seeds", "val top-1", "test top-1", "reference", "difference on test"], [
-        [line["label"], f"{line['seeds']} / {line['other_seeds']}", f"{line['val']:.1f}", numbers.top1(NARROW, line["name"]),
-         line["from"], difference(line)] for line in lines]) if lines else ""
+    return (
+        table(
+            ["what changes", "seeds", "val top-1", "test top-1", "reference", "difference on test"],
+            [
+                [
+                    line["label"],
+                    f"{line['seeds']} / {line['other_seeds']}",
+                    f"{line['val']:.1f}",
+                    numbers.top1(NARROW, line["name"]),
+                    line["from"],
+                    difference(line),
+                ]
+                for line in lines
+            ],
+        )
+        if lines
+        else ""
+    )
 
 
 def main_table2(numbers: Numbers, short: bool = False) -> str:
@@ -97,25 +184,68 @@ def main_table2(numbers: Numbers, short: bool = False) -> str:
             continue
         setting, entry = found
         record = setting.record(entry)
-        depths = f"{setting.same(entry, 'strict_depth'):.0f} / {record['stricter_depth']} / {record['weighted_operations']}"
-        ratios = [NOTHING if (share := numbers.shares(FULL, name, other)) is None else
-                  f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f})"
-                  for other in ("strongest", "stock")]
+        depths = f"{record['strict_depth']} / {record['stricter_depth']} / {record['weighted_operations']}"
+        ratios = [
+            (
+                NOTHING
+                if (share := numbers.shares(FULL, name, other)) is None
+                else f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f})"
+            )
+            for other in ("strongest", "stock")
+        ]
         if compare2.denominator(setting, entry) == entry:
             ratios[0] = "100"
         if name == "stock":
             ratios[1] = "100"
-        cost = [f"{setting.same(entry, 'params') / 1e6:.1f}", f"{2 * setting.same(entry, 'macs') / 1e9:.2f}"]
+        cost = [
+            f"{setting.same(entry, 'params') / 1e6:.1f}",
+            f"{2 * setting.same(entry, 'macs') / 1e9:.2f}",
+        ]
         top1 = mean_sd(numbers.by_seed(FULL, name, "mean"))
         seeds = str(len(setting.seeds(entry)))
         f1 = f"{setting.of(entry)['f1_macro'].mean():.3f}"
         latency = setting.of(entry)["latency_ms_b1"].mean()
         val = f"{validation(setting, entry, 'top1_pct'):.1f}"
-        rows.append([label, f"{setting.same(entry, 'strict_depth'):.0f}", seeds, top1, *ratios, cost[0], cost[1],
-                     f"{latency:.2f}"] if short else [label, depths, seeds, val, top1, *ratios, f1, *cost])
-    header = ["model", "strict depth", "seeds", "test top-1", "% of strongest", "% of stock", "params (M)", "GFLOPs",
-              "ms"] if short else ["model", "depth: strict / stricter / all", "seeds", "val top-1", "test top-1",
-                                   "% of strongest", "% of stock", "F1", "params (M)", "GFLOPs"]
+        rows.append(
+            [
+                label,
+                f"{setting.same(entry, 'strict_depth'):.0f}",
+                seeds,
+                top1,
+                *ratios,
+                cost[0],
+                cost[1],
+                f"{latency:.2f}",
+            ]
+            if short
+            else [label, depths, seeds, val, top1, *ratios, f1, *cost]
+        )
+    header = (
+        [
+            "model",
+            "strict depth",
+            "seeds",
+            "test top-1",
+            "% of strongest",
+            "% of stock",
+            "params (M)",
+            "GFLOPs",
+            "ms",
+        ]
+        if short
+        else [
+            "model",
+            "depth: strict / stricter / all",
+            "seeds",
+            "val top-1",
+            "test top-1",
+            "% of strongest",
+            "% of stock",
+            "F1",
+            "params (M)",
+            "GFLOPs",
+        ]
+    )
     return table(header, rows) if rows else ""
 
 
@@ -126,26 +256,63 @@ def ablation_table2(numbers: Numbers) -> str:
         one, other = numbers.find2(NARROW, name), numbers.find2(NARROW, against)
         if one and other:
             setting, entry = one
-            lines.append({"label": label, "name": name, **compare2.difference(setting, entry, other[1]),
-                          "depth": f"{setting.same(entry, 'strict_depth'):.0f}", "entry": entry, "setting": setting,
-                          "macs": f"{2 * setting.same(entry, 'macs') / 1e9:.3f}",
-                          "from": numbers.top1(NARROW, against),
-                          "seeds": f"{len(setting.seeds(entry))} / {len(setting.seeds(other[1]))}"})
+            lines.append(
+                {
+                    "label": label,
+                    "name": name,
+                    **compare2.difference(setting, entry, other[1]),
+                    "depth": f"{setting.same(entry, 'strict_depth'):.0f}",
+                    "entry": entry,
+                    "setting": setting,
+                    "macs": f"{2 * setting.same(entry, 'macs') / 1e9:.3f}",
+                    "from": numbers.top1(NARROW, against),
+                    "seeds": f"{len(setting.seeds(entry))} / {len(setting.seeds(other[1]))}",
+                }
+            )
     lines = adjusted(lines, ("name",))
-    return table(["what changes", "strict depth", "GFLOPs", "seeds", "val top-1", "test top-1", "reference",
-                  "difference on test"], [
-        [line["label"], line["depth"], line["macs"], line["seeds"],
-         f"{validation(line['setting'], line['entry'], 'top1_pct'):.1f}", numbers.top1(NARROW, line["name"]),
-         line["from"], difference(line)] for line in lines]) if lines else ""
+    return (
+        table(
+            [
+                "what changes",
+                "strict depth",
+                "GFLOPs",
+                "seeds",
+                "val top-1",
+                "test top-1",
+                "reference",
+                "difference on test",
+            ],
+            [
+                [
+                    line["label"],
+                    line["depth"],
+                    line["macs"],
+                    line["seeds"],
+                    f"{validation(line['setting'], line['entry'], 'top1_pct'):.1f}",
+                    numbers.top1(NARROW, line["name"]),
+                    line["from"],
+                    difference(line),
+                ]
+                for line in lines
+            ],
+        )
+        if lines
+        else ""
+    )
 
 
 def confusions(numbers: Numbers) -> str:
     """The commonest confusions of ours at full width: a line each, true class and answer."""
     found = numbers.find2(FULL, "depth6-wide")
     mistakes = found and compare2.mistakes(found[0])
-    return "" if not mistakes else "\n".join(
-        f"- {true}, taken for {taken}: {ours:.0f} % of its images (ResNet-34 {other:.0f} %)"
-        for true, taken, ours, other in mistakes["confusions"])
+    return (
+        ""
+        if not mistakes
+        else "\n".join(
+            f"- {true}, taken for {taken}: {ours:.0f} % of its images (ResNet-34 {other:.0f} %)"
+            for true, taken, ours, other in mistakes["confusions"]
+        )
+    )
 
 
 def points(test: dict) -> str:
@@ -154,8 +321,10 @@ def points(test: dict) -> str:
 
 def _test_mean(setting: Setting, model, column: str) -> float:
     test = setting.test
-    return statistics.fmean(test[(test["entry"] == entry) & (test["subset"] == name)][column].mean()
-                            for name, entry in model.items())
+    return statistics.fmean(
+        test[(test["entry"] == entry) & (test["subset"] == name)][column].mean()
+        for name, entry in model.items()
+    )
 
 
 def _params(setting: Setting, entry: int) -> float:
@@ -164,19 +333,37 @@ def _params(setting: Setting, entry: int) -> float:
 
 # ---------------------------------------------------------------- figures
 
+
 def _channels(numbers: Numbers):
     data = []
-    for label, name in (("seven specialists", "specialists"), ("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"),
-                        ("sliced kernel", "sliced"), ("RGB-trained, regression fill", "rgb+regression"),
-                        ("RGB-trained, zero fill", "rgb")):
+    for label, name in (
+        ("seven specialists", "specialists"),
+        ("ours", "ours"),
+        ("ours, 90 epochs, strong", "ours-90"),
+        ("sliced kernel", "sliced"),
+        ("RGB-trained, regression fill", "rgb+regression"),
+        ("RGB-trained, zero fill", "rgb"),
+    ):
         found = numbers.find1(NARROW, name)
         if found:
             setting, model = found
-            rows = {one: setting.test[(setting.test["entry"] == entry) & (setting.test["subset"] == one)]
-                    for one, entry in model.items()}
-            data.append({"name": label, **{key: {one: float(of_set[column].mean()) for one, of_set in rows.items()}
-                                           for key, column in (("top1", "top1_pct"), ("low", "ci95_low"),
-                                                               ("high", "ci95_high"))}})
+            rows = {
+                one: setting.test[(setting.test["entry"] == entry) & (setting.test["subset"] == one)]
+                for one, entry in model.items()
+            }
+            data.append(
+                {
+                    "name": label,
+                    **{
+                        key: {one: float(of_set[column].mean()) for one, of_set in rows.items()}
+                        for key, column in (
+                            ("top1", "top1_pct"),
+                            ("low", "ci95_low"),
+                            ("high", "ci95_high"),
+                        )
+                    },
+                }
+            )
     return data
 
 
@@ -190,25 +377,56 @@ def _fill(numbers: Numbers):
 
     panels = []
     for title, column, x, sampler in (
-            ("the RGB-trained network, rule at test only", "stem_error", "error of the stem's responses", "none"),
-            ("trained with the rule", "stem_error", "error of the stem's responses", "hcs"),
-            ("trained with the rule", "bn_shift", "BatchNorm shift (nats)", "hcs")):
+        (
+            "the RGB-trained network, rule at test only",
+            "stem_error",
+            "error of the stem's responses",
+            "none",
+        ),
+        ("trained with the rule", "stem_error", "error of the stem's responses", "hcs"),
+        ("trained with the rule", "bn_shift", "BatchNorm shift (nats)", "hcs"),
+    ):
         means = errors[errors["sampler"] == sampler].groupby("rule")[[column, "val_top1_pct"]].mean()
-        panels.append({"title": title, "x": x, "y": "validation top-1, mean of the six sets (%)", "points": [
-            {"name": RULES[rule], "x": float(means.loc[rule, column]), "y": float(means.loc[rule, "val_top1_pct"])}
-            for rule in RULES if rule in means.index]})
+        panels.append(
+            {
+                "title": title,
+                "x": x,
+                "y": "validation top-1, mean of the six sets (%)",
+                "points": [
+                    {
+                        "name": RULES[rule],
+                        "x": float(means.loc[rule, column]),
+                        "y": float(means.loc[rule, "val_top1_pct"]),
+                    }
+                    for rule in RULES
+                    if rule in means.index
+                ],
+            }
+        )
     return all(panel["points"] for panel in panels) and {"panels": panels}
 
 
 def _depth(numbers: Numbers):
     data = []
     for label, name in runs2.MAIN_ROWS:
-        shares = {other: numbers.shares(FULL, name, against)
-                  for other, against in (("of the strongest ResNet-34", "strongest"), ("of the stock one", "stock"))}
+        shares = {
+            other: numbers.shares(FULL, name, against)
+            for other, against in (
+                ("of the strongest ResNet-34", "strongest"),
+                ("of the stock one", "stock"),
+            )
+        }
         if any(shares.values()):
-            data.append({"name": label.replace(", ", "\n"), "shares": {
-                other: [100 * share[key] for key in ("ratio", "ci95_low", "ci95_high")]
-                for other, share in shares.items() if share}})
+            data.append(
+                {
+                    "name": label.replace(", ", "\n"),
+                    "shares": {
+                        other: [100 * share[key] for key in ("ratio", "ci95_low", "ci95_high")]
+                        for other, share in shares.items()
+                        if share
+                    },
+                }
+            )
     return data
 
 
@@ -218,25 +436,41 @@ def _cost(numbers: Numbers):
         found = numbers.find2(FULL, name)
         if found:
             rows = found[0].of(found[1])
-            data.append({"name": label, "top1": float(rows["top1_pct"].mean()),
-                         "flops": 2 * float(rows["macs"].mean()) / 1e9, "latency": float(rows["latency_ms_b1"].mean())})
+            data.append(
+                {
+                    "name": label,
+                    "top1": float(rows["top1_pct"].mean()),
+                    "flops": 2 * float(rows["macs"].mean()) / 1e9,
+                    "latency": float(rows["latency_ms_b1"].mean()),
+                }
+            )
     return data
 
 
 def _curves(numbers: Numbers):
     """Training loss and validation accuracy, seed 0."""
-    narrow, panels = {}, [{"x": "epoch", "y": "training loss", "series": []},
-                          {"x": "epoch", "y": "validation top-1, mean of 7 (%)", "series": []}]
-    for label, name in (("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("sliced kernel", "sliced")):
+    narrow, panels = {}, [
+        {"x": "epoch", "y": "training loss", "series": []},
+        {"x": "epoch", "y": "validation top-1, mean of 7 (%)", "series": []},
+    ]
+    for label, name in (
+        ("ours", "ours"),
+        ("ours, 90 epochs, strong", "ours-90"),
+        ("sliced kernel", "sliced"),
+    ):
         found = numbers.find1(NARROW, name)
         if found and (found[1]["R"], 0) in found[0].records:
             narrow[label] = found[0].records[found[1]["R"], 0]["history"]
     for label, history in narrow.items():
         for panel, key in zip(panels, ("loss", "val_mean_pct")):
             kept = [line for line in history if key in line]
-            panel["series"].append({"name": label, "x": [line["epoch"] for line in kept],
-                                    "y": [line[key] for line in kept]})
-    full = {label: found[0].records[found[1], 0] for label, name in runs2.MAIN_ROWS
-            if (found := numbers.find2(FULL, name)) and (found[1], 0) in found[0].records}
+            panel["series"].append(
+                {"name": label, "x": [line["epoch"] for line in kept], "y": [line[key] for line in kept]}
+            )
+    full = {
+        label: found[0].records[found[1], 0]
+        for label, name in runs2.MAIN_ROWS
+        if (found := numbers.find2(FULL, name)) and (found[1], 0) in found[0].records
+    }
     wide = full and curves2(full)
     return bool(panels[0]["series"] and wide) and {"panels": panels + wide["panels"], "columns": 2}

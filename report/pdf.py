@@ -1,11 +1,13 @@
 """Make report/report.pdf of the report (not of its appendix), without LaTeX.
 
-    python -m report.pdf            a few seconds; needs pypandoc_binary and typst, see requirements.txt
-    python -m report.pdf --check    write nothing; exit 1 when the PDF is of other texts or figures
+python -m report.pdf            a few seconds; needs pypandoc_binary and typst, see requirements.txt
+python -m report.pdf --check    write nothing; exit 1 when the PDF is of other texts or figures
 """
+
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import shutil
 import sys
@@ -18,6 +20,7 @@ TEXT = "report/README.md"
 TEMPLATE = Path(__file__).with_name("template.typ")
 FORMAT = "markdown-implicit_figures-citations-smart+pipe_tables+tex_math_dollars-raw_tex"
 IMAGE = re.compile(r"^!\[(.*)\]\(([^)\s]+)\)$", re.MULTILINE)
+FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 MARK = "sha256 of texts and figures: "
 
 
@@ -29,7 +32,10 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     out, digest = Path(args.out), source_digest(root)
     if args.check:
         if not out.is_file() or (MARK + digest).encode() not in out.read_bytes():
-            print(f"{out.name} is not what the report gives: run `python -m report.pdf` and commit it", file=sys.stderr)
+            print(
+                f"{out.name} is not what the report gives: run `python -m report.pdf` and commit it",
+                file=sys.stderr,
+            )
             sys.exit(1)
         return
     with atomic_path(out) as temporary:
@@ -65,39 +71,67 @@ def make_pdf(root: Path, digest: str) -> bytes:
     """The PDF: pandoc turns the texts into Typst's language, Typst sets them.
 
     Raises:
-        UserError: a package is missing, or cannot make something of the texts.
+        UserError: a package is missing, or cannot make something of the texts; a warning counts, since what
+            pandoc or Typst warns of (a formula, a font) would be wrong on the page.
     """
     try:
-        import pypandoc   # only where a PDF is made
+        import pypandoc  # only where a PDF is made
         import typst
     except ImportError as error:
         raise UserError(f"no {error.name}: pip install pypandoc_binary typst==0.14.9") from error
-    body = pypandoc.convert_text(prepared((root / TEXT).read_text(encoding="utf-8")), "typst", FORMAT,
-                                 ["--wrap=none"])
+    try:
+        body = pypandoc.convert_text(
+            prepared((root / TEXT).read_text(encoding="utf-8")),
+            "typst",
+            FORMAT,
+            ["--wrap=none", "--fail-if-warnings"],
+        )
+    except OSError as error:  # pypandoc without its binary
+        raise UserError("no pandoc: pip install pypandoc_binary") from error
+    except RuntimeError as error:
+        message = str(error).partition("during conversion: ")[2] or str(error)
+        raise UserError(f"pandoc cannot read {TEXT}: {message.splitlines()[0]}") from error
     text = TEMPLATE.read_text(encoding="utf-8").replace("DIGEST", MARK + digest) + wide_tables(body)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "report.typ"
         source.write_text(text, encoding="utf-8")
         shutil.copytree(root / "report" / "figures", Path(folder) / "figures")
         try:
-            return typst.compile(str(source), root=folder, ignore_system_fonts=True)
+            made, warnings = typst.compile_with_warnings(str(source), root=folder, ignore_system_fonts=True)
         except typst.TypstError as error:
             raise UserError(f"typst cannot set the report: {str(error).strip().splitlines()[0]}") from error
+    for warning in warnings:
+        if "is deprecated" not in str(warning):  # pandoc's older names of symbols: set all the same
+            raise UserError(f"typst warns of the report: {str(warning).strip().splitlines()[0]}")
+    return made
 
 
 def prepared(text: str) -> str:
-    """Markdown for a page: images as figures with captions, links to files of the repository as plain text."""
+    """Markdown for a page: images as figures with captions, links to files of the repository as plain text.
+
+    Raises:
+        UserError: a figure's number is not its place, which Typst would print in its stead.
+    """
+    places = itertools.count(1)
+
     def figure(match: re.Match) -> str:
+        place, number = next(places), re.match(r"Figure (\d+)\. ", match[1])
+        if number and int(number[1]) != place:
+            raise UserError(f"{TEXT}: figure {place} from the top is called Figure {number[1]}")
         caption = re.sub(r"^Figure \d+\. ", "", match[1])
         caption = caption.replace("\\", "\\\\").replace('"', '\\"')
         return f'```{{=typst}}\n#picture("{match[2]}", "{caption}")\n```'
-    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
-    text = IMAGE.sub(figure, text)
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+    parts = FENCED.split(text)
+    for i in range(0, len(parts), 2):  # code stays as it is
+        part = IMAGE.sub(figure, re.sub(r"<!--.*?-->\n?", "", parts[i], flags=re.DOTALL))
+        parts[i] = re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]*\)", r"\1", part)
+    return "".join(parts)
 
 
 def wide_tables(text: str) -> str:
     """Typst tables in a size that fits their columns, free to break across pages."""
+
     def sized(match: re.Match) -> str:
         widths = [width for width in match[1].strip("()").split(",") if width.strip()]
         count = len(widths) if match[1].startswith("(") else int(match[1])
@@ -105,6 +139,7 @@ def wide_tables(text: str) -> str:
         kinds = ["auto"] * count
         kinds[count == 4] = "1fr"
         return f"columns: ({', '.join(kinds)},),"
+
     text = re.sub(r"#figure\(\s*align\(center\)\[#table\(", "#plain-table(table(", text)
     text = re.sub(r"columns: (\d+|\([^)]*\)),", sized, text)
     return re.sub(r"\)\]\s*, kind: table\s*\)", "))", text)

@@ -1,4 +1,5 @@
 """Pictures of what the networks do, from results/qualitative.json and report/photographs, see tools/qualitative.py."""
+
 from __future__ import annotations
 
 import json
@@ -13,7 +14,7 @@ from channelset import build_fill
 from records import SUBSETS
 from utils import UserError
 
-REBUILT = "coffee"   # the picture that is rebuilt: colour matters in it
+REBUILT = "coffee"  # the picture that is rebuilt: colour matters in it
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "regression": "regression"}
 LABELS = {"gated6-k3": "ours (depth 6)", "resnet34": "ResNet-34"}
 
@@ -29,16 +30,28 @@ def make_figures(root: Path) -> dict[str, tuple]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        pictures = {name: np.array(Image.open(root / "report" / "photographs" / f"{name}.png").convert("RGB"))
-                    for name in found["pictures"]}
-        made = {"reconstructions": (reconstructions, _rebuilt(found["ours"], pictures[REBUILT]),
-                                    "One photograph from each set of channels, filled by four rules"),
-                "kernels": (kernels, found["ours"]["kernels"], "Kernels that the stem generates for each set"),
-                "activation": (activation, _rests_on(found["networks"], pictures),
-                               "What the answers rest on (Grad-CAM, last feature map)")}
+        pictures = {
+            name: np.array(Image.open(root / "report" / "photographs" / f"{name}.png").convert("RGB"))
+            for name in found["pictures"]
+        }
+        made = {
+            "reconstructions": (
+                reconstructions,
+                _rebuilt(found["ours"], pictures[REBUILT]),
+                "One photograph from each set of channels, filled by four rules",
+            ),
+            "kernels": (kernels, found["ours"]["kernels"], "Kernels that the stem generates for each set"),
+            "activation": (
+                activation,
+                _rests_on(found["networks"], pictures),
+                "What the answers rest on (Grad-CAM, last feature map)",
+            ),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
-                        f"tools.qualitative") from error
+        raise UserError(
+            f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
+            f"tools.qualitative"
+        ) from error
     return {f"qualitative_{name}.png": figure for name, figure in made.items() if figure[1]}
 
 
@@ -46,25 +59,45 @@ def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dic
     """A picture (H, W, 3) uint8 as a rule fills it from the channels `ids`: (H, W, 3) uint8."""
     mean, std = (np.array(statistics[key]) for key in ("mean", "std"))
     normalised = (picture / 255 - mean) / std
-    matrix = build_fill(rule, 3, **{key: torch.tensor(value) for key, value in statistics.items()}).columns(ids)
+    matrix = build_fill(rule, 3, **{key: torch.tensor(value) for key, value in statistics.items()}).columns(
+        ids
+    )
     filled = (normalised[..., ids] @ matrix.numpy().T.astype(float)) * std + mean
     return np.round(255 * filled.clip(0, 1)).astype(np.uint8)
 
 
 def _rebuilt(ours: dict, picture: np.ndarray) -> dict:
     sets = {name: ["RGB".index(channel) for channel in name] for name in SUBSETS}
-    return {"rows": {label: [fill_picture(picture, rule, ids, ours["statistics"]).tolist() for ids in sets.values()]
-                     for rule, label in RULES.items()},
-            "columns": list(sets), "answers": [ours["answers"][REBUILT][name] for name in sets]}
+    return {
+        "rows": {
+            label: [fill_picture(picture, rule, ids, ours["statistics"]).tolist() for ids in sets.values()]
+            for rule, label in RULES.items()
+        },
+        "columns": list(sets),
+        "answers": [ours["answers"][REBUILT][name] for name in sets],
+    }
 
 
 def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[dict]:
-    return [{"picture": picture.tolist(), "networks": [
-        {"name": LABELS.get(network["model"], network["model"]), "answer": network["answers"][name],
-         "map": network["maps"][name]} for network in networks]} for name, picture in pictures.items() if networks]
+    return [
+        {
+            "picture": picture.tolist(),
+            "networks": [
+                {
+                    "name": LABELS.get(network["model"], network["model"]),
+                    "answer": network["answers"][name],
+                    "map": network["maps"][name],
+                }
+                for network in networks
+            ],
+        }
+        for name, picture in pictures.items()
+        if networks
+    ]
 
 
 # ---------------------------------------------------------------- drawing
+
 
 def reconstructions(figure: Figure, data: dict) -> None:
     """data: rows (rule -> pictures (H, W, 3)), columns (sets), answers ([class, percent] a set)."""
@@ -87,7 +120,10 @@ def kernels(figure: Figure, data: dict) -> None:
     filters = len(next(iter(data.values())))
     figure.set_size_inches(10, 7.4)
     axes = figure.subplots(len(data), filters)
-    scale = [max(np.abs(kernel[place]).max() for kernel in map(np.array, data.values())) for place in range(filters)]
+    scale = [
+        max(np.abs(kernel[place]).max() for kernel in map(np.array, data.values()))
+        for place in range(filters)
+    ]
     for row, (name, kernel) in zip(axes, data.items()):
         for place, axis in enumerate(row):
             slices = np.array(kernel[place])
@@ -110,8 +146,15 @@ def activation(figure: Figure, data: list[dict]) -> None:
         _bare(row[0]).imshow(picture)
         for axis, network in zip(row[1:], shown["networks"]):
             _bare(axis).imshow(picture)
-            axis.imshow(np.array(network["map"]), cmap="inferno", alpha=0.55, interpolation="bilinear", vmin=0, vmax=1,
-                        extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5))
+            axis.imshow(
+                np.array(network["map"]),
+                cmap="inferno",
+                alpha=0.55,
+                interpolation="bilinear",
+                vmin=0,
+                vmax=1,
+                extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
+            )
             name, share = network["answer"]
             axis.set_xlabel(f"{name}, {share:.0f} %", fontsize=10)
     for axis, network in zip(axes[0, 1:], data[0]["networks"]):

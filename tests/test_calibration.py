@@ -1,12 +1,13 @@
 """Of two networks that are equally good, few are said to differ: the tests reject as often as they say."""
+
 import numpy as np
 import pytest
 
 from metrics.statistics import paired_difference, paired_ratio, seed_variance
 
-IMAGES, TRIALS = 1500, 1000   # a rate of 5 % is known to 0.7 points
+IMAGES, TRIALS = 1500, 1000  # a rate of 5 % is known to 0.7 points
 
-CHANCES = np.random.default_rng(0).beta(0.38, 0.22, 20_000).astype(np.float32)   # of an image to be right
+CHANCES = np.random.default_rng(0).beta(0.38, 0.22, 20_000).astype(np.float32)  # of an image to be right
 
 
 def train(rng, models: int, seeds: int, spread: float) -> np.ndarray:
@@ -15,16 +16,22 @@ def train(rng, models: int, seeds: int, spread: float) -> np.ndarray:
 
     spread: standard deviation over seeds of the accuracy on all images, points.
     """
-    shared, own = CHANCES[rng.integers(len(CHANCES), size=IMAGES)], CHANCES[rng.integers(
-        len(CHANCES), size=(models, IMAGES))]
+    shared, own = (
+        CHANCES[rng.integers(len(CHANCES), size=IMAGES)],
+        CHANCES[rng.integers(len(CHANCES), size=(models, IMAGES))],
+    )
     chance = np.where(rng.random((models, IMAGES), dtype=np.float32) < 0.7, shared, own)[:, None]
-    doubt = chance * (1 - chance)   # seeds move images that are in doubt
-    shift = rng.normal(0, spread / 100, (models, seeds, 1)).astype(np.float32) / doubt.mean(2, keepdims=True)
+    doubt = chance * (1 - chance)  # seeds move images that are in doubt
+    shift = rng.normal(0, spread / 100, (models, seeds, 1)).astype(np.float32) / doubt.mean(
+        2, keepdims=True
+    )
     return rng.random((models, seeds, IMAGES), dtype=np.float32) < chance + shift * doubt
 
 
-@pytest.mark.parametrize("seeds, other_seeds, spread, pool", [
-    (3, 3, 0.2, 8), (3, 3, 0.7, 2), (3, 3, 0.0, 2), (1, 3, 0.7, 2), (1, 1, 0.7, 3)])
+@pytest.mark.parametrize(
+    "seeds, other_seeds, spread, pool",
+    [(3, 3, 0.2, 8), (3, 3, 0.7, 2), (3, 3, 0.0, 2), (1, 3, 0.7, 2), (1, 1, 0.7, 3)],
+)
 def test_false_positives_are_as_rare_as_they_should_be(seeds, other_seeds, spread, pool):
     """Three seeds or one a network, the spread over seeds pooled with other networks of three seeds."""
     rng, false = np.random.default_rng(seeds + 10 * other_seeds), {"difference": 0, "ratio": 0}

@@ -1,4 +1,5 @@
 """README and report stay as short as a reader's five and twenty minutes."""
+
 import json
 import re
 
@@ -18,9 +19,17 @@ def tables(text: str) -> list[list[str]]:
 
 def sentences(text: str) -> list[str]:
     """Those of the prose: no tables, code, figures, lists of references."""
-    prose = re.sub(r"```.*?```|^\|.*?$|^!\[.*?$|^#.*?$|<!--.*?-->|\$\$.*?\$\$", "", text.split("## References")[0],
-                   flags=re.DOTALL | re.MULTILINE)
-    return [" ".join(one.split()) for one in re.split(r"(?<=[.:;])\s+(?=[A-Z*$`\-\d])|\n\n|\n- ", prose) if one.strip()]
+    prose = re.sub(
+        r"```.*?```|^\|.*?$|^!\[.*?$|^#.*?$|<!--.*?-->|\$\$.*?\$\$",
+        "",
+        text.split("## References")[0],
+        flags=re.DOTALL | re.MULTILINE,
+    )
+    return [
+        " ".join(one.split())
+        for one in re.split(r"(?<=[.:;])\s+(?=[A-Z*$`\-\d])|\n\n|\n- ", prose)
+        if one.strip()
+    ]
 
 
 def test_readme_is_short_and_its_commands_come_first():
@@ -38,7 +47,9 @@ def test_the_report_is_a_paper():
     for table in tables(REPORT):
         assert len(table) - 2 <= 10 and table[0].count("|") - 1 <= 10
     figures = re.findall(r"^!\[Figure (\d+)\. ", REPORT, re.MULTILINE)
-    assert [int(number) for number in figures] == list(range(1, len(figures) + 1)) and 8 <= len(figures) <= 10
+    assert [int(number) for number in figures] == list(range(1, len(figures) + 1)) and 8 <= len(
+        figures
+    ) <= 10
     references = REPORT.split("## References")[1].strip().splitlines()
     assert len(references) >= 20
     cited = {int(number) for group in re.findall(r"\[([\d, ]+)\]", REPORT) for number in group.split(",")}
@@ -63,7 +74,13 @@ def test_names_of_the_texts_belong_to_one_task():
 
 def test_measurements_beside_the_records_have_their_provenance():
     table = pd.read_csv(ROOT / "results/fill_error.csv")
-    assert table["commit"].str.fullmatch("[0-9a-f]{40}").all() and table["dataset_digest"].str.len().eq(12).all()
+    assert (
+        table["commit"].str.fullmatch("[0-9a-f]{40}").all()
+        and table["dataset_digest"].str.len().eq(12).all()
+    )
     found = json.loads((ROOT / "results/qualitative.json").read_text(encoding="utf-8"))
-    for one in (found["evaluated_with"], *(each["trained_with"] for each in (found["ours"], *found["networks"]))):
+    for one in (
+        found["evaluated_with"],
+        *(each["trained_with"] for each in (found["ours"], *found["networks"])),
+    ):
         assert re.fullmatch("[0-9a-f]{40}", one["commit"]) and one["hardware"]

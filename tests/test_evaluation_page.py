@@ -1,14 +1,38 @@
 """A table and a chart of what was just evaluated."""
+
+import json
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
-from report import evaluation_page
-from report.evaluation_page import make_text, training_chart, write_page
+import eval_channels
+import eval_shallow
+import train_task2
+from report.evaluation_page import make_text, page_name, sets_chart, training_chart, write_page
 
-QUALITY = {"top1_pct": 61.25, "ci95_low": 53.5, "ci95_high": 68.4, "precision_macro": 0.6, "recall_macro": 0.61,
-           "f1_macro": 0.605, "loss": 1.234}
-HEAD = {"label": "a label", "dataset": "toy", "image_size": 48, "preset": "48px-quarter", "seed": 3, "train_s": 60.4,
-        "config": {"epochs": 30, "augment": "light"}, "test": {}}
+QUALITY = {
+    "top1_pct": 61.25,
+    "ci95_low": 53.5,
+    "ci95_high": 68.4,
+    "precision_macro": 0.6,
+    "recall_macro": 0.61,
+    "f1_macro": 0.605,
+    "loss": 1.234,
+}
+HEAD = {
+    "model": "net",
+    "label": "a label",
+    "dataset": "toy",
+    "image_size": 48,
+    "preset": "48px-quarter",
+    "seed": 3,
+    "train_s": 60.4,
+    "config": {"epochs": 30, "augment": "light"},
+    "test": {},
+}
+OPTIONS = ("--results", "results", "--repeats", 0, "--no-report")  # of an evaluation
+PATHS = ["table: run/evaluation.md", "chart: run/evaluation.png"]   # the last lines of its output
 
 
 @pytest.fixture
@@ -21,18 +45,33 @@ def sets():
 @pytest.fixture
 def classifier():
     """A record of Task 2 with a log of two epochs."""
-    row = {**QUALITY, "strict_depth": 6, "params": 1e6, "macs": 5e6, "latency_ms_b1": None, "latency_ms_b256": None,
-           "peak_mem_mb": 12.0}
+    row = {
+        **QUALITY,
+        "strict_depth": 6,
+        "params": 1e6,
+        "macs": 5e6,
+        "latency_ms_b1": None,
+        "latency_ms_b256": None,
+        "peak_mem_mb": 12.0,
+    }
     history = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_loss": 1.7, "val_top1_pct": 40.0}]
-    return {**HEAD, "task": "task2", "splits": {"test": [row]}, "weighted_operations": 14, "history": history}
+    return {
+        **HEAD,
+        "task": "task2",
+        "splits": {"test": [row]},
+        "weighted_operations": 14,
+        "history": history,
+    }
 
 
 def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, capsys):
     for number, record in enumerate((sets, classifier)):
         folder = tmp_path / str(number)
-        write_page(folder, record)
+        write_page(folder, record, "net")
         assert capsys.readouterr().out.splitlines()[-2:] == [
-            f"table: {folder / 'evaluation.md'}", f"chart: {folder / 'evaluation.png'}"]
+            f"table: {folder / 'evaluation.md'}",
+            f"chart: {folder / 'evaluation.png'}",
+        ]
         assert "61.25" in (folder / "evaluation.md").read_text(encoding="utf-8")
         with Image.open(folder / "evaluation.png") as chart:
             assert chart.width > 400 and chart.format == "PNG"
@@ -43,28 +82,95 @@ def test_the_text_tells_what_was_measured_and_dashes_what_was_not(sets, classifi
     assert "| RGB | 61.25 | 53.50 – 68.40 | 0.600 | 0.610 | 0.605 | 1.234 | 4.0 | 0.37 |" in text
     assert text.index("## test") < text.index("## val") and "seed 3; trained in 60 s." in text
     assert "| mean | 61.25 |" in text
-    del classifier["splits"]["test"][0]["loss"]   # of a record of an older version
+    del classifier["splits"]["test"][0]["loss"]  # of a record of an older version
     assert "| 0.605 | – | 6 | 14 | 1.00 | 5.0 | – | – | 12.0 |" in make_text(classifier)
 
 
-def test_another_way_to_evaluate_has_files_of_its_own(sets, tmp_path):
-    write_page(tmp_path, {**sets, "test": {"fill": "mean", "image_size": 40}})
-    write_page(tmp_path, sets, "late-fusion")
-    assert {path.name for path in tmp_path.glob("*.md")} == {"evaluation-fill-mean-40px.md",
-                                                            "evaluation-late-fusion.md"}
+def test_another_way_to_evaluate_has_files_of_its_own(sets):
+    ways = {
+        "evaluation": {},
+        "evaluation-fill-mean-40px": {"test": {"fill": "mean", "image_size": 40}},
+        "evaluation-v1.5": {"model": "v1.5"},
+        "evaluation-subsets-RGB": {"test": {"subsets": "RGB"}},
+        "evaluation-late-fusion-probe-wrong-ids": {"model": "late-fusion", "test": {"probe": "wrong-ids"}},
+    }
+    assert [page_name({**sets, **way}, "net") for way in ways.values()] == list(ways)
+
+
+def test_the_whole_of_a_name_is_kept(sets, tmp_path):
+    write_page(tmp_path, {**sets, "model": "v1.5"}, "net")
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation-v1.5.md", "evaluation-v1.5.png"}
 
 
 def test_a_folder_that_cannot_be_written_is_named_and_no_more(sets, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    write_page(tmp_path / "file", sets)
+    write_page(tmp_path / "file", sets, "net")
     shown = capsys.readouterr()
-    assert shown.err.count("\n") == 1 and "evaluation.md" in shown.err and shown.out == ""
+    assert shown.err.count("\n") == 1 and str(tmp_path / "file" / "evaluation.md") in shown.err
+    assert "exists" in shown.err and shown.out == ""  # the reason
 
 
-def test_charts_hold_what_there_is(sets, classifier):
-    many = [{"subset": f"B{n:02}", **QUALITY, "macs": 1, "latency_ms": None} for n in range(40)]
-    _, data, title = evaluation_page.sets_chart({**sets, "splits": {"val": many}})
-    assert len(data) == 30 and title.endswith("top-1 on val (the first 30 of 40 sets)")
+def test_a_label_is_no_formula(sets, tmp_path):
+    write_page(tmp_path, {**sets, "label": "costs $x^$ " * 30}, "net")  # long, too
+    assert (tmp_path / "evaluation.png").exists()
+
+
+def test_the_bars_are_the_first_sets_of_the_split_that_there_is(sets):
+    rows = [{"subset": f"B{n:02}", **QUALITY, "macs": 1, "latency_ms": None} for n in range(40)]
+    _, data, title = sets_chart({**sets, "test": {"image_size": 40}, "splits": {"val": rows}})
+    assert len(data["bars"]) == 30 and data["bars"][29] == ["B29", 61.25, 53.5, 68.4]
+    assert title == "a label, toy, 40 px: top-1 on val (the first 30 of 40 sets)"
+
+
+def test_the_curves_are_those_of_the_log_and_bars_where_there_is_none(classifier):
     loss, top1 = training_chart(classifier)[1]["panels"]
-    assert [line["y"] for line in loss["series"]] == [[2.0, 1.5], [1.7]] and top1["series"][0]["y"] == [40.0]
-    assert training_chart({**classifier, "history": []})[1] == [["test", 61.25, 53.5, 68.4]]
+    assert [line["y"] for line in loss["series"]] == [[2.0, 1.5], [1.7]]
+    assert [(line["name"], line["x"], line["y"]) for line in top1["series"]] == [
+        ("training", [], []),
+        ("validation", [2], [40.0]),
+    ]  # drawn as the validation loss is
+    assert training_chart({**classifier, "history": []})[1]["bars"] == [["test", 61.25, 53.5, 68.4]]
+
+
+# ---------------------------------------------------------------- by the scripts
+
+
+def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, trained, capsys, read_rows):
+    command(eval_channels, trained, *OPTIONS)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "table: run/evaluation.md",
+        "chart: run/evaluation.png",
+    ]
+    text = Path("run/evaluation.md").read_text(encoding="utf-8")
+    for row in read_rows("results/task1/channels.csv"):
+        assert f"| {row['subset']} | {row['top1_pct']:.2f} | {row['ci95_low']:.2f} – " in text
+    command(eval_channels, trained, *OPTIONS, "--name", "other", "--split", "val", "--subsets", "RG")
+    assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
+    other = Path("run/evaluation-other.md").read_text(encoding="utf-8")
+    assert "| RG |" in other and "| RGB |" not in other and "## test" not in other
+
+
+def test_a_page_that_cannot_be_written_leaves_the_results(command, trained, capsys):
+    Path("run/evaluation.md").mkdir()
+    command(eval_channels, trained, *OPTIONS)
+    shown = capsys.readouterr()
+    (warning,) = [line for line in shown.err.splitlines() if "evaluation.md" in line]
+    assert "cannot write run/evaluation.md: " in warning and shown.out.splitlines()[-1].startswith("wrote ")
+    assert len(list(Path("results/task1/runs").glob("*.json"))) == 1
+
+
+def test_a_classifier_and_the_same_on_images_of_another_size(command, tiny, capsys):
+    command(train_task2, *tiny, "--out", "run")
+    command(eval_shallow, "run/model.pt", *OPTIONS)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "table: run/evaluation.md",
+        "chart: run/evaluation.png",
+    ]
+    record = json.loads(next(Path("results/task2/runs").glob("*.json")).read_text())
+    row = record["splits"]["test"][0]
+    text = Path("run/evaluation.md").read_text(encoding="utf-8")
+    assert f"| {row['top1_pct']:.2f} | {row['ci95_low']:.2f} – " in text
+    assert f"| {row['strict_depth']} | {record['weighted_operations']} |" in text
+    command(eval_shallow, "run/model.pt", *OPTIONS, "--image-size", 12)
+    assert "12 px at test" in Path("run/evaluation-12px.md").read_text(encoding="utf-8")
+    assert Path("run/evaluation.md").read_text(encoding="utf-8") == text

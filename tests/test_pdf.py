@@ -59,6 +59,34 @@ def test_what_cannot_be_set_is_an_error(root):
         pdf.main([], root)
 
 
+@pytest.mark.parametrize("text, message", [
+    ("$\\nosuch{x}$", r"pandoc cannot read report/README.md: .*TeX math"),
+    ("```{=typst}\n#text(font: \"Nope\")[a]\n```", "typst warns of the report: unknown font family"),
+    ("![Figure 2. First.](figures/one.png)", "figure 1 from the top is called Figure 2")])
+def test_what_would_be_wrong_on_the_page_is_an_error(root, text, message):
+    (root / "report/README.md").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        pdf.main([], root)
+
+
+def test_a_symbol_of_an_older_name_is_set(root):
+    (root / "report/README.md").write_text("$S \\cap T$, $a \\odot b$", encoding="utf-8")
+    pdf.main([], root)
+
+
+def test_a_table_longer_than_a_page_goes_on_with_its_header(root):
+    def pages(rows: int) -> int:
+        text = "| a | b |\n|---|---|\n" + "| x | y |\n" * rows
+        (root / "report/README.md").write_text(text, encoding="utf-8")
+        return pdf.make_pdf(root, "").count(b"/Type /Page\n")
+    assert pages(10) == 1 and pages(300) > 3
+
+
+def test_code_stays_as_it_is():
+    code = "```\n[a](b) <!-- c -->\n```\n"
+    assert pdf.prepared(code + "[a](b)") == code + "a"
+
+
 def test_links_to_files_are_text_and_tables_leave_room_for_names():
     text = pdf.prepared(TEXT)
     assert "a file, see [1]" in text and "<!--" not in text and '#picture("figures/one.png"' in text

@@ -1,4 +1,5 @@
 """Photographs, what networks say of them, and what that rests on."""
+
 import json
 
 import numpy as np
@@ -13,16 +14,26 @@ from tools import qualitative as tool
 from tools.qualitative import PHOTOGRAPHS, answer, grad_cam, pixels
 from utils import UserError
 
-STATISTICS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1],
-              "covariance": [[0.04, 0.02, 0.01], [0.02, 0.04, 0.01], [0.01, 0.01, 0.01]]}
+STATISTICS = {
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.2, 0.1],
+    "covariance": [[0.04, 0.02, 0.01], [0.02, 0.04, 0.01], [0.01, 0.01, 0.01]],
+}
 
 
 def record(networks: int = 2) -> dict:
     """What tools.qualitative writes, made up."""
     sets = ("RGB", "RG", "RB", "GB", "R", "G", "B")
-    ours = {"answers": {"coffee": dict.fromkeys(sets, ["wok", 50.0])}, "statistics": STATISTICS,
-            "kernels": {name: np.ones((8, len(name), 3, 3)).tolist() for name in sets}}
-    network = {"model": "resnet34", "answers": {"coffee": ["wok", 50.0]}, "maps": {"coffee": [[0.0, 1.0], [0.5, 0.2]]}}
+    ours = {
+        "answers": {"coffee": dict.fromkeys(sets, ["wok", 50.0])},
+        "statistics": STATISTICS,
+        "kernels": {name: np.ones((8, len(name), 3, 3)).tolist() for name in sets},
+    }
+    network = {
+        "model": "resnet34",
+        "answers": {"coffee": ["wok", 50.0]},
+        "maps": {"coffee": [[0.0, 1.0], [0.5, 0.2]]},
+    }
     return {"pictures": ["coffee"], "ours": ours, "networks": [network] * networks}
 
 
@@ -58,25 +69,29 @@ def test_without_networks_or_results_there_are_fewer_figures_and_damage_is_named
 
 
 def test_a_pixel_is_filled_as_by_hand():
-    picture = np.array([[[153, 102, 51]]], dtype=np.uint8)   # 0.6, 0.4, 0.2: normalised 0.5, 0, -1
+    picture = np.array([[[153, 102, 51]]], dtype=np.uint8)  # 0.6, 0.4, 0.2: normalised 0.5, 0, -1
+
     def filled(rule, ids):
         return qualitative.fill_picture(picture, rule, ids, STATISTICS)[0, 0].tolist()
-    assert filled("zero", [0]) == [153, 102, 76]                # the means, 0.4 and 0.3, in the absent ones' places
-    assert filled("rescale", [0]) == [204, 102, 76]             # 0.5 + 3 * 0.1
-    assert filled("mean", [0]) == [153, 128, 89]                # 0.5 deviations above their means
-    assert filled("regression", [0])[:2] == [153, 115]          # of a correlation of 0.5
+
+    assert filled("zero", [0]) == [153, 102, 76]  # the means, 0.4 and 0.3, in the absent ones' places
+    assert filled("rescale", [0]) == [204, 102, 76]  # 0.5 + 3 * 0.1
+    assert filled("mean", [0]) == [153, 128, 89]  # 0.5 deviations above their means
+    assert filled("regression", [0])[:2] == [153, 115]  # of a correlation of 0.5
     assert filled("mean", [0, 1, 2]) == [153, 102, 51]
 
 
 def test_grad_cam_points_at_what_the_answer_rests_on():
     torch.manual_seed(0)
-    net = build_shallow("plain6-k5", 5, kernels=(3,), widths=(8, 8), stem="3x3s1", num_pools=0, width=1.0).eval()
+    net = build_shallow(
+        "plain6-k5", 5, kernels=(3,), widths=(8, 8), stem="3x3s1", num_pools=0, width=1.0
+    ).eval()
     image = torch.zeros(1, 3, 24, 24)
     image[..., 4:10, 4:10] = 3.0
     logits, rests_on = grad_cam(net, image)
     assert torch.equal(logits, net(image).detach()) and rests_on.shape == (24, 24)
     assert 0 <= rests_on.min() and rests_on.max() == 1
-    assert "feature_maps" not in vars(net)   # the network is left as it was
+    assert "feature_maps" not in vars(net)  # the network is left as it was
 
 
 def test_an_answer_has_a_readable_name():
@@ -97,5 +112,7 @@ def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatc
     found = json.loads(open("found.json").read())
     assert set(found["ours"]["answers"]) == set(found["pictures"]) == {"chelsea", "coffee", "rocket"}
     assert np.shape(found["ours"]["kernels"]["RG"])[1:] == (2, 7, 7)
-    assert found["networks"][0]["model"] == "gated4-k7" and np.max(found["networks"][0]["maps"]["rocket"]) <= 1
+    assert (
+        found["networks"][0]["model"] == "gated4-k7" and np.max(found["networks"][0]["maps"]["rocket"]) <= 1
+    )
     assert "rocket: {'RGB': " in capsys.readouterr().out

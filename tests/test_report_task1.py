@@ -307,7 +307,8 @@ def test_build_then_check(results, publish, capsys):
 
 def test_results_of_other_data_never_change_what_the_texts_say(root, publish):
     """A user's own runs appear in the appendix, in tables of their own."""
-    (root / "report/text/README.md").write_text("It has {{ top1 48px-quarter ours }}: {{ gap 48px-quarter ours sliced }}.")
+    text = "It has {{ top1 48px-quarter ours }}: {{ gap 48px-quarter ours sliced }}."
+    (root / "report/text/README.md").write_text(text)
     for run, accuracy in ((CHANNELSET, 60), (SLICED, 55)):
         publish("task1", run, accuracy, dataset=DATA, spread=2)
     build.main([], root)

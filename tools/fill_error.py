@@ -7,6 +7,7 @@ A row for each rule, network and channel set. Moments and predictors are of the 
 validation images; no test image is read. A network trained without a sampler is measured under every rule, a
 network that was trained on sets of channels under its own.
 """
+
 from __future__ import annotations
 
 import pandas as pd
@@ -23,11 +24,27 @@ from records import SUBSETS, to_csv
 from utils import ROOT, ArgumentParser, UserError, cli, environment, use_threads, within, write_text
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")
-NEIGHBOURS = (3, 5)   # px a side
-PATCHES = 400         # images that the predictors from neighbours are fitted on, and as many to test them
-COLUMNS = {"dataset": None, "image_size": None, "preset": None, "model": None, "sampler": None, "rule": None,
-           "seed": None, "subset": None, "pixel_error": 4, "stem_error": 4, "bn_shift": 4, "variance_ratio": 4,
-           "mean_energy": 4, "val_top1_pct": 2, "dataset_digest": None, "commit": None, "hardware": None}
+NEIGHBOURS = (3, 5)  # px a side
+PATCHES = 400  # images that the predictors from neighbours are fitted on, and as many to test them
+COLUMNS = {
+    "dataset": None,
+    "image_size": None,
+    "preset": None,
+    "model": None,
+    "sampler": None,
+    "rule": None,
+    "seed": None,
+    "subset": None,
+    "pixel_error": 4,
+    "stem_error": 4,
+    "bn_shift": 4,
+    "variance_ratio": 4,
+    "mean_energy": 4,
+    "val_top1_pct": 2,
+    "dataset_digest": None,
+    "commit": None,
+    "hardware": None,
+}
 
 
 def images_of(cache, split: str, size: int, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,8 +61,10 @@ def images_of(cache, split: str, size: int, count: int | None = None) -> tuple[t
 def accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ids: list[int]) -> float:
     """Top-1 on a channel set, percent."""
     network = for_channels(model, ids).eval()
-    right = sum(int((network(some[:, ids]).argmax(1) == truth).sum())
-                for some, truth in zip(images.split(250), labels.split(250)))
+    right = sum(
+        int((network(some[:, ids]).argmax(1) == truth).sum())
+        for some, truth in zip(images.split(250), labels.split(250))
+    )
     return 100 * right / len(labels)
 
 
@@ -56,41 +75,77 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--size", type=within(1, 4096), default=48, help="side of the images, px")
     parser.add_argument("--threads", type=within(0, 4096), default=0, help="CPU threads; 0: the idle cores")
-    parser.add_argument("--out", default=str(ROOT / "results" / "fill_error.csv"), help="where the table goes")
+    parser.add_argument(
+        "--out", default=str(ROOT / "results" / "fill_error.csv"), help="where the table goes"
+    )
     args = parser.parse_args(argv)
     use_threads(args.threads)
     cache = open_data(args.data, args.size, args.cache, 0.0)
     if list(cache.channel_names) != list("RGB"):
-        raise UserError(f"--data {args.data} has channels {', '.join(cache.channel_names)}: this table is of RGB")
+        raise UserError(
+            f"--data {args.data} has channels {', '.join(cache.channel_names)}: this table is of RGB"
+        )
     machine = environment(torch.device("cpu"))
-    head = {"dataset": cache.name, "image_size": args.size, "dataset_digest": cache.digest[:12],
-            "commit": machine["commit"], "hardware": machine["hardware"]}
+    head = {
+        "dataset": cache.name,
+        "image_size": args.size,
+        "dataset_digest": cache.digest[:12],
+        "commit": machine["commit"],
+        "hardware": machine["hardware"],
+    }
     val, labels = images_of(cache, "val", args.size)
     moments = torch.einsum("nchw,ndhw->cd", val.double(), val.double()) / (val.numel() / val.shape[1])
     sets = {name: list(parse_subset(name, cache.channels)) for name in SUBSETS}
     statistics = {"mean": cache.mean, "std": cache.std, "covariance": cache.covariance}
-    rows = [{**head, "rule": rule, "subset": name, "pixel_error": pixel_error(
-        build_fill(rule, 3, **statistics), moments, ids)} for rule in RULES for name, ids in sets.items()]
+    rows = [
+        {
+            **head,
+            "rule": rule,
+            "subset": name,
+            "pixel_error": pixel_error(build_fill(rule, 3, **statistics), moments, ids),
+        }
+        for rule in RULES
+        for name, ids in sets.items()
+    ]
     fit, test = images_of(cache, "train", args.size, PATCHES)[0], val[:PATCHES]
-    rows += [{**head, "rule": f"regression from {size} x {size} px", "subset": name,
-              "pixel_error": neighbour_error(fit, test, ids, size)}
-             for size in (1, *NEIGHBOURS) for name, ids in sets.items()]
+    rows += [
+        {
+            **head,
+            "rule": f"regression from {size} x {size} px",
+            "subset": name,
+            "pixel_error": neighbour_error(fit, test, ids, size),
+        }
+        for size in (1, *NEIGHBOURS)
+        for name, ids in sets.items()
+    ]
     for path in tqdm(args.checkpoint, desc="networks", unit="network", disable=None):
         model, checkpoint = load_channel_net(path)
         config = checkpoint["config"]
         if checkpoint["dataset"]["digest"] != cache.digest or config["image_size"] != args.size:
-            raise UserError(f"{path} was trained on {checkpoint['dataset']['name']} at {config['image_size']} px, "
-                            f"not on {cache.name} at {args.size} px")
+            raise UserError(
+                f"{path} was trained on {checkpoint['dataset']['name']} at {config['image_size']} px, "
+                f"not on {cache.name} at {args.size} px"
+            )
         stem, plain = find_stem(model), config["sampler"] == "none"
-        whole = stem.fold(sets["RGB"]) if plain else None   # as it was trained
+        whole = stem.fold(sets["RGB"]) if plain else None  # as it was trained
         for rule in RULES if plain else (config["fill"],):
             stem.fill = build_fill(rule, 3, **statistics)
-            rows += [{**head, "preset": config["preset"], "model": config["name"], "sampler": config["sampler"],
-                      "rule": rule, "seed": config["seed"], "subset": name,
-                      "pixel_error": pixel_error(stem.fill, moments, ids),
-                      "mean_energy": mean_energy(stem.kernel(sets["RGB"]).detach().numpy()),
-                      **stem_statistics(stem, model.bn1, val, ids, whole),
-                      "val_top1_pct": accuracy(model, val, labels, ids)} for name, ids in sets.items()]
+            rows += [
+                {
+                    **head,
+                    "preset": config["preset"],
+                    "model": config["name"],
+                    "sampler": config["sampler"],
+                    "rule": rule,
+                    "seed": config["seed"],
+                    "subset": name,
+                    "pixel_error": pixel_error(stem.fill, moments, ids),
+                    "mean_energy": mean_energy(stem.kernel(sets["RGB"]).detach().numpy()),
+                    **stem_statistics(stem, model.bn1, val, ids, whole),
+                    "val_top1_pct": accuracy(model, val, labels, ids),
+                }
+                for name, ids in sets.items()
+            ]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table["seed"] = table["seed"].astype("Int64")
     write_text(args.out, to_csv(table, COLUMNS))

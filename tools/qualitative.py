@@ -6,6 +6,7 @@
 of train_task2.py: their answers, and the parts of the picture that these rest on (Grad-CAM, Selvaraju et al. 2017,
 arXiv 1610.02391, on the last feature map). Figures are drawn from this file alone: `python -m report.build`.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -26,12 +27,16 @@ from report.class_names import NAMES
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
 
 PHOTOGRAPHS = ROOT / "report" / "photographs"
-FILTERS = 8   # kernels that the figure shows
+FILTERS = 8  # kernels that the figure shows
 
 
 def pixels(name: str, size: int) -> Tensor:
     """A picture (1, 3, size, size) in [0, 1]."""
-    image = Image.open(PHOTOGRAPHS / f"{name}.png").convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+    image = (
+        Image.open(PHOTOGRAPHS / f"{name}.png")
+        .convert("RGB")
+        .resize((size, size), Image.Resampling.LANCZOS)
+    )
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
@@ -49,11 +54,12 @@ def grad_cam(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     def keep(x: Tensor) -> list[Tensor]:
         kept[:] = original(x)
         return kept
+
     original, net.feature_maps = net.feature_maps, keep
     try:
         with torch.enable_grad():
             logits = net(image.requires_grad_())
-            slopes, = torch.autograd.grad(logits.max(), kept[-1:])
+            (slopes,) = torch.autograd.grad(logits.max(), kept[-1:])
     finally:
         del net.feature_maps
     weighted = (slopes.mean((2, 3), keepdim=True) * kept[-1]).sum(1)[0].clamp(min=0).detach()
@@ -63,10 +69,16 @@ def grad_cam(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
 def describe(checkpoint: dict, path: str) -> dict:
     """Where a network comes from."""
     config = checkpoint["config"]
-    return {"model": config["name"], "preset": config["preset"], "seed": config["seed"], "epochs": config["epochs"],
-            "width": config["width"], "dataset": checkpoint["dataset"]["name"],
-            "dataset_digest": checkpoint["dataset"]["digest"][:12],
-            "trained_with": {key: checkpoint["environment"][key] for key in ("commit", "hardware")}}
+    return {
+        "model": config["name"],
+        "preset": config["preset"],
+        "seed": config["seed"],
+        "epochs": config["epochs"],
+        "width": config["width"],
+        "dataset": checkpoint["dataset"]["name"],
+        "dataset_digest": checkpoint["dataset"]["digest"][:12],
+        "trained_with": {key: checkpoint["environment"][key] for key in ("commit", "hardware")},
+    }
 
 
 @torch.no_grad()
@@ -79,11 +91,27 @@ def any_set(path: str, names: list[str]) -> dict:
     mean, std = (torch.tensor(dataset[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     sets = {name: list(parse_subset(name, known)) for name in SUBSETS}
     size = checkpoint["config"]["image_size"]
-    answers = {name: {one: answer(for_channels(model, ids).eval()(((pixels(name, size) - mean) / std)[:, ids]),
-                                  dataset["class_names"]) for one, ids in sets.items()} for name in names}
-    kernels = {one: np.round(find_stem(model).kernel(ids)[:FILTERS].numpy(), 4).tolist() for one, ids in sets.items()}
-    return {**describe(checkpoint, path), "image_size": size, "answers": answers, "kernels": kernels,
-            "statistics": {key: dataset[key] for key in ("mean", "std", "covariance")}}
+    answers = {
+        name: {
+            one: answer(
+                for_channels(model, ids).eval()(((pixels(name, size) - mean) / std)[:, ids]),
+                dataset["class_names"],
+            )
+            for one, ids in sets.items()
+        }
+        for name in names
+    }
+    kernels = {
+        one: np.round(find_stem(model).kernel(ids)[:FILTERS].numpy(), 4).tolist()
+        for one, ids in sets.items()
+    }
+    return {
+        **describe(checkpoint, path),
+        "image_size": size,
+        "answers": answers,
+        "kernels": kernels,
+        "statistics": {key: dataset[key] for key in ("mean", "std", "covariance")},
+    }
 
 
 def classifier(path: str, names: list[str]) -> dict:
@@ -103,16 +131,25 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.qualitative", description=__doc__)
     parser.add_argument("--ours", required=True, metavar="CHECKPOINT", help="of train_task1.py")
     parser.add_argument("--networks", nargs="+", default=[], metavar="CHECKPOINT", help="of train_task2.py")
-    parser.add_argument("--out", default=str(ROOT / "results" / "qualitative.json"), help="where the answers go")
+    parser.add_argument(
+        "--out", default=str(ROOT / "results" / "qualitative.json"), help="where the answers go"
+    )
     args = parser.parse_args(argv)
     names = sorted(path.stem for path in PHOTOGRAPHS.glob("*.png"))
-    found = {"pictures": names, "evaluated_with": environment(torch.device("cpu")), "ours": any_set(args.ours, names),
-             "networks": [classifier(path, names) for path in args.networks]}
+    found = {
+        "pictures": names,
+        "evaluated_with": environment(torch.device("cpu")),
+        "ours": any_set(args.ours, names),
+        "networks": [classifier(path, names) for path in args.networks],
+    }
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, found)
     for name in names:
-        print(f"{name}: {found['ours']['answers'][name]}",
-              *(f"{network['model']} {network['answers'][name]}" for network in found["networks"]), sep="\n  ")
+        print(
+            f"{name}: {found['ours']['answers'][name]}",
+            *(f"{network['model']} {network['answers'][name]}" for network in found["networks"]),
+            sep="\n  ",
+        )
     print(f"wrote {args.out}")
 
 
