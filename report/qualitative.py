@@ -139,7 +139,7 @@ def kernels(figure: Figure, data: dict) -> None:
 def activation(figure: Figure, data: list[dict]) -> None:
     """data: picture (H, W, 3), networks: [{name, answer [class, percent], map (h, w)}]; a row a picture."""
     columns = 1 + len(data[0]["networks"])
-    figure.set_size_inches(10, 3.1 * len(data))
+    figure.set_size_inches(8.2, 2.5 * len(data))
     axes = figure.subplots(len(data), columns, squeeze=False)
     for row, shown in zip(axes, data):
         picture = np.array(shown["picture"], dtype=np.uint8)
