@@ -32,7 +32,7 @@ HEAD = {
     "test": {},
 }
 OPTIONS = ("--results", "results", "--repeats", 0, "--no-report")  # of an evaluation
-PATHS = ["table: run/evaluation.md", "chart: run/evaluation.png"]   # the last lines of its output
+PATHS = ["table: run/evaluation.md", "chart: run/evaluation.png"]  # the last lines of its output
 
 
 @pytest.fixture
@@ -137,10 +137,7 @@ def test_the_curves_are_those_of_the_log_and_bars_where_there_is_none(classifier
 
 def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, trained, capsys, read_rows):
     command(eval_channels, trained, *OPTIONS)
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "table: run/evaluation.md",
-        "chart: run/evaluation.png",
-    ]
+    assert capsys.readouterr().out.splitlines()[-2:] == PATHS
     text = Path("run/evaluation.md").read_text(encoding="utf-8")
     for row in read_rows("results/task1/channels.csv"):
         assert f"| {row['subset']} | {row['top1_pct']:.2f} | {row['ci95_low']:.2f} – " in text
@@ -162,10 +159,7 @@ def test_a_page_that_cannot_be_written_leaves_the_results(command, trained, caps
 def test_a_classifier_and_the_same_on_images_of_another_size(command, tiny, capsys):
     command(train_task2, *tiny, "--out", "run")
     command(eval_shallow, "run/model.pt", *OPTIONS)
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "table: run/evaluation.md",
-        "chart: run/evaluation.png",
-    ]
+    assert capsys.readouterr().out.splitlines()[-2:] == PATHS
     record = json.loads(next(Path("results/task2/runs").glob("*.json")).read_text())
     row = record["splits"]["test"][0]
     text = Path("run/evaluation.md").read_text(encoding="utf-8")

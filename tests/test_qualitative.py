@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 import train_task2
+from data.dataset import make_batches, open_data
 from models.shallow import build_shallow
 from report import figures, qualitative
 from tools import qualitative as tool
-from tools.qualitative import PHOTOGRAPHS, answer, grad_cam, pixels
+from tools.qualitative import PHOTOGRAPHS, answer, as_evaluated, grad_cam
 from utils import UserError
 
 STATISTICS = {
@@ -81,6 +82,11 @@ def test_a_pixel_is_filled_as_by_hand():
     assert filled("mean", [0, 1, 2]) == [153, 102, 51]
 
 
+def test_a_figure_shows_the_part_that_evaluation_looks_at():
+    picture = np.arange(96 * 96 * 3).reshape(96, 96, 3).astype(np.uint8)
+    assert np.array_equal(qualitative._seen(Image.fromarray(picture)), picture[6:90, 6:90])
+
+
 def test_grad_cam_points_at_what_the_answer_rests_on():
     torch.manual_seed(0)
     net = build_shallow(
@@ -103,7 +109,23 @@ def test_every_picture_has_a_licence():
     for path in PHOTOGRAPHS.glob("*.png"):
         line = next(line for line in text.splitlines() if f"`{path.name}`" in line)
         assert "CC0" in line or "public domain" in line
-        assert pixels(path.stem, 48).shape == (1, 3, 48, 48)
+
+
+def test_a_picture_is_seen_as_evaluation_sees_an_image(tmp_path):
+    """Of a data set of the photographs, the test images that open_data and make_batches give."""
+    names, folder = sorted(path.stem for path in PHOTOGRAPHS.glob("*.png")), tmp_path / "photographs"
+    (folder / "images").mkdir(parents=True)
+    for number, name in enumerate(names):
+        for split in ("train", "val", "test"):
+            copied = f"images/{name}-{split}.png"
+            Image.open(PHOTOGRAPHS / f"{name}.png").save(folder / copied)
+            with open(folder / f"{split}.txt", "a") as lines:
+                lines.write(f"{copied} {number}\n")
+    cache = open_data(str(folder), 48, str(tmp_path / "cache"))
+    checkpoint = {"dataset": {"mean": cache.mean, "std": cache.std}, "config": {"image_size": 48}}
+    batches = make_batches(cache, "test", 48, (0, 1, 2), torch.device("cpu"))
+    images = torch.cat([images for images, _ in batches.eval_batches(2)])
+    assert torch.equal(torch.cat([as_evaluated(name, checkpoint) for name in names]), images)
 
 
 def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatch, capsys):
@@ -111,7 +133,8 @@ def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatc
     tool.main(["--ours", str(trained), "--networks", "shallow/model.pt", "--out", "found.json"])
     found = json.loads(open("found.json").read())
     assert set(found["ours"]["answers"]) == set(found["pictures"]) == {"chelsea", "coffee", "rocket"}
-    assert np.shape(found["ours"]["kernels"]["RG"])[1:] == (2, 7, 7)
+    kernel = np.array(found["ours"]["kernels"]["RG"])
+    assert kernel.shape[1:] == (2, 7, 7) and np.array_equal(kernel, kernel.round(4))
     assert (
         found["networks"][0]["model"] == "gated4-k7" and np.max(found["networks"][0]["maps"]["rocket"]) <= 1
     )

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from channelset import find_stem
+from data.batches import Batches
 from data.channels import parse_subset
+from data.decode import decode
 from models.branched import fuse
 from models.one_set import for_channels
 from models.task1 import channels_of, load_channel_net
@@ -27,17 +28,19 @@ from report.class_names import NAMES
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
 
 PHOTOGRAPHS = ROOT / "report" / "photographs"
-FILTERS = 8  # kernels that the figure shows
+FILTERS = 12  # kernels that the figure shows
 
 
-def pixels(name: str, size: int) -> Tensor:
-    """A picture (1, 3, size, size) in [0, 1]."""
-    image = (
-        Image.open(PHOTOGRAPHS / f"{name}.png")
-        .convert("RGB")
-        .resize((size, size), Image.Resampling.LANCZOS)
-    )
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+def as_evaluated(name: str, checkpoint: dict) -> Tensor:
+    """A picture (1, 3, s, s), normalised, as evaluation gives an image of the data set to the network.
+
+    Decoded with the margin of `data.dataset.open_data`, of which `Batches` takes the centre.
+    """
+    dataset, size = checkpoint["dataset"], checkpoint["config"]["image_size"]
+    image = np.array(decode((PHOTOGRAPHS / f"{name}.png").read_bytes(), round(size * 8 / 7)))
+    batches = Batches(image[None], np.zeros(1, np.int64), size, dataset["mean"], dataset["std"], (0, 1, 2),
+                      torch.device("cpu"))
+    return next(batches.eval_batches(1))[0]
 
 
 def answer(logits: Tensor, classes: list[str]) -> list:
@@ -88,13 +91,11 @@ def any_set(path: str, names: list[str]) -> dict:
     known, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
     if list(known.names) != list("RGB"):
         raise UserError(f"{path} is of channels {', '.join(known.names)}: the pictures are RGB")
-    mean, std = (torch.tensor(dataset[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     sets = {name: list(parse_subset(name, known)) for name in SUBSETS}
-    size = checkpoint["config"]["image_size"]
     answers = {
         name: {
             one: answer(
-                for_channels(model, ids).eval()(((pixels(name, size) - mean) / std)[:, ids]),
+                for_channels(model, ids).eval()(as_evaluated(name, checkpoint)[:, ids]),
                 dataset["class_names"],
             )
             for one, ids in sets.items()
@@ -102,12 +103,12 @@ def any_set(path: str, names: list[str]) -> dict:
         for name in names
     }
     kernels = {
-        one: np.round(find_stem(model).kernel(ids)[:FILTERS].numpy(), 4).tolist()
+        one: find_stem(model).kernel(ids)[:FILTERS].double().numpy().round(4).tolist()
         for one, ids in sets.items()
     }
     return {
         **describe(checkpoint, path),
-        "image_size": size,
+        "image_size": checkpoint["config"]["image_size"],
         "answers": answers,
         "kernels": kernels,
         "statistics": {key: dataset[key] for key in ("mean", "std", "covariance")},
@@ -118,10 +119,9 @@ def classifier(path: str, names: list[str]) -> dict:
     """Answers of one of Task 2's networks by picture, and the maps they rest on."""
     model, checkpoint = load_classifier(path)
     net, dataset = fuse(model).eval(), checkpoint["dataset"]
-    mean, std = (torch.tensor(dataset[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     answers, maps = {}, {}
     for name in names:
-        logits, rests_on = grad_cam(net, (pixels(name, checkpoint["config"]["image_size"]) - mean) / std)
+        logits, rests_on = grad_cam(net, as_evaluated(name, checkpoint))
         answers[name] = answer(logits, dataset["class_names"])
         maps[name] = [[round(float(value), 3) for value in row] for row in rests_on]
     return {**describe(checkpoint, path), "answers": answers, "maps": maps}
