@@ -124,7 +124,7 @@ def kernels(figure: Figure, data: dict) -> None:
     scale a filter; an absent channel is grey.
     """
     filters = len(next(iter(data.values())))
-    figure.set_size_inches(10, 7.4)
+    figure.set_size_inches(10, 6)
     axes = figure.subplots(len(data), filters)
     scale = [
         max(np.abs(kernel[place]).max() for kernel in map(np.array, data.values()))
