@@ -12,8 +12,6 @@ evaluation.png of this evaluation beside the checkpoint.
 """
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -184,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
         evaluation.write(record)
         if evaluation.published and not args.no_report:
             report_build.main([])
-    write_page(Path(args.checkpoint[0]).parent, record, checkpoint["config"]["name"])
+    write_page(args.checkpoint[0], record, checkpoint["config"]["name"])
 
 
 if __name__ == "__main__":

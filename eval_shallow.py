@@ -10,8 +10,6 @@ tables and charts made from them; evaluation.md and evaluation.png of each evalu
 """
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import nn
 
@@ -137,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     if any(published for _, published, _ in found.values()) and not args.no_report:
         report_build.main([])
     for path, (record, _, trained) in found.items():
-        write_page(Path(path).parent, record, trained)
+        write_page(path, record, trained)
 
 
 if __name__ == "__main__":

@@ -17,17 +17,17 @@ SPLITS = ("test", "val")
 SHOWN = 30  # bars that a chart has room for
 
 
-def write_page(folder: str | Path, record: dict, trained: str) -> None:
-    """Write `evaluation.md` and `evaluation.png` into a folder, and say where they are; a network that is
-    evaluated otherwise than it was trained gets files of its own. A folder that cannot be written is named in
-    one line on stderr, no more.
+def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
+    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and say where they are; a network that is
+    evaluated otherwise than it was trained, or not on both splits, gets files of its own. A folder that cannot be
+    written is named in one line on stderr, no more.
 
     Args:
         record: of an evaluation, see `records`.
         trained: name of the run that trained the network.
     """
-    name = page_name(record, trained)
-    text, chart = Path(folder) / f"{name}.md", Path(folder) / f"{name}.png"
+    name = page_name(record, trained, Path(checkpoint).stem)
+    text, chart = (Path(checkpoint).parent / f"{name}.{kind}" for kind in ("md", "png"))
     draw, data, title = (sets_chart if record["task"] == "task1" else training_chart)(record)
     try:
         write_text(text, make_text(record))
@@ -38,13 +38,16 @@ def write_page(folder: str | Path, record: dict, trained: str) -> None:
     print(f"table: {text}\nchart: {chart}")
 
 
-def page_name(record: dict, trained: str) -> str:
+def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     """Name of both files without their ending: "evaluation", and what sets this evaluation apart from others
-    of the run `trained`, such as "evaluation-late-fusion" or "evaluation-fill-mean-40px".
+    of the run `trained`, such as "evaluation-late-fusion" or "evaluation-fill-mean-40px"; checkpoints that
+    are not called model.pt share their folder with others.
     """
+    splits = [split for split in SPLITS if record["splits"].get(split)]
     renamed = [record["model"]] * (record["model"] != trained)
     told = [words.replace(" px", "px").replace(" ", "-") for words in _test_words(record)]
-    return "-".join(["evaluation", *renamed, *told])
+    alone = [checkpoint] * (checkpoint != "model")
+    return "-".join(["evaluation", *alone, *renamed, *told, *splits[:len(splits) % 2]])
 
 
 def _test_words(record: dict) -> list[str]:

@@ -65,9 +65,10 @@ def classifier():
 
 
 def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, capsys):
+    classifier["splits"]["val"] = classifier["splits"]["test"]
     for number, record in enumerate((sets, classifier)):
         folder = tmp_path / str(number)
-        write_page(folder, record, "net")
+        write_page(folder / "model.pt", record, "net")
         assert capsys.readouterr().out.splitlines()[-2:] == [
             f"table: {folder / 'evaluation.md'}",
             f"chart: {folder / 'evaluation.png'}",
@@ -95,23 +96,25 @@ def test_another_way_to_evaluate_has_files_of_its_own(sets):
         "evaluation-late-fusion-probe-wrong-ids": {"model": "late-fusion", "test": {"probe": "wrong-ids"}},
     }
     assert [page_name({**sets, **way}, "net") for way in ways.values()] == list(ways)
+    assert page_name({**sets, "splits": {"val": sets["splits"]["val"]}}, "net") == "evaluation-val"
+    assert page_name(sets, "net", "a") == "evaluation-a"   # beside b.pt in one folder
 
 
 def test_the_whole_of_a_name_is_kept(sets, tmp_path):
-    write_page(tmp_path, {**sets, "model": "v1.5"}, "net")
+    write_page(tmp_path / "model.pt", {**sets, "model": "v1.5"}, "net")
     assert {path.name for path in tmp_path.iterdir()} == {"evaluation-v1.5.md", "evaluation-v1.5.png"}
 
 
 def test_a_folder_that_cannot_be_written_is_named_and_no_more(sets, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    write_page(tmp_path / "file", sets, "net")
+    write_page(tmp_path / "file" / "model.pt", sets, "net")
     shown = capsys.readouterr()
     assert shown.err.count("\n") == 1 and str(tmp_path / "file" / "evaluation.md") in shown.err
     assert "exists" in shown.err and shown.out == ""  # the reason
 
 
 def test_a_label_is_no_formula(sets, tmp_path):
-    write_page(tmp_path, {**sets, "label": "costs $x^$ " * 30}, "net")  # long, too
+    write_page(tmp_path / "model.pt", {**sets, "label": "costs $x^$ " * 30}, "net")  # long, too
     assert (tmp_path / "evaluation.png").exists()
 
 
@@ -143,7 +146,7 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
         assert f"| {row['subset']} | {row['top1_pct']:.2f} | {row['ci95_low']:.2f} – " in text
     command(eval_channels, trained, *OPTIONS, "--name", "other", "--split", "val", "--subsets", "RG")
     assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
-    other = Path("run/evaluation-other.md").read_text(encoding="utf-8")
+    other = Path("run/evaluation-other-val.md").read_text(encoding="utf-8")
     assert "| RG |" in other and "| RGB |" not in other and "## test" not in other
 
 
