@@ -19,6 +19,15 @@ from report.task2.figures import curves as curves2
 
 NARROW, FULL = "48px-quarter", "64px-full"
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
+SHORT1 = ("specialists", "specialists-90", "ours", "ours-90", "sliced", "rgb+regression", "rgb")
+COLUMNS1 = {   # README's or the report's
+    True: ("model", "seeds", "RGB", "mean of 7", "below the specialists", "params (M)"),
+    False: ("model", "seeds", "val top-1", "val loss", "RGB", "pairs", "singles", "mean of 7", "below the specialists",
+            "F1")}
+COLUMNS2 = {
+    True: ("model", "strict depth", "seeds", "test top-1", "% of strongest", "% of stock", "params (M)", "GFLOPs", "ms"),
+    False: ("model", "depth: strict / stricter / all", "seeds", "val top-1", "test top-1", "% of strongest",
+            "% of stock", "F1", "params (M)", "GFLOPs")}
 PARTIAL = SUBSETS[1:]  # the sets that miss a channel
 
 
@@ -81,61 +90,40 @@ def make_figures(numbers: Numbers) -> dict[str, tuple]:
 
 
 def main_table1(numbers: Numbers, short: bool = False) -> str:
-    """`grids.task1.MAIN_ROWS`; short: fewer rows and columns, for README."""
-    rows, seven = [], numbers.find1(NARROW, "specialists")
-    for label, name in runs1.MAIN_ROWS:
-        found = numbers.find1(NARROW, name)
-        if (
-            not found
-            or short
-            and name
-            not in ("specialists", "specialists-90", "ours", "ours-90", "sliced", "rgb+regression", "rgb")
-        ):
-            continue
-        setting, model = found
-        gap = (
-            compare1.compare(setting, seven[1], model, compare1.MEAN)
-            if seven and model != seven[1]
-            else None
-        )
-        means = {place: mean_sd(numbers.by_seed(NARROW, name, place)) for place in ("RGB", *PLACES)}
-        seeds = str(len(numbers.by_seed(NARROW, name, "mean")))
-        against = "–" if gap is None else points(gap)
-        val = [
-            f"{value:{form}}" if (value := validation(setting, model, column)) is not None else NOTHING
-            for column, form in (("top1_pct", ".1f"), ("loss", ".2f"))
-        ]
-        f1 = f"{_test_mean(setting, model, 'f1_macro'):.3f}"
-        params = sum(_params(setting, entry) for entry in {*model.values()}) / 1e6
-        rows.append(
-            [label, seeds, means["RGB"], means["mean"], against, f"{params:.2f}"]
-            if short
-            else [
-                label,
-                seeds,
-                *val,
-                *(means[place] for place in ("RGB", "pairs", "singles", "mean")),
-                against,
-                f1,
-            ]
-        )
-    header = (
-        ["model", "seeds", "RGB", "mean of 7", "below the specialists", "params (M)"]
-        if short
-        else [
-            "model",
-            "seeds",
-            "val top-1",
-            "val loss",
-            "RGB",
-            "pairs",
-            "singles",
-            "mean of 7",
-            "below the specialists",
-            "F1",
-        ]
-    )
-    return table(header, rows) if rows else ""
+    """`grids.task1.MAIN_ROWS`; short: fewer rows and columns, for README. A column that nothing fills is left out."""
+    named = [(label, name) for label, name in runs1.MAIN_ROWS if name in SHORT1 or not short]
+    return chosen([_cells1(numbers, label, name) for label, name in named], COLUMNS1[short])
+
+
+def chosen(rows: list[dict[str, str]], columns: tuple[str, ...]) -> str:
+    """A table of the columns that a row fills; without rows ""."""
+    rows = [row for row in rows if row]
+    shown = [column for column in columns if any(row[column] != NOTHING for row in rows)]
+    return table(shown, [[row[column] for column in shown] for row in rows]) if rows else ""
+
+
+def _cells1(numbers: Numbers, label: str, name: str) -> dict[str, str]:
+    """Column -> cell of a model; {} without results."""
+    found, seven = numbers.find1(NARROW, name), numbers.find1(NARROW, "specialists")
+    if not found:
+        return {}
+    setting, model = found
+    compared = seven and model != seven[1]
+    gap = compare1.compare(setting, seven[1], model, compare1.MEAN) if compared else None
+    means = {place: mean_sd(numbers.by_seed(NARROW, name, place)) for place in ("RGB", *PLACES)}
+    return {
+        "model": label,
+        "seeds": str(len(numbers.by_seed(NARROW, name, "mean"))),
+        "val top-1": numbers.val(NARROW, name),
+        "val loss": numbers.val(NARROW, name, "loss", ".2f"),
+        "RGB": means["RGB"],
+        "pairs": means["pairs"],
+        "singles": means["singles"],
+        "mean of 7": means["mean"],
+        "below the specialists": points(gap) if gap else NOTHING,
+        "F1": f"{_test_mean(setting, model, 'f1_macro'):.3f}",
+        "params (M)": f"{sum(_params(setting, entry) for entry in {*model.values()}) / 1e6:.2f}",
+    }
 
 
 def ablation_table1(numbers: Numbers) -> str:
@@ -176,77 +164,44 @@ def ablation_table1(numbers: Numbers) -> str:
 
 
 def main_table2(numbers: Numbers, short: bool = False) -> str:
-    """`grids.task2.MAIN_ROWS`; short: fewer columns, for README."""
-    rows = []
-    for label, name in runs2.MAIN_ROWS:
-        found = numbers.find2(FULL, name)
-        if not found:
-            continue
-        setting, entry = found
-        record = setting.record(entry)
-        depths = f"{record['strict_depth']} / {record['stricter_depth']} / {record['weighted_operations']}"
-        ratios = [
-            (
-                NOTHING
-                if (share := numbers.shares(FULL, name, other)) is None
-                else f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f})"
-            )
-            for other in ("strongest", "stock")
-        ]
-        if compare2.denominator(setting, entry) == entry:
-            ratios[0] = "100"
-        if name == "stock":
-            ratios[1] = "100"
-        cost = [
-            f"{setting.same(entry, 'params') / 1e6:.1f}",
-            f"{2 * setting.same(entry, 'macs') / 1e9:.2f}",
-        ]
-        top1 = mean_sd(numbers.by_seed(FULL, name, "mean"))
-        seeds = str(len(setting.seeds(entry)))
-        f1 = f"{setting.of(entry)['f1_macro'].mean():.3f}"
-        latency = setting.of(entry)["latency_ms_b1"].mean()
-        val = f"{validation(setting, entry, 'top1_pct'):.1f}"
-        rows.append(
-            [
-                label,
-                f"{setting.same(entry, 'strict_depth'):.0f}",
-                seeds,
-                top1,
-                *ratios,
-                cost[0],
-                cost[1],
-                f"{latency:.2f}",
-            ]
-            if short
-            else [label, depths, seeds, val, top1, *ratios, f1, *cost]
-        )
-    header = (
-        [
-            "model",
-            "strict depth",
-            "seeds",
-            "test top-1",
-            "% of strongest",
-            "% of stock",
-            "params (M)",
-            "GFLOPs",
-            "ms",
-        ]
-        if short
-        else [
-            "model",
-            "depth: strict / stricter / all",
-            "seeds",
-            "val top-1",
-            "test top-1",
-            "% of strongest",
-            "% of stock",
-            "F1",
-            "params (M)",
-            "GFLOPs",
-        ]
-    )
-    return table(header, rows) if rows else ""
+    """`grids.task2.MAIN_ROWS`; short: fewer columns, for README. A column that nothing fills is left out."""
+    return chosen([_cells2(numbers, label, name) for label, name in runs2.MAIN_ROWS], COLUMNS2[short])
+
+
+def _cells2(numbers: Numbers, label: str, name: str) -> dict[str, str]:
+    """Column -> cell of a model; {} without results."""
+    found = numbers.find2(FULL, name)
+    if not found:
+        return {}
+    setting, entry = found
+    record, rows = setting.record(entry), setting.of(entry)
+    shares = {other: _share(numbers.shares(FULL, name, other)) for other in ("strongest", "stock")}
+    if compare2.denominator(setting, entry) == entry:
+        shares["strongest"] = "100"
+    if name == "stock":
+        shares["stock"] = "100"
+    return {
+        "model": label,
+        "strict depth": str(record["strict_depth"]),
+        "depth: strict / stricter / all":
+            f"{record['strict_depth']} / {record['stricter_depth']} / {record['weighted_operations']}",
+        "seeds": str(len(setting.seeds(entry))),
+        "val top-1": numbers.val(FULL, name),
+        "val loss": numbers.val(FULL, name, "loss", ".2f"),
+        "test top-1": mean_sd(numbers.by_seed(FULL, name, "mean")),
+        "% of strongest": shares["strongest"],
+        "% of stock": shares["stock"],
+        "F1": f"{rows['f1_macro'].mean():.3f}",
+        "params (M)": f"{rows['params'].mean() / 1e6:.1f}",
+        "GFLOPs": f"{2 * rows['macs'].mean() / 1e9:.2f}",
+        "ms": f"{rows['latency_ms_b1'].mean():.2f}",
+    }
+
+
+def _share(share: dict | None) -> str:
+    if share is None:
+        return NOTHING
+    return f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f})"
 
 
 def ablation_table2(numbers: Numbers) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from channelset import build_fill, find_stem
@@ -41,6 +42,7 @@ COLUMNS = {
     "variance_ratio": 4,
     "mean_energy": 4,
     "val_top1_pct": 2,
+    "val_loss": 4,
     "dataset_digest": None,
     "commit": None,
     "hardware": None,
@@ -58,14 +60,14 @@ def images_of(cache, split: str, size: int, count: int | None = None) -> tuple[t
 
 
 @torch.inference_mode()
-def accuracy(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ids: list[int]) -> float:
-    """Top-1 on a channel set, percent."""
+def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ids: list[int]) -> dict:
+    """Top-1, percent, and cross-entropy, nats, on a channel set."""
     network = for_channels(model, ids).eval()
-    right = sum(
-        int((network(some[:, ids]).argmax(1) == truth).sum())
-        for some, truth in zip(images.split(250), labels.split(250))
-    )
-    return 100 * right / len(labels)
+    logits = torch.cat([network(some[:, ids]) for some in images.split(250)])
+    return {
+        "val_top1_pct": 100 * float((logits.argmax(1) == labels).double().mean()),
+        "val_loss": float(cross_entropy(logits, labels)),
+    }
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -142,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
                     "pixel_error": pixel_error(stem.fill, moments, ids),
                     "mean_energy": mean_energy(stem.kernel(sets["RGB"]).detach().numpy()),
                     **stem_statistics(stem, model.bn1, val, ids, whole),
-                    "val_top1_pct": accuracy(model, val, labels, ids),
+                    **validate(model, val, labels, ids),
                 }
                 for name, ids in sets.items()
             ]
