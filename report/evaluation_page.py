@@ -47,7 +47,7 @@ def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     renamed = [record["model"]] * (record["model"] != trained)
     told = [words.replace(" px", "px").replace(" ", "-") for words in _test_words(record)]
     alone = [checkpoint] * (checkpoint != "model")
-    return "-".join(["evaluation", *alone, *renamed, *told, *splits[:len(splits) % 2]])
+    return "-".join(["evaluation", *alone, *renamed, *told, *splits[: len(splits) % 2]])
 
 
 def _test_words(record: dict) -> list[str]:

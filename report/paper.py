@@ -20,14 +20,46 @@ from report.task2.figures import curves as curves2
 NARROW, FULL = "48px-quarter", "64px-full"
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
 SHORT1 = ("specialists", "specialists-90", "ours", "ours-90", "sliced", "rgb+regression", "rgb")
-COLUMNS1 = {   # README's or the report's
+COLUMNS1 = {  # README's or the report's
     True: ("model", "seeds", "RGB", "mean of 7", "below the specialists", "params (M)"),
-    False: ("model", "seeds", "val top-1", "val loss", "RGB", "pairs", "singles", "mean of 7", "below the specialists",
-            "F1")}
+    False: (
+        "model",
+        "seeds",
+        "val top-1",
+        "val loss",
+        "RGB",
+        "pairs",
+        "singles",
+        "mean of 7",
+        "below the specialists",
+        "F1",
+    ),
+}
 COLUMNS2 = {
-    True: ("model", "strict depth", "seeds", "test top-1", "% of strongest", "% of stock", "params (M)", "GFLOPs", "ms"),
-    False: ("model", "depth: strict / stricter / all", "seeds", "val top-1", "test top-1", "% of strongest",
-            "% of stock", "F1", "params (M)", "GFLOPs")}
+    True: (
+        "model",
+        "strict depth",
+        "seeds",
+        "test top-1",
+        "% of strongest",
+        "% of stock",
+        "params (M)",
+        "GFLOPs",
+        "ms",
+    ),
+    False: (
+        "model",
+        "depth: strict / stricter / all",
+        "seeds",
+        "val top-1",
+        "test top-1",
+        "% of strongest",
+        "% of stock",
+        "F1",
+        "params (M)",
+        "GFLOPs",
+    ),
+}
 PARTIAL = SUBSETS[1:]  # the sets that miss a channel
 
 
@@ -183,8 +215,7 @@ def _cells2(numbers: Numbers, label: str, name: str) -> dict[str, str]:
     return {
         "model": label,
         "strict depth": str(record["strict_depth"]),
-        "depth: strict / stricter / all":
-            f"{record['strict_depth']} / {record['stricter_depth']} / {record['weighted_operations']}",
+        "depth: strict / stricter / all": f"{record['strict_depth']} / {record['stricter_depth']} / {record['weighted_operations']}",
         "seeds": str(len(setting.seeds(entry))),
         "val top-1": numbers.val(FULL, name),
         "val loss": numbers.val(FULL, name, "loss", ".2f"),

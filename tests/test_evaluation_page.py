@@ -97,7 +97,7 @@ def test_another_way_to_evaluate_has_files_of_its_own(sets):
     }
     assert [page_name({**sets, **way}, "net") for way in ways.values()] == list(ways)
     assert page_name({**sets, "splits": {"val": sets["splits"]["val"]}}, "net") == "evaluation-val"
-    assert page_name(sets, "net", "a") == "evaluation-a"   # beside b.pt in one folder
+    assert page_name(sets, "net", "a") == "evaluation-a"  # beside b.pt in one folder
 
 
 def test_the_whole_of_a_name_is_kept(sets, tmp_path):
