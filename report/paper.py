@@ -60,6 +60,7 @@ COLUMNS2 = {
         "GFLOPs",
     ),
 }
+DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # as records name them
 PARTIAL = SUBSETS[1:]  # the sets that miss a channel
 
 
@@ -122,7 +123,9 @@ def make_figures(numbers: Numbers) -> dict[str, tuple]:
 
 
 def main_table1(numbers: Numbers, short: bool = False) -> str:
-    """`grids.task1.MAIN_ROWS`; short: fewer rows and columns, for README. A column that nothing fills is left out."""
+    """`grids.task1.MAIN_ROWS`; short: fewer rows and columns, for README. A column that nothing fills is left
+    out.
+    """
     named = [(label, name) for label, name in runs1.MAIN_ROWS if name in SHORT1 or not short]
     return chosen([_cells1(numbers, label, name) for label, name in named], COLUMNS1[short])
 
@@ -215,7 +218,7 @@ def _cells2(numbers: Numbers, label: str, name: str) -> dict[str, str]:
     return {
         "model": label,
         "strict depth": str(record["strict_depth"]),
-        "depth: strict / stricter / all": f"{record['strict_depth']} / {record['stricter_depth']} / {record['weighted_operations']}",
+        "depth: strict / stricter / all": " / ".join(str(record[kind]) for kind in DEPTHS),
         "seeds": str(len(setting.seeds(entry))),
         "val top-1": numbers.val(FULL, name),
         "val loss": numbers.val(FULL, name, "loss", ".2f"),
