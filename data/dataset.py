@@ -11,6 +11,11 @@ from data.lists import find_dataset, read_lists
 from utils import UserError, generator
 
 
+def cached_size(image_size: int) -> int:
+    """Side of the cached pictures, px, of which images of `image_size` are crops."""
+    return round(image_size * 8 / 7)
+
+
 def open_data(data: str, image_size: int, cache: str | None = None, max_failed: float = 0.01) -> PixelCache:
     """The pixel cache of `data`, with a margin of an eighth for crops; of several processes the first builds
     it.
@@ -26,7 +31,7 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
     """
     def load() -> PixelCache:
         lists = read_lists(find_dataset(data))
-        return open_cache(lists, round(image_size * 8 / 7), cache, max_failed_share=max_failed)
+        return open_cache(lists, cached_size(image_size), cache, max_failed_share=max_failed)
     if dist.is_initialized() and dist.get_rank() > 0:
         dist.barrier()   # the first process builds the cache
     pixels = load()

@@ -257,16 +257,14 @@ NAMED = {
     "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],), "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
     "resnet34-0.001": (RESNETS[0.001],), "resnet34-fine-0.001": (FINE_RESNETS[0.001],),
     "plain": (FULL_PLAIN, PLAIN_STRONG), "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.002]),
-    "resnet34-coarse": (RESNETS[0.0005],), "resnet34-60": (RESNET_60[0.001],),
-    "stock": (FULL_STOCK, kept(STOCK, **LIGHT)), "resnet18": (FULL_RESNET_18,),
-    "resnet10": (FULL_RESNET_10,), "plain-10": (REFERENCE,), "gated-10": (GATED_10,),
+    "resnet34-coarse": (RESNETS[0.0005],), "stock": (FULL_STOCK, kept(STOCK, **LIGHT)),
+    "resnet18": (FULL_RESNET_18,), "plain-10": (REFERENCE,), "gated-10": (GATED_10,),
     "pooled-10": (POOLED_10,), "k3-10": (POOLED_K3,), "branches-10": (NAMED_10["reparam6-k5"],),
     "branches-30": (REPARAM_GATED_STRONG,), "gated-30": (GATED_K5_STRONG,),
     "covariance-10": (NAMED_10["covariance6-k5"],), "two-pools-10": (POOLS_10,),
     "attention-10": (NAMED_10["attention"],), "graph-10": (NAMED_10["graph"],),
-    "dense-10": (NAMED_10["dense-block"],), "rrdb-10": (NAMED_10["rrdb"],), "k1-10": (KERNELS_10[1],),
-    "k7-10": (KERNELS_10[7],), "two-layers-10": (LAYERS_10[2],), "taught": (TAUGHT,),
-    "three-layers-10": (LAYERS_10[3],), "six-layers-10": (LAYERS_10[6],), "plain-30": (PLAIN_STRONG,)}
+    "rrdb-10": (NAMED_10["rrdb"],), "k1-10": (KERNELS_10[1],), "two-layers-10": (LAYERS_10[2],),
+    "six-layers-10": (LAYERS_10[6],)}
 # Rows of the report's tables: (what readers see, name)
 MAIN_ROWS = (
     ("ours, depth 6, x1.75", "depth6-wide"), ("ours, depth 6, x1.25", "depth6"),

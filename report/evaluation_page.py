@@ -14,6 +14,7 @@ from report.tables import table
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
+QUALITY = ("top-1 %", "95 % interval", "precision", "recall", "F1", "loss")
 SHOWN = 30  # bars that a chart has room for
 
 
@@ -80,17 +81,7 @@ def make_text(record: dict) -> str:
 
 
 def _sets_table(record: dict, rows: list[dict]) -> str:
-    header = [
-        "channels present",
-        "top-1 %",
-        "95 % interval",
-        "precision",
-        "recall",
-        "F1",
-        "loss",
-        "MACs (M)",
-        "latency (ms)",
-    ]
+    header = ["channels present", *QUALITY, "MACs (M)", "latency (ms)"]
     mean = statistics.fmean(row["top1_pct"] for row in rows)
     lines = [
         [row["subset"], *_quality(row), _number(row["macs"], 1, 1e6), _number(row["latency_ms"], 2)]
@@ -101,12 +92,7 @@ def _sets_table(record: dict, rows: list[dict]) -> str:
 
 def _classifier_table(record: dict, rows: list[dict]) -> str:
     header = [
-        "top-1 %",
-        "95 % interval",
-        "precision",
-        "recall",
-        "F1",
-        "loss",
+        *QUALITY,
         "strict depth",
         "weighted operations",
         "params (M)",
@@ -134,6 +120,7 @@ def _classifier_table(record: dict, rows: list[dict]) -> str:
 
 
 def _quality(row: dict) -> list[str]:
+    """Cells of `QUALITY`."""
     return [
         f"{row['top1_pct']:.2f}",
         f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}",

@@ -78,12 +78,11 @@ class Numbers:
             "energy": self.energy,
             "csv": self.csv,
             "count": self.count,
-            "test": self.test,
         }
         if name not in known:
             raise UserError(f"unknown function {name!r}; known: {', '.join(known)}")
         try:
-            return known[name](*words).replace("-", "−") if name != "count" else known[name](*words)
+            return known[name](*words).replace("-", "−")
         except (TypeError, KeyError) as error:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
@@ -96,6 +95,10 @@ class Numbers:
     def find2(self, preset: str, name: str) -> tuple[Setting, int] | None:
         """Setting and entry of a name of Task 2; None without results."""
         return self._find("task2", preset, name, runs2.NAMED, lambda setting, run: setting.find(run))
+
+    def find(self, preset: str, name: str) -> tuple[Setting, compare1.Model | int] | None:
+        """As `find1` or `find2`, of the task that has the name."""
+        return (self.find2 if name in runs2.NAMED else self.find1)(preset, name)
 
     def _find(self, task: str, preset: str, name: str, named: dict, find: Callable):
         if name not in named:
@@ -134,8 +137,8 @@ class Numbers:
 
     def val(self, preset: str, name: str, column: str = "top1_pct", form: str = ".1f") -> str:
         """Mean over seeds, and in Task 1 over the seven sets, of a column on validation."""
-        found = self.find2(preset, name) if name in runs2.NAMED else self.find1(preset, name)
-        value = found and validation(*found, column)
+        found = self.find(preset, name)
+        value = found and measured(*found, column, "val")
         return NOTHING if value is None else f"{value:{form}}"
 
     def gap(self, preset: str, name: str, other: str, place: str = "mean") -> str:
@@ -149,13 +152,10 @@ class Numbers:
             else interval(result["difference_points"], result["ci95_low"], result["ci95_high"])
         )
 
-    def ratio(self, preset: str, name: str, other: str = "strongest", part: str = "all") -> str:
-        """part: "all", or "ratio" without the interval."""
+    def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
         result = self.shares(preset, name, other)
         if result is None:
             return NOTHING
-        if part == "ratio":
-            return f"{100 * result['ratio']:.1f}"
         return interval(100 * result["ratio"], 100 * result["ci95_low"], 100 * result["ci95_high"])
 
     def shares(self, preset: str, name: str, other: str) -> dict | None:
@@ -172,7 +172,7 @@ class Numbers:
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Mean over seeds (and sets) of a numeric column of the test rows, divided by /N."""
-        found = self.find2(preset, name) if name in runs2.NAMED else self.find1(preset, name)
+        found = self.find(preset, name)
         if not found:
             return NOTHING
         entries = {found[1]} if isinstance(found[1], int) else {*found[1].values()}
@@ -240,31 +240,14 @@ class Numbers:
             )
         )
 
-    def test(self, preset: str, name: str, other: str) -> str:
-        """p of a difference from another network: of two of Task 1 on the mean of the sets, of two of Task 2."""
-        if name in runs2.NAMED:
-            result = self.shares(preset, name, other)
-        else:
-            one, two = self.find1(preset, name), self.find1(preset, other)
-            result = one and two and compare1.compare(one[0], one[1], two[1], compare1.MEAN)
-        return (
-            NOTHING
-            if not result
-            else f"{result['p_value']:.2g}" if result["p_value"] >= 0.001 else "below 0.001"
-        )
 
-
-def validation(setting: Setting, model, column: str) -> float | None:
-    """Mean over seeds and sets of a column of the validation rows; None where a value is missing."""
-    entries = dict.fromkeys(SUBSETS, model) if isinstance(model, int) else model
-    val = setting.rows[setting.rows["split"] == "val"]
-    if "subset" in val:
-        of_set = [
-            val[(val["entry"] == entry) & (val["subset"] == name)][column]
-            for name, entry in entries.items()
-        ]
+def measured(setting: Setting, model: compare1.Model | int, column: str, split: str) -> float | None:
+    """Mean over seeds, and in Task 1 over sets, of a column of a split's rows; None where a value is missing."""
+    rows = setting.rows[setting.rows["split"] == split]
+    if isinstance(model, int):
+        of_set = [rows[rows["entry"] == model][column]]
     else:
-        of_set = [val[val["entry"] == model][column]]
+        of_set = [rows[(rows["entry"] == entry) & (rows["subset"] == name)][column] for name, entry in model.items()]
     if any(values.isna().any() or values.empty for values in of_set):
         return None
     return statistics.fmean(values.mean() for values in of_set)

@@ -11,8 +11,8 @@ from grids import task1 as runs1, task2 as runs2
 from records import SUBSETS
 from report import diagrams, figures
 from report.compare import Setting, adjusted
-from report.numbers import NOTHING, PLACES, Numbers, validation
-from report.tables import difference, mean_sd, table
+from report.numbers import NOTHING, PLACES, Numbers, measured
+from report.tables import difference, interval, mean_sd, table
 from report.task1 import compare as compare1
 from report.task2 import compare as compare2
 from report.task2.figures import curves as curves2
@@ -61,6 +61,7 @@ COLUMNS2 = {
     ),
 }
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # as records name them
+TOPS, DIFFERENCE = ("val top-1", "test top-1", "reference"), "difference on test"
 PARTIAL = SUBSETS[1:]  # the sets that miss a channel
 
 
@@ -155,8 +156,8 @@ def _cells1(numbers: Numbers, label: str, name: str) -> dict[str, str]:
         "pairs": means["pairs"],
         "singles": means["singles"],
         "mean of 7": means["mean"],
-        "below the specialists": points(gap) if gap else NOTHING,
-        "F1": f"{_test_mean(setting, model, 'f1_macro'):.3f}",
+        "below the specialists": interval(gap) if gap else NOTHING,
+        "F1": f"{measured(setting, model, 'f1_macro', 'test'):.3f}",
         "params (M)": f"{sum(_params(setting, entry) for entry in {*model.values()}) / 1e6:.2f}",
     }
 
@@ -167,35 +168,21 @@ def ablation_table1(numbers: Numbers) -> str:
     for label, name, against in runs1.ABLATION_ROWS:
         one, other = numbers.find1(NARROW, name), numbers.find1(NARROW, against)
         if one and other:
-            result = compare1.compare(one[0], one[1], other[1], compare1.MEAN)
-            lines.append(
-                {
-                    "label": label,
-                    "name": name,
-                    **result,
-                    "val": validation(*one, "top1_pct"),
-                    "from": numbers.top1(NARROW, against),
-                }
-            )
-    lines = adjusted(lines, ("name",))
-    return (
-        table(
-            ["what changes", "seeds", "val top-1", "test top-1", "reference", "difference on test"],
-            [
-                [
-                    line["label"],
-                    f"{line['seeds']} / {line['other_seeds']}",
-                    f"{line['val']:.1f}",
-                    numbers.top1(NARROW, line["name"]),
-                    line["from"],
-                    difference(line),
-                ]
-                for line in lines
-            ],
-        )
-        if lines
-        else ""
-    )
+            test = compare1.compare(one[0], one[1], other[1], compare1.MEAN)
+            seeds = f"{test['seeds']} / {test['other_seeds']}"
+            lines.append({**test, "what changes": label, "seeds": seeds, **_tops(numbers, name, against)})
+    return _ablations(lines, ("what changes", "seeds", *TOPS))
+
+
+def _tops(numbers: Numbers, name: str, against: str) -> dict[str, str]:
+    """Accuracies of a variant and of its reference."""
+    return dict(zip(TOPS, (numbers.val(NARROW, name), numbers.top1(NARROW, name), numbers.top1(NARROW, against))))
+
+
+def _ablations(lines: list[dict], columns: tuple[str, ...]) -> str:
+    """A table of lines that hold a test and the columns, corrected over the lines."""
+    lines = adjusted(lines, ("what changes",))
+    return chosen([{**line, DIFFERENCE: difference(line)} for line in lines], (*columns, DIFFERENCE))
 
 
 def main_table2(numbers: Numbers, short: bool = False) -> str:
@@ -233,9 +220,7 @@ def _cells2(numbers: Numbers, label: str, name: str) -> dict[str, str]:
 
 
 def _share(share: dict | None) -> str:
-    if share is None:
-        return NOTHING
-    return f"{100 * share['ratio']:.1f} ({100 * share['ci95_low']:.1f} – {100 * share['ci95_high']:.1f})"
+    return NOTHING if share is None else interval(share, "ratio", 100)
 
 
 def ablation_table2(numbers: Numbers) -> str:
@@ -245,49 +230,15 @@ def ablation_table2(numbers: Numbers) -> str:
         one, other = numbers.find2(NARROW, name), numbers.find2(NARROW, against)
         if one and other:
             setting, entry = one
-            lines.append(
-                {
-                    "label": label,
-                    "name": name,
-                    **compare2.difference(setting, entry, other[1]),
-                    "depth": f"{setting.same(entry, 'strict_depth'):.0f}",
-                    "entry": entry,
-                    "setting": setting,
-                    "macs": f"{2 * setting.same(entry, 'macs') / 1e9:.3f}",
-                    "from": numbers.top1(NARROW, against),
-                    "seeds": f"{len(setting.seeds(entry))} / {len(setting.seeds(other[1]))}",
-                }
-            )
-    lines = adjusted(lines, ("name",))
-    return (
-        table(
-            [
-                "what changes",
-                "strict depth",
-                "GFLOPs",
-                "seeds",
-                "val top-1",
-                "test top-1",
-                "reference",
-                "difference on test",
-            ],
-            [
-                [
-                    line["label"],
-                    line["depth"],
-                    line["macs"],
-                    line["seeds"],
-                    f"{validation(line['setting'], line['entry'], 'top1_pct'):.1f}",
-                    numbers.top1(NARROW, line["name"]),
-                    line["from"],
-                    difference(line),
-                ]
-                for line in lines
-            ],
-        )
-        if lines
-        else ""
-    )
+            cells = {
+                "what changes": label,
+                "strict depth": f"{setting.same(entry, 'strict_depth'):.0f}",
+                "GFLOPs": f"{2 * setting.same(entry, 'macs') / 1e9:.3f}",
+                "seeds": f"{len(setting.seeds(entry))} / {len(setting.seeds(other[1]))}",
+            }
+            test = compare2.difference(setting, entry, other[1])
+            lines.append({**test, **cells, **_tops(numbers, name, against)})
+    return _ablations(lines, ("what changes", "strict depth", "GFLOPs", "seeds", *TOPS))
 
 
 def confusions(numbers: Numbers) -> str:
@@ -301,18 +252,6 @@ def confusions(numbers: Numbers) -> str:
             f"- {true}, taken for {taken}: {ours:.0f} % of its images (ResNet-34 {other:.0f} %)"
             for true, taken, ours, other in mistakes["confusions"]
         )
-    )
-
-
-def points(test: dict) -> str:
-    return f"{test['difference_points']:.1f} ({test['ci95_low']:.1f} – {test['ci95_high']:.1f})"
-
-
-def _test_mean(setting: Setting, model, column: str) -> float:
-    test = setting.test
-    return statistics.fmean(
-        test[(test["entry"] == entry) & (test["subset"] == name)][column].mean()
-        for name, entry in model.items()
     )
 
 
@@ -438,28 +377,15 @@ def _cost(numbers: Numbers):
 
 def _curves(numbers: Numbers):
     """Training loss and validation accuracy, seed 0."""
-    narrow, panels = {}, [
-        {"x": "epoch", "y": "training loss", "series": []},
-        {"x": "epoch", "y": "validation top-1, mean of 7 (%)", "series": []},
-    ]
-    for label, name in (
-        ("ours", "ours"),
-        ("ours, 90 epochs, strong", "ours-90"),
-        ("sliced kernel", "sliced"),
-    ):
-        found = numbers.find1(NARROW, name)
-        if found and (found[1]["R"], 0) in found[0].records:
-            narrow[label] = found[0].records[found[1]["R"], 0]["history"]
-    for label, history in narrow.items():
-        for panel, key in zip(panels, ("loss", "val_mean_pct")):
-            kept = [line for line in history if key in line]
-            panel["series"].append(
-                {"name": label, "x": [line["epoch"] for line in kept], "y": [line[key] for line in kept]}
-            )
+    narrow = {
+        label: found[0].records[found[1]["R"], 0]
+        for label, name in (("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("sliced kernel", "sliced"))
+        if (found := numbers.find1(NARROW, name)) and (found[1]["R"], 0) in found[0].records
+    }
     full = {
         label: found[0].records[found[1], 0]
         for label, name in runs2.MAIN_ROWS
         if (found := numbers.find2(FULL, name)) and (found[1], 0) in found[0].records
     }
-    wide = full and curves2(full)
-    return bool(panels[0]["series"] and wide) and {"panels": panels + wide["panels"], "columns": 2}
+    parts = curves2(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)"), curves2(full)
+    return all(parts) and {"panels": [panel for part in parts for panel in part["panels"]], "columns": 2}

@@ -47,7 +47,13 @@ def difference(test: dict | None) -> str:
     """"+1.2 (0.3 – 2.1)*": difference, interval, significance."""
     if test is None:
         return "–"
-    return f"{test['difference_points']:+.1f} ({test['ci95_low']:.1f} – {test['ci95_high']:.1f}){star(test)}"
+    return "+" * (f"{test['difference_points']:+.1f}"[0] == "+") + interval(test) + star(test)
+
+
+def interval(test: dict, name: str = "difference_points", unit: float = 1) -> str:
+    """"1.2 (0.3 – 2.1)": a value with its interval, in units of 1 / `unit`."""
+    value, low, high = (unit * test[key] for key in (name, "ci95_low", "ci95_high"))
+    return f"{value:.1f} ({low:.1f} – {high:.1f})"
 
 
 def star(test: dict) -> str:

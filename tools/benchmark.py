@@ -41,7 +41,7 @@ from channelset import adapt_first_conv, fold_channels, sample_channels
 from config import Task2Config
 from data.batches import Batches
 from data.cache import open_cache
-from data.dataset import make_batches, open_data
+from data.dataset import cached_size, make_batches, open_data
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
@@ -138,7 +138,7 @@ def _decode_all(job) -> None:
 def bench_cache(args, rows: Rows) -> None:
     lists = read_lists(find_dataset(args.data))
     paths = [path for split in lists.splits.values() for path in split.paths]
-    size = round(args.image_size * 8 / 7)
+    size = cached_size(args.image_size)
     chunks = [(paths[i : i + 64], size) for i in range(0, len(paths), 64)]
 
     def bare() -> None:
@@ -181,7 +181,7 @@ def make_train_step(config: Task2Config, device: torch.device, train: Batches, c
 
 
 def random_images(count: int, image_size: int, device: torch.device) -> Batches:
-    side, random = round(image_size * 8 / 7), np.random.default_rng(0)
+    side, random = cached_size(image_size), np.random.default_rng(0)
     return Batches(
         random.integers(0, 256, (count, side, side, 3), np.uint8),
         random.integers(0, 50, count),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from channelset import find_stem
 from data.batches import Batches
 from data.channels import parse_subset
+from data.dataset import cached_size
 from data.decode import decode
 from models.branched import fuse
 from models.one_set import for_channels
@@ -34,10 +35,10 @@ FILTERS = 12  # kernels that the figure shows
 def as_evaluated(name: str, checkpoint: dict) -> Tensor:
     """A picture (1, 3, s, s), normalised, as evaluation gives an image of the data set to the network.
 
-    Decoded with the margin of `data.dataset.open_data`, of which `Batches` takes the centre.
+    Decoded as for the cache; `Batches` takes the centre.
     """
     dataset, size = checkpoint["dataset"], checkpoint["config"]["image_size"]
-    image = np.array(decode((PHOTOGRAPHS / f"{name}.png").read_bytes(), round(size * 8 / 7)))
+    image = np.array(decode((PHOTOGRAPHS / f"{name}.png").read_bytes(), cached_size(size)))
     batches = Batches(image[None], np.zeros(1, np.int64), size, dataset["mean"], dataset["std"], (0, 1, 2),
                       torch.device("cpu"))
     return next(batches.eval_batches(1))[0]
@@ -69,7 +70,7 @@ def grad_cam(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), weighted / weighted.max().clamp(min=1e-12)
 
 
-def describe(checkpoint: dict, path: str) -> dict:
+def describe(checkpoint: dict) -> dict:
     """Where a network comes from."""
     config = checkpoint["config"]
     return {
@@ -107,7 +108,7 @@ def any_set(path: str, names: list[str]) -> dict:
         for one, ids in sets.items()
     }
     return {
-        **describe(checkpoint, path),
+        **describe(checkpoint),
         "image_size": checkpoint["config"]["image_size"],
         "answers": answers,
         "kernels": kernels,
@@ -124,7 +125,7 @@ def classifier(path: str, names: list[str]) -> dict:
         logits, rests_on = grad_cam(net, as_evaluated(name, checkpoint))
         answers[name] = answer(logits, dataset["class_names"])
         maps[name] = [[round(float(value), 3) for value in row] for row in rests_on]
-    return {**describe(checkpoint, path), "answers": answers, "maps": maps}
+    return {**describe(checkpoint), "answers": answers, "maps": maps}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -107,8 +107,14 @@ def model_variance(setting: Setting, model: Model, subset: str) -> SeedVariance 
         own = _pooled(setting, [model], subset)
         if own:
             return own
-    sampled = seed_variance(_several(setting, subset))
-    return sampled if sampled and sampled.freedom >= FEW else seed_variance(
+    return sampled_variance(setting, subset)
+
+
+@cache
+def sampled_variance(setting: Setting, subset: str) -> SeedVariance | None:
+    """`model_variance` of the networks for any set."""
+    own = seed_variance(_several(setting, subset))
+    return own if own and own.freedom >= FEW else seed_variance(
         outcomes for place in (setting, *setting.others) for outcomes in _several(place, subset))
 
 

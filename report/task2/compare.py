@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import statistics
+from functools import cache
 
 import numpy as np
 
@@ -42,9 +43,15 @@ def model_variance(setting: Setting, entry: int) -> SeedVariance | None:
     Pooled over the models of a kind that have several seeds: ResNets, which vary several times as much, and all
     others. Those of the task's other settings help where this one has fewer than `FEW` degrees of freedom.
     """
+    return kind_variance(setting, is_resnet(setting, entry))
+
+
+@cache
+def kind_variance(setting: Setting, resnets: bool) -> SeedVariance | None:
+    """`model_variance` of the ResNets, or of all others."""
     def several(place: Setting) -> list[np.ndarray]:
         return [correct(place, other) for other in dict.fromkeys(place.test["entry"])
-                if is_resnet(place, other) == is_resnet(setting, entry) and len(place.seeds(other)) > 1]
+                if is_resnet(place, other) == resnets and len(place.seeds(other)) > 1]
     own = seed_variance(several(setting))
     return own if own and own.freedom >= FEW else seed_variance(
         outcomes for place in (setting, *setting.others) for outcomes in several(place))

@@ -98,12 +98,12 @@ def _confusion(setting: Setting, entry: int | None):
     return {"classes": classes, "shares": shares.tolist()}
 
 
-def curves(records: dict[str, dict]):
-    """Training loss and validation accuracy by epoch; name in the legend -> record."""
+def curves(records: dict[str, dict], accuracy: str = "val_top1_pct", label: str = "validation top-1 (%)"):
+    """Training loss and validation accuracy by epoch; name in the legend -> record. accuracy: its key in the log."""
     panels = [{"x": "epoch", "y": "training loss", "series": []},
-              {"x": "epoch", "y": "validation top-1 (%)", "series": []}]
+              {"x": "epoch", "y": label, "series": []}]
     for name, record in records.items():
-        for panel, key in zip(panels, ("loss", "val_top1_pct")):
+        for panel, key in zip(panels, ("loss", accuracy)):
             kept = [line for line in record["history"] if key in line]
             if kept:
                 panel["series"].append({"name": name, "x": [line["epoch"] for line in kept],

@@ -4,7 +4,7 @@ from __future__ import annotations
 import statistics
 
 from report.compare import Setting
-from report.tables import ablation_table, caption, mean_sd, millions, plus_minus, star, table
+from report.tables import ablation_table, caption, interval, mean_sd, millions, plus_minus, star, table
 from report.task2.compare import SAME_STEM, STRONGEST
 
 SEEDS = "and the spread over training seeds, pooled over the models that have several (where none has: images alone)."
@@ -61,8 +61,7 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
 
 def _ratio(share: dict | None, is_denominator: bool) -> str:
     if share:
-        low, high = share["ci95_low"], share["ci95_high"]
-        return f"{100 * share['ratio']:.1f} ({100 * low:.1f} – {100 * high:.1f}){star(share)}"
+        return interval(share, "ratio", 100) + star(share)
     return "100" if is_denominator else "–"
 
 
