@@ -44,7 +44,7 @@ def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str
     """
     for setting in settings:
         entry = named(setting, model) if model else setting.find(CHANNELSET)
-        if entry is not None and setting.seeds(entry, "RGB"):
+        if entry is not None and setting.predictions(entry, "RGB"):
             return setting, setting.describe(entry), setting.predictions(entry, "RGB")[0]
     raise UserError(missing(model or CHANNELSET.model, settings, "eval_channels.py"))
 

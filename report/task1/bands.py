@@ -256,18 +256,14 @@ def extra_table(by_channel: dict[str, list[Network]], setting: Setting | None) -
 
     lines = []
     for run in (CHANNELSET, SLICED) if setting and by_channel else ():
-        entry = setting.find(run)
-        if entry is not None:
-            seeds = setting.seeds(entry, "RGB")
-            of = {
-                subset: [100 * setting.right(entry, subset, seed).mean() for seed in seeds]
-                for subset in SUBSETS
-            }
+        model = setting.model(run)
+        if model:
+            of = {subset: setting.top1(model, (subset,)) for subset in SUBSETS}
             lines.append(
                 [
                     "none",
                     run.label,
-                    str(len(seeds)),
+                    str(len(of["RGB"])),
                     mean_sd(of["RGB"]),
                     "–",
                     "–",

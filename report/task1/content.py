@@ -4,11 +4,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.derive import CHANNELS
+from grids.task1 import ABLATIONS, CHANNELSET
 from records import SUBSETS
-from report.compare import csv_of, load_settings
+from report.compare import ablations, csv_of, load_settings
 from report.content import NO_RESULTS, Content
 from report.task1 import bands
-from report.task1.compare import STATS, VARIANTS, ablations, compare_models
+from report.task1.compare import STATS, VARIANTS, compare_models
 from report.task1.figures import KINDS, make_figures
 from report.task1.tables import channel_table, cost_table, detail_table, stats_table, variant_table
 
@@ -18,7 +19,7 @@ DECIMALS = dict.fromkeys((*SUBSETS, "mean_pct", "mean_sd", "difference_points", 
 def make_content(root: Path) -> Content:
     texts, settings = load_settings(root, "task1")
     compared = {setting.key: compare_models(setting) for setting in settings}
-    variants = {setting.key: ablations(setting) for setting in settings}
+    variants = {setting.key: ablations(setting, ABLATIONS, CHANNELSET) for setting in settings}
     files = {"stats.csv": (compared, STATS), "ablations.csv": (variants, VARIANTS)}
     if settings:
         texts |= {f"results/task1/{name}": csv_of(*lines, DECIMALS) for name, lines in files.items()}

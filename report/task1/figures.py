@@ -9,7 +9,6 @@ from grids.task1 import FIGURE_MODELS, LENGTHS, SPECIALISTS
 from records import SUBSETS
 from report import figures
 from report.compare import Setting
-from report.task1.compare import correct, model_of
 from report.task1.lines import SEVEN, Line, lines_of
 
 KINDS = ("channels", "map", "curves", "length")
@@ -88,8 +87,8 @@ def _lengths(setting: Setting):
     panel = {"x": "epochs, all networks together", "y": "top-1, mean of the seven sets (%)", "log": True,
              "series": []}
     for name, points in LENGTHS.items():
-        known = [(epochs, model) for epochs, run in points if (model := model_of(setting, run))]
-        values = [statistics.fmean(100 * correct(setting, model, subset).mean() for subset in SUBSETS)
+        known = [(epochs, model) for epochs, run in points if (model := setting.model(run))]
+        values = [statistics.fmean(100 * setting.correct(model, (subset,)).mean() for subset in SUBSETS)
                   for _, model in known]
         if known:
             panel["series"].append({"name": name, "x": [epochs for epochs, _ in known], "y": values,

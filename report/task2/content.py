@@ -3,9 +3,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report.compare import csv_of, load_settings
+from grids.task2 import ABLATIONS, REFERENCE
+from report.compare import ablations, csv_of, load_settings
 from report.content import NO_RESULTS, Content
-from report.task2.compare import RATIOS, VARIANTS, ablations, headline, mistakes, ratios
+from report.task2.compare import RATIOS, VARIANTS, headline, mistakes, ratios
 from report.task2.figures import KINDS, make_figures
 from report.task2.tables import cost_table, main_table, mistakes_table, variant_table
 
@@ -18,7 +19,7 @@ WHOLE = dict.fromkeys(("strict_depth", "macs", "seeds"), 0)
 def make_content(root: Path) -> Content:
     texts, settings = load_settings(root, "task2")
     shares = {setting.key: ratios(setting) for setting in settings}
-    variants = {setting.key: ablations(setting) for setting in settings}
+    variants = {setting.key: ablations(setting, ABLATIONS, REFERENCE) for setting in settings}
     if settings:
         texts["results/task2/ratios.csv"] = csv_of(shares, RATIOS, {**POINTS, **WHOLE, **SHARES})
         texts["results/task2/ablations.csv"] = csv_of(variants, VARIANTS, {**POINTS, **WHOLE})

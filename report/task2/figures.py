@@ -9,7 +9,7 @@ from records import SINGLE
 from report import figures
 from report.class_names import class_names
 from report.compare import Setting
-from report.task2.compare import STRONGEST, headline, top1
+from report.task2.compare import STRONGEST, headline
 from report.task2.tables import mean
 
 KINDS = ("depth", "cost", "field", "confusion", "curves", "fraction")
@@ -115,7 +115,7 @@ def _fraction(setting: Setting):
     known = {name: [(share, entry) for share, run in points if (entry := setting.find(run)) is not None]
              for name, points in DATA_SHARES.items()}
     series = [{"name": name, "x": [100 * share for share, _ in points],
-               "y": [float(top1(setting, entry).mean()) for _, entry in points]}
+               "y": [float(np.mean(setting.top1(setting.alone(entry)))) for _, entry in points]}
               for name, points in known.items() if points]
     return any(len(line["x"]) > 1 for line in series) and {"panels": [
         {"x": "share of the training images (%)", "y": "top-1 (%)", "log": True, "series": series}]}
