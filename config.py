@@ -150,8 +150,8 @@ class Task1Config(TrainConfig):
     fill: str | None = option(None, "how an absent channel is predicted from the present ones, see "
                                     "channelset/fill.py (default: regression; zero without a sampler)",
                               tuple(FILLS))
-    kernel: str = option("free", "where the first convolution's kernel comes from, see channelset/kernels.py and "
-                                 "models/dynamic.py", tuple(KERNELS))
+    kernel: str = option("free", "where the first convolution's kernel comes from, see models/kernels.py",
+                         tuple(KERNELS))
     templates: int = option(128, "templates of --kernel templates; fewer than there are channels limit the "
                                  "kernel's rank", least=1, most=10**5)
     kernel_size: int | None = option(None, "side of the first convolution, odd (default: the network's)",

@@ -21,12 +21,12 @@ from config import Task1Config
 from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
-from engine import predict
-from evaluation import Evaluation, add_options
+from engine.trainer import predict
+from engine.evaluation import Evaluation, add_options
 from metrics.accuracy import classification_metrics
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
-from models.late_fusion import LateFusion
-from models.one_set import for_channels
+from models.task1 import LateFusion
+from models.task1 import for_channels
 from models.probes import PROBES, probe_network
 from models.task1 import channels_of, load_channel_net, load_late_fusion
 from records import write_predictions

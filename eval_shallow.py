@@ -15,8 +15,8 @@ from torch import nn
 
 from config import Task2Config
 from data.dataset import make_batches
-from engine import predict
-from evaluation import Evaluation, add_options
+from engine.trainer import predict
+from engine.evaluation import Evaluation, add_options
 from metrics.accuracy import classification_metrics
 from metrics.cost import BATCH, count_params, flop_counter_macs, latency_ms, peak_memory_mb
 from metrics.receptive_field import receptive_field

@@ -18,9 +18,9 @@ from config import Task1Config
 from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import make_batches
 from data.lists import find_dataset, read_channels
-from engine import Trainer, predict, start
+from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
-from models.one_set import for_channels
+from models.task1 import for_channels
 from models.task1 import CHECKPOINT, build_channel_net, load_teacher
 from utils import UserError, cli, parse_config
 

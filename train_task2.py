@@ -14,7 +14,7 @@ import torch
 
 from config import Task2Config
 from data.dataset import make_batches
-from engine import Trainer, predict, start
+from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
 from models.shallow import SHALLOW
 from models.task2 import CHECKPOINT, build_classifier, load_teacher, measure_depth

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from .fill import Fill, LumaChroma, Zero
-from .kernels import Kernel
 from .names import UNSEEN, Channels
 
 
@@ -41,7 +40,7 @@ class ChannelSetConv2d(nn.Module):
 
     def __init__(self, in_channels, out_channels: int, kernel_size: int | tuple[int, int],
                  stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] | str = 0,
-                 dilation: int | tuple[int, int] = 1, fill: Fill | None = None, kernel: Kernel | None = None,
+                 dilation: int | tuple[int, int] = 1, fill: Fill | None = None, kernel: nn.Module | None = None,
                  embedding: bool = True, bias: bool = False):
         super().__init__()
         self.channels = Channels(in_channels)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.subsampled import Subsampled
+from models.resnet import Subsampled
 
 
 def fuse(model: nn.Module) -> nn.Module:

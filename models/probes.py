@@ -19,8 +19,8 @@ from torch.optim.swa_utils import update_bn
 
 from data.batches import Batches
 from channelset import find_stem
-from models.late_fusion import LateFusion
-from models.one_set import for_channels
+from models.task1 import LateFusion
+from models.task1 import for_channels
 from utils import UserError
 
 PROBES = ("recalibrated-bn", "wrong-ids", "duplicates", "grey-images", "average-of-seen")

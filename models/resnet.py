@@ -5,10 +5,30 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from models.subsampled import Subsampled
-
 STEMS = {"7x7s2": (7, 2), "3x3s1": (3, 1), "11x11s4": (11, 4)}   # first convolution: side, stride
 LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
+
+
+class Subsampled(nn.Sequential):
+    """Modules behind every `stride`-th pixel: `Subsampled(2, Conv2d(C, O, 1), BatchNorm2d(O))` is what a 1 x 1
+    convolution of stride 2 and a BatchNorm are.
+
+    PyTorch's own strided one writes beyond its memory while it trains on a processor that has AVX2 and not AVX-512,
+    where eight does not divide C (oneDNN, jit_1x1 backward weights, channels_last; seen in PyTorch 2.11): the process
+    dies, or something else is overwritten.
+
+    Args:
+        stride: along both axes.
+        modules: as in `nn.Sequential`.
+    """
+
+    def __init__(self, stride: int, *modules: nn.Module):
+        super().__init__(*modules)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> of ceil(H / stride) x ceil(W / stride) pixels."""
+        return super().forward(x[:, :, ::self.stride, ::self.stride] if self.stride > 1 else x)
 
 
 class ScaledResNet(ResNet):

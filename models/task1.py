@@ -5,14 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, insert_stem
-from channelset.kernels import HyperNetwork, Templates, Tied, Wavelength
+from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, fold_channels, insert_stem
 from data.lists import RGB
-from models.dynamic import Dynamic, Omni
-from models.late_fusion import LateFusion
-from models.one_set import for_channels
+from models.kernels import Dynamic, HyperNetwork, Omni, Templates, Tied, Wavelength
 from models.resnet import ScaledResNet
 from utils import UserError, brief, load_checkpoint
 
@@ -141,3 +138,51 @@ def load_teacher(path: str, digest: str, channels: int) -> nn.Module:
     if checkpoint["dataset"]["digest"] != digest or find_stem(model).in_channels != channels:
         raise UserError(f"--teacher {path}: it and the student must both take all channels of the same data")
     return for_channels(model)
+
+
+# ---------------------------------------------------------------- one set of channels, late fusion
+
+def for_channels(net: nn.Module, channels=None) -> nn.Module:
+    """A network of x (B, n, H, W) alone, the channels `channels` (None: all) of `net`: a plain one of its own
+    weights, or where the stem is no plain convolution, `net` with its set fixed.
+    """
+    if isinstance(net, LateFusion):
+        return net.for_channels(channels)
+    return FixedChannels(net, channels) if find_stem(net).unfoldable else fold_channels(net, channels)
+
+
+class FixedChannels(nn.Module):
+    """`net` on one set of channels."""
+
+    def __init__(self, net: nn.Module, channels=None):
+        super().__init__()
+        self.net, self.channels = net, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x, channels=self.channels)
+
+
+class LateFusion(nn.Module):
+    """Mean of the softmax outputs of single-channel networks.
+
+    Args:
+        networks: one a channel in the order of the ids, each takes (B, 1, H, W).
+    """
+
+    def __init__(self, networks: list[nn.Module]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def for_channels(self, channels=None) -> nn.Module:
+        """A network of the channels `channels` alone: x (B, n, H, W) -> class probabilities (B, K)."""
+        ids = range(len(self.networks)) if channels is None else channels
+        return _Average([self.networks[i] for i in ids])
+
+
+class _Average(nn.Module):
+    def __init__(self, networks: list[nn.Module]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([net(x[:, i:i + 1]).softmax(1) for i, net in enumerate(self.networks)]).mean(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import engine
+from engine import trainer
 import eval_channels
 import records
 import train_task1
@@ -41,7 +41,7 @@ def test_a_second_training_in_a_folder_says_who_is_there(command, tiny):
 def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
     monkeypatch.setattr(engine, "SAVE_EVERY", 0)
     saved = []
-    monkeypatch.setattr(engine.Trainer, "_save", lambda self: saved.append(self.step))
+    monkeypatch.setattr(trainer.Trainer, "_save", lambda self: saved.append(self.step))
     command(train_task1, *tiny, "--epochs", "1", "--out", "run")
     assert saved == [1, 2, 3]
 
@@ -144,7 +144,7 @@ def test_memory_that_is_not_there_is_one_line(tiny_dataset, tmp_path):
 def test_a_world_size_without_torchrun_means_nothing(words, monkeypatch):
     for key, value in words.items():
         monkeypatch.setenv(key, value)
-    assert engine.Processes.start(engine.torch.device("cpu")) == engine.Processes(0, 1)
+    assert trainer.Processes.start(trainer.torch.device("cpu")) == trainer.Processes(0, 1)
 
 
 def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from metrics.cost import count_params
 from models.task1 import KERNELS, build_channel_net
-from models.dynamic import Dynamic, Omni, convolve_per_image
-from channelset.kernels import HyperNetwork, Templates, Tied, Wavelength
+from models.kernels import Dynamic, Omni, convolve_per_image
+from models.kernels import HyperNetwork, Templates, Tied, Wavelength
 
 
 @pytest.mark.parametrize("kind, params",

@@ -6,8 +6,8 @@ from torch import nn
 import eval_channels
 import train_task1
 from channelset import find_stem
-from models.late_fusion import LateFusion
-from models.one_set import for_channels
+from models.task1 import LateFusion
+from models.task1 import for_channels
 from models.probes import PROBES, average_of_seen, probe_network
 from models.task1 import build_channel_net
 from utils import UserError

@@ -132,14 +132,14 @@ def test_published_networks_have_the_depth_and_size_of_the_results():
 
 LAYERS = (   # from the top; a module imports from its own layer or from those below
     {"train_task1", "train_task2", "eval_channels", "eval_shallow", "experiments", "tools"},
-    {"engine", "step", "evaluation", "report"}, {"config", "models"}, {"data", "metrics", "records"},
+    {"engine", "report"}, {"config", "models"}, {"data", "metrics", "records"},
     {"utils", "grids", "channelset"})
 SCRIPTS = LAYERS[0] - {"tools"}
 
 
 def sources() -> dict[str, Path]:
     """Name of a module -> its file, of the code without tests."""
-    files = [path for path in ROOT.glob("*.py")] + [path for folder in (*LAYERS[0], "report", "models",
+    files = [path for path in ROOT.glob("*.py")] + [path for folder in (*LAYERS[0], "engine", "report", "models",
                                                                         "data", "metrics",
              "grids", "channelset") for path in (ROOT / folder).rglob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -185,10 +185,10 @@ def test_tests_share_through_conftest_alone():
 
 
 def test_files_and_lines_stay_short():
-    assert len(list(ROOT.glob("*.py"))) <= 11
+    assert len(list(ROOT.glob("*.py"))) <= 8
     files = [*sources().values(), *(ROOT / "tests").rglob("*.py")]
     lengths = sorted(len(line) for path in files for line in path.read_text(encoding="utf-8").splitlines())
-    assert lengths[-1] <= 120 and lengths[int(0.99 * len(lengths))] <= 110
+    assert lengths[-1] <= 120 and lengths[int(0.99 * len(lengths))] <= 80
 
 
 def test_the_commit_names_changes_of_the_code_that_runs_alone(tmp_path, monkeypatch):

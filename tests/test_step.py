@@ -10,10 +10,10 @@ from config import Task1Config
 from data.batches import Batches
 from channelset import sample_channels
 from data.channels import parse_subset
-from engine import Processes
+from engine.trainer import Processes
 from models.resnet import ScaledResNet
 from models.task1 import build_channel_net
-from step import TrainStep, learning_rate
+from engine.step import TrainStep, learning_rate
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -5,7 +5,7 @@ from torch import nn
 
 from models.branched import BranchedConv2d
 from models.resnet import ScaledResNet
-from models.subsampled import Subsampled
+from models.resnet import Subsampled
 
 
 @pytest.mark.parametrize("size", [8, 9])

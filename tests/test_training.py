@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import eval_channels
-import step
+from engine import step
 import train_task1
 from config import Task1Config, run_folder_name, training_key
 from utils import ROOT, UserError, load_checkpoint, save_checkpoint

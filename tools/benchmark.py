@@ -45,11 +45,11 @@ from data.dataset import cached_size, make_batches, open_data
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
-from engine import Processes
+from engine.trainer import Processes
 from metrics.cost import count_macs
 from models.resnet import ScaledResNet
 from models.task2 import build_classifier
-from step import TrainStep
+from engine.step import TrainStep
 from utils import ROOT, ArgumentParser, cli, environment, generator, within, write_text
 
 STEPS = {  # network -> options; at full width, for `step`

@@ -21,7 +21,7 @@ from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode
 from models.branched import fuse
-from models.one_set import for_channels
+from models.task1 import for_channels
 from models.task1 import channels_of, load_channel_net
 from models.task2 import load_classifier
 from records import SUBSETS

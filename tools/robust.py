@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-import engine
+from engine import trainer
 from data.cache import PixelCache, open_cache
 from data.decode import decode
 from data.lists import parse_bands, parse_list, read_lists
@@ -249,8 +249,8 @@ def weights(scale: float) -> Iterator[tuple[str, bool]]:
 
 def options(scale: float) -> Iterator[tuple[str, bool]]:
     """Every option of every script gets values that it cannot have; what is allowed may run."""
-    real = engine.Trainer.fit
-    engine.Trainer.fit = lambda self: sys.exit(0)  # parsed, checked and built: enough
+    real = trainer.Trainer.fit
+    trainer.Trainer.fit = lambda self: sys.exit(0)  # parsed, checked and built: enough
     dice = random.Random(3)
     words = {
         "train_task1": TINY,
@@ -270,7 +270,7 @@ def options(scale: float) -> Iterator[tuple[str, bool]]:
                         code, text
                     ) or lost(script, option, value[:30], code, text)
     finally:
-        engine.Trainer.fit = real
+        trainer.Trainer.fit = real
 
 
 def _options_of(script: str) -> list[str]:

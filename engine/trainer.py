@@ -24,7 +24,7 @@ from config import TrainConfig, differing_options, option_defaults, run_folder_n
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
-from step import TrainStep
+from engine.step import TrainStep
 from utils import UserError, append_jsonl, brief, environment, hold, load_checkpoint
 from utils import save_checkpoint, use_threads, write_json, write_text
 
