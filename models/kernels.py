@@ -21,6 +21,7 @@ Kernels that depend on the image's content, the dynamic convolutions that others
 
 The attention reads the mean of each channel of the filled image. One image has one kernel, so nothing folds.
 """
+
 from __future__ import annotations
 
 import math
@@ -43,12 +44,13 @@ class Kernel(nn.Module):
     Attributes:
         per_image: whether W depends on the image, so that it cannot be folded into a plain convolution.
     """
+
     per_image = False
 
     def __init__(self, out_channels: int, rows: int, size: int):
         super().__init__()
         self.shape = (out_channels, rows, size, size)
-        self.std = math.sqrt(2 / (out_channels * size ** 2))   # He, fan-out, as torchvision's ResNet has it
+        self.std = math.sqrt(2 / (out_channels * size**2))  # He, fan-out, as torchvision's ResNet has it
 
     def forward(self) -> Tensor:
         """W: (O, rows, k, k)."""
@@ -125,7 +127,7 @@ class _Generated(Kernel):
                 weight.add_(gradient, alpha=step.item())
             speed = ((self._generate(descriptors) - before).norm() / (step * direction.norm())).item()
             for weight, gradient in zip(weights, gradients):
-                weight.sub_(gradient, alpha=step.item()).mul_(speed ** 0.5)
+                weight.sub_(gradient, alpha=step.item()).mul_(speed**0.5)
             self.gain.mul_(speed ** (-0.5 * len(weights)))
 
     def _generate(self, descriptors: Tensor) -> Tensor:
@@ -140,8 +142,14 @@ class HyperNetwork(_Generated):
     def __init__(self, out_channels, rows, size, descriptor: int = 128, hidden: int = 256):
         super().__init__(out_channels, rows, size)
         self.descriptors = nn.Parameter(torch.randn(rows, descriptor))
-        self._finish(nn.Sequential(nn.Linear(descriptor, hidden), nn.ReLU(),
-                                   nn.Linear(hidden, out_channels * size ** 2, bias=False)), self.descriptors)
+        self._finish(
+            nn.Sequential(
+                nn.Linear(descriptor, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, out_channels * size**2, bias=False),
+            ),
+            self.descriptors,
+        )
 
     def forward(self):
         return self._generate(self.descriptors)
@@ -162,17 +170,25 @@ class Wavelength(_Generated):
         wavelengths = RGB_WAVELENGTHS if wavelengths is None and rows == 3 else wavelengths
         if wavelengths is None or len(wavelengths) != rows:
             raise ValueError(f"kernel 'wavelength' needs one wavelength for each of {rows} channels")
-        angles = 1000 * torch.tensor(wavelengths)[:,
-                                                  None] / 10_000 ** (torch.arange(features // 2)
-                                                                     / (features // 2))
+        angles = (
+            1000
+            * torch.tensor(wavelengths)[:, None]
+            / 10_000 ** (torch.arange(features // 2) / (features // 2))
+        )
         self.register_buffer("features", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
-        self._finish(nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden),
-                                   nn.ReLU(),
-                                   nn.Linear(hidden, out_channels * size ** 2, bias=False)), self.features)
+        self._finish(
+            nn.Sequential(
+                nn.Linear(features, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, out_channels * size**2, bias=False),
+            ),
+            self.features,
+        )
 
     def forward(self):
         return self._generate(self.features)
-
 
 
 def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> Tensor:
@@ -182,8 +198,10 @@ def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> 
     As one batched matrix product over patches: a convolution with B groups, the usual way, is many times as
     slow on CPUs.
     """
-    height, width = (1 + (side + 2 * p - d * (weight.shape[-1] - 1) - 1) // s for side, s, p, d in zip(
-        x.shape[2:], _pair(stride), _pair(padding), _pair(dilation)))
+    height, width = (
+        1 + (side + 2 * p - d * (weight.shape[-1] - 1) - 1) // s
+        for side, s, p, d in zip(x.shape[2:], _pair(stride), _pair(padding), _pair(dilation))
+    )
     # (B, C k k, H' W')
     patches = F.unfold(x, weight.shape[-1], dilation, padding, stride)
     return torch.bmm(weight.flatten(2), patches).unflatten(2, (height, width))
@@ -197,6 +215,7 @@ class Dynamic(Kernel):
         count: K; 4 in the paper.
         anneal_steps: training steps until the temperature is 1 (the paper: ten epochs).
     """
+
     per_image = True
 
     def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):
@@ -234,15 +253,17 @@ class Omni(Dynamic):
 
     def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):
         super().__init__(out_channels, rows, size, count, hidden, anneal_steps)
-        self.over_positions, self.over_inputs = nn.Linear(hidden, size ** 2), nn.Linear(hidden, rows)
+        self.over_positions, self.over_inputs = nn.Linear(hidden, size**2), nn.Linear(hidden, rows)
         self.over_outputs = nn.Linear(hidden, out_channels)
 
     def _trunk(self, rows, hidden):
         return nn.Sequential(nn.Linear(rows, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
 
     def _attend(self, x, features, conv):
-        positions, inputs, outputs = (torch.sigmoid(layer(features).float() / self.temperature)
-                                      for layer in (self.over_positions, self.over_inputs, self.over_outputs))
+        positions, inputs, outputs = (
+            torch.sigmoid(layer(features).float() / self.temperature)
+            for layer in (self.over_positions, self.over_inputs, self.over_outputs)
+        )
         side = math.isqrt(positions.shape[1])
         weight = self._mix(features) * positions.view(-1, 1, 1, side, side)
         y = convolve_per_image(x * inputs[:, :, None, None].to(x), weight.to(x), *conv)

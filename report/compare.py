@@ -3,6 +3,7 @@
 An entry is one evaluated network with all of its seeds. A model answers for columns of predictions, in Task 1 one for
 each channel set, in Task 2 one: {column: entry}. Seven specialists are a model of seven entries.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -16,17 +17,35 @@ import pandas as pd
 
 from config import CONFIGS, resolve_run, run_folder_name, training_key
 from grids.run import Run
-from metrics.statistics import SeedVariance, holm, mean_variance, paired_difference, paired_ratio, seed_variance
+from metrics.statistics import (
+    SeedVariance,
+    holm,
+    mean_variance,
+    paired_difference,
+    paired_ratio,
+    seed_variance,
+)
 from models.resnet import LAYERS
-from records import SETTING, SINGLE, SUBSETS, TABLES, Predictions, RunFiles, columns, load_records, make_table
-from records import read_predictions, to_csv
+from records import (
+    SETTING,
+    SINGLE,
+    SUBSETS,
+    TABLES,
+    Predictions,
+    RunFiles,
+    columns,
+    load_records,
+    make_table,
+    read_predictions,
+    to_csv,
+)
 from utils import UserError
 
-FEW = 4   # degrees of freedom below which a setting's own seeds tell too little of their spread
+FEW = 4  # degrees of freedom below which a setting's own seeds tell too little of their spread
 RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
 
 Model = Mapping[str, int]
-Runs = Run | Mapping[str, Run]   # a run, or one for each channel set
+Runs = Run | Mapping[str, Run]  # a run, or one for each channel set
 
 
 def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]:
@@ -40,7 +59,9 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
     shown = table[table["dataset"] != "demo"].groupby(list(SETTING), sort=False)
     settings = [Setting(task, key, rows, records, root / "results") for key, rows in shown]
     for setting in settings:
-        setting.others = [other for other in settings if other is not setting and other.dataset == setting.dataset]
+        setting.others = [
+            other for other in settings if other is not setting and other.dataset == setting.dataset
+        ]
     return text, settings
 
 
@@ -69,17 +90,21 @@ class Setting:
         self.preset, self.dataset, self.image_size = key
         self.columns = SUBSETS if task == "task1" else (SINGLE,)
         self.others: list[Setting] = []
-        self.numbers: dict[tuple, int] = {}            # identity of an entry -> its number
-        self.records: dict[tuple[int, int], dict] = {}   # (entry, seed) -> record
+        self.numbers: dict[tuple, int] = {}  # identity of an entry -> its number
+        self.records: dict[tuple[int, int], dict] = {}  # (entry, seed) -> record
         entries = {}
         for name in dict.fromkeys(rows["run"]):
             record = records[name]
-            identity = (record["model"], training_key(record["config"], CONFIGS[task]),
-                        tuple(sorted(record["test"].items())))
+            identity = (
+                record["model"],
+                training_key(record["config"], CONFIGS[task]),
+                tuple(sorted(record["test"].items())),
+            )
             entries[name] = self.numbers.setdefault(identity, len(self.numbers))
             if self.records.setdefault((entries[name], record["seed"]), record) is not record:
-                raise UserError(f"two records of one model and seed, {name} and another of "
-                                f"{record['model']}: delete one")
+                raise UserError(
+                    f"two records of one model and seed, {name} and another of {record['model']}: delete one"
+                )
         self.rows = rows.assign(entry=rows["run"].map(entries))
 
     # ------------------------------------------------------------ what is there
@@ -116,9 +141,11 @@ class Setting:
         """
         values = sorted(set(self.of(entry)[column]))
         if len(values) > 1:
-            raise UserError(f"the seeds of {self.describe(entry)} differ in {column} "
-                            f"({', '.join(map(str, values))}): evaluate different networks under different "
-                            f"names")
+            raise UserError(
+                f"the seeds of {self.describe(entry)} differ in {column} "
+                f"({', '.join(map(str, values))}): evaluate different networks under different "
+                f"names"
+            )
         return values[0]
 
     @cache
@@ -169,9 +196,12 @@ class Setting:
     def _files(self) -> dict[tuple[int, str], dict[int, Path]]:
         """(entry, column of predictions) -> seed -> file."""
         files: dict[tuple[int, str], dict[int, Path]] = {}
-        for entry, column, seed, run in zip(self.test["entry"],
-                                            self.test.get("subset", [SINGLE] * len(self.test)),
-                                            self.test["seed"], self.test["run"]):
+        for entry, column, seed, run in zip(
+            self.test["entry"],
+            self.test.get("subset", [SINGLE] * len(self.test)),
+            self.test["seed"],
+            self.test["run"],
+        ):
             files.setdefault((entry, column), {})[seed] = RunFiles(self.folder, self.task, run).predictions
         return files
 
@@ -181,8 +211,11 @@ class Setting:
 
     def seeds(self, model: Model, columns=None) -> list[int]:
         """Seeds that have test predictions in every one of the columns."""
-        return sorted(set.intersection(*({*self._files.get((model[column], column), {})}
-                                         for column in columns or self.columns)))
+        return sorted(
+            set.intersection(
+                *({*self._files.get((model[column], column), {})} for column in columns or self.columns)
+            )
+        )
 
     @cache
     def right(self, entry: int, column: str, seed: int) -> np.ndarray:
@@ -195,15 +228,20 @@ class Setting:
         predictions = read_predictions(path)
         first = read_predictions(next(iter(next(iter(self._files.values())).values())))
         if predictions.images != first.images or (predictions.labels != first.labels).any():
-            raise UserError(f"{path} is of other images than the other predictions of its setting: evaluate "
-                            f"it again")
+            raise UserError(
+                f"{path} is of other images than the other predictions of its setting: evaluate it again"
+            )
         return (predictions.by_column[column] == predictions.labels).astype(int)
 
     def correct(self, model: Model, columns=None, seeds: list[int] | None = None) -> np.ndarray:
         """1 where right, of several columns the mean: (seeds, N). Default: all columns, every seed."""
         columns = columns or self.columns
-        return np.array([sum(self.right(model[column], column, seed) for column in columns) / len(columns)
-                         for seed in seeds or self.seeds(model, columns)])
+        return np.array(
+            [
+                sum(self.right(model[column], column, seed) for column in columns) / len(columns)
+                for seed in seeds or self.seeds(model, columns)
+            ]
+        )
 
     def top1(self, model: Model, columns=None) -> list[float]:
         """Percent, one for each seed."""
@@ -228,9 +266,13 @@ class Setting:
 
         Those of the task's other settings help where this one has fewer than `FEW` degrees of freedom.
         """
+
         def several(place: Setting) -> list[np.ndarray]:
-            models = [place.alone(entry) for entry in sorted({*place.test["entry"]}) if place.kind(entry) == kind]
+            models = [
+                place.alone(entry) for entry in sorted({*place.test["entry"]}) if place.kind(entry) == kind
+            ]
             return [place.correct(model, columns) for model in models if len(place.seeds(model, columns)) > 1]
+
         own = seed_variance(several(self))
         if kind == "specialist" or own and own.freedom >= FEW:
             return own
@@ -262,7 +304,11 @@ class Setting:
         entries, found = sorted({*self.test["entry"]}), []
         for entry in entries:
             for plain in entries:
-                if entry != plain and not self.record(plain)["test"] and self.trained(entry) == self.trained(plain):
+                if (
+                    entry != plain
+                    and not self.record(plain)["test"]
+                    and self.trained(entry) == self.trained(plain)
+                ):
                     one, other = self.alone(entry), self.alone(plain)
                     seeds = sorted({*self.seeds(one, columns)} & {*self.seeds(other, columns)})
                     if len(seeds) > 1:
@@ -286,9 +332,11 @@ class Setting:
         a, b = self.correct(model, columns, ours), self.correct(other, columns, theirs)
         if not same:
             errors = [(of_a + of_b, variance) for of_a, of_b, variance in self._shares(model, other, columns)]
-        elif variance := seed_variance([a - b]) or (self.task == "task1" and self.evaluation_variance(columns)):
+        elif variance := seed_variance([a - b]) or (
+            self.task == "task1" and self.evaluation_variance(columns)
+        ):
             errors = [(1 / len(a), variance)]
-        else:   # as if they had been trained apart
+        else:  # as if they had been trained apart
             variance = self.task == "task2" and self.variance(model, columns)
             errors = [(2, variance)] if variance else []
         return {"seeds": len(a), "other_seeds": len(b), **paired_difference(a, b, errors)}
@@ -300,11 +348,14 @@ class Setting:
             UserError: other is right on too few images.
         """
         try:
-            return paired_ratio(self.correct(model), self.correct(other), self._shares(model, other, self.columns))
+            return paired_ratio(
+                self.correct(model), self.correct(other), self._shares(model, other, self.columns)
+            )
         except ValueError as error:
             ours, name = (self.describe(next(iter(one.values()))) for one in (model, other))
-            raise UserError(f"{ours} / {name}: {error}; train {name} longer, or evaluate it with another "
-                            f"--section") from error
+            raise UserError(
+                f"{ours} / {name}: {error}; train {name} longer, or evaluate it with another --section"
+            ) from error
 
     def _shares(self, model: Model, other: Model, columns: tuple) -> list[tuple[float, float, SeedVariance]]:
         """Shares of each kind's variance over seeds in the means of the two: (of model's, of other's, variance)."""
@@ -337,13 +388,27 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
             values, first = setting.top1(model), next(iter(model.values()))
             mean, sd = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
             by_set = {column: float(np.mean(setting.top1(model, (column,)))) for column in setting.columns}
-            costs = {key: setting.same(first, key) for key in ("strict_depth", "macs") if setting.task == "task2"}
-            lines.append({
-                **dict(zip(SETTING, setting.key)), "split": "test", "group": group, "variant": label,
-                **dict(zip(("model", "run"), _title(setting, run, model))), **by_set, **costs, "seeds": len(values),
-                "mean_pct": mean, "mean_sd": sd, "top1_pct": mean, "top1_sd": sd,
-                **dict(zip(("reference", "reference_run"), _title(setting, against, reference))),
-                **{key: (result or {}).get(key) for key in RESULT[:-1]}})
+            costs = {
+                key: setting.same(first, key) for key in ("strict_depth", "macs") if setting.task == "task2"
+            }
+            lines.append(
+                {
+                    **dict(zip(SETTING, setting.key)),
+                    "split": "test",
+                    "group": group,
+                    "variant": label,
+                    **dict(zip(("model", "run"), _title(setting, run, model))),
+                    **by_set,
+                    **costs,
+                    "seeds": len(values),
+                    "mean_pct": mean,
+                    "mean_sd": sd,
+                    "top1_pct": mean,
+                    "top1_sd": sd,
+                    **dict(zip(("reference", "reference_run"), _title(setting, against, reference))),
+                    **{key: (result or {}).get(key) for key in RESULT[:-1]},
+                }
+            )
     return adjusted(lines, ("run", "reference_run"))
 
 
@@ -357,15 +422,21 @@ def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
 
 def _identity(setting: Setting, model: Model) -> tuple:
     """The same for two models that are the same networks, evaluated alike."""
-    tests = [{key: value for key, value in setting.record(entry)["test"].items() if key != "subsets"}
-             for entry in model.values()]
-    return tuple((setting.trained(entry), tuple(sorted(test.items()))) for entry, test in zip(model.values(), tests))
+    tests = [
+        {key: value for key, value in setting.record(entry)["test"].items() if key != "subsets"}
+        for entry in model.values()
+    ]
+    return tuple(
+        (setting.trained(entry), tuple(sorted(test.items()))) for entry, test in zip(model.values(), tests)
+    )
 
 
 def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
     """The lines with p_holm, over the distinct comparisons among them, which the columns `keys` tell apart."""
+
     def pair(line: dict) -> tuple:
         return tuple(line[key] for key in keys)
+
     tested = {pair(line): line["p_value"] for line in lines if line["p_value"] is not None}
     corrected = dict(zip(tested, holm(list(tested.values()))))
     return [{**line, "p_holm": corrected.get(pair(line))} for line in lines]

@@ -1,4 +1,5 @@
 """What was just evaluated, to be looked at: a Markdown table and a chart beside the checkpoint."""
+
 from __future__ import annotations
 
 import statistics
@@ -13,10 +14,14 @@ from report.tables import table
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
-QUALITY = {   # header -> how a row's cell is written
-    "top-1 %": "{top1_pct:.2f}", "95 % interval": "{ci95_low:.2f} – {ci95_high:.2f}",
-    "precision": "{precision_macro:.3f}", "recall": "{recall_macro:.3f}", "F1": "{f1_macro:.3f}"}
-SHOWN = 30   # bars that a chart has room for
+QUALITY = {  # header -> how a row's cell is written
+    "top-1 %": "{top1_pct:.2f}",
+    "95 % interval": "{ci95_low:.2f} – {ci95_high:.2f}",
+    "precision": "{precision_macro:.3f}",
+    "recall": "{recall_macro:.3f}",
+    "F1": "{f1_macro:.3f}",
+}
+SHOWN = 30  # bars that a chart has room for
 
 
 def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
@@ -60,15 +65,23 @@ def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
 
 def _test_words(record: dict) -> list[str]:
     """How it was evaluated where that is not as it was trained: ["fill mean", "40 px"]."""
-    return [f"{value} px" if key == "image_size" else f"{key} {value}" for key, value in record["test"].items()]
+    return [
+        f"{value} px" if key == "image_size" else f"{key} {value}" for key, value in record["test"].items()
+    ]
 
 
 def make_text(record: dict) -> str:
     """The evaluation as Markdown: a heading, what it is of, a table a split."""
     config = record["config"]
-    about = [f"{record['dataset']}, {record['image_size']} px", f"preset {record['preset']}",
-             f"{config['epochs']} epochs", f"augmentation {config['augment']}", f"seed {record['seed']}",
-             f"trained in {record['train_s']:.0f} s", *(f"{words} at test" for words in _test_words(record))]
+    about = [
+        f"{record['dataset']}, {record['image_size']} px",
+        f"preset {record['preset']}",
+        f"{config['epochs']} epochs",
+        f"augmentation {config['augment']}",
+        f"seed {record['seed']}",
+        f"trained in {record['train_s']:.0f} s",
+        *(f"{words} at test" for words in _test_words(record)),
+    ]
     lines = [f"# {record['label']}", "", "; ".join(about) + "."]
     for split in SPLITS:
         if rows := record["splits"].get(split):
@@ -78,13 +91,25 @@ def make_text(record: dict) -> str:
 
 def _table(record: dict, rows: list[dict]) -> str:
     if record["task"] == "task1":
-        columns = {"channels present": "{subset}", **QUALITY, "loss": ("loss", 3, 1), "MACs (M)": ("macs", 1, 1e6),
-                   "latency (ms)": ("latency_ms", 2, 1)}
+        columns = {
+            "channels present": "{subset}",
+            **QUALITY,
+            "loss": ("loss", 3, 1),
+            "MACs (M)": ("macs", 1, 1e6),
+            "latency (ms)": ("latency_ms", 2, 1),
+        }
     else:
-        columns = {**QUALITY, "loss": ("loss", 3, 1), "strict depth": "{strict_depth:.0f}",
-                   "weighted operations": str(record["weighted_operations"]), "params (M)": ("params", 2, 1e6),
-                   "MACs (M)": ("macs", 1, 1e6), "latency (ms), batch 1": ("latency_ms_b1", 2, 1),
-                   "batch 256": ("latency_ms_b256", 1, 1), "memory (MB), batch 256": ("peak_mem_mb", 1, 1)}
+        columns = {
+            **QUALITY,
+            "loss": ("loss", 3, 1),
+            "strict depth": "{strict_depth:.0f}",
+            "weighted operations": str(record["weighted_operations"]),
+            "params (M)": ("params", 2, 1e6),
+            "MACs (M)": ("macs", 1, 1e6),
+            "latency (ms), batch 1": ("latency_ms_b1", 2, 1),
+            "batch 256": ("latency_ms_b256", 1, 1),
+            "memory (MB), batch 256": ("peak_mem_mb", 1, 1),
+        }
     lines = [[_cell(row, how) for how in columns.values()] for row in rows]
     if len(rows) > 1:
         mean = statistics.fmean(row["top1_pct"] for row in rows)
@@ -102,26 +127,40 @@ def _cell(row: dict, how: str | tuple[str, int, float]) -> str:
 
 # ---------------------------------------------------------------- charts: (drawing function, data, title)
 
+
 def sets_chart(record: dict) -> tuple:
     """Top-1 by channel set."""
     split = next(split for split in SPLITS if record["splits"].get(split))
     rows = record["splits"][split]
     some = f" (the first {SHOWN} of {len(rows)} sets)" if len(rows) > SHOWN else ""
-    return (_bars, _bar_data("channels present at test time", {row["subset"]: row for row in rows[:SHOWN]}),
-            f"{_subject(record)}: top-1 on {split}{some}")
+    return (
+        _bars,
+        _bar_data("channels present at test time", {row["subset"]: row for row in rows[:SHOWN]}),
+        f"{_subject(record)}: top-1 on {split}{some}",
+    )
 
 
 def training_chart(record: dict) -> tuple:
     """Loss and validation accuracy by epoch; where the log is not there, the accuracies."""
-    loss, val_loss, val_top1 = (_by_epoch(record["history"], key) for key in ("loss", "val_loss", "val_top1_pct"))
+    loss, val_loss, val_top1 = (
+        _by_epoch(record["history"], key) for key in ("loss", "val_loss", "val_top1_pct")
+    )
     if loss["x"] and val_top1["x"]:
         # validation is the second of both panels, though the first may be empty: one style in both
         pairs = {"loss": (loss, val_loss), "validation top-1 (%)": ({"x": [], "y": []}, val_top1)}
-        panels = [{"x": "epoch", "y": label, "series": [{"name": "training", **training},
-                                                        {"name": "validation", **validation}]}
-                  for label, (training, validation) in pairs.items()]
-        return (figures.lines, {"panels": panels},
-                f"{record['label']}, {record['dataset']}: training at {record['image_size']} px")
+        panels = [
+            {
+                "x": "epoch",
+                "y": label,
+                "series": [{"name": "training", **training}, {"name": "validation", **validation}],
+            }
+            for label, (training, validation) in pairs.items()
+        ]
+        return (
+            figures.lines,
+            {"panels": panels},
+            f"{record['label']}, {record['dataset']}: training at {record['image_size']} px",
+        )
     rows = {split: record["splits"][split][0] for split in SPLITS if record["splits"].get(split)}
     return _bars, _bar_data("split", rows), f"{_subject(record)}: top-1"
 
@@ -140,8 +179,10 @@ def _subject(record: dict) -> str:
 
 def _bar_data(label: str, rows: dict[str, dict]) -> dict:
     """Data of `_bars`; label: of the axis; rows: name of a bar -> its row."""
-    return {"x": label, "bars": [[name, row["top1_pct"], row["ci95_low"], row["ci95_high"]]
-                                 for name, row in rows.items()]}
+    return {
+        "x": label,
+        "bars": [[name, row["top1_pct"], row["ci95_low"], row["ci95_high"]] for name, row in rows.items()],
+    }
 
 
 def _bars(figure: Figure, data: dict) -> None:
@@ -149,10 +190,18 @@ def _bars(figure: Figure, data: dict) -> None:
     axis, bars = figure.subplots(), data["bars"]
     for place, (_, top1, low, high) in enumerate(bars):
         axis.bar(place, top1, 0.7, color=figures.PALETTE[0], edgecolor="black", linewidth=0.6, zorder=2)
-        axis.errorbar(place, top1, yerr=[[max(0, top1 - low)], [max(0, high - top1)]], fmt="none", ecolor="black",
-                      capsize=3, zorder=3)
-        axis.annotate(f"{top1:.1f}", (place, high), xytext=(0, 3), textcoords="offset points", ha="center",
-                      fontsize=8)
+        axis.errorbar(
+            place,
+            top1,
+            yerr=[[max(0, top1 - low)], [max(0, high - top1)]],
+            fmt="none",
+            ecolor="black",
+            capsize=3,
+            zorder=3,
+        )
+        axis.annotate(
+            f"{top1:.1f}", (place, high), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8
+        )
     names = [name for name, *_ in bars]
     crowded = max(map(len, names)) * len(names) > 90
     axis.set_xticks(range(len(names)), names, rotation=90 if crowded else 0, fontsize=8 if crowded else 10)

@@ -15,6 +15,7 @@
 Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA`:
 whatever else is in results/ never changes these texts.
 """
+
 from __future__ import annotations
 
 import shlex
@@ -25,7 +26,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from grids import task1 as runs1, task2 as runs2
+from grids import task1 as runs1
+from grids import task2 as runs2
 from metrics.fill_error import mean_energy
 from records import SINGLE, SUBSETS
 from report.compare import Model, Setting
@@ -37,10 +39,16 @@ DATA = "mini-imagenet-50"
 NOTHING = "–"
 BANDS = "bands/eurosat-13band-469"
 NETWORKS = {
-    "ours": ("channelset", "", "all"), "weighted": ("channelset", "", "all weighted"),
-    "mean-fill": ("fill-mean", "", "all"), "zero-fill": ("fill-zero", "", "all"), "sliced": ("sliced", "", "all"),
-    "plain": ("all-bands", "", "all"), "plain+mean": ("all-bands", "fill mean", "all"),
-    "plain+regression": ("all-bands", "fill regression", "all"), "specialist": ("specialist", "", "all")}
+    "ours": ("channelset", "", "all"),
+    "weighted": ("channelset", "", "all weighted"),
+    "mean-fill": ("fill-mean", "", "all"),
+    "zero-fill": ("fill-zero", "", "all"),
+    "sliced": ("sliced", "", "all"),
+    "plain": ("all-bands", "", "all"),
+    "plain+mean": ("all-bands", "fill mean", "all"),
+    "plain+regression": ("all-bands", "fill regression", "all"),
+    "specialist": ("specialist", "", "all"),
+}
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
 FUNCTIONS = ("top1", "sd", "val", "gap", "ratio", "cost", "energy", "csv", "bands", "bandgap", "count")
@@ -76,9 +84,16 @@ class Numbers:
         if task is None:
             raise UserError(f"unknown model {name!r}; known: {', '.join({**runs1.NAMED, **runs2.NAMED})}")
         runs = (runs1 if task == "task1" else runs2).NAMED[name]
-        return next(((setting, model) for setting in self.settings[task]
-                     if (setting.dataset, setting.preset) == (DATA, preset)
-                     for run in runs if (model := setting.model(run))), None)
+        return next(
+            (
+                (setting, model)
+                for setting in self.settings[task]
+                if (setting.dataset, setting.preset) == (DATA, preset)
+                for run in runs
+                if (model := setting.model(run))
+            ),
+            None,
+        )
 
     def by_seed(self, preset: str, name: str, place: str = "mean") -> list[float]:
         """Top-1 on test, percent, one for each seed; [] without results."""
@@ -133,9 +148,11 @@ class Numbers:
     def energy(self, preset: str, name: str) -> str:
         """Mean over seeds, of the first eight RGB kernels, which records keep."""
         setting, model = self.find(preset, name) or (None, None)
-        shares = [100 * mean_energy(np.array(record["kernels"]["RGB"]))
-                  for (entry, _), record in (setting.records.items() if setting else ())
-                  if entry == model["RGB"] and "kernels" in record]
+        shares = [
+            100 * mean_energy(np.array(record["kernels"]["RGB"]))
+            for (entry, _), record in (setting.records.items() if setting else ())
+            if entry == model["RGB"] and "kernels" in record
+        ]
         return f"{statistics.fmean(shares):.0f}" if shares else NOTHING
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
@@ -171,11 +188,17 @@ class Numbers:
     def count(self, what: str) -> str:
         if what != "runs":
             raise UserError(f"count {what!r}: known is runs")
-        return str(sum(len(setting.records) for settings in self.settings.values() for setting in settings
-                       if setting.dataset == DATA))
+        return str(
+            sum(
+                len(setting.records)
+                for settings in self.settings.values()
+                for setting in settings
+                if setting.dataset == DATA
+            )
+        )
 
 
 def interval(result: dict, name: str, unit: float = 1) -> str:
-    """"1.2 (0.3 to 2.1)": as `tables.interval`, in words."""
+    """ "1.2 (0.3 to 2.1)": as `tables.interval`, in words."""
     value, low, high = (unit * result[key] for key in (name, "ci95_low", "ci95_high"))
     return f"{value:.1f} ({low:.1f} to {high:.1f})"

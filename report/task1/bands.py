@@ -95,8 +95,11 @@ def load_networks(folder: Path) -> list[Network]:
         members = defaultdict(list)
         for run in runs:
             test = ", ".join(f"{key} {value}" for key, value in run["test"].items())
-            members[run["model"], test, run["config"]["train_channels"] + (
-                " weighted" * bool(run["config"].get("set_shares")))].append(run)
+            members[
+                run["model"],
+                test,
+                run["config"]["train_channels"] + (" weighted" * bool(run["config"].get("set_shares"))),
+            ].append(run)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): make it again with python -m tools.bands") from error
     found, first = [], None
@@ -125,9 +128,7 @@ def load_networks(folder: Path) -> list[Network]:
         "all-bands": 4,
         "specialist": 5,
     }
-    return sorted(
-        found, key=lambda network: (network.unseen, order.get(network.key[0], 9), network.key[1])
-    )
+    return sorted(found, key=lambda network: (network.unseen, order.get(network.key[0], 9), network.key[1]))
 
 
 def _told(network: Network) -> list[str]:
@@ -145,7 +146,8 @@ def compare(ours: Network, other: Network, networks: list[Network], sets: list[s
     errors = []
     if ours.key[0] != other.key[0] or ours.key[2] != other.key[2]:
         variance = seed_variance(
-            network.sum_of(sets) / len(sets) for network in networks
+            network.sum_of(sets) / len(sets)
+            for network in networks
             if all(name in network.right for name in sets)
         )
         share = 1 / len(ours.seeds) + 1 / len(other.seeds)

@@ -1,4 +1,5 @@
 """Task 1's comparison of our models with the specialists and every baseline."""
+
 from __future__ import annotations
 
 from records import SETTING, SUBSETS
@@ -8,8 +9,21 @@ from report.task1.lines import Line, lines_of
 MEAN = "mean of 7"
 COMPARED = ("model", "run", "other", "other_run")
 STATS = (*SETTING, "split", *COMPARED, "subset", "seeds", "other_seeds", *RESULT)
-VARIANTS = (*SETTING, "split", "group", "variant", "model", "run", "seeds", *SUBSETS, "mean_pct", "mean_sd",
-            "reference", "reference_run", *RESULT)
+VARIANTS = (
+    *SETTING,
+    "split",
+    "group",
+    "variant",
+    "model",
+    "run",
+    "seeds",
+    *SUBSETS,
+    "mean_pct",
+    "mean_sd",
+    "reference",
+    "reference_run",
+    *RESULT,
+)
 
 
 def compare_models(setting: Setting) -> list[dict]:
@@ -23,8 +37,19 @@ def compare_models(setting: Setting) -> list[dict]:
                 if {*columns} <= ours.entries.keys() & other.entries.keys():
                     result = setting.difference(ours.entries, other.entries, columns)
                     names = (ours.name, _run(setting, ours), other.name, _run(setting, other))
-                    found += [{**dict(zip(SETTING, setting.key)), "split": "test", **dict(zip(COMPARED, names)),
-                               "subset": subset, **result}] if result else []
+                    found += (
+                        [
+                            {
+                                **dict(zip(SETTING, setting.key)),
+                                "split": "test",
+                                **dict(zip(COMPARED, names)),
+                                "subset": subset,
+                                **result,
+                            }
+                        ]
+                        if result
+                        else []
+                    )
     return adjusted(found, ("run", "other_run", "subset"))
 
 

@@ -1,4 +1,5 @@
 """Task 2's comparisons with ResNet-34: each model's share of its accuracy, and where both go wrong."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -8,16 +9,50 @@ from records import SETTING, SINGLE
 from report.class_names import class_names
 from report.compare import RESULT, Setting, adjusted
 
-STRONGEST, SAME_STEM = "strongest", "same stem"   # the ResNet-34s that a model is compared with
-RATIOS = (*SETTING, "split", "section", "model", "label", "stem", "width", "epochs", "augment",
-          "weight_decay", "run",
-          "strict_depth", "seeds", "top1_pct", "comparison", "denominator", "denominator_run",
-          "denominator_seeds",
-          "denominator_top1_pct", "ratio", "ci95_low", "ci95_high", "p_value", "p_holm")
-VARIANTS = (*SETTING, "split", "group", "variant", "model", "run", "strict_depth", "macs", "seeds",
-            "top1_pct", "top1_sd",
-            "reference", "reference_run", *RESULT)
-CONFUSIONS = 8   # how many the table shows
+STRONGEST, SAME_STEM = "strongest", "same stem"  # the ResNet-34s that a model is compared with
+RATIOS = (
+    *SETTING,
+    "split",
+    "section",
+    "model",
+    "label",
+    "stem",
+    "width",
+    "epochs",
+    "augment",
+    "weight_decay",
+    "run",
+    "strict_depth",
+    "seeds",
+    "top1_pct",
+    "comparison",
+    "denominator",
+    "denominator_run",
+    "denominator_seeds",
+    "denominator_top1_pct",
+    "ratio",
+    "ci95_low",
+    "ci95_high",
+    "p_value",
+    "p_holm",
+)
+VARIANTS = (
+    *SETTING,
+    "split",
+    "group",
+    "variant",
+    "model",
+    "run",
+    "strict_depth",
+    "macs",
+    "seeds",
+    "top1_pct",
+    "top1_sd",
+    "reference",
+    "reference_run",
+    *RESULT,
+)
+CONFUSIONS = 8  # how many the table shows
 
 
 def best(setting: Setting, entries: list[int]) -> int | None:
@@ -43,12 +78,15 @@ def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST
     Args:
         comparison: STRONGEST, or SAME_STEM: of those with the entry's first convolution.
     """
+
     def fits(other: int) -> bool:
         if entry is None:
             return True
         ours, theirs = setting.of(entry).iloc[0], setting.of(other).iloc[0]
-        return theirs["epochs"] <= ours["epochs"] and (comparison == STRONGEST
-                                                       or theirs["stem"] == ours["stem"])
+        return theirs["epochs"] <= ours["epochs"] and (
+            comparison == STRONGEST or theirs["stem"] == ours["stem"]
+        )
+
     return best(setting, [other for other in in_section(setting, "reference") if fits(other)])
 
 
@@ -74,16 +112,21 @@ def ratios(setting: Setting) -> list[dict]:
             against, row = denominator(setting, entry, comparison), setting.of(entry).iloc[0]
             if against in (None, entry):
                 continue
-            lines.append({
-                **{name: row[name] for name in RATIOS if name in row.index and name not in RESULT},
-                "run": setting.run_name(entry), "strict_depth": setting.same(entry, "strict_depth"),
-                "seeds": len(setting.seeds(setting.alone(entry))),
-                "top1_pct": float(np.mean(setting.top1(setting.alone(entry)))),
-                "comparison": comparison, "denominator": setting.describe(against),
-                "denominator_run": setting.run_name(against),
-                "denominator_seeds": len(setting.seeds(setting.alone(against))),
-                "denominator_top1_pct": float(np.mean(setting.top1(setting.alone(against)))),
-                **setting.ratio(setting.alone(entry), setting.alone(against))})
+            lines.append(
+                {
+                    **{name: row[name] for name in RATIOS if name in row.index and name not in RESULT},
+                    "run": setting.run_name(entry),
+                    "strict_depth": setting.same(entry, "strict_depth"),
+                    "seeds": len(setting.seeds(setting.alone(entry))),
+                    "top1_pct": float(np.mean(setting.top1(setting.alone(entry)))),
+                    "comparison": comparison,
+                    "denominator": setting.describe(against),
+                    "denominator_run": setting.run_name(against),
+                    "denominator_seeds": len(setting.seeds(setting.alone(against))),
+                    "denominator_top1_pct": float(np.mean(setting.top1(setting.alone(against)))),
+                    **setting.ratio(setting.alone(entry), setting.alone(against)),
+                }
+            )
         table += adjusted(lines, ("run", "denominator_run"))
     return table
 
@@ -94,8 +137,13 @@ def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, n
     """
     (one, other), (p, q) = answers, answers.values()
     a, b = p == labels, q == labels
-    return {"both right": a & b, f"only {one} right": a & ~b, f"only {other} right": b & ~a,
-            "the same mistake": ~a & (p == q), "two mistakes": ~a & ~b & (p != q)}
+    return {
+        "both right": a & b,
+        f"only {one} right": a & ~b,
+        f"only {other} right": b & ~a,
+        "the same mistake": ~a & (p == q),
+        "two mistakes": ~a & ~b & (p != q),
+    }
 
 
 def mistakes(setting: Setting) -> dict | None:
@@ -114,15 +162,24 @@ def mistakes(setting: Setting) -> dict | None:
     one, other = setting.describe(ours), setting.describe(against)
     kinds = agreement(labels, {one: answers[:, 0], other: answers[:, 1]})
     names = list(class_names(pairs[0][0].images, labels).values())
-    counts = np.array([sum(confusion_matrix(labels, of_seed, len(names)) for of_seed in of_model)
-                       # (2, K, K)
-                       for of_model in answers.swapaxes(0, 1)])
+    counts = np.array(
+        [
+            sum(confusion_matrix(labels, of_seed, len(names)) for of_seed in of_model)
+            # (2, K, K)
+            for of_model in answers.swapaxes(0, 1)
+        ]
+    )
     rates = 100 * counts / counts.sum(2, keepdims=True)
     wrong = rates[0] * ~np.eye(len(names), dtype=bool)
-    worst = [divmod(int(cell), len(names)) for cell in np.argsort(-wrong, axis=None,
-                                                                  kind="stable")[:CONFUSIONS]
-             if wrong.flat[cell]]
-    return {"ours": one, "denominator": other, "seeds": len(pairs),
-            "shares": {kind: 100 * float(images.mean()) for kind, images in kinds.items()},
-            "confusions": [(names[i], names[j], float(rates[0, i, j]), float(rates[1, i, j]))
-                           for i, j in worst]}
+    worst = [
+        divmod(int(cell), len(names))
+        for cell in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+        if wrong.flat[cell]
+    ]
+    return {
+        "ours": one,
+        "denominator": other,
+        "seeds": len(pairs),
+        "shares": {kind: 100 * float(images.mean()) for kind, images in kinds.items()},
+        "confusions": [(names[i], names[j], float(rates[0, i, j]), float(rates[1, i, j])) for i, j in worst],
+    }
