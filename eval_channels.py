@@ -23,12 +23,12 @@ from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
 from engine.evaluation import Evaluation, add_options
+from engine.records import write_predictions
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
-from records import write_predictions
 from report import build as report_build
 from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli

@@ -17,6 +17,7 @@ from torch import nn
 from config import Task2Config
 from data.dataset import make_batches
 from engine.evaluation import Evaluation, add_options
+from engine.records import SINGLE, write_predictions
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import BATCH, count_params, flop_counter_macs, latency_ms, peak_memory_mb
@@ -25,7 +26,6 @@ from models.branched import fuse
 from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import MAX_DEPTH, load_classifier, measure_depth
-from records import SINGLE, write_predictions
 from report import build as report_build
 from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli

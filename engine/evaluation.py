@@ -14,7 +14,7 @@ from config import TrainConfig, differing_options, digest, option_defaults, told
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
-from records import SECTIONS, RunFiles, read_predictions, run_name, write_record
+from engine.records import SECTIONS, RunFiles, read_predictions, run_name, write_record
 from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, use_threads, within
 
 # Names and places on one machine, which a record does not keep

@@ -12,7 +12,7 @@ class Run:
     Attributes:
         model: what it is, the field's term for it; options are no part of it.
         label: what a reader sees.
-        section: where it stands in the tables, see `records.SECTIONS`.
+        section: where it stands in the tables, see `engine.records.SECTIONS`.
         options: of the training script, where they are not its or its preset's default.
         test: of the evaluation script: fill, probe, image_size, subsets; empty: as trained.
         teacher: a run that this one learns from.

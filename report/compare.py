@@ -16,17 +16,7 @@ import numpy as np
 import pandas as pd
 
 from config import CONFIGS, resolve_run, run_folder_name, training_key
-from grids.run import Run
-from metrics.statistics import (
-    SeedVariance,
-    holm,
-    mean_variance,
-    paired_difference,
-    paired_ratio,
-    seed_variance,
-)
-from models.resnet import LAYERS
-from records import (
+from engine.records import (
     SETTING,
     SINGLE,
     SUBSETS,
@@ -39,6 +29,16 @@ from records import (
     read_predictions,
     to_csv,
 )
+from grids.run import Run
+from metrics.statistics import (
+    SeedVariance,
+    holm,
+    mean_variance,
+    paired_difference,
+    paired_ratio,
+    seed_variance,
+)
+from models.resnet import LAYERS
 from utils import UserError
 
 FEW = 4  # degrees of freedom below which a setting's own seeds tell too little of their spread

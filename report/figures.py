@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
 from PIL import Image
 
-from records import SUBSETS
+from engine.records import SUBSETS
 from utils import atomic_path
 
 # told apart by readers who see colours differently (Okabe and Ito 2008); grey tells by markers, lines and hatches

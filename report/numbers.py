@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from engine.records import SINGLE, SUBSETS
 from grids import task1 as runs1
 from grids import task2 as runs2
 from metrics.fill_error import mean_energy
-from records import SINGLE, SUBSETS
 from report.compare import Model, Setting
 from report.task1 import bands
 from report.task2.compare import denominator

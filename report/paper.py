@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from engine.records import SINGLE, SUBSETS
 from grids import task1 as runs1
 from grids import task2 as runs2
-from records import SINGLE, SUBSETS
 from report import diagrams, figures
 from report.compare import adjusted
 from report.numbers import NOTHING, PLACES, Numbers

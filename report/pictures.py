@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.dataset import open_data
+from engine.records import SINGLE, SUBSETS, Predictions
 from grids.task1 import CHANNELSET
-from records import SINGLE, SUBSETS, Predictions
 from report.class_names import class_names
 from report.compare import Setting, load_settings
 from report.task2.compare import agreement, denominator, headline

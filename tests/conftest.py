@@ -16,9 +16,9 @@ torch.set_num_threads(1)  # the tests' tensors are tiny: threads would only wait
 
 import train_task1  # noqa: E402  (the path above leads to it)
 from config import CONFIGS, digest, resolve_run, run_folder_name, told_options, training_key  # noqa: E402
+from engine.records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
 from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
-from records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
 
 
 @pytest.fixture

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 import eval_channels
-import records
 import train_task1
 from config import Task1Config, Task2Config
 from data.cache import open_cache
 from data.lists import read_lists
-from engine import trainer
+from engine import records, trainer
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, hold, parse_config
 
 

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grids.task1 import CHANNELSET, RGB_ONLY, SLICED, SPECIALISTS
-from grids.task2 import PLAIN, STOCK
-from records import (
+from engine.records import (
     columns,
     load_records,
     make_table,
@@ -20,6 +18,8 @@ from records import (
     write_predictions,
     write_table,
 )
+from grids.task1 import CHANNELSET, RGB_ONLY, SLICED, SPECIALISTS
+from grids.task2 import PLAIN, STOCK
 from utils import UserError
 
 

@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+from engine.records import SUBSETS, Predictions, write_predictions
 from grids.run import Run
 from grids.task1 import (
     ABLATIONS,
@@ -21,7 +22,6 @@ from grids.task1 import (
     SPECIALISTS,
     probed,
 )
-from records import SUBSETS, Predictions, write_predictions
 from report import build, figures, pictures
 from report.class_names import class_names
 from report.compare import load_settings

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from engine.records import SINGLE, Predictions, write_predictions
 from grids.run import Run
 from metrics.statistics import holm
-from records import SINGLE, Predictions, write_predictions
 from report import build, figures, pictures
 from report.compare import load_settings
 from report.task2 import compare, tables

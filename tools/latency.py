@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from engine.records import RunFiles, load_records, read_predictions, write_table
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
-from records import RunFiles, load_records, read_predictions, write_table
 from report import build as report_build
 from report.compare import Setting, load_settings
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json

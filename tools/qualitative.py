@@ -20,10 +20,10 @@ from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode
+from engine.records import SUBSETS
 from models.branched import fuse
 from models.task1 import channels_of, for_channels, load_channel_net
 from models.task2 import load_classifier
-from records import SUBSETS
 from report.class_names import NAMES
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
 

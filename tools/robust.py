@@ -35,7 +35,7 @@ from data.cache import PixelCache, open_cache
 from data.decode import decode
 from data.lists import parse_bands, parse_list, read_lists
 from engine import trainer
-from records import load_records
+from engine.records import load_records
 from utils import ROOT, ArgumentParser, UserError, cli, environment, load_checkpoint, within, write_text
 
 TINY = [

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.records import SUBSETS, read_predictions
 from grids.task1 import BANDS_CHANNELSET, CHANNELSET, NEVER_SEEN, SLICED
 from metrics.statistics import paired_difference, seed_variance
-from records import SUBSETS, read_predictions
 from report import figures
 from report.compare import Setting, adjusted
 from report.tables import difference, mean_sd, table

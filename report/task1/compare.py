@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from records import SETTING, SUBSETS
+from engine.records import SETTING, SUBSETS
 from report.compare import RESULT, Setting, adjusted
 from report.task1.lines import Line, lines_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.derive import CHANNELS
+from engine.records import SUBSETS
 from grids.task1 import ABLATIONS, CHANNELSET
-from records import SUBSETS
 from report.compare import ablations, csv_of, load_settings
 from report.content import NO_RESULTS, Content
 from report.task1 import bands

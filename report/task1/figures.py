@@ -6,8 +6,8 @@ import statistics
 
 import numpy as np
 
+from engine.records import SUBSETS
 from grids.task1 import FIGURE_MODELS, LENGTHS, SPECIALISTS
-from records import SUBSETS
 from report import figures
 from report.compare import Setting
 from report.task1.lines import SEVEN, Line, lines_of

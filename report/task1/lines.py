@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from records import subset_order
+from engine.records import subset_order
 from report.compare import Setting
 from utils import UserError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from records import SUBSETS
+from engine.records import SUBSETS
 from report.compare import Setting
 from report.tables import ablation_table, caption, difference, mean_sd, millions, plus_minus, table
 from report.task1.compare import MEAN

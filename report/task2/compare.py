@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.records import SETTING, SINGLE
 from metrics.accuracy import confusion_matrix
-from records import SETTING, SINGLE
 from report.class_names import class_names
 from report.compare import RESULT, Setting, adjusted
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.records import SINGLE
 from grids.task2 import DATA_SHARES, FIGURE_MODELS
 from metrics.accuracy import confusion_matrix
-from records import SINGLE
 from report import figures
 from report.class_names import class_names
 from report.compare import Setting
