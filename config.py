@@ -1,6 +1,7 @@
 """Options of the training scripts, the presets that set their defaults, and what tells two trainings
 apart.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -26,85 +27,159 @@ from utils import UserError, check_name, check_ranges, option
 
 # Image size and width of the networks; an option given on the command line wins over its preset's value.
 PRESETS = {
-    "48px-quarter": {"arch": "resnet10", "width": 0.25, "image_size": 48, "epochs": 30, "batch_size": 128,
-                     "lr": 0.1,
-                     "augment": "light"},
-    "64px-half": {"arch": "resnet18", "width": 0.5, "image_size": 64, "epochs": 30, "batch_size": 128,
-                  "lr": 0.1,
-                  "augment": "strong"},
-    "64px-full": {"arch": "resnet18", "width": 1.0, "image_size": 64, "epochs": 30, "batch_size": 256,
-                  "lr": 0.2,
-                  "augment": "strong"},
-    "128px-full": {"arch": "resnet18", "width": 1.0, "image_size": 128, "epochs": 90, "batch_size": 256,
-                   "lr": 0.2,
-                   "augment": "strong"},
+    "48px-quarter": {
+        "arch": "resnet10",
+        "width": 0.25,
+        "image_size": 48,
+        "epochs": 30,
+        "batch_size": 128,
+        "lr": 0.1,
+        "augment": "light",
+    },
+    "64px-half": {
+        "arch": "resnet18",
+        "width": 0.5,
+        "image_size": 64,
+        "epochs": 30,
+        "batch_size": 128,
+        "lr": 0.1,
+        "augment": "strong",
+    },
+    "64px-full": {
+        "arch": "resnet18",
+        "width": 1.0,
+        "image_size": 64,
+        "epochs": 30,
+        "batch_size": 256,
+        "lr": 0.2,
+        "augment": "strong",
+    },
+    "128px-full": {
+        "arch": "resnet18",
+        "width": 1.0,
+        "image_size": 128,
+        "epochs": 90,
+        "batch_size": 256,
+        "lr": 0.2,
+        "augment": "strong",
+    },
 }
 
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
 # They may differ between the sessions of one run: they do not change what is trained
-SESSION_OPTIONS = {"name", "out", "resume", "device", "threads", "compile", "data", "cache", "eval_every",
-                   "max_depth"}
+SESSION_OPTIONS = {
+    "name",
+    "out",
+    "resume",
+    "device",
+    "threads",
+    "compile",
+    "data",
+    "cache",
+    "eval_every",
+    "max_depth",
+}
 
 
 @dataclass
 class TrainConfig:
     """Options of every training script; a value of None is taken from the preset."""
-    data: str = option("auto", "folder or zip with train.txt, val.txt, test.txt and images/; auto: what lies "
-                               "in data/, else a demo set that is made there")
+
+    data: str = option(
+        "auto",
+        "folder or zip with train.txt, val.txt, test.txt and images/; auto: what lies "
+        "in data/, else a demo set that is made there",
+    )
     cache: str | None = option(None, "folder for the decoded pixels (default: data/cache)")
     out: str | None = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
     name: str | None = option(None, "what the results call the model (default: from the options)")
-    resume: bool = option(False, "go on with the run in --out exactly where it stopped; start it if it has "
-                                 "not begun")
-    preset: str = option("auto", "sizes and lengths: " + "; ".join(
-        f"{name}: {', '.join(f'{k} {v}' for k, v in preset.items())}" for name, preset in PRESETS.items())
-        + "; auto: 128px-full on a GPU, else 64px-half", ("auto", *PRESETS))
+    resume: bool = option(
+        False, "go on with the run in --out exactly where it stopped; start it if it has not begun"
+    )
+    preset: str = option(
+        "auto",
+        "sizes and lengths: "
+        + "; ".join(
+            f"{name}: {', '.join(f'{k} {v}' for k, v in preset.items())}" for name, preset in PRESETS.items()
+        )
+        + "; auto: 128px-full on a GPU, else 64px-half",
+        ("auto", *PRESETS),
+    )
     arch: str | None = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
-    width: float | None = option(None, "width multiplier of the network (default: by preset)",
-                                 above=0, most=64)
-    stem: str = option("7x7s2", "first convolution: side and stride; 3x3s1 is for images under about 64 px, "
-                                "11x11s4 for those above 180 px, where the shallow networks have it by themselves",
-                       tuple(STEMS))
-    stem_pool: bool | None = option(None,
-                                    "max-pooling after the first convolution (default: with --stem 7x7s2)")
-    image_size: int | None = option(None, "side of the training and test images, px (default: by preset)",
-                                    least=1, most=4096)
-    fraction: float = option(1.0, "share of the training images of each class that is used: the same images "
-                                  "for every --seed, those of a smaller share among those of a larger one; "
-                                  "normalisation stays that of all images", above=0, most=1)
-    epochs: int | None = option(None, "passes over the training images that are used (default: by preset)",
-                                least=1, most=10**6)
-    batch_size: int | None = option(None, "images a step, over all processes together (default: by preset)",
-                                    least=1, most=10**6)
-    lr: float | None = option(None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by "
-                                    "preset)", above=0, most=1000)
-    weight_decay: float = option(5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation",
-                                 least=0, most=1000)
-    warmup_epochs: float = option(2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of "
-                                       "all", least=0, most=10**6)
+    width: float | None = option(
+        None, "width multiplier of the network (default: by preset)", above=0, most=64
+    )
+    stem: str = option(
+        "7x7s2",
+        "first convolution: side and stride; 3x3s1 is for images under about 64 px, "
+        "11x11s4 for those above 180 px, where the shallow networks have it by themselves",
+        tuple(STEMS),
+    )
+    stem_pool: bool | None = option(
+        None, "max-pooling after the first convolution (default: with --stem 7x7s2)"
+    )
+    image_size: int | None = option(
+        None, "side of the training and test images, px (default: by preset)", least=1, most=4096
+    )
+    fraction: float = option(
+        1.0,
+        "share of the training images of each class that is used: the same images "
+        "for every --seed, those of a smaller share among those of a larger one; "
+        "normalisation stays that of all images",
+        above=0,
+        most=1,
+    )
+    epochs: int | None = option(
+        None, "passes over the training images that are used (default: by preset)", least=1, most=10**6
+    )
+    batch_size: int | None = option(
+        None, "images a step, over all processes together (default: by preset)", least=1, most=10**6
+    )
+    lr: float | None = option(
+        None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)", above=0, most=1000
+    )
+    weight_decay: float = option(
+        5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation", least=0, most=1000
+    )
+    warmup_epochs: float = option(
+        2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of all", least=0, most=10**6
+    )
     label_smoothing: float = option(0.1, "label smoothing", least=0, below=1)
-    teacher: str | None = option(None, "model.pt of a trained network whose predictions on all channels are "
-                                       "learned as well (knowledge distillation); it must be of the same "
-                                       "data")
+    teacher: str | None = option(
+        None,
+        "model.pt of a trained network whose predictions on all channels are "
+        "learned as well (knowledge distillation); it must be of the same "
+        "data",
+    )
     distill_weight: float = option(0.5, "share of the distillation loss, with --teacher", least=0, most=1)
-    distill_temperature: float = option(4.0, "temperature of both predictions in the distillation loss",
-                                        above=0, most=1000)
-    distill_ramp: float = option(0.0, "share of the training over which the distillation loss rises from "
-                                      "zero", least=0, most=1)
-    ema_epochs: float = option(1.0, "horizon of the weights' exponential moving average, epochs; 0: no "
-                                    "average", least=0, most=10**6)
-    augment: str | None = option(None, "light: crop and flip; strong: random resized crop, flip, erasing "
-                                       "(default: by preset)", AUGMENTATIONS)
-    amp: bool | None = option(None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 "
-                                    "and at 32 px or more)")
+    distill_temperature: float = option(
+        4.0, "temperature of both predictions in the distillation loss", above=0, most=1000
+    )
+    distill_ramp: float = option(
+        0.0, "share of the training over which the distillation loss rises from zero", least=0, most=1
+    )
+    ema_epochs: float = option(
+        1.0, "horizon of the weights' exponential moving average, epochs; 0: no average", least=0, most=10**6
+    )
+    augment: str | None = option(
+        None,
+        "light: crop and flip; strong: random resized crop, flip, erasing (default: by preset)",
+        AUGMENTATIONS,
+    )
+    amp: bool | None = option(
+        None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at 32 px or more)"
+    )
     channels_last: bool = option(True, "channels_last memory format")
-    compile: bool = option(False, "torch.compile the network: faster steps after about a minute; needs a C++ "
-                                  "compiler")
-    eval_every: int = option(5, "epochs between validations; the last epoch always has one",
-                             least=1, most=10**6)
-    max_failed: float = option(0.01, "share of undecodable images in a split above which the run stops",
-                               least=0, most=1)
+    compile: bool = option(
+        False, "torch.compile the network: faster steps after about a minute; needs a C++ compiler"
+    )
+    eval_every: int = option(
+        5, "epochs between validations; the last epoch always has one", least=1, most=10**6
+    )
+    max_failed: float = option(
+        0.01, "share of undecodable images in a split above which the run stops", least=0, most=1
+    )
     seed: int = option(0, "seed of weights, batches, augmentation and channel sampling", least=0, below=2**63)
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
     threads: int = option(0, "CPU threads; 0: as many as there are idle cores", least=0, most=4096)
@@ -117,11 +192,13 @@ class TrainConfig:
         """
         local = os.environ.get("LOCAL_RANK", "0")
         if not local.isdigit():
-            raise UserError(f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or "
-                            f"unset it")
+            raise UserError(
+                f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or "
+                f"unset it"
+            )
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.device == "cuda":   # each process of torchrun has a GPU of its own
+        if self.device == "cuda":  # each process of torchrun has a GPU of its own
             self.device = f"cuda:{local}"
         if not re.fullmatch(r"cpu|cuda:\d+", self.device):
             raise UserError(f"--device {self.device}: expected auto, cpu, cuda or cuda:N")
@@ -134,8 +211,9 @@ class TrainConfig:
                 setattr(self, key, value)
         # on a CPU, oneDNN's bfloat16 leaves kernel gradients of 1x1 feature maps undefined
         if self.amp is None:
-            self.amp = self.device != "cpu" or (torch.cpu._is_avx512_bf16_supported()
-                                                and self.image_size >= 32)
+            self.amp = self.device != "cpu" or (
+                torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32
+            )
         check_ranges(self)
         check_name(self.name, "--name")
         if self.batch_size < 2:
@@ -145,31 +223,50 @@ class TrainConfig:
 
 @dataclass
 class Task1Config(TrainConfig):
-    channels: str = option("all", "channels the model knows, such as RGB or R; with fewer than all and no "
-                                  "--sampler: a specialist for that set")
-    fill: str | None = option(None, "how an absent channel is predicted from the present ones, see "
-                                    "channelset/fill.py (default: regression; zero without a sampler)",
-                              tuple(FILLS))
-    kernel: str = option("free", "where the first convolution's kernel comes from, see channelset/kernels.py and "
-                                 "models/dynamic.py", tuple(KERNELS))
-    templates: int = option(128, "templates of --kernel templates; fewer than there are channels limit the "
-                                 "kernel's rank", least=1, most=10**5)
-    kernel_size: int | None = option(None, "side of the first convolution, odd (default: the network's)",
-                                     least=1, most=99)
-    embedding: bool | None = option(None,
-                                    "learned offset that tells the network which channels it was given "
-                                          "(default: with a sampler)")
-    train_channels: str = option("all",
-                                 "channels that training draws its sets from; the others are seen by the "
-                                        "evaluation only")
-    sampler: str | None = option(None, "channel sets in training, one an image: hcs (hierarchical), "
-                                       "sandwich, uniform, bernoulli; hcs-batch: one a batch; none: all "
-                                       "channels; see channelset/sampling.py (default: hcs; none with "
-                                       "--channels)", SAMPLERS)
+    channels: str = option(
+        "all",
+        "channels the model knows, such as RGB or R; with fewer than all and no "
+        "--sampler: a specialist for that set",
+    )
+    fill: str | None = option(
+        None,
+        "how an absent channel is predicted from the present ones, see "
+        "channelset/fill.py (default: regression; zero without a sampler)",
+        tuple(FILLS),
+    )
+    kernel: str = option(
+        "free", "where the first convolution's kernel comes from, see models/kernels.py", tuple(KERNELS)
+    )
+    templates: int = option(
+        128,
+        "templates of --kernel templates; fewer than there are channels limit the kernel's rank",
+        least=1,
+        most=10**5,
+    )
+    kernel_size: int | None = option(
+        None, "side of the first convolution, odd (default: the network's)", least=1, most=99
+    )
+    embedding: bool | None = option(
+        None, "learned offset that tells the network which channels it was given (default: with a sampler)"
+    )
+    train_channels: str = option(
+        "all", "channels that training draws its sets from; the others are seen by the evaluation only"
+    )
+    sampler: str | None = option(
+        None,
+        "channel sets in training, one an image: hcs (hierarchical), "
+        "sandwich, uniform, bernoulli; hcs-batch: one a batch; none: all "
+        "channels; see channelset/sampling.py (default: hcs; none with "
+        "--channels)",
+        SAMPLERS,
+    )
 
-    set_shares: str | None = option(None, "sets that training sees more often, those one will use, each with "
-                                          "its share of the images, such as \"B04,B03,B02:0.25 all:0.25\"; "
-                                          "--sampler draws the rest (default: none)")
+    set_shares: str | None = option(
+        None,
+        "sets that training sees more often, those one will use, each with "
+        'its share of the images, such as "B04,B03,B02:0.25 all:0.25"; '
+        "--sampler draws the rest (default: none)",
+    )
 
     @property
     def is_specialist(self) -> bool:
@@ -216,40 +313,54 @@ class Task1Config(TrainConfig):
 
 @dataclass
 class Task2Config(TrainConfig):
-    arch: str | None = option("gated6-k3", "network: a ResNet, or one of models/shallow.py or "
-                                           "models/shallow_baselines.py", ARCHS)
-    stem_pool: bool | None = option(None,
-                                    "max-pooling after the first convolution (default: by --arch; ResNets "
-                                          "have it with --stem 7x7s2)")
-    widths: str | None = option(None, "channels of the hidden layers at width 1, such as 128,256,512 "
-                                      "(default: by --arch)")
-    kernels: str | None = option(None, "sides of the hidden convolutions, odd, such as 5; several, such as "
-                                       "3,5,7, make a stream each (default: by --arch)")
+    arch: str | None = option(
+        "gated6-k3", "network: a ResNet, or one of models/shallow.py or models/shallow_baselines.py", ARCHS
+    )
+    stem_pool: bool | None = option(
+        None,
+        "max-pooling after the first convolution (default: by --arch; ResNets have it with --stem 7x7s2)",
+    )
+    widths: str | None = option(
+        None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)"
+    )
+    kernels: str | None = option(
+        None,
+        "sides of the hidden convolutions, odd, such as 5; several, such as "
+        "3,5,7, make a stream each (default: by --arch)",
+    )
     reparam: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
     gates: bool | None = option(None, "gates in the hidden layers (default: by --arch)")
-    pooled_gates: bool | None = option(None,
-                                       "a gate for each pooled cell, not for each pixel before the pooling "
-                                             "(default: by --arch)")
-    covariance_channels: int | None = option(None,
-                                             "channels whose covariances the last layer sees; 0: means alone "
-                                                   "(default: by --arch)",
-                                             least=0, most=10**4)
-    num_pools: int | None = option(None,
-                                   "hidden layers that halve the sides of their maps (default: all but the "
-                                   "last)",
-                                   least=0, most=16)
-    multi_level_head: bool | None = option(None,
-                                           "the last layer sees the pooled output of every hidden layer "
-                                                 "(default: by --arch)")
-    dropout: float | None = option(None,
-                                   "share of the last layer's inputs that is dropped while training "
-                                         "(default: none)",
-                                   least=0, below=1)
-    weight_decay: float = option(1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation",
-                                 least=0, most=1000)
-    max_depth: int = option(MAX_DEPTH, "largest strict depth (metrics/depth.py) of a network of "
-                                       "models/shallow.py; a deeper one is not trained",
-                            least=1, most=1000)
+    pooled_gates: bool | None = option(
+        None, "a gate for each pooled cell, not for each pixel before the pooling (default: by --arch)"
+    )
+    covariance_channels: int | None = option(
+        None,
+        "channels whose covariances the last layer sees; 0: means alone (default: by --arch)",
+        least=0,
+        most=10**4,
+    )
+    num_pools: int | None = option(
+        None, "hidden layers that halve the sides of their maps (default: all but the last)", least=0, most=16
+    )
+    multi_level_head: bool | None = option(
+        None, "the last layer sees the pooled output of every hidden layer (default: by --arch)"
+    )
+    dropout: float | None = option(
+        None,
+        "share of the last layer's inputs that is dropped while training (default: none)",
+        least=0,
+        below=1,
+    )
+    weight_decay: float = option(
+        1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation", least=0, most=1000
+    )
+    max_depth: int = option(
+        MAX_DEPTH,
+        "largest strict depth (metrics/depth.py) of a network of "
+        "models/shallow.py; a deeper one is not trained",
+        least=1,
+        most=1000,
+    )
 
     def resolve(self, known: Channels = RGB) -> Task2Config:
         """As `TrainConfig.resolve`; a shallow network is called by its depth and kernels.
@@ -258,8 +369,9 @@ class Task2Config(TrainConfig):
             UserError: as `models.task2.network_options` as well.
         """
         own = network_options(dataclasses.asdict(self))
-        self.name = self.name or (shallow_name(**{**SHALLOW[self.arch], **own}) if self.arch in SHALLOW
-                                  else self.arch)
+        self.name = self.name or (
+            shallow_name(**{**SHALLOW[self.arch], **own}) if self.arch in SHALLOW else self.arch
+        )
         super().resolve()
         # as it is for small images; larger ones are halved more often
         if self.arch in SHALLOW and self.stem_pool is None and self.stem == "7x7s2":
@@ -274,6 +386,7 @@ CONFIGS = {"task1": Task1Config, "task2": Task2Config}
 
 # ---------------------------------------------------------------- what tells two trainings apart
 
+
 def option_defaults(cls: type[TrainConfig]) -> dict:
     """Each option's default before the preset and the machine fill it in."""
     return {field.name: field.default for field in dataclasses.fields(cls)}
@@ -285,8 +398,12 @@ def differing_options(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) ->
     An option that one of them, of an older version, does not have had its default's effect.
     """
     defaults = option_defaults(cls)
-    return [key for key in {**ours, **defaults} if key not in SESSION_OPTIONS
-            and ours.get(key, defaults.get(key)) != theirs.get(key, defaults.get(key))]
+    return [
+        key
+        for key in {**ours, **defaults}
+        if key not in SESSION_OPTIONS
+        and ours.get(key, defaults.get(key)) != theirs.get(key, defaults.get(key))
+    ]
 
 
 def training_key(options: Mapping, cls: type[TrainConfig]) -> tuple:
@@ -295,9 +412,12 @@ def training_key(options: Mapping, cls: type[TrainConfig]) -> tuple:
     Autocast is left out: by default it follows from the processor.
     """
     defaults = option_defaults(cls)
-    told = {key: value for key, value in options.items() if key in defaults and value != defaults[key]
-            and key not in {*SESSION_OPTIONS, "seed", "amp"}}
-    if "teacher" in told:   # its folder, without the seed
+    told = {
+        key: value
+        for key, value in options.items()
+        if key in defaults and value != defaults[key] and key not in {*SESSION_OPTIONS, "seed", "amp"}
+    }
+    if "teacher" in told:  # its folder, without the seed
         folder, _, seed = Path(told["teacher"]).parent.name.rpartition("-s")
         told["teacher"] = folder if seed.isdigit() else told["teacher"]
     return tuple(sorted(told.items()))
@@ -323,8 +443,11 @@ def told_options(config: TrainConfig) -> dict:
     aside.
     """
     usual = dataclasses.asdict(type(config)(preset=config.preset, device=config.device).resolve())
-    return {key: value for key, value in dataclasses.asdict(config).items()
-            if value != usual[key] and key not in {*SESSION_OPTIONS, "seed"}}
+    return {
+        key: value
+        for key, value in dataclasses.asdict(config).items()
+        if value != usual[key] and key not in {*SESSION_OPTIONS, "seed"}
+    }
 
 
 def run_folder_name(config: TrainConfig) -> str:

@@ -10,6 +10,7 @@ Updates results/task1/channels.csv, one JSON with all provenance in results/task
 in results/task1/predictions/ and the tables and charts made from them; evaluation.md and
 evaluation.png of this evaluation beside the checkpoint.
 """
+
 from __future__ import annotations
 
 import torch
@@ -21,15 +22,13 @@ from config import Task1Config
 from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
-from engine import predict
-from evaluation import Evaluation, add_options
+from engine.evaluation import Evaluation, add_options
+from engine.records import write_predictions
+from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
-from models.late_fusion import LateFusion
-from models.one_set import for_channels
 from models.probes import PROBES, probe_network
-from models.task1 import channels_of, load_channel_net, load_late_fusion
-from records import write_predictions
+from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
 from report import build as report_build
 from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli
@@ -37,18 +36,26 @@ from utils import ArgumentParser, UserError, cli
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", nargs="+",
-                        help="model.pt of a run of train_task1.py; those of the three "
-                                                      "single-channel specialists together: their late "
-                                                      "fusion")
+    parser.add_argument(
+        "checkpoint",
+        nargs="+",
+        help="model.pt of a run of train_task1.py; those of the three "
+        "single-channel specialists together: their late "
+        "fusion",
+    )
     add_options(parser, "task1")
-    parser.add_argument("--subsets", default="every", help='"every" (of more than six channels some, which '
-                        'are named), or a list, such as "RGB RG R" or "B04,B03,B02 B08 all"')
-    parser.add_argument("--fill", choices=tuple(FILLS),
-                        help="fill rule to evaluate under (default: as trained)")
-    parser.add_argument("--probe", choices=PROBES,
-                        help="what to put the network through, see models/probes.py; an "
-                                                        "ablation")
+    parser.add_argument(
+        "--subsets",
+        default="every",
+        help='"every" (of more than six channels some, which '
+        'are named), or a list, such as "RGB RG R" or "B04,B03,B02 B08 all"',
+    )
+    parser.add_argument(
+        "--fill", choices=tuple(FILLS), help="fill rule to evaluate under (default: as trained)"
+    )
+    parser.add_argument(
+        "--probe", choices=PROBES, help="what to put the network through, see models/probes.py; an ablation"
+    )
     return parser
 
 
@@ -62,8 +69,9 @@ def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
     if len(paths) == 1:
         return load_channel_net(paths[0], fill)
     if fill:
-        raise UserError(f"--fill {fill}: late fusion uses the networks of the present channels alone, it "
-                        f"fills nothing")
+        raise UserError(
+            f"--fill {fill}: late fusion uses the networks of the present channels alone, it fills nothing"
+        )
     return load_late_fusion(paths)
 
 
@@ -73,8 +81,11 @@ def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
         return "ablation"
     if config.is_specialist and not fusion:
         return "specialist"
-    plain = config.sampler == "none" or config.fill in ("zero", "rescale", "grey",
-                                                        "black") or config.kernel != "free"
+    plain = (
+        config.sampler == "none"
+        or config.fill in ("zero", "rescale", "grey", "black")
+        or config.kernel != "free"
+    )
     return "baseline" if plain else "ours"
 
 
@@ -84,11 +95,12 @@ def start_evaluation(args, checkpoint: dict) -> Evaluation:
     asked = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
     test = {key: value for key, value in asked.items() if value not in (None, getattr(config, key, None))}
     section = args.section or default_section(config, fusion, test)
-    if section == "specialist" and not config.is_specialist:   # on the one set that it was trained on
+    if section == "specialist" and not config.is_specialist:  # on the one set that it was trained on
         names = checkpoint["dataset"]["channel_names"]
         test["subsets"] = subset_name(range(len(names)), names)
-    return Evaluation("task1", checkpoint, args, section, "late-fusion" if fusion else config.name, test,
-                      Task1Config)
+    return Evaluation(
+        "task1", checkpoint, args, section, "late-fusion" if fusion else config.name, test, Task1Config
+    )
 
 
 def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
@@ -98,14 +110,21 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
     plain, shape = for_channels(model, ids).eval(), (len(ids), batches.image_size, batches.image_size)
     image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
     folded = not isinstance(model, LateFusion) and not find_stem(model).unfoldable
-    macs = count_macs(plain, shape) + find_stem(model).generation_macs(len(ids)) if folded \
+    macs = (
+        count_macs(plain, shape) + find_stem(model).generation_macs(len(ids))
+        if folded
         else flop_counter_macs(plain, image)
-    return {"params": count_params(model), "macs": macs,
-            "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None}
+    )
+    return {
+        "params": count_params(model),
+        "macs": macs,
+        "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None,
+    }
 
 
-def evaluate(model: nn.Module, batches: Batches, subsets: dict, prepare, num_classes: int,
-             repeats: int) -> tuple[list[dict], dict]:
+def evaluate(
+    model: nn.Module, batches: Batches, subsets: dict, prepare, num_classes: int, repeats: int
+) -> tuple[list[dict], dict]:
     """Metrics and cost of each subset as columns of the table, and the predictions: subset name -> (N,) int.
 
     subsets: name of a set -> ids; prepare: ids -> (network to evaluate, image channels it takes); cost is that
@@ -115,21 +134,34 @@ def evaluate(model: nn.Module, batches: Batches, subsets: dict, prepare, num_cla
     for subset, ids in tqdm(subsets.items(), desc="subsets", unit="subset", disable=None):
         network, columns = prepare(ids)
         predictions[subset], loss = predict(network.eval(), batches, columns, amp=False)
-        rows.append({"subset": subset, **classification_metrics(labels, predictions[subset], num_classes),
-                     "loss": loss, **measure(model, ids, batches, repeats)})
+        rows.append(
+            {
+                "subset": subset,
+                **classification_metrics(labels, predictions[subset], num_classes),
+                "loss": loss,
+                **measure(model, ids, batches, repeats),
+            }
+        )
     return rows, predictions
 
 
 def kernels(model: nn.Module, subsets: dict) -> dict:
     """Subset -> its first generated filters (8, n, k, k), rounded; for the figure."""
-    return {subset: [[[[round(v, 4) for v in row] for row in plane] for plane in kernel]
-                     for kernel in find_stem(model).kernel(ids)[:8].tolist()] for subset, ids in subsets.items()}
+    return {
+        subset: [
+            [[[round(v, 4) for v in row] for row in plane] for plane in kernel]
+            for kernel in find_stem(model).kernel(ids)[:8].tolist()
+        ]
+        for subset, ids in subsets.items()
+    }
 
 
 def readable(name: str, split: str, row: dict) -> str:
     latency = "" if row["latency_ms"] is None else f"  {row['latency_ms']:.2f} ms"
-    return (f"{name} {split:4} {row['subset']:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to "
-            f"{row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  {row['macs'] / 1e6:.1f} MMAC{latency}")
+    return (
+        f"{name} {split:4} {row['subset']:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to "
+        f"{row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  {row['macs'] / 1e6:.1f} MMAC{latency}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -144,8 +176,10 @@ def main(argv: list[str] | None = None) -> None:
     whole = "every" in args.subsets.split()
     subsets = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, known)
     if whole and not specialist and len(subsets) < 2 ** len(names) - 1:
-        print(f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each alone, all but one, and "
-              f"some that are drawn; name others with --subsets")
+        print(
+            f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each alone, all but one, and "
+            f"some that are drawn; name others with --subsets"
+        )
     keep = args.results or args.split == "both" and whole
     if not keep:
         print("part of the splits or subsets: printed only; name a folder with --results to keep it")
@@ -158,11 +192,18 @@ def main(argv: list[str] | None = None) -> None:
     # a set is called by what it is among the channels of the data
     subsets = {subset_name(sorted(columns[i] for i in ids), cache.channel_names): ids for ids in subsets}
     record = evaluation.new_record(args.checkpoint[0], cache, device)
-    if record["section"] == "ours" and len(names) <= 3 and not isinstance(model, LateFusion) \
-            and not find_stem(model).unfoldable:
+    if (
+        record["section"] == "ours"
+        and len(names) <= 3
+        and not isinstance(model, LateFusion)
+        and not find_stem(model).unfoldable
+    ):
         record["kernels"] = kernels(model, subsets)
-    train = make_batches(cache, "train", size, columns, device, config.fraction) \
-        if args.probe == "recalibrated-bn" else None
+    train = (
+        make_batches(cache, "train", size, columns, device, config.fraction)
+        if args.probe == "recalibrated-bn"
+        else None
+    )
     seen = list(parse_subset(config.train_channels, names))
 
     def prepare(ids):
@@ -175,9 +216,12 @@ def main(argv: list[str] | None = None) -> None:
         record["splits"][split] = rows
         print("\n".join(readable(record["model"], split, row) for row in rows))
         if keep and split == "test":
-            write_predictions(evaluation.files.predictions, cache.split(split).paths,
-                              batches.labels.cpu().numpy(),
-                              predictions)
+            write_predictions(
+                evaluation.files.predictions,
+                cache.split(split).paths,
+                batches.labels.cpu().numpy(),
+                predictions,
+            )
     if keep:
         evaluation.write(record)
         if evaluation.published and not args.no_report:

@@ -8,6 +8,7 @@ In the fused network each sum of branches is one convolution. Updates results/ta
 run with all provenance in results/task2/runs/, predictions on test in results/task2/predictions/ and the
 tables and charts made from them; evaluation.md and evaluation.png of each evaluation beside its checkpoint.
 """
+
 from __future__ import annotations
 
 import torch
@@ -15,8 +16,9 @@ from torch import nn
 
 from config import Task2Config
 from data.dataset import make_batches
-from engine import predict
-from evaluation import Evaluation, add_options
+from engine.evaluation import Evaluation, add_options
+from engine.records import SINGLE, write_predictions
+from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import BATCH, count_params, flop_counter_macs, latency_ms, peak_memory_mb
 from metrics.receptive_field import receptive_field
@@ -24,18 +26,18 @@ from models.branched import fuse
 from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import MAX_DEPTH, load_classifier, measure_depth
-from records import SINGLE, write_predictions
 from report import build as report_build
 from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli
 
-LIMITED = ("ours", "distilled")   # sections with a limit to the depth
+LIMITED = ("ours", "distilled")  # sections with a limit to the depth
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", nargs="+",
-                        help="model.pt of runs of train_task2.py, each evaluated by itself")
+    parser.add_argument(
+        "checkpoint", nargs="+", help="model.pt of runs of train_task2.py, each evaluated by itself"
+    )
     add_options(parser, "task2")
     return parser
 
@@ -46,23 +48,35 @@ def default_section(options: dict, test: dict) -> str:
         return "ablation"
     if options["arch"] in SHALLOW:
         return "distilled" if options["teacher"] else "ours"
-    return "reference" if options["arch"] == "resnet34" else "baseline" if options[
-        "arch"] in LAYERS else "ablation"
+    return (
+        "reference"
+        if options["arch"] == "resnet34"
+        else "baseline"
+        if options["arch"] in LAYERS
+        else "ablation"
+    )
 
 
 def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats: int) -> dict:
     """Columns of what a network costs: images of `shape` (C, H, W), latency by `repeats` passes of one
     image, or none.
     """
-    one, many = (torch.randn(count, *shape, device=device).to(memory_format=torch.channels_last)
-                 for count in (1, BATCH))
+    one, many = (
+        torch.randn(count, *shape, device=device).to(memory_format=torch.channels_last)
+        for count in (1, BATCH)
+    )
+
     def milliseconds(images, **how):
         return latency_ms(fused, images, **how)["median_ms"] if repeats else None
-    return {"params": count_params(fused), "macs": flop_counter_macs(fused, one),
-            "latency_ms_b1": milliseconds(one, repeats=repeats),
-            # long enough to time
-            "latency_ms_b256": milliseconds(many, repeats=max(1, repeats // 10), warmup=1),
-            "peak_mem_mb": peak_memory_mb(fused, many)}
+
+    return {
+        "params": count_params(fused),
+        "macs": flop_counter_macs(fused, one),
+        "latency_ms_b1": milliseconds(one, repeats=repeats),
+        # long enough to time
+        "latency_ms_b256": milliseconds(many, repeats=max(1, repeats // 10), warmup=1),
+        "peak_mem_mb": peak_memory_mb(fused, many),
+    }
 
 
 def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
@@ -87,8 +101,9 @@ def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
     options = checkpoint["config"]
     size = args.image_size or options["image_size"]
     test = {"image_size": size} if size != options["image_size"] else {}
-    evaluation = Evaluation("task2", checkpoint, args, default_section(options, test), options["name"], test,
-                            Task2Config)
+    evaluation = Evaluation(
+        "task2", checkpoint, args, default_section(options, test), options["name"], test, Task2Config
+    )
     if evaluation.is_done():
         return None
     keep = args.results or args.split == "both"
@@ -97,13 +112,23 @@ def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
     config, cache = evaluation.open_data(path, size)
     device, channels = torch.device(config.device), range(len(cache.channel_names))
     shape, name = (len(channels), size, size), evaluation.head["model"]
-    depths = measure_depth(model, shape, MAX_DEPTH if evaluation.head["section"] in LIMITED else None,
-                           f"{name}, in section {evaluation.head['section']!r},")
+    depths = measure_depth(
+        model,
+        shape,
+        MAX_DEPTH if evaluation.head["section"] in LIMITED else None,
+        f"{name}, in section {evaluation.head['section']!r},",
+    )
     fused = fuse(model).to(device, memory_format=torch.channels_last)
-    columns = {**{key: depths[key] for key in ("strict_depth", "train_depth")},
-               **cost(fused, shape, device, args.repeats), "train_s": checkpoint["train_s"]}
-    record = {**evaluation.new_record(path, cache, device), **depths,
-              "receptive_field": None if test else field(fused, size, len(channels))}
+    columns = {
+        **{key: depths[key] for key in ("strict_depth", "train_depth")},
+        **cost(fused, shape, device, args.repeats),
+        "train_s": checkpoint["train_s"],
+    }
+    record = {
+        **evaluation.new_record(path, cache, device),
+        **depths,
+        "receptive_field": None if test else field(fused, size, len(channels)),
+    }
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, size, channels, device)
         labels, (predictions, loss) = batches.labels.cpu().numpy(), predict(fused, batches, amp=False)
@@ -111,8 +136,9 @@ def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
         record["splits"][split] = [row]
         print(readable(name, split, row))
         if keep and split == "test":
-            write_predictions(evaluation.files.predictions, cache.split(split).paths, labels,
-                              {SINGLE: predictions})
+            write_predictions(
+                evaluation.files.predictions, cache.split(split).paths, labels, {SINGLE: predictions}
+            )
     if keep:
         evaluation.write(record)
     return record, bool(keep) and evaluation.published, options["name"]
@@ -120,16 +146,19 @@ def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
 
 def readable(name: str, split: str, row: dict) -> str:
     latency = "" if row["latency_ms_b1"] is None else f"  {row['latency_ms_b1']:.2f} ms"
-    return (f"{name} {split:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to "
-            f"{row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  strict depth {row['strict_depth']}  "
-            f"{row['macs'] / 1e6:.1f} MMAC{latency}")
+    return (
+        f"{name} {split:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to "
+        f"{row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  strict depth {row['strict_depth']}  "
+        f"{row['macs'] / 1e6:.1f} MMAC{latency}"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.name and len(args.checkpoint) > 1:
-        raise UserError(f"--name {args.name}: {len(args.checkpoint)} checkpoints would share it; name one "
-                        f"checkpoint")
+        raise UserError(
+            f"--name {args.name}: {len(args.checkpoint)} checkpoints would share it; name one checkpoint"
+        )
     done = {path: evaluate(path, args) for path in args.checkpoint}
     found = {path: one for path, one in done.items() if one}
     if any(published for _, published, _ in found.values()) and not args.no_report:

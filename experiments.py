@@ -10,6 +10,7 @@
 At --preset 48px-quarter a training of Task 1 takes three to six minutes on a core. Finished runs are skipped
 and interrupted ones resumed. Each run has its directory runs/DATA-PRESET/NAME-OPTIONS-sSEED with its log.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -29,20 +30,21 @@ from grids.run import Run, distinct
 from report import build as report_build
 from utils import BUSY, ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, parse_config, within
 
-RETRY = 10   # seconds until a run that another process trains is tried again
+RETRY = 10  # seconds until a run that another process trains is tried again
 EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 
 @dataclass
 class Job:
     """A training or an evaluation."""
+
     name: str
     command: list[str]
     log: Path
-    makes: Path | None = None   # a checkpoint; an evaluation makes none
-    needs: list[Path] = field(default_factory=list)   # checkpoints that must be there first
+    makes: Path | None = None  # a checkpoint; an evaluation makes none
+    needs: list[Path] = field(default_factory=list)  # checkpoints that must be there first
     process: subprocess.Popen | None = None
-    not_before: float = 0.0   # of time.monotonic: it was busy until then
+    not_before: float = 0.0  # of time.monotonic: it was busy until then
 
     @property
     def ready(self) -> bool:
@@ -52,9 +54,14 @@ class Job:
         """Raises UserError where its folder cannot be written."""
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.log, "a") as log:   # it ends with this process, whatever ends that
-                self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=log, stderr=log,
-                                                env={**os.environ, ENDS_WITH_STDIN: "1"})
+            with open(self.log, "a") as log:  # it ends with this process, whatever ends that
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, ENDS_WITH_STDIN: "1"},
+                )
         except OSError as error:
             raise UserError(f"cannot start {self.name}: {error}") from error
         print(f"{time.strftime('%H:%M:%S')} start   {self.name}: {self.log}", flush=True)
@@ -86,8 +93,16 @@ def more_options(run: Run, args, seed: int) -> dict:
 
 def own_words(run: Run, args, seed: int) -> list[str]:
     """What the training script is told of the run."""
-    return ["--name", run.model, "--seed", str(seed), "--preset", args.preset,
-            *words({**run.options, **more_options(run, args, seed)}), *shlex.split(args.options)]
+    return [
+        "--name",
+        run.model,
+        "--seed",
+        str(seed),
+        "--preset",
+        args.preset,
+        *words({**run.options, **more_options(run, args, seed)}),
+        *shlex.split(args.options),
+    ]
 
 
 def run_folder(run: Run, args, seed: int) -> Path:
@@ -100,9 +115,15 @@ def run_folder(run: Run, args, seed: int) -> Path:
 def words(options: dict) -> list[str]:
     """Options as on the command line: {"image_size": 48, "gates": False} -> --image-size 48 --no-gates."""
     flags = {key: key.replace("_", "-") for key in options}
-    return [word for key, value in options.items() for word in (
-        [f"--{'' if value else 'no-'}{flags[key]}"] if isinstance(value, bool) else [f"--{flags[key]}",
-                                                                                     str(value)])]
+    return [
+        word
+        for key, value in options.items()
+        for word in (
+            [f"--{'' if value else 'no-'}{flags[key]}"]
+            if isinstance(value, bool)
+            else [f"--{flags[key]}", str(value)]
+        )
+    ]
 
 
 def training_jobs(args) -> list[Job]:
@@ -112,10 +133,27 @@ def training_jobs(args) -> list[Job]:
         for run in trainings(chosen_runs(args)):
             folder = run_folder(run, args, seed)
             teacher = more_options(run, args, seed).get("teacher")
-            command = [sys.executable, str(ROOT / f"train_{task}.py"), "--data", args.data, "--threads",
-                       str(args.threads), "--out", str(folder), "--resume", *own_words(run, args, seed)]
-            jobs.append(Job(f"{run} seed {seed}", command, folder / "log.txt", folder / "model.pt",
-                            [Path(teacher)] if teacher else []))
+            command = [
+                sys.executable,
+                str(ROOT / f"train_{task}.py"),
+                "--data",
+                args.data,
+                "--threads",
+                str(args.threads),
+                "--out",
+                str(folder),
+                "--resume",
+                *own_words(run, args, seed),
+            ]
+            jobs.append(
+                Job(
+                    f"{run} seed {seed}",
+                    command,
+                    folder / "log.txt",
+                    folder / "model.pt",
+                    [Path(teacher)] if teacher else [],
+                )
+            )
     return [job for job in jobs if not job.makes.exists()]
 
 
@@ -127,12 +165,35 @@ def evaluation_jobs(args) -> list[Job]:
             models = [run_folder(part.trained, args, seed) / "model.pt" for part in (run.parts or (run,))]
             # subsets follow from the section
             test = {key: value for key, value in run.test.items() if key != "subsets"}
-            command = [sys.executable, str(ROOT / EVALUATION[task]), *map(str, models), "--name", run.model,
-                       "--label", run.label, "--section", run.section, "--skip-existing", "--no-report",
-                       "--data", args.data, "--threads", str(args.threads), *words(test),
-                       *["--repeats", "0"] * (not args.latency), *shlex.split(args.eval_options)]
-            jobs.append(Job(f"evaluation of {run} seed {seed}", command, models[0].parent / "evaluation.txt",
-                            None, models))
+            command = [
+                sys.executable,
+                str(ROOT / EVALUATION[task]),
+                *map(str, models),
+                "--name",
+                run.model,
+                "--label",
+                run.label,
+                "--section",
+                run.section,
+                "--skip-existing",
+                "--no-report",
+                "--data",
+                args.data,
+                "--threads",
+                str(args.threads),
+                *words(test),
+                *["--repeats", "0"] * (not args.latency),
+                *shlex.split(args.eval_options),
+            ]
+            jobs.append(
+                Job(
+                    f"evaluation of {run} seed {seed}",
+                    command,
+                    models[0].parent / "evaluation.txt",
+                    None,
+                    models,
+                )
+            )
     return jobs
 
 
@@ -149,10 +210,10 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
             waiting = [job for job in waiting if not (job.not_before and job.makes and job.makes.exists())]
             ready = [job for job in waiting if job.ready]
             if not ready and not running and not any(job.not_before for job in waiting):
-                ready = [job for job in waiting if job.makes][:1]   # what it needs has failed: let it say so
+                ready = [job for job in waiting if job.makes][:1]  # what it needs has failed: let it say so
                 if not ready:
                     break
-            for job in sorted(ready, key=lambda job: job.makes is not None)[:at_once - len(running)]:
+            for job in sorted(ready, key=lambda job: job.makes is not None)[: at_once - len(running)]:
                 waiting.remove(job)
                 job.start()
                 running.append(job)
@@ -160,21 +221,27 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 if job.process.returncode == BUSY:
-                    print(f"{time.strftime('%H:%M:%S')} busy    {job.name}: another process is at it",
-                          flush=True)
+                    print(
+                        f"{time.strftime('%H:%M:%S')} busy    {job.name}: another process is at it",
+                        flush=True,
+                    )
                     job.not_before = time.monotonic() + RETRY
                     waiting.append(job)
                     continue
                 failed += [job] * (job.process.returncode != 0)
-                print(f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}",
-                      flush=True)
-    finally:   # time is up, or Ctrl-C
+                print(
+                    f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}",
+                    flush=True,
+                )
+    finally:  # time is up, or Ctrl-C
         for job in running:
             job.process.terminate()
         for job in running:
             job.process.wait()
-            print(f"{time.strftime('%H:%M:%S')} stopped {job.name}: the same command goes on with it",
-                  flush=True)
+            print(
+                f"{time.strftime('%H:%M:%S')} stopped {job.name}: the same command goes on with it",
+                flush=True,
+            )
     return failed, running + waiting
 
 
@@ -190,27 +257,42 @@ def show(args) -> None:
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("grid", choices=GRIDS, help="which runs")
-    parser.add_argument("--only", nargs="+", metavar="NAME",
-                        help="these runs of it: NAME or NAME,OPTION=VALUE,...; "
-                                                                  "default: all")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="these runs of it: NAME or NAME,OPTION=VALUE,...; default: all",
+    )
     parser.add_argument("--list", action="store_true", help="print the runs and stop")
-    parser.add_argument("--seeds", nargs="+", type=within(0, 2**63 - 1), default=[0], metavar="N",
-                        help="seeds, one run each")
+    parser.add_argument(
+        "--seeds", nargs="+", type=within(0, 2**63 - 1), default=[0], metavar="N", help="seeds, one run each"
+    )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="64px-half", help="sizes and lengths")
     parser.add_argument("--data", default="auto", help="as in the training scripts")
     parser.add_argument("--jobs", type=within(1, 1000), default=2, help="trainings at once")
     parser.add_argument("--threads", type=within(1, 4096), default=1, help="CPU threads of each training")
-    parser.add_argument("--minutes", type=within(0.0, float("inf"), float), default=float("inf"),
-                        help="time budget for training")
-    parser.add_argument("--options", default="", help="further options of every training, in quotes, such as "
-                                                      "'--epochs 2'")
-    parser.add_argument("--eval-options", default="",
-                        help="further options of every evaluation, such as '--repeats 0'")
-    parser.add_argument("--latency", action=argparse.BooleanOptionalAction, default=True,
-                        help="measure latency, which needs a quiet machine: evaluate one after the other when "
-                             "all is trained; with --no-latency, each as soon as it is trained")
-    parser.add_argument("--report", action=argparse.BooleanOptionalAction, default=True,
-                        help="build the report at the end")
+    parser.add_argument(
+        "--minutes",
+        type=within(0.0, float("inf"), float),
+        default=float("inf"),
+        help="time budget for training",
+    )
+    parser.add_argument(
+        "--options", default="", help="further options of every training, in quotes, such as '--epochs 2'"
+    )
+    parser.add_argument(
+        "--eval-options", default="", help="further options of every evaluation, such as '--repeats 0'"
+    )
+    parser.add_argument(
+        "--latency",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure latency, which needs a quiet machine: evaluate one after the other when "
+        "all is trained; with --no-latency, each as soon as it is trained",
+    )
+    parser.add_argument(
+        "--report", action=argparse.BooleanOptionalAction, default=True, help="build the report at the end"
+    )
     parser.add_argument("--no-eval", action="store_true", help="train only")
     parser.add_argument("--no-train", action="store_true", help="evaluate only")
     return parser
@@ -222,7 +304,7 @@ def main(argv: list[str] | None = None) -> None:
     args.dataset, args.channels = source.stem, read_channels(source)
     if args.list:
         return show(args)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)   # as Ctrl-C: the trainings save, then stop
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings save, then stop
     jobs = [] if args.no_train else training_jobs(args)
     evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)

@@ -9,6 +9,7 @@ The demo set takes a minute on two CPU cores; eval_channels.py then gives about 
 mini-imagenet-50 at --preset 48px-quarter takes three to four minutes: 47 % over the seven sets. Ctrl-C saves;
 the same command with --resume goes on. Then: python eval_channels.py runs/.../model.pt
 """
+
 from __future__ import annotations
 
 import torch
@@ -18,10 +19,9 @@ from config import Task1Config
 from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import make_batches
 from data.lists import find_dataset, read_channels
-from engine import Trainer, predict, start
+from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
-from models.one_set import for_channels
-from models.task1 import CHECKPOINT, build_channel_net, load_teacher
+from models.task1 import CHECKPOINT, build_channel_net, for_channels, load_teacher
 from utils import UserError, cli, parse_config
 
 
@@ -36,8 +36,11 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
         metrics = classification_metrics(labels, predictions, num_classes)
         top1[subset_name(ids, names)] = round(metrics["top1_pct"], 2)
         losses.append(loss)
-    return {"val_loss": round(sum(losses) / len(losses), 4),
-            "val_mean_pct": round(sum(top1.values()) / len(top1), 2), "val_top1_pct": top1}
+    return {
+        "val_loss": round(sum(losses) / len(losses), 4),
+        "val_mean_pct": round(sum(top1.values()) / len(top1), 2),
+        "val_top1_pct": top1,
+    }
 
 
 def main() -> None:
@@ -52,15 +55,29 @@ def main() -> None:
     val = make_batches(cache, "val", config.image_size, ids, device)
 
     torch.manual_seed(config.seed)
-    statistics = {"mean": cache.mean[list(ids)], "std": cache.std[list(ids)],
-                  "covariance": cache.covariance[list(ids)][:, list(ids)]}
+    statistics = {
+        "mean": cache.mean[list(ids)],
+        "std": cache.std[list(ids)],
+        "covariance": cache.covariance[list(ids)][:, list(ids)],
+    }
     model = build_channel_net(
-        config.arch, known, cache.num_classes, config.fill, config.kernel, config.templates,
+        config.arch,
+        known,
+        cache.num_classes,
+        config.fill,
+        config.kernel,
+        config.templates,
         config.kernel_size,
-        config.embedding, config.width, config.stem, config.stem_pool, **statistics)
+        config.embedding,
+        config.width,
+        config.stem,
+        config.stem_pool,
+        **statistics,
+    )
     if config.teacher and config.channels != "all":
-        raise UserError(f"--teacher {config.teacher}: it and the student must both take all channels of the "
-                        f"same data")
+        raise UserError(
+            f"--teacher {config.teacher}: it and the student must both take all channels of the same data"
+        )
     teacher = load_teacher(config.teacher, cache.digest, len(names)) if config.teacher else None
     seen = list(parse_subset(config.train_channels, known))
     shares = parse_shares(config.set_shares, known.chosen(seen))
@@ -76,11 +93,16 @@ def main() -> None:
     def validate(averaged):
         return subset_metrics(averaged, val, names, config)
 
-    Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher).fit_and_save(CHECKPOINT,
-                                                                                                  {
-        "channel_names": names, "wavelengths": known.wavelengths,
-        "data_channels": cache.channels.as_dict(), **{key: value.tolist() for key, value in statistics.items()}},
-            "eval_channels.py")
+    Trainer(config, cache, model, train, validate, batch_inputs, processes, teacher).fit_and_save(
+        CHECKPOINT,
+        {
+            "channel_names": names,
+            "wavelengths": known.wavelengths,
+            "data_channels": cache.channels.as_dict(),
+            **{key: value.tolist() for key, value in statistics.items()},
+        },
+        "eval_channels.py",
+    )
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@
 On one CPU core mini-imagenet-50 at --preset 48px-quarter --augment strong takes eight minutes: 60 % top-1.
 Ctrl-C saves; the same command with --resume goes on. Then: python eval_shallow.py runs/.../model.pt
 """
+
 from __future__ import annotations
 
 import torch
 
 from config import Task2Config
 from data.dataset import make_batches
-from engine import Trainer, predict, start
+from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
 from models.shallow import SHALLOW
 from models.task2 import CHECKPOINT, build_classifier, load_teacher, measure_depth
@@ -27,12 +28,15 @@ def main() -> None:
     channels = range(len(cache.channel_names))
     torch.manual_seed(config.seed)
     model = build_classifier(vars(config), len(channels), cache.num_classes)
-    if config.arch in SHALLOW:   # refuses a network above the limit
-        measure_depth(model, (len(channels), config.image_size, config.image_size), config.max_depth,
-                      config.name)
+    if config.arch in SHALLOW:  # refuses a network above the limit
+        measure_depth(
+            model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name
+        )
     teacher = load_teacher(config.teacher, cache.digest) if config.teacher else None
-    train, val = (make_batches(cache, split, config.image_size, channels, device, config.fraction)
-                  for split in ("train", "val"))
+    train, val = (
+        make_batches(cache, split, config.image_size, channels, device, config.fraction)
+        for split in ("train", "val")
+    )
 
     def validate(averaged):
         predictions, loss = predict(averaged, val, amp=config.amp)
@@ -40,7 +44,8 @@ def main() -> None:
         return {"val_loss": round(loss, 4), "val_top1_pct": round(metrics["top1_pct"], 2)}
 
     Trainer(config, cache, model, train, validate, processes=processes, teacher=teacher).fit_and_save(
-        CHECKPOINT, {"mean": cache.mean.tolist(), "std": cache.std.tolist()}, "eval_shallow.py")
+        CHECKPOINT, {"mean": cache.mean.tolist(), "std": cache.std.tolist()}, "eval_shallow.py"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Command lines, safe files and provenance: the parts every script shares."""
+
 from __future__ import annotations
 
 import argparse
@@ -29,17 +30,32 @@ import torch
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent
-LIMITS = {"least": ("at least", operator.ge), "above": ("above", operator.gt), "most": ("at most", operator.le),
-          "below": ("below", operator.lt)}
-BUSY = 75   # exit status where another process holds what this one needs: try again later
-ENDS_WITH_STDIN = "ENDS_WITH_STDIN"   # in the environment: the script stops when its standard input closes
+LIMITS = {
+    "least": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "most": ("at most", operator.le),
+    "below": ("below", operator.lt),
+}
+BUSY = 75  # exit status where another process holds what this one needs: try again later
+ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when its standard input closes
 
 
-CONTENT = {   # kind of a checkpoint -> what it must hold
-    "training-state": {"config": dict, "digest": str, "environment": dict, "world": int, "step": int,
-                       "seconds": float, "loss_sum": float, "model": dict, "ema": dict, "optimizer": dict,
-                       "torch_rng": torch.Tensor},
-    "model": {"config": dict, "dataset": dict, "environment": dict, "train_s": float, "state": dict}}
+CONTENT = {  # kind of a checkpoint -> what it must hold
+    "training-state": {
+        "config": dict,
+        "digest": str,
+        "environment": dict,
+        "world": int,
+        "step": int,
+        "seconds": float,
+        "loss_sum": float,
+        "model": dict,
+        "ema": dict,
+        "optimizer": dict,
+        "torch_rng": torch.Tensor,
+    },
+    "model": {"config": dict, "dataset": dict, "environment": dict, "train_s": float, "state": dict},
+}
 
 
 class UserError(Exception):
@@ -51,6 +67,7 @@ class BusyError(UserError):
 
 
 # ---------------------------------------------------------------- command lines
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Shows defaults, and keeps the line breaks of the description with its examples."""
@@ -67,7 +84,7 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")   # one line: the usage would bury it
+        self.exit(2, f"{self.prog}: error: {message}\n")  # one line: the usage would bury it
 
     def parse_args(self, args=None, namespace=None):
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -75,13 +92,22 @@ class ArgumentParser(argparse.ArgumentParser):
             if not word.startswith("-"):
                 self.error(f"unexpected argument {word!r}; see --help")
             near = difflib.get_close_matches(word.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
-            self.error(f"unknown option {word.split('=')[0]}"
-                       + (f"; did you mean {near[0]}?" if near else "; see --help"))
+            self.error(
+                f"unknown option {word.split('=')[0]}"
+                + (f"; did you mean {near[0]}?" if near else "; see --help")
+            )
         return parsed
 
 
-def option(default, help: str, choices: typing.Sequence | None = None, least: float | None = None,
-           above: float | None = None, most: float | None = None, below: float | None = None):
+def option(
+    default,
+    help: str,
+    choices: typing.Sequence | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+):
     """A dataclass field that `parse_config` turns into `--name`, with its help text and its range."""
     limits = {"least": least, "above": above, "most": most, "below": below}
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
@@ -89,12 +115,14 @@ def option(default, help: str, choices: typing.Sequence | None = None, least: fl
 
 def within(least: int | float, most: int | float, kind: type = int):
     """The `type` of an argparse option: a number from `least` to `most`, both included."""
+
     def convert(text: str):
         value = kind(text)
-        if not least <= value <= most:   # not a number, too
+        if not least <= value <= most:  # not a number, too
             raise argparse.ArgumentTypeError(f"{text[:40]} is not from {least} to {most:,}")
         return value
-    convert.__name__ = kind.__name__   # argparse names it in its message
+
+    convert.__name__ = kind.__name__  # argparse names it in its message
     return convert
 
 
@@ -119,10 +147,15 @@ def parse_config(cls, argv=None, description: str | None = None):
     parser = ArgumentParser(description=description)
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],
-                                                                  ) if t is not type(None)][0]
+        kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],) if t is not type(None)][
+            0
+        ]
         flag = "--" + field.name.replace("_", "-")
-        extra = {"help": field.metadata["help"], "choices": field.metadata["choices"], "default": field.default}
+        extra = {
+            "help": field.metadata["help"],
+            "choices": field.metadata["choices"],
+            "default": field.default,
+        }
         if kind is bool:
             extra.pop("choices")
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **extra)
@@ -134,7 +167,7 @@ def parse_config(cls, argv=None, description: str | None = None):
 
 def cli(main) -> None:
     """Run `main`; a `UserError` becomes one line on stderr and exit status 2 (busy: 75), Ctrl-C 130."""
-    for stream in (sys.stdout, sys.stderr):   # a name that the terminal cannot show is no reason to stop
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
         stream.reconfigure(errors="backslashreplace")
     if os.environ.get(ENDS_WITH_STDIN):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -144,15 +177,20 @@ def cli(main) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(error):
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(
+            error
+        ):
             raise
-        print("error: out of memory; try a smaller --batch-size, --width or --image-size, or fewer processes at "
-              "once. What was saved is whole: --resume goes on", file=sys.stderr)
+        print(
+            "error: out of memory; try a smaller --batch-size, --width or --image-size, or fewer processes at "
+            "once. What was saved is whole: --resume goes on",
+            file=sys.stderr,
+        )
         sys.exit(2)
-    except BrokenPipeError:   # the reader of our output has gone, such as `| head`
+    except BrokenPipeError:  # the reader of our output has gone, such as `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:   # a path too long, a disk that failed
+    except OSError as error:  # a path too long, a disk that failed
         print(f"error: {str(error)[:300]}; check that path, and that the disk has room", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -173,8 +211,12 @@ def check_name(name, what: str) -> str:
     Raises:
         UserError: it is empty, too long, or holds a separator, a control character or the like.
     """
-    if not isinstance(name, str) or not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|]{1,100}", name) \
-            or name.startswith(".") or name.endswith((".", " ")):
+    if (
+        not isinstance(name, str)
+        or not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|]{1,100}", name)
+        or name.startswith(".")
+        or name.endswith((".", " "))
+    ):
         raise UserError(f"{what} {name!r} cannot name a file: use 1 to 100 letters, digits, - and _")
     return name
 
@@ -187,7 +229,7 @@ def free_cores(seconds: float = 0.3) -> int:
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     limit = len(allowed)
-    try:   # a container's share of the processors
+    try:  # a container's share of the processors
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         limit = limit if quota == "max" else max(1, min(limit, round(int(quota) / int(period))))
     except (OSError, ValueError):
@@ -196,7 +238,7 @@ def free_cores(seconds: float = 0.3) -> int:
         before, _, after = _idle_times(allowed), time.sleep(seconds), _idle_times(allowed)
         idle = sum(after[core] - before[core] for core in allowed) / os.sysconf("SC_CLK_TCK") / seconds
         return max(1, min(limit, round(idle)))
-    except (OSError, ValueError, KeyError, AttributeError):   # not Linux
+    except (OSError, ValueError, KeyError, AttributeError):  # not Linux
         return limit
 
 
@@ -207,8 +249,11 @@ def use_threads(count: int) -> int:
     if not count:
         count = min(free_cores(), torch.get_num_threads())
         if count < torch.get_num_threads():
-            print(f"{count} CPU thread{'s' * (count > 1)}: as many as there are cores that nothing else uses; "
-                  f"--threads N sets another number", file=sys.stderr)
+            print(
+                f"{count} CPU thread{'s' * (count > 1)}: as many as there are cores that nothing else uses; "
+                f"--threads N sets another number",
+                file=sys.stderr,
+            )
     torch.set_num_threads(count)
     return count
 
@@ -233,8 +278,9 @@ def hold(folder: Path) -> FileLock:
         holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}")
     except Timeout:
         known = holder.read_text() if holder.exists() else "another process"
-        raise BusyError(f"{folder} is in use by {known}: wait until it ends, or choose another "
-                        f"folder") from None
+        raise BusyError(
+            f"{folder} is in use by {known}: wait until it ends, or choose another folder"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
     return lock
@@ -294,6 +340,7 @@ def making(path: Path):
 
 # ---------------------------------------------------------------- files
 
+
 @contextmanager
 def atomic_path(path: str | Path):
     """Yield a temporary path beside `path` that replaces it on success: a reader never sees half a file.
@@ -310,9 +357,11 @@ def atomic_path(path: str | Path):
         yield Path(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:   # torch.save reports a full disk as RuntimeError
-        raise UserError(f"cannot write {path}: {error}. Free some disk space or choose another folder; "
-                        "an older file there is unchanged.") from error
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        raise UserError(
+            f"cannot write {path}: {error}. Free some disk space or choose another folder; "
+            "an older file there is unchanged."
+        ) from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
@@ -373,27 +422,37 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
         hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
         raise UserError(f"no checkpoint at {path}{hint}")
     try:
-        with zipfile.ZipFile(path) as archive:   # torch does not compare the checksums it wrote
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums it wrote
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"{damaged} was changed")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:   # torch raises many types for damaged files; all mean the same to the user
-        raise UserError(f"{path} is not a readable checkpoint ({type(error).__name__}): it is truncated, "
-                        "or not written by this project. Train again or copy the file again.") from error
+    except Exception as error:  # torch raises many types for damaged files; all mean the same to the user
+        raise UserError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}): it is truncated, "
+            "or not written by this project. Train again or copy the file again."
+        ) from error
     found = state.get("kind") if isinstance(state, dict) else None
     if found != kind:
-        raise UserError(f"{path} is {f'a {found!r} checkpoint' if found else 'not a checkpoint of this project'}; "
-                        f"expected {kind!r}. Name the file that the matching training script wrote.")
-    missing = [f"{key} ({wanted.__name__})" for key, wanted in CONTENT.get(kind, CONTENT["model"]).items()
-               if not isinstance(state.get(key), wanted)]
+        raise UserError(
+            f"{path} is {f'a {found!r} checkpoint' if found else 'not a checkpoint of this project'}; "
+            f"expected {kind!r}. Name the file that the matching training script wrote."
+        )
+    missing = [
+        f"{key} ({wanted.__name__})"
+        for key, wanted in CONTENT.get(kind, CONTENT["model"]).items()
+        if not isinstance(state.get(key), wanted)
+    ]
     if missing:
-        raise UserError(f"{path} has no {', '.join(missing)}: it was written by another version, or changed. "
-                        f"Train again.")
+        raise UserError(
+            f"{path} has no {', '.join(missing)}: it was written by another version, or changed. Train again."
+        )
     broken = _not_finite(state)
     if broken:
-        raise UserError(f"{path} holds values that are not finite ({broken}): the training diverged, or the file "
-                        f"is damaged. Train again, with a lower --lr.")
+        raise UserError(
+            f"{path} holds values that are not finite ({broken}): the training diverged, or the file "
+            f"is damaged. Train again, with a lower --lr."
+        )
     for key, part in (("name", "config"), ("preset", "config"), ("name", "dataset")):
         if part in state:
             check_name(state[part].get(key), f"{path}: {part} {key}")
@@ -417,6 +476,7 @@ def _not_finite(value, name: str = "") -> str:
 
 # ---------------------------------------------------------------- reproducibility
 
+
 def generator(*key, device: str | torch.device = "cpu") -> torch.Generator:
     """A random generator that depends on `key` alone, such as (seed, "batch", epoch, step): nothing to
     save.
@@ -430,10 +490,15 @@ def git_commit() -> str:
     (machines without git), else asked of git. Files that nothing has imported do not count."""
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]
+
     def ask(*words):
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True,
-                              check=True).stdout.strip()
-    files = [Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))]
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    files = [
+        Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
+    ]
     running = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
     try:
         changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py").splitlines()
@@ -449,10 +514,19 @@ def environment(device: torch.device) -> dict:
     else:
         hardware = platform.processor() or platform.machine()
         if Path("/proc/cpuinfo").exists():
-            names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                     if line.startswith("model name")]
+            names = [
+                line.split(":")[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ]
             hardware = names[0] if names else hardware
     import torchvision
-    return {"python": platform.python_version(), "torch": str(torch.__version__),
-            "torchvision": torchvision.__version__,
-            "hardware": hardware, "threads": torch.get_num_threads(), "commit": git_commit()}
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": torchvision.__version__,
+        "hardware": hardware,
+        "threads": torch.get_num_threads(),
+        "commit": git_commit(),
+    }

@@ -1,19 +1,20 @@
 """A convolution for any set of input channels, in any network. Needs torch alone; this folder can be copied.
 
-    from channelset import adapt_first_conv, fold_channels
-    net = adapt_first_conv(torchvision.models.resnet18(), fill="mean")
-    net(x_rb, channels=[0, 2])           # (B, 2, H, W): one set for the batch
-    net(x_rgb, mask=present)             # (B, 3) bool: one set an image, as in training
-    plain = fold_channels(net, [0, 2])   # a plain network of two channels, to export
+from channelset import adapt_first_conv, fold_channels
+net = adapt_first_conv(torchvision.models.resnet18(), fill="mean")
+net(x_rb, channels=[0, 2])           # (B, 2, H, W): one set for the batch
+net(x_rgb, mask=present)             # (B, 3) bool: one set an image, as in training
+plain = fold_channels(net, [0, 2])   # a plain network of two channels, to export
 
-    stem         ChannelSetConv2d: K(S) = W P(S)
-    fill         the rules P(S): how an absent channel is predicted from the present ones
-    kernels      where W comes from, when it is no parameter
-    names        channels by index, name or wavelength
-    sampling     sets to train and to evaluate with
-    statistics   mean, deviation and covariance of the training images
-    adapt        the stem in a network of somebody else
+stem         ChannelSetConv2d: K(S) = W P(S)
+fill         the rules P(S): how an absent channel is predicted from the present ones
+kernels      where W comes from, when it is no parameter
+names        channels by index, name or wavelength
+sampling     sets to train and to evaluate with
+statistics   mean, deviation and covariance of the training images
+adapt        the stem in a network of somebody else
 """
+
 from .adapt import adapt_first_conv, find_stem, fold_channels, insert_stem, present
 from .fill import FILLS, Fill, build_fill
 from .names import UNSEEN, Channels
@@ -21,6 +22,21 @@ from .sampling import all_subsets, sample_channels, some_subsets
 from .statistics import ChannelStatistics, channel_statistics
 from .stem import ChannelSetConv2d
 
-__all__ = ["UNSEEN", "FILLS", "ChannelSetConv2d", "ChannelStatistics", "Channels", "Fill", "adapt_first_conv",
-           "all_subsets", "build_fill", "channel_statistics", "find_stem", "fold_channels", "insert_stem",
-           "present", "sample_channels", "some_subsets"]
+__all__ = [
+    "UNSEEN",
+    "FILLS",
+    "ChannelSetConv2d",
+    "ChannelStatistics",
+    "Channels",
+    "Fill",
+    "adapt_first_conv",
+    "all_subsets",
+    "build_fill",
+    "channel_statistics",
+    "find_stem",
+    "fold_channels",
+    "insert_stem",
+    "present",
+    "sample_channels",
+    "some_subsets",
+]

@@ -1,4 +1,5 @@
 """Put the stem into any network: one line, every other part of it stays what it was."""
+
 from __future__ import annotations
 
 import copy
@@ -17,9 +18,19 @@ from .stem import ChannelSetConv2d, why_not_plain
 ARGUMENTS = ("channels", "mask")
 
 
-def adapt_first_conv(model: nn.Module, fill: str = "regression", *, path: str | None = None, channels=None,
-                     covariance=None, mean=None, std=None, ridge: float = RIDGE, embedding: bool = True,
-                     init: str | Mapping = "keep") -> nn.Module:
+def adapt_first_conv(
+    model: nn.Module,
+    fill: str = "regression",
+    *,
+    path: str | None = None,
+    channels=None,
+    covariance=None,
+    mean=None,
+    std=None,
+    ridge: float = RIDGE,
+    embedding: bool = True,
+    init: str | Mapping = "keep",
+) -> nn.Module:
     """Make a network take any set of its input channels; with all of them it stays the same function.
 
         net = adapt_first_conv(resnet18(), fill="mean")
@@ -55,8 +66,10 @@ def adapt_first_conv(model: nn.Module, fill: str = "regression", *, path: str | 
     if isinstance(old, ChannelSetConv2d):
         known, kernel = old.channels, old.kernel().detach()
         if isinstance(old.fill, BySize):
-            raise ValueError(f"{path}: fill rule 'by_size' has kernels of its own for each size of a set, "
-                             f"which do not go over to another stem")
+            raise ValueError(
+                f"{path}: fill rule 'by_size' has kernels of its own for each size of a set, "
+                f"which do not go over to another stem"
+            )
     else:
         wrong = why_not_plain(old)
         if wrong:
@@ -64,15 +77,18 @@ def adapt_first_conv(model: nn.Module, fill: str = "regression", *, path: str | 
         known, kernel = Channels(old.in_channels), old.weight.detach()
     wanted = known if channels is None else Channels(channels)
     if init == "keep" and len(wanted) != len(known):
-        raise ValueError(f"{path} has {len(known)} input channels, {len(wanted)} were named; say which of them "
-                         f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}")
+        raise ValueError(
+            f"{path} has {len(known)} input channels, {len(wanted)} were named; say which of them "
+            f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}"
+        )
     source = _sources(init, known, wanted)
     rule = build_fill(fill, len(wanted), mean, std, covariance, ridge, wanted.names)
     conv = old if isinstance(old, nn.Conv2d) else old.fold()
-    stem = ChannelSetConv2d.from_conv2d(conv, rule, embedding, wanted, torch.einsum(
-        "onhw,cn->ochw", kernel, source.to(kernel)))
+    stem = ChannelSetConv2d.from_conv2d(
+        conv, rule, embedding, wanted, torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
+    )
     if isinstance(old, ChannelSetConv2d):
-        stem.bias = old.bias   # what `fold` had in it is the embedding's
+        stem.bias = old.bias  # what `fold` had in it is the embedding's
         if embedding and old.embedding is not None:
             share = torch.where(source.any(1, keepdim=True), source, 1 / len(known)).to(old.embedding)
             stem.embedding = nn.Parameter(share @ old.embedding.detach(), old.embedding.requires_grad)
@@ -83,8 +99,10 @@ def insert_stem(model: nn.Module, path: str, stem: ChannelSetConv2d) -> nn.Modul
     """Put `stem` in the place `path` of `model` and let the model's forward take `channels` and `mask`."""
     _replace(model, path, stem)
     own = inspect.signature(model.forward).parameters
-    if not any(isinstance(hook, _TakeSet) for hook in model._forward_pre_hooks.values()) \
-            and not set(ARGUMENTS) & own.keys():
+    if (
+        not any(isinstance(hook, _TakeSet) for hook in model._forward_pre_hooks.values())
+        and not set(ARGUMENTS) & own.keys()
+    ):
         model.register_forward_pre_hook(_TakeSet(path), with_kwargs=True)
         model.register_forward_hook(_ForgetSet(path), always_call=True)
     return model
@@ -98,8 +116,10 @@ def find_stem(model: nn.Module) -> ChannelSetConv2d:
     """
     stems = [module for module in model.modules() if isinstance(module, ChannelSetConv2d)]
     if len(stems) != 1:
-        raise ValueError(f"{type(model).__name__} has {len(stems)} stems for sets of channels, expected one; "
-                         f"adapt_first_conv puts one in")
+        raise ValueError(
+            f"{type(model).__name__} has {len(stems)} stems for sets of channels, expected one; "
+            f"adapt_first_conv puts one in"
+        )
     return stems[0]
 
 
@@ -180,6 +200,7 @@ class _Renormalise(nn.Module):
 
 # ---------------------------------------------------------------- a network's arguments
 
+
 class _OfTheSet:
     """Hook of the network whose stem is at `path`."""
 
@@ -198,9 +219,12 @@ class _TakeSet(_OfTheSet):
         if channels is not None and mask is not None:
             raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image), not both")
         stem = model.get_submodule(self.path)
-        if channels is not None and args and (isinstance(args[0], (list, tuple))
-                                              or getattr(model, "transform_input", False)):
-            images, mask = _spread(args[0], stem, channels)   # something before the stem counts the channels
+        if (
+            channels is not None
+            and args
+            and (isinstance(args[0], (list, tuple)) or getattr(model, "transform_input", False))
+        ):
+            images, mask = _spread(args[0], stem, channels)  # something before the stem counts the channels
             args, channels = (images, *args[1:]), None
         stem.given = channels, mask
         return args, kwargs
@@ -221,8 +245,10 @@ def _spread(images, stem: ChannelSetConv2d, channels):
     """
     ids = stem.check_ids(channels)
     if min(ids) < 0:
-        raise ValueError("channels unseen in training cannot be told to a network that treats each channel "
-                         "before its first convolution")
+        raise ValueError(
+            "channels unseen in training cannot be told to a network that treats each channel "
+            "before its first convolution"
+        )
     several = isinstance(images, (list, tuple))
     spread = []
     for image in images if several else [images]:
@@ -238,6 +264,7 @@ def _spread(images, stem: ChannelSetConv2d, channels):
 
 # ---------------------------------------------------------------- the place
 
+
 def _first_conv(model: nn.Module, path: str | None) -> tuple[str, nn.Module]:
     """Path and module of the first convolution.
 
@@ -249,11 +276,15 @@ def _first_conv(model: nn.Module, path: str | None) -> tuple[str, nn.Module]:
         stems = [name for name, module in modules.items() if isinstance(module, ChannelSetConv2d)]
         known = (getattr(model, "default_cfg", None) or {}).get("first_conv")
         known = known if isinstance(known, str) and isinstance(modules.get(known), nn.Conv2d) else None
-        path = (stems and stems[0]) or known or next(
-            (name for name, module in modules.items() if isinstance(module, nn.Conv2d)), None)
+        path = (
+            (stems and stems[0])
+            or known
+            or next((name for name, module in modules.items() if isinstance(module, nn.Conv2d)), None)
+        )
         if path is None:
-            raise ValueError(f"{type(model).__name__} has no Conv2d; a network that begins otherwise cannot be "
-                             f"adapted")
+            raise ValueError(
+                f"{type(model).__name__} has no Conv2d; a network that begins otherwise cannot be adapted"
+            )
     if path not in modules:
         raise ValueError(f"{type(model).__name__} has no module {path!r}")
     if path == "":
@@ -279,8 +310,10 @@ def _sources(init: str | Mapping, known: Channels, wanted: Channels) -> Tensor:
         source.fill_diagonal_(1)
     elif init == "wavelength":
         if None in known.wavelengths or None in wanted.wavelengths:
-            raise ValueError("init='wavelength' needs the wavelength of every channel, old and new: give "
-                             "channels={'B04': 665.0, ...}")
+            raise ValueError(
+                "init='wavelength' needs the wavelength of every channel, old and new: give "
+                "channels={'B04': 665.0, ...}"
+            )
         order = sorted(range(len(known)), key=lambda i: known.wavelengths[i])
         values = [known.wavelengths[i] for i in order]
         for row, value in zip(source, wanted.wavelengths):

@@ -18,6 +18,7 @@ Every naive treatment of missing channels is one choice of P:
     luma_chroma  row 0: 1/n on S; row 1+c: e_c - 1/n on S   open set: also takes channels never trained on
                  if c in S
 """
+
 from __future__ import annotations
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from .names import UNSEEN
 from .statistics import correlations
 
-RIDGE = 1e-6   # share of the mean variance that the regression takes as noise
+RIDGE = 1e-6  # share of the mean variance that the regression takes as noise
 
 
 class Fill(nn.Module):
@@ -42,6 +43,7 @@ class Fill(nn.Module):
         per_image: whether P depends on the image as well; then it is called with the images, absent channels
             zero.
     """
+
     per_image = False
 
     def __init__(self, channels: int):
@@ -72,7 +74,7 @@ def _shares(mask: Tensor) -> Tensor:
 class Zero(Fill):
     def __init__(self, channels: int):
         super().__init__(channels)
-        self.mixed = 0   # it selects slices of W
+        self.mixed = 0  # it selects slices of W
 
     def forward(self, mask):
         return torch.diag_embed(mask.float())
@@ -81,7 +83,7 @@ class Zero(Fill):
 class Rescale(Fill):
     def __init__(self, channels: int):
         super().__init__(channels)
-        self.mixed = 1   # one factor for each slice
+        self.mixed = 1  # one factor for each slice
 
     def forward(self, mask):
         return torch.diag_embed(self.channels * _shares(mask))
@@ -126,12 +128,15 @@ class Regression(Fill):
         super().__init__(channels)
         covariance = torch.as_tensor(covariance)
         if covariance.shape != (channels, channels):
-            raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, "
-                             f"{channels})")
+            raise ValueError(
+                f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, {channels})"
+            )
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"ridge {ridge}: must be at least 0")
         covariance = correlations(covariance, torch.ones(channels))
-        covariance = covariance + ridge * covariance.diagonal().mean() * torch.eye(channels, dtype=torch.float64)
+        covariance = covariance + ridge * covariance.diagonal().mean() * torch.eye(
+            channels, dtype=torch.float64
+        )
         self.register_buffer("covariance", covariance.float())
 
     def _apply(self, fn, recurse=True):
@@ -162,10 +167,10 @@ class BySize(Regression):
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE):
         super().__init__(channels, covariance, ridge)
-        self.rows = channels ** 2
+        self.rows = channels**2
 
     def forward(self, mask):
-        size = nn.functional.one_hot((mask.sum(-1) - 1).clamp(min=0), self.channels).float()       # (..., C)
+        size = nn.functional.one_hot((mask.sum(-1) - 1).clamp(min=0), self.channels).float()  # (..., C)
         return (size[..., :, None, None] * super().forward(mask)[..., None, :, :]).flatten(-3, -2)
 
     def spread(self, kernel):
@@ -179,14 +184,16 @@ class Learned(Regression):
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
         super().__init__(channels, covariance, ridge)
-        self.correction = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(),
-                                        nn.Linear(hidden, channels ** 2))
+        self.correction = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels**2)
+        )
         nn.init.zeros_(self.correction[2].weight)
         nn.init.zeros_(self.correction[2].bias)
 
     def forward(self, mask):
-        correction = self.correction(mask.to(self.correction[0].weight)).unflatten(-1,
-            (self.channels, self.channels))
+        correction = self.correction(mask.to(self.correction[0].weight)).unflatten(
+            -1, (self.channels, self.channels)
+        )
         return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
 
 
@@ -197,12 +204,14 @@ class Conditioned(Regression):
     The network sees each present channel's mean and standard deviation: a dynamic convolution (1912.03458)
     whose attention acts on the C x C fill matrix, the cheapest place.
     """
+
     per_image = True
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
         super().__init__(channels, covariance, ridge)
-        self.correction = nn.Sequential(nn.Linear(3 * channels, hidden), nn.ReLU(),
-                                        nn.Linear(hidden, channels ** 2))
+        self.correction = nn.Sequential(
+            nn.Linear(3 * channels, hidden), nn.ReLU(), nn.Linear(hidden, channels**2)
+        )
         nn.init.zeros_(self.correction[2].weight)
         nn.init.zeros_(self.correction[2].bias)
 
@@ -226,9 +235,9 @@ class LumaChroma(Fill):
         self.rows = self.mixed = 1 + channels
 
     def forward(self, mask):
-        shares = _shares(mask).unsqueeze(-2)                                        # (..., 1, C)
+        shares = _shares(mask).unsqueeze(-2)  # (..., 1, C)
         chroma = torch.diag_embed(mask.float()) - mask.float().unsqueeze(-1) * shares
-        return torch.cat([shares, chroma], dim=-2)                                  # (..., 1 + C, C)
+        return torch.cat([shares, chroma], dim=-2)  # (..., 1 + C, C)
 
     def spread(self, kernel):
         return torch.cat([kernel.sum(1, keepdim=True), kernel - kernel.mean(1, keepdim=True)], dim=1)
@@ -240,13 +249,29 @@ class LumaChroma(Fill):
         return torch.cat([select.new_full((1, n), 1 / n), select - select.mean(1, keepdim=True)])
 
 
-FILLS = {"zero": Zero, "rescale": Rescale, "mean": Mean, "grey": Grey, "regression": Regression,
-         "by_size": BySize, "learned": Learned,
-         "conditioned": Conditioned, "black": Black, "luma_chroma": LumaChroma}
+FILLS = {
+    "zero": Zero,
+    "rescale": Rescale,
+    "mean": Mean,
+    "grey": Grey,
+    "regression": Regression,
+    "by_size": BySize,
+    "learned": Learned,
+    "conditioned": Conditioned,
+    "black": Black,
+    "luma_chroma": LumaChroma,
+}
 
 
-def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor | None = None,
-               covariance: Tensor | None = None, ridge: float = RIDGE, names=None) -> Fill:
+def build_fill(
+    name: str,
+    channels: int,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+    covariance: Tensor | None = None,
+    ridge: float = RIDGE,
+    names=None,
+) -> Fill:
     """Make a rule by name.
 
     Args:
@@ -269,11 +294,14 @@ def build_fill(name: str, channels: int, mean: Tensor | None = None, std: Tensor
         return Black(channels, -torch.as_tensor(mean) / torch.as_tensor(std))
     if issubclass(FILLS[name], Regression):
         if covariance is None:
-            raise ValueError(f"fill rule {name!r} needs the channels' training covariance: give covariance= "
-                             f"(channel_statistics computes it), or take fill='mean', which needs none")
+            raise ValueError(
+                f"fill rule {name!r} needs the channels' training covariance: give covariance= "
+                f"(channel_statistics computes it), or take fill='mean', which needs none"
+            )
         covariance = torch.as_tensor(covariance)
         if covariance.shape != (channels, channels):
-            raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, "
-                             f"{channels})")
+            raise ValueError(
+                f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, {channels})"
+            )
         return FILLS[name](channels, correlations(covariance, std, names), ridge)
     return FILLS[name](channels)

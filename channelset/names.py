@@ -1,4 +1,5 @@
 """Channels by index, name or wavelength: what a caller may say, turned into channel ids."""
+
 from __future__ import annotations
 
 import operator
@@ -7,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-UNSEEN = -1       # id of a channel that was not there in training
+UNSEEN = -1  # id of a channel that was not there in training
 TOLERANCE = 10.0  # nm: how far a wavelength may lie from that of the channel it means
 
 
@@ -39,14 +40,17 @@ class Channels:
             names = [f"{item:g}nm" if isinstance(item, float) else item for item in given]
             wavelengths = [item if isinstance(item, float) else None for item in given]
             if any(spectral) and not all(spectral):
-                raise ValueError(f"channels {given}: name all of them, or give all as wavelengths; a mapping "
-                                 f"of names to nm does both")
+                raise ValueError(
+                    f"channels {given}: name all of them, or give all as wavelengths; a mapping "
+                    f"of names to nm does both"
+                )
         if not names:
             raise ValueError("at least one channel is needed")
         for name in names:
             if not isinstance(name, str) or not name.strip():
-                raise ValueError(f"channel {name!r} is no name: give text, such as 'B04', or a wavelength in "
-                                 f"nm as a float")
+                raise ValueError(
+                    f"channel {name!r} is no name: give text, such as 'B04', or a wavelength in nm as a float"
+                )
             if names.count(name) > 1:
                 raise ValueError(f"channel {name!r} is named twice")
         for name, value in zip(names, wavelengths):
@@ -59,8 +63,10 @@ class Channels:
         return len(self.names)
 
     def __repr__(self) -> str:
-        return ", ".join(name if value is None or name.endswith("nm") else f"{name} {value:g}nm"
-                         for name, value in zip(self.names, self.wavelengths))
+        return ", ".join(
+            name if value is None or name.endswith("nm") else f"{name} {value:g}nm"
+            for name, value in zip(self.names, self.wavelengths)
+        )
 
     def chosen(self, ids) -> Channels:
         """Those of these ids, in their order."""
@@ -82,8 +88,9 @@ class Channels:
         """
         item = item.item() if isinstance(item, Tensor) and item.ndim == 0 else item
         if type(item).__name__ in ("bool", "bool_"):
-            raise ValueError(f"channel {item!r} is a bool, not an id: a mask goes into `mask`, ids are "
-                             f"integers")
+            raise ValueError(
+                f"channel {item!r} is a bool, not an id: a mask goes into `mask`, ids are integers"
+            )
         if isinstance(item, str):
             if item in self.names:
                 return self.names.index(item)
@@ -100,14 +107,20 @@ class Channels:
             raise ValueError(f"channel {item!r} is neither an id, a name nor a wavelength") from None
 
     def _nearest(self, wavelength: float) -> int:
-        known = [(abs(value - wavelength), i) for i, value in enumerate(self.wavelengths) if value is not None]
+        known = [
+            (abs(value - wavelength), i) for i, value in enumerate(self.wavelengths) if value is not None
+        ]
         if not known:
-            raise ValueError(f"channel {wavelength:g}: a number with a fraction is a wavelength in nm, and these "
-                             f"channels have none; ids are integers")
+            raise ValueError(
+                f"channel {wavelength:g}: a number with a fraction is a wavelength in nm, and these "
+                f"channels have none; ids are integers"
+            )
         distance, nearest = min(known)
         if not distance <= TOLERANCE:
-            raise ValueError(f"no channel within {TOLERANCE:g} nm of {wavelength:g} nm; the nearest is "
-                             f"{self.names[nearest]} at {self.wavelengths[nearest]:g} nm")
+            raise ValueError(
+                f"no channel within {TOLERANCE:g} nm of {wavelength:g} nm; the nearest is "
+                f"{self.names[nearest]} at {self.wavelengths[nearest]:g} nm"
+            )
         return nearest
 
     def ids(self, channels=None, unseen: bool = False) -> list[int]:
@@ -138,8 +151,10 @@ class Channels:
             twice = sorted(known)[[a == b for a, b in zip(sorted(known), sorted(known)[1:])].index(True)]
             raise ValueError(f"channels {ids} repeat a channel: {self.names[twice]!r}")
         if len(known) < len(ids) and not unseen:
-            raise ValueError("channel id -1 stands for a channel unseen in training, which needs the open-set "
-                             "form: fill rule 'luma_chroma'")
+            raise ValueError(
+                "channel id -1 stands for a channel unseen in training, which needs the open-set "
+                "form: fill rule 'luma_chroma'"
+            )
         return ids
 
     def _split(self, text: str) -> list[str]:

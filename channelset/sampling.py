@@ -1,4 +1,5 @@
 """Sets of channels: enumeration, and the sampling of one set an image while training."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 HOW = ("hcs", "hcs-batch", "uniform", "bernoulli", "sandwich", "all")
-MOST = 64   # sets that are enumerated; of more, some are drawn
+MOST = 64  # sets that are enumerated; of more, some are drawn
 
 
 def all_subsets(channels: int) -> list[tuple[int, ...]]:
@@ -18,7 +19,7 @@ def all_subsets(channels: int) -> list[tuple[int, ...]]:
         ValueError: C above 16; `some_subsets` draws from them.
     """
     if channels > 16:
-        raise ValueError(f"{channels} channels have {2 ** channels - 1:,} sets; use some_subsets")
+        raise ValueError(f"{channels} channels have {2**channels - 1:,} sets; use some_subsets")
     return [ids for n in range(channels, 0, -1) for ids in combinations(range(channels), n)]
 
 
@@ -26,10 +27,10 @@ def some_subsets(channels: int, most: int = MOST, seed: int = 0) -> list[tuple[i
     """All non-empty sets where there are at most `most`, else: all channels, each one alone, all but one, and
     24 sets drawn as `hcs` does; the largest first. Always the same ones for the same C and seed.
     """
-    if channels < 17 and 2 ** channels - 1 <= most:
+    if channels < 17 and 2**channels - 1 <= most:
         return all_subsets(channels)
     every = tuple(range(channels))
-    chosen = {every, *((i,) for i in every), *(every[:i] + every[i + 1:] for i in every)}
+    chosen = {every, *((i,) for i in every), *(every[:i] + every[i + 1 :] for i in every)}
     count, random = len(chosen) + 24, torch.Generator().manual_seed(seed)
     while len(chosen) < count:
         mask = sample_channels(1, channels, generator=random)[0]
@@ -37,8 +38,13 @@ def some_subsets(channels: int, most: int = MOST, seed: int = 0) -> list[tuple[i
     return sorted(chosen, key=lambda ids: (-len(ids), ids))
 
 
-def sample_channels(batch: int, channels: int, how: str = "hcs", weights: Mapping | None = None,
-                    generator: torch.Generator | None = None) -> Tensor:
+def sample_channels(
+    batch: int,
+    channels: int,
+    how: str = "hcs",
+    weights: Mapping | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Presence mask (B, C), bool, on the CPU; no image is left without a channel.
 
     hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the
@@ -70,10 +76,10 @@ def sample_channels(batch: int, channels: int, how: str = "hcs", weights: Mappin
     else:
         draws = 1 if how == "hcs-batch" else batch
         size = torch.randint(1, channels + 1, (draws, 1), generator=generator)
-        if how == "sandwich":   # batches are in random order, so the position is as good as a draw
-            size[:batch // 3], size[batch // 3:2 * (batch // 3)] = channels, 1
+        if how == "sandwich":  # batches are in random order, so the position is as good as a draw
+            size[: batch // 3], size[batch // 3 : 2 * (batch // 3)] = channels, 1
         if how in ("uniform", "bernoulli"):
-            size = _independent_sizes(how, draws, channels, generator)   # given it, the set is uniform in both
+            size = _independent_sizes(how, draws, channels, generator)  # given it, the set is uniform in both
         rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)
         mask = (rank < size).expand(batch, channels)
     return _insert(mask, weights, generator) if weights else mask
@@ -85,8 +91,9 @@ def _independent_sizes(how: str, draws: int, channels: int, generator) -> Tensor
     for start in range(0, channels, 62):
         bits = min(62, channels - start)
         # of few channels the empty set is left out exactly; of more than 62 it never comes
-        number = torch.randint(int(how == "uniform" and channels <= 62), 2 ** bits, (draws, 1),
-                               generator=generator)
+        number = torch.randint(
+            int(how == "uniform" and channels <= 62), 2**bits, (draws, 1), generator=generator
+        )
         size += ((number >> torch.arange(bits)) & 1).sum(1, keepdim=True)
     return size.clamp(min=1)
 
@@ -102,7 +109,8 @@ def _insert(mask: Tensor, weights: Mapping, generator) -> Tensor:
     shares = torch.tensor([float(share) for share in weights.values()], dtype=torch.float64)
     if not (shares >= 0).all() or not shares.sum() <= 1 + 1e-9:
         raise ValueError(f"weights {list(weights.values())}: shares are not negative and sum to at most 1")
-    chosen = torch.bucketize(torch.rand(batch, generator=generator, dtype=torch.float64), shares.cumsum(0),
-                             right=True)
+    chosen = torch.bucketize(
+        torch.rand(batch, generator=generator, dtype=torch.float64), shares.cumsum(0), right=True
+    )
     weighted = chosen < len(sets)
     return torch.where(weighted[:, None], sets[chosen.clamp(max=len(sets) - 1)], mask)

@@ -1,6 +1,7 @@
 """Mean, standard deviation and covariance of the channels: what images are normalised with and the regression
 fill predicts from.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from torch import Tensor
 
 class ChannelStatistics(NamedTuple):
     """mean (C,), std (C,) and covariance (C, C) over all pixels, float64."""
+
     mean: Tensor
     std: Tensor
     covariance: Tensor
@@ -35,7 +37,7 @@ def channel_statistics(batches: Iterable, names=None) -> ChannelStatistics:
         images = torch.as_tensor(images)
         if images.ndim not in (3, 4):
             raise ValueError(f"images are (B, C, H, W) or (C, H, W); got {tuple(images.shape)}")
-        pixels = images.movedim(-3, 0).flatten(1).double()   # (C, N)
+        pixels = images.movedim(-3, 0).flatten(1).double()  # (C, N)
         if not pixels.shape[1]:
             continue
         if mean is not None and len(pixels) != len(mean):
@@ -47,10 +49,13 @@ def channel_statistics(batches: Iterable, names=None) -> ChannelStatistics:
         centred = pixels - own[:, None]
         if mean is None:
             count, mean, scatter = new, own, centred @ centred.T
-        else:   # Chan, Golub and LeVeque's update: no cancellation however large the mean
+        else:  # Chan, Golub and LeVeque's update: no cancellation however large the mean
             difference = own - mean
-            scatter = scatter + centred @ centred.T + torch.outer(difference, difference) * (
-                count * new / (count + new))
+            scatter = (
+                scatter
+                + centred @ centred.T
+                + torch.outer(difference, difference) * (count * new / (count + new))
+            )
             mean = mean + difference * (new / (count + new))
             count += new
     if mean is None:
@@ -59,13 +64,15 @@ def channel_statistics(batches: Iterable, names=None) -> ChannelStatistics:
     std = covariance.diagonal().sqrt()
     flat = (std <= 1e-12 * mean.abs()).nonzero()[:, 0].tolist()
     if flat:
-        raise ValueError(f"{named(flat, names)}: the same value in every pixel; leave it out, nothing can be "
-                         f"learned from it")
+        raise ValueError(
+            f"{named(flat, names)}: the same value in every pixel; leave it out, nothing can be "
+            f"learned from it"
+        )
     return ChannelStatistics(mean, std, covariance)
 
 
 def named(ids: list[int], names=None) -> str:
-    """"channel B10" or "channels 3, 4", for messages."""
+    """ "channel B10" or "channels 3, 4", for messages."""
     return f"channel{'s' * (len(ids) > 1)} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
 
 
@@ -90,8 +97,10 @@ def correlations(covariance, std=None, names=None) -> Tensor:
     variance = covariance.diagonal()
     flat = (variance <= 0).nonzero()[:, 0].tolist()
     if flat:
-        raise ValueError(f"{named(flat, names)}: variance {variance[flat[0]].item():g}; a channel that is the "
-                         f"same everywhere cannot be predicted or used: leave it out")
+        raise ValueError(
+            f"{named(flat, names)}: variance {variance[flat[0]].item():g}; a channel that is the "
+            f"same everywhere cannot be predicted or used: leave it out"
+        )
     scale = variance.sqrt() if std is None else torch.as_tensor(std).detach().double().cpu()
     if scale.shape != variance.shape:
         raise ValueError(f"std has shape {tuple(scale.shape)}, expected ({len(variance)},)")

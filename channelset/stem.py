@@ -1,4 +1,5 @@
 """ChannelSetConv2d: a convolution for any set of input channels, with a kernel generated from the set."""
+
 from __future__ import annotations
 
 import math
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from .fill import Fill, LumaChroma, Zero
-from .kernels import Kernel
 from .names import UNSEEN, Channels
 
 
@@ -39,10 +39,19 @@ class ChannelSetConv2d(nn.Module):
         ValueError: the fill rule or the generator is for another stem.
     """
 
-    def __init__(self, in_channels, out_channels: int, kernel_size: int | tuple[int, int],
-                 stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] | str = 0,
-                 dilation: int | tuple[int, int] = 1, fill: Fill | None = None, kernel: Kernel | None = None,
-                 embedding: bool = True, bias: bool = False):
+    def __init__(
+        self,
+        in_channels,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        fill: Fill | None = None,
+        kernel: nn.Module | None = None,
+        embedding: bool = True,
+        bias: bool = False,
+    ):
         super().__init__()
         self.channels = Channels(in_channels)
         self.in_channels, self.out_channels = len(self.channels), out_channels
@@ -51,8 +60,9 @@ class ChannelSetConv2d(nn.Module):
         self.fill = fill if fill is not None else Zero(self.in_channels)
         self.given = self.ambient = None
         if self.fill.channels != self.in_channels:
-            raise ValueError(f"the fill rule is for {self.fill.channels} channels, the stem for "
-                             f"{self.in_channels}")
+            raise ValueError(
+                f"the fill rule is for {self.fill.channels} channels, the stem for {self.in_channels}"
+            )
         shape = (out_channels, self.fill.rows, *self.kernel_size)
         if kernel is not None and kernel.shape != shape:
             raise ValueError(f"the kernel generator makes {kernel.shape}, the stem needs {shape}")
@@ -76,8 +86,14 @@ class ChannelSetConv2d(nn.Module):
         self.weight.copy_(self.fill.spread(kernel))
 
     @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d, fill: Fill | None = None, embedding: bool = True, channels=None,
-                    kernel: Tensor | None = None) -> ChannelSetConv2d:
+    def from_conv2d(
+        cls,
+        conv: nn.Conv2d,
+        fill: Fill | None = None,
+        embedding: bool = True,
+        channels=None,
+        kernel: Tensor | None = None,
+    ) -> ChannelSetConv2d:
         """Convert a trained first convolution; with all channels present the output stays the same. Type,
         device, mode and what is frozen stay too.
 
@@ -94,18 +110,27 @@ class ChannelSetConv2d(nn.Module):
         if wrong:
             raise ValueError(f"from_conv2d takes a plain, ungrouped, zero-padded Conv2d: {wrong}")
         weight = conv.weight if kernel is None else kernel
-        stem = cls(weight.shape[1] if channels is None else channels, conv.out_channels, conv.kernel_size,
-                   conv.stride, conv.padding, conv.dilation, fill, embedding=embedding,
-                   bias=conv.bias is not None)
+        stem = cls(
+            weight.shape[1] if channels is None else channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            fill,
+            embedding=embedding,
+            bias=conv.bias is not None,
+        )
         if weight.shape[1] != stem.in_channels:
-            raise ValueError(f"the convolution has {weight.shape[1]} input channels, the stem "
-                             f"{stem.in_channels}")
+            raise ValueError(
+                f"the convolution has {weight.shape[1]} input channels, the stem {stem.in_channels}"
+            )
         stem.to(device=conv.weight.device, dtype=conv.weight.dtype)
         stem.set_kernel(weight)
         if conv.bias is not None:
             stem.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
         stem.weight.requires_grad_(conv.weight.requires_grad)
-        if stem.embedding is not None:   # a frozen convolution stays one
+        if stem.embedding is not None:  # a frozen convolution stays one
             stem.embedding.requires_grad_(conv.weight.requires_grad)
         return stem.train(conv.training)
 
@@ -120,12 +145,16 @@ class ChannelSetConv2d(nn.Module):
             return "fill rule 'black' adds a constant plane, which zero padding cuts off"
         if self.fill.per_image:
             return "the fill rule depends on the image"
-        return "the kernel depends on the image" if self.generator is not None and self.generator.per_image else ""
+        return (
+            "the kernel depends on the image"
+            if self.generator is not None and self.generator.per_image
+            else ""
+        )
 
     def kernel(self, channels=None) -> Tensor:
         """K(S): (O, n, k, k), columns in the order of `channels` (ids; None: all of them)."""
         ids = self.check_ids(channels)
-        with torch.autocast(self.fill.eye.device.type, enabled=False):   # generate in float32
+        with torch.autocast(self.fill.eye.device.type, enabled=False):  # generate in float32
             weight = self.full_weight()
             # einsum leaves another order in memory, which would spread from here through the network
             return torch.einsum("orhw,rn->onhw", weight, self.fill.columns(ids).to(weight)).contiguous()
@@ -165,15 +194,16 @@ class ChannelSetConv2d(nn.Module):
             raise ValueError(f"x must be (B, n, H, W); got {tuple(x.shape)}")
         if mask is not None:
             if channels is not None:
-                raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image), not "
-                                 "both")
+                raise ValueError(
+                    "give `channels` (one set for the batch) or `mask` (one set an image), not both"
+                )
             return self._forward_mask(x, mask)
         ids = self.check_ids(channels)
         if x.shape[1] != len(ids):
             names = [self.channels.names[i] if i != UNSEEN else "unseen" for i in ids]
             told = "the stem has" if channels is None else "the call names"
             raise ValueError(f"x has {x.shape[1]} channels but {told} {len(ids)}: {', '.join(names)}")
-        if self.unfoldable:   # then in two steps
+        if self.unfoldable:  # then in two steps
             full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
             full[:, ids] = x
             return self._forward_mask(full, self._presence(ids).bool().expand(x.shape[0], -1))
@@ -190,27 +220,36 @@ class ChannelSetConv2d(nn.Module):
 
     def _forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         if x.shape[1] != self.in_channels or mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-            raise ValueError(f"with a mask, x must be (B, {self.in_channels}, H, W) and mask a bool (B, "
-                             f"{self.in_channels}); got {tuple(x.shape)} and {mask.dtype} "
-                             f"{tuple(mask.shape)}")
+            raise ValueError(
+                f"with a mask, x must be (B, {self.in_channels}, H, W) and mask a bool (B, "
+                f"{self.in_channels}); got {tuple(x.shape)} and {mask.dtype} "
+                f"{tuple(mask.shape)}"
+            )
         if not torch.compiler.is_compiling() and x.device.type == "cpu" and not mask.any(1).all():
             # on a GPU this would wait for it
             raise ValueError("the mask leaves an image without any channel")
         absent = x.new_zeros(()) if self.fill.absent is None else self.fill.absent.to(x)[:, None, None]
         x = torch.where(mask[:, :, None, None], x, absent)
-        with torch.autocast(x.device.type, enabled=False):   # the rule's small solve stays in float32
+        with torch.autocast(x.device.type, enabled=False):  # the rule's small solve stays in float32
             # (B, rows, C)
             mixing = (self.fill(mask, x.float()) if self.fill.per_image else self.fill(mask)).to(x)
         if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
             # pixels as rows, (B, H W, C): neither the images nor what comes out is copied
-            x = (x.permute(0, 2, 3, 1).flatten(1, 2) @ mixing.mT).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+            x = (
+                (x.permute(0, 2, 3, 1).flatten(1, 2) @ mixing.mT)
+                .unflatten(1, x.shape[2:])
+                .permute(0, 3, 1, 2)
+            )
         else:
             x = (mixing @ x.flatten(2)).unflatten(2, x.shape[2:])
         conv = (self.stride, self.padding, self.dilation)
-        y = F.conv2d(x, self.weight, None, *conv) if self.generator is None else self.generator.convolve(x,
-            *conv)
+        y = (
+            F.conv2d(x, self.weight, None, *conv)
+            if self.generator is None
+            else self.generator.convolve(x, *conv)
+        )
         present = mask.float()
-        offset = self.offset(present / present.sum(1, keepdim=True))              # (B, O), (O,) or None
+        offset = self.offset(present / present.sum(1, keepdim=True))  # (B, O), (O,) or None
         if offset is None:
             return y
         # in place: a convolution's output is not needed for its gradient
@@ -228,8 +267,17 @@ class ChannelSetConv2d(nn.Module):
         offset = self.offset(self._presence(ids) / len(ids))
         with torch.no_grad():
             kernel = self.kernel(ids)
-        conv = nn.Conv2d(len(ids), self.out_channels, self.kernel_size, self.stride, self.padding,
-                         self.dilation, bias=offset is not None, device=kernel.device, dtype=kernel.dtype)
+        conv = nn.Conv2d(
+            len(ids),
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            bias=offset is not None,
+            device=kernel.device,
+            dtype=kernel.dtype,
+        )
         with torch.no_grad():
             conv.weight.copy_(kernel)
             if offset is not None:
@@ -249,8 +297,10 @@ class ChannelSetConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         known = f" ({self.channels!r})" if self.channels.are_named else ""
-        return (f"{self.in_channels}{known}, {self.out_channels}, kernel_size={self.kernel_size}, "
-                f"stride={self.stride}, padding={self.padding}, embedding={self.embedding is not None}")
+        return (
+            f"{self.in_channels}{known}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, embedding={self.embedding is not None}"
+        )
 
 
 def why_not_plain(conv: nn.Module) -> str:
@@ -263,7 +313,9 @@ def why_not_plain(conv: nn.Module) -> str:
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "it is lazy and has no weight yet: run the network once"
     if hasattr(conv, "parametrizations") or conv._forward_pre_hooks or conv._forward_hooks:
-        return "it has hooks or a parametrization (such as weight norm), which would be lost: remove them first"
+        return (
+            "it has hooks or a parametrization (such as weight norm), which would be lost: remove them first"
+        )
     if "forward" in vars(conv):
         return "its forward was replaced"
     if conv.groups != 1:

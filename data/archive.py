@@ -1,4 +1,5 @@
 """Fetch an archive over HTTP, resuming where it was cut off; a zip is used as it is, never unpacked."""
+
 from __future__ import annotations
 
 import http.client
@@ -16,8 +17,8 @@ from data.lists import read_lists
 from data.source import BROKEN
 from utils import UserError
 
-BLOCK = 1 << 18   # bytes a read
-ATTEMPTS = 5      # connections before giving up; each resumes the last
+BLOCK = 1 << 18  # bytes a read
+ATTEMPTS = 5  # connections before giving up; each resumes the last
 
 
 def download(url: str, folder: str | Path, progress: bool = True) -> Path:
@@ -42,17 +43,23 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
                 if _fetch(url, part, progress):
                     break
             else:
-                raise UserError(f"the connection to {address.netloc} was cut {ATTEMPTS} times; run the "
-                                f"command again to go on from {part.stat().st_size:,} bytes")
+                raise UserError(
+                    f"the connection to {address.netloc} was cut {ATTEMPTS} times; run the "
+                    f"command again to go on from {part.stat().st_size:,} bytes"
+                )
         # HTTP errors and dead networks are OSErrors too
         except (OSError, http.client.HTTPException) as error:
-            raise UserError(f"cannot download {url}: {error}. Run the command again to go on where it "
-                            f"stopped, or download the file by hand and put it in {Path(folder)}/") from error
+            raise UserError(
+                f"cannot download {url}: {error}. Run the command again to go on where it "
+                f"stopped, or download the file by hand and put it in {Path(folder)}/"
+            ) from error
         if not zipfile.is_zipfile(part):
             part.unlink()
-            raise UserError(f"{url} gave no readable zip (a web page, or a file that changed while it was "
-                            f"resumed); it was removed: run the command again, or check the address in a "
-                            f"browser")
+            raise UserError(
+                f"{url} gave no readable zip (a web page, or a file that changed while it was "
+                f"resumed); it was removed: run the command again, or check the address in a "
+                f"browser"
+            )
         _check(url, part)
         os.replace(part, target)
     lists = read_lists(target)
@@ -71,13 +78,15 @@ def _check(url: str, part: Path) -> None:
         with zipfile.ZipFile(part) as archive:
             damaged = archive.testzip()
         if damaged:
-            raise UserError(f"{damaged} in it is damaged, perhaps since the download went on from another file's "
-                            f"part")
+            raise UserError(
+                f"{damaged} in it is damaged, perhaps since the download went on from another file's part"
+            )
         read_lists(part)
     except (UserError, *BROKEN) as error:
         part.unlink()
-        raise UserError(f"what {url} gave was removed: {error}. Run the command again, or check the "
-                        f"address") from error
+        raise UserError(
+            f"what {url} gave was removed: {error}. Run the command again, or check the address"
+        ) from error
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
@@ -99,22 +108,28 @@ def _fetch(url: str, part: Path, progress: bool) -> bool:
         if error.code != 416:
             raise
         whole = error.headers.get("Content-Range", "").rpartition("/")[2] == str(have)
-        if not whole:   # longer than the file on the server: not the same file
+        if not whole:  # longer than the file on the server: not the same file
             part.unlink()
         return whole
     with response:
-        resumed = response.status == 206 and response.headers.get("Content-Range",
-                                                                  "").startswith(f"bytes {have}-")
-        have = have if resumed else 0   # a server without Range sends the whole file
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+            f"bytes {have}-"
+        )
+        have = have if resumed else 0  # a server without Range sends the whole file
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         free = shutil.disk_usage(part.parent).free
         if total and total - have > free:
-            raise UserError(f"the rest of {url} needs {(total - have) / 1e9:.2f} GB, but {part.parent} has "
-                            f"{free / 1e9:.2f} GB free; free disk space or name another folder")
-        with open(part, "ab" if resumed else "wb") as out, \
-                tqdm(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True,
-                     disable=not progress) as bar:
+            raise UserError(
+                f"the rest of {url} needs {(total - have) / 1e9:.2f} GB, but {part.parent} has "
+                f"{free / 1e9:.2f} GB free; free disk space or name another folder"
+            )
+        with (
+            open(part, "ab" if resumed else "wb") as out,
+            tqdm(
+                total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=not progress
+            ) as bar,
+        ):
             try:
                 while block := response.read(BLOCK):
                     out.write(block)

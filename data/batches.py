@@ -1,4 +1,5 @@
 """Batches on the device: crop, flip, normalise. Pixels stay what they are on disk until they are a batch."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -25,11 +26,19 @@ class Batches:
         device: where batches are made.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, image_size: int, mean, std,
-                 channels: tuple[int, ...], device: torch.device):
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        image_size: int,
+        mean,
+        std,
+        channels: tuple[int, ...],
+        device: torch.device,
+    ):
         if image_size > images.shape[1]:
             raise ValueError(f"image_size {image_size} is larger than the cached {images.shape[1]} px")
-        self.wide = images.dtype == np.uint16   # torch can hardly index it: as int16 until it is a batch
+        self.wide = images.dtype == np.uint16  # torch can hardly index it: as int16 until it is a batch
         self.images = torch.from_numpy(images.view(np.int16) if self.wide else images)
         self.labels = torch.from_numpy(labels)
         self.image_size, self.device = image_size, device
@@ -39,7 +48,7 @@ class Batches:
         # on the device: a list would be copied there at every batch, which a captured graph must not do
         self.channels = None if ids == list(range(images.shape[3])) else torch.tensor(ids, device=device)
         unit = pixel_unit(images.dtype)
-        self.scale = (1 / (unit * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)      # (C,)
+        self.scale = (1 / (unit * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)  # (C,)
         self.shift = (-torch.as_tensor(mean, dtype=torch.float32)[ids]).to(device) * unit * self.scale
 
     def __len__(self) -> int:
@@ -51,8 +60,11 @@ class Batches:
         """
         margin, flip = self.images.shape[1] - self.image_size, torch.rand(count, generator=generator) < 0.5
         if augment == "strong":
-            return {"flip": flip, "crop": torch.rand(4, count, generator=generator),
-                    "erased": draw_boxes(count, self.image_size, self.image_size, generator)}
+            return {
+                "flip": flip,
+                "crop": torch.rand(4, count, generator=generator),
+                "erased": draw_boxes(count, self.image_size, self.image_size, generator),
+            }
         top, left = torch.randint(0, margin + 1, (2, count), generator=generator)
         if augment == "none":
             top[:], left[:], flip[:] = margin // 2, margin // 2, False
@@ -91,7 +103,8 @@ class Batches:
             batch = self.images[indices.to(self.images.device)]
         else:
             batch = (crop_slices if self.images.device.type == "cpu" else crop_gather)(
-                self.images, indices, *crop, self.image_size)
+                self.images, indices, *crop, self.image_size
+            )
         batch = batch.to(self.device, non_blocking=True)
         return batch if self.channels is None else batch.index_select(3, self.channels)
 
@@ -106,29 +119,36 @@ class Batches:
         return rows.view(images.shape).permute(0, 3, 1, 2)
 
 
-def crop_slices(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor,
-                size: int) -> Tensor:
+def crop_slices(
+    images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
+) -> Tensor:
     """Crops (B, size, size, C) of images (N, S, S, C), one slice an image: the fastest way on a CPU."""
     batch = torch.empty(len(indices), size, size, images.shape[3], dtype=images.dtype)
     for out, i, y, x, mirrored in zip(batch, indices.tolist(), top.tolist(), left.tolist(), flip.tolist()):
-        crop = images[i, y:y + size, x:x + size]
+        crop = images[i, y : y + size, x : x + size]
         out.copy_(crop.flip(1) if mirrored else crop)
     return batch
 
 
-def crop_gather(images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor,
-                size: int) -> Tensor:
+def crop_gather(
+    images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
+) -> Tensor:
     """The same crops in one indexing operation: the fastest way on a GPU."""
     indices, top, left, flip = (value.to(images.device) for value in (indices, top, left, flip))
     steps = torch.arange(size, device=images.device)
-    columns = torch.where(flip[:, None], steps.flip(0), steps) + left[:, None]               # (B, size)
-    rows = top[:, None] + steps                                                              # (B, size)
+    columns = torch.where(flip[:, None], steps.flip(0), steps) + left[:, None]  # (B, size)
+    rows = top[:, None] + steps  # (B, size)
     return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def random_resized_crop(images: Tensor, size: int, flip: Tensor, drawn: Tensor,
-                        scale: tuple[float, float] = (0.35, 1.0),
-                        ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> Tensor:
+def random_resized_crop(
+    images: Tensor,
+    size: int,
+    flip: Tensor,
+    drawn: Tensor,
+    scale: tuple[float, float] = (0.35, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
     """Crop of random area and aspect ratio (Inception, 1409.4842), resampled to (B, C, size, size) on the
     images' device.
 
@@ -143,7 +163,7 @@ def random_resized_crop(images: Tensor, size: int, flip: Tensor, drawn: Tensor,
     aspect = torch.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * aspect).sqrt()
     side = images.shape[2]
     width, height = (area.sqrt() * aspect).clamp(max=1) * side, (area.sqrt() / aspect).clamp(max=1) * side
-    to_rows = resampling_matrix(where_y * (side - height), height, side, size)                  # (B, size, S)
+    to_rows = resampling_matrix(where_y * (side - height), height, side, size)  # (B, size, S)
     to_columns = resampling_matrix(where_x * (side - width), width, side, size)
     to_columns = torch.where(flip.to(images.device)[:, None, None], to_columns.flip(1), to_columns)
     return resample(images, to_rows, to_columns)
@@ -155,8 +175,9 @@ def resampling_matrix(start: Tensor, length: Tensor, source: int, target: int) -
     """
     step = (length / target)[:, None, None]
     centre = start[:, None, None] + (torch.arange(target, device=step.device)[:, None] + 0.5) * step
-    weight = (1 - (torch.arange(source, device=step.device) + 0.5 - centre).abs()
-              / step.clamp(min=1)).clamp(min=0)
+    weight = (1 - (torch.arange(source, device=step.device) + 0.5 - centre).abs() / step.clamp(min=1)).clamp(
+        min=0
+    )
     return weight / weight.sum(2, keepdim=True)
 
 
@@ -172,8 +193,9 @@ def resample(images: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
     return output.contiguous(memory_format=torch.channels_last)
 
 
-def draw_boxes(count: int, height: int, width: int, generator: torch.Generator,
-               probability: float = 0.25) -> Tensor:
+def draw_boxes(
+    count: int, height: int, width: int, generator: torch.Generator, probability: float = 0.25
+) -> Tensor:
     """What random erasing (1708.04896) takes from each image: a rectangle of 2 to 20 % of the area, or
     nothing.
 
@@ -195,15 +217,15 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
 
     images (B, C, H, W); boxes (B, 4) as `draw_boxes` returns them.
     """
-    if images.device.type == "cpu":   # few images have a box; a GPU would wait to learn which
+    if images.device.type == "cpu":  # few images have a box; a GPU would wait to learn which
         chosen = boxes.any(1).nonzero()[:, 0]
         images[chosen] = images[chosen].masked_fill(inside(boxes[chosen], *images.shape[2:]), 0)
         return images
-    return images.masked_fill_(inside(boxes.to(images.device), *images.shape[2:]), 0)   # keeps channels_last
+    return images.masked_fill_(inside(boxes.to(images.device), *images.shape[2:]), 0)  # keeps channels_last
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
     """Which pixels lie in a box: (B, 4) -> (B, 1, H, W) bool."""
     x, y = (torch.arange(length, device=boxes.device) + 0.5 for length in (width, height))
-    left, right, top, bottom = boxes.T[..., None]   # (B, 1) each
-    return (((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None, :])
+    left, right, top, bottom = boxes.T[..., None]  # (B, 1) each
+    return ((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None, :]

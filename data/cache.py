@@ -4,6 +4,7 @@ One directory a data set and size, `<name>-<size>px-<key>`, with `<split>.raw` (
 or float32, the lists `<split>.txt` of the N images that could be decoded, and meta.json. It is complete or
 absent, and needs no images. Checksums of all files are compared whenever it is opened.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -25,14 +26,15 @@ from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
 from utils import ROOT, UserError, making, write_json, write_text
 
-FORMAT = 2    # part of the key: caches of another format are not found
-CHUNK = 64    # images a job
-FEW = 500     # below this, starting workers takes longer than they save
+FORMAT = 2  # part of the key: caches of another format are not found
+CHUNK = 64  # images a job
+FEW = 500  # below this, starting workers takes longer than they save
 
 
 @dataclass(frozen=True)
 class CachedSplit:
     """images (N, size, size, C) mapped from disk, labels (N,) int64, and N paths as listed."""
+
     images: np.memmap
     labels: np.ndarray
     paths: list[str]
@@ -97,8 +99,14 @@ def meta_checksum(meta: dict) -> int:
     return zlib.crc32(json.dumps({**meta, "meta_crc32": None}, sort_keys=True).encode())
 
 
-def open_cache(lists: ImageLists, size: int, folder: str | Path | None = None, workers: int | None = None,
-               max_failed_share: float = 0.01, progress: bool = True) -> PixelCache:
+def open_cache(
+    lists: ImageLists,
+    size: int,
+    folder: str | Path | None = None,
+    workers: int | None = None,
+    max_failed_share: float = 0.01,
+    progress: bool = True,
+) -> PixelCache:
     """Open the cache of `lists` at `size`, building it first where it is absent or damaged.
 
     Args:
@@ -120,16 +128,22 @@ def open_cache(lists: ImageLists, size: int, folder: str | Path | None = None, w
     try:
         if not found:
             with making(target) as temporary:
-                found = _existing(target, lists)   # another process may have built it meanwhile
+                found = _existing(target, lists)  # another process may have built it meanwhile
                 if not found:
                     _build(lists, size, temporary, workers or cores(), max_failed_share, progress)
     except OSError as error:
-        raise UserError(f"cannot write the cache {target}: {error}; free disk space, or choose another "
-                        "folder with --cache") from error
+        raise UserError(
+            f"cannot write the cache {target}: {error}; free disk space, or choose another "
+            "folder with --cache"
+        ) from error
     found = found or PixelCache(target)
     for key, split in lists.splits.items():
-        _check_failures(key, [f"{path} ({reason})" for path, reason in found.failures[key]], len(split.paths),
-                        max_failed_share)
+        _check_failures(
+            key,
+            [f"{path} ({reason})" for path, reason in found.failures[key]],
+            len(split.paths),
+            max_failed_share,
+        )
     _warn(found.failures)
     return found
 
@@ -161,25 +175,42 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     need = sum(len(split.paths) for split in lists.splits.values()) * size * size * pixel
     free = shutil.disk_usage(folder.parent).free
     if need > free:
-        raise UserError(f"the cache needs {need / 1e9:.2f} GB in {folder.parent}, where {free / 1e9:.2f} "
-                        f"GB are free; free disk space or use a smaller image size")
-    targets = {key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind)
-               for key in lists.splits}
+        raise UserError(
+            f"the cache needs {need / 1e9:.2f} GB in {folder.parent}, where {free / 1e9:.2f} "
+            f"GB are free; free disk space or use a smaller image size"
+        )
+    targets = {
+        key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind) for key in lists.splits
+    }
     failures, sums, products = _decode_all(lists, targets, workers, max_failed_share, progress)
-    counts = {key: _finish_split(folder, key, split, targets[key], failures[key])
-              for key, split in lists.splits.items()}
+    counts = {
+        key: _finish_split(folder, key, split, targets[key], failures[key])
+        for key, split in lists.splits.items()
+    }
     reader = ImageReader(lists)
     pixels, unit = counts["train"] * size * size, pixel_unit(kind)
     mean = sums / pixels
     covariance = (products / pixels - np.outer(mean, mean)) / unit**2
-    named = {key: [[lists.splits[key].paths[row], reason] for row, reason in rows]
-             for key, rows in failures.items()}
-    meta = {"name": lists.name, "digest": lists.digest, "size": size, "format": FORMAT, "images": counts,
-            "channels": lists.channels.as_dict(), "kind": kind,
-            "mean": (mean / unit).tolist(), "std": np.sqrt(np.maximum(np.diag(covariance), 0)).tolist(),
-            "covariance": covariance.tolist(), "failures": named, "class_names": lists.class_names,
-            "left_out": {path: reader.checksum(path) for rows in named.values() for path, _ in rows},
-            "crc32": {path.name: checksum(path) for path in sorted(folder.iterdir())}}
+    named = {
+        key: [[lists.splits[key].paths[row], reason] for row, reason in rows]
+        for key, rows in failures.items()
+    }
+    meta = {
+        "name": lists.name,
+        "digest": lists.digest,
+        "size": size,
+        "format": FORMAT,
+        "images": counts,
+        "channels": lists.channels.as_dict(),
+        "kind": kind,
+        "mean": (mean / unit).tolist(),
+        "std": np.sqrt(np.maximum(np.diag(covariance), 0)).tolist(),
+        "covariance": covariance.tolist(),
+        "failures": named,
+        "class_names": lists.class_names,
+        "left_out": {path: reader.checksum(path) for rows in named.values() for path, _ in rows},
+        "crc32": {path.name: checksum(path) for path in sorted(folder.iterdir())},
+    }
     write_json(folder / "meta.json", {**meta, "meta_crc32": meta_checksum(meta)})
 
 
@@ -189,7 +220,7 @@ def first_kind(lists) -> str:
     for path in lists.splits["train"].paths[:CHUNK]:
         try:
             return pixel_kind(reader.read(path), len(lists.channels))
-        except Exception:   # reported with the others when all are decoded
+        except Exception:  # reported with the others when all are decoded
             continue
     return "uint8"
 
@@ -204,18 +235,28 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
         with open(target.file, "wb") as out:
             out.truncate(len(split.paths) * target.size**2 * target.channels * np.dtype(target.kind).itemsize)
         for row in range(0, len(split.paths), CHUNK):
-            jobs.append((split.paths[row:row + CHUNK], target, row, key == "train"))
+            jobs.append((split.paths[row : row + CHUNK], target, row, key == "train"))
             owners.append(key)
     channels, size = len(lists.channels), targets["train"].size
-    failures, sums, products = {key: [] for key in lists.splits}, np.zeros(channels), np.zeros((channels, channels))
+    failures, sums, products = (
+        {key: [] for key in lists.splits},
+        np.zeros(channels),
+        np.zeros((channels, channels)),
+    )
     total = sum(len(job[0]) for job in jobs)
-    with closing(answers(reader, jobs, workers if total >= FEW else 1)) as results, \
-            tqdm(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar:
+    with (
+        closing(answers(reader, jobs, workers if total >= FEW else 1)) as results,
+        tqdm(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
+    ):
         for key, job, (failed, moments) in zip(owners, jobs, results):
             paths = lists.splits[key].paths
             failures[key] += failed
-            _check_failures(key, [f"{paths[row]} ({reason})" for row, reason in failures[key]], len(paths),
-                            max_failed_share)
+            _check_failures(
+                key,
+                [f"{paths[row]} ({reason})" for row, reason in failures[key]],
+                len(paths),
+                max_failed_share,
+            )
             if moments:
                 sums, products = sums + moments[0], products + moments[1]
             bar.update(len(job[0]))
@@ -224,9 +265,11 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
 
 def _check_failures(key: str, failed: list[str], count: int, max_failed_share: float) -> None:
     if len(failed) > max_failed_share * count:
-        raise UserError(f"at least {len(failed)} of {count} {key} images cannot be decoded (limit "
-                        f"{max_failed_share:.1%}): {'; '.join(failed[:3])}. Replace them, or allow more with "
-                        f"--max-failed {min(1.0, 1.1 * len(failed) / count):.2g}")
+        raise UserError(
+            f"at least {len(failed)} of {count} {key} images cannot be decoded (limit "
+            f"{max_failed_share:.1%}): {'; '.join(failed[:3])}. Replace them, or allow more with "
+            f"--max-failed {min(1.0, 1.1 * len(failed) / count):.2g}"
+        )
 
 
 def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -> int:
@@ -238,7 +281,7 @@ def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -
         shape = (len(split.paths), target.size, target.size, target.channels)
         images = np.memmap(target.file, target.kind, "r+", shape=shape)
         for start in range(0, len(rows), CHUNK):
-            images[start:start + CHUNK][:len(rows) - start] = images[rows[start:start + CHUNK]]
+            images[start : start + CHUNK][: len(rows) - start] = images[rows[start : start + CHUNK]]
         images.flush()
         row = images[0].nbytes
         del images
@@ -250,5 +293,8 @@ def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -
 def _warn(failures: dict[str, list]) -> None:
     for key, failed in failures.items():
         if failed:
-            print(f"warning: {len(failed)} {key} images cannot be decoded and are left out: "
-                  + "; ".join(f"{path} ({reason})" for path, reason in failed[:5]), file=sys.stderr)
+            print(
+                f"warning: {len(failed)} {key} images cannot be decoded and are left out: "
+                + "; ".join(f"{path} ({reason})" for path, reason in failed[:5]),
+                file=sys.stderr,
+            )

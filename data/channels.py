@@ -1,4 +1,5 @@
 """Sets of channels as text: what a command line says, and what tables call them."""
+
 from __future__ import annotations
 
 from channelset import Channels, some_subsets
@@ -54,15 +55,16 @@ def parse_shares(text: str | None, channels: Channels | tuple[str, ...]) -> dict
         try:
             shares[ids] = shares.get(ids, 0) + float(share)
         except ValueError:
-            raise UserError(f"--set-shares {part!r}: {share!r} is no number; write SET:SHARE, such as "
-                            f"all:0.25") from None
+            raise UserError(
+                f"--set-shares {part!r}: {share!r} is no number; write SET:SHARE, such as all:0.25"
+            ) from None
     if not all(0 <= share <= 1 for share in shares.values()) or sum(shares.values()) > 1:
         raise UserError(f"--set-shares {text!r}: shares are at least 0 and at most 1 in all")
     return shares
 
 
 def subset_name(ids: tuple[int, ...], names: tuple[str, ...]) -> str:
-    """"RG" for (0, 1); names longer than one letter are joined with commas, all of them are "all", and all
+    """ "RG" for (0, 1); names longer than one letter are joined with commas, all of them are "all", and all
     but one "all-B10".
     """
     if all(len(name) == 1 for name in names):

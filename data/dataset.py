@@ -1,4 +1,5 @@
 """From `--data` to batches: the one way the scripts open a data set."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -29,23 +30,27 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
     Raises:
         UserError: what is wrong with the data set, and where.
     """
+
     def load() -> PixelCache:
         lists = read_lists(find_dataset(data))
         return open_cache(lists, cached_size(image_size), cache, max_failed_share=max_failed)
+
     if dist.is_initialized() and dist.get_rank() > 0:
-        dist.barrier()   # the first process builds the cache
+        dist.barrier()  # the first process builds the cache
     pixels = load()
     if dist.is_initialized() and dist.get_rank() == 0:
         dist.barrier()
     for name, std in zip(pixels.channel_names, pixels.std):
         if std == 0:
-            raise UserError(f"channel {name} has the same value in every training pixel: nothing can be "
-                            f"learned from it")
+            raise UserError(
+                f"channel {name} has the same value in every training pixel: nothing can be learned from it"
+            )
     return pixels
 
 
-def make_batches(cache: PixelCache, split: str, image_size: int, channels, device: torch.device,
-                 fraction: float = 1.0) -> Batches:
+def make_batches(
+    cache: PixelCache, split: str, image_size: int, channels, device: torch.device, fraction: float = 1.0
+) -> Batches:
     """Batches of "train", "val" or "test" with the image channels `channels` (ids).
 
     Of "train" alone, `fraction` of the images are used, as `draw_fraction` chooses them, copied into memory.
@@ -69,5 +74,5 @@ def draw_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         order = torch.randperm(len(rows), generator=generator("fraction", int(label))).numpy()
-        drawn.append(rows[order[:max(1, round(fraction * len(rows)))]])
+        drawn.append(rows[order[: max(1, round(fraction * len(rows)))]])
     return np.sort(np.concatenate(drawn))

@@ -2,6 +2,7 @@
 
 Imports no torch, so a worker starts in a moment.
 """
+
 from __future__ import annotations
 
 import io
@@ -16,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")   # what Pillow is asked to read
-NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")      # how such a file begins
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # what Pillow is asked to read
+NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such a file begins
 
 
 class ImageReader:
@@ -41,7 +42,7 @@ class ImageReader:
         """
         if not self.is_zip:
             return (self.source / (self.prefix + path)).read_bytes()
-        if self._pid != os.getpid():   # a forked child must not share the parent's file position
+        if self._pid != os.getpid():  # a forked child must not share the parent's file position
             self._archive, self._pid = zipfile.ZipFile(self.source), os.getpid()
         return self._archive.read(self.prefix + path)
 
@@ -49,7 +50,7 @@ class ImageReader:
         """CRC-32 of the file listed as `path`, None where it cannot be read."""
         try:
             return zlib.crc32(self.read(path))
-        except Exception:   # as many types as for an image
+        except Exception:  # as many types as for an image
             return None
 
 
@@ -92,7 +93,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         ValueError: 32-bit pixels, whose range nothing tells.
     """
     if image.mode == mode:
-        return image   # convert would copy it
+        return image  # convert would copy it
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -114,7 +115,8 @@ def read_array(data: bytes) -> np.ndarray:
     """The pixels of a .npy or TIFF file as they are stored."""
     if data.startswith(NPY):
         return np.load(io.BytesIO(data), allow_pickle=False)
-    import tifffile   # here: most workers never need it
+    import tifffile  # here: most workers never need it
+
     return tifffile.imread(io.BytesIO(data))
 
 
@@ -154,10 +156,14 @@ def resize(array: np.ndarray, size: int) -> np.ndarray:
     height, width, channels = array.shape
     if (height, width) == (size, size):
         return array
-    planes = [Image.fromarray(array[:, :, i].astype(np.float32)).resize(
-        (size, size), Image.Resampling.BICUBIC, box=centre(width, height)) for i in range(channels)]
+    planes = [
+        Image.fromarray(array[:, :, i].astype(np.float32)).resize(
+            (size, size), Image.Resampling.BICUBIC, box=centre(width, height)
+        )
+        for i in range(channels)
+    ]
     out = np.stack([np.asarray(plane) for plane in planes], axis=2)
-    if array.dtype.kind == "u":   # bicubic interpolation overshoots
+    if array.dtype.kind == "u":  # bicubic interpolation overshoots
         out = np.clip(np.round(out), 0, np.iinfo(array.dtype).max)
     return out.astype(array.dtype)
 
@@ -170,7 +176,7 @@ def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # the channels and 1, so that one product gives sums as well
     planes = np.ones((channels + 1, images[0].size // channels))
     total = np.zeros((channels + 1, channels + 1))
-    for image in images:   # one at a time stays in the processor's cache
+    for image in images:  # one at a time stays in the processor's cache
         planes[:channels] = image.reshape(-1, channels).T
         total += planes @ planes.T
     return total[channels, :channels], total[:channels, :channels]
@@ -178,6 +184,7 @@ def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 class Target(NamedTuple):
     """Where `pack` writes: a raw file of images (N, size, size, channels) of `kind`."""
+
     file: str
     size: int
     channels: int
@@ -201,12 +208,12 @@ def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_m
     for index, path in enumerate(paths):
         try:
             block[index] = decode(reader.read(path), size, channels, kind)
-        except Exception as error:   # Pillow raises many types for damaged files, and each is reported
+        except Exception as error:  # Pillow raises many types for damaged files, and each is reported
             failures.append((row + index, f"{type(error).__name__}: {error}"))
     with open(file, "r+b") as out:
         out.seek(row * block[0].nbytes)
         out.write(block)
-    return failures, moments(block) if with_moments else None   # zero rows add nothing to a sum
+    return failures, moments(block) if with_moments else None  # zero rows add nothing to a sum
 
 
 def serve() -> None:

@@ -4,6 +4,7 @@ Eight classes: four shapes, each in two colours that lie on opposite sides of gr
 red-green, triangle and cross along blue-yellow; brightness varies more than the colour does, so that three
 channels tell every class, two tell the pairs they span, and one is left with a weak hint.
 """
+
 from __future__ import annotations
 
 import json
@@ -15,9 +16,9 @@ from PIL import Image, ImageDraw
 
 from utils import UserError, making, write_json, write_text
 
-VERSION = 1   # of the pictures; another version is drawn again
-SIZE = 84     # px
-COUNTS = {"train": 120, "val": 20, "test": 20}   # images a class
+VERSION = 1  # of the pictures; another version is drawn again
+SIZE = 84  # px
+COUNTS = {"train": 120, "val": 20, "test": 20}  # images a class
 SHAPES = ("disc", "ring", "triangle", "cross")
 # in RGB
 AXES = {"disc": (1, -1, 0), "ring": (1, -1, 0), "triangle": (-0.5, -0.5, 1), "cross": (-0.5, -0.5, 1)}
@@ -36,7 +37,7 @@ def _corners(shape: str, centre: np.ndarray, radius: float, angle: float) -> lis
 
 def _mask(shape: str, rng: np.random.Generator) -> np.ndarray:
     """Where the object is, at random place, size and turn: (SIZE, SIZE, 1) in 0..1."""
-    scale = 2   # drawn larger, then reduced: smooth edges
+    scale = 2  # drawn larger, then reduced: smooth edges
     radius, angle = rng.uniform(18, 30) * scale, rng.uniform(0, 2 * np.pi)
     centre = rng.uniform(0.8 * radius, SIZE * scale - 0.8 * radius, 2)
     image = Image.new("L", (SIZE * scale, SIZE * scale))
@@ -58,8 +59,11 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     draw = ImageDraw.Draw(image)
     for _ in range(rng.integers(1, 4)):
         colour = tuple(int(value) for value in np.clip(rng.normal(128, 35) + rng.normal(0, 15, 3), 0, 255))
-        draw.line([tuple(point) for point in rng.uniform(0, SIZE, (2, 2))], fill=colour,
-                  width=int(rng.integers(1, 4)))
+        draw.line(
+            [tuple(point) for point in rng.uniform(0, SIZE, (2, 2))],
+            fill=colour,
+            width=int(rng.integers(1, 4)),
+        )
         x, y, radius = *rng.uniform(0, SIZE, 2), rng.uniform(2, 5)
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     return np.asarray(image, np.float64) / 255
@@ -68,8 +72,11 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 def draw_image(label: int, rng: np.random.Generator) -> Image.Image:
     """One SIZE x SIZE picture of class `label` (0..7); one in fifty is greyscale (mode L)."""
     shape, sign = SHAPES[label // 2], 1 - 2 * (label % 2)
-    colour = rng.uniform(0.25, 0.75) + sign * rng.uniform(0.15, 0.25) * np.array(AXES[shape]) + rng.normal(0,
-        0.025, 3)
+    colour = (
+        rng.uniform(0.25, 0.75)
+        + sign * rng.uniform(0.15, 0.25) * np.array(AXES[shape])
+        + rng.normal(0, 0.025, 3)
+    )
     mask, background = _mask(shape, rng), _background(rng)
     pixels = (background + mask * (colour - background)) * rng.uniform(0.85, 1.15)
     pixels += rng.normal(0, 0.04, pixels.shape)
@@ -82,7 +89,7 @@ def _write(folder: Path) -> None:
     rng = np.random.default_rng(20240)
     lists = {split: [] for split in COUNTS}
     for label in range(2 * len(SHAPES)):
-        wnid = f"d{VERSION}{label:07d}"   # caches are keyed by the lists: new pictures need new names
+        wnid = f"d{VERSION}{label:07d}"  # caches are keyed by the lists: new pictures need new names
         (folder / "images" / wnid).mkdir(parents=True)
         for number, split in enumerate(split for split, count in COUNTS.items() for _ in range(count)):
             path = f"images/{wnid}/{wnid}_{number}.JPEG"
@@ -104,18 +111,21 @@ def make_demo(folder: str | Path) -> Path:
 
     def complete() -> bool:
         return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["version"] == VERSION
+
     if complete():
         return folder
     if folder.exists() and not marker.is_file() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no demo set; name another folder or remove it")
     try:
         with making(folder) as temporary:
-            if complete():   # another process made it meanwhile
+            if complete():  # another process made it meanwhile
                 return folder
             _write(temporary)
             if folder.exists():
                 shutil.rmtree(folder)
     except OSError as error:
-        raise UserError(f"cannot write the demo set to {folder}: {error}; free disk space, or make it elsewhere: "
-                        f"python -m data.prepare demo --out FOLDER, then --data FOLDER --cache FOLDER2") from error
+        raise UserError(
+            f"cannot write the demo set to {folder}: {error}; free disk space, or make it elsewhere: "
+            f"python -m data.prepare demo --out FOLDER, then --data FOLDER --cache FOLDER2"
+        ) from error
     return folder

@@ -71,7 +71,6 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
             write_text(temporary / BANDS, f"R\nG\nB\n{channel}\n")
     except BROKEN as error:
         raise UserError(
-            f"cannot write {out}: {error}; free disk space, mend the image, or name another folder with "
-            f"--out"
+            f"cannot write {out}: {error}; free disk space, mend the image, or name another folder with --out"
         ) from error
     return out

@@ -1,4 +1,5 @@
 """Lists for cross-validation: a small data set's images, all of them tested once."""
+
 from __future__ import annotations
 
 import json
@@ -30,14 +31,20 @@ def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: in
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < folds:
             raise UserError(f"--folds {folds}: class {label} has only {len(rows)} images")
-        place[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds   # no fold gets all the odd ones
+        place[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds  # no fold gets all the odd ones
     parts = []
     for fold in range(folds):
         rest = rng.permutation(np.flatnonzero(place != fold))
-        val = np.concatenate([rows[:max(1, round(val_share * len(rows)))] for label in np.unique(labels)
-                              for rows in [rest[labels[rest] == label]]])
-        parts.append({"train": np.setdiff1d(rest, val), "val": np.sort(val),
-                      "test": np.flatnonzero(place == fold)})
+        val = np.concatenate(
+            [
+                rows[: max(1, round(val_share * len(rows)))]
+                for label in np.unique(labels)
+                for rows in [rest[labels[rest] == label]]
+            ]
+        )
+        parts.append(
+            {"train": np.setdiff1d(rest, val), "val": np.sort(val), "test": np.flatnonzero(place == fold)}
+        )
         if len(np.unique(labels[parts[-1]["train"]])) < len(np.unique(labels)):
             raise UserError(f"--folds {folds}: a class is left without a training image")
     return parts
@@ -73,13 +80,21 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
                 target.write_bytes(reader.read(path))
             for folder, part in zip(made, parts):
                 for split, rows in part.items():
-                    write_text(temporary / folder.name / f"{split}.txt",
-                               "".join(f"{paths[row]} {labels[row]}\n" for row in rows))
+                    write_text(
+                        temporary / folder.name / f"{split}.txt",
+                        "".join(f"{paths[row]} {labels[row]}\n" for row in rows),
+                    )
                 if lists.channels is not RGB:
-                    write_text(temporary / folder.name / BANDS, "".join(
-                        f"{name} {nm or ''}".rstrip() + "\n" for name, nm in lists.channels.as_dict().items()))
+                    write_text(
+                        temporary / folder.name / BANDS,
+                        "".join(
+                            f"{name} {nm or ''}".rstrip() + "\n"
+                            for name, nm in lists.channels.as_dict().items()
+                        ),
+                    )
             write_json(temporary / marker.name, content)
     except BROKEN as error:
-        raise UserError(f"cannot write the folds to {out}: {error}; free disk space or name another folder "
-                        f"with --out") from error
+        raise UserError(
+            f"cannot write the folds to {out}: {error}; free disk space or name another folder with --out"
+        ) from error
     return made

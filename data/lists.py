@@ -1,6 +1,7 @@
 """The course's layout, train.txt / val.txt / test.txt with lines `images/<class>/<name>.JPEG <label>`,
 checked.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -17,7 +18,7 @@ from data.source import PASSED_OVER, open_source
 from utils import ROOT, UserError
 
 LIST_FILES = {"train": ("train.txt",), "val": ("val.txt", "validation.txt"), "test": ("test.txt",)}
-COURSE_SHA256 = {   # of the three list files as the course hands them out, with CRLF line ends
+COURSE_SHA256 = {  # of the three list files as the course hands them out, with CRLF line ends
     "train": "55637f74ecd549614a850107af88e92bff8430ca90eb0455c60ddb9098a748cc",
     "val": "5b9f22e2f0e18e04767b22eb736115ffcdb44d72133bdb52530d9a694128c98d",
     "test": "e2bf6a6bfc2a97ee102984e40ed35fae098aa9629a4284a475835c3e7b3072b4",
@@ -30,6 +31,7 @@ LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a 
 @dataclass(frozen=True)
 class Split:
     """One list file: N image paths as listed, labels (N,) int64, and 1-based line numbers for messages."""
+
     paths: list[str]
     labels: np.ndarray
     lines: list[int]
@@ -38,13 +40,14 @@ class Split:
 @dataclass(frozen=True)
 class ImageLists:
     """The three lists of a data set, and where their images lie."""
-    source: Path               # folder or zip file
-    prefix: str                # what comes before a listed path inside `source`, such as "" or "images/"
-    splits: dict[str, Split]   # train, val, test
-    class_names: list[str]     # by label
-    name: str                  # "course", or the name of the folder or zip
-    digest: str                # sha256 of the lists; the same for LF and CRLF, folder and zip
-    channels: Channels = RGB   # of each image, from bands.txt where there is one
+
+    source: Path  # folder or zip file
+    prefix: str  # what comes before a listed path inside `source`, such as "" or "images/"
+    splits: dict[str, Split]  # train, val, test
+    class_names: list[str]  # by label
+    name: str  # "course", or the name of the folder or zip
+    digest: str  # sha256 of the lists; the same for LF and CRLF, folder and zip
+    channels: Channels = RGB  # of each image, from bands.txt where there is one
 
     def member(self, path: str) -> str:
         """Name of a listed path inside `source`."""
@@ -70,7 +73,7 @@ def parse_list(data: bytes, name: str) -> Split:
         raise UserError(f"{name} is not UTF-8 text ({error}); save it again as UTF-8") from error
     paths, labels, lines = [], [], []
     for number, line in enumerate(text.split("\n"), 1):
-        words = line.rsplit(None, 1)   # off the right: a path may hold spaces
+        words = line.rsplit(None, 1)  # off the right: a path may hold spaces
         if not words:
             continue
         if len(words) == 1:
@@ -81,8 +84,9 @@ def parse_list(data: bytes, name: str) -> Split:
         if not 0 <= int(label) < 10**6:
             raise UserError(f"{name}:{number}: label {label} is out of range; labels count 0, 1, 2, ...")
         if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
-            raise UserError(f"{name}:{number}: {path!r} leaves the data set; write a relative path without "
-                            f"..")
+            raise UserError(
+                f"{name}:{number}: {path!r} leaves the data set; write a relative path without .."
+            )
         paths.append(path)
         labels.append(int(label))
         lines.append(number)
@@ -107,10 +111,17 @@ def parse_bands(data: bytes, name: str) -> Channels:
             wavelength = float(words[1]) if len(words) > 1 else None
         except ValueError:
             wavelength = math.nan
-        if len(words) > 2 or wavelength is not None and not 1 <= wavelength <= 1e9 or words[0] in found \
-                or "," in words[0]:
-            raise UserError(f"{name}:{number}: {line.strip()!r} is not `<name> <wavelength in nm>`, with a name "
-                            f"of its own and without a comma; the wavelength may be left out")
+        if (
+            len(words) > 2
+            or wavelength is not None
+            and not 1 <= wavelength <= 1e9
+            or words[0] in found
+            or "," in words[0]
+        ):
+            raise UserError(
+                f"{name}:{number}: {line.strip()!r} is not `<name> <wavelength in nm>`, with a name "
+                f"of its own and without a comma; the wavelength may be left out"
+            )
         found[words[0]] = wavelength
     if not found:
         raise UserError(f"{name} is empty; it needs one line `<name> <wavelength in nm>` a channel")
@@ -129,22 +140,30 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
         for label, number in zip(labels, split.lines):
             if key == "train" and label >= len(known):
                 gap = min(set(range(label)) - known)
-                raise UserError(f"{names[key]}:{number}: label {label} is out of range: train has "
-                                f"{len(known)} labels, so they must be 0..{len(known) - 1}, and {gap} is "
-                                f"missing; renumber them")
+                raise UserError(
+                    f"{names[key]}:{number}: label {label} is out of range: train has "
+                    f"{len(known)} labels, so they must be 0..{len(known) - 1}, and {gap} is "
+                    f"missing; renumber them"
+                )
             if label not in known:
-                raise UserError(f"{names[key]}:{number}: class {label} has no image in {names['train']} "
-                                f"(labels 0..{len(known) - 1}); remove the line or add training images")
+                raise UserError(
+                    f"{names[key]}:{number}: class {label} has no image in {names['train']} "
+                    f"(labels 0..{len(known) - 1}); remove the line or add training images"
+                )
     seen = {}
     for key, split in splits.items():
         for path, label, number in zip(split.paths, split.labels.tolist(), split.lines):
             first = seen.setdefault(path, (key, label, number))
             if first[0] != key:
-                raise UserError(f"{names[key]}:{number}: {path} is also in {names[first[0]]}:{first[2]}; "
-                                "an image in two splits makes the test worthless: remove one of the lines")
+                raise UserError(
+                    f"{names[key]}:{number}: {path} is also in {names[first[0]]}:{first[2]}; "
+                    "an image in two splits makes the test worthless: remove one of the lines"
+                )
             if first[1] != label:
-                raise UserError(f"{names[key]}:{number}: {path} has label {label}, but {first[1]} in line "
-                                f"{first[2]}; remove one of the lines")
+                raise UserError(
+                    f"{names[key]}:{number}: {path} has label {label}, but {first[1]} in line "
+                    f"{first[2]}; remove one of the lines"
+                )
 
 
 def read_lists(source: str | Path) -> ImageLists:
@@ -161,11 +180,15 @@ def read_lists(source: str | Path) -> ImageLists:
     tree = open_source(source)
     roots = tree.list_roots()
     if not roots:
-        raise UserError(f"no train.txt in {source}, nor one or two folders below; {LAYOUT}. "
-                        f"It holds: {', '.join(tree.top()[:6]) or 'nothing'}")
+        raise UserError(
+            f"no train.txt in {source}, nor one or two folders below; {LAYOUT}. "
+            f"It holds: {', '.join(tree.top()[:6]) or 'nothing'}"
+        )
     if len(roots) > 1:
-        raise UserError(f"{source} holds several lists: {', '.join(root + 'train.txt' for root in roots)}; "
-                        "name the folder of one of them")
+        raise UserError(
+            f"{source} holds several lists: {', '.join(root + 'train.txt' for root in roots)}; "
+            "name the folder of one of them"
+        )
     names, splits = {}, {}
     for key, choices in LIST_FILES.items():
         found = next((roots[0] + choice for choice in choices if roots[0] + choice in tree), None)
@@ -179,12 +202,21 @@ def read_lists(source: str | Path) -> ImageLists:
     channels = _read_bands(tree, roots[0])
     told = sorted(sha256.items()) + [repr(channels)] * (channels is not RGB)
     name = "course" if sha256 == COURSE_SHA256 else given.stem if source.is_file() else given.name
-    return ImageLists(source, prefix, splits, _class_names(splits["train"]), name,
-                      hashlib.sha256(repr(told).encode()).hexdigest(), channels)
+    return ImageLists(
+        source,
+        prefix,
+        splits,
+        _class_names(splits["train"]),
+        name,
+        hashlib.sha256(repr(told).encode()).hexdigest(),
+        channels,
+    )
 
 
 def _read_bands(tree, root: str) -> Channels:
-    return parse_bands(tree.read(root + BANDS), str(tree.path / (root + BANDS))) if root + BANDS in tree else RGB
+    return (
+        parse_bands(tree.read(root + BANDS), str(tree.path / (root + BANDS))) if root + BANDS in tree else RGB
+    )
 
 
 def read_channels(source: str | Path) -> Channels:
@@ -196,7 +228,7 @@ def read_channels(source: str | Path) -> Channels:
     """
     tree = open_source(Path(source).expanduser().resolve())
     roots = tree.list_roots()
-    return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB   # wrong roots are `read_lists`' to report
+    return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB  # wrong roots are `read_lists`' to report
 
 
 def _sha256(split: Split) -> str:
@@ -212,16 +244,22 @@ def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, s
     above = "".join(f"{part}/" for part in root.split("/")[:-2]) if root else "../"
     prefixes = [root, above, f"{root}images/"]
     paths = splits["train"].paths
-    sample = paths[::max(1, len(paths) // 32)]
+    sample = paths[:: max(1, len(paths) // 32)]
     prefix = max(prefixes, key=lambda prefix: sum(prefix + path in tree for path in sample))
-    missing = [f"{path} ({names[key]}:{number})" for key, split in splits.items()
-               for path, number in zip(split.paths, split.lines) if prefix + path not in tree]
+    missing = [
+        f"{path} ({names[key]}:{number})"
+        for key, split in splits.items()
+        for path, number in zip(split.paths, split.lines)
+        if prefix + path not in tree
+    ]
     if missing:
         total = sum(len(split.paths) for split in splits.values())
         looked = prefixes if len(missing) == total else [prefix]
-        raise UserError(f"{len(missing)} of {total} listed images do not exist: {'; '.join(missing[:3])}. "
-                        f"Looked in {', '.join(str(tree.path / folder) for folder in looked)}. "
-                        "Unpack the archive again, or mend the lists.")
+        raise UserError(
+            f"{len(missing)} of {total} listed images do not exist: {'; '.join(missing[:3])}. "
+            f"Looked in {', '.join(str(tree.path / folder) for folder in looked)}. "
+            "Unpack the archive again, or mend the lists."
+        )
     return prefix
 
 
@@ -250,17 +288,27 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
         if not path.exists():
             raise UserError(f"--data {data}: no such folder or zip; use --data auto for the demo set")
         return path
-    places = sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in PASSED_OVER
-                    and not path.name.startswith(".")) if folder.is_dir() else []
-    found = {}   # by content, so an archive beside its unpacked folder counts once
-    for path in ([folder] if (folder / "train.txt").is_file()
-                 else []) + places + sorted(folder.glob("*.zip")):
+    places = (
+        sorted(
+            path
+            for path in folder.iterdir()
+            if path.is_dir() and path.name not in PASSED_OVER and not path.name.startswith(".")
+        )
+        if folder.is_dir()
+        else []
+    )
+    found = {}  # by content, so an archive beside its unpacked folder counts once
+    for path in (
+        ([folder] if (folder / "train.txt").is_file() else []) + places + sorted(folder.glob("*.zip"))
+    ):
         source = open_source(path)
         for root in source.list_roots():
             found.setdefault(tuple(source.read(root + "train.txt").splitlines()), path)
     if len(found) > 1:
-        raise UserError(f"several data sets in {folder}: {', '.join(path.name for path in found.values())}; "
-                        f"choose one, such as --data {next(iter(found.values()))}")
+        raise UserError(
+            f"several data sets in {folder}: {', '.join(path.name for path in found.values())}; "
+            f"choose one, such as --data {next(iter(found.values()))}"
+        )
     if found:
         return next(iter(found.values()))
     print(f"no data set in {folder}: using the drawn demo set (see data/README.md for the course's own)")

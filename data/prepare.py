@@ -1,4 +1,5 @@
 """Get, check and cache a data set: `python -m data.prepare --help`."""
+
 from __future__ import annotations
 
 import argparse
@@ -32,8 +33,10 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     for key, split in lists.splits.items():
         counts = np.bincount(split.labels, minlength=len(lists.class_names))
         least, most = counts.argmin(), counts.argmax()
-        print(f"  {key:5} {len(split.paths):6,} images; a class has {counts[least]:,} "
-              f"({lists.class_names[least]}) to {counts[most]:,} ({lists.class_names[most]})")
+        print(
+            f"  {key:5} {len(split.paths):6,} images; a class has {counts[least]:,} "
+            f"({lists.class_names[least]}) to {counts[most]:,} ({lists.class_names[most]})"
+        )
     if not decode:
         return
     paths = [path for split in lists.splits.values() for path in split.paths]
@@ -45,18 +48,20 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             data = reader.read(path)
             image = decode_image(data, 64, channels, kind)
             return bool((image == image[:, :, :1]).all()), "", hashlib.sha256(data).digest()
-        except Exception as error:   # Pillow raises many types for damaged files, and each is reported
+        except Exception as error:  # Pillow raises many types for damaged files, and each is reported
             return False, f"{path} ({type(error).__name__}: {error})", b""
 
-    with ThreadPoolExecutor(workers) as pool:   # Pillow decodes without the interpreter's lock
+    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes without the interpreter's lock
         results = list(tqdm(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
     grey = f", {sum(same for same, _, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
     print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
     bad = [reason for _, reason, _ in results if reason]
     if bad:
-        raise UserError(f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
-                        f"or download the archive again, or take them off the lists.")
-    first: dict[bytes, tuple[str, str]] = {}   # content -> split and path where it is first
+        raise UserError(
+            f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
+            f"or download the archive again, or take them off the lists."
+        )
+    first: dict[bytes, tuple[str, str]] = {}  # content -> split and path where it is first
     copies, contents = [], iter(content for _, _, content in results)
     for split, part in lists.splits.items():
         for path, content in zip(part.paths, contents):
@@ -64,8 +69,10 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             if where != split:
                 copies.append(f"{split} {path} = {where} {other}")
     if copies:
-        raise UserError(f"{len(copies)} images are in two splits under different names: {'; '.join(copies[:5])}. An "
-                        f"image in two splits makes the test worthless: take one of each off the lists.")
+        raise UserError(
+            f"{len(copies)} images are in two splits under different names: {'; '.join(copies[:5])}. An "
+            f"image in two splits makes the test worthless: take one of each off the lists."
+        )
     print("  no image is in two splits")
 
 
@@ -74,23 +81,37 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def command(name: str, help: str, example: str) -> ArgumentParser:
-        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".",
-                                   epilog=f"example: python -m data.prepare {example}",
-                                   formatter_class=argparse.HelpFormatter)
+        return commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"example: python -m data.prepare {example}",
+            formatter_class=argparse.HelpFormatter,
+        )
 
     def add_source(sub: ArgumentParser) -> None:
-        sub.add_argument("source", metavar="SOURCE",
-                         help="folder or zip with lists and images; auto: the one in data/")
+        sub.add_argument(
+            "source", metavar="SOURCE", help="folder or zip with lists and images; auto: the one in data/"
+        )
 
     def add_workers(sub: ArgumentParser) -> None:
-        sub.add_argument("--workers", type=within(1, 4096), default=cores(), metavar="N",
-                         help="decode on N cores (default: %(default)s)")
+        sub.add_argument(
+            "--workers",
+            type=within(1, 4096),
+            default=cores(),
+            metavar="N",
+            help="decode on N cores (default: %(default)s)",
+        )
 
-    sub = command("download", "fetch the course's archive (1.45 GB); a download that was cut off goes on",
-                  "download --out data")
+    sub = command(
+        "download",
+        "fetch the course's archive (1.45 GB); a download that was cut off goes on",
+        "download --out data",
+    )
     sub.add_argument("--url", default=URL, help="address of the zip (default: %(default)s)")
-    sub.add_argument("--out", default=str(ROOT / "data"), metavar="FOLDER",
-                     help="where it goes (default: %(default)s)")
+    sub.add_argument(
+        "--out", default=str(ROOT / "data"), metavar="FOLDER", help="where it goes (default: %(default)s)"
+    )
 
     sub = command("check", "check lists and images, and count them", "check data/images.zip --decode")
     add_source(sub)
@@ -98,29 +119,55 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_workers(sub)
 
     sub = command("demo", "draw the demo set: 8 classes, 1,280 images, a few seconds", "demo")
-    sub.add_argument("--out", default=str(ROOT / "data" / "demo"), metavar="FOLDER",
-                     help="where it goes (default: %(default)s)")
+    sub.add_argument(
+        "--out",
+        default=str(ROOT / "data" / "demo"),
+        metavar="FOLDER",
+        help="where it goes (default: %(default)s)",
+    )
 
-    sub = command("folds", "write lists for cross-validation of a small data set, one folder a fold",
-                  "folds data/small.zip --folds 5 --out data-folds")
+    sub = command(
+        "folds",
+        "write lists for cross-validation of a small data set, one folder a fold",
+        "folds data/small.zip --folds 5 --out data-folds",
+    )
     add_source(sub)
-    sub.add_argument("--folds", type=within(2, 1000), default=5, metavar="K", help="how many (default: %(default)s)")
-    sub.add_argument("--out", required=True, metavar="FOLDER", help="where they go, with a copy of the images")
+    sub.add_argument(
+        "--folds", type=within(2, 1000), default=5, metavar="K", help="how many (default: %(default)s)"
+    )
+    sub.add_argument(
+        "--out", required=True, metavar="FOLDER", help="where they go, with a copy of the images"
+    )
 
-    sub = command("derive", "write an RGB data set with a fourth channel computed from the three",
-                  "derive data/images.zip --channel sobel --out data-sobel")
+    sub = command(
+        "derive",
+        "write an RGB data set with a fourth channel computed from the three",
+        "derive data/images.zip --channel sobel --out data-sobel",
+    )
     add_source(sub)
     sub.add_argument("--channel", required=True, choices=tuple(CHANNELS), help="which, see data/derive.py")
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where it goes")
 
-    sub = command("cache", "decode a data set once, for training at one image size",
-                  "cache data/images.zip --size 128")
+    sub = command(
+        "cache", "decode a data set once, for training at one image size", "cache data/images.zip --size 128"
+    )
     add_source(sub)
-    sub.add_argument("--size", type=within(1, 4096), required=True, metavar="PX", help="side of the square images")
-    sub.add_argument("--out", default=str(ROOT / "data" / "cache"), metavar="FOLDER",
-                     help="where it goes (default: %(default)s)")
-    sub.add_argument("--max-failed", type=float, default=0.01, metavar="SHARE",
-                     help="share of a split that may be undecodable and left out (default: %(default)s)")
+    sub.add_argument(
+        "--size", type=within(1, 4096), required=True, metavar="PX", help="side of the square images"
+    )
+    sub.add_argument(
+        "--out",
+        default=str(ROOT / "data" / "cache"),
+        metavar="FOLDER",
+        help="where it goes (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--max-failed",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of a split that may be undecodable and left out (default: %(default)s)",
+    )
     add_workers(sub)
 
     return parser.parse_args(argv)
@@ -140,8 +187,9 @@ def main(argv: list[str] | None = None) -> None:
     elif args.command == "demo":
         print(f"ready: {make_demo(args.out)}")
     else:
-        cache = open_cache(read_lists(find_dataset(args.source)), args.size, args.out, args.workers,
-                           args.max_failed)
+        cache = open_cache(
+            read_lists(find_dataset(args.source)), args.size, args.out, args.workers, args.max_failed
+        )
         sizes = ", ".join(f"{name} {len(cache.split(name).labels):,}" for name in ("train", "val", "test"))
         print(f"ready: {cache.folder} ({sizes}); train mean {cache.mean.round(4)}, std {cache.std.round(4)}")
 

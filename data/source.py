@@ -1,6 +1,7 @@
 """A data source the user names, folder or zip, as a set of file names; asking for 63,000 names takes no stat
 each.
 """
+
 from __future__ import annotations
 
 import os
@@ -14,7 +15,7 @@ from utils import UserError
 
 # what zipfile raises for archives that are damaged, encrypted or packed in a way that it does not know
 BROKEN = (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, KeyError, zlib.error, struct.error)
-PASSED_OVER = {"__MACOSX", "__pycache__", "demo", "cache"}   # never searched for lists
+PASSED_OVER = {"__MACOSX", "__pycache__", "demo", "cache"}  # never searched for lists
 
 
 def _searched(parts: tuple[str, ...]) -> bool:
@@ -70,10 +71,14 @@ class ZipSource:
             self._archive = zipfile.ZipFile(path)
         except BROKEN as error:
             if path.is_file() and _is_tar(path):
-                raise UserError(f"{path} is a tar archive, which cannot be read image by image: unpack it and name "
-                                f"the folder") from error
-            raise UserError(f"{path} is not a readable zip ({error}): it is truncated or damaged; "
-                            "delete it, and download or copy it again") from error
+                raise UserError(
+                    f"{path} is a tar archive, which cannot be read image by image: unpack it and name "
+                    f"the folder"
+                ) from error
+            raise UserError(
+                f"{path} is not a readable zip ({error}): it is truncated or damaged; "
+                "delete it, and download or copy it again"
+            ) from error
         self.path, self.names = path, set(self._archive.namelist())
 
     def __contains__(self, name: str) -> bool:
@@ -83,8 +88,9 @@ class ZipSource:
         try:
             return self._archive.read(name)
         except BROKEN as error:
-            raise UserError(f"cannot read {name} in {self.path} ({error}); download or copy the zip "
-                            f"again") from error
+            raise UserError(
+                f"cannot read {name} in {self.path} ({error}); download or copy the zip again"
+            ) from error
 
     def list_roots(self) -> list[str]:
         """As `FolderSource.list_roots`."""

@@ -3,6 +3,7 @@
 They are plain subprocesses that import data.decode alone: unlike a fork they share no locks with this process
 (torch has threads), and unlike multiprocessing's spawn they do not import the training script again.
 """
+
 from __future__ import annotations
 
 import os
@@ -25,10 +26,15 @@ def cores() -> int:
 
 
 def _start() -> subprocess.Popen:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-                       OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-    return subprocess.Popen([sys.executable, "-c", COMMAND], env=environment, stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE)
+    environment = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+        OPENBLAS_NUM_THREADS="1",
+        OMP_NUM_THREADS="1",
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
 
 
 def _send(process: subprocess.Popen, value) -> None:
@@ -55,20 +61,22 @@ def answers(reader: ImageReader, jobs: list[tuple], workers: int):
             _send(process, job)
             answer = pickle.load(process.stdout)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(f"a decoding process ended early (exit status {process.poll()}), perhaps for "
-                            f"lack of memory; use fewer workers") from error
+            raise UserError(
+                f"a decoding process ended early (exit status {process.poll()}), perhaps for "
+                f"lack of memory; use fewer workers"
+            ) from error
         finally:
             idle.put(process)
         if isinstance(answer, OSError):
             raise answer
         return answer
 
-    processes, pool = [], ThreadPoolExecutor(workers)   # a thread only waits for its process
+    processes, pool = [], ThreadPoolExecutor(workers)  # a thread only waits for its process
     try:
         for _ in range(workers):
             processes.append(_start())
         for process in processes:
-            with suppress(BrokenPipeError):   # one that ended at once is reported by its first job
+            with suppress(BrokenPipeError):  # one that ended at once is reported by its first job
                 _send(process, reader)
             idle.put(process)
         yield from pool.map(ask, jobs)
@@ -79,5 +87,5 @@ def answers(reader: ImageReader, jobs: list[tuple], workers: int):
         for process in processes:
             process.wait()
             process.stdout.close()
-            with suppress(BrokenPipeError):   # a job that it never read
+            with suppress(BrokenPipeError):  # a job that it never read
                 process.stdin.close()

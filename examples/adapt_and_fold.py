@@ -1,7 +1,8 @@
 """Make a network of torchvision take any of its channels, then export a plain one for two of them.
 
-    python examples/adapt_and_fold.py        # ten seconds; writes nothing without --onnx FILE
+python examples/adapt_and_fold.py        # ten seconds; writes nothing without --onnx FILE
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))   # where channelset is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
 from channelset import adapt_first_conv, fold_channels, sample_channels  # noqa: E402
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -19,7 +20,7 @@ args = parser.parse_args()
 
 torch.manual_seed(0)
 net = torchvision.models.get_model(args.network, weights=None, num_classes=10).eval()
-images = torch.randn(4, 3, 64, 64)   # normalised channel by channel, before any is missing
+images = torch.randn(4, 3, 64, 64)  # normalised channel by channel, before any is missing
 before = net(images)
 
 # one line; with all channels it is the same function, and every other name of a parameter stays
@@ -43,6 +44,11 @@ plain = fold_channels(net, ["blue", "red"])
 difference = (plain(images[:, [2, 0]]) - net(images[:, [2, 0]], channels=["blue", "red"])).abs().max().item()
 print(f"folded to {plain.conv1 if hasattr(plain, 'conv1') else 'a plain network'}: {difference:.1e}")
 if args.onnx:
-    torch.onnx.export(plain, (images[:, [2, 0]],), args.onnx, input_names=["x"],
-                      dynamic_shapes=({0: "batch", 2: "height", 3: "width"},))
+    torch.onnx.export(
+        plain,
+        (images[:, [2, 0]],),
+        args.onnx,
+        input_names=["x"],
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+    )
     print(f"wrote {args.onnx}")

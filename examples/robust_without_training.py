@@ -1,7 +1,8 @@
 """A trained network that loses a band: what zeros do to it, and what the regression fill does, untrained for it.
 
-    python examples/robust_without_training.py        # twenty seconds
+python examples/robust_without_training.py        # twenty seconds
 """
+
 import copy
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))   # where channelset is not installed
-from channelset import adapt_first_conv, channel_statistics  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
 from thirteen_bands import BANDS, make_tiles, small_net  # noqa: E402
+
+from channelset import adapt_first_conv, channel_statistics  # noqa: E402
 
 
 def accuracy(net: nn.Module, images, labels, **present) -> float:
@@ -25,9 +27,9 @@ torch.manual_seed(0)
 mean, std, covariance = (value.float() for value in channel_statistics([train], BANDS))
 train, test = ((images - mean[:, None, None]) / std[:, None, None] for images in (train, test))
 
-net = small_net(len(BANDS))   # a plain network, trained on all bands and never told that one can be missing
+net = small_net(len(BANDS))  # a plain network, trained on all bands and never told that one can be missing
 optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
-for step in range(300):
+for _ in range(300):
     rows = torch.randint(0, len(train), (64,))
     optimizer.zero_grad()
     F.cross_entropy(net(train[rows]), train_labels[rows]).backward()
@@ -38,8 +40,10 @@ print(f"all bands {accuracy(net, test, test_labels):5.1f} %")
 filled = adapt_first_conv(copy.deepcopy(net), "regression", channels=BANDS, covariance=covariance, std=std)
 for lost in (1, 6, 10):
     zeros, ours = [], []
-    for trial in range(10):   # each image loses bands of its own
+    for _ in range(10):  # each image loses bands of its own
         present = torch.rand(len(test), len(BANDS)).argsort(1) >= lost
         zeros.append(accuracy(net, test * present[:, :, None, None], test_labels))
         ours.append(accuracy(filled, test, test_labels, mask=present))
-    print(f"{lost:2} of 13 bands lost: zeros {sum(zeros) / 10:5.1f} %, regression fill {sum(ours) / 10:5.1f} %")
+    print(
+        f"{lost:2} of 13 bands lost: zeros {sum(zeros) / 10:5.1f} %, regression fill {sum(ours) / 10:5.1f} %"
+    )

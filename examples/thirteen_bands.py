@@ -1,7 +1,8 @@
 """Train one network on random sets of thirteen bands, then ask for any of them.
 
-    python examples/thirteen_bands.py        # half a minute, on drawn tiles; your own: see README, "Data"
+python examples/thirteen_bands.py        # half a minute, on drawn tiles; your own: see README, "Data"
 """
+
 import sys
 from pathlib import Path
 
@@ -9,30 +10,53 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))   # where channelset is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
 from channelset import adapt_first_conv, channel_statistics, sample_channels  # noqa: E402
 
-BANDS = {"B01": 443, "B02": 490, "B03": 560, "B04": 665, "B05": 705, "B06": 740, "B07": 783, "B08": 842,
-         "B8A": 865, "B09": 945, "B10": 1375, "B11": 1610, "B12": 2190}   # Sentinel-2, nm
+BANDS = {
+    "B01": 443,
+    "B02": 490,
+    "B03": 560,
+    "B04": 665,
+    "B05": 705,
+    "B06": 740,
+    "B07": 783,
+    "B08": 842,
+    "B8A": 865,
+    "B09": 945,
+    "B10": 1375,
+    "B11": 1610,
+    "B12": 2190,
+}  # Sentinel-2, nm
 
 
 def make_tiles(count: int, seed: int):
     """Drawn tiles (N, 13, 16, 16) of six classes, (N,): mixtures of three smooth spectra, in two textures."""
     random, nm = torch.Generator().manual_seed(seed), torch.tensor(list(BANDS.values())).float()
-    spectra = torch.stack([torch.exp(-((nm - peak) / 350) ** 2) for peak in (500, 900, 1900)])   # (3, 13)
+    spectra = torch.stack([torch.exp(-(((nm - peak) / 350) ** 2)) for peak in (500, 900, 1900)])  # (3, 13)
     labels = torch.randint(0, 6, (count,), generator=random)
-    shares = torch.eye(3)[labels % 3] + 0.9 * torch.rand(count, 3, generator=random)             # (N, 3)
+    shares = torch.eye(3)[labels % 3] + 0.9 * torch.rand(count, 3, generator=random)  # (N, 3)
     coarse = torch.randn(count, 3, 4, 4, generator=random)
     fine = torch.randn(count, 3, 16, 16, generator=random)
     texture = torch.where((labels >= 3)[:, None, None, None], F.interpolate(coarse, size=16), fine)
     maps = shares[:, :, None, None] * (1 + 0.3 * texture)
-    return torch.einsum("nshw,sc->nchw", maps, spectra) + 0.05 * torch.randn(count, 13, 16, 16,
-                                                                             generator=random), labels
+    return torch.einsum("nshw,sc->nchw", maps, spectra) + 0.05 * torch.randn(
+        count, 13, 16, 16, generator=random
+    ), labels
 
 
 def small_net(channels: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(channels, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1),
-                         nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 6))
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, 2, 1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, 2, 1),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 6),
+    )
 
 
 if __name__ == "__main__":
@@ -43,15 +67,18 @@ if __name__ == "__main__":
 
     net = adapt_first_conv(small_net(13), "regression", channels=BANDS, covariance=covariance, std=std)
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
-    for step in range(300):
+    for _ in range(300):
         rows = torch.randint(0, len(train), (64,))
-        mask = sample_channels(64, 13, weights={(1, 2, 3): 0.1})   # a tenth of the images: red, green, blue
+        mask = sample_channels(64, 13, weights={(1, 2, 3): 0.1})  # a tenth of the images: red, green, blue
         optimizer.zero_grad()
         F.cross_entropy(net(train[rows], mask=mask), train_labels[rows]).backward()
         optimizer.step()
     net.eval()
     for asked in (list(BANDS), ["B04", "B03", "B02"], [842.0, "B11"], ["B08"]):
-        ids = [list(BANDS.values()).index(int(c)) if isinstance(c, float) else list(BANDS).index(c) for c in asked]
+        ids = [
+            list(BANDS.values()).index(int(c)) if isinstance(c, float) else list(BANDS).index(c)
+            for c in asked
+        ]
         with torch.no_grad():
             right = net(test[:, ids], channels=asked).argmax(1) == test_labels
         print(f"{', '.join(map(str, asked)):<78} {100 * right.float().mean().item():5.1f} %")

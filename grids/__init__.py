@@ -3,6 +3,7 @@
 A grid is a list of runs, best value first; one that only evaluates a training in another way needs no
 training of its own. `python experiments.py GRID` trains and evaluates them.
 """
+
 from __future__ import annotations
 
 from grids import task1, task2

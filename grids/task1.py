@@ -1,4 +1,5 @@
 """Task 1's runs: one model for any set of channels, what it is compared with, and its ablations."""
+
 from __future__ import annotations
 
 from grids.run import Run
@@ -8,8 +9,10 @@ from grids.run import Run
 CHANNELSET = Run("channelset", "channel-set stem (ours)", "ours")
 RGB_ONLY = Run("rgb-only", "RGB-trained network", "baseline", {"sampler": "none"})
 SLICED = Run("sliced", "sliced kernel", "baseline", {"fill": "rescale", "embedding": False})
-BY_FILL = {rule: Run(f"fill-{rule}", f"fill rule {rule}", options={"fill": rule}) for rule in (
-    "zero", "rescale", "mean", "by_size", "learned", "conditioned", "luma_chroma")}
+BY_FILL = {
+    rule: Run(f"fill-{rule}", f"fill rule {rule}", options={"fill": rule})
+    for rule in ("zero", "rescale", "mean", "by_size", "learned", "conditioned", "luma_chroma")
+}
 GREY = Run("fill-grey", "luminance alone", options={"fill": "grey", "embedding": False})
 
 
@@ -20,39 +23,67 @@ def kept(run: Run, label: str | None = None, **options) -> Run:
 
 def specialists(**options) -> dict[str, Run]:
     """Channel set -> the network that is trained on it alone."""
+
     def one(channels: str) -> Run:
         return Run("specialist", "seven specialists", "specialist", {"channels": channels})
+
     every = {"RGB": RGB_ONLY, **{channels: one(channels) for channels in ("RG", "RB", "GB", "R", "G", "B")}}
     return {channels: run.but(**options) for channels, run in every.items()} if options else every
 
 
 # the network for RGB is the one that the others are compared with, tested on the set that it was trained on
-SPECIALISTS = {**specialists(), "RGB": RGB_ONLY.tested("specialist", "seven specialists", "specialist", subsets="RGB")}
+SPECIALISTS = {
+    **specialists(),
+    "RGB": RGB_ONLY.tested("specialist", "seven specialists", "specialist", subsets="RGB"),
+}
 
 # Kernel generators that others proposed for varying channels; all share the fill of the sliced kernel
-GENERATED = {kernel: Run(model, label, "baseline", {**SLICED.options, "kernel": kernel})
-             for kernel, model, label in (
-    ("dynamic", "dynconv", "dynamic convolution"), ("omni", "odconv", "omni-dimensional dynamic convolution"),
-    ("templates", "template-mixing", "template mixing"), ("hypernet", "hypernet", "hypernetwork"),
-    ("wavelength", "wavelength", "wavelength-conditioned kernel"), ("tied", "tied", "tied filter"))}
+GENERATED = {
+    kernel: Run(model, label, "baseline", {**SLICED.options, "kernel": kernel})
+    for kernel, model, label in (
+        ("dynamic", "dynconv", "dynamic convolution"),
+        ("omni", "odconv", "omni-dimensional dynamic convolution"),
+        ("templates", "template-mixing", "template mixing"),
+        ("hypernet", "hypernet", "hypernetwork"),
+        ("wavelength", "wavelength", "wavelength-conditioned kernel"),
+        ("tied", "tied", "tied filter"),
+    )
+}
 GREY_IMAGES = Run("grey", "grey images", "baseline", {"fill": "grey", "sampler": "none", "embedding": False})
-LATE_FUSION = Run("late-fusion", "late fusion of three specialists", "baseline",
-                  parts=tuple(SPECIALISTS[channel] for channel in "RGB"))
+LATE_FUSION = Run(
+    "late-fusion",
+    "late fusion of three specialists",
+    "baseline",
+    parts=tuple(SPECIALISTS[channel] for channel in "RGB"),
+)
 
 # ---------------------------------------------------------------- ablations
 
 SANDWICH, PER_BATCH, UNIFORM, BERNOULLI = (
-    CHANNELSET.but(sampler=sampler) for sampler in ("sandwich", "hcs-batch", "uniform", "bernoulli"))
+    CHANNELSET.but(sampler=sampler) for sampler in ("sandwich", "hcs-batch", "uniform", "bernoulli")
+)
 SLICED_PER_BATCH = SLICED.but(sampler="hcs-batch")
 NO_EMBEDDING = CHANNELSET.but(embedding=False)
-KERNELS = {name: CHANNELSET.but(**options) for name, options in {
-    "rank 1": {"kernel": "templates", "templates": 1}, "rank 2": {"kernel": "templates", "templates": 2},
-    "tied filter": {"kernel": "tied"}, "hypernet": {"kernel": "hypernet"}}.items()}
+KERNELS = {
+    name: CHANNELSET.but(**options)
+    for name, options in {
+        "rank 1": {"kernel": "templates", "templates": 1},
+        "rank 2": {"kernel": "templates", "templates": 2},
+        "tied filter": {"kernel": "tied"},
+        "hypernet": {"kernel": "hypernet"},
+    }.items()
+}
 SIZES = {size: CHANNELSET.but(kernel_size=size) for size in (3, 5, 9)}
 TAUGHT, TAUGHT_LATE = (CHANNELSET.but(teacher=RGB_ONLY, **options) for options in ({}, {"distill_ramp": 0.5}))
-WITHOUT_BLUE = {label: run.but(train_channels="RG") for label, run in (
-    ("regression", CHANNELSET), ("mean", BY_FILL["mean"]), ("luminance and chroma", BY_FILL["luma_chroma"]),
-    ("sliced", SLICED))}
+WITHOUT_BLUE = {
+    label: run.but(train_channels="RG")
+    for label, run in (
+        ("regression", CHANNELSET),
+        ("mean", BY_FILL["mean"]),
+        ("luminance and chroma", BY_FILL["luma_chroma"]),
+        ("sliced", SLICED),
+    )
+}
 STRONG, RGB_STRONG = CHANNELSET.but(augment="strong"), RGB_ONLY.but(augment="strong")
 LONG = {epochs: CHANNELSET.but(epochs=epochs) for epochs in (60, 90, 210)}
 # of the longer trainings the best on validation
@@ -66,7 +97,8 @@ NARROW_SPECIALISTS, WIDE_SPECIALISTS = (specialists(width=width) for width in (0
 
 # ResNet-18 as wide as in its paper, 7x7 stride 2 without pooling, which is too coarse for 64 px
 FULL_CHANNELSET, FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN = (
-    kept(run, stem_pool=False) for run in (CHANNELSET, RGB_ONLY, SLICED, BY_FILL["mean"]))
+    kept(run, stem_pool=False) for run in (CHANNELSET, RGB_ONLY, SLICED, BY_FILL["mean"])
+)
 FULL_SPECIALISTS = {channels: kept(run, stem_pool=False) for channels, run in SPECIALISTS.items()}
 # one network at 3/7 of the seven's epochs
 FULL_LONG = kept(FULL_CHANNELSET, epochs=90)
@@ -77,19 +109,23 @@ STOCK_LENGTHS = {epochs: CHANNELSET.but(epochs=epochs) for epochs in (30, 90, 18
 
 # ---------------------------------------------------------------- thirteen bands, small images, few of them
 
-SENTINEL_2 = (*(f"B{band:02}" for band in range(1, 13)), "B8A")   # in the order of bands.txt
+SENTINEL_2 = (*(f"B{band:02}" for band in range(1, 13)), "B8A")  # in the order of bands.txt
 _SMALL = {"image_size": 56, "batch_size": 32, "epochs": 60, "lr": 0.05, "augment": "strong"}
 BANDS_CHANNELSET, BANDS_MEAN, BANDS_ZERO, BANDS_SLICED = (
-    kept(run, **_SMALL) for run in (CHANNELSET, BY_FILL["mean"], BY_FILL["zero"], SLICED))
+    kept(run, **_SMALL) for run in (CHANNELSET, BY_FILL["mean"], BY_FILL["zero"], SLICED)
+)
 BANDS_PLAIN = Run("all-bands", "trained on all bands alone", "baseline", {"sampler": "none", **_SMALL})
-BANDS_RGB = Run("specialist", "specialist for red, green, blue", "specialist",
-                {"channels": "B02,B03,B04", **_SMALL})
+BANDS_RGB = Run(
+    "specialist", "specialist for red, green, blue", "specialist", {"channels": "B02,B03,B04", **_SMALL}
+)
 # half of the images have the sets that one will use, the others any
-BANDS_WEIGHTED = BANDS_CHANNELSET.but(label="ours, half of the sets RGB or all", section="ours",
-                                      set_shares="B02,B03,B04:0.25 all:0.25")
-NEVER_SEEN = "B08"   # near infrared
-BANDS_UNSEEN = [run.but(train_channels=f"all-{NEVER_SEEN}") for run in (
-    BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)]
+BANDS_WEIGHTED = BANDS_CHANNELSET.but(
+    label="ours, half of the sets RGB or all", section="ours", set_shares="B02,B03,B04:0.25 all:0.25"
+)
+NEVER_SEEN = "B08"  # near infrared
+BANDS_UNSEEN = [
+    run.but(train_channels=f"all-{NEVER_SEEN}") for run in (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
+]
 
 
 def recalibrated(run: Run, section: str = "ablation") -> Run:
@@ -109,157 +145,297 @@ def resized(run: Run, size: int) -> Run:
 # model is a run, or a run for each channel set
 ABLATIONS = {
     "sampler": [
-        ("HCS, one set an image", CHANNELSET), ("HCS, one set a batch", PER_BATCH), ("sandwich", SANDWICH),
-        ("uniform over the sets", UNIFORM), ("Bernoulli 1/2", BERNOULLI),
+        ("HCS, one set an image", CHANNELSET),
+        ("HCS, one set a batch", PER_BATCH),
+        ("sandwich", SANDWICH),
+        ("uniform over the sets", UNIFORM),
+        ("Bernoulli 1/2", BERNOULLI),
         ("none; fill at test only", RGB_ONLY.tested(fill="regression")),
         ("sliced: HCS, one set an image", SLICED),
-        ("sliced: HCS, one set a batch", SLICED_PER_BATCH, SLICED)],
+        ("sliced: HCS, one set a batch", SLICED_PER_BATCH, SLICED),
+    ],
     "BatchNorm statistics of each set": [
-        *((label, recalibrated(run), run) for label, run in (
-            ("one set an image", CHANNELSET), ("one set a batch", PER_BATCH), ("sliced", SLICED),
-            ("sliced, one set a batch", SLICED_PER_BATCH))),
-        *((label, recalibrated(run, "baseline"), run) for label, run in (
-            ("naive RGB", RGB_ONLY), ("naive RGB, mean fill", RGB_ONLY.tested(fill="mean")),
-            ("naive RGB, regression fill", RGB_ONLY.tested(fill="regression"))))],
+        *(
+            (label, recalibrated(run), run)
+            for label, run in (
+                ("one set an image", CHANNELSET),
+                ("one set a batch", PER_BATCH),
+                ("sliced", SLICED),
+                ("sliced, one set a batch", SLICED_PER_BATCH),
+            )
+        ),
+        *(
+            (label, recalibrated(run, "baseline"), run)
+            for label, run in (
+                ("naive RGB", RGB_ONLY),
+                ("naive RGB, mean fill", RGB_ONLY.tested(fill="mean")),
+                ("naive RGB, regression fill", RGB_ONLY.tested(fill="regression")),
+            )
+        ),
+    ],
     "fill rule": [
-        ("regression", CHANNELSET), ("zero", BY_FILL["zero"]), ("C/n", BY_FILL["rescale"]),
+        ("regression", CHANNELSET),
+        ("zero", BY_FILL["zero"]),
+        ("C/n", BY_FILL["rescale"]),
         ("mean", BY_FILL["mean"]),
-        ("regression, kernels for each size of the set", BY_FILL["by_size"]), ("learned", BY_FILL["learned"]),
-        ("conditioned on the image", BY_FILL["conditioned"])],
+        ("regression, kernels for each size of the set", BY_FILL["by_size"]),
+        ("learned", BY_FILL["learned"]),
+        ("conditioned on the image", BY_FILL["conditioned"]),
+    ],
     "luminance and chroma": [
         ("mean fill", BY_FILL["mean"]),
         ("luminance and centred chroma: the same functions", BY_FILL["luma_chroma"], BY_FILL["mean"]),
         ("not centred (C/n)", BY_FILL["rescale"], BY_FILL["mean"]),
-        ("luminance alone", GREY, BY_FILL["mean"])],
+        ("luminance alone", GREY, BY_FILL["mean"]),
+    ],
     "embedding": [
-        ("with", CHANNELSET), ("without", NO_EMBEDDING), ("C/n, with", BY_FILL["rescale"]),
-        ("C/n, without", SLICED, BY_FILL["rescale"])],
+        ("with", CHANNELSET),
+        ("without", NO_EMBEDDING),
+        ("C/n, with", BY_FILL["rescale"]),
+        ("C/n, without", SLICED, BY_FILL["rescale"]),
+    ],
     "kernel across channels": [
-        ("free", CHANNELSET), *KERNELS.items(), ("C/n, tied filter", GENERATED["tied"], SLICED),
-        ("C/n, hypernet", GENERATED["hypernet"], SLICED)],
+        ("free", CHANNELSET),
+        *KERNELS.items(),
+        ("C/n, tied filter", GENERATED["tied"], SLICED),
+        ("C/n, hypernet", GENERATED["hypernet"], SLICED),
+    ],
     "kernel size": [("7", CHANNELSET), *((str(size), run) for size, run in SIZES.items())],
     "distillation from the RGB net": [
-        ("none", CHANNELSET), ("from the start", TAUGHT), ("rising over half the training", TAUGHT_LATE)],
+        ("none", CHANNELSET),
+        ("from the start", TAUGHT),
+        ("rising over half the training", TAUGHT_LATE),
+    ],
     "training length": [
-        ("ours, 30 epochs", CHANNELSET), ("ours, 60", LONG[60]), ("ours, 90", LONG[90]),
-        ("ours, 90, strong augmentation", LONG_STRONG), ("ours, 210", LONG[210]),
-        ("7 specialists, 4 each", SHORT_SPECIALISTS[4]), ("7 specialists, 10 each", SHORT_SPECIALISTS[10]),
+        ("ours, 30 epochs", CHANNELSET),
+        ("ours, 60", LONG[60]),
+        ("ours, 90", LONG[90]),
+        ("ours, 90, strong augmentation", LONG_STRONG),
+        ("ours, 210", LONG[210]),
+        ("7 specialists, 4 each", SHORT_SPECIALISTS[4]),
+        ("7 specialists, 10 each", SHORT_SPECIALISTS[10]),
         ("7 specialists, 30 each", SPECIALISTS),
-        ("7 specialists, 90 each, strong augmentation", LONG_SPECIALISTS, LONG_STRONG)],
+        ("7 specialists, 90 each, strong augmentation", LONG_SPECIALISTS, LONG_STRONG),
+    ],
     "capacity": [
-        ("the preset's width, ours", CHANNELSET), ("the preset's width, specialists", SPECIALISTS),
-        ("width 1/8, ours", NARROW), ("width 1/8, specialists", NARROW_SPECIALISTS, NARROW),
-        ("width 1/2, ours", WIDE), ("width 1/2, specialists", WIDE_SPECIALISTS, WIDE)],
+        ("the preset's width, ours", CHANNELSET),
+        ("the preset's width, specialists", SPECIALISTS),
+        ("width 1/8, ours", NARROW),
+        ("width 1/8, specialists", NARROW_SPECIALISTS, NARROW),
+        ("width 1/2, ours", WIDE),
+        ("width 1/2, specialists", WIDE_SPECIALISTS, WIDE),
+    ],
     "full width, 64 px": [
-        ("ours, 30 epochs", FULL_CHANNELSET, FULL_CHANNELSET), ("mean fill, 30", FULL_MEAN, FULL_CHANNELSET),
-        ("sliced kernel, 30", FULL_SLICED, FULL_CHANNELSET), ("ours, 90", FULL_LONG, FULL_CHANNELSET),
-        ("7 specialists, 30 each", FULL_SPECIALISTS, FULL_CHANNELSET)],
+        ("ours, 30 epochs", FULL_CHANNELSET, FULL_CHANNELSET),
+        ("mean fill, 30", FULL_MEAN, FULL_CHANNELSET),
+        ("sliced kernel, 30", FULL_SLICED, FULL_CHANNELSET),
+        ("ours, 90", FULL_LONG, FULL_CHANNELSET),
+        ("7 specialists, 30 each", FULL_SPECIALISTS, FULL_CHANNELSET),
+    ],
     "augmentation": [
-        ("the preset's", CHANNELSET), ("strong", STRONG), ("naive RGB, the preset's", RGB_ONLY),
-        ("naive RGB, strong", RGB_STRONG, RGB_ONLY)],
+        ("the preset's", CHANNELSET),
+        ("strong", STRONG),
+        ("naive RGB, the preset's", RGB_ONLY),
+        ("naive RGB, strong", RGB_STRONG, RGB_ONLY),
+    ],
     "blue left out of training": [
         ("regression, blue's covariance known", WITHOUT_BLUE["regression"], WITHOUT_BLUE["regression"]),
-        *((label, WITHOUT_BLUE[label], WITHOUT_BLUE["regression"]) for label in (
-            "mean", "luminance and chroma", "sliced")),
-        *((f"{label}, average of seen slices", probed(run, "average-of-seen"), run)
-          for label, run in WITHOUT_BLUE.items())],
+        *(
+            (label, WITHOUT_BLUE[label], WITHOUT_BLUE["regression"])
+            for label in ("mean", "luminance and chroma", "sliced")
+        ),
+        *(
+            (f"{label}, average of seen slices", probed(run, "average-of-seen"), run)
+            for label, run in WITHOUT_BLUE.items()
+        ),
+    ],
     "what the net is told": [
-        ("the truth", CHANNELSET), ("wrong channels", probed(CHANNELSET, "wrong-ids")),
-        ("all channels, given copies", probed(CHANNELSET, "duplicates"))],
+        ("the truth", CHANNELSET),
+        ("wrong channels", probed(CHANNELSET, "wrong-ids")),
+        ("all channels, given copies", probed(CHANNELSET, "duplicates")),
+    ],
     "grey images": [
-        ("colour", CHANNELSET), ("ours", probed(CHANNELSET, "grey-images")),
+        ("colour", CHANNELSET),
+        ("ours", probed(CHANNELSET, "grey-images")),
         ("ours, no embedding", probed(NO_EMBEDDING, "grey-images"), NO_EMBEDDING),
-        ("naive RGB", probed(RGB_ONLY, "grey-images"), RGB_ONLY)],
+        ("naive RGB", probed(RGB_ONLY, "grey-images"), RGB_ONLY),
+    ],
     "image size at test": [
-        ("as trained", CHANNELSET), *((f"{size} px", resized(CHANNELSET, size)) for size in (32, 40, 56, 64, 80, 96)),
-        *((f"naive RGB, {size} px", resized(RGB_ONLY, size), RGB_ONLY) for size in (40, 64))],
+        ("as trained", CHANNELSET),
+        *((f"{size} px", resized(CHANNELSET, size)) for size in (32, 40, 56, 64, 80, 96)),
+        *((f"naive RGB, {size} px", resized(RGB_ONLY, size), RGB_ONLY) for size in (40, 64)),
+    ],
 }
 
 # ---------------------------------------------------------------- figures
 
 # What the figures with little room show: name in the legend -> model
-FIGURE_MODELS = {"channel-set stem (ours)": CHANNELSET, "ours, 90 epochs, strong augmentation": LONG_STRONG,
-                 "sliced kernel": SLICED, "RGB-trained, regression fill": RGB_ONLY.tested(fill="regression"),
-                 "RGB-trained": RGB_ONLY, "ours, full width": FULL_CHANNELSET,
-                 "ours, full width, 90 epochs": FULL_LONG, "sliced kernel, full width": FULL_SLICED,
-                 "RGB-trained, full width": FULL_RGB_ONLY}
+FIGURE_MODELS = {
+    "channel-set stem (ours)": CHANNELSET,
+    "ours, 90 epochs, strong augmentation": LONG_STRONG,
+    "sliced kernel": SLICED,
+    "RGB-trained, regression fill": RGB_ONLY.tested(fill="regression"),
+    "RGB-trained": RGB_ONLY,
+    "ours, full width": FULL_CHANNELSET,
+    "ours, full width, 90 epochs": FULL_LONG,
+    "sliced kernel, full width": FULL_SLICED,
+    "RGB-trained, full width": FULL_RGB_ONLY,
+}
 # What texts call a model -> its runs, of which a preset has one
 NAMED = {
-    "ours": (CHANNELSET, FULL_CHANNELSET), "ours-90": (LONG_STRONG, FULL_LONG),
-    "sliced": (SLICED, FULL_SLICED), "mean-fill": (BY_FILL["mean"], FULL_MEAN),
-    "zero-fill": (BY_FILL["zero"],), "rescale-fill": (BY_FILL["rescale"],),
-    "specialists": (SPECIALISTS,), "specialists-90": (LONG_SPECIALISTS,),
-    "specialists-4": (SHORT_SPECIALISTS[4],), "rgb": (RGB_ONLY, FULL_RGB_ONLY),
+    "ours": (CHANNELSET, FULL_CHANNELSET),
+    "ours-90": (LONG_STRONG, FULL_LONG),
+    "sliced": (SLICED, FULL_SLICED),
+    "mean-fill": (BY_FILL["mean"], FULL_MEAN),
+    "zero-fill": (BY_FILL["zero"],),
+    "rescale-fill": (BY_FILL["rescale"],),
+    "specialists": (SPECIALISTS,),
+    "specialists-90": (LONG_SPECIALISTS,),
+    "specialists-4": (SHORT_SPECIALISTS[4],),
+    "rgb": (RGB_ONLY, FULL_RGB_ONLY),
     "rgb+regression": (RGB_ONLY.tested(fill="regression"), FULL_RGB_ONLY.tested(fill="regression")),
-    "hypernet": (GENERATED["hypernet"],), "dynamic": (GENERATED["dynamic"],), "tied": (GENERATED["tied"],),
-    "late-fusion": (LATE_FUSION,), "per-batch": (PER_BATCH,),
-    "sliced-per-batch": (SLICED_PER_BATCH,), "by-size": (BY_FILL["by_size"],),
-    "learned": (BY_FILL["learned"],), "conditioned": (BY_FILL["conditioned"],),
-    "no-embedding": (NO_EMBEDDING,), "sandwich": (SANDWICH,), "rank-1": (KERNELS["rank 1"],),
-    "narrow": (NARROW,), "wrong-ids": (probed(CHANNELSET, "wrong-ids"),),
+    "hypernet": (GENERATED["hypernet"],),
+    "dynamic": (GENERATED["dynamic"],),
+    "tied": (GENERATED["tied"],),
+    "late-fusion": (LATE_FUSION,),
+    "per-batch": (PER_BATCH,),
+    "sliced-per-batch": (SLICED_PER_BATCH,),
+    "by-size": (BY_FILL["by_size"],),
+    "learned": (BY_FILL["learned"],),
+    "conditioned": (BY_FILL["conditioned"],),
+    "no-embedding": (NO_EMBEDDING,),
+    "sandwich": (SANDWICH,),
+    "rank-1": (KERNELS["rank 1"],),
+    "narrow": (NARROW,),
+    "wrong-ids": (probed(CHANNELSET, "wrong-ids"),),
     "without-blue": (WITHOUT_BLUE["regression"],),
     "sliced-without-blue-average": (probed(WITHOUT_BLUE["sliced"], "average-of-seen"),),
-    "sliced-recalibrated": (recalibrated(SLICED),), "at-40px": (resized(CHANNELSET, 40),)}
+    "sliced-recalibrated": (recalibrated(SLICED),),
+    "at-40px": (resized(CHANNELSET, 40),),
+}
 # Rows of the report's tables: (what readers see, name)
 MAIN_ROWS = (
-    ("seven specialists", "specialists"), ("the same, 90 epochs, strong", "specialists-90"),
-    ("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("mean fill", "mean-fill"),
-    ("sliced kernel (C/n)", "sliced"), ("hypernetwork (C/n)", "hypernet"),
-    ("late fusion of R, G, B", "late-fusion"), ("RGB-trained, regression fill", "rgb+regression"),
-    ("RGB-trained, zero fill", "rgb"))
+    ("seven specialists", "specialists"),
+    ("the same, 90 epochs, strong", "specialists-90"),
+    ("ours", "ours"),
+    ("ours, 90 epochs, strong", "ours-90"),
+    ("mean fill", "mean-fill"),
+    ("sliced kernel (C/n)", "sliced"),
+    ("hypernetwork (C/n)", "hypernet"),
+    ("late fusion of R, G, B", "late-fusion"),
+    ("RGB-trained, regression fill", "rgb+regression"),
+    ("RGB-trained, zero fill", "rgb"),
+)
 # (what changes, name, what it is compared with)
 ABLATION_ROWS = (
-    ("fill: mean", "mean-fill", "ours"), ("fill: C/n", "rescale-fill", "ours"),
-    ("fill: zero", "zero-fill", "ours"), ("fill: learned", "learned", "ours"),
+    ("fill: mean", "mean-fill", "ours"),
+    ("fill: C/n", "rescale-fill", "ours"),
+    ("fill: zero", "zero-fill", "ours"),
+    ("fill: learned", "learned", "ours"),
     ("kernels for each size of the set", "by-size", "ours"),
-    ("kernel of rank 1 across channels", "rank-1", "ours"), ("no embedding", "no-embedding", "ours"),
-    ("one set a batch", "per-batch", "ours"), ("sliced: one set a batch", "sliced-per-batch", "sliced"),
-    ("told wrong channels", "wrong-ids", "ours"))
+    ("kernel of rank 1 across channels", "rank-1", "ours"),
+    ("no embedding", "no-embedding", "ours"),
+    ("one set a batch", "per-batch", "ours"),
+    ("sliced: one set a batch", "sliced-per-batch", "sliced"),
+    ("told wrong channels", "wrong-ids", "ours"),
+)
 # The points of the figure of training length: (epochs of all nets, model)
 LENGTHS = {
     "ours, one network": [(30, CHANNELSET), *LONG.items()],
     "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
-    "seven specialists": [*((7 * epochs, family) for epochs, family in SHORT_SPECIALISTS.items()),
-                          (210, SPECIALISTS)],
+    "seven specialists": [
+        *((7 * epochs, family) for epochs, family in SHORT_SPECIALISTS.items()),
+        (210, SPECIALISTS),
+    ],
     "seven specialists, strong augmentation": [(630, LONG_SPECIALISTS)],
 }
 
 # ---------------------------------------------------------------- the queue
 
 GRIDS = {
-    "task1": [RGB_ONLY, CHANNELSET, SLICED,
-              *(SPECIALISTS[channels] for channels in ("R", "G", "B", "RG", "RB", "GB")),
-              SPECIALISTS["RGB"], *(RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression"))],
-    "task1-baselines": [*GENERATED.values(), GREY_IMAGES, LATE_FUSION,
-                        *(recalibrated(run, "baseline") for run in (
-        RGB_ONLY, RGB_ONLY.tested(fill="mean"), RGB_ONLY.tested(fill="regression")))],
+    "task1": [
+        RGB_ONLY,
+        CHANNELSET,
+        SLICED,
+        *(SPECIALISTS[channels] for channels in ("R", "G", "B", "RG", "RB", "GB")),
+        SPECIALISTS["RGB"],
+        *(RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression")),
+    ],
+    "task1-baselines": [
+        *GENERATED.values(),
+        GREY_IMAGES,
+        LATE_FUSION,
+        *(
+            recalibrated(run, "baseline")
+            for run in (RGB_ONLY, RGB_ONLY.tested(fill="mean"), RGB_ONLY.tested(fill="regression"))
+        ),
+    ],
     "task1-ablations": [
-        SANDWICH, PER_BATCH, SLICED_PER_BATCH, UNIFORM, BERNOULLI, *BY_FILL.values(), GREY, NO_EMBEDDING,
-        *KERNELS.values(), TAUGHT, TAUGHT_LATE, *WITHOUT_BLUE.values(), *SIZES.values(), RGB_STRONG, STRONG,
+        SANDWICH,
+        PER_BATCH,
+        SLICED_PER_BATCH,
+        UNIFORM,
+        BERNOULLI,
+        *BY_FILL.values(),
+        GREY,
+        NO_EMBEDDING,
+        *KERNELS.values(),
+        TAUGHT,
+        TAUGHT_LATE,
+        *WITHOUT_BLUE.values(),
+        *SIZES.values(),
+        RGB_STRONG,
+        STRONG,
         *(recalibrated(run) for run in (CHANNELSET, PER_BATCH, SLICED, SLICED_PER_BATCH)),
         *(probed(CHANNELSET, probe) for probe in ("wrong-ids", "duplicates", "grey-images")),
-        probed(NO_EMBEDDING, "grey-images"), probed(RGB_ONLY, "grey-images"),
+        probed(NO_EMBEDDING, "grey-images"),
+        probed(RGB_ONLY, "grey-images"),
         *(probed(run, "average-of-seen") for run in WITHOUT_BLUE.values()),
         *(resized(CHANNELSET, size) for size in (32, 40, 56, 64, 80, 96)),
-        *(resized(RGB_ONLY, size) for size in (40, 64))],
+        *(resized(RGB_ONLY, size) for size in (40, 64)),
+    ],
     # Short and long trainings for the comparison at equal compute: seven networks cost seven times their
     # epochs
-    "task1-compute": [*(run for family in SHORT_SPECIALISTS.values() for run in family.values()),
-                      LONG[60], LONG[90], LONG_STRONG, LONG[210]],
+    "task1-compute": [
+        *(run for family in SHORT_SPECIALISTS.values() for run in family.values()),
+        LONG[60],
+        LONG[90],
+        LONG_STRONG,
+        LONG[210],
+    ],
     "task1-long-specialists": [*LONG_SPECIALISTS.values()],
     # Ours and the specialists at other widths; each preset has one of its own
     "task1-capacity": [NARROW, *NARROW_SPECIALISTS.values(), WIDE, *WIDE_SPECIALISTS.values()],
-    "task1-full": [FULL_CHANNELSET, *FULL_SPECIALISTS.values(), FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN,
-                   *(FULL_RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression")),
-                   FULL_LONG],
-    "task1-full-lengths": [*(STOCK_SPECIALISTS[epochs][channels] for epochs in (30, 60, 90, 150)
-                             for channels in ("RGB", "R")), STOCK_LENGTHS[30], STOCK_LENGTHS[90]],
-    "task1-bands": [BANDS_CHANNELSET, BANDS_WEIGHTED, BANDS_PLAIN, BANDS_SLICED, BANDS_ZERO, BANDS_MEAN, BANDS_RGB,
-                    *BANDS_UNSEEN,
-                    *(BANDS_PLAIN.tested(fill=rule) for rule in ("regression", "mean")),
-                    probed(BANDS_UNSEEN[2], "average-of-seen")],
+    "task1-full": [
+        FULL_CHANNELSET,
+        *FULL_SPECIALISTS.values(),
+        FULL_RGB_ONLY,
+        FULL_SLICED,
+        FULL_MEAN,
+        *(FULL_RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression")),
+        FULL_LONG,
+    ],
+    "task1-full-lengths": [
+        *(STOCK_SPECIALISTS[epochs][channels] for epochs in (30, 60, 90, 150) for channels in ("RGB", "R")),
+        STOCK_LENGTHS[30],
+        STOCK_LENGTHS[90],
+    ],
+    "task1-bands": [
+        BANDS_CHANNELSET,
+        BANDS_WEIGHTED,
+        BANDS_PLAIN,
+        BANDS_SLICED,
+        BANDS_ZERO,
+        BANDS_MEAN,
+        BANDS_RGB,
+        *BANDS_UNSEEN,
+        *(BANDS_PLAIN.tested(fill=rule) for rule in ("regression", "mean")),
+        probed(BANDS_UNSEEN[2], "average-of-seen"),
+    ],
     # RGB and one more channel, which data.prepare derives
     "task1-extra": [CHANNELSET, SLICED],
-    **{f"task1-full-stock-{epochs}": [*STOCK_SPECIALISTS[epochs].values(), STOCK_LENGTHS[3 * epochs]]
-       for epochs in (60, 90, 150)},
+    **{
+        f"task1-full-stock-{epochs}": [*STOCK_SPECIALISTS[epochs].values(), STOCK_LENGTHS[3 * epochs]]
+        for epochs in (60, 90, 150)
+    },
 }

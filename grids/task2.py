@@ -1,4 +1,5 @@
 """Task 2's runs: shallow networks, the ResNet-34s they are compared with, and the ablations."""
+
 from __future__ import annotations
 
 from grids.run import Run
@@ -15,8 +16,9 @@ GATED4 = Run("gated4-k7", "ours (depth 4), 7x7", "ours", {"arch": "gated4-k7"})
 GATED4_K5 = GATED4.but("gated4-k5", "ours (depth 4)", "ours", kernels="5")
 THREE_LAYERS = GATED.but("gated5-k3", "ours (depth 5)", "ours", widths="128,256,512")
 THREE_LAYERS_384 = GATED.but("gated5-k3", "ours (depth 5), narrow last layer", "ours", widths="128,256,384")
-REPARAM_GATED = Run("reparam-gated6-k5", "ours (depth 6), branches in training", "ours",
-                    {"arch": "reparam-gated6-k5"})
+REPARAM_GATED = Run(
+    "reparam-gated6-k5", "ours (depth 6), branches in training", "ours", {"arch": "reparam-gated6-k5"}
+)
 STOCK = Run("resnet34", "ResNet-34, stock", "reference", {"arch": "resnet34"})
 RESNET = STOCK.but(label="ResNet-34, 7x7 stem", section="reference", stem_pool=False)
 FINE_RESNET = STOCK.but(label="ResNet-34, 3x3 stem", section="reference", stem="3x3s1")
@@ -41,7 +43,7 @@ GATED_30 = {decay: kept(GATED, augment="strong", weight_decay=decay) for decay i
 GATED_30[0.002] = GATED.but(**STRONG)
 GATED4_STRONG = kept(GATED4, augment="strong", weight_decay=0.0005)
 POOLED_K5 = GATED_K5.but(pooled_gates=True, augment="strong", weight_decay=0.001)
-DEEP, SHALLOW = RESNETS[0.001], GATED_30[0.001]   # the best of each kind on validation
+DEEP, SHALLOW = RESNETS[0.001], GATED_30[0.001]  # the best of each kind on validation
 
 # ---------------------------------------------------------------- which networks are trained longer
 
@@ -55,9 +57,9 @@ SCREEN = {
     "3 layers, 7/16, the first narrow": kept(THREE_LAYERS, widths="64,256,512", width=0.4375),
     "gated4-k7, 1/4": GATED4,
     "gated4-k5, 5/16": kept(GATED4_K5, width=0.3125),
-    "gated4-k3, 5/16, stem not pooled": GATED4.but("gated4-k3", stem_pool=False, kernels="3",
-                                                   pooled_gates=True,
-                                                   width=0.3125),
+    "gated4-k3, 5/16, stem not pooled": GATED4.but(
+        "gated4-k3", stem_pool=False, kernels="3", pooled_gates=True, width=0.3125
+    ),
 }
 SCREENED = {label: run.but(**STRONG, epochs=10) for label, run in SCREEN.items()}
 
@@ -67,26 +69,38 @@ SCREENED = {label: run.but(**STRONG, epochs=10) for label, run in SCREEN.items()
 RESNET_60 = {decay: kept(RESNET, augment="strong", weight_decay=decay, epochs=60) for decay in (0.001, 0.002)}
 RESNET_60[0.0005] = RESNETS[0.0005].but(epochs=60)
 GATED_60 = kept(SHALLOW, epochs=60)
-WIDE_60 = {decay: kept(GATED, augment="strong", weight_decay=decay, width=0.3125, epochs=60)
-           for decay in (0.001, 0.002)}
+WIDE_60 = {
+    decay: kept(GATED, augment="strong", weight_decay=decay, width=0.3125, epochs=60)
+    for decay in (0.001, 0.002)
+}
 SAME_MACS_60 = kept(GATED, **STRONG, width=0.4375, epochs=60)
-THREE_60, THREE_384_60, GATED4_K5_60 = (kept(SCREEN[label], **STRONG, epochs=60) for label in (
-    "3 layers, 25/64", "3 layers, 3/8, the last of 144 channels", "gated4-k5, 5/16"))
+THREE_60, THREE_384_60, GATED4_K5_60 = (
+    kept(SCREEN[label], **STRONG, epochs=60)
+    for label in ("3 layers, 25/64", "3 layers, 3/8, the last of 144 channels", "gated4-k5, 5/16")
+)
 GATED4_60 = kept(GATED4, augment="strong", weight_decay=0.001, epochs=60)
-TAUGHT = SHALLOW.but(label="ours (depth 6), taught by ResNet-34", section="distilled",
-                     teacher=RESNET_60[0.001])
+TAUGHT = SHALLOW.but(
+    label="ours (depth 6), taught by ResNet-34", section="distilled", teacher=RESNET_60[0.001]
+)
 
 # ---------------------------------------------------------------- a 3x3 stride-1 first convolution
 
 # At four times the MACs of the coarser one: both in ten epochs, and the finer one pooled at once, which
 # leaves maps as
 # small as the coarser one does; then the finer one in thirty
-STEMS_10 = {label: run.but(augment="strong", weight_decay=0.001, epochs=10) for label, run in {
-    "ResNet-34, 7x7 stride 2, no pooling": RESNET, "ResNet-34, 3x3 stride 1": FINE_RESNET,
-    "gated6-k3, 7x7 stride 2": GATED, "gated6-k3, 3x3 stride 1": GATED.but(stem="3x3s1"),
-    "3 layers, 1/2, behind 3x3 stride 1 and pooling": THREE_LAYERS.but(
-        stem="3x3s1", stem_pool=True, num_pools=2, width=0.5),
-    "2 of 5x5, gated, behind the same": GATED4_K5.but(pooled_gates=True, num_pools=2, stem="3x3s1")}.items()}
+STEMS_10 = {
+    label: run.but(augment="strong", weight_decay=0.001, epochs=10)
+    for label, run in {
+        "ResNet-34, 7x7 stride 2, no pooling": RESNET,
+        "ResNet-34, 3x3 stride 1": FINE_RESNET,
+        "gated6-k3, 7x7 stride 2": GATED,
+        "gated6-k3, 3x3 stride 1": GATED.but(stem="3x3s1"),
+        "3 layers, 1/2, behind 3x3 stride 1 and pooling": THREE_LAYERS.but(
+            stem="3x3s1", stem_pool=True, num_pools=2, width=0.5
+        ),
+        "2 of 5x5, gated, behind the same": GATED4_K5.but(pooled_gates=True, num_pools=2, stem="3x3s1"),
+    }.items()
+}
 FINE_RESNETS = {decay: kept(FINE_RESNET, augment="strong", weight_decay=decay) for decay in (0.001, 0.002)}
 FINE_GATED = kept(SHALLOW, stem="3x3s1")
 FINE_WIDE = kept(SCREEN["gated6-k3, 5/16 wide"], **STRONG, stem="3x3s1")
@@ -97,18 +111,23 @@ FINE_THREE = kept(SCREEN["3 layers, 3/8"], **STRONG, num_pools=3, stem="3x3s1")
 # ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above. Three weight decays
 # for
 # ResNet-34 and for the network at half of its MACs; then what is as deep at as many MACs, and less deep
-FULL_RESNETS, FULL_WIDE = ({decay: kept(run, augment="strong", weight_decay=decay)
-                            for decay in (0.002, 0.001, 0.004)}
-                           for run in (kept(RESNET, width=1.0), kept(GATED, width=1.25)))
-FULL_THREE, FULL_GATED4, FULL_STOCK, FULL_SAME_MACS = (kept(run, **STRONG, width=width) for run, width in (
-    (THREE_LAYERS, 1.5625), (GATED4_K5, 1.25), (STOCK, 1.0), (GATED, 1.75)))
+FULL_RESNETS, FULL_WIDE = (
+    {decay: kept(run, augment="strong", weight_decay=decay) for decay in (0.002, 0.001, 0.004)}
+    for run in (kept(RESNET, width=1.0), kept(GATED, width=1.25))
+)
+FULL_THREE, FULL_GATED4, FULL_STOCK, FULL_SAME_MACS = (
+    kept(run, **STRONG, width=width)
+    for run, width in ((THREE_LAYERS, 1.5625), (GATED4_K5, 1.25), (STOCK, 1.0), (GATED, 1.75))
+)
 
 # The literal reading, six operations, at about the MACs of the gated network at half of ResNet-34's; and less
 # deep ResNets
 PLAIN_K3 = PLAIN.but("plain6-k3", "plain, six operations, 3x3", "ours", kernels="3")
 FULL_PLAIN, FULL_PLAIN_K5 = kept(PLAIN_K3, **STRONG, width=1.4375), kept(PLAIN, **STRONG, width=0.875)
-RESNET_18, RESNET_10 = (RESNET.but(arch, label, "baseline", arch=arch) for arch, label in (
-    ("resnet18", "ResNet-18, 7x7 stem"), ("resnet10", "ResNet-10, 7x7 stem")))
+RESNET_18, RESNET_10 = (
+    RESNET.but(arch, label, "baseline", arch=arch)
+    for arch, label in (("resnet18", "ResNet-18, 7x7 stem"), ("resnet10", "ResNet-10, 7x7 stem"))
+)
 FULL_RESNET_18, FULL_RESNET_10 = (kept(run, **STRONG, width=1.0) for run in (RESNET_18, RESNET_10))
 # A 3x3 stride-1 first convolution, the strongest at a quarter of the width, at four times the FLOPs. Predicted: it
 # gains ResNet-34 more than the shallow network, which falls a few percent behind
@@ -117,194 +136,351 @@ FULL_FINE_WIDE = kept(GATED, **STRONG, width=1.25, stem="3x3s1")
 # Twice as long, and other learning rates, for the strongest
 FULL_RATES = {rate: kept(FULL_RESNETS[0.002], lr=rate) for rate in (0.1, 0.4)}
 FULL_RESNET_60, FULL_WIDE_60, FULL_SAME_MACS_60 = (
-    kept(run, epochs=60) for run in (FULL_RESNETS[0.002], FULL_WIDE[0.002], FULL_SAME_MACS))
+    kept(run, epochs=60) for run in (FULL_RESNETS[0.002], FULL_WIDE[0.002], FULL_SAME_MACS)
+)
 
 # ---------------------------------------------------------------- less data, ablations
 
 # Less training data, as many epochs more that the steps do not become as few
-FRACTIONS = {name: {share: run.but(fraction=share, epochs=epochs)
-                    for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45))}
-             for name, run in (("ResNet-34", DEEP), ("gated6-k3", SHALLOW))}
+FRACTIONS = {
+    name: {
+        share: run.but(fraction=share, epochs=epochs) for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45))
+    }
+    for name, run in (("ResNet-34", DEEP), ("gated6-k3", SHALLOW))
+}
 
 # One change each from PLAIN, in a third of its epochs
 SHORT = {"epochs": 10, **LIGHT}
 REFERENCE = PLAIN.but(**SHORT)
 GATED_10, POOLED_10 = GATED_K5.but(**SHORT), GATED_K5.but(pooled_gates=True, **SHORT)
 REPARAM_10 = REPARAM_GATED.but(**SHORT)
-LAYERS_10 = {len(widths.split(",")): PLAIN.but(f"plain{len(widths.split(',')) + 2}-k5", widths=widths,
-                                               max_depth=8,
-                                               **SHORT)
-             for widths in ("128,256", "128,256,512", "128,256,512,512,512", "128,256,512,512,512,512")}
+LAYERS_10 = {
+    len(widths.split(",")): PLAIN.but(
+        f"plain{len(widths.split(',')) + 2}-k5", widths=widths, max_depth=8, **SHORT
+    )
+    for widths in ("128,256", "128,256,512", "128,256,512,512,512", "128,256,512,512,512,512")
+}
 KERNELS_10 = {size: PLAIN.but(f"plain6-k{size}", kernels=str(size), **SHORT) for size in (1, 3, 7)}
-NAMED_10 = {name: Run(name, name, options={"arch": name, **SHORT}) for name in (
-    "reparam6-k5", "plain6-k3-5-7", "covariance6-k5", "gated5-k5", "gated4-k7", "attention", "graph",
-    "dense-block",
-    "rrdb")}
+NAMED_10 = {
+    name: Run(name, name, options={"arch": name, **SHORT})
+    for name in (
+        "reparam6-k5",
+        "plain6-k3-5-7",
+        "covariance6-k5",
+        "gated5-k5",
+        "gated4-k7",
+        "attention",
+        "graph",
+        "dense-block",
+        "rrdb",
+    )
+}
 FINE_GATES_K3, POOLED_K3 = GATED_10.but("gated6-k3", kernels="3"), GATED.but(**SHORT)
 REPARAM_K3 = REPARAM_10.but("reparam-gated6-k3", kernels="3")
 POOLS_10, LEVELS_10 = PLAIN.but(num_pools=2, **SHORT), PLAIN.but(multi_level_head=True, **SHORT)
 WIDTHS_10 = {width: PLAIN.but(width=width, **SHORT) for width in (0.125, 0.5)}
 AUGMENTED_10 = {augment: PLAIN.but(**{**SHORT, "augment": augment}) for augment in ("none", "strong")}
 
-SIZES = (32, 40, 64, 96)   # px, of the test alone
-RESIZED = {name: {size: run.tested(section="ablation", image_size=size) for size in SIZES}
-           for name, run in (("ResNet-34", RESNETS[0.0005]), ("gated6-k3", SHALLOW))}
+SIZES = (32, 40, 64, 96)  # px, of the test alone
+RESIZED = {
+    name: {size: run.tested(section="ablation", image_size=size) for size in SIZES}
+    for name, run in (("ResNet-34", RESNETS[0.0005]), ("gated6-k3", SHALLOW))
+}
 
 # What the ablation table shows: group -> (variant, run, what it is compared with, where that is not
 # REFERENCE)
 ABLATIONS = {
     "what a layer is": [
-        ("one 5x5 convolution", REFERENCE), ("gates beside it", GATED_10),
-        ("gates of pooled cells", POOLED_10, GATED_10), ("branches in training", NAMED_10["reparam6-k5"]),
+        ("one 5x5 convolution", REFERENCE),
+        ("gates beside it", GATED_10),
+        ("gates of pooled cells", POOLED_10, GATED_10),
+        ("branches in training", NAMED_10["reparam6-k5"]),
         ("branches in training, gates of pooled cells", REPARAM_10, POOLED_10),
-        ("three streams", NAMED_10["plain6-k3-5-7"])],
+        ("three streams", NAMED_10["plain6-k3-5-7"]),
+    ],
     "what the head sees": [
-        ("means of the last map", REFERENCE), ("of all maps", LEVELS_10),
+        ("means of the last map", REFERENCE),
+        ("of all maps", LEVELS_10),
         ("of a last map with 2 poolings", POOLS_10),
-        ("its covariances as well, 2 poolings", NAMED_10["covariance6-k5"])],
+        ("its covariances as well, 2 poolings", NAMED_10["covariance6-k5"]),
+    ],
     "kernel": [
-        ("5", REFERENCE), *((str(size), run) for size, run in KERNELS_10.items()),
-        ("3, gated", FINE_GATES_K3, GATED_10), ("3, gates of pooled cells", POOLED_K3, POOLED_10),
-        ("3, branches, gates of pooled cells", REPARAM_K3, REPARAM_10)],
+        ("5", REFERENCE),
+        *((str(size), run) for size, run in KERNELS_10.items()),
+        ("3, gated", FINE_GATES_K3, GATED_10),
+        ("3, gates of pooled cells", POOLED_K3, POOLED_10),
+        ("3, branches, gates of pooled cells", REPARAM_K3, REPARAM_10),
+    ],
     "hidden layers": [
-        ("4", REFERENCE), *((str(count), run) for count, run in LAYERS_10.items()),
-        ("3, gated", NAMED_10["gated5-k5"], GATED_10), ("2 of 7x7, gated", NAMED_10["gated4-k7"], GATED_10)],
+        ("4", REFERENCE),
+        *((str(count), run) for count, run in LAYERS_10.items()),
+        ("3, gated", NAMED_10["gated5-k5"], GATED_10),
+        ("2 of 7x7, gated", NAMED_10["gated4-k7"], GATED_10),
+    ],
     "about half of ResNet-34's latency, strong": [
-        (label, run, SCREENED["gated6-k3, 5/16 wide"]) for label, run in SCREENED.items()],
+        (label, run, SCREENED["gated6-k3, 5/16 wide"]) for label, run in SCREENED.items()
+    ],
     "width": [("the preset's", REFERENCE), ("1/8", WIDTHS_10[0.125]), ("1/2", WIDTHS_10[0.5])],
     "width and layers, 60 epochs": [
-        (label, run, RESNET_60[0.001]) for label, run in (
-            ("gated6-k3, 5/16", WIDE_60[0.001]), ("gated6-k3, 5/16, decay 0.002", WIDE_60[0.002]),
-            ("gated6-k3, 7/16, decay 0.002", SAME_MACS_60), ("3 layers, 25/64, decay 0.002", THREE_60),
+        (label, run, RESNET_60[0.001])
+        for label, run in (
+            ("gated6-k3, 5/16", WIDE_60[0.001]),
+            ("gated6-k3, 5/16, decay 0.002", WIDE_60[0.002]),
+            ("gated6-k3, 7/16, decay 0.002", SAME_MACS_60),
+            ("3 layers, 25/64, decay 0.002", THREE_60),
             ("3 layers, 3/8, the last of 144 channels, decay 0.002", THREE_384_60),
             ("gated4-k7, 1/4", GATED4_60),
-            ("gated4-k5, 5/16, decay 0.002", GATED4_K5_60), ("ResNet-34, 1/4", RESNET_60[0.001]))],
+            ("gated4-k5, 5/16, decay 0.002", GATED4_K5_60),
+            ("ResNet-34, 1/4", RESNET_60[0.001]),
+        )
+    ],
     "other layers": [
-        ("convolutions", REFERENCE), ("self-attention", NAMED_10["attention"]), ("graph", NAMED_10["graph"]),
-        ("dense block", NAMED_10["dense-block"]), ("RRDB", NAMED_10["rrdb"])],
+        ("convolutions", REFERENCE),
+        ("self-attention", NAMED_10["attention"]),
+        ("graph", NAMED_10["graph"]),
+        ("dense block", NAMED_10["dense-block"]),
+        ("RRDB", NAMED_10["rrdb"]),
+    ],
     "first convolution, 10 epochs": [
-        *((label, STEMS_10[label], STEMS_10[against]) for label, against in (
-            ("ResNet-34, 7x7 stride 2, no pooling", "ResNet-34, 7x7 stride 2, no pooling"),
-            ("ResNet-34, 3x3 stride 1", "ResNet-34, 7x7 stride 2, no pooling"),
-            ("gated6-k3, 7x7 stride 2", "ResNet-34, 7x7 stride 2, no pooling"),
-            ("gated6-k3, 3x3 stride 1", "gated6-k3, 7x7 stride 2"))),
-        ("the same against ResNet-34's", STEMS_10["gated6-k3, 3x3 stride 1"],
-         STEMS_10["ResNet-34, 3x3 stride 1"]),
-        *((label, STEMS_10[label], STEMS_10["gated6-k3, 3x3 stride 1"]) for label in (
-            "3 layers, 1/2, behind 3x3 stride 1 and pooling", "2 of 5x5, gated, behind the same"))],
+        *(
+            (label, STEMS_10[label], STEMS_10[against])
+            for label, against in (
+                ("ResNet-34, 7x7 stride 2, no pooling", "ResNet-34, 7x7 stride 2, no pooling"),
+                ("ResNet-34, 3x3 stride 1", "ResNet-34, 7x7 stride 2, no pooling"),
+                ("gated6-k3, 7x7 stride 2", "ResNet-34, 7x7 stride 2, no pooling"),
+                ("gated6-k3, 3x3 stride 1", "gated6-k3, 7x7 stride 2"),
+            )
+        ),
+        (
+            "the same against ResNet-34's",
+            STEMS_10["gated6-k3, 3x3 stride 1"],
+            STEMS_10["ResNet-34, 3x3 stride 1"],
+        ),
+        *(
+            (label, STEMS_10[label], STEMS_10["gated6-k3, 3x3 stride 1"])
+            for label in (
+                "3 layers, 1/2, behind 3x3 stride 1 and pooling",
+                "2 of 5x5, gated, behind the same",
+            )
+        ),
+    ],
     "first convolution, 30 epochs": [
         ("ResNet-34, 7x7 stride 2, no pooling", DEEP, DEEP),
         ("ResNet-34, 3x3 stride 1", FINE_RESNETS[0.001], DEEP),
-        ("gated6-k3, 7x7 stride 2", SHALLOW, DEEP), ("gated6-k3, 3x3 stride 1", FINE_GATED, SHALLOW),
+        ("gated6-k3, 7x7 stride 2", SHALLOW, DEEP),
+        ("gated6-k3, 3x3 stride 1", FINE_GATED, SHALLOW),
         ("the same against ResNet-34's", FINE_GATED, FINE_RESNETS[0.001]),
         ("the same, 5/16 wide, decay 0.002", FINE_WIDE, FINE_RESNETS[0.001]),
-        ("3 layers and poolings, 3/8, decay 0.002", FINE_THREE, FINE_RESNETS[0.001])],
-    "augmentation, 10 epochs": [
-        ("light", REFERENCE), *AUGMENTED_10.items()],
+        ("3 layers and poolings, 3/8, decay 0.002", FINE_THREE, FINE_RESNETS[0.001]),
+    ],
+    "augmentation, 10 epochs": [("light", REFERENCE), *AUGMENTED_10.items()],
     "augmentation, 30 epochs": [
-        ("plain, light", PLAIN_LIGHT), ("plain, strong", PLAIN_STRONG, PLAIN_LIGHT),
+        ("plain, light", PLAIN_LIGHT),
+        ("plain, strong", PLAIN_STRONG, PLAIN_LIGHT),
         ("ResNet-34, light", RESNET_LIGHT, RESNET_LIGHT),
-        ("ResNet-34, strong", RESNETS[0.0005], RESNET_LIGHT)],
+        ("ResNet-34, strong", RESNETS[0.0005], RESNET_LIGHT),
+    ],
     "kernel, 30 epochs": [
-        (label, run, GATED_K5_STRONG) for label, run in (
-            ("gated, 5x5", GATED_K5_STRONG), ("gated, 3x3, gates of pooled cells", GATED_30[0.0005]),
+        (label, run, GATED_K5_STRONG)
+        for label, run in (
+            ("gated, 5x5", GATED_K5_STRONG),
+            ("gated, 3x3, gates of pooled cells", GATED_30[0.0005]),
             ("branches in training, 5x5, gates of pooled cells", REPARAM_GATED_STRONG),
-            ("3x3, decay 0.001", SHALLOW), ("5x5, gates of pooled cells, decay 0.001", POOLED_K5))],
+            ("3x3, decay 0.001", SHALLOW),
+            ("5x5, gates of pooled cells, decay 0.001", POOLED_K5),
+        )
+    ],
     "weight decay": [
         *((f"gated6-k3, {decay}", run, GATED_30[0.0005]) for decay, run in GATED_30.items()),
         *((f"ResNet-34, {decay}", run, RESNETS[0.0005]) for decay, run in RESNETS.items()),
-        *((f"ResNet-34, 3x3 stride 1, {decay}", run, FINE_RESNETS[0.001])
-          for decay, run in FINE_RESNETS.items()),
-        *((f"ResNet-34, 60 epochs, {decay}", RESNET_60[decay], RESNET_60[0.001])
-          for decay in (0.0005, 0.001, 0.002)),
-        *((f"gated6-k3, 5/16, 60 epochs, {decay}", run, WIDE_60[0.001]) for decay, run in WIDE_60.items())],
+        *(
+            (f"ResNet-34, 3x3 stride 1, {decay}", run, FINE_RESNETS[0.001])
+            for decay, run in FINE_RESNETS.items()
+        ),
+        *(
+            (f"ResNet-34, 60 epochs, {decay}", RESNET_60[decay], RESNET_60[0.001])
+            for decay in (0.0005, 0.001, 0.002)
+        ),
+        *((f"gated6-k3, 5/16, 60 epochs, {decay}", run, WIDE_60[0.001]) for decay, run in WIDE_60.items()),
+    ],
     "weight decay, full width": [
-        (f"{label}, {decay}", runs[decay], runs[0.002]) for label, runs in (
-            ("ResNet-34", FULL_RESNETS), ("gated6-k3, 5/4", FULL_WIDE)) for decay in (0.001, 0.002, 0.004)],
+        (f"{label}, {decay}", runs[decay], runs[0.002])
+        for label, runs in (("ResNet-34", FULL_RESNETS), ("gated6-k3, 5/4", FULL_WIDE))
+        for decay in (0.001, 0.002, 0.004)
+    ],
     "width and layers, full width": [
-        (label, run, FULL_RESNETS[0.002]) for label, run in (
-            ("gated6-k3, 5/4", FULL_WIDE[0.002]), ("gated6-k3, 7/4", FULL_SAME_MACS),
+        (label, run, FULL_RESNETS[0.002])
+        for label, run in (
+            ("gated6-k3, 5/4", FULL_WIDE[0.002]),
+            ("gated6-k3, 7/4", FULL_SAME_MACS),
             ("3 layers, 25/16", FULL_THREE),
-            ("gated4-k5, 5/4", FULL_GATED4), ("ResNet-34", FULL_RESNETS[0.002]),
-            ("ResNet-34, stem pooled", FULL_STOCK))],
+            ("gated4-k5, 5/4", FULL_GATED4),
+            ("ResNet-34", FULL_RESNETS[0.002]),
+            ("ResNet-34, stem pooled", FULL_STOCK),
+        )
+    ],
     "training length": [
-        ("ResNet-34, 30 epochs", DEEP, DEEP), ("ResNet-34, 60", RESNET_60[0.001], DEEP),
+        ("ResNet-34, 30 epochs", DEEP, DEEP),
+        ("ResNet-34, 60", RESNET_60[0.001], DEEP),
         ("gated6-k3, 30", SHALLOW, DEEP),
-        ("gated6-k3, 60", GATED_60, SHALLOW), ("gated4-k7, 30, decay 0.0005", GATED4_STRONG, GATED4_STRONG),
-        ("gated4-k7, 60", GATED4_60, GATED4_STRONG)],
+        ("gated6-k3, 60", GATED_60, SHALLOW),
+        ("gated4-k7, 30, decay 0.0005", GATED4_STRONG, GATED4_STRONG),
+        ("gated4-k7, 60", GATED4_60, GATED4_STRONG),
+    ],
     "distillation from ResNet-34, 60 epochs": [
-        ("gated6-k3, none", SHALLOW, SHALLOW), ("gated6-k3, half of the loss", TAUGHT, SHALLOW)],
-    **{f"image size at test, {name}": [
-        *((f"{size} px", runs[size], whole) for size in SIZES[:2]), ("as trained", whole, whole),
-        *((f"{size} px", runs[size], whole) for size in SIZES[2:])]
-       for (name, runs), whole in zip(RESIZED.items(), (RESNETS[0.0005], SHALLOW))},
+        ("gated6-k3, none", SHALLOW, SHALLOW),
+        ("gated6-k3, half of the loss", TAUGHT, SHALLOW),
+    ],
+    **{
+        f"image size at test, {name}": [
+            *((f"{size} px", runs[size], whole) for size in SIZES[:2]),
+            ("as trained", whole, whole),
+            *((f"{size} px", runs[size], whole) for size in SIZES[2:]),
+        ]
+        for (name, runs), whole in zip(RESIZED.items(), (RESNETS[0.0005], SHALLOW))
+    },
 }
 
 # ---------------------------------------------------------------- figures
 
 # What the figures of many lines show, where a setting has any of them: name in the legend -> run
 FIGURE_MODELS = {
-    "depth 6, x1.25, 3x3 stem": FINE_WIDE, "depth 6, 3x3 stem": FINE_GATED,
-    "ResNet-34, 3x3 stem": FINE_RESNETS[0.001], "ResNet-34, 3x3 stem, decay 0.002": FINE_RESNETS[0.002],
-    "depth 5, 60 epochs": THREE_60, "depth 5, narrow last layer, 60 epochs": THREE_384_60,
-    "depth 4, 60 epochs": GATED4_K5_60, "ResNet-34, 60 epochs": RESNET_60[0.001], "depth 6": SHALLOW,
-    "depth 6, x1.75": FULL_SAME_MACS, "depth 6, x1.25": FULL_WIDE[0.002], "depth 5": FULL_THREE,
-    "depth 4": FULL_GATED4, "ResNet-34": FULL_RESNETS[0.002], "ResNet-34, stock": FULL_STOCK}
+    "depth 6, x1.25, 3x3 stem": FINE_WIDE,
+    "depth 6, 3x3 stem": FINE_GATED,
+    "ResNet-34, 3x3 stem": FINE_RESNETS[0.001],
+    "ResNet-34, 3x3 stem, decay 0.002": FINE_RESNETS[0.002],
+    "depth 5, 60 epochs": THREE_60,
+    "depth 5, narrow last layer, 60 epochs": THREE_384_60,
+    "depth 4, 60 epochs": GATED4_K5_60,
+    "ResNet-34, 60 epochs": RESNET_60[0.001],
+    "depth 6": SHALLOW,
+    "depth 6, x1.75": FULL_SAME_MACS,
+    "depth 6, x1.25": FULL_WIDE[0.002],
+    "depth 5": FULL_THREE,
+    "depth 4": FULL_GATED4,
+    "ResNet-34": FULL_RESNETS[0.002],
+    "ResNet-34, stock": FULL_STOCK,
+}
 # What texts call a model -> its runs, of which a preset has one
 NAMED = {
-    "depth6-wide": (FULL_SAME_MACS, SAME_MACS_60), "depth6": (FULL_WIDE[0.002], FINE_WIDE),
-    "depth6-coarse": (SHALLOW,), "depth5": (FULL_THREE, THREE_60), "depth4": (FULL_GATED4, GATED4_K5_60),
-    "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],), "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
-    "resnet34-0.001": (RESNETS[0.001],), "resnet34-fine-0.001": (FINE_RESNETS[0.001],),
-    "plain": (FULL_PLAIN, PLAIN_STRONG), "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.002]),
-    "resnet34-coarse": (RESNETS[0.0005],), "stock": (FULL_STOCK, kept(STOCK, **LIGHT)),
-    "resnet18": (FULL_RESNET_18,), "plain-10": (REFERENCE,), "gated-10": (GATED_10,),
-    "pooled-10": (POOLED_10,), "k3-10": (POOLED_K3,), "branches-10": (NAMED_10["reparam6-k5"],),
-    "branches-30": (REPARAM_GATED_STRONG,), "gated-30": (GATED_K5_STRONG,),
-    "covariance-10": (NAMED_10["covariance6-k5"],), "two-pools-10": (POOLS_10,),
-    "attention-10": (NAMED_10["attention"],), "graph-10": (NAMED_10["graph"],),
-    "rrdb-10": (NAMED_10["rrdb"],), "k1-10": (KERNELS_10[1],), "two-layers-10": (LAYERS_10[2],),
-    "six-layers-10": (LAYERS_10[6],)}
+    "depth6-wide": (FULL_SAME_MACS, SAME_MACS_60),
+    "depth6": (FULL_WIDE[0.002], FINE_WIDE),
+    "depth6-coarse": (SHALLOW,),
+    "depth5": (FULL_THREE, THREE_60),
+    "depth4": (FULL_GATED4, GATED4_K5_60),
+    "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],),
+    "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
+    "resnet34-0.001": (RESNETS[0.001],),
+    "resnet34-fine-0.001": (FINE_RESNETS[0.001],),
+    "plain": (FULL_PLAIN, PLAIN_STRONG),
+    "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.002]),
+    "resnet34-coarse": (RESNETS[0.0005],),
+    "stock": (FULL_STOCK, kept(STOCK, **LIGHT)),
+    "resnet18": (FULL_RESNET_18,),
+    "plain-10": (REFERENCE,),
+    "gated-10": (GATED_10,),
+    "pooled-10": (POOLED_10,),
+    "k3-10": (POOLED_K3,),
+    "branches-10": (NAMED_10["reparam6-k5"],),
+    "branches-30": (REPARAM_GATED_STRONG,),
+    "gated-30": (GATED_K5_STRONG,),
+    "covariance-10": (NAMED_10["covariance6-k5"],),
+    "two-pools-10": (POOLS_10,),
+    "attention-10": (NAMED_10["attention"],),
+    "graph-10": (NAMED_10["graph"],),
+    "rrdb-10": (NAMED_10["rrdb"],),
+    "k1-10": (KERNELS_10[1],),
+    "two-layers-10": (LAYERS_10[2],),
+    "six-layers-10": (LAYERS_10[6],),
+}
 # Rows of the report's tables: (what readers see, name)
 MAIN_ROWS = (
-    ("ours, depth 6, x1.75", "depth6-wide"), ("ours, depth 6, x1.25", "depth6"),
-    ("ours, depth 5", "depth5"), ("ours, depth 4", "depth4"), ("six plain layers", "plain"),
-    ("ResNet-34, 7x7 stem", "resnet34"), ("ResNet-18, 7x7 stem", "resnet18"), ("ResNet-34, stock", "stock"))
+    ("ours, depth 6, x1.75", "depth6-wide"),
+    ("ours, depth 6, x1.25", "depth6"),
+    ("ours, depth 5", "depth5"),
+    ("ours, depth 4", "depth4"),
+    ("six plain layers", "plain"),
+    ("ResNet-34, 7x7 stem", "resnet34"),
+    ("ResNet-18, 7x7 stem", "resnet18"),
+    ("ResNet-34, stock", "stock"),
+)
 # (what changes, name, what it is compared with)
 ABLATION_ROWS = (
     ("gates beside each convolution", "gated-10", "plain-10"),
-    ("gates of pooled cells", "pooled-10", "gated-10"), ("3x3 kernels, pooled gates", "k3-10", "pooled-10"),
-    ("1x1 kernels", "k1-10", "plain-10"), ("two layers fewer", "two-layers-10", "plain-10"),
+    ("gates of pooled cells", "pooled-10", "gated-10"),
+    ("3x3 kernels, pooled gates", "k3-10", "pooled-10"),
+    ("1x1 kernels", "k1-10", "plain-10"),
+    ("two layers fewer", "two-layers-10", "plain-10"),
     ("branches in training", "branches-10", "plain-10"),
     ("covariances of the last map", "covariance-10", "two-pools-10"),
-    ("self-attention", "attention-10", "plain-10"), ("graph layers (GCN)", "graph-10", "plain-10"),
-    ("RRDB (strict depth 17)", "rrdb-10", "plain-10"))
+    ("self-attention", "attention-10", "plain-10"),
+    ("graph layers (GCN)", "graph-10", "plain-10"),
+    ("RRDB (strict depth 17)", "rrdb-10", "plain-10"),
+)
 # The points of the figure of training data: (share of the training images, run)
-DATA_SHARES = {name: [*runs.items(), (1.0, whole)]
-               for (name, runs), whole in zip(FRACTIONS.items(), (DEEP, SHALLOW))}
+DATA_SHARES = {
+    name: [*runs.items(), (1.0, whole)] for (name, runs), whole in zip(FRACTIONS.items(), (DEEP, SHALLOW))
+}
 
 # ---------------------------------------------------------------- the queue
 
 GRIDS = {
-    "task2": [kept(STOCK, **LIGHT), RESNET_LIGHT, *RESNETS.values(), PLAIN_LIGHT, PLAIN_STRONG,
-              GATED_K5_STRONG,
-              REPARAM_GATED_STRONG, GATED_30[0.0005], SHALLOW, GATED4_STRONG,
-              kept(GATED4, pooled_gates=True, augment="strong", weight_decay=0.001)],
+    "task2": [
+        kept(STOCK, **LIGHT),
+        RESNET_LIGHT,
+        *RESNETS.values(),
+        PLAIN_LIGHT,
+        PLAIN_STRONG,
+        GATED_K5_STRONG,
+        REPARAM_GATED_STRONG,
+        GATED_30[0.0005],
+        SHALLOW,
+        GATED4_STRONG,
+        kept(GATED4, pooled_gates=True, augment="strong", weight_decay=0.001),
+    ],
     "task2-decay": [GATED_30[0.002], POOLED_K5],
     "task2-screen": [*SCREENED.values()],
-    "task2-long": [RESNET_60[0.001], RESNET_60[0.002], WIDE_60[0.001], SAME_MACS_60, WIDE_60[0.002], THREE_60,
-                   THREE_384_60, GATED4_K5_60, GATED4_60, GATED_60, RESNET_60[0.0005]],
+    "task2-long": [
+        RESNET_60[0.001],
+        RESNET_60[0.002],
+        WIDE_60[0.001],
+        SAME_MACS_60,
+        WIDE_60[0.002],
+        THREE_60,
+        THREE_384_60,
+        GATED4_K5_60,
+        GATED4_60,
+        GATED_60,
+        RESNET_60[0.0005],
+    ],
     "task2-distillation": [TAUGHT],
     "task2-stem": [*STEMS_10.values(), *FINE_RESNETS.values(), FINE_GATED, FINE_WIDE, FINE_THREE],
-    "task2-full": [*(runs[decay] for decay in (0.002, 0.001, 0.004) for runs in (FULL_RESNETS, FULL_WIDE)),
-                   FULL_THREE,
-                   FULL_GATED4, FULL_STOCK, FULL_SAME_MACS],
+    "task2-full": [
+        *(runs[decay] for decay in (0.002, 0.001, 0.004) for runs in (FULL_RESNETS, FULL_WIDE)),
+        FULL_THREE,
+        FULL_GATED4,
+        FULL_STOCK,
+        FULL_SAME_MACS,
+    ],
     "task2-full-plain": [FULL_PLAIN, FULL_RESNET_18, FULL_PLAIN_K5, FULL_RESNET_10],
     "task2-full-fine": [FULL_FINE_RESNET, FULL_FINE_WIDE],
     "task2-full-long": [FULL_RESNET_60, FULL_WIDE_60, FULL_SAME_MACS_60, *FULL_RATES.values()],
     "task2-data": [runs[share] for share in (0.1, 0.25, 0.5) for runs in FRACTIONS.values()],
-    "task2-ablations": [REFERENCE, GATED_10, POOLED_10, FINE_GATES_K3, POOLED_K3, REPARAM_10, REPARAM_K3,
-                        *NAMED_10.values(), *KERNELS_10.values(), *LAYERS_10.values(), POOLS_10, LEVELS_10,
-                        *WIDTHS_10.values(), *AUGMENTED_10.values(),
-                        *(run for runs in RESIZED.values() for run in runs.values())],
+    "task2-ablations": [
+        REFERENCE,
+        GATED_10,
+        POOLED_10,
+        FINE_GATES_K3,
+        POOLED_K3,
+        REPARAM_10,
+        REPARAM_K3,
+        *NAMED_10.values(),
+        *KERNELS_10.values(),
+        *LAYERS_10.values(),
+        POOLS_10,
+        LEVELS_10,
+        *WIDTHS_10.values(),
+        *AUGMENTED_10.values(),
+        *(run for runs in RESIZED.values() for run in runs.values()),
+    ],
 }

@@ -1,4 +1,5 @@
 """Classification metrics from labels and predictions: no model and no file."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -35,9 +36,16 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
     correct, total = int(counts.trace()), int(counts.sum())
     low, high = wilson_interval(correct, total)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        labels, predictions, labels=np.unique(labels), average="macro", zero_division=0)
-    return {"top1_pct": 100 * correct / total, "ci95_low": low, "ci95_high": high,
-            "precision_macro": float(precision), "recall_macro": float(recall), "f1_macro": float(f1)}
+        labels, predictions, labels=np.unique(labels), average="macro", zero_division=0
+    )
+    return {
+        "top1_pct": 100 * correct / total,
+        "ci95_low": low,
+        "ci95_high": high,
+        "precision_macro": float(precision),
+        "recall_macro": float(recall),
+        "f1_macro": float(f1),
+    }
 
 
 def _class_ids(*arrays) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ other:
 A stem that generates its kernel and calls F.conv2d must therefore be folded into a plain Conv2d before
 `count_macs`.
 """
+
 from __future__ import annotations
 
 import copy
@@ -28,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-BATCH = 256   # images, where cost depends on the batch
+BATCH = 256  # images, where cost depends on the batch
 try:
     import thop
     from thop.profile import register_hooks
@@ -36,7 +37,7 @@ try:
 
     # thop counts BatchNorm, average pooling and softmax as operations, which the MACs of papers leave out
     NOT_WEIGHTED = {kind: zero_ops for kind in register_hooks if not issubclass(kind, (_ConvNd, nn.Linear))}
-except ImportError:   # it needs distutils, which newer Pythons have only with setuptools
+except ImportError:  # it needs distutils, which newer Pythons have only with setuptools
     thop = None
 
 
@@ -59,14 +60,17 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     if thop is None:
         _say_without_thop()
         return flop_counter_macs(model, torch.zeros(1, *input_shape))
-    macs, _ = thop.profile(model, inputs=(torch.zeros(1, *input_shape),), custom_ops=NOT_WEIGHTED,
-                           verbose=False)
+    macs, _ = thop.profile(
+        model, inputs=(torch.zeros(1, *input_shape),), custom_ops=NOT_WEIGHTED, verbose=False
+    )
     return int(macs)
 
 
 @cache
 def _say_without_thop() -> None:
-    print("thop is not installed (or lacks distutils): PyTorch's own counter counts the MACs", file=sys.stderr)
+    print(
+        "thop is not installed (or lacks distutils): PyTorch's own counter counts the MACs", file=sys.stderr
+    )
 
 
 def flop_counter_macs(model: nn.Module, *inputs) -> int:
@@ -88,8 +92,11 @@ def peak_memory_mb(model: nn.Module, *inputs) -> float:
     The size is that of the whole memory that tensors share, once. What a kernel allocates and frees by itself
     is not seen.
     """
-    with _eval_mode(model), torch.no_grad(), _LiveMemory([*model.parameters(), *model.buffers(),
-                                                          *inputs]) as memory:
+    with (
+        _eval_mode(model),
+        torch.no_grad(),
+        _LiveMemory([*model.parameters(), *model.buffers(), *inputs]) as memory,
+    ):
         model(*inputs)
     return memory.peak / 1e6
 

@@ -20,6 +20,7 @@ hooks on modules miss functional calls. A count holds for all views of one memor
 parts of different depth into one tensor it may be too large, never too small. Not seen: a convolution written
 as shifts, per-channel scales and sums, and what leaves torch.
 """
+
 from __future__ import annotations
 
 import copy
@@ -32,20 +33,51 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # matrix products: position of the first of the two factors (before it: what is added to the product)
-PRODUCTS = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "vdot": 0, "addmm": 1, "addmv": 1, "baddbmm": 1,
-            "addbmm": 1}
+PRODUCTS = {
+    "mm": 0,
+    "bmm": 0,
+    "mv": 0,
+    "dot": 0,
+    "vdot": 0,
+    "addmm": 1,
+    "addmv": 1,
+    "baddbmm": 1,
+    "addbmm": 1,
+}
 # operations that add, choose or move values: an independent operand of any shape is no weight
-SUMS = {"add", "sub", "rsub", "cat", "stack", "where", "copy", "maximum", "minimum", "eq", "ne", "lt", "le",
-        "gt", "ge",
-        "masked_fill", "masked_scatter", "index_put", "index_add", "index_copy", "scatter", "scatter_add",
-        "slice_scatter",
-        "select_scatter"}
+SUMS = {
+    "add",
+    "sub",
+    "rsub",
+    "cat",
+    "stack",
+    "where",
+    "copy",
+    "maximum",
+    "minimum",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "masked_fill",
+    "masked_scatter",
+    "index_put",
+    "index_add",
+    "index_copy",
+    "scatter",
+    "scatter_add",
+    "slice_scatter",
+    "select_scatter",
+}
 
 
 class Depth(NamedTuple):
     """What `count_depth` returns; `path` names the weights along the longest path, one for each of its
     `strict` operations.
     """
+
     strict: int
     stricter: int
     operations: int
@@ -68,11 +100,12 @@ def count_depth(model: nn.Module, input_shape: tuple[int, ...], training: bool =
     model = copy.deepcopy(model).train(training)
     parameter = next(model.parameters(), torch.zeros(()))
     images = torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device)
-    counter = _Counter({_memory(p)._cdata: name.removesuffix(".weight")
-                        for name, p in model.named_parameters()})
+    counter = _Counter(
+        {_memory(p)._cdata: name.removesuffix(".weight") for name, p in model.named_parameters()}
+    )
     counter.write(images, ((), ()))
     fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)   # one operation for a whole layer
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             outputs = model(images)
@@ -117,7 +150,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        with self:   # inference mode delivers composite operations whole: count their parts
+        with self:  # inference mode delivers composite operations whole: count their parts
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
             return result
@@ -127,8 +160,9 @@ class _Counter(TorchDispatchMode):
         if paths is None:
             return result
         if isinstance(result, (bool, int, float, complex)):
-            raise ValueError(f"{func} reads a value that depends on the input into Python, where it cannot "
-                             f"be followed")
+            raise ValueError(
+                f"{func} reads a value that depends on the input into Python, where it cannot be followed"
+            )
         weight, products = self._count(func._schema.name.split("::")[1].rstrip("_"), args, operands)
         if weight is not None:
             self.operations += 1
@@ -136,9 +170,11 @@ class _Counter(TorchDispatchMode):
             step = f"{self.names.get(_memory(weight)._cdata, func._schema.name)} {shape}"
             paths = tuple(path + (step,) for path in paths)
         paths = paths[0], paths[1] + (func._schema.name,) * products
-        changed = [args[i] if i < len(args) else kwargs.get(argument.name)
-                   for i, argument in enumerate(func._schema.arguments)
-                   if argument.alias_info is not None and argument.alias_info.is_write]
+        changed = [
+            args[i] if i < len(args) else kwargs.get(argument.name)
+            for i, argument in enumerate(func._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
         for value in tree_leaves((result, changed)):
             if isinstance(value, Tensor):
                 self.write(value, paths)
@@ -149,13 +185,20 @@ class _Counter(TorchDispatchMode):
         if "convolution" in name:
             return args[0] if self.paths(args[0]) is None else args[1], 0
         if name in PRODUCTS:
-            factors = args[PRODUCTS[name]:][:2]
+            factors = args[PRODUCTS[name] :][:2]
             weights = [factor for factor in factors if self.paths(factor) is None]
             return (weights[0], 0) if len(weights) == 1 else (None, 1 - len(weights) // 2)
-        weights = [] if name in SUMS else [
-            value for value in operands
-            if self.paths(value) is None and (value.is_floating_point() or value.is_complex())
-            and sum(side > 1 for side in value.shape) > 1]
+        weights = (
+            []
+            if name in SUMS
+            else [
+                value
+                for value in operands
+                if self.paths(value) is None
+                and (value.is_floating_point() or value.is_complex())
+                and sum(side > 1 for side in value.shape) > 1
+            ]
+        )
         if len(weights) > 1:
             raise ValueError(f"{name} has {len(weights)} weights in one operation, so its depth is not known")
         return (weights[0] if weights else None), 2 * ("attention" in name)

@@ -10,6 +10,7 @@ Global average pooling (a mean over H and W, or adaptive average pooling to 1 x 
 channel gates that it feeds are left out: one of them would make every receptive field the whole image. Other
 operations that join all positions, such as self-attention, are not left out.
 """
+
 from __future__ import annotations
 
 import copy
@@ -27,8 +28,9 @@ from utils import generator
 LONGEST = 4096
 
 
-def receptive_field(model: nn.Module, input_px: int, images: int = 16, seed: int = 0,
-                    channels: int = 3) -> dict:
+def receptive_field(
+    model: nn.Module, input_px: int, images: int = 16, seed: int = 0, channels: int = 3
+) -> dict:
     """Receptive field of the centre unit; of several maps, each has its own centre unit.
 
     Args:
@@ -57,16 +59,18 @@ def receptive_field(model: nn.Module, input_px: int, images: int = 16, seed: int
     exact = copy.deepcopy(model).cpu().double()
     random = generator(seed, "receptive field")
     x = torch.randn(images, channels, input_px, input_px, generator=random)
-    x = x.to(next(model.parameters(), x)).requires_grad_()                                      # (N, C, s, s)
+    x = x.to(next(model.parameters(), x)).requires_grad_()  # (N, C, s, s)
     with _ConstantMeans():
         maps = model.feature_maps(x)
     sizes, rings, powers = [], [], []
     for number, y in enumerate(maps):
         row = y.shape[2] // 2
-        size, centre = theoretical(exact, number, row, input_px, channels) or (None,
-            input_px * (row + 0.5) / y.shape[2] - 0.5)
+        size, centre = theoretical(exact, number, row, input_px, channels) or (
+            None,
+            input_px * (row + 0.5) / y.shape[2] - 0.5,
+        )
         upstream = torch.randn(images, y.shape[1], generator=random).to(y)
-        gradient, = torch.autograd.grad(y[:, :, row, row], x, upstream, retain_graph=True)
+        (gradient,) = torch.autograd.grad(y[:, :, row, row], x, upstream, retain_graph=True)
         distance = (torch.arange(input_px) - centre).abs()
         rings.append((torch.maximum(distance, distance[:, None]) - 0.5).ceil().long().flatten())
         powers.append(gradient.double().square().sum((0, 1)).cpu().flatten())
@@ -74,12 +78,16 @@ def receptive_field(model: nn.Module, input_px: int, images: int = 16, seed: int
     shares = torch.bincount(torch.cat(rings), torch.cat(powers)).cumsum(0)
     if not shares[-1] > 0:
         raise ValueError("no gradient of the centre unit reaches the image")
-    return {"size_px": None if None in sizes else max(sizes), "input_px": input_px,
-            "profile": (shares / shares[-1]).tolist()}
+    return {
+        "size_px": None if None in sizes else max(sizes),
+        "input_px": input_px,
+        "profile": (shares / shares[-1]).tolist(),
+    }
 
 
-def theoretical(model: nn.Module, number: int, row: int, input_px: int, channels: int) -> tuple[int,
-                                                                                                float] | None:
+def theoretical(
+    model: nn.Module, number: int, row: int, input_px: int, channels: int
+) -> tuple[int, float] | None:
     """Size of the receptive field of a map's units, px, and the centre of that of the unit in `row`, px from
     the image's top.
 
@@ -101,9 +109,12 @@ def theoretical(model: nn.Module, number: int, row: int, input_px: int, channels
         if length > LONGEST:
             return None
     above = bisect_left(range(length), True, key=lambda count: sees(length, None, slice(count + 1)))
-    below, below_row = (bisect_left(range(length), True,
-                                    key=lambda count: sees(length, unit, slice(length - 1 - count, None)))
-                        for unit in (None, row))
+    below, below_row = (
+        bisect_left(
+            range(length), True, key=lambda count: sees(length, unit, slice(length - 1 - count, None))
+        )
+        for unit in (None, row)
+    )
     size = length - above - below
     return size, length - 1 - below_row - (size - 1) / 2
 
@@ -118,14 +129,15 @@ def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> i
         try:
             model.feature_maps(torch.zeros(1, channels, length, width, dtype=torch.float64))
             break
-        except RuntimeError:   # a kernel or a pooling window is wider
+        except RuntimeError:  # a kernel or a pooling window is wider
             width = min(2 * width, input_px)
     return width
 
 
 @torch.no_grad()
-def _sees(model: nn.Module, number: int, channels: int, width: int, length: int, unit: int | None,
-          rows: slice) -> bool:
+def _sees(
+    model: nn.Module, number: int, channels: int, width: int, length: int, unit: int | None, rows: slice
+) -> bool:
     """Whether NaN in `rows` of a strip reaches row `unit` of a map; None: the one in the middle."""
     strip = torch.zeros(1, channels, length, width, dtype=torch.float64)
     strip[:, :, rows] = torch.nan

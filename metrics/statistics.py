@@ -4,6 +4,7 @@ Two models are compared on the same images, each trained with some seeds. Images
 effects: an accuracy differs from that of all images and seeds by a part of the images, a part of the seeds and
 a part of both, as readers and cases do in studies of diagnosis (Dorfman, Berbaum, Metz 1992; Gallas 2006).
 """
+
 from __future__ import annotations
 
 import math
@@ -39,6 +40,7 @@ class SeedVariance(NamedTuple):
         within: what independent images alone would give it.
         freedom: degrees of freedom of `between`.
     """
+
     between: float
     within: float
     freedom: float
@@ -60,7 +62,7 @@ def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
         if seeds > 1:
             points = 100 * np.asarray(outcomes, dtype=np.float64)
             between += float(((points.mean(1) - points.mean()) ** 2).sum())
-            within += float(((points - points.mean(0)) ** 2).sum()) / images ** 2
+            within += float(((points - points.mean(0)) ** 2).sum()) / images**2
             freedom += seeds - 1
     return SeedVariance(between / freedom, within / freedom, freedom) if freedom else None
 
@@ -70,9 +72,12 @@ def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
     parts = list(parts)
     if not parts:
         return None
-    between, uncertain = sum(p.between for p in parts), sum(p.between ** 2 / p.freedom for p in parts)
-    return SeedVariance(between / len(parts) ** 2, sum(p.within for p in parts) / len(parts) ** 2,
-                        between ** 2 / uncertain if uncertain else math.inf)
+    between, uncertain = sum(p.between for p in parts), sum(p.between**2 / p.freedom for p in parts)
+    return SeedVariance(
+        between / len(parts) ** 2,
+        sum(p.within for p in parts) / len(parts) ** 2,
+        between**2 / uncertain if uncertain else math.inf,
+    )
 
 
 def paired_difference(correct_a, correct_b, seeds=()) -> dict[str, float]:
@@ -90,7 +95,7 @@ def paired_difference(correct_a, correct_b, seeds=()) -> dict[str, float]:
         ValueError: not (seeds, N), or another N.
     """
     a, b = _checked(correct_a, correct_b)
-    gain = 100 * (a.mean(0) - b.mean(0))   # (N,)
+    gain = 100 * (a.mean(0) - b.mean(0))  # (N,)
     low, high, p_value = _interval(float(gain.mean()), 0, _of_mean(gain), seeds)
     return {"difference_points": float(gain.mean()), "ci95_low": low, "ci95_high": high, "p_value": p_value}
 
@@ -111,8 +116,8 @@ def paired_ratio(correct_a, correct_b, seeds=()) -> dict[str, float]:
     if b.sum() < 10 * len(b):
         raise ValueError("the model to divide by is right on too few images for a ratio")
     ratio = top1_a / top1_b
-    residual = 100 * (a.mean(0) - ratio * b.mean(0)) / top1_b   # (N,)
-    parts = [((of_a + ratio ** 2 * of_b) / top1_b ** 2, variance) for of_a, of_b, variance in seeds]
+    residual = 100 * (a.mean(0) - ratio * b.mean(0)) / top1_b  # (N,)
+    parts = [((of_a + ratio**2 * of_b) / top1_b**2, variance) for of_a, of_b, variance in seeds]
     low, high, p_value = _interval(ratio, 1, _of_mean(residual), parts)
     return {"ratio": ratio, "ci95_low": low, "ci95_high": high, "p_value": p_value}
 
@@ -135,7 +140,7 @@ def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[flo
     if variance == 0:
         return estimate, estimate, float(estimate == null)
     uncertain = sum((share * of_seeds.between) ** 2 / of_seeds.freedom for share, of_seeds in known)
-    df, error = variance ** 2 / uncertain if uncertain else math.inf, math.sqrt(variance)
+    df, error = variance**2 / uncertain if uncertain else math.inf, math.sqrt(variance)
     half = float(stats.t.ppf(0.975, df)) * error
     return estimate - half, estimate + half, float(2 * stats.t.sf(abs(estimate - null) / error, df))
 

@@ -2,6 +2,7 @@
 
 Parallel kernels of several sizes with BatchNorm: ACNet (1908.03930), RepVGG (2101.03697), DBB (2103.13425).
 """
+
 from __future__ import annotations
 
 import copy
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.subsampled import Subsampled
+from models.resnet import Subsampled
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -52,18 +53,29 @@ class BranchedConv2d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, reparam: bool = True):
         super().__init__()
         if size < 1 or size % 2 == 0:
-            raise ValueError(f"kernel size {size}: must be odd, so that all branches are centred on one "
-                             f"pixel")
+            raise ValueError(
+                f"kernel size {size}: must be odd, so that all branches are centred on one pixel"
+            )
         self.shape, self.stride = (out_channels, in_channels, size, size), stride
         sizes = [size] + [small for small in (3, 1) if reparam and small < size]
-        self.dense = nn.ModuleList(Subsampled(
-            stride if k == 1 else 1,
-            nn.Conv2d(in_channels, out_channels, k, 1 if k == 1 else stride, k // 2, bias=False),
-            nn.BatchNorm2d(out_channels)) for k in sizes)
-        self.separable = nn.Sequential(
-            nn.Conv2d(in_channels, in_channels, size, stride, size // 2, groups=in_channels, bias=False),
-            nn.BatchNorm2d(in_channels), nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels)) if reparam and size > 1 else None
+        self.dense = nn.ModuleList(
+            Subsampled(
+                stride if k == 1 else 1,
+                nn.Conv2d(in_channels, out_channels, k, 1 if k == 1 else stride, k // 2, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+            for k in sizes
+        )
+        self.separable = (
+            nn.Sequential(
+                nn.Conv2d(in_channels, in_channels, size, stride, size // 2, groups=in_channels, bias=False),
+                nn.BatchNorm2d(in_channels),
+                nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+            if reparam and size > 1
+            else None
+        )
         same = in_channels == out_channels and stride == 1
         self.identity = nn.BatchNorm2d(out_channels) if reparam and same else None
         self.reset_parameters()
@@ -99,20 +111,25 @@ class BranchedConv2d(nn.Module):
         if self.separable is not None:
             depthwise, inner, pointwise, outer = self.separable
             (inner_scale, inner_shift), (scale, shift) = affine(inner), affine(outer)
-            mixing = pointwise.weight.double()[:, :, 0, 0] * scale[:, None]                      # (O, C)
-            kernel += mixing[:, :, None,
-                             None] * (depthwise.weight.double()[:, 0] * inner_scale[:, None, None])
+            mixing = pointwise.weight.double()[:, :, 0, 0] * scale[:, None]  # (O, C)
+            kernel += mixing[:, :, None, None] * (
+                depthwise.weight.double()[:, 0] * inner_scale[:, None, None]
+            )
             bias = bias + mixing @ inner_shift + shift
         if self.identity is not None:
             scale, shift = affine(self.identity)
             kernel[:, :, size // 2, size // 2] += scale.diag()
             bias = bias + shift
-        conv = nn.Conv2d(in_channels, out_channels, size, self.stride, size // 2, device=like.device,
-                         dtype=like.dtype).eval()
+        conv = nn.Conv2d(
+            in_channels, out_channels, size, self.stride, size // 2, device=like.device, dtype=like.dtype
+        ).eval()
         conv.weight.copy_(kernel)
         conv.bias.copy_(bias)
-        return conv.to(memory_format=torch.channels_last) if like.is_contiguous(
-            memory_format=torch.channels_last) else conv
+        return (
+            conv.to(memory_format=torch.channels_last)
+            if like.is_contiguous(memory_format=torch.channels_last)
+            else conv
+        )
 
 
 class NormLinear(nn.Module):
@@ -123,13 +140,17 @@ class NormLinear(nn.Module):
     starts at LENGTH ** 2 however many features there are: thousands of unit variance make the training of a
         network diverge.
     """
+
     LENGTH = 4.0
 
     def __init__(self, in_features: int, out_features: int, dropout: float = 0.0):
         super().__init__()
-        self.norm, self.linear, self.dropout = nn.BatchNorm1d(in_features), nn.Linear(in_features,
-                                                                                      out_features), dropout
-        nn.init.constant_(self.norm.weight, self.LENGTH * in_features ** -0.5)
+        self.norm, self.linear, self.dropout = (
+            nn.BatchNorm1d(in_features),
+            nn.Linear(in_features, out_features),
+            dropout,
+        )
+        nn.init.constant_(self.norm.weight, self.LENGTH * in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(F.dropout(self.norm(x), self.dropout, self.training))

@@ -1,14 +1,15 @@
 """Probes: what a trained network of Task 1 is put through besides its plain evaluation.
 
-    recalibrated-bn   BatchNorm statistics of each channel set by itself, from the training images without
-                      augmentation (as US-Nets calibrate each width, 1903.05134; for a plain network the usual
-                      repair)
-    wrong-ids         the image keeps its channels, the network is told the next ones: R as G, G as B, B as R
-    duplicates        the network is told it has all channels; absent ones are copies of present ones
-    grey-images       all channels show the image's luma (BT.601), so no set knows more than another
-    average-of-seen   channels left out of training (--train-channels) take the average of the seen channels'
-                      kernels, in the sets that hold one of them
+recalibrated-bn   BatchNorm statistics of each channel set by itself, from the training images without
+                  augmentation (as US-Nets calibrate each width, 1903.05134; for a plain network the usual
+                  repair)
+wrong-ids         the image keeps its channels, the network is told the next ones: R as G, G as B, B as R
+duplicates        the network is told it has all channels; absent ones are copies of present ones
+grey-images       all channels show the image's luma (BT.601), so no set knows more than another
+average-of-seen   channels left out of training (--train-channels) take the average of the seen channels'
+                  kernels, in the sets that hold one of them
 """
+
 from __future__ import annotations
 
 import copy
@@ -17,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from data.batches import Batches
 from channelset import find_stem
-from models.late_fusion import LateFusion
-from models.one_set import for_channels
+from data.batches import Batches
+from models.task1 import LateFusion, for_channels
 from utils import UserError
 
 PROBES = ("recalibrated-bn", "wrong-ids", "duplicates", "grey-images", "average-of-seen")
@@ -40,9 +40,14 @@ class ToLuma(nn.Module):
         return torch.einsum("nc,bchw->bnhw", self.mix, x) + self.shift[:, None, None]
 
 
-def probe_network(probe: str | None, model: nn.Module, ids: tuple[int, ...], train: Batches | None,
-                  seen: list[int],
-                  statistics: dict) -> tuple[nn.Module, list[int]]:
+def probe_network(
+    probe: str | None,
+    model: nn.Module,
+    ids: tuple[int, ...],
+    train: Batches | None,
+    seen: list[int],
+    statistics: dict,
+) -> tuple[nn.Module, list[int]]:
     """The network to evaluate on the channel set `ids`, and the image channels it takes, in order.
 
     Args:
@@ -66,8 +71,11 @@ def probe_network(probe: str | None, model: nn.Module, ids: tuple[int, ...], tra
     if probe == "grey-images":
         if channels != 3:
             raise UserError("--probe grey-images: needs the channels R, G and B")
-        return nn.Sequential(ToLuma(statistics["mean"], statistics["std"], ids),
-                             for_channels(model, ids)), [0, 1, 2]
+        return nn.Sequential(ToLuma(statistics["mean"], statistics["std"], ids), for_channels(model, ids)), [
+            0,
+            1,
+            2,
+        ]
     if probe == "average-of-seen":
         averaged = average_of_seen(model, seen)
         # as fill, an unseen channel's kernel is in use and trained
@@ -89,10 +97,12 @@ def average_of_seen(model: nn.Module, seen: list[int]) -> nn.Module:
     stem = find_stem(model)
     channels = stem.in_channels
     unseen = [i for i in range(channels) if i not in seen]
-    first = stem.fill.rows - channels   # 1 where a luminance kernel stands before the channels' own
+    first = stem.fill.rows - channels  # 1 where a luminance kernel stands before the channels' own
     if not unseen or stem.weight is None or first > 1:
-        raise UserError("--probe average-of-seen: needs a plain kernel trained with --train-channels on some "
-                        "of the channels")
+        raise UserError(
+            "--probe average-of-seen: needs a plain kernel trained with --train-channels on some "
+            "of the channels"
+        )
     with torch.no_grad():
         weight = stem.weight[:, first:]
         weight[:, unseen] = weight[:, seen].mean(1, keepdim=True)

@@ -1,14 +1,35 @@
 """torchvision's ResNets (He et al., 1512.03385), in any width and with a stem for small images."""
+
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from models.subsampled import Subsampled
-
-STEMS = {"7x7s2": (7, 2), "3x3s1": (3, 1), "11x11s4": (11, 4)}   # first convolution: side, stride
+STEMS = {"7x7s2": (7, 2), "3x3s1": (3, 1), "11x11s4": (11, 4)}  # first convolution: side, stride
 LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
+
+
+class Subsampled(nn.Sequential):
+    """Modules behind every `stride`-th pixel: `Subsampled(2, Conv2d(C, O, 1), BatchNorm2d(O))` is what a 1 x 1
+    convolution of stride 2 and a BatchNorm are.
+
+    PyTorch's own strided one writes beyond its memory while it trains on a processor that has AVX2 and not AVX-512,
+    where eight does not divide C (oneDNN, jit_1x1 backward weights, channels_last; seen in PyTorch 2.11): the process
+    dies, or something else is overwritten.
+
+    Args:
+        stride: along both axes.
+        modules: as in `nn.Sequential`.
+    """
+
+    def __init__(self, stride: int, *modules: nn.Module):
+        super().__init__(*modules)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> of ceil(H / stride) x ceil(W / stride) pixels."""
+        return super().forward(x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x)
 
 
 class ScaledResNet(ResNet):
@@ -23,9 +44,15 @@ class ScaledResNet(ResNet):
         stem_pool: max-pooling after the first convolution (default: unless the stem is "3x3s1").
     """
 
-    def __init__(self, arch: str, num_classes: int, in_channels: int = 3, width: float = 1.0,
-                 stem: str = "7x7s2",
-                 stem_pool: bool | None = None):
+    def __init__(
+        self,
+        arch: str,
+        num_classes: int,
+        in_channels: int = 3,
+        width: float = 1.0,
+        stem: str = "7x7s2",
+        stem_pool: bool | None = None,
+    ):
         self.width = width
         super().__init__(BasicBlock, LAYERS[arch], num_classes=num_classes)
         base = self.scaled(64)
@@ -41,7 +68,7 @@ class ScaledResNet(ResNet):
         return max(1, round(planes * self.width))
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
-        if planes == 64:   # the parent set the stem's full width before it came here
+        if planes == 64:  # the parent set the stem's full width before it came here
             self.inplanes = self.scaled(64)
         layer = super()._make_layer(block, self.scaled(planes), blocks, stride, dilate)
         if layer[0].downsample is not None:
@@ -62,7 +89,7 @@ class ScaledResNet(ResNet):
     def fuse(self) -> ScaledResNet:
         """Itself, in eval mode, with each BatchNorm made part of the convolution before it."""
         for module in list(self.modules()):
-            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):   # the last: a shortcut's
+            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):  # the last: a shortcut's
                 if isinstance(getattr(module, norm, None), nn.BatchNorm2d):
                     setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
                     setattr(module, norm, nn.Identity())

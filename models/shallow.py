@@ -6,6 +6,7 @@ Both gates read the layer's own input beside its convolution, so once `models.br
 convolution of each sum of branches, a layer is one weighted operation deep. The head's covariances have no
 weights (bilinear CNN, 1504.07889).
 """
+
 from __future__ import annotations
 
 import math
@@ -33,14 +34,24 @@ class ShallowLayer(nn.Module):
             quarter of the gates.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, reparam: bool = False,
-                 gates: bool = False, pool: bool = False, pooled_gates: bool = False):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        stride: int = 1,
+        reparam: bool = False,
+        gates: bool = False,
+        pool: bool = False,
+        pooled_gates: bool = False,
+    ):
         super().__init__()
         self.pool, self.pooled_gates = pool, pool and pooled_gates
         gate_stride = 2 * stride if self.pooled_gates else stride
         self.conv = BranchedConv2d(in_channels, out_channels, size, stride, reparam)
-        self.pixel_gate = BranchedConv2d(in_channels, out_channels, 3, gate_stride,
-                                         reparam=False) if gates else None
+        self.pixel_gate = (
+            BranchedConv2d(in_channels, out_channels, 3, gate_stride, reparam=False) if gates else None
+        )
         self.channel_gate = nn.Linear(in_channels, out_channels) if gates else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,8 +64,11 @@ class ShallowLayer(nn.Module):
         if self.pool and not self.pooled_gates:
             y = F.max_pool2d(y, 2, ceil_mode=True)
         y = F.relu(y)
-        return y if self.channel_gate is None else y * self.channel_gate(x.mean((2, 3))).sigmoid()[:, :,
-                                                                                                   None, None]
+        return (
+            y
+            if self.channel_gate is None
+            else y * self.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+        )
 
 
 def pooled(x: Tensor, covariance_channels: int) -> Tensor:
@@ -65,7 +79,7 @@ def pooled(x: Tensor, covariance_channels: int) -> Tensor:
     """
     # a covariance of bfloat16 products has few digits left
     with torch.autocast(x.device.type, enabled=False):
-        x = x.flatten(2).float()                                                                 # (B, C, H W)
+        x = x.flatten(2).float()  # (B, C, H W)
         mean = x.mean(2)
         covariance_channels = min(covariance_channels, x.shape[1])
         if not covariance_channels:
@@ -103,29 +117,54 @@ class ShallowNet(nn.Module):
         ValueError: a value out of range or an even kernel.
     """
 
-    def __init__(self, num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2",
-                 widths: tuple[int, ...] = (128, 256, 512, 512), kernels: tuple[int, ...] = (5,),
-                 stem_pool: bool = False, reparam: bool = False, gates: bool = False,
-                 pooled_gates: bool = False,
-                 covariance_channels: int = 0, num_pools: int | None = None, multi_level_head: bool = False,
-                 dropout: float = 0.0):
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        width: float = 1.0,
+        stem: str = "7x7s2",
+        widths: tuple[int, ...] = (128, 256, 512, 512),
+        kernels: tuple[int, ...] = (5,),
+        stem_pool: bool = False,
+        reparam: bool = False,
+        gates: bool = False,
+        pooled_gates: bool = False,
+        covariance_channels: int = 0,
+        num_pools: int | None = None,
+        multi_level_head: bool = False,
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        if not width > 0 or min(num_classes, in_channels,
-                                *widths) < 1 or covariance_channels < 0 or not kernels \
-                or not 0 <= dropout < 1:
-            raise ValueError("num_classes, in_channels and widths must be at least 1, width above 0, "
-                             "covariance_channels at least 0, dropout at least 0 and below 1, and there must "
-                             "be a kernel")
+        if (
+            not width > 0
+            or min(num_classes, in_channels, *widths) < 1
+            or covariance_channels < 0
+            or not kernels
+            or not 0 <= dropout < 1
+        ):
+            raise ValueError(
+                "num_classes, in_channels and widths must be at least 1, width above 0, "
+                "covariance_channels at least 0, dropout at least 0 and below 1, and there must "
+                "be a kernel"
+            )
         num_pools = len(widths) - 1 if num_pools is None else num_pools
+
         def scaled(channels):
             return max(1, round(channels * width))
+
         channels = [scaled(64), *map(scaled, widths)]
         self.covariance_channels, self.multi_level_head = covariance_channels, multi_level_head
         kernel, stride = STEMS[stem]
         self.stem = ShallowLayer(in_channels, channels[0], kernel, stride, reparam, pool=stem_pool)
-        self.streams = nn.ModuleList(nn.Sequential(*(
-            ShallowLayer(before, after, size, 1, reparam, gates, number < num_pools, pooled_gates)
-            for number, (before, after) in enumerate(zip(channels, channels[1:])))) for size in kernels)
+        self.streams = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    ShallowLayer(before, after, size, 1, reparam, gates, number < num_pools, pooled_gates)
+                    for number, (before, after) in enumerate(zip(channels, channels[1:]))
+                )
+            )
+            for size in kernels
+        )
         # of a level: its channels with covariances
         orders = [min(covariance_channels, count) for count in channels]
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
@@ -153,10 +192,10 @@ class ShallowNet(nn.Module):
 # ---------------------------------------------------------------- by name: each is one idea, options combine
 # them
 
-SHALLOW: dict[str, dict] = {   # name, as `shallow_name` gives it -> what is not as in `ShallowNet` by default
-    "plain6-k5": {},   # four dense 5x5 convolutions and nothing else: what the others are measured against
-    "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},   # as three narrower streams
-    "reparam6-k5": {"reparam": True},   # the same function as plain6-k5, trained as a sum of branches
+SHALLOW: dict[str, dict] = {  # name, as `shallow_name` gives it -> what is not as in `ShallowNet` by default
+    "plain6-k5": {},  # four dense 5x5 convolutions and nothing else: what the others are measured against
+    "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # as three narrower streams
+    "reparam6-k5": {"reparam": True},  # the same function as plain6-k5, trained as a sum of branches
     # of the last map, with more positions for them
     "covariance6-k5": {"covariance_channels": 64, "num_pools": 2},
     "gated6-k5": {"gates": True},
@@ -169,8 +208,14 @@ SHALLOW: dict[str, dict] = {   # name, as `shallow_name` gives it -> what is not
 }
 
 
-def shallow_name(widths=(128, 256, 512, 512), kernels=(5,), gates: bool = False, reparam: bool = False,
-                 covariance_channels: int = 0, **_) -> str:
+def shallow_name(
+    widths=(128, 256, 512, 512),
+    kernels=(5,),
+    gates: bool = False,
+    reparam: bool = False,
+    covariance_channels: int = 0,
+    **_,
+) -> str:
     """What a `ShallowNet` of these options is called: KIND DEPTH -k KERNEL, such as "gated6-k3"."""
     kinds = ["reparam"] * bool(reparam) + ["covariance"] * bool(covariance_channels) + ["gated"] * bool(gates)
     return f"{'-'.join(kinds) or 'plain'}{len(widths) + 2}-k{'-'.join(map(str, kernels))}"
@@ -178,7 +223,7 @@ def shallow_name(widths=(128, 256, 512, 512), kernels=(5,), gates: bool = False,
 
 # first convolutions, each with half the maps of the one before: stem, pooled
 HALVINGS = (("7x7s2", False), ("7x7s2", True), ("11x11s4", True))
-DESIGNED_FOR = 64   # px: images that the names are for
+DESIGNED_FOR = 64  # px: images that the names are for
 
 
 def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:

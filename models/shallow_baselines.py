@@ -3,6 +3,7 @@
 Each is on a small stem, each block a few lines of the paper it names; strict depths are counted by
 metrics/depth.py and asserted in the tests.
 """
+
 from __future__ import annotations
 
 import math
@@ -23,8 +24,9 @@ class ConvPool(nn.Sequential):
     """Convolution, BatchNorm, ReLU, and 2x2 max-pooling that rounds up."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1):
-        super().__init__(conv_bn(in_channels, out_channels, size, stride), nn.ReLU(),
-                         nn.MaxPool2d(2, ceil_mode=True))
+        super().__init__(
+            conv_bn(in_channels, out_channels, size, stride), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)
+        )
 
 
 class DenseBlock(nn.Module):
@@ -34,8 +36,9 @@ class DenseBlock(nn.Module):
 
     def __init__(self, channels: int, growth: int, convs: int):
         super().__init__()
-        self.convs = nn.ModuleList(conv_bn(channels + i * growth, growth if i < convs - 1 else channels, 3)
-                                   for i in range(convs))
+        self.convs = nn.ModuleList(
+            conv_bn(channels + i * growth, growth if i < convs - 1 else channels, 3) for i in range(convs)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
@@ -61,16 +64,16 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8):
         super().__init__()
-        self.heads = math.gcd(channels, heads)   # fewer where they do not divide the channels
+        self.heads = math.gcd(channels, heads)  # fewer where they do not divide the channels
         self.norm = nn.LayerNorm(channels)
         self.qkv, self.projection = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
-        tokens = self.norm(x.flatten(2).mT)                                                      # (B, N, C)
+        tokens = self.norm(x.flatten(2).mT)  # (B, N, C)
         # (B, heads, N, d) each
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)               # (B, N, C)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
         return x + self.projection(mixed).mT.unflatten(2, x.shape[2:])
 
 
@@ -86,11 +89,11 @@ class GraphLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> the same shape."""
-        nodes = x.flatten(2).mT                                                                  # (B, N, C)
+        nodes = x.flatten(2).mT  # (B, N, C)
         unit = F.normalize(nodes, dim=2)
-        nearest = (unit @ unit.mT).topk(min(self.neighbours, nodes.shape[1]), dim=2).indices     # (B, N, k)
+        nearest = (unit @ unit.mT).topk(min(self.neighbours, nodes.shape[1]), dim=2).indices  # (B, N, k)
         images = torch.arange(len(x), device=x.device)[:, None, None]
-        relative = (nodes[images, nearest] - nodes[:, :, None]).amax(2)                          # (B, N, C)
+        relative = (nodes[images, nearest] - nodes[:, :, None]).amax(2)  # (B, N, C)
         return x + F.relu(self.mix(torch.cat([x, relative.mT.unflatten(2, x.shape[2:])], 1)))
 
 
@@ -113,6 +116,7 @@ class BlockNet(nn.Sequential):
 
 # ---------------------------------------------------------------- by name
 
+
 def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -> tuple[list[nn.Module], int]:
     """A first convolution (a key of `STEMS`) and 5x5 convolutions of `widths`, all but the last pooled;
     their channels.
@@ -132,8 +136,11 @@ def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str =
     """
     layers, channels = _trunk(in_channels, width, stem, (64,))
     growth = max(1, channels // 2)
-    return BlockNet([*layers, ResidualInResidual(*(DenseBlock(channels, growth, 5) for _ in range(3)))],
-                    channels, num_classes)
+    return BlockNet(
+        [*layers, ResidualInResidual(*(DenseBlock(channels, growth, 5) for _ in range(3)))],
+        channels,
+        num_classes,
+    )
 
 
 def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
@@ -154,5 +161,6 @@ def graph(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str 
     return BlockNet([*layers, GraphLayer(channels), GraphLayer(channels)], channels, num_classes)
 
 
-SHALLOW_BASELINES = {builder.__name__.replace("_", "-"): builder
-                     for builder in (rrdb, dense_block, attention, graph)}
+SHALLOW_BASELINES = {
+    builder.__name__.replace("_", "-"): builder for builder in (rrdb, dense_block, attention, graph)
+}

@@ -1,34 +1,49 @@
 """Task 1's networks: built from options, and back from the checkpoints that train_task1.py writes."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, insert_stem
-from channelset.kernels import HyperNetwork, Templates, Tied, Wavelength
+from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, fold_channels, insert_stem
 from data.lists import RGB
-from models.dynamic import Dynamic, Omni
-from models.late_fusion import LateFusion
-from models.one_set import for_channels
+from models.kernels import Dynamic, HyperNetwork, Omni, Templates, Tied, Wavelength
 from models.resnet import ScaledResNet
 from utils import UserError, brief, load_checkpoint
 
-CHECKPOINT = "task1-model"   # kind of the checkpoint, see `utils.load_checkpoint`
+CHECKPOINT = "task1-model"  # kind of the checkpoint, see `utils.load_checkpoint`
 
 # where the stem's kernel comes from; None: it is a parameter
-KERNELS = {"free": None, "tied": Tied, "templates": Templates, "hypernet": HyperNetwork,
-           "wavelength": Wavelength,
-           "dynamic": Dynamic, "omni": Omni}
+KERNELS = {
+    "free": None,
+    "tied": Tied,
+    "templates": Templates,
+    "hypernet": HyperNetwork,
+    "wavelength": Wavelength,
+    "dynamic": Dynamic,
+    "omni": Omni,
+}
 
 
-def build_channel_net(arch: str, channels, num_classes: int, fill: str = "regression",
-                      kernel: str = "free",
-                      templates: int = 128, kernel_size: int | None = None, embedding: bool = True,
-                      width: float = 1.0, stem: str = "7x7s2", stem_pool: bool | None = None,
-                      mean=None, std=None, covariance=None) -> ScaledResNet:
+def build_channel_net(
+    arch: str,
+    channels,
+    num_classes: int,
+    fill: str = "regression",
+    kernel: str = "free",
+    templates: int = 128,
+    kernel_size: int | None = None,
+    embedding: bool = True,
+    width: float = 1.0,
+    stem: str = "7x7s2",
+    stem_pool: bool | None = None,
+    mean=None,
+    std=None,
+    covariance=None,
+) -> ScaledResNet:
     """A ResNet whose first convolution takes any set of its channels, called as net(x, channels=...) or
     net(x, mask=...).
 
@@ -54,8 +69,16 @@ def build_channel_net(arch: str, channels, num_classes: int, fill: str = "regres
     if kernel == "wavelength" and None not in channels.wavelengths and rule.rows == len(channels):
         extra = {"wavelengths": [nm / 1000 for nm in channels.wavelengths]}
     generator = KERNELS[kernel] and KERNELS[kernel](conv.out_channels, rule.rows, size, **extra)
-    stem_conv = ChannelSetConv2d(channels, conv.out_channels, size, conv.stride[0], size // 2, fill=rule,
-                                 kernel=generator, embedding=embedding)
+    stem_conv = ChannelSetConv2d(
+        channels,
+        conv.out_channels,
+        size,
+        conv.stride[0],
+        size // 2,
+        fill=rule,
+        kernel=generator,
+        embedding=embedding,
+    )
     return insert_stem(network, "conv1", stem_conv)
 
 
@@ -83,19 +106,33 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
         statistics = {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
         channels = channels_of(dataset)
         model = build_channel_net(
-            config["arch"], channels, len(dataset["class_names"]), config["fill"], config["kernel"],
-            config["templates"], config["kernel_size"], config["embedding"], config["width"], config["stem"],
-            config["stem_pool"], **statistics)
+            config["arch"],
+            channels,
+            len(dataset["class_names"]),
+            config["fill"],
+            config["kernel"],
+            config["templates"],
+            config["kernel_size"],
+            config["embedding"],
+            config["width"],
+            config["stem"],
+            config["stem_pool"],
+            **statistics,
+        )
         model.load_state_dict(checkpoint["state"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} holds another architecture than this version builds: "
-                        f"{brief(error)} Evaluate it with the version that trained "
-                        f"it.") from error
+        raise UserError(
+            f"{path} holds another architecture than this version builds: "
+            f"{brief(error)} Evaluate it with the version that trained "
+            f"it."
+        ) from error
     if fill is not None:
         stem, rule = find_stem(model), build_fill(fill, len(channels), **statistics, names=channels.names)
         if rule.rows != stem.fill.rows:
-            raise UserError(f"--fill {fill}: the checkpoint's kernels are for rule {config['fill']!r}, "
-                            "which does not exchange")
+            raise UserError(
+                f"--fill {fill}: the checkpoint's kernels are for rule {config['fill']!r}, "
+                "which does not exchange"
+            )
         stem.fill = rule
     return model.eval(), checkpoint
 
@@ -109,22 +146,32 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
             seed.
     """
     loaded = [load_channel_net(path) for path in paths]
-    by_channel = {checkpoint["dataset"]["channel_names"][0]: (model, checkpoint)
-                  for model, checkpoint in loaded
-                  if len(checkpoint["dataset"]["channel_names"]) == 1}
-    origins = {(checkpoint["dataset"]["digest"],
-                *(checkpoint["config"][key] for key in ("image_size", "preset", "seed")))
-               for _, checkpoint in loaded}
+    by_channel = {
+        checkpoint["dataset"]["channel_names"][0]: (model, checkpoint)
+        for model, checkpoint in loaded
+        if len(checkpoint["dataset"]["channel_names"]) == 1
+    }
+    origins = {
+        (
+            checkpoint["dataset"]["digest"],
+            *(checkpoint["config"][key] for key in ("image_size", "preset", "seed")),
+        )
+        for _, checkpoint in loaded
+    }
     known = Channels(loaded[0][1]["dataset"].get("data_channels") or RGB)
     names = known.names
     if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1:
-        raise UserError(f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of "
-                        f"the same preset, data, image size and seed")
+        raise UserError(
+            f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of "
+            f"the same preset, data, image size and seed"
+        )
     first = by_channel[names[0]][1]
     fusion = LateFusion([for_channels(by_channel[name][0]) for name in names]).eval()
-    return fusion, {**first, "dataset": {**first["dataset"], "channel_names": names,
-                                             "wavelengths": known.wavelengths},
-                    "train_s": sum(checkpoint["train_s"] for _, checkpoint in loaded)}
+    return fusion, {
+        **first,
+        "dataset": {**first["dataset"], "channel_names": names, "wavelengths": known.wavelengths},
+        "train_s": sum(checkpoint["train_s"] for _, checkpoint in loaded),
+    }
 
 
 def load_teacher(path: str, digest: str, channels: int) -> nn.Module:
@@ -141,3 +188,52 @@ def load_teacher(path: str, digest: str, channels: int) -> nn.Module:
     if checkpoint["dataset"]["digest"] != digest or find_stem(model).in_channels != channels:
         raise UserError(f"--teacher {path}: it and the student must both take all channels of the same data")
     return for_channels(model)
+
+
+# ---------------------------------------------------------------- one set of channels, late fusion
+
+
+def for_channels(net: nn.Module, channels=None) -> nn.Module:
+    """A network of x (B, n, H, W) alone, the channels `channels` (None: all) of `net`: a plain one of its own
+    weights, or where the stem is no plain convolution, `net` with its set fixed.
+    """
+    if isinstance(net, LateFusion):
+        return net.for_channels(channels)
+    return FixedChannels(net, channels) if find_stem(net).unfoldable else fold_channels(net, channels)
+
+
+class FixedChannels(nn.Module):
+    """`net` on one set of channels."""
+
+    def __init__(self, net: nn.Module, channels=None):
+        super().__init__()
+        self.net, self.channels = net, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x, channels=self.channels)
+
+
+class LateFusion(nn.Module):
+    """Mean of the softmax outputs of single-channel networks.
+
+    Args:
+        networks: one a channel in the order of the ids, each takes (B, 1, H, W).
+    """
+
+    def __init__(self, networks: list[nn.Module]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def for_channels(self, channels=None) -> nn.Module:
+        """A network of the channels `channels` alone: x (B, n, H, W) -> class probabilities (B, K)."""
+        ids = range(len(self.networks)) if channels is None else channels
+        return _Average([self.networks[i] for i in ids])
+
+
+class _Average(nn.Module):
+    def __init__(self, networks: list[nn.Module]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([net(x[:, i : i + 1]).softmax(1) for i, net in enumerate(self.networks)]).mean(0)

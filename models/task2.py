@@ -1,6 +1,7 @@
 """Task 2's networks: built from options, back from the checkpoints that train_task2.py writes, and their
 depth.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -15,12 +16,21 @@ from models.shallow import SHALLOW, build_shallow
 from models.shallow_baselines import SHALLOW_BASELINES
 from utils import UserError, brief, load_checkpoint
 
-CHECKPOINT = "task2-model"   # kind of the checkpoint, see `utils.load_checkpoint`
+CHECKPOINT = "task2-model"  # kind of the checkpoint, see `utils.load_checkpoint`
 ARCHS = (*LAYERS, *SHALLOW, *SHALLOW_BASELINES)
-SHALLOW_OPTIONS = ("stem_pool", "widths", "kernels", "reparam", "gates", "pooled_gates",
-                   "covariance_channels",
-                   "num_pools", "multi_level_head", "dropout")
-MAX_DEPTH = 6   # strict depth: input layer, four layers, output layer
+SHALLOW_OPTIONS = (
+    "stem_pool",
+    "widths",
+    "kernels",
+    "reparam",
+    "gates",
+    "pooled_gates",
+    "covariance_channels",
+    "num_pools",
+    "multi_level_head",
+    "dropout",
+)
+MAX_DEPTH = 6  # strict depth: input layer, four layers, output layer
 
 
 def network_options(options: Mapping) -> dict:
@@ -33,8 +43,9 @@ def network_options(options: Mapping) -> dict:
     given = {key: options[key] for key in SHALLOW_OPTIONS if options[key] is not None}
     known = SHALLOW_OPTIONS if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
     for key in given.keys() - set(known):
-        raise UserError(f"--{key.replace('_', '-')}: --arch {arch} has no such option; those of "
-                        f"{', '.join(SHALLOW)} have")
+        raise UserError(
+            f"--{key.replace('_', '-')}: --arch {arch} has no such option; those of {', '.join(SHALLOW)} have"
+        )
     for key in given.keys() & {"widths", "kernels"}:
         try:
             given[key] = tuple(int(number) for number in given[key].split(","))
@@ -52,8 +63,10 @@ def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn
     Raises:
         UserError: an option's value does not make a network.
     """
-    arch, common = options["arch"], {"in_channels": in_channels, "width": options["width"],
-                                     "stem": options["stem"]}
+    arch, common = (
+        options["arch"],
+        {"in_channels": in_channels, "width": options["width"], "stem": options["stem"]},
+    )
     own = network_options(options)
     if arch in LAYERS:
         return ScaledResNet(arch, num_classes, **common, **own)
@@ -78,9 +91,11 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
         model = build_classifier(checkpoint["config"], len(dataset["mean"]), len(dataset["class_names"]))
         model.load_state_dict(checkpoint["state"])
     except (KeyError, TypeError, RuntimeError, UserError) as error:
-        raise UserError(f"{path} holds another architecture than this version builds: "
-                        f"{brief(error)} Evaluate it with the version that trained "
-                        f"it.") from error
+        raise UserError(
+            f"{path} holds another architecture than this version builds: "
+            f"{brief(error)} Evaluate it with the version that trained "
+            f"it."
+        ) from error
     return model.eval(), checkpoint
 
 
@@ -95,13 +110,15 @@ def load_teacher(path: str, digest: str) -> nn.Module:
     """
     model, checkpoint = load_classifier(path)
     if checkpoint["dataset"]["digest"] != digest:
-        raise UserError(f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this "
-                        f"data")
+        raise UserError(
+            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data"
+        )
     return fuse(model)
 
 
-def measure_depth(model: nn.Module, shape: tuple[int, ...], limit: int | None = None,
-                  name: str = "the network") -> dict:
+def measure_depth(
+    model: nn.Module, shape: tuple[int, ...], limit: int | None = None, name: str = "the network"
+) -> dict:
     """Depths of the fused network, and of the one that is trained; for the record of an evaluation.
 
     Args:
@@ -114,9 +131,15 @@ def measure_depth(model: nn.Module, shape: tuple[int, ...], limit: int | None = 
     """
     depth = count_depth(fuse(model), shape)
     if limit is not None and depth.strict > limit:
-        raise UserError(f"{name} has strict depth {depth.strict}, above {limit}; its longest path is "
-                        f"{' > '.join(depth.path)}. Take layers away, or allow more with --max-depth "
-                        f"{depth.strict}")
-    return {"strict_depth": depth.strict, "stricter_depth": depth.stricter,
-            "weighted_operations": depth.operations,
-            "longest_path": depth.path, "train_depth": count_depth(model, shape, training=True).strict}
+        raise UserError(
+            f"{name} has strict depth {depth.strict}, above {limit}; its longest path is "
+            f"{' > '.join(depth.path)}. Take layers away, or allow more with --max-depth "
+            f"{depth.strict}"
+        )
+    return {
+        "strict_depth": depth.strict,
+        "stricter_depth": depth.stricter,
+        "weighted_operations": depth.operations,
+        "longest_path": depth.path,
+        "train_depth": count_depth(model, shape, training=True).strict,
+    }

@@ -28,11 +28,7 @@ DOCUMENTS = {
     "report/appendix.md": "report/text/appendix.md",
 }  # what is made -> of which text
 FIGURES = "report/figures"
-TASKS = {
-    "task1": task1,
-    "task2": task2,
-    "engineering": engineering,
-}  # what each task's results are made into
+TASKS = {"task1": task1, "task2": task2, "engineering": engineering}  # what each task's results are made into
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 # a number with decimals, or one of percent or points: measured, unless it is one of these
 MEASURED = re.compile(r"(?<![\w.:/-])\d+\.\d+(?![\w.]*\))|(?<![\w.])\d+(?:\.\d+)? (?:%|points?\b)")

@@ -1,9 +1,12 @@
 """English names of the WordNet classes (wnid) of the results; another class keeps its folder's name."""
+
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-NAMES = dict(entry.split(" ", 1) for entry in """
+NAMES = dict(
+    entry.split(" ", 1)
+    for entry in """
 n01532829 house finch|n01704323 triceratops|n01770081 harvestman|n01855672 goose|n01930112 nematode
 n02074367 dugong|n02091244 Ibizan hound|n02099601 golden retriever|n02105505 komondor
 n02108551 Tibetan mastiff|n02110063 malamute|n02111277 Newfoundland|n02114548 white wolf
@@ -15,7 +18,10 @@ n03773504 missile|n03838899 oboe|n03888605 parallel bars|n03924679 photocopier|n
 n04146614 school bus|n04243546 slot|n04258138 solar dish|n04296562 stage|n04418357 theater curtain
 n04443257 tobacco shop|n04515003 upright|n04596742 wok|n04612504 yawl|n07584110 consomme|n07697537 hotdog
 n09246464 cliff|n13054560 bolete
-""".strip().replace("\n", "|").split("|"))
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
 
 
 def class_names(images, labels) -> dict[int, str]:

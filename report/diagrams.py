@@ -1,4 +1,5 @@
 """Diagrams of the two networks, drawn without data."""
+
 from __future__ import annotations
 
 from matplotlib.axes import Axes
@@ -21,7 +22,9 @@ def module(figure: Figure, data) -> None:
     _planes(axis, 4.6, 2.35, "RGB", "filled image P(S) x$_S$", predicted="G")
     _arrow(axis, 6.2, 2.85, 6.8)
     _box(axis, 6.8, 2.45, 1.35, 0.8, "convolution\nW: 3 channels", BLUE)
-    axis.text(0.1, 1.72, "inference: the set is known, the kernel is folded once", fontsize=9.5, weight="bold")
+    axis.text(
+        0.1, 1.72, "inference: the set is known, the kernel is folded once", fontsize=9.5, weight="bold"
+    )
     _planes(axis, 0.15, 0.35, "RB", "x$_S$: R and B")
     _arrow(axis, 1.55, 0.85, 4.45)
     _box(axis, 2.25, 1.12, 1.75, 0.42, "W P(S) = K(S)", ORANGE)
@@ -39,9 +42,11 @@ def layer(figure: Figure, data) -> None:
     figure.set_size_inches(10, 3.5)
     axis = _canvas(figure, 10, 3.5)
     _box(axis, 0.1, 1.35, 0.9, 0.7, "input x\ndepth d", GREY)
-    for y, text, colour in ((2.5, "convolution k x k, BatchNorm", BLUE),
-                            (1.35, "pixel gate: convolution, sigmoid", ORANGE),
-                            (0.2, "channel gate: mean, linear layer, sigmoid", ORANGE)):
+    for y, text, colour in (
+        (2.5, "convolution k x k, BatchNorm", BLUE),
+        (1.35, "pixel gate: convolution, sigmoid", ORANGE),
+        (0.2, "channel gate: mean, linear layer, sigmoid", ORANGE),
+    ):
         axis.plot([1.0, 1.3, 1.3, 1.6], [1.7, 1.7, y + 0.35, y + 0.35], color=GREY, linewidth=1.2)
         _box(axis, 1.6, y, 3.2, 0.7, text, colour)
         axis.text(4.95, y + 0.42, "depth d + 1", fontsize=8.5, color=GREY)
@@ -50,8 +55,14 @@ def layer(figure: Figure, data) -> None:
     _box(axis, 6.5, 1.35, 1.25, 0.7, "product\nno weight", GREEN)
     _arrow(axis, 7.75, 1.7, 8.2)
     _box(axis, 8.2, 1.35, 1.6, 0.7, "pooling, ReLU\ndepth d + 1", GREY)
-    axis.text(6.4, 0.62, "stem 1 + four layers 4 + linear head 1 = strict depth 6;\n"
-              "three weighted operations a layer: 14 in all", fontsize=8.5, va="top")
+    axis.text(
+        6.4,
+        0.62,
+        "stem 1 + four layers 4 + linear head 1 = strict depth 6;\n"
+        "three weighted operations a layer: 14 in all",
+        fontsize=8.5,
+        va="top",
+    )
 
 
 def _canvas(figure: Figure, width: float, height: float) -> Axes:
@@ -62,8 +73,17 @@ def _canvas(figure: Figure, width: float, height: float) -> Axes:
 
 
 def _box(axis: Axes, x: float, y: float, width: float, height: float, text: str, colour: str) -> None:
-    axis.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.08",
-                                  facecolor="white", edgecolor=colour, linewidth=1.8))
+    axis.add_patch(
+        FancyBboxPatch(
+            (x, y),
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.08",
+            facecolor="white",
+            edgecolor=colour,
+            linewidth=1.8,
+        )
+    )
     axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
 
 
@@ -75,9 +95,23 @@ def _planes(axis: Axes, x: float, y: float, channels: str, text: str, predicted:
     """Channels as cards one behind another; predicted ones are hatched."""
     for place, channel in enumerate(channels):
         made_up = channel in predicted
-        axis.add_patch(Rectangle((x + 0.24 * place, y + 0.12 * place), 0.75, 0.75, facecolor=CHANNEL[channel],
-                                 edgecolor="white", alpha=0.35 if made_up else 0.85,
-                                 hatch="///" if made_up else None))
-        axis.text(x + 0.24 * place + 0.06, y + 0.12 * place + 0.06, channel, color="white", fontsize=8,
-                  weight="bold")
+        axis.add_patch(
+            Rectangle(
+                (x + 0.24 * place, y + 0.12 * place),
+                0.75,
+                0.75,
+                facecolor=CHANNEL[channel],
+                edgecolor="white",
+                alpha=0.35 if made_up else 0.85,
+                hatch="///" if made_up else None,
+            )
+        )
+        axis.text(
+            x + 0.24 * place + 0.06,
+            y + 0.12 * place + 0.06,
+            channel,
+            color="white",
+            fontsize=8,
+            weight="bold",
+        )
     axis.text(x, y - 0.2, text, fontsize=8.5, color=GREY)

@@ -14,14 +14,21 @@ from report.tables import table
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
-QUALITY = ("top-1 %", "95 % interval", "precision", "recall", "F1", "loss")
+QUALITY = {  # header -> how a row's cell is written
+    "top-1 %": "{top1_pct:.2f}",
+    "95 % interval": "{ci95_low:.2f} – {ci95_high:.2f}",
+    "precision": "{precision_macro:.3f}",
+    "recall": "{recall_macro:.3f}",
+    "F1": "{f1_macro:.3f}",
+}
 SHOWN = 30  # bars that a chart has room for
 
 
 def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
-    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and say where they are; a network that is
-    evaluated otherwise than it was trained, or not on both splits, gets files of its own. A folder that cannot be
-    written is named in one line on stderr, no more.
+    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and say where they are.
+
+    A network that is evaluated otherwise than it was trained, or not on both splits, gets files of its own. A folder
+    that cannot be written is named in one line on stderr, no more.
 
     Args:
         record: of an evaluation, see `records`.
@@ -30,9 +37,11 @@ def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
     name = page_name(record, trained, Path(checkpoint).stem)
     text, chart = (Path(checkpoint).parent / f"{name}.{kind}" for kind in ("md", "png"))
     draw, data, title = (sets_chart if record["task"] == "task1" else training_chart)(record)
+    # a title that fits the figure's width; matplotlib would read formulas between dollar signs
+    title = textwrap.fill(title, 105).replace("$", r"\$")
     try:
         write_text(text, make_text(record))
-        figures.write_figure(draw, [_wrapped(title), data], chart)
+        figures.write_figure(draw, [title, data], chart)
     except UserError as error:
         print(f"no table and chart of this evaluation: {error}", file=sys.stderr)
         return
@@ -40,15 +49,18 @@ def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
 
 
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
-    """Name of both files without their ending: "evaluation", and what sets this evaluation apart from others
-    of the run `trained`, such as "evaluation-late-fusion" or "evaluation-fill-mean-40px"; checkpoints that
-    are not called model.pt share their folder with others.
+    """Name of both files without their ending: "evaluation" and what sets this evaluation apart from others of the
+    run `trained`, such as "evaluation-late-fusion" or "evaluation-fill-mean-40px"; checkpoints that are not called
+    model.pt share their folder with others.
     """
     splits = [split for split in SPLITS if record["splits"].get(split)]
-    renamed = [record["model"]] * (record["model"] != trained)
-    told = [words.replace(" px", "px").replace(" ", "-") for words in _test_words(record)]
-    alone = [checkpoint] * (checkpoint != "model")
-    return "-".join(["evaluation", *alone, *renamed, *told, *splits[: len(splits) % 2]])
+    parts = ["evaluation"]
+    if checkpoint != "model":
+        parts.append(checkpoint)
+    if record["model"] != trained:
+        parts.append(record["model"])
+    parts += [words.replace(" px", "px").replace(" ", "-") for words in _test_words(record)]
+    return "-".join(parts + (splits if len(splits) == 1 else []))
 
 
 def _test_words(record: dict) -> list[str]:
@@ -61,7 +73,6 @@ def _test_words(record: dict) -> list[str]:
 def make_text(record: dict) -> str:
     """The evaluation as Markdown: a heading, what it is of, a table a split."""
     config = record["config"]
-    test = [f"{words} at test" for words in _test_words(record)]
     about = [
         f"{record['dataset']}, {record['image_size']} px",
         f"preset {record['preset']}",
@@ -69,69 +80,49 @@ def make_text(record: dict) -> str:
         f"augmentation {config['augment']}",
         f"seed {record['seed']}",
         f"trained in {record['train_s']:.0f} s",
-        *test,
+        *(f"{words} at test" for words in _test_words(record)),
     ]
     lines = [f"# {record['label']}", "", "; ".join(about) + "."]
     for split in SPLITS:
-        rows = record["splits"].get(split)
-        if rows:
-            make = _sets_table if record["task"] == "task1" else _classifier_table
-            lines += ["", f"## {split}", "", make(record, rows)]
+        if rows := record["splits"].get(split):
+            lines += ["", f"## {split}", "", _table(record, rows)]
     return "\n".join(lines) + "\n"
 
 
-def _sets_table(record: dict, rows: list[dict]) -> str:
-    header = ["channels present", *QUALITY, "MACs (M)", "latency (ms)"]
-    mean = statistics.fmean(row["top1_pct"] for row in rows)
-    lines = [
-        [row["subset"], *_quality(row), _number(row["macs"], 1, 1e6), _number(row["latency_ms"], 2)]
-        for row in rows
-    ]
-    return table(header, lines + [["mean", f"{mean:.2f}", *["–"] * 7]] * (len(rows) > 1))
+def _table(record: dict, rows: list[dict]) -> str:
+    if record["task"] == "task1":
+        columns = {
+            "channels present": "{subset}",
+            **QUALITY,
+            "loss": ("loss", 3, 1),
+            "MACs (M)": ("macs", 1, 1e6),
+            "latency (ms)": ("latency_ms", 2, 1),
+        }
+    else:
+        columns = {
+            **QUALITY,
+            "loss": ("loss", 3, 1),
+            "strict depth": "{strict_depth:.0f}",
+            "weighted operations": str(record["weighted_operations"]),
+            "params (M)": ("params", 2, 1e6),
+            "MACs (M)": ("macs", 1, 1e6),
+            "latency (ms), batch 1": ("latency_ms_b1", 2, 1),
+            "batch 256": ("latency_ms_b256", 1, 1),
+            "memory (MB), batch 256": ("peak_mem_mb", 1, 1),
+        }
+    lines = [[_cell(row, how) for how in columns.values()] for row in rows]
+    if len(rows) > 1:
+        mean = statistics.fmean(row["top1_pct"] for row in rows)
+        lines.append(["mean", f"{mean:.2f}", *["–"] * (len(columns) - 2)])
+    return table(list(columns), lines)
 
 
-def _classifier_table(record: dict, rows: list[dict]) -> str:
-    header = [
-        *QUALITY,
-        "strict depth",
-        "weighted operations",
-        "params (M)",
-        "MACs (M)",
-        "latency (ms), batch 1",
-        "batch 256",
-        "memory (MB), batch 256",
-    ]
-    return table(
-        header,
-        [
-            [
-                *_quality(row),
-                f"{row['strict_depth']:.0f}",
-                str(record["weighted_operations"]),
-                _number(row["params"], 2, 1e6),
-                _number(row["macs"], 1, 1e6),
-                _number(row["latency_ms_b1"], 2),
-                _number(row["latency_ms_b256"], 1),
-                _number(row["peak_mem_mb"], 1),
-            ]
-            for row in rows
-        ],
-    )
-
-
-def _quality(row: dict) -> list[str]:
-    """Cells of `QUALITY`."""
-    return [
-        f"{row['top1_pct']:.2f}",
-        f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}",
-        *(f"{row[key]:.3f}" for key in ("precision_macro", "recall_macro", "f1_macro")),
-        _number(row.get("loss"), 3),
-    ]
-
-
-def _number(value: float | None, decimals: int, unit: float = 1) -> str:
-    """A dash for what was not measured."""
-    return "–" if value is None else f"{value / unit:.{decimals}f}"
+def _cell(row: dict, how: str | tuple[str, int, float]) -> str:
+    """A cell: a format, or (column, decimals, unit), a dash for what was not measured."""
+    if isinstance(how, str):
+        return how.format(**row)
+    name, decimals, unit = how
+    return "–" if row.get(name) is None else f"{row[name] / unit:.{decimals}f}"
 
 
 # ---------------------------------------------------------------- charts: (drawing function, data, title)
@@ -141,11 +132,10 @@ def sets_chart(record: dict) -> tuple:
     """Top-1 by channel set."""
     split = next(split for split in SPLITS if record["splits"].get(split))
     rows = record["splits"][split]
-    shown = rows[:SHOWN]
     some = f" (the first {SHOWN} of {len(rows)} sets)" if len(rows) > SHOWN else ""
     return (
         _bars,
-        _bar_data("channels present at test time", {row["subset"]: row for row in shown}),
+        _bar_data("channels present at test time", {row["subset"]: row for row in rows[:SHOWN]}),
         f"{_subject(record)}: top-1 on {split}{some}",
     )
 
@@ -187,19 +177,11 @@ def _subject(record: dict) -> str:
     return ", ".join([record["label"], record["dataset"], *size, *_test_words(record)])
 
 
-def _wrapped(title: str) -> str:
-    """A title that fits the figure's width, its dollar signs as they are: matplotlib would read formulas."""
-    return textwrap.fill(title, 105).replace("$", r"\$")
-
-
 def _bar_data(label: str, rows: dict[str, dict]) -> dict:
     """Data of `_bars`; label: of the axis; rows: name of a bar -> its row."""
     return {
         "x": label,
-        "bars": [
-            [name, *(row[key] for key in ("top1_pct", "ci95_low", "ci95_high"))]
-            for name, row in rows.items()
-        ],
+        "bars": [[name, row["top1_pct"], row["ci95_low"], row["ci95_high"]] for name, row in rows.items()],
     }
 
 

@@ -1,4 +1,5 @@
 """Figures of both tasks, from plain data; the same data give the same bytes. All are readable in grey."""
+
 from __future__ import annotations
 
 import hashlib
@@ -8,10 +9,10 @@ from pathlib import Path
 import matplotlib
 import matplotlib.style
 import numpy as np
-from matplotlib.figure import Figure   # without pyplot: no display, no global state
+from matplotlib.figure import Figure  # without pyplot: no display, no global state
 from PIL import Image
 
-from records import SUBSETS
+from engine.records import SUBSETS
 from utils import atomic_path
 
 # told apart by readers who see colours differently (Okabe and Ito 2008); grey tells by markers, lines and hatches
@@ -31,7 +32,7 @@ def is_current(draw, titled: list, path: str | Path) -> bool:
     try:
         with Image.open(path) as image:
             return image.text.get("Rows") == digest(draw, titled)
-    except (OSError, AttributeError):   # no such file, or no PNG
+    except (OSError, AttributeError):  # no such file, or no PNG
         return False
 
 
@@ -46,13 +47,16 @@ def write_figure(draw, titled: list, path: str | Path) -> None:
         UserError: the file cannot be written.
     """
     with matplotlib.style.context("default"), atomic_path(path) as temporary:
-        matplotlib.rcParams.update({"hatch.linewidth": 0.6, "font.size": 10, "axes.spines.top": False,
-                                    "axes.spines.right": False})
+        matplotlib.rcParams.update(
+            {"hatch.linewidth": 0.6, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+        )
         title, data = titled
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         draw(figure, data)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None, "Rows": digest(draw, titled)})
+        figure.savefig(
+            temporary, format="png", dpi=120, metadata={"Software": None, "Rows": digest(draw, titled)}
+        )
 
 
 def channel_bars(figure: Figure, data: list[dict]) -> None:
@@ -66,19 +70,40 @@ def channel_bars(figure: Figure, data: list[dict]) -> None:
     for rank, model in enumerate(data):
         here = [subset for subset in shown if subset in model["top1"]]
         x = np.array([shown.index(subset) for subset in here]) + (rank - (len(data) - 1) / 2) * width
-        top1, low, high = (np.array([model[key][subset] for subset in here])
-                           for key in ("top1", "low", "high"))
-        axis.bar(x, top1, width, edgecolor="black", linewidth=0.6, zorder=2, label=model["name"],
-                 **_bar_style(rank))
-        axis.errorbar(x, top1, yerr=np.maximum([top1 - low, high - top1], 0), fmt="none", ecolor="black",
-                      elinewidth=0.9, capsize=min(2.5, 24 * width), zorder=3)
+        top1, low, high = (
+            np.array([model[key][subset] for subset in here]) for key in ("top1", "low", "high")
+        )
+        axis.bar(
+            x,
+            top1,
+            width,
+            edgecolor="black",
+            linewidth=0.6,
+            zorder=2,
+            label=model["name"],
+            **_bar_style(rank),
+        )
+        axis.errorbar(
+            x,
+            top1,
+            yerr=np.maximum([top1 - low, high - top1], 0),
+            fmt="none",
+            ecolor="black",
+            elinewidth=0.9,
+            capsize=min(2.5, 24 * width),
+            zorder=3,
+        )
     axis.set_xticks(range(len(shown)), shown)
-    axis.set(xlabel="channels present at test time", ylabel="top-1 (%), 95 % interval over images",
-             xlim=(-0.5, len(shown) - 0.5))
+    axis.set(
+        xlabel="channels present at test time",
+        ylabel="top-1 (%), 95 % interval over images",
+        xlim=(-0.5, len(shown) - 0.5),
+    )
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.85", zorder=0)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(4, len(data)), frameon=False,
-                fontsize=9)
+    axis.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(4, len(data)), frameon=False, fontsize=9
+    )
 
 
 def subset_map(figure: Figure, data: list[dict]) -> None:
@@ -90,8 +115,15 @@ def subset_map(figure: Figure, data: list[dict]) -> None:
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9,
-                      color="white" if value < middle else "black")
+            axis.text(
+                column,
+                row,
+                f"{value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if value < middle else "black",
+            )
     axis.set_xticks(range(len(SUBSETS)), SUBSETS)
     axis.set_yticks(range(len(data)), [model["name"] for model in data])
     axis.tick_params(length=0)
@@ -113,9 +145,12 @@ def _scatter(figure: Figure, data: list[dict], y: str, y_label: str, panels: dic
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (key, label) in zip(axes, panels.items()):
         named = [model for model in data if model["name"]]
-        for model in data:   # one without a name is there for comparison
-            style = _marker(named.index(model)) if model["name"] else \
-                {"linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75", "label": "_"}
+        for model in data:  # one without a name is there for comparison
+            style = (
+                _marker(named.index(model))
+                if model["name"]
+                else {"linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75", "label": "_"}
+            )
             axis.plot(model[key], model[y], **{"label": model["name"], **style})
         axis.set(xlabel=label, xscale="log")
         # no room for every digit
@@ -138,21 +173,31 @@ def share_against_depth(figure: Figure, data: list[dict]) -> None:
     axis = figure.subplots()
     for rank, model in enumerate(data):
         error = [[model["share"] - model["low"]], [model["high"] - model["share"]]]
-        axis.errorbar(rank, model["share"], yerr=error, ecolor="black", elinewidth=0.9, capsize=3,
-                      label=model["name"], zorder=3,
-                      **_marker(rank))
+        axis.errorbar(
+            rank,
+            model["share"],
+            yerr=error,
+            ecolor="black",
+            elinewidth=0.9,
+            capsize=3,
+            label=model["name"],
+            zorder=3,
+            **_marker(rank),
+        )
     depths = [model["depth"] for model in data]
     for rank in range(1, len(data)):
         if depths[rank] != depths[rank - 1]:
             axis.axvline(rank - 0.5, color="0.8", linewidth=0.8)
-    bands = {depth: np.mean([rank for rank, other in enumerate(depths) if other == depth])
-             for depth in depths}
+    bands = {
+        depth: np.mean([rank for rank, other in enumerate(depths) if other == depth]) for depth in depths
+    }
     axis.set_xticks(list(bands.values()), [str(depth) for depth in bands])
     axis.tick_params(axis="x", length=0)
     for level, style in ((90, (0, (5, 2))), (100, "solid")):
         axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)
-    axis.set(xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval",
-             xlim=(-0.6, len(data) - 0.4))
+    axis.set(
+        xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data) - 0.4)
+    )
     axis.grid(axis="y", color="0.88")
     _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
 
@@ -162,8 +207,14 @@ def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int
     wide.
     """
     fitting = 1080 // fontsize // max(map(len, labels))
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(columns, fitting)),
-                  frameon=False, fontsize=fontsize)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=max(1, min(columns, fitting)),
+        frameon=False,
+        fontsize=fontsize,
+    )
 
 
 def _plain_legend(axis) -> tuple[list, list]:
@@ -174,8 +225,13 @@ def _plain_legend(axis) -> tuple[list, list]:
 
 def _marker(rank: int) -> dict:
     """Style of a model's marker: its shape tells it apart in grey."""
-    return {"linestyle": "none", "marker": MARKERS[rank % len(MARKERS)], "markersize": 8,
-            "markeredgecolor": "black", "color": PALETTE[rank % len(PALETTE)]}
+    return {
+        "linestyle": "none",
+        "marker": MARKERS[rank % len(MARKERS)],
+        "markersize": 8,
+        "markeredgecolor": "black",
+        "color": PALETTE[rank % len(PALETTE)],
+    }
 
 
 def lines(figure: Figure, data: dict) -> None:
@@ -190,8 +246,10 @@ def lines(figure: Figure, data: dict) -> None:
     for axis, panel in zip(axes, data["panels"]):
         for rank, series in enumerate(panel["series"]):
             marker = MARKERS[rank % len(MARKERS)] if len(series["x"]) < 12 else None
-            style = {"linestyle": "none" if series.get("apart") else LINES[rank % len(LINES)],
-                     "color": PALETTE[rank % len(PALETTE)]}
+            style = {
+                "linestyle": "none" if series.get("apart") else LINES[rank % len(LINES)],
+                "color": PALETTE[rank % len(PALETTE)],
+            }
             axis.plot(series["x"], series["y"], marker=marker, label=series["name"], **style)
             if "mark" in series:
                 axis.axvline(series["mark"], linewidth=1, **style)
@@ -203,7 +261,7 @@ def lines(figure: Figure, data: dict) -> None:
         elif all(isinstance(x, int) for series in panel["series"] for x in series["x"]):
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(color="0.88")
-        if rows > 1:   # a row of panels may have lines of its own
+        if rows > 1:  # a row of panels may have lines of its own
             axis.legend(frameon=False, fontsize=8)
     if rows == 1:
         _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
@@ -215,8 +273,9 @@ def labelled_points(figure: Figure, data: dict) -> None:
     for axis, panel in zip(axes, data["panels"]):
         for rank, point in enumerate(panel["points"]):
             axis.plot(point["x"], point["y"], **_marker(rank))
-            axis.annotate(point["name"], (point["x"], point["y"]), xytext=(7, 5), textcoords="offset points",
-                          fontsize=9)
+            axis.annotate(
+                point["name"], (point["x"], point["y"]), xytext=(7, 5), textcoords="offset points", fontsize=9
+            )
         axis.set(xlabel=panel["x"], ylabel=panel["y"])
         axis.set_title(panel["title"], fontsize=10)
         axis.margins(x=0.22, y=0.12)
@@ -234,10 +293,21 @@ def shares(figure: Figure, data: list[dict]) -> None:
         known = [(x, model["shares"][other]) for x, model in enumerate(data) if other in model["shares"]]
         x = np.array([x for x, _ in known]) + 0.14 * (rank - (len(others) - 1) / 2)
         share, low, high = np.array([values for _, values in known]).T
-        axis.errorbar(x, share, yerr=[share - low, high - share], ecolor="black", elinewidth=0.9, capsize=3,
-                      label=other, zorder=3, **_marker(rank))
+        axis.errorbar(
+            x,
+            share,
+            yerr=[share - low, high - share],
+            ecolor="black",
+            elinewidth=0.9,
+            capsize=3,
+            label=other,
+            zorder=3,
+            **_marker(rank),
+        )
         for place, value in zip(x, share):
-            axis.annotate(f"{value:.1f}", (place, value), xytext=(8, -3), textcoords="offset points", fontsize=8)
+            axis.annotate(
+                f"{value:.1f}", (place, value), xytext=(8, -3), textcoords="offset points", fontsize=8
+            )
     for level, style in ((90, (0, (5, 2))), (100, "solid")):
         axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)
     axis.set_xticks(range(len(data)), [model["name"] for model in data])
@@ -248,8 +318,15 @@ def shares(figure: Figure, data: list[dict]) -> None:
 
 def confusion(figure: Figure, data: dict) -> None:
     """Confusion matrix. data: classes, shares (K, K): percent of the true class; black: all of it."""
-    _class_map(figure, data["classes"], np.array(data["shares"]), "images of 100 of the true class", vmin=0,
-               vmax=100, cmap="gray_r")
+    _class_map(
+        figure,
+        data["classes"],
+        np.array(data["shares"]),
+        "images of 100 of the true class",
+        vmin=0,
+        vmax=100,
+        cmap="gray_r",
+    )
 
 
 def _class_map(figure: Figure, classes: list[str], values: np.ndarray, label: str, **scale) -> None:
@@ -266,4 +343,8 @@ def _class_map(figure: Figure, classes: list[str], values: np.ndarray, label: st
 
 def _bar_style(rank: int) -> dict:
     """Colours, and hatches that keep neighbours apart in grey."""
-    return {"color": PALETTE[rank % len(PALETTE)], "hatch": HATCHES[rank % len(HATCHES)], "hatchcolor": "white"}
+    return {
+        "color": PALETTE[rank % len(PALETTE)],
+        "hatch": HATCHES[rank % len(HATCHES)],
+        "hatchcolor": "white",
+    }

@@ -10,6 +10,7 @@
     {{ bandgap ours sliced random }}             13.0 (9.6 to 16.4)
     {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
+    {{ count runs }}                             321             evaluations of the data that the texts are about
 
 Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA`:
 whatever else is in results/ never changes these texts.
@@ -19,20 +20,19 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from grids import task1 as runs1, task2 as runs2
+from engine.records import SINGLE, SUBSETS
+from grids import task1 as runs1
+from grids import task2 as runs2
 from metrics.fill_error import mean_energy
-from records import SUBSETS
-from report.compare import Setting
+from report.compare import Model, Setting
 from report.task1 import bands
-from report.task1 import compare as compare1
-from report.task2 import compare as compare2
+from report.task2.compare import denominator
 from utils import UserError
 
 DATA = "mini-imagenet-50"
@@ -51,6 +51,7 @@ NETWORKS = {
 }
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
+FUNCTIONS = ("top1", "sd", "val", "gap", "ratio", "cost", "energy", "csv", "bands", "bandgap", "count")
 
 
 class Numbers:
@@ -66,66 +67,41 @@ class Numbers:
             UserError: unknown function, model, file or column, or wrong arguments.
         """
         name, *words = shlex.split(expression)
-        known: dict[str, Callable[..., str]] = {
-            "top1": self.top1,
-            "val": self.val,
-            "sd": self.sd,
-            "gap": self.gap,
-            "ratio": self.ratio,
-            "bands": self.bands,
-            "bandgap": self.bandgap,
-            "cost": self.cost,
-            "energy": self.energy,
-            "csv": self.csv,
-            "count": self.count,
-        }
-        if name not in known:
-            raise UserError(f"unknown function {name!r}; known: {', '.join(known)}")
+        if name not in FUNCTIONS:
+            raise UserError(f"unknown function {name!r}; known: {', '.join(FUNCTIONS)}")
         try:
-            return known[name](*words).replace("-", "−")
+            return getattr(self, name)(*words).replace("-", "−")
         except (TypeError, KeyError) as error:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
-    # ------------------------------------------------------------ what a name stands for
+    def find(self, preset: str, name: str) -> tuple[Setting, Model] | None:
+        """Setting and model of a name; None without results.
 
-    def find1(self, preset: str, name: str) -> tuple[Setting, compare1.Model] | None:
-        """Setting and networks of a name of Task 1; None without results."""
-        return self._find("task1", preset, name, runs1.NAMED, compare1.model_of)
+        Raises:
+            UserError: unknown name.
+        """
+        task = next((task for task, runs in (("task1", runs1), ("task2", runs2)) if name in runs.NAMED), None)
+        if task is None:
+            raise UserError(f"unknown model {name!r}; known: {', '.join({**runs1.NAMED, **runs2.NAMED})}")
+        runs = (runs1 if task == "task1" else runs2).NAMED[name]
+        return next(
+            (
+                (setting, model)
+                for setting in self.settings[task]
+                if (setting.dataset, setting.preset) == (DATA, preset)
+                for run in runs
+                if (model := setting.model(run))
+            ),
+            None,
+        )
 
-    def find2(self, preset: str, name: str) -> tuple[Setting, int] | None:
-        """Setting and entry of a name of Task 2; None without results."""
-        return self._find("task2", preset, name, runs2.NAMED, lambda setting, run: setting.find(run))
-
-    def find(self, preset: str, name: str) -> tuple[Setting, compare1.Model | int] | None:
-        """As `find1` or `find2`, of the task that has the name."""
-        return (self.find2 if name in runs2.NAMED else self.find1)(preset, name)
-
-    def _find(self, task: str, preset: str, name: str, named: dict, find: Callable):
-        if name not in named:
-            raise UserError(f"unknown model {name!r}; known: {', '.join(named)}")
-        for setting in self.settings[task]:
-            if setting.dataset == DATA and setting.preset == preset:
-                for run in named[name]:
-                    found = find(setting, run)
-                    if found is not None:
-                        return setting, found
-        return None
-
-    # ------------------------------------------------------------ functions
-
-    def by_seed(self, preset: str, name: str, place: str) -> list[float]:
+    def by_seed(self, preset: str, name: str, place: str = "mean") -> list[float]:
         """Top-1 on test, percent, one for each seed; [] without results."""
-        if name in runs2.NAMED:
-            found = self.find2(preset, name)
-            return compare2.top1(*found).tolist() if found else []
-        found = self.find1(preset, name)
-        sets = PLACES.get(place, (place,))
-        if not found or not compare1.seeds_of(*found, sets):
+        setting, model = self.find(preset, name) or (None, None)
+        if not model:
             return []
-        return np.mean(
-            [100 * compare1.correct(*found, one, compare1.seeds_of(*found, sets)).mean(1) for one in sets],
-            axis=0,
-        ).tolist()
+        columns = PLACES.get(place, (place,)) if setting.task == "task1" else setting.columns
+        return np.mean([setting.top1(model, (one,)) for one in columns], axis=0).tolist()
 
     def top1(self, preset: str, name: str, place: str = "mean") -> str:
         values = self.by_seed(preset, name, place)
@@ -136,62 +112,47 @@ class Numbers:
         return f"{statistics.stdev(values):.1f}" if len(values) > 1 else NOTHING
 
     def val(self, preset: str, name: str, column: str = "top1_pct", form: str = ".1f") -> str:
-        """Mean over seeds, and in Task 1 over the seven sets, of a column on validation."""
-        found = self.find(preset, name)
-        value = found and measured(*found, column, "val")
+        setting, model = self.find(preset, name) or (None, None)
+        value = model and setting.mean(model, column, "val")
         return NOTHING if value is None else f"{value:{form}}"
 
     def gap(self, preset: str, name: str, other: str, place: str = "mean") -> str:
-        one, two = self.find1(preset, name), self.find1(preset, other)
-        if not one or not two:
-            return NOTHING
-        result = compare1.compare(one[0], one[1], two[1], compare1.MEAN if place == "mean" else place)
-        return (
-            NOTHING
-            if result is None
-            else interval(result["difference_points"], result["ci95_low"], result["ci95_high"])
-        )
+        one, two = self.find(preset, name), self.find(preset, other)
+        result = one and two and one[0].difference(one[1], two[1], None if place == "mean" else (place,))
+        return interval(result, "difference_points") if result else NOTHING
 
     def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
-        result = self.shares(preset, name, other)
-        if result is None:
-            return NOTHING
-        return interval(100 * result["ratio"], 100 * result["ci95_low"], 100 * result["ci95_high"])
+        result = self.share(preset, name, other)
+        return interval(result, "ratio", 100) if result else NOTHING
 
-    def shares(self, preset: str, name: str, other: str) -> dict | None:
+    def share(self, preset: str, name: str, other: str = "strongest") -> dict | None:
         """Ratio of two networks of Task 2, with interval and p; None where one has no results or both are one."""
-        found = self.find2(preset, name)
-        if not found:
+        setting, model = self.find(preset, name) or (None, None)
+        if not model:
             return None
-        against = (
-            compare2.denominator(*found)
-            if other == "strongest"
-            else (self.find2(preset, other) or (None, None))[1]
-        )
-        return None if against in (None, found[1]) else compare2.ratio(found[0], found[1], against)
+        if other == "strongest":
+            best = denominator(setting, model[SINGLE])
+            against = None if best is None else setting.alone(best)
+        else:
+            against = (self.find(preset, other) or (None, None))[1]
+        return None if against in (None, model) else setting.ratio(model, against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Mean over seeds (and sets) of a numeric column of the test rows, divided by /N."""
-        found = self.find(preset, name)
-        if not found:
+        setting, model = self.find(preset, name) or (None, None)
+        if not model:
             return NOTHING
-        entries = {found[1]} if isinstance(found[1], int) else {*found[1].values()}
-        values = found[0].test.loc[found[0].test["entry"].isin(entries), column].dropna()
+        values = setting.test.loc[setting.test["entry"].isin({*model.values()}), column].dropna()
         return f"{values.mean() / float(scale.removeprefix('/')):{form}}" if len(values) else NOTHING
 
     def energy(self, preset: str, name: str) -> str:
         """Mean over seeds, of the first eight RGB kernels, which records keep."""
-        setting, model = self.find1(preset, name) or (None, None)
-        kernels = (
-            []
-            if setting is None
-            else [
-                record["kernels"]["RGB"]
-                for (entry, _), record in setting.records.items()
-                if entry == model["RGB"] and "kernels" in record
-            ]
-        )
-        shares = [100 * mean_energy(np.array(kernel)) for kernel in kernels]
+        setting, model = self.find(preset, name) or (None, None)
+        shares = [
+            100 * mean_energy(np.array(record["kernels"]["RGB"]))
+            for (entry, _), record in (setting.records.items() if setting else ())
+            if entry == model["RGB"] and "kernels" in record
+        ]
         return f"{statistics.fmean(shares):.0f}" if shares else NOTHING
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
@@ -201,14 +162,12 @@ class Numbers:
         table = pd.read_csv(path, comment="#" if file == "robustness.csv" else None)
         for condition in conditions:
             key, _, value = condition.partition("=")
-            no = key.endswith("!")
-            if key.rstrip("!") not in table or column not in table:
-                raise UserError(f"{file} has no column {key.rstrip('!')} or {column}")
-            same = table[key.rstrip("!")].astype(object).fillna("").astype(str) == value
-            table = table[~same if no else same]
-        if table.empty:
-            return NOTHING
-        return f"{table[column].astype(float).mean():{form}}"
+            name = key.rstrip("!")
+            if name not in table or column not in table:
+                raise UserError(f"{file} has no column {name} or {column}")
+            same = table[name].astype(object).fillna("").astype(str) == value
+            table = table[~same if key.endswith("!") else same]
+        return NOTHING if table.empty else f"{table[column].astype(float).mean():{form}}"
 
     @cached_property
     def networks(self) -> dict[tuple, bands.Network]:
@@ -224,11 +183,9 @@ class Numbers:
         if not one or not two:
             return NOTHING
         shown = [network for network in self.networks.values() if not network.unseen]
-        result = bands.compare(one, two, shown, one.groups[GROUPS[place]])
-        return interval(result["difference_points"], result["ci95_low"], result["ci95_high"])
+        return interval(bands.compare(one, two, shown, one.groups[GROUPS[place]]), "difference_points")
 
     def count(self, what: str) -> str:
-        """ "runs": evaluated trainings and evaluations of the data that the texts are about."""
         if what != "runs":
             raise UserError(f"count {what!r}: known is runs")
         return str(
@@ -241,17 +198,7 @@ class Numbers:
         )
 
 
-def measured(setting: Setting, model: compare1.Model | int, column: str, split: str) -> float | None:
-    """Mean over seeds, and in Task 1 over sets, of a column of a split's rows; None where a value is missing."""
-    rows = setting.rows[setting.rows["split"] == split]
-    if isinstance(model, int):
-        of_set = [rows[rows["entry"] == model][column]]
-    else:
-        of_set = [rows[(rows["entry"] == entry) & (rows["subset"] == name)][column] for name, entry in model.items()]
-    if any(values.isna().any() or values.empty for values in of_set):
-        return None
-    return statistics.fmean(values.mean() for values in of_set)
-
-
-def interval(value: float, low: float, high: float) -> str:
+def interval(result: dict, name: str, unit: float = 1) -> str:
+    """ "1.2 (0.3 to 2.1)": as `tables.interval`, in words."""
+    value, low, high = (unit * result[key] for key in (name, "ci95_low", "ci95_high"))
     return f"{value:.1f} ({low:.1f} to {high:.1f})"

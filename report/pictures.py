@@ -6,6 +6,7 @@
 
 Writes report/local/*.png, which git ignores: the pictures belong to the data set. Of several seeds the first.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.dataset import open_data
+from engine.records import SINGLE, SUBSETS, Predictions
 from grids.task1 import CHANNELSET
-from records import SINGLE, SUBSETS, Predictions
 from report.class_names import class_names
 from report.compare import Setting, load_settings
 from report.task2.compare import agreement, denominator, headline
@@ -25,10 +26,12 @@ from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
     """Kind of picture -> whether each is one: (N,), from a column a channel set."""
     by_set = {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
-    return {"needs colour": by_set["RGB"] & ~by_set["R"] & ~by_set["G"] & ~by_set["B"],
-            "one channel is enough": np.logical_and.reduce([by_set[s] for s in SUBSETS]),
-            "depends on the channel": by_set["RGB"] & (by_set["R"] ^ by_set["B"]),
-            "colour misleads": ~by_set["RGB"] & by_set["R"] & by_set["G"] & by_set["B"]}
+    return {
+        "needs colour": by_set["RGB"] & ~by_set["R"] & ~by_set["G"] & ~by_set["B"],
+        "one channel is enough": np.logical_and.reduce([by_set[s] for s in SUBSETS]),
+        "depends on the channel": by_set["RGB"] & (by_set["R"] ^ by_set["B"]),
+        "colour misleads": ~by_set["RGB"] & by_set["R"] & by_set["G"] & by_set["B"],
+    }
 
 
 def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
@@ -44,7 +47,7 @@ def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str
     """
     for setting in settings:
         entry = named(setting, model) if model else setting.find(CHANNELSET)
-        if entry is not None and setting.seeds(entry, "RGB"):
+        if entry is not None and setting.predictions(entry, "RGB"):
             return setting, setting.describe(entry), setting.predictions(entry, "RGB")[0]
     raise UserError(missing(model or CHANNELSET.model, settings, "eval_channels.py"))
 
@@ -59,10 +62,14 @@ def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str
         if against not in (None, entry):
             one, other = setting.predictions(entry)[0], setting.predictions(against)[0]
             if one.images != other.images:
-                raise UserError(f"{setting.describe(entry)} and {setting.describe(against)} were evaluated "
-                                f"on other images: evaluate them again with eval_shallow.py")
-            answers = {setting.describe(network): p.by_column[SINGLE]
-                       for network, p in ((entry, one), (against, other))}
+                raise UserError(
+                    f"{setting.describe(entry)} and {setting.describe(against)} were evaluated "
+                    f"on other images: evaluate them again with eval_shallow.py"
+                )
+            answers = {
+                setting.describe(network): p.by_column[SINGLE]
+                for network, p in ((entry, one), (against, other))
+            }
             return setting, setting.describe(entry), Predictions(one.images, one.labels, answers)
     raise UserError(missing(model or "a shallow network beside ResNet-34", settings, "eval_shallow.py"))
 
@@ -74,16 +81,19 @@ def named(setting: Setting, model: str) -> int | None:
 
 
 def missing(model: str, settings: list[Setting], script: str) -> str:
-    return (f"no results of model {model!r} (presets: "
-            f"{', '.join(setting.preset for setting in settings) or 'none'}): evaluate it with {script}, or "
-            f"name another with --model")
+    return (
+        f"no results of model {model!r} (presets: "
+        f"{', '.join(setting.preset for setting in settings) or 'none'}): evaluate it with {script}, or "
+        f"name another with --model"
+    )
 
 
 def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, list[int]]:
     """Kind -> numbers of up to `each` test images of it, drawn at random."""
     random = np.random.default_rng(seed)
-    return {kind: random.permutation(np.flatnonzero(members))[:each].tolist()
-            for kind, members in kinds.items()}
+    return {
+        kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()
+    }
 
 
 def answer(column: str, text: str) -> str:
@@ -95,8 +105,9 @@ def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[in
     """A row a kind: pictures (N, S, S, 3) uint8, below each its class and the answers that are wrong."""
     columns = max(map(len, chosen.values()))
     names = class_names(predictions.images, predictions.labels)
-    lines = 1 + sum(text.count("\n") + 1 for text in map(answer, predictions.by_column,
-                                                         predictions.by_column))
+    lines = 1 + sum(
+        text.count("\n") + 1 for text in map(answer, predictions.by_column, predictions.by_column)
+    )
     figure = Figure(figsize=(2.3 * columns, (2 + 0.14 * lines) * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), columns, squeeze=False)
     for axis in axes.flat:
@@ -105,12 +116,21 @@ def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[in
         axes[row, 0].set_title(kind, loc="left", fontsize=10, fontweight="bold")
         for axis, number in zip(axes[row], numbers):
             truth = int(predictions.labels[number])
-            wrong = [answer(column, names[int(p[number])]) for column, p in predictions.by_column.items()
-                     if p[number] != truth]
+            wrong = [
+                answer(column, names[int(p[number])])
+                for column, p in predictions.by_column.items()
+                if p[number] != truth
+            ]
             axis.imshow(images[number])
-            axis.text(0.5, -0.03, "\n".join([f"true {names[truth]}", *wrong]), transform=axis.transAxes,
-                      ha="center",
-                      va="top", fontsize=7)
+            axis.text(
+                0.5,
+                -0.03,
+                "\n".join([f"true {names[truth]}", *wrong]),
+                transform=axis.transAxes,
+                ha="center",
+                va="top",
+                fontsize=7,
+            )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
@@ -122,10 +142,14 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("task", nargs="?", choices=TASKS, default="task1", help="whose networks")
     parser.add_argument("--preset", help="of the results (default: the first that has the model)")
-    parser.add_argument("--model", help=f"model of the results (default: {CHANNELSET.model}; for task2 the "
-                                        f"best shallow network on validation)")
-    parser.add_argument("--data", default="auto",
-                        help="the data the results were measured on, as in train_task1.py")
+    parser.add_argument(
+        "--model",
+        help=f"model of the results (default: {CHANNELSET.model}; for task2 the "
+        f"best shallow network on validation)",
+    )
+    parser.add_argument(
+        "--data", default="auto", help="the data the results were measured on, as in train_task1.py"
+    )
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--each", type=int, default=6, help="pictures of each kind")
     args = parser.parse_args(argv)
@@ -134,9 +158,15 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     setting, model, predictions = find(settings, args.model)
     split = open_data(args.data, setting.image_size, args.cache).split("test")
     if split.paths != predictions.images:
-        raise UserError(f"--data {args.data}: its test images are not those that {model} was measured on; "
-                        f"name those data")
-    target = root / "report" / "local" / f"{args.task}-{setting.preset}-{setting.dataset}-{args.model or 'default'}.png"
+        raise UserError(
+            f"--data {args.data}: its test images are not those that {model} was measured on; name those data"
+        )
+    target = (
+        root
+        / "report"
+        / "local"
+        / f"{args.task}-{setting.preset}-{setting.dataset}-{args.model or 'default'}.png"
+    )
     draw(split.images, predictions, choose(kinds(predictions), args.each), target)
     print(f"wrote {target}; its pictures belong to the data set: do not publish it")
 

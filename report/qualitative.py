@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from channelset import build_fill
-from records import SUBSETS
+from engine.records import SUBSETS
 from utils import UserError
 
 REBUILT = "coffee"  # the picture that is rebuilt: colour matters in it

@@ -1,4 +1,5 @@
 """Parts of the Markdown tables of both tasks: captions, tables, cells."""
+
 from __future__ import annotations
 
 import statistics
@@ -9,7 +10,9 @@ from report.compare import Setting
 
 
 def caption(setting: Setting, split: str, text: str) -> str:
-    return f"**{setting.dataset}, {setting.image_size} px, preset {setting.preset}, {split} split.** {text}\n\n"
+    return (
+        f"**{setting.dataset}, {setting.image_size} px, preset {setting.preset}, {split} split.** {text}\n\n"
+    )
 
 
 def table(header: list[str], lines: Iterable[list[str]]) -> str:
@@ -17,8 +20,14 @@ def table(header: list[str], lines: Iterable[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
 
 
-def ablation_table(setting: Setting, lines: list[dict], header: list[str], cells: Callable[[dict], list[str]],
-                   text: str, seeds: str) -> str:
+def ablation_table(
+    setting: Setting,
+    lines: list[dict],
+    header: list[str],
+    cells: Callable[[dict], list[str]],
+    text: str,
+    seeds: str,
+) -> str:
     """Variants by group, what was measured, the difference from the reference.
 
     Args:
@@ -35,23 +44,33 @@ def ablation_table(setting: Setting, lines: list[dict], header: list[str], cells
         for line in members:
             compared = line["p_value"] is not None
             reference = variants.get(line["reference_run"], line["reference"])
-            rows.append([group if line is members[0] else "", line["variant"], *cells(line),
-                         difference(line) if compared else "", reference if compared else ""])
+            rows.append(
+                [
+                    group if line is members[0] else "",
+                    line["variant"],
+                    *cells(line),
+                    difference(line) if compared else "",
+                    reference if compared else "",
+                ]
+            )
     tests = len({(line["run"], line["reference_run"]) for line in lines if line["p_value"] is not None})
-    return caption(setting, "test", f"{text}, with its 95 % interval over images and training seeds, {seeds} "
-                   f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants.") + table(
-        ["what changes", "variant", *header, "difference", "from"], rows)
+    return caption(
+        setting,
+        "test",
+        f"{text}, with its 95 % interval over images and training seeds, {seeds} "
+        f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants.",
+    ) + table(["what changes", "variant", *header, "difference", "from"], rows)
 
 
 def difference(test: dict | None) -> str:
-    """"+1.2 (0.3 – 2.1)*": difference, interval, significance."""
+    """ "+1.2 (0.3 – 2.1)*": difference, interval, significance."""
     if test is None:
         return "–"
     return "+" * (f"{test['difference_points']:+.1f}"[0] == "+") + interval(test) + star(test)
 
 
 def interval(test: dict, name: str = "difference_points", unit: float = 1) -> str:
-    """"1.2 (0.3 – 2.1)": a value with its interval, in units of 1 / `unit`."""
+    """ "1.2 (0.3 – 2.1)": a value with its interval, in units of 1 / `unit`."""
     value, low, high = (unit * test[key] for key in (name, "ci95_low", "ci95_high"))
     return f"{value:.1f} ({low:.1f} – {high:.1f})"
 

@@ -1,4 +1,5 @@
 """Fixtures that several test files share."""
+
 import signal
 import sys
 import zipfile
@@ -11,13 +12,13 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-torch.set_num_threads(1)   # the tests' tensors are tiny: threads would only wait for each other
+torch.set_num_threads(1)  # the tests' tensors are tiny: threads would only wait for each other
 
 import train_task1  # noqa: E402  (the path above leads to it)
 from config import CONFIGS, digest, resolve_run, run_folder_name, told_options, training_key  # noqa: E402
+from engine.records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
+from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
-from records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
-from step import TrainStep  # noqa: E402
 
 
 @pytest.fixture
@@ -43,21 +44,42 @@ def tiny_dataset(tmp_path) -> Path:
 @pytest.fixture
 def zipped():
     """A function that zips a folder's content into a file."""
+
     def make(folder: Path, file: Path) -> Path:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(folder.rglob("*")):
                 archive.write(path, path.relative_to(folder).as_posix())
         return file
+
     return make
 
 
 # ---------------------------------------------------------------- trainings
 
+
 @pytest.fixture
 def tiny() -> list[str]:
     """Options of a training of three epochs of three steps on `tiny_dataset`."""
-    return ["--arch", "resnet10", "--width", "0.1", "--image-size", "8", "--batch-size", "4", "--epochs", "3",
-            "--eval-every", "2", "--augment", "light", "--device", "cpu", "--lr", "0.01"]
+    return [
+        "--arch",
+        "resnet10",
+        "--width",
+        "0.1",
+        "--image-size",
+        "8",
+        "--batch-size",
+        "4",
+        "--epochs",
+        "3",
+        "--eval-every",
+        "2",
+        "--augment",
+        "light",
+        "--device",
+        "cpu",
+        "--lr",
+        "0.01",
+    ]
 
 
 @pytest.fixture
@@ -66,10 +88,12 @@ def command(tiny_dataset, tmp_path, monkeypatch):
     cache.
     """
     monkeypatch.chdir(tmp_path)
+
     def run(module, *options):
         data = ["--data", str(tiny_dataset), "--cache", "cache"]
         monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *data, *map(str, options)])
         module.main()
+
     return run
 
 
@@ -83,29 +107,35 @@ def trained(command, tiny) -> Path:
 @pytest.fixture
 def interrupt_at():
     """interrupt_at(monkeypatch, call) raises a signal within the `call`-th step of a training."""
+
     def patch(monkeypatch, call: int, number=signal.SIGINT):
         run, calls = TrainStep._step, []
+
         def step_and_interrupt(*args):
             calls.append(1)
             if len(calls) == call:
                 signal.raise_signal(number)
             return run(*args)
+
         monkeypatch.setattr(TrainStep, "_step", step_and_interrupt)
+
     return patch
 
 
 @pytest.fixture
 def read_rows():
     """read_rows(path) reads a table of results: a dict a row, empty cells None."""
+
     def read(path) -> list[dict]:
         table = pd.read_csv(path).astype(object)
         return table.where(table.notna(), None).to_dict("records")
+
     return read
 
 
 # ---------------------------------------------------------------- made-up results
 
-LABELS = np.repeat(np.arange(4), 25)   # of 100 test images in four classes
+LABELS = np.repeat(np.arange(4), 25)  # of 100 test images in four classes
 
 
 @pytest.fixture
@@ -116,8 +146,20 @@ def publish(tmp_path):
     on the others by one class. `val`: its top-1 on validation; `more`: of the record; other keywords: columns
     of its rows.
     """
-    def write(task, run, accuracy, seeds=(0, 1), spread=0, subsets=SUBSETS, val=None, preset="48px-quarter",
-              dataset="toy", more=None, **columns):
+
+    def write(
+        task,
+        run,
+        accuracy,
+        seeds=(0, 1),
+        spread=0,
+        subsets=SUBSETS,
+        val=None,
+        preset="48px-quarter",
+        dataset="toy",
+        more=None,
+        **columns,
+    ):
         for seed in seeds:
             record = make_record(task, run, preset, dataset, seed, more or {})
             right = np.roll(np.arange(100) < accuracy + seed * spread, 3 * seed)
@@ -128,24 +170,40 @@ def publish(tmp_path):
                 if split == "val" and val is not None:
                     metrics["top1_pct"] = val
                 record["splits"][split] = [
-                    {**metrics, **costs(task, name), **({"subset": name} if task == "task1" else {}),
-                     **columns}
-                    for name in names]
+                    {
+                        **metrics,
+                        **costs(task, name),
+                        **({"subset": name} if task == "task1" else {}),
+                        **columns,
+                    }
+                    for name in names
+                ]
             files = RunFiles(tmp_path / "results", task, run_name(record))
-            write_predictions(files.predictions, [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
-                              LABELS,
-                              dict.fromkeys(names, predicted))
+            write_predictions(
+                files.predictions,
+                [f"images/n{c}/{i}.JPEG" for i, c in enumerate(LABELS)],
+                LABELS,
+                dict.fromkeys(names, predicted),
+            )
             write_record(files, record)
         return files
+
     return write
 
 
 def costs(task: str, name: str) -> dict:
     if task == "task1":
         return {"params": 1_000_000, "macs": 10_000_000 * len(name), "latency_ms": 1.0 * len(name)}
-    return {"strict_depth": 6, "train_depth": 11, "params": 1_000_000, "macs": 10_000_000,
-            "latency_ms_b1": 2.0,
-            "latency_ms_b256": 200.0, "peak_mem_mb": 12.5, "train_s": 90.0}
+    return {
+        "strict_depth": 6,
+        "train_depth": 11,
+        "params": 1_000_000,
+        "macs": 10_000_000,
+        "latency_ms_b1": 2.0,
+        "latency_ms_b256": 200.0,
+        "peak_mem_mb": 12.5,
+        "train_s": 90.0,
+    }
 
 
 def make_record(task: str, run, preset: str, dataset: str, seed: int, more: dict) -> dict:
@@ -156,15 +214,26 @@ def make_record(task: str, run, preset: str, dataset: str, seed: int, more: dict
     config = resolve_run(task, {**trained.options, **options}, preset, name=run.model, seed=seed)
     machine = {"commit": "0" * 40, "hardware": "made up", "threads": 1}
     return {
-        "task": task, "preset": preset, "dataset": dataset, "image_size": config.image_size,
+        "task": task,
+        "preset": preset,
+        "dataset": dataset,
+        "image_size": config.image_size,
         "section": run.section,
-        "model": run.model, "label": run.label, "seed": seed, "test": run.test,
+        "model": run.model,
+        "label": run.label,
+        "seed": seed,
+        "test": run.test,
         "options": told_options(config),
         "digest": digest(training_key(vars(config), CONFIGS[task]), sorted(run.test.items())),
         "config": vars(config),
-        "trained_with": machine, "evaluated_with": machine, "train_s": 60.0, "weighted_operations": 30,
+        "trained_with": machine,
+        "evaluated_with": machine,
+        "train_s": 60.0,
+        "weighted_operations": 30,
         "history": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_top1_pct": 40.0}],
-        "splits": {}, **more}
+        "splits": {},
+        **more,
+    }
 
 
 @pytest.fixture
@@ -172,10 +241,15 @@ def cells():
     """cells(table, model) -> column -> cell of the first line of a Markdown table that begins with the
     model.
     """
+
     def read(table: str, model: str) -> dict[str, str]:
-        lines = [[cell.strip() for cell in line.strip("|").split("|")]
-                 for line in table.splitlines() if line[:1] == "|"]
+        lines = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in table.splitlines()
+            if line[:1] == "|"
+        ]
         return dict(zip(lines[0], next(line for line in lines if line[0] == model)))
+
     return read
 
 
@@ -184,6 +258,7 @@ def documents(tmp_path):
     """documents(blocks, shown) writes the texts of the documents: README.md with the block `shown`, the appendix
     with all.
     """
+
     def write(blocks, shown: str):
         texts = tmp_path / "report/text"
         texts.mkdir(parents=True)
@@ -191,4 +266,5 @@ def documents(tmp_path):
         (texts / "report.md").write_text("Nothing.\n")
         (texts / "appendix.md").write_text("\n".join(f"{{{{ table {name} }}}}\n" for name in blocks))
         return tmp_path
+
     return write

@@ -380,9 +380,10 @@ def test_three_channels_become_thirteen_and_rgb_stays_exact(fill):
 
 
 def test_an_adapted_network_takes_more_channels_and_keeps_what_it_learned():
-    net, x = adapted(
-        torchvision.models.resnet18(num_classes=4), "mean", channels=["R", "G", "B"]
-    ), torch.randn(2, 4, 64, 64)
+    net, x = (
+        adapted(torchvision.models.resnet18(num_classes=4), "mean", channels=["R", "G", "B"]),
+        torch.randn(2, 4, 64, 64),
+    )
     expected = net(x[:, :3]).detach()
     net = adapt_first_conv(net, "mean", channels=["R", "G", "B", "NIR"], init={c: c for c in "RGB"})
     torch.testing.assert_close(net(x[:, :3], channels="R,G,B"), expected, rtol=1e-3, atol=1e-4)
@@ -516,8 +517,9 @@ def test_the_folded_network_is_quantised_to_eight_bits():
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
     torch.manual_seed(0)
-    folded, x = fold_channels(adapted(torchvision.models.resnet18(num_classes=4)), [0, 2]), torch.randn(
-        4, 2, 32, 32
+    folded, x = (
+        fold_channels(adapted(torchvision.models.resnet18(num_classes=4)), [0, 2]),
+        torch.randn(4, 2, 32, 32),
     )
     prepared = prepare_fx(folded, get_default_qconfig_mapping("x86"), (x,))
     prepared(x)

@@ -18,7 +18,7 @@ from data.derive import sobel
 from data.folds import make_folds, split_folds
 from data.lists import read_channels, read_lists
 from data.prepare import main as prepare
-from records import write_predictions
+from engine.records import write_predictions
 from report.task1.bands import accuracy_table, difference_table, load_networks, score_lines, unseen_table
 from utils import UserError, write_json
 

@@ -1,10 +1,20 @@
 """Batches: crops, flips, normalisation, the stronger augmentation."""
+
 import numpy as np
 import pytest
 import torch
 
-from data.batches import Batches, crop_gather, crop_slices, draw_boxes, erase, inside, random_resized_crop, resample
-from data.batches import resampling_matrix
+from data.batches import (
+    Batches,
+    crop_gather,
+    crop_slices,
+    draw_boxes,
+    erase,
+    inside,
+    random_resized_crop,
+    resample,
+    resampling_matrix,
+)
 from utils import generator
 
 MEAN, STD, CPU = np.array([0.5, 0.4, 0.3]), np.array([0.3, 0.2, 0.1]), torch.device("cpu")
@@ -30,8 +40,9 @@ def train_batch(batches, augment, key, count=6):
 @pytest.mark.parametrize("channels", [(0, 1, 2), (1,), (0, 2)])
 def test_evaluation_is_the_normalised_centre_crop_in_order(channels):
     images, labels = zip(*make(channels).eval_batches(4))
-    torch.testing.assert_close(torch.cat(images), reference(IMAGES[:, 1:10, 1:10], channels), rtol=1e-4,
-                               atol=1e-4)
+    torch.testing.assert_close(
+        torch.cat(images), reference(IMAGES[:, 1:10, 1:10], channels), rtol=1e-4, atol=1e-4
+    )
     assert torch.cat(labels).tolist() == LABELS.tolist()
     assert images[0].is_contiguous(memory_format=torch.channels_last)
 
@@ -47,14 +58,15 @@ def test_both_ways_to_crop_agree_and_flip():
     top, left, flip = torch.tensor([0, 3, 1]), torch.tensor([2, 0, 3]), torch.tensor([False, True, False])
     slices, gathered = (crop(images, indices, top, left, flip, 9) for crop in (crop_slices, crop_gather))
     assert torch.equal(slices, gathered)
-    assert torch.equal(slices[1], images[0, 3:12, 0:9].flip(1)) and torch.equal(slices[0],
-                                                                                images[5, 0:9, 2:11])
+    assert torch.equal(slices[1], images[0, 3:12, 0:9].flip(1)) and torch.equal(
+        slices[0], images[5, 0:9, 2:11]
+    )
 
 
 def test_light_augmentation_repeats_with_its_seed_and_only_crops_and_flips():
     first, again, other = (train_batch(make(), "light", key)[0] for key in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    crops = reference(np.stack([IMAGES[0, y:y + 9, x:x + 9] for y in range(4) for x in range(4)]))
+    crops = reference(np.stack([IMAGES[0, y : y + 9, x : x + 9] for y in range(4) for x in range(4)]))
     candidates = torch.cat([crops, crops.flip(3)])
     assert (candidates - first[0]).abs().amax((1, 2, 3)).min() < 1e-4
 
@@ -106,6 +118,8 @@ def test_strong_augmentation_stays_on_the_device_of_its_images():
     images = torch.ones(64, 3, 16, 16, device="meta").to(memory_format=torch.channels_last)
     crops = random_resized_crop(images, 12, torch.rand(64) < 0.5, torch.rand(4, 64))
     out = erase(crops, draw_boxes(64, 12, 12, generator(1)))
-    assert out.device.type == "meta" and out.shape == (64, 3, 12,
-                                                       12) and out.is_contiguous(
-                                                           memory_format=torch.channels_last)
+    assert (
+        out.device.type == "meta"
+        and out.shape == (64, 3, 12, 12)
+        and out.is_contiguous(memory_format=torch.channels_last)
+    )

@@ -22,9 +22,7 @@ def train(rng, models: int, seeds: int, spread: float) -> np.ndarray:
     )
     chance = np.where(rng.random((models, IMAGES), dtype=np.float32) < 0.7, shared, own)[:, None]
     doubt = chance * (1 - chance)  # seeds move images that are in doubt
-    shift = rng.normal(0, spread / 100, (models, seeds, 1)).astype(np.float32) / doubt.mean(
-        2, keepdims=True
-    )
+    shift = rng.normal(0, spread / 100, (models, seeds, 1)).astype(np.float32) / doubt.mean(2, keepdims=True)
     return rng.random((models, seeds, IMAGES), dtype=np.float32) < chance + shift * doubt
 
 

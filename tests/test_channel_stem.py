@@ -1,4 +1,5 @@
 """The properties a stem for any set of channels must have."""
+
 import math
 
 import pytest
@@ -61,10 +62,15 @@ def test_fold_is_one_plain_conv_and_exports(fill):
     assert [n.target for n in graph.nodes if n.op == "call_function"] == [torch.ops.aten.conv2d.default]
 
 
-@pytest.mark.parametrize("fill, kernel, reason",
-                         [("black", "free", "black"), ("conditioned", "free", "fill rule depends"),
-                                                  ("zero", "dynamic", "kernel depends"),
-                          ("rescale", "omni", "kernel depends")])
+@pytest.mark.parametrize(
+    "fill, kernel, reason",
+    [
+        ("black", "free", "black"),
+        ("conditioned", "free", "fill rule depends"),
+        ("zero", "dynamic", "kernel depends"),
+        ("rescale", "omni", "kernel depends"),
+    ],
+)
 def test_what_is_no_plain_convolution_refuses_to_fold(fill, kernel, reason):
     with pytest.raises(ValueError, match=reason):
         make_stem(fill, kernel).fold([0])
@@ -74,7 +80,7 @@ def test_what_is_no_plain_convolution_refuses_to_fold(fill, kernel, reason):
 def test_permuting_channels_and_ids_together_changes_nothing(fill):
     stem, x = make_stem(fill), torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(stem(x[:, [2, 0]], [2, 0]), stem(x[:, [0, 2]], [0, 2]))
-    if fill != "grey":   # all other rules tell the channels apart
+    if fill != "grey":  # all other rules tell the channels apart
         assert not torch.allclose(stem(x[:, [2, 0]], [2, 0]), stem(x[:, [2, 0]], [0, 2]))
 
 
@@ -98,8 +104,9 @@ def test_grey_image_gives_the_same_output_for_every_subset_under_mean_fill():
         torch.testing.assert_close(stem(x[:, ids], ids), full, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "regression", "learned", "conditioned", "black",
-                                  "luma_chroma"])
+@pytest.mark.parametrize(
+    "fill", ["zero", "rescale", "mean", "regression", "learned", "conditioned", "black", "luma_chroma"]
+)
 def test_with_all_channels_it_is_the_conv_it_was_made_from(fill):
     conv, x = nn.Conv2d(3, 6, 7, 2, 3, bias=True), torch.randn(2, 3, 21, 30)
     stem = ChannelSetConv2d.from_conv2d(conv, build_fill(fill, 3, **STATISTICS))
@@ -109,21 +116,31 @@ def test_with_all_channels_it_is_the_conv_it_was_made_from(fill):
 def test_one_channel_under_mean_fill_is_the_summed_kernel():
     conv, x = nn.Conv2d(3, 6, 3, padding=1, bias=False), torch.randn(2, 1, 8, 8)
     stem = ChannelSetConv2d.from_conv2d(conv, build_fill("mean", 3))
-    torch.testing.assert_close(stem(x, [1]),
-                               nn.functional.conv2d(x, conv.weight.sum(1, keepdim=True), padding=1))
+    torch.testing.assert_close(
+        stem(x, [1]), nn.functional.conv2d(x, conv.weight.sum(1, keepdim=True), padding=1)
+    )
 
 
-@pytest.mark.parametrize("conv", [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(3, 4, 3, padding_mode="reflect"),
-                                  nn.LazyConv2d(4, 3), nn.Conv1d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3),
-                                  nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))])
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(3, 4, 3, padding_mode="reflect"),
+        nn.LazyConv2d(4, 3),
+        nn.Conv1d(3, 4, 3),
+        nn.ConvTranspose2d(3, 4, 3),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)),
+    ],
+)
 def test_from_conv2d_refuses_what_it_cannot_express(conv):
     with pytest.raises(ValueError, match="from_conv2d"):
         ChannelSetConv2d.from_conv2d(conv)
 
 
 @pytest.mark.parametrize("size", [(7, 7), (32, 20), (65, 33)])
-@pytest.mark.parametrize("conv", [dict(), dict(stride=1, padding=0),
-                                  dict(kernel_size=3, stride=3, padding=1, dilation=2)])
+@pytest.mark.parametrize(
+    "conv", [{}, {"stride": 1, "padding": 0}, {"kernel_size": 3, "stride": 3, "padding": 1, "dilation": 2}]
+)
 def test_output_size_is_conv2ds_for_any_height_and_width(size, conv):
     stem, x = make_stem("regression", **conv), torch.randn(1, 3, *size)
     plain = nn.Conv2d(3, 8, stem.kernel_size, stem.stride, stem.padding, stem.dilation)
@@ -138,8 +155,9 @@ def test_linear_fill_is_the_least_squares_regression():
     fill = build_fill("regression", 3, covariance=covariance, std=torch.ones(3))
     fitted = torch.linalg.lstsq(pixels[:, [0, 2]], pixels[:, [1]]).solution[:, 0]
     row = fill(torch.tensor([True, False, True]))[1].double()
-    torch.testing.assert_close(row, torch.stack([fitted[0], torch.tensor(0.0), fitted[1]]), rtol=1e-3,
-                               atol=1e-4)
+    torch.testing.assert_close(
+        row, torch.stack([fitted[0], torch.tensor(0.0), fitted[1]]), rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "regression", "learned"])
@@ -147,8 +165,9 @@ def test_present_rows_are_unit_vectors_and_absent_columns_zero(fill):
     rule = make_stem(fill).fill
     matrix = rule(torch.tensor([[True, False, True], [False, True, False]]))
     factor = 1.5 if fill == "rescale" else 1.0
-    assert torch.equal(matrix[0, 0], torch.tensor([factor, 0, 0])) and torch.equal(matrix[0, :, 1],
-                                                                                   torch.zeros(3))
+    assert torch.equal(matrix[0, 0], torch.tensor([factor, 0, 0])) and torch.equal(
+        matrix[0, :, 1], torch.zeros(3)
+    )
     assert torch.equal(matrix[1][:, [0, 2]], torch.zeros(3, 2))
 
 
@@ -163,10 +182,13 @@ def test_rules_are_computed_in_float32_under_autocast():
         def forward(self, mask):
             assert not torch.is_autocast_enabled("cpu")
             return super().forward(mask)
+
     stem = ChannelSetConv2d(3, 4, 3, fill=Watched(3, COVARIANCE))
     with torch.autocast("cpu", torch.bfloat16):
-        two_step, folded = stem(torch.ones(1, 3, 8, 8), mask=mask_of([0], 1)), stem(torch.ones(1, 1, 8, 8),
-                                                                                    [0])
+        two_step, folded = (
+            stem(torch.ones(1, 3, 8, 8), mask=mask_of([0], 1)),
+            stem(torch.ones(1, 1, 8, 8), [0]),
+        )
     torch.testing.assert_close(two_step, folded, rtol=0.05, atol=0.05)
 
 
@@ -182,6 +204,7 @@ def test_the_stem_works_in_other_floating_point_types(fill, dtype):
 
 
 # ---------------------------------------------------------------- open set
+
 
 def test_open_set_chroma_vanishes_with_one_channel():
     stem = make_stem("luma_chroma", embedding=False)
@@ -199,7 +222,7 @@ def test_open_set_takes_channels_never_trained_on():
     order = [4, 1, 0, 3, 2]
     torch.testing.assert_close(stem(x[:, order], [2, UNSEEN, 0, UNSEEN, 1]), y)
     luma, chroma = stem.weight[:, 0], stem.weight[:, 1:]
-    unseen = chroma.mean(1)   # the chroma kernel that an unseen channel takes
+    unseen = chroma.mean(1)  # the chroma kernel that an unseen channel takes
     expected = luma / 2 + unseen - (unseen + chroma[:, 0]) / 2
     torch.testing.assert_close(stem.kernel([UNSEEN, 0])[:, 0], expected)
 
@@ -228,11 +251,21 @@ def test_on_known_channels_luma_chroma_is_mean_fill():
 
 # ---------------------------------------------------------------- bad input
 
-@pytest.mark.parametrize("channels, message",
-                         [([0, 3], "known ids are 0 to 2"), ([0, 0], "repeat"), ([], "at least one"),
-                          ([0], "x has 2 channels but the call names 1"), ([0, UNSEEN], "luma_chroma"),
-                          ([True, False], "True is a bool"), ([0.2, 1.7], "wavelength in nm"), ("RG", "no channel"),
-                                               (None, "x has 2 channels but the stem has 3")])
+
+@pytest.mark.parametrize(
+    "channels, message",
+    [
+        ([0, 3], "known ids are 0 to 2"),
+        ([0, 0], "repeat"),
+        ([], "at least one"),
+        ([0], "x has 2 channels but the call names 1"),
+        ([0, UNSEEN], "luma_chroma"),
+        ([True, False], "True is a bool"),
+        ([0.2, 1.7], "wavelength in nm"),
+        ("RG", "no channel"),
+        (None, "x has 2 channels but the stem has 3"),
+    ],
+)
 def test_wrong_ids_are_one_clear_error(channels, message):
     with pytest.raises(ValueError, match=message):
         make_stem("regression")(torch.randn(1, 2, 8, 8), channels)
@@ -260,14 +293,16 @@ def test_build_fill_names_what_is_missing():
 
 # ---------------------------------------------------------------- in a network
 
+
 @pytest.mark.parametrize("fill", FOLDING)
 def test_folded_network_equals_the_network_of_sets(fill):
     net = build_channel_net("resnet10", 3, 5, fill, width=0.125, **STATISTICS).eval()
     nn.init.normal_(find_stem(net).embedding)
     x = torch.randn(3, 3, 33, 40)
     for ids in all_subsets(3):
-        torch.testing.assert_close(fold_channels(net, ids)(x[:, ids]), net(x, mask=mask_of(ids, 3)), rtol=1e-3,
-                                   atol=1e-4)
+        torch.testing.assert_close(
+            fold_channels(net, ids)(x[:, ids]), net(x, mask=mask_of(ids, 3)), rtol=1e-3, atol=1e-4
+        )
 
 
 def test_macs_of_folded_kernel_and_generation_match_the_flop_counter():
@@ -278,11 +313,14 @@ def test_macs_of_folded_kernel_and_generation_match_the_flop_counter():
         with counter, torch.no_grad():
             net(x, channels=ids)
         counted = counter.get_total_flops() // 2
-        ours = count_macs(fold_channels(net, ids), tuple(x.shape[1:])) + find_stem(net).generation_macs(len(ids))
-        assert 0 <= counted - ours <= 4 * 3 ** 3   # the counter also sees the rule's own C x C products
+        ours = count_macs(fold_channels(net, ids), tuple(x.shape[1:])) + find_stem(net).generation_macs(
+            len(ids)
+        )
+        assert 0 <= counted - ours <= 4 * 3**3  # the counter also sees the rule's own C x C products
 
 
 # ---------------------------------------------------------------- numerics
+
 
 def test_single_precision_is_enough_for_every_set_of_thirteen_bands():
     """Bands as correlated as those of a satellite (condition 1e4): the fill, the kernel and the output in float32
@@ -297,7 +335,7 @@ def test_single_precision_is_enough_for_every_set_of_thirteen_bands():
     exact = correlation + 1e-6 * torch.eye(13, dtype=torch.float64)
     x = (torch.linalg.cholesky(exact) @ torch.randn(13, 64, dtype=torch.float64)).view(1, 13, 8, 8)
     worst = 0.0
-    for number in range(1, 2 ** 13, 7):
+    for number in range(1, 2**13, 7):
         ids = [i for i in range(13) if number >> i & 1]
         absent = [i for i in range(13) if i not in ids]
         wanted = torch.zeros(13, len(ids), dtype=torch.float64)
@@ -318,7 +356,10 @@ def test_single_precision_is_enough_for_every_set_of_thirteen_bands():
 def test_extreme_pixels_stay_finite_in_the_fill(value):
     stem = make_stem("regression")
     mask = torch.tensor([[True, False, True]])
-    assert stem.fill(mask).isfinite().all() and stem(torch.full((1, 3, 8, 8), value / 1e6), mask=mask).isfinite().all()
+    assert (
+        stem.fill(mask).isfinite().all()
+        and stem(torch.full((1, 3, 8, 8), value / 1e6), mask=mask).isfinite().all()
+    )
 
 
 def test_a_seed_gives_the_same_bits_on_a_cpu():
@@ -329,4 +370,5 @@ def test_a_seed_gives_the_same_bits_on_a_cpu():
         y = stem(x, mask=mask | (mask.sum(1, keepdim=True) == 0))
         y.square().sum().backward()
         return torch.cat([y.flatten().detach(), stem.weight.grad.flatten()])
+
     assert torch.equal(run(), run())

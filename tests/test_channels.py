@@ -1,4 +1,5 @@
 """Sets of channels: parsing, enumeration, sampling."""
+
 from collections import Counter
 
 import pytest
@@ -12,18 +13,33 @@ RGB = ("R", "G", "B")
 BANDS = ("B1", "B2", "B8A")
 
 
-@pytest.mark.parametrize("text, names, ids",
-                         [("RG", RGB, (0, 1)), ("BR", RGB, (2, 0)), ("R,B", RGB, (0, 2)), ("G", RGB, (1,)),
-                          ("all", RGB, (0, 1, 2)), ("B8A,B1", BANDS, (2, 0)), ("all-B2", BANDS, (0, 2)),
-                          ("B8A", BANDS, (2,))])
+@pytest.mark.parametrize(
+    "text, names, ids",
+    [
+        ("RG", RGB, (0, 1)),
+        ("BR", RGB, (2, 0)),
+        ("R,B", RGB, (0, 2)),
+        ("G", RGB, (1,)),
+        ("all", RGB, (0, 1, 2)),
+        ("B8A,B1", BANDS, (2, 0)),
+        ("all-B2", BANDS, (0, 2)),
+        ("B8A", BANDS, (2,)),
+    ],
+)
 def test_parse_subset(text, names, ids):
     assert parse_subset(text, names) == ids
 
 
-@pytest.mark.parametrize("text, message",
-                         [("X", "no channel 'X'; the channels are R, G, B"), ("RR", "repeat a channel: 'R'"),
-                          ("", "at least one channel"),
-                                           ("R,,B", "no channel ''"), ("rg", "no channel 'r'")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("X", "no channel 'X'; the channels are R, G, B"),
+        ("RR", "repeat a channel: 'R'"),
+        ("", "at least one channel"),
+        ("R,,B", "no channel ''"),
+        ("rg", "no channel 'r'"),
+    ],
+)
 def test_bad_subset_names_the_channel_and_the_choice(text, message):
     with pytest.raises(UserError, match=message):
         parse_subset(text, RGB)
@@ -39,7 +55,7 @@ def test_parse_subsets_and_repeats():
 def test_all_subsets_in_the_papers_order():
     assert [subset_name(ids, RGB) for ids in all_subsets(3)] == ["RGB", "RG", "RB", "GB", "R", "G", "B"]
     assert parse_subsets("every", RGB) == all_subsets(3)
-    assert len(set(all_subsets(5))) == 2 ** 5 - 1
+    assert len(set(all_subsets(5))) == 2**5 - 1
     assert subset_name((0, 2), BANDS) == "B1,B8A"
 
 
@@ -49,20 +65,26 @@ def test_hierarchical_sampling_is_uniform_over_sizes_then_sets():
     assert len(counts) == 7
     for row, count in counts.items():
         expected = 21_000 / 3 / {1: 3, 2: 3, 3: 1}[sum(row)]
-        assert abs(count - expected) < 5 * expected ** 0.5
+        assert abs(count - expected) < 5 * expected**0.5
 
 
-@pytest.mark.parametrize("sampler, chances",
-                         [("uniform", {1: 1 / 7, 2: 1 / 7, 3: 1 / 7}),
-                          ("bernoulli", {1: 1 / 6, 2: 1 / 8, 3: 1 / 8}),
-                                              ("sandwich", {1: 4 / 27, 2: 1 / 27, 3: 4 / 9})])
+@pytest.mark.parametrize(
+    "sampler, chances",
+    [
+        ("uniform", {1: 1 / 7, 2: 1 / 7, 3: 1 / 7}),
+        ("bernoulli", {1: 1 / 6, 2: 1 / 8, 3: 1 / 8}),
+        ("sandwich", {1: 4 / 27, 2: 1 / 27, 3: 4 / 9}),
+    ],
+)
 def test_samplers_draw_each_set_as_often_as_they_say(sampler, chances):
     """Chance of one set by its size; Bernoulli's empty draws become single channels: 1/8 + 1/8/3."""
-    counts = Counter(tuple(row) for row in sample_channels(21_000, 3, sampler, generator=generator("test")).tolist())
+    counts = Counter(
+        tuple(row) for row in sample_channels(21_000, 3, sampler, generator=generator("test")).tolist()
+    )
     assert len(counts) == 7
     for row, count in counts.items():
         expected = 21_000 * chances[sum(row)]
-        assert abs(count - expected) < 5 * expected ** 0.5
+        assert abs(count - expected) < 5 * expected**0.5
 
 
 def test_sandwich_has_exact_thirds_in_every_batch():
@@ -79,7 +101,9 @@ def test_batch_sampling_gives_one_set_and_all_gives_all():
 
 
 def test_sampling_repeats_with_its_seed():
-    first, again, other = (sample_channels(64, 5, generator=generator(seed, "batch", 3)) for seed in (1, 1, 2))
+    first, again, other = (
+        sample_channels(64, 5, generator=generator(seed, "batch", 3)) for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -116,8 +140,9 @@ def test_names_of_sets_of_bands_can_be_given_again():
     assert subset_name((0, 1, 2, 3, 4), names) == "all" and subset_name((0, 1, 3, 4), names) == "all-B3"
 
 
-@pytest.mark.parametrize("text, shares", [("RGB:0.5 R:0.1", {(0, 1, 2): 0.5, (0,): 0.1}), (None, {}),
-                                          ("BR:1", {(0, 2): 1.0})])
+@pytest.mark.parametrize(
+    "text, shares", [("RGB:0.5 R:0.1", {(0, 1, 2): 0.5, (0,): 0.1}), (None, {}), ("BR:1", {(0, 2): 1.0})]
+)
 def test_shares_of_sets(text, shares):
     assert parse_shares(text, RGB) == shares
 

@@ -1,4 +1,5 @@
 """The pixel cache: right pixels and statistics, failures left out, never half finished."""
+
 import io
 import json
 import shutil
@@ -22,7 +23,7 @@ def damage(folder, number=1, label=1):
     """Cut a picture short; returns its listed path."""
     path = f"images/n0000000{label}/n0000000{label}_{number}.JPEG"
     data = (folder / path).read_bytes()
-    (folder / path).write_bytes(data[:len(data) - 60])
+    (folder / path).write_bytes(data[: len(data) - 60])
     return path
 
 
@@ -93,18 +94,31 @@ def test_what_is_transparent_shows_white():
 def test_pictures_stand_as_their_exif_says(orientation, red_is):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    decoded = decode(encode(half((255, 0, 0), (0, 0, 255), size=(32, 32)), format="JPEG", exif=exif, quality=95), 32)
+    decoded = decode(
+        encode(half((255, 0, 0), (0, 0, 255), size=(32, 32)), format="JPEG", exif=exif, quality=95), 32
+    )
     place = {"left": decoded[:, 4], "right": decoded[:, -4], "top": decoded[4], "bottom": decoded[-4]}[red_is]
     assert (place[..., 0] > 200).all() and (place[..., 2] < 60).all()
 
 
-@pytest.mark.parametrize("data, message", [
-    (encode(half(0, 255, "L"), format="GIF", save_all=True, append_images=[half(255, 0, "L")]), "an animation"),
-    (encode(half(0, 255, "L"), format="TIFF", save_all=True, append_images=[half(255, 0, "L")]), "2 pictures"),
-    (encode(Image.fromarray(np.zeros((8, 8), np.float32)), format="TIFF"), "32-bit pixels"),
-    (encode(Image.fromarray(np.zeros((8, 8), np.int32)), format="TIFF"), "32-bit pixels"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "cannot identify"), (b"", "cannot identify"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot identify")])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (
+            encode(half(0, 255, "L"), format="GIF", save_all=True, append_images=[half(255, 0, "L")]),
+            "an animation",
+        ),
+        (
+            encode(half(0, 255, "L"), format="TIFF", save_all=True, append_images=[half(255, 0, "L")]),
+            "2 pictures",
+        ),
+        (encode(Image.fromarray(np.zeros((8, 8), np.float32)), format="TIFF"), "32-bit pixels"),
+        (encode(Image.fromarray(np.zeros((8, 8), np.int32)), format="TIFF"), "32-bit pixels"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "cannot identify"),
+        (b"", "cannot identify"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot identify"),
+    ],
+)
 def test_what_has_no_one_picture_is_refused(data, message):
     with pytest.raises(Exception, match=message):
         decode(data, 8)
@@ -144,15 +158,18 @@ def test_undecodable_are_named_and_left_out(tiny_dataset, tmp_path, capsys):
     (tiny_dataset / "images/n00000002/n00000002_4.JPEG").write_bytes(b"not a picture")
     cache = build(tiny_dataset, tmp_path / "cache", max_failed_share=0.2)
     train = cache.split("train")
-    assert [path for path, _ in cache.failures["train"]] == [bad] and "truncated" in cache.failures["train"][0][1]
+    assert [path for path, _ in cache.failures["train"]] == [bad] and "truncated" in cache.failures["train"][
+        0
+    ][1]
     assert len(cache.failures["val"]) == 1 and len(cache.split("val").labels) == 5
     warning = capsys.readouterr().err
     assert "1 train images cannot be decoded" in warning and bad in warning
     kept = [row for row, path in enumerate(expected.paths) if path != bad]
     assert train.paths == [expected.paths[row] for row in kept]
-    assert np.array_equal(train.images, expected.images[kept]) and np.array_equal(train.labels,
-                                                                                  expected.labels[kept])
-    assert train.images.reshape(11, -1).max(1).min() > 0   # never a black image
+    assert np.array_equal(train.images, expected.images[kept]) and np.array_equal(
+        train.labels, expected.labels[kept]
+    )
+    assert train.images.reshape(11, -1).max(1).min() > 0  # never a black image
     np.testing.assert_allclose(cache.mean, train.images.reshape(-1, 3).mean(0) / 255, rtol=1e-6)
 
 
@@ -193,7 +210,9 @@ def test_a_damaged_cache_is_named_and_built_again(tiny_dataset, tmp_path, capsys
     assert "damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name, place", [("train.raw", 5), ("val.raw", -1), ("test.raw", 100), ("train.txt", 30)])
+@pytest.mark.parametrize(
+    "name, place", [("train.raw", 5), ("val.raw", -1), ("test.raw", 100), ("train.txt", 30)]
+)
 def test_one_changed_byte_is_found(tiny_dataset, tmp_path, name, place):
     folder = build(tiny_dataset, tmp_path / "cache").folder
     data = bytearray((folder / name).read_bytes())
@@ -203,8 +222,15 @@ def test_one_changed_byte_is_found(tiny_dataset, tmp_path, name, place):
         PixelCache(folder)
 
 
-@pytest.mark.parametrize("key, value", [("mean", [0.5, 0.5, 0.5]), ("class_names", ["a", "b", "c"]),
-                                        ("images", {"train": 11, "val": 6, "test": 6}), ("failures", {})])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("mean", [0.5, 0.5, 0.5]),
+        ("class_names", ["a", "b", "c"]),
+        ("images", {"train": 11, "val": 6, "test": 6}),
+        ("failures", {}),
+    ],
+)
 def test_a_changed_statistic_is_found(tiny_dataset, tmp_path, key, value):
     folder = build(tiny_dataset, tmp_path / "cache").folder
     meta = json.loads((folder / "meta.json").read_text())
@@ -222,7 +248,9 @@ def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset
     capsys.readouterr()
     build(tiny_dataset, tmp_path / "cache", max_failed_share=0.5)
     assert "1 train images cannot be decoded" in capsys.readouterr().err
-    with pytest.raises(UserError, match="1 of 12 train images.*--max-failed"):   # a smaller limit holds now, too
+    with pytest.raises(
+        UserError, match="1 of 12 train images.*--max-failed"
+    ):  # a smaller limit holds now, too
         build(tiny_dataset, tmp_path / "cache")
     path.write_bytes(good)
     assert np.array_equal(build(tiny_dataset, tmp_path / "cache").split("train").images, whole)
@@ -235,11 +263,14 @@ def test_no_room_is_said_before_starting(tiny_dataset, tmp_path, monkeypatch):
         build(tiny_dataset, tmp_path / "cache")
 
 
-@pytest.mark.parametrize("error, expected", [(OSError(28, "No space left on device"), UserError),
-                                             (KeyboardInterrupt(), KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    "error, expected",
+    [(OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
 def test_an_interrupted_build_leaves_nothing(tiny_dataset, tmp_path, monkeypatch, error, expected):
     def stop(*_):
         raise error
+
     monkeypatch.setattr("data.workers.pack", stop)
     with pytest.raises(expected):
         build(tiny_dataset, tmp_path / "cache")

@@ -1,4 +1,5 @@
 """Reading lists: every layout that is accepted, and every mistake that is named."""
+
 import pickle
 import shutil
 import zipfile
@@ -6,8 +7,8 @@ import zipfile
 import pytest
 
 from data import lists as lists_module
-from data.demo import make_demo
 from data.decode import ImageReader
+from data.demo import make_demo
 from data.lists import find_dataset, parse_list, read_lists
 from utils import UserError
 
@@ -15,7 +16,7 @@ from utils import UserError
 def edit(folder, name, line, text):
     """Replace the 1-based line of a list; text None removes it, line 0 appends."""
     lines = (folder / name).read_text().splitlines()
-    lines[line - 1:line] = [] if text is None else [text]
+    lines[line - 1 : line] = [] if text is None else [text]
     (folder / name).write_text("\n".join(lines) + "\n")
 
 
@@ -28,8 +29,11 @@ def fails(folder, *words):
 
 def test_reads_the_layout(tiny_dataset):
     lists = read_lists(tiny_dataset)
-    assert {key: len(split.paths) for key, split in lists.splits.items()} == {"train": 12, "val": 6,
-                                                                              "test": 6}
+    assert {key: len(split.paths) for key, split in lists.splits.items()} == {
+        "train": 12,
+        "val": 6,
+        "test": 6,
+    }
     assert lists.class_names == ["n00000000", "n00000001", "n00000002"] and lists.name == "tiny"
     assert lists.splits["val"].labels.tolist() == [0, 0, 1, 1, 2, 2] and lists.splits["val"].lines[-1] == 6
     path = lists.splits["test"].paths[0]
@@ -45,18 +49,24 @@ def test_line_ends_bom_and_zip_make_no_difference(tiny_dataset, tmp_path, zipped
     assert crlf.digest == archive.digest == digest and archive.name == "tiny"
     path = archive.splits["val"].paths[0]
     reader = ImageReader(archive)
-    assert reader.read(path) == pickle.loads(pickle.dumps(reader)).read(path) == (tiny_dataset
-                                                                                  / path).read_bytes()
+    assert (
+        reader.read(path)
+        == pickle.loads(pickle.dumps(reader)).read(path)
+        == (tiny_dataset / path).read_bytes()
+    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
-@pytest.mark.parametrize("lists_in, images_in, prefix", [
-    ("", "images", "images/"),            # images/images/n02: unpacked twice
-    ("images", "", ""),                   # lists put inside images/
-    ("images", "images", "images/"),      # both
-    ("deeper", "deeper", "deeper/"),      # everything a folder deeper
-    ("a/b", "a/b", "a/b/"),
-])
+@pytest.mark.parametrize(
+    "lists_in, images_in, prefix",
+    [
+        ("", "images", "images/"),  # images/images/n02: unpacked twice
+        ("images", "", ""),  # lists put inside images/
+        ("images", "images", "images/"),  # both
+        ("deeper", "deeper", "deeper/"),  # everything a folder deeper
+        ("a/b", "a/b", "a/b/"),
+    ],
+)
 def test_finds_moved_lists_and_images(tiny_dataset, tmp_path, zipped, kind, lists_in, images_in, prefix):
     moved = tmp_path / "moved"
     shutil.copytree(tiny_dataset / "images", moved / images_in / "images")
@@ -89,19 +99,22 @@ def test_class_names_are_labels_without_a_folder_each(tiny_dataset):
     assert read_lists(tiny_dataset).class_names == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("images/n00000000/n00000000_1.JPEG", "no label"),
-    ("images/n00000000/n00000000_1.JPEG one", "label 'one' is not an integer"),
-    ("images/n00000000/n00000000_1.JPEG 1.0", "label '1.0' is not an integer"),
-    ("images/n00000000/n00000000_1.JPEG -1", "label -1 is out of range"),
-    ("images/n00000000/n00000000_1.JPEG 99999999999999999999", "is out of range"),
-    ("images/n00000000/n00000000_1.JPEG 7", "label 7 is out of range"),
-    ("/etc/passwd 0", "leaves the data set"),
-    ("C:/images/x.JPEG 0", "leaves the data set"),
-    ("images/../../x.JPEG 0", "leaves the data set"),
-    ("images\\..\\x.JPEG 0", "leaves the data set"),
-    ("images/n00000000/n00000000_0.JPEG 1", "n00000000_0.JPEG has label 1, but 0 in line 1"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("images/n00000000/n00000000_1.JPEG", "no label"),
+        ("images/n00000000/n00000000_1.JPEG one", "label 'one' is not an integer"),
+        ("images/n00000000/n00000000_1.JPEG 1.0", "label '1.0' is not an integer"),
+        ("images/n00000000/n00000000_1.JPEG -1", "label -1 is out of range"),
+        ("images/n00000000/n00000000_1.JPEG 99999999999999999999", "is out of range"),
+        ("images/n00000000/n00000000_1.JPEG 7", "label 7 is out of range"),
+        ("/etc/passwd 0", "leaves the data set"),
+        ("C:/images/x.JPEG 0", "leaves the data set"),
+        ("images/../../x.JPEG 0", "leaves the data set"),
+        ("images\\..\\x.JPEG 0", "leaves the data set"),
+        ("images/n00000000/n00000000_0.JPEG 1", "n00000000_0.JPEG has label 1, but 0 in line 1"),
+    ],
+)
 def test_bad_line_is_named(tiny_dataset, text, message):
     edit(tiny_dataset, "train.txt", 2, text)
     fails(tiny_dataset, "train.txt:2: ", message)
@@ -126,8 +139,9 @@ def test_image_in_two_splits(tiny_dataset):
 
 def test_missing_images_are_counted_and_named(tiny_dataset):
     shutil.rmtree(tiny_dataset / "images/n00000002")
-    fails(tiny_dataset, "8 of 24 listed images do not exist", "n00000002_0.JPEG", "train.txt:9",
-          "train.txt:11")
+    fails(
+        tiny_dataset, "8 of 24 listed images do not exist", "n00000002_0.JPEG", "train.txt:9", "train.txt:11"
+    )
     shutil.rmtree(tiny_dataset / "images")
     fails(tiny_dataset, "24 of 24", "Looked in", str(tiny_dataset / "images"))
 
@@ -160,8 +174,11 @@ def test_several_lists_are_ambiguous(tiny_dataset, tmp_path):
 
 
 def test_the_course_is_known_by_its_lists(tiny_dataset, monkeypatch):
-    monkeypatch.setattr(lists_module, "COURSE_SHA256", {key: lists_module._sha256(split) for key, split
-                                                        in read_lists(tiny_dataset).splits.items()})
+    monkeypatch.setattr(
+        lists_module,
+        "COURSE_SHA256",
+        {key: lists_module._sha256(split) for key, split in read_lists(tiny_dataset).splits.items()},
+    )
     assert read_lists(tiny_dataset).name == "course"
 
 
@@ -178,7 +195,7 @@ def test_find_dataset(tiny_dataset, tmp_path, zipped, capsys):
     assert find_dataset("auto", data) == data / "demo"
     archive = zipped(tiny_dataset, data / "images.zip")
     assert find_dataset("auto", data) == archive
-    with zipfile.ZipFile(archive) as source:   # unpacked beside: the same data set
+    with zipfile.ZipFile(archive) as source:  # unpacked beside: the same data set
         source.extractall(data / "unpacked")
     assert find_dataset("auto", data) == data / "unpacked"
     shutil.copytree(data / "demo", data / "other")
@@ -195,8 +212,12 @@ def test_find_dataset_takes_lists_in_data_itself(tiny_dataset):
 
 def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):
     def content(folder):
-        return {path.relative_to(folder).as_posix(): path.read_bytes()
-                for path in folder.rglob("*") if path.is_file()}
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
     first, second = make_demo(tmp_path / "a"), make_demo(tmp_path / "b")
     assert content(first) == content(second) and len(content(first)) == 8 * 160 + 4
     lists = read_lists(first)
@@ -212,9 +233,12 @@ def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):
         make_demo(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("name, data", [("x.tar.gz", b"\x1f\x8b\x08\x00rest"), ("x.tgz", b""), ("plain", None)])
+@pytest.mark.parametrize(
+    "name, data", [("x.tar.gz", b"\x1f\x8b\x08\x00rest"), ("x.tgz", b""), ("plain", None)]
+)
 def test_a_tar_is_called_a_tar(tmp_path, name, data):
     import tarfile
+
     path = tmp_path / name
     if data is None:
         with tarfile.open(path, "w") as archive:

@@ -1,4 +1,5 @@
 """Download, check, demo and cache from the command line."""
+
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -36,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        self.wfile.write(content[start:][:self.server.cut.pop(0) if self.server.cut else None])
+        self.wfile.write(content[start:][: self.server.cut.pop(0) if self.server.cut else None])
 
     def log_message(self, *_):
         pass
@@ -58,7 +59,7 @@ def test_download(server, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["images.zip"]
     assert "not the course's" in capsys.readouterr().out
     download(server.url, tmp_path / "data", progress=False)
-    assert server.asked == [None]   # the second time it is there
+    assert server.asked == [None]  # the second time it is there
 
 
 def test_download_goes_on_after_cuts(server, tmp_path):
@@ -102,8 +103,9 @@ def test_download_errors(server, tmp_path, monkeypatch):
     for url in ("file:///etc/passwd", "http://127.0.0.1/", "images.zip"):
         with pytest.raises(UserError, match="names no file"):
             download(url, tmp_path, progress=False)
-    monkeypatch.setattr(archive_module.shutil, "disk_usage",
-                        lambda _: archive_module.shutil._ntuple_diskusage(9, 9, 0))
+    monkeypatch.setattr(
+        archive_module.shutil, "disk_usage", lambda _: archive_module.shutil._ntuple_diskusage(9, 9, 0)
+    )
     with pytest.raises(UserError, match="GB free; free disk space"):
         download(server.url, tmp_path, progress=False)
 
@@ -115,7 +117,7 @@ def test_check(tiny_dataset, capsys):
     assert "24 images decoded to 3 channels of uint8, 1 greyscale" in out
     bad = "images/n00000002/n00000002_1.JPEG"
     (tiny_dataset / bad).write_bytes(b"")
-    main(["check", str(tiny_dataset)])   # lists alone are fine
+    main(["check", str(tiny_dataset)])  # lists alone are fine
     with pytest.raises(UserError, match=f"1 of 24 images cannot be decoded: {bad}"):
         main(["check", str(tiny_dataset), "--decode"])
 
@@ -127,7 +129,9 @@ def test_cache_and_demo(tiny_dataset, tmp_path, capsys):
     assert (tmp_path / "demo" / "train.txt").is_file()
 
 
-@pytest.mark.parametrize("argv", [["cache", "x"], ["cache", "x", "--size", "8", "--workers", "0"], ["chek", "x"], []])
+@pytest.mark.parametrize(
+    "argv", [["cache", "x"], ["cache", "x", "--size", "8", "--workers", "0"], ["chek", "x"], []]
+)
 def test_wrong_commands(argv):
     with pytest.raises(SystemExit):
         main(argv)

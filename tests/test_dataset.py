@@ -1,4 +1,5 @@
 """Opening a data set: the share of the training images that --fraction leaves."""
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("fraction", [1e-9, 0.03, 0.1, 0.25, 0.5, 0.9, 1.0])
 def test_each_class_keeps_its_share_and_at_least_one_image(fraction):
     rows = draw_fraction(LABELS, fraction)
-    assert (np.diff(rows) > 0).all() and 0 <= rows[0] and rows[-1] < len(LABELS)   # in order, none twice
+    assert (np.diff(rows) > 0).all() and rows[0] >= 0 and rows[-1] < len(LABELS)  # in order, none twice
     counts, kept = np.bincount(LABELS), np.bincount(LABELS[rows], minlength=5)
     assert kept.tolist() == np.maximum(1, np.rint(fraction * counts)).tolist()
 
@@ -32,9 +33,9 @@ def test_the_draw_is_fixed_and_not_the_first_images():
     assert np.array_equal(draw_fraction(LABELS, 0.5), first)
     of_class = np.flatnonzero(LABELS == 0)
     ranks = np.searchsorted(of_class, first[LABELS[first] == 0])
-    assert ranks.tolist() == sorted(ranks) != list(range(20)) and ranks[-1] > 30   # spread over the list
+    assert ranks.tolist() == sorted(ranks) != list(range(20)) and ranks[-1] > 30  # spread over the list
     other = np.searchsorted(np.flatnonzero(LABELS == 1), first[LABELS[first] == 1])
-    assert ranks[:15].tolist() != other.tolist()   # each class has a draw of its own
+    assert ranks[:15].tolist() != other.tolist()  # each class has a draw of its own
 
 
 def test_only_training_images_are_left_out_and_normalisation_stays(tiny_dataset, tmp_path):

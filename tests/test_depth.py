@@ -1,4 +1,5 @@
 """The depth counter: published networks, hand-written ones, and attempts to hide a layer from it."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,7 @@ def strict(forward, **modules) -> int:
 
 # ---------------------------------------------------------------- published networks
 
+
 @pytest.mark.parametrize("build, expected", [(resnet18, 18), (resnet34, 34), (vgg11, 11), (densenet121, 121)])
 def test_networks_with_their_depth_in_their_name(build, expected):
     with torch.device("meta"):
@@ -53,13 +55,14 @@ def test_resnet10_with_and_without_squeeze_and_excitation():
     assert count_depth(net, SHAPE).strict == 10
     for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
         stage[0].bn2 = nn.Sequential(stage[0].bn2, SqueezeExcitation(stage[0].bn2.num_features, 4))
-    assert count_depth(net, SHAPE).strict == 18   # the gate waits for the block's output: two more a block
+    assert count_depth(net, SHAPE).strict == 18  # the gate waits for the block's output: two more a block
 
 
 def test_parnet_blocks_are_one_layer_each():
     def block(net, x):
         gate = net.squeeze(net.norm(x).mean((2, 3), keepdim=True)).sigmoid()
         return F.silu(net.three(x) + net.one(x) + net.norm(x) * gate)
+
     blocks = [Net(block, norm=nn.BatchNorm2d(3), squeeze=conv(), three=conv(3), one=conv()) for _ in range(4)]
     depth = count_depth(nn.Sequential(conv(3), *blocks, nn.Flatten(), nn.Linear(3 * 32 * 32, 2)), SHAPE)
     assert depth[:3] == (6, 6, 1 + 4 * 3 + 1)
@@ -97,10 +100,15 @@ class VisionTransformer(nn.Module):
 
 
 def test_a_transformer_block():
-    depth = count_depth(VisionTransformer(), SHAPE)   # embedding, qkv, projection, two of the MLP, head
+    depth = count_depth(VisionTransformer(), SHAPE)  # embedding, qkv, projection, two of the MLP, head
     assert depth[:3] == (6, 8, 6) and [step.split()[0] for step in depth.path] == [
-        "embed", "block.self_attn.in_proj_weight", "block.self_attn.out_proj", "block.linear1",
-        "block.linear2", "head"]
+        "embed",
+        "block.self_attn.in_proj_weight",
+        "block.self_attn.out_proj",
+        "block.linear1",
+        "block.linear2",
+        "head",
+    ]
 
 
 def test_a_dense_residual_block_in_a_residual_block():
@@ -109,56 +117,78 @@ def test_a_dense_residual_block_in_a_residual_block():
         for layer in net.layers:
             features.append(layer(torch.cat(features, 1)))
         return x + 0.2 * features[-1]
+
     def block():
         return Net(dense, layers=nn.ModuleList(nn.Conv2d(3 * i, 3, 3, padding=1) for i in range(1, 6)))
+
     rrdb = Net(lambda net, x: x + 0.2 * net.blocks(x), blocks=nn.Sequential(block(), block(), block()))
-    assert count_depth(nn.Sequential(conv(3), rrdb, nn.Flatten(), nn.Linear(3 * 32 * 32, 2)),
-                       SHAPE).strict == 17
+    assert (
+        count_depth(nn.Sequential(conv(3), rrdb, nn.Flatten(), nn.Linear(3 * 32 * 32, 2)), SHAPE).strict == 17
+    )
 
 
 # ---------------------------------------------------------------- what counts
 
-@pytest.mark.parametrize("forward, expected", [
-    (lambda net, x: net.a(x), 1), (lambda net, x: F.conv2d(x, W), 1),
-    (lambda net, x: F.conv_transpose2d(x, W), 1),
-    # a fixed blur
-    (lambda net, x: F.avg_pool2d(F.conv2d(x, torch.ones(3, 1, 3, 3), groups=3), 2), 1),
-    (lambda net, x: F.linear(x, torch.ones(5, 32)), 1), (lambda net, x: x @ torch.ones(32, 4), 1),
-    (lambda net, x: torch.ones(4, 32) @ x, 1), (lambda net, x: x @ torch.ones(32), 1),
-    (lambda net, x: torch.einsum("bchw,cd->bdhw", x, torch.ones(3, 3)), 1),
-    (lambda net, x: torch.einsum("bchw,chw->b", x, torch.ones(3, 32, 32)), 1),
-    (lambda net, x: torch.bmm(x[:, 0], torch.ones(2, 32, 4)), 1),
-    # bias and weight
-    (lambda net, x: torch.baddbmm(torch.ones(2, 32, 4), x[:, 0], torch.ones(2, 32, 4)), 1),
-    # multiply and sum
-    (lambda net, x: (x[:, None] * torch.ones(5, 3, 1, 1)).sum(2), 1),
-    (lambda net, x: torch.addmv(torch.ones(32), x[0, 0], torch.ones(32)), 1),
-    # a global filter
-    (lambda net, x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.ones(3, 32, 17, dtype=torch.cfloat)), 1),
-    (lambda net, x: torch.cdist(x.flatten(1), torch.ones(5, 3072)), 1),
-    (lambda net, x: F.bilinear(x, x, torch.ones(4, 32, 32)), 1),
-    (lambda net, x: F.embedding(x.flatten(1).long(), torch.ones(9, 4)), 1),
-    (lambda net, x: DeformConv2d(3, 4, 3)(x, x.mean().expand(2, 18, 30, 30)), 1)])
+
+@pytest.mark.parametrize(
+    "forward, expected",
+    [
+        (lambda net, x: net.a(x), 1),
+        (lambda net, x: F.conv2d(x, W), 1),
+        (lambda net, x: F.conv_transpose2d(x, W), 1),
+        # a fixed blur
+        (lambda net, x: F.avg_pool2d(F.conv2d(x, torch.ones(3, 1, 3, 3), groups=3), 2), 1),
+        (lambda net, x: F.linear(x, torch.ones(5, 32)), 1),
+        (lambda net, x: x @ torch.ones(32, 4), 1),
+        (lambda net, x: torch.ones(4, 32) @ x, 1),
+        (lambda net, x: x @ torch.ones(32), 1),
+        (lambda net, x: torch.einsum("bchw,cd->bdhw", x, torch.ones(3, 3)), 1),
+        (lambda net, x: torch.einsum("bchw,chw->b", x, torch.ones(3, 32, 32)), 1),
+        (lambda net, x: torch.bmm(x[:, 0], torch.ones(2, 32, 4)), 1),
+        # bias and weight
+        (lambda net, x: torch.baddbmm(torch.ones(2, 32, 4), x[:, 0], torch.ones(2, 32, 4)), 1),
+        # multiply and sum
+        (lambda net, x: (x[:, None] * torch.ones(5, 3, 1, 1)).sum(2), 1),
+        (lambda net, x: torch.addmv(torch.ones(32), x[0, 0], torch.ones(32)), 1),
+        # a global filter
+        (lambda net, x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.ones(3, 32, 17, dtype=torch.cfloat)), 1),
+        (lambda net, x: torch.cdist(x.flatten(1), torch.ones(5, 3072)), 1),
+        (lambda net, x: F.bilinear(x, x, torch.ones(4, 32, 32)), 1),
+        (lambda net, x: F.embedding(x.flatten(1).long(), torch.ones(9, 4)), 1),
+        (lambda net, x: DeformConv2d(3, 4, 3)(x, x.mean().expand(2, 18, 30, 30)), 1),
+    ],
+)
 def test_operations_with_a_weight(forward, expected):
     assert strict(forward, a=conv()) == expected
     assert strict(lambda net, x: forward(net, net.before(x)), a=conv(), before=conv(3)) == expected + 1
 
 
-@pytest.mark.parametrize("forward", [
-    lambda net, x: net.norm(x), lambda net, x: F.layer_norm(x, (32,), torch.ones(32)),
-    lambda net, x: F.group_norm(x, 3, torch.ones(3)), lambda net, x: F.prelu(x, torch.ones(3)),
-    lambda net, x: x * torch.ones(3, 1, 1), lambda net, x: x + torch.ones(3, 32, 32), lambda net,
-    x: x * x.sigmoid(),
-    lambda net, x: x * x.mean((2, 3), keepdim=True), lambda net, x: F.interpolate(x, scale_factor=2.0),
-    lambda net, x: F.max_pool2d(x, 2), lambda net, x: torch.cat([x, torch.ones(2, 3, 32, 32)], 1),
-    lambda net, x: x[:, [2, 0]], lambda net, x: x.flatten(2)[:, :, torch.zeros(9, 9, dtype=torch.long)],
-    lambda net, x: F.dropout(x, 0.5), lambda net,
-    x: torch.where(x > torch.ones(32, 32), x, torch.ones(32, 32)),
-    lambda net, x: x.masked_fill(torch.ones(32, 32, dtype=torch.bool), 0.0)])
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: net.norm(x),
+        lambda net, x: F.layer_norm(x, (32,), torch.ones(32)),
+        lambda net, x: F.group_norm(x, 3, torch.ones(3)),
+        lambda net, x: F.prelu(x, torch.ones(3)),
+        lambda net, x: x * torch.ones(3, 1, 1),
+        lambda net, x: x + torch.ones(3, 32, 32),
+        lambda net, x: x * x.sigmoid(),
+        lambda net, x: x * x.mean((2, 3), keepdim=True),
+        lambda net, x: F.interpolate(x, scale_factor=2.0),
+        lambda net, x: F.max_pool2d(x, 2),
+        lambda net, x: torch.cat([x, torch.ones(2, 3, 32, 32)], 1),
+        lambda net, x: x[:, [2, 0]],
+        lambda net, x: x.flatten(2)[:, :, torch.zeros(9, 9, dtype=torch.long)],
+        lambda net, x: F.dropout(x, 0.5),
+        lambda net, x: torch.where(x > torch.ones(32, 32), x, torch.ones(32, 32)),
+        lambda net, x: x.masked_fill(torch.ones(32, 32, dtype=torch.bool), 0.0),
+    ],
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_operations_without_one(forward, training):
-    net = Net(lambda net, x: net.after(forward(net, x)[:, :2]), norm=nn.BatchNorm2d(3),
-              after=nn.Conv2d(2, 1, 1))
+    net = Net(
+        lambda net, x: net.after(forward(net, x)[:, :2]), norm=nn.BatchNorm2d(3), after=nn.Conv2d(2, 1, 1)
+    )
     assert count_depth(net, SHAPE, training)[:3] == (1, 1, 1)
 
 
@@ -166,20 +196,29 @@ def test_products_of_activations_count_in_the_stricter_depth_only():
     def covariance(net, x):
         features = net.a(x).flatten(2)
         return net.head((features @ features.mT).flatten(1))
+
     assert count_depth(Net(covariance, a=conv(), head=nn.Linear(9, 2)), SHAPE)[:3] == (2, 3, 2)
+
     def attend(net, x):
         q = net.a(x)
         return torch.einsum("bcij,bckj->bcik", q, q).softmax(-1) @ q
+
     def fused(net, x):
         q = net.a(x)
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return F.scaled_dot_product_attention(q, q, q)
+
     def biased(net, x):
         q = net.a(x)[:, 0]
         return torch.baddbmm(torch.ones(2, 32, 32), torch.baddbmm(torch.ones(2, 32, 32), q, q).softmax(-1), q)
-    for forward in (attend, torch.inference_mode()(attend), lambda net,
-                    x: F.scaled_dot_product_attention(*[net.a(x)] * 3), fused,
-                    biased):
+
+    for forward in (
+        attend,
+        torch.inference_mode()(attend),
+        lambda net, x: F.scaled_dot_product_attention(*[net.a(x)] * 3),
+        fused,
+        biased,
+    ):
         assert count_depth(Net(forward, a=conv()), SHAPE)[:3] == (1, 3, 1)
 
 
@@ -190,14 +229,18 @@ def test_attention_to_learned_tokens_has_weights():
 
 # ---------------------------------------------------------------- paths
 
+
 def test_parallel_branches_take_the_longest():
     branches = {"a": conv(), "b": nn.Sequential(conv(), conv(), conv())}
     depth = count_depth(Net(lambda net, x: net.a(x) + net.b(x), **branches), SHAPE)
-    assert depth.strict == 3 and depth.operations == 4 and [step.split()[0]
-                                                            for step in depth.path] == ["b.0", "b.1", "b.2"]
+    assert (
+        depth.strict == 3
+        and depth.operations == 4
+        and [step.split()[0] for step in depth.path] == ["b.0", "b.1", "b.2"]
+    )
     assert strict(lambda net, x: torch.cat([net.a(x), net.b(x)]), **branches) == 3
     assert strict(lambda net, x: torch.stack([net.b(x), net.a(x)]).amax(0), **branches) == 3
-    assert strict(lambda net, x: net.a(x), **branches) == 1   # the deep branch leads nowhere
+    assert strict(lambda net, x: net.a(x), **branches) == 1  # the deep branch leads nowhere
 
 
 def test_each_use_of_a_shared_weight_counts():
@@ -216,20 +259,26 @@ def test_a_kernel_made_from_the_input_passes_its_depth_on():
     def dynamic(net, x):
         weight = net.two(net.one(x.mean((0, 2, 3)))).view(3, 3, 1, 1)
         return F.conv2d(x, weight)
+
     assert strict(dynamic, one=nn.Linear(3, 4), two=nn.Linear(4, 9)) == 3
-    def as_product(net, x):   # what tells a kernel from any other activation is the convolution
+
+    def as_product(net, x):  # what tells a kernel from any other activation is the convolution
         return torch.bmm(net.two(net.one(x.mean((2, 3)))).view(2, 3, 3), x.flatten(2))
+
     assert count_depth(Net(as_product, one=nn.Linear(3, 4), two=nn.Linear(4, 9)), SHAPE)[:2] == (2, 3)
     # from a parameter: a function of weights is a weight
     generate = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 9))
-    assert strict(lambda net, x: F.conv2d(x, net.generate(torch.ones(4)).view(3, 3, 1, 1)),
-                  generate=generate) == 1
+    assert (
+        strict(lambda net, x: F.conv2d(x, net.generate(torch.ones(4)).view(3, 3, 1, 1)), generate=generate)
+        == 1
+    )
 
 
 def test_a_weight_overwritten_by_the_input():
     def smuggle(net, x):
         net.b.weight.data.copy_(net.a(x).mean((0, 2, 3)).view(3, 1, 1, 1).expand(3, 3, 1, 1))
         return net.b(torch.ones(1, 3, 4, 4))
+
     assert strict(smuggle, a=conv(), b=conv()) == 2
 
 
@@ -273,11 +322,20 @@ class Double(torch.autograd.Function):
         return F.conv2d(F.conv2d(x, W), W)
 
 
-@pytest.mark.parametrize("forward", [
-    in_place_add, through_a_view, overwritten, many_at_once, into_out, unbound, lambda net,
-    x: net.b(net.a(Double.apply(x))),
-    lambda net, x: net.d(checkpoint(lambda y: net.c(net.b(net.a(y))), x, use_reentrant=False)),
-    lambda net, x: net.c(net.b(net.a(x))).detach().clone().relu_().permute(0, 2, 3, 1) @ torch.ones(3, 2)])
+@pytest.mark.parametrize(
+    "forward",
+    [
+        in_place_add,
+        through_a_view,
+        overwritten,
+        many_at_once,
+        into_out,
+        unbound,
+        lambda net, x: net.b(net.a(Double.apply(x))),
+        lambda net, x: net.d(checkpoint(lambda y: net.c(net.b(net.a(y))), x, use_reentrant=False)),
+        lambda net, x: net.c(net.b(net.a(x))).detach().clone().relu_().permute(0, 2, 3, 1) @ torch.ones(3, 2),
+    ],
+)
 def test_nothing_hides_four_layers(forward):
     assert strict(forward, **{name: conv() for name in "abcd"}) == 4
 
@@ -290,12 +348,17 @@ def test_inference_mode_and_frozen_weights_hide_nothing():
 
 # ---------------------------------------------------------------- what cannot be counted, and side effects
 
-@pytest.mark.parametrize("forward, message", [
-    (lambda net, x: x * net.a(x).mean().item(), "reads a value that depends on the input"),
-    (lambda net, x: net.a(x) if x.sum() > 0 else x, "reads a value that depends on the input"),
-    (lambda net, x: torch.ones(2, 5), "does not depend on the input"),
-    (lambda net, x: torch.from_numpy(x.numpy().copy()), "does not depend on the input"),
-    (lambda net, x: net.lstm(x[:, 0])[0], "weights in one operation")])
+
+@pytest.mark.parametrize(
+    "forward, message",
+    [
+        (lambda net, x: x * net.a(x).mean().item(), "reads a value that depends on the input"),
+        (lambda net, x: net.a(x) if x.sum() > 0 else x, "reads a value that depends on the input"),
+        (lambda net, x: torch.ones(2, 5), "does not depend on the input"),
+        (lambda net, x: torch.from_numpy(x.numpy().copy()), "does not depend on the input"),
+        (lambda net, x: net.lstm(x[:, 0])[0], "weights in one operation"),
+    ],
+)
 def test_what_cannot_be_followed_is_an_error(forward, message):
     with pytest.raises(ValueError, match=message):
         strict(forward, a=conv(), lstm=nn.LSTM(32, 2))

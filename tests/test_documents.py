@@ -47,9 +47,7 @@ def test_the_report_is_a_paper():
     for table in tables(REPORT):
         assert len(table) - 2 <= 10 and table[0].count("|") - 1 <= 10
     figures = re.findall(r"^!\[Figure (\d+)\. ", REPORT, re.MULTILINE)
-    assert [int(number) for number in figures] == list(range(1, len(figures) + 1)) and 8 <= len(
-        figures
-    ) <= 10
+    assert [int(number) for number in figures] == list(range(1, len(figures) + 1)) and 8 <= len(figures) <= 10
     references = REPORT.split("## References")[1].strip().splitlines()
     assert len(references) >= 20
     cited = {int(number) for group in re.findall(r"\[([\d, ]+)\]", REPORT) for number in group.split(",")}
@@ -75,8 +73,7 @@ def test_names_of_the_texts_belong_to_one_task():
 def test_measurements_beside_the_records_have_their_provenance():
     table = pd.read_csv(ROOT / "results/fill_error.csv")
     assert (
-        table["commit"].str.fullmatch("[0-9a-f]{40}").all()
-        and table["dataset_digest"].str.len().eq(12).all()
+        table["commit"].str.fullmatch("[0-9a-f]{40}").all() and table["dataset_digest"].str.len().eq(12).all()
     )
     found = json.loads((ROOT / "results/qualitative.json").read_text(encoding="utf-8"))
     for one in (

@@ -55,13 +55,7 @@ def classifier():
         "peak_mem_mb": 12.0,
     }
     history = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.5, "val_loss": 1.7, "val_top1_pct": 40.0}]
-    return {
-        **HEAD,
-        "task": "task2",
-        "splits": {"test": [row]},
-        "weighted_operations": 14,
-        "history": history,
-    }
+    return {**HEAD, "task": "task2", "splits": {"test": [row]}, "weighted_operations": 14, "history": history}
 
 
 def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, capsys):

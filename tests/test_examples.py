@@ -1,4 +1,5 @@
 """Each example runs as its header says, and says what it should."""
+
 import re
 import subprocess
 import sys
@@ -11,8 +12,9 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
 def run(name: str, *words: str, cwd=None) -> str:
-    done = subprocess.run([sys.executable, str(ROOT / "examples" / name), *words], capture_output=True, text=True,
-                          cwd=cwd)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *words], capture_output=True, text=True, cwd=cwd
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -22,18 +24,31 @@ def test_examples_are_short_and_import_the_package_alone(name):
     text = (ROOT / "examples" / name).read_text()
     assert len(text.splitlines()) < 60
     imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE))
-    assert imported <= {"argparse", "copy", "sys", "pathlib", "torch", "torchvision", "channelset", "thirteen_bands"}
+    assert imported <= {
+        "argparse",
+        "copy",
+        "sys",
+        "pathlib",
+        "torch",
+        "torchvision",
+        "channelset",
+        "thirteen_bands",
+    }
 
 
 def test_adapt_and_fold(tmp_path):
     out = run("adapt_and_fold.py", cwd=tmp_path)
-    differences = [float(value) for value in re.findall(r": (?:largest difference )?([0-9.e+-]+)$", out, re.MULTILINE)]
+    differences = [
+        float(value) for value in re.findall(r": (?:largest difference )?([0-9.e+-]+)$", out, re.MULTILINE)
+    ]
     assert len(differences) >= 2 and max(differences[:2]) < 1e-4 and "folded to Conv2d(2, 64" in out
 
 
 def test_robust_without_training():
-    lines = [[float(value) for value in re.findall(r"([0-9.]+) %", line)]
-             for line in run("robust_without_training.py").splitlines()]
+    lines = [
+        [float(value) for value in re.findall(r"([0-9.]+) %", line)]
+        for line in run("robust_without_training.py").splitlines()
+    ]
     zeros, filled = lines[-1]
     assert filled > zeros + 20 and lines[0][0] > 90
 
@@ -49,9 +64,26 @@ def test_the_package_installs_by_itself(tmp_path):
     for name in ("pyproject.toml", "LICENSE"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "channelset").symlink_to(ROOT / "channelset")
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--quiet",
-                           "--target", "there", "."], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--no-deps",
+            "--no-build-isolation",
+            "--quiet",
+            "--target",
+            "there",
+            ".",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     code = "import channelset, sys; assert 'there' in channelset.__file__; print(*sorted(channelset.__all__))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "there", capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "there", capture_output=True, text=True
+    )
     assert "adapt_first_conv" in done.stdout, done.stderr

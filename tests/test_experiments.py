@@ -1,6 +1,7 @@
 """The queue: several trainings at once, finished ones skipped, failures told at the end; and the lists it
 works on.
 """
+
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from grids.run import Run, distinct
 from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
 from utils import UserError
 
-GOOD, BAD, OTHER = (Run(name, f"the {name} one", "ours", {"fill": fill}) for name, fill in (
-    ("good", "mean"), ("bad", "luma_chroma"), ("other", "zero")))
+GOOD, BAD, OTHER = (
+    Run(name, f"the {name} one", "ours", {"fill": fill})
+    for name, fill in (("good", "mean"), ("bad", "luma_chroma"), ("other", "zero"))
+)
 
 
 @pytest.fixture
@@ -23,20 +26,22 @@ def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
     """queue(runs, *options) runs experiments.main() for a grid of its own."""
     monkeypatch.chdir(tmp_path)
     tiny = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1"])
+
     def run(runs, *options):
         monkeypatch.setitem(experiments.GRIDS, "task1", runs)
         experiments.main(["task1", "--data", str(tiny_dataset), "--no-eval", "--options", tiny, *options])
+
     return run
 
 
 def folder(name: str) -> Path:
     """The one run directory of a model."""
-    found, = Path("runs/tiny-64px-half").glob(f"{name}-????????-s0")
+    (found,) = Path("runs/tiny-64px-half").glob(f"{name}-????????-s0")
     return found
 
 
 def test_finished_runs_are_skipped_and_failed_ones_named(queue, capsys):
-    broken = BAD.but(train_channels="R", sampler="none")   # the training script refuses it, so does the queue
+    broken = BAD.but(train_channels="R", sampler="none")  # the training script refuses it, so does the queue
     with pytest.raises(UserError, match="--train-channels needs a --sampler"):
         queue([GOOD, broken])
     with pytest.raises(UserError, match="failed: bad,.* seed 0 .*bad-[0-9a-f]{8}-s0/log.txt"):
@@ -57,11 +62,15 @@ def test_other_options_are_another_run(queue, tiny, tmp_path, capsys):
 
 
 def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
-    endless = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every",
-                        "1000000"])
+    endless = " ".join(
+        [*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every", "1000000"]
+    )
     queue([GOOD, OTHER], "--minutes", "0.1", "--jobs", "1", "--options", endless)
     out = capsys.readouterr().out
-    assert "stopped good,fill=mean seed 0: the same command goes on with it" in out and "start   other" not in out
+    assert (
+        "stopped good,fill=mean seed 0: the same command goes on with it" in out
+        and "start   other" not in out
+    )
     assert not list(Path("runs").glob("**/model.pt"))
 
 
@@ -72,8 +81,9 @@ def test_unknown_row_is_an_error(queue):
 
 def test_rows_are_chosen_by_model_and_options():
     run = GOOD.but(section="ours", epochs=60).tested(image_size=40)
-    assert run.fits("good") and run.fits("good,epochs=60,test_image_size=40") and not run.fits(
-        "good,epochs=30")
+    assert (
+        run.fits("good") and run.fits("good,epochs=60,test_image_size=40") and not run.fits("good,epochs=30")
+    )
     assert not run.fits("other") and str(run) == "good,fill=mean,epochs=60,test_image_size=40"
 
 
@@ -82,21 +92,29 @@ def test_the_list_names_each_run_and_whether_it_is_trained(queue, capsys):
     capsys.readouterr()
     queue([GOOD, OTHER], "--list")
     first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["trained", "good,fill=mean",
-                             str(folder("good"))] and second.startswith("-        other,")
+    assert first.split() == ["trained", "good,fill=mean", str(folder("good"))] and second.startswith(
+        "-        other,"
+    )
 
 
 def test_rows_without_a_training_of_their_own_train_what_they_need():
     args = experiments.make_parser().parse_args(["task1", "--only", "rgb-only", "--seeds", "0", "1"])
     args.dataset, args.channels = "tiny", RGB
-    assert len(experiments.chosen_runs(args)) == 5   # as trained, and under four fill rules
-    assert [job.name for job in experiments.training_jobs(args)] == ["rgb-only,sampler=none seed 0",
-                                                                 "rgb-only,sampler=none seed 1"]
+    assert len(experiments.chosen_runs(args)) == 5  # as trained, and under four fill rules
+    assert [job.name for job in experiments.training_jobs(args)] == [
+        "rgb-only,sampler=none seed 0",
+        "rgb-only,sampler=none seed 1",
+    ]
     assert [run.options for run in experiments.trainings([LATE_FUSION])] == [{"channels": c} for c in "RGB"]
-    for run in (SPECIALISTS["RGB"], SPECIALISTS["RGB"].but(epochs=60)):   # the RGB-trained network, not another
+    for run in (
+        SPECIALISTS["RGB"],
+        SPECIALISTS["RGB"].but(epochs=60),
+    ):  # the RGB-trained network, not another
         trained = experiments.trainings([run])[0]
         assert (trained.model, trained.test) == ("rgb-only", {}) and trained.options == {
-            **RGB_ONLY.options, **({} if run is SPECIALISTS["RGB"] else {"epochs": 60})}
+            **RGB_ONLY.options,
+            **({} if run is SPECIALISTS["RGB"] else {"epochs": 60}),
+        }
 
 
 def test_a_teacher_is_trained_before_its_student(queue, capsys):
@@ -107,26 +125,40 @@ def test_a_teacher_is_trained_before_its_student(queue, capsys):
 
 def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypatch, tiny, read_rows):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(experiments.GRIDS, "task2",
-                        [Run("plain6-k5", "the small one", "ours", {"arch": "plain6-k5"})])
+    monkeypatch.setitem(
+        experiments.GRIDS, "task2", [Run("plain6-k5", "the small one", "ours", {"arch": "plain6-k5"})]
+    )
     built, tiny = [], [word for word in tiny if word not in ("--arch", "resnet10")]
     monkeypatch.setattr(experiments.report_build, "main", built.append)
     cache = ["--cache", str(tmp_path / "cache")]
-    experiments.main(["task2", "--data", str(tiny_dataset), "--options", " ".join([*tiny, *cache]),
-                      "--eval-options", f"{' '.join(cache)} --results results --repeats 0"])
+    experiments.main(
+        [
+            "task2",
+            "--data",
+            str(tiny_dataset),
+            "--options",
+            " ".join([*tiny, *cache]),
+            "--eval-options",
+            f"{' '.join(cache)} --results results --repeats 0",
+        ]
+    )
     rows = read_rows("results/task2/classifiers.csv")
     assert [(row["model"], row["label"], row["section"], row["split"]) for row in rows] == [
-        ("plain6-k5", "the small one", "ours", split) for split in ("test", "val")]
+        ("plain6-k5", "the small one", "ours", split) for split in ("test", "val")
+    ]
     assert built == [[]]
 
 
 # ---------------------------------------------------------------- the lists
 
+
 def test_a_grid_has_each_run_once_and_its_options_are_known():
     for grid, runs in GRIDS.items():
         assert len(distinct(runs)) == len(runs), grid
         for run in runs:
-            config = resolve_run(task_of(grid), run.options, "48px-quarter", channels_of(grid), name=run.model)
+            config = resolve_run(
+                task_of(grid), run.options, "48px-quarter", channels_of(grid), name=run.model
+            )
             assert config.name == run.model and run.label and run.section
 
 

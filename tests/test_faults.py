@@ -1,4 +1,5 @@
 """What must not pass in silence: two at one folder, a queue that is killed, numbers out of range."""
+
 import json
 import os
 import shutil
@@ -10,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-import engine
 import eval_channels
-import records
 import train_task1
 from config import Task1Config, Task2Config
 from data.cache import open_cache
 from data.lists import read_lists
+from engine import records, trainer
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, hold, parse_config
 
 
@@ -29,7 +29,7 @@ def test_a_folder_has_one_holder_at_a_time(tmp_path):
 
 
 def test_a_second_training_in_a_folder_says_who_is_there(command, tiny):
-    command(train_task1, *tiny, "--epochs", "1", "--out", "run")   # released at the end
+    command(train_task1, *tiny, "--epochs", "1", "--out", "run")  # released at the end
     lock = hold(Path("run"))
     before = Path("run/model.pt").read_bytes()
     with pytest.raises(BusyError, match="run is in use by process"):
@@ -39,9 +39,9 @@ def test_a_second_training_in_a_folder_says_who_is_there(command, tiny):
 
 
 def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
-    monkeypatch.setattr(engine, "SAVE_EVERY", 0)
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 0)
     saved = []
-    monkeypatch.setattr(engine.Trainer, "_save", lambda self: saved.append(self.step))
+    monkeypatch.setattr(trainer.Trainer, "_save", lambda self: saved.append(self.step))
     command(train_task1, *tiny, "--epochs", "1", "--out", "run")
     assert saved == [1, 2, 3]
 
@@ -49,8 +49,21 @@ def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
 @pytest.mark.parametrize("word", ["SIGKILL", "SIGHUP"])
 def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
     words = " ".join([*(word for word in tiny), "--epochs", "1000000", "--cache", str(tmp_path / "cache")])
-    queue = subprocess.Popen([sys.executable, str(ROOT / "experiments.py"), "task1", "--only", "sliced",
-                              "--data", str(tiny_dataset), "--options", words, "--no-eval"], cwd=tmp_path)
+    queue = subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "experiments.py"),
+            "task1",
+            "--only",
+            "sliced",
+            "--data",
+            str(tiny_dataset),
+            "--options",
+            words,
+            "--no-eval",
+        ],
+        cwd=tmp_path,
+    )
     deadline = time.monotonic() + 60
     while not (found := list(tmp_path.glob("runs/*/*/.holder"))) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -60,15 +73,29 @@ def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{child}").exists()
-    assert (found[0].parent / "last.pt").exists()   # it saved first
+    assert (found[0].parent / "last.pt").exists()  # it saved first
     hold(found[0].parent).release()
 
 
 @pytest.mark.parametrize("config", [Task1Config, Task2Config])
-@pytest.mark.parametrize("flag, value", [
-    ("--lr", "nan"), ("--lr", "0"), ("--lr", "1e308"), ("--width", "inf"), ("--weight-decay", "-1"),
-    ("--ema-epochs", "nan"), ("--max-failed", "2"), ("--threads", "-1"), ("--seed", "99999999999999999999"),
-    ("--epochs", "0"), ("--fraction", "0"), ("--label-smoothing", "1"), ("--distill-ramp", "1.5")])
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--lr", "nan"),
+        ("--lr", "0"),
+        ("--lr", "1e308"),
+        ("--width", "inf"),
+        ("--weight-decay", "-1"),
+        ("--ema-epochs", "nan"),
+        ("--max-failed", "2"),
+        ("--threads", "-1"),
+        ("--seed", "99999999999999999999"),
+        ("--epochs", "0"),
+        ("--fraction", "0"),
+        ("--label-smoothing", "1"),
+        ("--distill-ramp", "1.5"),
+    ],
+)
 def test_numbers_out_of_range_are_named(config, flag, value):
     with pytest.raises(UserError, match=f"^{flag} .*: must be "):
         parse_config(config, [flag, value]).resolve()
@@ -82,10 +109,15 @@ def test_every_number_has_a_range():
                 assert any(limit is not None for limit in field.metadata["limits"].values()), name
 
 
-@pytest.mark.parametrize("words", [["experiments.py", "task1", "--jobs", "0"],
-                                   ["experiments.py", "task1", "--minutes", "nan"],
-                                   ["eval_channels.py", "model.pt", "--repeats", "-1"],
-                                   ["eval_shallow.py", "model.pt", "--threads", "-1"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiments.py", "task1", "--jobs", "0"],
+        ["experiments.py", "task1", "--minutes", "nan"],
+        ["eval_channels.py", "model.pt", "--repeats", "-1"],
+        ["eval_shallow.py", "model.pt", "--threads", "-1"],
+    ],
+)
 def test_a_parser_knows_its_ranges(words):
     done = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and words[-2] in done.stderr and BUSY == 75
@@ -106,7 +138,9 @@ def test_what_a_kill_left_is_removed_at_the_next_start(command, tiny, tiny_datas
 
 def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
     """Two first runs on a fresh clone: the later used to delete the demo set that the first read."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.demo import make_demo; make_demo('demo')"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.demo import make_demo; make_demo('demo')"
+    )
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
@@ -129,13 +163,16 @@ def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, 
 
 
 def test_memory_that_is_not_there_is_one_line(tiny_dataset, tmp_path):
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch, utils\n"
-            "def main(): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')\n"
-            "utils.cli(main)")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch, utils\n"
+        "def main(): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')\n"
+        "utils.cli(main)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "smaller --batch-size" in done.stderr
-    code = code.replace("raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')",
-                        "torch.empty(10**15)")
+    code = code.replace(
+        "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')", "torch.empty(10**15)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "out of memory" in done.stderr
 
@@ -144,17 +181,22 @@ def test_memory_that_is_not_there_is_one_line(tiny_dataset, tmp_path):
 def test_a_world_size_without_torchrun_means_nothing(words, monkeypatch):
     for key, value in words.items():
         monkeypatch.setenv(key, value)
-    assert engine.Processes.start(engine.torch.device("cpu")) == engine.Processes(0, 1)
+    assert trainer.Processes.start(trainer.torch.device("cpu")) == trainer.Processes(0, 1)
 
 
 def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
     options = ("--results", "results", "--repeats", "0", "--skip-existing", "--device", "cpu")
     command(eval_channels, trained, *options)
-    record, = Path("results/task1/runs").iterdir()
-    predictions, = Path("results/task1/predictions").iterdir()
+    (record,) = Path("results/task1/runs").iterdir()
+    (predictions,) = Path("results/task1/predictions").iterdir()
     whole = record.read_bytes(), predictions.read_bytes(), Path("results/task1/channels.csv").read_bytes()
-    for break_it in (lambda: record.write_bytes(whole[0][:200]), predictions.unlink, record.unlink,
-                     lambda: predictions.write_bytes(whole[1][:30]), Path("results/task1/channels.csv").unlink):
+    for break_it in (
+        lambda: record.write_bytes(whole[0][:200]),
+        predictions.unlink,
+        record.unlink,
+        lambda: predictions.write_bytes(whole[1][:30]),
+        Path("results/task1/channels.csv").unlink,
+    ):
         break_it()
         records.read_predictions.cache_clear()
         command(eval_channels, trained, *options)

@@ -1,6 +1,7 @@
 """Kernel generators and dynamic convolutions: sizes of the papers' stems, scale at the start, per-image
 kernels.
 """
+
 import math
 
 import pytest
@@ -8,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from metrics.cost import count_params
+from models.kernels import Dynamic, HyperNetwork, Omni, Templates, Tied, Wavelength, convolve_per_image
 from models.task1 import KERNELS, build_channel_net
-from models.dynamic import Dynamic, Omni, convolve_per_image
-from channelset.kernels import HyperNetwork, Templates, Tied, Wavelength
 
 
-@pytest.mark.parametrize("kind, params",
-                         [(Tied, 64 * 49 + 3 * 64), (Templates, 401_792), (HyperNetwork, 839_360 - 64 * 49)])
+@pytest.mark.parametrize(
+    "kind, params", [(Tied, 64 * 49 + 3 * 64), (Templates, 401_792), (HyperNetwork, 839_360 - 64 * 49)]
+)
 def test_parameters_of_a_stem_of_64_filters_of_7x7(kind, params):
     assert count_params(kind(64, 3, 7)) == params
 
@@ -73,10 +74,12 @@ def test_wavelengths_are_one_a_channel():
 @pytest.mark.parametrize("stride, padding, dilation", [(1, 0, 1), (2, 3, 1), (3, 2, 2)])
 def test_a_kernel_for_each_image_is_a_convolution_of_each_image(stride, padding, dilation):
     x, weight = torch.randn(3, 2, 17, 12), torch.randn(3, 4, 2, 5, 5)
-    expected = torch.cat([F.conv2d(image[None], w, None, stride, padding, dilation)
-                          for image, w in zip(x, weight)])
-    torch.testing.assert_close(convolve_per_image(x, weight, stride, padding, dilation), expected, rtol=1e-4,
-                               atol=1e-4)
+    expected = torch.cat(
+        [F.conv2d(image[None], w, None, stride, padding, dilation) for image, w in zip(x, weight)]
+    )
+    torch.testing.assert_close(
+        convolve_per_image(x, weight, stride, padding, dilation), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_dynamic_convolution_mixes_its_kernels_by_the_image():
@@ -94,14 +97,17 @@ def test_omni_attends_to_positions_inputs_and_outputs():
     torch.manual_seed(0)
     kernel, x = Omni(4, 3, 3).eval(), torch.randn(2, 3, 9, 9)
     trunk = kernel.trunk(x.mean((2, 3)))
-    gates = [torch.sigmoid(layer(trunk) / 30) for layer in (kernel.over_positions, kernel.over_inputs,
-                                                            kernel.over_outputs)]
+    gates = [
+        torch.sigmoid(layer(trunk) / 30)
+        for layer in (kernel.over_positions, kernel.over_inputs, kernel.over_outputs)
+    ]
     attention = F.softmax(kernel.over_kernels(trunk) / 30, dim=1)
     for i in range(2):
         weight = (attention[i] @ kernel.kernels).view(4, 3, 3, 3) * gates[0][i].view(3, 3)
-        expected = F.conv2d(x[i:i + 1] * gates[1][i].view(3, 1, 1), weight, padding=1) * gates[2][i].view(4,
-            1, 1)
-        torch.testing.assert_close(kernel.convolve(x, 1, 1, 1)[i:i + 1], expected, rtol=1e-4, atol=1e-5)
+        expected = F.conv2d(x[i : i + 1] * gates[1][i].view(3, 1, 1), weight, padding=1) * gates[2][i].view(
+            4, 1, 1
+        )
+        torch.testing.assert_close(kernel.convolve(x, 1, 1, 1)[i : i + 1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_temperature_falls_to_one_in_training_only():

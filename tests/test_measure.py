@@ -1,4 +1,5 @@
 """Costs: two independent counters agree, and measuring leaves the model as it was."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ def model():
 
 def test_params(model):
     assert count_params(nn.Conv2d(3, 8, 3)) == 3 * 8 * 9 + 8
-    assert count_params(model) == 11_689_512 - 990 * 513   # torchvision's figure for 1,000 classes
+    assert count_params(model) == 11_689_512 - 990 * 513  # torchvision's figure for 1,000 classes
 
 
 def test_both_counters_agree_on_resnet18(model):
@@ -64,7 +65,7 @@ def test_networks_timed_in_turn(model):
 
 # ---------------------------------------------------------------- memory
 
-MAP = 4 * 20 * 20   # bytes of one channel of 20 x 20 px
+MAP = 4 * 20 * 20  # bytes of one channel of 20 x 20 px
 
 
 def conv(before: int, after: int) -> nn.Conv2d:
@@ -115,15 +116,16 @@ def test_a_residual_is_kept_alive():
 
     layers, weights = [conv(4, 4), conv(4, 6), conv(6, 4)], 4 * (16 + 24 + 24)
     assert peak_bytes(nn.Sequential(nn.ReLU(), *layers), image(4)) == weights + MAP * (4 + 4 + 6)
-    assert peak_bytes(nn.Sequential(nn.ReLU(), Residual(*layers)),
-                      image(4)) == weights + MAP * (4 + 4 + 4 + 6)
+    assert peak_bytes(nn.Sequential(nn.ReLU(), Residual(*layers)), image(4)) == weights + MAP * (
+        4 + 4 + 4 + 6
+    )
 
 
 def test_weights_count_once_and_buffers_too():
     layer = conv(4, 4)
     assert peak_bytes(nn.Sequential(layer, layer), image(4)) == 4 * 16 + MAP * 12
     tied = conv(4, 4)
-    tied.weight.data = layer.weight.data   # two parameters of one memory
+    tied.weight.data = layer.weight.data  # two parameters of one memory
     assert peak_bytes(nn.Sequential(layer, tied), image(4)) == 4 * 16 + MAP * 12
     layer.register_buffer("table", torch.zeros(1000, dtype=torch.int64))
     assert peak_bytes(nn.Sequential(layer, tied), image(4)) == 4 * 16 + MAP * 12 + 8000
@@ -135,12 +137,16 @@ def test_results_that_are_dropped_at_once_count():
 
 
 def test_a_forward_pass_frees_what_it_made(model):
-    assert peak_memory_mb(model, image()) == peak_memory_mb(model, image()) < peak_memory_mb(model,
-        torch.zeros(2, 3, 20, 20))
+    assert (
+        peak_memory_mb(model, image())
+        == peak_memory_mb(model, image())
+        < peak_memory_mb(model, torch.zeros(2, 3, 20, 20))
+    )
 
 
 def test_without_thop_the_other_counter_counts(monkeypatch, capsys):
     from torchvision.models import resnet18
+
     net = resnet18(num_classes=5)
     expected = count_macs(net, (3, 64, 64))
     monkeypatch.setattr("metrics.cost.thop", None)

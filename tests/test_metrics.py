@@ -1,14 +1,21 @@
 """Metrics against values worked by hand."""
+
 import math
 
 import numpy as np
 import pytest
-
 from scipy import stats
 
 from metrics.accuracy import classification_metrics, confusion_matrix
-from metrics.statistics import SeedVariance, holm, mean_variance, paired_difference, paired_ratio
-from metrics.statistics import seed_variance, wilson_interval
+from metrics.statistics import (
+    SeedVariance,
+    holm,
+    mean_variance,
+    paired_difference,
+    paired_ratio,
+    seed_variance,
+    wilson_interval,
+)
 
 LABELS, PREDICTIONS = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 1]
 
@@ -28,7 +35,9 @@ def test_classification_metrics_by_hand():
 def test_classes_without_samples_are_left_out_of_the_mean():
     result = classification_metrics([0, 0, 1, 1], [0, 0, 1, 1], 4)
     assert result["precision_macro"] == result["recall_macro"] == result["f1_macro"] == 1
-    wrong = classification_metrics([0, 0, 1, 1], [0, 3, 1, 1], 4)   # a class that is absent is still a wrong answer
+    wrong = classification_metrics(
+        [0, 0, 1, 1], [0, 3, 1, 1], 4
+    )  # a class that is absent is still a wrong answer
     assert wrong["recall_macro"] == pytest.approx(0.75) and wrong["precision_macro"] == 1
 
 
@@ -36,18 +45,27 @@ def test_wilson_known_values():
     assert wilson_interval(8, 10) == pytest.approx((49.01625, 94.33178), abs=1e-4)
     assert wilson_interval(0, 10) == pytest.approx((0, 27.7533), abs=1e-3)
     assert wilson_interval(10, 10)[1] == pytest.approx(100)
-    p, n, z = 0.37, 300, 1.959963984540054   # the formula of Wilson 1927
-    centre, half = p + z * z / 2 / n, z * (p * (1 - p) / n + z * z / 4 / n ** 2) ** 0.5
-    assert wilson_interval(111, 300) == pytest.approx([100 * (centre + s * half) / (1 + z * z / n) for s in (-1, 1)])
+    p, n, z = 0.37, 300, 1.959963984540054  # the formula of Wilson 1927
+    centre, half = p + z * z / 2 / n, z * (p * (1 - p) / n + z * z / 4 / n**2) ** 0.5
+    assert wilson_interval(111, 300) == pytest.approx(
+        [100 * (centre + s * half) / (1 + z * z / n) for s in (-1, 1)]
+    )
     for wrong in ((1, 0), (3, 2), (-1, 2)):
         with pytest.raises(ValueError, match="need 0 <= correct <= total"):
             wilson_interval(*wrong)
 
 
-@pytest.mark.parametrize("labels, predictions, message", [
-    ([], [], "no samples"), ([0, 1], [0], "one shape"), ([0, 3], [0, 1], "outside 0..2"),
-    ([0, 1], [0, -1], "outside 0..2"), ([0.0, 1.0], [0, 1], "integers"), ([[0]], [[0]], "one shape"),
-])
+@pytest.mark.parametrize(
+    "labels, predictions, message",
+    [
+        ([], [], "no samples"),
+        ([0, 1], [0], "one shape"),
+        ([0, 3], [0, 1], "outside 0..2"),
+        ([0, 1], [0, -1], "outside 0..2"),
+        ([0.0, 1.0], [0, 1], "integers"),
+        ([[0]], [[0]], "one shape"),
+    ],
+)
 def test_bad_input_is_refused(labels, predictions, message):
     with pytest.raises(ValueError, match=message):
         classification_metrics(labels, predictions, 3)
@@ -55,8 +73,12 @@ def test_bad_input_is_refused(labels, predictions, message):
 
 def test_identical_models_do_not_differ():
     correct = np.random.default_rng(0).integers(0, 2, (3, 50))
-    assert paired_difference(correct, correct) == {"difference_points": 0, "ci95_low": 0, "ci95_high": 0,
-                                                   "p_value": 1}
+    assert paired_difference(correct, correct) == {
+        "difference_points": 0,
+        "ci95_low": 0,
+        "ci95_high": 0,
+        "p_value": 1,
+    }
     assert paired_ratio(correct, correct) == {"ratio": 1, "ci95_low": 1, "ci95_high": 1, "p_value": 1}
 
 
@@ -66,11 +88,12 @@ def test_one_seed_agrees_with_resampled_images_and_with_mcnemar():
     result = paired_difference(a[None], b[None])
     resampled = 100 * (a - b)[rng.integers(0, 400, (4000, 400))].mean(1)
     assert result["difference_points"] == pytest.approx(100 * (a - b).mean())
-    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(resampled, [2.5, 97.5]),
-                                                                      abs=0.8)
+    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(
+        np.percentile(resampled, [2.5, 97.5]), abs=0.8
+    )
     only_a, only_b = (a > b).sum(), (b > a).sum()
-    z = (only_a - only_b) / (only_a + only_b) ** 0.5   # McNemar's statistic
-    assert result["p_value"] == pytest.approx(math.erfc(abs(z) / 2 ** 0.5), abs=0.01)
+    z = (only_a - only_b) / (only_a + only_b) ** 0.5  # McNemar's statistic
+    assert result["p_value"] == pytest.approx(math.erfc(abs(z) / 2**0.5), abs=0.01)
 
 
 def test_the_interval_covers_seeds_as_well_as_images():
@@ -95,8 +118,9 @@ def test_a_ratio_agrees_with_resampled_images():
     drawn = rng.integers(0, 400, (4000, 400))
     resampled = a.mean(0)[drawn].mean(1) / b.mean(0)[drawn].mean(1)
     assert result["ratio"] == pytest.approx(a.mean() / b.mean())
-    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(np.percentile(resampled, [2.5, 97.5]),
-                                                                      abs=0.01)
+    assert [result["ci95_low"], result["ci95_high"]] == pytest.approx(
+        np.percentile(resampled, [2.5, 97.5]), abs=0.01
+    )
 
 
 def test_a_ratios_interval_covers_seeds_by_the_delta_method():
@@ -104,10 +128,11 @@ def test_a_ratios_interval_covers_seeds_by_the_delta_method():
     # 50 and 80 %
     a, b = np.repeat([[1], [0]], 100, axis=1), np.repeat([[1], [1], [1], [1], [0]], 100, axis=1)
     result = paired_ratio(a, b, [(1 / 4, 1 / 9, SeedVariance(36, 0, 3))])
-    drawn = np.random.default_rng(0).normal([50, 80], [3, 2], (100_000, 2))   # variances 9 and 4
+    drawn = np.random.default_rng(0).normal([50, 80], [3, 2], (100_000, 2))  # variances 9 and 4
     error = (result["ci95_high"] - result["ci95_low"]) / 2 / 3.182446
     assert result["ratio"] == pytest.approx(0.625) and error == pytest.approx(
-        (drawn[:, 0] / drawn[:, 1]).std(), rel=0.02)
+        (drawn[:, 0] / drawn[:, 1]).std(), rel=0.02
+    )
     assert result["p_value"] == pytest.approx(2 * stats.t.sf(0.375 / error, 3))
 
 
@@ -132,7 +157,9 @@ def test_seed_variance_by_hand():
     assert seed_variance([np.ones((1, 4))]) is None and seed_variance([]) is None
     pooled = seed_variance([outcomes, np.ones((3, 4))])
     assert pooled == pytest.approx((1250 / 3, 625 / 3, 3))
-    assert mean_variance([found, found]) == pytest.approx((1250 / 2, 625 / 2, 2)) and mean_variance([]) is None
+    assert (
+        mean_variance([found, found]) == pytest.approx((1250 / 2, 625 / 2, 2)) and mean_variance([]) is None
+    )
 
 
 def test_the_excess_of_the_seeds_is_what_all_images_would_show():
@@ -142,7 +169,8 @@ def test_the_excess_of_the_seeds_is_what_all_images_would_show():
     models = rng.random((300, 4, 500)) < np.where(images, 0.9, 0.3) + shift
     found = seed_variance(models)
     assert found.excess == pytest.approx(4, rel=0.1) and found.within == pytest.approx(
-        1e4 * (0.7 * 0.09 + 0.3 * 0.21) / 500, rel=0.03)
+        1e4 * (0.7 * 0.09 + 0.3 * 0.21) / 500, rel=0.03
+    )
 
 
 def test_differences_and_ratios_refuse_other_shapes():

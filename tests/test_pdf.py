@@ -1,4 +1,5 @@
 """The report as a PDF."""
+
 import pytest
 
 from report import pdf
@@ -59,10 +60,14 @@ def test_what_cannot_be_set_is_an_error(root):
         pdf.main([], root)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("$\\nosuch{x}$", r"pandoc cannot read report/README.md: .*TeX math"),
-    ("```{=typst}\n#text(font: \"Nope\")[a]\n```", "typst warns of the report: unknown font family"),
-    ("![Figure 2. First.](figures/one.png)", "figure 1 from the top is called Figure 2")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("$\\nosuch{x}$", r"pandoc cannot read report/README.md: .*TeX math"),
+        ('```{=typst}\n#text(font: "Nope")[a]\n```', "typst warns of the report: unknown font family"),
+        ("![Figure 2. First.](figures/one.png)", "figure 1 from the top is called Figure 2"),
+    ],
+)
 def test_what_would_be_wrong_on_the_page_is_an_error(root, text, message):
     (root / "report/README.md").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
@@ -79,6 +84,7 @@ def test_a_table_longer_than_a_page_goes_on_with_its_header(root):
         text = "| a | b |\n|---|---|\n" + "| x | y |\n" * rows
         (root / "report/README.md").write_text(text, encoding="utf-8")
         return pdf.make_pdf(root, "").count(b"/Type /Page\n")
+
     assert pages(10) == 1 and pages(300) > 3
 
 

@@ -1,4 +1,5 @@
 """Probes and late fusion: what the network is told, given and made of."""
+
 import pytest
 import torch
 from torch import nn
@@ -6,10 +7,8 @@ from torch import nn
 import eval_channels
 import train_task1
 from channelset import find_stem
-from models.late_fusion import LateFusion
-from models.one_set import for_channels
 from models.probes import PROBES, average_of_seen, probe_network
-from models.task1 import build_channel_net
+from models.task1 import LateFusion, build_channel_net, for_channels
 from utils import UserError
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
@@ -19,6 +18,7 @@ STATISTICS["covariance"] = COVARIANCE * torch.outer(STATISTICS["std"], STATISTIC
 
 class TrainImages:
     """Stands in for Batches: two batches of images far from what BatchNorm was initialised for."""
+
     def eval_batches(self, size):
         random = torch.Generator().manual_seed(1)
         for _ in range(2):
@@ -43,20 +43,28 @@ X = torch.randn(4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
 
 def test_no_probe_is_the_network_of_the_set(net):
     network, columns = probed(net, None, (0, 2))
-    torch.testing.assert_close(network(X[:, columns]), net(X[:, [0, 2]], channels=[0, 2]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        network(X[:, columns]), net(X[:, [0, 2]], channels=[0, 2]), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_wrong_ids_tell_the_next_channels(net):
     network, columns = probed(net, "wrong-ids", (0, 2))
     assert columns == [0, 2]
-    torch.testing.assert_close(network(X[:, columns]), net(X[:, [0, 2]], channels=[1, 0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        network(X[:, columns]), net(X[:, [0, 2]], channels=[1, 0]), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_duplicates_fill_all_channels_with_copies(net):
-    for ids, expected in (((1, 2), [1, 1, 2]), ((0, 2), [0, 2, 2]), ((1,), [1, 1, 1]),
-                          ((0, 1, 2), [0, 1, 2])):
+    for ids, expected in (
+        ((1, 2), [1, 1, 2]),
+        ((0, 2), [0, 2, 2]),
+        ((1,), [1, 1, 1]),
+        ((0, 1, 2), [0, 1, 2]),
+    ):
         network, columns = probed(net, "duplicates", ids)
-        assert columns == expected   # a present channel stays in its place
+        assert columns == expected  # a present channel stays in its place
         torch.testing.assert_close(network(X[:, columns]), net(X[:, expected]), rtol=1e-4, atol=1e-4)
 
 
@@ -81,9 +89,11 @@ def test_unseen_channel_takes_the_average_of_the_seen_slices(fill):
     net = build_channel_net("resnet10", 3, 5, fill, width=0.125, **STATISTICS)
     nn.init.normal_(find_stem(net).embedding)
     changed, first = find_stem(average_of_seen(net, [0, 1])), int(fill == "luma_chroma")
-    torch.testing.assert_close(changed.weight[:, first + 2], find_stem(net).weight[:, first:first + 2].mean(1))
+    torch.testing.assert_close(
+        changed.weight[:, first + 2], find_stem(net).weight[:, first : first + 2].mean(1)
+    )
     torch.testing.assert_close(changed.embedding[2], find_stem(net).embedding[:2].mean(0))
-    assert torch.equal(changed.weight[:, :first + 2], find_stem(net).weight[:, :first + 2])
+    assert torch.equal(changed.weight[:, : first + 2], find_stem(net).weight[:, : first + 2])
     with pytest.raises(UserError, match="trained with --train-channels"):
         average_of_seen(net, [0, 1, 2])
 
@@ -91,7 +101,9 @@ def test_unseen_channel_takes_the_average_of_the_seen_slices(fill):
 def test_averaging_leaves_the_sets_of_training_alone(net):
     for ids in ((0,), (1,), (0, 1)):
         network, columns = probed(net, "average-of-seen", ids, seen=(0, 1))
-        torch.testing.assert_close(network(X[:, columns]), net(X[:, list(ids)], channels=ids), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            network(X[:, columns]), net(X[:, list(ids)], channels=ids), rtol=1e-4, atol=1e-4
+        )
     network, columns = probed(net, "average-of-seen", (2,), seen=(0, 1))
     assert not torch.allclose(network(X[:, columns]), net(X[:, [2]], channels=[2]), rtol=1e-2, atol=1e-2)
 
@@ -123,8 +135,10 @@ def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows):
     command(eval_channels, "run/model.pt", "--image-size", 7, *options)
     rows = read_rows("results/task1/channels.csv")
     assert {(row["model"], row["test_probe"], row["test_image_size"]): row["section"] for row in rows} == {
-        ("late-fusion", None, None): "baseline", ("channelset", None, 7): "ablation",
-        **{("channelset", probe, None): "ablation" for probe in PROBES[:-1]}}
+        ("late-fusion", None, None): "baseline",
+        ("channelset", None, 7): "ablation",
+        **{("channelset", probe, None): "ablation" for probe in PROBES[:-1]},
+    }
     assert all(row["latency_ms"] is None and row["image_size"] == 8 for row in rows)
     fusion = {row["subset"]: row for row in rows if row["model"] == "late-fusion"}
     assert fusion["RGB"]["macs"] == 3 * fusion["R"]["macs"] and len(fusion) == 7

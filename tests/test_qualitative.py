@@ -96,7 +96,7 @@ def test_grad_cam_points_at_what_the_answer_rests_on():
     image[..., 4:10, 4:10] = 3.0
     logits, rests_on = grad_cam(net, image)
     assert torch.equal(logits, net(image).detach()) and rests_on.shape == (24, 24)
-    assert 0 <= rests_on.min() and rests_on.max() == 1
+    assert rests_on.min() >= 0 and rests_on.max() == 1
     assert "feature_maps" not in vars(net)  # the network is left as it was
 
 

@@ -1,6 +1,7 @@
 """Receptive fields: theoretical sizes against the recursion and known numbers, profiles against the kernel
 itself.
 """
+
 from functools import partial
 
 import pytest
@@ -8,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from metrics.receptive_field import receptive_field
 from models.branched import fuse
 from models.resnet import ScaledResNet
 from models.shallow import SHALLOW, ShallowNet, build_shallow
 from models.shallow_baselines import SHALLOW_BASELINES
-from metrics.receptive_field import receptive_field
 
 
 class Net(nn.Module):
@@ -32,25 +33,37 @@ def conv(size: int, stride: int = 1, dilation: int = 1, channels: tuple[int, int
 
 def chain(*layers) -> nn.Sequential:
     """Convolutions with ReLU, and max-pooling, from (kind, size, stride) each."""
-    return nn.Sequential(*(nn.Sequential(conv(size, stride), nn.ReLU()) if kind == "conv" else
-                           nn.MaxPool2d(size, stride, padding=(size - 1) // 2, ceil_mode=True)
-                           for kind, size, stride in layers))
+    return nn.Sequential(
+        *(
+            nn.Sequential(conv(size, stride), nn.ReLU())
+            if kind == "conv"
+            else nn.MaxPool2d(size, stride, padding=(size - 1) // 2, ceil_mode=True)
+            for kind, size, stride in layers
+        )
+    )
 
 
 def size_of(*branches, input_px: int = 20) -> int | None:
     for parameter in nn.ModuleList(branches).parameters():
-        nn.init.uniform_(parameter, 0.1, 1)   # so that a gradient is never zero
+        nn.init.uniform_(parameter, 0.1, 1)  # so that a gradient is never zero
     return receptive_field(Net(*branches), input_px, images=8, channels=1)["size_px"]
 
 
 # ---------------------------------------------------------------- theoretical
 
-@pytest.mark.parametrize("layers", [
-    [("conv", 1, 1)], [("conv", 7, 2)], [("conv", 7, 2), ("pool", 2, 2), ("conv", 5, 1)],
-    [("pool", 3, 2), ("pool", 2, 2)],
-    [("conv", 3, 1), ("pool", 2, 2)] * 4,
-    [("conv", 11, 4), ("pool", 3, 2), ("conv", 5, 1), ("pool", 3, 2), ("conv", 3, 1)],
-    [("conv", 1, 3), ("conv", 3, 1), ("conv", 1, 2), ("conv", 5, 1)]])   # the last one has holes
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [("conv", 1, 1)],
+        [("conv", 7, 2)],
+        [("conv", 7, 2), ("pool", 2, 2), ("conv", 5, 1)],
+        [("pool", 3, 2), ("pool", 2, 2)],
+        [("conv", 3, 1), ("pool", 2, 2)] * 4,
+        [("conv", 11, 4), ("pool", 3, 2), ("conv", 5, 1), ("pool", 3, 2), ("conv", 3, 1)],
+        [("conv", 1, 3), ("conv", 3, 1), ("conv", 1, 2), ("conv", 5, 1)],
+    ],
+)  # the last one has holes
 def test_size_of_a_chain_is_the_recursions(layers):
     size, jump = 1, 1
     for _, side, stride in layers:
@@ -71,7 +84,7 @@ def test_size_does_not_depend_on_weights_dilation_holes_or_the_image():
     assert size_of(conv(3, dilation=20)) == 41 and size_of(conv(3, dilation=20), input_px=1) == 41
     layer = conv(5)
     nn.init.zeros_(layer.weight)
-    layer.weight.data[0, 0, 2, 2] = 1   # the rest of the kernel is zero
+    layer.weight.data[0, 0, 2, 2] = 1  # the rest of the kernel is zero
     result = receptive_field(Net(layer), 9, channels=1)
     assert result["size_px"] == 5 and result["profile"] == [1.0] * 5
 
@@ -81,24 +94,30 @@ def test_the_larger_of_parallel_paths_counts():
         def forward(self, x):
             return x + super().forward(x)
 
-    assert size_of(Residual(conv(5), conv(3)), conv(3)) == 7   # two maps
+    assert size_of(Residual(conv(5), conv(3)), conv(3)) == 7  # two maps
     assert size_of(nn.Sequential(Residual(conv(5)), conv(1, 2), Residual(conv(3), conv(3)))) == 5 + 2 * 4
 
 
-@pytest.mark.parametrize("arch, stem, size",
-                         [("resnet18", "7x7s2", 435), ("resnet34", "7x7s2", 899), ("resnet18", "3x3s1", 109)])
+@pytest.mark.parametrize(
+    "arch, stem, size", [("resnet18", "7x7s2", 435), ("resnet34", "7x7s2", 899), ("resnet18", "3x3s1", 109)]
+)
 def test_known_sizes_of_resnets(arch, stem, size):
     net = ScaledResNet(arch, 5, width=0.1, stem=stem)
     assert receptive_field(net, 32, images=1)["size_px"] == size
 
 
-SIZES = {   # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at the first three of them
+SIZES = {  # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at the first three of them
     **dict.fromkeys(("plain6-k5", "reparam6-k5", "gated6-k5", "reparam-gated6-k5"), 7 + 4 * 30 + 14),
-         "gated6-k3": 7 + 2 * 30 + 14,
+    "gated6-k3": 7 + 2 * 30 + 14,
     **dict.fromkeys(("plain6-k3-5-7", "gated6-k3-5-7"), 7 + 6 * 30 + 14),
-    "covariance6-k5": 7 + 4 * 22 + 6, "gated5-k5": 7 + 4 * 14 + 6, "gated4-k7": 7 + 2 + 6 * 12 + 4,
-         "rrdb": 7 + 2 + 15 * 2 * 4, "dense-block": 7 + 2 + 4 * 2 * 4,
-    "attention": None, "graph": None}
+    "covariance6-k5": 7 + 4 * 22 + 6,
+    "gated5-k5": 7 + 4 * 14 + 6,
+    "gated4-k7": 7 + 2 + 6 * 12 + 4,
+    "rrdb": 7 + 2 + 15 * 2 * 4,
+    "dense-block": 7 + 2 + 4 * 2 * 4,
+    "attention": None,
+    "graph": None,
+}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -114,8 +133,9 @@ def test_sizes_of_the_shallow_networks(name):
 def test_fusing_changes_no_receptive_field():
     net = build_shallow("gated5-k5", 5, width=0.125)
     before, after = (receptive_field(network, 64, images=2) for network in (net, fuse(net)))
-    assert before["size_px"] == after["size_px"] and before["profile"] == pytest.approx(after["profile"],
-                                                                                        abs=1e-4)
+    assert before["size_px"] == after["size_px"] and before["profile"] == pytest.approx(
+        after["profile"], abs=1e-4
+    )
 
 
 def test_gates_of_pixels_are_seen_and_those_of_whole_channels_left_out():
@@ -135,8 +155,11 @@ def test_gates_of_pixels_are_seen_and_those_of_whole_channels_left_out():
     gated = receptive_field(ShallowNet(3, gates=True, **options), 16)
     # nothing comes from afar
     assert gated["size_px"] == 5 and gated["profile"][1] < 1 and gated["profile"][2:] == [1.0] * 7
-    for gate in (nn.AdaptiveAvgPool2d(1), lambda x: x.mean((2, 3), keepdim=True),
-                 lambda x: x.mean(dim=(-1, -2), keepdim=True)):
+    for gate in (
+        nn.AdaptiveAvgPool2d(1),
+        lambda x: x.mean((2, 3), keepdim=True),
+        lambda x: x.mean(dim=(-1, -2), keepdim=True),
+    ):
         assert size_of(Gated(gate)) == 5
     # these join positions otherwise
     for gate in (lambda x: x.amax((2, 3), keepdim=True), lambda x: x.mean(2, keepdim=True)):
@@ -147,39 +170,43 @@ def test_gates_of_pixels_are_seen_and_those_of_whole_channels_left_out():
 
 # ---------------------------------------------------------------- effective
 
+
 @pytest.mark.parametrize("size, stride, input_px", [(5, 1, 9), (5, 1, 12), (7, 2, 20), (3, 3, 17)])
 def test_profile_of_a_convolution_is_its_kernels(size, stride, input_px):
     torch.manual_seed(1)
     layer = conv(size, stride, channels=(3, 1)).double()
     power = layer.weight.detach().square().sum((0, 1))
     middle = size // 2
-    expected = [power[middle - r:middle + r + 1, middle - r:middle + r + 1].sum() / power.sum()
-                for r in range(middle)]
+    expected = [
+        power[middle - r : middle + r + 1, middle - r : middle + r + 1].sum() / power.sum()
+        for r in range(middle)
+    ]
     profile = receptive_field(Net(layer), input_px, images=3)["profile"]
     centre = stride * (-(-input_px // stride) // 2)
-    assert len(profile) == max(centre, input_px - 1 - centre) + 1   # the squares that hold the whole image
-    assert profile == pytest.approx(torch.stack(expected).tolist() + [1.0] * (len(profile) - middle),
-                                    abs=1e-12)
+    assert len(profile) == max(centre, input_px - 1 - centre) + 1  # the squares that hold the whole image
+    assert profile == pytest.approx(
+        torch.stack(expected).tolist() + [1.0] * (len(profile) - middle), abs=1e-12
+    )
     assert profile[-1] == 1
 
 
 def test_centre_between_pixels():
-    net = Net(nn.Sequential(nn.AvgPool2d(2), conv(3)))   # size 6: squares of 2, 4 and 6 px
+    net = Net(nn.Sequential(nn.AvgPool2d(2), conv(3)))  # size 6: squares of 2, 4 and 6 px
     power = net.branches[0][1].weight.detach()[0, 0].square()
     profile = receptive_field(net, 16, channels=1)["profile"]
     quarter = F.interpolate(power[None, None], scale_factor=2)[0, 0]
-    expected = [(quarter[2 - r:4 + r, 2 - r:4 + r].sum() / quarter.sum()).item() for r in range(3)]
+    expected = [(quarter[2 - r : 4 + r, 2 - r : 4 + r].sum() / quarter.sum()).item() for r in range(3)]
     assert profile[:3] == pytest.approx(expected, abs=1e-6) and expected[2] == 1
 
 
 def test_profile_of_several_channels_and_maps_is_that_of_all_together():
     torch.manual_seed(2)
     layers = [conv(5, channels=(2, 400)).double() for _ in range(2)]
-    layers[1].weight.data *= 0.5   # a quarter of the squares
+    layers[1].weight.data *= 0.5  # a quarter of the squares
     power = sum(layer.weight.detach().square().sum((0, 1)) for layer in layers)
-    expected = [(power[2 - r:3 + r, 2 - r:3 + r].sum() / power.sum()).item() for r in range(3)]
+    expected = [(power[2 - r : 3 + r, 2 - r : 3 + r].sum() / power.sum()).item() for r in range(3)]
     profile = receptive_field(Net(*layers), 5, images=50, channels=2)["profile"]
-    assert profile == pytest.approx(expected, abs=0.01)   # over random upstream gradients
+    assert profile == pytest.approx(expected, abs=0.01)  # over random upstream gradients
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -197,14 +224,22 @@ def test_same_seed_same_profile_and_the_model_is_left_alone():
     before = {key: value.clone() for key, value in net.state_dict().items()}
     first, again, other = (receptive_field(net, 32, seed=seed) for seed in (0, 0, 1))
     assert first == again != other and first["size_px"] == other["size_px"] == 195 and first["input_px"] == 32
-    assert net.training and not net.layer1.training and all(p.requires_grad and p.grad is None
-                                                            for p in net.parameters())
+    assert (
+        net.training
+        and not net.layer1.training
+        and all(p.requires_grad and p.grad is None for p in net.parameters())
+    )
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"input_px": 0}, "input_px 0 must be in 1..2048"), ({"input_px": 2049}, "input_px 2049"),
-    ({"input_px": 8, "images": 0}, "images 0")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"input_px": 0}, "input_px 0 must be in 1..2048"),
+        ({"input_px": 2049}, "input_px 2049"),
+        ({"input_px": 8, "images": 0}, "images 0"),
+    ],
+)
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         receptive_field(Net(conv(3)), channels=1, **options)

@@ -2,15 +2,26 @@
 
 All numbers are made up.
 """
+
 import csv
 import json
 
 import numpy as np
 import pytest
 
+from engine.records import SUBSETS, Predictions, write_predictions
 from grids.run import Run
-from grids.task1 import ABLATIONS, BY_FILL, CHANNELSET, LONG, RGB_ONLY, RGB_STRONG, SLICED, SPECIALISTS, probed
-from records import SUBSETS, Predictions, write_predictions
+from grids.task1 import (
+    ABLATIONS,
+    BY_FILL,
+    CHANNELSET,
+    LONG,
+    RGB_ONLY,
+    RGB_STRONG,
+    SLICED,
+    SPECIALISTS,
+    probed,
+)
 from report import build, figures, pictures
 from report.class_names import class_names
 from report.compare import load_settings
@@ -24,9 +35,10 @@ from utils import UserError
 
 LABELS = np.repeat(np.arange(4), 25)
 OURS, OTHER = Run("fill", "fill", "ours"), Run("slice", "slice", "baseline", {"lr": 0.3})
-EACH = {subset: Run("net", "net", "specialist",
-                    {"channels": subset} if subset != "RGB" else {"sampler": "none"})
-        for subset in SUBSETS}
+EACH = {
+    subset: Run("net", "net", "specialist", {"channels": subset} if subset != "RGB" else {"sampler": "none"})
+    for subset in SUBSETS
+}
 
 
 @pytest.fixture
@@ -39,9 +51,15 @@ def root(documents, tmp_path):
 def results(root, publish):
     """The same with results of ours, a baseline, the specialists and an ablation."""
     kernels = {subset: np.ones((8, len(subset), 3, 3)).tolist() for subset in SUBSETS}
-    history = [{"epoch": e, "loss": 2 - e / 10, "val_mean_pct": 57 + e,
-                "val_top1_pct": dict.fromkeys(SUBSETS, 57 + e)}
-               for e in (1, 2)]
+    history = [
+        {
+            "epoch": e,
+            "loss": 2 - e / 10,
+            "val_mean_pct": 57 + e,
+            "val_top1_pct": dict.fromkeys(SUBSETS, 57 + e),
+        }
+        for e in (1, 2)
+    ]
     more = {"history": history, "kernels": kernels}
     publish("task1", CHANNELSET, 60, more=more)
     publish("task1", SLICED, 50, seeds=(0,), more=more)
@@ -59,6 +77,7 @@ def only(root):
 
 # ---------------------------------------------------------------- tables
 
+
 def test_channel_table_by_hand(publish, tmp_path, cells):
     def add(run, seed, top1):
         publish("task1", run, 0, (seed,), subsets=tuple(top1))
@@ -69,16 +88,18 @@ def test_channel_table_by_hand(publish, tmp_path, cells):
                 value = top1[line["subset"]]
                 line.update(top1_pct=value, ci95_low=value - 2, ci95_high=value + 2)
         path.write_text(json.dumps(record))
+
     def every(rgb, rest):
         return {subset: rgb if subset == "RGB" else rest for subset in SUBSETS}
+
     add(OURS, 0, every(50, 40)), add(OURS, 1, every(52, 44)), add(OTHER, 0, every(55, 30))
     add(EACH["RGB"], 0, {"RGB": 56}), add(EACH["R"], 0, {"R": 45}), add(EACH["G"], 0, {"G": 46})
     table = channel_table(only(tmp_path))
     ours = cells(table, "fill")
     assert ours["seeds"] == "2" and ours["RGB"] == "51.0 ± 1.4" and ours["R"] == "**42.0 ± 2.8**"
     assert ours["mean of 7"] == "**43.3 ± 2.6**" and ours["worst of 7"] == "**42.0 ± 2.8**"
-    assert ours["expert gap"] == "**4.0 (3)**"        # (56 - 51 + 45 - 42 + 46 - 42) / 3
-    assert ours["retention %"] == "**82.4**"          # 42 / 51
+    assert ours["expert gap"] == "**4.0 (3)**"  # (56 - 51 + 45 - 42 + 46 - 42) / 3
+    assert ours["retention %"] == "**82.4**"  # 42 / 51
     assert ours["MACs (M), n=3"] == "30" and ours["params (M)"] == "1.00"
     assert cells(table, "slice")["RGB"] == "**55.0**" and cells(table, "slice")["expert gap"] == "10.7 (3)"
     experts = cells(table, SEVEN)
@@ -105,7 +126,7 @@ def test_two_specialists_for_one_subset_are_ambiguous(publish, tmp_path):
 
 def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path):
     files = publish("task1", CHANNELSET, 60, seeds=(0,))
-    record = {**json.loads(files.record.read_text()), "digest": "01234567"}   # as an older version named it
+    record = {**json.loads(files.record.read_text()), "digest": "01234567"}  # as an older version named it
     other = files.record.with_name(files.record.name.replace(files.name[-11:-3], "01234567"))
     other.write_text(json.dumps(record))
     with pytest.raises(UserError, match="two records of one model and seed, .*channelset.*: delete one"):
@@ -116,8 +137,9 @@ def test_detail_and_cost(results, cells):
     setting = only(results)
     assert "| channel-set stem (ours) | as trained | 30 | light | RGB | 2 | 60.00 |" in detail_table(setting)
     table = cost_table(setting)
-    assert "(ours) | as trained | 30 | light | 1.00 | 1.0 | 10.0 | 20.0 | 30.0 | 1.00 | 2.00 | 3.00 |" \
-        in table
+    assert (
+        "(ours) | as trained | 30 | light | 1.00 | 1.0 | 10.0 | 20.0 | 30.0 | 1.00 | 2.00 | 3.00 |" in table
+    )
     assert cells(table, SEVEN)["training (min)"] == "7.0" and cells(table, SEVEN)["params (M)"] == "7.00"
 
 
@@ -133,6 +155,7 @@ def test_ablations_stay_out_of_the_tables_of_models(results):
 
 
 # ---------------------------------------------------------------- comparisons
+
 
 def test_comparisons_by_hand(results, cells):
     setting = only(results)
@@ -155,8 +178,9 @@ def test_ablations_by_hand(results):
     assert zero["difference_points"] == -5 and zero["mean_sd"] == 0
     assert (zero["RGB"], zero["mean_pct"]) == pytest.approx((55, 55))
     assert whole["p_holm"] is None and zero["reference_run"] == whole["run"] == setting.run_name(
-        setting.find(CHANNELSET))
-    assert not [line for line in lines if line["group"] == "kernel size"]   # nothing to compare there
+        setting.find(CHANNELSET)
+    )
+    assert not [line for line in lines if line["group"] == "kernel size"]  # nothing to compare there
     seven = next(line for line in lines if line["variant"] == "7 specialists, 30 each")
     assert seven["mean_pct"] == 62 and seven["seeds"] == 2
     table = variant_table(setting, lines)
@@ -176,7 +200,9 @@ def test_a_variant_that_is_another_one_at_a_preset_is_not_shown_twice(publish, t
     assert ("augmentation", "the preset's") in shown and ("augmentation", "strong") not in shown
     assert ("augmentation", "naive RGB, strong") not in shown
     assert [variant for group, variant in shown if group == "capacity"] == [
-        "the preset's width, ours", "the preset's width, specialists"]
+        "the preset's width, ours",
+        "the preset's width, specialists",
+    ]
 
 
 def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
@@ -184,18 +210,21 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
     kind do.
     """
     told, variant = probed(CHANNELSET, "wrong-ids"), CHANNELSET.but(lr=0.3)
-    publish("task1", CHANNELSET, 60, spread=4)                # variance 8, one degree of freedom
+    publish("task1", CHANNELSET, 60, spread=4)  # variance 8, one degree of freedom
     publish("task1", told, 60, spread=4)
     publish("task1", variant, 60, seeds=(0,))
-    publish("task1", RGB_ONLY, 30, spread=10)                 # 50
+    publish("task1", RGB_ONLY, 30, spread=10)  # 50
     for subset, run in SPECIALISTS.items():
-        publish("task1", run, 62, subsets=(subset,), spread=2)   # 2
+        publish("task1", run, 62, subsets=(subset,), spread=2)  # 2
     setting = only(results)
-    ours, probe, one, rgb, seven = (model_of(setting, run) for run in (CHANNELSET, told, variant, RGB_ONLY,
-                                                                       SPECIALISTS))
-    assert compare(setting, probe, ours, MEAN)["p_value"] == 1   # the same predictions: no error at all
+    ours, probe, one, rgb, seven = (
+        model_of(setting, run) for run in (CHANNELSET, told, variant, RGB_ONLY, SPECIALISTS)
+    )
+    assert compare(setting, probe, ours, MEAN)["p_value"] == 1  # the same predictions: no error at all
+
     def variance(model, subset):
-        return model_variance(setting, model, subset)[::2]   # between seeds, degrees of freedom
+        return model_variance(setting, model, subset)[::2]  # between seeds, degrees of freedom
+
     # pooled with "zero", which does not vary
     assert variance(one, "R") == pytest.approx((4, 2))
     # one network: all sets vary together
@@ -212,11 +241,11 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
 
 def test_evaluations_of_the_same_weights_are_compared_seed_by_seed(results, publish):
     told = probed(CHANNELSET, "wrong-ids")
-    publish("task1", CHANNELSET, 60, spread=4)   # 60 and 64 %
-    publish("task1", told, 50, spread=20)        # 50 and 70 %
+    publish("task1", CHANNELSET, 60, spread=4)  # 60 and 64 %
+    publish("task1", told, 50, spread=20)  # 50 and 70 %
     setting = only(results)
     ours, probe = (model_of(setting, run) for run in (CHANNELSET, told))
-    wide = compare(setting, probe, ours, MEAN)   # -10 and +6 points: nothing is known
+    wide = compare(setting, probe, ours, MEAN)  # -10 and +6 points: nothing is known
     assert wide["difference_points"] == pytest.approx(-2) and wide["ci95_low"] < -30 and wide["p_value"] > 0.5
 
 
@@ -227,8 +256,9 @@ def test_a_setting_of_one_seed_learns_the_spread_from_the_others(results, publis
     settings = {setting.preset: setting for setting in load_settings(results, "task1")[1]}
     few = settings["64px-half"]
     ours, sliced = (model_of(few, run) for run in (CHANNELSET, SLICED))
-    assert model_variance(few, ours, MEAN) == model_variance(settings["48px-quarter"], model_of(
-        settings["48px-quarter"], CHANNELSET), MEAN)
+    assert model_variance(few, ours, MEAN) == model_variance(
+        settings["48px-quarter"], model_of(settings["48px-quarter"], CHANNELSET), MEAN
+    )
     assert compare(few, ours, sliced, MEAN)["ci95_high"] > 5
 
 
@@ -250,11 +280,15 @@ def test_a_model_needs_every_subset_of_a_seed(results, publish):
 
 # ---------------------------------------------------------------- figures and documents
 
+
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
     build.main([], results)
     drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
-    assert set(drawn) == {"paper_layer.png", "paper_module.png",
-                          *(f"task1_{kind}_48px-quarter_toy.png" for kind in KINDS if kind != "length")}
+    assert set(drawn) == {
+        "paper_layer.png",
+        "paper_module.png",
+        *(f"task1_{kind}_48px-quarter_toy.png" for kind in KINDS if kind != "length"),
+    }
     for name in drawn:
         (results / build.FIGURES / name).unlink()
     build.main([], results)
@@ -293,9 +327,11 @@ def test_build_then_check(results, publish, capsys):
     assert "(figures/task1_channels_48px-quarter_toy.png)" in (results / "report/appendix.md").read_text()
     header, *lines = csv.reader((results / "results/task1/stats.csv").open())
     assert header[-1] == "p_holm" and len(lines) == 16
-    for path, old, new in ((results / "README.md", "60.0", "70.0"),
-                           (results / "results/task1/ablations.csv", "55.00", "65.00"),
-                           (results / "results/task1/channels.csv", "62.00", "72.00")):
+    for path, old, new in (
+        (results / "README.md", "60.0", "70.0"),
+        (results / "results/task1/ablations.csv", "55.00", "65.00"),
+        (results / "results/task1/channels.csv", "62.00", "72.00"),
+    ):
         text = path.read_text()
         path.write_text(text.replace(old, new))
         with pytest.raises(SystemExit) as stop:
@@ -324,10 +360,15 @@ def test_results_of_other_data_never_change_what_the_texts_say(root, publish):
 def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
     build.main([], results)
     figure = results / build.FIGURES / "task1_channels_48px-quarter_toy.png"
-    drawn, other = figure.read_bytes(), [{"name": "other", "top1": {"R": 1}, "low": {"R": 0},
-                                          "high": {"R": 2}}]
-    for damage in (figure.unlink, lambda: figures.write_figure(figures.channel_bars, ["title", other], figure),
-                   lambda: figure.write_text("no PNG")):
+    drawn, other = (
+        figure.read_bytes(),
+        [{"name": "other", "top1": {"R": 1}, "low": {"R": 0}, "high": {"R": 2}}],
+    )
+    for damage in (
+        figure.unlink,
+        lambda: figures.write_figure(figures.channel_bars, ["title", other], figure),
+        lambda: figure.write_text("no PNG"),
+    ):
         damage()
         with pytest.raises(SystemExit):
             build.main(["--check"], results)
@@ -356,19 +397,23 @@ def test_a_missing_document_is_an_error(root):
 
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
-    assert (root / "report/appendix.md").read_text().count("No results yet: run `python train_task1.py`") \
-        == len(make_content(root).blocks("task1"))
+    assert (root / "report/appendix.md").read_text().count(
+        "No results yet: run `python train_task1.py`"
+    ) == len(make_content(root).blocks("task1"))
     build.main(["--check"], root)
 
 
-@pytest.mark.parametrize("text, message", [
-    ("a\n{{ table task9 }}\n", "README.md:2: unknown table 'task9'"),
-    ("a\n\n{{ top9 48px-quarter ours }}", "README.md:3: unknown function 'top9'"),
-    ("{{ top1 48px-quarter nobody }}", "README.md:1: unknown model 'nobody'"),
-    ("{{ top1 }}", "README.md:1: 'top1': wrong arguments"),
-    ("a\nIt has 47.3 of them.", "README.md:2: '47.3' is typed by hand"),
-    ("It is 3 points better.", "README.md:1: '3 points' is typed by hand"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a\n{{ table task9 }}\n", "README.md:2: unknown table 'task9'"),
+        ("a\n\n{{ top9 48px-quarter ours }}", "README.md:3: unknown function 'top9'"),
+        ("{{ top1 48px-quarter nobody }}", "README.md:1: unknown model 'nobody'"),
+        ("{{ top1 }}", "README.md:1: 'top1': wrong arguments"),
+        ("a\nIt has 47.3 of them.", "README.md:2: '47.3' is typed by hand"),
+        ("It is 3 points better.", "README.md:1: '3 points' is typed by hand"),
+    ],
+)
 def test_broken_fields_and_typed_numbers_are_named(root, text, message):
     (root / "report/text/README.md").write_text(text)
     with pytest.raises(UserError, match=message):
@@ -382,6 +427,7 @@ def test_numbers_of_other_kinds_may_stand_in_a_text():
 
 # ---------------------------------------------------------------- names and pictures
 
+
 def test_class_names_are_readable_and_fall_back_to_the_folder():
     images = ["images/n04146614/a.JPEG", "x/images/cats/b.JPEG", "images/n01532829/c.JPEG"]
     assert class_names(images, [2, 1, 0]) == {0: "house finch", 1: "cats", 2: "school bus"}
@@ -391,8 +437,10 @@ def test_entries_of_one_label_are_told_apart(publish, tmp_path):
     for run in (RGB_ONLY, RGB_ONLY.tested(fill="mean"), CHANNELSET, LONG[60].but(section="ours")):
         publish("task1", run, 60)
     setting = only(tmp_path)
-    assert setting.describe(setting.find(RGB_ONLY.tested(fill="mean"))) == \
-        "RGB-trained network (30 epochs, light, mean fill at test)"
+    assert (
+        setting.describe(setting.find(RGB_ONLY.tested(fill="mean")))
+        == "RGB-trained network (30 epochs, light, mean fill at test)"
+    )
     assert len({setting.describe(entry) for entry in setting.compared}) == 4
     assert [line.told() for line in lines_of(setting, "test")][-1] == ["mean fill", "30", "light"]
 
@@ -402,8 +450,12 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
     right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)
     by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
     chosen = pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), by_subset)), each=9)
-    assert chosen == {"needs colour": [0], "one channel is enough": [1], "depends on the channel": [2],
-                      "colour misleads": [3]}
+    assert chosen == {
+        "needs colour": [0],
+        "one channel is enough": [1],
+        "depends on the channel": [2],
+        "colour misleads": [3],
+    }
 
 
 def test_pictures_need_results_of_the_model(results):

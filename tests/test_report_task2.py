@@ -2,6 +2,7 @@
 
 All numbers are made up.
 """
+
 import csv
 import json
 import math
@@ -10,15 +11,26 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from engine.records import SINGLE, Predictions, write_predictions
 from grids.run import Run
 from metrics.statistics import holm
-from records import SINGLE, Predictions, write_predictions
 from report import build, figures, pictures
 from report.compare import load_settings
 from report.task2 import compare, tables
 from report.task2 import figures as figure_data
-from report.task2.compare import RATIOS, SAME_STEM, STRONGEST, ablations, best, denominator, headline, in_section
-from report.task2.compare import mistakes, model_variance, ratios
+from report.task2.compare import (
+    RATIOS,
+    SAME_STEM,
+    STRONGEST,
+    ablations,
+    best,
+    denominator,
+    headline,
+    in_section,
+    mistakes,
+    model_variance,
+    ratios,
+)
 from report.task2.content import make_content
 from report.task2.figures import KINDS, make_figures
 from report.task2.tables import cost_table, main_table, mistakes_table, variant_table
@@ -45,11 +57,18 @@ def root(documents, tmp_path):
 def lists(monkeypatch):
     """Ablations and figures of the made-up runs."""
     for module, name, value in (
-            (compare, "REFERENCE", GATED),
-            (compare, "ABLATIONS", {"layer": [("all", GATED), ("bare", BARE), ("plain", PLAIN, BARE)],
-                                    "other": [("all", GATED), ("not trained", MISSING)]}),
-            (figure_data, "FIGURE_MODELS", {"missing": MISSING}),
-            (figure_data, "DATA_SHARES", {"gated": [(0.1, BARE), (1.0, GATED)], "none": [(0.5, MISSING)]})):
+        (compare, "REFERENCE", GATED),
+        (
+            compare,
+            "ABLATIONS",
+            {
+                "layer": [("all", GATED), ("bare", BARE), ("plain", PLAIN, BARE)],
+                "other": [("all", GATED), ("not trained", MISSING)],
+            },
+        ),
+        (figure_data, "FIGURE_MODELS", {"missing": MISSING}),
+        (figure_data, "DATA_SHARES", {"gated": [(0.1, BARE), (1.0, GATED)], "none": [(0.5, MISSING)]}),
+    ):
         monkeypatch.setattr(module, name, value)
 
 
@@ -60,18 +79,23 @@ def publish_all(publish, lists):
     publish_all(label={option: value}) gives the run of a label other options.
     """
     field = {"receptive_field": {"size_px": 5, "profile": [0.2, 0.6, 0.9, 1.0], "input_px": 8}}
+
     def write(**changed):
         runs = {}
         for run, accuracy, how in (
-                (SHORT, 82, {"strict_depth": 34, "val": 70}),
-                (LONG, 80, {"spread": 2, "strict_depth": 34, "val": 75, "latency_ms_b1": 8.0}),
-                (GATED, 72, {"spread": 4, "val": 72, "more": field}), (PLAIN, 78, {"seeds": (0,), "val": 60}),
-                (STUDENT, 76, {"seeds": (0,)}), (NARROW, 60, {"seeds": (0,), "strict_depth": 10}),
-                (BARE, 64, {"seeds": (0,)})):
+            (SHORT, 82, {"strict_depth": 34, "val": 70}),
+            (LONG, 80, {"spread": 2, "strict_depth": 34, "val": 75, "latency_ms_b1": 8.0}),
+            (GATED, 72, {"spread": 4, "val": 72, "more": field}),
+            (PLAIN, 78, {"seeds": (0,), "val": 60}),
+            (STUDENT, 76, {"seeds": (0,)}),
+            (NARROW, 60, {"seeds": (0,), "strict_depth": 10}),
+            (BARE, 64, {"seeds": (0,)}),
+        ):
             options = changed.get(run.label, {})
             runs[run.label] = run.but(section=run.section, **options) if options else run
             publish("task2", runs[run.label], accuracy, **how)
         return runs
+
     return write
 
 
@@ -93,20 +117,21 @@ def label(setting, entry):
 
 # ---------------------------------------------------------------- comparisons
 
+
 def test_the_denominator_is_chosen_on_validation(results):
     setting = only(results)
-    assert label(setting, denominator(setting, setting.find(GATED))) == "long"   # short is better on test
+    assert label(setting, denominator(setting, setting.find(GATED))) == "long"  # short is better on test
     assert best(setting, in_section(setting, "ours")) == setting.find(GATED)
-    path, = (results / "results/task2/runs").glob(f"*{setting.run_name(setting.find(LONG))}-s0.json")
-    for path in path.parent.glob(f"{setting.run_name(setting.find(LONG))}-s*.json"):
+    (first,) = (results / "results/task2/runs").glob(f"*{setting.run_name(setting.find(LONG))}-s0.json")
+    for path in sorted(first.parent.glob(f"{setting.run_name(setting.find(LONG))}-s*.json")):
         record = json.loads(path.read_text())
-        del record["splits"]["test"]   # validated alone
+        del record["splits"]["test"]  # validated alone
         path.write_text(json.dumps(record))
     assert label(only(results), denominator(only(results), setting.find(GATED))) == "short"
 
 
 def test_models_of_other_seeds_are_chosen_on_the_seeds_that_both_have(results, publish):
-    """"long" has 75 % on validation with two seeds; the other 76 with one, where "long" has 78."""
+    """ "long" has 75 % on validation with two seeds; the other 76 with one, where "long" has 78."""
     publish("task2", SHORT.but(label="lucky", section="reference", lr=0.4), 90, seeds=(0,), val=76)
     for path in (results / "results/task2/runs").glob("*.json"):
         record = json.loads(path.read_text())
@@ -125,28 +150,41 @@ def test_without_a_resnet34_there_is_no_ratio(root, publish, lists):
 
 def test_ratios_against_an_independent_computation(results):
     lines = {line["label"]: line for line in ratios(only(results)) if line["comparison"] == STRONGEST}
-    assert set(lines) == {"gated", "plain", "short", "student", "narrow"}   # no ablation
-    right = {model: np.array([np.roll(np.arange(100) < start + seed * spread, 3 * seed)
-                              for seed in range(seeds)], float)
-             for model, start, spread, seeds in (("long", 80, 2, 2), ("gated", 72, 4, 2), ("plain", 78, 0, 1),
-                                                 ("short", 82, 0, 2))}
-    def kind(*models):   # variance between two seeds, what disagreement on images gives it, number of models
+    assert set(lines) == {"gated", "plain", "short", "student", "narrow"}  # no ablation
+    right = {
+        model: np.array(
+            [np.roll(np.arange(100) < start + seed * spread, 3 * seed) for seed in range(seeds)], float
+        )
+        for model, start, spread, seeds in (
+            ("long", 80, 2, 2),
+            ("gated", 72, 4, 2),
+            ("plain", 78, 0, 1),
+            ("short", 82, 0, 2),
+        )
+    }
+
+    def kind(*models):  # variance between two seeds, what disagreement on images gives it, number of models
         pairs = [right[model] for model in models]
-        return (np.mean([(a.mean() - b.mean()) ** 2 / 2 for a, b in pairs]),
-                np.mean([((a - b) ** 2 / 2).mean() / 100 for a, b in pairs]), len(pairs))
+        return (
+            np.mean([(a.mean() - b.mean()) ** 2 / 2 for a, b in pairs]),
+            np.mean([((a - b) ** 2 / 2).mean() / 100 for a, b in pairs]),
+            len(pairs),
+        )
+
     resnets, ours = kind("long", "short"), kind("gated")
     b = right["long"].mean(0)
     for model in ("gated", "plain", "short"):
         a, line = right[model].mean(0), lines[model]
         ratio = a.mean() / b.mean()
         error = (a - ratio * b).var(ddof=1) / (100 * b.mean() ** 2)
-        own, theirs = 1 / len(right[model]) / b.mean() ** 2, ratio ** 2 / 2 / b.mean() ** 2
+        own, theirs = 1 / len(right[model]) / b.mean() ** 2, ratio**2 / 2 / b.mean() ** 2
         uncertain = 0
-        for share, (between, within, df) in (((own + theirs, resnets),) if model == "short" else
-                                             ((own, ours), (theirs, resnets))):
+        for share, (between, within, df) in (
+            ((own + theirs, resnets),) if model == "short" else ((own, ours), (theirs, resnets))
+        ):
             if between > within:
                 error, uncertain = error + share * (between - within), uncertain + (share * between) ** 2 / df
-        half = math.sqrt(error) * (stats.t.ppf(0.975, error ** 2 / uncertain) if uncertain else 1.959964)
+        half = math.sqrt(error) * (stats.t.ppf(0.975, error**2 / uncertain) if uncertain else 1.959964)
         assert line["ratio"] == pytest.approx(ratio) and line["denominator"].startswith("long (")
         assert line["denominator_seeds"] == 2
         assert line["ratio"] == pytest.approx(line["top1_pct"] / line["denominator_top1_pct"])
@@ -159,16 +197,24 @@ def test_ratios_are_to_the_best_resnet34_of_no_more_epochs(root, publish_all, ce
     runs = publish_all(short={"epochs": 20}, gated={"epochs": 20}, narrow={"epochs": 10})
     setting = only(root)
     lines = ratios(setting)
-    found = {(line["label"], line["denominator"].split(" (")[0], line["epochs"]) for line in lines
-             if line["comparison"] == STRONGEST}   # no ResNet-34 has 10
+    found = {
+        (line["label"], line["denominator"].split(" (")[0], line["epochs"])
+        for line in lines
+        if line["comparison"] == STRONGEST
+    }  # no ResNet-34 has 10
     assert found == {("gated", "short", 20), ("plain", "long", 30), ("student", "long", 30)}
     main = main_table(setting, lines).split("\n\n**")[0]
-    assert [line.split(" | ")[0][2:] for line in main.splitlines()[4:]] == ["plain", "long", "gated",
-                                                                            "short", "narrow"]
+    assert [line.split(" | ")[0][2:] for line in main.splitlines()[4:]] == [
+        "plain",
+        "long",
+        "gated",
+        "short",
+        "narrow",
+    ]
     for denominator_label in ("long", "short"):
         assert cells(main, denominator_label)["ratio %, strongest"] == "100"
     assert cells(main, "narrow")["ratio %, strongest"] == "–" and cells(main, "gated")["epochs"] == "20"
-    assert cells(main, "gated")["ratio %, strongest"].startswith("90.2 (")   # 74 of 82
+    assert cells(main, "gated")["ratio %, strongest"].startswith("90.2 (")  # 74 of 82
     assert "(it is long (x0.25, 30 epochs" in main and "; short (x0.25, 20 epochs" in main
     assert [label(setting, entry) for entry in headline(setting)] == ["gated", "short"]
     assert label(setting, denominator(setting, None)) == "long"
@@ -189,9 +235,14 @@ def test_a_shorter_training_is_the_denominator_where_it_is_the_best(root, publis
     # better on validation in 20 epochs
     assert {model: found[STRONGEST, model] for model in models} == dict.fromkeys(models, "long")
     assert {model: found.get((SAME_STEM, model)) for model in models} == {
-        "gated": "short", "plain": "long", "short": None, "student": "short", "narrow": "short"}
+        "gated": "short",
+        "plain": "long",
+        "short": None,
+        "student": "short",
+        "narrow": "short",
+    }
     main = main_table(setting, lines).split("\n\n**")[0]
-    assert cells(main, "short")["ratio %, strongest"].startswith("101.2 (")   # 82 of 81
+    assert cells(main, "short")["ratio %, strongest"].startswith("101.2 (")  # 82 of 81
     assert cells(main, "short")["ratio %, same stem"] == "100" and cells(main, "long")["stem"] == "3x3s1"
     assert cells(main, "gated")["ratio %, same stem"].startswith("90.2 (")
 
@@ -206,11 +257,14 @@ def test_ablations_by_hand(results):
     setting = only(results)
     lines = ablations(setting)
     assert [(line["group"], line["variant"]) for line in lines] == [
-        ("layer", "all"), ("layer", "bare"), ("layer", "plain")]   # nothing to compare in "other"
+        ("layer", "all"),
+        ("layer", "bare"),
+        ("layer", "plain"),
+    ]  # nothing to compare in "other"
     whole, bare, plain = lines
     assert plain["reference_run"] == bare["run"] and bare["reference_run"] == whole["run"]
     assert (whole["top1_pct"], whole["seeds"], whole["p_value"], whole["p_holm"]) == (74, 2, None, None)
-    assert whole["top1_sd"] == pytest.approx(8 ** 0.5) and bare["top1_sd"] is None
+    assert whole["top1_sd"] == pytest.approx(8**0.5) and bare["top1_sd"] is None
     assert bare["difference_points"] == -10 and plain["difference_points"] == 14
     assert bare["ci95_low"] < -10 < bare["ci95_high"]
     assert [bare["p_holm"], plain["p_holm"]] == pytest.approx(holm([bare["p_value"], plain["p_value"]]))
@@ -223,7 +277,7 @@ def test_ablations_by_hand(results):
 def test_seed_variance_is_that_of_the_models_with_several_seeds(results):
     setting = only(results)
     ours, resnet = (model_variance(setting, setting.find(run)) for run in (GATED, SHORT))
-    assert ours.freedom + resnet.freedom == 3   # a pool for each kind
+    assert ours.freedom + resnet.freedom == 3  # a pool for each kind
     for path in (results / "results/task2/runs").glob("*-s1.json"):
         path.unlink()
     assert model_variance(only(results), setting.find(GATED)) is None
@@ -251,21 +305,28 @@ def test_seeds_of_different_networks_are_refused(results, publish):
 def test_mistakes(results):
     setting = only(results)
     found = mistakes(setting)
-    assert found["ours"].startswith("gated (") and found["denominator"].startswith("long (") and found[
-        "seeds"] == 2
+    assert (
+        found["ours"].startswith("gated (")
+        and found["denominator"].startswith("long (")
+        and found["seeds"] == 2
+    )
     assert sum(found["shares"].values()) == pytest.approx(100)
     # images that each seed has right: gated 0..71 and 3..78, long 0..79 and 3..84; wrong answers are of the
     # next class
-    shares = list(found["shares"].values())   # both, only gated, only long, the same mistake, two mistakes
+    shares = list(found["shares"].values())  # both, only gated, only long, the same mistake, two mistakes
     assert [shares[0], shares[2], shares[4]] == pytest.approx([74, 7, 0])
     assert all(0 < ours <= 100 and true != taken for true, taken, ours, _ in found["confusions"])
     assert found["confusions"] == sorted(found["confusions"], key=lambda line: -line[2])
     table = mistakes_table(setting, found)
-    assert "| 74.0 | 0.0 | 7.0 |" in table and "mean over 2 pairs" in table and mistakes_table(setting,
-                                                                                               None) == ""
+    assert (
+        "| 74.0 | 0.0 | 7.0 |" in table
+        and "mean over 2 pairs" in table
+        and mistakes_table(setting, None) == ""
+    )
 
 
 # ---------------------------------------------------------------- tables
+
 
 def test_main_table(results, cells):
     setting = only(results)
@@ -273,11 +334,17 @@ def test_main_table(results, cells):
     table = main_table(setting, lines)
     main, distilled = table.split("\n\n**")
     ours = cells(main, "gated")
-    assert ours["top-1 %"] == "74.0 ± 2.8" and ours["ratio %, strongest"].startswith("91.4 (")   # 74 of 81
-    assert ours["strict depth"] == "6" and ours["seeds"] == "2" and ours["stem"] == "7x7s2" and ours[
-        "width"] == "0.25"
+    assert ours["top-1 %"] == "74.0 ± 2.8" and ours["ratio %, strongest"].startswith("91.4 (")  # 74 of 81
+    assert (
+        ours["strict depth"] == "6"
+        and ours["seeds"] == "2"
+        and ours["stem"] == "7x7s2"
+        and ours["width"] == "0.25"
+    )
     assert ours["params (M)"] == "1.00" and ours["MACs (M)"] == "10" and ours["decay"] == "0.001"
-    assert cells(main, "long")["ratio %, strongest"] == "100" and "student" not in main and "bare" not in table
+    assert (
+        cells(main, "long")["ratio %, strongest"] == "100" and "student" not in main and "bare" not in table
+    )
     assert cells(distilled, "student")["ratio %, strongest"].startswith("93.8 (")
     narrow = next(line for line in lines if line["label"] == "narrow" and line["comparison"] == STRONGEST)
     assert cells(main, "narrow")["ratio %, strongest"].endswith("*") == (narrow["p_holm"] < 0.05)
@@ -302,7 +369,9 @@ def test_latencies_of_different_machines_are_not_compared(results, cells):
 def test_cost_table(results, cells):
     setting = only(results)
     table = cost_table(setting, setting.find(LONG))
-    assert "| 1.00 | 10 | 2.00 (0.25×) | 200.00 (1.00×) | 12 | 1.5 | 11 | 30 |" in table and "bare" not in table
+    assert (
+        "| 1.00 | 10 | 2.00 (0.25×) | 200.00 (1.00×) | 12 | 1.5 | 11 | 30 |" in table and "bare" not in table
+    )
     setting.rows["latency_ms_b1"] = np.nan
     untimed = cost_table(setting, None)
     assert cells(untimed, "gated")["latency (ms), batch 1"] == "–" and "in brackets" not in untimed
@@ -310,11 +379,15 @@ def test_cost_table(results, cells):
 
 # ---------------------------------------------------------------- figures and documents
 
+
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
     build.main([], results)
     drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
-    assert set(drawn) == {"paper_layer.png", "paper_module.png",
-                          *(f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS)}
+    assert set(drawn) == {
+        "paper_layer.png",
+        "paper_module.png",
+        *(f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS),
+    }
     for name in drawn:
         (results / build.FIGURES / name).unlink()
     build.main([], results)
@@ -326,7 +399,13 @@ def test_what_the_figures_show(results):
     made = make_figures(setting, ratios(setting))
     data = {name.split("_")[1]: content for name, (_, content, _) in made.items()}
     assert sorted((point["depth"], point["name"].split(" (")[0]) for point in data["depth"]) == [
-        (6, "gated"), (6, "plain"), (6, "student"), (10, "narrow"), (34, "long"), (34, "short")]
+        (6, "gated"),
+        (6, "plain"),
+        (6, "student"),
+        (10, "narrow"),
+        (34, "long"),
+        (34, "short"),
+    ]
     shares = {point["name"].split(" (")[0]: point["share"] for point in data["depth"]}
     assert shares["long"] == 100 and shares["gated"] == pytest.approx(100 * 74 / 81)
     (line,) = data["field"]["panels"][0]["series"]
@@ -338,16 +417,18 @@ def test_what_the_figures_show(results):
     assert np.diagonal(data["confusion"]["shares"]) == pytest.approx(100 * right)
     assert np.sum(data["confusion"]["shares"], axis=1) == pytest.approx([100] * 4)
     assert data["curves"]["panels"][1]["series"][0]["y"] == [40.0] and "bare" not in str(data["curves"])
-    assert data["fraction"]["panels"][0]["series"] == [{"name": "gated", "x": [10, 100],
-                                                        "y": pytest.approx([64, 74])}]
+    assert data["fraction"]["panels"][0]["series"] == [
+        {"name": "gated", "x": [10, 100], "y": pytest.approx([64, 74])}
+    ]
     assert {"flops", "latency"} <= set(data["cost"][0])
     setting.rows["latency_ms_b1"] = np.nan
     assert "latency" not in str(make_figures(setting, [])["task2_cost_48px-quarter_toy.png"][1])
 
 
 def test_figures_of_many_lines_show_the_chosen_networks(results, monkeypatch):
-    monkeypatch.setattr(figure_data, "FIGURE_MODELS",
-                        {"missing": MISSING, "the long one": LONG, "ours": GATED})
+    monkeypatch.setattr(
+        figure_data, "FIGURE_MODELS", {"missing": MISSING, "the long one": LONG, "ours": GATED}
+    )
     curves = make_figures(only(results), [])["task2_curves_48px-quarter_toy.png"][1]
     assert [line["name"] for line in curves["panels"][0]["series"]] == ["the long one", "ours"]
 
@@ -367,13 +448,17 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     assert "| gated | 7x7s2 |" in text and "secret" not in text
     assert "(figures/task2_depth_48px-quarter_toy.png)" in (results / "report/appendix.md").read_text()
     header, *lines = csv.reader((results / "results/task2/ratios.csv").open())
-    shares = {(line[header.index("label")], line[header.index("comparison")]): line[header.index("ratio")]
-              for line in lines}
+    shares = {
+        (line[header.index("label")], line[header.index("comparison")]): line[header.index("ratio")]
+        for line in lines
+    }
     assert header == list(RATIOS) and len(lines) == 10 and shares["gated", STRONGEST] == "0.9136"
-    for path, old, new in ((results / "README.md", "74.0", "75.0"),
-                           (results / "results/task2/ratios.csv", "0.9136", "0.9236"),
-                           (results / "results/task2/classifiers.csv", "72.00", "73.00"),
-                           (results / "results/task2/ablations.csv", "64.00", "65.00")):
+    for path, old, new in (
+        (results / "README.md", "74.0", "75.0"),
+        (results / "results/task2/ratios.csv", "0.9136", "0.9236"),
+        (results / "results/task2/classifiers.csv", "72.00", "73.00"),
+        (results / "results/task2/ablations.csv", "64.00", "65.00"),
+    ):
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
@@ -384,7 +469,7 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
         assert path.read_text() == text
     figure = results / build.FIGURES / "task2_depth_48px-quarter_toy.png"
     drawn = figure.read_bytes()
-    figure.with_name("task2_depth_old_toy.png").write_bytes(drawn)   # of results that are gone
+    figure.with_name("task2_depth_old_toy.png").write_bytes(drawn)  # of results that are gone
     other = [{"name": "other", "depth": 6, "share": 1.0, "low": 0.0, "high": 2.0}]
     figures.write_figure(figures.share_against_depth, ["title", other], figure)
     with pytest.raises(SystemExit):
@@ -399,8 +484,9 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
     blocks = make_content(root).blocks("task2")
-    assert (root / "report/appendix.md").read_text().count("No results yet: run `python experiments.py "
-                                                         "task2`") == len(blocks)
+    assert (root / "report/appendix.md").read_text().count(
+        "No results yet: run `python experiments.py task2`"
+    ) == len(blocks)
     build.main(["--check"], root)
 
 
@@ -409,17 +495,22 @@ def test_a_taught_network_is_found_by_its_teacher(publish, tmp_path, lists):
     publish("task2", taught, 70)
     setting = only(tmp_path)
     assert setting.find(taught) is not None and setting.find(GATED.but(teacher=SHORT)) is None
-    assert len(setting.seeds(setting.find(taught))) == 2   # its seeds have teachers of their own
+    assert len(setting.seeds(setting.find(taught))) == 2  # its seeds have teachers of their own
 
 
 # ---------------------------------------------------------------- pictures
 
+
 def test_pictures_are_chosen_by_what_two_networks_get_right():
     answers = {"shallow": np.array([5, 5, 1, 1, 1]), "deep": np.array([5, 2, 5, 1, 2])}
     chosen = pictures.choose(pictures.kinds_task2(Predictions(["a"] * 5, np.full(5, 5), answers)), each=9)
-    assert chosen == {"both right": [0], "only shallow right": [1], "only deep right": [2],
-                      "the same mistake": [3],
-                      "two mistakes": [4]}
+    assert chosen == {
+        "both right": [0],
+        "only shallow right": [1],
+        "only deep right": [2],
+        "the same mistake": [3],
+        "two mistakes": [4],
+    }
 
 
 def test_pictures_compare_the_best_on_validation_with_the_denominator(results):
@@ -428,9 +519,9 @@ def test_pictures_compare_the_best_on_validation_with_the_denominator(results):
     assert setting.preset == "48px-quarter" and model.startswith("gated (")
     assert [name.split(" (")[0] for name in predictions.by_column] == ["gated", "long"]
     assert pictures.find_task2(settings, "plain6-k5")[1].startswith("plain (")
-    for settings, model in (([], None), (settings, "missing")):
+    for known, model in (([], None), (settings, "missing")):
         with pytest.raises(UserError, match="eval_shallow.py"):
-            pictures.find_task2(settings, model)
+            pictures.find_task2(known, model)
 
 
 def test_the_cells_of_a_training_are_as_many_as_their_columns(results):

@@ -1,4 +1,5 @@
 """The shallow networks: fusing is exact, depth is what is claimed, every parameter learns, any image size."""
+
 from functools import partial
 
 import pytest
@@ -6,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metrics.depth import count_depth
+from config import Task2Config
 from metrics.cost import count_macs, count_params, flop_counter_macs
+from metrics.depth import count_depth
+from metrics.receptive_field import receptive_field
 from models.branched import BranchedConv2d, NormLinear, fuse
 from models.resnet import ScaledResNet
-from config import Task2Config
-from metrics.receptive_field import receptive_field
 from models.shallow import SHALLOW, ShallowNet, build_shallow, fit_stem, pooled, shallow_name
 from models.shallow_baselines import SHALLOW_BASELINES, SelfAttention
 from models.task2 import build_classifier
@@ -42,15 +43,16 @@ def relative_error(got, expected) -> float:
 
 # ---------------------------------------------------------------- fusing
 
+
 @pytest.mark.parametrize("reparam", [True, False])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
-@pytest.mark.parametrize("out_channels", [4, 6])   # 4: with the identity
+@pytest.mark.parametrize("out_channels", [4, 6])  # 4: with the identity
 def test_a_fused_convolution_is_the_sum_of_its_branches(size, stride, reparam, out_channels):
     conv = randomise(BranchedConv2d(4, out_channels, size, stride, reparam)).double().eval()
     plain = conv.fuse()
     assert type(plain) is nn.Conv2d and plain.kernel_size == (size, size)
-    for shape in ((1, 1), (2, 3), (9, 9), (12, 7)):   # down to pictures that are all border
+    for shape in ((1, 1), (2, 3), (9, 9), (12, 7)):  # down to pictures that are all border
         x = torch.randn(2, 4, *shape, dtype=torch.float64)
         assert conv(x).shape == (2, out_channels, -(-shape[0] // stride), -(-shape[1] // stride))
         torch.testing.assert_close(plain(x), conv(x), rtol=0, atol=1e-11)
@@ -71,9 +73,11 @@ def test_each_branch_is_in_the_sum():
 def test_a_fused_resnet_is_the_same_function(arch):
     net = randomise(ScaledResNet(arch, 5, width=0.125)).double()
     fused, x = fuse(net), torch.randn(2, 3, 40, 33, dtype=torch.float64)
-    assert net.training and isinstance(net.bn1,
-                                       nn.BatchNorm2d) and not any(isinstance(m, nn.BatchNorm2d)
-                                                                   for m in fused.modules())
+    assert (
+        net.training
+        and isinstance(net.bn1, nn.BatchNorm2d)
+        and not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
+    )
     assert relative_error(fused(x), net.eval()(x)) < 1e-9
     assert count_depth(fused, (3, 32, 32))[:3] == count_depth(net, (3, 32, 32))[:3]
 
@@ -84,15 +88,16 @@ def test_a_fused_network_is_the_same_function(name):
     before = {key: value.clone() for key, value in net.state_dict().items()}
     fused = fuse(net)
     assert net.training and not any(module.training for module in fused.modules())
-    assert not any(isinstance(m, (nn.modules.batchnorm._BatchNorm, BranchedConv2d, NormLinear))
-                   for m in fused.modules())
+    assert not any(
+        isinstance(m, (nn.modules.batchnorm._BatchNorm, BranchedConv2d, NormLinear)) for m in fused.modules()
+    )
     net.eval()
     for shape in ((8, 8), (32, 32), (33, 47)):
         x = torch.randn(2, 3, *shape)
         assert relative_error(fused(x), net(x)) < 2e-5
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert relative_error(fuse(fused)(x), fused(x)) == 0
-    nn.init.zeros_(next(fused.parameters()))   # nothing is shared with the original
+    nn.init.zeros_(next(fused.parameters()))  # nothing is shared with the original
     assert torch.equal(next(net.parameters()), before[next(iter(before))])
 
 
@@ -103,12 +108,22 @@ def test_fusing_keeps_the_memory_format():
 
 # ---------------------------------------------------------------- depth
 
-DEPTHS = {   # strict, stricter, in training
-    "plain6-k5": (6, 6, 6), "plain6-k3-5-7": (6, 6, 6), "reparam6-k5": (6, 6, 11),
-          "covariance6-k5": (6, 7, 6),
-    "gated6-k5": (6, 6, 6), "gated6-k3": (6, 6, 6), "gated6-k3-5-7": (6, 6, 6), "gated5-k5": (5, 5, 5),
-    "gated4-k7": (4, 4, 4), "reparam-gated6-k5": (6, 6, 11), "rrdb": (17, 17, 17), "dense-block": (6, 6, 6),
-    "attention": (6, 8, 6), "graph": (6, 8, 6)}
+DEPTHS = {  # strict, stricter, in training
+    "plain6-k5": (6, 6, 6),
+    "plain6-k3-5-7": (6, 6, 6),
+    "reparam6-k5": (6, 6, 11),
+    "covariance6-k5": (6, 7, 6),
+    "gated6-k5": (6, 6, 6),
+    "gated6-k3": (6, 6, 6),
+    "gated6-k3-5-7": (6, 6, 6),
+    "gated5-k5": (5, 5, 5),
+    "gated4-k7": (4, 4, 4),
+    "reparam-gated6-k5": (6, 6, 11),
+    "rrdb": (17, 17, 17),
+    "dense-block": (6, 6, 6),
+    "attention": (6, 8, 6),
+    "graph": (6, 8, 6),
+}
 
 
 @pytest.mark.parametrize("name", SHALLOW)
@@ -125,10 +140,17 @@ def test_depth_of_every_network(name):
     assert len(path) == strict and (name in SHALLOW or SHALLOW_BASELINES[name].__doc__)
 
 
-@pytest.mark.parametrize("options", [{}, {"gates": True, "covariance_channels": 8},
-                                     {"gates": True, "pooled_gates": True},
-                                     {"kernels": (1, 3)}, {"stem_pool": True},
-                                     {"num_pools": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"gates": True, "covariance_channels": 8},
+        {"gates": True, "pooled_gates": True},
+        {"kernels": (1, 3)},
+        {"stem_pool": True},
+        {"num_pools": 1},
+    ],
+)
 def test_two_layers_more_than_hidden_ones(options):
     for hidden in range(5):
         net = ShallowNet(5, width=0.25, widths=(32,) * hidden, **options)
@@ -172,11 +194,15 @@ def test_both_counters_of_macs_agree_on_fused_networks():
 
 
 def test_branches_cost_nothing_after_fusing():
-    assert count_params(fuse(small("reparam6-k5"))) == count_params(fuse(small("plain6-k5"))) < count_params(
-        small("reparam6-k5"))
+    assert (
+        count_params(fuse(small("reparam6-k5")))
+        == count_params(fuse(small("plain6-k5")))
+        < count_params(small("reparam6-k5"))
+    )
 
 
 # ---------------------------------------------------------------- learning, shapes
+
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradient_reaches_every_parameter(name):
@@ -194,7 +220,7 @@ def test_any_image_size_and_number_of_channels(name, stem):
 
 
 def test_autocast_leaves_the_covariances_in_float32():
-    x = torch.randn(2, 8, 5, 5) + 100   # bfloat16 has no digits left for the variance
+    x = torch.randn(2, 8, 5, 5) + 100  # bfloat16 has no digits left for the variance
     with torch.autocast("cpu", torch.bfloat16):
         features = pooled(x, 8)
         logits = small("gated6-k5")(torch.randn(4, 3, 32, 32))
@@ -206,8 +232,9 @@ def test_covariances():
     features = pooled(x, 4)
     assert features.shape == (3, 6 + 10) and torch.equal(features[:, :6], x.mean((2, 3)))
     covariance = torch.cov(x[1, :4].flatten(1), correction=0)[*torch.triu_indices(4, 4)]
-    torch.testing.assert_close(features[1, 6:], covariance.sign() * covariance.abs().sqrt(), rtol=0.01,
-                               atol=0.005)
+    torch.testing.assert_close(
+        features[1, 6:], covariance.sign() * covariance.abs().sqrt(), rtol=0.01, atol=0.005
+    )
     # where the root's own slope is infinite
     pooled(torch.ones(2, 4, 3, 3) + 0 * x[:2, :4, :3, :3], 4).sum().backward()
     assert x.grad.isfinite().all()
@@ -220,7 +247,7 @@ def test_gates_multiply():
     of_channels = layer.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
     expected = F.relu(layer.conv(x) * layer.pixel_gate(x).sigmoid()) * of_channels
     torch.testing.assert_close(y, expected)
-    layer.pool = True   # pooled before ReLU and channel gate: the same as after them
+    layer.pool = True  # pooled before ReLU and channel gate: the same as after them
     torch.testing.assert_close(layer(x), F.max_pool2d(expected, 2))
 
 
@@ -228,17 +255,22 @@ def test_gates_multiply():
 def test_pooled_gates_multiply_what_is_pooled(side):
     net = ShallowNet(3, widths=(8, 8), gates=True, pooled_gates=True).eval()
     (pooling, last), x = net.streams[0], torch.rand(2, 64, side, side)
-    gate = pooling.pixel_gate.dense[0][1](F.conv2d(x, pooling.pixel_gate.dense[0][0].weight, padding=1))[...,
-        ::2, ::2]
+    gate = pooling.pixel_gate.dense[0][1](F.conv2d(x, pooling.pixel_gate.dense[0][0].weight, padding=1))[
+        ..., ::2, ::2
+    ]
     y = F.relu(F.max_pool2d(pooling.conv(x), 2, ceil_mode=True) * gate.sigmoid())
-    torch.testing.assert_close(pooling(x),
-                               y * pooling.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None])
+    torch.testing.assert_close(
+        pooling(x), y * pooling.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+    )
     # a layer that does not pool has a gate a pixel
     assert last(y).shape[2:] == last.pixel_gate(y).shape[2:] == y.shape[2:]
-    fine, coarse = (flop_counter_macs(ShallowNet(3, widths=(8,) * 2, gates=True, pooled_gates=flag),
-                                      torch.zeros(1, 3, 32, 32))
-                    for flag in (False, True))
-    assert fine - coarse == 64 * 8 * 9 * (16 * 16 - 8 * 8)   # of the layer that pools, a quarter of the gates
+    fine, coarse = (
+        flop_counter_macs(
+            ShallowNet(3, widths=(8,) * 2, gates=True, pooled_gates=flag), torch.zeros(1, 3, 32, 32)
+        )
+        for flag in (False, True)
+    )
+    assert fine - coarse == 64 * 8 * 9 * (16 * 16 - 8 * 8)  # of the layer that pools, a quarter of the gates
 
 
 def test_attention_knows_no_order_of_pixels():
@@ -247,12 +279,21 @@ def test_attention_knows_no_order_of_pixels():
     assert SelfAttention(13).heads == 1 and layer.heads == 8
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"kernels": (4,)}, "kernel size 4: must be odd"), ({"kernels": (-1,)}, "must be odd"),
-    ({"kernels": ()}, "must be a kernel"),
-    ({"width": 0}, "width above 0"), ({"num_classes": 0}, "at least 1"), ({"in_channels": 0}, "at least 1"),
-    ({"widths": (8, 0)}, "at least 1"), ({"covariance_channels": -1}, "covariance_channels at least 0"),
-    ({"dropout": 1.0}, "dropout at least 0 and below 1"), ({"dropout": -0.1}, "dropout at least 0")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"kernels": (4,)}, "kernel size 4: must be odd"),
+        ({"kernels": (-1,)}, "must be odd"),
+        ({"kernels": ()}, "must be a kernel"),
+        ({"width": 0}, "width above 0"),
+        ({"num_classes": 0}, "at least 1"),
+        ({"in_channels": 0}, "at least 1"),
+        ({"widths": (8, 0)}, "at least 1"),
+        ({"covariance_channels": -1}, "covariance_channels at least 0"),
+        ({"dropout": 1.0}, "dropout at least 0 and below 1"),
+        ({"dropout": -0.1}, "dropout at least 0"),
+    ],
+)
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         ShallowNet(**{"num_classes": 5, **options})
@@ -260,17 +301,21 @@ def test_bad_arguments(options, message):
 
 # ---------------------------------------------------------------- any image size by itself
 
+
 @pytest.mark.parametrize("arch", ["gated6-k3", "plain6-k5", "gated5-k5"])
 @pytest.mark.parametrize("size", [48, 64, 84, 96, 128, 180, 224])
 def test_the_first_convolution_follows_the_image_size(arch, size):
     """The field is the same share of the image and the last map of the same size as at 64 px, within a factor of
     the square root of two (smaller images get no finer first convolution)."""
+
     def measures(side: int) -> tuple[float, int]:
         config = Task2Config(device="cpu", preset="64px-half", image_size=side, arch=arch).resolve()
         net = build_classifier({**vars(config), "width": 0.125}, 3, 7).eval()
         assert count_depth(net, (3, side, side)).strict <= 6
         return receptive_field(net, side, images=1)["size_px"] / side, net.feature_maps(
-            torch.zeros(1, 3, side, side))[0].shape[2]
+            torch.zeros(1, 3, side, side)
+        )[0].shape[2]
+
     field, positions = measures(size)
     usual_field, usual_positions = measures(64)
     assert field > 0.68 * usual_field

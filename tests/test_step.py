@@ -1,4 +1,5 @@
 """One optimiser step: what an epoch draws, the average, and the captured graph against single launches."""
+
 import copy
 
 import numpy as np
@@ -6,14 +7,14 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from channelset import sample_channels
 from config import Task1Config
 from data.batches import Batches
-from channelset import sample_channels
 from data.channels import parse_subset
-from engine import Processes
+from engine.step import TrainStep, learning_rate
+from engine.trainer import Processes
 from models.resnet import ScaledResNet
 from models.task1 import build_channel_net
-from step import TrainStep, learning_rate
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -21,15 +22,33 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GP
 
 def make(device="cpu", augment="strong", teacher=False, seed=0, **options):
     """Steps of a training of 4 epochs of 6 steps, on random images."""
-    config = Task1Config(preset="48px-quarter", epochs=4, batch_size=8, image_size=32, device=device, amp=False,
-                         augment=augment, seed=seed, distill_ramp=0.5, **options).resolve()
+    config = Task1Config(
+        preset="48px-quarter",
+        epochs=4,
+        batch_size=8,
+        image_size=32,
+        device=device,
+        amp=False,
+        augment=augment,
+        seed=seed,
+        distill_ramp=0.5,
+        **options,
+    ).resolve()
     ids = parse_subset(config.channels, ("R", "G", "B"))
     random, device = np.random.default_rng(0), torch.device(config.device)
-    train = Batches(random.integers(0, 256, (50, 37, 37, 3), np.uint8), random.integers(0, 5, 50),
-                    config.image_size, [0.5] * 3, [0.25] * 3, ids, device)
+    train = Batches(
+        random.integers(0, 256, (50, 37, 37, 3), np.uint8),
+        random.integers(0, 5, 50),
+        config.image_size,
+        [0.5] * 3,
+        [0.25] * 3,
+        ids,
+        device,
+    )
     torch.manual_seed(0)
-    model = build_channel_net(config.arch, len(ids), 5, config.fill, width=0.125,
-                              covariance=COVARIANCE[list(ids)][:, list(ids)])
+    model = build_channel_net(
+        config.arch, len(ids), 5, config.fill, width=0.125, covariance=COVARIANCE[list(ids)][:, list(ids)]
+    )
     model = model.to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, device, use_buffers=True)
     optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True, weight_decay=1e-3)
@@ -37,6 +56,7 @@ def make(device="cpu", augment="strong", teacher=False, seed=0, **options):
 
     def masks(count, random):
         return {"mask": sample_channels(count, len(ids), generator=random)}
+
     return TrainStep(config, model, model, average, optimizer, train, masks, known, Processes(0, 1))
 
 
@@ -49,16 +69,18 @@ def run(steps, first=0, last=24):
 
 
 def weights(steps):
-    return torch.cat([p.detach().flatten().cpu() for p in
-                      [*steps.model.parameters(), *steps.average.module.parameters()]])
+    return torch.cat(
+        [p.detach().flatten().cpu() for p in [*steps.model.parameters(), *steps.average.module.parameters()]]
+    )
 
 
 def test_learning_rate_warms_up_then_falls_to_zero():
     rates = [learning_rate(step, 100, 10, 1.0) for step in range(101)]
     assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5) and rates[100] == 0
-    assert all(a < b for a, b in zip(rates[:10], rates[1:])) and all(a > b
-                                                                     for a, b in zip(rates[10:], rates[11:]))
+    assert all(a < b for a, b in zip(rates[:10], rates[1:])) and all(
+        a > b for a, b in zip(rates[10:], rates[11:])
+    )
 
 
 def test_an_epoch_draws_each_image_once_and_repeats():
@@ -103,8 +125,17 @@ def test_a_specialist_takes_its_channels_by_an_index_on_the_device():
 
 
 @cuda
-@pytest.mark.parametrize("options", [{}, {"augment": "light"}, {"teacher": True}, {"fill": "conditioned"},
-                                     {"channels": "RB"}, {"augment": "light", "channels": "R"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"augment": "light"},
+        {"teacher": True},
+        {"fill": "conditioned"},
+        {"channels": "RB"},
+        {"augment": "light", "channels": "R"},
+    ],
+)
 def test_a_captured_step_is_the_same_step(options):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     captured, single = make("cuda", **options), make("cuda", **options)
@@ -114,7 +145,7 @@ def test_a_captured_step_is_the_same_step(options):
     assert losses[0] != losses[-1]
     # later steps magnify the rounding of the first
     torch.testing.assert_close(losses[:12], expected[:12], rtol=5e-3, atol=5e-3)
-    torch.testing.assert_close(losses[:6], run(make(**options), 0, 6), rtol=5e-3, atol=5e-3)   # and on a CPU
+    torch.testing.assert_close(losses[:6], run(make(**options), 0, 6), rtol=5e-3, atol=5e-3)  # and on a CPU
 
 
 @cuda

@@ -1,11 +1,11 @@
 """A strided 1 x 1 convolution that takes its pixels first is the strided one."""
+
 import pytest
 import torch
 from torch import nn
 
 from models.branched import BranchedConv2d
-from models.resnet import ScaledResNet
-from models.subsampled import Subsampled
+from models.resnet import ScaledResNet, Subsampled
 
 
 @pytest.mark.parametrize("size", [8, 9])
@@ -22,7 +22,9 @@ def test_the_same_function_and_gradients(size):
     assert torch.allclose(strided.weight.grad, plain.weight.grad)
 
 
-@pytest.mark.parametrize("make", [lambda: BranchedConv2d(3, 5, 7, 2), lambda: ScaledResNet("resnet10", 3, width=0.05)])
+@pytest.mark.parametrize(
+    "make", [lambda: BranchedConv2d(3, 5, 7, 2), lambda: ScaledResNet("resnet10", 3, width=0.05)]
+)
 def test_no_strided_pointwise_convolution_of_few_channels_is_left(make):
     """Which PyTorch's training on processors with AVX2 alone would not survive."""
     net = make()
@@ -37,6 +39,7 @@ def test_no_strided_pointwise_convolution_of_few_channels_is_left(make):
 
 def test_torchvisions_weights_fit():
     from torchvision.models import resnet18
+
     net, other = ScaledResNet("resnet18", 10), resnet18(num_classes=10)
     net.load_state_dict(other.state_dict())
     x = torch.randn(2, 3, 64, 64)

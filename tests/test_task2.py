@@ -1,6 +1,7 @@
 """train_task2.py and eval_shallow.py as a user runs them: depth limit, fused network, teacher, results, bad
 options.
 """
+
 import csv
 import gzip
 import json
@@ -23,19 +24,36 @@ from report.task2.content import make_content
 from tools import latency
 from utils import UserError, load_checkpoint, save_checkpoint
 
-TINY = ["--width", "0.125", "--image-size", "8", "--batch-size", "4", "--epochs", "2", "--eval-every", "2",
-        "--augment", "light",
-        "--device", "cpu", "--lr", "0.01"]
+TINY = [
+    "--width",
+    "0.125",
+    "--image-size",
+    "8",
+    "--batch-size",
+    "4",
+    "--epochs",
+    "2",
+    "--eval-every",
+    "2",
+    "--augment",
+    "light",
+    "--device",
+    "cpu",
+    "--lr",
+    "0.01",
+]
 
 
 @pytest.fixture
 def train(tiny_dataset, tmp_path, monkeypatch):
     """train(*options) runs the script on the tiny data, in an empty folder with its own cache."""
     monkeypatch.chdir(tmp_path)
+
     def run(*options):
         data = ["--data", str(tiny_dataset), "--cache", "cache"]
         monkeypatch.setattr(sys, "argv", ["train_task2.py", *data, *TINY, *map(str, options)])
         train_task2.main()
+
     return run
 
 
@@ -44,17 +62,31 @@ def evaluate(tiny_dataset, train, read_rows):
     """evaluate(checkpoint, *options) runs the evaluation on the tiny data; returns the rows of its results
     file.
     """
+
     def run(*options):
-        eval_shallow.main(["--data", str(tiny_dataset), "--cache", "cache", "--device", "cpu", "--results",
-                           "results",
-                               "--repeats", "0", *map(str, options)])
+        eval_shallow.main(
+            [
+                "--data",
+                str(tiny_dataset),
+                "--cache",
+                "cache",
+                "--device",
+                "cpu",
+                "--results",
+                "results",
+                "--repeats",
+                "0",
+                *map(str, options),
+            ]
+        )
         return read_rows("results/task2/classifiers.csv")
+
     return run
 
 
 def record_of(model: str) -> dict:
     """The one record of a model."""
-    path, = Path("results/task2/runs").glob(f"*-{model}-????????-s0.json")
+    (path,) = Path("results/task2/runs").glob(f"*-{model}-????????-s0.json")
     return json.loads(path.read_text())
 
 
@@ -71,7 +103,9 @@ def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate
     assert record["config"]["arch"] == "gated6-k3-5-7" and "out" not in record["config"]
     assert {"reparam", "covariance_channels", "width", "epochs"} <= record["options"].keys()
     assert [(row["split"], row["section"], row["strict_depth"], row["train_depth"]) for row in rows] == [
-        ("test", "ours", 6, 11), ("val", "ours", 6, 11)]
+        ("test", "ours", 6, 11),
+        ("val", "ours", 6, 11),
+    ]
     assert (rows[0]["width"], rows[0]["epochs"], rows[0]["stem"]) == (0.125, 2, "7x7s2")
     assert "reparam=True" in rows[0]["options"] and rows[0]["run"].endswith("-s0")
     net, checkpoint = load_classifier("run/model.pt")
@@ -79,7 +113,7 @@ def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate
     assert rows[0]["train_s"] == checkpoint["train_s"]
     assert rows[0]["latency_ms_b256"] > 0 < rows[0]["latency_ms_b1"]
     assert rows[0]["peak_mem_mb"] > 256 * 3 * 8 * 8 * 4 / 1e6
-    train(*options, "--resume")   # finished: the same weights again
+    train(*options, "--resume")  # finished: the same weights again
     again = load_checkpoint("run/model.pt", "task2-model")["state"]
     assert all(torch.equal(value, again[key]) for key, value in checkpoint["state"].items())
 
@@ -87,6 +121,7 @@ def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate
 def test_latencies_are_measured_anew_without_checkpoints(train, evaluate, tmp_path, capsys, read_rows):
     def time_again():
         latency.main(["--rounds", "1"], tmp_path)
+
     with pytest.raises(UserError, match="has no rows to time"):
         time_again()
     for arch in ("plain6-k5", "rrdb"):
@@ -98,15 +133,16 @@ def test_latencies_are_measured_anew_without_checkpoints(train, evaluate, tmp_pa
         Path(name).write_text("")
     time_again()
     after = read_rows("results/task2/classifiers.csv")
-    assert [row for row in after if row["model"] == "rrdb"] == [row
-                                                                for row in before if row["model"] == "rrdb"]
-    timed = [row for row in after if row["model"] == "plain6-k5"]   # the other one is an ablation
+    assert [row for row in after if row["model"] == "rrdb"] == [
+        row for row in before if row["model"] == "rrdb"
+    ]
+    timed = [row for row in after if row["model"] == "plain6-k5"]  # the other one is an ablation
     assert all(row["latency_ms_b1"] > 0 < row["latency_ms_b256"] for row in timed) and len(timed) == 2
     record = record_of("plain6-k5")
     assert record["timed_with"]["threads"] == torch.get_num_threads() == 1
     assert record["splits"]["test"][0]["latency_ms_b1"] == pytest.approx(timed[0]["latency_ms_b1"], abs=1e-3)
     assert "plain6-k5" in capsys.readouterr().out
-    path, = Path("results/task2/runs").glob("*plain6-k5*")
+    (path,) = Path("results/task2/runs").glob("*plain6-k5*")
     path.write_text(json.dumps({**record, "config": {**record["config"], "arch": "gone"}}))
     with pytest.raises(UserError, match="plain6-k5-.*json: this version cannot build its network"):
         time_again()
@@ -127,36 +163,50 @@ def test_another_image_size_is_a_row_of_its_own(train, evaluate):
     evaluate("run/model.pt")
     rows = evaluate("run/model.pt", "--image-size", 12)
     assert {(row["model"], row["section"], row["image_size"], row["test_image_size"]) for row in rows} == {
-        ("plain6-k5", "ours", 8, None), ("plain6-k5", "ablation", 8, 12)}
+        ("plain6-k5", "ours", 8, None),
+        ("plain6-k5", "ablation", 8, 12),
+    }
     macs = {row["test_image_size"]: row["macs"] for row in rows}
     assert macs[12] > macs[None]
     records = [json.loads(path.read_text()) for path in Path("results/task2/runs").glob("*.json")]
     assert [record["config"]["image_size"] for record in records] == [8, 8]
-    assert {} in [record["test"] for record in records] and {"image_size": 12} in [record["test"]
-                                                                                   for record in records]
+    assert {} in [record["test"] for record in records] and {"image_size": 12} in [
+        record["test"] for record in records
+    ]
 
 
 def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
     for arch in ("plain6-k5", "resnet10"):
         train("--arch", arch, "--out", arch)
         evaluate(f"{arch}/model.pt", "--repeats", 1)
-    content = make_content(Path())   # there is no ResNet-34 to divide by
+    content = make_content(Path())  # there is no ResNet-34 to divide by
     assert {name.split("_")[1] for name in content.figures} == {"cost", "confusion", "curves", "field"}
     main = content.tables["task2-main-all"]
     assert "| plain6-k5 | 7x7s2 | 0.125 | 2 | light | 0.001 | 6 | 1 |" in main
     assert "| resnet10 | 7x7s2 | 0.125 | 2 | light | 0.001 | 10 | 1 |" in main
     lines = content.tables["task2-cost"].splitlines()
-    assert [line.split("|")[-2].strip()
-            for line in lines if line.startswith(("| plain", "| resnet10"))] == ["6", "13"]
+    assert [line.split("|")[-2].strip() for line in lines if line.startswith(("| plain", "| resnet10"))] == [
+        "6",
+        "13",
+    ]
     # ResNet-10: stem, 8 convolutions in blocks, 3 shortcuts, linear layer
 
 
-def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_the_test_split_alone(train,
-    evaluate, monkeypatch):
+def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_the_test_split_alone(
+    train, evaluate, monkeypatch
+):
     evaluated, opened, split = [], [], PixelCache.split
+
     def watch(module):
-        monkeypatch.setattr(module, "predict", lambda model, batches, amp: (
-            evaluated.append((type(model.stem.conv), amp)), (np.zeros(len(batches), int), 1.0))[1])
+        monkeypatch.setattr(
+            module,
+            "predict",
+            lambda model, batches, amp: (
+                evaluated.append((type(model.stem.conv), amp)),
+                (np.zeros(len(batches), int), 1.0),
+            )[1],
+        )
+
     monkeypatch.setattr(PixelCache, "split", lambda self, name: (opened.append(name), split(self, name))[1])
     watch(train_task2), watch(eval_shallow)
     train("--arch", "reparam6-k5", "--out", "run", "--amp")
@@ -167,12 +217,13 @@ def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_th
 
 def test_a_record_keeps_whole_what_decides_on_the_training(train, evaluate):
     train("--arch", "plain6-k5", "--epochs", 1, "--out", Path("teacher").absolute())
-    train("--arch", "plain6-k5", "--epochs", 1, "--teacher", "teacher/model.pt", "--out",
-          Path("run").absolute())
+    train(
+        "--arch", "plain6-k5", "--epochs", 1, "--teacher", "teacher/model.pt", "--out", Path("run").absolute()
+    )
     evaluate("run/model.pt")
     config = record_of("plain6-k5")["config"]
-    assert config["teacher"] == "teacher/model.pt" and config["lr"] == 0.01   # two teachers are two models
-    assert not {"name", "out", "resume", "cache", "data"} & config.keys()     # no folder of this machine
+    assert config["teacher"] == "teacher/model.pt" and config["lr"] == 0.01  # two teachers are two models
+    assert not {"name", "out", "resume", "cache", "data"} & config.keys()  # no folder of this machine
 
 
 def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
@@ -181,7 +232,10 @@ def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
     every = [f"{run}/model.pt" for run in ("plain6-k50", "plain6-k51", "resnet340")]
     rows = evaluate(*every)
     assert [(row["section"], row["model"], row["seed"]) for row in rows] == [
-        ("ours", "plain6-k5", 0), ("ours", "plain6-k5", 1), ("reference", "resnet34", 0)] * 2
+        ("ours", "plain6-k5", 0),
+        ("ours", "plain6-k5", 1),
+        ("reference", "resnet34", 0),
+    ] * 2
     assert [row["strict_depth"] for row in rows[:3]] == [6, 6, 34]
     capsys.readouterr()
     evaluate(*every, "--skip-existing")
@@ -189,19 +243,24 @@ def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
     with pytest.raises(UserError, match="--name x: 3 checkpoints would share it"):
         evaluate(*every, "--name", "x")
     train("--arch", "plain6-k5", "--epochs", 1, "--lr", 0.02, "--out", "other")
-    rows = evaluate("other/model.pt", "--section", "ablation")   # other options: rows of their own
-    assert [(row["section"], row["options"])
-            for row in rows if row["seed"] == 0 and row["split"] == "test"] == [
-        ("ours", "batch_size=4 image_size=8 lr=0.01"), ("reference", "batch_size=4 image_size=8 lr=0.01"),
-        ("ablation", "batch_size=4 image_size=8 lr=0.02")]
+    rows = evaluate("other/model.pt", "--section", "ablation")  # other options: rows of their own
+    assert [
+        (row["section"], row["options"]) for row in rows if row["seed"] == 0 and row["split"] == "test"
+    ] == [
+        ("ours", "batch_size=4 image_size=8 lr=0.01"),
+        ("reference", "batch_size=4 image_size=8 lr=0.01"),
+        ("ablation", "batch_size=4 image_size=8 lr=0.02"),
+    ]
     # of which the name says nothing
     train("--arch", "plain6-k5", "--epochs", 1, "--amp", "--out", "autocast")
-    with pytest.raises(UserError, match="s0.json has the results of 'plain6-k5' trained with other options: "
-                                        "add --name"):
+    with pytest.raises(
+        UserError, match="s0.json has the results of 'plain6-k5' trained with other options: add --name"
+    ):
         evaluate("autocast/model.pt")
     rows = evaluate("autocast/model.pt", "--split", "val", "--name", "faster", "--section", "ablation")
-    assert [(row["section"], row["split"]) for row in rows if row["model"] == "faster"] == [("ablation",
-                                                                                             "val")]
+    assert [(row["section"], row["split"]) for row in rows if row["model"] == "faster"] == [
+        ("ablation", "val")
+    ]
 
 
 def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(train, evaluate, tiny_dataset):
@@ -213,19 +272,22 @@ def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(tr
         evaluate("other.pt")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="run/model.pt was trained on 'tiny'.*name the data it was trained "
-                                        "on"):
+    with pytest.raises(
+        UserError, match="run/model.pt was trained on 'tiny'.*name the data it was trained on"
+    ):
         evaluate("run/model.pt")
     assert not Path("results").exists()
 
 
 def test_a_deeper_network_is_not_ours(train, evaluate):
-    with pytest.raises(UserError, match="gated6-k5 has strict depth 6, above 5; its longest path is "
-                                        "stem.conv 8x3x7x7 > "):
+    with pytest.raises(
+        UserError, match="gated6-k5 has strict depth 6, above 5; its longest path is stem.conv 8x3x7x7 > "
+    ):
         train("--arch", "gated6-k5", "--max-depth", 5, "--out", "run")
     deep = ["--arch", "plain6-k5", "--widths", "8,8,8,8,8", "--epochs", 1, "--out", "run"]
-    with pytest.raises(UserError, match="plain7-k5 has strict depth 7, above 6; .* allow more with "
-                                        "--max-depth 7"):
+    with pytest.raises(
+        UserError, match="plain7-k5 has strict depth 7, above 6; .* allow more with --max-depth 7"
+    ):
         train(*deep)
     assert not Path("run").exists()
     train(*deep, "--max-depth", 7)
@@ -248,9 +310,10 @@ def test_learning_from_another_network(train, tiny_dataset):
         states.append(load_checkpoint(f"{out}/model.pt", "task2-model")["state"]["head.linear.weight"])
     assert not torch.equal(*states)
     checkpoint = load_checkpoint("teacher/model.pt", "task2-model")
-    for change, message in (({"config": {**checkpoint["config"], "arch": "gated6-k5"}},
-                             "holds another architecture"),
-                            ({"dataset": {**checkpoint["dataset"], "digest": "0"}}, "not on this data")):
+    for change, message in (
+        ({"config": {**checkpoint["config"], "arch": "gated6-k5"}}, "holds another architecture"),
+        ({"dataset": {**checkpoint["dataset"], "digest": "0"}}, "not on this data"),
+    ):
         save_checkpoint("other.pt", {**checkpoint, **change})
         with pytest.raises(UserError, match=message):
             train("--arch", "plain6-k5", "--teacher", "other.pt", "--out", "never")
@@ -258,45 +321,61 @@ def test_learning_from_another_network(train, tiny_dataset):
 
 def test_a_share_of_the_training_images(train, monkeypatch):
     sizes, make = {}, train_task2.make_batches
+
     def spy(cache, split, *args):
         batches = make(cache, split, *args)
         sizes[split] = len(batches)
         return batches
+
     monkeypatch.setattr(train_task2, "make_batches", spy)
     train("--arch", "plain6-k5", "--fraction", 0.5, "--epochs", 1, "--out", "run")
-    assert sizes == {"train": 6, "val": 6}   # of 12 and 6; test is not opened
+    assert sizes == {"train": 6, "val": 6}  # of 12 and 6; test is not opened
     checkpoint = load_checkpoint("run/model.pt", "task2-model")
     assert checkpoint["config"]["fraction"] == 0.5 and checkpoint["config"]["name"] == "plain6-k5"
-    del checkpoint["config"]["fraction"]   # as an older version wrote it
+    del checkpoint["config"]["fraction"]  # as an older version wrote it
     save_checkpoint("older.pt", checkpoint)
     load_classifier("older.pt")
 
 
-@pytest.mark.parametrize("options, name, section", [
-    ({}, "gated6-k3", "ours"), ({"arch": "resnet34"}, "resnet34", "reference"),
-    ({"arch": "resnet18"}, "resnet18", "baseline"), ({"arch": "rrdb"}, "rrdb", "ablation"),
-    ({"teacher": "model.pt"}, "gated6-k3", "distilled"),
-    ({"stem": "3x3s1", "width": 0.5}, "gated6-k3", "ours"),
-    ({"arch": "gated6-k5", "gates": False, "kernels": "3,5"}, "plain6-k3-5", "ours"),
-    ({"arch": "plain6-k5", "reparam": True, "widths": "8,8"}, "reparam4-k5", "ours"),
-    ({"arch": "plain6-k5", "fraction": 0.25, "name": "p"}, "p", "ours")])
+@pytest.mark.parametrize(
+    "options, name, section",
+    [
+        ({}, "gated6-k3", "ours"),
+        ({"arch": "resnet34"}, "resnet34", "reference"),
+        ({"arch": "resnet18"}, "resnet18", "baseline"),
+        ({"arch": "rrdb"}, "rrdb", "ablation"),
+        ({"teacher": "model.pt"}, "gated6-k3", "distilled"),
+        ({"stem": "3x3s1", "width": 0.5}, "gated6-k3", "ours"),
+        ({"arch": "gated6-k5", "gates": False, "kernels": "3,5"}, "plain6-k3-5", "ours"),
+        ({"arch": "plain6-k5", "reparam": True, "widths": "8,8"}, "reparam4-k5", "ours"),
+        ({"arch": "plain6-k5", "fraction": 0.25, "name": "p"}, "p", "ours"),
+    ],
+)
 def test_name_and_section_follow_from_what_the_network_is(options, name, section):
     config = Task2Config(device="cpu", **options).resolve()
     assert config.name == name and eval_shallow.default_section(vars(config), {}) == section
     assert eval_shallow.default_section(vars(config), {"image_size": 9}) == "ablation"
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--arch", "resnet34", "--gates"],
-     "--gates: --arch resnet34 has no such option; those of plain6-k5, plain6-k3-5-7"),
-    (["--arch", "graph", "--kernels", "3"], "--kernels: --arch graph has no such option"),
-    (["--arch", "plain6-k5", "--kernels", "3;5"], "--kernels 3;5: expected whole numbers"),
-    (["--arch", "plain6-k5", "--kernels", "4"], "--arch plain6-k5: kernel size 4: must be odd"),
-    (["--arch", "plain6-k5", "--widths", "8,0"], "--widths 8,0: must be from 1"),
-    (["--arch", "plain6-k5", "--covariance-channels", "-1"],
-     "--covariance-channels -1: must be at least 0"),
-    (["--arch", "resnet34", "--multi-level-head"], "--multi-level-head: --arch resnet34"),
-    (["--teacher", "none.pt"], "no checkpoint")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            ["--arch", "resnet34", "--gates"],
+            "--gates: --arch resnet34 has no such option; those of plain6-k5, plain6-k3-5-7",
+        ),
+        (["--arch", "graph", "--kernels", "3"], "--kernels: --arch graph has no such option"),
+        (["--arch", "plain6-k5", "--kernels", "3;5"], "--kernels 3;5: expected whole numbers"),
+        (["--arch", "plain6-k5", "--kernels", "4"], "--arch plain6-k5: kernel size 4: must be odd"),
+        (["--arch", "plain6-k5", "--widths", "8,0"], "--widths 8,0: must be from 1"),
+        (
+            ["--arch", "plain6-k5", "--covariance-channels", "-1"],
+            "--covariance-channels -1: must be at least 0",
+        ),
+        (["--arch", "resnet34", "--multi-level-head"], "--multi-level-head: --arch resnet34"),
+        (["--teacher", "none.pt"], "no checkpoint"),
+    ],
+)
 def test_bad_options_name_the_option(train, options, message):
     with pytest.raises(UserError, match=message):
         train(*options)

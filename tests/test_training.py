@@ -1,4 +1,5 @@
 """Training and evaluation as a user runs them: resume, Ctrl-C, errors, results."""
+
 import csv
 import gzip
 import json
@@ -14,44 +15,59 @@ import pytest
 import torch
 
 import eval_channels
-import step
 import train_task1
 from config import Task1Config, run_folder_name, training_key
+from engine import step
 from utils import ROOT, UserError, load_checkpoint, save_checkpoint
 
 # ---------------------------------------------------------------- runs
 
+
 def test_a_run_directory_tells_everything(trained):
     folder = trained.parent
-    config, environment = (json.loads((folder / name).read_text())
-                           for name in ("config.json", "environment.json"))
-    assert config["fill"] == "regression" and config["sampler"] == "hcs" and config["seed"] == 0 and config[
-        "preset"] == "64px-half"
+    config, environment = (
+        json.loads((folder / name).read_text()) for name in ("config.json", "environment.json")
+    )
+    assert (
+        config["fill"] == "regression"
+        and config["sampler"] == "hcs"
+        and config["seed"] == 0
+        and config["preset"] == "64px-half"
+    )
     assert environment["torch"] == torch.__version__ and environment["commit"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert ["val_mean_pct" in line for line in lines] == [False, True, True]
     assert set(lines[-1]["val_top1_pct"]) == {"RGB", "RG", "RB", "GB", "R", "G", "B"}
     checkpoint = load_checkpoint(trained, "task1-model")
-    assert len(checkpoint["dataset"]["digest"]) == 64 and checkpoint["dataset"]["channel_names"] == ("R",
-                                                                                                     "G", "B")
+    assert len(checkpoint["dataset"]["digest"]) == 64 and checkpoint["dataset"]["channel_names"] == (
+        "R",
+        "G",
+        "B",
+    )
 
 
 @pytest.mark.parametrize("call, number", [(2, signal.SIGINT), (5, signal.SIGTERM), (6, signal.SIGINT)])
-def test_interrupted_and_resumed_equals_uninterrupted(command, trained, monkeypatch, capsys, call, number,
-                                                      tiny, interrupt_at):
+def test_interrupted_and_resumed_equals_uninterrupted(
+    command, trained, monkeypatch, capsys, call, number, tiny, interrupt_at
+):
     with monkeypatch.context() as patch:
         interrupt_at(patch, call, number)
         with pytest.raises(SystemExit) as stop:
             command(train_task1, *tiny, "--out", "cut")
     assert stop.value.code == 130 and f"stopped after step {call} of 9" in capsys.readouterr().err
-    with open("cut/metrics.jsonl", "a") as file:   # as if killed between an epoch's line and its checkpoint
+    with open("cut/metrics.jsonl", "a") as file:  # as if killed between an epoch's line and its checkpoint
         file.write('{"epoch": 99}\n')
     command(train_task1, *tiny, "--out", "cut", "--resume")
     whole, cut = (load_checkpoint(path, "task1-model")["state"] for path in (trained, "cut/model.pt"))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
-    without_time = [[{k: v for k, v in json.loads(line).items() if k != "train_s"} for line in
-                     Path(name, "metrics.jsonl").read_text().splitlines()] for name in ("run", "cut")]
+    without_time = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "train_s"}
+            for line in Path(name, "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("run", "cut")
+    ]
     assert without_time[0] == without_time[1]
 
 
@@ -65,16 +81,19 @@ def test_same_seed_same_result_and_another_seed_another(command, trained, tiny):
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(command, trained, monkeypatch,
-                                                                            tiny, interrupt_at):
+def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(
+    command, trained, monkeypatch, tiny, interrupt_at
+):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 5)
         with pytest.raises(SystemExit):
             command(train_task1, *tiny, "--out", "compiled", "--compile")
     command(train_task1, *tiny, "--out", "compiled", "--resume")
-    first, other = (json.loads(Path(name, "metrics.jsonl").read_text().splitlines()[0])["loss"]
-                    for name in ("run", "compiled"))
-    assert other == pytest.approx(first, abs=2e-3)   # of three steps; later ones drift apart on so few images
+    first, other = (
+        json.loads(Path(name, "metrics.jsonl").read_text().splitlines()[0])["loss"]
+        for name in ("run", "compiled")
+    )
+    assert other == pytest.approx(first, abs=2e-3)  # of three steps; later ones drift apart on so few images
     states = [load_checkpoint(path, "task1-model")["state"] for path in (trained, "compiled/model.pt")]
     assert states[0].keys() == states[1].keys()
 
@@ -92,16 +111,19 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trai
     assert trained.read_bytes() == before
 
 
-def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, monkeypatch, tiny,
-                                                                     interrupt_at):
-    half = [*tiny, "--fraction", "0.5"]   # 6 images: one step an epoch
+def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(
+    command, monkeypatch, tiny, interrupt_at
+):
+    half = [*tiny, "--fraction", "0.5"]  # 6 images: one step an epoch
     command(train_task1, *half, "--out", "run")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2)
         with pytest.raises(SystemExit):
             command(train_task1, *half, "--out", "cut")
-    for options, message in ((tiny, "--fraction 0.5 .now 1.0."),
-                             ([*half, "--fraction", "0.75"], "--fraction 0.5 .now 0.75.")):
+    for options, message in (
+        (tiny, "--fraction 0.5 .now 1.0."),
+        ([*half, "--fraction", "0.75"], "--fraction 0.5 .now 0.75."),
+    ):
         with pytest.raises(UserError, match=message):
             command(train_task1, *options, "--out", "cut", "--resume")
     command(train_task1, *half, "--out", "cut", "--resume")
@@ -120,7 +142,7 @@ def test_runs_from_before_the_share_used_all_images(command, trained, tiny):
         save_checkpoint(path, state)
     # the record has the option, the model has not
     command(eval_channels, trained, "--results", "results", "--repeats", 1)
-    record, = Path("results/task1/runs").glob("*channelset*.json")
+    (record,) = Path("results/task1/runs").glob("*channelset*.json")
     other = json.loads(record.read_text())
     record.write_text(json.dumps({**other, "config": {**other["config"], "fraction": 0.5}}))
     with pytest.raises(UserError, match="other options: add --name"):
@@ -132,19 +154,32 @@ def test_runs_from_before_the_share_used_all_images(command, trained, tiny):
 
 def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monkeypatch, tiny):
     seen = []
+
     def spy(cache, split, *args):
         batches = make(cache, split, *args)
         seen.extend([batches] if split == "train" else [])
         return batches
+
     make = train_task1.make_batches
     monkeypatch.setattr(train_task1, "make_batches", spy)
     monkeypatch.setattr(eval_channels, "make_batches", spy)
     for seed in (0, 1):
         command(train_task1, *tiny, "--fraction", "0.5", "--epochs", 1, "--out", f"run{seed}", "--seed", seed)
-    command(eval_channels, "run1/model.pt", "--probe", "recalibrated-bn", "--results", "results",
-            "--repeats", 0, "--split", "val")
-    assert len(seen) == 3 and all(len(batches) == 6 and torch.equal(batches.images, seen[0].images)
-                                  for batches in seen)
+    command(
+        eval_channels,
+        "run1/model.pt",
+        "--probe",
+        "recalibrated-bn",
+        "--results",
+        "results",
+        "--repeats",
+        0,
+        "--split",
+        "val",
+    )
+    assert len(seen) == 3 and all(
+        len(batches) == 6 and torch.equal(batches.images, seen[0].images) for batches in seen
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch, tiny):
@@ -157,40 +192,53 @@ def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch, tiny):
 
 def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch, tiny):
     """The loss is 0, its gradient is not a number; one step an epoch, so no loss shows it in time."""
-    monkeypatch.setattr(step.F, "cross_entropy", lambda logits, labels,
-                        **_: (logits * 0).abs().sum().sqrt())
+    monkeypatch.setattr(step.F, "cross_entropy", lambda logits, labels, **_: (logits * 0).abs().sum().sqrt())
     with pytest.raises(UserError, match="weights are not finite in epoch 1"):
         command(train_task1, *tiny, "--batch-size", "12", "--out", "run")
     assert not Path("run/last.pt").exists()
 
 
-@pytest.mark.parametrize("options", [["--fill", "learned"], ["--fill", "luma_chroma"], ["--kernel", "tied"],
-                                     ["--fill", "black"],
-                                     ["--fill", "grey"], ["--sampler", "hcs-batch"], ["--augment", "strong"],
-                                     ["--amp", "--image-size", "32"],
-                                     ["--stem", "3x3s1"], ["--fill", "rescale", "--no-embedding"],
-                                     ["--no-channels-last"],
-                                     ["--fill", "conditioned"], ["--fill", "by_size"], ["--kernel", "omni"],
-                                     ["--kernel", "templates", "--templates", "2"],
-                                     ["--sampler", "sandwich", "--train-channels", "RG"],
-                                     ["--kernel-size", "3", "--kernel", "hypernet"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--fill", "learned"],
+        ["--fill", "luma_chroma"],
+        ["--kernel", "tied"],
+        ["--fill", "black"],
+        ["--fill", "grey"],
+        ["--sampler", "hcs-batch"],
+        ["--augment", "strong"],
+        ["--amp", "--image-size", "32"],
+        ["--stem", "3x3s1"],
+        ["--fill", "rescale", "--no-embedding"],
+        ["--no-channels-last"],
+        ["--fill", "conditioned"],
+        ["--fill", "by_size"],
+        ["--kernel", "omni"],
+        ["--kernel", "templates", "--templates", "2"],
+        ["--sampler", "sandwich", "--train-channels", "RG"],
+        ["--kernel-size", "3", "--kernel", "hypernet"],
+    ],
+)
 def test_every_variant_trains_and_evaluates(command, options, tiny, read_rows):
     command(train_task1, *tiny, "--epochs", "1", "--out", "run", *options)
     command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
     rows = read_rows("results/task1/channels.csv")
     assert [row["subset"] for row in rows] == ["RGB", "RG", "RB", "GB", "R", "G", "B"]
-    whole = {"black", "conditioned", "omni"} & set(options)   # these convolve all channels
+    whole = {"black", "conditioned", "omni"} & set(options)  # these convolve all channels
     assert rows[0]["macs"] == rows[-1]["macs"] if whole else rows[0]["macs"] > rows[-1]["macs"]
 
 
 @pytest.mark.parametrize("ramp", [0.0, 1.0])
 def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
     command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", ramp, "--out", "student")
-    plain, student = (load_checkpoint(path, "task1-model")["state"]["fc.weight"]
-                      for path in (trained, "student/model.pt"))
+    plain, student = (
+        load_checkpoint(path, "task1-model")["state"]["fc.weight"] for path in (trained, "student/model.pt")
+    )
     assert student.isfinite().all() and not torch.equal(plain, student)
-    with pytest.raises(UserError, match="--teacher run/model.pt: it and the student must both take all "
-                                        "channels"):
+    with pytest.raises(
+        UserError, match="--teacher run/model.pt: it and the student must both take all channels"
+    ):
         command(train_task1, *tiny, "--channels", "R", "--teacher", trained, "--out", "other")
 
 
@@ -200,19 +248,36 @@ def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatc
     monkeypatch.setattr(step.TrainStep, "_distillation", lambda self, images, logits: logits.sum() * 0 + 1)
     monkeypatch.setattr(step.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * 0)
     run = step.TrainStep.run
-    monkeypatch.setattr(step.TrainStep, "run", lambda self, number: (
-        run(self, number), losses.append(self.losses[number % self.per_epoch].item())))
-    command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", 0.5, "--distill-weight", 0.9,
-            "--out", "student")
+    monkeypatch.setattr(
+        step.TrainStep,
+        "run",
+        lambda self, number: (run(self, number), losses.append(self.losses[number % self.per_epoch].item())),
+    )
+    command(
+        train_task1,
+        *tiny,
+        "--teacher",
+        trained,
+        "--distill-ramp",
+        0.5,
+        "--distill-weight",
+        0.9,
+        "--out",
+        "student",
+    )
     assert losses == pytest.approx([min(0.9, 0.9 * number / 4.5) for number in range(9)])
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--train-channels", "RG", "--sampler", "none"], "--train-channels needs a --sampler"),
-    (["--train-channels", "RX"], "no channel 'X'"),
-    (["--kernel-size", "4"], "--kernel-size 4: must be odd"),
-    (["--distill-weight", "2"], "--distill-weight 2.0: must be at least 0 and at most 1"),
-    (["--teacher", "nothing.pt"], "nothing.pt")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--train-channels", "RG", "--sampler", "none"], "--train-channels needs a --sampler"),
+        (["--train-channels", "RX"], "no channel 'X'"),
+        (["--kernel-size", "4"], "--kernel-size 4: must be odd"),
+        (["--distill-weight", "2"], "--distill-weight 2.0: must be at least 0 and at most 1"),
+        (["--teacher", "nothing.pt"], "nothing.pt"),
+    ],
+)
 def test_bad_options_are_one_clear_error(command, options, message, tiny):
     with pytest.raises(UserError, match=message):
         command(train_task1, *tiny, "--out", "run", *options)
@@ -222,8 +287,9 @@ def test_specialist_knows_one_set(command, tiny, read_rows):
     command(train_task1, *tiny, "--channels", "GB", "--out", "run")
     command(eval_channels, "run/model.pt", "--results", "results", "--repeats", 1)
     rows = read_rows("results/task1/channels.csv")
-    assert [(row["section"], row["model"], row["subset"]) for row in rows] == [("specialist", "specialist",
-                                                                                "GB")] * 2
+    assert [(row["section"], row["model"], row["subset"]) for row in rows] == [
+        ("specialist", "specialist", "GB")
+    ] * 2
     assert "channels=GB" in rows[0]["options"]
 
 
@@ -235,18 +301,24 @@ def test_a_model_of_two_channels_knows_their_subsets(command, tiny, read_rows):
     assert {row["subset"] for row in rows} == {"RG", "R", "G"}
 
 
-@pytest.mark.parametrize("options, expected", [
-    ({}, ("regression", "hcs", True, "ours", "channelset")),
-    ({"sampler": "none"}, ("zero", "none", False, "baseline", "rgb-only")),
-    ({"channels": "B"}, ("zero", "none", False, "specialist", "specialist")),
-    ({"channels": "B,G,R"}, ("regression", "hcs", True, "ours", "channelset")),
-    ({"channels": "B", "fraction": 0.1}, ("zero", "none", False, "specialist", "specialist")),
-    ({"kernel": "tied", "fraction": 0.5}, ("regression", "hcs", True, "baseline", "channelset")),
-    ({"fill": "rescale", "embedding": False}, ("rescale", "hcs", False, "baseline", "sliced")),
-    ({"fill": "mean"}, ("mean", "hcs", True, "ours", "fill-mean")),
-    ({"sampler": "none", "fill": "regression"}, ("regression", "none", False, "baseline", "rgb-only")),
-    ({"sampler": "hcs-batch", "kernel": "tied"},
-     ("regression", "hcs-batch", True, "baseline", "channelset"))])
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, ("regression", "hcs", True, "ours", "channelset")),
+        ({"sampler": "none"}, ("zero", "none", False, "baseline", "rgb-only")),
+        ({"channels": "B"}, ("zero", "none", False, "specialist", "specialist")),
+        ({"channels": "B,G,R"}, ("regression", "hcs", True, "ours", "channelset")),
+        ({"channels": "B", "fraction": 0.1}, ("zero", "none", False, "specialist", "specialist")),
+        ({"kernel": "tied", "fraction": 0.5}, ("regression", "hcs", True, "baseline", "channelset")),
+        ({"fill": "rescale", "embedding": False}, ("rescale", "hcs", False, "baseline", "sliced")),
+        ({"fill": "mean"}, ("mean", "hcs", True, "ours", "fill-mean")),
+        ({"sampler": "none", "fill": "regression"}, ("regression", "none", False, "baseline", "rgb-only")),
+        (
+            {"sampler": "hcs-batch", "kernel": "tied"},
+            ("regression", "hcs-batch", True, "baseline", "channelset"),
+        ),
+    ],
+)
 def test_defaults_follow_from_the_options_and_never_overrule_them(options, expected):
     config = Task1Config(device="cpu", **options).resolve()
     section = eval_channels.default_section(config, False, {})
@@ -257,10 +329,14 @@ def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
     def key(**options):
         config = Task1Config(device="cpu", **options).resolve()
         return run_folder_name(config), training_key(vars(config), Task1Config)
+
     (folder, first), (other, same) = key(), key(seed=1)
-    assert first == same and folder[:-1] == other[:
-                                                  -1] and folder.startswith(
-                                                      "channelset-") and folder.endswith("-s0")
+    assert (
+        first == same
+        and folder[:-1] == other[:-1]
+        and folder.startswith("channelset-")
+        and folder.endswith("-s0")
+    )
     assert key(out="elsewhere", threads=3, name="x")[1] == first != key(lr=0.3)[1]
     taught = [key(teacher=f"runs/p/rgb-only-0123abcd-s{seed}/model.pt")[1] for seed in (0, 1)]
     assert taught[0] == taught[1] != key(teacher="runs/p/other-0123abcd-s0/model.pt")[1]
@@ -268,38 +344,56 @@ def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
 
 def test_torchrun_with_two_processes(tiny_dataset, tmp_path, tiny):
     script = ROOT / "train_task1.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-               str(script),
-               "--data", str(tiny_dataset), "--cache", str(tmp_path / "cache"), *tiny, "--out",
-               str(tmp_path / "run"), "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+        "--data",
+        str(tiny_dataset),
+        "--cache",
+        str(tmp_path / "cache"),
+        *tiny,
+        "--out",
+        str(tmp_path / "run"),
+        "--threads",
+        "1",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]      # one process writes, not both
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]  # one process writes, not both
     assert done.stdout.count("wrote") == 1
     load_checkpoint(tmp_path / "run" / "model.pt", "task1-model")
 
 
 # ---------------------------------------------------------------- results
 
+
 def test_evaluation_writes_table_record_and_predictions(command, trained, read_rows):
     command(eval_channels, trained, "--results", "results", "--repeats", 1, "--label", "ours, tiny")
     rows = read_rows("results/task1/channels.csv")
     assert len(rows) == 14 and {row["split"] for row in rows} == {"val", "test"}
-    assert {(row["section"], row["label"], row["preset"]) for row in rows} == {("ours", "ours, tiny",
-                                                                                "64px-half")}
+    assert {(row["section"], row["label"], row["preset"]) for row in rows} == {
+        ("ours", "ours, tiny", "64px-half")
+    }
     assert {(row["epochs"], row["augment"], row["weight_decay"]) for row in rows} == {(3, "light", 0.0005)}
     name = rows[0]["run"]
     record = json.loads(Path(f"results/task1/runs/{name}.json").read_text())
     assert name.startswith("64px-half-tiny-8px-channelset-") and record["task"] == "task1"
-    assert record["trained_with"]["commit"] and len(record["dataset_digest"]) == 64 and len(
-        record["history"]) == 3
+    assert (
+        record["trained_with"]["commit"]
+        and len(record["dataset_digest"]) == 64
+        and len(record["history"]) == 3
+    )
     assert rows[0]["hardware"] == record["trained_with"]["hardware"]
     with gzip.open(f"results/task1/predictions/{name}-test.csv.gz", "rt") as file:
         predictions = list(csv.DictReader(file))
     assert len(predictions) == 6 and predictions[0]["image"].startswith("images/")
-    for row in rows:   # the table can be computed again from the predictions
+    for row in rows:  # the table can be computed again from the predictions
         if row["split"] == "test":
             hits = sum(line[row["subset"]] == line["label"] for line in predictions)
             assert row["top1_pct"] == round(100 * hits / 6, 2)
@@ -308,18 +402,40 @@ def test_evaluation_writes_table_record_and_predictions(command, trained, read_r
 def test_rgb_network_under_other_fill_rules(command, tiny, read_rows):
     command(train_task1, *tiny, "--sampler", "none", "--out", "run")
     for fill in ("black", "mean", "regression"):
-        command(eval_channels, "run/model.pt", "--results", "results", "--fill", fill, "--repeats", 1,
-                "--split", "val")
-    command(eval_channels, "run/model.pt", "--results", "results", "--section", "specialist", "--name", "s",
-            "--repeats", 1)
+        command(
+            eval_channels,
+            "run/model.pt",
+            "--results",
+            "results",
+            "--fill",
+            fill,
+            "--repeats",
+            1,
+            "--split",
+            "val",
+        )
+    command(
+        eval_channels,
+        "run/model.pt",
+        "--results",
+        "results",
+        "--section",
+        "specialist",
+        "--name",
+        "s",
+        "--repeats",
+        1,
+    )
     rows = read_rows("results/task1/channels.csv")
     assert {(row["model"], row["test_fill"], row["section"]) for row in rows} == {
-        ("rgb-only", "black", "baseline"), ("rgb-only", "mean", "baseline"),
+        ("rgb-only", "black", "baseline"),
+        ("rgb-only", "mean", "baseline"),
         ("rgb-only", "regression", "baseline"),
-        ("s", None, "specialist")}
+        ("s", None, "specialist"),
+    }
     assert [row["subset"] for row in rows if row["model"] == "s"] == ["RGB", "RGB"]
     full = {row["top1_pct"] for row in rows if row["subset"] == "RGB" and row["split"] == "val"}
-    assert len(full) == 1   # with all channels every rule is the plain network
+    assert len(full) == 1  # with all channels every rule is the plain network
 
 
 def test_evaluating_again_skips_or_replaces(command, trained, capsys, read_rows):
@@ -335,38 +451,56 @@ def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows
     command(eval_channels, "other/model.pt", "--results", "results", "--repeats", 1)
     rows = read_rows("results/task1/channels.csv")
     assert len({row["run"] for row in rows}) == 2 and len(rows) == 28
-    assert {word for row in rows for word in row["options"].split() if word.startswith("lr=")} == {"lr=0.01",
-                                                                                                   "lr=0.02"}
+    assert {word for row in rows for word in row["options"].split() if word.startswith("lr=")} == {
+        "lr=0.01",
+        "lr=0.02",
+    }
     Path("alone").mkdir()
-    Path("alone/model.pt").write_bytes(trained.read_bytes())   # a model copied without its log
+    Path("alone/model.pt").write_bytes(trained.read_bytes())  # a model copied without its log
     command(eval_channels, "alone/model.pt", "--results", "elsewhere", "--repeats", 1)
 
 
 # ---------------------------------------------------------------- bad input
 
-@pytest.mark.parametrize("options, message", [
-    (["--image-size", "0"], "--image-size 0: must be at least 1"), (["--epochs", "-1"], "--epochs -1"),
-    (["--channels", "X"], "no channel 'X'; the channels are R, G, B"), (["--channels", "RR"], "repeat a channel"),
-    (["--batch-size", "99"], "--batch-size 99 is larger than the 12 training images"),
-    (["--lr", "0"], "--lr 0.0"), (["--device", "gpu"], "--device gpu: expected"),
-    (["--fraction", "0"], "--fraction 0.0: must be above 0 and at most 1"),
-    (["--fraction", "1.01"], "--fraction 1.01"),
-    (["--fraction", "nan"], "--fraction nan"),
-    (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
-    (["--batch-size", "1"], "at least 2"), (["--label-smoothing", "2"], "--label-smoothing"),
-    (["--data", "nowhere"], "nowhere"),
-    pytest.param(["--device", "cuda"], "use --device cpu",
-                 marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"))])
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--image-size", "0"], "--image-size 0: must be at least 1"),
+        (["--epochs", "-1"], "--epochs -1"),
+        (["--channels", "X"], "no channel 'X'; the channels are R, G, B"),
+        (["--channels", "RR"], "repeat a channel"),
+        (["--batch-size", "99"], "--batch-size 99 is larger than the 12 training images"),
+        (["--lr", "0"], "--lr 0.0"),
+        (["--device", "gpu"], "--device gpu: expected"),
+        (["--fraction", "0"], "--fraction 0.0: must be above 0 and at most 1"),
+        (["--fraction", "1.01"], "--fraction 1.01"),
+        (["--fraction", "nan"], "--fraction nan"),
+        (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
+        (["--batch-size", "1"], "at least 2"),
+        (["--label-smoothing", "2"], "--label-smoothing"),
+        (["--data", "nowhere"], "nowhere"),
+        pytest.param(
+            ["--device", "cuda"],
+            "use --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"),
+        ),
+    ],
+)
 def test_bad_options_name_the_option(command, options, message, tiny):
     with pytest.raises(UserError, match=message):
         command(train_task1, *tiny, *options)
 
 
-@pytest.mark.parametrize("options, message", [
-    (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
-    (["--fill", "wiener"], "invalid choice: 'wiener'"),
-    (["--imagesize=9"], "unknown option --imagesize; did you mean --image-size?"),
-    (["stray"], "unexpected argument 'stray'")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
+        (["--fill", "wiener"], "invalid choice: 'wiener'"),
+        (["--imagesize=9"], "unknown option --imagesize; did you mean --image-size?"),
+        (["stray"], "unexpected argument 'stray'"),
+    ],
+)
 def test_unknown_options_name_the_nearest(command, capsys, options, message):
     with pytest.raises(SystemExit) as stop:
         command(train_task1, *options)
@@ -374,29 +508,37 @@ def test_unknown_options_name_the_nearest(command, capsys, options, message):
 
 
 def test_errors_are_one_line_and_status_two(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "eval_channels.py"), str(tmp_path / "none.pt")],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "eval_channels.py"), str(tmp_path / "none.pt")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines() == [f"error: no checkpoint at {tmp_path / 'none.pt'}"]
 
 
 class Bomb:
     """A pickle that would run code."""
+
     def __reduce__(self):
         return os.mkdir, ("bomb-went-off",)
 
 
 def test_checkpoints_that_are_not_ours(command, trained, tmp_path):
     good = trained.read_bytes()
-    Path("truncated.pt").write_bytes(good[:len(good) // 2])
+    Path("truncated.pt").write_bytes(good[: len(good) // 2])
     Path("text.pt").write_text("not a checkpoint")
     Path("bomb.pt").write_bytes(pickle.dumps(Bomb()))
     torch.save({"weight": torch.zeros(3)}, "foreign.pt")
     torch.save(Bomb(), "bomb2.pt")
-    for name, message in (("truncated", "truncated"), ("text", "truncated"), ("bomb", "not a readable"),
-                          ("bomb2", "not a readable"),
-                          ("foreign", "not a checkpoint of this project"),
-                          ("../", "it is a folder|no checkpoint")):
+    for name, message in (
+        ("truncated", "truncated"),
+        ("text", "truncated"),
+        ("bomb", "not a readable"),
+        ("bomb2", "not a readable"),
+        ("foreign", "not a checkpoint of this project"),
+        ("../", "it is a folder|no checkpoint"),
+    ):
         with pytest.raises(UserError, match=message):
             command(eval_channels, f"{name}.pt" if name != "../" else tmp_path, "--results", "results")
     with pytest.raises(UserError, match="'training-state' checkpoint; expected 'task1-model'"):
@@ -425,11 +567,11 @@ def test_evaluation_refuses_other_data_unknown_channels_and_repeats(command, tra
 
 
 def test_full_disk_keeps_the_old_checkpoint(tmp_path):
-    resource = pytest.importorskip("resource")   # not on Windows
+    resource = pytest.importorskip("resource")  # not on Windows
     path, limits = tmp_path / "last.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
     save_checkpoint(path, {"kind": "training-state", "step": 1})
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))   # the system refuses to write more
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # the system refuses to write more
         with pytest.raises(UserError, match="cannot write .*last.pt.*Free some disk space"):
             save_checkpoint(path, {"kind": "training-state", "step": 2, "weight": torch.zeros(100_000)})
     finally:

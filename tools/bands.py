@@ -21,7 +21,7 @@ import numpy as np
 
 from data.folds import make_folds
 from data.lists import find_dataset, read_lists
-from records import RunFiles, load_records, read_predictions, write_predictions
+from engine.records import RunFiles, load_records, read_predictions, write_predictions
 from report import build as report_build
 from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, within, write_json
 

@@ -45,11 +45,11 @@ from data.dataset import cached_size, make_batches, open_data
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
-from engine import Processes
+from engine.step import TrainStep
+from engine.trainer import Processes
 from metrics.cost import count_macs
 from models.resnet import ScaledResNet
 from models.task2 import build_classifier
-from step import TrainStep
 from utils import ROOT, ArgumentParser, cli, environment, generator, within, write_text
 
 STEPS = {  # network -> options; at full width, for `step`
@@ -59,7 +59,19 @@ STEPS = {  # network -> options; at full width, for `step`
     "ours (depth 6), x1.25": {"arch": "gated6-k3", "width": 1.25},
 }
 SIZES = {"48 px, quarter width": ("48px-quarter", "resnet10"), "64 px, half width": ("64px-half", "resnet18")}
-COLUMNS = tuple("benchmark case value unit reference ratio low high hardware threads commit".split())
+COLUMNS = (
+    "benchmark",
+    "case",
+    "value",
+    "unit",
+    "reference",
+    "ratio",
+    "low",
+    "high",
+    "hardware",
+    "threads",
+    "commit",
+)
 
 
 class Rows:
@@ -385,7 +397,6 @@ def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
         output = forward()
     del output
     return sum(kept.values())
-
 
 
 def bench_stem(args, rows: Rows) -> None:

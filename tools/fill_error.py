@@ -18,10 +18,9 @@ from tqdm import tqdm
 from channelset import build_fill, find_stem
 from data.channels import parse_subset
 from data.dataset import make_batches, open_data
+from engine.records import SUBSETS, to_csv
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
-from models.one_set import for_channels
-from models.task1 import load_channel_net
-from records import SUBSETS, to_csv
+from models.task1 import for_channels, load_channel_net
 from utils import ROOT, ArgumentParser, UserError, cli, environment, use_threads, within, write_text
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")

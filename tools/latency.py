@@ -7,6 +7,7 @@ Latency does not depend on the weights: the networks are built from the options 
 checkpoint is needed. Updates the latencies in the records, where and with what, and the tables and charts
 made of them. Ablations are left out, as in the table of cost.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,15 +16,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from engine.records import RunFiles, load_records, read_predictions, write_table
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
-from records import RunFiles, load_records, read_predictions, write_table
 from report import build as report_build
 from report.compare import Setting, load_settings
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
 
-CHANNELS = 3   # Task 2 takes images with all channels of the pixel cache
+CHANNELS = 3  # Task 2 takes images with all channels of the pixel cache
 
 
 def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
@@ -40,16 +41,22 @@ def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
         raise UserError(f"{files.record.name}: this version cannot build its network: {error}") from error
 
 
-def time_setting(setting: Setting, records: dict[str, dict], device: torch.device, rounds: int) -> dict[str,
-                                                                                                        dict]:
+def time_setting(
+    setting: Setting, records: dict[str, dict], device: torch.device, rounds: int
+) -> dict[str, dict]:
     """Name of a record -> its new latencies, of what is compared in the setting."""
     runs = {entry: list(dict.fromkeys(setting.of(entry)["run"])) for entry in setting.compared}
-    nets = {entry: rebuild(records[names[0]], names[0], setting.folder.parent).to(
-        device, memory_format=torch.channels_last) for entry, names in tqdm(runs.items(), desc="build",
-                                                                            disable=None)}
+    nets = {
+        entry: rebuild(records[names[0]], names[0], setting.folder.parent).to(
+            device, memory_format=torch.channels_last
+        )
+        for entry, names in tqdm(runs.items(), desc="build", disable=None)
+    }
     found: dict[str, dict] = {name: {} for names in runs.values() for name in names}
-    for column, count, times in (("latency_ms_b1", 1, rounds),
-                                 ("latency_ms_b256", BATCH, max(1, rounds // 20))):
+    for column, count, times in (
+        ("latency_ms_b1", 1, rounds),
+        ("latency_ms_b256", BATCH, max(1, rounds // 20)),
+    ):
         images = torch.randn(count, CHANNELS, setting.image_size, setting.image_size, device=device)
         images = images.to(memory_format=torch.channels_last)
         for entry, milliseconds in latencies_ms(nets, images, rounds=times).items():
@@ -62,9 +69,13 @@ def time_setting(setting: Setting, records: dict[str, dict], device: torch.devic
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--preset", help="of these results alone; default: all")
-    parser.add_argument("--rounds", type=int, default=60,
-                        help="timed passes of one image, a twentieth of it for a batch "
-                                                               f"of {BATCH}; a round has each network once")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=60,
+        help="timed passes of one image, a twentieth of it for a batch "
+        f"of {BATCH}; a round has each network once",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args(argv)
@@ -74,15 +85,18 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     device, records = torch.device(args.device), load_records(root / "results", "task2")
     settings = [one for one in load_settings(root, "task2")[1] if args.preset in (None, one.preset)]
     if not any(setting.compared for setting in settings):
-        raise UserError("results/task2 has no rows to time" + (f" of --preset {args.preset}" if args.preset
-                                                               else ""))
+        raise UserError(
+            "results/task2 has no rows to time" + (f" of --preset {args.preset}" if args.preset else "")
+        )
     for setting in settings:
         for name, latencies in time_setting(setting, records, device, args.rounds).items():
             record = records[name]
             for line in (line for lines in record["splits"].values() for line in lines):
                 line.update(latencies)
-            write_json(RunFiles(root / "results", "task2", name).record,
-                       {**record, "timed_with": environment(device)})
+            write_json(
+                RunFiles(root / "results", "task2", name).record,
+                {**record, "timed_with": environment(device)},
+            )
     write_table(root / "results", "task2")
     report_build.main([], root)
 

@@ -20,11 +20,10 @@ from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode
+from engine.records import SUBSETS
 from models.branched import fuse
-from models.one_set import for_channels
-from models.task1 import channels_of, load_channel_net
+from models.task1 import channels_of, for_channels, load_channel_net
 from models.task2 import load_classifier
-from records import SUBSETS
 from report.class_names import NAMES
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
 
@@ -39,8 +38,15 @@ def as_evaluated(name: str, checkpoint: dict) -> Tensor:
     """
     dataset, size = checkpoint["dataset"], checkpoint["config"]["image_size"]
     image = np.array(decode((PHOTOGRAPHS / f"{name}.png").read_bytes(), cached_size(size)))
-    batches = Batches(image[None], np.zeros(1, np.int64), size, dataset["mean"], dataset["std"], (0, 1, 2),
-                      torch.device("cpu"))
+    batches = Batches(
+        image[None],
+        np.zeros(1, np.int64),
+        size,
+        dataset["mean"],
+        dataset["std"],
+        (0, 1, 2),
+        torch.device("cpu"),
+    )
     return next(batches.eval_batches(1))[0]
 
 

@@ -31,18 +31,40 @@ import numpy as np
 import torch
 from PIL import Image
 
-import engine
 from data.cache import PixelCache, open_cache
 from data.decode import decode
 from data.lists import parse_bands, parse_list, read_lists
-from records import load_records
+from engine import trainer
+from engine.records import load_records
 from utils import ROOT, ArgumentParser, UserError, cli, environment, load_checkpoint, within, write_text
 
-TINY = (
-    "--arch resnet10 --width 0.1 --image-size 8 --batch-size 4 --epochs 3 --eval-every 2 --augment light "
-    "--device cpu --lr 0.01 --threads 1 --cache cache --data tiny"
-).split()
-EVALUATE = "--data tiny --cache cache --repeats 0 --device cpu --results".split()
+TINY = [
+    "--arch",
+    "resnet10",
+    "--width",
+    "0.1",
+    "--image-size",
+    "8",
+    "--batch-size",
+    "4",
+    "--epochs",
+    "3",
+    "--eval-every",
+    "2",
+    "--augment",
+    "light",
+    "--device",
+    "cpu",
+    "--lr",
+    "0.01",
+    "--threads",
+    "1",
+    "--cache",
+    "cache",
+    "--data",
+    "tiny",
+]
+EVALUATE = ["--data", "tiny", "--cache", "cache", "--repeats", "0", "--device", "cpu", "--results"]
 BAD = ["", *f"x nan inf -1 1e400 {'9' * 40} 0x10 \u4e2d ../../x {'a' * 5000} --".split()]
 HEADER = "fault,what is tried,tries,survived\n"
 
@@ -157,9 +179,12 @@ def kills(scale: float) -> Iterator[tuple[str, bool]]:
         text = last.communicate()[0].decode()
         good = last.returncode == 0 and not list(Path(out).glob(".*.pt.*"))
         state = load_checkpoint(f"{out}/model.pt", "task1-model")["state"] if good else {}
-        yield what, good and all(
-            torch.equal(whole[key], state.get(key, torch.empty(0))) for key in whole
-        ) or lost(text)
+        yield (
+            what,
+            good
+            and all(torch.equal(whole[key], state.get(key, torch.empty(0))) for key in whole)
+            or lost(text),
+        )
 
 
 def bits(scale: float) -> Iterator[tuple[str, bool]]:
@@ -174,8 +199,9 @@ def bits(scale: float) -> Iterator[tuple[str, bool]]:
         Path("flipped.pt").write_bytes(changed)
         try:
             found = load_checkpoint("flipped.pt", "task1-model")["state"]
-            yield "checkpoint: refused, or no value changed", all(
-                torch.equal(state[key], found[key]) for key in state
+            yield (
+                "checkpoint: refused, or no value changed",
+                all(torch.equal(state[key], found[key]) for key in state),
             )
         except UserError:
             yield "checkpoint: refused, or no value changed", True
@@ -224,17 +250,20 @@ def weights(scale: float) -> Iterator[tuple[str, bool]]:
     for _ in range(max(1, round(4 * scale))):
         for kind in kinds:
             torch.save(changed(model, kind), "changed.pt")
-            yield "evaluation of a changed checkpoint: named", is_named(
-                *call("eval_channels", "changed.pt", *EVALUATE, "r")
+            yield (
+                "evaluation of a changed checkpoint: named",
+                is_named(*call("eval_channels", "changed.pt", *EVALUATE, "r")),
             )
-            yield "--teacher of a changed checkpoint: named", is_named(
-                *call("train_task1", *TINY, "--teacher", "changed.pt", "--out", "student")
+            yield (
+                "--teacher of a changed checkpoint: named",
+                is_named(*call("train_task1", *TINY, "--teacher", "changed.pt", "--out", "student")),
             )
             shutil.rmtree("again", ignore_errors=True)
             shutil.copytree("one", "again")
             torch.save(changed(last, kind), "again/last.pt")
-            yield "--resume of a changed checkpoint: named", is_named(
-                *call("train_task1", *TINY, "--resume", "--out", "again")
+            yield (
+                "--resume of a changed checkpoint: named",
+                is_named(*call("train_task1", *TINY, "--resume", "--out", "again")),
             )
     for script, file in (
         ("eval_channels", "two/model.pt"),
@@ -242,15 +271,16 @@ def weights(scale: float) -> Iterator[tuple[str, bool]]:
         ("eval_channels", "one/last.pt"),
         ("eval_channels", "tiny/train.txt"),
     ):
-        yield "a file of another task: named", is_named(
-            *call(script, file, "--data", "tiny", "--cache", "cache")
+        yield (
+            "a file of another task: named",
+            is_named(*call(script, file, "--data", "tiny", "--cache", "cache")),
         )
 
 
 def options(scale: float) -> Iterator[tuple[str, bool]]:
     """Every option of every script gets values that it cannot have; what is allowed may run."""
-    real = engine.Trainer.fit
-    engine.Trainer.fit = lambda self: sys.exit(0)  # parsed, checked and built: enough
+    real = trainer.Trainer.fit
+    trainer.Trainer.fit = lambda self: sys.exit(0)  # parsed, checked and built: enough
     dice = random.Random(3)
     words = {
         "train_task1": TINY,
@@ -266,11 +296,12 @@ def options(scale: float) -> Iterator[tuple[str, bool]]:
                     continue
                 for value in BAD if scale >= 1 else dice.sample(BAD, max(1, round(len(BAD) * scale))):
                     code, text = call(script, *usual, option, value)
-                    yield f"{script}.py: named in one line, or allowed", code == 0 or is_named(
-                        code, text
-                    ) or lost(script, option, value[:30], code, text)
+                    yield (
+                        f"{script}.py: named in one line, or allowed",
+                        code == 0 or is_named(code, text) or lost(script, option, value[:30], code, text),
+                    )
     finally:
-        engine.Trainer.fit = real
+        trainer.Trainer.fit = real
 
 
 def _options_of(script: str) -> list[str]:
@@ -412,9 +443,10 @@ def together(scale: float) -> Iterator[tuple[str, bool]]:
     for number in range(max(1, round(3 * scale))):
         both = [start("train_task1.py", *TINY, "--out", f"same{number}") for _ in range(2)]
         codes = sorted(process.wait() for process in both)
-        yield "two trainings in one folder: one trains, one says who is there", codes[0] == 0 and codes[
-            1
-        ] in (2, 75)
+        yield (
+            "two trainings in one folder: one trains, one says who is there",
+            codes[0] == 0 and codes[1] in (2, 75),
+        )
         results = f"both{number}"
         both = [
             start("eval_channels.py", "one/model.pt", "--name", name, *EVALUATE, results)
@@ -423,8 +455,9 @@ def together(scale: float) -> Iterator[tuple[str, bool]]:
         codes = [process.wait() for process in both]
         records = load_records(results, "task1") if not any(codes) else {}
         table = Path(results, "task1/channels.csv").read_text() if records else ""
-        yield "evaluations into one folder: all are in the table", len(records) == 3 and all(
-            name in table for name in records
+        yield (
+            "evaluations into one folder: all are in the table",
+            len(records) == 3 and all(name in table for name in records),
         )
 
 
@@ -446,8 +479,9 @@ def honesty(scale: float) -> Iterator[tuple[str, bool]]:
     ours, theirs = (
         load_checkpoint(f"{out}/model.pt", "task1-model")["state"] for out in ("one", "tested-run")
     )
-    yield "other test pictures: the same weights", code == 0 and all(
-        torch.equal(ours[key], theirs[key]) for key in ours
+    yield (
+        "other test pictures: the same weights",
+        code == 0 and all(torch.equal(ours[key], theirs[key]) for key in ours),
     )
     dice = np.random.default_rng(5)
     make_pictures(Path("noise"))

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.records import SUBSETS, read_predictions
 from grids.task1 import BANDS_CHANNELSET, CHANNELSET, NEVER_SEEN, SLICED
 from metrics.statistics import paired_difference, seed_variance
-from records import SUBSETS, read_predictions
 from report import figures
 from report.compare import Setting, adjusted
 from report.tables import difference, mean_sd, table
@@ -95,8 +95,11 @@ def load_networks(folder: Path) -> list[Network]:
         members = defaultdict(list)
         for run in runs:
             test = ", ".join(f"{key} {value}" for key, value in run["test"].items())
-            members[run["model"], test, run["config"]["train_channels"] + (
-                " weighted" * bool(run["config"].get("set_shares")))].append(run)
+            members[
+                run["model"],
+                test,
+                run["config"]["train_channels"] + (" weighted" * bool(run["config"].get("set_shares"))),
+            ].append(run)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): make it again with python -m tools.bands") from error
     found, first = [], None
@@ -125,9 +128,7 @@ def load_networks(folder: Path) -> list[Network]:
         "all-bands": 4,
         "specialist": 5,
     }
-    return sorted(
-        found, key=lambda network: (network.unseen, order.get(network.key[0], 9), network.key[1])
-    )
+    return sorted(found, key=lambda network: (network.unseen, order.get(network.key[0], 9), network.key[1]))
 
 
 def _told(network: Network) -> list[str]:
@@ -145,7 +146,8 @@ def compare(ours: Network, other: Network, networks: list[Network], sets: list[s
     errors = []
     if ours.key[0] != other.key[0] or ours.key[2] != other.key[2]:
         variance = seed_variance(
-            network.sum_of(sets) / len(sets) for network in networks
+            network.sum_of(sets) / len(sets)
+            for network in networks
             if all(name in network.right for name in sets)
         )
         share = 1 / len(ours.seeds) + 1 / len(other.seeds)
@@ -256,18 +258,14 @@ def extra_table(by_channel: dict[str, list[Network]], setting: Setting | None) -
 
     lines = []
     for run in (CHANNELSET, SLICED) if setting and by_channel else ():
-        entry = setting.find(run)
-        if entry is not None:
-            seeds = setting.seeds(entry, "RGB")
-            of = {
-                subset: [100 * setting.right(entry, subset, seed).mean() for seed in seeds]
-                for subset in SUBSETS
-            }
+        model = setting.model(run)
+        if model:
+            of = {subset: setting.top1(model, (subset,)) for subset in SUBSETS}
             lines.append(
                 [
                     "none",
                     run.label,
-                    str(len(seeds)),
+                    str(len(of["RGB"])),
                     mean_sd(of["RGB"]),
                     "–",
                     "–",

@@ -1,4 +1,5 @@
 """Lines of Task 1's tables: a model, or all specialists together."""
+
 from __future__ import annotations
 
 import statistics
@@ -6,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from records import subset_order
+from engine.records import subset_order
 from report.compare import Setting
 from utils import UserError
 
@@ -15,10 +16,11 @@ SEVEN = "seven specialists"
 
 class Line(NamedTuple):
     """A line of a table: a model, or all specialists together, each at its own subset."""
+
     name: str
     section: str
     rows: pd.DataFrame
-    entries: dict[str, int]   # subset -> entry
+    entries: dict[str, int]  # subset -> entry
 
     def values(self, column: str, *subsets: str) -> list[float]:
         """The column's values at the subsets, over seeds, without empty cells."""
@@ -42,7 +44,8 @@ class Line(NamedTuple):
         """Cells of what tells the line from others of its label: evaluation, epochs, augmentation."""
         row = self.rows.iloc[0]
         test = [f"{row['test_fill']} fill"] * pd.notna(row["test_fill"]) + [row["test_probe"]] * pd.notna(
-            row["test_probe"])
+            row["test_probe"]
+        )
         return [", ".join(test) or "as trained", str(row["epochs"]), row["augment"]]
 
 
@@ -59,9 +62,11 @@ def lines_of(setting: Setting, split: str) -> list[Line]:
         section = members["section"].iloc[0]
         twice = members[members.duplicated(["subset", "seed"], keep=False)]
         if len(twice):
-            raise UserError(f"specialists {' and '.join(twice['run'][:2])} both claim subset "
-                            f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep each at its own "
-                            f"subset, in one architecture a setting")
+            raise UserError(
+                f"specialists {' and '.join(twice['run'][:2])} both claim subset "
+                f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep each at its own "
+                f"subset, in one architecture a setting"
+            )
         entries = dict(zip(members["subset"], members["entry"]))
         name = members["label"].iloc[0]
         if section == "specialist":

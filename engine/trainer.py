@@ -1,4 +1,5 @@
 """The training loop both tasks share: schedule, mixed precision, EMA, exact resume, one directory a run."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -24,16 +25,27 @@ from config import TrainConfig, differing_options, option_defaults, run_folder_n
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
-from step import TrainStep
-from utils import UserError, append_jsonl, brief, environment, hold, load_checkpoint
-from utils import save_checkpoint, use_threads, write_json, write_text
+from engine.step import TrainStep
+from utils import (
+    UserError,
+    append_jsonl,
+    brief,
+    environment,
+    hold,
+    load_checkpoint,
+    save_checkpoint,
+    use_threads,
+    write_json,
+    write_text,
+)
 
-SAVE_EVERY = 20   # seconds of training that a kill may cost, at most
+SAVE_EVERY = 20  # seconds of training that a kill may cost, at most
 
 
 @dataclass(frozen=True)
 class Processes:
     """This process among those that `torchrun` started; alone without it."""
+
     rank: int
     world: int
 
@@ -61,8 +73,11 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
     # a GPU times its convolutions once: training batches have one shape
     torch.backends.cudnn.benchmark = True
     device = torch.device(config.device)
-    return device, Processes.start(device), open_data(data or config.data, config.image_size, config.cache,
-                                                      config.max_failed)
+    return (
+        device,
+        Processes.start(device),
+        open_data(data or config.data, config.image_size, config.cache, config.max_failed),
+    )
 
 
 def choose_threads(config: TrainConfig) -> None:
@@ -83,8 +98,9 @@ def readable(record: dict) -> str:
     """A metrics record as one line of text."""
     if len(record) > 8:
         return f"({len(record)} sets: {min(record.values())} to {max(record.values())})"
-    return "  ".join(readable(v) if isinstance(v, dict) else f"{k} {v}"
-                     for k, v in record.items() if k != "epoch")
+    return "  ".join(
+        readable(v) if isinstance(v, dict) else f"{k} {v}" for k, v in record.items() if k != "epoch"
+    )
 
 
 @torch.inference_mode()
@@ -122,8 +138,17 @@ class Trainer:
             1503.02531).
     """
 
-    def __init__(self, config: TrainConfig, cache: PixelCache, model: nn.Module, train: Batches, validate,
-                 batch_inputs=None, processes=Processes(0, 1), teacher: nn.Module | None = None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        cache: PixelCache,
+        model: nn.Module,
+        train: Batches,
+        validate,
+        batch_inputs=None,
+        processes=Processes(0, 1),
+        teacher: nn.Module | None = None,
+    ):
         self.config, self.validate, self.processes = config, validate, processes
         # of the start, kept by a resumed run
         self.cache, self.environment = cache, environment(train.device)
@@ -136,24 +161,41 @@ class Trainer:
         if processes.world > 1 and self.device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         if config.batch_size > len(train):
-            raise UserError(f"--batch-size {config.batch_size} is larger than the {len(train)} training "
-                            f"images")
+            raise UserError(
+                f"--batch-size {config.batch_size} is larger than the {len(train)} training images"
+            )
         if config.batch_size % processes.world:
-            raise UserError(f"--batch-size {config.batch_size} does not divide among {processes.world} "
-                            f"processes")
+            raise UserError(
+                f"--batch-size {config.batch_size} does not divide among {processes.world} processes"
+            )
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.SGD([{"params": decayed, "weight_decay": config.weight_decay},
-                                          {"params": plain, "weight_decay": 0.0}], config.lr, momentum=0.9,
-                                         nesterov=True)
+        self.optimizer = torch.optim.SGD(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            config.lr,
+            momentum=0.9,
+            nesterov=True,
+        )
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
         # loss_sum: over this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, None
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
-        if config.compile:   # in place and after the average was copied: neither state dict changes
+        if config.compile:  # in place and after the average was copied: neither state dict changes
             called.compile(dynamic=False)
-        self.steps = TrainStep(config, called, self.model, self.ema, self.optimizer, train,
-                               batch_inputs or (lambda count, random: {}), self.teacher, processes)
+        self.steps = TrainStep(
+            config,
+            called,
+            self.model,
+            self.ema,
+            self.optimizer,
+            train,
+            batch_inputs or (lambda count, random: {}),
+            self.teacher,
+            processes,
+        )
         self.steps_per_epoch = self.steps.per_epoch
 
     # ------------------------------------------------------------ state
@@ -162,12 +204,20 @@ class Trainer:
         """Everything a resumed run needs. Batches depend on (seed, step) alone, so the position is one
         number.
         """
-        return {"kind": "training-state", "config": dataclasses.asdict(self.config),
-                "digest": self.cache.digest,
-                "environment": self.environment, "world": self.processes.world, "step": self.step,
-                "seconds": self.seconds, "loss_sum": self.loss_sum, "model": self.model.state_dict(),
-                "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "torch_rng": torch.get_rng_state()}
+        return {
+            "kind": "training-state",
+            "config": dataclasses.asdict(self.config),
+            "digest": self.cache.digest,
+            "environment": self.environment,
+            "world": self.processes.world,
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "torch_rng": torch.get_rng_state(),
+        }
 
     def _save(self) -> None:
         if self.processes.rank == 0:
@@ -182,27 +232,35 @@ class Trainer:
         """
         if self.processes.rank == 0:
             self.lock = hold(self.folder)
-            for left in (*self.folder.glob(".last.pt.*"), *self.folder.glob(".model.pt.*")):   # by a kill
+            for left in (*self.folder.glob(".last.pt.*"), *self.folder.glob(".model.pt.*")):  # by a kill
                 left.unlink()
         last = self.folder / "last.pt"
         if last.exists():
             if not self.config.resume:
-                raise UserError(f"{self.folder} already holds a run: add --resume to go on with it, or "
-                                f"choose another --out")
+                raise UserError(
+                    f"{self.folder} already holds a run: add --resume to go on with it, or "
+                    f"choose another --out"
+                )
             state = load_checkpoint(last, "training-state")
             if state["digest"] != self.cache.digest:
-                raise UserError(f"cannot resume {self.folder}: it was started on other data; choose another "
-                                f"--out or delete it")
+                raise UserError(
+                    f"cannot resume {self.folder}: it was started on other data; choose another "
+                    f"--out or delete it"
+                )
             if state["world"] != self.processes.world:
-                raise UserError(f"cannot resume {self.folder}: it was started with {state['world']} "
-                                f"processes, now there are {self.processes.world}; use as many, since each "
-                                f"draws images of its own")
+                raise UserError(
+                    f"cannot resume {self.folder}: it was started with {state['world']} "
+                    f"processes, now there are {self.processes.world}; use as many, since each "
+                    f"draws images of its own"
+                )
             ours = dataclasses.asdict(self.config)
             differ = differing_options(ours, state["config"], type(self.config))
             if differ:
                 theirs = {**option_defaults(type(self.config)), **state["config"]}
-                raise UserError(f"cannot resume {self.folder}: it was started with " + ", ".join(
-                    f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ))
+                raise UserError(
+                    f"cannot resume {self.folder}: it was started with "
+                    + ", ".join(f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ)
+                )
             self.environment = state["environment"]
             try:
                 self.model.load_state_dict(state["model"])
@@ -210,16 +268,20 @@ class Trainer:
                 self.optimizer.load_state_dict(state["optimizer"])
                 torch.set_rng_state(state["torch_rng"])
             except (KeyError, ValueError, RuntimeError, TypeError) as error:
-                raise UserError(f"cannot resume {self.folder}: last.pt is of another network "
-                                f"({brief(error)}); choose another --out or delete it") from error
+                raise UserError(
+                    f"cannot resume {self.folder}: last.pt is of another network "
+                    f"({brief(error)}); choose another --out or delete it"
+                ) from error
             if not 0 <= state["step"] <= self.steps.total:
-                raise UserError(f"cannot resume {self.folder}: last.pt is at step {state['step']} of "
-                                f"{self.steps.total}; choose another --out or delete it")
+                raise UserError(
+                    f"cannot resume {self.folder}: last.pt is at step {state['step']} of "
+                    f"{self.steps.total}; choose another --out or delete it"
+                )
             self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
             if self.processes.rank == 0 and (self.folder / "metrics.jsonl").exists():
                 # a killed run may have written the line of an epoch that it did not save
                 lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-                write_text(self.folder / "metrics.jsonl", "".join(lines[:self.step // self.steps_per_epoch]))
+                write_text(self.folder / "metrics.jsonl", "".join(lines[: self.step // self.steps_per_epoch]))
         elif self.processes.rank == 0:
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
             write_json(self.folder / "environment.json", self.environment)
@@ -236,12 +298,20 @@ class Trainer:
         """
         self.open_run()
         total = self.steps.total
-        handlers = {s: signal.signal(s, lambda number, _: setattr(self, "stopped", number))
-                    for s in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {
+            s: signal.signal(s, lambda number, _: setattr(self, "stopped", number))
+            for s in (signal.SIGINT, signal.SIGTERM)
+        }
         interactive = sys.stderr.isatty()
-        bar = tqdm(total=total, initial=self.step, unit="step", desc=self.folder.name,
-                   dynamic_ncols=interactive,
-                   mininterval=0.2 if interactive else 30, disable=self.processes.rank != 0)
+        bar = tqdm(
+            total=total,
+            initial=self.step,
+            unit="step",
+            desc=self.folder.name,
+            dynamic_ncols=interactive,
+            mininterval=0.2 if interactive else 30,
+            disable=self.processes.rank != 0,
+        )
         try:
             began, checked, saved = time.perf_counter(), self.step, time.monotonic()
             while self.step < total:
@@ -252,8 +322,9 @@ class Trainer:
                 due = time.monotonic() - saved > SAVE_EVERY
                 if epoch_ended or stop or due or self.step - checked >= 50:
                     loss, checked = self._check(checked), self.step
-                    bar.set_postfix(epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}",
-                                    refresh=False)
+                    bar.set_postfix(
+                        epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}", refresh=False
+                    )
                     self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
                     if epoch_ended:
                         self._end_epoch(bar)
@@ -263,8 +334,11 @@ class Trainer:
                     began = time.perf_counter()
                 if stop:
                     bar.close()
-                    print(f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
-                          "The same command with --resume goes on.", file=sys.stderr)
+                    print(
+                        f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
+                        "The same command with --resume goes on.",
+                        file=sys.stderr,
+                    )
                     sys.exit(130)
         finally:
             bar.close()
@@ -285,11 +359,23 @@ class Trainer:
         averaged, cache = self.fit(), self.cache
         if self.processes.rank == 0:
             path = self.folder / "model.pt"
-            dataset = {"name": cache.name, "digest": cache.digest, "class_names": cache.class_names,
-                       **dataset}
-            save_checkpoint(path, {"kind": kind, "config": dataclasses.asdict(self.config), "dataset": dataset,
-                                   "environment": self.environment, "train_s": round(self.seconds, 1),
-                                   "state": averaged.state_dict()})
+            dataset = {
+                "name": cache.name,
+                "digest": cache.digest,
+                "class_names": cache.class_names,
+                **dataset,
+            }
+            save_checkpoint(
+                path,
+                {
+                    "kind": kind,
+                    "config": dataclasses.asdict(self.config),
+                    "dataset": dataset,
+                    "environment": self.environment,
+                    "train_s": round(self.seconds, 1),
+                    "state": averaged.state_dict(),
+                },
+            )
             print(f"wrote {path}\nnext: python {evaluation} {path}")
         self.processes.stop()
 
@@ -300,14 +386,16 @@ class Trainer:
             UserError: the mean is not finite, or after an epoch a weight is not.
         """
         count, first = self.step - since, since % self.steps_per_epoch
-        loss = self.steps.losses[first:first + count].mean().item()
+        loss = self.steps.losses[first : first + count].mean().item()
         self.loss_sum += loss * count
         finite = self.step % self.steps_per_epoch or self._weights_are_finite()
         if not math.isfinite(loss) or not finite:
             what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
-            raise UserError(f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or "
-                            f"--no-amp; last.pt in {self.folder} is from before")
+            raise UserError(
+                f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or "
+                f"--no-amp; last.pt in {self.folder} is from before"
+            )
         return loss
 
     def _weights_are_finite(self) -> bool:
@@ -316,8 +404,11 @@ class Trainer:
     def _end_epoch(self, bar: tqdm) -> None:
         """Validate where it is due, and write the epoch's line of metrics."""
         epoch, config = self.step // self.steps_per_epoch, self.config
-        record = {"epoch": epoch, "loss": round(self.loss_sum / self.steps_per_epoch, 4),
-                  "train_s": round(self.seconds, 1)}
+        record = {
+            "epoch": epoch,
+            "loss": round(self.loss_sum / self.steps_per_epoch, 4),
+            "train_s": round(self.seconds, 1),
+        }
         self.loss_sum = 0.0
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             record.update(self.validate(self.ema.module))

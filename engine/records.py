@@ -7,6 +7,7 @@
 
 NAME is PRESET-DATASET-SIZEpx-MODEL-OPTIONS-sSEED; OPTIONS are eight letters that stand for all options.
 """
+
 from __future__ import annotations
 
 import csv
@@ -22,39 +23,59 @@ import pandas as pd
 
 from utils import UserError, atomic_path, one_at_a_time, write_json, write_text
 
-SETTING = ("preset", "dataset", "image_size")   # results of one setting are compared with one another
-SECTIONS = {   # what a model is in the tables, in their order
+SETTING = ("preset", "dataset", "image_size")  # results of one setting are compared with one another
+SECTIONS = {  # what a model is in the tables, in their order
     "task1": ("ours", "baseline", "specialist", "ablation"),
-    "task2": ("ours", "reference", "distilled", "baseline", "ablation")}
+    "task2": ("ours", "reference", "distilled", "baseline", "ablation"),
+}
 TABLES = {"task1": "channels.csv", "task2": "classifiers.csv"}
-SUBSETS = ("RGB", "RG", "RB", "GB", "R", "G", "B")   # of the images' channels, in the order of every table
-SINGLE = "predicted"   # the column of predictions of a task with one answer an image
+SUBSETS = ("RGB", "RG", "RB", "GB", "R", "G", "B")  # of the images' channels, in the order of every table
+SINGLE = "predicted"  # the column of predictions of a task with one answer an image
 
-METRICS = {"top1_pct": 2, "ci95_low": 2, "ci95_high": 2, "precision_macro": 4, "recall_macro": 4,
-           "f1_macro": 4, "loss": 4}
+METRICS = {
+    "top1_pct": 2,
+    "ci95_low": 2,
+    "ci95_high": 2,
+    "precision_macro": 4,
+    "recall_macro": 4,
+    "f1_macro": 4,
+    "loss": 4,
+}
 COSTS = {
     "task1": {"params": 0, "macs": 0, "latency_ms": 3},
-    "task2": {"strict_depth": 0, "train_depth": 0, "params": 0, "macs": 0, "latency_ms_b1": 3,
-              "latency_ms_b256": 2,
-              "peak_mem_mb": 2, "train_s": 1}}
-MAY_MISS = ("latency", "loss")   # not measured with --repeats 0; not known of older records
+    "task2": {
+        "strict_depth": 0,
+        "train_depth": 0,
+        "params": 0,
+        "macs": 0,
+        "latency_ms_b1": 3,
+        "latency_ms_b256": 2,
+        "peak_mem_mb": 2,
+        "train_s": 1,
+    },
+}
+MAY_MISS = ("latency", "loss")  # not measured with --repeats 0; not known of older records
 # of the training, with a column of their own; the others stand in "options" where they are not usual
 OPTIONS = {
     "task1": ("width", "epochs", "augment", "weight_decay"),
-    "task2": ("stem", "stem_pool", "width", "epochs", "augment", "weight_decay")}
+    "task2": ("stem", "stem_pool", "width", "epochs", "augment", "weight_decay"),
+}
 # how it was evaluated, if not as trained
 TEST = {"task1": ("fill", "probe", "image_size"), "task2": ("image_size",)}
-UNTOLD = {"arch", "kernels"}   # options that the model's name tells
+UNTOLD = {"arch", "kernels"}  # options that the model's name tells
 
 
 def run_name(record: dict) -> str:
     """What the files of an evaluation are called, without folder and ending."""
-    return (f"{record['preset']}-{record['dataset']}-{record['image_size']}px-{record['model']}-{record['digest']}"
-            f"-s{record['seed']}")
+    return (
+        f"{record['preset']}-{record['dataset']}-{record['image_size']}px-{record['model']}-{record['digest']}"
+        f"-s{record['seed']}"
+    )
 
 
 class RunFiles(NamedTuple):
     """Where the results of one evaluation lie; `folder`: results/."""
+
     folder: Path
     task: str
     name: str
@@ -74,6 +95,7 @@ class RunFiles(NamedTuple):
 
 # ---------------------------------------------------------------- records
 
+
 def load_records(folder: str | Path, task: str) -> dict[str, dict]:
     """Name of a run -> its record, for all evaluations below results folder `folder`.
 
@@ -88,8 +110,9 @@ def load_records(folder: str | Path, task: str) -> dict[str, dict]:
                 raise ValueError(f"section {record['section']!r} of {run_name(record)}")
             records[path.stem] = record
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is no record of an evaluation ({error}): evaluate the model again or "
-                            f"delete the file") from error
+            raise UserError(
+                f"{path} is no record of an evaluation ({error}): evaluate the model again or delete the file"
+            ) from error
     return records
 
 
@@ -102,12 +125,22 @@ def write_record(files: RunFiles, record: dict) -> None:
 
 # ---------------------------------------------------------------- the table
 
+
 def columns(task: str) -> dict[str, int | None]:
     """Columns of the task's table, in order -> decimals of a number, None for text and options."""
     subset = ["subset"] * (task == "task1")
-    texts = [*SETTING, "section", "model", "label", *OPTIONS[task], "options",
-             *(f"test_{key}" for key in TEST[task]),
-             "seed", *subset, "split"]
+    texts = [
+        *SETTING,
+        "section",
+        "model",
+        "label",
+        *OPTIONS[task],
+        "options",
+        *(f"test_{key}" for key in TEST[task]),
+        "seed",
+        *subset,
+        "split",
+    ]
     return {**dict.fromkeys(texts), **METRICS, **COSTS[task], "hardware": None, "run": None}
 
 
@@ -121,18 +154,26 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
     for name, record in records.items():
         try:
             config, test = record["config"], record["test"]
-            told = {key: value for key, value in record["options"].items() if key not in {*OPTIONS[task],
-                                                                                          *UNTOLD}}
-            known = {**{key: record[key] for key in (*SETTING, "section", "model", "label", "seed")},
-                     **{key: config[key] for key in OPTIONS[task]},
-                     "options": " ".join(f"{key}={value}" for key, value in sorted(told.items())),
-                     **{f"test_{key}": test.get(key) for key in TEST[task]},
-                     "hardware": record["trained_with"]["hardware"], "run": name}
-            rows += [{**known, "split": split, **line} for split, lines in record["splits"].items()
-                     for line in lines]
+            told = {
+                key: value for key, value in record["options"].items() if key not in {*OPTIONS[task], *UNTOLD}
+            }
+            known = {
+                **{key: record[key] for key in (*SETTING, "section", "model", "label", "seed")},
+                **{key: config[key] for key in OPTIONS[task]},
+                "options": " ".join(f"{key}={value}" for key, value in sorted(told.items())),
+                **{f"test_{key}": test.get(key) for key in TEST[task]},
+                "hardware": record["trained_with"]["hardware"],
+                "run": name,
+            }
+            rows += [
+                {**known, "split": split, **line}
+                for split, lines in record["splits"].items()
+                for line in lines
+            ]
         except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"the record {name} has no {error}: evaluate the model again or delete "
-                            f"it") from error
+            raise UserError(
+                f"the record {name} has no {error}: evaluate the model again or delete it"
+            ) from error
     decimals = columns(task)
     table = pd.DataFrame(rows, columns=list(decimals))
     for name, digits in decimals.items():
@@ -141,14 +182,24 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
             top = 1 if name.endswith("_macro") else np.inf if name not in METRICS or name == "loss" else 100
             wrong = table[~(table[name].between(0, top) | (table[name].isna() & name.startswith(MAY_MISS)))]
             if len(wrong):
-                raise UserError(f"the record {wrong['run'].iloc[0]} has {name} {wrong[name].iloc[0]}, "
-                                f"outside 0..{top}")
+                raise UserError(
+                    f"the record {wrong['run'].iloc[0]} has {name} {wrong[name].iloc[0]}, outside 0..{top}"
+                )
     order = table.assign(section=table["section"].map(SECTIONS[task].index), label="")
     if task == "task1":
         order["subset"] = order["subset"].map(subset_order)
     test = [f"test_{key}" for key in TEST[task]]
-    keys = [*SETTING, "split", "section", "model", *OPTIONS[task], *test, "options", "run",
-            *["subset"] * (task == "task1")]
+    keys = [
+        *SETTING,
+        "split",
+        "section",
+        "model",
+        *OPTIONS[task],
+        *test,
+        "options",
+        "run",
+        *["subset"] * (task == "task1"),
+    ]
     order = order.sort_values(keys, kind="stable", na_position="first")
     return table.loc[order.index].reset_index(drop=True)
 
@@ -179,11 +230,13 @@ def to_csv(table: pd.DataFrame, decimals: dict[str, int | None]) -> str:
 
 # ---------------------------------------------------------------- predictions
 
+
 class Predictions(NamedTuple):
     """Test predictions of one evaluated model; a column is a channel set in Task 1, "predicted" in Task 2."""
+
     images: list[str]
-    labels: np.ndarray                  # (N,)
-    by_column: dict[str, np.ndarray]    # column -> (N,)
+    labels: np.ndarray  # (N,)
+    by_column: dict[str, np.ndarray]  # column -> (N,)
 
 
 def write_predictions(path: Path, images: list[str], labels, predictions: dict) -> None:
@@ -193,7 +246,7 @@ def write_predictions(path: Path, images: list[str], labels, predictions: dict) 
     writer.writerow(["image", "label", *predictions])
     writer.writerows(zip(images, labels.tolist(), *(p.tolist() for p in predictions.values())))
     with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))   # same rows, same bytes
+        temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))  # same rows, same bytes
 
 
 @cache

@@ -1,4 +1,5 @@
 """One optimiser step: batch, forward, backward, SGD, average. On a GPU all of it is one captured CUDA graph."""
+
 from __future__ import annotations
 
 import math
@@ -12,7 +13,7 @@ from config import TrainConfig
 from data.batches import Batches
 from utils import generator
 
-WARM_UP = 3   # steps before the capture: they choose algorithms and make the optimiser's state
+WARM_UP = 3  # steps before the capture: they choose algorithms and make the optimiser's state
 
 
 def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
@@ -44,9 +45,18 @@ class TrainStep:
         losses: (per_epoch,) of the steps of this epoch, on the device.
     """
 
-    def __init__(self, config: TrainConfig, called: nn.Module, model: nn.Module, average: AveragedModel,
-                 optimizer: torch.optim.SGD, train: Batches, batch_inputs, teacher: nn.Module | None,
-                 processes):
+    def __init__(
+        self,
+        config: TrainConfig,
+        called: nn.Module,
+        model: nn.Module,
+        average: AveragedModel,
+        optimizer: torch.optim.SGD,
+        train: Batches,
+        batch_inputs,
+        teacher: nn.Module | None,
+        processes,
+    ):
         self.config, self.called, self.model, self.average = config, called, model, average
         self.optimizer, self.train, self.batch_inputs, self.teacher = optimizer, train, batch_inputs, teacher
         self.rank, self.world, self.device = processes.rank, processes.world, train.device
@@ -72,29 +82,40 @@ class TrainStep:
         batches = []
         for position, step in enumerate(steps):
             random = generator(config.seed, "batch", step, self.rank)
-            rows = order[position * config.batch_size:(position + 1) * config.batch_size]
-            indices = rows[self.rank::self.world]
+            rows = order[position * config.batch_size : (position + 1) * config.batch_size]
+            indices = rows[self.rank :: self.world]
             extra = self.batch_inputs(len(indices), random)
-            batches.append({"indices": indices, **{f"input:{key}": value for key, value in extra.items()},
-                            **self.train.draw(len(indices), config.augment, random)})
+            batches.append(
+                {
+                    "indices": indices,
+                    **{f"input:{key}": value for key, value in extra.items()},
+                    **self.train.draw(len(indices), config.augment, random),
+                }
+            )
         schedule = torch.tensor([self._schedule(step) for step in steps])
-        return {"rate": schedule[:, 0], "share": schedule[:, 1],
-                **{key: torch.stack([batch[key] for batch in batches]) for key in batches[0]}}
+        return {
+            "rate": schedule[:, 0],
+            "share": schedule[:, 1],
+            **{key: torch.stack([batch[key] for batch in batches]) for key in batches[0]},
+        }
 
     def _schedule(self, step: int) -> tuple[float, float]:
         """Learning rate of the step, and share of the distillation loss."""
         config = self.config
         warmup = min(config.warmup_epochs, config.epochs / 5) * self.per_epoch
-        return (learning_rate(step, self.total, warmup, config.lr),
-                config.distill_weight * min(1.0, step / max(1.0, config.distill_ramp * self.total)))
+        return (
+            learning_rate(step, self.total, warmup, config.lr),
+            config.distill_weight * min(1.0, step / max(1.0, config.distill_ramp * self.total)),
+        )
 
     def _begin_epoch(self, epoch: int) -> None:
         known, drawn = self.ahead
         drawn = drawn if known == epoch else self._draw(epoch)
         if self.device.type == "cuda":
             # always into the same memory: a captured graph reads it there
-            self.drawn = self.drawn or {key: torch.empty_like(value, device=self.device)
-                                        for key, value in drawn.items()}
+            self.drawn = self.drawn or {
+                key: torch.empty_like(value, device=self.device) for key, value in drawn.items()
+            }
             for key, value in drawn.items():
                 self.drawn[key].copy_(value.pin_memory(), non_blocking=True)
         else:
@@ -124,10 +145,10 @@ class TrainStep:
                 self._capture()
             self.graph.replay()
         if position == self.per_epoch - 1 and step < self.total - 1 and self.device.type == "cuda":
-            self.ahead = epoch + 1, self._draw(epoch + 1)   # while the GPU works
+            self.ahead = epoch + 1, self._draw(epoch + 1)  # while the GPU works
 
     def _capture(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)   # the graph has gradients of its own
+        self.optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
         torch.cuda.synchronize(self.device)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
@@ -139,8 +160,9 @@ class TrainStep:
         self._step(now, self.position, now["rate"], now["share"])
         self.position.add_(1)
 
-    def _step(self, now: dict[str, Tensor], position: int | Tensor, rate: float | Tensor,
-              share: float | Tensor) -> None:
+    def _step(
+        self, now: dict[str, Tensor], position: int | Tensor, rate: float | Tensor, share: float | Tensor
+    ) -> None:
         config = self.config
         extra = {key.removeprefix("input:"): value for key, value in now.items() if key.startswith("input:")}
         self.called.train()
@@ -150,7 +172,7 @@ class TrainStep:
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
         if self.teacher is not None:
             loss = (1 - share) * loss + share * self._distillation(images, logits)
-        for group in self.optimizer.param_groups:   # a tensor, where it has to change within a graph
+        for group in self.optimizer.param_groups:  # a tensor, where it has to change within a graph
             group["lr"], group["fused"] = rate, self.capturable
         if self.graph is None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -170,7 +192,7 @@ class TrainStep:
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
             wanted = F.log_softmax(self.teacher(images).float() / temperature, dim=1)
         predicted = F.log_softmax(logits.float() / temperature, dim=1)
-        return temperature ** 2 * F.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
+        return temperature**2 * F.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -182,7 +204,7 @@ class TrainStep:
         for floating, averages, values in self.averaged:
             if floating and self.average_begun:
                 torch._foreach_lerp_(averages, values, 1 - self.decay)
-            else:   # a count of batches has no average
+            else:  # a count of batches has no average
                 torch._foreach_copy_(averages, values)
         self.average.n_averaged.add_(1)
         self.average_begun = True
@@ -191,8 +213,9 @@ class TrainStep:
 def _by_kind(average: nn.Module, model: nn.Module) -> list[tuple[bool, list[Tensor], list[Tensor]]]:
     """Parameters and buffers of both, in groups of one type: (is it floating point, averages, values)."""
     groups: dict = {}
-    for mine, theirs in zip([*average.parameters(), *average.buffers()],
-                            [*model.parameters(), *model.buffers()], strict=True):
+    for mine, theirs in zip(
+        [*average.parameters(), *average.buffers()], [*model.parameters(), *model.buffers()], strict=True
+    ):
         averages, values = groups.setdefault(theirs.dtype, ([], []))
         averages.append(mine.detach())
         values.append(theirs.detach())

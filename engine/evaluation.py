@@ -1,6 +1,7 @@
 """What the evaluations of both tasks share: options, what a record holds, when an evaluation is done
 already.
 """
+
 from __future__ import annotations
 
 import json
@@ -13,7 +14,7 @@ from config import TrainConfig, differing_options, digest, option_defaults, told
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
-from records import SECTIONS, RunFiles, read_predictions, run_name, write_record
+from engine.records import SECTIONS, RunFiles, read_predictions, run_name, write_record
 from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, use_threads, within
 
 # Names and places on one machine, which a record does not keep
@@ -22,28 +23,37 @@ PLACES = ("name", "out", "resume", "cache", "data")
 
 def add_options(parser: ArgumentParser, task: str) -> None:
     """The options that every evaluation has."""
-    parser.add_argument("--data", default="auto",
-                        help="the data it was trained on, as in the training scripts")
+    parser.add_argument(
+        "--data", default="auto", help="the data it was trained on, as in the training scripts"
+    )
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
-    parser.add_argument("--image-size", type=within(1, 4096),
-                        help="side of the images, px (default: as trained); another one is a "
-                                                       "row of its own, an ablation")
+    parser.add_argument(
+        "--image-size",
+        type=within(1, 4096),
+        help="side of the images, px (default: as trained); another one is a row of its own, an ablation",
+    )
     parser.add_argument("--name", help="what the results call the model (default: the run's name)")
     parser.add_argument("--label", help="what readers see in tables (default: the name)")
-    parser.add_argument("--section", choices=SECTIONS[task],
-                        help="part of the tables (default: from the options)")
+    parser.add_argument(
+        "--section", choices=SECTIONS[task], help="part of the tables (default: from the options)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=within(0, 4096), default=0,
-                        help="CPU threads; 0: as many as there are idle cores")
-    parser.add_argument("--repeats", type=within(0, 10**6), default=50,
-                        help="timed passes for the latency; 0: leave it out")
-    parser.add_argument("--results", help="folder for the results (default: results, for the demo set "
-                                          "runs/demo-results)")
-    parser.add_argument("--skip-existing", action="store_true",
-                        help="do nothing where this very run has its results already")
-    parser.add_argument("--no-report", action="store_true",
-                        help="leave the documents' tables and charts as they are")
+    parser.add_argument(
+        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: as many as there are idle cores"
+    )
+    parser.add_argument(
+        "--repeats", type=within(0, 10**6), default=50, help="timed passes for the latency; 0: leave it out"
+    )
+    parser.add_argument(
+        "--results", help="folder for the results (default: results, for the demo set runs/demo-results)"
+    )
+    parser.add_argument(
+        "--skip-existing", action="store_true", help="do nothing where this very run has its results already"
+    )
+    parser.add_argument(
+        "--no-report", action="store_true", help="leave the documents' tables and charts as they are"
+    )
 
 
 class Evaluation:
@@ -58,16 +68,30 @@ class Evaluation:
         config_class: of the training's options.
     """
 
-    def __init__(self, task: str, checkpoint: dict, args, section: str, model: str, test: dict,
-                 config_class: type[TrainConfig]):
+    def __init__(
+        self,
+        task: str,
+        checkpoint: dict,
+        args,
+        section: str,
+        model: str,
+        test: dict,
+        config_class: type[TrainConfig],
+    ):
         self.task, self.checkpoint, self.args, self.test = task, checkpoint, args, test
         self.config_class, self.options = config_class, checkpoint["config"]
         name = check_name(args.name or model, "--name")
         self.head = {
-            "task": task, "preset": self.options["preset"], "dataset": checkpoint["dataset"]["name"],
-            "image_size": self.options["image_size"], "section": args.section or section, "model": name,
-            "label": args.label or name, "seed": self.options["seed"],
-            "digest": digest(training_key(self.options, config_class), sorted(test.items()))}
+            "task": task,
+            "preset": self.options["preset"],
+            "dataset": checkpoint["dataset"]["name"],
+            "image_size": self.options["image_size"],
+            "section": args.section or section,
+            "model": name,
+            "label": args.label or name,
+            "seed": self.options["seed"],
+            "digest": digest(training_key(self.options, config_class), sorted(test.items())),
+        }
         demo = self.head["dataset"] == "demo"
         folder = Path(args.results or ("runs/demo-results" if demo else ROOT / "results"))
         self.files, self.published = RunFiles(folder, task, run_name(self.head)), folder == ROOT / "results"
@@ -88,22 +112,28 @@ class Evaluation:
         try:
             old = json.loads(self.files.record.read_text(encoding="utf-8"))
             same = (old["trained_with"], old["train_s"], old["config"]) == (
-                self.checkpoint["environment"], self.checkpoint["train_s"], self.kept_options)
-        except (ValueError, KeyError, TypeError, OSError):   # damaged: made again
+                self.checkpoint["environment"],
+                self.checkpoint["train_s"],
+                self.kept_options,
+            )
+        except (ValueError, KeyError, TypeError, OSError):  # damaged: made again
             return False
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
             return True
         if differing_options(self.kept_options, old["config"], self.config_class):
-            raise UserError(f"{self.files.record} has the results of {self.head['model']!r} trained with "
-                            f"other options: add --name for a row of its own")
+            raise UserError(
+                f"{self.files.record} has the results of {self.head['model']!r} trained with "
+                f"other options: add --name for a row of its own"
+            )
         return False
 
     def _is_whole(self, record: dict) -> bool:
         """Whether the predictions and the table that go with the record are there."""
         try:
             return self.files.name in self.files.table.read_text(encoding="utf-8") and (
-                "test" not in record["splits"] or bool(read_predictions(self.files.predictions)))
+                "test" not in record["splits"] or bool(read_predictions(self.files.predictions))
+            )
         except (OSError, UserError):
             return False
 
@@ -121,33 +151,45 @@ class Evaluation:
         args, dataset, known = self.args, self.checkpoint["dataset"], option_defaults(self.config_class)
         # an older version's may have more
         trained = {key: value for key, value in self.options.items() if key in known}
-        config = self.config_class(**{**trained, "image_size": image_size, "data": args.data,
-                                      "cache": args.cache,
-                                      "device": args.device}).resolve(
-            Channels(dataset.get("data_channels") or RGB))
+        config = self.config_class(
+            **{
+                **trained,
+                "image_size": image_size,
+                "data": args.data,
+                "cache": args.cache,
+                "device": args.device,
+            }
+        ).resolve(Channels(dataset.get("data_channels") or RGB))
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)
         if cache.digest != dataset["digest"]:
-            raise UserError(f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data "
-                            f"{args.data} is {cache.name!r} ({cache.digest[:12]}): name the data it was "
-                            f"trained on")
+            raise UserError(
+                f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data "
+                f"{args.data} is {cache.name!r} ({cache.digest[:12]}): name the data it was "
+                f"trained on"
+            )
         return config, cache
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
-        log = Path(path).parent / "metrics.jsonl"   # not there where the model was copied alone
+        log = Path(path).parent / "metrics.jsonl"  # not there where the model was copied alone
         known = option_defaults(self.config_class)
         trained = {key: value for key, value in self.options.items() if key in known}
         told = told_options(self.config_class(**{**trained, "device": "cpu"}))
-        return {**self.head, "options": {key: value for key, value in told.items() if key != "amp"},
-                "test": self.test,
-                "dataset_digest": cache.digest, "config": self.kept_options,
-                "trained_with": self.checkpoint["environment"], "evaluated_with": environment(device),
-                "train_s": self.checkpoint["train_s"],
-                "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
-                "history": read_jsonl(log) if log.exists() else [],
-                "splits": {}}
+        return {
+            **self.head,
+            "options": {key: value for key, value in told.items() if key != "amp"},
+            "test": self.test,
+            "dataset_digest": cache.digest,
+            "config": self.kept_options,
+            "trained_with": self.checkpoint["environment"],
+            "evaluated_with": environment(device),
+            "train_s": self.checkpoint["train_s"],
+            "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
+            "history": read_jsonl(log) if log.exists() else [],
+            "splits": {},
+        }
 
     def write(self, record: dict) -> None:
         """Write the record, and the task's table with it."""

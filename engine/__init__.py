@@ -1,0 +1,1 @@
+"""Training and evaluation: the loop with exact resume, one step, what both evaluations share."""
