@@ -126,6 +126,7 @@ NEVER_SEEN = "B08"  # near infrared
 BANDS_UNSEEN = [
     run.but(train_channels=f"all-{NEVER_SEEN}") for run in (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
 ]
+BANDS_FILLED = tuple(BANDS_PLAIN.tested(fill=rule) for rule in ("mean", "regression"))
 
 
 def recalibrated(run: Run, section: str = "ablation") -> Run:
@@ -139,6 +140,20 @@ def probed(run: Run, probe: str) -> Run:
 def resized(run: Run, size: int) -> Run:
     return run.tested(section="ablation", image_size=size)
 
+
+# Rows of the tables of bands; the first is ours
+BANDS_ROWS = (
+    BANDS_CHANNELSET,
+    BANDS_WEIGHTED,
+    BANDS_MEAN,
+    BANDS_ZERO,
+    BANDS_SLICED,
+    BANDS_PLAIN,
+    *BANDS_FILLED,
+    BANDS_RGB,
+)
+UNSEEN_ROWS = (*BANDS_UNSEEN, probed(BANDS_UNSEEN[2], "average-of-seen"))
+SEEN_ROWS = (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
 
 # What the ablation table shows: group -> (variant, model, what it is compared with, where that is not
 # CHANNELSET). A
@@ -283,11 +298,11 @@ FIGURE_MODELS = {
 }
 # What texts call a model -> its runs, of which a preset has one
 NAMED = {
-    "ours": (CHANNELSET, FULL_CHANNELSET),
+    "ours": (CHANNELSET, FULL_CHANNELSET, BANDS_CHANNELSET),
     "ours-90": (LONG_STRONG, FULL_LONG),
-    "sliced": (SLICED, FULL_SLICED),
-    "mean-fill": (BY_FILL["mean"], FULL_MEAN),
-    "zero-fill": (BY_FILL["zero"],),
+    "sliced": (SLICED, FULL_SLICED, BANDS_SLICED),
+    "mean-fill": (BY_FILL["mean"], FULL_MEAN, BANDS_MEAN),
+    "zero-fill": (BY_FILL["zero"], BANDS_ZERO),
     "rescale-fill": (BY_FILL["rescale"],),
     "specialists": (SPECIALISTS,),
     "specialists-90": (LONG_SPECIALISTS,),
@@ -312,6 +327,11 @@ NAMED = {
     "sliced-without-blue-average": (probed(WITHOUT_BLUE["sliced"], "average-of-seen"),),
     "sliced-recalibrated": (recalibrated(SLICED),),
     "at-40px": (resized(CHANNELSET, 40),),
+    "weighted": (BANDS_WEIGHTED,),
+    "all-bands": (BANDS_PLAIN,),
+    "all-bands+mean": (BANDS_FILLED[0],),
+    "all-bands+regression": (BANDS_FILLED[1],),
+    "specialist": (BANDS_RGB,),
 }
 # Rows of the report's tables: (what readers see, name)
 MAIN_ROWS = (
@@ -429,8 +449,8 @@ GRIDS = {
         BANDS_MEAN,
         BANDS_RGB,
         *BANDS_UNSEEN,
-        *(BANDS_PLAIN.tested(fill=rule) for rule in ("regression", "mean")),
-        probed(BANDS_UNSEEN[2], "average-of-seen"),
+        *BANDS_FILLED,
+        UNSEEN_ROWS[3],
     ],
     # RGB and one more channel, which data.prepare derives
     "task1-extra": [CHANNELSET, SLICED],
