@@ -92,8 +92,12 @@ NARROW, WIDE = (OURS_ABLATED.but(width=width) for width in (0.125, 0.5))
 NARROW_SPECIALISTS, WIDE_SPECIALISTS = (specialists(width=width) for width in (0.125, 0.5))
 # One wider network at no more than the total of seven specialists at the preset's width. Predicted: 52 % over the
 # seven sets at half the width in 50 epochs, four points above them, with 1.24 M parameters against their 2.20 M
-WIDE_STRONG = CHANNELSET.but(width=0.5, epochs=50, augment="strong")
-MEDIUM_STRONG = CHANNELSET.but(width=0.375, epochs=90, augment="strong")
+WIDE_STRONG = CHANNELSET.but(
+    label="channel-set stem (ours), 1/2 wide", width=0.5, epochs=50, augment="strong"
+)
+MEDIUM_STRONG = CHANNELSET.but(
+    label="channel-set stem (ours), 3/8 wide", width=0.375, epochs=90, augment="strong"
+)
 
 # ---------------------------------------------------------------- full width, for a GPU
 

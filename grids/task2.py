@@ -101,21 +101,21 @@ FINE_THREE = SCREEN["3 layers, 3/8"].but(**STRONG, num_pools=3, stem="3x3s1")
 # MixUp and CutMix for both families, each behind the stem that costs least, one seed: the choice is made on
 # validation. Predicted: CutMix gains ResNet-34 up to a point in 30 epochs and costs the shallow networks one
 MIXED = {
-    (name, mix): kept(run, mix=mix)
+    (name, mix): run.but(mix=mix)
     for name, run in (("ResNet-34", RESNETS[0.001]), ("gated6-k3", GATED_30[0.001]))
     for mix in ("cutmix", "mixup")
 }
-FINE_RESNET_MIXED = kept(FINE_RESNETS[0.002], mix="cutmix")
+FINE_RESNET_MIXED = FINE_RESNETS[0.002].but(mix="cutmix")
 # The literal reading, six weighted operations in all, behind the fine stem. Predicted: 63 to 64 %, 94 % of the
 # strongest ResNet-34: the stem gains 4 to 5 points, as it does for the gated network, and the decay 2
-PLAIN_FINE = kept(PLAIN, "plain, six operations, 3x3 stem", **STRONG, stem="3x3s1")
+PLAIN_FINE = PLAIN.but(label="plain, six operations, 3x3 stem", **STRONG, stem="3x3s1")
 # Depth 4 behind a 7x7 stem of stride 1, pooled: it samples finely and still sees 7 px. Predicted: 62 %, 92 % of
 # the strongest; the 7x7 stem of stride 2 has 59.9 in 60 epochs
-GATED4_FINE = kept(
-    GATED4, "ours (depth 4), 7x7 stem of stride 1", **STRONG, stem="7x7s1", num_pools=2, pooled_gates=True
+GATED4_FINE = GATED4.but(
+    label="ours (depth 4), 7x7 stem of stride 1", **STRONG, stem="7x7s1", num_pools=2, pooled_gates=True
 )
 GATED4_FINE_10 = {
-    label: run.but(**STRONG, epochs=10)
+    label: run.but(section="ablation", **STRONG, epochs=10)
     for label, run in {
         "7x7 behind a 7x7 stem of stride 1": GATED4.but(stem="7x7s1", num_pools=2, pooled_gates=True),
         "9x9 behind a 3x3 stem, pooled": GATED4.but(
@@ -127,11 +127,11 @@ GATED4_FINE_10 = {
 # One change each from PLAIN_STRONG, 30 epochs, strong, decay 0.0005. Predicted: gates +2.7 as with seed 0;
 # 3x3 equals 5x5 within a point, 1x1 loses 12, two layers fewer lose 8, attention and graph lose 4 each
 KERNELS_30 = {
-    size: PLAIN_STRONG.but(f"plain6-k{size}", f"plain, {size}x{size}", kernels=str(size))
+    size: PLAIN_STRONG.but(f"plain6-k{size}", f"plain, {size}x{size}", "ablation", kernels=str(size))
     for size in (1, 3, 7)
 }
-TWO_LAYERS_30 = PLAIN_STRONG.but("plain4-k5", "plain, two hidden layers", widths="128,256")
-BRANCHES_30 = PLAIN_STRONG.but("reparam6-k5", "plain, branches in training", arch="reparam6-k5")
+TWO_LAYERS_30 = PLAIN_STRONG.but("plain4-k5", "plain, two hidden layers", "ablation", widths="128,256")
+BRANCHES_30 = PLAIN_STRONG.but("reparam6-k5", "plain, branches in training", "ablation", arch="reparam6-k5")
 OTHERS_30 = {
     name: Run(name, name, options={"arch": name, "augment": "strong", "weight_decay": 0.0005})
     for name in ("attention", "graph")
