@@ -113,6 +113,11 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
 
 
+def option_fields(config) -> list[dataclasses.Field]:
+    """Returns the `option`s of a dataclass, without its other fields."""
+    return [field for field in dataclasses.fields(config) if field.metadata]
+
+
 def within(least: int | float, most: int | float, kind: type = int):
     """The `type` of an argparse option: a number from `least` to `most`, both included."""
 
@@ -132,7 +137,7 @@ def check_ranges(config) -> None:
     Raises:
         UserError: one is out of its range, or no finite number.
     """
-    for field in dataclasses.fields(config):
+    for field in option_fields(config):
         value, limits = getattr(config, field.name), field.metadata["limits"]
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
@@ -146,7 +151,7 @@ def parse_config(cls, argv=None, description: str | None = None):
     """Build the dataclass `cls` from the command line: field `image_size` becomes `--image-size`."""
     parser = ArgumentParser(description=description)
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
+    for field in option_fields(cls):
         kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],) if t is not type(None)][
             0
         ]

@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 
 from channelset import Channels
-from config import TrainConfig, differing_options, digest, option_defaults, told_options, training_key
+from config import TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
 from engine.records import SECTIONS, RunFiles, read_predictions, run_name, write_record
 from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, use_threads, within
 
-# Names and places on one machine, which a record does not keep
-PLACES = ("name", "out", "resume", "cache", "data")
+# Names and places on one machine, which a record does not keep; it names the teacher instead of its path
+PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
@@ -90,7 +90,7 @@ class Evaluation:
             "model": name,
             "label": args.label or name,
             "seed": self.options["seed"],
-            "digest": digest(training_key(self.options, config_class), sorted(test.items())),
+            "digest": digest(identity(config_class.of(self.options)), sorted(test.items())),
         }
         demo = self.head["dataset"] == "demo"
         folder = Path(args.results or ("runs/demo-results" if demo else ROOT / "results"))
@@ -99,7 +99,9 @@ class Evaluation:
     @property
     def kept_options(self) -> dict:
         """The training's options that a record keeps."""
-        return {key: value for key, value in self.options.items() if key not in PLACES}
+        options = {key: value for key, value in self.options.items() if key not in PLACES}
+        teacher = self.options.get("taught_by")
+        return {**options, "teacher": teacher} if teacher else options
 
     def is_done(self) -> bool:
         """Whether --skip-existing leaves the results of this very run as they are.
@@ -121,7 +123,7 @@ class Evaluation:
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
             return True
-        if differing_options(self.kept_options, old["config"], self.config_class):
+        if differing(self.kept_options, old["config"], self.config_class):
             raise UserError(
                 f"{self.files.record} has the results of {self.head['model']!r} trained with "
                 f"other options: add --name for a row of its own"
@@ -148,17 +150,9 @@ class Evaluation:
         Raises:
             UserError: the data are others.
         """
-        args, dataset, known = self.args, self.checkpoint["dataset"], option_defaults(self.config_class)
-        # an older version's may have more
-        trained = {key: value for key, value in self.options.items() if key in known}
-        config = self.config_class(
-            **{
-                **trained,
-                "image_size": image_size,
-                "data": args.data,
-                "cache": args.cache,
-                "device": args.device,
-            }
+        args, dataset = self.args, self.checkpoint["dataset"]
+        config = self.config_class.of(
+            self.options, image_size=image_size, data=args.data, cache=args.cache, device=args.device
         ).resolve(Channels(dataset.get("data_channels") or RGB))
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
@@ -174,12 +168,10 @@ class Evaluation:
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
         log = Path(path).parent / "metrics.jsonl"  # not there where the model was copied alone
-        known = option_defaults(self.config_class)
-        trained = {key: value for key, value in self.options.items() if key in known}
-        told = told_options(self.config_class(**{**trained, "device": "cpu"}))
+        changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,
-            "options": {key: value for key, value in told.items() if key != "amp"},
+            "options": {key: value for key, value in changed.items() if key != "amp"},
             "test": self.test,
             "dataset_digest": cache.digest,
             "channels": list(cache.channel_names),

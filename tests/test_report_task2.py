@@ -38,13 +38,13 @@ from utils import UserError
 APPENDIX = {f"task2-{name}" for name in ("main-all", "cost", "ablations-all", "mistakes")}
 LABELS = np.repeat(np.arange(4), 25)
 SHORT = Run("resnet34", "short", "reference", {"arch": "resnet34", "stem_pool": False})
-LONG = SHORT.but(label="long", section="reference", lr=0.3)
+LONG = SHORT.but(label="long", lr=0.3)
 GATED = Run("gated6-k3", "gated", "ours", {"arch": "gated6-k3"})
 PLAIN = Run("plain6-k5", "plain", "ours", {"arch": "plain6-k5"})
 STUDENT = GATED.but(label="student", section="distilled", lr=0.2)
 NARROW = Run("resnet10", "narrow", "baseline", {"arch": "resnet10"})
-BARE = PLAIN.but(label="bare", lr=0.4)
-MISSING = PLAIN.but(lr=0.9)
+BARE = PLAIN.but(label="bare", section="ablation", lr=0.4)
+MISSING = BARE.but(lr=0.9)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def publish_all(publish, lists):
             (BARE, 64, {"seeds": (0,)}),
         ):
             options = changed.get(run.label, {})
-            runs[run.label] = run.but(section=run.section, **options) if options else run
+            runs[run.label] = run.but(**options)
             publish("task2", runs[run.label], accuracy, **how)
         return runs
 
