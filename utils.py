@@ -39,6 +39,7 @@ LIMITS = {
     "most": ("at most", operator.le),
     "below": ("below", operator.lt),
 }
+FORMULA = ("=", "+", "-", "@")  # what begins with one is a formula to a spreadsheet
 BUSY = 75  # exit status where another process holds what this one needs: try again later
 ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when its standard input closes
 
@@ -248,12 +249,29 @@ def check_name(name, what: str) -> str:
     """
     if (
         not isinstance(name, str)
-        or not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|]{1,100}", name)
-        or name.startswith(".")
+        or not re.fullmatch(r"[^/\\:*?\"<>|]{1,100}", name)
+        or not name.isprintable()  # nor is a byte that is no Unicode
+        or name.startswith((".", *FORMULA))
         or name.endswith((".", " "))
     ):
-        raise UserError(f"{what} {name!r} cannot name a file: use 1 to 100 letters, digits, - and _")
+        raise UserError(
+            f"{what} {name!a:.120} cannot name a file: use 1 to 100 letters, digits, - and _, and begin with a letter"
+        )
     return name
+
+
+def check_label(text, what: str) -> str:
+    """`text`, where it can stand in a line of a table that a spreadsheet opens.
+
+    Raises:
+        UserError: it is empty, too long, begins like a formula, or holds a line break or a control character.
+    """
+    if not isinstance(text, str) or not 0 < len(text) <= 200 or not text.isprintable() or text[0] in FORMULA:
+        raise UserError(
+            f"{what} {text!a:.120} cannot stand in a table: use 1 to 200 printable characters, the first not "
+            + " ".join(FORMULA)
+        )
+    return text
 
 
 def free_cores(seconds: float = 0.3) -> int:
@@ -439,7 +457,16 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` atomically as UTF-8 with Unix line ends."""
+    """Write `text` atomically as UTF-8 with Unix line ends.
+
+    Raises:
+        UserError: as `atomic_path`, or a name within the text is not valid Unicode.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 30) : error.end + 10]
+        raise UserError(f"cannot write {path}: {near!a} is not valid Unicode; use another name") from None
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 

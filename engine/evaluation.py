@@ -4,7 +4,6 @@ already.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,8 +13,18 @@ from config import TrainConfig, differing_options, digest, option_defaults, told
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
-from engine.records import SECTIONS, RunFiles, read_predictions, run_name, write_record
-from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, use_threads, within
+from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
+from utils import (
+    ROOT,
+    ArgumentParser,
+    UserError,
+    check_label,
+    check_name,
+    environment,
+    read_jsonl,
+    use_threads,
+    within,
+)
 
 # Names and places on one machine, which a record does not keep
 PLACES = ("name", "out", "resume", "cache", "data")
@@ -88,7 +97,7 @@ class Evaluation:
             "image_size": self.options["image_size"],
             "section": args.section or section,
             "model": name,
-            "label": args.label or name,
+            "label": check_label(args.label or name, "--label"),
             "seed": self.options["seed"],
             "digest": digest(training_key(self.options, config_class), sorted(test.items())),
         }
@@ -110,13 +119,13 @@ class Evaluation:
         if not self.files.record.exists():
             return False
         try:
-            old = json.loads(self.files.record.read_text(encoding="utf-8"))
+            old = read_record(self.files.record, self.task)
             same = (old["trained_with"], old["train_s"], old["config"]) == (
                 self.checkpoint["environment"],
                 self.checkpoint["train_s"],
                 self.kept_options,
             )
-        except (ValueError, KeyError, TypeError, OSError):  # damaged: made again
+        except (UserError, KeyError):  # damaged: made again
             return False
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
@@ -129,11 +138,10 @@ class Evaluation:
         return False
 
     def _is_whole(self, record: dict) -> bool:
-        """Whether the predictions and the table that go with the record are there."""
+        """Whether the predictions and the table that go with the record are there, and undamaged."""
         try:
-            return self.files.name in self.files.table.read_text(encoding="utf-8") and (
-                "test" not in record["splits"] or bool(read_predictions(self.files.predictions))
-            )
+            check_predictions(self.files, record)
+            return self.files.name in self.files.table.read_text(encoding="utf-8")
         except (OSError, UserError):
             return False
 
