@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from engine import records
 from engine.records import (
@@ -157,16 +158,15 @@ def test_damage_is_named_at_every_build_and_never_published(publish, tmp_path, r
         read_predictions.cache_clear()
         with pytest.raises(UserError, match=message):
             check_results(results)
-        if files.record.read_bytes() != whole[files.record] and damage not in (sealed_over,):
-            with pytest.raises(UserError, match="s0.json|top-1"):
-                seal.main([str(results)])
+        with pytest.raises(UserError, match=message):  # nor is it given a checksum
+            seal.main([str(results)])
         for path, content in whole.items():
             path.write_bytes(content)
     read_predictions.cache_clear()
     check_results(results)
     with pytest.raises(UserError, match="speed.csv is missing, or was changed"):  # a new row is no repair
         speed.write_text("benchmark,case\nx,1\n")
-        benchmark.Rows().keep(speed)
+        benchmark.Rows(torch.device("cpu")).keep(speed)
 
 
 def test_a_damaged_record_stops_no_other_evaluation(publish, tmp_path):

@@ -261,9 +261,12 @@ def test_a_setting_of_one_seed_learns_the_spread_from_the_others(results, publis
     assert few.difference(ours, sliced)["ci95_high"] > 5
 
 
-def test_predictions_of_other_images_are_refused(results, publish):
-    path = publish("task1", BY_FILL["zero"], 55).predictions
-    write_predictions(path, ["images/other/0.JPEG"] * 100, LABELS, dict.fromkeys(SUBSETS, LABELS))
+def test_predictions_of_other_images_are_refused(results, publish, rewrite):
+    files = publish("task1", BY_FILL["zero"], 55)
+    rewrite(files.record, json.loads(files.record.read_text()))
+    answers = read_predictions(files.predictions).by_column
+    write_predictions(files.predictions, ["images/other/0.JPEG"] * 100, LABELS, answers)
+    read_predictions.cache_clear()
     with pytest.raises(UserError, match="fill-zero-.*-s1-test.csv.gz is of other images"):
         build.main([], results)
 
