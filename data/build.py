@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -214,7 +215,8 @@ def make_image(read: Callable[[], bytes], row: Row, make: str) -> tuple[bytes, s
             return image, "other pixels", False
         size, means = look(image)
     except Exception as error:  # damaged files raise many types, and each is reported
-        return b"", f"cannot be used ({type(error).__name__}: {error})", False
+        reason = re.sub(r" <_io.BytesIO[^>]*>", "", f"{type(error).__name__}: {error}")
+        return b"", f"cannot be used ({reason})", False
     if size != row.size:
         return image, f"another picture: {size} px, not {row.size}", False
     off = np.abs(means - np.frombuffer(bytes.fromhex(row.quarters), np.uint8)).max()
