@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.records import check_results
 from grids import task1, task2
 from report import bands, charts, engineering, paper, qualitative, tables
 from report.compare import (
@@ -154,6 +155,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     check = parser.parse_args(argv).check
+    check_results(root / "results")
     made = collect(root)
     texts = made.texts
     for name, source in DOCUMENTS.items():

@@ -30,11 +30,12 @@ from engine.records import (
     load_records,
     read_predictions,
     run_name,
+    save_record,
     write_predictions,
-    write_record,
+    write_table,
 )
 from metrics.accuracy import classification_metrics
-from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, within
+from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, one_at_a_time, within
 
 PRESET = "48px-quarter"
 PROVENANCE = ("dataset", "dataset_digest", "trained_with", "evaluated_with", "train_s")  # of each fold
@@ -161,7 +162,9 @@ def main(argv: list[str] | None = None) -> None:
     for name, (record, predictions) in joined.items():
         files = RunFiles(target, "task1", name)
         write_predictions(files.predictions, *predictions)
-        write_record(files, record)
+        save_record(files, record)
+    with one_at_a_time(target / "task1"):
+        write_table(target, "task1")
     print(f"wrote {len(joined)} networks, each on {max(1, args.folds)} folds, to {target / 'task1'}")
     if not args.results:
         print(NEXT)
