@@ -200,7 +200,9 @@ def read_lists(source: str | Path) -> ImageLists:
     prefix = _locate_images(tree, roots[0], splits, names)
     sha256 = {key: _sha256(split) for key, split in splits.items()}
     channels = _read_bands(tree, roots[0])
-    told = sorted(sha256.items()) + [repr(channels)] * (channels is not RGB)
+    facts = sorted(sha256.items())
+    if channels is not RGB:
+        facts.append(repr(channels))
     name = "course" if sha256 == COURSE_SHA256 else given.stem if source.is_file() else given.name
     return ImageLists(
         source,
@@ -208,7 +210,7 @@ def read_lists(source: str | Path) -> ImageLists:
         splits,
         _class_names(splits["train"]),
         name,
-        hashlib.sha256(repr(told).encode()).hexdigest(),
+        hashlib.sha256(repr(facts).encode()).hexdigest(),
         channels,
     )
 
