@@ -91,7 +91,7 @@ def test_the_queue_repeats_the_published_runs():
             for grid, run in queued:
                 if run.model != record["model"] or run.test != record["test"]:
                     continue
-                if not {*channels_of(grid)} <= {*channels}:
+                if channels_of(grid) != channels and grid != "task1-extra":
                     continue
                 config = resolve_run(task, run, record["preset"], channels, seed=record["seed"])
                 if identity(config) == identity(cls.of(record["config"])):
