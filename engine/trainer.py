@@ -27,6 +27,7 @@ from data.cache import PixelCache
 from data.dataset import open_data
 from engine.step import TrainStep
 from utils import (
+    PARTIAL,
     UserError,
     append_jsonl,
     brief,
@@ -232,8 +233,9 @@ class Trainer:
         """
         if self.processes.rank == 0:
             self.lock = hold(self.folder)
-            for left in (*self.folder.glob(".last.pt.*"), *self.folder.glob(".model.pt.*")):  # by a kill
-                left.unlink()
+            for name in ("last.pt", "model.pt"):
+                for left in self.folder.glob(f".{name}.????????{PARTIAL}"):  # by a kill
+                    left.unlink()
         last = self.folder / "last.pt"
         if last.exists():
             if not self.config.resume:
