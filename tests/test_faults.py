@@ -125,15 +125,17 @@ def test_a_parser_knows_its_ranges(words):
 
 def test_what_a_kill_left_is_removed_at_the_next_start(command, tiny, tiny_dataset, tmp_path):
     Path("run").mkdir()
-    Path("run/.last.pt.abc").write_bytes(b"half")
+    Path("run/.last.pt.abcdefgh.partial").write_bytes(b"half")
+    Path("run/.last.pt.old").write_bytes(b"kept by the user")
     lists = read_lists(tiny_dataset)
     built = open_cache(lists, 10, tmp_path / "other", progress=False).folder
     shutil.rmtree(built)
-    left = built.parent / f".{built.name}-abc"
-    left.mkdir()
+    left = built.parent / f".{built.name}.making"
+    (left / "new").mkdir(parents=True)
+    (left / "unfinished.lock").touch()
     assert open_cache(lists, 10, tmp_path / "other", progress=False).folder == built and not left.exists()
     command(train_task1, *tiny, "--epochs", "1", "--out", "run")
-    assert not Path("run/.last.pt.abc").exists()
+    assert not Path("run/.last.pt.abcdefgh.partial").exists() and Path("run/.last.pt.old").exists()
 
 
 def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
@@ -144,7 +146,7 @@ def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".demo.lock", "demo"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
 
 def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, tiny, monkeypatch, capsys):
