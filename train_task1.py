@@ -78,7 +78,7 @@ def main() -> None:
         raise UserError(
             f"--teacher {config.teacher}: it and the student must both take all channels of the same data"
         )
-    teacher = load_teacher(config.teacher, cache.digest, len(names)) if config.teacher else None
+    teacher = load_teacher(config.teacher, cache, len(names)) if config.teacher else None
     seen = list(parse_subset(config.train_channels, known))
     shares = parse_shares(config.set_shares, known.chosen(seen))
 

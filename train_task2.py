@@ -32,7 +32,7 @@ def main() -> None:
         measure_depth(
             model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name
         )
-    teacher = load_teacher(config.teacher, cache.digest) if config.teacher else None
+    teacher = load_teacher(config.teacher, cache) if config.teacher else None
     train, val = (
         make_batches(cache, split, config.image_size, channels, device, config.fraction)
         for split in ("train", "val")

@@ -25,6 +25,7 @@ from config import TrainConfig, differing_options, option_defaults, run_folder_n
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
+from data.identity import LISTS_ONLY, difference
 from engine.step import TrainStep
 from utils import (
     PARTIAL,
@@ -153,6 +154,7 @@ class Trainer:
         self.config, self.validate, self.processes = config, validate, processes
         # of the start, kept by a resumed run
         self.cache, self.environment = cache, environment(train.device)
+        self.images_digest = cache.images_digest
         config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{run_folder_name(config)}"
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
@@ -164,6 +166,11 @@ class Trainer:
         if config.batch_size > len(train):
             raise UserError(
                 f"--batch-size {config.batch_size} is larger than the {len(train)} training images"
+            )
+        if processes.world > 1 and config.batch_size < 2 * processes.world:
+            raise UserError(
+                f"--batch-size {config.batch_size} leaves {processes.world} processes less than the two images each "
+                f"that batch normalisation needs: use {2 * processes.world} or more, or fewer processes"
             )
         if config.batch_size % processes.world:
             raise UserError(
@@ -209,6 +216,7 @@ class Trainer:
             "kind": "training-state",
             "config": dataclasses.asdict(self.config),
             "digest": self.cache.digest,
+            "images_digest": self.images_digest,
             "environment": self.environment,
             "world": self.processes.world,
             "step": self.step,
@@ -244,10 +252,11 @@ class Trainer:
                     f"choose another --out"
                 )
             state = load_checkpoint(last, "training-state")
-            if state["digest"] != self.cache.digest:
+            other = difference(self.cache, state, str(last))
+            if other:
                 raise UserError(
-                    f"cannot resume {self.folder}: it was started on other data; choose another "
-                    f"--out or delete it"
+                    f"cannot resume {self.folder}: it was started on other data: {other}; name that data, or "
+                    f"choose another --out"
                 )
             if state["world"] != self.processes.world:
                 raise UserError(
@@ -264,6 +273,9 @@ class Trainer:
                     + ", ".join(f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ)
                 )
             self.environment = state["environment"]
+            self.images_digest = state.get(
+                "images_digest", LISTS_ONLY
+            )  # not known of an older version's epochs
             try:
                 self.model.load_state_dict(state["model"])
                 self.ema.load_state_dict(state["ema"])
@@ -355,7 +367,7 @@ class Trainer:
 
         Args:
             kind: of the checkpoint, see `utils.load_checkpoint`.
-            dataset: what an evaluation must know of the data, beyond name, digest and class names.
+            dataset: what an evaluation must know of the data, beyond name, digests and class names.
             evaluation: the script that comes next.
         """
         averaged, cache = self.fit(), self.cache
@@ -364,6 +376,7 @@ class Trainer:
             dataset = {
                 "name": cache.name,
                 "digest": cache.digest,
+                "images_digest": self.images_digest,
                 "class_names": cache.class_names,
                 **dataset,
             }

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from torch import nn
 
+from data.cache import PixelCache
+from data.identity import difference
 from metrics.depth import count_depth
 from models.branched import fuse
 from models.resnet import LAYERS, ScaledResNet
@@ -99,19 +101,20 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
     return model.eval(), checkpoint
 
 
-def load_teacher(path: str, digest: str) -> nn.Module:
+def load_teacher(path: str, cache: PixelCache) -> nn.Module:
     """The network of the checkpoint `path`, fused.
 
     Args:
-        digest: of the student's data.
+        cache: the student's data.
 
     Raises:
         UserError: not a checkpoint of train_task2.py, or of other data.
     """
     model, checkpoint = load_classifier(path)
-    if checkpoint["dataset"]["digest"] != digest:
+    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if other:
         raise UserError(
-            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data"
+            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data: {other}"
         )
     return fuse(model)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from data.folds import make_folds
+from data.identity import LISTS_ONLY
 from data.lists import find_dataset, read_lists
 from engine.records import RunFiles, load_records, read_predictions, write_predictions
 from report import build as report_build
@@ -132,8 +133,15 @@ def collect(work: Path, folds: list[Path], target: Path) -> None:
                 "config": first["config"],
                 "folds": [
                     {
-                        key: found[fold.stem][0][key]
-                        for key in ("dataset", "dataset_digest", "trained_with", "evaluated_with", "train_s")
+                        key: found[fold.stem][0].get(key, LISTS_ONLY)
+                        for key in (
+                            "dataset",
+                            "dataset_digest",
+                            "images_digest",
+                            "trained_with",
+                            "evaluated_with",
+                            "train_s",
+                        )
                     }
                     for fold in folds
                 ],
