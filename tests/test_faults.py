@@ -13,8 +13,11 @@ import pytest
 
 import eval_channels
 import train_task1
+import utils
 from config import Task1Config, Task2Config
 from data.cache import open_cache
+from data.demo import make_demo
+from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, hold, parse_config
@@ -207,3 +210,62 @@ def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
     capsys.readouterr()
     command(eval_channels, trained, *options)
     assert "skipped" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- folders beside the output
+
+
+def test_what_stands_beside_an_output_stays(tiny_dataset, tmp_path):
+    for name in (".demo-backup", ".demo-abcdefgh", ".demo.making", ".folds-abcdefgh", ".folds.making"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        (tmp_path / "x" / name / "thesis.txt").write_text("years of work")
+    before = sorted((tmp_path / "x").iterdir())
+    made = [make_demo(tmp_path / "x/demo"), tmp_path / "x/folds"]
+    make_folds(read_lists(tiny_dataset), 2, tmp_path / "x/folds")
+    assert sorted((tmp_path / "x").iterdir()) == sorted([*before, *made])
+    assert all((folder / "thesis.txt").exists() for folder in before)
+
+
+def test_a_folder_that_looks_unfinished_without_the_lock_is_in_the_way(tmp_path):
+    (tmp_path / ".demo.making/new").mkdir(parents=True)
+    (tmp_path / ".demo.making/new/thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"\.demo\.making is in the way: rename it"):
+        make_demo(tmp_path / "demo")
+    assert (tmp_path / ".demo.making/new/thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', "[" * 10**5]
+)
+def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, tmp_path, text):
+    folder, folds = make_demo(tmp_path / "demo"), tmp_path / "folds"
+    make_folds(read_lists(tiny_dataset), 2, folds)
+    for marker in (folder / "demo.json", folds / "folds.json"):
+        marker.write_text(text)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds .*remove it, or name another folder with --out"):
+        make_demo(folder)
+    with pytest.raises(UserError, match="not empty and does not hold these folds"):
+        make_folds(read_lists(tiny_dataset), 2, folds)
+    assert (folder / "notes.txt").exists() and (folds / "tiny-fold0").exists()
+
+
+def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, capsys):
+    times, acquire = [], utils.FileLock.acquire
+
+    def wait(self, timeout=None):
+        times.append(timeout)
+        if timeout is not None:
+            raise utils.Timeout("held")
+        return acquire(self)
+
+    monkeypatch.setattr(utils.FileLock, "acquire", wait)
+    with utils.one_at_a_time(tmp_path):
+        assert f"another process writes into {tmp_path}: waiting for it" in capsys.readouterr().err
+    assert times == [5, None]
+
+
+def test_processes_have_two_images_each(command, tiny, monkeypatch):
+    monkeypatch.setattr(trainer.Processes, "start", staticmethod(lambda device: trainer.Processes(0, 2)))
+    with pytest.raises(UserError, match="--batch-size 2 leaves 2 processes less than the two images each"):
+        command(train_task1, *tiny, "--batch-size", "2", "--out", "run")
