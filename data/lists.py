@@ -189,14 +189,18 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
                 )
 
 
-def read_lists(source: str | Path) -> ImageLists:
+def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     """Read and check the lists of a folder or zip. Every listed image exists; none is decoded.
 
     The lists may lie in `source`, in its images/ folder or up to two folders deeper, and images/ may be
     nested.
 
+    Args:
+        source: a folder or zip.
+        name: of the data set; by default that of the folder or zip.
+
     Raises:
-        UserError: naming the list file, the line and the remedy.
+        UserError: naming the list file, the line and the remedy, or a name that no result could have.
     """
     given = Path(source).expanduser().absolute()
     source = given.resolve()
@@ -225,7 +229,8 @@ def read_lists(source: str | Path) -> ImageLists:
     sha256 = {key: _sha256(split) for key, split in splits.items()}
     channels = _read_bands(tree, roots[0])
     told = sorted(sha256.items()) + [repr(channels)] * (channels is not RGB)
-    name = "course" if sha256 == COURSE_SHA256 else called.stem if source.is_file() else called.name
+    name = name or (called.stem if source.is_file() else called.name)
+    name = "course" if sha256 == COURSE_SHA256 else name
     check_name(name, "the data set's folder or zip")
     return ImageLists(
         source,

@@ -80,9 +80,13 @@ def test_unknown_row_is_an_error(queue):
 
 
 def test_rows_are_chosen_by_model_and_options():
-    run = GOOD.but(section="ours", epochs=60).tested(image_size=40)
+    run = GOOD.but(epochs=60).tested(image_size=40)
     assert (
         run.fits("good") and run.fits("good,epochs=60,test_image_size=40") and not run.fits("good,epochs=30")
+    )
+    three = GOOD.but(widths="128,256,512")
+    assert (
+        three.fits("good,widths=128,256,512") and three.fits(str(three)) and not three.fits("good,widths=128")
     )
     assert not run.fits("other") and str(run) == "good,fill=mean,epochs=60,test_image_size=40"
 
@@ -134,6 +138,7 @@ def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypat
     experiments.main(
         [
             "task2",
+            "--report",
             "--data",
             str(tiny_dataset),
             "--options",
@@ -156,9 +161,7 @@ def test_a_grid_has_each_run_once_and_its_options_are_known():
     for grid, runs in GRIDS.items():
         assert len(distinct(runs)) == len(runs), grid
         for run in runs:
-            config = resolve_run(
-                task_of(grid), run.options, "48px-quarter", channels_of(grid), name=run.model
-            )
+            config = resolve_run(task_of(grid), run, "48px-quarter", channels_of(grid))
             assert config.name == run.model and run.label and run.section
 
 
@@ -166,7 +169,7 @@ def test_names_hold_no_options():
     """A shallow network is called by what it is; the others by one word for all of their trainings."""
     for grid, runs in grids.task2.GRIDS.items():
         for run in runs:
-            assert resolve_run("task2", run.options, "48px-quarter").name == run.model, (grid, str(run))
+            assert resolve_run("task2", run, "48px-quarter", name=None).name == run.model, (grid, str(run))
     models = {run.model for runs in grids.task1.GRIDS.values() for run in runs}
     assert CHANNELSET.model in models and len(models) < 25
 
