@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data.folds import make_folds
+from data.identity import LISTS_ONLY
 from data.lists import find_dataset, read_lists
 from engine.records import (
     NEXT,
@@ -38,7 +39,8 @@ from metrics.accuracy import classification_metrics
 from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, one_at_a_time, within
 
 PRESET = "48px-quarter"
-PROVENANCE = ("dataset", "dataset_digest", "trained_with", "evaluated_with", "train_s")  # of each fold
+# of each fold
+PROVENANCE = ("dataset", "dataset_digest", "images_digest", "trained_with", "evaluated_with", "train_s")
 SUBSETS = {"task1-bands": "every B02,B03,B04", "task1-extra": "every"}  # grid -> what is evaluated
 
 
@@ -143,7 +145,7 @@ def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Pre
         "dataset_digest": sha256(digests.encode()).hexdigest() if len(parts) > 1 else digests,
         "train_s": sum(record["train_s"] for record in records),
         "history": [],
-        "folds": [{key: record[key] for key in PROVENANCE} for record in records],
+        "folds": [{key: record.get(key, LISTS_ONLY) for key in PROVENANCE} for record in records],
         "splits": {"test": rows},
     }
     images = [image for _, predictions in parts for image in predictions.images]
