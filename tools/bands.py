@@ -143,6 +143,7 @@ def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Pre
         **first,
         "dataset": dataset,
         "dataset_digest": sha256(digests.encode()).hexdigest() if len(parts) > 1 else digests,
+        "images_digest": _joined_digest([record.get("images_digest", LISTS_ONLY) for record in records]),
         "train_s": sum(record["train_s"] for record in records),
         "history": [],
         "folds": [{key: record.get(key, LISTS_ONLY) for key in PROVENANCE} for record in records],
@@ -150,6 +151,13 @@ def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Pre
     }
     images = [image for _, predictions in parts for image in predictions.images]
     return record, Predictions(images, labels, by_column)
+
+
+def _joined_digest(digests: list[str]) -> str:
+    """Join the digests of the folds' pictures, which are all known or none."""
+    if LISTS_ONLY in digests:
+        return LISTS_ONLY
+    return sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else digests[0]
 
 
 def main(argv: list[str] | None = None) -> None:
