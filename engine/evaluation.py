@@ -191,6 +191,7 @@ class Evaluation:
             "options": {key: value for key, value in changed.items() if key != "amp"},
             "test": self.test,
             "dataset_digest": cache.digest,
+            "channels": list(cache.channel_names),
             "images_digest": self.checkpoint["dataset"].get("images_digest", LISTS_ONLY),
             "config": self.kept_options,
             "trained_with": self.checkpoint["environment"],
