@@ -157,7 +157,9 @@ class PixelCache:
 
     def remember(self, lists: ImageLists, stamp: str, sums: identity.Sums) -> None:
         """Note that `lists` have these pictures; a folder that cannot be written is compared again next time."""
-        meta = dict(self._meta)
+        meta, source = dict(self._meta), str(lists.source)
+        if self.sources.get(source) == stamp:
+            return
         with suppress(UserError):
             if self.images_digest is None:
                 text = identity.as_text({path: s for path, s in sums.items() if path not in self.left_out})
@@ -165,7 +167,7 @@ class PixelCache:
                 meta["crc32"] = {**meta["crc32"], PICTURES: checksum(self.folder / PICTURES)}
                 self.images_digest = meta["images_digest"] = identity.digest_of(text)
             known = {path: old for path, old in self.sources.items() if Path(path).exists()}
-            self.sources = meta["sources"] = {**known, str(lists.source): stamp}
+            self.sources = meta["sources"] = {**known, source: stamp}
             self._meta = _write_meta(self.folder, meta)
 
 
@@ -257,6 +259,7 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
         target = target.with_name(f"{target.name.removesuffix(f'-{number - 1}')}-{number}")
     for cache in caches:
         if cache.has_seen(lists, stamp):
+            cache.remember(lists, stamp, {})
             return cache, cache.folder, ""
     sums, outdated = identity.sums_of(lists, progress) if caches else {}, []
     for cache in caches:
