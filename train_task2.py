@@ -34,7 +34,7 @@ def main() -> None:
         )
     teacher = None
     if config.teacher:
-        teacher, options = load_teacher(config.teacher, cache.digest)
+        teacher, options = load_teacher(config.teacher, cache)
         config.taught_by = training_name(Task2Config.of(options))
     train, val = (
         make_batches(cache, split, config.image_size, channels, device, config.fraction)

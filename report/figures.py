@@ -107,6 +107,8 @@ class Series(NamedTuple):
     y: list
     mark: float | None = None  # x of a vertical line in the curve's style
     apart: bool = False  # without lines between its points
+    labels: list[str] | None = None  # names beside its points
+    sizes: list[int] | None = None  # seeds of each point: a point of several is larger
 
 
 class Panel(NamedTuple):
@@ -254,7 +256,7 @@ def shares(figure: Figure, data: list[Share]) -> None:
     for rank, other in enumerate(others):
         members = [model for model in data if model.of == other]
         x = np.array([models.index(model.name) for model in members]) + 0.14 * (rank - (len(others) - 1) / 2)
-        _share_points(axis, x, members, other, rank)
+        _share_points(axis, x, members, other, rank, hollow=rank > 0)
         for place, model in zip(x, members):
             axis.annotate(
                 f"{model.share:.1f}",
@@ -269,11 +271,11 @@ def shares(figure: Figure, data: list[Share]) -> None:
     axis.legend(*_plain_legend(axis), frameon=False, fontsize=9)
 
 
-def _share_points(axis, x, models: list[Share], label: str, rank: int) -> None:
+def _share_points(axis, x, models: list[Share], label: str, rank: int, hollow: bool = False) -> None:
     """Draw shares with their intervals, all in one style."""
     share, low, high = np.array([(model.share, model.low, model.high) for model in models]).T
     bars = {"ecolor": "black", "elinewidth": 0.9, "capsize": 3, "zorder": 3}
-    axis.errorbar(x, share, yerr=[share - low, high - share], label=label, **bars, **_marker(rank))
+    axis.errorbar(x, share, yerr=[share - low, high - share], label=label, **bars, **_marker(rank, hollow))
 
 
 def _share_axis(axis, count: int) -> None:
@@ -305,8 +307,11 @@ def _plain_legend(axis) -> tuple[list, list]:
     return [handle[0] for handle in handles], labels
 
 
-def _marker(rank: int) -> dict:
+def _marker(rank: int, hollow: bool = False) -> dict:
     """Style of a model's marker: its shape tells it apart in grey."""
+    colour = PALETTE[rank % len(PALETTE)]
+    if hollow:
+        return _marker(rank) | {"markerfacecolor": "white", "markeredgecolor": colour}
     return {
         "linestyle": "none",
         "marker": MARKERS[rank % len(MARKERS)],
@@ -344,6 +349,33 @@ def lines(figure: Figure, data: Panels) -> None:
             axis.legend(frameon=False, fontsize=8)
     if rows == 1:
         _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
+
+
+def budgets(figure: Figure, data: list[Panel]) -> None:
+    """Named points against a cost, a panel for each cost; the second family is filled, the others are hollow."""
+    figure.set_size_inches(10, 4.6)
+    axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
+    for axis, panel in zip(axes, data):
+        for rank, series in enumerate(panel.series):
+            for x, y, name, seeds in zip(series.x, series.y, series.labels, series.sizes):
+                style = _marker(rank, hollow=rank != 1) | {"markersize": 5 if seeds == 1 else 8}
+                label = series.name if name == series.labels[0] else "_"
+                axis.plot(x, y, label=label, **style)
+                axis.annotate(
+                    name,
+                    (x, y),
+                    xytext=(5, 4),
+                    textcoords="offset points",
+                    fontsize=6.5,
+                    color=style["color"],
+                )
+        axis.set(xlabel=panel.x, xscale="log")
+        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        axis.margins(x=0.2, y=0.08)
+        axis.grid(color="0.88")
+    axes[0].set_ylabel(data[0].y)
+    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
 
 
 def labelled_points(figure: Figure, data: list[Panel]) -> None:
