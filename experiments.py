@@ -188,7 +188,7 @@ def evaluation_jobs(args) -> list[Job]:
                 "--threads",
                 str(args.threads),
                 *words(test),
-                *["--repeats", "0"] * (not args.latency),
+                *([] if args.latency else ["--repeats", "0"]),
                 *shlex.split(args.eval_options),
             ]
             jobs.append(
@@ -234,7 +234,8 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
                     job.not_before = time.monotonic() + RETRY
                     waiting.append(job)
                     continue
-                failed += [job] * (job.process.returncode != 0)
+                if job.process.returncode:
+                    failed.append(job)
                 print(
                     f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}",
                     flush=True,
@@ -318,7 +319,8 @@ def main(argv: list[str] | None = None) -> None:
     evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)
     # a latency is measured on a machine that does nothing else
-    failed, left = run_jobs(jobs + evaluations * (not args.latency), args.jobs, args.minutes)
+    together = jobs if args.latency else jobs + evaluations
+    failed, left = run_jobs(together, args.jobs, args.minutes)
     left = evaluations if args.latency else [job for job in left if job.makes is None]
     failed += run_jobs([job for job in left if job.ready], 1 if args.latency else args.jobs)[0]
     if evaluations and args.report:

@@ -316,8 +316,9 @@ def use_threads(count: int) -> int:
     if not count:
         count = min(free_cores(), torch.get_num_threads())
         if count < torch.get_num_threads():
+            threads = "thread" if count == 1 else "threads"
             print(
-                f"{count} CPU thread{'s' * (count > 1)}: as many as there are cores that nothing else uses; "
+                f"{count} CPU {threads}: as many as there are cores that nothing else uses; "
                 f"--threads N sets another number",
                 file=sys.stderr,
             )
@@ -700,7 +701,8 @@ def git_commit() -> str:
     running = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
     try:
         changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py").splitlines()
-        return ask("rev-parse", "HEAD") + "+changes" * bool(running.intersection(changed))
+        commit = ask("rev-parse", "HEAD")
+        return f"{commit}+changes" if running.intersection(changed) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
