@@ -4,7 +4,7 @@ already.
 
 from __future__ import annotations
 
-import json
+import argparse
 from pathlib import Path
 
 import torch
@@ -14,8 +14,18 @@ from config import TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
-from engine.records import SECTIONS, RunFiles, read_predictions, run_name, write_record
-from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, use_threads, within
+from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
+from utils import (
+    ROOT,
+    ArgumentParser,
+    UserError,
+    check_label,
+    check_name,
+    environment,
+    read_jsonl,
+    use_threads,
+    within,
+)
 
 # Names and places on one machine, which a record does not keep; it names the teacher instead of its path
 PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
@@ -51,9 +61,8 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing where this very run has its results already"
     )
-    parser.add_argument(
-        "--no-report", action="store_true", help="leave the documents' tables and charts as they are"
-    )
+    # older scripts pass it; no evaluation writes the documents
+    parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
 
 
 class Evaluation:
@@ -88,7 +97,7 @@ class Evaluation:
             "image_size": self.options["image_size"],
             "section": args.section or section,
             "model": name,
-            "label": args.label or name,
+            "label": check_label(args.label or name, "--label"),
             "seed": self.options["seed"],
             "digest": digest(identity(config_class.of(self.options)), sorted(test.items())),
         }
@@ -112,13 +121,13 @@ class Evaluation:
         if not self.files.record.exists():
             return False
         try:
-            old = json.loads(self.files.record.read_text(encoding="utf-8"))
+            old = read_record(self.files.record, self.task)
             same = (old["trained_with"], old["train_s"], old["config"]) == (
                 self.checkpoint["environment"],
                 self.checkpoint["train_s"],
                 self.kept_options,
             )
-        except (ValueError, KeyError, TypeError, OSError):  # damaged: made again
+        except (UserError, KeyError):  # damaged: made again
             return False
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
@@ -131,11 +140,10 @@ class Evaluation:
         return False
 
     def _is_whole(self, record: dict) -> bool:
-        """Whether the predictions and the table that go with the record are there."""
+        """Whether the predictions and the table that go with the record are there, and undamaged."""
         try:
-            return self.files.name in self.files.table.read_text(encoding="utf-8") and (
-                "test" not in record["splits"] or bool(read_predictions(self.files.predictions))
-            )
+            check_predictions(self.files, record)
+            return self.files.name in self.files.table.read_text(encoding="utf-8")
         except (OSError, UserError):
             return False
 
@@ -167,7 +175,6 @@ class Evaluation:
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
-        log = Path(path).parent / "metrics.jsonl"  # not there where the model was copied alone
         changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,
@@ -179,9 +186,29 @@ class Evaluation:
             "evaluated_with": environment(device),
             "train_s": self.checkpoint["train_s"],
             "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
-            "history": read_jsonl(log) if log.exists() else [],
+            "history": self._history(Path(path).parent / "metrics.jsonl"),
             "splits": {},
         }
+
+    def _history(self, log: Path) -> list[dict]:
+        """The training's metrics, a line an epoch. A checkpoint of an older version does not hold them: then they are
+        those of the `log` beside it, nothing where the model was copied alone.
+
+        Raises:
+            UserError: the log is damaged, or of another training.
+        """
+        if "metrics" in self.checkpoint:
+            return self.checkpoint["metrics"]
+        lines = read_jsonl(log) if log.exists() else []
+        epochs = list(range(1, self.options["epochs"] + 1))
+        fused = self.task == "task1" and len(self.args.checkpoint) > 1  # their times are added
+        seconds = {line.get("train_s") for line in lines[-1:]} - {self.checkpoint["train_s"]}
+        if lines and ([line.get("epoch") for line in lines] != epochs or (seconds and not fused)):
+            raise UserError(
+                f"{log} is not the log of the training that wrote the model beside it, or it is damaged: restore it, "
+                f"or move the model into a folder of its own"
+            )
+        return lines
 
     def write(self, record: dict) -> None:
         """Write the record, and the task's table with it."""

@@ -20,6 +20,7 @@ from config import changed_options, digest, identity, resolve_run  # noqa: E402
 from engine.records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
 from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
+from utils import write_json  # noqa: E402
 
 
 @pytest.fixture
@@ -256,6 +257,14 @@ def make_record(task: str, run, preset: str, dataset: str, seed: int, more: dict
         "splits": {},
         **more,
     }
+
+
+@pytest.fixture
+def rewrite():
+    """rewrite(path, record) writes a record as older versions did, without checksums."""
+    return lambda path, record: write_json(
+        path, {key: value for key, value in record.items() if key != "checksums"}
+    )
 
 
 @pytest.fixture
