@@ -181,6 +181,7 @@ class Evaluation:
             "options": {key: value for key, value in changed.items() if key != "amp"},
             "test": self.test,
             "dataset_digest": cache.digest,
+            "channels": list(cache.channel_names),
             "config": self.kept_options,
             "trained_with": self.checkpoint["environment"],
             "evaluated_with": environment(device),

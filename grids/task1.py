@@ -134,6 +134,7 @@ BANDS_UNSEEN = [
     run.but(section="ablation", train_channels=f"all-{NEVER_SEEN}")
     for run in (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
 ]
+BANDS_FILLED = tuple(BANDS_PLAIN.tested(fill=rule) for rule in ("mean", "regression"))
 
 
 def recalibrated(run: Run, section: str = "ablation") -> Run:
@@ -147,6 +148,20 @@ def probed(run: Run, probe: str) -> Run:
 def resized(run: Run, size: int) -> Run:
     return run.tested(section="ablation", image_size=size)
 
+
+# Rows of the tables of bands; the first is ours
+BANDS_ROWS = (
+    BANDS_CHANNELSET,
+    BANDS_WEIGHTED,
+    BANDS_MEAN,
+    BANDS_ZERO,
+    BANDS_SLICED,
+    BANDS_PLAIN,
+    *BANDS_FILLED,
+    BANDS_RGB,
+)
+UNSEEN_ROWS = (*BANDS_UNSEEN, probed(BANDS_UNSEEN[2], "average-of-seen"))
+SEEN_ROWS = (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
 
 # What the ablation table shows: group -> (variant, model, reference; CHANNELSET where none is named).
 # A model is a run, or a run for each channel set.
@@ -292,11 +307,11 @@ FIGURE_MODELS = {
 }
 # Names that the report's texts use -> the model's runs, at most one a preset
 NAMED = {
-    "ours": (CHANNELSET, FULL_CHANNELSET),
+    "ours": (CHANNELSET, FULL_CHANNELSET, BANDS_CHANNELSET),
     "ours-90": (LONG_STRONG, FULL_LONG),
-    "sliced": (SLICED, FULL_SLICED),
-    "mean-fill": (BY_FILL["mean"], FULL_MEAN),
-    "zero-fill": (BY_FILL["zero"],),
+    "sliced": (SLICED, FULL_SLICED, BANDS_SLICED),
+    "mean-fill": (BY_FILL["mean"], FULL_MEAN, BANDS_MEAN),
+    "zero-fill": (BY_FILL["zero"], BANDS_ZERO),
     "rescale-fill": (BY_FILL["rescale"],),
     "specialists": (SPECIALISTS,),
     "specialists-90": (LONG_SPECIALISTS,),
@@ -321,6 +336,11 @@ NAMED = {
     "sliced-without-blue-average": (probed(WITHOUT_BLUE["sliced"], "average-of-seen"),),
     "sliced-recalibrated": (recalibrated(SLICED),),
     "at-40px": (resized(CHANNELSET, 40),),
+    "weighted": (BANDS_WEIGHTED,),
+    "all-bands": (BANDS_PLAIN,),
+    "all-bands+mean": (BANDS_FILLED[0],),
+    "all-bands+regression": (BANDS_FILLED[1],),
+    "specialist": (BANDS_RGB,),
 }
 # Rows of the report's main table: (label, name in NAMED)
 MAIN_ROWS = (
@@ -438,8 +458,8 @@ GRIDS = {
         BANDS_MEAN,
         BANDS_RGB,
         *BANDS_UNSEEN,
-        *(BANDS_PLAIN.tested(fill=rule) for rule in ("regression", "mean")),
-        probed(BANDS_UNSEEN[2], "average-of-seen"),
+        *BANDS_FILLED,
+        UNSEEN_ROWS[3],
     ],
     # RGB and a fourth channel, which data.prepare derives from RGB
     "task1-extra": [CHANNELSET, SLICED],

@@ -6,52 +6,39 @@
     {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.4)  in % of the strongest ResNet-34
     {{ ratio 64px-full depth6-wide stock }}      ... of another network
     {{ cost 64px-full depth6-wide macs /1e6 .0f }}                a column of the results, scaled and formatted
-    {{ bands ours random }}                      75.6            EuroSAT: all, one, but-one, random, rgb
-    {{ bandgap ours sliced random }}             13.0 (9.6 to 16.4)
+    {{ top1 bands ours random }}                 75.6            thirteen bands: all, rgb, one, but-one, random
+    {{ gap bands ours sliced random }}           13.0 (9.6 to 16.4)
     {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
     {{ count runs }}                             321             evaluations of the data that the texts are about
 
-Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA`:
-whatever else is in results/ never changes these texts.
+Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA` and
+of the thirteen bands: whatever else is in results/ never changes these texts.
 """
 
 from __future__ import annotations
 
 import shlex
 import statistics
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
-from grids import task1 as runs1
-from grids import task2 as runs2
+from grids import task1, task2
 from metrics.fill_error import mean_energy
-from report.compare import Model, Setting
-from report.task1 import bands
-from report.task2.compare import denominator
+from report import bands
+from report.compare import denominator
+from report.markdown import interval
+from report.results import Model, Setting
 from utils import UserError
 
 DATA = "mini-imagenet-50"
 NOTHING = "–"
-BANDS = "bands/eurosat-13band-469"
-NETWORKS = {
-    "ours": ("channelset", "", "all"),
-    "weighted": ("channelset", "", "all weighted"),
-    "mean-fill": ("fill-mean", "", "all"),
-    "zero-fill": ("fill-zero", "", "all"),
-    "sliced": ("sliced", "", "all"),
-    "plain": ("all-bands", "", "all"),
-    "plain+mean": ("all-bands", "fill mean", "all"),
-    "plain+regression": ("all-bands", "fill regression", "all"),
-    "specialist": ("specialist", "", "all"),
-}
-GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
-FUNCTIONS = ("top1", "sd", "val", "gap", "ratio", "cost", "energy", "csv", "bands", "bandgap", "count")
+GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
+FUNCTIONS = ("top1", "sd", "val", "gap", "ratio", "cost", "energy", "csv", "count")
 
 
 class Numbers:
@@ -61,7 +48,7 @@ class Numbers:
         self.settings, self.results = settings, results
 
     def __call__(self, expression: str) -> str:
-        """The text that stands for an expression.
+        """Return the text that stands for an expression.
 
         Raises:
             UserError: unknown function, model, file or column, or wrong arguments.
@@ -75,33 +62,39 @@ class Numbers:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
     def find(self, preset: str, name: str) -> tuple[Setting, Model] | None:
-        """Setting and model of a name; None without results.
+        """Find the setting and the model of a name; None without results.
+
+        Args:
+            preset: of the results of `DATA`, or "bands": those of the thirteen bands.
 
         Raises:
             UserError: unknown name.
         """
-        task = next((task for task, runs in (("task1", runs1), ("task2", runs2)) if name in runs.NAMED), None)
-        if task is None:
-            raise UserError(f"unknown model {name!r}; known: {', '.join({**runs1.NAMED, **runs2.NAMED})}")
-        runs = (runs1 if task == "task1" else runs2).NAMED[name]
-        return next(
-            (
-                (setting, model)
-                for setting in self.settings[task]
-                if (setting.dataset, setting.preset) == (DATA, preset)
-                for run in runs
-                if (model := setting.model(run))
-            ),
-            None,
-        )
+        task = "task1" if name in task1.NAMED else "task2"
+        runs = {**task1.NAMED, **task2.NAMED}
+        if name not in runs:
+            raise UserError(f"unknown model {name!r}; known: {', '.join(runs)}")
+        place = (bands.BANDS, bands.PRESET) if preset == "bands" else (DATA, preset)
+        for setting in self.settings[task]:
+            if (setting.dataset, setting.preset) == place:
+                models = (setting.model(run) for run in runs[name])
+                return next(((setting, model) for model in models if model), None)
+        return None
+
+    @staticmethod
+    def columns(setting: Setting, place: str) -> tuple[str, ...]:
+        """List the columns of predictions that a place in the text stands for."""
+        if setting.task == "task2":
+            return setting.columns
+        if setting.dataset == bands.BANDS:
+            return bands.groups_of(setting)[GROUPS[place]]
+        return PLACES.get(place, (place,))
 
     def by_seed(self, preset: str, name: str, place: str = "mean") -> list[float]:
-        """Top-1 on test, percent, one for each seed; [] without results."""
+        """Return top-1 on test, percent, a value for each seed; [] without results."""
         setting, model = self.find(preset, name) or (None, None)
-        if not model:
-            return []
-        columns = PLACES.get(place, (place,)) if setting.task == "task1" else setting.columns
-        return np.mean([setting.top1(model, (one,)) for one in columns], axis=0).tolist()
+        columns = self.columns(setting, place) if model else ()
+        return setting.top1(model, columns) if columns and setting.seeds(model, columns) else []
 
     def top1(self, preset: str, name: str, place: str = "mean") -> str:
         values = self.by_seed(preset, name, place)
@@ -118,15 +111,15 @@ class Numbers:
 
     def gap(self, preset: str, name: str, other: str, place: str = "mean") -> str:
         one, two = self.find(preset, name), self.find(preset, other)
-        result = one and two and one[0].difference(one[1], two[1], None if place == "mean" else (place,))
-        return interval(result, "difference_points") if result else NOTHING
+        result = one and two and one[0].difference(one[1], two[1], self.columns(one[0], place))
+        return interval(result, "difference_points", to="to") if result else NOTHING
 
     def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
         result = self.share(preset, name, other)
-        return interval(result, "ratio", 100) if result else NOTHING
+        return interval(result, "ratio", 100, "to") if result else NOTHING
 
     def share(self, preset: str, name: str, other: str = "strongest") -> dict | None:
-        """Ratio of two networks of Task 2, with interval and p; None where one has no results or both are one."""
+        """Divide two networks of Task 2, with interval and p; None where one has no results or both are the same."""
         setting, model = self.find(preset, name) or (None, None)
         if not model:
             return None
@@ -138,7 +131,7 @@ class Numbers:
         return None if against in (None, model) else setting.ratio(model, against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Mean over seeds (and sets) of a numeric column of the test rows, divided by /N."""
+        """Average a numeric column of the test rows over seeds (and sets), divided by /N."""
         setting, model = self.find(preset, name) or (None, None)
         if not model:
             return NOTHING
@@ -146,7 +139,7 @@ class Numbers:
         return f"{values.mean() / float(scale.removeprefix('/')):{form}}" if len(values) else NOTHING
 
     def energy(self, preset: str, name: str) -> str:
-        """Mean over seeds, of the first eight RGB kernels, which records keep."""
+        """Average over seeds, for the first eight RGB kernels, which records keep."""
         setting, model = self.find(preset, name) or (None, None)
         shares = [
             100 * mean_energy(np.array(record["kernels"]["RGB"]))
@@ -169,22 +162,6 @@ class Numbers:
             table = table[~same if key.endswith("!") else same]
         return NOTHING if table.empty else f"{table[column].astype(float).mean():{form}}"
 
-    @cached_property
-    def networks(self) -> dict[tuple, bands.Network]:
-        return {network.key: network for network in bands.load_networks(self.results / BANDS)}
-
-    def bands(self, name: str, place: str) -> str:
-        network = self.networks.get(NETWORKS[name])
-        sets = network and network.groups.get(GROUPS[place])
-        return f"{statistics.fmean(network.top1(sets)):.1f}" if sets else NOTHING
-
-    def bandgap(self, name: str, other: str, place: str) -> str:
-        one, two = (self.networks.get(NETWORKS[each]) for each in (name, other))
-        if not one or not two:
-            return NOTHING
-        shown = [network for network in self.networks.values() if not network.unseen]
-        return interval(bands.compare(one, two, shown, one.groups[GROUPS[place]]), "difference_points")
-
     def count(self, what: str) -> str:
         if what != "runs":
             raise UserError(f"count {what!r}: known is runs")
@@ -196,9 +173,3 @@ class Numbers:
                 if setting.dataset == DATA
             )
         )
-
-
-def interval(result: dict, name: str, unit: float = 1) -> str:
-    """ "1.2 (0.3 to 2.1)": as `tables.interval`, in words."""
-    value, low, high = (unit * result[key] for key in (name, "ci95_low", "ci95_high"))
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"

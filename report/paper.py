@@ -7,21 +7,20 @@ from pathlib import Path
 import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
-from grids import task1 as runs1
-from grids import task2 as runs2
+from grids import task1, task2
 from report import diagrams, figures
-from report.compare import adjusted
+from report.charts import curves
+from report.compare import adjusted, denominator, mistakes
+from report.figures import Chart, Cost, Panel, Panels, Series, SetScores, Share
+from report.markdown import difference, interval, mean_sd, table
 from report.numbers import NOTHING, PLACES, Numbers
-from report.tables import difference, interval, mean_sd, table
-from report.task2.compare import denominator, mistakes
-from report.task2.figures import curves
 
 NARROW, FULL = "48px-quarter", "64px-full"
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
-SHORT1 = ("specialists", "specialists-90", "ours", "ours-90", "sliced", "rgb+regression", "rgb")
+SHORT = ("specialists", "specialists-90", "ours", "ours-90", "sliced", "rgb+regression", "rgb")
 # columns of README and of the report
-README1 = ("model", "seeds", "RGB", "mean of 7", "below the specialists", "params (M)")
-REPORT1 = (
+README_TASK1 = ("model", "seeds", "RGB", "mean of 7", "below the specialists", "params (M)")
+REPORT_TASK1 = (
     "model",
     "seeds",
     "val top-1",
@@ -33,7 +32,7 @@ REPORT1 = (
     "below the specialists",
     "F1",
 )
-README2 = (
+README_TASK2 = (
     "model",
     "strict depth",
     "seeds",
@@ -44,7 +43,7 @@ README2 = (
     "GFLOPs",
     "ms",
 )
-REPORT2 = (
+REPORT_TASK2 = (
     "model",
     "depth: strict / stricter / all",
     "seeds",
@@ -57,56 +56,55 @@ REPORT2 = (
     "GFLOPs",
 )
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # as records name them
+DIAGRAMS = (diagrams.module, diagrams.layer)  # drawn without data
 CHANGED = ("seeds", "val top-1", "test top-1", "reference", "difference on test")
 
 
 def make_tables(numbers: Numbers) -> dict[str, str]:
-    """Name of a block -> Markdown."""
-    rows1 = [_row1(numbers, label, name) for label, name in runs1.MAIN_ROWS]
-    rows2 = [_row2(numbers, label, name) for label, name in runs2.MAIN_ROWS]
-    short1 = [row for row, (_, name) in zip(rows1, runs1.MAIN_ROWS) if name in SHORT1]
+    """Make the tables of README and report: name of a block -> Markdown."""
+    channels = {name: _task1_row(numbers, label, name) for label, name in task1.MAIN_ROWS}
+    classifiers = [_task2_row(numbers, label, name) for label, name in task2.MAIN_ROWS]
     return {
-        "task1-main": chosen(rows1, REPORT1),
-        "task1-short": chosen(short1, README1),
-        "task1-ablations": chosen(_changes(numbers, runs1.ABLATION_ROWS), ("what changes", *CHANGED)),
-        "task2-main": chosen(rows2, REPORT2),
-        "task2-short": chosen(rows2, README2),
+        "task1-main": chosen(list(channels.values()), REPORT_TASK1),
+        "task1-short": chosen([channels[name] for name in SHORT], README_TASK1),
+        "task1-ablations": chosen(_changes(numbers, task1.ABLATION_ROWS), ("what changes", *CHANGED)),
+        "task2-main": chosen(classifiers, REPORT_TASK2),
+        "task2-short": chosen(classifiers, README_TASK2),
         "task2-ablations": chosen(
-            _changes(numbers, runs2.ABLATION_ROWS), ("what changes", "strict depth", "GFLOPs", *CHANGED)
+            _changes(numbers, task2.ABLATION_ROWS), ("what changes", "strict depth", "GFLOPs", *CHANGED)
         ),
         "task2-confusions": confusions(numbers),
     }
 
 
-def make_figures(numbers: Numbers) -> dict[str, tuple]:
-    """File name -> (drawing function, data, title)."""
-    narrow = "48 px, a quarter of the width"
-    drawn = {
-        "module": (diagrams.module, 0, "The channel-set stem: one function, computed in two ways"),
-        "layer": (diagrams.layer, 0, "A gated layer and its depth"),
-        "channels": (
+def make_charts(numbers: Numbers) -> dict[str, Chart]:
+    """Collect the figures of the report: file name -> chart."""
+    charts = {
+        "module": Chart(diagrams.module, "", "The channel-set stem: one function, computed in two ways"),
+        "layer": Chart(diagrams.layer, "", "A gated layer and its depth"),
+        "channels": Chart(
             figures.channel_bars,
             _channels(numbers),
-            f"Task 1: top-1 by channels present, {narrow}",
+            "Task 1: top-1 by channels present, 48 px, a quarter of the width",
         ),
-        "fill": (
+        "fill": Chart(
             figures.labelled_points,
             _fill(numbers),
-            f"What fill rules do: the six sets that miss a channel, {narrow}",
+            "What fill rules do: the six sets that miss a channel, 48 px, a quarter of the width",
         ),
-        "depth": (
-            figures.shares,
-            _depth(numbers),
-            "Task 2: share of ResNet-34's accuracy, full width, 64 px",
+        "depth": Chart(
+            figures.shares, _depth(numbers), "Task 2: share of ResNet-34's accuracy, full width, 64 px"
         ),
-        "cost": (figures.top1_against_cost, _cost(numbers), "Task 2: accuracy and cost, full width, 64 px"),
-        "curves": (
-            figures.lines,
-            _curves(numbers),
-            "Training: Task 1 at a quarter of the width, Task 2 at full",
+        "cost": Chart(
+            figures.top1_against_cost, _cost(numbers), "Task 2: accuracy and cost, full width, 64 px"
+        ),
+        "curves": Chart(
+            figures.lines, _curves(numbers), "Training: Task 1 at a quarter of the width, Task 2 at full"
         ),
     }
-    return {f"paper_{name}.png": figure for name, figure in drawn.items() if figure[1] or figure[1] == 0}
+    return {
+        f"paper_{name}.png": chart for name, chart in charts.items() if chart.data or chart.draw in DIAGRAMS
+    }
 
 
 # ---------------------------------------------------------------- tables
@@ -135,7 +133,7 @@ def _row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]
     }
 
 
-def _row1(numbers: Numbers, label: str, name: str) -> dict[str, str]:
+def _task1_row(numbers: Numbers, label: str, name: str) -> dict[str, str]:
     row, seven, found = (
         _row(numbers, NARROW, label, name),
         *(numbers.find(NARROW, n) for n in ("specialists", name)),
@@ -148,11 +146,11 @@ def _row1(numbers: Numbers, label: str, name: str) -> dict[str, str]:
         **row,
         **means,
         "mean of 7": means["mean"],
-        "below the specialists": interval(gap) if gap else NOTHING,
+        "below the specialists": interval(gap, "difference_points") if gap else NOTHING,
     }
 
 
-def _row2(numbers: Numbers, label: str, name: str) -> dict[str, str]:
+def _task2_row(numbers: Numbers, label: str, name: str) -> dict[str, str]:
     row = _row(numbers, FULL, label, name)
     if not row:
         return {}
@@ -200,20 +198,20 @@ def _changes(numbers: Numbers, rows) -> list[dict]:
 
 
 def confusions(numbers: Numbers) -> str:
-    """The commonest confusions of ours at full width: a line each, true class and answer."""
-    found = numbers.find(FULL, "depth6-wide")
-    wrong = found and mistakes(found[0])
+    """List the commonest confusions of ours at full width: a line each, true class and answer."""
+    setting, _ = numbers.find(FULL, "depth6-wide") or (None, None)
+    wrong = setting and mistakes(setting)
     return "\n".join(
         f"- {true}, taken for {taken}: {ours:.0f} % of its images (ResNet-34 {other:.0f} %)"
-        for true, taken, ours, other in (wrong or {"confusions": ()})["confusions"]
+        for true, taken, ours, other in (wrong.confusions if wrong else ())
     )
 
 
 # ---------------------------------------------------------------- figures
 
 
-def _channels(numbers: Numbers) -> list[dict]:
-    data = []
+def _channels(numbers: Numbers) -> list[SetScores]:
+    scores = []
     for label, name in (
         ("seven specialists", "specialists"),
         ("ours", "ours"),
@@ -224,101 +222,76 @@ def _channels(numbers: Numbers) -> list[dict]:
     ):
         setting, model = numbers.find(NARROW, name) or (None, None)
         if model:
-            data.append(
-                {
-                    "name": label,
-                    **{
-                        key: {one: setting.mean({one: entry}, column) for one, entry in model.items()}
-                        for key, column in (("top1", "top1_pct"), ("low", "ci95_low"), ("high", "ci95_high"))
-                    },
-                }
+            top1, low, high = (
+                {subset: setting.mean({subset: entry}, column) for subset, entry in model.items()}
+                for column in ("top1_pct", "ci95_low", "ci95_high")
             )
-    return data
+            scores.append(SetScores(label, top1, low, high))
+    return scores
 
 
-def _fill(numbers: Numbers):
-    """Accuracy on the six partial sets against errors of the rules, of the networks in fill_error.csv."""
+def _fill(numbers: Numbers) -> list[Panel]:
+    """Show accuracy on the six partial sets against errors of the rules, of the networks in fill_error.csv."""
     file = Path(numbers.results) / "fill_error.csv"
     if not file.is_file():
-        return None
+        return []
     errors, panels = pd.read_csv(file), []
     errors = errors[errors["subset"].isin(SUBSETS[1:])]
-    for title, column, x, sampler in (
+    for title, column, label, sampler in (
         ("the RGB-trained network, rule at test only", "stem_error", "error of the stem's responses", "none"),
         ("trained with the rule", "stem_error", "error of the stem's responses", "hcs"),
         ("trained with the rule", "bn_shift", "BatchNorm shift (nats)", "hcs"),
     ):
         means = errors[errors["sampler"] == sampler].groupby("rule")[[column, "val_top1_pct"]].mean()
-        panels.append(
-            {
-                "title": title,
-                "x": x,
-                "y": "validation top-1, mean of the six sets (%)",
-                "points": [
-                    {
-                        "name": RULES[rule],
-                        "x": float(means.loc[rule, column]),
-                        "y": float(means.loc[rule, "val_top1_pct"]),
-                    }
-                    for rule in RULES
-                    if rule in means.index
-                ],
-            }
-        )
-    return {"panels": panels} if all(panel["points"] for panel in panels) else None
+        points = [
+            Series(name, [float(means.loc[rule, column])], [float(means.loc[rule, "val_top1_pct"])])
+            for rule, name in RULES.items()
+            if rule in means.index
+        ]
+        panels.append(Panel(label, "validation top-1, mean of the six sets (%)", points, title))
+    return panels if all(panel.series for panel in panels) else []
 
 
-def _depth(numbers: Numbers) -> list[dict]:
-    data = []
-    for label, name in runs2.MAIN_ROWS:
-        shares = {
-            text: numbers.share(FULL, name, other)
-            for text, other in (("of the strongest ResNet-34", "strongest"), ("of the stock one", "stock"))
-        }
-        if any(shares.values()):
-            data.append(
-                {
-                    "name": label.replace(", ", "\n"),
-                    "shares": {
-                        text: [100 * share[key] for key in ("ratio", "ci95_low", "ci95_high")]
-                        for text, share in shares.items()
-                        if share
-                    },
-                }
-            )
-    return data
+def _depth(numbers: Numbers) -> list[Share]:
+    shares = []
+    for label, name in task2.MAIN_ROWS:
+        for text, other in (("of the strongest ResNet-34", "strongest"), ("of the stock one", "stock")):
+            if share := numbers.share(FULL, name, other):
+                values = (100 * share[key] for key in ("ratio", "ci95_low", "ci95_high"))
+                shares.append(Share(label.replace(", ", "\n"), *values, of=text))
+    return shares
 
 
-def _cost(numbers: Numbers) -> list[dict]:
-    found = [(label, *found) for label, name in runs2.MAIN_ROWS if (found := numbers.find(FULL, name))]
+def _cost(numbers: Numbers) -> list[Cost]:
     return [
-        {
-            "name": label,
-            "top1": setting.mean(model, "top1_pct"),
-            "flops": 2 * setting.mean(model, "macs") / 1e9,
-            "latency": float(setting.of(model[SINGLE])["latency_ms_b1"].mean()),
-        }
-        for label, setting, model in found
+        Cost(
+            label,
+            setting.mean(model, "top1_pct"),
+            2 * setting.mean(model, "macs") / 1e9,
+            setting.mean(model, "latency_ms_b1"),
+        )
+        for label, name in task2.MAIN_ROWS
+        for setting, model in [numbers.find(FULL, name) or (None, None)]
+        if model
     ]
 
 
-def _curves(numbers: Numbers):
-    """Training loss and validation accuracy, seed 0."""
+def _curves(numbers: Numbers) -> Panels | None:
+    """Show training loss and validation accuracy, seed 0; None unless there are curves of both tasks."""
 
-    def first(preset: str, rows) -> dict[str, dict]:
-        found = {label: numbers.find(preset, name) for label, name in rows}
-        entries = {
-            label: (one[0].records, ([*one[1].values()][-1], 0)) for label, one in found.items() if one
-        }
-        return {label: records[key] for label, (records, key) in entries.items() if key in records}
+    def logs(preset: str, rows) -> dict[str, dict]:
+        records = {}
+        for label, name in rows:
+            setting, model = numbers.find(preset, name) or (None, None)
+            if model and (record := setting.records.get(([*model.values()][-1], 0))):
+                records[label] = record
+        return records
 
-    narrow = first(
+    narrow = logs(
         NARROW, (("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("sliced kernel", "sliced"))
     )
     parts = (
         curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)"),
-        curves(first(FULL, runs2.MAIN_ROWS)),
+        curves(logs(FULL, task2.MAIN_ROWS)),
     )
-    if not all(parts):
-        return None
-    return {"panels": [panel for part in parts for panel in part["panels"]], "columns": 2}
+    return Panels([panel for part in parts for panel in part], columns=2) if all(parts) else None
