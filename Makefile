@@ -8,7 +8,7 @@ main: $(VENV)/installed
 	$(VENV)/bin/python eval_channels.py runs/main/model.pt
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 2
 
 $(VENV)/installed: requirements.lock
 	$(PYTHON) -m venv $(VENV)
