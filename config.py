@@ -23,7 +23,7 @@ from models.resnet import LAYERS, STEMS
 from models.shallow import DESIGNED_FOR, SHALLOW, fit_stem, shallow_name
 from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
-from utils import UserError, check_name, check_ranges, option
+from utils import OPTIONS, UserError, check_name, check_ranges, option
 
 # Image size and width of the networks; an option given on the command line wins over its preset's value.
 PRESETS = {
@@ -388,6 +388,9 @@ class Task2Config(TrainConfig):
 
 
 CONFIGS = {"task1": Task1Config, "task2": Task2Config}
+OPTIONS.update(
+    {f"{task}-model": cls for task, cls in CONFIGS.items()}
+)  # checked in each checkpoint that is read
 
 
 # ---------------------------------------------------------------- what tells two trainings apart

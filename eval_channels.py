@@ -22,7 +22,7 @@ from config import Task1Config
 from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
-from engine.evaluation import Evaluation, add_options
+from engine.evaluation import Evaluation, add_options, as_config
 from engine.records import write_predictions
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
@@ -91,7 +91,7 @@ def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
 
 def start_evaluation(args, checkpoint: dict) -> Evaluation:
     """What is evaluated, from the command line and the training's options."""
-    config, fusion = Task1Config(**checkpoint["config"]), len(args.checkpoint) > 1
+    config, fusion = as_config(Task1Config, checkpoint["config"]), len(args.checkpoint) > 1
     asked = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
     test = {key: value for key, value in asked.items() if value not in (None, getattr(config, key, None))}
     section = args.section or default_section(config, fusion, test)

@@ -66,7 +66,16 @@ CONTENT = {  # kind of a checkpoint -> what it must hold
         "state": dict[str, torch.Tensor],
     },
 }
+TRAINED_WITH = {
+    "name": str,
+    "preset": str,
+    "seed": int,
+    "image_size": int,
+    "epochs": int,
+    "width": float,
+}  # at least
 MAY_HOLD = {  # what some versions wrote in a checkpoint, or in its entry "dataset"
+    "digest": str,
     "metrics": list[dict[str, object]],
     "class_names": list[str],
     "channel_names": list[str],
@@ -193,6 +202,7 @@ def cli(main) -> None:
     _open_streams()
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
         stream.reconfigure(errors="backslashreplace")
+    sys.stderr = Output(sys.stderr)
     if os.environ.get(ENDS_WITH_STDIN):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
@@ -541,6 +551,10 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
         for key, wanted in CONTENT.get(kind, CONTENT["model"]).items()
         if not fits(state.get(key), wanted)
     ]
+    if not missing:
+        missing = [
+            f"config {key}" for key, hint in TRAINED_WITH.items() if not fits(state["config"].get(key), hint)
+        ]
     held = [*state.items(), *state.get("dataset", {}).items()] if not missing else []
     missing += [
         f"{key} of the right kind"

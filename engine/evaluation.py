@@ -65,6 +65,12 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     )
 
 
+def as_config(cls: type[TrainConfig], options: dict, **others) -> TrainConfig:
+    """The options of a checkpoint, with `others` in their place; those that this version does not have are left out."""
+    known = option_defaults(cls)
+    return cls(**{key: value for key, value in options.items() if key in known} | others)
+
+
 class Evaluation:
     """One way to evaluate one trained model: what it is called, where its results go, and its record.
 
@@ -156,17 +162,14 @@ class Evaluation:
         Raises:
             UserError: the data are others.
         """
-        args, dataset, known = self.args, self.checkpoint["dataset"], option_defaults(self.config_class)
-        # an older version's may have more
-        trained = {key: value for key, value in self.options.items() if key in known}
-        config = self.config_class(
-            **{
-                **trained,
-                "image_size": image_size,
-                "data": args.data,
-                "cache": args.cache,
-                "device": args.device,
-            }
+        args, dataset = self.args, self.checkpoint["dataset"]
+        config = as_config(
+            self.config_class,
+            self.options,
+            image_size=image_size,
+            data=args.data,
+            cache=args.cache,
+            device=args.device,
         ).resolve(Channels(dataset.get("data_channels") or RGB))
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
@@ -181,9 +184,7 @@ class Evaluation:
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
-        known = option_defaults(self.config_class)
-        trained = {key: value for key, value in self.options.items() if key in known}
-        told = told_options(self.config_class(**{**trained, "device": "cpu"}))
+        told = told_options(as_config(self.config_class, self.options, device="cpu"))
         return {
             **self.head,
             "options": {key: value for key, value in told.items() if key != "amp"},

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from report import figures
-from report.tables import table
+from report.tables import literal, table
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
@@ -37,8 +37,7 @@ def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
     name = page_name(record, trained, Path(checkpoint).stem)
     text, chart = (Path(checkpoint).parent / f"{name}.{kind}" for kind in ("md", "png"))
     draw, data, title = (sets_chart if record["task"] == "task1" else training_chart)(record)
-    # a title that fits the figure's width; matplotlib would read formulas between dollar signs
-    title = textwrap.fill(title, 105).replace("$", r"\$")
+    title = textwrap.fill(title, 105)  # fits the figure's width
     try:
         write_text(text, make_text(record))
         figures.write_figure(draw, [title, data], chart)
@@ -82,7 +81,7 @@ def make_text(record: dict) -> str:
         f"trained in {record['train_s']:.0f} s",
         *(f"{words} at test" for words in _test_words(record)),
     ]
-    lines = [f"# {record['label']}", "", "; ".join(about) + "."]
+    lines = [f"# {literal(record['label'])}", "", "; ".join(about) + "."]
     for split in SPLITS:
         if rows := record["splits"].get(split):
             lines += ["", f"## {split}", "", _table(record, rows)]

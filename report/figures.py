@@ -50,6 +50,7 @@ def write_figure(draw, titled: list, path: str | Path) -> None:
         matplotlib.rcParams.update(
             {"hatch.linewidth": 0.6, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
         )
+        matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
         title, data = titled
         figure = Figure(figsize=(10, 4.4), layout="constrained")
         draw(figure, data)

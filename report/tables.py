@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable
 from itertools import groupby
@@ -17,7 +18,12 @@ def caption(setting: Setting, split: str, text: str) -> str:
 
 def table(header: list[str], lines: Iterable[list[str]]) -> str:
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
+    return "\n".join("| " + " | ".join(map(literal, cells)) + " |" for cells in (header, rule, *lines))
+
+
+def literal(text: str) -> str:
+    """A text that Markdown shows as it is where it has a bar or the beginning of an HTML tag."""
+    return re.sub(r"(?<!\\)\|", r"\\|", text.replace("<", "&lt;"))
 
 
 def ablation_table(

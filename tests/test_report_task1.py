@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from engine.records import SUBSETS, Predictions, write_predictions
+from engine.records import SUBSETS, Predictions, read_predictions, write_predictions
 from grids.run import Run
 from grids.task1 import (
     ABLATIONS,
