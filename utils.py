@@ -128,6 +128,9 @@ class ArgumentParser(argparse.ArgumentParser):
                 f"unknown option {word.split('=')[0]}"
                 + (f"; did you mean {near[0]}?" if near else "; see --help")
             )
+        for action in self._actions:  # such as --data "$DATA" where there is no such variable
+            if action.option_strings and getattr(parsed, action.dest, None) == "" != action.default:
+                self.error(f"argument {action.option_strings[0]}: expected a value, got an empty text")
         return parsed
 
 

@@ -218,6 +218,13 @@ def test_the_history_is_the_models_own(command, tiny, trained):
     command(eval_channels, "run/old.pt", "--results", "results", "--repeats", 0)
 
 
+def test_an_empty_value_is_no_value(command, capsys):
+    for words in (["--data", ""], ["--name="], ["--fill", ""], ["--teacher", ""]):
+        with pytest.raises(SystemExit) as stop:
+            command(train_task1, *words)
+        assert stop.value.code == 2 and words[0].strip("=") in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("label", ["caf\udce9", "two\nlines", "=1+1", "@x", "", " \x1b[31m", "x" * 300])
 def test_a_label_that_no_table_can_hold_is_refused_at_the_start(command, trained, label):
     with pytest.raises(UserError, match="--label .* cannot stand in a table"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.lists import normal_path, parse_list
 from report.engineering import make_content, speed_tables
-from tools import robust
+from tests import robust
 from utils import UserError, check_name, free_cores, read_jsonl
 
 
