@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
-import glob
 import hashlib
 import json
 import math
@@ -19,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import types
@@ -41,6 +39,8 @@ LIMITS = {
 }
 FORMULA = ("=", "+", "-", "@")  # what begins with one is a formula to a spreadsheet
 BUSY = 75  # exit status where another process holds what this one needs: try again later
+ROOM_LOCK = "unfinished.lock"  # marks a folder of `making`
+PARTIAL = ".partial"  # ends the name of a file that is not written to its end
 ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when its standard input closes
 
 
@@ -77,6 +77,7 @@ TRAINED_WITH = {
 MAY_HOLD = {  # what some versions wrote in a checkpoint, or in its entry "dataset"
     "digest": str,
     "metrics": list[dict[str, object]],
+    "images_digest": str,
     "class_names": list[str],
     "channel_names": list[str],
     "wavelengths": list[float | None] | None,
@@ -148,6 +149,11 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
 
 
+def option_fields(config) -> list[dataclasses.Field]:
+    """Returns the `option`s of a dataclass, without its other fields."""
+    return [field for field in dataclasses.fields(config) if field.metadata]
+
+
 def within(least: int | float, most: int | float, kind: type = int):
     """The `type` of an argparse option: a number from `least` to `most`, both included."""
 
@@ -167,7 +173,7 @@ def check_ranges(config) -> None:
     Raises:
         UserError: one is out of its range, or no finite number.
     """
-    for field in dataclasses.fields(config):
+    for field in option_fields(config):
         value, limits = getattr(config, field.name), field.metadata["limits"]
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
@@ -181,7 +187,7 @@ def parse_config(cls, argv=None, description: str | None = None):
     """Build the dataclass `cls` from the command line: field `image_size` becomes `--image-size`."""
     parser = ArgumentParser(description=description)
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
+    for field in option_fields(cls):
         kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],) if t is not type(None)][
             0
         ]
@@ -211,7 +217,7 @@ def cli(main) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(
@@ -228,7 +234,10 @@ def cli(main) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a path too long, a disk that failed
-        print(f"error: {str(error)[:300]}; check that path, and that the disk has room", file=sys.stderr)
+        print(
+            f"error: {printable(str(error))[:300]}; check that path, and that the disk has room",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -252,6 +261,11 @@ def _end_with_stdin() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written as escapes: names of files may hold what a terminal obeys."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 def check_name(name, what: str) -> str:
@@ -382,8 +396,7 @@ def one_at_a_time(folder: Path):
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
+        lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
     try:
@@ -392,37 +405,73 @@ def one_at_a_time(folder: Path):
         lock.release()
 
 
+def _wait_for(file: Path, why: str, patience: float) -> FileLock:
+    """Lock `file`; say `why` it waits once it has waited `patience` seconds."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        print(f"{why}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    return lock
+
+
 @contextmanager
-def making(path: Path):
+def making(path: Path, replace: bool = False):
     """Yield an empty folder that becomes `path` at the end, if it was filled: what an interrupted process left
-    never looks finished. No other process makes `path` meanwhile: a second one waits. What a killed one left,
-    temporary siblings named .NAME-*, is removed first.
+    never looks finished. No other process makes `path` meanwhile: a second one waits.
+
+    The work is done in the folder .NAME.making beside `path`. What a killed process left in it is removed at the
+    next start; without the lock file that this function writes there, nothing is.
+
+    Args:
+        path: of the folder to make.
+        replace: whether a folder that is there gives way; else it must be empty.
 
     Raises:
         OSError: the folder of `path` cannot be written, or `path` is there and not empty.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.parent / f".{path.name}.lock")
+    room = path.parent / f".{path.name}.making"
+    lock, new, old = _lock_room(room, path), room / "new", room / "old"
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process makes {path}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
+        for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            yield temporary
-            if any(temporary.iterdir()):
-                temporary.chmod(0o755)
-                if path.exists():
-                    path.rmdir()
-                os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        new.mkdir()
+        yield new
+        if any(new.iterdir()):
+            if path.exists():
+                os.replace(path, old) if replace else path.rmdir()
+            os.replace(new, path)
     finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody put files there, or Windows keeps what is open
+            (room / ROOM_LOCK).unlink()
+            room.rmdir()
         lock.release()
+
+
+def _lock_room(room: Path, path: Path) -> FileLock:
+    """Make and lock the folder in which `path` is made.
+
+    Raises:
+        OSError: it cannot be written, or holds a folder that no process of this project made.
+    """
+    file = room / ROOM_LOCK
+    while True:
+        room.mkdir(parents=True, exist_ok=True)
+        try:
+            if not file.exists() and ((room / "new").exists() or (room / "old").exists()):
+                raise OSError(f"{room} is in the way: rename it")
+            file.touch()
+            before = file.stat()
+            lock = _wait_for(file, f"another process makes {path}", 0)
+        except FileNotFoundError:  # the process before has just removed it
+            continue
+        with contextlib.suppress(OSError):
+            if os.path.samestat(before, file.stat()):
+                return lock
+        lock.release()  # of a file that is no longer there: it keeps nobody out
 
 
 # ---------------------------------------------------------------- files
@@ -437,7 +486,7 @@ def atomic_path(path: str | Path):
         UserError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         open(temporary, "xb").close()  # with the rights that the user's umask leaves

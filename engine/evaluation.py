@@ -4,14 +4,16 @@ already.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
 
 from channelset import Channels
-from config import TrainConfig, differing_options, digest, option_defaults, told_options, training_key
+from config import TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
 from data.dataset import open_data
+from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
 from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
 from utils import (
@@ -26,8 +28,8 @@ from utils import (
     within,
 )
 
-# Names and places on one machine, which a record does not keep
-PLACES = ("name", "out", "resume", "cache", "data")
+# Names and places on one machine, which a record does not keep; it names the teacher instead of its path
+PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
@@ -60,15 +62,8 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing where this very run has its results already"
     )
-    parser.add_argument(
-        "--no-report", action="store_true", help="leave the documents' tables and charts as they are"
-    )
-
-
-def as_config(cls: type[TrainConfig], options: dict, **others) -> TrainConfig:
-    """The options of a checkpoint, with `others` in their place; those that this version does not have are left out."""
-    known = option_defaults(cls)
-    return cls(**{key: value for key, value in options.items() if key in known} | others)
+    # older scripts pass it; no evaluation writes the documents
+    parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
 
 
 class Evaluation:
@@ -105,7 +100,7 @@ class Evaluation:
             "model": name,
             "label": check_label(args.label or name, "--label"),
             "seed": self.options["seed"],
-            "digest": digest(training_key(self.options, config_class), sorted(test.items())),
+            "digest": digest(identity(config_class.of(self.options)), sorted(test.items())),
         }
         demo = self.head["dataset"] == "demo"
         folder = Path(args.results or ("runs/demo-results" if demo else ROOT / "results"))
@@ -114,7 +109,9 @@ class Evaluation:
     @property
     def kept_options(self) -> dict:
         """The training's options that a record keeps."""
-        return {key: value for key, value in self.options.items() if key not in PLACES}
+        options = {key: value for key, value in self.options.items() if key not in PLACES}
+        teacher = self.options.get("taught_by")
+        return {**options, "teacher": teacher} if teacher else options
 
     def is_done(self) -> bool:
         """Whether --skip-existing leaves the results of this very run as they are.
@@ -136,10 +133,19 @@ class Evaluation:
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
             return True
-        if differing_options(self.kept_options, old["config"], self.config_class):
+        if differing(self.kept_options, old["config"], self.config_class):
             raise UserError(
                 f"{self.files.record} has the results of {self.head['model']!r} trained with "
                 f"other options: add --name for a row of its own"
+            )
+        dataset = self.checkpoint["dataset"]
+        pictures = {old.get("images_digest", LISTS_ONLY), dataset.get("images_digest", LISTS_ONLY)} - {
+            LISTS_ONLY
+        }
+        if old.get("dataset_digest") != dataset["digest"] or len(pictures) > 1:
+            raise UserError(
+                f"{self.files.record} has the results of {self.head['model']!r} on other data that are called "
+                f"{self.head['dataset']!r}, too: add --name or --results, or delete it"
             )
         return False
 
@@ -163,33 +169,30 @@ class Evaluation:
             UserError: the data are others.
         """
         args, dataset = self.args, self.checkpoint["dataset"]
-        config = as_config(
-            self.config_class,
-            self.options,
-            image_size=image_size,
-            data=args.data,
-            cache=args.cache,
-            device=args.device,
+        config = self.config_class.of(
+            self.options, image_size=image_size, data=args.data, cache=args.cache, device=args.device
         ).resolve(Channels(dataset.get("data_channels") or RGB))
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)
-        if cache.digest != dataset["digest"]:
+        other = difference(cache, dataset, path)
+        if other:
             raise UserError(
-                f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data "
-                f"{args.data} is {cache.name!r} ({cache.digest[:12]}): name the data it was "
-                f"trained on"
+                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}. Name the data it "
+                f"was trained on"
             )
         return config, cache
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
-        told = told_options(as_config(self.config_class, self.options, device="cpu"))
+        changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,
-            "options": {key: value for key, value in told.items() if key != "amp"},
+            "options": {key: value for key, value in changed.items() if key != "amp"},
             "test": self.test,
             "dataset_digest": cache.digest,
+            "channels": list(cache.channel_names),
+            "images_digest": self.checkpoint["dataset"].get("images_digest", LISTS_ONLY),
             "config": self.kept_options,
             "trained_with": self.checkpoint["environment"],
             "evaluated_with": environment(device),

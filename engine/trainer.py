@@ -25,12 +25,14 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import TrainConfig, differing_options, option_defaults, run_folder_name
+from config import TrainConfig, differing, folder_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
+from data.identity import LISTS_ONLY, difference
 from engine.step import TrainStep
 from utils import (
+    PARTIAL,
     UserError,
     append_jsonl,
     brief,
@@ -167,7 +169,8 @@ class Trainer:
         self.config, self.validate, self.processes = config, validate, processes
         # of the start, kept by a resumed run
         self.cache, self.environment = cache, environment(train.device)
-        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{run_folder_name(config)}"
+        self.images_digest = cache.images_digest
+        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{folder_name(config)}"
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
@@ -178,6 +181,11 @@ class Trainer:
         if config.batch_size > len(train):
             raise UserError(
                 f"--batch-size {config.batch_size} is larger than the {len(train)} training images"
+            )
+        if processes.world > 1 and config.batch_size < 2 * processes.world:
+            raise UserError(
+                f"--batch-size {config.batch_size} leaves {processes.world} processes less than the two images each "
+                f"that batch normalisation needs: use {2 * processes.world} or more, or fewer processes"
             )
         if config.batch_size % processes.world:
             raise UserError(
@@ -224,6 +232,7 @@ class Trainer:
             "kind": "training-state",
             "config": dataclasses.asdict(self.config),
             "digest": self.cache.digest,
+            "images_digest": self.images_digest,
             "environment": self.environment,
             "world": self.processes.world,
             "step": self.step,
@@ -241,7 +250,7 @@ class Trainer:
             last, older = self.folder / "last.pt", self.folder / OLDER
             if last.exists():
                 try:  # a second name of the same bytes: last.pt is never missing
-                    spare = self.folder / ".last.pt.older"
+                    spare = self.folder / f".last.pt.previous{PARTIAL}"
                     os.link(last, spare)
                     os.replace(spare, older)
                 except OSError:  # a file system without links
@@ -283,13 +292,14 @@ class Trainer:
         if self.processes.rank == 0:
             self.lock = hold(self.folder)
             for name in ("last.pt", "model.pt", "metrics.jsonl"):
-                for left in self.folder.glob(f".{name}.*"):  # by a kill
+                for left in self.folder.glob(f".{name}.????????{PARTIAL}"):  # by a kill
                     left.unlink()
         if state := self._load():
-            if state["digest"] != self.cache.digest:
+            other = difference(self.cache, state, str(self.folder / "last.pt"))
+            if other:
                 raise UserError(
-                    f"cannot resume {self.folder}: it was started on other data; choose another "
-                    f"--out or delete it"
+                    f"cannot resume {self.folder}: it was started on other data: {other}; name that data, or "
+                    f"choose another --out"
                 )
             if state["world"] != self.processes.world:
                 raise UserError(
@@ -297,15 +307,18 @@ class Trainer:
                     f"processes, now there are {self.processes.world}; use as many, since each "
                     f"draws images of its own"
                 )
-            ours = dataclasses.asdict(self.config)
-            differ = differing_options(ours, state["config"], type(self.config))
+            differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
             if differ:
-                theirs = {**option_defaults(type(self.config)), **state["config"]}
                 raise UserError(
                     f"cannot resume {self.folder}: it was started with "
-                    + ", ".join(f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ)
+                    + ", ".join(
+                        f"--{key.replace('_', '-')} {theirs} (now {ours})"
+                        for key, (ours, theirs) in differ.items()
+                    )
                 )
             self.environment = state["environment"]
+            # of an older version's epochs the pictures are not known
+            self.images_digest = state.get("images_digest", LISTS_ONLY)
             try:
                 self.model.load_state_dict(state["model"])
                 self.ema.load_state_dict(state["ema"])
@@ -412,7 +425,7 @@ class Trainer:
 
         Args:
             kind: of the checkpoint, see `utils.load_checkpoint`.
-            dataset: what an evaluation must know of the data, beyond name, digest and class names.
+            dataset: what an evaluation must know of the data, beyond name, digests and class names.
             evaluation: the script that comes next.
         """
         averaged, cache = self.fit(), self.cache
@@ -421,6 +434,7 @@ class Trainer:
             dataset = {
                 "name": cache.name,
                 "digest": cache.digest,
+                "images_digest": self.images_digest,
                 "class_names": cache.class_names,
                 **dataset,
             }

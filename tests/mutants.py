@@ -195,33 +195,29 @@ MUTANTS = (
 )
 
 
-def command(test: str) -> list[str]:
-    """What runs a test of a mutant."""
-    kind, _, row = test.rpartition(":")
-    if kind == "robust":
-        return ["-m", "tests.robust", row, "--scale", "0.2"]
-    return ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{test}"]
-
-
-def passes(folder: Path, test: str) -> bool:
-    """Whether a test passes in a copy of the repository.
+def passes(folder: Path, tests: list[str]) -> bool:
+    """Whether tests pass in a copy of the repository: some of pytest's, or one row of tests/robust.py.
 
     Raises:
-        UserError: it did not run.
+        UserError: they did not run.
     """
-    # a mutant of the queue or of a signal must not reach this process
+    row = tests[0].removeprefix("robust:") if tests[0].startswith("robust:") else None
+    if row:
+        words = ["-m", "tests.robust", row, "--scale", "0.2"]
+    else:
+        words = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
     done = subprocess.run(
-        [sys.executable, *command(test)],
+        [sys.executable, *words],
         cwd=folder,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        start_new_session=True,
-        timeout=1200,
+        start_new_session=True,  # what a mutant signals must not reach this process
+        timeout=1800,
     )
-    failed = ("did not survive" in done.stderr) if test.startswith("robust:") else done.returncode == 1
+    failed = "did not survive" in done.stderr if row else done.returncode == 1
     if done.returncode and not failed:
-        raise UserError(f"{test} did not run: {(done.stdout + done.stderr)[-500:]}")
+        raise UserError(f"{' '.join(tests)} did not run: {(done.stdout + done.stderr)[-500:]}")
     return not done.returncode
 
 
@@ -241,15 +237,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="beginnings of names of mutants (default: all)")
     args = parser.parse_args(argv)
     chosen = [one for one in MUTANTS if not args.names or one.name.startswith(tuple(args.names))]
-    unnoticed, good = [], {}
+    unnoticed = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         copy(folder)
+        tests = list(dict.fromkeys(mutant.test for mutant in chosen))
+        rows = [[test] for test in tests if test.startswith("robust:")]
+        for together in [[test for test in tests if [test] not in rows], *rows]:
+            if together and not passes(folder, together):
+                raise UserError(f"without a mutant one fails of {' '.join(together)}: mend it first")
         for mutant in chosen:
-            if mutant.test not in good:
-                good[mutant.test] = passes(folder, mutant.test)
-            if not good[mutant.test]:
-                raise UserError(f"{mutant.test} fails without a mutant: mend it first")
             file = folder / mutant.file
             text = file.read_text(encoding="utf-8")
             if text.count(mutant.old) != 1:
@@ -257,7 +254,7 @@ def main(argv: list[str] | None = None) -> None:
                     f"{mutant.name}: {mutant.file} has its place {text.count(mutant.old)} times, not once"
                 )
             file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-            noticed = not passes(folder, mutant.test)
+            noticed = not passes(folder, [mutant.test])
             file.write_text(text, encoding="utf-8")
             print(f"{'noticed  ' if noticed else 'UNNOTICED'} {mutant.name}: {mutant.test}", flush=True)
             unnoticed += [mutant.name] * (not noticed)
