@@ -638,7 +638,7 @@ def check_options(config: Mapping, cls: type, path: str | Path) -> None:
     Raises:
         UserError: names the file `path` and the option.
     """
-    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    hints, fields = typing.get_type_hints(cls), {field.name: field for field in option_fields(cls)}
     for name, value in config.items():
         if name not in fields:
             continue

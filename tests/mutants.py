@@ -181,8 +181,8 @@ MUTANTS = (
     Mutant(
         "together: nobody waits",
         "utils.py",
-        '        lock = FileLock(folder / ".lock")\n        lock.acquire()',
-        '        lock = FileLock(folder / ".lock")\n        lock.acquire() if False else None',
+        'lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)',
+        'lock = FileLock(folder / ".lock")',
         "robust:together",
     ),
     Mutant(
