@@ -485,13 +485,18 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
         text = text if dice.random() < 0.9 else text + dice.randbytes(3)
         try:
             split = parse_list(text, "list.txt")
-            words = [line.rsplit(None, 1) for line in text.decode("utf-8-sig").splitlines() if line.strip()]
-            good = [[label] for label in split.labels.tolist()] == [[int(word[1])] for word in words] and all(
-                path.split("/")[-1] == word[0].replace("\\", "/").rstrip().split("/")[-1]
-                and not path.startswith("/")
-                and ".." not in path.split("/")
-                for path, word in zip(split.paths, words)
+            words = [line.rsplit(None, 1) for line in re.split("\r\n|\r|\n", text.decode("utf-8-sig"))]
+            words = [word for word in words if word]
+            parts = [
+                [part for part in re.split(r"[/\\]", word[0].strip()) if part not in ("", ".")]
+                for word in words
+            ]
+            good = (
+                split.labels.tolist() == [int(word[1]) for word in words]
+                and [path.split("/") for path in split.paths] == parts
+                and not any(".." in part for part in parts)
             )
+            good = good or lost(text, split.paths, parts)
         except UserError as error:
             good = "list.txt" in str(error)
         yield "lists of arbitrary text: named, or read line by line within the data set", good

@@ -155,7 +155,7 @@ def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.demo import make_demo; make_demo('demo')"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
