@@ -33,7 +33,6 @@ from data.identity import LISTS_ONLY, difference
 from engine.step import TrainStep
 from utils import (
     PARTIAL,
-    Output,
     UserError,
     append_jsonl,
     brief,
@@ -375,13 +374,12 @@ class Trainer:
         handlers = {
             s: signal.signal(s, lambda number, _: setattr(self, "stopped", number)) for s in _stop_signals()
         }
-        interactive, messages = sys.stderr.isatty(), Output(sys.stderr)
+        interactive = sys.stderr.isatty()
         bar = tqdm(
             total=total,
             initial=self.step,
             unit="step",
             desc=self.folder.name,
-            file=messages,
             dynamic_ncols=interactive,
             mininterval=0.2 if interactive else 30,
             disable=self.processes.rank != 0,
@@ -411,7 +409,7 @@ class Trainer:
                     print(
                         f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
                         "The same command with --resume goes on.",
-                        file=messages,
+                        file=sys.stderr,
                     )
                     sys.exit(130)
         finally:
@@ -491,7 +489,7 @@ class Trainer:
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             record.update(self.validate(self.ema.module))
             if self.processes.rank == 0:
-                bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=bar.fp)
+                bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=sys.stderr)
         self.metrics.append(json.loads(json.dumps(record)))  # plain numbers, as the file has them
         if self.processes.rank == 0:
             append_jsonl(self.folder / "metrics.jsonl", record)

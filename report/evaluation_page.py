@@ -12,7 +12,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from report.figures import PALETTE, Chart, Panel, Panels, Series, lines
-from report.markdown import number, table_of
+from report.markdown import literal, number, table_of
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
@@ -39,8 +39,7 @@ def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
     name = page_name(record, trained, Path(checkpoint).stem)
     text, chart = (Path(checkpoint).parent / f"{name}.{kind}" for kind in ("md", "png"))
     drawn = sets_chart(record) if record["task"] == "task1" else training_chart(record)
-    # a title that fits the figure's width; matplotlib would read formulas between dollar signs
-    title = textwrap.fill(drawn.title, 105).replace("$", r"\$")
+    title = textwrap.fill(drawn.title, 105)  # fits the figure's width
     try:
         write_text(text, make_text(record))
         drawn._replace(title=title).write(chart)
@@ -84,7 +83,7 @@ def make_text(record: dict) -> str:
         f"trained in {record['train_s']:.0f} s",
         *(f"{words} at test" for words in _test_words(record)),
     ]
-    lines = [f"# {record['label']}", "", "; ".join(about) + "."]
+    lines = [f"# {literal(record['label'])}", "", "; ".join(about) + "."]
     for split in SPLITS:
         if rows := record["splits"].get(split):
             lines += ["", f"## {split}", "", _table(record, rows)]

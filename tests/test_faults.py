@@ -62,33 +62,41 @@ def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
 
 @pytest.mark.parametrize("word", ["SIGKILL", "SIGHUP"])
 def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
-    words = " ".join([*(word for word in tiny), "--epochs", "1000000", "--cache", str(tmp_path / "cache")])
+    words = " ".join([*tiny, "--epochs", "1000000", "--cache", str(tmp_path / "cache")])
+    options = ["task1", "--only", "sliced", "--data", str(tiny_dataset), "--options", words, "--no-eval"]
     queue = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "experiments.py"),
-            "task1",
-            "--only",
-            "sliced",
-            "--data",
-            str(tiny_dataset),
-            "--options",
-            words,
-            "--no-eval",
-        ],
+        [sys.executable, str(ROOT / "experiments.py"), *options],
         cwd=tmp_path,
+        # under nohup this process ignores SIGHUP, and so would the queue
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not (found := list(tmp_path.glob("runs/*/*/.holder"))) and time.monotonic() < deadline:
+    child = None
+    try:
+        holder = wait_for(lambda: next(tmp_path.glob("runs/*/*/.holder"), None))
+        child = int(wait_for(lambda: holder.read_text().split()[1:2])[0])
+        os.kill(queue.pid, getattr(signal, word))
+        queue.wait(timeout=60)
+        wait_for(lambda: not Path(f"/proc/{child}").exists())
+        assert (holder.parent / "last.pt").exists()  # it saved first
+        hold(holder.parent).release()
+    finally:  # whatever failed, nothing goes on
+        queue.kill()
+        queue.wait(timeout=60)
+        if child and Path(f"/proc/{child}").exists():
+            os.kill(child, signal.SIGKILL)
+
+
+def wait_for(found, seconds: float = 120):
+    """What `found()` returns as soon as it is something.
+
+    Raises:
+        AssertionError: it was nothing for so long.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "nothing came"
         time.sleep(0.1)
-    child = int(found[0].read_text().split()[1])
-    os.kill(queue.pid, getattr(signal, word))
-    queue.wait()
-    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{child}").exists()
-    assert (found[0].parent / "last.pt").exists()  # it saved first
-    hold(found[0].parent).release()
+    return value
 
 
 @pytest.mark.parametrize("config", [Task1Config, Task2Config])
@@ -165,7 +173,7 @@ def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.demo import make_demo; make_demo('demo')"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
