@@ -65,6 +65,9 @@ PRESETS = {
     },
 }
 
+DEVICES = (
+    "cpu, cuda, cuda:N or mps (an Apple GPU: in float32, not tested); auto: cuda where present, else cpu"
+)
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
 # They may differ between the sessions of one run: they do not change what is trained
@@ -80,6 +83,38 @@ SESSION_OPTIONS = {
     "eval_every",
     "max_depth",
 }
+
+
+def choose_device(device: str) -> str:
+    """What `--device` means on this machine: "cpu", "cuda:N" or "mps".
+
+    Raises:
+        UserError: not such a word, or no such device here.
+    """
+    local = os.environ.get("LOCAL_RANK", "0")
+    if not local.isdigit():
+        raise UserError(
+            f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or unset it"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":  # each process of torchrun has a GPU of its own
+        device = f"cuda:{local}"
+    if not re.fullmatch(r"cpu|mps|cuda:\d+", device):
+        raise UserError(f"--device {device}: expected auto, cpu, cuda, cuda:N or mps")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: there is no Apple GPU that this PyTorch can use; use --device cpu")
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {device}: CUDA is not available here; use --device cpu")
+        number, count = int(device.removeprefix("cuda:")), torch.cuda.device_count()
+        if number >= count:
+            known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            raise UserError(
+                f"--device {device}: there is no such GPU, only {known}"
+                + ("; torchrun started more processes than there are GPUs" if local != "0" else "")
+            )
+    return device
 
 
 @dataclass
@@ -103,7 +138,7 @@ class TrainConfig:
         + "; ".join(
             f"{name}: {', '.join(f'{k} {v}' for k, v in preset.items())}" for name, preset in PRESETS.items()
         )
-        + "; auto: 128px-full on a GPU, else 64px-half",
+        + "; auto: 64px-full on a GPU, else 64px-half",
         ("auto", *PRESETS),
     )
     arch: str | None = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
@@ -181,7 +216,7 @@ class TrainConfig:
         0.01, "share of undecodable images in a split above which the run stops", least=0, most=1
     )
     seed: int = option(0, "seed of weights, batches, augmentation and channel sampling", least=0, below=2**63)
-    device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
+    device: str = option("auto", DEVICES)
     threads: int = option(0, "CPU threads; 0: as many as there are idle cores", least=0, most=4096)
 
     def resolve(self, known: Channels = RGB) -> TrainConfig:
@@ -190,29 +225,16 @@ class TrainConfig:
         Raises:
             UserError: a value out of range, or a device that is not there.
         """
-        local = os.environ.get("LOCAL_RANK", "0")
-        if not local.isdigit():
-            raise UserError(
-                f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or "
-                f"unset it"
-            )
-        if self.device == "auto":
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.device == "cuda":  # each process of torchrun has a GPU of its own
-            self.device = f"cuda:{local}"
-        if not re.fullmatch(r"cpu|cuda:\d+", self.device):
-            raise UserError(f"--device {self.device}: expected auto, cpu, cuda or cuda:N")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {self.device}: CUDA is not available here; use --device cpu")
+        self.device = choose_device(self.device)
         if self.preset == "auto":
-            self.preset = "128px-full" if self.device.startswith("cuda") else "64px-half"
+            self.preset = "64px-half" if self.device == "cpu" else "64px-full"
         for key, value in PRESETS[self.preset].items():
             if getattr(self, key) is None:
                 setattr(self, key, value)
         # on a CPU, oneDNN's bfloat16 leaves kernel gradients of 1x1 feature maps undefined
         if self.amp is None:
-            self.amp = self.device != "cpu" or (
-                torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32
+            self.amp = self.device.startswith("cuda") or (
+                self.device == "cpu" and torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32
             )
         check_ranges(self)
         check_name(self.name, "--name")

@@ -407,17 +407,17 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         torch.save(state, temporary)
 
 
-def load_checkpoint(path: str | Path, kind: str) -> dict:
+def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
     """Load a checkpoint this project wrote, tensors and plain values only (never arbitrary pickles).
 
     Args:
         path: the file.
-        kind: value of its `kind` entry that the caller can use, such as "task1-model".
+        kind: value of its `kind` entry that the caller can use, such as "task1-model", or several.
 
     Raises:
         UserError: missing, truncated, unsafe or foreign file, or a checkpoint of another kind.
     """
-    path = Path(path)
+    path, kinds = Path(path), (kind,) if isinstance(kind, str) else kind
     if not path.is_file():
         hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
         raise UserError(f"no checkpoint at {path}{hint}")
@@ -433,14 +433,14 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
             "or not written by this project. Train again or copy the file again."
         ) from error
     found = state.get("kind") if isinstance(state, dict) else None
-    if found != kind:
+    if found not in kinds:
         raise UserError(
             f"{path} is {f'a {found!r} checkpoint' if found else 'not a checkpoint of this project'}; "
-            f"expected {kind!r}. Name the file that the matching training script wrote."
+            f"expected {' or '.join(map(repr, kinds))}. Name the file that the matching training script wrote."
         )
     missing = [
         f"{key} ({wanted.__name__})"
-        for key, wanted in CONTENT.get(kind, CONTENT["model"]).items()
+        for key, wanted in CONTENT.get(found, CONTENT["model"]).items()
         if not isinstance(state.get(key), wanted)
     ]
     if missing:

@@ -10,7 +10,15 @@ from pathlib import Path
 import torch
 
 from channelset import Channels
-from config import TrainConfig, differing_options, digest, option_defaults, told_options, training_key
+from config import (
+    DEVICES,
+    TrainConfig,
+    differing_options,
+    digest,
+    option_defaults,
+    told_options,
+    training_key,
+)
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
@@ -38,7 +46,7 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--section", choices=SECTIONS[task], help="part of the tables (default: from the options)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument(
         "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: as many as there are idle cores"
     )
