@@ -15,6 +15,7 @@ from data.decode import ImageReader
 from data.decode import decode as decode_image
 from data.demo import make_demo
 from data.derive import CHANNELS, derive
+from data.folders import write_lists
 from data.folds import make_folds
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
@@ -127,6 +128,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
 
     sub = command(
+        "lists",
+        "write train.txt, val.txt and test.txt for images in folders of their classes",
+        "lists photos --val 0.1 --test 0.1",
+    )
+    sub.add_argument(
+        "source", metavar="FOLDER", help="holds CLASS/IMAGE, or train/CLASS/IMAGE, val/..., test/..."
+    )
+    for name in ("val", "test"):
+        sub.add_argument(
+            f"--{name}",
+            type=within(0.0, 1.0, float),
+            default=0.1,
+            metavar="SHARE",
+            help=f"of the training images of each class, for a folder without {name}/ (default: %(default)s)",
+        )
+    sub.add_argument(
+        "--seed", type=within(0, 2**32), default=0, metavar="N", help="of that draw (default: %(default)s)"
+    )
+
+    sub = command(
         "folds",
         "write lists for cross-validation of a small data set, one folder a fold",
         "folds data/small.zip --folds 5 --out data-folds",
@@ -179,6 +200,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"ready: {download(args.url, args.out)} (no need to unpack it)")
     elif args.command == "check":
         check(read_lists(find_dataset(args.source)), args.decode, args.workers)
+    elif args.command == "lists":
+        write_lists(args.source, args.val, args.test, args.seed)
+        check(read_lists(args.source), False, 1)
     elif args.command == "folds":
         for folder in make_folds(read_lists(find_dataset(args.source)), args.folds, args.out):
             print(f"ready: {folder}")

@@ -15,14 +15,12 @@ from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode, pixel_kind
+from data.folders import ENDINGS
 from data.lists import RGB
 from models import task1, task2
 from models.branched import fuse
 from report.class_names import NAMES
 from utils import UserError, brief, load_checkpoint
-
-# of the files that a folder is searched for
-ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".npy")
 
 
 class Predictor:
