@@ -30,7 +30,7 @@ from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
 from report import build as report_build
-from report.evaluation_page import write_page
+from report.evaluation_page import ClassAnswers, write_page
 from utils import ArgumentParser, UserError, cli
 
 
@@ -133,11 +133,12 @@ def evaluate(
     labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
     for subset, ids in tqdm(subsets.items(), desc="subsets", unit="subset", disable=None):
         network, columns = prepare(ids)
-        predictions[subset], loss = predict(network.eval(), batches, columns, amp=False)
+        predictions[subset], loss, top5 = predict(network.eval(), batches, columns, amp=False)
         rows.append(
             {
                 "subset": subset,
                 **classification_metrics(labels, predictions[subset], num_classes),
+                "top5_pct": top5,
                 "loss": loss,
                 **measure(model, ids, batches, repeats),
             }
@@ -215,6 +216,8 @@ def main(argv: list[str] | None = None) -> None:
         rows, predictions = evaluate(model, batches, subsets, prepare, cache.num_classes, args.repeats)
         record["splits"][split] = rows
         print("\n".join(readable(record["model"], split, row) for row in rows))
+        if split == "test" or args.split == "val":
+            by_class = ClassAnswers(split, batches.labels.cpu().numpy(), predictions, cache.class_names)
         if keep and split == "test":
             write_predictions(
                 evaluation.files.predictions,
@@ -226,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         evaluation.write(record)
         if evaluation.published and not args.no_report:
             report_build.main([])
-    write_page(args.checkpoint[0], record, checkpoint["config"]["name"])
+    write_page(args.checkpoint[0], record, checkpoint["config"]["name"], by_class)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import MAX_DEPTH, load_classifier, measure_depth
 from report import build as report_build
-from report.evaluation_page import write_page
+from report.evaluation_page import ClassAnswers, write_page
 from utils import ArgumentParser, UserError, cli
 
 LIMITED = ("ours", "distilled")  # sections with a limit to the depth
@@ -88,9 +88,9 @@ def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
         return None
 
 
-def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
-    """Evaluate one checkpoint and write its results: its record, whether the documents show it, and the name it
-    was trained under. None where that was done already.
+def evaluate(path: str, args) -> tuple[dict, bool, str, ClassAnswers] | None:
+    """Evaluate one checkpoint and write its results: its record, whether the documents show it, the name it was
+    trained under, and its answers. None where that was done already.
 
     Raises:
         UserError: not a checkpoint of train_task2.py, other data, results of other options, or too deep for
@@ -131,17 +131,20 @@ def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
     }
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, size, channels, device)
-        labels, (predictions, loss) = batches.labels.cpu().numpy(), predict(fused, batches, amp=False)
-        row = {**classification_metrics(labels, predictions, cache.num_classes), "loss": loss, **columns}
+        labels, (predictions, loss, top5) = batches.labels.cpu().numpy(), predict(fused, batches, amp=False)
+        quality = classification_metrics(labels, predictions, cache.num_classes)
+        row = {**quality, "top5_pct": top5, "loss": loss, **columns}
         record["splits"][split] = [row]
         print(readable(name, split, row))
+        if split == "test" or args.split == "val":
+            by_class = ClassAnswers(split, labels, {SINGLE: predictions}, cache.class_names)
         if keep and split == "test":
             write_predictions(
                 evaluation.files.predictions, cache.split(split).paths, labels, {SINGLE: predictions}
             )
     if keep:
         evaluation.write(record)
-    return record, bool(keep) and evaluation.published, options["name"]
+    return record, bool(keep) and evaluation.published, options["name"], by_class
 
 
 def readable(name: str, split: str, row: dict) -> str:
@@ -161,10 +164,10 @@ def main(argv: list[str] | None = None) -> None:
         )
     done = {path: evaluate(path, args) for path in args.checkpoint}
     found = {path: one for path, one in done.items() if one}
-    if any(published for _, published, _ in found.values()) and not args.no_report:
+    if any(published for _, published, *_ in found.values()) and not args.no_report:
         report_build.main([])
-    for path, (record, _, trained) in found.items():
-        write_page(path, record, trained)
+    for path, (record, _, trained, by_class) in found.items():
+        write_page(path, record, trained, by_class)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
     top1, losses, labels = {}, [], batches.labels.cpu().numpy()
     num_classes = model.fc.out_features
     for ids in [tuple(range(len(names)))] if config.is_specialist else some_subsets(len(names)):
-        predictions, loss = predict(for_channels(model, ids), batches, ids, config.amp)
+        predictions, loss, _ = predict(for_channels(model, ids), batches, ids, config.amp)
         metrics = classification_metrics(labels, predictions, num_classes)
         top1[subset_name(ids, names)] = round(metrics["top1_pct"], 2)
         losses.append(loss)

@@ -39,7 +39,7 @@ def main() -> None:
     )
 
     def validate(averaged):
-        predictions, loss = predict(averaged, val, amp=config.amp)
+        predictions, loss, _ = predict(averaged, val, amp=config.amp)
         metrics = classification_metrics(val.labels.cpu().numpy(), predictions, cache.num_classes)
         return {"val_loss": round(loss, 4), "val_top1_pct": round(metrics["top1_pct"], 2)}
 

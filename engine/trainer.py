@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -103,14 +104,21 @@ def readable(record: dict) -> str:
     )
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> tuple[np.ndarray, float]:
-    """Predicted class of every image (N,), and the mean cross-entropy of the true classes, in nats.
+class Answers(NamedTuple):
+    """What a network says of N images."""
 
-    The model, in eval mode, gets the image channels `columns` (None: all).
-    """
+    predictions: np.ndarray  # (N,), the likeliest class of each
+    loss: float  # mean cross-entropy of the true classes, in nats
+    top5_pct: (
+        float | None
+    )  # share of the images whose class is among the five likeliest; None of up to five classes
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> Answers:
+    """The answers of the model, in eval mode, from the image channels `columns` (None: all)."""
     model.eval()
-    predictions, loss = [], 0.0
+    predictions, loss, among = [], 0.0, 0
     for images, labels in batches.eval_batches(1024 if batches.device.type == "cuda" else 256):
         if columns is not None:
             images = images[:, list(columns)].contiguous(memory_format=torch.channels_last)
@@ -118,7 +126,10 @@ def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) 
             logits = model(images)
         predictions.append(logits.argmax(1))
         loss = loss + functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return torch.cat(predictions).cpu().numpy(), float(loss) / len(batches)
+        if logits.shape[1] > 5:
+            among = among + (logits.topk(5).indices == labels[:, None]).sum()
+    top5 = 100 * int(among) / len(batches) if logits.shape[1] > 5 else None
+    return Answers(torch.cat(predictions).cpu().numpy(), float(loss) / len(batches), top5)
 
 
 class Trainer:

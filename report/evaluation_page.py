@@ -6,10 +6,15 @@ import statistics
 import sys
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_fscore_support, recall_score
 
+from metrics.accuracy import confusion_matrix
 from report import figures
+from report.class_names import NAMES
 from report.tables import table
 from utils import UserError, write_text
 
@@ -17,15 +22,29 @@ SPLITS = ("test", "val")
 QUALITY = {  # header -> how a row's cell is written
     "top-1 %": "{top1_pct:.2f}",
     "95 % interval": "{ci95_low:.2f} – {ci95_high:.2f}",
+    "top-5 %": ("top5_pct", 2, 1),  # of more than five classes
     "precision": "{precision_macro:.3f}",
     "recall": "{recall_macro:.3f}",
     "F1": "{f1_macro:.3f}",
 }
 SHOWN = 30  # bars that a chart has room for
+SETS, CLASSES = 7, 100  # sets that the table of classes has room for, classes that a confusion matrix has
 
 
-def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
-    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and say where they are.
+class ClassAnswers(NamedTuple):
+    """The answers on one split: labels (N,), channel set -> predictions (N,), and the names of the classes."""
+
+    split: str
+    labels: np.ndarray
+    predictions: dict[str, np.ndarray]
+    classes: list[str]
+
+
+def write_page(
+    checkpoint: str | Path, record: dict, trained: str, answers: ClassAnswers | None = None
+) -> None:
+    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, with `answers` also a table by class and
+    `evaluation-confusion.png`, and say where they are.
 
     A network that is evaluated otherwise than it was trained, or not on both splits, gets files of its own. A folder
     that cannot be written is named in one line on stderr, no more.
@@ -40,11 +59,16 @@ def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
     # a title that fits the figure's width; matplotlib would read formulas between dollar signs
     title = textwrap.fill(title, 105).replace("$", r"\$")
     try:
-        write_text(text, make_text(record))
+        write_text(text, make_text(record) + (class_text(answers) if answers else ""))
         figures.write_figure(draw, [title, data], chart)
+        if answers:
+            matrix = chart.with_name(f"{name}-confusion.png")
+            figures.write_figure(figures.confusion, confusion_chart(record, answers), matrix)
     except UserError as error:
         print(f"no table and chart of this evaluation: {error}", file=sys.stderr)
         return
+    if answers:
+        print(f"confusion matrix: {matrix}")
     print(f"table: {text}\nchart: {chart}")
 
 
@@ -110,11 +134,56 @@ def _table(record: dict, rows: list[dict]) -> str:
             "batch 256": ("latency_ms_b256", 1, 1),
             "memory (MB), batch 256": ("peak_mem_mb", 1, 1),
         }
+    if all(row.get("top5_pct") is None for row in rows):
+        del columns["top-5 %"]
     lines = [[_cell(row, how) for how in columns.values()] for row in rows]
     if len(rows) > 1:
         mean = statistics.fmean(row["top1_pct"] for row in rows)
         lines.append(["mean", f"{mean:.2f}", *["–"] * (len(columns) - 2)])
     return table(list(columns), lines)
+
+
+def class_text(answers: ClassAnswers) -> str:
+    """The answers by class as Markdown. Recall, a column a set, is the share of a class that was found; precision,
+    F1 and what it was taken for most often are of the first set."""
+    names, sets = _names(answers), list(answers.predictions)[:SETS]
+    count = range(len(names))
+    counts = confusion_matrix(answers.labels, answers.predictions[sets[0]], len(names))
+    precision, _, f1, images = precision_recall_fscore_support(
+        answers.labels, answers.predictions[sets[0]], labels=count, zero_division=0
+    )
+    recalls = [
+        recall_score(answers.labels, answers.predictions[one], labels=count, average=None, zero_division=0)
+        for one in sets
+    ]
+    lines = []
+    for label, name in enumerate(names):
+        wrong = np.where(np.arange(len(names)) == label, 0, counts[label])
+        taken = f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–"
+        shares = [f"{100 * recall[label]:.1f}" if images[label] else "–" for recall in recalls]
+        lines.append(
+            [name, str(images[label]), *shares, f"{precision[label]:.3f}", f"{f1[label]:.3f}", taken]
+        )
+    shown = ["recall %"] if len(sets) == 1 else [f"recall %, {one}" for one in sets]
+    header = ["class", "images", *shown, "precision", "F1", "most often taken for"]
+    return f"\n## Classes on {answers.split}\n\n{table(header, lines)}\n"
+
+
+def confusion_chart(record: dict, answers: ClassAnswers) -> list:
+    """[title, data of `figures.confusion`] of the first set; of many classes those with the most errors."""
+    names, first = _names(answers), next(iter(answers.predictions))
+    counts = confusion_matrix(answers.labels, answers.predictions[first], len(names))
+    rows = np.sort(np.argsort(counts.diagonal() - counts.sum(1), kind="stable")[:CLASSES])
+    shares = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
+    some = f", the {CLASSES} classes with the most errors" if len(names) > CLASSES else ""
+    title = f"{_subject(record)}: confusions on {answers.split}{some}".replace("$", r"\$")
+    data = {"classes": [names[row] for row in rows], "shares": shares[np.ix_(rows, rows)].tolist()}
+    return [textwrap.fill(title, 95), data]
+
+
+def _names(answers: ClassAnswers) -> list[str]:
+    """English names of known classes; without what a table or a drawing would read as its own signs."""
+    return [NAMES.get(name, name).replace("|", "/").replace("$", "") for name in answers.classes]
 
 
 def _cell(row: dict, how: str | tuple[str, int, float]) -> str:
