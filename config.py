@@ -16,7 +16,7 @@ import torch
 
 from channelset import FILLS, Channels
 from channelset.sampling import HOW
-from data.batches import AUGMENTATIONS
+from data.batches import AUGMENTATIONS, MIXING
 from data.channels import parse_subset, subset_name
 from data.lists import RGB
 from models.resnet import LAYERS, STEMS
@@ -201,6 +201,12 @@ class TrainConfig:
         None,
         "light: crop and flip; strong: random resized crop, flip, erasing (default: by preset)",
         AUGMENTATIONS,
+    )
+    mix: str = option(
+        "none",
+        "mix each image with another of its batch, but not in the last tenth of the training: mixup "
+        "(1710.09412) or cutmix (1905.04899)",
+        ("none", *MIXING),
     )
     amp: bool | None = option(
         None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at 32 px or more)"

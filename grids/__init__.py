@@ -1,7 +1,7 @@
-"""The experiments as data: which runs there are (GRIDS), and which of them the tables and figures show.
+"""Holds the experiments as data: the runs (GRIDS), and which of them the tables and figures show.
 
-A grid is a list of runs, best value first; one that only evaluates a training in another way needs no
-training of its own. `python experiments.py GRID` trains and evaluates them.
+A grid is a list of runs, the most informative first. A run that only re-evaluates another run is not trained
+again. `python experiments.py GRID` trains and evaluates a grid.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ GRIDS: dict[str, list[Run]] = {**task1.GRIDS, **task2.GRIDS}
 
 
 def channels_of(grid: str) -> tuple[str, ...]:
-    """Names of the channels of the data that the grid is for."""
+    """Returns the names of the data's channels that the grid is for."""
     return task1.SENTINEL_2 if grid == "task1-bands" else ("R", "G", "B")
 
 
 def task_of(grid: str) -> str:
-    """The task that a grid is of."""
+    """Returns the task that a grid belongs to."""
     return "task1" if grid in task1.GRIDS else "task2"

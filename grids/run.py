@@ -1,23 +1,25 @@
-"""One row of the experiments: a training, or one way to evaluate it."""
+"""Run: one row of the experiments, a training or one way to evaluate it."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 
-@dataclass(frozen=True, eq=False)  # each is itself: options are no key of a dict
+@dataclass(frozen=True, eq=False)  # compared by identity, so that a run can be a key although it holds dicts
 class Run:
-    """One training, or one way to evaluate it.
+    """Describes one training, or one way to evaluate a training.
 
     Attributes:
-        model: what it is, the field's term for it; options are no part of it.
-        label: what a reader sees.
-        section: where it stands in the tables, see `engine.records.SECTIONS`.
-        options: of the training script, where they are not its or its preset's default.
-        test: of the evaluation script: fill, probe, image_size, subsets; empty: as trained.
-        teacher: a run that this one learns from.
+        model: usual name of the method or network, without its options.
+        label: name that readers see.
+        section: part of the tables, see `engine.records.SECTIONS`.
+        options: options of the training script that differ from its defaults and from the preset.
+        test: options of the evaluation script (fill, probe, image_size, subsets); empty: evaluated as trained.
+        teacher: the run whose network teaches this network.
         parts: runs that are evaluated together as one model.
-        source: the run whose training this one evaluates in another way, maybe under another name.
+        source: the run that is trained, where this run only evaluates that training in another way.
     """
 
     model: str
@@ -33,26 +35,25 @@ class Run:
         self,
         model: str | None = None,
         label: str | None = None,
-        section: str = "ablation",
+        section: str | None = None,
         teacher: Run | None = None,
         **options,
     ) -> Run:
-        """The run with other options; an ablation unless it is said to be something else."""
-        source = self.source and self.source.but(section=self.source.section, teacher=teacher, **options)
+        """Returns this run with some options changed; what is not named stays, the section too."""
         return replace(
             self,
             model=model or self.model,
             label=label or self.label,
-            section=section,
+            section=section or self.section,
             options={**self.options, **options},
             teacher=teacher or self.teacher,
-            source=source,
+            source=self.source and self.source.but(teacher=teacher, **options),
         )
 
     def tested(
         self, model: str | None = None, label: str | None = None, section: str | None = None, **how
     ) -> Run:
-        """The same trained network, evaluated in another way."""
+        """Returns a run that evaluates the same trained network in another way."""
         return replace(
             self,
             model=model or self.model,
@@ -64,37 +65,27 @@ class Run:
 
     @property
     def trained(self) -> Run:
-        """The training that this run evaluates."""
+        """Returns the run that is trained: this run, or the run that it evaluates."""
         return self.source or self
 
-    def fits(self, wanted: str) -> bool:
-        """Whether it is what `wanted` names: MODEL, or MODEL,OPTION=VALUE,...
+    @property
+    def words(self) -> list[str]:
+        """Returns the options as "OPTION=VALUE"; those of the evaluation as "test_OPTION=VALUE"."""
+        test = {f"test_{key}": value for key, value in self.test.items()}
+        return [f"{key}={value}" for key, value in {**self.options, **test}.items()]
 
-        of the training or the evaluation.
-        """
-        model, *pairs = wanted.split(",")
-        known = {**self.options, **{f"test_{key}": value for key, value in self.test.items()}}
-        return model == self.model and all(
-            str(known.get(key)) == value for key, _, value in (pair.partition("=") for pair in pairs)
-        )
+    def fits(self, pattern: str) -> bool:
+        """Tells whether the run matches `pattern`: MODEL, or MODEL,OPTION=VALUE,... in any order."""
+        model, *words = re.split(r",(?=\w+=)", pattern)  # a value may hold commas: widths=128,256
+        return model == self.model and {*words} <= {*self.words}
 
     def __str__(self) -> str:
-        told = {**self.options, **{f"test_{key}": value for key, value in self.test.items()}}
-        return ",".join([self.model, *(f"{key}={value}" for key, value in told.items())])
+        return ",".join([self.model, *self.words])
 
 
-def distinct(runs) -> list[Run]:
-    """The runs, in order, each training and evaluation once."""
-    seen: dict = {}
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """Returns the runs in order, without those that repeat a training and its evaluation."""
+    first: dict[tuple, Run] = {}
     for run in runs:
-        seen.setdefault(
-            (
-                run.model,
-                repr(sorted(run.options.items())),
-                repr(sorted(run.test.items())),
-                str(run.teacher),
-                run.parts and "parts",
-            ),
-            run,
-        )
-    return list(seen.values())
+        first.setdefault((run.model, *sorted(run.words), str(run.teacher), bool(run.parts)), run)
+    return list(first.values())

@@ -1,4 +1,4 @@
-"""Task 2's runs: shallow networks, the ResNet-34s they are compared with, and the ablations."""
+"""Lists Task 2's runs: shallow networks, the ResNets that they are compared with, and the ablations."""
 
 from __future__ import annotations
 
@@ -7,89 +7,81 @@ from grids.run import Run
 STRONG = {"augment": "strong", "weight_decay": 0.002}
 LIGHT = {"augment": "light", "weight_decay": 0.0005}
 
-# ---------------------------------------------------------------- networks, without their training's options
+# ---------------------------------------------------------------- networks, with default training options
 
 PLAIN = Run("plain6-k5", "plain, six operations", "ours", {"arch": "plain6-k5"})
 GATED_K5 = Run("gated6-k5", "ours (depth 6), 5x5", "ours", {"arch": "gated6-k5"})
 GATED = Run("gated6-k3", "ours (depth 6)", "ours", {"arch": "gated6-k3"})
 GATED4 = Run("gated4-k7", "ours (depth 4), 7x7", "ours", {"arch": "gated4-k7"})
-GATED4_K5 = GATED4.but("gated4-k5", "ours (depth 4)", "ours", kernels="5")
-THREE_LAYERS = GATED.but("gated5-k3", "ours (depth 5)", "ours", widths="128,256,512")
-THREE_LAYERS_384 = GATED.but("gated5-k3", "ours (depth 5), narrow last layer", "ours", widths="128,256,384")
+GATED4_K5 = GATED4.but("gated4-k5", "ours (depth 4)", kernels="5")
+THREE_LAYERS = GATED.but("gated5-k3", "ours (depth 5)", widths="128,256,512")
+THREE_LAYERS_384 = GATED.but("gated5-k3", "ours (depth 5), narrow last layer", widths="128,256,384")
 REPARAM_GATED = Run(
     "reparam-gated6-k5", "ours (depth 6), branches in training", "ours", {"arch": "reparam-gated6-k5"}
 )
 STOCK = Run("resnet34", "ResNet-34, stock", "reference", {"arch": "resnet34"})
-RESNET = STOCK.but(label="ResNet-34, 7x7 stem", section="reference", stem_pool=False)
-FINE_RESNET = STOCK.but(label="ResNet-34, 3x3 stem", section="reference", stem="3x3s1")
-
-
-def kept(run: Run, label: str | None = None, **options) -> Run:
-    """The run with other options, in the section that it has."""
-    return run.but(label=label, section=run.section, **options)
-
+RESNET = STOCK.but(label="ResNet-34, 7x7 stem", stem_pool=False)
+FINE_RESNET = STOCK.but(label="ResNet-34, 3x3 stem", stem="3x3s1")
 
 # ---------------------------------------------------------------- 30 epochs
 
-# ResNet-34 with each stem and augmentation that there is time for, then the shallow networks. Validation
-# decides which
-# ResNet-34 the others are divided by
-RESNETS = {decay: kept(RESNET, augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
-RESNET_LIGHT, PLAIN_LIGHT = kept(RESNET, **LIGHT), kept(PLAIN, **LIGHT)
-PLAIN_STRONG = kept(PLAIN_LIGHT, augment="strong")
-GATED_K5_STRONG = kept(GATED_K5, augment="strong", weight_decay=0.0005)
-REPARAM_GATED_STRONG = kept(REPARAM_GATED, augment="strong", weight_decay=0.0005)
-GATED_30 = {decay: kept(GATED, augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
-GATED_30[0.002] = GATED.but(**STRONG)
-GATED4_STRONG = kept(GATED4, augment="strong", weight_decay=0.0005)
-POOLED_K5 = GATED_K5.but(pooled_gates=True, augment="strong", weight_decay=0.001)
+# First ResNet-34 with several stems and augmentations, then the shallow networks. All accuracies are divided
+# by that of the ResNet-34 that is best on validation.
+RESNETS = {decay: RESNET.but(augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
+RESNET_LIGHT, PLAIN_LIGHT = RESNET.but(**LIGHT), PLAIN.but(**LIGHT)
+PLAIN_STRONG = PLAIN_LIGHT.but(augment="strong")
+GATED_K5_STRONG = GATED_K5.but(augment="strong", weight_decay=0.0005)
+REPARAM_GATED_STRONG = REPARAM_GATED.but(augment="strong", weight_decay=0.0005)
+GATED_30 = {decay: GATED.but(augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
+GATED_30[0.002] = GATED.but(section="ablation", **STRONG)
+GATED4_STRONG = GATED4.but(augment="strong", weight_decay=0.0005)
+POOLED_K5 = GATED_K5.but(section="ablation", pooled_gates=True, augment="strong", weight_decay=0.001)
 DEEP, SHALLOW = RESNETS[0.001], GATED_30[0.001]  # the best of each kind on validation
 
 # ---------------------------------------------------------------- which networks are trained longer
 
-# All take about half of ResNet-34's time for one image: one wide, the others wider and with fewer layers
+# All take about half of ResNet-34's time for one image. The first has four hidden layers, the others fewer.
 SCREEN = {
-    "gated6-k3, 5/16 wide": kept(GATED, width=0.3125),
-    "3 layers, 25/64": kept(THREE_LAYERS, width=0.390625),
-    "3 layers, 3/8": kept(THREE_LAYERS, width=0.375),
-    "3 layers, 3/8, the last of 144 channels": kept(THREE_LAYERS_384, width=0.375),
-    "3 layers and poolings, 7/16": kept(THREE_LAYERS, num_pools=3, width=0.4375),
-    "3 layers, 7/16, the first narrow": kept(THREE_LAYERS, widths="64,256,512", width=0.4375),
+    "gated6-k3, 5/16 wide": GATED.but(width=0.3125),
+    "3 layers, 25/64": THREE_LAYERS.but(width=0.390625),
+    "3 layers, 3/8": THREE_LAYERS.but(width=0.375),
+    "3 layers, 3/8, the last of 144 channels": THREE_LAYERS_384.but(width=0.375),
+    "3 layers and poolings, 7/16": THREE_LAYERS.but(num_pools=3, width=0.4375),
+    "3 layers, 7/16, the first narrow": THREE_LAYERS.but(widths="64,256,512", width=0.4375),
     "gated4-k7, 1/4": GATED4,
-    "gated4-k5, 5/16": kept(GATED4_K5, width=0.3125),
+    "gated4-k5, 5/16": GATED4_K5.but(width=0.3125),
     "gated4-k3, 5/16, stem not pooled": GATED4.but(
         "gated4-k3", stem_pool=False, kernels="3", pooled_gates=True, width=0.3125
     ),
 }
-SCREENED = {label: run.but(**STRONG, epochs=10) for label, run in SCREEN.items()}
+SCREENED = {label: run.but(section="ablation", **STRONG, epochs=10) for label, run in SCREEN.items()}
 
-# Twice the epochs, with what validation chose at 30. Width 0.3125 is half of ResNet-34's MACs, 0.4375 as
-# many, with
-# twice the weight decay, as its training loss falls further; then four of the screened networks
-RESNET_60 = {decay: kept(RESNET, augment="strong", weight_decay=decay, epochs=60) for decay in (0.001, 0.002)}
-RESNET_60[0.0005] = RESNETS[0.0005].but(epochs=60)
-GATED_60 = kept(SHALLOW, epochs=60)
+# Twice the epochs, with the options that were best on validation at 30 epochs. Width 0.3125 costs half of
+# ResNet-34's MACs. Width 0.4375 costs as many; its training loss falls further, so its decay is doubled.
+# Then four of the screened networks.
+RESNET_60 = {decay: RESNET.but(augment="strong", weight_decay=decay, epochs=60) for decay in (0.001, 0.002)}
+RESNET_60[0.0005] = RESNETS[0.0005].but(section="ablation", epochs=60)
+GATED_60 = SHALLOW.but(epochs=60)
 WIDE_60 = {
-    decay: kept(GATED, augment="strong", weight_decay=decay, width=0.3125, epochs=60)
+    decay: GATED.but(augment="strong", weight_decay=decay, width=0.3125, epochs=60)
     for decay in (0.001, 0.002)
 }
-SAME_MACS_60 = kept(GATED, **STRONG, width=0.4375, epochs=60)
+SAME_MACS_60 = GATED.but(**STRONG, width=0.4375, epochs=60)
 THREE_60, THREE_384_60, GATED4_K5_60 = (
-    kept(SCREEN[label], **STRONG, epochs=60)
+    SCREEN[label].but(**STRONG, epochs=60)
     for label in ("3 layers, 25/64", "3 layers, 3/8, the last of 144 channels", "gated4-k5, 5/16")
 )
-GATED4_60 = kept(GATED4, augment="strong", weight_decay=0.001, epochs=60)
+GATED4_60 = GATED4.but(augment="strong", weight_decay=0.001, epochs=60)
 TAUGHT = SHALLOW.but(
     label="ours (depth 6), taught by ResNet-34", section="distilled", teacher=RESNET_60[0.001]
 )
 
 # ---------------------------------------------------------------- a 3x3 stride-1 first convolution
 
-# At four times the MACs of the coarser one: both in ten epochs, and the finer one pooled at once, which
-# leaves maps as
-# small as the coarser one does; then the finer one in thirty
+# The fine stem costs four times the MACs of the 7x7 stem. Ten epochs compare both, and the fine stem with
+# pooling, whose maps are as small as those of the 7x7 stem. Then the fine stem trains for thirty epochs.
 STEMS_10 = {
-    label: run.but(augment="strong", weight_decay=0.001, epochs=10)
+    label: run.but(section="ablation", augment="strong", weight_decay=0.001, epochs=10)
     for label, run in {
         "ResNet-34, 7x7 stride 2, no pooling": RESNET,
         "ResNet-34, 3x3 stride 1": FINE_RESNET,
@@ -101,68 +93,107 @@ STEMS_10 = {
         "2 of 5x5, gated, behind the same": GATED4_K5.but(pooled_gates=True, num_pools=2, stem="3x3s1"),
     }.items()
 }
-FINE_RESNETS = {decay: kept(FINE_RESNET, augment="strong", weight_decay=decay) for decay in (0.001, 0.002)}
-FINE_GATED = kept(SHALLOW, stem="3x3s1")
-FINE_WIDE = kept(SCREEN["gated6-k3, 5/16 wide"], **STRONG, stem="3x3s1")
-FINE_THREE = kept(SCREEN["3 layers, 3/8"], **STRONG, num_pools=3, stem="3x3s1")
+FINE_RESNETS = {decay: FINE_RESNET.but(augment="strong", weight_decay=decay) for decay in (0.001, 0.002)}
+FINE_GATED = SHALLOW.but(stem="3x3s1")
+FINE_WIDE = SCREEN["gated6-k3, 5/16 wide"].but(**STRONG, stem="3x3s1")
+FINE_THREE = SCREEN["3 layers, 3/8"].but(**STRONG, num_pools=3, stem="3x3s1")
+
+# MixUp and CutMix for both families, each behind the stem that costs least, one seed: the choice is made on
+# validation. Predicted: CutMix gains ResNet-34 up to a point in 30 epochs and costs the shallow networks one
+MIXED = {
+    (name, mix): run.but(mix=mix)
+    for name, run in (("ResNet-34", RESNETS[0.001]), ("gated6-k3", GATED_30[0.001]))
+    for mix in ("cutmix", "mixup")
+}
+FINE_RESNET_MIXED = FINE_RESNETS[0.002].but(mix="cutmix")
+# The literal reading, six weighted operations in all, behind the fine stem. Predicted: 63 to 64 %, 94 % of the
+# strongest ResNet-34: the stem gains 4 to 5 points, as it does for the gated network, and the decay 2
+PLAIN_FINE = PLAIN.but(label="plain, six operations, 3x3 stem", **STRONG, stem="3x3s1")
+# Depth 4 behind a 7x7 stem of stride 1, pooled: it samples finely and still sees 7 px. Predicted: 62 %, 92 % of
+# the strongest; the 7x7 stem of stride 2 has 59.9 in 60 epochs
+GATED4_FINE = GATED4.but(
+    label="ours (depth 4), 7x7 stem of stride 1", **STRONG, stem="7x7s1", num_pools=2, pooled_gates=True
+)
+GATED4_FINE_10 = {
+    label: run.but(section="ablation", **STRONG, epochs=10)
+    for label, run in {
+        "7x7 behind a 7x7 stem of stride 1": GATED4.but(stem="7x7s1", num_pools=2, pooled_gates=True),
+        "9x9 behind a 3x3 stem, pooled": GATED4.but(
+            "gated4-k9", stem="3x3s1", kernels="9", num_pools=2, pooled_gates=True
+        ),
+    }.items()
+}
+
+# One change each from PLAIN_STRONG, 30 epochs, strong, decay 0.0005. Predicted: gates +2.7 as with seed 0;
+# 3x3 equals 5x5 within a point, 1x1 loses 12, two layers fewer lose 8, attention and graph lose 4 each
+KERNELS_30 = {
+    size: PLAIN_STRONG.but(f"plain6-k{size}", f"plain, {size}x{size}", "ablation", kernels=str(size))
+    for size in (1, 3, 7)
+}
+TWO_LAYERS_30 = PLAIN_STRONG.but("plain4-k5", "plain, two hidden layers", "ablation", widths="128,256")
+BRANCHES_30 = PLAIN_STRONG.but("reparam6-k5", "plain, branches in training", "ablation", arch="reparam6-k5")
+OTHERS_30 = {
+    name: Run(name, name, options={"arch": name, "augment": "strong", "weight_decay": 0.0005})
+    for name in ("attention", "graph")
+}
 
 # ---------------------------------------------------------------- full width, for a GPU
 
-# ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above. Three weight decays
-# for
-# ResNet-34 and for the network at half of its MACs; then what is as deep at as many MACs, and less deep
+# ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above. ResNet-34 and the
+# network of half its MACs train with three weight decays. Then come a network of ResNet-34's MACs, and
+# networks of fewer layers.
 FULL_RESNETS, FULL_WIDE = (
-    {decay: kept(run, augment="strong", weight_decay=decay) for decay in (0.002, 0.001, 0.004)}
-    for run in (kept(RESNET, width=1.0), kept(GATED, width=1.25))
+    {decay: run.but(augment="strong", weight_decay=decay) for decay in (0.002, 0.001, 0.004)}
+    for run in (RESNET.but(width=1.0), GATED.but(width=1.25))
 )
 FULL_THREE, FULL_GATED4, FULL_STOCK, FULL_SAME_MACS = (
-    kept(run, **STRONG, width=width)
+    run.but(**STRONG, width=width)
     for run, width in ((THREE_LAYERS, 1.5625), (GATED4_K5, 1.25), (STOCK, 1.0), (GATED, 1.75))
 )
 
-# The literal reading, six operations, at about the MACs of the gated network at half of ResNet-34's; and less
-# deep ResNets
-PLAIN_K3 = PLAIN.but("plain6-k3", "plain, six operations, 3x3", "ours", kernels="3")
-FULL_PLAIN, FULL_PLAIN_K5 = kept(PLAIN_K3, **STRONG, width=1.4375), kept(PLAIN, **STRONG, width=0.875)
+# Six plain operations, the literal reading of the task, at about half of ResNet-34's MACs; and ResNets of
+# fewer layers
+PLAIN_K3 = PLAIN.but("plain6-k3", "plain, six operations, 3x3", kernels="3")
+FULL_PLAIN, FULL_PLAIN_K5 = PLAIN_K3.but(**STRONG, width=1.4375), PLAIN.but(**STRONG, width=0.875)
 RESNET_18, RESNET_10 = (
     RESNET.but(arch, label, "baseline", arch=arch)
     for arch, label in (("resnet18", "ResNet-18, 7x7 stem"), ("resnet10", "ResNet-10, 7x7 stem"))
 )
-FULL_RESNET_18, FULL_RESNET_10 = (kept(run, **STRONG, width=1.0) for run in (RESNET_18, RESNET_10))
-# A 3x3 stride-1 first convolution, the strongest at a quarter of the width, at four times the FLOPs. Predicted: it
-# gains ResNet-34 more than the shallow network, which falls a few percent behind
-FULL_FINE_RESNET = kept(FINE_RESNET, **STRONG, width=1.0)
-FULL_FINE_WIDE = kept(GATED, **STRONG, width=1.25, stem="3x3s1")
-# Twice as long, and other learning rates, for the strongest
-FULL_RATES = {rate: kept(FULL_RESNETS[0.002], lr=rate) for rate in (0.1, 0.4)}
+FULL_RESNET_18, FULL_RESNET_10 = (run.but(**STRONG, width=1.0) for run in (RESNET_18, RESNET_10))
+# The 3x3 stride-1 stem is the strongest at a quarter of the width, at four times the FLOPs. Prediction: ResNet-34
+# gains more from it than the shallow network, which falls a few percent behind.
+FULL_FINE_RESNET = FINE_RESNET.but(**STRONG, width=1.0)
+FULL_FINE_WIDE = GATED.but(**STRONG, width=1.25, stem="3x3s1")
+# The strongest networks, trained twice as long or with other learning rates
+FULL_RATES = {rate: FULL_RESNETS[0.002].but(lr=rate) for rate in (0.1, 0.4)}
 FULL_RESNET_60, FULL_WIDE_60, FULL_SAME_MACS_60 = (
-    kept(run, epochs=60) for run in (FULL_RESNETS[0.002], FULL_WIDE[0.002], FULL_SAME_MACS)
+    run.but(epochs=60) for run in (FULL_RESNETS[0.002], FULL_WIDE[0.002], FULL_SAME_MACS)
 )
 
 # ---------------------------------------------------------------- less data, ablations
 
-# Less training data, as many epochs more that the steps do not become as few
+# Less training data; more epochs make up for a part of the lost steps
 FRACTIONS = {
     name: {
-        share: run.but(fraction=share, epochs=epochs) for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45))
+        share: run.but(section="ablation", fraction=share, epochs=epochs)
+        for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45))
     }
     for name, run in (("ResNet-34", DEEP), ("gated6-k3", SHALLOW))
 }
 
-# One change each from PLAIN, in a third of its epochs
-SHORT = {"epochs": 10, **LIGHT}
+# Each run changes one thing in PLAIN and trains for a third of its epochs
+SHORT = {"section": "ablation", "epochs": 10, **LIGHT}
 REFERENCE = PLAIN.but(**SHORT)
-GATED_10, POOLED_10 = GATED_K5.but(**SHORT), GATED_K5.but(pooled_gates=True, **SHORT)
+GATED_10 = GATED_K5.but(**SHORT)
+POOLED_10 = GATED_10.but(pooled_gates=True)
 REPARAM_10 = REPARAM_GATED.but(**SHORT)
 LAYERS_10 = {
-    len(widths.split(",")): PLAIN.but(
-        f"plain{len(widths.split(',')) + 2}-k5", widths=widths, max_depth=8, **SHORT
-    )
+    len(widths.split(",")): REFERENCE.but(f"plain{len(widths.split(',')) + 2}-k5", widths=widths, max_depth=8)
     for widths in ("128,256", "128,256,512", "128,256,512,512,512", "128,256,512,512,512,512")
 }
-KERNELS_10 = {size: PLAIN.but(f"plain6-k{size}", kernels=str(size), **SHORT) for size in (1, 3, 7)}
+KERNELS_10 = {size: REFERENCE.but(f"plain6-k{size}", kernels=str(size)) for size in (1, 3, 7)}
 NAMED_10 = {
-    name: Run(name, name, options={"arch": name, **SHORT})
+    name: REFERENCE.but(name, name, arch=name)
     for name in (
         "reparam6-k5",
         "plain6-k3-5-7",
@@ -177,9 +208,9 @@ NAMED_10 = {
 }
 FINE_GATES_K3, POOLED_K3 = GATED_10.but("gated6-k3", kernels="3"), GATED.but(**SHORT)
 REPARAM_K3 = REPARAM_10.but("reparam-gated6-k3", kernels="3")
-POOLS_10, LEVELS_10 = PLAIN.but(num_pools=2, **SHORT), PLAIN.but(multi_level_head=True, **SHORT)
-WIDTHS_10 = {width: PLAIN.but(width=width, **SHORT) for width in (0.125, 0.5)}
-AUGMENTED_10 = {augment: PLAIN.but(**{**SHORT, "augment": augment}) for augment in ("none", "strong")}
+POOLS_10, LEVELS_10 = REFERENCE.but(num_pools=2), REFERENCE.but(multi_level_head=True)
+WIDTHS_10 = {width: REFERENCE.but(width=width) for width in (0.125, 0.5)}
+AUGMENTED_10 = {augment: REFERENCE.but(augment=augment) for augment in ("none", "strong")}
 
 SIZES = (32, 40, 64, 96)  # px, of the test alone
 RESIZED = {
@@ -187,8 +218,7 @@ RESIZED = {
     for name, run in (("ResNet-34", RESNETS[0.0005]), ("gated6-k3", SHALLOW))
 }
 
-# What the ablation table shows: group -> (variant, run, what it is compared with, where that is not
-# REFERENCE)
+# What the ablation table shows: group -> (variant, run, reference; REFERENCE where none is named)
 ABLATIONS = {
     "what a layer is": [
         ("one 5x5 convolution", REFERENCE),
@@ -280,6 +310,29 @@ ABLATIONS = {
         ("ResNet-34, light", RESNET_LIGHT, RESNET_LIGHT),
         ("ResNet-34, strong", RESNETS[0.0005], RESNET_LIGHT),
     ],
+    "components, 30 epochs": [
+        ("one 5x5 convolution", PLAIN_STRONG, PLAIN_STRONG),
+        ("gates beside it", GATED_K5_STRONG, PLAIN_STRONG),
+        ("branches in training", BRANCHES_30, PLAIN_STRONG),
+        *((f"one {size}x{size} convolution", run, PLAIN_STRONG) for size, run in KERNELS_30.items()),
+        ("two layers fewer", TWO_LAYERS_30, PLAIN_STRONG),
+        ("self-attention", OTHERS_30["attention"], PLAIN_STRONG),
+        ("graph layers", OTHERS_30["graph"], PLAIN_STRONG),
+    ],
+    "MixUp and CutMix, 30 epochs": [
+        ("ResNet-34, neither", RESNETS[0.001], RESNETS[0.001]),
+        ("ResNet-34, CutMix", MIXED["ResNet-34", "cutmix"], RESNETS[0.001]),
+        ("ResNet-34, MixUp", MIXED["ResNet-34", "mixup"], RESNETS[0.001]),
+        ("ResNet-34 behind 3x3, CutMix", FINE_RESNET_MIXED, FINE_RESNETS[0.002]),
+        ("gated6-k3, neither", GATED_30[0.001], GATED_30[0.001]),
+        ("gated6-k3, CutMix", MIXED["gated6-k3", "cutmix"], GATED_30[0.001]),
+        ("gated6-k3, MixUp", MIXED["gated6-k3", "mixup"], GATED_30[0.001]),
+    ],
+    "fine stems, 30 epochs": [
+        ("ResNet-34, 3x3 stem", FINE_RESNETS[0.002], FINE_RESNETS[0.002]),
+        ("six plain operations, 3x3 stem", PLAIN_FINE, FINE_RESNETS[0.002]),
+        ("depth 4, 7x7 stem of stride 1", GATED4_FINE, FINE_RESNETS[0.002]),
+    ],
     "kernel, 30 epochs": [
         (label, run, GATED_K5_STRONG)
         for label, run in (
@@ -343,7 +396,7 @@ ABLATIONS = {
 
 # ---------------------------------------------------------------- figures
 
-# What the figures of many lines show, where a setting has any of them: name in the legend -> run
+# Models in the figures of many lines: name in the legend -> run
 FIGURE_MODELS = {
     "depth 6, x1.25, 3x3 stem": FINE_WIDE,
     "depth 6, 3x3 stem": FINE_GATED,
@@ -361,7 +414,7 @@ FIGURE_MODELS = {
     "ResNet-34": FULL_RESNETS[0.002],
     "ResNet-34, stock": FULL_STOCK,
 }
-# What texts call a model -> its runs, of which a preset has one
+# Names that the report's texts use -> the model's runs, at most one a preset
 NAMED = {
     "depth6-wide": (FULL_SAME_MACS, SAME_MACS_60),
     "depth6": (FULL_WIDE[0.002], FINE_WIDE),
@@ -375,7 +428,7 @@ NAMED = {
     "plain": (FULL_PLAIN, PLAIN_STRONG),
     "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.002]),
     "resnet34-coarse": (RESNETS[0.0005],),
-    "stock": (FULL_STOCK, kept(STOCK, **LIGHT)),
+    "stock": (FULL_STOCK, STOCK.but(**LIGHT)),
     "resnet18": (FULL_RESNET_18,),
     "plain-10": (REFERENCE,),
     "gated-10": (GATED_10,),
@@ -393,7 +446,7 @@ NAMED = {
     "two-layers-10": (LAYERS_10[2],),
     "six-layers-10": (LAYERS_10[6],),
 }
-# Rows of the report's tables: (what readers see, name)
+# Rows of the report's main table: (label, name in NAMED)
 MAIN_ROWS = (
     ("ours, depth 6, x1.75", "depth6-wide"),
     ("ours, depth 6, x1.25", "depth6"),
@@ -404,7 +457,7 @@ MAIN_ROWS = (
     ("ResNet-18, 7x7 stem", "resnet18"),
     ("ResNet-34, stock", "stock"),
 )
-# (what changes, name, what it is compared with)
+# Rows of the report's ablation table: (change, name, name of the reference)
 ABLATION_ROWS = (
     ("gates beside each convolution", "gated-10", "plain-10"),
     ("gates of pooled cells", "pooled-10", "gated-10"),
@@ -417,7 +470,7 @@ ABLATION_ROWS = (
     ("graph layers (GCN)", "graph-10", "plain-10"),
     ("RRDB (strict depth 17)", "rrdb-10", "plain-10"),
 )
-# The points of the figure of training data: (share of the training images, run)
+# Points of the figure of training data: (share of the training images, run)
 DATA_SHARES = {
     name: [*runs.items(), (1.0, whole)] for (name, runs), whole in zip(FRACTIONS.items(), (DEEP, SHALLOW))
 }
@@ -426,7 +479,7 @@ DATA_SHARES = {
 
 GRIDS = {
     "task2": [
-        kept(STOCK, **LIGHT),
+        STOCK.but(**LIGHT),
         RESNET_LIGHT,
         *RESNETS.values(),
         PLAIN_LIGHT,
@@ -436,7 +489,7 @@ GRIDS = {
         GATED_30[0.0005],
         SHALLOW,
         GATED4_STRONG,
-        kept(GATED4, pooled_gates=True, augment="strong", weight_decay=0.001),
+        GATED4.but(pooled_gates=True, augment="strong", weight_decay=0.001),
     ],
     "task2-decay": [GATED_30[0.002], POOLED_K5],
     "task2-screen": [*SCREENED.values()],
@@ -455,6 +508,9 @@ GRIDS = {
     ],
     "task2-distillation": [TAUGHT],
     "task2-stem": [*STEMS_10.values(), *FINE_RESNETS.values(), FINE_GATED, FINE_WIDE, FINE_THREE],
+    "task2-mix": [*MIXED.values(), FINE_RESNET_MIXED],
+    "task2-fine": [PLAIN_FINE, GATED4_FINE, *GATED4_FINE_10.values()],
+    "task2-components": [PLAIN_STRONG, BRANCHES_30, *KERNELS_30.values(), TWO_LAYERS_30, *OTHERS_30.values()],
     "task2-full": [
         *(runs[decay] for decay in (0.002, 0.001, 0.004) for runs in (FULL_RESNETS, FULL_WIDE)),
         FULL_THREE,

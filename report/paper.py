@@ -265,7 +265,7 @@ def _fill(numbers: Numbers):
                 ],
             }
         )
-    return all(panel["points"] for panel in panels) and {"panels": panels}
+    return {"panels": panels} if all(panel["points"] for panel in panels) else None
 
 
 def _depth(numbers: Numbers) -> list[dict]:
@@ -319,4 +319,6 @@ def _curves(numbers: Numbers):
         curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)"),
         curves(first(FULL, runs2.MAIN_ROWS)),
     )
-    return all(parts) and {"panels": [panel for part in parts for panel in part["panels"]], "columns": 2}
+    if not all(parts):
+        return None
+    return {"panels": [panel for part in parts for panel in part["panels"]], "columns": 2}

@@ -80,9 +80,13 @@ def test_unknown_row_is_an_error(queue):
 
 
 def test_rows_are_chosen_by_model_and_options():
-    run = GOOD.but(section="ours", epochs=60).tested(image_size=40)
+    run = GOOD.but(epochs=60).tested(image_size=40)
     assert (
         run.fits("good") and run.fits("good,epochs=60,test_image_size=40") and not run.fits("good,epochs=30")
+    )
+    three = GOOD.but(widths="128,256,512")
+    assert (
+        three.fits("good,widths=128,256,512") and three.fits(str(three)) and not three.fits("good,widths=128")
     )
     assert not run.fits("other") and str(run) == "good,fill=mean,epochs=60,test_image_size=40"
 

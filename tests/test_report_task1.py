@@ -24,9 +24,9 @@ from grids.task1 import (
 )
 from report import build, figures, pictures
 from report.class_names import class_names
-from report.compare import load_settings
+from report.compare import ablations, load_settings
 from report.numbers import DATA
-from report.task1.compare import MEAN, ablations, compare, compare_models, model_of, model_variance, seeds_of
+from report.task1.compare import MEAN, compare_models
 from report.task1.content import make_content
 from report.task1.figures import KINDS, make_figures
 from report.task1.lines import SEVEN, lines_of
@@ -171,7 +171,7 @@ def test_comparisons_by_hand(results, cells):
 
 def test_ablations_by_hand(results):
     setting = only(results)
-    lines = ablations(setting)
+    lines = ablations(setting, ABLATIONS, CHANNELSET)
     rules = [line for line in lines if line["group"] == "fill rule"]
     assert [line["variant"] for line in rules] == ["regression", "zero"]
     whole, zero = rules
@@ -196,7 +196,7 @@ def test_a_variant_that_is_another_one_at_a_preset_is_not_shown_twice(publish, t
     setting = only(tmp_path)
     assert setting.find(CHANNELSET.but(augment="strong", width=0.5)) == setting.find(CHANNELSET) is not None
     assert setting.find(RGB_STRONG) == setting.find(RGB_ONLY) is not None
-    shown = [(line["group"], line["variant"]) for line in ablations(setting)]
+    shown = [(line["group"], line["variant"]) for line in ablations(setting, ABLATIONS, CHANNELSET)]
     assert ("augmentation", "the preset's") in shown and ("augmentation", "strong") not in shown
     assert ("augmentation", "naive RGB, strong") not in shown
     assert [variant for group, variant in shown if group == "capacity"] == [
@@ -218,24 +218,24 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
         publish("task1", run, 62, subsets=(subset,), spread=2)  # 2
     setting = only(results)
     ours, probe, one, rgb, seven = (
-        model_of(setting, run) for run in (CHANNELSET, told, variant, RGB_ONLY, SPECIALISTS)
+        setting.model(run) for run in (CHANNELSET, told, variant, RGB_ONLY, SPECIALISTS)
     )
-    assert compare(setting, probe, ours, MEAN)["p_value"] == 1  # the same predictions: no error at all
+    assert setting.difference(probe, ours)["p_value"] == 1  # the same predictions: no error at all
 
-    def variance(model, subset):
-        return model_variance(setting, model, subset)[::2]  # between seeds, degrees of freedom
+    def variance(model, *columns):
+        return setting.variance(model, columns)[::2]  # between seeds, degrees of freedom
 
     # pooled with "zero", which does not vary
     assert variance(one, "R") == pytest.approx((4, 2))
     # one network: all sets vary together
-    assert variance(ours, MEAN) == pytest.approx((4, 2))
+    assert variance(ours, *SUBSETS) == pytest.approx((4, 2))
     # other evaluations do not count again
     assert variance(probe, "R") == pytest.approx((4, 2))
     assert variance(rgb, "R") == pytest.approx((50, 1))
     assert variance(seven, "R") == pytest.approx((2, 1))
-    assert variance(seven, MEAN) == pytest.approx((2 / 7, 7))
-    a, b = compare(setting, one, ours, "R"), compare(setting, one, seven, "R")
-    excess = model_variance(setting, one, "R").excess
+    assert variance(seven, *SUBSETS) == pytest.approx((2 / 7, 7))
+    a, b = setting.difference(one, ours, ("R",)), setting.difference(one, seven, ("R",))
+    excess = setting.variance(one, ("R",)).excess
     assert a["ci95_high"] - a["ci95_low"] > 2 * 1.96 * (excess * 1.5) ** 0.5 and b["seeds"] == 1
 
 
@@ -244,8 +244,8 @@ def test_evaluations_of_the_same_weights_are_compared_seed_by_seed(results, publ
     publish("task1", CHANNELSET, 60, spread=4)  # 60 and 64 %
     publish("task1", told, 50, spread=20)  # 50 and 70 %
     setting = only(results)
-    ours, probe = (model_of(setting, run) for run in (CHANNELSET, told))
-    wide = compare(setting, probe, ours, MEAN)  # -10 and +6 points: nothing is known
+    ours, probe = (setting.model(run) for run in (CHANNELSET, told))
+    wide = setting.difference(probe, ours)  # -10 and +6 points: nothing is known
     assert wide["difference_points"] == pytest.approx(-2) and wide["ci95_low"] < -30 and wide["p_value"] > 0.5
 
 
@@ -255,11 +255,10 @@ def test_a_setting_of_one_seed_learns_the_spread_from_the_others(results, publis
     publish("task1", CHANNELSET, 60, spread=8)
     settings = {setting.preset: setting for setting in load_settings(results, "task1")[1]}
     few = settings["64px-half"]
-    ours, sliced = (model_of(few, run) for run in (CHANNELSET, SLICED))
-    assert model_variance(few, ours, MEAN) == model_variance(
-        settings["48px-quarter"], model_of(settings["48px-quarter"], CHANNELSET), MEAN
-    )
-    assert compare(few, ours, sliced, MEAN)["ci95_high"] > 5
+    ours, sliced = (few.model(run) for run in (CHANNELSET, SLICED))
+    many = settings["48px-quarter"]
+    assert few.variance(ours, SUBSETS) == many.variance(many.model(CHANNELSET), SUBSETS)
+    assert few.difference(ours, sliced)["ci95_high"] > 5
 
 
 def test_predictions_of_other_images_are_refused(results, publish):
@@ -272,9 +271,9 @@ def test_predictions_of_other_images_are_refused(results, publish):
 def test_a_model_needs_every_subset_of_a_seed(results, publish):
     publish("task1", BY_FILL["zero"], 55, seeds=(1,), subsets=SUBSETS[:-1])
     setting = only(results)
-    model = model_of(setting, BY_FILL["zero"])
-    assert seeds_of(setting, model) == [0] and seeds_of(setting, model, ("R",)) == [0, 1]
-    zero = next(line for line in ablations(setting) if line["variant"] == "zero")
+    model = setting.model(BY_FILL["zero"])
+    assert setting.seeds(model) == [0] and setting.seeds(model, ("R",)) == [0, 1]
+    zero = next(line for line in ablations(setting, ABLATIONS, CHANNELSET) if line["variant"] == "zero")
     assert zero["seeds"] == 1 and zero["mean_sd"] is None
 
 

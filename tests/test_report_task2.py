@@ -15,20 +15,18 @@ from engine.records import SINGLE, Predictions, write_predictions
 from grids.run import Run
 from metrics.statistics import holm
 from report import build, figures, pictures
-from report.compare import load_settings
-from report.task2 import compare, tables
+from report.compare import ablations, load_settings
+from report.task2 import content, tables
 from report.task2 import figures as figure_data
 from report.task2.compare import (
     RATIOS,
     SAME_STEM,
     STRONGEST,
-    ablations,
     best,
     denominator,
     headline,
     in_section,
     mistakes,
-    model_variance,
     ratios,
 )
 from report.task2.content import make_content
@@ -38,13 +36,13 @@ from utils import UserError
 
 LABELS = np.repeat(np.arange(4), 25)
 SHORT = Run("resnet34", "short", "reference", {"arch": "resnet34", "stem_pool": False})
-LONG = SHORT.but(label="long", section="reference", lr=0.3)
+LONG = SHORT.but(label="long", lr=0.3)
 GATED = Run("gated6-k3", "gated", "ours", {"arch": "gated6-k3"})
 PLAIN = Run("plain6-k5", "plain", "ours", {"arch": "plain6-k5"})
 STUDENT = GATED.but(label="student", section="distilled", lr=0.2)
 NARROW = Run("resnet10", "narrow", "baseline", {"arch": "resnet10"})
-BARE = PLAIN.but(label="bare", lr=0.4)
-MISSING = PLAIN.but(lr=0.9)
+BARE = PLAIN.but(label="bare", section="ablation", lr=0.4)
+MISSING = BARE.but(lr=0.9)
 
 
 @pytest.fixture
@@ -57,9 +55,9 @@ def root(documents, tmp_path):
 def lists(monkeypatch):
     """Ablations and figures of the made-up runs."""
     for module, name, value in (
-        (compare, "REFERENCE", GATED),
+        (content, "REFERENCE", GATED),
         (
-            compare,
+            content,
             "ABLATIONS",
             {
                 "layer": [("all", GATED), ("bare", BARE), ("plain", PLAIN, BARE)],
@@ -92,7 +90,7 @@ def publish_all(publish, lists):
             (BARE, 64, {"seeds": (0,)}),
         ):
             options = changed.get(run.label, {})
-            runs[run.label] = run.but(section=run.section, **options) if options else run
+            runs[run.label] = run.but(**options)
             publish("task2", runs[run.label], accuracy, **how)
         return runs
 
@@ -255,7 +253,7 @@ def test_a_resnet34_that_is_hardly_ever_right_is_no_denominator(results, publish
 
 def test_ablations_by_hand(results):
     setting = only(results)
-    lines = ablations(setting)
+    lines = ablations(setting, content.ABLATIONS, content.REFERENCE)
     assert [(line["group"], line["variant"]) for line in lines] == [
         ("layer", "all"),
         ("layer", "bare"),
@@ -276,11 +274,12 @@ def test_ablations_by_hand(results):
 
 def test_seed_variance_is_that_of_the_models_with_several_seeds(results):
     setting = only(results)
-    ours, resnet = (model_variance(setting, setting.find(run)) for run in (GATED, SHORT))
+    ours, resnet = (setting.variance(setting.model(run), setting.columns) for run in (GATED, SHORT))
     assert ours.freedom + resnet.freedom == 3  # a pool for each kind
     for path in (results / "results/task2/runs").glob("*-s1.json"):
         path.unlink()
-    assert model_variance(only(results), setting.find(GATED)) is None
+    alone = only(results)
+    assert alone.variance(alone.model(GATED), alone.columns) is None
 
 
 def test_predictions_of_other_images_or_missing_ones_are_named(results, publish):
@@ -495,7 +494,7 @@ def test_a_taught_network_is_found_by_its_teacher(publish, tmp_path, lists):
     publish("task2", taught, 70)
     setting = only(tmp_path)
     assert setting.find(taught) is not None and setting.find(GATED.but(teacher=SHORT)) is None
-    assert len(setting.seeds(setting.find(taught))) == 2  # its seeds have teachers of their own
+    assert len(setting.seeds(setting.model(taught))) == 2  # its seeds have teachers of their own
 
 
 # ---------------------------------------------------------------- pictures
