@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from channelset import FILLS, find_stem
 from config import Task1Config
@@ -31,7 +30,7 @@ from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
 from report import build as report_build
 from report.evaluation_page import ClassAnswers, write_page
-from utils import ArgumentParser, UserError, cli
+from utils import ArgumentParser, UserError, cli, progress_bar
 
 
 def make_parser() -> ArgumentParser:
@@ -131,7 +130,7 @@ def evaluate(
     of the plain network of the set.
     """
     labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
-    for subset, ids in tqdm(subsets.items(), desc="subsets", unit="subset", disable=None):
+    for subset, ids in progress_bar(subsets.items(), desc="subsets", unit="subset"):
         network, columns = prepare(ids)
         predictions[subset], loss, top5 = predict(network.eval(), batches, columns, amp=False)
         rows.append(

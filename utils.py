@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import errno
 import glob
 import hashlib
 import json
@@ -20,14 +21,16 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import typing
 import zipfile
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent
 LIMITS = {
@@ -37,6 +40,11 @@ LIMITS = {
     "below": ("below", operator.lt),
 }
 BUSY = 75  # exit status where another process holds what this one needs: try again later
+LOG_EVERY = 60  # seconds between the lines that a progress bar writes into a file
+# what the messages of torch, CUDA, cuDNN and C++ have in common where memory is short
+NO_MEMORY = r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|unable to find an engine"
+SMALLER = ("--batch-size", "--width", "--image-size", "--workers", "--jobs")  # options that save memory
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when its standard input closes
 
 
@@ -86,7 +94,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")  # one line: the usage would bury it
 
+    last = None  # the parser of the script that runs
+
     def parse_args(self, args=None, namespace=None):
+        ArgumentParser.last = self
         parsed, unknown = self.parse_known_args(args, namespace)
         for word in unknown:
             if not word.startswith("-"):
@@ -168,7 +179,10 @@ def parse_config(cls, argv=None, description: str | None = None):
 def cli(main) -> None:
     """Run `main`; a `UserError` becomes one line on stderr and exit status 2 (busy: 75), Ctrl-C 130."""
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
-        stream.reconfigure(errors="backslashreplace")
+        with suppress(
+            AttributeError, OSError, ValueError
+        ):  # a notebook's stream is no text file, or there is none
+            stream.reconfigure(errors="backslashreplace")
     if os.environ.get(ENDS_WITH_STDIN):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
@@ -176,26 +190,86 @@ def cli(main) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(
-            error
-        ):
-            raise
-        print(
-            "error: out of memory; try a smaller --batch-size, --width or --image-size, or fewer processes at "
-            "once. What was saved is whole: --resume goes on",
-            file=sys.stderr,
-        )
-        sys.exit(2)
     except BrokenPipeError:  # the reader of our output has gone, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # a path too long, a disk that failed
-        print(f"error: {str(error)[:300]}; check that path, and that the disk has room", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if is_out_of_memory(error):
+            message = f"out of memory; {_memory_advice()}"
+        elif isinstance(error, OSError):  # a path too long, a disk that failed
+            message = f"{str(error)[:300]}; {remedy(error)}"
+        else:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the processor or the GPU does not suffice."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and re.search(NO_MEMORY, str(error), re.IGNORECASE) is not None
+    )
+
+
+def _memory_advice() -> str:
+    """What saves memory, of the options that the running script has."""
+    known = ArgumentParser.last._option_string_actions if ArgumentParser.last else {}
+    smaller = [name for name in SMALLER if name in known]
+    advice = "run fewer processes at once" + f", or try a smaller {' or '.join(smaller)}" * bool(smaller)
+    return advice + ". What was saved is whole: --resume goes on" * ("--resume" in known)
+
+
+def remedy(error: BaseException) -> str:
+    """What the user can do about an error of reading or writing a file."""
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "you have no right to write there: choose another folder, or change its rights"
+    if number == errno.ENAMETOOLONG:
+        return "the name is too long: choose a shorter one"
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open: raise the limit (ulimit -n), or run fewer processes at once"
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP):
+        return "check that path"
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some disk space, or choose another folder"
+    return "check that path, and that the disk has room"
+
+
+class _Log(tqdm):
+    """A progress bar for a file: whole lines, one in `LOG_EVERY` seconds and one at the end."""
+
+    @staticmethod
+    def status_printer(file):
+        def write(text: str) -> None:
+            if text.strip():
+                file.write(text.strip() + "\n")
+                file.flush()
+
+        return write
+
+    def close(self) -> None:
+        if not self.disable and self.leave:
+            self.leave = False  # tqdm would add an empty line
+            self.refresh()
+        super().close()
+
+
+def progress_bar(*items, **options) -> tqdm:
+    """A tqdm bar: on a terminal as tqdm draws it, into a log file, a pipe or a notebook one line a minute."""
+    with suppress(AttributeError, ValueError):  # no stream, one without `isatty`, a closed one
+        if sys.stderr.isatty():
+            return tqdm(*items, **{"dynamic_ncols": True, "mininterval": 0.2, **options})
+    if sys.stderr is None:
+        options["disable"] = True
+    return _Log(
+        *items, **{"ncols": 100, "mininterval": LOG_EVERY, "maxinterval": 1e9, "miniters": 1, **options}
+    )
 
 
 def _end_with_stdin() -> None:
@@ -248,12 +322,11 @@ def use_threads(count: int) -> int:
     """
     if not count:
         count = min(free_cores(), torch.get_num_threads())
-        if count < torch.get_num_threads():
-            print(
-                f"{count} CPU thread{'s' * (count > 1)}: as many as there are cores that nothing else uses; "
-                f"--threads N sets another number",
-                file=sys.stderr,
-            )
+        print(
+            f"{count} CPU thread{'s' * (count > 1)}: as many as there are cores that nothing else uses; "
+            f"--threads N sets another number",
+            file=sys.stderr,
+        )
     torch.set_num_threads(count)
     return count
 
@@ -271,10 +344,10 @@ def hold(folder: Path) -> FileLock:
     Raises:
         BusyError: another process holds it; the message says which.
     """
-    lock, holder = FileLock(folder / ".lock"), folder / ".holder"
+    lock, holder = None, folder / ".holder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock = acquire(folder / ".lock", timeout=0)
         holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}")
     except Timeout:
         known = holder.read_text() if holder.exists() else "another process"
@@ -282,7 +355,40 @@ def hold(folder: Path) -> FileLock:
             f"{folder} is in use by {known}: wait until it ends, or choose another folder"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
+        if lock:
+            lock.release()
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
+    return lock
+
+
+def acquire(path: Path, timeout: float = -1):
+    """Take the lock of a file, to be given back with `release()`; wait `timeout` seconds (-1: as long as it takes).
+
+    Some network file systems have no locks. Then a line says so and nothing is locked.
+
+    Raises:
+        Timeout: another process has it.
+        OSError: the folder cannot be written.
+    """
+    try:
+        import fcntl
+
+        with tempfile.TemporaryFile(
+            dir=path.parent
+        ) as probe:  # FileLock would wait, or report another reason
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows has locks of its own
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"warning: the file system of {path.parent} has no locks: see that one process alone works there",
+            file=sys.stderr,
+        )
+        return types.SimpleNamespace(release=lambda: None)
+    lock = FileLock(path)
+    lock.acquire(timeout=timeout)
     return lock
 
 
@@ -295,10 +401,9 @@ def one_at_a_time(folder: Path):
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
+        lock = acquire(folder / ".lock")
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
     try:
         yield
     finally:
@@ -315,12 +420,12 @@ def making(path: Path):
         OSError: the folder of `path` cannot be written, or `path` is there and not empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.parent / f".{path.name}.lock")
+    file = path.parent / f".{path.name}.lock"
     try:
-        lock.acquire(timeout=0)
+        lock = acquire(file, timeout=0)
     except Timeout:
         print(f"another process makes {path}: waiting for it", file=sys.stderr)
-        lock.acquire()
+        lock = acquire(file)
     try:
         for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -358,9 +463,10 @@ def atomic_path(path: str | Path):
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        # torch.save knows no number: what it wrote to is full
+        advice = remedy(error if isinstance(error, OSError) else OSError(errno.ENOSPC, ""))
         raise UserError(
-            f"cannot write {path}: {error}. Free some disk space or choose another folder; "
-            "an older file there is unchanged."
+            f"cannot write {path}: {error}; {advice}. An older file there is unchanged."
         ) from error
     finally:
         if temporary and os.path.exists(temporary):

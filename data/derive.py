@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from data.decode import PICTURES, ImageReader, to_mode
 from data.lists import BANDS, ImageLists
 from data.source import BROKEN
-from utils import UserError, making, write_text
+from utils import UserError, making, progress_bar, write_text
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:
@@ -57,7 +56,7 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
             for split, part in lists.splits.items():
                 lines = []
                 for path, label in zip(
-                    tqdm(part.paths, desc=split, unit=" images", disable=not progress), part.labels
+                    progress_bar(part.paths, desc=split, unit=" images", disable=not progress), part.labels
                 ):
                     image = Image.open(io.BytesIO(reader.read(path)), formats=PICTURES)
                     rgb = np.asarray(to_mode(ImageOps.exif_transpose(image), "RGB"))

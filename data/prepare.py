@@ -7,7 +7,6 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from data.archive import download
 from data.cache import first_kind, open_cache
@@ -19,7 +18,7 @@ from data.folders import write_lists
 from data.folds import make_folds
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
-from utils import ROOT, ArgumentParser, UserError, cli, within
+from utils import ROOT, ArgumentParser, UserError, cli, progress_bar, within
 
 URL = "https://cchsu.info/files/images.zip"
 
@@ -53,7 +52,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             return False, f"{path} ({type(error).__name__}: {error})", b""
 
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes without the interpreter's lock
-        results = list(tqdm(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
+        results = list(progress_bar(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
     grey = f", {sum(same for same, _, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
     print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
     bad = [reason for _, reason, _ in results if reason]
