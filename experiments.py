@@ -25,6 +25,7 @@ from pathlib import Path
 
 from config import CONFIGS, PRESETS, run_folder_name
 from data.lists import find_dataset, read_channels
+from engine.records import NEXT
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
 from report import build as report_build
@@ -176,7 +177,6 @@ def evaluation_jobs(args) -> list[Job]:
                 "--section",
                 run.section,
                 "--skip-existing",
-                "--no-report",
                 "--data",
                 args.data,
                 "--threads",
@@ -291,7 +291,10 @@ def make_parser() -> ArgumentParser:
         "all is trained; with --no-latency, each as soon as it is trained",
     )
     parser.add_argument(
-        "--report", action=argparse.BooleanOptionalAction, default=True, help="build the report at the end"
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="build the documents at the end, as python -m report.build does",
     )
     parser.add_argument("--no-eval", action="store_true", help="train only")
     parser.add_argument("--no-train", action="store_true", help="evaluate only")
@@ -314,6 +317,8 @@ def main(argv: list[str] | None = None) -> None:
     failed += run_jobs([job for job in left if job.ready], 1 if args.latency else args.jobs)[0]
     if evaluations and args.report:
         report_build.main([])
+    elif evaluations:
+        print(NEXT)
     if failed:
         raise UserError("failed: " + ", ".join(f"{job.name} ({job.log})" for job in failed))
 

@@ -4,6 +4,7 @@ already.
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -59,9 +60,8 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing where this very run has its results already"
     )
-    parser.add_argument(
-        "--no-report", action="store_true", help="leave the documents' tables and charts as they are"
-    )
+    # older scripts pass it; no evaluation writes the documents
+    parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
 
 
 class Evaluation:

@@ -54,6 +54,7 @@ COSTS = {
         "train_s": 1,
     },
 }
+NEXT = "next: python -m report.build"  # what to do with results: make the documents of them
 MAY_MISS = ("latency", "loss")  # not measured with --repeats 0; not known of older records
 # of the training, with a column of their own; the others stand in "options" where they are not usual
 OPTIONS = {

@@ -12,6 +12,7 @@ import eval_channels
 import eval_shallow
 import train_task2
 from data.batches import Batches
+from engine import evaluation
 from engine.trainer import predict
 from report.evaluation_page import (
     ClassAnswers,
@@ -43,7 +44,7 @@ HEAD = {
     "config": {"epochs": 30, "augment": "light"},
     "test": {},
 }
-OPTIONS = ("--results", "results", "--repeats", 0, "--no-report")  # of an evaluation
+OPTIONS = ("--results", "results", "--repeats", 0)  # of an evaluation
 PATHS = ["table: run/evaluation.md", "chart: run/evaluation.png"]  # the last lines of its output
 
 
@@ -155,6 +156,20 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
     assert "## Classes on test" in text and "recall %, RGB | recall %, RG |" in text
     other = Path("run/evaluation-other-val.md").read_text(encoding="utf-8")
     assert "| RG |" in other and "| RGB |" not in other and "## test" not in other
+
+
+def test_published_results_are_written_and_the_documents_are_left(
+    command, trained, tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("as it was")
+    command(train_task2, *tiny, "--out", "shallow")
+    for script, path in ((eval_channels, trained), (eval_shallow, "shallow/model.pt")):
+        capsys.readouterr()
+        command(script, path, "--repeats", 0)
+        assert capsys.readouterr().out.splitlines()[-1] == "next: python -m report.build"
+    assert (tmp_path / "README.md").read_text() == "as it was" and not (tmp_path / "report").exists()
+    assert len(list((tmp_path / "results").glob("*/runs/*.json"))) == 2
 
 
 def test_a_page_that_cannot_be_written_leaves_the_results(command, trained, capsys):

@@ -138,6 +138,7 @@ def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypat
     experiments.main(
         [
             "task2",
+            "--report",
             "--data",
             str(tiny_dataset),
             "--options",

@@ -224,6 +224,12 @@ def test_tests_share_through_conftest_alone():
             assert not [name for name in named if name.split(".")[0].startswith("test_")], path.name
 
 
+def test_only_the_report_and_a_grid_that_is_asked_write_the_documents():
+    files = sources()
+    builders = {name for name, path in files.items() if "report.build" in imports(path, set(files))}
+    assert builders == {"experiments"}
+
+
 def test_few_scripts_stand_at_the_top():
     assert len(list(ROOT.glob("*.py"))) <= 8
 

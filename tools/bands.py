@@ -21,8 +21,7 @@ import numpy as np
 
 from data.folds import make_folds
 from data.lists import find_dataset, read_lists
-from engine.records import RunFiles, load_records, read_predictions, write_predictions
-from report import build as report_build
+from engine.records import NEXT, RunFiles, load_records, read_predictions, write_predictions
 from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, within, write_json
 
 PRESET = "48px-quarter"
@@ -74,7 +73,6 @@ def run_folds(args, folds: list[Path]) -> None:
                 "--jobs",
                 str(args.jobs),
                 "--no-latency",
-                "--no-report",
                 "--options",
                 f"--cache {cache} --eval-every 60 {args.options}",
                 "--eval-options",
@@ -153,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     target = Path(args.results or ROOT / "results" / "bands" / lists.name)
     collect(args.work, folds, target)
     if not args.results:
-        report_build.main([])
+        print(NEXT)
 
 
 if __name__ == "__main__":

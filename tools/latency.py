@@ -4,8 +4,8 @@
     python -m tools.latency --preset 48px-quarter --rounds 50
 
 Latency does not depend on the weights: the networks are built from the options in results/task2/runs/, so no
-checkpoint is needed. Updates the latencies in the records, where and with what, and the tables and charts
-made of them. Ablations are left out, as in the table of cost.
+checkpoint is needed. Updates the latencies in the records, where and with what, and the table of all records.
+Ablations are left out, as in the table of cost.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from engine.records import RunFiles, load_records, read_predictions, write_table
+from engine.records import NEXT, RunFiles, load_records, read_predictions, write_table
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
-from report import build as report_build
 from report.compare import Setting, load_settings
 from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, write_json
 
@@ -97,7 +96,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
                 {**record, "timed_with": environment(device)},
             )
     write_table(root / "results", "task2")
-    report_build.main([], root)
+    print(NEXT)
 
 
 if __name__ == "__main__":
