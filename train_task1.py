@@ -43,8 +43,8 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
     }
 
 
-def main() -> None:
-    config = parse_config(Task1Config, description=__doc__)
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(Task1Config, argv, __doc__)
     source = find_dataset(config.data)
     config.resolve(read_channels(source))
     device, processes, cache = start(config, str(source))

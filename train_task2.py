@@ -22,8 +22,8 @@ from models.task2 import CHECKPOINT, build_classifier, load_teacher, measure_dep
 from utils import cli, parse_config
 
 
-def main() -> None:
-    config = parse_config(Task2Config, description=__doc__).resolve()
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(Task2Config, argv, __doc__).resolve()
     device, processes, cache = start(config)
     channels = range(len(cache.channel_names))
     torch.manual_seed(config.seed)

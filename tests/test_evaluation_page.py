@@ -158,6 +158,24 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
     assert "| RG |" in other and "| RGB |" not in other and "## test" not in other
 
 
+def test_results_of_ones_own_data_stay_out_of_the_published_ones(
+    command, trained, tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path / "clone")
+    command(train_task2, *tiny, "--out", "shallow")
+    scripts = {"task1": (eval_channels, trained), "task2": (eval_shallow, "shallow/model.pt")}
+    for task, (script, path) in scripts.items():
+        command(script, path, "--repeats", 0)
+        assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
+        said = f"data of your own: --results {tmp_path / 'clone' / 'results'} puts them into"
+        assert said in capsys.readouterr().out
+        assert not Path("clone/results", task).exists()
+        command(script, path, "--repeats", 0, "--results", "clone/results")  # then these data are published
+        command(script, path, "--repeats", 0, "--name", "another")
+        assert len(list(Path("clone/results", task, "runs").iterdir())) == 2
+        assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
+
+
 def test_published_results_are_written_and_the_documents_are_left(
     command, trained, tiny, tmp_path, monkeypatch, capsys
 ):
@@ -166,7 +184,7 @@ def test_published_results_are_written_and_the_documents_are_left(
     command(train_task2, *tiny, "--out", "shallow")
     for script, path in ((eval_channels, trained), (eval_shallow, "shallow/model.pt")):
         capsys.readouterr()
-        command(script, path, "--repeats", 0)
+        command(script, path, "--repeats", 0, "--results", "results")
         assert capsys.readouterr().out.splitlines()[-1] == "next: python -m report.build"
     assert (tmp_path / "README.md").read_text() == "as it was" and not (tmp_path / "report").exists()
     assert len(list((tmp_path / "results").glob("*/runs/*.json"))) == 2

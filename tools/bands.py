@@ -44,7 +44,9 @@ def make_parser() -> ArgumentParser:
         "--options", default="", help="further options of every training, such as '--epochs 2'"
     )
     parser.add_argument(
-        "--results", metavar="FOLDER", help="where the gathered results go (default: results/bands/NAME)"
+        "--results",
+        metavar="FOLDER",
+        help="where the gathered results go (default: results/bands/NAME where that is there, else WORK/NAME/gathered)",
     )
     parser.add_argument("--collect", action="store_true", help="train and evaluate nothing")
     return parser
@@ -148,9 +150,10 @@ def main(argv: list[str] | None = None) -> None:
     folds = make_folds(lists, args.folds, args.work / "folds") if args.folds else [source]
     if not args.collect:
         run_folds(args, folds)
-    target = Path(args.results or ROOT / "results" / "bands" / lists.name)
+    published = ROOT / "results" / "bands" / lists.name
+    target = Path(args.results or (published if published.is_dir() else args.work / "gathered"))
     collect(args.work, folds, target)
-    if not args.results:
+    if target.resolve() == published.resolve():
         print(NEXT)
 
 
