@@ -14,6 +14,7 @@ import operator
 import os
 import platform
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -50,9 +51,9 @@ ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when
 
 CONTENT = {  # kind of a checkpoint -> what it must hold
     "training-state": {
-        "config": dict,
+        "config": dict[str, object],
         "digest": str,
-        "environment": dict,
+        "environment": dict[str, str | int],
         "world": int,
         "step": int,
         "seconds": float,
@@ -62,8 +63,27 @@ CONTENT = {  # kind of a checkpoint -> what it must hold
         "optimizer": dict,
         "torch_rng": torch.Tensor,
     },
-    "model": {"config": dict, "dataset": dict, "environment": dict, "train_s": float, "state": dict},
+    "model": {
+        "config": dict[str, object],
+        "dataset": dict[str, object],
+        "environment": dict[str, str | int],
+        "train_s": float,
+        "state": dict[str, torch.Tensor],
+    },
 }
+MAY_HOLD = {  # what some versions wrote in a checkpoint, or in its entry "dataset"
+    "metrics": list[dict[str, object]],
+    "class_names": list[str],
+    "channel_names": list[str],
+    "wavelengths": list[float | None] | None,
+    "data_channels": dict[str, float | None] | list[str] | None,
+    "mean": list[float],
+    "std": list[float],
+    "covariance": list[list[float]],
+}
+OPTIONS: dict[
+    str, type
+] = {}  # kind of a checkpoint -> dataclass of its training's options; config.py fills it
 
 
 class UserError(Exception):
@@ -178,10 +198,9 @@ def parse_config(cls, argv=None, description: str | None = None):
 
 def cli(main) -> None:
     """Run `main`; a `UserError` becomes one line on stderr and exit status 2 (busy: 75), Ctrl-C 130."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
-        with suppress(
-            AttributeError, OSError, ValueError
-        ):  # a notebook's stream is no text file, or there is none
+        with suppress(AttributeError, OSError, ValueError):  # a notebook's stream is no text file
             stream.reconfigure(errors="backslashreplace")
     if os.environ.get(ENDS_WITH_STDIN):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -253,6 +272,13 @@ class _Log(tqdm):
 
         return write
 
+    @classmethod
+    def write(cls, s, file=None, end="\n", nolock=False):
+        (file or sys.stderr).write(s + end)
+
+    def clear(self, nolock=False):
+        """There is nothing to clear in a file."""
+
     def close(self) -> None:
         if not self.disable and self.leave:
             self.leave = False  # tqdm would add an empty line
@@ -263,13 +289,33 @@ class _Log(tqdm):
 def progress_bar(*items, **options) -> tqdm:
     """A tqdm bar: on a terminal as tqdm draws it, into a log file, a pipe or a notebook one line a minute."""
     with suppress(AttributeError, ValueError):  # no stream, one without `isatty`, a closed one
-        if sys.stderr.isatty():
+        if (options.get("file") or sys.stderr).isatty():
             return tqdm(*items, **{"dynamic_ncols": True, "mininterval": 0.2, **options})
-    if sys.stderr is None:
-        options["disable"] = True
-    return _Log(
-        *items, **{"ncols": 100, "mininterval": LOG_EVERY, "maxinterval": 1e9, "miniters": 1, **options}
-    )
+    how = {"ncols": 100, "mininterval": LOG_EVERY, "maxinterval": 1e9, "miniters": 1}
+    return _Log(*items, **{**how, "disable": sys.stderr is None, **options})
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "25 min", "5 h 10 min" or "2 d 3 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def _open_streams() -> None:
+    """Open the standard streams that the starter of this process has closed: what they would show is lost. Without
+    this, the next file that is opened would get the number of standard output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))
 
 
 def _end_with_stdin() -> None:
@@ -336,6 +382,27 @@ def _idle_times(cores: set[int]) -> dict[int, int]:
     lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
     ticks = {line.split()[0]: line.split() for line in lines if re.match(r"cpu\d", line)}
     return {core: int(ticks[f"cpu{core}"][4]) + int(ticks[f"cpu{core}"][5]) for core in cores}
+
+
+class Output:
+    """A text stream whose writes are lost, without an error, once nobody can read them: the terminal is closed, the
+    program at the other end of the pipe has ended, or the disk of a log is full. Work does not end for that.
+    """
+
+    def __init__(self, stream: typing.TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: the stream is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
 
 
 def hold(folder: Path) -> FileLock:
@@ -448,20 +515,21 @@ def making(path: Path):
 
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary path beside `path` that replaces it on success: a reader never sees half a file.
+    """Yield a temporary path beside `path` that replaces it on success: a reader never sees half a file. The new
+    bytes are on the disk before they get the name, so a power cut leaves the old file or the new one.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
+        open(temporary, "xb").close()  # with the rights that the user's umask leaves
+        yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         # torch.save knows no number: what it wrote to is full
         advice = remedy(error if isinstance(error, OSError) else OSError(errno.ENOSPC, ""))
@@ -469,8 +537,22 @@ def atomic_path(path: str | Path):
             f"cannot write {path}: {error}; {advice}. An older file there is unchanged."
         ) from error
     finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot wait for a folder
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -545,9 +627,15 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
             f"expected {' or '.join(map(repr, kinds))}. Name the file that the matching training script wrote."
         )
     missing = [
-        f"{key} ({wanted.__name__})"
+        f"{key} ({getattr(wanted, '__name__', wanted)})"
         for key, wanted in CONTENT.get(found, CONTENT["model"]).items()
-        if not isinstance(state.get(key), wanted)
+        if not fits(state.get(key), wanted)
+    ]
+    held = [*state.items(), *state.get("dataset", {}).items()] if not missing else []
+    missing += [
+        f"{key} of the right kind"
+        for key, value in held
+        if key in MAY_HOLD and not fits(value, MAY_HOLD[key])
     ]
     if missing:
         raise UserError(
@@ -562,7 +650,52 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
     for key, part in (("name", "config"), ("preset", "config"), ("name", "dataset")):
         if part in state:
             check_name(state[part].get(key), f"{path}: {part} {key}")
+    if found in OPTIONS:
+        check_options(state["config"], OPTIONS[found], path)
     return state
+
+
+def check_options(config: Mapping, cls: type, path: str | Path) -> None:
+    """Check the kinds, choices and ranges of the options that a checkpoint holds. Those that the dataclass `cls`
+    does not have are of another version, and are left alone.
+
+    Raises:
+        UserError: names the file `path` and the option.
+    """
+    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    for name, value in config.items():
+        if name not in fields:
+            continue
+        choices = fields[name].metadata["choices"]
+        empty = value is None and fields[name].default is None
+        if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
+            raise UserError(
+                f"{path} holds another architecture than this version builds: its option "
+                f"--{name.replace('_', '-')} is {value!r:.60}. Use it with the version that trained it."
+            )
+    try:
+        check_ranges(cls(**{name: value for name, value in config.items() if name in fields}))
+    except UserError as error:
+        raise UserError(f"{path} was changed: its option {error}. Train again.") from error
+
+
+def fits(value, hint) -> bool:
+    """Whether a value read from a file is of the kind that a type hint names: plain types, unions, list[...] and
+    dict[...]. A tuple counts as a list, a whole number as a float; a float must be finite.
+    """
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, part) for part in parts)
+    if origin is list:
+        return isinstance(value, (list, tuple)) and all(fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(key, parts[0]) and fits(item, parts[1]) for key, item in value.items()
+        )
+    if hint in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
+        return whole or (hint is float and isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, hint)
 
 
 def brief(error: Exception) -> str:

@@ -201,7 +201,6 @@ class Evaluation:
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
-        log = Path(path).parent / "metrics.jsonl"  # not there where the model was copied alone
         known = option_defaults(self.config_class)
         trained = {key: value for key, value in self.options.items() if key in known}
         told = told_options(self.config_class(**{**trained, "device": "cpu"}))
@@ -215,13 +214,35 @@ class Evaluation:
             "evaluated_with": environment(device),
             "train_s": self.checkpoint["train_s"],
             "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
-            "history": read_jsonl(log) if log.exists() else [],
+            "history": self._history(Path(path).parent / "metrics.jsonl"),
             "splits": {},
         }
+
+    def _history(self, log: Path) -> list[dict]:
+        """The training's metrics, a line an epoch. A checkpoint of an older version does not hold them: then they are
+        those of the `log` beside it, nothing where the model was copied alone.
+
+        Raises:
+            UserError: the log is damaged, or of another training.
+        """
+        if "metrics" in self.checkpoint:
+            return self.checkpoint["metrics"]
+        lines = read_jsonl(log) if log.exists() else []
+        epochs = list(range(1, self.options["epochs"] + 1))
+        fused = self.task == "task1" and len(self.args.checkpoint) > 1  # their times are added
+        seconds = {line.get("train_s") for line in lines[-1:]} - {self.checkpoint["train_s"]}
+        if lines and ([line.get("epoch") for line in lines] != epochs or (seconds and not fused)):
+            raise UserError(
+                f"{log} is not the log of the training that wrote the model beside it, or it is damaged: restore it, "
+                f"or move the model into a folder of its own"
+            )
+        return lines
 
     def write(self, record: dict) -> None:
         """Write the record, and the task's table with it."""
         write_record(self.files, record)
         print(f"wrote {self.files.table} and {self.files.record}")
         if not self.args.results and not self.published:
-            print(f"these are data of your own: --results {ROOT / 'results'} puts them into the documents' tables")
+            print(
+                f"these are data of your own: --results {ROOT / 'results'} puts them into the documents' tables"
+            )

@@ -1,4 +1,8 @@
-"""The training loop both tasks share: schedule, mixed precision, EMA, exact resume, one directory a run."""
+"""The training loop both tasks share: schedule, mixed precision, EMA, exact resume, one directory a run.
+
+last.pt holds the whole state, the lines of metrics.jsonl too; a resumed run writes that file again from it. While a
+training runs, previous.pt holds the state before that: a run goes on from there where last.pt is damaged.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +27,25 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import TrainConfig, differing_options, option_defaults, run_folder_name
+from config import PRESETS, TrainConfig, differing_options, option_defaults, run_folder_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
 from engine.step import TrainStep
+from models.resnet import LAYERS
 from utils import (
+    Output,
     UserError,
     append_jsonl,
     brief,
+    check_options,
+    duration,
     environment,
     hold,
+    is_out_of_memory,
     load_checkpoint,
+    progress_bar,
+    read_jsonl,
     save_checkpoint,
     use_threads,
     write_json,
@@ -41,6 +53,7 @@ from utils import (
 )
 
 SAVE_EVERY = 20  # seconds of training that a kill may cost, at most
+OLDER = "previous.pt"  # the state before the one in last.pt, while a training runs
 
 
 @dataclass(frozen=True)
@@ -114,12 +127,27 @@ class Answers(NamedTuple):
     )  # share of the images whose class is among the five likeliest; None of up to five classes
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> Answers:
-    """The answers of the model, in eval mode, from the image channels `columns` (None: all)."""
-    model.eval()
+    """The answers of the model, in eval mode, from the image channels `columns` (None: all).
+
+    Where memory is short, fewer images are taken at once.
+    """
+    count = 1024 if batches.device.type == "cuda" else 256
+    while True:
+        try:
+            return _predict(model.eval(), batches, columns, amp, count)
+        except (RuntimeError, MemoryError) as error:
+            if count == 1 or not is_out_of_memory(error):
+                raise
+        count //= 4
+        if batches.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, batches: Batches, columns, amp: bool, count: int) -> Answers:
     predictions, loss, among = [], 0.0, 0
-    for images, labels in batches.eval_batches(1024 if batches.device.type == "cuda" else 256):
+    for images, labels in batches.eval_batches(count):
         if columns is not None:
             images = images[:, list(columns)].contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
@@ -132,9 +160,67 @@ def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) 
     return Answers(torch.cat(predictions).cpu().numpy(), float(loss) / len(batches), top5)
 
 
+def _stop_signals() -> list[int]:
+    """Signals after which a training saves and stops: Ctrl-C, SIGTERM, and the end of the terminal where that is not
+    ignored, as it is under nohup.
+    """
+    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+    heard = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
+    # a cluster's warnings before it ends a job, and Ctrl-Break on Windows
+    others = [getattr(signal, name, None) for name in ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")]
+    return [signal.SIGINT, signal.SIGTERM] + [hang_up] * heard + [one for one in others if one is not None]
+
+
+class Estimate:
+    """Says once, after `FIRST` steps, how long a training will take.
+
+    Args:
+        config: of the training.
+        device: it runs on.
+        steps: that are left.
+    """
+
+    FIRST, SKIPPED = 20, 5  # the first steps choose algorithms
+
+    def __init__(self, config: TrainConfig, device: torch.device, steps: int):
+        self.config, self.device, self.left, self.done, self.began = config, device, steps, 0, 0.0
+
+    def step(self) -> str:
+        """To be called after each step: a line, or nothing."""
+        self.done += 1
+        if self.done not in (self.SKIPPED, self.FIRST):
+            return ""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self.done == self.SKIPPED:
+            self.began = time.perf_counter()
+            return ""
+        each = (time.perf_counter() - self.began) / (self.FIRST - self.SKIPPED)
+        return self.line(each * (self.left - self.done))
+
+    def line(self, seconds: float) -> str:
+        """Where `seconds` are left; on a processor that takes over an hour it names the shortest preset."""
+        end = time.strftime(
+            "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", time.localtime(time.time() + seconds)
+        )
+        text, least = (
+            f"about {duration(seconds)} on this {self.device.type.upper()}, until {end}",
+            min(PRESETS),
+        )
+        share = work(PRESETS[least]) / work(vars(self.config))
+        if self.device.type == "cpu" and seconds > 3600 and share < 0.5:
+            text += f"; --preset {least} takes about {duration(seconds * share)}"
+        return text
+
+
+def work(options: Mapping) -> float:
+    """Of a training, up to a factor: pixels times the square of the width times blocks times epochs."""
+    blocks = sum(LAYERS[options["arch"]]) if options["arch"] in LAYERS else sum(LAYERS["resnet10"])
+    return options["image_size"] ** 2 * options["width"] ** 2 * blocks * options["epochs"]
+
+
 class Trainer:
-    """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and
-    model.pt.
+    """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and model.pt.
 
     Args:
         config: resolved options; a run directory is chosen where none is given.
@@ -192,7 +278,8 @@ class Trainer:
         )
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
         # loss_sum: over this epoch's steps
-        self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, None
+        self.step, self.seconds, self.loss_sum, self.stopped, self.lock = 0, 0.0, 0.0, None, None
+        self.metrics: list[dict] = []  # the lines of metrics.jsonl
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
         if config.compile:  # in place and after the average was copied: neither state dict changes
             called.compile(dynamic=False)
@@ -224,6 +311,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
+            "metrics": self.metrics,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -232,7 +320,40 @@ class Trainer:
 
     def _save(self) -> None:
         if self.processes.rank == 0:
-            save_checkpoint(self.folder / "last.pt", self._state())
+            last, older = self.folder / "last.pt", self.folder / OLDER
+            if last.exists():
+                try:  # a second name of the same bytes: last.pt is never missing
+                    spare = self.folder / ".last.pt.older"
+                    os.link(last, spare)
+                    os.replace(spare, older)
+                except OSError:  # a file system without links
+                    os.replace(last, older)
+            save_checkpoint(last, self._state())
+
+    def _load(self) -> dict | None:
+        """The state to go on from; None where there is none.
+
+        Raises:
+            UserError: last.pt is damaged, and there is no older state that is whole.
+        """
+        last, older = self.folder / "last.pt", self.folder / OLDER
+        if not last.exists() and not older.exists():
+            return None
+        if not self.config.resume:
+            raise UserError(
+                f"{self.folder} already holds a run: add --resume to go on with it, or choose another --out"
+            )
+        try:
+            state = load_checkpoint(last, "training-state")
+        except UserError as error:
+            try:
+                state = load_checkpoint(older, "training-state")
+            except UserError:
+                raise error from None
+            if last.exists() and self.processes.rank == 0:
+                print(f"{error}\ngoing on from the state before it, {older}", file=sys.stderr)
+        check_options(state["config"], type(self.config), last)
+        return state
 
     def open_run(self) -> None:
         """Make the run directory, or go on with the one that is there.
@@ -243,16 +364,10 @@ class Trainer:
         """
         if self.processes.rank == 0:
             self.lock = hold(self.folder)
-            for left in (*self.folder.glob(".last.pt.*"), *self.folder.glob(".model.pt.*")):  # by a kill
-                left.unlink()
-        last = self.folder / "last.pt"
-        if last.exists():
-            if not self.config.resume:
-                raise UserError(
-                    f"{self.folder} already holds a run: add --resume to go on with it, or "
-                    f"choose another --out"
-                )
-            state = load_checkpoint(last, "training-state")
+            for name in ("last.pt", "model.pt", "metrics.jsonl"):
+                for left in self.folder.glob(f".{name}.*"):  # by a kill
+                    left.unlink()
+        if state := self._load():
             if state["digest"] != self.cache.digest:
                 raise UserError(
                     f"cannot resume {self.folder}: it was started on other data; choose another "
@@ -289,75 +404,118 @@ class Trainer:
                     f"{self.steps.total}; choose another --out or delete it"
                 )
             self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
-            if self.processes.rank == 0 and (self.folder / "metrics.jsonl").exists():
+            self.metrics = self._lines(state)
+            if self.processes.rank == 0:
                 # a killed run may have written the line of an epoch that it did not save
-                lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-                write_text(self.folder / "metrics.jsonl", "".join(lines[: self.step // self.steps_per_epoch]))
+                text = "".join(json.dumps(line) + "\n" for line in self.metrics)
+                write_text(self.folder / "metrics.jsonl", text)
         elif self.processes.rank == 0:
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
             write_json(self.folder / "environment.json", self.environment)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
+    def _lines(self, state: dict) -> list[dict]:
+        """The metrics of the epochs that are done; a state of an older version leaves them to metrics.jsonl.
+
+        Raises:
+            UserError: they are not those of the epochs.
+        """
+        epochs, log = list(range(1, self.step // self.steps_per_epoch + 1)), self.folder / "metrics.jsonl"
+        lines = state["metrics"] if "metrics" in state else read_jsonl(log)[: len(epochs)] if epochs else []
+        if [line.get("epoch") for line in lines] != epochs:
+            raise UserError(
+                f"cannot resume {self.folder}: {log} has not the lines of epochs 1 to {len(epochs)}; restore it, "
+                f"or choose another --out"
+            )
+        return lines
+
     # ------------------------------------------------------------ loop
 
     def fit(self) -> nn.Module:
-        """Train to the end and return the averaged model. Ctrl-C and SIGTERM save first, then stop with
-        status 130.
+        """Train to the end and return the averaged model. Ctrl-C, SIGTERM and the end of the terminal save first,
+        then stop with status 130.
 
         Raises:
             UserError: the loss is not finite; the last checkpoint is kept.
         """
-        self.open_run()
-        total = self.steps.total
-        handlers = {
-            s: signal.signal(s, lambda number, _: setattr(self, "stopped", number))
-            for s in (signal.SIGINT, signal.SIGTERM)
-        }
-        interactive = sys.stderr.isatty()
-        bar = tqdm(
-            total=total,
-            initial=self.step,
-            unit="step",
-            desc=self.folder.name,
-            dynamic_ncols=interactive,
-            mininterval=0.2 if interactive else 30,
-            disable=self.processes.rank != 0,
-        )
+        bar, handlers, messages = None, {}, Output(sys.stderr)
         try:
-            began, checked, saved = time.perf_counter(), self.step, time.monotonic()
-            while self.step < total:
-                self.steps.run(self.step)
-                self.step += 1
-                bar.update()
-                stop, epoch_ended = self._stop_asked(), self.step % self.steps_per_epoch == 0
-                due = time.monotonic() - saved > SAVE_EVERY
-                if epoch_ended or stop or due or self.step - checked >= 50:
-                    loss, checked = self._check(checked), self.step
-                    bar.set_postfix(
-                        epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}", refresh=False
+            self.open_run()
+            for number in _stop_signals():
+                with suppress(
+                    ValueError
+                ):  # only the main thread may; in another, whoever started it stops it
+                    handlers[number] = signal.signal(
+                        number, lambda number, _: setattr(self, "stopped", number)
                     )
-                    self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
-                    if epoch_ended:
-                        self._end_epoch(bar)
-                    if stop or due or self.step == total:
-                        self._save()
-                        saved = time.monotonic()
-                    began = time.perf_counter()
-                if stop:
-                    bar.close()
-                    print(
-                        f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
-                        "The same command with --resume goes on.",
-                        file=sys.stderr,
-                    )
-                    sys.exit(130)
+            bar = progress_bar(
+                total=self.steps.total,
+                initial=self.step,
+                unit="step",
+                desc=self.folder.name,
+                file=messages,
+                disable=self.processes.rank != 0,
+            )
+            bar.write(self.describe(), file=messages) if self.processes.rank == 0 else None
+            self._train(bar, messages)
         finally:
-            bar.close()
-            if self.processes.rank == 0:
+            if bar is not None:
+                bar.close()
+            if self.lock is not None:
                 self.lock.release()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return self.ema.module
+
+    def _train(self, bar: tqdm, messages: Output) -> None:
+        """The steps that are left."""
+        total, estimate = self.steps.total, Estimate(self.config, self.device, self.steps.total - self.step)
+        began, checked, saved = time.perf_counter(), self.step, time.monotonic()
+        while self.step < total:
+            self.steps.run(self.step)
+            self.step += 1
+            bar.update()
+            if (text := estimate.step()) and self.processes.rank == 0:
+                bar.write(text, file=messages)
+            stop, epoch_ended = self._stop_asked(), self.step % self.steps_per_epoch == 0
+            due = time.monotonic() - saved > SAVE_EVERY
+            if epoch_ended or stop or due or self.step - checked >= 50:
+                loss, checked = self._check(checked), self.step
+                bar.set_postfix(
+                    epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}", refresh=False
+                )
+                self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
+                if epoch_ended:
+                    self._end_epoch(bar)
+                if stop or due or self.step == total:
+                    try:
+                        self._save()
+                    except UserError as error:
+                        if stop or self.step == total:
+                            raise
+                        bar.write(f"warning: {error} The training goes on and tries again.", file=messages)
+                    saved = time.monotonic()
+                began = time.perf_counter()
+            if stop:
+                bar.close()
+                print(
+                    f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
+                    "The same command with --resume goes on.",
+                    file=messages,
+                )
+                sys.exit(130)
+
+    def describe(self) -> str:
+        """What is trained, where and how long, in one line."""
+        config, count = self.config, sum(p.numel() for p in self.model.parameters())
+        where = "cpu, " + f"{config.threads} threads" if self.device.type == "cpu" else str(self.device)
+        return (
+            f"{config.name}: {config.arch} of width {config.width:g}, {count / 1e6:.2f} million parameters; "
+            f"{self.cache.num_classes} classes, {config.image_size} px; {config.epochs} epochs of "
+            f"{self.steps_per_epoch} steps"
+            + f", of which {self.step} steps are done" * (self.step > 0)
+            + f"; preset {config.preset}; {where}; in {self.folder}"
+        )
 
     def fit_and_save(self, kind: str, dataset: dict, evaluation: str) -> None:
         """`fit`, then write the averaged model to model.pt and stop the processes.
@@ -384,9 +542,11 @@ class Trainer:
                     "dataset": dataset,
                     "environment": self.environment,
                     "train_s": round(self.seconds, 1),
+                    "metrics": self.metrics,
                     "state": averaged.state_dict(),
                 },
             )
+            (self.folder / OLDER).unlink(missing_ok=True)  # the training has ended
             print(f"wrote {path}\nnext: python {evaluation} {path}")
         self.processes.stop()
 
@@ -403,9 +563,10 @@ class Trainer:
         if not math.isfinite(loss) or not finite:
             what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
+            before = f"; last.pt in {self.folder} is from before"
             raise UserError(
-                f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or "
-                f"--no-amp; last.pt in {self.folder} is from before"
+                f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or --no-amp"
+                + before * (self.folder / "last.pt").exists()
             )
         return loss
 
@@ -424,9 +585,13 @@ class Trainer:
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             record.update(self.validate(self.ema.module))
             if self.processes.rank == 0:
-                bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=sys.stderr)
+                bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=bar.fp)
+        self.metrics.append(json.loads(json.dumps(record)))  # plain numbers, as the file has them
         if self.processes.rank == 0:
-            append_jsonl(self.folder / "metrics.jsonl", record)
+            try:
+                append_jsonl(self.folder / "metrics.jsonl", record)
+            except OSError as error:  # last.pt holds the line as well
+                bar.write(f"warning: cannot write to {self.folder / 'metrics.jsonl'}: {error}", file=bar.fp)
 
     def _stop_asked(self) -> bool:
         """Whether any process was asked to stop; all of them learn it at the same step, asking every 20."""
