@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -82,6 +83,7 @@ SESSION_OPTIONS = {
     "cache",
     "eval_every",
     "max_depth",
+    "tensorboard",
 }
 
 
@@ -187,6 +189,14 @@ class TrainConfig:
         "learned as well (knowledge distillation); it must be of the same "
         "data",
     )
+    init_from: str | None = option(
+        None,
+        "model.pt to start from, of the same task and network; its data may have other classes (then the last "
+        "layer is new) or channels (they go by their names)",
+    )
+    tensorboard: bool = option(
+        False, "write scalars and the first kernels for TensorBoard to OUT/tensorboard; needs that package"
+    )
     distill_weight: float = option(0.5, "share of the distillation loss, with --teacher", least=0, most=1)
     distill_temperature: float = option(
         4.0, "temperature of both predictions in the distillation loss", above=0, most=1000
@@ -244,6 +254,10 @@ class TrainConfig:
             )
         check_ranges(self)
         check_name(self.name, "--name")
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise UserError(
+                "--tensorboard: the package is not there; run `pip install tensorboard`, or leave it out"
+            )
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         return self
@@ -445,9 +459,9 @@ def training_key(options: Mapping, cls: type[TrainConfig]) -> tuple:
         for key, value in options.items()
         if key in defaults and value != defaults[key] and key not in {*SESSION_OPTIONS, "seed", "amp"}
     }
-    if "teacher" in told:  # its folder, without the seed
-        folder, _, seed = Path(told["teacher"]).parent.name.rpartition("-s")
-        told["teacher"] = folder if seed.isdigit() else told["teacher"]
+    for key in told.keys() & {"teacher", "init_from"}:  # the folder, without the seed
+        folder, _, seed = Path(told[key]).parent.name.rpartition("-s")
+        told[key] = folder if seed.isdigit() else told[key]
     return tuple(sorted(told.items()))
 
 

@@ -238,7 +238,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _memory_advice() -> str:
     """What saves memory, of the options that the running script has."""
-    known = ArgumentParser.last._option_string_actions if ArgumentParser.last else {}
+    known = ArgumentParser.last._option_string_actions if ArgumentParser.last else SMALLER[:3]
     smaller = [name for name in SMALLER if name in known]
     advice = "run fewer processes at once" + f", or try a smaller {' or '.join(smaller)}" * bool(smaller)
     return advice + ". What was saved is whole: --resume goes on" * ("--resume" in known)

@@ -31,6 +31,7 @@ from config import PRESETS, TrainConfig, differing_options, option_defaults, run
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
+from engine.board import Board
 from engine.step import TrainStep
 from models.resnet import LAYERS
 from utils import (
@@ -280,6 +281,9 @@ class Trainer:
         # loss_sum: over this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped, self.lock = 0, 0.0, 0.0, None, None
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
+        self.board = None
+        if config.tensorboard and processes.rank == 0:
+            self.board = Board(self.folder / "tensorboard")
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
         if config.compile:  # in place and after the average was copied: neither state dict changes
             called.compile(dynamic=False)
@@ -383,6 +387,8 @@ class Trainer:
             differ = differing_options(ours, state["config"], type(self.config))
             if differ:
                 theirs = {**option_defaults(type(self.config)), **state["config"]}
+                if differ == ["epochs"]:
+                    raise UserError(f"cannot resume {self.folder}: {self._other_length(theirs['epochs'])}")
                 raise UserError(
                     f"cannot resume {self.folder}: it was started with "
                     + ", ".join(f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ)
@@ -413,6 +419,19 @@ class Trainer:
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
             write_json(self.folder / "environment.json", self.environment)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    def _other_length(self, epochs: int) -> str:
+        """Why a run of `epochs` epochs does not go on for another number of them, and the commands that do."""
+        script = f"train_{'task1' if hasattr(self.config, 'sampler') else 'task2'}.py"
+        asked, model = self.config.epochs, self.folder / "model.pt"
+        text = (
+            f"it was started with --epochs {epochs} (now {asked}), and its learning rate falls to zero by the end "
+            f"of these. `python {script} --epochs {asked} --out {self.folder}-{asked}` trains anew"
+        )
+        if asked > epochs and model.exists():
+            more = f"--init-from {model} --epochs {asked - epochs} --out {self.folder}-more"
+            text += f"; `python {script} {more}` goes on from its weights with a schedule of its own"
+        return text + "; add your other options to it"
 
     def _lines(self, state: dict) -> list[dict]:
         """The metrics of the epochs that are done; a state of an older version leaves them to metrics.jsonl.
@@ -532,6 +551,7 @@ class Trainer:
                 "name": cache.name,
                 "digest": cache.digest,
                 "class_names": cache.class_names,
+                "pixels": cache.kind.name,
                 **dataset,
             }
             save_checkpoint(
@@ -587,6 +607,9 @@ class Trainer:
             if self.processes.rank == 0:
                 bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=bar.fp)
         self.metrics.append(json.loads(json.dumps(record)))  # plain numbers, as the file has them
+        if self.board:
+            rate = float(self.optimizer.param_groups[0]["lr"])
+            self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
         if self.processes.rank == 0:
             try:
                 append_jsonl(self.folder / "metrics.jsonl", record)
