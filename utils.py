@@ -280,9 +280,9 @@ class _Log(tqdm):
         """There is nothing to clear in a file."""
 
     def close(self) -> None:
-        if not self.disable and self.leave:
-            self.leave = False  # tqdm would add an empty line
+        if not self.disable:
             self.refresh()
+            self.delay = float("inf")  # tqdm takes it for one that was never shown, and adds nothing
         super().close()
 
 

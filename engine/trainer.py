@@ -133,14 +133,14 @@ def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) 
 
     Where memory is short, fewer images are taken at once.
     """
-    count = 1024 if batches.device.type == "cuda" else 256
+    count = min(len(batches), 1024 if batches.device.type == "cuda" else 256)
     while True:
         try:
             return _predict(model.eval(), batches, columns, amp, count)
         except (RuntimeError, MemoryError) as error:
             if count == 1 or not is_out_of_memory(error):
                 raise
-        count //= 4
+        count //= 2
         if batches.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -206,7 +206,7 @@ class Estimate:
         )
         text, least = (
             f"about {duration(seconds)} on this {self.device.type.upper()}, until {end}",
-            min(PRESETS),
+            next(iter(PRESETS)),
         )
         share = work(PRESETS[least]) / work(vars(self.config))
         if self.device.type == "cpu" and seconds > 3600 and share < 0.5:
@@ -527,7 +527,8 @@ class Trainer:
     def describe(self) -> str:
         """What is trained, where and how long, in one line."""
         config, count = self.config, sum(p.numel() for p in self.model.parameters())
-        where = "cpu, " + f"{config.threads} threads" if self.device.type == "cpu" else str(self.device)
+        where = f"cpu, {config.threads} thread{'s' * (config.threads > 1)}"
+        where = where if self.device.type == "cpu" else str(self.device)
         return (
             f"{config.name}: {config.arch} of width {config.width:g}, {count / 1e6:.2f} million parameters; "
             f"{self.cache.num_classes} classes, {config.image_size} px; {config.epochs} epochs of "
