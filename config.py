@@ -26,7 +26,8 @@ from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
 from utils import UserError, check_name, check_ranges, option
 
-# From the shortest training on. Image size and width of the networks; an option given on the command line wins over its preset's value.
+# Image size and width of the networks, the shortest training first; an option given on the command line wins over
+# its preset's value.
 PRESETS = {
     "48px-quarter": {
         "arch": "resnet10",
