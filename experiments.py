@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import CONFIGS, PRESETS, run_folder_name
+from config import CONFIGS, PRESETS, TrainConfig, folder_name, training_name
 from data.lists import find_dataset, read_channels
 from engine.records import NEXT
 from grids import GRIDS, task_of
@@ -106,11 +106,17 @@ def own_words(run: Run, args, seed: int) -> list[str]:
     ]
 
 
-def run_folder(run: Run, args, seed: int) -> Path:
-    """Directory of a training: its own for its data and all options that it has, those of --options too."""
+def training_config(run: Run, args, seed: int) -> TrainConfig:
+    """Returns the options of a run's training, with those of --options, as its script resolves them."""
     config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)])
-    config.resolve(args.channels)
-    return Path("runs") / f"{args.dataset}-{args.preset}" / run_folder_name(config)
+    if run.teacher:
+        config.taught_by = training_name(training_config(run.teacher, args, seed))
+    return config.resolve(args.channels)
+
+
+def run_folder(run: Run, args, seed: int) -> Path:
+    """Returns the directory of a training, which depends on its data and on all of its options."""
+    return Path("runs") / f"{args.dataset}-{args.preset}" / folder_name(training_config(run, args, seed))
 
 
 def words(options: dict) -> list[str]:

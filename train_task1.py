@@ -12,19 +12,20 @@ the same command with --resume goes on. Then: python eval_channels.py runs/.../m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 
 from channelset import sample_channels, some_subsets
-from config import Task1Config
+from config import Task1Config, training_name
 from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import make_batches
 from data.lists import find_dataset, read_channels
 from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
 from models.initial import initialise
-from models.task1 import CHECKPOINT, build_channel_net, for_channels, load_teacher
+from models.task1 import CHECKPOINT, build_from_options, for_channels, load_teacher
 from utils import UserError, cli, parse_config
 
 
@@ -46,28 +47,10 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
     }
 
 
-def build(config: Task1Config, channels, num_classes: int, **statistics) -> torch.nn.Module:
-    """The network of the options, for these channels and classes."""
-    return build_channel_net(
-        config.arch,
-        channels,
-        num_classes,
-        config.fill,
-        config.kernel,
-        config.templates,
-        config.kernel_size,
-        config.embedding,
-        config.width,
-        config.stem,
-        config.stem_pool,
-        **statistics,
-    )
-
-
-def build_shaped(config: Task1Config, channels: int, num_classes: int) -> torch.nn.Module:
-    """A network of the options, of so many channels and classes; of no data."""
+def build_shaped(options: Mapping, channels: int, num_classes: int) -> torch.nn.Module:
+    """Returns a network of the options, for so many channels and classes; of no data."""
     moments = {"mean": torch.zeros(channels), "std": torch.ones(channels), "covariance": torch.eye(channels)}
-    return build(config, channels, num_classes, **moments)
+    return build_from_options(options, channels, num_classes, moments)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -87,15 +70,18 @@ def main(argv: list[str] | None = None) -> None:
         "std": cache.std[list(ids)],
         "covariance": cache.covariance[list(ids)][:, list(ids)],
     }
-    model = build(config, known, cache.num_classes, **statistics)
+    model = build_from_options(vars(config), known, cache.num_classes, statistics)
     if config.init_from:
-        shaped = partial(build_shaped, config)
+        shaped = partial(build_shaped, vars(config))
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
     if config.teacher and config.channels != "all":
         raise UserError(
             f"--teacher {config.teacher}: it and the student must both take all channels of the same data"
         )
-    teacher = load_teacher(config.teacher, cache.digest, len(names)) if config.teacher else None
+    teacher = None
+    if config.teacher:
+        teacher, options = load_teacher(config.teacher, cache.digest, len(names))
+        config.taught_by = training_name(Task1Config.of(options))
     seen = list(parse_subset(config.train_channels, known))
     shares = parse_shares(config.set_shares, known.chosen(seen))
 

@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 
-from config import Task2Config
+from config import Task2Config, training_name
 from data.dataset import make_batches
 from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
@@ -38,7 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     if config.init_from:
         shaped, names = partial(build_classifier, vars(config)), cache.channel_names
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
-    teacher = load_teacher(config.teacher, cache.digest) if config.teacher else None
+    teacher = None
+    if config.teacher:
+        teacher, options = load_teacher(config.teacher, cache.digest)
+        config.taught_by = training_name(Task2Config.of(options))
     train, val = (
         make_batches(cache, split, config.image_size, channels, device, config.fraction)
         for split in ("train", "val")

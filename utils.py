@@ -40,6 +40,7 @@ LIMITS = {
     "most": ("at most", operator.le),
     "below": ("below", operator.lt),
 }
+FORMULA = ("=", "+", "-", "@")  # what begins with one is a formula to a spreadsheet
 BUSY = 75  # exit status where another process holds what this one needs: try again later
 LOG_EVERY = 60  # seconds between the lines that a progress bar writes into a file
 # what the messages of torch, CUDA, cuDNN and C++ have in common where memory is short
@@ -144,6 +145,11 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
 
 
+def option_fields(config) -> list[dataclasses.Field]:
+    """Returns the `option`s of a dataclass, without its other fields."""
+    return [field for field in dataclasses.fields(config) if field.metadata]
+
+
 def within(least: int | float, most: int | float, kind: type = int):
     """The `type` of an argparse option: a number from `least` to `most`, both included."""
 
@@ -163,7 +169,7 @@ def check_ranges(config) -> None:
     Raises:
         UserError: one is out of its range, or no finite number.
     """
-    for field in dataclasses.fields(config):
+    for field in option_fields(config):
         value, limits = getattr(config, field.name), field.metadata["limits"]
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
@@ -177,7 +183,7 @@ def parse_config(cls, argv=None, description: str | None = None):
     """Build the dataclass `cls` from the command line: field `image_size` becomes `--image-size`."""
     parser = ArgumentParser(description=description)
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
+    for field in option_fields(cls):
         kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],) if t is not type(None)][
             0
         ]
@@ -333,12 +339,29 @@ def check_name(name, what: str) -> str:
     """
     if (
         not isinstance(name, str)
-        or not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|]{1,100}", name)
-        or name.startswith(".")
+        or not re.fullmatch(r"[^/\\:*?\"<>|]{1,100}", name)
+        or not name.isprintable()  # nor is a byte that is no Unicode
+        or name.startswith((".", *FORMULA))
         or name.endswith((".", " "))
     ):
-        raise UserError(f"{what} {name!r} cannot name a file: use 1 to 100 letters, digits, - and _")
+        raise UserError(
+            f"{what} {name!a:.120} cannot name a file: use 1 to 100 letters, digits, - and _, and begin with a letter"
+        )
     return name
+
+
+def check_label(text, what: str) -> str:
+    """`text`, where it can stand in a line of a table that a spreadsheet opens.
+
+    Raises:
+        UserError: it is empty, too long, begins like a formula, or holds a line break or a control character.
+    """
+    if not isinstance(text, str) or not 0 < len(text) <= 200 or not text.isprintable() or text[0] in FORMULA:
+        raise UserError(
+            f"{what} {text!a:.120} cannot stand in a table: use 1 to 200 printable characters, the first not "
+            + " ".join(FORMULA)
+        )
+    return text
 
 
 def free_cores(seconds: float = 0.3) -> int:
@@ -556,7 +579,16 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` atomically as UTF-8 with Unix line ends."""
+    """Write `text` atomically as UTF-8 with Unix line ends.
+
+    Raises:
+        UserError: as `atomic_path`, or a name within the text is not valid Unicode.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 30) : error.end + 10]
+        raise UserError(f"cannot write {path}: {near!a} is not valid Unicode; use another name") from None
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from data.archive import download
+from data.build import build, read_recipes
 from data.cache import first_kind, open_cache
 from data.decode import ImageReader
 from data.decode import decode as decode_image
@@ -113,6 +114,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--out", default=str(ROOT / "data"), metavar="FOLDER", help="where it goes (default: %(default)s)"
     )
 
+    sub = command(
+        "build",
+        "make a set of the published results from its public originals, see data/recipes/README.md",
+        "build mini-imagenet-50 --from downloads/mini-imagenet",
+    )
+    sub.add_argument("name", choices=tuple(read_recipes()), metavar="NAME", help="which set: %(choices)s")
+    sub.add_argument(
+        "--from", dest="source", required=True, metavar="SOURCE", help="folder or zip with the originals"
+    )
+    sub.add_argument("--out", metavar="FILE", help=f"the zip to make (default: {ROOT / 'data' / 'NAME.zip'})")
+    add_workers(sub)
+
     sub = command("check", "check lists and images, and count them", "check data/images.zip --decode")
     add_source(sub)
     sub.add_argument("--decode", action="store_true", help="decode every image as well")
@@ -197,6 +210,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.command == "download":
         print(f"ready: {download(args.url, args.out)} (no need to unpack it)")
+    elif args.command == "build":
+        out = args.out or ROOT / "data" / f"{args.name}.zip"
+        print(f"ready: {build(args.name, args.source, out, args.workers)}")
     elif args.command == "check":
         check(read_lists(find_dataset(args.source)), args.decode, args.workers)
     elif args.command == "lists":

@@ -49,6 +49,12 @@ class FolderSource:
                 return sorted("".join(f"{part}/" for part in folder.parts) for folder in found)
         return []
 
+    def walk(self) -> list[str]:
+        """Names of all files, in folders of any depth, without those that macOS adds."""
+        files = (file for file in self.path.rglob("*") if file.is_file())
+        parts = (file.relative_to(self.path).parts for file in files)
+        return ["/".join(names) for names in parts if _searched(names)]
+
     def top(self) -> list[str]:
         """Names of the first level, sorted."""
         return sorted(os.listdir(self.path))
@@ -98,6 +104,10 @@ class ZipSource:
         parts = [folder for folder in parts if len(folder) <= 2 and _searched(folder)]
         least = min(map(len, parts), default=0)
         return sorted("".join(f"{part}/" for part in folder) for folder in parts if len(folder) == least)
+
+    def walk(self) -> list[str]:
+        """As `FolderSource.walk`."""
+        return [name for name in self.names if not name.endswith("/") and _searched(tuple(name.split("/")))]
 
     def top(self) -> list[str]:
         """Names of the first level, sorted."""

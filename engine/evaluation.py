@@ -12,23 +12,25 @@ from pathlib import Path
 import torch
 
 from channelset import Channels
-from config import (
-    DEVICES,
-    TrainConfig,
-    differing_options,
-    digest,
-    option_defaults,
-    told_options,
-    training_key,
-)
+from config import DEVICES, TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.lists import RGB
-from engine.records import SECTIONS, RunFiles, read_predictions, run_name, write_record
-from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, use_threads, within
+from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
+from utils import (
+    ROOT,
+    ArgumentParser,
+    UserError,
+    check_label,
+    check_name,
+    environment,
+    read_jsonl,
+    use_threads,
+    within,
+)
 
-# Names and places on one machine, which a record does not keep
-PLACES = ("name", "out", "resume", "cache", "data")
+# Names and places on one machine, which a record does not keep; it names the teacher instead of its path
+PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
@@ -116,9 +118,9 @@ class Evaluation:
             "image_size": self.options["image_size"],
             "section": args.section or section,
             "model": name,
-            "label": args.label or name,
+            "label": check_label(args.label or name, "--label"),
             "seed": self.options["seed"],
-            "digest": digest(training_key(self.options, config_class), sorted(test.items())),
+            "digest": digest(identity(config_class.of(self.options)), sorted(test.items())),
         }
         folder = Path(args.results or results_folder(task, checkpoint["dataset"]))
         self.files = RunFiles(folder, task, run_name(self.head))
@@ -127,7 +129,9 @@ class Evaluation:
     @property
     def kept_options(self) -> dict:
         """The training's options that a record keeps."""
-        return {key: value for key, value in self.options.items() if key not in PLACES}
+        options = {key: value for key, value in self.options.items() if key not in PLACES}
+        teacher = self.options.get("taught_by")
+        return {**options, "teacher": teacher} if teacher else options
 
     def is_done(self) -> bool:
         """Whether --skip-existing leaves the results of this very run as they are.
@@ -138,18 +142,18 @@ class Evaluation:
         if not self.files.record.exists():
             return False
         try:
-            old = json.loads(self.files.record.read_text(encoding="utf-8"))
+            old = read_record(self.files.record, self.task)
             same = (old["trained_with"], old["train_s"], old["config"]) == (
                 self.checkpoint["environment"],
                 self.checkpoint["train_s"],
                 self.kept_options,
             )
-        except (ValueError, KeyError, TypeError, OSError):  # damaged: made again
+        except (UserError, KeyError):  # damaged: made again
             return False
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
             return True
-        if differing_options(self.kept_options, old["config"], self.config_class):
+        if differing(self.kept_options, old["config"], self.config_class):
             raise UserError(
                 f"{self.files.record} has the results of {self.head['model']!r} trained with "
                 f"other options: add --name for a row of its own"
@@ -157,11 +161,10 @@ class Evaluation:
         return False
 
     def _is_whole(self, record: dict) -> bool:
-        """Whether the predictions and the table that go with the record are there."""
+        """Whether the predictions and the table that go with the record are there, and undamaged."""
         try:
-            return self.files.name in self.files.table.read_text(encoding="utf-8") and (
-                "test" not in record["splits"] or bool(read_predictions(self.files.predictions))
-            )
+            check_predictions(self.files, record)
+            return self.files.name in self.files.table.read_text(encoding="utf-8")
         except (OSError, UserError):
             return False
 
@@ -176,17 +179,9 @@ class Evaluation:
         Raises:
             UserError: the data are others.
         """
-        args, dataset, known = self.args, self.checkpoint["dataset"], option_defaults(self.config_class)
-        # an older version's may have more
-        trained = {key: value for key, value in self.options.items() if key in known}
-        config = self.config_class(
-            **{
-                **trained,
-                "image_size": image_size,
-                "data": args.data,
-                "cache": args.cache,
-                "device": args.device,
-            }
+        args, dataset = self.args, self.checkpoint["dataset"]
+        config = self.config_class.of(
+            self.options, image_size=image_size, data=args.data, cache=args.cache, device=args.device
         ).resolve(Channels(dataset.get("data_channels") or RGB))
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
@@ -201,12 +196,10 @@ class Evaluation:
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
-        known = option_defaults(self.config_class)
-        trained = {key: value for key, value in self.options.items() if key in known}
-        told = told_options(self.config_class(**{**trained, "device": "cpu"}))
+        changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,
-            "options": {key: value for key, value in told.items() if key != "amp"},
+            "options": {key: value for key, value in changed.items() if key != "amp"},
             "test": self.test,
             "dataset_digest": cache.digest,
             "config": self.kept_options,

@@ -27,7 +27,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import PRESETS, TrainConfig, differing_options, option_defaults, run_folder_name
+from config import PRESETS, TrainConfig, differing, folder_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
@@ -250,7 +250,7 @@ class Trainer:
         self.config, self.validate, self.processes = config, validate, processes
         # of the start, kept by a resumed run
         self.cache, self.environment = cache, environment(train.device)
-        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{run_folder_name(config)}"
+        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{folder_name(config)}"
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
@@ -383,15 +383,16 @@ class Trainer:
                     f"processes, now there are {self.processes.world}; use as many, since each "
                     f"draws images of its own"
                 )
-            ours = dataclasses.asdict(self.config)
-            differ = differing_options(ours, state["config"], type(self.config))
+            differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
             if differ:
-                theirs = {**option_defaults(type(self.config)), **state["config"]}
-                if differ == ["epochs"]:
-                    raise UserError(f"cannot resume {self.folder}: {self._other_length(theirs['epochs'])}")
+                if set(differ) == {"epochs"}:
+                    raise UserError(f"cannot resume {self.folder}: {self._other_length(differ['epochs'][1])}")
                 raise UserError(
                     f"cannot resume {self.folder}: it was started with "
-                    + ", ".join(f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ)
+                    + ", ".join(
+                        f"--{key.replace('_', '-')} {theirs} (now {ours})"
+                        for key, (ours, theirs) in differ.items()
+                    )
                 )
             self.environment = state["environment"]
             try:

@@ -154,7 +154,7 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dic
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    times_ms = {name: [] for name in models}
+    times_ms: dict[str, list[float]] = {name: [] for name in models}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         for model in models.values():

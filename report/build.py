@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.records import check_results
 from report import paper, qualitative
 from report.engineering import make_content as engineering
 from report.figures import is_current, write_figure
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     check = parser.parse_args(argv).check
+    check_results(root / "results")
     contents = {task: make_content(root) for task, make_content in TASKS.items()}
     numbers = Numbers({task: content.settings for task, content in contents.items()}, root / "results")
     texts, blocks = {}, paper.make_tables(numbers)

@@ -6,7 +6,6 @@ each channel set, in Task 2 one: {column: entry}. Seven specialists are a model 
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Mapping
 from functools import cache, cached_property
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from config import CONFIGS, resolve_run, run_folder_name, training_key
+from config import CONFIGS, identity, resolve_run
 from engine.records import (
     SETTING,
     SINGLE,
@@ -95,12 +94,12 @@ class Setting:
         entries = {}
         for name in dict.fromkeys(rows["run"]):
             record = records[name]
-            identity = (
+            key = (
                 record["model"],
-                training_key(record["config"], CONFIGS[task]),
+                identity(CONFIGS[task].of(record["config"])),
                 tuple(sorted(record["test"].items())),
             )
-            entries[name] = self.numbers.setdefault(identity, len(self.numbers))
+            entries[name] = self.numbers.setdefault(key, len(self.numbers))
             if self.records.setdefault((entries[name], record["seed"]), record) is not record:
                 raise UserError(
                     f"two records of one model and seed, {name} and another of {record['model']}: delete one"
@@ -151,13 +150,7 @@ class Setting:
     @cache
     def find(self, run: Run) -> int | None:
         """The entry of a run of the grids, None where it has no test results here."""
-        trained = run.parts[0] if run.parts else run
-        options = dict(trained.options)
-        if run.teacher:
-            teacher = resolve_run(self.task, run.teacher.options, self.preset, name=run.teacher.model)
-            options["teacher"] = f"runs/{self.preset}/{run_folder_name(teacher)}/model.pt"
-        config = dataclasses.asdict(resolve_run(self.task, options, self.preset))
-        key = training_key(config, CONFIGS[self.task])
+        key = identity(resolve_run(self.task, run, self.preset))
         entry = self.numbers.get((run.model, key, tuple(sorted(run.test.items()))))
         return entry if entry in set(self.test["entry"]) else None
 
@@ -173,7 +166,7 @@ class Setting:
 
     def trained(self, entry: int) -> tuple:
         """The same for two entries that evaluate the same trained networks, and for no others."""
-        return training_key(self.record(entry)["config"], CONFIGS[self.task])
+        return identity(CONFIGS[self.task].of(self.record(entry)["config"]))
 
     def run_name(self, entry: int) -> str:
         """What the files of the entry's runs are called, without the seed."""

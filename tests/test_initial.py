@@ -9,7 +9,6 @@ import torch
 
 import train_task1
 import train_task2
-from config import Task1Config
 from models.initial import initialise
 from models.task1 import CHECKPOINT, load_channel_net
 from utils import UserError, load_checkpoint, save_checkpoint
@@ -21,7 +20,7 @@ def start(trained):
     config = json.loads(Path("run/config.json").read_text())
 
     def make(channels, classes, **options):
-        shaped = partial(train_task1.build_shaped, Task1Config(**{**config, **options}))
+        shaped = partial(train_task1.build_shaped, {**config, **options})
         model = shaped(len(channels), len(classes))
         line = initialise(model, shaped, trained, CHECKPOINT, channels, classes)
         return model, load_channel_net(trained)[0], line
@@ -64,9 +63,7 @@ def test_classes_without_names_are_others(start, trained):
 
 def test_what_does_not_fit_is_named(start, command, tiny):
     command(train_task1, *tiny, "--epochs", 1, "--fill", "by_size", "--out", "sized")
-    build = partial(
-        train_task1.build_shaped, Task1Config(**json.loads(Path("sized/config.json").read_text()))
-    )
+    build = partial(train_task1.build_shaped, json.loads(Path("sized/config.json").read_text()))
     with pytest.raises(UserError, match="conv1.weight has no place of its own for each of the channels"):
         initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("BGR"), CLASSES)
     initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("RGB"), CLASSES)

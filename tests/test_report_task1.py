@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from engine.records import SUBSETS, Predictions, write_predictions
+from engine.records import SUBSETS, Predictions, read_predictions, write_predictions
 from grids.run import Run
 from grids.task1 import (
     ABLATIONS,
@@ -78,7 +78,7 @@ def only(root):
 # ---------------------------------------------------------------- tables
 
 
-def test_channel_table_by_hand(publish, tmp_path, cells):
+def test_channel_table_by_hand(publish, tmp_path, cells, rewrite):
     def add(run, seed, top1):
         publish("task1", run, 0, (seed,), subsets=tuple(top1))
         path = max(tmp_path.glob("results/task1/runs/*.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -87,7 +87,7 @@ def test_channel_table_by_hand(publish, tmp_path, cells):
             for line in rows:
                 value = top1[line["subset"]]
                 line.update(top1_pct=value, ci95_low=value - 2, ci95_high=value + 2)
-        path.write_text(json.dumps(record))
+        rewrite(path, record)
 
     def every(rgb, rest):
         return {subset: rgb if subset == "RGB" else rest for subset in SUBSETS}
@@ -124,11 +124,11 @@ def test_two_specialists_for_one_subset_are_ambiguous(publish, tmp_path):
         channel_table(only(tmp_path))
 
 
-def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path):
+def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path, rewrite):
     files = publish("task1", CHANNELSET, 60, seeds=(0,))
     record = {**json.loads(files.record.read_text()), "digest": "01234567"}  # as an older version named it
     other = files.record.with_name(files.record.name.replace(files.name[-11:-3], "01234567"))
-    other.write_text(json.dumps(record))
+    rewrite(other, record)
     with pytest.raises(UserError, match="two records of one model and seed, .*channelset.*: delete one"):
         load_settings(tmp_path, "task1")
 
@@ -261,9 +261,12 @@ def test_a_setting_of_one_seed_learns_the_spread_from_the_others(results, publis
     assert few.difference(ours, sliced)["ci95_high"] > 5
 
 
-def test_predictions_of_other_images_are_refused(results, publish):
-    path = publish("task1", BY_FILL["zero"], 55).predictions
-    write_predictions(path, ["images/other/0.JPEG"] * 100, LABELS, dict.fromkeys(SUBSETS, LABELS))
+def test_predictions_of_other_images_are_refused(results, publish, rewrite):
+    files = publish("task1", BY_FILL["zero"], 55)
+    rewrite(files.record, json.loads(files.record.read_text()))
+    answers = read_predictions(files.predictions).by_column
+    write_predictions(files.predictions, ["images/other/0.JPEG"] * 100, LABELS, answers)
+    read_predictions.cache_clear()
     with pytest.raises(UserError, match="fill-zero-.*-s1-test.csv.gz is of other images"):
         build.main([], results)
 

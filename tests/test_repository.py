@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import utils
-from config import CONFIGS, differing_options, resolve_run, run_folder_name, training_key
+from config import CONFIGS, differing, identity, resolve_run
 from engine.records import load_records, make_table
 from grids import GRIDS, task_of
 from metrics.cost import count_params
@@ -116,24 +116,12 @@ def test_the_queue_repeats_the_published_runs():
         for name, record in load_records(RESULTS, task).items():
             found = []
             for run in runs:
-                options = dict((run.parts[0] if run.parts else run).options)
                 if run.model != record["model"] or run.test != record["test"]:
                     continue
-                if run.teacher:
-                    teacher = resolve_run(
-                        task,
-                        run.teacher.options,
-                        record["preset"],
-                        name=run.teacher.model,
-                        seed=record["seed"],
-                    )
-                    options["teacher"] = f"runs/{record['preset']}/{run_folder_name(teacher)}/model.pt"
-                config = vars(
-                    resolve_run(task, options, record["preset"], seed=record["seed"], name=run.model)
-                )
-                if training_key(config, cls) == training_key(record["config"], cls):
+                config = resolve_run(task, run, record["preset"], seed=record["seed"])
+                if identity(config) == identity(cls.of(record["config"])):
                     # autocast follows from the processor
-                    assert differing_options({**config, "amp": True}, record["config"], cls) == [], name
+                    assert differing({**vars(config), "amp": True}, record["config"], cls) == {}, name
                     found.append(run)
             assert found, name
             assert record["section"] in {run.section for run in found}, name
@@ -144,7 +132,7 @@ def test_published_networks_have_the_depth_and_size_of_the_results():
     records, seen = load_records(RESULTS, "task2"), set()
     table = make_table(records, "task2")
     for name, record in records.items():
-        key = training_key(record["config"], CONFIGS["task2"])  # on other image sizes it is the same network
+        key = identity(CONFIGS["task2"].of(record["config"]))  # on other image sizes it is the same network
         if key not in seen:
             seen.add(key)
             row, net = table[table["run"] == name].iloc[0], rebuild(record, name).eval()

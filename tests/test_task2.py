@@ -14,7 +14,7 @@ import torch
 
 import eval_shallow
 import train_task2
-from config import Task2Config
+from config import Task2Config, training_name
 from data.cache import PixelCache
 from metrics.cost import count_params
 from models.branched import BranchedConv2d, fuse
@@ -222,8 +222,11 @@ def test_a_record_keeps_whole_what_decides_on_the_training(train, evaluate):
     )
     evaluate("run/model.pt")
     config = record_of("plain6-k5")["config"]
-    assert config["teacher"] == "teacher/model.pt" and config["lr"] == 0.01  # two teachers are two models
-    assert not {"name", "out", "resume", "cache", "data"} & config.keys()  # no folder of this machine
+    teacher = Task2Config.of(load_checkpoint("teacher/model.pt", "task2-model")["config"])
+    assert config["teacher"] == training_name(teacher) and config["lr"] == 0.01  # two teachers are two models
+    assert (
+        not {"name", "out", "resume", "cache", "data", "taught_by"} & config.keys()
+    )  # no folder of this machine
 
 
 def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):

@@ -21,7 +21,7 @@ import numpy as np
 
 from data.folds import make_folds
 from data.lists import find_dataset, read_lists
-from engine.records import NEXT, RunFiles, load_records, read_predictions, write_predictions
+from engine.records import NEXT, RunFiles, load_records, note_checksums, read_predictions, write_predictions
 from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, within, write_json
 
 PRESET = "48px-quarter"
@@ -140,6 +140,11 @@ def collect(work: Path, folds: list[Path], target: Path) -> None:
             }
         )
     write_json(target / "runs.json", runs)
+    note_checksums(
+        target / "runs.json",
+        *(target / "predictions" / f"{run['name']}.csv.gz" for run in runs),
+        folder=target,
+    )
     print(f"wrote {target}: {len(runs)} networks, each on {len(folds)} folds")
 
 

@@ -45,6 +45,7 @@ from data.dataset import cached_size, make_batches, open_data
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
+from engine.records import check_file, note_checksums
 from engine.step import TrainStep
 from engine.trainer import Processes
 from metrics.cost import count_macs
@@ -97,6 +98,7 @@ class Rows:
 
     def keep(self, path: Path) -> None:
         """Write them among those of other machines and cases."""
+        check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)
         keys = ["benchmark", "case", "reference", "hardware"]
@@ -107,6 +109,7 @@ class Rows:
             .sort_values(keys)
         )
         write_text(path, both.to_csv(index=False, lineterminator="\n", float_format="%.4g"))
+        note_checksums(path)
 
 
 def pairs_of(

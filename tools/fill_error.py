@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from channelset import build_fill, find_stem
 from data.channels import parse_subset
 from data.dataset import make_batches, open_data
-from engine.records import SUBSETS, to_csv
+from engine.records import SUBSETS, note_checksums, to_csv
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from models.task1 import for_channels, load_channel_net
 from utils import (
@@ -159,6 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table["seed"] = table["seed"].astype("Int64")
     write_text(args.out, to_csv(table, COLUMNS))
+    note_checksums(args.out)
     print(f"wrote {args.out}: {len(table)} rows")
 
 

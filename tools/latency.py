@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from engine.records import NEXT, RunFiles, load_records, read_predictions, write_table
+from engine.records import NEXT, RunFiles, load_records, read_predictions, save_record, write_table
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
 from report.compare import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, write_json
+from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar
 
 CHANNELS = 3  # Task 2 takes images with all channels of the pixel cache
 
@@ -91,10 +91,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
             record = records[name]
             for line in (line for lines in record["splits"].values() for line in lines):
                 line.update(latencies)
-            write_json(
-                RunFiles(root / "results", "task2", name).record,
-                {**record, "timed_with": environment(device)},
-            )
+            files = RunFiles(root / "results", "task2", name)
+            save_record(files, {**record, "timed_with": environment(device)})
     write_table(root / "results", "task2")
     print(NEXT)
 
