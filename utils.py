@@ -698,7 +698,7 @@ def check_options(config: Mapping, cls: type, path: str | Path) -> None:
     for name, value in config.items():
         if name not in fields:
             continue
-        choices = fields[name].metadata["choices"]
+        choices = fields[name].metadata.get("choices")  # what is no option has none
         empty = value is None and fields[name].default is None
         if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
             raise UserError(
