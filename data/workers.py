@@ -30,7 +30,7 @@ def _start() -> subprocess.Popen:
     environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     paths = [str(ROOT), *filter(None, map(str, sys.path))]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", COMMAND, *paths],
+        [sys.executable, "-c", COMMAND, *paths],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -235,7 +235,7 @@ class Evaluation:
         """Write the record, and the task's table with it."""
         write_record(self.files, record)
         print(f"wrote {self.files.table} and {self.files.record}")
-        if not self.args.results and not self.published:
+        if not self.args.results and not self.published and self.head["dataset"] != "demo":
             print(
                 f"these are data of your own: --results {ROOT / 'results'} puts them into the documents' tables"
             )

@@ -84,6 +84,12 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
 
     data: where they were found already; default: where `config.data` leads.
     """
+    for option in ("teacher", "init_from"):  # before minutes of decoding
+        path = getattr(config, option)
+        if path and not Path(path).is_file():
+            raise UserError(f"--{option.replace('_', '-')} {path}: there is no such file; name a model.pt")
+    if config.out and not config.resume and Path(config.out, "last.pt").exists():
+        raise UserError(_holds_a_run(config.out))
     choose_threads(config)
     # a GPU times its convolutions once: training batches have one shape
     torch.backends.cudnn.benchmark = True
@@ -93,6 +99,10 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
         Processes.start(device),
         open_data(data or config.data, config.image_size, config.cache, config.max_failed),
     )
+
+
+def _holds_a_run(folder: str | Path) -> str:
+    return f"{folder} already holds a run: add --resume to go on with it, or choose another --out"
 
 
 def choose_threads(config: TrainConfig) -> None:
@@ -344,9 +354,7 @@ class Trainer:
         if not last.exists() and not older.exists():
             return None
         if not self.config.resume:
-            raise UserError(
-                f"{self.folder} already holds a run: add --resume to go on with it, or choose another --out"
-            )
+            raise UserError(_holds_a_run(self.folder))
         try:
             state = load_checkpoint(last, "training-state")
         except UserError as error:
@@ -468,6 +476,8 @@ class Trainer:
                     handlers[number] = signal.signal(
                         number, lambda number, _: setattr(self, "stopped", number)
                     )
+            if self.processes.rank == 0:
+                print(self.describe(), file=messages)
             bar = progress_bar(
                 total=self.steps.total,
                 initial=self.step,
@@ -476,7 +486,6 @@ class Trainer:
                 file=messages,
                 disable=self.processes.rank != 0,
             )
-            bar.write(self.describe(), file=messages) if self.processes.rank == 0 else None
             self._train(bar, messages)
         finally:
             if bar is not None:
@@ -532,7 +541,7 @@ class Trainer:
         where = where if self.device.type == "cpu" else str(self.device)
         return (
             f"{config.name}: {config.arch} of width {config.width:g}, {count / 1e6:.2f} million parameters; "
-            f"{self.cache.num_classes} classes, {config.image_size} px; {config.epochs} epochs of "
+            f"{self.cache.num_classes} classes, {config.image_size} px; {config.epochs} epoch{'s' * (config.epochs > 1)} of "
             f"{self.steps_per_epoch} steps"
             + f", of which {self.step} steps are done" * (self.step > 0)
             + f"; preset {config.preset}; {where}; in {self.folder}"

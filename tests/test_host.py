@@ -106,7 +106,8 @@ def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, mo
     monkeypatch.setenv("PYTHONPATH", str(here))
     monkeypatch.setattr("data.workers.ROOT", home)
     monkeypatch.setattr("data.cache.FEW", 0)
-    monkeypatch.setattr(sys, "path", [str(home), "", *sys.path])
+    others = [path for path in sys.path if not (Path(path) / "data").is_dir()]
+    monkeypatch.setattr(sys, "path", [str(home), "", *others])
     cache = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", workers=2, progress=False)
     assert len(cache.split("train").labels) == 12
 
@@ -186,6 +187,26 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(UserError, match="cuda:3.*torchrun started more processes than there are GPUs"):
         choose_device("auto")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--out", "run"], "run already holds a run: add --resume"),
+        (["--init-from", "no.pt"], "--init-from no.pt: there is no such file"),
+        (["--teacher", "no.pt"], "--teacher no.pt: there is no such file"),
+    ],
+)
+def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, monkeypatch, words, message):
+    def decode(*_, **__):
+        raise AssertionError("decoded first")
+
+    Path("run").mkdir()
+    Path("run/last.pt").write_bytes(b"")
+    monkeypatch.setattr(trainer, "open_data", decode)
+    for script in (train_task1, train_task2):
+        with pytest.raises(UserError, match=message):
+            command(script, *tiny, *words)
 
 
 def test_a_gpu_takes_the_preset_that_results_stand_behind(monkeypatch):
@@ -378,13 +399,15 @@ def test_a_log_file_gets_a_line_a_minute(monkeypatch):
     out, clock = io.StringIO(), [1000.0]
     monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     with progress_bar(total=300, file=out, desc="work") as bar:
-        for _ in range(300):
-            clock[0] += 1
+        for number in range(300):
+            clock[0] += 1 if number < 295 else 70  # a fast beginning tells nothing of the rest
             bar.update()
         bar.write("a message", file=out)
     lines = out.getvalue().split("\n")
     assert lines[-1] == "" and "\r" not in out.getvalue() and lines[-3] == "a message"
-    assert len([line for line in lines if line.startswith("work: ")]) == 1 + 5 + 1  # start, minutes, end
+    assert (
+        len([line for line in lines if line.startswith("work: ")]) == 1 + 4 + 5 + 1
+    )  # start, minutes, slow steps, end
     assert "300/300" in lines[-2]
 
 
