@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     teacher = None
     if config.teacher:
-        teacher, options = load_teacher(config.teacher, cache.digest, len(names))
+        teacher, options = load_teacher(config.teacher, cache, len(names))
         config.taught_by = training_name(Task1Config.of(options))
     seen = list(parse_subset(config.train_channels, known))
     shares = parse_shares(config.set_shares, known.chosen(seen))

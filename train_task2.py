@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
     teacher = None
     if config.teacher:
-        teacher, options = load_teacher(config.teacher, cache.digest)
+        teacher, options = load_teacher(config.teacher, cache)
         config.taught_by = training_name(Task2Config.of(options))
     train, val = (
         make_batches(cache, split, config.image_size, channels, device, config.fraction)

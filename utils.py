@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import difflib
 import errno
-import glob
 import hashlib
 import json
 import math
@@ -47,6 +46,8 @@ LOG_EVERY = 60  # seconds between the lines that a progress bar writes into a fi
 NO_MEMORY = r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|unable to find an engine"
 SMALLER = ("--batch-size", "--width", "--image-size", "--workers", "--jobs")  # options that save memory
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+ROOM_LOCK = "unfinished.lock"  # marks a folder of `making`
+PARTIAL = ".partial"  # ends the name of a file that is not written to its end
 ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when its standard input closes
 
 
@@ -74,6 +75,7 @@ CONTENT = {  # kind of a checkpoint -> what it must hold
 }
 MAY_HOLD = {  # what some versions wrote in a checkpoint, or in its entry "dataset"
     "metrics": list[dict[str, object]],
+    "images_digest": str,
     "class_names": list[str],
     "channel_names": list[str],
     "wavelengths": list[float | None] | None,
@@ -213,7 +215,7 @@ def cli(main) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
     except BrokenPipeError:  # the reader of our output has gone, such as `| head`
         with suppress(AttributeError, OSError, ValueError):
@@ -226,7 +228,7 @@ def cli(main) -> None:
         if is_out_of_memory(error):
             message = f"out of memory; {_memory_advice()}"
         elif isinstance(error, OSError):  # a path too long, a disk that failed
-            message = f"{str(error)[:300]}; {remedy(error)}"
+            message = f"{printable(str(error))[:300]}; {remedy(error)}"
         else:
             raise
         print(f"error: {message}", file=sys.stderr)
@@ -329,6 +331,11 @@ def _end_with_stdin() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written as escapes: names of files may hold what a terminal obeys."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 def check_name(name, what: str) -> str:
@@ -463,9 +470,8 @@ def acquire(path: Path, timeout: float = -1):
     try:
         import fcntl
 
-        with tempfile.TemporaryFile(
-            dir=path.parent
-        ) as probe:  # FileLock would wait, or report another reason
+        # FileLock would wait for ever, or report another reason
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
             fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:  # Windows has locks of its own
         pass
@@ -491,7 +497,7 @@ def one_at_a_time(folder: Path):
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = acquire(folder / ".lock")
+        lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
     try:
@@ -500,37 +506,71 @@ def one_at_a_time(folder: Path):
         lock.release()
 
 
+def _wait_for(file: Path, why: str, patience: float) -> FileLock:
+    """Lock `file`; say `why` it waits once it has waited `patience` seconds."""
+    try:
+        return acquire(file, timeout=patience)
+    except Timeout:
+        print(f"{why}: waiting for it", file=sys.stderr)
+        return acquire(file)
+
+
 @contextmanager
-def making(path: Path):
+def making(path: Path, replace: bool = False):
     """Yield an empty folder that becomes `path` at the end, if it was filled: what an interrupted process left
-    never looks finished. No other process makes `path` meanwhile: a second one waits. What a killed one left,
-    temporary siblings named .NAME-*, is removed first.
+    never looks finished. No other process makes `path` meanwhile: a second one waits.
+
+    The work is done in the folder .NAME.making beside `path`. What a killed process left in it is removed at the
+    next start; without the lock file that this function writes there, nothing is.
+
+    Args:
+        path: of the folder to make.
+        replace: whether a folder that is there gives way; else it must be empty.
 
     Raises:
         OSError: the folder of `path` cannot be written, or `path` is there and not empty.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.parent / f".{path.name}.lock"
+    room = path.parent / f".{path.name}.making"
+    lock, new, old = _lock_room(room, path), room / "new", room / "old"
     try:
-        lock = acquire(file, timeout=0)
-    except Timeout:
-        print(f"another process makes {path}: waiting for it", file=sys.stderr)
-        lock = acquire(file)
-    try:
-        for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
+        for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            yield temporary
-            if any(temporary.iterdir()):
-                temporary.chmod(0o755)
-                if path.exists():
-                    path.rmdir()
-                os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        new.mkdir()
+        yield new
+        if any(new.iterdir()):
+            if path.exists():
+                os.replace(path, old) if replace else path.rmdir()
+            os.replace(new, path)
     finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # somebody put files there, or Windows keeps what is open
+            (room / ROOM_LOCK).unlink()
+            room.rmdir()
         lock.release()
+
+
+def _lock_room(room: Path, path: Path) -> FileLock:
+    """Make and lock the folder in which `path` is made.
+
+    Raises:
+        OSError: it cannot be written, or holds a folder that no process of this project made.
+    """
+    file = room / ROOM_LOCK
+    while True:
+        room.mkdir(parents=True, exist_ok=True)
+        try:
+            if not file.exists() and ((room / "new").exists() or (room / "old").exists()):
+                raise OSError(f"{room} is in the way: rename it")
+            file.touch()
+            before = file.stat()
+            lock = _wait_for(file, f"another process makes {path}", 0)
+        except FileNotFoundError:  # the process before has just removed it
+            continue
+        with suppress(OSError):
+            if os.path.samestat(before, file.stat()):
+                return lock
+        lock.release()  # of a file that is no longer there: it keeps nobody out
 
 
 # ---------------------------------------------------------------- files
@@ -545,7 +585,7 @@ def atomic_path(path: str | Path):
         UserError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         open(temporary, "xb").close()  # with the rights that the user's umask leaves

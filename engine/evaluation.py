@@ -15,6 +15,7 @@ from channelset import Channels
 from config import DEVICES, TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
 from data.dataset import open_data
+from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
 from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
 from utils import (
@@ -158,6 +159,15 @@ class Evaluation:
                 f"{self.files.record} has the results of {self.head['model']!r} trained with "
                 f"other options: add --name for a row of its own"
             )
+        dataset = self.checkpoint["dataset"]
+        pictures = {old.get("images_digest", LISTS_ONLY), dataset.get("images_digest", LISTS_ONLY)} - {
+            LISTS_ONLY
+        }
+        if old.get("dataset_digest") != dataset["digest"] or len(pictures) > 1:
+            raise UserError(
+                f"{self.files.record} has the results of {self.head['model']!r} on other data that are called "
+                f"{self.head['dataset']!r}, too: add --name or --results, or delete it"
+            )
         return False
 
     def _is_whole(self, record: dict) -> bool:
@@ -186,11 +196,11 @@ class Evaluation:
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)
-        if cache.digest != dataset["digest"]:
+        other = difference(cache, dataset, path)
+        if other:
             raise UserError(
-                f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data "
-                f"{args.data} is {cache.name!r} ({cache.digest[:12]}): name the data it was "
-                f"trained on"
+                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}. Name the data it "
+                f"was trained on"
             )
         return config, cache
 
@@ -202,6 +212,8 @@ class Evaluation:
             "options": {key: value for key, value in changed.items() if key != "amp"},
             "test": self.test,
             "dataset_digest": cache.digest,
+            "channels": list(cache.channel_names),
+            "images_digest": self.checkpoint["dataset"].get("images_digest", LISTS_ONLY),
             "config": self.kept_options,
             "trained_with": self.checkpoint["environment"],
             "evaluated_with": environment(device),

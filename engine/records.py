@@ -5,6 +5,7 @@
     results/task1/channels.csv                  all records of Task 1 as one table
     results/task2/classifiers.csv               those of Task 2
 
+Folds of a cross-validation are joined into one evaluation, with their provenance under "folds" (tools/bands.py).
 NAME is PRESET-DATASET-SIZEpx-MODEL-OPTIONS-sSEED; OPTIONS are eight letters that stand for all options.
 
 A record holds its own checksum and that of its predictions. What tools measure, such as speed.csv, has its checksum
@@ -60,7 +61,7 @@ COSTS = {
     },
 }
 NEXT = "next: python -m report.build"  # what to do with results: make the documents of them
-MAY_MISS = ("latency", "loss")  # not measured with --repeats 0; not known of older records
+MAY_MISS = ("latency", "loss")  # not measured with --repeats 0; not in older records
 # of the training, with a column of their own; the others stand in "options" where they are not usual
 OPTIONS = {
     "task1": ("width", "epochs", "augment", "weight_decay"),

@@ -31,10 +31,12 @@ from config import PRESETS, TrainConfig, differing, folder_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
+from data.identity import LISTS_ONLY, difference
 from engine.board import Board
 from engine.step import TrainStep
 from models.resnet import LAYERS
 from utils import (
+    PARTIAL,
     Output,
     UserError,
     append_jsonl,
@@ -260,6 +262,7 @@ class Trainer:
         self.config, self.validate, self.processes = config, validate, processes
         # of the start, kept by a resumed run
         self.cache, self.environment = cache, environment(train.device)
+        self.images_digest = cache.images_digest
         config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{folder_name(config)}"
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
@@ -271,6 +274,11 @@ class Trainer:
         if config.batch_size > len(train):
             raise UserError(
                 f"--batch-size {config.batch_size} is larger than the {len(train)} training images"
+            )
+        if processes.world > 1 and config.batch_size < 2 * processes.world:
+            raise UserError(
+                f"--batch-size {config.batch_size} leaves {processes.world} processes less than the two images each "
+                f"that batch normalisation needs: use {2 * processes.world} or more, or fewer processes"
             )
         if config.batch_size % processes.world:
             raise UserError(
@@ -320,6 +328,7 @@ class Trainer:
             "kind": "training-state",
             "config": dataclasses.asdict(self.config),
             "digest": self.cache.digest,
+            "images_digest": self.images_digest,
             "environment": self.environment,
             "world": self.processes.world,
             "step": self.step,
@@ -337,7 +346,7 @@ class Trainer:
             last, older = self.folder / "last.pt", self.folder / OLDER
             if last.exists():
                 try:  # a second name of the same bytes: last.pt is never missing
-                    spare = self.folder / ".last.pt.older"
+                    spare = self.folder / f".last.pt.previous{PARTIAL}"
                     os.link(last, spare)
                     os.replace(spare, older)
                 except OSError:  # a file system without links
@@ -377,13 +386,14 @@ class Trainer:
         if self.processes.rank == 0:
             self.lock = hold(self.folder)
             for name in ("last.pt", "model.pt", "metrics.jsonl"):
-                for left in self.folder.glob(f".{name}.*"):  # by a kill
+                for left in self.folder.glob(f".{name}.????????{PARTIAL}"):  # by a kill
                     left.unlink()
         if state := self._load():
-            if state["digest"] != self.cache.digest:
+            other = difference(self.cache, state, str(self.folder / "last.pt"))
+            if other:
                 raise UserError(
-                    f"cannot resume {self.folder}: it was started on other data; choose another "
-                    f"--out or delete it"
+                    f"cannot resume {self.folder}: it was started on other data: {other}; name that data, or "
+                    f"choose another --out"
                 )
             if state["world"] != self.processes.world:
                 raise UserError(
@@ -403,6 +413,8 @@ class Trainer:
                     )
                 )
             self.environment = state["environment"]
+            # of an older version's epochs the pictures are not known
+            self.images_digest = state.get("images_digest", LISTS_ONLY)
             try:
                 self.model.load_state_dict(state["model"])
                 self.ema.load_state_dict(state["ema"])
@@ -553,7 +565,7 @@ class Trainer:
 
         Args:
             kind: of the checkpoint, see `utils.load_checkpoint`.
-            dataset: what an evaluation must know of the data, beyond name, digest and class names.
+            dataset: what an evaluation must know of the data, beyond name, digests and class names.
             evaluation: the script that comes next.
         """
         averaged, cache = self.fit(), self.cache
@@ -562,6 +574,7 @@ class Trainer:
             dataset = {
                 "name": cache.name,
                 "digest": cache.digest,
+                "images_digest": self.images_digest,
                 "class_names": cache.class_names,
                 "pixels": cache.kind.name,
                 **dataset,

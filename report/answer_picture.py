@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from channelset import find_stem, some_subsets
 from data.channels import subset_name
 from data.decode import pixel_unit
-from report import figures
+from report.figures import Chart
 
 SHOWN = 7  # sets that there is room for
 
@@ -48,7 +48,7 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
             }
         )
     title = f"{Path(file).name}: {predictor.checkpoint['config']['name']}".replace("$", r"\$")
-    figures.write_figure(answers, [title, columns], path)
+    Chart(answers, columns, title).write(path)
 
 
 def _shown(part: np.ndarray, ids: Sequence[int], predictor) -> list:

@@ -99,7 +99,17 @@ def test_a_set_is_made_exactly(tiny, tmp_path, zipped, capsys, kind, packed):
     lists = read_lists(build("tiny", source, tmp_path / "b.zip", progress=False))
     assert lists.digest == read_lists(tmp_path / "published").digest
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert not list(tmp_path.glob("*.differences.txt"))
+
+
+def test_pictures_shrink_as_those_of_imagewoof_146():
+    """The recipe gave all 12,948 published files byte for byte; this is what made them."""
+    data = draw("shrink", np.random.default_rng(0))
+    expected, out = Image.open(io.BytesIO(data)).resize((164, 146), Image.Resampling.LANCZOS), io.BytesIO()
+    expected.save(out, "JPEG", quality=74)
+    assert MAKE["shrink"](data) == out.getvalue()
 
 
 def refuse(tmp_path, source, match: str) -> str:

@@ -128,18 +128,18 @@ def test_a_label_is_no_formula(sets, tmp_path):
 def test_the_bars_are_the_first_sets_of_the_split_that_there_is(sets):
     rows = [{"subset": f"B{n:02}", **QUALITY, "macs": 1, "latency_ms": None} for n in range(40)]
     _, data, title = sets_chart({**sets, "test": {"image_size": 40}, "splits": {"val": rows}})
-    assert len(data["bars"]) == 30 and data["bars"][29] == ["B29", 61.25, 53.5, 68.4]
+    assert len(data.bars) == 30 and data.bars[29] == ("B29", 61.25, 53.5, 68.4)
     assert title == "a label, toy, 40 px: top-1 on val (the first 30 of 40 sets)"
 
 
 def test_the_curves_are_those_of_the_log_and_bars_where_there_is_none(classifier):
-    loss, top1 = training_chart(classifier)[1]["panels"]
-    assert [line["y"] for line in loss["series"]] == [[2.0, 1.5], [1.7]]
-    assert [(line["name"], line["x"], line["y"]) for line in top1["series"]] == [
+    loss, top1 = training_chart(classifier).data.panels
+    assert [line.y for line in loss.series] == [[2.0, 1.5], [1.7]]
+    assert [(line.name, line.x, line.y) for line in top1.series] == [
         ("training", [], []),
         ("validation", [2], [40.0]),
     ]  # drawn as the validation loss is
-    assert training_chart({**classifier, "history": []})[1]["bars"] == [["test", 61.25, 53.5, 68.4]]
+    assert training_chart({**classifier, "history": []}).data.bars == [("test", 61.25, 53.5, 68.4)]
 
 
 # ---------------------------------------------------------------- by the scripts
@@ -240,15 +240,14 @@ def test_a_table_of_the_classes(sets, tmp_path, capsys):
 
 
 def test_the_confusion_matrix_shows_the_classes_with_the_most_errors(sets):
-    title, data = confusion_chart(sets, ANSWERS)
-    assert data["classes"] == ["goose", "a/b", "c", "never shown"] and data["shares"][0] == [50, 25, 25, 0]
+    data = confusion_chart(sets, ANSWERS).data
+    assert data.classes == ["goose", "a/b", "c", "never shown"] and data.shares[0] == [50, 25, 25, 0]
     labels = np.repeat(np.arange(150), 2)
     wrong = np.where(labels >= 50, (labels + 1) % 150, labels)
     many = ClassAnswers("val", labels, {"RGB": wrong}, [f"c{n}" for n in range(150)])
-    title, data = confusion_chart(sets, many)
-    assert (
-        data["classes"] == [f"c{n}" for n in range(50, 150)] and "100 classes with the most errors" in title
-    )
+    chart = confusion_chart(sets, many)
+    assert chart.data.classes == [f"c{n}" for n in range(50, 150)]
+    assert "100 classes with the most errors" in chart.title
 
 
 def test_top_5_stands_beside_top_1_of_more_than_five_classes(sets):

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from channelset import build_fill, find_stem
 from data.channels import parse_subset
 from data.dataset import make_batches, open_data
+from data.identity import difference
 from engine.records import SUBSETS, note_checksums, to_csv
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from models.task1 import for_channels, load_channel_net
@@ -131,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in progress_bar(args.checkpoint, desc="networks", unit="network"):
         model, checkpoint = load_channel_net(path)
         config = checkpoint["config"]
-        if checkpoint["dataset"]["digest"] != cache.digest or config["image_size"] != args.size:
+        if difference(cache, checkpoint["dataset"], path) or config["image_size"] != args.size:
             raise UserError(
                 f"{path} was trained on {checkpoint['dataset']['name']} at {config['image_size']} px, "
                 f"not on {cache.name} at {args.size} px"

@@ -19,7 +19,7 @@ from engine.records import NEXT, RunFiles, load_records, read_predictions, save_
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
-from report.compare import Setting, load_settings
+from report.results import Setting, load_settings
 from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar
 
 CHANNELS = 3  # Task 2 takes images with all channels of the pixel cache

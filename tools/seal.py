@@ -57,19 +57,13 @@ def seal_records(folder: Path, task: str) -> int:
 
 def seal_files(folder: Path) -> int:
     """List the measured files that are not listed; returns how many."""
-    groups = {folder: [folder / name for name in MEASURED if (folder / name).is_file()]}
-    for runs in sorted(folder.glob("bands/*/runs.json")):
-        groups[runs.parent] = [runs, *sorted(runs.parent.glob("predictions/*.csv.gz"))]
-    count = 0
-    for place, files in groups.items():
-        listed = read_sums(place / SUMS)
-        for file in files:
-            check_file(file, place)
-        new = [file for file in files if file.relative_to(place).as_posix() not in listed]
-        if new:
-            note_checksums(*new, folder=place)
-        count += len(new)
-    return count
+    files = [folder / name for name in MEASURED if (folder / name).is_file()]
+    for file in files:
+        check_file(file, folder)
+    new = [file for file in files if file.name not in read_sums(folder / SUMS)]
+    if new:
+        note_checksums(*new)
+    return len(new)
 
 
 def main(argv: list[str] | None = None) -> None:
