@@ -125,7 +125,7 @@ def test_published_networks_have_the_depth_and_size_of_the_results():
 # ---------------------------------------------------------------- the house
 
 LAYERS = (  # from the top; a module imports from its own layer or from those below
-    {"train_task1", "train_task2", "eval_channels", "eval_shallow", "experiments", "tools"},
+    {"train_task1", "train_task2", "eval_channels", "eval_shallow", "predict", "experiments", "tools"},
     {"engine", "report"},
     {"config", "models"},
     {"data", "metrics"},
