@@ -7,19 +7,20 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from data.archive import download
 from data.build import build, read_recipes
 from data.cache import first_kind, open_cache
-from data.decode import ImageReader
+from data.dataset import cached_size
+from data.decode import ImageReader, reason
 from data.decode import decode as decode_image
 from data.demo import make_demo
 from data.derive import CHANNELS, derive
+from data.folders import write_lists
 from data.folds import make_folds
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
-from utils import ROOT, ArgumentParser, UserError, cli, within
+from utils import ROOT, ArgumentParser, UserError, cli, printable, progress_bar, within
 
 URL = "https://cchsu.info/files/images.zip"
 
@@ -30,7 +31,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     Raises:
         UserError: images that cannot be decoded, counted and named.
     """
-    print(f"{lists.source}: {len(lists.class_names)} classes, lists of {lists.name!r}")
+    print(printable(f"{lists.source}: {len(lists.class_names)} classes, lists of {lists.name!r}"))
     for key, split in lists.splits.items():
         counts = np.bincount(split.labels, minlength=len(lists.class_names))
         least, most = counts.argmin(), counts.argmax()
@@ -50,10 +51,10 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             image = decode_image(data, 64, channels, kind)
             return bool((image == image[:, :, :1]).all()), "", hashlib.sha256(data).digest()
         except Exception as error:  # Pillow raises many types for damaged files, and each is reported
-            return False, f"{path} ({type(error).__name__}: {error})", b""
+            return False, f"{path} ({reason(error)})", b""
 
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes without the interpreter's lock
-        results = list(tqdm(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
+        results = list(progress_bar(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
     grey = f", {sum(same for same, _, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
     print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
     bad = [reason for _, reason, _ in results if reason]
@@ -140,6 +141,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
 
     sub = command(
+        "lists",
+        "write train.txt, val.txt and test.txt for images in folders of their classes",
+        "lists photos --val 0.1 --test 0.1",
+    )
+    sub.add_argument(
+        "source", metavar="FOLDER", help="holds CLASS/IMAGE, or train/CLASS/IMAGE, val/..., test/..."
+    )
+    for name in ("val", "test"):
+        sub.add_argument(
+            f"--{name}",
+            type=within(0.0, 1.0, float),
+            default=0.1,
+            metavar="SHARE",
+            help=f"of the training images of each class, for a folder without {name}/ (default: %(default)s)",
+        )
+    sub.add_argument(
+        "--seed", type=within(0, 2**32), default=0, metavar="N", help="of that draw (default: %(default)s)"
+    )
+
+    sub = command(
         "folds",
         "write lists for cross-validation of a small data set, one folder a fold",
         "folds data/small.zip --folds 5 --out data-folds",
@@ -162,11 +183,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where it goes")
 
     sub = command(
-        "cache", "decode a data set once, for training at one image size", "cache data/images.zip --size 128"
+        "cache",
+        "decode a data set ahead of training at one image size",
+        "cache data/images.zip --image-size 128",
     )
     add_source(sub)
     sub.add_argument(
-        "--size", type=within(1, 4096), required=True, metavar="PX", help="side of the square images"
+        "--image-size",
+        "--size",
+        dest="size",
+        type=within(1, 4096),
+        required=True,
+        metavar="PX",
+        help="as the training's --image-size; the cached images are an eighth larger, for crops",
     )
     sub.add_argument(
         "--out",
@@ -195,6 +224,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"ready: {build(args.name, args.source, out, args.workers)}")
     elif args.command == "check":
         check(read_lists(find_dataset(args.source)), args.decode, args.workers)
+    elif args.command == "lists":
+        write_lists(args.source, args.val, args.test, args.seed)
+        check(read_lists(args.source), False, 1)
     elif args.command == "folds":
         for folder in make_folds(read_lists(find_dataset(args.source)), args.folds, args.out):
             print(f"ready: {folder}")
@@ -204,7 +236,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"ready: {make_demo(args.out)}")
     else:
         cache = open_cache(
-            read_lists(find_dataset(args.source)), args.size, args.out, args.workers, args.max_failed
+            read_lists(find_dataset(args.source)),
+            cached_size(args.size),
+            args.out,
+            args.workers,
+            args.max_failed,
         )
         sizes = ", ".join(f"{name} {len(cache.split(name).labels):,}" for name in ("train", "val", "test"))
         print(f"ready: {cache.folder} ({sizes}); train mean {cache.mean.round(4)}, std {cache.std.round(4)}")

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, fold_channels, insert_stem
+from data.cache import PixelCache
+from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
 from models.kernels import Dynamic, HyperNetwork, Omni, Templates, Tied, Wavelength
 from models.load import load
@@ -151,9 +153,12 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
         )
         for _, checkpoint in loaded
     }
+    pictures = {checkpoint["dataset"].get("images_digest", LISTS_ONLY) for _, checkpoint in loaded} - {
+        LISTS_ONLY
+    }
     known = Channels(loaded[0][1]["dataset"].get("data_channels") or RGB)
     names = known.names
-    if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1:
+    if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1 or len(pictures) > 1:
         raise UserError(
             f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of "
             f"the same preset, data, image size and seed"
@@ -167,19 +172,23 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
     }
 
 
-def load_teacher(path: str, digest: str, channels: int) -> tuple[nn.Module, dict]:
+def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module, dict]:
     """Rebuilds the network of the checkpoint `path` on all channels; returns it, and the options of its training.
 
     Args:
-        digest: of the student's data.
+        cache: the student's data.
         channels: number of channels of the student's images; the student takes all of them.
 
     Raises:
         UserError: not a checkpoint of train_task1.py, trained on other data or on some channels only.
     """
     model, checkpoint = load_channel_net(path)
-    if checkpoint["dataset"]["digest"] != digest or find_stem(model).in_channels != channels:
-        raise UserError(f"--teacher {path}: it and the student must both take all channels of the same data")
+    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if other or find_stem(model).in_channels != channels:
+        reason = f"; {other}" if other else ""
+        raise UserError(
+            f"--teacher {path}: it and the student must both take all channels of the same data{reason}"
+        )
     return for_channels(model), checkpoint["config"]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from data.cache import PixelCache
+from data.identity import difference
 from metrics.depth import count_depth
 from models.branched import fuse
 from models.load import load
@@ -76,19 +78,20 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
     return load(path, CHECKPOINT, build)
 
 
-def load_teacher(path: str, digest: str) -> tuple[nn.Module, dict]:
+def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
     """Rebuilds the network of the checkpoint `path`; returns it fused, and the options of its training.
 
     Args:
-        digest: of the student's data.
+        cache: the student's data.
 
     Raises:
         UserError: not a checkpoint of train_task2.py, or trained on other data.
     """
     model, checkpoint = load_classifier(path)
-    if checkpoint["dataset"]["digest"] != digest:
+    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if other:
         raise UserError(
-            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data"
+            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data: {other}"
         )
     return fuse(model), checkpoint["config"]
 

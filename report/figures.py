@@ -63,6 +63,7 @@ class Chart(NamedTuple):
                     "axes.spines.right": False,
                 }
             )
+            matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
             figure = Figure(figsize=(10, 4.4), layout="constrained")
             self.draw(figure, self.data)
             figure.suptitle(self.title, x=0.01, ha="left", fontsize=11)
@@ -107,6 +108,8 @@ class Series(NamedTuple):
     y: list
     mark: float | None = None  # x of a vertical line in the curve's style
     apart: bool = False  # without lines between its points
+    labels: list[str] | None = None  # names beside its points
+    sizes: list[int] | None = None  # seeds of each point: a point of several is larger
 
 
 class Panel(NamedTuple):
@@ -139,11 +142,11 @@ class Confusion(NamedTuple):
 def channel_bars(figure: Figure, data: list[SetScores]) -> None:
     """Draw top-1 by channel set, a bar a model with its interval."""
     axis = figure.subplots()
-    shown = [subset for subset in SUBSETS if any(subset in model.top1 for model in data)]
+    subsets = [subset for subset in SUBSETS if any(subset in model.top1 for model in data)]
     width = 0.84 / len(data)
     for rank, model in enumerate(data):
-        here = [subset for subset in shown if subset in model.top1]
-        x = np.array([shown.index(subset) for subset in here]) + (rank - (len(data) - 1) / 2) * width
+        here = [subset for subset in subsets if subset in model.top1]
+        x = np.array([subsets.index(subset) for subset in here]) + (rank - (len(data) - 1) / 2) * width
         top1, low, high = (
             np.array([values[subset] for subset in here]) for values in (model.top1, model.low, model.high)
         )
@@ -160,11 +163,11 @@ def channel_bars(figure: Figure, data: list[SetScores]) -> None:
             capsize=min(2.5, 24 * width),
             zorder=3,
         )
-    axis.set_xticks(range(len(shown)), shown)
+    axis.set_xticks(range(len(subsets)), subsets)
     axis.set(
         xlabel="channels present at test time",
         ylabel="top-1 (%), 95 % interval over images",
-        xlim=(-0.5, len(shown) - 0.5),
+        xlim=(-0.5, len(subsets) - 0.5),
     )
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.85", zorder=0)
@@ -254,7 +257,7 @@ def shares(figure: Figure, data: list[Share]) -> None:
     for rank, other in enumerate(others):
         members = [model for model in data if model.of == other]
         x = np.array([models.index(model.name) for model in members]) + 0.14 * (rank - (len(others) - 1) / 2)
-        _share_points(axis, x, members, other, rank)
+        _share_points(axis, x, members, other, rank, hollow=rank > 0)
         for place, model in zip(x, members):
             axis.annotate(
                 f"{model.share:.1f}",
@@ -269,11 +272,11 @@ def shares(figure: Figure, data: list[Share]) -> None:
     axis.legend(*_plain_legend(axis), frameon=False, fontsize=9)
 
 
-def _share_points(axis, x, models: list[Share], label: str, rank: int) -> None:
+def _share_points(axis, x, models: list[Share], label: str, rank: int, hollow: bool = False) -> None:
     """Draw shares with their intervals, all in one style."""
     share, low, high = np.array([(model.share, model.low, model.high) for model in models]).T
     bars = {"ecolor": "black", "elinewidth": 0.9, "capsize": 3, "zorder": 3}
-    axis.errorbar(x, share, yerr=[share - low, high - share], label=label, **bars, **_marker(rank))
+    axis.errorbar(x, share, yerr=[share - low, high - share], label=label, **bars, **_marker(rank, hollow))
 
 
 def _share_axis(axis, count: int) -> None:
@@ -305,8 +308,11 @@ def _plain_legend(axis) -> tuple[list, list]:
     return [handle[0] for handle in handles], labels
 
 
-def _marker(rank: int) -> dict:
+def _marker(rank: int, hollow: bool = False) -> dict:
     """Style of a model's marker: its shape tells it apart in grey."""
+    colour = PALETTE[rank % len(PALETTE)]
+    if hollow:
+        return _marker(rank) | {"markerfacecolor": "white", "markeredgecolor": colour}
     return {
         "linestyle": "none",
         "marker": MARKERS[rank % len(MARKERS)],
@@ -344,6 +350,33 @@ def lines(figure: Figure, data: Panels) -> None:
             axis.legend(frameon=False, fontsize=8)
     if rows == 1:
         _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
+
+
+def budgets(figure: Figure, data: list[Panel]) -> None:
+    """Named points against a cost, a panel for each cost; the second family is filled, the others are hollow."""
+    figure.set_size_inches(10, 4.6)
+    axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
+    for axis, panel in zip(axes, data):
+        for rank, series in enumerate(panel.series):
+            for x, y, name, seeds in zip(series.x, series.y, series.labels, series.sizes):
+                style = _marker(rank, hollow=rank != 1) | {"markersize": 5 if seeds == 1 else 8}
+                label = series.name if name == series.labels[0] else "_"
+                axis.plot(x, y, label=label, **style)
+                axis.annotate(
+                    name,
+                    (x, y),
+                    xytext=(5, 4),
+                    textcoords="offset points",
+                    fontsize=6.5,
+                    color=style["color"],
+                )
+        axis.set(xlabel=panel.x, xscale="log")
+        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+        axis.margins(x=0.2, y=0.08)
+        axis.grid(color="0.88")
+    axes[0].set_ylabel(data[0].y)
+    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
 
 
 def labelled_points(figure: Figure, data: list[Panel]) -> None:

@@ -10,6 +10,12 @@
     {{ gap bands ours sliced random }}           13.0 (9.6 to 16.4)
     {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
+    {{ seeds 48px-quarter specialists-90 }}      one             number of seeds, in words up to ten
+    {{ total 48px-quarter specialists params /1e6 .2f }}         a column, summed over the networks of a model
+    {{ example RB }}                             how the fill rule predicts the absent channels of a set
+    {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
+    {{ provenance }}                             a sentence on evaluations whose code is not a commit
+    {{ about date }}                             a field of report/text/about.json
     {{ count runs }}                             321             evaluations of the data that the texts are about
 
 Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA` and
@@ -18,6 +24,7 @@ of the thirteen bands: whatever else is in results/ never changes these texts.
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics
 from pathlib import Path
@@ -25,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from data.build import read_recipe
 from engine.records import SINGLE, SUBSETS
 from grids import task1, task2
 from metrics.fill_error import mean_energy
@@ -32,13 +40,18 @@ from report import bands
 from report.compare import denominator
 from report.markdown import interval
 from report.results import Model, Setting
-from utils import UserError
+from utils import ROOT, UserError
 
-DATA = "mini-imagenet-50"
+DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
+WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+COLOURS = {"R": "red", "G": "green", "B": "blue"}
 NOTHING = "–"
 PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
-FUNCTIONS = ("top1", "sd", "val", "gap", "ratio", "cost", "energy", "csv", "count")
+FUNCTIONS = (
+    *("top1", "sd", "val", "gap", "ratio", "cost", "total", "energy", "csv", "count", "seeds"),
+    *("example", "compute", "provenance", "about"),
+)
 
 
 class Numbers:
@@ -65,16 +78,18 @@ class Numbers:
         """Find the setting and the model of a name; None without results.
 
         Args:
-            preset: of the results of `DATA`, or "bands": those of the thirteen bands.
+            preset: of the results of `DATA`; or "bands": those of the thirteen bands; or "sobel", "luma", ...: those
+                of RGB and this channel.
 
         Raises:
-            UserError: unknown name.
+            UserError: nothing has that name.
         """
         task = "task1" if name in task1.NAMED else "task2"
         runs = {**task1.NAMED, **task2.NAMED}
         if name not in runs:
             raise UserError(f"unknown model {name!r}; known: {', '.join(runs)}")
-        place = (bands.BANDS, bands.PRESET) if preset == "bands" else (DATA, preset)
+        others = {"bands": bands.BANDS, **{name: data for data, name in bands.EXTRA.items()}}
+        place = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
         for setting in self.settings[task]:
             if (setting.dataset, setting.preset) == place:
                 models = (setting.model(run) for run in runs[name])
@@ -110,9 +125,15 @@ class Numbers:
         return NOTHING if value is None else f"{value:{form}}"
 
     def gap(self, preset: str, name: str, other: str, place: str = "mean") -> str:
-        one, two = self.find(preset, name), self.find(preset, other)
-        result = one and two and one[0].difference(one[1], two[1], self.columns(one[0], place))
+        result = self.difference(preset, name, other, place)
         return interval(result, "difference_points", to="to") if result else NOTHING
+
+    def difference(self, preset: str, name: str, other: str, place: str = "mean") -> dict | None:
+        """Subtract two models, with interval and p; None where one has no results or both are the same."""
+        (setting, model), (_, against) = (self.find(preset, each) or (None, None) for each in (name, other))
+        if not model or not against or model == against:
+            return None
+        return setting.difference(model, against, self.columns(setting, place))
 
     def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
         result = self.share(preset, name, other)
@@ -173,3 +194,60 @@ class Numbers:
                 if setting.dataset == DATA
             )
         )
+
+    def count_images(self) -> int:
+        """Count the training images of `DATA`; the recipe lists them."""
+        return sum(row.split == "train" for row in read_recipe(DATA).rows)
+
+    def seeds(self, preset: str, name: str) -> str:
+        count = len(self.by_seed(preset, name))
+        return WORDS[count] if count < len(WORDS) else str(count)
+
+    def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
+        """Sum a numeric column over the networks of a model, divided by /N."""
+        setting, model = self.find(preset, name) or (None, None)
+        if not model:
+            return NOTHING
+        values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}]
+        return f"{sum(values) / float(scale.removeprefix('/')):{form}}"
+
+    def example(self, subset: str) -> str:
+        """Say how the channels that a set lacks follow from it, recovered from the recorded kernels K(S) = W P(S)."""
+        setting, model = self.find(NARROW, "ours") or (None, None)
+        kernels = setting and setting.record(model["RGB"]).get("kernels")
+        if not kernels:
+            return NOTHING
+        whole, folded = (np.array(kernels[key]) for key in ("RGB", subset))  # (8, channels, k, k)
+        absent = [channel for channel in "RGB" if channel not in subset]
+        lacking = np.stack([whole[:, "RGB".index(channel)].ravel() for channel in absent], 1)
+        texts = {channel: [] for channel in absent}
+        for place, present in enumerate(subset):
+            change = (folded[:, place] - whole[:, "RGB".index(present)]).ravel()
+            for channel, share in zip(absent, np.linalg.lstsq(lacking, change, rcond=None)[0]):
+                texts[channel].append(f"{share:.2f} {COLOURS[present]}")
+        return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())
+
+    def _records(self) -> list[dict]:
+        settings = [setting for settings in self.settings.values() for setting in settings]
+        return [record for one in settings for record in one.records.values() if one.dataset == DATA]
+
+    def compute(self, kind: str) -> str:
+        """Add up the training times; evaluations of the same training count once."""
+        times = {}
+        for record in self._records():
+            on_gpu = any(word in record["trained_with"]["hardware"] for word in ("NVIDIA", "H100", "H200"))
+            if on_gpu == {"cpu": False, "gpu": True}[kind] and not record["test"]:
+                threads = 1 if on_gpu else record["trained_with"].get("threads") or 1
+                times[record["preset"], record["digest"], record["seed"]] = record["train_s"] * threads
+        return f"{sum(times.values()) / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
+
+    def provenance(self) -> str:
+        changed = sum(record["evaluated_with"]["commit"].endswith("+changes") for record in self._records())
+        count = len(self._records())
+        return (
+            f"{changed} of these {count} evaluations ran from a working tree with changes that no commit holds; "
+            "all trainings ran from a clean commit."
+        )
+
+    def about(self, field: str) -> str:
+        return json.loads((ROOT / "report" / "text" / "about.json").read_text(encoding="utf-8"))[field]

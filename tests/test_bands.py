@@ -117,7 +117,7 @@ def test_float_pixels_and_the_kinds_that_go_into_them(tmp_path):
     assert [pixel_kind(as_npy(np.zeros((2, 2, 5), kind)), 5) for kind in ("u1", "u2", "i2", "f8", ">u2")] == [
         "uint8",
         "uint16",
-        "float32",
+        "int16",
         "float32",
         "uint16",
     ]

@@ -16,8 +16,11 @@ import eval_channels
 import eval_shallow
 import experiments
 import train_task1
+import utils
 from config import Task1Config, Task2Config
 from data.cache import open_cache
+from data.demo import make_demo
+from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, cli, hold, parse_config
@@ -59,37 +62,41 @@ def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
 
 @pytest.mark.parametrize("word", ["SIGKILL", "SIGHUP"])
 def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
-    words = " ".join([*(word for word in tiny), "--epochs", "1000000", "--cache", str(tmp_path / "cache")])
+    words = " ".join([*tiny, "--epochs", "1000000", "--cache", str(tmp_path / "cache")])
+    options = ["task1", "--only", "sliced", "--data", str(tiny_dataset), "--options", words, "--no-eval"]
     queue = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "experiments.py"),
-            "task1",
-            "--only",
-            "sliced",
-            "--data",
-            str(tiny_dataset),
-            "--options",
-            words,
-            "--no-eval",
-        ],
+        [sys.executable, str(ROOT / "experiments.py"), *options],
         cwd=tmp_path,
+        # under nohup this process ignores SIGHUP, and so would the queue
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 300  # a guard: a busy machine takes long to start two processes
+    child = None
     try:
-        while not (found := list(tmp_path.glob("runs/*/*/.holder"))) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        child = int(found[0].read_text().split()[1])
+        holder = wait_for(lambda: next(tmp_path.glob("runs/*/*/.holder"), None))
+        child = int(wait_for(lambda: holder.read_text().split()[1:2])[0])
         os.kill(queue.pid, getattr(signal, word))
-    finally:  # nothing of a test that fails goes on
-        if not found:
-            queue.kill()
-        queue.wait()
-    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+        queue.wait(timeout=60)
+        wait_for(lambda: not Path(f"/proc/{child}").exists())
+        assert (holder.parent / "last.pt").exists()  # it saved first
+        hold(holder.parent).release()
+    finally:  # whatever failed, nothing goes on
+        queue.kill()
+        queue.wait(timeout=60)
+        if child and Path(f"/proc/{child}").exists():
+            os.kill(child, signal.SIGKILL)
+
+
+def wait_for(found, seconds: float = 120):
+    """What `found()` returns as soon as it is something.
+
+    Raises:
+        AssertionError: it was nothing for so long.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "nothing came"
         time.sleep(0.1)
-    assert not Path(f"/proc/{child}").exists()
-    assert (found[0].parent / "last.pt").exists()  # it saved first
-    hold(found[0].parent).release()
+    return value
 
 
 @pytest.mark.parametrize("config", [Task1Config, Task2Config])
@@ -147,15 +154,17 @@ def test_a_parser_knows_its_ranges(words, monkeypatch, capsys):
 
 def test_what_a_kill_left_is_removed_at_the_next_start(command, tiny, tiny_dataset, tmp_path):
     Path("run").mkdir()
-    Path("run/.last.pt.abc").write_bytes(b"half")
+    Path("run/.last.pt.abcdefgh.partial").write_bytes(b"half")
+    Path("run/.last.pt.old").write_bytes(b"kept by the user")
     lists = read_lists(tiny_dataset)
     built = open_cache(lists, 10, tmp_path / "other", progress=False).folder
     shutil.rmtree(built)
-    left = built.parent / f".{built.name}-abc"
-    left.mkdir()
+    left = built.parent / f".{built.name}.making"
+    (left / "new").mkdir(parents=True)
+    (left / "unfinished.lock").touch()
     assert open_cache(lists, 10, tmp_path / "other", progress=False).folder == built and not left.exists()
     command(train_task1, *tiny, "--epochs", "1", "--out", "run")
-    assert not Path("run/.last.pt.abc").exists()
+    assert not Path("run/.last.pt.abcdefgh.partial").exists() and Path("run/.last.pt.old").exists()
 
 
 def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
@@ -164,9 +173,9 @@ def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.demo import make_demo; make_demo('demo')"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".demo.lock", "demo"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
 
 def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, tiny, monkeypatch, capsys):
@@ -226,3 +235,62 @@ def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
     capsys.readouterr()
     command(eval_channels, trained, *options)
     assert "skipped" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- folders beside the output
+
+
+def test_what_stands_beside_an_output_stays(tiny_dataset, tmp_path):
+    for name in (".demo-backup", ".demo-abcdefgh", ".demo.making", ".folds-abcdefgh", ".folds.making"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        (tmp_path / "x" / name / "thesis.txt").write_text("years of work")
+    before = sorted((tmp_path / "x").iterdir())
+    made = [make_demo(tmp_path / "x/demo"), tmp_path / "x/folds"]
+    make_folds(read_lists(tiny_dataset), 2, tmp_path / "x/folds")
+    assert sorted((tmp_path / "x").iterdir()) == sorted([*before, *made])
+    assert all((folder / "thesis.txt").exists() for folder in before)
+
+
+def test_a_folder_that_looks_unfinished_without_the_lock_is_in_the_way(tmp_path):
+    (tmp_path / ".demo.making/new").mkdir(parents=True)
+    (tmp_path / ".demo.making/new/thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"\.demo\.making is in the way: rename it"):
+        make_demo(tmp_path / "demo")
+    assert (tmp_path / ".demo.making/new/thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', "[" * 10**5]
+)
+def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, tmp_path, text):
+    folder, folds = make_demo(tmp_path / "demo"), tmp_path / "folds"
+    make_folds(read_lists(tiny_dataset), 2, folds)
+    for marker in (folder / "demo.json", folds / "folds.json"):
+        marker.write_text(text)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds .*remove it, or name another folder with --out"):
+        make_demo(folder)
+    with pytest.raises(UserError, match="not empty and does not hold these folds"):
+        make_folds(read_lists(tiny_dataset), 2, folds)
+    assert (folder / "notes.txt").exists() and (folds / "tiny-fold0").exists()
+
+
+def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, capsys):
+    times, acquire = [], utils.FileLock.acquire
+
+    def wait(self, timeout=None):
+        times.append(timeout)
+        if timeout is not None:
+            raise utils.Timeout("held")
+        return acquire(self)
+
+    monkeypatch.setattr(utils.FileLock, "acquire", wait)
+    with utils.one_at_a_time(tmp_path):
+        assert f"another process writes into {tmp_path}: waiting for it" in capsys.readouterr().err
+    assert times == [5, None]
+
+
+def test_processes_have_two_images_each(command, tiny, monkeypatch):
+    monkeypatch.setattr(trainer.Processes, "start", staticmethod(lambda device: trainer.Processes(0, 2)))
+    with pytest.raises(UserError, match="--batch-size 2 leaves 2 processes less than the two images each"):
+        command(train_task1, *tiny, "--batch-size", "2", "--out", "run")

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from data.folds import make_folds
+from data.identity import LISTS_ONLY
 from data.lists import find_dataset, read_lists
 from engine.records import (
     NEXT,
@@ -38,7 +39,8 @@ from metrics.accuracy import classification_metrics
 from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, one_at_a_time, within
 
 PRESET = "48px-quarter"
-PROVENANCE = ("dataset", "dataset_digest", "trained_with", "evaluated_with", "train_s")  # of each fold
+# of each fold
+PROVENANCE = ("dataset", "dataset_digest", "images_digest", "trained_with", "evaluated_with", "train_s")
 SUBSETS = {"task1-bands": "every B02,B03,B04", "task1-extra": "every"}  # grid -> what is evaluated
 
 
@@ -141,13 +143,21 @@ def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Pre
         **first,
         "dataset": dataset,
         "dataset_digest": sha256(digests.encode()).hexdigest() if len(parts) > 1 else digests,
+        "images_digest": _joined_digest([record.get("images_digest", LISTS_ONLY) for record in records]),
         "train_s": sum(record["train_s"] for record in records),
         "history": [],
-        "folds": [{key: record[key] for key in PROVENANCE} for record in records],
+        "folds": [{key: record.get(key, LISTS_ONLY) for key in PROVENANCE} for record in records],
         "splits": {"test": rows},
     }
     images = [image for _, predictions in parts for image in predictions.images]
     return record, Predictions(images, labels, by_column)
+
+
+def _joined_digest(digests: list[str]) -> str:
+    """Join the digests of the folds' pictures, which are all known or none."""
+    if LISTS_ONLY in digests:
+        return LISTS_ONLY
+    return sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else digests[0]
 
 
 def main(argv: list[str] | None = None) -> None:
