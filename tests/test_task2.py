@@ -140,6 +140,7 @@ def test_latencies_are_measured_anew_without_checkpoints(have, evaluate, tmp_pat
     assert record["splits"]["test"][0]["latency_ms_b1"] == pytest.approx(timed[0]["latency_ms_b1"], abs=1e-3)
     assert "plain6-k5" in capsys.readouterr().out
     (path,) = Path("results/task2/runs").glob("*plain6-k5*")
+    del record["checksums"]  # as an older version wrote it
     path.write_text(json.dumps({**record, "config": {**record["config"], "arch": "gone"}}))
     with pytest.raises(UserError, match="plain6-k5-.*json: this version cannot build its network"):
         time_again()
