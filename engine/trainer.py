@@ -481,9 +481,8 @@ class Trainer:
         try:
             self.open_run()
             for number in _stop_signals():
-                with suppress(
-                    ValueError
-                ):  # only the main thread may; in another, whoever started it stops it
+                # only the main thread may; another thread's training is stopped by what started it
+                with suppress(ValueError):
                     handlers[number] = signal.signal(
                         number, lambda number, _: setattr(self, "stopped", number)
                     )
