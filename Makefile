@@ -1,4 +1,5 @@
-# `make main` and `make test` need nothing but Python 3.11 or newer: they make .venv and install what is pinned.
+# `make main` and `make test` need nothing but Python 3.11 or newer. They make .venv and install the packages of
+# requirements.lock there; pip refuses a file whose checksum is not in that list.
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -11,10 +12,21 @@ test: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	touch $@
 
+# breaks things on purpose, under ten minutes; writes results/robustness.csv
 robust: $(VENV)/installed
-	$(VENV)/bin/python -m tools.robust
+	$(VENV)/bin/python -m tests.robust
 
-.PHONY: main test robust
+# breaks the code on purpose: each of these changes must make a test fail
+mutants: $(VENV)/installed
+	$(VENV)/bin/python -m tests.mutants
+
+# after a change of requirements.txt; needs pip-tools. CUDA's packages exist for Linux alone.
+lock:
+	pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-options \
+	  --annotation-style=line --output-file requirements.lock requirements.txt
+	sed -i -E '/^(nvidia|cuda|triton)/ { /sys_platform/! s/ \\$$/ ; sys_platform == "linux" \\/ }' requirements.lock
+
+.PHONY: main test robust mutants lock

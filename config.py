@@ -1,5 +1,5 @@
-"""Options of the training scripts, the presets that set their defaults, and what tells two trainings
-apart.
+"""Holds the options of the training scripts, the presets that set their defaults, and the rule that says when
+two trainings are the same.
 """
 
 from __future__ import annotations
@@ -10,64 +10,42 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Self
 
 import torch
 
 from channelset import FILLS, Channels
 from channelset.sampling import HOW
-from data.batches import AUGMENTATIONS
+from data.batches import AUGMENTATIONS, MIXING
 from data.channels import parse_subset, subset_name
 from data.lists import RGB
+from grids.run import Run
 from models.resnet import LAYERS, STEMS
-from models.shallow import DESIGNED_FOR, SHALLOW, fit_stem, shallow_name
+from models.shallow import DESIGNED_FOR, SHALLOW, ShallowOptions, fit_stem, shallow_name
 from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
 from utils import UserError, check_name, check_ranges, option
 
-# Image size and width of the networks; an option given on the command line wins over its preset's value.
-PRESETS = {
-    "48px-quarter": {
-        "arch": "resnet10",
-        "width": 0.25,
-        "image_size": 48,
-        "epochs": 30,
-        "batch_size": 128,
-        "lr": 0.1,
-        "augment": "light",
-    },
-    "64px-half": {
-        "arch": "resnet18",
-        "width": 0.5,
-        "image_size": 64,
-        "epochs": 30,
-        "batch_size": 128,
-        "lr": 0.1,
-        "augment": "strong",
-    },
-    "64px-full": {
-        "arch": "resnet18",
-        "width": 1.0,
-        "image_size": 64,
-        "epochs": 30,
-        "batch_size": 256,
-        "lr": 0.2,
-        "augment": "strong",
-    },
-    "128px-full": {
-        "arch": "resnet18",
-        "width": 1.0,
-        "image_size": 128,
-        "epochs": 90,
-        "batch_size": 256,
-        "lr": 0.2,
-        "augment": "strong",
-    },
+# Defaults of the options that a preset sets; an option on the command line wins.
+PRESET_OPTIONS = ("arch", "width", "image_size", "epochs", "batch_size", "lr", "augment")
+PRESETS: dict[str, dict[str, Any]] = {
+    name: dict(zip(PRESET_OPTIONS, values))
+    for name, *values in (
+        ("48px-quarter", "resnet10", 0.25, 48, 30, 128, 0.1, "light"),
+        ("64px-half", "resnet18", 0.5, 64, 30, 128, 0.1, "strong"),
+        ("64px-full", "resnet18", 1.0, 64, 30, 256, 0.2, "strong"),
+        ("128px-full", "resnet18", 1.0, 128, 90, 256, 0.2, "strong"),
+    )
 }
+PRESETS_IN_WORDS = "; ".join(
+    f"{name}: {', '.join(f'{key} {value}' for key, value in preset.items())}"
+    for name, preset in PRESETS.items()
+)
 
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
-# They may differ between the sessions of one run: they do not change what is trained
+# Options that do not change the training, so they may differ when a run is resumed; `taught_by` counts as the
+# option `teacher`
 SESSION_OPTIONS = {
     "name",
     "out",
@@ -79,64 +57,59 @@ SESSION_OPTIONS = {
     "cache",
     "eval_every",
     "max_depth",
+    "taught_by",
 }
 
 
 @dataclass
 class TrainConfig:
-    """Options of every training script; a value of None is taken from the preset."""
+    """Holds the options of every training script.
+
+    Types are those after `resolve`, which replaces None by the preset's value. Options that may stay None say so.
+    """
 
     data: str = option(
         "auto",
-        "folder or zip with train.txt, val.txt, test.txt and images/; auto: what lies "
-        "in data/, else a demo set that is made there",
+        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in data/, else a demo "
+        "set that is made there",
     )
     cache: str | None = option(None, "folder for the decoded pixels (default: data/cache)")
-    out: str | None = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
-    name: str | None = option(None, "what the results call the model (default: from the options)")
-    resume: bool = option(
-        False, "go on with the run in --out exactly where it stopped; start it if it has not begun"
-    )
+    out: str = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
+    name: str = option(None, "name of the model in the results (default: from the options)")
+    resume: bool = option(False, "go on with the run in --out where it stopped; start it if it has not begun")
     preset: str = option(
         "auto",
-        "sizes and lengths: "
-        + "; ".join(
-            f"{name}: {', '.join(f'{k} {v}' for k, v in preset.items())}" for name, preset in PRESETS.items()
-        )
-        + "; auto: 128px-full on a GPU, else 64px-half",
+        f"sizes and lengths: {PRESETS_IN_WORDS}; auto: 128px-full on a GPU, else 64px-half",
         ("auto", *PRESETS),
     )
-    arch: str | None = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
-    width: float | None = option(
-        None, "width multiplier of the network (default: by preset)", above=0, most=64
-    )
+    arch: str = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
+    width: float = option(None, "width multiplier of the network (default: by preset)", above=0, most=64)
     stem: str = option(
         "7x7s2",
-        "first convolution: side and stride; 3x3s1 is for images under about 64 px, "
-        "11x11s4 for those above 180 px, where the shallow networks have it by themselves",
+        "first convolution: side and stride; 3x3s1 is for images under about 64 px, 11x11s4 for those above "
+        "180 px, where the shallow networks have it by themselves",
         tuple(STEMS),
     )
     stem_pool: bool | None = option(
         None, "max-pooling after the first convolution (default: with --stem 7x7s2)"
     )
-    image_size: int | None = option(
+    image_size: int = option(
         None, "side of the training and test images, px (default: by preset)", least=1, most=4096
     )
     fraction: float = option(
         1.0,
-        "share of the training images of each class that is used: the same images "
-        "for every --seed, those of a smaller share among those of a larger one; "
-        "normalisation stays that of all images",
+        "share of the training images of each class that is used: the same images for every --seed; a smaller "
+        "share is a part of a larger one; normalisation stays that of all images",
         above=0,
         most=1,
     )
-    epochs: int | None = option(
+    epochs: int = option(
         None, "passes over the training images that are used (default: by preset)", least=1, most=10**6
     )
-    batch_size: int | None = option(
+    batch_size: int = option(
         None, "images a step, over all processes together (default: by preset)", least=1, most=10**6
     )
-    lr: float | None = option(
+    lr: float = option(
         None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)", above=0, most=1000
     )
     weight_decay: float = option(
@@ -148,9 +121,8 @@ class TrainConfig:
     label_smoothing: float = option(0.1, "label smoothing", least=0, below=1)
     teacher: str | None = option(
         None,
-        "model.pt of a trained network whose predictions on all channels are "
-        "learned as well (knowledge distillation); it must be of the same "
-        "data",
+        "model.pt of a network trained on the same data; its predictions on all channels are learned as well "
+        "(knowledge distillation)",
     )
     distill_weight: float = option(0.5, "share of the distillation loss, with --teacher", least=0, most=1)
     distill_temperature: float = option(
@@ -162,12 +134,18 @@ class TrainConfig:
     ema_epochs: float = option(
         1.0, "horizon of the weights' exponential moving average, epochs; 0: no average", least=0, most=10**6
     )
-    augment: str | None = option(
+    augment: str = option(
         None,
         "light: crop and flip; strong: random resized crop, flip, erasing (default: by preset)",
         AUGMENTATIONS,
     )
-    amp: bool | None = option(
+    mix: str = option(
+        "none",
+        "mix each image with another of its batch, but not in the last tenth of the training: mixup "
+        "(1710.09412) or cutmix (1905.04899)",
+        ("none", *MIXING),
+    )
+    amp: bool = option(
         None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at 32 px or more)"
     )
     channels_last: bool = option(True, "channels_last memory format")
@@ -182,19 +160,32 @@ class TrainConfig:
     )
     seed: int = option(0, "seed of weights, batches, augmentation and channel sampling", least=0, below=2**63)
     device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
-    threads: int = option(0, "CPU threads; 0: as many as there are idle cores", least=0, most=4096)
+    threads: int = option(0, "CPU threads; 0: one for each idle core", least=0, most=4096)
 
-    def resolve(self, known: Channels = RGB) -> TrainConfig:
-        """Fill in what depends on the machine, the preset and the channels of the data; check the values.
+    # `training_name` of the teacher. The training script reads it in the teacher's checkpoint: it is no option.
+    taught_by: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], **changed: Any) -> Self:
+        """Returns the options that a checkpoint or a record holds, with the `changed` ones in their place.
+
+        An older version may have had other options: those that are missing get their defaults.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        config = cls(**{**{key: value for key, value in options.items() if key in names}, **changed})
+        config.taught_by = _teacher(options)
+        return config
+
+    def resolve(self, channels: Channels = RGB) -> Self:
+        """Sets the options that depend on the machine, the preset and the data's channels; checks all values.
 
         Raises:
-            UserError: a value out of range, or a device that is not there.
+            UserError: a value is out of range, or the device is not there.
         """
         local = os.environ.get("LOCAL_RANK", "0")
         if not local.isdigit():
             raise UserError(
-                f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or "
-                f"unset it"
+                f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or unset it"
             )
         if self.device == "auto":
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -223,19 +214,21 @@ class TrainConfig:
 
 @dataclass
 class Task1Config(TrainConfig):
+    """Adds the options of Task 1."""
+
     channels: str = option(
         "all",
-        "channels the model knows, such as RGB or R; with fewer than all and no "
-        "--sampler: a specialist for that set",
+        "channels that the model knows, such as RGB or R; with fewer than all and no --sampler: a specialist "
+        "for that set",
     )
-    fill: str | None = option(
+    fill: str = option(
         None,
-        "how an absent channel is predicted from the present ones, see "
-        "channelset/fill.py (default: regression; zero without a sampler)",
+        "prediction of an absent channel from the present ones, see channelset/fill.py (default: regression; "
+        "zero without a sampler)",
         tuple(FILLS),
     )
     kernel: str = option(
-        "free", "where the first convolution's kernel comes from, see models/kernels.py", tuple(KERNELS)
+        "free", "source of the first convolution's kernel, see models/kernels.py", tuple(KERNELS)
     )
     templates: int = option(
         128,
@@ -246,60 +239,57 @@ class Task1Config(TrainConfig):
     kernel_size: int | None = option(
         None, "side of the first convolution, odd (default: the network's)", least=1, most=99
     )
-    embedding: bool | None = option(
-        None, "learned offset that tells the network which channels it was given (default: with a sampler)"
+    embedding: bool = option(
+        None, "learned offset that tells the network which channels are present (default: with a sampler)"
     )
     train_channels: str = option(
-        "all", "channels that training draws its sets from; the others are seen by the evaluation only"
+        "all", "channels from which training draws its sets; only the evaluation sees the others"
     )
-    sampler: str | None = option(
+    sampler: str = option(
         None,
-        "channel sets in training, one an image: hcs (hierarchical), "
-        "sandwich, uniform, bernoulli; hcs-batch: one a batch; none: all "
-        "channels; see channelset/sampling.py (default: hcs; none with "
-        "--channels)",
+        "channel sets in training, one an image: hcs (hierarchical), sandwich, uniform, bernoulli; hcs-batch: "
+        "one a batch; none: all channels; see channelset/sampling.py (default: hcs; none with --channels)",
         SAMPLERS,
     )
-
     set_shares: str | None = option(
         None,
-        "sets that training sees more often, those one will use, each with "
-        'its share of the images, such as "B04,B03,B02:0.25 all:0.25"; '
-        "--sampler draws the rest (default: none)",
+        "sets that training sees more often, each with its share of the images, such as "
+        '"B04,B03,B02:0.25 all:0.25"; --sampler draws the rest (default: none)',
     )
 
     @property
     def is_specialist(self) -> bool:
-        """Whether the network was trained on one set of some channels."""
+        """Tells whether the network was trained on one set of some channels."""
         return self.sampler == "none" and self.channels != "all"
 
-    def resolve(self, known: Channels = RGB) -> Task1Config:
-        """As `TrainConfig.resolve`; without a sampler the network is a plain one, trained on one set.
+    def resolve(self, channels: Channels = RGB) -> Self:
+        """Does what `TrainConfig.resolve` does; without a sampler the network is a plain one for one set.
 
         Args:
-            known: the channels of the data.
+            channels: the channels of the data.
 
         Raises:
-            UserError: as there, or a channel that the data do not have.
+            UserError: as there, or the data lack a channel.
         """
-        names = known.names
-        ids = sorted(parse_subset(self.channels, known))
+        names = channels.names
+        ids = sorted(parse_subset(self.channels, channels))
         partial = len(ids) < len(names)
-        self.channels = subset_name(ids, names) if partial else "all"
+        self.channels = subset_name(tuple(ids), names) if partial else "all"
         self.sampler = self.sampler or ("none" if partial else "hcs")
         plain = self.sampler == "none"
         self.fill = self.fill or ("zero" if plain else "regression")
         if self.embedding is None:
             self.embedding = not plain
         if self.train_channels != "all":
-            self.train_channels = subset_name(sorted(parse_subset(self.train_channels, known)), names)
+            self.train_channels = subset_name(
+                tuple(sorted(parse_subset(self.train_channels, channels))), names
+            )
             if plain or partial:
                 raise UserError("--train-channels needs a --sampler and --channels all")
         if (self.kernel_size or 1) % 2 == 0:
             raise UserError(f"--kernel-size {self.kernel_size}: must be odd")
         self.name = self.name or self._default_name()
-        super().resolve()
-        return self
+        return super().resolve()
 
     def _default_name(self) -> str:
         if self.is_specialist:
@@ -312,68 +302,33 @@ class Task1Config(TrainConfig):
 
 
 @dataclass
-class Task2Config(TrainConfig):
-    arch: str | None = option(
+class Task2Config(ShallowOptions, TrainConfig):
+    """Adds the options of Task 2; those of the shallow networks stand in `ShallowOptions`."""
+
+    arch: str = option(
         "gated6-k3", "network: a ResNet, or one of models/shallow.py or models/shallow_baselines.py", ARCHS
-    )
-    stem_pool: bool | None = option(
-        None,
-        "max-pooling after the first convolution (default: by --arch; ResNets have it with --stem 7x7s2)",
-    )
-    widths: str | None = option(
-        None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)"
-    )
-    kernels: str | None = option(
-        None,
-        "sides of the hidden convolutions, odd, such as 5; several, such as "
-        "3,5,7, make a stream each (default: by --arch)",
-    )
-    reparam: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
-    gates: bool | None = option(None, "gates in the hidden layers (default: by --arch)")
-    pooled_gates: bool | None = option(
-        None, "a gate for each pooled cell, not for each pixel before the pooling (default: by --arch)"
-    )
-    covariance_channels: int | None = option(
-        None,
-        "channels whose covariances the last layer sees; 0: means alone (default: by --arch)",
-        least=0,
-        most=10**4,
-    )
-    num_pools: int | None = option(
-        None, "hidden layers that halve the sides of their maps (default: all but the last)", least=0, most=16
-    )
-    multi_level_head: bool | None = option(
-        None, "the last layer sees the pooled output of every hidden layer (default: by --arch)"
-    )
-    dropout: float | None = option(
-        None,
-        "share of the last layer's inputs that is dropped while training (default: none)",
-        least=0,
-        below=1,
     )
     weight_decay: float = option(
         1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation", least=0, most=1000
     )
     max_depth: int = option(
         MAX_DEPTH,
-        "largest strict depth (metrics/depth.py) of a network of "
-        "models/shallow.py; a deeper one is not trained",
+        "largest strict depth (metrics/depth.py) of a network of models/shallow.py; a deeper one is not trained",
         least=1,
         most=1000,
     )
 
-    def resolve(self, known: Channels = RGB) -> Task2Config:
-        """As `TrainConfig.resolve`; a shallow network is called by its depth and kernels.
+    def resolve(self, channels: Channels = RGB) -> Self:
+        """Does what `TrainConfig.resolve` does; names a shallow network by its depth and kernels.
 
         Raises:
             UserError: as `models.task2.network_options` as well.
         """
-        own = network_options(dataclasses.asdict(self))
-        self.name = self.name or (
-            shallow_name(**{**SHALLOW[self.arch], **own}) if self.arch in SHALLOW else self.arch
-        )
+        options = network_options(vars(self))
+        if self.name is None:
+            self.name = shallow_name({**SHALLOW[self.arch], **options}) if self.arch in SHALLOW else self.arch
         super().resolve()
-        # as it is for small images; larger ones are halved more often
+        # Shallow networks are made for small images; on larger ones the stem halves the sides more often
         if self.arch in SHALLOW and self.stem_pool is None and self.stem == "7x7s2":
             stem, pool = fit_stem(self.arch, self.image_size)
             if (stem, pool) != fit_stem(self.arch, DESIGNED_FOR):
@@ -381,76 +336,97 @@ class Task2Config(TrainConfig):
         return self
 
 
-CONFIGS = {"task1": Task1Config, "task2": Task2Config}
+CONFIGS: dict[str, type[TrainConfig]] = {"task1": Task1Config, "task2": Task2Config}
 
 
-# ---------------------------------------------------------------- what tells two trainings apart
+def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> TrainConfig:
+    """Returns the options of a grid's run, as the script of `task` resolves them on a CPU.
 
-
-def option_defaults(cls: type[TrainConfig]) -> dict:
-    """Each option's default before the preset and the machine fill it in."""
-    return {field.name: field.default for field in dataclasses.fields(cls)}
-
-
-def differing_options(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> list[str]:
-    """Names of the options by which two runs train something else.
-
-    An option that one of them, of an older version, does not have had its default's effect.
-    """
-    defaults = option_defaults(cls)
-    return [
-        key
-        for key in {**ours, **defaults}
-        if key not in SESSION_OPTIONS
-        and ours.get(key, defaults.get(key)) != theirs.get(key, defaults.get(key))
-    ]
-
-
-def training_key(options: Mapping, cls: type[TrainConfig]) -> tuple:
-    """The same for two trainings that differ in their seeds alone, and for no others.
-
-    Autocast is left out: by default it follows from the processor.
-    """
-    defaults = option_defaults(cls)
-    told = {
-        key: value
-        for key, value in options.items()
-        if key in defaults and value != defaults[key] and key not in {*SESSION_OPTIONS, "seed", "amp"}
-    }
-    if "teacher" in told:  # its folder, without the seed
-        folder, _, seed = Path(told["teacher"]).parent.name.rpartition("-s")
-        told["teacher"] = folder if seed.isdigit() else told["teacher"]
-    return tuple(sorted(told.items()))
-
-
-def digest(*parts) -> str:
-    """Eight letters that stand for the values `parts`."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
-
-
-def resolve_run(task: str, options: Mapping, preset: str, known=RGB, **more) -> TrainConfig:
-    """The options of a training of `task`, as its script would resolve them on a CPU for data of the channels
-    `known`.
+    Args:
+        channels: of the data.
+        more: further options, such as the seed.
 
     Raises:
         UserError: as the script.
     """
-    return CONFIGS[task](**{"device": "cpu", **options, "preset": preset, **more}).resolve(Channels(known))
+    options = {
+        **(run.parts or (run,))[0].options,
+        "name": run.model,
+        "device": "cpu",
+        "preset": preset,
+        **more,
+    }
+    if run.teacher:
+        teacher = training_name(resolve_run(task, run.teacher, preset, channels))
+        options |= {"teacher": teacher, "taught_by": teacher}
+    return CONFIGS[task](**options).resolve(Channels(channels))
 
 
-def told_options(config: TrainConfig) -> dict:
-    """The resolved options that tell a training from the one its task and preset stand for, seed and names
-    aside.
+# ---------------------------------------------------------------- when two trainings are the same
+
+
+def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
+    """Returns the options that change the training, without the seed: equal exactly when only seeds differ.
+
+    Autocast is left out: its default follows from the processor. A teacher counts by its own identity.
     """
-    usual = dataclasses.asdict(type(config)(preset=config.preset, device=config.device).resolve())
+    options = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+        and field.name not in {*SESSION_OPTIONS, "seed", "amp"}
+    }
+    if "teacher" in options:
+        options["teacher"] = config.taught_by or config.teacher
+    return tuple(sorted(options.items()))
+
+
+def digest(*parts: Any) -> str:
+    """Returns eight letters that stand for the values `parts`."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def training_name(config: TrainConfig) -> str:
+    """Returns NAME-OPTIONS of a resolved training, where OPTIONS stands for its identity."""
+    return f"{config.name}-{digest(identity(config))}"
+
+
+def folder_name(config: TrainConfig) -> str:
+    """Returns the name of a training's run directory: NAME-OPTIONS-sSEED."""
+    return f"{training_name(config)}-s{config.seed}"
+
+
+def differing(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> dict[str, tuple[Any, Any]]:
+    """Returns name -> (ours, theirs) of the options by which two runs train different networks.
+
+    An older version may not have had an option: it then trained with the default. Such a version knew a
+    teacher by its path, so the same path is the same teacher.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    one, two = ({**defaults, **options, "teacher": _teacher(options)} for options in (ours, theirs))
+    if "taught_by" not in theirs and ours.get("teacher") == theirs.get("teacher"):
+        two["teacher"] = one["teacher"]
     return {
-        key: value
-        for key, value in dataclasses.asdict(config).items()
-        if value != usual[key] and key not in {*SESSION_OPTIONS, "seed"}
+        key: (value, two.get(key))
+        for key, value in one.items()
+        if key not in SESSION_OPTIONS and value != two.get(key)
     }
 
 
-def run_folder_name(config: TrainConfig) -> str:
-    """NAME-OPTIONS-sSEED of a resolved training: its own whatever the options are."""
-    key = training_key(dataclasses.asdict(config), type(config))
-    return f"{config.name}-{digest(key)}-s{config.seed}"
+def changed_options(config: TrainConfig) -> dict[str, Any]:
+    """Returns the resolved options that differ from the defaults of task and preset, without seed and names."""
+    usual = type(config)(preset=config.preset, device=config.device).resolve()
+    changed = {
+        key: value
+        for key, value in vars(config).items()
+        if value != getattr(usual, key) and key not in {*SESSION_OPTIONS, "seed"}
+    }
+    return {**changed, "teacher": config.taught_by or config.teacher} if "teacher" in changed else changed
+
+
+def _teacher(options: Mapping) -> str | None:
+    """Returns the teacher's `training_name`. Older versions wrote its path alone: NAME-OPTIONS-sSEED/model.pt."""
+    if options.get("taught_by") or not options.get("teacher"):
+        return options.get("taught_by")
+    written = re.fullmatch(r"(?:.*/)?([^/]+)-s\d+/[^/]+", options["teacher"])
+    return written[1] if written else options["teacher"]

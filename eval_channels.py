@@ -6,9 +6,9 @@
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
-Updates results/task1/channels.csv, one JSON with all provenance in results/task1/runs/, predictions on test
-in results/task1/predictions/ and the tables and charts made from them; evaluation.md and
-evaluation.png of this evaluation beside the checkpoint.
+Updates results/task1/channels.csv, one JSON with all provenance in results/task1/runs/ and predictions on test
+in results/task1/predictions/. Writes evaluation.md and evaluation.png beside the checkpoint. `python -m report.build`
+then makes the documents.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
 from engine.evaluation import Evaluation, add_options
-from engine.records import write_predictions
+from engine.records import NEXT, write_predictions
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
-from report import build as report_build
 from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli
 
@@ -224,9 +223,9 @@ def main(argv: list[str] | None = None) -> None:
             )
     if keep:
         evaluation.write(record)
-        if evaluation.published and not args.no_report:
-            report_build.main([])
     write_page(args.checkpoint[0], record, checkpoint["config"]["name"])
+    if keep and evaluation.published:
+        print(NEXT)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
     python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
 In the fused network each sum of branches is one convolution. Updates results/task2/classifiers.csv, one JSON a
-run with all provenance in results/task2/runs/, predictions on test in results/task2/predictions/ and the
-tables and charts made from them; evaluation.md and evaluation.png of each evaluation beside its checkpoint.
+run with all provenance in results/task2/runs/ and predictions on test in results/task2/predictions/. Writes
+evaluation.md and evaluation.png beside each checkpoint. `python -m report.build` then makes the documents.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 from config import Task2Config
 from data.dataset import make_batches
 from engine.evaluation import Evaluation, add_options
-from engine.records import SINGLE, write_predictions
+from engine.records import NEXT, SINGLE, write_predictions
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import BATCH, count_params, flop_counter_macs, latency_ms, peak_memory_mb
@@ -26,7 +26,6 @@ from models.branched import fuse
 from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import MAX_DEPTH, load_classifier, measure_depth
-from report import build as report_build
 from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli
 
@@ -88,9 +87,11 @@ def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
         return None
 
 
-def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
-    """Evaluate one checkpoint and write its results: its record, whether the documents show it, and the name it
-    was trained under. None where that was done already.
+def evaluate(path: str, args) -> bool:
+    """Evaluate one checkpoint and write its results, unless that is done already.
+
+    Returns:
+        Whether it wrote what the documents show.
 
     Raises:
         UserError: not a checkpoint of train_task2.py, other data, results of other options, or too deep for
@@ -105,7 +106,7 @@ def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
         "task2", checkpoint, args, default_section(options, test), options["name"], test, Task2Config
     )
     if evaluation.is_done():
-        return None
+        return False
     keep = args.results or args.split == "both"
     if not keep:
         print("one of the splits: printed only; name a folder with --results to keep it")
@@ -141,7 +142,8 @@ def evaluate(path: str, args) -> tuple[dict, bool, str] | None:
             )
     if keep:
         evaluation.write(record)
-    return record, bool(keep) and evaluation.published, options["name"]
+    write_page(path, record, options["name"])
+    return bool(keep) and evaluation.published
 
 
 def readable(name: str, split: str, row: dict) -> str:
@@ -159,12 +161,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"--name {args.name}: {len(args.checkpoint)} checkpoints would share it; name one checkpoint"
         )
-    done = {path: evaluate(path, args) for path in args.checkpoint}
-    found = {path: one for path, one in done.items() if one}
-    if any(published for _, published, _ in found.values()) and not args.no_report:
-        report_build.main([])
-    for path, (record, _, trained) in found.items():
-        write_page(path, record, trained)
+    published = [evaluate(path, args) for path in args.checkpoint]
+    if any(published):
+        print(NEXT)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import CONFIGS, PRESETS, run_folder_name
+from config import CONFIGS, PRESETS, TrainConfig, folder_name, training_name
 from data.lists import find_dataset, read_channels
+from engine.records import NEXT
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
 from report import build as report_build
@@ -105,11 +106,17 @@ def own_words(run: Run, args, seed: int) -> list[str]:
     ]
 
 
-def run_folder(run: Run, args, seed: int) -> Path:
-    """Directory of a training: its own for its data and all options that it has, those of --options too."""
+def training_config(run: Run, args, seed: int) -> TrainConfig:
+    """Returns the options of a run's training, with those of --options, as its script resolves them."""
     config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)])
-    config.resolve(args.channels)
-    return Path("runs") / f"{args.dataset}-{args.preset}" / run_folder_name(config)
+    if run.teacher:
+        config.taught_by = training_name(training_config(run.teacher, args, seed))
+    return config.resolve(args.channels)
+
+
+def run_folder(run: Run, args, seed: int) -> Path:
+    """Returns the directory of a training, which depends on its data and on all of its options."""
+    return Path("runs") / f"{args.dataset}-{args.preset}" / folder_name(training_config(run, args, seed))
 
 
 def words(options: dict) -> list[str]:
@@ -176,7 +183,6 @@ def evaluation_jobs(args) -> list[Job]:
                 "--section",
                 run.section,
                 "--skip-existing",
-                "--no-report",
                 "--data",
                 args.data,
                 "--threads",
@@ -291,7 +297,10 @@ def make_parser() -> ArgumentParser:
         "all is trained; with --no-latency, each as soon as it is trained",
     )
     parser.add_argument(
-        "--report", action=argparse.BooleanOptionalAction, default=True, help="build the report at the end"
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="build the documents at the end, as python -m report.build does",
     )
     parser.add_argument("--no-eval", action="store_true", help="train only")
     parser.add_argument("--no-train", action="store_true", help="evaluate only")
@@ -314,6 +323,8 @@ def main(argv: list[str] | None = None) -> None:
     failed += run_jobs([job for job in left if job.ready], 1 if args.latency else args.jobs)[0]
     if evaluations and args.report:
         report_build.main([])
+    elif evaluations:
+        print(NEXT)
     if failed:
         raise UserError("failed: " + ", ".join(f"{job.name} ({job.log})" for job in failed))
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 import torch
 
 from channelset import sample_channels, some_subsets
-from config import Task1Config
+from config import Task1Config, training_name
 from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import make_batches
 from data.lists import find_dataset, read_channels
 from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
-from models.task1 import CHECKPOINT, build_channel_net, for_channels, load_teacher
+from models.task1 import CHECKPOINT, build_from_options, for_channels, load_teacher
 from utils import UserError, cli, parse_config
 
 
@@ -60,25 +60,15 @@ def main() -> None:
         "std": cache.std[list(ids)],
         "covariance": cache.covariance[list(ids)][:, list(ids)],
     }
-    model = build_channel_net(
-        config.arch,
-        known,
-        cache.num_classes,
-        config.fill,
-        config.kernel,
-        config.templates,
-        config.kernel_size,
-        config.embedding,
-        config.width,
-        config.stem,
-        config.stem_pool,
-        **statistics,
-    )
+    model = build_from_options(vars(config), known, cache.num_classes, statistics)
     if config.teacher and config.channels != "all":
         raise UserError(
             f"--teacher {config.teacher}: it and the student must both take all channels of the same data"
         )
-    teacher = load_teacher(config.teacher, cache.digest, len(names)) if config.teacher else None
+    teacher = None
+    if config.teacher:
+        teacher, options = load_teacher(config.teacher, cache, len(names))
+        config.taught_by = training_name(Task1Config.of(options))
     seen = list(parse_subset(config.train_channels, known))
     shares = parse_shares(config.set_shares, known.chosen(seen))
 

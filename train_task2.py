@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from config import Task2Config
+from config import Task2Config, training_name
 from data.dataset import make_batches
 from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
@@ -32,7 +32,10 @@ def main() -> None:
         measure_depth(
             model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name
         )
-    teacher = load_teacher(config.teacher, cache.digest) if config.teacher else None
+    teacher = None
+    if config.teacher:
+        teacher, options = load_teacher(config.teacher, cache)
+        config.taught_by = training_name(Task2Config.of(options))
     train, val = (
         make_batches(cache, split, config.image_size, channels, device, config.fraction)
         for split in ("train", "val")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
-import glob
 import hashlib
 import json
 import math
@@ -13,13 +13,14 @@ import operator
 import os
 import platform
 import re
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import types
 import typing
 import zipfile
 from collections.abc import Mapping
@@ -36,15 +37,18 @@ LIMITS = {
     "most": ("at most", operator.le),
     "below": ("below", operator.lt),
 }
+FORMULA = ("=", "+", "-", "@")  # what begins with one is a formula to a spreadsheet
 BUSY = 75  # exit status where another process holds what this one needs: try again later
+ROOM_LOCK = "unfinished.lock"  # marks a folder of `making`
+PARTIAL = ".partial"  # ends the name of a file that is not written to its end
 ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when its standard input closes
 
 
 CONTENT = {  # kind of a checkpoint -> what it must hold
     "training-state": {
-        "config": dict,
+        "config": dict[str, object],
         "digest": str,
-        "environment": dict,
+        "environment": dict[str, str | int],
         "world": int,
         "step": int,
         "seconds": float,
@@ -54,8 +58,28 @@ CONTENT = {  # kind of a checkpoint -> what it must hold
         "optimizer": dict,
         "torch_rng": torch.Tensor,
     },
-    "model": {"config": dict, "dataset": dict, "environment": dict, "train_s": float, "state": dict},
+    "model": {
+        "config": dict[str, object],
+        "dataset": dict[str, object],
+        "environment": dict[str, str | int],
+        "train_s": float,
+        "state": dict[str, torch.Tensor],
+    },
 }
+MAY_HOLD = {  # what some versions wrote in a checkpoint, or in its entry "dataset"
+    "metrics": list[dict[str, object]],
+    "images_digest": str,
+    "class_names": list[str],
+    "channel_names": list[str],
+    "wavelengths": list[float | None] | None,
+    "data_channels": dict[str, float | None] | list[str] | None,
+    "mean": list[float],
+    "std": list[float],
+    "covariance": list[list[float]],
+}
+OPTIONS: dict[
+    str, type
+] = {}  # kind of a checkpoint -> dataclass of its training's options; config.py fills it
 
 
 class UserError(Exception):
@@ -113,6 +137,11 @@ def option(
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
 
 
+def option_fields(config) -> list[dataclasses.Field]:
+    """Returns the `option`s of a dataclass, without its other fields."""
+    return [field for field in dataclasses.fields(config) if field.metadata]
+
+
 def within(least: int | float, most: int | float, kind: type = int):
     """The `type` of an argparse option: a number from `least` to `most`, both included."""
 
@@ -132,7 +161,7 @@ def check_ranges(config) -> None:
     Raises:
         UserError: one is out of its range, or no finite number.
     """
-    for field in dataclasses.fields(config):
+    for field in option_fields(config):
         value, limits = getattr(config, field.name), field.metadata["limits"]
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
@@ -146,7 +175,7 @@ def parse_config(cls, argv=None, description: str | None = None):
     """Build the dataclass `cls` from the command line: field `image_size` becomes `--image-size`."""
     parser = ArgumentParser(description=description)
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
+    for field in option_fields(cls):
         kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],) if t is not type(None)][
             0
         ]
@@ -167,6 +196,7 @@ def parse_config(cls, argv=None, description: str | None = None):
 
 def cli(main) -> None:
     """Run `main`; a `UserError` becomes one line on stderr and exit status 2 (busy: 75), Ctrl-C 130."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
         stream.reconfigure(errors="backslashreplace")
     if os.environ.get(ENDS_WITH_STDIN):
@@ -174,7 +204,7 @@ def cli(main) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(
@@ -191,11 +221,26 @@ def cli(main) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a path too long, a disk that failed
-        print(f"error: {str(error)[:300]}; check that path, and that the disk has room", file=sys.stderr)
+        print(
+            f"error: {printable(str(error))[:300]}; check that path, and that the disk has room",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _open_streams() -> None:
+    """Open the standard streams that the starter of this process has closed: what they would show is lost. Without
+    this, the next file that is opened would get the number of standard output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))
 
 
 def _end_with_stdin() -> None:
@@ -203,6 +248,11 @@ def _end_with_stdin() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def printable(text: str) -> str:
+    """The text with its control characters written as escapes: names of files may hold what a terminal obeys."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 def check_name(name, what: str) -> str:
@@ -213,12 +263,29 @@ def check_name(name, what: str) -> str:
     """
     if (
         not isinstance(name, str)
-        or not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|]{1,100}", name)
-        or name.startswith(".")
+        or not re.fullmatch(r"[^/\\:*?\"<>|]{1,100}", name)
+        or not name.isprintable()  # nor is a byte that is no Unicode
+        or name.startswith((".", *FORMULA))
         or name.endswith((".", " "))
     ):
-        raise UserError(f"{what} {name!r} cannot name a file: use 1 to 100 letters, digits, - and _")
+        raise UserError(
+            f"{what} {name!a:.120} cannot name a file: use 1 to 100 letters, digits, - and _, and begin with a letter"
+        )
     return name
+
+
+def check_label(text, what: str) -> str:
+    """`text`, where it can stand in a line of a table that a spreadsheet opens.
+
+    Raises:
+        UserError: it is empty, too long, begins like a formula, or holds a line break or a control character.
+    """
+    if not isinstance(text, str) or not 0 < len(text) <= 200 or not text.isprintable() or text[0] in FORMULA:
+        raise UserError(
+            f"{what} {text!a:.120} cannot stand in a table: use 1 to 200 printable characters, the first not "
+            + " ".join(FORMULA)
+        )
+    return text
 
 
 def free_cores(seconds: float = 0.3) -> int:
@@ -265,6 +332,27 @@ def _idle_times(cores: set[int]) -> dict[int, int]:
     return {core: int(ticks[f"cpu{core}"][4]) + int(ticks[f"cpu{core}"][5]) for core in cores}
 
 
+class Output:
+    """A text stream whose writes are lost, without an error, once nobody can read them: the terminal is closed, the
+    program at the other end of the pipe has ended, or the disk of a log is full. Work does not end for that.
+    """
+
+    def __init__(self, stream: typing.TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
 def hold(folder: Path) -> FileLock:
     """Keep other processes out of a folder for the life of this one, or until the lock is released.
 
@@ -295,8 +383,7 @@ def one_at_a_time(folder: Path):
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire()
+        lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
     try:
@@ -305,37 +392,73 @@ def one_at_a_time(folder: Path):
         lock.release()
 
 
+def _wait_for(file: Path, why: str, patience: float) -> FileLock:
+    """Lock `file`; say `why` it waits once it has waited `patience` seconds."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        print(f"{why}: waiting for it", file=sys.stderr)
+        lock.acquire()
+    return lock
+
+
 @contextmanager
-def making(path: Path):
+def making(path: Path, replace: bool = False):
     """Yield an empty folder that becomes `path` at the end, if it was filled: what an interrupted process left
-    never looks finished. No other process makes `path` meanwhile: a second one waits. What a killed one left,
-    temporary siblings named .NAME-*, is removed first.
+    never looks finished. No other process makes `path` meanwhile: a second one waits.
+
+    The work is done in the folder .NAME.making beside `path`. What a killed process left in it is removed at the
+    next start; without the lock file that this function writes there, nothing is.
+
+    Args:
+        path: of the folder to make.
+        replace: whether a folder that is there gives way; else it must be empty.
 
     Raises:
         OSError: the folder of `path` cannot be written, or `path` is there and not empty.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.parent / f".{path.name}.lock")
+    room = path.parent / f".{path.name}.making"
+    lock, new, old = _lock_room(room, path), room / "new", room / "old"
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another process makes {path}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
+        for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        try:
-            yield temporary
-            if any(temporary.iterdir()):
-                temporary.chmod(0o755)
-                if path.exists():
-                    path.rmdir()
-                os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        new.mkdir()
+        yield new
+        if any(new.iterdir()):
+            if path.exists():
+                os.replace(path, old) if replace else path.rmdir()
+            os.replace(new, path)
     finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):  # somebody put files there, or Windows keeps what is open
+            (room / ROOM_LOCK).unlink()
+            room.rmdir()
         lock.release()
+
+
+def _lock_room(room: Path, path: Path) -> FileLock:
+    """Make and lock the folder in which `path` is made.
+
+    Raises:
+        OSError: it cannot be written, or holds a folder that no process of this project made.
+    """
+    file = room / ROOM_LOCK
+    while True:
+        room.mkdir(parents=True, exist_ok=True)
+        try:
+            if not file.exists() and ((room / "new").exists() or (room / "old").exists()):
+                raise OSError(f"{room} is in the way: rename it")
+            file.touch()
+            before = file.stat()
+            lock = _wait_for(file, f"another process makes {path}", 0)
+        except FileNotFoundError:  # the process before has just removed it
+            continue
+        with contextlib.suppress(OSError):
+            if os.path.samestat(before, file.stat()):
+                return lock
+        lock.release()  # of a file that is no longer there: it keeps nobody out
 
 
 # ---------------------------------------------------------------- files
@@ -343,32 +466,56 @@ def making(path: Path):
 
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary path beside `path` that replaces it on success: a reader never sees half a file.
+    """Yield a temporary path beside `path` that replaces it on success: a reader never sees half a file. The new
+    bytes are on the disk before they get the name, so a power cut leaves the old file or the new one.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
+        open(temporary, "xb").close()  # with the rights that the user's umask leaves
+        yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise UserError(
             f"cannot write {path}: {error}. Free some disk space or choose another folder; "
             "an older file there is unchanged."
         ) from error
     finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot wait for a folder
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` atomically as UTF-8 with Unix line ends."""
+    """Write `text` atomically as UTF-8 with Unix line ends.
+
+    Raises:
+        UserError: as `atomic_path`, or a name within the text is not valid Unicode.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 30) : error.end + 10]
+        raise UserError(f"cannot write {path}: {near!a} is not valid Unicode; use another name") from None
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -439,9 +586,15 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
             f"expected {kind!r}. Name the file that the matching training script wrote."
         )
     missing = [
-        f"{key} ({wanted.__name__})"
+        f"{key} ({getattr(wanted, '__name__', wanted)})"
         for key, wanted in CONTENT.get(kind, CONTENT["model"]).items()
-        if not isinstance(state.get(key), wanted)
+        if not fits(state.get(key), wanted)
+    ]
+    held = [*state.items(), *state.get("dataset", {}).items()] if not missing else []
+    missing += [
+        f"{key} of the right kind"
+        for key, value in held
+        if key in MAY_HOLD and not fits(value, MAY_HOLD[key])
     ]
     if missing:
         raise UserError(
@@ -456,7 +609,52 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
     for key, part in (("name", "config"), ("preset", "config"), ("name", "dataset")):
         if part in state:
             check_name(state[part].get(key), f"{path}: {part} {key}")
+    if kind in OPTIONS:
+        check_options(state["config"], OPTIONS[kind], path)
     return state
+
+
+def check_options(config: Mapping, cls: type, path: str | Path) -> None:
+    """Check the kinds, choices and ranges of the options that a checkpoint holds. Those that the dataclass `cls`
+    does not have are of another version, and are left alone.
+
+    Raises:
+        UserError: names the file `path` and the option.
+    """
+    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    for name, value in config.items():
+        if name not in fields:
+            continue
+        choices = fields[name].metadata.get("choices")  # taught_by is no option of the command line
+        empty = value is None and fields[name].default is None
+        if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
+            raise UserError(
+                f"{path} holds another architecture than this version builds: its option "
+                f"--{name.replace('_', '-')} is {value!r:.60}. Use it with the version that trained it."
+            )
+    try:
+        check_ranges(cls(**{name: value for name, value in config.items() if name in fields}))
+    except UserError as error:
+        raise UserError(f"{path} was changed: its option {error}. Train again.") from error
+
+
+def fits(value, hint) -> bool:
+    """Whether a value read from a file is of the kind that a type hint names: plain types, unions, list[...] and
+    dict[...]. A tuple counts as a list, a whole number as a float; a float must be finite.
+    """
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, part) for part in parts)
+    if origin is list:
+        return isinstance(value, (list, tuple)) and all(fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(key, parts[0]) and fits(item, parts[1]) for key, item in value.items()
+        )
+    if hint in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
+        return whole or (hint is float and isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, hint)
 
 
 def brief(error: Exception) -> str:

@@ -7,6 +7,7 @@ import inspect
 from bisect import bisect
 from collections.abc import Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ def adapt_first_conv(
             )
     else:
         wrong = why_not_plain(old)
-        if wrong:
+        if wrong or not isinstance(old, nn.Conv2d):
             raise ValueError(f"{path} is no plain convolution: {wrong}")
         known, kernel = Channels(old.in_channels), old.weight.detach()
     wanted = known if channels is None else Channels(channels)
@@ -83,7 +84,7 @@ def adapt_first_conv(
         )
     source = _sources(init, known, wanted)
     rule = build_fill(fill, len(wanted), mean, std, covariance, ridge, wanted.names)
-    conv = old if isinstance(old, nn.Conv2d) else old.fold()
+    conv = old.fold() if isinstance(old, ChannelSetConv2d) else old
     stem = ChannelSetConv2d.from_conv2d(
         conv, rule, embedding, wanted, torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
     )
@@ -171,7 +172,7 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def _with_preprocessing(folded: nn.Module, conv: nn.Conv2d, ids: list[int]) -> nn.Module:
+def _with_preprocessing(folded: Any, conv: nn.Conv2d, ids: list[int]) -> nn.Module:
     """`conv`, behind what the network itself did to each channel: Inception's and GoogLeNet's change of
     normalisation, or a detector's normalisation, which keeps these channels' values alone.
     """
@@ -179,7 +180,7 @@ def _with_preprocessing(folded: nn.Module, conv: nn.Conv2d, ids: list[int]) -> n
         folded.transform_input = False
         std, mean = torch.tensor((0.229, 0.224, 0.225))[ids], torch.tensor((0.485, 0.456, 0.406))[ids]
         return nn.Sequential(_Renormalise(std / 0.5, (mean - 0.5) / 0.5).to(conv.weight), conv)
-    transform = getattr(folded, "transform", None)
+    transform: Any = getattr(folded, "transform", None)
     if hasattr(transform, "image_mean") and hasattr(transform, "image_std"):
         transform.image_mean = [transform.image_mean[i] for i in ids]
         transform.image_std = [transform.image_std[i] for i in ids]
@@ -187,7 +188,10 @@ def _with_preprocessing(folded: nn.Module, conv: nn.Conv2d, ids: list[int]) -> n
 
 
 class _Renormalise(nn.Module):
-    """scale x + shift, channel by channel."""
+    """Computes scale x + shift, channel by channel."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, scale: Tensor, shift: Tensor):
         super().__init__()
@@ -309,14 +313,15 @@ def _sources(init: str | Mapping, known: Channels, wanted: Channels) -> Tensor:
     elif init == "keep":
         source.fill_diagonal_(1)
     elif init == "wavelength":
-        if None in known.wavelengths or None in wanted.wavelengths:
+        old_nm, new_nm = ([nm for nm in side.wavelengths if nm is not None] for side in (known, wanted))
+        if len(old_nm) < len(known) or len(new_nm) < len(wanted):
             raise ValueError(
                 "init='wavelength' needs the wavelength of every channel, old and new: give "
                 "channels={'B04': 665.0, ...}"
             )
-        order = sorted(range(len(known)), key=lambda i: known.wavelengths[i])
-        values = [known.wavelengths[i] for i in order]
-        for row, value in zip(source, wanted.wavelengths):
+        order = sorted(range(len(known)), key=lambda i: old_nm[i])
+        values = [old_nm[i] for i in order]
+        for row, value in zip(source, new_nm):
             right = min(max(bisect(values, value), 1), len(values) - 1) if len(values) > 1 else 0
             left = max(right - 1, 0)
             width = values[right] - values[left]

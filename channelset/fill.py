@@ -45,6 +45,8 @@ class Fill(nn.Module):
     """
 
     per_image = False
+    absent: Tensor | None
+    eye: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
@@ -177,6 +179,14 @@ class BySize(Regression):
         return kernel.repeat(1, self.channels, 1, 1)
 
 
+def _correction(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Builds a small network whose output is zero at the start."""
+    first, last = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(first, nn.ReLU(), last)
+
+
 class Learned(Regression):
     """The regression fill plus a correction of the absent rows by a small network of the mask, zero at the
     start.
@@ -184,11 +194,7 @@ class Learned(Regression):
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
         super().__init__(channels, covariance, ridge)
-        self.correction = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels**2)
-        )
-        nn.init.zeros_(self.correction[2].weight)
-        nn.init.zeros_(self.correction[2].bias)
+        self.correction = _correction(channels, hidden, channels**2)
 
     def forward(self, mask):
         correction = self.correction(mask.to(self.correction[0].weight)).unflatten(
@@ -209,11 +215,7 @@ class Conditioned(Regression):
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
         super().__init__(channels, covariance, ridge)
-        self.correction = nn.Sequential(
-            nn.Linear(3 * channels, hidden), nn.ReLU(), nn.Linear(hidden, channels**2)
-        )
-        nn.init.zeros_(self.correction[2].weight)
-        nn.init.zeros_(self.correction[2].bias)
+        self.correction = _correction(3 * channels, hidden, channels**2)
 
     def forward(self, mask, images):
         """Masks (B, C) and images (B, C, H, W), zero where absent -> P (B, C, C)."""

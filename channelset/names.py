@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -27,8 +27,15 @@ class Channels:
         ValueError: no channel, a name that is empty, repeated or no text, or a wavelength out of range.
     """
 
+    names: tuple[str, ...]
+    wavelengths: tuple[float | None, ...]
+
     def __init__(self, channels: int | Iterable | Mapping):
-        if isinstance(channels, int) and not isinstance(channels, bool):
+        names: Sequence
+        wavelengths: Sequence
+        if isinstance(channels, bool):
+            raise ValueError(f"channels {channels}: give their number, their names or their wavelengths")
+        if isinstance(channels, int):
             names, wavelengths = [str(i) for i in range(channels)], [None] * max(channels, 0)
         elif isinstance(channels, Mapping):
             names, wavelengths = list(channels), list(channels.values())
@@ -107,15 +114,15 @@ class Channels:
             raise ValueError(f"channel {item!r} is neither an id, a name nor a wavelength") from None
 
     def _nearest(self, wavelength: float) -> int:
-        known = [
+        distances = [
             (abs(value - wavelength), i) for i, value in enumerate(self.wavelengths) if value is not None
         ]
-        if not known:
+        if not distances:
             raise ValueError(
                 f"channel {wavelength:g}: a number with a fraction is a wavelength in nm, and these "
                 f"channels have none; ids are integers"
             )
-        distance, nearest = min(known)
+        distance, nearest = min(distances)
         if not distance <= TOLERANCE:
             raise ValueError(
                 f"no channel within {TOLERANCE:g} nm of {wavelength:g} nm; the nearest is "

@@ -31,7 +31,9 @@ def channel_statistics(batches: Iterable, names=None) -> ChannelStatistics:
         ValueError: no image, another number of channels, a pixel that is not finite, or a channel with one
             value everywhere; names the channel.
     """
-    count, mean, scatter = 0, None, None
+    count = 0
+    mean: Tensor | None = None
+    scatter: Tensor
     for batch in batches:
         images = batch[0] if isinstance(batch, (tuple, list)) else batch
         images = torch.as_tensor(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,14 +40,19 @@ class ChannelSetConv2d(nn.Module):
         ValueError: the fill rule or the generator is for another stem.
     """
 
+    weight: nn.Parameter | None  # None: `generator` makes the kernel
+    generator: Any
+    given: tuple[Any, Tensor | None] | None
+    ambient: tuple[Any, Tensor | None] | None
+
     def __init__(
         self,
         in_channels,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, ...] = 1,
         fill: Fill | None = None,
         kernel: nn.Module | None = None,
         embedding: bool = True,
@@ -82,7 +88,13 @@ class ChannelSetConv2d(nn.Module):
 
     @torch.no_grad()
     def set_kernel(self, kernel: Tensor) -> None:
-        """Set W so that K(all) equals `kernel` (O, C, k, k)."""
+        """Sets W so that K(all) equals `kernel` (O, C, k, k).
+
+        Raises:
+            ValueError: a generator makes the kernel.
+        """
+        if self.weight is None:
+            raise ValueError("a generator makes this stem's kernel: it cannot be set")
         self.weight.copy_(self.fill.spread(kernel))
 
     @classmethod
@@ -129,14 +141,14 @@ class ChannelSetConv2d(nn.Module):
         stem.set_kernel(weight)
         if conv.bias is not None:
             stem.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
-        stem.weight.requires_grad_(conv.weight.requires_grad)
-        if stem.embedding is not None:  # a frozen convolution stays one
-            stem.embedding.requires_grad_(conv.weight.requires_grad)
+        for parameter in (stem.weight, stem.embedding):  # what is frozen stays frozen
+            if parameter is not None:
+                parameter.requires_grad_(conv.weight.requires_grad)
         return stem.train(conv.training)
 
     def full_weight(self) -> Tensor:
         """W: (O, rows, k, k)."""
-        return self.weight if self.generator is None else self.generator()
+        return self.generator() if self.weight is None else self.weight
 
     @property
     def unfoldable(self) -> str:
@@ -242,12 +254,10 @@ class ChannelSetConv2d(nn.Module):
             )
         else:
             x = (mixing @ x.flatten(2)).unflatten(2, x.shape[2:])
-        conv = (self.stride, self.padding, self.dilation)
-        y = (
-            F.conv2d(x, self.weight, None, *conv)
-            if self.generator is None
-            else self.generator.convolve(x, *conv)
-        )
+        if self.weight is None:
+            y = self.generator.convolve(x, self.stride, self.padding, self.dilation)
+        else:
+            y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
         present = mask.float()
         offset = self.offset(present / present.sum(1, keepdim=True))  # (B, O), (O,) or None
         if offset is None:
@@ -280,7 +290,7 @@ class ChannelSetConv2d(nn.Module):
         )
         with torch.no_grad():
             conv.weight.copy_(kernel)
-            if offset is not None:
+            if conv.bias is not None and offset is not None:
                 conv.bias.copy_(offset)
         trainable = any(p.requires_grad for p in self.parameters())
         return conv.requires_grad_(trainable).train(self.training)
@@ -305,9 +315,9 @@ class ChannelSetConv2d(nn.Module):
 
 def why_not_plain(conv: nn.Module) -> str:
     """Why the stem cannot take the place of `conv` and compute the same, or "" where it can."""
-    kind = type(conv)
     if not isinstance(conv, nn.Conv2d):
-        return f"this is a {kind.__name__}"
+        return f"this is a {type(conv).__name__}"
+    kind = type(conv)
     if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
         return f"{kind.__module__}.{kind.__name__} computes something else than its parent Conv2d"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):

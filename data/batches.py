@@ -11,6 +11,7 @@ from torch import Tensor
 from data.decode import pixel_unit
 
 AUGMENTATIONS = ("none", "light", "strong")
+MIXING = {"mixup": 0.2, "cutmix": 1.0}  # parameter of the Beta distribution of the partner's share
 
 
 class Batches:
@@ -229,3 +230,43 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
     x, y = (torch.arange(length, device=boxes.device) + 0.5 for length in (width, height))
     left, right, top, bottom = boxes.T[..., None]  # (B, 1) each
     return ((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None, :]
+
+
+def draw_mix(kind: str, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw how the images of one batch are mixed, for `mix`.
+
+    Args:
+        kind: a key of `MIXING`: mixup (1710.09412) or cutmix (1905.04899).
+        size: side of the images, px.
+        generator: on the CPU.
+
+    Returns:
+        "mix_share" (), the partner's share of an image, and "mix_box" (4,), its left, right, top, bottom in px.
+        MixUp has no box. CutMix's box has whole pixels, so that the share is exact.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    random = np.random.default_rng(seed)
+    share = random.beta(MIXING[kind], MIXING[kind])
+    box = np.zeros(4)
+    if kind == "cutmix":
+        half = 0.5 * size * np.sqrt(share)
+        for side in (0, 2):
+            centre = random.integers(size)
+            box[side : side + 2] = np.clip([int(centre - half), int(centre + half)], 0, size)
+        share = (box[1] - box[0]) * (box[3] - box[2]) / size**2
+    return {"mix_share": torch.tensor(share, dtype=torch.float32), "mix_box": torch.from_numpy(box).float()}
+
+
+def mix(images: Tensor, kind: str, share: Tensor, box: Tensor) -> Tensor:
+    """Mix each image with the previous one of its batch, as torchvision's MixUp and CutMix pair them.
+
+    Args:
+        images: (B, C, H, W); share (), box (4,): as `draw_mix` returns them, on the images' device.
+
+    Returns:
+        (B, C, H, W). The loss has the share of the previous image's label.
+    """
+    partner = images.roll(1, 0)
+    if kind == "mixup":
+        return images.lerp(partner, share.to(images.dtype))
+    return torch.where(inside(box[None], *images.shape[2:]), partner, images)

@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.decode import PICTURES, ImageReader, check_array, read_array
+from data.files import LARGEST_IMAGE
 from data.lists import BANDS, LIST_FILES, ImageLists, read_lists
 from data.source import open_source
 from utils import ROOT, UserError, atomic_path, write_text
@@ -95,7 +96,7 @@ def rewrite(data: bytes) -> bytes:
     """
     import tifffile  # here: the other sets do not need it
 
-    pixels, out = check_array(read_array(data), 13, np.dtype(np.uint16)), io.BytesIO()
+    pixels, out = check_array(read_array(data), 13, "uint16"), io.BytesIO()
     tifffile.imwrite(out, pixels, photometric="minisblack", planarconfig="contig", metadata=None)
     return out.getvalue()
 
@@ -244,7 +245,7 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
     report, differing, unusable = out.with_suffix(".differences.txt"), [], []
 
     def one(row: Row) -> tuple[bytes, str, bool]:
-        return make_image(lambda: tree.read(places[row.path]), row, recipe.facts["make"])
+        return make_image(lambda: tree.read(places[row.path], LARGEST_IMAGE), row, recipe.facts["make"])
 
     with atomic_path(out) as temporary, ThreadPoolExecutor(workers) as pool:
         made = tqdm(pool.map(one, recipe.rows), name, len(recipe.rows), unit=" images", disable=not progress)
@@ -268,7 +269,7 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
                 f"{'; '.join(unusable[:3])}. All are named in {report}. Get the originals again: "
                 f"{recipe.facts['source']}"
             )
-        if read_lists(temporary).digest != recipe.facts["lists_sha256"]:
+        if read_lists(temporary, out.stem).digest != recipe.facts["lists_sha256"]:
             raise UserError(
                 f"the lists of {RECIPES / name}.csv.gz were changed: take them from the repository"
             )

@@ -1,19 +1,23 @@
 """Decode a data set once into raw arrays on disk, which training then maps into memory.
 
 One directory a data set and size, `<name>-<size>px-<key>`, with `<split>.raw` (N, size, size, C), uint8, uint16
-or float32, the lists `<split>.txt` of the N images that could be decoded, and meta.json. It is complete or
-absent, and needs no images. Checksums of all files are compared whenever it is opened.
+or float32, the lists `<split>.txt` of the N images that could be decoded, pictures.json with bytes and CRC-32 of
+their files, and meta.json. It is complete or
+absent. Checksums of all files are compared whenever it is opened, and it is compared with the pictures of the
+data set, see data/identity.py. Where two data sets have the same lists and other pictures, the second cache is
+`<name>-<size>px-<key>-2`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import sys
 import zlib
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +25,21 @@ import numpy as np
 from tqdm import tqdm
 
 from channelset import Channels
-from data.decode import ImageReader, Target, pixel_kind, pixel_unit
+from data import identity
+from data.decode import ImageReader, Target, decode, pixel_kind, pixel_unit, stored_kind
 from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
-from utils import ROOT, UserError, making, write_json, write_text
+from utils import ROOT, UserError, making, printable, write_json, write_text
 
 FORMAT = 2  # part of the key: caches of another format are not found
 CHUNK = 64  # images a job
 FEW = 500  # below this, starting workers takes longer than they save
+SAMPLE = 256  # images decoded again where an earlier version made the cache
+PICTURES = "pictures.json"
+
+
+class DamagedCache(UserError):
+    """A file of a cache is missing, or is not what was written."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class PixelCache:
 
     Attributes:
         name, digest: of the lists; size: px; class_names, num_classes.
+        images_digest: of the pictures, see `data.identity`; None where an earlier version made the cache.
+        sources: path of a data set -> its `data.identity.stamp` when it had these pictures.
         channels: names and wavelengths of the images' last axis; channel_names: the names alone.
         kind: of the pixels, uint8, uint16 or float32.
         mean, std: (C,) float32 of the train pixels, uint8 in 0..1, others as stored; covariance: (C, C)
@@ -53,36 +66,109 @@ class PixelCache:
         left_out: path -> CRC-32 of each such file, None where it could not be read.
 
     Raises:
-        UserError: the directory is damaged.
+        DamagedCache: the directory is damaged. UserError: it cannot be read.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         try:
-            meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            self._meta = meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
             self.name, self.digest, self.size = meta["name"], meta["digest"], meta["size"]
+            self.images_digest, self.sources = meta.get("images_digest"), meta.get("sources", {})
             self.class_names, self.num_classes = meta["class_names"], len(meta["class_names"])
             self.mean, self.std = np.array(meta["mean"], np.float32), np.array(meta["std"], np.float32)
             self.covariance = np.array(meta["covariance"], np.float32)
             self.channels, self.kind = Channels(meta["channels"]), np.dtype(meta["kind"])
             self.channel_names = self.channels.names
             self.failures, self.left_out = meta["failures"], meta["left_out"]
-            self._images = meta["images"]
             if meta["meta_crc32"] != meta_checksum(meta):
                 raise ValueError("meta.json was changed")
             for name, expected in meta["crc32"].items():
                 if checksum(self.folder / name) != expected:
                     raise ValueError(f"{name} was changed")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"the cache {self.folder} is damaged ({error}); delete that folder") from error
+            if not all(np.isfinite(value).all() for value in (self.mean, self.std, self.covariance)):
+                raise ValueError("mean or deviation is not finite")
+            # here, so that a cache that is replaced meanwhile is not mixed with the new one
+            self._splits = {name: self._map(name, count) for name, count in meta["images"].items()}
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise DamagedCache(f"the cache {self.folder} is damaged ({error}); delete that folder") from error
+        except OSError as error:
+            raise UserError(
+                f"cannot read the cache {self.folder}: {error}; mend that, or choose another folder with --cache"
+            ) from error
+
+    def _map(self, name: str, count: int) -> CachedSplit:
+        listed = parse_list((self.folder / f"{name}.txt").read_bytes(), str(self.folder / f"{name}.txt"))
+        # copy-on-write: nothing is ever written, but torch warns about arrays it could not write to
+        shape = (count, self.size, self.size, len(self.channels))
+        images = np.memmap(self.folder / f"{name}.raw", self.kind, "c", shape=shape)
+        return CachedSplit(images, listed.labels, listed.paths)
 
     def split(self, name: str) -> CachedSplit:
         """The images of "train", "val" or "test" that could be decoded, in list order."""
-        listed = parse_list((self.folder / f"{name}.txt").read_bytes(), str(self.folder / f"{name}.txt"))
-        # copy-on-write: nothing is ever written, but torch warns about arrays it could not write to
-        shape = (self._images[name], self.size, self.size, len(self.channels))
-        images = np.memmap(self.folder / f"{name}.raw", self.kind, "c", shape=shape)
-        return CachedSplit(images, listed.labels, listed.paths)
+        return self._splits[name]
+
+    def has_seen(self, lists: ImageLists, stamp: str) -> bool:
+        """Whether it was compared with the pictures of `lists` already; stamp: `data.identity.stamp` of these."""
+        return stamp in self.sources.values() and not self._mended(lists)
+
+    def difference(self, lists: ImageLists, sums: identity.Sums) -> str:
+        """How the pictures of `lists` differ from those of the cache, "" where they do not."""
+        if self.images_digest is None:
+            return (
+                "" if self._is_surely_of(lists, sums) else "an earlier version made it, of pictures unknown"
+            )
+        used = json.loads((self.folder / PICTURES).read_text(encoding="utf-8"))
+        changed = [path for path, expected in used.items() if sums.get(path) != expected] + self._mended(
+            lists
+        )
+        return f"{len(changed)} pictures are others, such as {changed[0]}" if changed else ""
+
+    def _mended(self, lists: ImageLists) -> list[str]:
+        """Those left out that are other files now: read, since a zip may list the checksum of a whole picture."""
+        reader, known = ImageReader(lists), self.left_out.items()
+        return [path for path, checksum in known if (reader.sums(path) or [0, None])[1] != checksum]
+
+    def _is_surely_of(self, lists: ImageLists, sums: identity.Sums) -> bool:
+        """Whether a cache that keeps no checksums holds these pictures: none changed since it was written, and some
+        are decoded and compared."""
+        if identity.last_change(lists) > (self.folder / "meta.json").stat().st_mtime_ns or self._mended(
+            lists
+        ):
+            return False
+        reader, channels = ImageReader(lists), len(self.channels)
+        for split in self._splits.values():
+            for row in range(0, len(split.paths), 3 * len(split.paths) // SAMPLE + 1):
+                try:
+                    data = reader.read(split.paths[row])
+                    image = decode(data, self.size, channels, pixel_kind(data, channels))
+                except Exception:  # as many types as for an image
+                    return False
+                if image.dtype != self.kind or not np.array_equal(image, split.images[row]):
+                    return False
+        return True
+
+    def remember(self, lists: ImageLists, stamp: str, sums: identity.Sums) -> None:
+        """Note that `lists` have these pictures; a folder that cannot be written is compared again next time."""
+        meta, source = dict(self._meta), str(lists.source)
+        if self.sources.get(source) == stamp:
+            return
+        with suppress(UserError):
+            if self.images_digest is None:
+                text = identity.as_text({path: s for path, s in sums.items() if path not in self.left_out})
+                write_text(self.folder / PICTURES, text)
+                meta["crc32"] = {**meta["crc32"], PICTURES: checksum(self.folder / PICTURES)}
+                self.images_digest = meta["images_digest"] = identity.digest_of(text)
+            known = {path: old for path, old in self.sources.items() if Path(path).exists()}
+            self.sources = meta["sources"] = {**known, source: stamp}
+            self._meta = _write_meta(self.folder, meta)
 
 
 def checksum(path: Path) -> int:
@@ -99,6 +185,13 @@ def meta_checksum(meta: dict) -> int:
     return zlib.crc32(json.dumps({**meta, "meta_crc32": None}, sort_keys=True).encode())
 
 
+def _write_meta(folder: Path, meta: dict) -> dict:
+    """Write meta.json with its checksum, and return what it holds."""
+    meta = {**meta, "meta_crc32": meta_checksum(meta)}
+    write_json(folder / "meta.json", meta)
+    return meta
+
+
 def open_cache(
     lists: ImageLists,
     size: int,
@@ -107,7 +200,7 @@ def open_cache(
     max_failed_share: float = 0.01,
     progress: bool = True,
 ) -> PixelCache:
-    """Open the cache of `lists` at `size`, building it first where it is absent or damaged.
+    """Open the cache of `lists` at `size`, building it first where it is absent, damaged or of other pictures.
 
     Args:
         lists: from `read_lists`.
@@ -124,19 +217,24 @@ def open_cache(
         raise UserError(f"image size {size} px is too small; use 1 or more")
     key = hashlib.sha256(repr((lists.digest, size, FORMAT)).encode()).hexdigest()[:12]
     target = Path(folder or ROOT / "data" / "cache") / f"{lists.name}-{size}px-{key}"
-    found = _existing(target, lists)
     try:
-        if not found:
-            with making(target) as temporary:
-                found = _existing(target, lists)  # another process may have built it meanwhile
-                if not found:
+        found, place, why = _look_for(target, lists, progress)
+        while not found:
+            with making(place, replace=True) as temporary:
+                found, free, why = _look_for(
+                    target, lists, progress
+                )  # another process may have built it meanwhile
+                if not found and free == place:
+                    if why:
+                        print(printable(f"{why} -- building it again"), file=sys.stderr)
                     _build(lists, size, temporary, workers or cores(), max_failed_share, progress)
+            if not found:
+                found, place = (PixelCache(place), place) if free == place else (None, free)
     except OSError as error:
         raise UserError(
             f"cannot write the cache {target}: {error}; free disk space, or choose another "
             "folder with --cache"
         ) from error
-    found = found or PixelCache(target)
     for key, split in lists.splits.items():
         _check_failures(
             key,
@@ -148,30 +246,38 @@ def open_cache(
     return found
 
 
-def _existing(target: Path, lists: ImageLists) -> PixelCache | None:
-    """The cache, where it is whole; one that is damaged, or left out an image that is another one now, is
-    removed.
-    """
-    if not target.exists():
-        return None
-    try:
-        found = PixelCache(target)
-        reader = ImageReader(lists)
-        for path, checksum in found.left_out.items():
-            if reader.checksum(path) != checksum:
-                raise UserError(f"{path}, which the cache {target} leaves out, was changed")
-        return found
-    except UserError as error:
-        print(f"{error} -- building it again", file=sys.stderr)
-        shutil.rmtree(target)
-        return None
+def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCache | None, Path, str]:
+    """The whole cache of these pictures; else None, where to build one, and why the cache there must give way."""
+    caches, damaged, stamp = [], [], identity.stamp(lists)
+    for number in itertools.count(2):
+        if not target.exists():
+            break
+        try:
+            caches.append(PixelCache(target))
+        except DamagedCache as error:
+            damaged.append((None, target, str(error)))
+        target = target.with_name(f"{target.name.removesuffix(f'-{number - 1}')}-{number}")
+    for cache in caches:
+        if cache.has_seen(lists, stamp):
+            cache.remember(lists, stamp, {})
+            return cache, cache.folder, ""
+    sums, outdated = identity.sums_of(lists, progress) if caches else {}, []
+    for cache in caches:
+        difference = cache.difference(lists, sums)
+        if not difference:
+            cache.remember(lists, stamp, sums)
+            return cache, cache.folder, ""
+        if not any(Path(path).exists() for path in cache.sources if path != str(lists.source)):
+            outdated.append((None, cache.folder, f"{difference}: the cache {cache.folder} is outdated"))
+    return [*damaged, *outdated, (None, target, "")][0]
 
 
 def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     """Fill the empty `folder` with a cache."""
-    channels = len(lists.channels)
+    channels, stamp = len(lists.channels), identity.stamp(lists)  # before a picture is read
     kind = first_kind(lists)
-    pixel = channels * np.dtype(kind).itemsize
+    stored = stored_kind(kind)
+    pixel = channels * np.dtype(stored).itemsize
     need = sum(len(split.paths) for split in lists.splits.values()) * size * size * pixel
     free = shutil.disk_usage(folder.parent).free
     if need > free:
@@ -182,13 +288,15 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     targets = {
         key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind) for key in lists.splits
     }
-    failures, sums, products = _decode_all(lists, targets, workers, max_failed_share, progress)
+    failures, sums, products, pictures = _decode_all(lists, targets, workers, max_failed_share, progress)
     counts = {
         key: _finish_split(folder, key, split, targets[key], failures[key])
         for key, split in lists.splits.items()
     }
     reader = ImageReader(lists)
-    pixels, unit = counts["train"] * size * size, pixel_unit(kind)
+    text = identity.as_text(pictures)
+    write_text(folder / PICTURES, text)
+    pixels, unit = counts["train"] * size * size, pixel_unit(stored)
     mean = sums / pixels
     covariance = (products / pixels - np.outer(mean, mean)) / unit**2
     named = {
@@ -198,42 +306,54 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     meta = {
         "name": lists.name,
         "digest": lists.digest,
+        "images_digest": identity.digest_of(text),
+        "sources": {str(lists.source): stamp},
         "size": size,
         "format": FORMAT,
         "images": counts,
         "channels": lists.channels.as_dict(),
-        "kind": kind,
+        "kind": stored,
         "mean": (mean / unit).tolist(),
         "std": np.sqrt(np.maximum(np.diag(covariance), 0)).tolist(),
         "covariance": covariance.tolist(),
         "failures": named,
         "class_names": lists.class_names,
-        "left_out": {path: reader.checksum(path) for rows in named.values() for path, _ in rows},
+        "left_out": {
+            path: (reader.sums(path) or [0, None])[1] for rows in named.values() for path, _ in rows
+        },
         "crc32": {path.name: checksum(path) for path in sorted(folder.iterdir())},
     }
-    write_json(folder / "meta.json", {**meta, "meta_crc32": meta_checksum(meta)})
+    _write_meta(folder, meta)
 
 
 def first_kind(lists) -> str:
-    """The kind of the first train image that can be read."""
-    reader = ImageReader(lists)
+    """The kind of the first train image that can be decoded, see `data.decode.pixel_kind`."""
+    reader, channels = ImageReader(lists), len(lists.channels)
     for path in lists.splits["train"].paths[:CHUNK]:
         try:
-            return pixel_kind(reader.read(path), len(lists.channels))
+            data = reader.read(path)
+            kind = pixel_kind(data, channels)
+            decode(data, 8, channels, kind)
+            return kind
         except Exception:  # reported with the others when all are decoded
             continue
     return "uint8"
 
 
 def _decode_all(lists, targets, workers, max_failed_share, progress):
-    """Fill `<split>.raw`; returns failures (split -> list of (row, reason)) and the moments of the train
-    pixels.
+    """Fill `<split>.raw`; returns failures (split -> list of (row, reason)), the moments of the train pixels, and
+    bytes and CRC-32 of the files by path.
     """
-    jobs, owners, reader = [], [], ImageReader(lists)
+    jobs, owners, reader, pictures = [], [], ImageReader(lists), {}
     for key, split in lists.splits.items():
         target = targets[key]
         with open(target.file, "wb") as out:
-            out.truncate(len(split.paths) * target.size**2 * target.channels * np.dtype(target.kind).itemsize)
+            out.truncate(
+                len(split.paths)
+                * target.size**2
+                * target.channels
+                * np.dtype(stored_kind(target.kind)).itemsize
+            )
         for row in range(0, len(split.paths), CHUNK):
             jobs.append((split.paths[row : row + CHUNK], target, row, key == "train"))
             owners.append(key)
@@ -248,9 +368,10 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
         closing(answers(reader, jobs, workers if total >= FEW else 1)) as results,
         tqdm(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
     ):
-        for key, job, (failed, moments) in zip(owners, jobs, results):
+        for key, job, (failed, moments, good) in zip(owners, jobs, results):
             paths = lists.splits[key].paths
             failures[key] += failed
+            pictures.update(good)
             _check_failures(
                 key,
                 [f"{paths[row]} ({reason})" for row, reason in failures[key]],
@@ -260,7 +381,7 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
             if moments:
                 sums, products = sums + moments[0], products + moments[1]
             bar.update(len(job[0]))
-    return failures, sums, products
+    return failures, sums, products, pictures
 
 
 def _check_failures(key: str, failed: list[str], count: int, max_failed_share: float) -> None:
@@ -279,7 +400,7 @@ def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -
         raise UserError(f"not one {key} image can be decoded; get the data set again")
     if failed:
         shape = (len(split.paths), target.size, target.size, target.channels)
-        images = np.memmap(target.file, target.kind, "r+", shape=shape)
+        images = np.memmap(target.file, stored_kind(target.kind), "r+", shape=shape)
         for start in range(0, len(rows), CHUNK):
             images[start : start + CHUNK][: len(rows) - start] = images[rows[start : start + CHUNK]]
         images.flush()
@@ -293,8 +414,6 @@ def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -
 def _warn(failures: dict[str, list]) -> None:
     for key, failed in failures.items():
         if failed:
-            print(
-                f"warning: {len(failed)} {key} images cannot be decoded and are left out: "
-                + "; ".join(f"{path} ({reason})" for path, reason in failed[:5]),
-                file=sys.stderr,
-            )
+            named = "; ".join(f"{path} ({reason})" for path, reason in failed[:5])
+            text = f"warning: {len(failed)} {key} images cannot be decoded and are left out: {named}"
+            print(printable(text), file=sys.stderr)

@@ -40,8 +40,8 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
     pixels = load()
     if dist.is_initialized() and dist.get_rank() == 0:
         dist.barrier()
-    for name, std in zip(pixels.channel_names, pixels.std):
-        if std == 0:
+    for name, variance in zip(pixels.channel_names, np.diag(pixels.covariance)):
+        if variance == 0:
             raise UserError(
                 f"channel {name} has the same value in every training pixel: nothing can be learned from it"
             )

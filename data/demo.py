@@ -8,12 +8,12 @@ channels tell every class, two tell the pairs they span, and one is left with a 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data.files import read_file
 from utils import UserError, making, write_json, write_text
 
 VERSION = 1  # of the pictures; another version is drawn again
@@ -100,6 +100,15 @@ def _write(folder: Path) -> None:
     write_json(folder / "demo.json", {"version": VERSION, "images": sum(map(len, lists.values()))})
 
 
+def read_marker(path: Path) -> dict:
+    """What the last file of a made data set says; {} where it is not there, or damaged."""
+    try:
+        told = json.loads(read_file(path, 1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def make_demo(folder: str | Path) -> Path:
     """Draw the demo set into `folder` (about 3 s), or keep a complete one that is there; returns the folder.
 
@@ -110,19 +119,23 @@ def make_demo(folder: str | Path) -> Path:
     marker = folder / "demo.json"
 
     def complete() -> bool:
-        return marker.is_file() and json.loads(marker.read_text(encoding="utf-8"))["version"] == VERSION
+        if not folder.exists() or not any(folder.iterdir()):
+            return False
+        told = read_marker(marker)
+        if told.get("version") == VERSION:
+            return True
+        what = "the demo set of another version, or a damaged one" if told else "no demo set"
+        raise UserError(
+            f"{folder} is not empty and holds {what}; remove it, or name another folder with --out"
+        )
 
-    if complete():
-        return folder
-    if folder.exists() and not marker.is_file() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and holds no demo set; name another folder or remove it")
     try:
+        if complete():
+            return folder
         with making(folder) as temporary:
             if complete():  # another process made it meanwhile
                 return folder
             _write(temporary)
-            if folder.exists():
-                shutil.rmtree(folder)
     except OSError as error:
         raise UserError(
             f"cannot write the demo set to {folder}: {error}; free disk space, or make it elsewhere: "

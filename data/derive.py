@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from tqdm import tqdm
 
-from data.decode import PICTURES, ImageReader, to_mode
+from data.decode import ImageReader, open_picture, reason, to_mode
 from data.lists import BANDS, ImageLists
 from data.source import BROKEN
 from utils import UserError, making, write_text
@@ -37,6 +36,21 @@ def nir(rgb: np.ndarray) -> np.ndarray:
 CHANNELS = {"grey": grey, "sobel": sobel, "nir": nir}  # rgb (H, W, 3) float -> (H, W)
 
 
+def _read_rgb(reader: ImageReader, path: str) -> np.ndarray:
+    """The picture's pixels, (H, W, 3) uint8.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    try:
+        with open_picture(reader.read(path)) as image:
+            return np.asarray(to_mode(ImageOps.exif_transpose(image), "RGB"))
+    except Exception as error:  # as many types as for a cache
+        raise UserError(
+            f"cannot decode {path} ({reason(error)}): mend it or take it off the lists"
+        ) from error
+
+
 def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = True) -> Path:
     """Write the data set with the channels R, G, B and `channel` into the folder `out`, as .npy.
 
@@ -59,11 +73,14 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
                 for path, label in zip(
                     tqdm(part.paths, desc=split, unit=" images", disable=not progress), part.labels
                 ):
-                    image = Image.open(io.BytesIO(reader.read(path)), formats=PICTURES)
-                    rgb = np.asarray(to_mode(ImageOps.exif_transpose(image), "RGB"))
+                    rgb = _read_rgb(reader, path)
                     more = np.round(CHANNELS[channel](rgb.astype(np.float64)))
                     more = np.clip(more, 0, 255).astype(np.uint8)
                     file = Path(path).with_suffix(".npy").as_posix()
+                    if (temporary / file).exists():
+                        raise UserError(
+                            f"{path} and another image would both become {file}: rename one of them"
+                        )
                     (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                     np.save(temporary / file, np.dstack([rgb, more]))
                     lines.append(f"{file} {label}\n")

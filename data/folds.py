@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from data.decode import ImageReader
+from data.demo import read_marker
+from data.identity import as_text, digest_of, sums_of
 from data.lists import BANDS, RGB, ImageLists
 from data.source import BROKEN
 from utils import UserError, making, write_json, write_text
@@ -66,12 +67,14 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     labels = np.concatenate([split.labels for split in lists.splits.values()])
     parts = split_folds(labels, folds)
     made = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
-    marker, content = out / "folds.json", {"digest": lists.digest, "folds": folds}
-    if marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == content:
+    marker, reader = out / "folds.json", ImageReader(lists)
+    content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(as_text(sums_of(lists)))}
+    if read_marker(marker) == content:
         return made
     if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty and does not hold these folds: name another folder with --out")
-    reader = ImageReader(lists)
+        raise UserError(
+            f"{out} is not empty and does not hold these folds of these pictures: name another folder with --out"
+        )
     try:
         with making(out) as temporary:
             for path in paths:

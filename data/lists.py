@@ -14,8 +14,10 @@ import numpy as np
 
 from channelset import Channels
 from data.demo import make_demo
+from data.files import LARGEST_BANDS, LARGEST_LIST
+from data.identity import sizes_of
 from data.source import PASSED_OVER, open_source
-from utils import ROOT, UserError
+from utils import ROOT, UserError, check_name
 
 LIST_FILES = {"train": ("train.txt",), "val": ("val.txt", "validation.txt"), "test": ("test.txt",)}
 COURSE_SHA256 = {  # of the three list files as the course hands them out, with CRLF line ends
@@ -24,6 +26,9 @@ COURSE_SHA256 = {  # of the three list files as the course hands them out, with 
     "test": "e2bf6a6bfc2a97ee102984e40ed35fae098aa9629a4284a475835c3e7b3072b4",
 }
 BANDS = "bands.txt"
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal may obey them
+# they mean sets of channels, columns of the predictions, or in a table an empty cell
+NO_BANDS = {"all", "every", "image", "label", "na", "n/a", "none", "null", "<na>", "#n/a", "#na"}
 RGB = Channels("RGB")
 LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a folder images/"
 
@@ -72,7 +77,7 @@ def parse_list(data: bytes, name: str) -> Split:
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text ({error}); save it again as UTF-8") from error
     paths, labels, lines = [], [], []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         words = line.rsplit(None, 1)  # off the right: a path may hold spaces
         if not words:
             continue
@@ -83,6 +88,8 @@ def parse_list(data: bytes, name: str) -> Split:
             raise UserError(f"{name}:{number}: label {label!r} is not an integer; write `<path> <label>`")
         if not 0 <= int(label) < 10**6:
             raise UserError(f"{name}:{number}: label {label} is out of range; labels count 0, 1, 2, ...")
+        if CONTROL.search(path):
+            raise UserError(f"{name}:{number}: {path!r} holds a control character; rename that file")
         if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
             raise UserError(
                 f"{name}:{number}: {path!r} leaves the data set; write a relative path without .."
@@ -117,15 +124,31 @@ def parse_bands(data: bytes, name: str) -> Channels:
             and not 1 <= wavelength <= 1e9
             or words[0] in found
             or "," in words[0]
+            or CONTROL.search(words[0])
         ):
             raise UserError(
                 f"{name}:{number}: {line.strip()!r} is not `<name> <wavelength in nm>`, with a name "
                 f"of its own and without a comma; the wavelength may be left out"
             )
+        if means_something_else(words[0], wavelength):
+            raise UserError(
+                f"{name}:{number}: a channel called {words[0]!r} would mean two things, since sets are named "
+                f"with 'all', 'all-B10', numbers and wavelengths such as '665nm'; give it another name"
+            )
         found[words[0]] = wavelength
     if not found:
         raise UserError(f"{name} is empty; it needs one line `<name> <wavelength in nm>` a channel")
     return Channels(found)
+
+
+def means_something_else(band: str, wavelength: float | None) -> bool:
+    """Whether the name of a band already says a set of channels, another band's wavelength, or a number."""
+    number = band.lower().removesuffix("nm")
+    try:
+        value = float(number)
+    except ValueError:
+        return band.lower() in NO_BANDS or band.lower().startswith("all-")
+    return number == band.lower() or value != wavelength  # "665nm 665" says one thing alone
 
 
 def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
@@ -166,17 +189,22 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
                 )
 
 
-def read_lists(source: str | Path) -> ImageLists:
+def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     """Read and check the lists of a folder or zip. Every listed image exists; none is decoded.
 
     The lists may lie in `source`, in its images/ folder or up to two folders deeper, and images/ may be
     nested.
 
+    Args:
+        source: a folder or zip.
+        name: of the data set; by default that of the folder or zip.
+
     Raises:
-        UserError: naming the list file, the line and the remedy.
+        UserError: naming the list file, the line and the remedy, or a name that no result could have.
     """
     given = Path(source).expanduser().absolute()
     source = given.resolve()
+    called = source if given.name == ".." else given  # a link may give the data set another name
     tree = open_source(source)
     roots = tree.list_roots()
     if not roots:
@@ -195,13 +223,15 @@ def read_lists(source: str | Path) -> ImageLists:
         if found is None:
             raise UserError(f"no {' or '.join(choices)} beside {source / roots[0] / 'train.txt'}; {LAYOUT}")
         names[key] = str(source / found)
-        splits[key] = parse_list(tree.read(found), names[key])
+        splits[key] = parse_list(tree.read(found, LARGEST_LIST), names[key])
     check_splits(splits, names)
     prefix = _locate_images(tree, roots[0], splits, names)
     sha256 = {key: _sha256(split) for key, split in splits.items()}
     channels = _read_bands(tree, roots[0])
     told = sorted(sha256.items()) + [repr(channels)] * (channels is not RGB)
-    name = "course" if sha256 == COURSE_SHA256 else given.stem if source.is_file() else given.name
+    name = name or (called.stem if source.is_file() else called.name)
+    name = "course" if sha256 == COURSE_SHA256 else name
+    check_name(name, "the data set's folder or zip")
     return ImageLists(
         source,
         prefix,
@@ -215,7 +245,9 @@ def read_lists(source: str | Path) -> ImageLists:
 
 def _read_bands(tree, root: str) -> Channels:
     return (
-        parse_bands(tree.read(root + BANDS), str(tree.path / (root + BANDS))) if root + BANDS in tree else RGB
+        parse_bands(tree.read(root + BANDS, LARGEST_BANDS), str(tree.path / (root + BANDS)))
+        if root + BANDS in tree
+        else RGB
     )
 
 
@@ -264,13 +296,19 @@ def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, s
 
 
 def _class_names(train: Split) -> list[str]:
-    """Folder names (wnids) where each class has a folder of its own, else the labels."""
+    """Folder names (wnids) where each class has a folder of its own, with those above them where they must be told
+    apart; else the labels.
+    """
     folders = {}
     for path, label in zip(train.paths, train.labels.tolist()):
         folders.setdefault(label, set()).add(path.rpartition("/")[0])
     own = [folder for label in sorted(folders) for folder in folders[label]]
     if len(own) == len(set(own)) == len(folders) and all(own):
-        return [folder.rpartition("/")[2] for folder in own]
+        parts = [folder.split("/") for folder in own]
+        for count in range(1, max(map(len, parts)) + 1):  # a/outdoor and b/outdoor need two parts
+            names = ["/".join(part[-count:]) for part in parts]
+            if len(set(names)) == len(names):
+                return names
     return [str(label) for label in sorted(folders)]
 
 
@@ -297,19 +335,24 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
         if folder.is_dir()
         else []
     )
-    found = {}  # by content, so an archive beside its unpacked folder counts once
+    found: dict[tuple, list[Path]] = {}  # by content, so an archive beside its unpacked folder counts once
     for path in (
         ([folder] if (folder / "train.txt").is_file() else []) + places + sorted(folder.glob("*.zip"))
     ):
         source = open_source(path)
         for root in source.list_roots():
-            found.setdefault(tuple(source.read(root + "train.txt").splitlines()), path)
+            lines = tuple(source.read(root + "train.txt", LARGEST_LIST).splitlines())
+            found.setdefault(lines, []).append(path)
+    for paths in found.values():
+        if len(paths) > 1 and len({tuple(sizes_of(read_lists(path)).items()) for path in paths}) > 1:
+            found = dict(enumerate([path] for path in paths))  # the same list with other pictures
+            break
     if len(found) > 1:
+        names = [paths[0].name for paths in found.values()]
         raise UserError(
-            f"several data sets in {folder}: {', '.join(path.name for path in found.values())}; "
-            f"choose one, such as --data {next(iter(found.values()))}"
+            f"several data sets in {folder}: {', '.join(names)}; choose one, such as --data {folder / names[0]}"
         )
     if found:
-        return next(iter(found.values()))
+        return next(iter(found.values()))[0]
     print(f"no data set in {folder}: using the drawn demo set (see data/README.md for the course's own)")
     return make_demo(folder / "demo")

@@ -12,14 +12,15 @@ from tqdm import tqdm
 from data.archive import download
 from data.build import build, read_recipes
 from data.cache import first_kind, open_cache
-from data.decode import ImageReader
+from data.dataset import cached_size
+from data.decode import ImageReader, reason
 from data.decode import decode as decode_image
 from data.demo import make_demo
 from data.derive import CHANNELS, derive
 from data.folds import make_folds
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
-from utils import ROOT, ArgumentParser, UserError, cli, within
+from utils import ROOT, ArgumentParser, UserError, cli, printable, within
 
 URL = "https://cchsu.info/files/images.zip"
 
@@ -30,7 +31,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     Raises:
         UserError: images that cannot be decoded, counted and named.
     """
-    print(f"{lists.source}: {len(lists.class_names)} classes, lists of {lists.name!r}")
+    print(printable(f"{lists.source}: {len(lists.class_names)} classes, lists of {lists.name!r}"))
     for key, split in lists.splits.items():
         counts = np.bincount(split.labels, minlength=len(lists.class_names))
         least, most = counts.argmin(), counts.argmax()
@@ -50,7 +51,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             image = decode_image(data, 64, channels, kind)
             return bool((image == image[:, :, :1]).all()), "", hashlib.sha256(data).digest()
         except Exception as error:  # Pillow raises many types for damaged files, and each is reported
-            return False, f"{path} ({type(error).__name__}: {error})", b""
+            return False, f"{path} ({reason(error)})", b""
 
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes without the interpreter's lock
         results = list(tqdm(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
@@ -162,11 +163,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where it goes")
 
     sub = command(
-        "cache", "decode a data set once, for training at one image size", "cache data/images.zip --size 128"
+        "cache",
+        "decode a data set ahead of training at one image size",
+        "cache data/images.zip --image-size 128",
     )
     add_source(sub)
     sub.add_argument(
-        "--size", type=within(1, 4096), required=True, metavar="PX", help="side of the square images"
+        "--image-size",
+        "--size",
+        dest="size",
+        type=within(1, 4096),
+        required=True,
+        metavar="PX",
+        help="as the training's --image-size; the cached images are an eighth larger, for crops",
     )
     sub.add_argument(
         "--out",
@@ -204,7 +213,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"ready: {make_demo(args.out)}")
     else:
         cache = open_cache(
-            read_lists(find_dataset(args.source)), args.size, args.out, args.workers, args.max_failed
+            read_lists(find_dataset(args.source)),
+            cached_size(args.size),
+            args.out,
+            args.workers,
+            args.max_failed,
         )
         sizes = ", ".join(f"{name} {len(cache.split(name).labels):,}" for name in ("train", "val", "test"))
         print(f"ready: {cache.folder} ({sizes}); train mean {cache.mean.round(4)}, std {cache.std.round(4)}")

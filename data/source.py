@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from data.files import read_file, read_member
 from utils import UserError
 
 # what zipfile raises for archives that are damaged, encrypted or packed in a way that it does not know
@@ -37,8 +38,12 @@ class FolderSource:
                 self._listed[folder] = set()
         return file in self._listed[folder]
 
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+    def read(self, name: str, largest: int) -> bytes:
+        """A whole file of at most `largest` bytes."""
+        try:
+            return read_file(self.path / name, largest)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {self.path / name}: {error}; put the right file there") from error
 
     def list_roots(self) -> list[str]:
         """Folders, "" or ending in "/", that hold a train.txt: those at the least depth, at most two down."""
@@ -90,9 +95,10 @@ class ZipSource:
     def __contains__(self, name: str) -> bool:
         return name in self.names
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, largest: int) -> bytes:
+        """As `FolderSource.read`."""
         try:
-            return self._archive.read(name)
+            return read_member(self._archive, name, largest)
         except BROKEN as error:
             raise UserError(
                 f"cannot read {name} in {self.path} ({error}); download or copy the zip again"
@@ -118,10 +124,12 @@ def open_source(path: Path) -> FolderSource | ZipSource:
     """The source at `path`.
 
     Raises:
-        UserError: there is nothing there, or it is a file that is no zip.
+        UserError: there is nothing there, or it is neither a folder nor a zip.
     """
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
         raise UserError(f"no folder or zip at {path}; check the path")
+    if not path.is_file():
+        raise UserError(f"{path} is a pipe, a device or the like; name a folder or a zip")
     return ZipSource(path)

@@ -4,21 +4,32 @@ already.
 
 from __future__ import annotations
 
-import json
+import argparse
 from pathlib import Path
 
 import torch
 
 from channelset import Channels
-from config import TrainConfig, differing_options, digest, option_defaults, told_options, training_key
+from config import TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
 from data.dataset import open_data
+from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
-from engine.records import SECTIONS, RunFiles, read_predictions, run_name, write_record
-from utils import ROOT, ArgumentParser, UserError, check_name, environment, read_jsonl, use_threads, within
+from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
+from utils import (
+    ROOT,
+    ArgumentParser,
+    UserError,
+    check_label,
+    check_name,
+    environment,
+    read_jsonl,
+    use_threads,
+    within,
+)
 
-# Names and places on one machine, which a record does not keep
-PLACES = ("name", "out", "resume", "cache", "data")
+# Names and places on one machine, which a record does not keep; it names the teacher instead of its path
+PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
@@ -51,9 +62,8 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing where this very run has its results already"
     )
-    parser.add_argument(
-        "--no-report", action="store_true", help="leave the documents' tables and charts as they are"
-    )
+    # older scripts pass it; no evaluation writes the documents
+    parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
 
 
 class Evaluation:
@@ -88,9 +98,9 @@ class Evaluation:
             "image_size": self.options["image_size"],
             "section": args.section or section,
             "model": name,
-            "label": args.label or name,
+            "label": check_label(args.label or name, "--label"),
             "seed": self.options["seed"],
-            "digest": digest(training_key(self.options, config_class), sorted(test.items())),
+            "digest": digest(identity(config_class.of(self.options)), sorted(test.items())),
         }
         demo = self.head["dataset"] == "demo"
         folder = Path(args.results or ("runs/demo-results" if demo else ROOT / "results"))
@@ -99,7 +109,9 @@ class Evaluation:
     @property
     def kept_options(self) -> dict:
         """The training's options that a record keeps."""
-        return {key: value for key, value in self.options.items() if key not in PLACES}
+        options = {key: value for key, value in self.options.items() if key not in PLACES}
+        teacher = self.options.get("taught_by")
+        return {**options, "teacher": teacher} if teacher else options
 
     def is_done(self) -> bool:
         """Whether --skip-existing leaves the results of this very run as they are.
@@ -110,30 +122,38 @@ class Evaluation:
         if not self.files.record.exists():
             return False
         try:
-            old = json.loads(self.files.record.read_text(encoding="utf-8"))
+            old = read_record(self.files.record, self.task)
             same = (old["trained_with"], old["train_s"], old["config"]) == (
                 self.checkpoint["environment"],
                 self.checkpoint["train_s"],
                 self.kept_options,
             )
-        except (ValueError, KeyError, TypeError, OSError):  # damaged: made again
+        except (UserError, KeyError):  # damaged: made again
             return False
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
             return True
-        if differing_options(self.kept_options, old["config"], self.config_class):
+        if differing(self.kept_options, old["config"], self.config_class):
             raise UserError(
                 f"{self.files.record} has the results of {self.head['model']!r} trained with "
                 f"other options: add --name for a row of its own"
             )
+        dataset = self.checkpoint["dataset"]
+        pictures = {old.get("images_digest", LISTS_ONLY), dataset.get("images_digest", LISTS_ONLY)} - {
+            LISTS_ONLY
+        }
+        if old.get("dataset_digest") != dataset["digest"] or len(pictures) > 1:
+            raise UserError(
+                f"{self.files.record} has the results of {self.head['model']!r} on other data that are called "
+                f"{self.head['dataset']!r}, too: add --name or --results, or delete it"
+            )
         return False
 
     def _is_whole(self, record: dict) -> bool:
-        """Whether the predictions and the table that go with the record are there."""
+        """Whether the predictions and the table that go with the record are there, and undamaged."""
         try:
-            return self.files.name in self.files.table.read_text(encoding="utf-8") and (
-                "test" not in record["splits"] or bool(read_predictions(self.files.predictions))
-            )
+            check_predictions(self.files, record)
+            return self.files.name in self.files.table.read_text(encoding="utf-8")
         except (OSError, UserError):
             return False
 
@@ -148,48 +168,59 @@ class Evaluation:
         Raises:
             UserError: the data are others.
         """
-        args, dataset, known = self.args, self.checkpoint["dataset"], option_defaults(self.config_class)
-        # an older version's may have more
-        trained = {key: value for key, value in self.options.items() if key in known}
-        config = self.config_class(
-            **{
-                **trained,
-                "image_size": image_size,
-                "data": args.data,
-                "cache": args.cache,
-                "device": args.device,
-            }
+        args, dataset = self.args, self.checkpoint["dataset"]
+        config = self.config_class.of(
+            self.options, image_size=image_size, data=args.data, cache=args.cache, device=args.device
         ).resolve(Channels(dataset.get("data_channels") or RGB))
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)
-        if cache.digest != dataset["digest"]:
+        other = difference(cache, dataset, path)
+        if other:
             raise UserError(
-                f"{path} was trained on {dataset['name']!r} ({dataset['digest'][:12]}), --data "
-                f"{args.data} is {cache.name!r} ({cache.digest[:12]}): name the data it was "
-                f"trained on"
+                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}. Name the data it "
+                f"was trained on"
             )
         return config, cache
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
         """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
-        log = Path(path).parent / "metrics.jsonl"  # not there where the model was copied alone
-        known = option_defaults(self.config_class)
-        trained = {key: value for key, value in self.options.items() if key in known}
-        told = told_options(self.config_class(**{**trained, "device": "cpu"}))
+        changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,
-            "options": {key: value for key, value in told.items() if key != "amp"},
+            "options": {key: value for key, value in changed.items() if key != "amp"},
             "test": self.test,
             "dataset_digest": cache.digest,
+            "channels": list(cache.channel_names),
+            "images_digest": self.checkpoint["dataset"].get("images_digest", LISTS_ONLY),
             "config": self.kept_options,
             "trained_with": self.checkpoint["environment"],
             "evaluated_with": environment(device),
             "train_s": self.checkpoint["train_s"],
             "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
-            "history": read_jsonl(log) if log.exists() else [],
+            "history": self._history(Path(path).parent / "metrics.jsonl"),
             "splits": {},
         }
+
+    def _history(self, log: Path) -> list[dict]:
+        """The training's metrics, a line an epoch. A checkpoint of an older version does not hold them: then they are
+        those of the `log` beside it, nothing where the model was copied alone.
+
+        Raises:
+            UserError: the log is damaged, or of another training.
+        """
+        if "metrics" in self.checkpoint:
+            return self.checkpoint["metrics"]
+        lines = read_jsonl(log) if log.exists() else []
+        epochs = list(range(1, self.options["epochs"] + 1))
+        fused = self.task == "task1" and len(self.args.checkpoint) > 1  # their times are added
+        seconds = {line.get("train_s") for line in lines[-1:]} - {self.checkpoint["train_s"]}
+        if lines and ([line.get("epoch") for line in lines] != epochs or (seconds and not fused)):
+            raise UserError(
+                f"{log} is not the log of the training that wrote the model beside it, or it is damaged: restore it, "
+                f"or move the model into a folder of its own"
+            )
+        return lines
 
     def write(self, record: dict) -> None:
         """Write the record, and the task's table with it."""

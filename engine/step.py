@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from config import TrainConfig
-from data.batches import Batches
+from data.batches import Batches, draw_mix, mix
 from utils import generator
 
+MIXED = 0.9  # share of the training in which images are mixed
 WARM_UP = 3  # steps before the capture: they choose algorithms and make the optimiser's state
 
 
@@ -90,6 +91,7 @@ class TrainStep:
                     "indices": indices,
                     **{f"input:{key}": value for key, value in extra.items()},
                     **self.train.draw(len(indices), config.augment, random),
+                    **self._draw_mix(step, random),
                 }
             )
         schedule = torch.tensor([self._schedule(step) for step in steps])
@@ -98,6 +100,13 @@ class TrainStep:
             "share": schedule[:, 1],
             **{key: torch.stack([batch[key] for batch in batches]) for key in batches[0]},
         }
+
+    def _draw_mix(self, step: int, random: torch.Generator) -> dict[str, Tensor]:
+        """What `data.batches.mix` needs; near the end of the training nothing of another image."""
+        if self.config.mix == "none":
+            return {}
+        drawn = draw_mix(self.config.mix, self.config.image_size, random)
+        return drawn if step < MIXED * self.total else {key: 0 * value for key, value in drawn.items()}
 
     def _schedule(self, step: int) -> tuple[float, float]:
         """Learning rate of the step, and share of the distillation loss."""
@@ -168,8 +177,14 @@ class TrainStep:
         self.called.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
             images, labels = self.train.train_batch(now, config.augment)
+            if config.mix != "none":
+                part, box = (now[key].to(self.device) for key in ("mix_share", "mix_box"))
+                images = mix(images, config.mix, part, box)
             logits = self.called(images, **extra)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        if config.mix != "none":
+            other = F.cross_entropy(logits.float(), labels.roll(1), label_smoothing=config.label_smoothing)
+            loss = torch.lerp(loss, other, part)
         if self.teacher is not None:
             loss = (1 - share) * loss + share * self._distillation(images, logits)
         for group in self.optimizer.param_groups:  # a tensor, where it has to change within a graph

@@ -1,4 +1,8 @@
-"""The training loop both tasks share: schedule, mixed precision, EMA, exact resume, one directory a run."""
+"""The training loop both tasks share: schedule, mixed precision, EMA, exact resume, one directory a run.
+
+last.pt holds the whole state, the lines of metrics.jsonl too; a resumed run writes that file again from it. While a
+training runs, previous.pt holds the state before that: a run goes on from there where last.pt is damaged.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +25,23 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import TrainConfig, differing_options, option_defaults, run_folder_name
+from config import TrainConfig, differing, folder_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
+from data.identity import LISTS_ONLY, difference
 from engine.step import TrainStep
 from utils import (
+    PARTIAL,
+    Output,
     UserError,
     append_jsonl,
     brief,
+    check_options,
     environment,
     hold,
     load_checkpoint,
+    read_jsonl,
     save_checkpoint,
     use_threads,
     write_json,
@@ -40,6 +49,7 @@ from utils import (
 )
 
 SAVE_EVERY = 20  # seconds of training that a kill may cost, at most
+OLDER = "previous.pt"  # the state before the one in last.pt, while a training runs
 
 
 @dataclass(frozen=True)
@@ -121,9 +131,17 @@ def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) 
     return torch.cat(predictions).cpu().numpy(), float(loss) / len(batches)
 
 
+def _stop_signals() -> list[int]:
+    """Signals after which a training saves and stops: Ctrl-C, SIGTERM, and the end of the terminal where that is not
+    ignored, as it is under nohup.
+    """
+    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+    heard = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM] + [hang_up] * heard
+
+
 class Trainer:
-    """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and
-    model.pt.
+    """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and model.pt.
 
     Args:
         config: resolved options; a run directory is chosen where none is given.
@@ -152,7 +170,8 @@ class Trainer:
         self.config, self.validate, self.processes = config, validate, processes
         # of the start, kept by a resumed run
         self.cache, self.environment = cache, environment(train.device)
-        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{run_folder_name(config)}"
+        self.images_digest = cache.images_digest
+        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{folder_name(config)}"
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
@@ -163,6 +182,11 @@ class Trainer:
         if config.batch_size > len(train):
             raise UserError(
                 f"--batch-size {config.batch_size} is larger than the {len(train)} training images"
+            )
+        if processes.world > 1 and config.batch_size < 2 * processes.world:
+            raise UserError(
+                f"--batch-size {config.batch_size} leaves {processes.world} processes less than the two images each "
+                f"that batch normalisation needs: use {2 * processes.world} or more, or fewer processes"
             )
         if config.batch_size % processes.world:
             raise UserError(
@@ -182,6 +206,7 @@ class Trainer:
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
         # loss_sum: over this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, None
+        self.metrics: list[dict] = []  # the lines of metrics.jsonl
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
         if config.compile:  # in place and after the average was copied: neither state dict changes
             called.compile(dynamic=False)
@@ -208,11 +233,13 @@ class Trainer:
             "kind": "training-state",
             "config": dataclasses.asdict(self.config),
             "digest": self.cache.digest,
+            "images_digest": self.images_digest,
             "environment": self.environment,
             "world": self.processes.world,
             "step": self.step,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
+            "metrics": self.metrics,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -221,7 +248,40 @@ class Trainer:
 
     def _save(self) -> None:
         if self.processes.rank == 0:
-            save_checkpoint(self.folder / "last.pt", self._state())
+            last, older = self.folder / "last.pt", self.folder / OLDER
+            if last.exists():
+                try:  # a second name of the same bytes: last.pt is never missing
+                    spare = self.folder / f".last.pt.previous{PARTIAL}"
+                    os.link(last, spare)
+                    os.replace(spare, older)
+                except OSError:  # a file system without links
+                    os.replace(last, older)
+            save_checkpoint(last, self._state())
+
+    def _load(self) -> dict | None:
+        """The state to go on from; None where there is none.
+
+        Raises:
+            UserError: last.pt is damaged, and there is no older state that is whole.
+        """
+        last, older = self.folder / "last.pt", self.folder / OLDER
+        if not last.exists() and not older.exists():
+            return None
+        if not self.config.resume:
+            raise UserError(
+                f"{self.folder} already holds a run: add --resume to go on with it, or choose another --out"
+            )
+        try:
+            state = load_checkpoint(last, "training-state")
+        except UserError as error:
+            try:
+                state = load_checkpoint(older, "training-state")
+            except UserError:
+                raise error from None
+            if last.exists() and self.processes.rank == 0:
+                print(f"{error}\ngoing on from the state before it, {older}", file=sys.stderr)
+        check_options(state["config"], type(self.config), last)
+        return state
 
     def open_run(self) -> None:
         """Make the run directory, or go on with the one that is there.
@@ -232,20 +292,15 @@ class Trainer:
         """
         if self.processes.rank == 0:
             self.lock = hold(self.folder)
-            for left in (*self.folder.glob(".last.pt.*"), *self.folder.glob(".model.pt.*")):  # by a kill
-                left.unlink()
-        last = self.folder / "last.pt"
-        if last.exists():
-            if not self.config.resume:
+            for name in ("last.pt", "model.pt", "metrics.jsonl"):
+                for left in self.folder.glob(f".{name}.????????{PARTIAL}"):  # by a kill
+                    left.unlink()
+        if state := self._load():
+            other = difference(self.cache, state, str(self.folder / "last.pt"))
+            if other:
                 raise UserError(
-                    f"{self.folder} already holds a run: add --resume to go on with it, or "
+                    f"cannot resume {self.folder}: it was started on other data: {other}; name that data, or "
                     f"choose another --out"
-                )
-            state = load_checkpoint(last, "training-state")
-            if state["digest"] != self.cache.digest:
-                raise UserError(
-                    f"cannot resume {self.folder}: it was started on other data; choose another "
-                    f"--out or delete it"
                 )
             if state["world"] != self.processes.world:
                 raise UserError(
@@ -253,15 +308,18 @@ class Trainer:
                     f"processes, now there are {self.processes.world}; use as many, since each "
                     f"draws images of its own"
                 )
-            ours = dataclasses.asdict(self.config)
-            differ = differing_options(ours, state["config"], type(self.config))
+            differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
             if differ:
-                theirs = {**option_defaults(type(self.config)), **state["config"]}
                 raise UserError(
                     f"cannot resume {self.folder}: it was started with "
-                    + ", ".join(f"--{k.replace('_', '-')} {theirs[k]} (now {ours[k]})" for k in differ)
+                    + ", ".join(
+                        f"--{key.replace('_', '-')} {theirs} (now {ours})"
+                        for key, (ours, theirs) in differ.items()
+                    )
                 )
             self.environment = state["environment"]
+            # of an older version's epochs the pictures are not known
+            self.images_digest = state.get("images_digest", LISTS_ONLY)
             try:
                 self.model.load_state_dict(state["model"])
                 self.ema.load_state_dict(state["ema"])
@@ -278,20 +336,36 @@ class Trainer:
                     f"{self.steps.total}; choose another --out or delete it"
                 )
             self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
-            if self.processes.rank == 0 and (self.folder / "metrics.jsonl").exists():
+            self.metrics = self._lines(state)
+            if self.processes.rank == 0:
                 # a killed run may have written the line of an epoch that it did not save
-                lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-                write_text(self.folder / "metrics.jsonl", "".join(lines[: self.step // self.steps_per_epoch]))
+                text = "".join(json.dumps(line) + "\n" for line in self.metrics)
+                write_text(self.folder / "metrics.jsonl", text)
         elif self.processes.rank == 0:
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
             write_json(self.folder / "environment.json", self.environment)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
+    def _lines(self, state: dict) -> list[dict]:
+        """The metrics of the epochs that are done; a state of an older version leaves them to metrics.jsonl.
+
+        Raises:
+            UserError: they are not those of the epochs.
+        """
+        epochs, log = list(range(1, self.step // self.steps_per_epoch + 1)), self.folder / "metrics.jsonl"
+        lines = state["metrics"] if "metrics" in state else read_jsonl(log)[: len(epochs)] if epochs else []
+        if [line.get("epoch") for line in lines] != epochs:
+            raise UserError(
+                f"cannot resume {self.folder}: {log} has not the lines of epochs 1 to {len(epochs)}; restore it, "
+                f"or choose another --out"
+            )
+        return lines
+
     # ------------------------------------------------------------ loop
 
     def fit(self) -> nn.Module:
-        """Train to the end and return the averaged model. Ctrl-C and SIGTERM save first, then stop with
-        status 130.
+        """Train to the end and return the averaged model. Ctrl-C, SIGTERM and the end of the terminal save first,
+        then stop with status 130.
 
         Raises:
             UserError: the loss is not finite; the last checkpoint is kept.
@@ -299,15 +373,15 @@ class Trainer:
         self.open_run()
         total = self.steps.total
         handlers = {
-            s: signal.signal(s, lambda number, _: setattr(self, "stopped", number))
-            for s in (signal.SIGINT, signal.SIGTERM)
+            s: signal.signal(s, lambda number, _: setattr(self, "stopped", number)) for s in _stop_signals()
         }
-        interactive = sys.stderr.isatty()
+        interactive, messages = sys.stderr.isatty(), Output(sys.stderr)
         bar = tqdm(
             total=total,
             initial=self.step,
             unit="step",
             desc=self.folder.name,
+            file=messages,
             dynamic_ncols=interactive,
             mininterval=0.2 if interactive else 30,
             disable=self.processes.rank != 0,
@@ -337,7 +411,7 @@ class Trainer:
                     print(
                         f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
                         "The same command with --resume goes on.",
-                        file=sys.stderr,
+                        file=messages,
                     )
                     sys.exit(130)
         finally:
@@ -353,7 +427,7 @@ class Trainer:
 
         Args:
             kind: of the checkpoint, see `utils.load_checkpoint`.
-            dataset: what an evaluation must know of the data, beyond name, digest and class names.
+            dataset: what an evaluation must know of the data, beyond name, digests and class names.
             evaluation: the script that comes next.
         """
         averaged, cache = self.fit(), self.cache
@@ -362,6 +436,7 @@ class Trainer:
             dataset = {
                 "name": cache.name,
                 "digest": cache.digest,
+                "images_digest": self.images_digest,
                 "class_names": cache.class_names,
                 **dataset,
             }
@@ -373,9 +448,11 @@ class Trainer:
                     "dataset": dataset,
                     "environment": self.environment,
                     "train_s": round(self.seconds, 1),
+                    "metrics": self.metrics,
                     "state": averaged.state_dict(),
                 },
             )
+            (self.folder / OLDER).unlink(missing_ok=True)  # the training has ended
             print(f"wrote {path}\nnext: python {evaluation} {path}")
         self.processes.stop()
 
@@ -392,9 +469,10 @@ class Trainer:
         if not math.isfinite(loss) or not finite:
             what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
+            before = f"; last.pt in {self.folder} is from before"
             raise UserError(
-                f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or "
-                f"--no-amp; last.pt in {self.folder} is from before"
+                f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or --no-amp"
+                + before * (self.folder / "last.pt").exists()
             )
         return loss
 
@@ -413,7 +491,8 @@ class Trainer:
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             record.update(self.validate(self.ema.module))
             if self.processes.rank == 0:
-                bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=sys.stderr)
+                bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=bar.fp)
+        self.metrics.append(json.loads(json.dumps(record)))  # plain numbers, as the file has them
         if self.processes.rank == 0:
             append_jsonl(self.folder / "metrics.jsonl", record)
 

@@ -48,9 +48,9 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
     }
 
 
-def _class_ids(*arrays) -> list[np.ndarray]:
-    """The arrays as numpy (N,), checked to be integers, not empty and of one length."""
-    arrays = [np.asarray(array) for array in arrays]
+def _class_ids(*values) -> list[np.ndarray]:
+    """Returns the values as arrays (N,); checks that they are integers, not empty and of one length."""
+    arrays = [np.asarray(value) for value in values]
     if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):
         raise ValueError(f"labels and predictions must share one shape (N,), got {[a.shape for a in arrays]}")
     if arrays[0].size == 0:

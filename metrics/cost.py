@@ -56,7 +56,7 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
         model: takes a single tensor; left as it is (thop adds `total_ops` buffers, so it works on a copy).
         input_shape: (C, H, W) of one image.
     """
-    model = copy.deepcopy(model).cpu().float().eval()
+    model = _apart(copy.deepcopy(model).cpu().float().eval(), set())
     if thop is None:
         _say_without_thop()
         return flop_counter_macs(model, torch.zeros(1, *input_shape))
@@ -64,6 +64,19 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
         model, inputs=(torch.zeros(1, *input_shape),), custom_ops=NOT_WEIGHTED, verbose=False
     )
     return int(macs)
+
+
+def _apart(model: nn.Module, seen: set[nn.Module]) -> nn.Module:
+    """Give each further place of a layer that stands in several a copy of its own, and return the model.
+
+    thop counts a call of a layer once for each place that the layer stands in.
+    """
+    for name, child in model._modules.items():
+        if child is not None:
+            model._modules[name] = child = copy.deepcopy(child) if child in seen else child
+            seen.add(child)
+            _apart(child, seen)
+    return model
 
 
 @cache
@@ -154,7 +167,7 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dic
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
-    times_ms = {name: [] for name in models}
+    times_ms: dict[str, list[float]] = {name: [] for name in models}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         for model in models.values():

@@ -86,6 +86,9 @@ def stem_statistics(
     Returns:
         "stem_error", "bn_shift" (see above), and "variance_ratio": geometric mean over filters of the responses'
         variance, relative to that with all channels.
+
+    Raises:
+        ValueError: the BatchNorm keeps no running statistics.
     """
     whole, part = whole or stem.fold(list(range(images.shape[1]))), stem.fold(ids)
     totals = torch.zeros(
@@ -98,6 +101,8 @@ def stem_statistics(
         count += a.shape[1]
     mean_a, square_a, mean_b, square_b, error = totals / count
     variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("the BatchNorm has no running statistics")
     running_mean, running = norm.running_mean.double(), norm.running_var.double()
     ratio = variance_b / running
     shift = 0.5 * (ratio + (mean_b - running_mean) ** 2 / running - 1 - ratio.log())

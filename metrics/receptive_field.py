@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from bisect import bisect_left
 from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,8 +62,9 @@ def receptive_field(
     x = torch.randn(images, channels, input_px, input_px, generator=random)
     x = x.to(next(model.parameters(), x)).requires_grad_()  # (N, C, s, s)
     with _ConstantMeans():
-        maps = model.feature_maps(x)
-    sizes, rings, powers = [], [], []
+        maps = _feature_maps(model, x)
+    sizes: list[int | None] = []
+    rings, powers = [], []
     for number, y in enumerate(maps):
         row = y.shape[2] // 2
         size, centre = theoretical(exact, number, row, input_px, channels) or (
@@ -79,7 +81,7 @@ def receptive_field(
     if not shares[-1] > 0:
         raise ValueError("no gradient of the centre unit reaches the image")
     return {
-        "size_px": None if None in sizes else max(sizes),
+        "size_px": None if None in sizes else max(size for size in sizes if size is not None),
         "input_px": input_px,
         "profile": (shares / shares[-1]).tolist(),
     }
@@ -127,7 +129,7 @@ def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> i
     width = 1
     while width < input_px:
         try:
-            model.feature_maps(torch.zeros(1, channels, length, width, dtype=torch.float64))
+            _feature_maps(model, torch.zeros(1, channels, length, width, dtype=torch.float64))
             break
         except RuntimeError:  # a kernel or a pooling window is wider
             width = min(2 * width, input_px)
@@ -142,8 +144,12 @@ def _sees(
     strip = torch.zeros(1, channels, length, width, dtype=torch.float64)
     strip[:, :, rows] = torch.nan
     with _ConstantMeans():
-        y = model.feature_maps(strip)[number]
+        y = _feature_maps(model, strip)[number]
     return bool(y[:, :, y.shape[2] // 2 if unit is None else unit].isnan().any())
+
+
+def _feature_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
+    return cast(Any, model).feature_maps(x)
 
 
 class _ConstantMeans(TorchFunctionMode):

@@ -9,7 +9,10 @@ weights (bilinear CNN, 1504.07889).
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +20,62 @@ from torch import Tensor, nn
 
 from models.branched import BranchedConv2d, NormLinear
 from models.resnet import STEMS
+from utils import option
+
+
+@dataclass
+class ShallowOptions:
+    """Holds the options of a `ShallowNet` as a user types them; None: as the named network has it."""
+
+    stem_pool: bool | None = option(
+        None,
+        "max-pooling after the first convolution (default: by --arch; ResNets have it with --stem 7x7s2)",
+    )
+    widths: str | None = option(
+        None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)"
+    )
+    kernels: str | None = option(
+        None,
+        "sides of the hidden convolutions, odd, such as 5; several, such as 3,5,7, make a stream each; the "
+        "streams meet in the last layer (default: by --arch)",
+    )
+    reparam: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
+    gates: bool | None = option(None, "gates in the hidden layers, not in the stem (default: by --arch)")
+    pooled_gates: bool | None = option(
+        None, "a gate for each pooled cell, not for each pixel before the pooling (default: by --arch)"
+    )
+    covariance_channels: int | None = option(
+        None,
+        "channels of each stream whose covariances the last layer sees, whatever the width; 0: means alone "
+        "(default: by --arch)",
+        least=0,
+        most=10**4,
+    )
+    num_pools: int | None = option(
+        None,
+        "hidden layers that halve the sides of their maps, the first ones (default: all but the last)",
+        least=0,
+        most=16,
+    )
+    multi_level_head: bool | None = option(
+        None, "the last layer sees the pooled output of every hidden layer (default: by --arch)"
+    )
+    dropout: float | None = option(
+        None,
+        "share of the last layer's inputs that is dropped while training (default: none)",
+        least=0,
+        below=1,
+    )
+
+
+SHALLOW_OPTIONS = tuple(field.name for field in fields(ShallowOptions))
 
 
 class ShallowLayer(nn.Module):
-    """One hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
+    """Applies one hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
 
-    Pooling comes before the ReLU and the channel gate: it exchanges with both, and they then have a quarter
-        of the pixels.
+    Pooling comes before the ReLU and the channel gate: it commutes with both, and they then process a quarter
+    of the pixels.
 
     Args:
         in_channels, out_channels, size, stride, reparam: of the convolution.
@@ -93,25 +145,14 @@ def pooled(x: Tensor, covariance_channels: int) -> Tensor:
 
 
 class ShallowNet(nn.Module):
-    """Stem, parallel streams of hidden layers, pooling, linear layer: strict depth len(widths) + 2.
+    """Chains a stem, parallel streams of hidden layers, pooling and a linear layer: strict depth len(widths) + 2.
 
     Args:
         num_classes: size of the output layer.
         in_channels: of the images.
         width: multiplier of the numbers of channels.
         stem: first convolution, a key of `models.resnet.STEMS`.
-        widths: channels of the hidden layers.
-        kernels: side of the hidden convolutions, odd, one stream for each; the streams meet in the head
-            alone.
-        stem_pool: pool after the stem too, for nets with few layers.
-        reparam, gates, pooled_gates: as in `ShallowLayer`; the stem has no gates.
-        covariance_channels: channels of each stream whose covariances the head sees, whatever the width; of a
-            narrower
-            layer, all; 0: means alone.
-        num_pools: hidden layers that halve the sides of their maps, the first ones (default: all but the
-            last).
-        multi_level_head: the head sees the pooled output of every hidden layer, not of the last alone.
-        dropout: share of the head's features that is dropped while training.
+        widths, kernels, ...: as in `ShallowOptions`; widths and kernels are numbers, a stream for each kernel.
 
     Raises:
         ValueError: a value out of range or an even kernel.
@@ -189,10 +230,14 @@ class ShallowNet(nn.Module):
         return self.head(torch.cat([pooled(y, self.covariance_channels) for y in self.feature_maps(x)], 1))
 
 
-# ---------------------------------------------------------------- by name: each is one idea, options combine
-# them
+# ---------------------------------------------------------------- networks by name, each one idea
 
-SHALLOW: dict[str, dict] = {  # name, as `shallow_name` gives it -> what is not as in `ShallowNet` by default
+DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(ShallowNet).parameters.items()
+    if name in SHALLOW_OPTIONS
+}
+SHALLOW: dict[str, dict] = {  # `shallow_name` -> options that differ from `ShallowNet`'s defaults
     "plain6-k5": {},  # four dense 5x5 convolutions and nothing else: what the others are measured against
     "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # as three narrower streams
     "reparam6-k5": {"reparam": True},  # the same function as plain6-k5, trained as a sum of branches
@@ -208,30 +253,25 @@ SHALLOW: dict[str, dict] = {  # name, as `shallow_name` gives it -> what is not 
 }
 
 
-def shallow_name(
-    widths=(128, 256, 512, 512),
-    kernels=(5,),
-    gates: bool = False,
-    reparam: bool = False,
-    covariance_channels: int = 0,
-    **_,
-) -> str:
-    """What a `ShallowNet` of these options is called: KIND DEPTH -k KERNEL, such as "gated6-k3"."""
-    kinds = ["reparam"] * bool(reparam) + ["covariance"] * bool(covariance_channels) + ["gated"] * bool(gates)
-    return f"{'-'.join(kinds) or 'plain'}{len(widths) + 2}-k{'-'.join(map(str, kernels))}"
+def shallow_name(options: Mapping) -> str:
+    """Returns the name of a `ShallowNet` of these options: KIND DEPTH -k KERNEL, such as "gated6-k3"."""
+    options = {**DEFAULTS, **options}
+    names = {"reparam": "reparam", "covariance_channels": "covariance", "gates": "gated"}
+    kind = "-".join(name for key, name in names.items() if options[key]) or "plain"
+    return f"{kind}{len(options['widths']) + 2}-k{'-'.join(map(str, options['kernels']))}"
 
 
-# first convolutions, each with half the maps of the one before: stem, pooled
+# First convolutions (stem, pooled); the maps have half the side of those of the line before
 HALVINGS = (("7x7s2", False), ("7x7s2", True), ("11x11s4", True))
-DESIGNED_FOR = 64  # px: images that the names are for
+DESIGNED_FOR = 64  # px, side of the images for which the named networks are made
 
 
 def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
-    """First convolution of a named network for images of this side: stem, and whether it is pooled.
+    """Returns the first convolution of a named network for images of this side: stem, and whether it is pooled.
 
-    Images of twice the side get one halving more, so that the network behind has maps of the same size and its
-    field is the same share of the image; log2(image_size / 64) halvings, rounded. Smaller images get none less:
-    a map of 3 x 3 is left to the last layer at 48 px.
+    Images of twice the side are halved once more: log2(image_size / 64) times, rounded. So the maps behind the
+    stem keep their size, and the receptive field its share of the image. Images under 64 px keep the stem for
+    64 px: at 48 px the last layer still has a map of 3 x 3.
     """
     start = int(SHALLOW[arch].get("stem_pool", False))
     more = max(0, round(math.log2(image_size / DESIGNED_FOR)))
@@ -239,7 +279,7 @@ def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
 
 
 def build_shallow(arch: str, num_classes: int, **options) -> ShallowNet:
-    """A network of `SHALLOW` by name; `options` of `ShallowNet` go before the name's own.
+    """Builds a network of `SHALLOW` by name; `options` replace those that the name stands for.
 
     Raises:
         ValueError: as `ShallowNet`.

@@ -1,4 +1,4 @@
-"""Task 1's networks: built from options, and back from the checkpoints that train_task1.py writes."""
+"""Builds Task 1's networks from options, and rebuilds them from the checkpoints of train_task1.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, fold_channels, insert_stem
+from data.cache import PixelCache
+from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
 from models.kernels import Dynamic, HyperNetwork, Omni, Templates, Tied, Wavelength
+from models.load import load
 from models.resnet import ScaledResNet
-from utils import UserError, brief, load_checkpoint
+from utils import UserError
 
 CHECKPOINT = "task1-model"  # kind of the checkpoint, see `utils.load_checkpoint`
 
@@ -44,14 +47,15 @@ def build_channel_net(
     std=None,
     covariance=None,
 ) -> ScaledResNet:
-    """A ResNet whose first convolution takes any set of its channels, called as net(x, channels=...) or
-    net(x, mask=...).
+    """Builds a ResNet whose first convolution takes any set of its channels.
+
+    Call it as net(x, channels=...) or net(x, mask=...).
 
     Args:
-        channels: how many there are, or their names and wavelengths, see `channelset.Channels`.
+        channels: their number, or their names and wavelengths, see `channelset.Channels`.
         arch, num_classes, width, stem, stem_pool: as in `ScaledResNet`.
         fill, mean, std, covariance: as in `build_fill`.
-        kernel: a key of `KERNELS`; templates: how many, for kernel "templates".
+        kernel: a key of `KERNELS`; templates: their number, for kernel "templates".
         kernel_size: of the first convolution, odd. Default: the backbone's.
         embedding: as in `ChannelSetConv2d`.
 
@@ -82,68 +86,59 @@ def build_channel_net(
     return insert_stem(network, "conv1", stem_conv)
 
 
+def build_from_options(options: Mapping, channels, num_classes: int, statistics: Mapping) -> ScaledResNet:
+    """Builds the network of a training's options with `build_channel_net`; `statistics`: mean, std, covariance."""
+    names = ("arch", "fill", "kernel", "templates", "kernel_size", "embedding", "width", "stem", "stem_pool")
+    chosen = {name: options[name] for name in names}
+    return build_channel_net(channels=channels, num_classes=num_classes, **chosen, **statistics)
+
+
+def statistics_of(dataset: Mapping) -> dict[str, Tensor]:
+    """Returns the statistics of a network's channels, from the entry `dataset` of its checkpoint."""
+    return {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
+
+
 def channels_of(dataset: Mapping) -> Channels:
-    """The channels of a network, from the entry `dataset` of its checkpoint."""
+    """Returns the channels of a network, from the entry `dataset` of its checkpoint."""
     names = dataset["channel_names"]
     return Channels(dict(zip(names, dataset.get("wavelengths") or [None] * len(names))))
 
 
 def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledResNet, dict]:
-    """Rebuild the network of a model.pt that train_task1.py wrote, in eval mode; returns it with the
-    checkpoint.
+    """Rebuilds the network of a model.pt of train_task1.py; returns it in eval mode, and the checkpoint.
 
     Args:
         path: of the checkpoint.
         fill: evaluate it under another fill rule than it was trained with.
 
     Raises:
-        UserError: not such a file, an architecture this version does not know, or a rule that needs other
-            kernels.
+        UserError: as `load`, or the rule needs other kernels.
     """
-    checkpoint = load_checkpoint(path, CHECKPOINT)
-    try:
-        config, dataset = checkpoint["config"], checkpoint["dataset"]
-        statistics = {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
-        channels = channels_of(dataset)
-        model = build_channel_net(
-            config["arch"],
-            channels,
-            len(dataset["class_names"]),
-            config["fill"],
-            config["kernel"],
-            config["templates"],
-            config["kernel_size"],
-            config["embedding"],
-            config["width"],
-            config["stem"],
-            config["stem_pool"],
-            **statistics,
+
+    def build(options: Mapping, dataset: Mapping) -> ScaledResNet:
+        return build_from_options(
+            options, channels_of(dataset), len(dataset["class_names"]), statistics_of(dataset)
         )
-        model.load_state_dict(checkpoint["state"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{path} holds another architecture than this version builds: "
-            f"{brief(error)} Evaluate it with the version that trained "
-            f"it."
-        ) from error
+
+    model, checkpoint = load(path, CHECKPOINT, build)
     if fill is not None:
-        stem, rule = find_stem(model), build_fill(fill, len(channels), **statistics, names=channels.names)
+        stem, channels = find_stem(model), channels_of(checkpoint["dataset"])
+        rule = build_fill(fill, len(channels), **statistics_of(checkpoint["dataset"]), names=channels.names)
         if rule.rows != stem.fill.rows:
             raise UserError(
-                f"--fill {fill}: the checkpoint's kernels are for rule {config['fill']!r}, "
-                "which does not exchange"
+                f"--fill {fill}: the kernels of {path} were trained for rule "
+                f"{checkpoint['config']['fill']!r}, which is incompatible"
             )
         stem.fill = rule
-    return model.eval(), checkpoint
+    return model, checkpoint
 
 
 def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
-    """The late fusion of one single-channel specialist for each channel of the data; with the first one's
-    checkpoint.
+    """Joins the specialists for each channel of the data to a late fusion; returns it, and the first checkpoint.
 
     Raises:
-        UserError: as `load_channel_net`, or they are not one specialist a channel of one preset, data set and
-            seed.
+        UserError: as `load_channel_net`; or a channel has no specialist or two, or they differ in preset, data
+            set or seed.
     """
     loaded = [load_channel_net(path) for path in paths]
     by_channel = {
@@ -158,9 +153,12 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
         )
         for _, checkpoint in loaded
     }
+    pictures = {checkpoint["dataset"].get("images_digest", LISTS_ONLY) for _, checkpoint in loaded} - {
+        LISTS_ONLY
+    }
     known = Channels(loaded[0][1]["dataset"].get("data_channels") or RGB)
     names = known.names
-    if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1:
+    if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1 or len(pictures) > 1:
         raise UserError(
             f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of "
             f"the same preset, data, image size and seed"
@@ -174,28 +172,33 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
     }
 
 
-def load_teacher(path: str, digest: str, channels: int) -> nn.Module:
-    """The network of the checkpoint `path` on all channels.
+def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module, dict]:
+    """Rebuilds the network of the checkpoint `path` on all channels; returns it, and the options of its training.
 
     Args:
-        digest: of the student's data.
-        channels: how many channels the student's images have, all of which it takes.
+        cache: the student's data.
+        channels: number of channels of the student's images; the student takes all of them.
 
     Raises:
-        UserError: not a checkpoint of train_task1.py, of other data or of some channels only.
+        UserError: not a checkpoint of train_task1.py, trained on other data or on some channels only.
     """
     model, checkpoint = load_channel_net(path)
-    if checkpoint["dataset"]["digest"] != digest or find_stem(model).in_channels != channels:
-        raise UserError(f"--teacher {path}: it and the student must both take all channels of the same data")
-    return for_channels(model)
+    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if other or find_stem(model).in_channels != channels:
+        raise UserError(
+            f"--teacher {path}: it and the student must both take all channels of the same data"
+            + f"; {other}" * bool(other)
+        )
+    return for_channels(model), checkpoint["config"]
 
 
 # ---------------------------------------------------------------- one set of channels, late fusion
 
 
 def for_channels(net: nn.Module, channels=None) -> nn.Module:
-    """A network of x (B, n, H, W) alone, the channels `channels` (None: all) of `net`: a plain one of its own
-    weights, or where the stem is no plain convolution, `net` with its set fixed.
+    """Specialises `net` to one set of channels (None: all): returns a network of x (B, n, H, W) alone.
+
+    The stem is folded to a plain convolution. Where its kernel depends on the image, `net` keeps its stem.
     """
     if isinstance(net, LateFusion):
         return net.for_channels(channels)
@@ -203,7 +206,7 @@ def for_channels(net: nn.Module, channels=None) -> nn.Module:
 
 
 class FixedChannels(nn.Module):
-    """`net` on one set of channels."""
+    """Applies `net` to one set of channels."""
 
     def __init__(self, net: nn.Module, channels=None):
         super().__init__()
@@ -214,10 +217,10 @@ class FixedChannels(nn.Module):
 
 
 class LateFusion(nn.Module):
-    """Mean of the softmax outputs of single-channel networks.
+    """Averages the softmax outputs of single-channel networks.
 
     Args:
-        networks: one a channel in the order of the ids, each takes (B, 1, H, W).
+        networks: a network for each channel, in the order of the ids; each takes (B, 1, H, W).
     """
 
     def __init__(self, networks: list[nn.Module]):
@@ -225,7 +228,7 @@ class LateFusion(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def for_channels(self, channels=None) -> nn.Module:
-        """A network of the channels `channels` alone: x (B, n, H, W) -> class probabilities (B, K)."""
+        """Returns the fusion of the channels `channels` alone: x (B, n, H, W) -> class probabilities (B, K)."""
         ids = range(len(self.networks)) if channels is None else channels
         return _Average([self.networks[i] for i in ids])
 

@@ -1,6 +1,4 @@
-"""Task 2's networks: built from options, back from the checkpoints that train_task2.py writes, and their
-depth.
-"""
+"""Builds Task 2's networks from options, rebuilds them from checkpoints of train_task2.py, measures their depth."""
 
 from __future__ import annotations
 
@@ -9,32 +7,23 @@ from pathlib import Path
 
 from torch import nn
 
+from data.cache import PixelCache
+from data.identity import difference
 from metrics.depth import count_depth
 from models.branched import fuse
+from models.load import load
 from models.resnet import LAYERS, ScaledResNet
-from models.shallow import SHALLOW, build_shallow
+from models.shallow import SHALLOW, SHALLOW_OPTIONS, build_shallow
 from models.shallow_baselines import SHALLOW_BASELINES
-from utils import UserError, brief, load_checkpoint
+from utils import UserError
 
 CHECKPOINT = "task2-model"  # kind of the checkpoint, see `utils.load_checkpoint`
 ARCHS = (*LAYERS, *SHALLOW, *SHALLOW_BASELINES)
-SHALLOW_OPTIONS = (
-    "stem_pool",
-    "widths",
-    "kernels",
-    "reparam",
-    "gates",
-    "pooled_gates",
-    "covariance_channels",
-    "num_pools",
-    "multi_level_head",
-    "dropout",
-)
 MAX_DEPTH = 6  # strict depth: input layer, four layers, output layer
 
 
 def network_options(options: Mapping) -> dict:
-    """Of a training's options, those of the network that were given, beyond its width and first convolution.
+    """Returns a training's options for its network alone, without width and stem: those that are not None.
 
     Raises:
         UserError: the network has no such option, or a list is not one of whole numbers.
@@ -58,68 +47,59 @@ def network_options(options: Mapping) -> dict:
 
 
 def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn.Module:
-    """The network of a training's options: x (B, C, H, W) -> logits (B, K).
+    """Builds the network of a training's options: x (B, C, H, W) -> logits (B, K).
 
     Raises:
         UserError: an option's value does not make a network.
     """
-    arch, common = (
-        options["arch"],
-        {"in_channels": in_channels, "width": options["width"], "stem": options["stem"]},
-    )
-    own = network_options(options)
+    arch = options["arch"]
+    common = {"in_channels": in_channels, "width": options["width"], "stem": options["stem"]}
+    special = network_options(options)
     if arch in LAYERS:
-        return ScaledResNet(arch, num_classes, **common, **own)
+        return ScaledResNet(arch, num_classes, **common, **special)
     try:
         if arch in SHALLOW:
-            return build_shallow(arch, num_classes, **common, **own)
+            return build_shallow(arch, num_classes, **common, **special)
         return SHALLOW_BASELINES[arch](num_classes, **common)
     except ValueError as error:
         raise UserError(f"--arch {arch}: {error}") from error
 
 
 def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
-    """Rebuild the network of a model.pt that train_task2.py wrote, not fused, in eval mode, with the
-    checkpoint.
+    """Rebuilds the network of a model.pt of train_task2.py; returns it in eval mode, not fused, and the checkpoint.
 
     Raises:
-        UserError: not such a file, or an architecture this version does not know.
+        UserError: as `load`.
     """
-    checkpoint = load_checkpoint(path, CHECKPOINT)
-    try:
-        dataset = checkpoint["dataset"]
-        model = build_classifier(checkpoint["config"], len(dataset["mean"]), len(dataset["class_names"]))
-        model.load_state_dict(checkpoint["state"])
-    except (KeyError, TypeError, RuntimeError, UserError) as error:
-        raise UserError(
-            f"{path} holds another architecture than this version builds: "
-            f"{brief(error)} Evaluate it with the version that trained "
-            f"it."
-        ) from error
-    return model.eval(), checkpoint
+
+    def build(options: Mapping, dataset: Mapping) -> nn.Module:
+        return build_classifier(options, len(dataset["mean"]), len(dataset["class_names"]))
+
+    return load(path, CHECKPOINT, build)
 
 
-def load_teacher(path: str, digest: str) -> nn.Module:
-    """The network of the checkpoint `path`, fused.
+def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
+    """Rebuilds the network of the checkpoint `path`; returns it fused, and the options of its training.
 
     Args:
-        digest: of the student's data.
+        cache: the student's data.
 
     Raises:
-        UserError: not a checkpoint of train_task2.py, or of other data.
+        UserError: not a checkpoint of train_task2.py, or trained on other data.
     """
     model, checkpoint = load_classifier(path)
-    if checkpoint["dataset"]["digest"] != digest:
+    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if other:
         raise UserError(
-            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data"
+            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data: {other}"
         )
-    return fuse(model)
+    return fuse(model), checkpoint["config"]
 
 
 def measure_depth(
     model: nn.Module, shape: tuple[int, ...], limit: int | None = None, name: str = "the network"
 ) -> dict:
-    """Depths of the fused network, and of the one that is trained; for the record of an evaluation.
+    """Measures the depths of the fused network and of the network as it trains; returns them for the record.
 
     Args:
         shape: (C, H, W) of one image.

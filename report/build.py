@@ -3,8 +3,8 @@
     python -m report.build            README.md, report/README.md, report/appendix.md, tables, figures
     python -m report.build --check    write nothing; exit 1 and name each file that is stale
 
-In a text, `{{ table NAME }}` is a generated Markdown block and `{{ top1 ... }}` a number, see `numbers`. A text
-that states a measured number by hand is refused. Rows of the data set "demo" are for tests and stay out.
+In a text, `{{ table NAME }}` is a generated Markdown block and `{{ top1 ... }}` a number, see `numbers`. Rows of the
+data set "demo" are for tests and stay out.
 """
 
 from __future__ import annotations
@@ -13,13 +13,28 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from report import paper, qualitative
-from report.engineering import make_content as engineering
-from report.figures import is_current, write_figure
+from engine.records import check_results
+from grids import task1, task2
+from report import bands, charts, engineering, paper, qualitative, tables
+from report.compare import (
+    DECIMALS,
+    RATIOS,
+    SHARES,
+    STATS,
+    VARIANTS,
+    ablations,
+    compare_models,
+    csv_of,
+    headline,
+    mistakes,
+    ratios,
+)
+from report.engineering import NO_RESULTS
+from report.figures import Chart
 from report.numbers import Numbers
-from report.task1.content import make_content as task1
-from report.task2.content import make_content as task2
+from report.results import Setting, load_settings
 from utils import ROOT, ArgumentParser, UserError, cli, write_text
 
 DOCUMENTS = {
@@ -28,36 +43,109 @@ DOCUMENTS = {
     "report/appendix.md": "report/text/appendix.md",
 }  # what is made -> of which text
 FIGURES = "report/figures"
-TASKS = {"task1": task1, "task2": task2, "engineering": engineering}  # what each task's results are made into
+COMMANDS = {
+    "task1": "python train_task1.py",
+    "task2": "python experiments.py task2",
+}  # that give first results
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-# a number with decimals, or one of percent or points: measured, unless it is one of these
-MEASURED = re.compile(r"(?<![\w.:/-])\d+\.\d+(?![\w.]*\))|(?<![\w.])\d+(?:\.\d+)? (?:%|points?\b)")
-GIVEN = {
-    "95 %",
-    "90 %",
-    "100 %",
-    "5 %",
-    "50 %",
-    "2.6",
-    "2.11",
-    "3.11",
-    "3.12",
-    "0.1",
-    "0.2",
-    "0.25",
-    "0.05",
-    "0.5",
-    "0.002",
-    "0.0005",
-    "0.001",
-    "0.9",
-    "1.25",
-    "1.75",
-}
-NO_PROSE = re.compile(
-    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<!--.*?-->|\{\{.*?\}\}|^## References.*",
-    re.DOTALL | re.MULTILINE,
-)
+
+
+class Collected(NamedTuple):
+    """Everything that is made from the results."""
+
+    texts: dict[str, str]  # file, relative to the repository -> its text
+    charts: dict[str, Chart]  # file name in report/figures -> what is drawn
+    blocks: dict[str, str]  # name of a block in the texts -> Markdown
+    numbers: Numbers
+    rows: int  # of the tables of records
+
+
+def collect(root: Path) -> Collected:
+    """Collect everything that the results below `root` give.
+
+    A block TASK-figure-KIND holds links, relative to report/: it is for documents there alone.
+
+    Raises:
+        UserError: a file of the results is malformed.
+    """
+    texts, made, blocks, settings = {}, {}, {}, {}
+    for task, part in (("task1", _task1), ("task2", _task2)):
+        csv, settings[task] = load_settings(root, task)
+        more, drawn, found = part(settings[task])
+        texts |= csv | more
+        made |= drawn
+        blocks |= {name: text or _no_results(task) for name, text in found.items()}
+        blocks |= _links(task, drawn)
+    numbers = Numbers(settings, root / "results")
+    return Collected(
+        texts,
+        {**paper.make_charts(numbers), **qualitative.make_charts(root), **made},
+        {**paper.make_tables(numbers), **engineering.make_tables(root), **blocks},
+        numbers,
+        sum(len(setting.rows) for members in settings.values() for setting in members),
+    )
+
+
+def _task1(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], dict[str, str]]:
+    """Make the CSV files, charts and blocks of Task 1."""
+    colour = [setting for setting in settings if not bands.is_other(setting)]
+    stats = {setting.key: compare_models(setting) for setting in colour}
+    variants = {setting.key: ablations(setting, task1.ABLATIONS, task1.CHANNELSET) for setting in colour}
+    texts = {
+        "results/task1/stats.csv": csv_of(stats, STATS, DECIMALS),
+        "results/task1/ablations.csv": csv_of(variants, VARIANTS["task1"], DECIMALS),
+    }
+    of_bands = [setting for setting in settings if bands.is_other(setting) and setting.dataset == bands.BANDS]
+    blocks = {
+        "task1-channels": _joined(tables.channel_table, colour),
+        "task1-detail": _joined(tables.detail_table, colour),
+        "task1-cost": _joined(tables.channel_cost_table, colour),
+        "task1-stats": _joined(lambda one: tables.stats_table(one, stats[one.key]), colour),
+        "task1-ablations-all": _joined(lambda one: tables.variant_table(one, variants[one.key]), colour),
+        "task1-extra": bands.extra_table(settings),
+        "task1-bands": _joined(bands.accuracy_table, of_bands),
+        "task1-bands-differences": _joined(bands.difference_table, of_bands),
+        "task1-bands-unseen": _joined(bands.unseen_table, of_bands),
+    }
+    drawn = [charts.make_charts(setting) for setting in colour] + [bands.make_charts(one) for one in of_bands]
+    return texts if colour else {}, {name: one for each in drawn for name, one in each.items()}, blocks
+
+
+def _task2(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], dict[str, str]]:
+    """Make the CSV files, charts and blocks of Task 2."""
+    shares = {setting.key: ratios(setting) for setting in settings}
+    variants = {setting.key: ablations(setting, task2.ABLATIONS, task2.REFERENCE) for setting in settings}
+    texts = {
+        "results/task2/ratios.csv": csv_of(shares, RATIOS, SHARES),
+        "results/task2/ablations.csv": csv_of(variants, VARIANTS["task2"], DECIMALS),
+    }
+    blocks = {
+        "task2-main-all": _joined(lambda one: tables.main_table(one, shares[one.key]), settings),
+        "task2-cost": _joined(lambda one: tables.classifier_cost_table(one, headline(one)[1]), settings),
+        "task2-ablations-all": _joined(lambda one: tables.variant_table(one, variants[one.key]), settings),
+        "task2-mistakes": _joined(lambda one: tables.mistakes_table(one, mistakes(one)), settings),
+    }
+    drawn = [charts.make_charts(setting, shares[setting.key]) for setting in settings]
+    return texts if settings else {}, {name: one for each in drawn for name, one in each.items()}, blocks
+
+
+def _joined(make: Callable[[Setting], str], settings: list[Setting]) -> str:
+    """Join the tables of the settings that have any."""
+    return "\n\n".join(filter(None, map(make, settings)))
+
+
+def _links(task: str, drawn: dict[str, Chart]) -> dict[str, str]:
+    """Make the blocks of figures: every kind of figure -> links to them."""
+    links: dict[str, list[str]] = {kind: [] for kind in charts.KINDS[task]}
+    for name in drawn:
+        links[name.split("_")[1]].append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
+    return {
+        f"{task}-figure-{kind}": "\n\n".join(members) or _no_results(task) for kind, members in links.items()
+    }
+
+
+def _no_results(task: str) -> str:
+    return NO_RESULTS.format(command=COMMANDS[task])
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
@@ -67,20 +155,15 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     check = parser.parse_args(argv).check
-    contents = {task: make_content(root) for task, make_content in TASKS.items()}
-    numbers = Numbers({task: content.settings for task, content in contents.items()}, root / "results")
-    texts, blocks = {}, paper.make_tables(numbers)
-    figures = {**paper.make_figures(numbers), **qualitative.make_figures(root)}
-    for task, content in contents.items():
-        texts |= content.texts
-        figures |= content.figures
-        blocks |= content.blocks(task)
+    check_results(root / "results")
+    made = collect(root)
+    texts = made.texts
     for name, source in DOCUMENTS.items():
         if not (root / source).is_file():
             raise UserError(f"{source} is missing: restore it from git")
         text = (root / source).read_text(encoding="utf-8")
         texts[name] = f"<!-- made from {source} by python -m report.build: edit that one -->\n" + fill(
-            text, blocks, numbers, source
+            text, made.blocks, made.numbers, source
         )
     stale = []
     for name, text in texts.items():
@@ -89,13 +172,13 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
             stale.append(name)
             if not check:
                 write_text(path, text)
-    for name, (draw, data, title) in figures.items():
-        if not is_current(draw, [title, data], root / FIGURES / name):
+    for name, chart in made.charts.items():
+        if not chart.is_current(root / FIGURES / name):
             stale.append(f"{FIGURES}/{name}")
             if not check:
-                write_figure(draw, [title, data], root / FIGURES / name)
+                chart.write(root / FIGURES / name)
     for path in sorted((root / FIGURES).glob("*.png")):
-        if path.name not in figures:
+        if path.name not in made.charts:
             stale.append(f"{FIGURES}/{path.name} (no results for it)")
             if not check:
                 path.unlink()
@@ -104,23 +187,15 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     if check and stale:
         print("run `python -m report.build` and commit what it writes", file=sys.stderr)
         sys.exit(1)
-    print(f"{sum(content.rows for content in contents.values())} rows, {len(figures)} figures: up to date")
+    print(f"{made.rows} rows, {len(made.charts)} figures: up to date")
 
 
 def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: str) -> str:
-    """The text with blocks and numbers in their places.
+    """Put blocks and numbers in their places in a text.
 
     Raises:
-        UserError: a field that nothing gives, or a measured number that stands in the text by hand; both with
-            file and line.
+        UserError: a field that nothing gives, with file and line.
     """
-    typed = [match for match in MEASURED.finditer(NO_PROSE.sub(_blank, text)) if match[0] not in GIVEN]
-    if typed:
-        line = text.count("\n", 0, typed[0].start()) + 1
-        raise UserError(
-            f"{name}:{line}: {typed[0][0]!r} is typed by hand: let a program fill it, such as "
-            f"{{{{ top1 48px-quarter ours mean }}}}"
-        )
 
     def value(match: re.Match) -> str:
         kind, _, rest = " ".join(match[1].split()).partition(" ")
@@ -135,11 +210,6 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
             raise UserError(f"{name}:{line}: {error}") from error
 
     return FIELD.sub(value, text)
-
-
-def _blank(match: re.Match) -> str:
-    """As many characters and lines, without what they say."""
-    return re.sub(r"[^\n]", " ", match[0])
 
 
 if __name__ == "__main__":

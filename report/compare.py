@@ -1,379 +1,367 @@
-"""Published results, and how sure a difference between two models of them is.
-
-An entry is one evaluated network with all of its seeds. A model answers for columns of predictions, in Task 1 one for
-each channel set, in Task 2 one: {column: entry}. Seven specialists are a model of seven entries.
-"""
+"""What is compared in the tables: our models with specialists and baselines, ResNet-34, and ablations."""
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Mapping
-from functools import cache, cached_property
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from config import CONFIGS, resolve_run, run_folder_name, training_key
-from engine.records import (
-    SETTING,
-    SINGLE,
-    SUBSETS,
-    TABLES,
-    Predictions,
-    RunFiles,
-    columns,
-    load_records,
-    make_table,
-    read_predictions,
-    to_csv,
-)
+from engine.records import SETTING, SINGLE, SUBSETS, subset_order, to_csv
 from grids.run import Run
-from metrics.statistics import (
-    SeedVariance,
-    holm,
-    mean_variance,
-    paired_difference,
-    paired_ratio,
-    seed_variance,
-)
-from models.resnet import LAYERS
+from metrics.accuracy import confusion_matrix
+from metrics.statistics import holm
+from report.class_names import class_names
+from report.results import Model, Runs, Setting, test_words
 from utils import UserError
 
-FEW = 4  # degrees of freedom below which a setting's own seeds tell too little of their spread
+MEAN = "mean of 7"
+SEVEN = "seven specialists"
+STRONGEST, SAME_STEM = "strongest", "same stem"  # the ResNet-34s that a model is compared with
+CONFUSIONS = 8  # how many the table shows
+
+# Columns of the CSV files
 RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
+COMPARED = ("model", "run", "other", "other_run")
+STATS = (*SETTING, "split", *COMPARED, "subset", "seeds", "other_seeds", *RESULT)
+MEASURED = {  # of an ablation
+    "task1": ("seeds", *SUBSETS, "mean_pct", "mean_sd"),
+    "task2": ("strict_depth", "macs", "seeds", "top1_pct", "top1_sd"),
+}
+VARIANTS = {
+    task: (
+        *SETTING,
+        "split",
+        "group",
+        "variant",
+        "model",
+        "run",
+        *measured,
+        "reference",
+        "reference_run",
+        *RESULT,
+    )
+    for task, measured in MEASURED.items()
+}
+RATIOS = (
+    *SETTING,
+    "split",
+    "section",
+    "model",
+    "label",
+    "stem",
+    "width",
+    "epochs",
+    "augment",
+    "weight_decay",
+    "run",
+    "strict_depth",
+    "seeds",
+    "top1_pct",
+    "comparison",
+    "denominator",
+    "denominator_run",
+    "denominator_seeds",
+    "denominator_top1_pct",
+    "ratio",
+    "ci95_low",
+    "ci95_high",
+    "p_value",
+    "p_holm",
+)
+DECIMALS = {
+    **dict.fromkeys((*SUBSETS, "mean_pct", "mean_sd", "top1_pct", "top1_sd", "denominator_top1_pct"), 2),
+    **dict.fromkeys(("difference_points", "ci95_low", "ci95_high"), 2),
+    **dict.fromkeys(("strict_depth", "macs", "seeds"), 0),
+}
+SHARES = {**DECIMALS, **dict.fromkeys(("ratio", "ci95_low", "ci95_high"), 4)}
 
-Model = Mapping[str, int]
-Runs = Run | Mapping[str, Run]  # a run, or one for each channel set
+
+def csv_of(lines: dict[tuple, list[dict]], columns: tuple[str, ...], decimals: Mapping[str, int]) -> str:
+    """Write the lines of all settings as the text of a CSV file; `decimals` of the numbers, see `records.to_csv`."""
+    frame = pd.DataFrame([line for members in lines.values() for line in members], columns=columns)
+    return to_csv(frame, {name: decimals.get(name) for name in columns})
 
 
-def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]:
-    """The table of a task's results, as file -> text, and the results, a setting each.
+def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
+    """Add p_holm to the lines, corrected over their distinct comparisons, which the columns `keys` tell apart."""
 
-    Those of the "demo" data set are for tests: they have no setting.
-    """
-    records = load_records(root / "results", task)
-    table = make_table(records, task)
-    text = {f"results/{task}/{TABLES[task]}": to_csv(table, columns(task))} if records else {}
-    shown = table[table["dataset"] != "demo"].groupby(list(SETTING), sort=False)
-    settings = [Setting(task, key, rows, records, root / "results") for key, rows in shown]
-    for setting in settings:
-        setting.others = [
-            other for other in settings if other is not setting and other.dataset == setting.dataset
+    def pair(line: dict) -> tuple:
+        return tuple(line[key] for key in keys)
+
+    tested = {pair(line): line["p_value"] for line in lines if line["p_value"] is not None}
+    corrected = dict(zip(tested, holm(list(tested.values()))))
+    return [{**line, "p_holm": corrected.get(pair(line))} for line in lines]
+
+
+# ---------------------------------------------------------------- Task 1: ours, specialists, baselines
+
+
+class Line(NamedTuple):
+    """A line of Task 1's tables: a model, or all specialists together, each at its own subset."""
+
+    setting: Setting
+    name: str
+    section: str
+    rows: pd.DataFrame
+    entries: Model  # subset -> entry
+
+    def values(self, column: str, *subsets: str) -> list[float]:
+        """Return the column's values at the subsets, over seeds, without empty cells."""
+        return self.rows.loc[self.rows["subset"].isin(subsets), column].dropna().tolist()
+
+    def mean(self, column: str, *subsets: str) -> float | None:
+        """Average `values`; None without values."""
+        values = self.values(column, *subsets)
+        return statistics.fmean(values) if values else None
+
+    def seeds(self) -> str:
+        """Count the seeds; "1–3" where the subsets differ in their number."""
+        counts = sorted({len(self.values("top1_pct", subset)) for subset in self.entries})
+        return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+
+    def params(self) -> float | None:
+        """Return the parameters of the net, or the sum over nets for the specialists."""
+        means = [self.mean("params", subset) for subset in self.entries]
+        return None if None in means else sum(means) if self.section == "specialist" else means[0]
+
+    def minutes(self) -> float:
+        """Return the training time of all its nets, minutes a seed."""
+        records = self.setting.records
+        seconds = [
+            statistics.fmean(record["train_s"] for (number, _), record in records.items() if number == entry)
+            for entry in dict.fromkeys(self.entries.values())
         ]
-    return text, settings
+        return sum(seconds) / 60
+
+    @property
+    def at_test(self) -> str:
+        """How it was evaluated."""
+        return ", ".join(test_words(self.rows.iloc[0])) or "as trained"
+
+    @property
+    def epochs(self) -> str:
+        return str(self.rows["epochs"].iloc[0])
+
+    @property
+    def augment(self) -> str:
+        return self.rows["augment"].iloc[0]
+
+    @property
+    def run(self) -> str:
+        """The name of its runs; "" for the specialists, which have several."""
+        return (
+            "" if self.section == "specialist" else self.setting.run_name(next(iter(self.entries.values())))
+        )
 
 
-class Setting:
-    """The results of one preset, data set and image size.
-
-    Args:
-        task: "task1" or "task2".
-        key: (preset, dataset, image_size).
-        rows: of the task's table.
-        records: name of a run -> record.
-        folder: results/.
-
-    Attributes:
-        columns: of predictions, all of which a model answers for.
-        rows: with a column "entry", a number.
-        others: the task's other settings of these data, which tell what training seeds do where this one has
-            one seed each.
+def lines_of(setting: Setting, split: str = "test") -> list[Line]:
+    """List what is compared with one another, in the order of the tables.
 
     Raises:
-        UserError: two records of one model and seed.
+        UserError: two specialists claim one subset and seed.
+    """
+    rows = setting.rows[(setting.rows["split"] == split) & (setting.rows["section"] != "ablation")]
+    merged = rows["entry"].where(rows["section"] != "specialist", -1)
+    lines = []
+    for _, members in rows.groupby(merged, sort=False):
+        section = members["section"].iloc[0]
+        twice = members[members.duplicated(["subset", "seed"], keep=False)]
+        if len(twice):
+            raise UserError(
+                f"specialists {' and '.join(twice['run'][:2])} both claim subset "
+                f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep each at its own "
+                f"subset, in one architecture a setting"
+            )
+        entries = dict(zip(members["subset"], members["entry"]))
+        name = members["label"].iloc[0]
+        if section == "specialist":
+            name = SEVEN if len(entries) > 1 else f"specialist for {', '.join(entries)} alone"
+        ordered = {subset: entries[subset] for subset in sorted(entries, key=subset_order)}
+        lines.append(Line(setting, name, section, members, ordered))
+    return lines
+
+
+def compare_models(setting: Setting) -> list[dict]:
+    """Compare each of our models with the specialists and every baseline: lines of `STATS`, corrected over the
+    setting.
+    """
+    lines, compared = lines_of(setting), []
+    others = [line for section in ("specialist", "baseline") for line in lines if line.section == section]
+    pairs = [(ours, other) for ours in lines if ours.section == "ours" for other in others]
+    for ours, other in pairs:
+        for subset in (MEAN, *SUBSETS):
+            columns = SUBSETS if subset == MEAN else (subset,)
+            if not {*columns} <= ours.entries.keys() & other.entries.keys():
+                continue
+            if result := setting.difference(ours.entries, other.entries, columns):
+                names = dict(zip(COMPARED, (ours.name, ours.run, other.name, other.run)))
+                head = {**dict(zip(SETTING, setting.key)), "split": "test"}
+                compared.append({**head, **names, "subset": subset, **result})
+    return adjusted(compared, ("run", "other_run", "subset"))
+
+
+# ---------------------------------------------------------------- Task 2: shares of ResNet-34's accuracy
+
+
+def best(setting: Setting, entries: list[int]) -> int | None:
+    """Find the entry with the highest mean top-1 on validation, over the seeds that all of them have (where there
+    are none, over all of each): the test images have no say in it.
+    """
+    val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
+    by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
+    common = by_entry.dropna(axis=1)
+    means = (common if len(common.columns) else by_entry).mean(axis=1)
+    return int(means.idxmax()) if len(means) else None
+
+
+def in_section(setting: Setting, section: str) -> list[int]:
+    """List the entries of a section that have test results."""
+    return list(dict.fromkeys(setting.test.loc[setting.test["section"] == section, "entry"]))
+
+
+def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST) -> int | None:
+    """Find the ResNet-34 with the highest mean validation top-1 of those trained for no more epochs than the entry
+    (None: of all); None where there is none.
+
+    Args:
+        comparison: STRONGEST, or SAME_STEM: of those with the entry's first convolution.
     """
 
-    def __init__(self, task: str, key: tuple, rows: pd.DataFrame, records: dict[str, dict], folder: Path):
-        self.task, self.key, self.folder = task, key, folder
-        self.preset, self.dataset, self.image_size = key
-        self.columns = SUBSETS if task == "task1" else (SINGLE,)
-        self.others: list[Setting] = []
-        self.numbers: dict[tuple, int] = {}  # identity of an entry -> its number
-        self.records: dict[tuple[int, int], dict] = {}  # (entry, seed) -> record
-        entries = {}
-        for name in dict.fromkeys(rows["run"]):
-            record = records[name]
-            identity = (
-                record["model"],
-                training_key(record["config"], CONFIGS[task]),
-                tuple(sorted(record["test"].items())),
-            )
-            entries[name] = self.numbers.setdefault(identity, len(self.numbers))
-            if self.records.setdefault((entries[name], record["seed"]), record) is not record:
-                raise UserError(
-                    f"two records of one model and seed, {name} and another of {record['model']}: delete one"
-                )
-        self.rows = rows.assign(entry=rows["run"].map(entries))
-
-    # ------------------------------------------------------------ what is there
-
-    @cached_property
-    def test(self) -> pd.DataFrame:
-        return self.rows[self.rows["split"] == "test"]
-
-    @cached_property
-    def compared(self) -> list[int]:
-        """Entries of what is compared with one another, in the order of the tables: all but the ablations."""
-        return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
-
-    def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
-        """An entry's rows; in Task 1 those of all sets, or of one."""
-        rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
-        return rows if column == SINGLE else rows[rows["subset"] == column]
-
-    def mean(self, model: Model, name: str, split: str = "test") -> float | None:
-        """Mean over seeds and columns of what a table's column `name` has; None where a value is missing."""
-        values = [self.of(entry, split, column)[name] for column, entry in model.items()]
-        missing = any(one.empty or one.isna().any() for one in values)
-        return None if missing else statistics.fmean(one.mean() for one in values)
-
-    def record(self, entry: int) -> dict:
-        """The record of an entry's first seed."""
-        return self.records[entry, min(seed for number, seed in self.records if number == entry)]
-
-    def same(self, entry: int, column: str):
-        """The column's value, which all seeds share.
-
-        Raises:
-            UserError: they do not.
-        """
-        values = sorted(set(self.of(entry)[column]))
-        if len(values) > 1:
-            raise UserError(
-                f"the seeds of {self.describe(entry)} differ in {column} "
-                f"({', '.join(map(str, values))}): evaluate different networks under different "
-                f"names"
-            )
-        return values[0]
-
-    @cache
-    def find(self, run: Run) -> int | None:
-        """The entry of a run of the grids, None where it has no test results here."""
-        trained = run.parts[0] if run.parts else run
-        options = dict(trained.options)
-        if run.teacher:
-            teacher = resolve_run(self.task, run.teacher.options, self.preset, name=run.teacher.model)
-            options["teacher"] = f"runs/{self.preset}/{run_folder_name(teacher)}/model.pt"
-        config = dataclasses.asdict(resolve_run(self.task, options, self.preset))
-        key = training_key(config, CONFIGS[self.task])
-        entry = self.numbers.get((run.model, key, tuple(sorted(run.test.items()))))
-        return entry if entry in set(self.test["entry"]) else None
-
-    def alone(self, entry: int) -> Model:
-        """One network that answers for every column."""
-        return dict.fromkeys(self.columns, entry)
-
-    def model(self, runs: Runs) -> Model | None:
-        """What the results have of a run, or of a run for each channel set; None without test results on all."""
-        runs = runs if isinstance(runs, Mapping) else dict.fromkeys(self.columns, runs)
-        found = {column: self.find(runs[column]) for column in self.columns}
-        return found if None not in found.values() and self.seeds(found) else None
-
-    def trained(self, entry: int) -> tuple:
-        """The same for two entries that evaluate the same trained networks, and for no others."""
-        return training_key(self.record(entry)["config"], CONFIGS[self.task])
-
-    def run_name(self, entry: int) -> str:
-        """What the files of the entry's runs are called, without the seed."""
-        return self.of(entry)["run"].iloc[0].rpartition("-s")[0]
-
-    def describe(self, entry: int) -> str:
-        """The label, and in brackets the options by which entries of one label differ."""
-        row = self.rows[self.rows["entry"] == entry].iloc[0]
-        told = [f"x{row['width']:g}"] * (self.task == "task2") + [f"{row['epochs']} epochs", row["augment"]]
-        told += [f"decay {row['weight_decay']:g}"] * (self.task == "task2")
-        if pd.notna(row.get("test_fill")):
-            told.append(f"{row['test_fill']} fill at test")
-        if pd.notna(row.get("test_probe")):
-            told.append(row["test_probe"])
-        return f"{row['label']} ({', '.join(told)})"
-
-    # ------------------------------------------------------------ predictions
-
-    @cached_property
-    def _files(self) -> dict[tuple[int, str], dict[int, Path]]:
-        """(entry, column of predictions) -> seed -> file."""
-        files: dict[tuple[int, str], dict[int, Path]] = {}
-        for entry, column, seed, run in zip(
-            self.test["entry"],
-            self.test.get("subset", [SINGLE] * len(self.test)),
-            self.test["seed"],
-            self.test["run"],
-        ):
-            files.setdefault((entry, column), {})[seed] = RunFiles(self.folder, self.task, run).predictions
-        return files
-
-    def predictions(self, entry: int, column: str = SINGLE) -> list[Predictions]:
-        """One for each seed."""
-        return [read_predictions(file) for _, file in sorted(self._files.get((entry, column), {}).items())]
-
-    def seeds(self, model: Model, columns=None) -> list[int]:
-        """Seeds that have test predictions in every one of the columns."""
-        return sorted(
-            set.intersection(
-                *({*self._files.get((model[column], column), {})} for column in columns or self.columns)
-            )
+    def fits(other: int) -> bool:
+        if entry is None:
+            return True
+        ours, theirs = setting.of(entry).iloc[0], setting.of(other).iloc[0]
+        return theirs["epochs"] <= ours["epochs"] and (
+            comparison == STRONGEST or theirs["stem"] == ours["stem"]
         )
 
-    @cache
-    def right(self, entry: int, column: str, seed: int) -> np.ndarray:
-        """1 where the prediction is right, else 0: (N,).
+    return best(setting, [other for other in in_section(setting, "reference") if fits(other)])
 
-        Raises:
-            UserError: the images are not those of the setting's first file.
-        """
-        path = self._files[entry, column][seed]
-        predictions = read_predictions(path)
-        first = read_predictions(next(iter(next(iter(self._files.values())).values())))
-        if predictions.images != first.images or (predictions.labels != first.labels).any():
-            raise UserError(
-                f"{path} is of other images than the other predictions of its setting: evaluate it again"
+
+def headline(setting: Setting) -> tuple[int | None, int | None]:
+    """Find the two networks that are compared in detail: ours with the highest mean validation top-1, and its
+    denominator.
+    """
+    ours = best(setting, in_section(setting, "ours"))
+    return ours, denominator(setting, ours)
+
+
+def ratios(setting: Setting) -> list[dict]:
+    """Divide every model but the ablations by its denominators: lines of `RATIOS`, corrected over each comparison.
+
+    A model without a denominator has no line, nor has a denominator against itself. Most ablations are
+    shorter trainings, which have references of their own.
+    """
+    table = []
+    for comparison in (STRONGEST, SAME_STEM):
+        lines = []
+        for entry in setting.compared:
+            against, row = denominator(setting, entry, comparison), setting.of(entry).iloc[0]
+            if against in (None, entry):
+                continue
+            ours, theirs = setting.alone(entry), setting.alone(against)
+            lines.append(
+                {
+                    **{name: row[name] for name in RATIOS if name in row.index and name not in RESULT},
+                    "run": setting.run_name(entry),
+                    "strict_depth": setting.same(entry, "strict_depth"),
+                    "seeds": len(setting.seeds(ours)),
+                    "top1_pct": float(np.mean(setting.top1(ours))),
+                    "comparison": comparison,
+                    "denominator": setting.describe(against),
+                    "denominator_run": setting.run_name(against),
+                    "denominator_seeds": len(setting.seeds(theirs)),
+                    "denominator_top1_pct": float(np.mean(setting.top1(theirs))),
+                    **setting.ratio(ours, theirs),
+                }
             )
-        return (predictions.by_column[column] == predictions.labels).astype(int)
+        table += adjusted(lines, ("run", "denominator_run"))
+    return table
 
-    def correct(self, model: Model, columns=None, seeds: list[int] | None = None) -> np.ndarray:
-        """1 where right, of several columns the mean: (seeds, N). Default: all columns, every seed."""
-        columns = columns or self.columns
-        return np.array(
-            [
-                sum(self.right(model[column], column, seed) for column in columns) / len(columns)
-                for seed in seeds or self.seeds(model, columns)
-            ]
-        )
 
-    def top1(self, model: Model, columns=None) -> list[float]:
-        """Percent, one for each seed."""
-        return (100 * self.correct(model, columns).mean(1)).tolist()
+# ---------------------------------------------------------------- Task 2: mistakes
 
-    # ------------------------------------------------------------ how much seeds matter
 
-    def kind(self, entry: int) -> str:
-        """Networks of one kind vary alike over training seeds: their variances are pooled."""
-        record = self.record(entry)
-        if self.task == "task2":
-            return "ResNet" if record["config"]["arch"] in LAYERS else "shallow"
-        if record["section"] == "specialist":
-            return "specialist"
-        if record["config"]["sampler"] == "none":
-            return "plain"
-        return "tested otherwise" if record["test"] else "any set"
+class Mistakes(NamedTuple):
+    """Where the two networks of `headline` go wrong, means over the seeds that both have."""
 
-    @cache
-    def pooled(self, kind: str, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Over seeds, of the models of a kind that have several; None where none has.
+    ours: str
+    denominator: str
+    seeds: int
+    shares: dict[str, float]  # kind of image -> percent
+    # (true class, taken for, ours, denominator), in percent of the class: the commonest of ours
+    confusions: list[tuple[str, str, float, float]]
 
-        Those of the task's other settings help where this one has fewer than `FEW` degrees of freedom.
-        """
 
-        def several(place: Setting) -> list[np.ndarray]:
-            models = [
-                place.alone(entry) for entry in sorted({*place.test["entry"]}) if place.kind(entry) == kind
-            ]
-            return [place.correct(model, columns) for model in models if len(place.seeds(model, columns)) > 1]
+def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Sort images by what two models answer: kind of image -> whether each is one, of the shape of the answers,
+    (..., N).
+    """
+    (one, other), (p, q) = answers, answers.values()
+    a, b = p == labels, q == labels
+    return {
+        "both right": a & b,
+        f"only {one} right": a & ~b,
+        f"only {other} right": b & ~a,
+        "the same mistake": ~a & (p == q),
+        "two mistakes": ~a & ~b & (p != q),
+    }
 
-        own = seed_variance(several(self))
-        if kind == "specialist" or own and own.freedom >= FEW:
-            return own
-        return seed_variance(outcomes for place in (self, *self.others) for outcomes in several(place))
 
-    def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
-        """What training seeds do to a model's top-1; None where no model of its kind has several seeds.
+def confusion_rates(setting: Setting, entry: int, seeds: int | None = None) -> tuple[list[str], np.ndarray]:
+    """Return the names of the classes and the confusion matrix (K, K), in % of the true class.
 
-        A few seeds tell little about one model, and a model with one seed varies as well: so kinds are pooled. Where
-        each set has a network of its own, their mean varies less: they are independent. A plain network varies on
-        sets that it was not trained for in a way of its own. The networks for any set stand for what has no
-        repetition.
-        """
-        if len({*model.values()}) > 1:
-            parts = [self.pooled("specialist", (column,)) for column in columns]
-            if None not in parts:
-                return mean_variance(parts)
-        kind = self.kind(next(iter(model.values())))
-        if kind in ("plain", "specialist"):
-            seeds = self.seeds(model, columns)
-            own = seed_variance([self.correct(model, columns)]) if len(seeds) > 1 else None
-            if own:
-                return own
-        return self.pooled(kind if self.task == "task2" else "any set", columns)
+    Args:
+        seeds: how many of the entry's seeds, from the first; None: all.
+    """
+    predictions = setting.predictions(entry)[:seeds]
+    classes = list(class_names(predictions[0].images, predictions[0].labels).values())
+    counts = sum(confusion_matrix(p.labels, p.by_column[SINGLE], len(classes)) for p in predictions)
+    return classes, 100 * counts / counts.sum(1, keepdims=True)
 
-    @cache
-    def evaluation_variance(self, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Over seeds, of the difference that another way to evaluate makes: pooled over those with several seeds."""
-        entries, found = sorted({*self.test["entry"]}), []
-        for entry in entries:
-            for plain in entries:
-                if (
-                    entry != plain
-                    and not self.record(plain)["test"]
-                    and self.trained(entry) == self.trained(plain)
-                ):
-                    one, other = self.alone(entry), self.alone(plain)
-                    seeds = sorted({*self.seeds(one, columns)} & {*self.seeds(other, columns)})
-                    if len(seeds) > 1:
-                        found.append(self.correct(one, columns, seeds) - self.correct(other, columns, seeds))
-        return seed_variance(found)
 
-    # ------------------------------------------------------------ comparisons
+def mistakes(setting: Setting) -> Mistakes | None:
+    """Measure where the two networks of `headline` go wrong; None without both."""
+    ours, against = headline(setting)
+    if ours is None or against is None:
+        return None
+    pairs = list(zip(setting.predictions(ours), setting.predictions(against)))
+    labels = pairs[0][0].labels
+    answers = np.array([[p.by_column[SINGLE] for p in pair] for pair in pairs])  # (seeds, 2, N)
+    one, other = setting.describe(ours), setting.describe(against)
+    kinds = agreement(labels, {one: answers[:, 0], other: answers[:, 1]})
+    names, rates = confusion_rates(setting, ours, len(pairs))
+    _, theirs = confusion_rates(setting, against, len(pairs))
+    wrong = rates * ~np.eye(len(names), dtype=bool)
+    worst = [
+        divmod(int(cell), len(names))
+        for cell in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
+        if wrong.flat[cell]
+    ]
+    return Mistakes(
+        one,
+        other,
+        len(pairs),
+        {kind: 100 * float(images.mean()) for kind, images in kinds.items()},
+        [(names[i], names[j], float(rates[i, j]), float(theirs[i, j])) for i, j in worst],
+    )
 
-    def difference(self, model: Model, other: Model, columns=None) -> dict | None:
-        """model - other in points, with interval and p; None where one of them has no result there.
 
-        Two evaluations of the same trained networks are compared seed by seed.
-        """
-        columns = tuple(columns or self.columns)
-        ours, theirs = self.seeds(model, columns), self.seeds(other, columns)
-        same = all(self.trained(model[column]) == self.trained(other[column]) for column in columns)
-        if same:
-            ours = theirs = sorted({*ours} & {*theirs})
-        if not ours or not theirs:
-            return None
-        a, b = self.correct(model, columns, ours), self.correct(other, columns, theirs)
-        if not same:
-            errors = [(of_a + of_b, variance) for of_a, of_b, variance in self._shares(model, other, columns)]
-        elif variance := seed_variance([a - b]) or (
-            self.task == "task1" and self.evaluation_variance(columns)
-        ):
-            errors = [(1 / len(a), variance)]
-        else:  # as if they had been trained apart
-            variance = self.task == "task2" and self.variance(model, columns)
-            errors = [(2, variance)] if variance else []
-        return {"seeds": len(a), "other_seeds": len(b), **paired_difference(a, b, errors)}
-
-    def ratio(self, model: Model, other: Model) -> dict:
-        """Mean top-1 of model / other, with interval and p for a ratio of 1.
-
-        Raises:
-            UserError: other is right on too few images.
-        """
-        try:
-            return paired_ratio(
-                self.correct(model), self.correct(other), self._shares(model, other, self.columns)
-            )
-        except ValueError as error:
-            ours, name = (self.describe(next(iter(one.values()))) for one in (model, other))
-            raise UserError(
-                f"{ours} / {name}: {error}; train {name} longer, or evaluate it with another --section"
-            ) from error
-
-    def _shares(self, model: Model, other: Model, columns: tuple) -> list[tuple[float, float, SeedVariance]]:
-        """Shares of each kind's variance over seeds in the means of the two: (of model's, of other's, variance)."""
-        shares: dict[SeedVariance, list[float]] = {}
-        for place, one in enumerate((model, other)):
-            if variance := self.variance(one, columns):
-                shares.setdefault(variance, [0, 0])[place] += 1 / len(self.seeds(one, columns))
-        return [(*of_each, variance) for variance, of_each in shares.items()]
+# ---------------------------------------------------------------- ablations of both tasks
 
 
 def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[dict]:
-    """Every variant of a grid's `ABLATIONS` against its reference (default: `usual`), corrected over the setting.
+    """Compare every variant of a grid's `ABLATIONS` with its reference (default: `usual`), corrected over the
+    setting: lines of `VARIANTS`.
 
-    A group with one variant is left out, and a variant that is another one at this preset.
+    A group with one variant is left out, and a variant that equals an earlier variant at this preset.
     """
     lines = []
     for group, variants in groups.items():
-        known, seen = [], set()
+        members, seen = [], set()
         for label, run, *against in variants:
             against = against[0] if against else usual
             model, reference = setting.model(run), setting.model(against)
@@ -381,9 +369,9 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
                 pair = _identity(setting, model), reference and _identity(setting, reference)
                 # not twice, nor a network again that is compared with nothing
                 if not seen & {pair, pair[:1] if pair[0] == pair[1] else None} or setting.task == "task2":
-                    known.append((label, run, model, against, reference))
+                    members.append((label, run, model, against, reference))
                 seen |= {pair, pair[:1]}
-        for label, run, model, against, reference in known if len(known) > 1 else ():
+        for label, run, model, against, reference in members if len(members) > 1 else ():
             result = setting.difference(model, reference) if reference and model != reference else None
             values, first = setting.top1(model), next(iter(model.values()))
             mean, sd = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
@@ -413,7 +401,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
 
 
 def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
-    """What a model is called, and the name of its runs; of seven networks those for RGB and R."""
+    """Return what a model is called, and the name of its runs; of seven networks those for RGB and R."""
     if model is None:
         return str(run["R"] if isinstance(run, Mapping) else run), ""
     shown = dict.fromkeys([model["RGB"], model["R"]] if isinstance(run, Mapping) else model.values())
@@ -421,7 +409,7 @@ def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
 
 
 def _identity(setting: Setting, model: Model) -> tuple:
-    """The same for two models that are the same networks, evaluated alike."""
+    """Return a key that is equal for two models exactly when both evaluate the same networks alike."""
     tests = [
         {key: value for key, value in setting.record(entry)["test"].items() if key != "subsets"}
         for entry in model.values()
@@ -429,20 +417,3 @@ def _identity(setting: Setting, model: Model) -> tuple:
     return tuple(
         (setting.trained(entry), tuple(sorted(test.items()))) for entry, test in zip(model.values(), tests)
     )
-
-
-def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
-    """The lines with p_holm, over the distinct comparisons among them, which the columns `keys` tell apart."""
-
-    def pair(line: dict) -> tuple:
-        return tuple(line[key] for key in keys)
-
-    tested = {pair(line): line["p_value"] for line in lines if line["p_value"] is not None}
-    corrected = dict(zip(tested, holm(list(tested.values()))))
-    return [{**line, "p_holm": corrected.get(pair(line))} for line in lines]
-
-
-def csv_of(lines: dict[tuple, list[dict]], columns: tuple[str, ...], decimals: dict[str, int]) -> str:
-    """Text of a CSV file of the lines of all settings; `decimals` of the numbers, see `records.to_csv`."""
-    frame = pd.DataFrame([line for members in lines.values() for line in members], columns=columns)
-    return to_csv(frame, {name: decimals.get(name) for name in columns})

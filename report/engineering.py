@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from report.content import NO_RESULTS, Content
-from report.tables import table
+from report.markdown import table, table_of
 from utils import UserError
 
+NO_RESULTS = "No results yet: run `{command}`, then `python -m report.build`."
 
-def make_content(root: Path) -> Content:
-    """Raises UserError where a file is malformed."""
-    tables = {
-        "robustness": robustness_table(root / "results" / "robustness.csv"),
-        **speed_tables(root / "results" / "speed.csv"),
-    }
-    return Content(0, {}, {}, tables, (), "", [])
+
+def make_tables(root: Path) -> dict[str, str]:
+    """Make the tables: name of a block -> Markdown.
+
+    Raises:
+        UserError: a file is malformed.
+    """
+    results = root / "results"
+    return {"robustness": robustness_table(results / "robustness.csv"), **speed_tables(results / "speed.csv")}
 
 
 def robustness_table(file: Path) -> str:
-    """What was broken on purpose, and what survived."""
+    """Show what was broken on purpose, and what survived."""
     if not file.is_file():
         return NO_RESULTS.format(command="make robust")
     note, *lines = file.read_text(encoding="utf-8").splitlines()
@@ -36,40 +38,39 @@ def robustness_table(file: Path) -> str:
 
 
 def speed_tables(file: Path) -> dict[str, str]:
-    """Name of a block -> what was measured: the pipeline, and the stem."""
-    names = ("speed", "speed-stem")
+    """Show the speeds of the pipeline and of the stem: name of a block -> Markdown."""
+    notes = {
+        "speed": "In speed (images/s) a ratio above 1 is better, in time (ms) one below.",
+        "speed-stem": "Time against a plain ResNet-18 of as many channels; below 1 is faster.",
+    }
     if not file.is_file():
-        return dict.fromkeys(names, NO_RESULTS.format(command="python -m tools.benchmark"))
+        return dict.fromkeys(notes, NO_RESULTS.format(command="python -m tools.benchmark"))
+    columns = {
+        "case": lambda row: row["case"],
+        "measured": lambda row: f"{float(row['value']):,.4g} {row['unit']}",
+        "against": lambda row: row["reference"] or "–",
+        "ratio (quartiles)": _ratio,
+        "hardware": lambda row: f"{row['hardware']}, {_threads(row['threads'])}",
+    }
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
-        made = {
-            name: [
-                [
-                    row["case"],
-                    f"{float(row['value']):,.4g} {row['unit']}",
-                    row["reference"] or "–",
-                    _ratio(row),
-                    f"{row['hardware']}, {row['threads']} thread{'s' * (row['threads'] != '1')}",
-                ]
-                for row in rows
-                if (row["benchmark"] == "stem") == (name == "speed-stem")
-            ]
-            for name in names
+        parts = {
+            "speed": [row for row in rows if row["benchmark"] != "stem"],
+            "speed-stem": [row for row in rows if row["benchmark"] == "stem"],
+        }
+        return {
+            name: f"**Medians over alternating pairs.** {note}\n\n" + table_of(columns, parts[name])
+            for name, note in notes.items()
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{file} is damaged ({error}): make it again with python -m tools.benchmark"
         ) from error
-    header = ["case", "measured", "against", "ratio (quartiles)", "hardware"]
-    note = {
-        "speed": "In speed (images/s) a ratio above 1 is better, in time (ms) one below.",
-        "speed-stem": "Time against a plain ResNet-18 of as many channels; below 1 is faster.",
-    }
-    return {
-        name: f"**Medians over alternating pairs.** {note[name]}\n\n" + table(header, lines)
-        for name, lines in made.items()
-    }
+
+
+def _threads(count: str) -> str:
+    return f"{count} thread" if count == "1" else f"{count} threads"
 
 
 def _ratio(row: dict) -> str:

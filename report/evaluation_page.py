@@ -5,21 +5,23 @@ from __future__ import annotations
 import statistics
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from report import figures
-from report.tables import table
+from report.figures import PALETTE, Chart, Panel, Panels, Series, lines
+from report.markdown import number, table_of
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
-QUALITY = {  # header -> how a row's cell is written
-    "top-1 %": "{top1_pct:.2f}",
-    "95 % interval": "{ci95_low:.2f} – {ci95_high:.2f}",
-    "precision": "{precision_macro:.3f}",
-    "recall": "{recall_macro:.3f}",
-    "F1": "{f1_macro:.3f}",
+QUALITY = {  # heading -> row -> cell
+    "top-1 %": lambda row: f"{row['top1_pct']:.2f}",
+    "95 % interval": lambda row: f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}",
+    "precision": lambda row: f"{row['precision_macro']:.3f}",
+    "recall": lambda row: f"{row['recall_macro']:.3f}",
+    "F1": lambda row: f"{row['f1_macro']:.3f}",
 }
 SHOWN = 30  # bars that a chart has room for
 
@@ -36,12 +38,12 @@ def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
     """
     name = page_name(record, trained, Path(checkpoint).stem)
     text, chart = (Path(checkpoint).parent / f"{name}.{kind}" for kind in ("md", "png"))
-    draw, data, title = (sets_chart if record["task"] == "task1" else training_chart)(record)
+    drawn = sets_chart(record) if record["task"] == "task1" else training_chart(record)
     # a title that fits the figure's width; matplotlib would read formulas between dollar signs
-    title = textwrap.fill(title, 105).replace("$", r"\$")
+    title = textwrap.fill(drawn.title, 105).replace("$", r"\$")
     try:
         write_text(text, make_text(record))
-        figures.write_figure(draw, [title, data], chart)
+        drawn._replace(title=title).write(chart)
     except UserError as error:
         print(f"no table and chart of this evaluation: {error}", file=sys.stderr)
         return
@@ -60,7 +62,7 @@ def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     if record["model"] != trained:
         parts.append(record["model"])
     parts += [words.replace(" px", "px").replace(" ", "-") for words in _test_words(record)]
-    return "-".join(parts + (splits if len(splits) == 1 else []))
+    return "-".join([*parts, *splits] if len(splits) == 1 else parts)
 
 
 def _test_words(record: dict) -> list[str]:
@@ -90,106 +92,99 @@ def make_text(record: dict) -> str:
 
 
 def _table(record: dict, rows: list[dict]) -> str:
+    """Make the table of one split."""
+
+    def cell(name: str, decimals: int, unit: float = 1) -> Callable[[dict], str]:
+        return lambda row: number(row.get(name), decimals, unit)
+
+    loss, macs = cell("loss", 3), cell("macs", 1, 1e6)
     if record["task"] == "task1":
         columns = {
-            "channels present": "{subset}",
+            "channels present": lambda row: row["subset"],
             **QUALITY,
-            "loss": ("loss", 3, 1),
-            "MACs (M)": ("macs", 1, 1e6),
-            "latency (ms)": ("latency_ms", 2, 1),
+            "loss": loss,
+            "MACs (M)": macs,
+            "latency (ms)": cell("latency_ms", 2),
         }
     else:
         columns = {
             **QUALITY,
-            "loss": ("loss", 3, 1),
-            "strict depth": "{strict_depth:.0f}",
-            "weighted operations": str(record["weighted_operations"]),
-            "params (M)": ("params", 2, 1e6),
-            "MACs (M)": ("macs", 1, 1e6),
-            "latency (ms), batch 1": ("latency_ms_b1", 2, 1),
-            "batch 256": ("latency_ms_b256", 1, 1),
-            "memory (MB), batch 256": ("peak_mem_mb", 1, 1),
+            "loss": loss,
+            "strict depth": cell("strict_depth", 0),
+            "weighted operations": lambda row: str(record["weighted_operations"]),
+            "params (M)": cell("params", 2, 1e6),
+            "MACs (M)": macs,
+            "latency (ms), batch 1": cell("latency_ms_b1", 2),
+            "batch 256": cell("latency_ms_b256", 1),
+            "memory (MB), batch 256": cell("peak_mem_mb", 1),
         }
-    lines = [[_cell(row, how) for how in columns.values()] for row in rows]
+    text = table_of(columns, rows)
     if len(rows) > 1:
         mean = statistics.fmean(row["top1_pct"] for row in rows)
-        lines.append(["mean", f"{mean:.2f}", *["–"] * (len(columns) - 2)])
-    return table(list(columns), lines)
+        text += "\n| " + " | ".join(["mean", f"{mean:.2f}", *["–" for _ in range(len(columns) - 2)]]) + " |"
+    return text
 
 
-def _cell(row: dict, how: str | tuple[str, int, float]) -> str:
-    """A cell: a format, or (column, decimals, unit), a dash for what was not measured."""
-    if isinstance(how, str):
-        return how.format(**row)
-    name, decimals, unit = how
-    return "–" if row.get(name) is None else f"{row[name] / unit:.{decimals}f}"
+# ---------------------------------------------------------------- charts
 
 
-# ---------------------------------------------------------------- charts: (drawing function, data, title)
+class Bars(NamedTuple):
+    """Bars with intervals; x: label of the axis."""
+
+    x: str
+    bars: list[tuple[str, float, float, float]]  # name, top-1, low, high, percent
 
 
-def sets_chart(record: dict) -> tuple:
-    """Top-1 by channel set."""
+def sets_chart(record: dict) -> Chart:
+    """Show top-1 by channel set."""
     split = next(split for split in SPLITS if record["splits"].get(split))
     rows = record["splits"][split]
     some = f" (the first {SHOWN} of {len(rows)} sets)" if len(rows) > SHOWN else ""
-    return (
-        _bars,
-        _bar_data("channels present at test time", {row["subset"]: row for row in rows[:SHOWN]}),
-        f"{_subject(record)}: top-1 on {split}{some}",
-    )
+    bars = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:SHOWN]})
+    return Chart(_draw_bars, bars, f"{_subject(record)}: top-1 on {split}{some}")
 
 
-def training_chart(record: dict) -> tuple:
-    """Loss and validation accuracy by epoch; where the log is not there, the accuracies."""
+def training_chart(record: dict) -> Chart:
+    """Show loss and validation accuracy by epoch; where the log is not there, the accuracies."""
     loss, val_loss, val_top1 = (
         _by_epoch(record["history"], key) for key in ("loss", "val_loss", "val_top1_pct")
     )
-    if loss["x"] and val_top1["x"]:
+    if loss[0] and val_top1[0]:
         # validation is the second of both panels, though the first may be empty: one style in both
-        pairs = {"loss": (loss, val_loss), "validation top-1 (%)": ({"x": [], "y": []}, val_top1)}
+        pairs = {"loss": (loss, val_loss), "validation top-1 (%)": (([], []), val_top1)}
         panels = [
-            {
-                "x": "epoch",
-                "y": label,
-                "series": [{"name": "training", **training}, {"name": "validation", **validation}],
-            }
+            Panel("epoch", label, [Series("training", *training), Series("validation", *validation)])
             for label, (training, validation) in pairs.items()
         ]
-        return (
-            figures.lines,
-            {"panels": panels},
-            f"{record['label']}, {record['dataset']}: training at {record['image_size']} px",
-        )
+        title = f"{record['label']}, {record['dataset']}: training at {record['image_size']} px"
+        return Chart(lines, Panels(panels), title)
     rows = {split: record["splits"][split][0] for split in SPLITS if record["splits"].get(split)}
-    return _bars, _bar_data("split", rows), f"{_subject(record)}: top-1"
+    return Chart(_draw_bars, _bars_of("split", rows), f"{_subject(record)}: top-1")
 
 
-def _by_epoch(history: list[dict], key: str) -> dict[str, list]:
-    """x: the epochs in whose line of the log `key` is; y: its values."""
-    lines = [line for line in history if key in line]
-    return {"x": [line["epoch"] for line in lines], "y": [line[key] for line in lines]}
+def _by_epoch(history: list[dict], key: str) -> tuple[list, list]:
+    """Return the epochs in whose line of the log `key` is, and its values."""
+    logged = [line for line in history if key in line]
+    return [line["epoch"] for line in logged], [line[key] for line in logged]
 
 
 def _subject(record: dict) -> str:
-    """What a chart of accuracies is of: model, data, and how it was evaluated."""
+    """Say what a chart of accuracies is of: model, data, and how it was evaluated."""
     size = [] if "image_size" in record["test"] else [f"{record['image_size']} px"]
     return ", ".join([record["label"], record["dataset"], *size, *_test_words(record)])
 
 
-def _bar_data(label: str, rows: dict[str, dict]) -> dict:
-    """Data of `_bars`; label: of the axis; rows: name of a bar -> its row."""
-    return {
-        "x": label,
-        "bars": [[name, row["top1_pct"], row["ci95_low"], row["ci95_high"]] for name, row in rows.items()],
-    }
+def _bars_of(label: str, rows: dict[str, dict]) -> Bars:
+    """Make a bar of each row; label: of the axis; rows: name of a bar -> its row."""
+    columns = ("top1_pct", "ci95_low", "ci95_high")
+    return Bars(label, [(name, *(row[column] for column in columns)) for name, row in rows.items()])
 
 
-def _bars(figure: Figure, data: dict) -> None:
-    """data: x (label of the axis), bars: [name, top-1, low, high] each, percent."""
-    axis, bars = figure.subplots(), data["bars"]
+def _draw_bars(figure: Figure, data: Bars) -> None:
+    """Draw a bar for each value."""
+    axis, bars = figure.subplots(), data.bars
     for place, (_, top1, low, high) in enumerate(bars):
-        axis.bar(place, top1, 0.7, color=figures.PALETTE[0], edgecolor="black", linewidth=0.6, zorder=2)
+        axis.bar(place, top1, 0.7, color=PALETTE[0], edgecolor="black", linewidth=0.6, zorder=2)
         axis.errorbar(
             place,
             top1,
@@ -205,6 +200,6 @@ def _bars(figure: Figure, data: dict) -> None:
     names = [name for name, *_ in bars]
     crowded = max(map(len, names)) * len(names) > 90
     axis.set_xticks(range(len(names)), names, rotation=90 if crowded else 0, fontsize=8 if crowded else 10)
-    axis.set(xlabel=data["x"], ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(bars), 4) - 0.3))
+    axis.set(xlabel=data.x, ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(bars), 4) - 0.3))
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.88", zorder=0)

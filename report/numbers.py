@@ -6,52 +6,52 @@
     {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.4)  in % of the strongest ResNet-34
     {{ ratio 64px-full depth6-wide stock }}      ... of another network
     {{ cost 64px-full depth6-wide macs /1e6 .0f }}                a column of the results, scaled and formatted
-    {{ bands ours random }}                      75.6            EuroSAT: all, one, but-one, random, rgb
-    {{ bandgap ours sliced random }}             13.0 (9.6 to 16.4)
+    {{ top1 bands ours random }}                 75.6            thirteen bands: all, rgb, one, but-one, random
+    {{ gap bands ours sliced random }}           13.0 (9.6 to 16.4)
     {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
+    {{ seeds 48px-quarter specialists-90 }}      one             number of seeds, in words up to ten
+    {{ total 48px-quarter specialists params /1e6 .2f }}         a column, summed over the networks of a model
+    {{ example RB }}                             how the fill rule predicts the absent channels of a set
+    {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
+    {{ provenance }}                             a sentence on evaluations whose code is not a commit
+    {{ about date }}                             a field of report/text/about.json
     {{ count runs }}                             321             evaluations of the data that the texts are about
 
-Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA`:
-whatever else is in results/ never changes these texts.
+Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA` and
+of the thirteen bands: whatever else is in results/ never changes these texts.
 """
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from data.build import read_recipe
 from engine.records import SINGLE, SUBSETS
-from grids import task1 as runs1
-from grids import task2 as runs2
+from grids import task1, task2
 from metrics.fill_error import mean_energy
-from report.compare import Model, Setting
-from report.task1 import bands
-from report.task2.compare import denominator
-from utils import UserError
+from report import bands
+from report.compare import denominator
+from report.markdown import interval
+from report.results import Model, Setting
+from utils import ROOT, UserError
 
-DATA = "mini-imagenet-50"
+DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
+WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+COLOURS = {"R": "red", "G": "green", "B": "blue"}
 NOTHING = "–"
-BANDS = "bands/eurosat-13band-469"
-NETWORKS = {
-    "ours": ("channelset", "", "all"),
-    "weighted": ("channelset", "", "all weighted"),
-    "mean-fill": ("fill-mean", "", "all"),
-    "zero-fill": ("fill-zero", "", "all"),
-    "sliced": ("sliced", "", "all"),
-    "plain": ("all-bands", "", "all"),
-    "plain+mean": ("all-bands", "fill mean", "all"),
-    "plain+regression": ("all-bands", "fill regression", "all"),
-    "specialist": ("specialist", "", "all"),
-}
-GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
-FUNCTIONS = ("top1", "sd", "val", "gap", "ratio", "cost", "energy", "csv", "bands", "bandgap", "count")
+GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
+FUNCTIONS = (
+    *("top1", "sd", "val", "gap", "ratio", "cost", "total", "energy", "csv", "count", "seeds"),
+    *("example", "compute", "provenance", "about"),
+)
 
 
 class Numbers:
@@ -61,7 +61,7 @@ class Numbers:
         self.settings, self.results = settings, results
 
     def __call__(self, expression: str) -> str:
-        """The text that stands for an expression.
+        """Return the text that stands for an expression.
 
         Raises:
             UserError: unknown function, model, file or column, or wrong arguments.
@@ -75,33 +75,41 @@ class Numbers:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
     def find(self, preset: str, name: str) -> tuple[Setting, Model] | None:
-        """Setting and model of a name; None without results.
+        """Find the setting and the model of a name; None without results.
+
+        Args:
+            preset: of the results of `DATA`; or "bands": those of the thirteen bands; or "sobel", "luma", ...: those
+                of RGB and this channel.
 
         Raises:
             UserError: unknown name.
         """
-        task = next((task for task, runs in (("task1", runs1), ("task2", runs2)) if name in runs.NAMED), None)
-        if task is None:
-            raise UserError(f"unknown model {name!r}; known: {', '.join({**runs1.NAMED, **runs2.NAMED})}")
-        runs = (runs1 if task == "task1" else runs2).NAMED[name]
-        return next(
-            (
-                (setting, model)
-                for setting in self.settings[task]
-                if (setting.dataset, setting.preset) == (DATA, preset)
-                for run in runs
-                if (model := setting.model(run))
-            ),
-            None,
-        )
+        task = "task1" if name in task1.NAMED else "task2"
+        runs = {**task1.NAMED, **task2.NAMED}
+        if name not in runs:
+            raise UserError(f"unknown model {name!r}; known: {', '.join(runs)}")
+        others = {"bands": bands.BANDS, **{name: data for data, name in bands.EXTRA.items()}}
+        place = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
+        for setting in self.settings[task]:
+            if (setting.dataset, setting.preset) == place:
+                models = (setting.model(run) for run in runs[name])
+                return next(((setting, model) for model in models if model), None)
+        return None
+
+    @staticmethod
+    def columns(setting: Setting, place: str) -> tuple[str, ...]:
+        """List the columns of predictions that a place in the text stands for."""
+        if setting.task == "task2":
+            return setting.columns
+        if setting.dataset == bands.BANDS:
+            return bands.groups_of(setting)[GROUPS[place]]
+        return PLACES.get(place, (place,))
 
     def by_seed(self, preset: str, name: str, place: str = "mean") -> list[float]:
-        """Top-1 on test, percent, one for each seed; [] without results."""
+        """Return top-1 on test, percent, a value for each seed; [] without results."""
         setting, model = self.find(preset, name) or (None, None)
-        if not model:
-            return []
-        columns = PLACES.get(place, (place,)) if setting.task == "task1" else setting.columns
-        return np.mean([setting.top1(model, (one,)) for one in columns], axis=0).tolist()
+        columns = self.columns(setting, place) if model else ()
+        return setting.top1(model, columns) if columns and setting.seeds(model, columns) else []
 
     def top1(self, preset: str, name: str, place: str = "mean") -> str:
         values = self.by_seed(preset, name, place)
@@ -118,15 +126,15 @@ class Numbers:
 
     def gap(self, preset: str, name: str, other: str, place: str = "mean") -> str:
         one, two = self.find(preset, name), self.find(preset, other)
-        result = one and two and one[0].difference(one[1], two[1], None if place == "mean" else (place,))
-        return interval(result, "difference_points") if result else NOTHING
+        result = one and two and one[0].difference(one[1], two[1], self.columns(one[0], place))
+        return interval(result, "difference_points", to="to") if result else NOTHING
 
     def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
         result = self.share(preset, name, other)
-        return interval(result, "ratio", 100) if result else NOTHING
+        return interval(result, "ratio", 100, "to") if result else NOTHING
 
     def share(self, preset: str, name: str, other: str = "strongest") -> dict | None:
-        """Ratio of two networks of Task 2, with interval and p; None where one has no results or both are one."""
+        """Divide two networks of Task 2, with interval and p; None where one has no results or both are the same."""
         setting, model = self.find(preset, name) or (None, None)
         if not model:
             return None
@@ -138,7 +146,7 @@ class Numbers:
         return None if against in (None, model) else setting.ratio(model, against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Mean over seeds (and sets) of a numeric column of the test rows, divided by /N."""
+        """Average a numeric column of the test rows over seeds (and sets), divided by /N."""
         setting, model = self.find(preset, name) or (None, None)
         if not model:
             return NOTHING
@@ -146,7 +154,7 @@ class Numbers:
         return f"{values.mean() / float(scale.removeprefix('/')):{form}}" if len(values) else NOTHING
 
     def energy(self, preset: str, name: str) -> str:
-        """Mean over seeds, of the first eight RGB kernels, which records keep."""
+        """Average over seeds, for the first eight RGB kernels, which records keep."""
         setting, model = self.find(preset, name) or (None, None)
         shares = [
             100 * mean_energy(np.array(record["kernels"]["RGB"]))
@@ -169,22 +177,6 @@ class Numbers:
             table = table[~same if key.endswith("!") else same]
         return NOTHING if table.empty else f"{table[column].astype(float).mean():{form}}"
 
-    @cached_property
-    def networks(self) -> dict[tuple, bands.Network]:
-        return {network.key: network for network in bands.load_networks(self.results / BANDS)}
-
-    def bands(self, name: str, place: str) -> str:
-        network = self.networks.get(NETWORKS[name])
-        sets = network and network.groups.get(GROUPS[place])
-        return f"{statistics.fmean(network.top1(sets)):.1f}" if sets else NOTHING
-
-    def bandgap(self, name: str, other: str, place: str) -> str:
-        one, two = (self.networks.get(NETWORKS[each]) for each in (name, other))
-        if not one or not two:
-            return NOTHING
-        shown = [network for network in self.networks.values() if not network.unseen]
-        return interval(bands.compare(one, two, shown, one.groups[GROUPS[place]]), "difference_points")
-
     def count(self, what: str) -> str:
         if what != "runs":
             raise UserError(f"count {what!r}: known is runs")
@@ -197,8 +189,59 @@ class Numbers:
             )
         )
 
+    def count_images(self) -> int:
+        """Count the training images of `DATA`; the recipe lists them."""
+        return sum(row.split == "train" for row in read_recipe(DATA).rows)
 
-def interval(result: dict, name: str, unit: float = 1) -> str:
-    """ "1.2 (0.3 to 2.1)": as `tables.interval`, in words."""
-    value, low, high = (unit * result[key] for key in (name, "ci95_low", "ci95_high"))
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+    def seeds(self, preset: str, name: str) -> str:
+        count = len(self.by_seed(preset, name))
+        return WORDS[count] if count < len(WORDS) else str(count)
+
+    def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
+        """Sum a numeric column over the networks of a model, divided by /N."""
+        setting, model = self.find(preset, name) or (None, None)
+        if not model:
+            return NOTHING
+        values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}]
+        return f"{sum(values) / float(scale.removeprefix('/')):{form}}"
+
+    def example(self, subset: str) -> str:
+        """Say how the channels that a set lacks follow from it, recovered from the recorded kernels K(S) = W P(S)."""
+        setting, model = self.find(NARROW, "ours") or (None, None)
+        kernels = setting and setting.record(model["RGB"]).get("kernels")
+        if not kernels:
+            return NOTHING
+        whole, folded = (np.array(kernels[key]) for key in ("RGB", subset))  # (8, channels, k, k)
+        absent = [channel for channel in "RGB" if channel not in subset]
+        lacking = np.stack([whole[:, "RGB".index(channel)].ravel() for channel in absent], 1)
+        texts = {channel: [] for channel in absent}
+        for place, present in enumerate(subset):
+            change = (folded[:, place] - whole[:, "RGB".index(present)]).ravel()
+            for channel, share in zip(absent, np.linalg.lstsq(lacking, change, rcond=None)[0]):
+                texts[channel].append(f"{share:.2f} {COLOURS[present]}")
+        return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())
+
+    def _records(self) -> list[dict]:
+        settings = [setting for settings in self.settings.values() for setting in settings]
+        return [record for one in settings for record in one.records.values() if one.dataset == DATA]
+
+    def compute(self, kind: str) -> str:
+        """Add up the training times; evaluations of the same training count once."""
+        times = {}
+        for record in self._records():
+            on_gpu = any(word in record["trained_with"]["hardware"] for word in ("NVIDIA", "H100", "H200"))
+            if on_gpu == {"cpu": False, "gpu": True}[kind] and not record["test"]:
+                threads = 1 if on_gpu else record["trained_with"].get("threads") or 1
+                times[record["preset"], record["digest"], record["seed"]] = record["train_s"] * threads
+        return f"{sum(times.values()) / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
+
+    def provenance(self) -> str:
+        changed = sum(record["evaluated_with"]["commit"].endswith("+changes") for record in self._records())
+        count = len(self._records())
+        return (
+            f"{changed} of these {count} evaluations ran from a working tree with changes that no commit holds; "
+            "all trainings ran from a clean commit."
+        )
+
+    def about(self, field: str) -> str:
+        return json.loads((ROOT / "report" / "text" / "about.json").read_text(encoding="utf-8"))[field]

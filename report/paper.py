@@ -7,106 +7,110 @@ from pathlib import Path
 import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
-from grids import task1 as runs1
-from grids import task2 as runs2
-from report import diagrams, figures
-from report.compare import adjusted
-from report.numbers import NOTHING, PLACES, Numbers
-from report.tables import difference, interval, mean_sd, table
-from report.task2.compare import denominator, mistakes
-from report.task2.figures import curves
+from grids import task1, task2
+from report import budgets, diagrams, figures
+from report.charts import curves
+from report.compare import adjusted, denominator, mistakes
+from report.figures import Chart, Cost, Panel, Panels, Series, SetScores, Share
+from report.markdown import difference, interval, mean_sd, table
+from report.numbers import FULL, NARROW, NOTHING, PLACES, Numbers
 
-NARROW, FULL = "48px-quarter", "64px-full"
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
-SHORT1 = ("specialists", "specialists-90", "ours", "ours-90", "sliced", "rgb+regression", "rgb")
-# columns of README and of the report
-README1 = ("model", "seeds", "RGB", "mean of 7", "below the specialists", "params (M)")
-REPORT1 = (
-    "model",
-    "seeds",
-    "val top-1",
-    "val loss",
-    "RGB",
-    "pairs",
-    "singles",
-    "mean of 7",
-    "below the specialists",
-    "F1",
+SHORT = (
+    *("specialists", "specialists-90", "late-fusion", "ours", "ours-90", "ours-wide"),
+    *("sliced", "rgb+regression", "rgb"),
 )
-README2 = (
+PRESETS = {FULL: "L", NARROW: "S"}  # as the texts call them
+# columns of README and of the report
+README_TASK1 = ("model", "seeds", "RGB", "mean of 7", "vs specialists", "params (M)")
+REPORT_TASK1 = (
+    *("model", "seeds", "val top-1", "val loss", "RGB", "pairs", "singles", "mean of 7", "vs specialists"),
+    *("precision", "F1"),
+)
+README_TASK2 = (
     "model",
+    "stem",
     "strict depth",
     "seeds",
     "test top-1",
     "% of strongest",
-    "% of stock",
     "params (M)",
     "GFLOPs",
-    "ms",
 )
-REPORT2 = (
-    "model",
-    "depth: strict / stricter / all",
-    "seeds",
-    "val top-1",
-    "test top-1",
-    "% of strongest",
-    "% of stock",
-    "F1",
-    "params (M)",
-    "GFLOPs",
+REPORT_TASK2 = (
+    *("model", "preset", "stem", "width", "epochs", "depth", "seeds", "val top-1", "val loss", "test top-1"),
+    *("% of strongest", "precision", "F1", "params (M)", "GFLOPs", "ms"),
 )
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # as records name them
+DIAGRAMS = (diagrams.module, diagrams.layer)  # drawn without data
+# The comparisons on which the claims rest: (words, preset, model, other)
+PRIMARY = (
+    ("ours against seven specialists (S, mean of 7)", NARROW, "ours", "specialists"),
+    ("ours against the sliced kernel (S, mean of 7)", NARROW, "ours", "sliced"),
+    ("depth 6 x1.75 in % of ResNet-34 (L)", FULL, "depth6-wide", "resnet34"),
+    ("depth 6 x1.25 in % of ResNet-34 (L)", FULL, "depth6", "resnet34"),
+    ("depth 4 in % of ResNet-34 (L)", FULL, "depth4", "resnet34"),
+)
 CHANGED = ("seeds", "val top-1", "test top-1", "reference", "difference on test")
 
 
 def make_tables(numbers: Numbers) -> dict[str, str]:
-    """Name of a block -> Markdown."""
-    rows1 = [_row1(numbers, label, name) for label, name in runs1.MAIN_ROWS]
-    rows2 = [_row2(numbers, label, name) for label, name in runs2.MAIN_ROWS]
-    short1 = [row for row, (_, name) in zip(rows1, runs1.MAIN_ROWS) if name in SHORT1]
+    """Make the tables of README and report: name of a block -> Markdown."""
+    channels = {name: _task1_row(numbers, label, name) for label, name in task1.MAIN_ROWS}
+    classifiers = {
+        preset: [_task2_row(numbers, preset, label, name) for label, name in task2.MAIN_ROWS]
+        for preset in PRESETS
+    }
+    every = [row for rows in classifiers.values() for row in rows]
     return {
-        "task1-main": chosen(rows1, REPORT1),
-        "task1-short": chosen(short1, README1),
-        "task1-ablations": chosen(_changes(numbers, runs1.ABLATION_ROWS), ("what changes", *CHANGED)),
-        "task2-main": chosen(rows2, REPORT2),
-        "task2-short": chosen(rows2, README2),
-        "task2-ablations": chosen(
-            _changes(numbers, runs2.ABLATION_ROWS), ("what changes", "strict depth", "GFLOPs", *CHANGED)
-        ),
+        "task1-main": chosen(list(channels.values()), REPORT_TASK1),
+        "task1-short": chosen([channels[name] for name in SHORT], README_TASK1),
+        "task1-ablations": chosen(_changes(numbers, task1.ABLATION_ROWS), ("what changes", *CHANGED)),
+        "task1-bands-short": bands_table(numbers),
+        "task1-fill": fill_table(numbers),
+        "task1-choice": budgets.choice_table(numbers),
+        "task2-main": chosen(every, REPORT_TASK2),
+        "task2-short": chosen(every, README_TASK2),
+        **{
+            f"task2-{name}": chosen(
+                _changes(numbers, rows), ("what changes", "strict depth", "GFLOPs", *CHANGED)
+            )
+            for name, rows in (("ablations", task2.ABLATION_ROWS), ("screening", task2.SCREENING_ROWS))
+        },
         "task2-confusions": confusions(numbers),
+        "primary": primary_table(numbers),
     }
 
 
-def make_figures(numbers: Numbers) -> dict[str, tuple]:
-    """File name -> (drawing function, data, title)."""
-    narrow = "48 px, a quarter of the width"
-    drawn = {
-        "module": (diagrams.module, 0, "The channel-set stem: one function, computed in two ways"),
-        "layer": (diagrams.layer, 0, "A gated layer and its depth"),
-        "channels": (
-            figures.channel_bars,
-            _channels(numbers),
-            f"Task 1: top-1 by channels present, {narrow}",
+def make_charts(numbers: Numbers) -> dict[str, Chart]:
+    """Collect the figures of the report: file name -> chart."""
+    charts = {
+        "module": Chart(diagrams.module, "", "The channel-set stem: one function, computed in two ways"),
+        "layer": Chart(diagrams.layer, "", "A gated layer and its depth"),
+        "frontier": Chart(
+            figures.budgets, budgets.make_panels(numbers), "Task 1: accuracy against three budgets, preset S"
         ),
-        "fill": (
+        "channels": Chart(
+            figures.channel_bars, _channels(numbers), "Task 1: top-1 by channels present, preset S"
+        ),
+        "fill": Chart(
             figures.labelled_points,
             _fill(numbers),
-            f"What fill rules do: the six sets that miss a channel, {narrow}",
+            "What fill rules do: the six sets that miss a channel, preset S, one seed per rule",
         ),
-        "depth": (
+        "depth": Chart(
             figures.shares,
             _depth(numbers),
-            "Task 2: share of ResNet-34's accuracy, full width, 64 px",
+            "Task 2: share of the strongest ResNet-34's accuracy, by strict depth",
         ),
-        "cost": (figures.top1_against_cost, _cost(numbers), "Task 2: accuracy and cost, full width, 64 px"),
-        "curves": (
-            figures.lines,
-            _curves(numbers),
-            "Training: Task 1 at a quarter of the width, Task 2 at full",
+        "cost": Chart(
+            figures.top1_against_cost, _cost(numbers), "Task 2: accuracy and cost, preset L (log scales)"
         ),
+        "curves": Chart(figures.lines, _curves(numbers), "Training: Task 1 in preset S, Task 2 in preset L"),
     }
-    return {f"paper_{name}.png": figure for name, figure in drawn.items() if figure[1] or figure[1] == 0}
+    return {
+        f"paper_{name}.png": chart for name, chart in charts.items() if chart.data or chart.draw in DIAGRAMS
+    }
 
 
 # ---------------------------------------------------------------- tables
@@ -130,48 +134,130 @@ def _row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]
         "seeds": str(len(numbers.by_seed(preset, name))),
         "val top-1": numbers.val(preset, name),
         "val loss": numbers.val(preset, name, "loss", ".2f"),
+        "precision": f"{setting.mean(model, 'precision_macro'):.3f}",
         "F1": f"{setting.mean(model, 'f1_macro'):.3f}",
         "params (M)": f"{params:.{2 if setting.task == 'task1' else 1}f}",
     }
 
 
-def _row1(numbers: Numbers, label: str, name: str) -> dict[str, str]:
+def _task1_row(numbers: Numbers, label: str, name: str) -> dict[str, str]:
     row, seven, found = (
         _row(numbers, NARROW, label, name),
         *(numbers.find(NARROW, n) for n in ("specialists", name)),
     )
     if not row:
         return {}
-    gap = seven[0].difference(seven[1], found[1]) if seven and found[1] != seven[1] else None
+    gap = found[0].difference(found[1], seven[1]) if seven and found[1] != seven[1] else None
     means = {place: mean_sd(numbers.by_seed(NARROW, name, place)) for place in ("RGB", *PLACES)}
-    return {
-        **row,
-        **means,
-        "mean of 7": means["mean"],
-        "below the specialists": interval(gap) if gap else NOTHING,
-    }
+    return {**row, **means, "mean of 7": means["mean"], "vs specialists": signed(gap) if gap else NOTHING}
 
 
-def _row2(numbers: Numbers, label: str, name: str) -> dict[str, str]:
-    row = _row(numbers, FULL, label, name)
+def signed(result: dict) -> str:
+    """Write a difference with its sign and interval: "+1.2 [0.3, 2.1]"."""
+    value, low, high = (result[key] for key in ("difference_points", "ci95_low", "ci95_high"))
+    return f"{value:+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
+
+
+def _task2_row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]:
+    row = _row(numbers, preset, label, name)
     if not row:
         return {}
-    setting, model = numbers.find(FULL, name)
+    setting, model = numbers.find(preset, name)
     entry = model[SINGLE]
-    record, shares = setting.record(entry), {}
-    for other in ("strongest", "stock"):
-        share = numbers.share(FULL, name, other)
-        whole = name == other or other == "strongest" and denominator(setting, entry) == entry
-        shares[f"% of {other}"] = "100" if whole else interval(share, "ratio", 100) if share else NOTHING
+    record, share = setting.record(entry), numbers.share(preset, name)
+    whole = denominator(setting, entry) == entry
+    config = record["config"]
     return {
         **row,
-        **shares,
+        "preset": PRESETS[preset],
+        "stem": config["stem"].split("s")[0],
+        "width": f"{config['width']:g}",
+        "epochs": str(config["epochs"]),
+        "depth": " / ".join(str(record[kind]) for kind in DEPTHS),
+        "% of strongest": "100" if whole else interval(share, "ratio", 100) if share else NOTHING,
         "strict depth": str(record["strict_depth"]),
-        "depth: strict / stricter / all": " / ".join(str(record[kind]) for kind in DEPTHS),
-        "test top-1": mean_sd(numbers.by_seed(FULL, name)),
+        "test top-1": mean_sd(numbers.by_seed(preset, name)),
         "GFLOPs": f"{2 * setting.mean(model, 'macs') / 1e9:.2f}",
-        "ms": f"{setting.of(entry)['latency_ms_b1'].mean():.2f}",
+        "ms": " / ".join(_milliseconds(setting, model, f"latency_ms_b{count}") for count in (1, 256)),
     }
+
+
+def _milliseconds(setting, model, column: str) -> str:
+    value = setting.mean(model, column)
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def primary_table(numbers: Numbers) -> str:
+    """Test the primary comparisons, corrected over themselves by Holm's method."""
+    lines = []
+    for label, preset, name, other in PRIMARY:
+        (setting, model), (_, against) = (
+            numbers.find(preset, each) or (None, None) for each in (name, other)
+        )
+        if model and against:
+            ratio = setting.task == "task2"
+            result = setting.ratio(model, against) if ratio else setting.difference(model, against)
+            text = interval(result, "ratio", 100) + " %" if ratio else signed(result) + " points"
+            lines.append({**result, "comparison": label, "result": text})
+    rows = [
+        {
+            "comparison": line["comparison"],
+            "result": line["result"],
+            "p": f"{line['p_value']:.2g}",
+            "p, Holm": f"{line['p_holm']:.2g}",
+        }
+        for line in adjusted(lines, ("comparison",))
+    ]
+    return chosen(rows, ("comparison", "result", "p", "p, Holm"))
+
+
+def bands_table(numbers: Numbers) -> str:
+    """Show the networks of thirteen bands by group of sets."""
+    groups = ("all", "rgb", "one", "but-one", "random")
+    rows = []
+    for label, name in (
+        ("ours", "ours"),
+        ("ours, half of the images RGB or all", "weighted"),
+        ("mean fill", "mean-fill"),
+        ("zero fill", "zero-fill"),
+        ("sliced kernel", "sliced"),
+        ("trained on all bands, regression fill", "all-bands+regression"),
+        ("specialist for RGB", "specialist"),
+    ):
+        cells = {group: numbers.by_seed("bands", name, group) for group in groups}
+        if any(cells.values()):
+            rows.append([label, *(mean_sd(cells[group]) if cells[group] else NOTHING for group in groups)])
+    header = ["network", "all bands", "RGB", "one band", "all but one", "drawn sets"]
+    return table(header, rows) if rows else ""
+
+
+def fill_table(numbers: Numbers) -> str:
+    """Show the fill rules: errors and accuracy without training and after it, mean of the six partial sets."""
+    errors = _fill_errors(numbers)
+    if errors is None:
+        return ""
+    pixel = errors[errors["sampler"].isna()].groupby("rule")["pixel_error"].mean()
+    trained = {
+        sampler: errors[errors["sampler"] == sampler]
+        .groupby("rule")[["stem_error", "bn_shift", "val_top1_pct"]]
+        .mean()
+        for sampler in ("none", "hcs")
+    }
+    rows = []
+    for rule, name in RULES.items():
+        cells = [f"{pixel[rule]:.2f}" if rule in pixel else NOTHING]
+        for column, form in (("stem_error", ".2f"), ("bn_shift", ".2f"), ("val_top1_pct", ".1f")):
+            for means in trained.values():
+                cells.append(f"{means.loc[rule, column]:{form}}" if rule in means.index else NOTHING)
+        rows.append([name, *cells])
+    header = ["rule", "pixel error", "response error, fixed", "trained", "shift, fixed", "trained"]
+    return table([*header, "accuracy, fixed", "trained"], rows)
+
+
+def _fill_errors(numbers: Numbers) -> pd.DataFrame | None:
+    file = Path(numbers.results) / "fill_error.csv"
+    errors = pd.read_csv(file) if file.is_file() else None
+    return None if errors is None else errors[errors["subset"].isin(SUBSETS[1:])]
 
 
 def _changes(numbers: Numbers, rows) -> list[dict]:
@@ -200,20 +286,20 @@ def _changes(numbers: Numbers, rows) -> list[dict]:
 
 
 def confusions(numbers: Numbers) -> str:
-    """The commonest confusions of ours at full width: a line each, true class and answer."""
-    found = numbers.find(FULL, "depth6-wide")
-    wrong = found and mistakes(found[0])
+    """List the commonest confusions of ours at full width: a line each, true class and answer."""
+    setting, _ = numbers.find(FULL, "depth6-wide") or (None, None)
+    wrong = setting and mistakes(setting)
     return "\n".join(
         f"- {true}, taken for {taken}: {ours:.0f} % of its images (ResNet-34 {other:.0f} %)"
-        for true, taken, ours, other in (wrong or {"confusions": ()})["confusions"]
+        for true, taken, ours, other in (wrong.confusions if wrong else ())
     )
 
 
 # ---------------------------------------------------------------- figures
 
 
-def _channels(numbers: Numbers) -> list[dict]:
-    data = []
+def _channels(numbers: Numbers) -> list[SetScores]:
+    scores = []
     for label, name in (
         ("seven specialists", "specialists"),
         ("ours", "ours"),
@@ -224,101 +310,80 @@ def _channels(numbers: Numbers) -> list[dict]:
     ):
         setting, model = numbers.find(NARROW, name) or (None, None)
         if model:
-            data.append(
-                {
-                    "name": label,
-                    **{
-                        key: {one: setting.mean({one: entry}, column) for one, entry in model.items()}
-                        for key, column in (("top1", "top1_pct"), ("low", "ci95_low"), ("high", "ci95_high"))
-                    },
-                }
+            top1, low, high = (
+                {subset: setting.mean({subset: entry}, column) for subset, entry in model.items()}
+                for column in ("top1_pct", "ci95_low", "ci95_high")
             )
-    return data
+            scores.append(SetScores(label, top1, low, high))
+    return scores
 
 
-def _fill(numbers: Numbers):
-    """Accuracy on the six partial sets against errors of the rules, of the networks in fill_error.csv."""
-    file = Path(numbers.results) / "fill_error.csv"
-    if not file.is_file():
-        return None
-    errors, panels = pd.read_csv(file), []
-    errors = errors[errors["subset"].isin(SUBSETS[1:])]
-    for title, column, x, sampler in (
+def _fill(numbers: Numbers) -> list[Panel]:
+    """Show accuracy on the six partial sets against errors of the rules, of the networks in fill_error.csv."""
+    errors, panels = _fill_errors(numbers), []
+    if errors is None:
+        return []
+    for title, column, label, sampler in (
         ("the RGB-trained network, rule at test only", "stem_error", "error of the stem's responses", "none"),
         ("trained with the rule", "stem_error", "error of the stem's responses", "hcs"),
         ("trained with the rule", "bn_shift", "BatchNorm shift (nats)", "hcs"),
     ):
         means = errors[errors["sampler"] == sampler].groupby("rule")[[column, "val_top1_pct"]].mean()
-        panels.append(
-            {
-                "title": title,
-                "x": x,
-                "y": "validation top-1, mean of the six sets (%)",
-                "points": [
-                    {
-                        "name": RULES[rule],
-                        "x": float(means.loc[rule, column]),
-                        "y": float(means.loc[rule, "val_top1_pct"]),
-                    }
-                    for rule in RULES
-                    if rule in means.index
-                ],
-            }
-        )
-    return {"panels": panels} if all(panel["points"] for panel in panels) else None
+        points = [
+            Series(name, [float(means.loc[rule, column])], [float(means.loc[rule, "val_top1_pct"])])
+            for rule, name in RULES.items()
+            if rule in means.index
+        ]
+        panels.append(Panel(label, "validation top-1, mean of the six sets (%)", points, title))
+    return panels if all(panel.series for panel in panels) else []
 
 
-def _depth(numbers: Numbers) -> list[dict]:
-    data = []
-    for label, name in runs2.MAIN_ROWS:
-        shares = {
-            text: numbers.share(FULL, name, other)
-            for text, other in (("of the strongest ResNet-34", "strongest"), ("of the stock one", "stock"))
-        }
-        if any(shares.values()):
-            data.append(
-                {
-                    "name": label.replace(", ", "\n"),
-                    "shares": {
-                        text: [100 * share[key] for key in ("ratio", "ci95_low", "ci95_high")]
-                        for text, share in shares.items()
-                        if share
-                    },
-                }
-            )
-    return data
+def _depth(numbers: Numbers) -> list[Share]:
+    """Show the share of the strongest ResNet-34 of each preset by strict depth."""
+    shares = []
+    for preset, text in ((FULL, "7x7 stem, full width, 64 px"), (NARROW, "quarter width, 48 px")):
+        for label, name in task2.MAIN_ROWS:
+            setting, model = numbers.find(preset, name) or (None, None)
+            share = numbers.share(preset, name)
+            if share and not label.startswith("ResNet"):
+                values = (100 * share[key] for key in ("ratio", "ci95_low", "ci95_high"))
+                depth = setting.record(model[SINGLE])["strict_depth"]
+                shares.append(
+                    Share(f"depth {depth}\n{label.removeprefix('ours, ')}", *values, of=text, depth=depth)
+                )
+    return sorted(shares, key=lambda share: share.depth)
 
 
-def _cost(numbers: Numbers) -> list[dict]:
-    found = [(label, *found) for label, name in runs2.MAIN_ROWS if (found := numbers.find(FULL, name))]
+def _cost(numbers: Numbers) -> list[Cost]:
     return [
-        {
-            "name": label,
-            "top1": setting.mean(model, "top1_pct"),
-            "flops": 2 * setting.mean(model, "macs") / 1e9,
-            "latency": float(setting.of(model[SINGLE])["latency_ms_b1"].mean()),
-        }
-        for label, setting, model in found
+        Cost(
+            label,
+            setting.mean(model, "top1_pct"),
+            2 * setting.mean(model, "macs") / 1e9,
+            setting.mean(model, "latency_ms_b1"),
+        )
+        for label, name in task2.MAIN_ROWS
+        for setting, model in [numbers.find(FULL, name) or (None, None)]
+        if model
     ]
 
 
-def _curves(numbers: Numbers):
-    """Training loss and validation accuracy, seed 0."""
+def _curves(numbers: Numbers) -> Panels | None:
+    """Show training loss and validation accuracy, seed 0; None unless there are curves of both tasks."""
 
-    def first(preset: str, rows) -> dict[str, dict]:
-        found = {label: numbers.find(preset, name) for label, name in rows}
-        entries = {
-            label: (one[0].records, ([*one[1].values()][-1], 0)) for label, one in found.items() if one
-        }
-        return {label: records[key] for label, (records, key) in entries.items() if key in records}
+    def logs(preset: str, rows) -> dict[str, dict]:
+        records = {}
+        for label, name in rows:
+            setting, model = numbers.find(preset, name) or (None, None)
+            if model and (record := setting.records.get(([*model.values()][-1], 0))):
+                records[label] = record
+        return records
 
-    narrow = first(
+    narrow = logs(
         NARROW, (("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("sliced kernel", "sliced"))
     )
     parts = (
         curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)"),
-        curves(first(FULL, runs2.MAIN_ROWS)),
+        curves(logs(FULL, task2.MAIN_ROWS)),
     )
-    if not all(parts):
-        return None
-    return {"panels": [panel for part in parts for panel in part["panels"]], "columns": 2}
+    return Panels([panel for part in parts for panel in part], columns=2) if all(parts) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from PIL import Image
 
 from channelset import build_fill
 from engine.records import SUBSETS
+from report.figures import Chart
 from utils import UserError
 
 REBUILT = "coffee"  # the picture that is rebuilt: colour matters in it
@@ -19,8 +21,23 @@ RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "regression": "regres
 LABELS = {"gated6-k3": "ours (depth 6)", "resnet34": "ResNet-34"}
 
 
-def make_figures(root: Path) -> dict[str, tuple]:
-    """File name -> (drawing function, data, title); none without results.
+class Rebuilt(NamedTuple):
+    """A picture, rebuilt from each channel set by each rule."""
+
+    sets: list[str]
+    rows: dict[str, list[list]]  # rule -> picture (H, W, 3) of each set
+    answers: list[tuple[str, float]]  # class and percent, of each set
+
+
+class RestsOn(NamedTuple):
+    """What the answers of networks on a picture rest on."""
+
+    picture: list  # (H, W, 3)
+    networks: list[tuple[str, tuple[str, float], list]]  # name, class and percent, map (h, w) from 0 to 1
+
+
+def make_charts(root: Path) -> dict[str, Chart]:
+    """Collect the figures: file name -> chart; none without results.
 
     Raises:
         UserError: the file is damaged, or a picture is missing.
@@ -29,21 +46,23 @@ def make_figures(root: Path) -> dict[str, tuple]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
         pictures = {
             name: _seen(Image.open(root / "report" / "photographs" / f"{name}.png").convert("RGB"))
-            for name in found["pictures"]
+            for name in content["pictures"]
         }
         made = {
-            "reconstructions": (
+            "reconstructions": Chart(
                 reconstructions,
-                _rebuilt(found["ours"], pictures[REBUILT]),
+                _rebuilt(content["ours"], pictures[REBUILT]),
                 "One photograph from each set of channels, filled by four rules",
             ),
-            "kernels": (kernels, found["ours"]["kernels"], "Kernels that the stem generates for each set"),
-            "activation": (
+            "kernels": Chart(
+                kernels, content["ours"]["kernels"], "Kernels that the stem generates for each set"
+            ),
+            "activation": Chart(
                 activation,
-                _rests_on(found["networks"], pictures),
+                _rests_on(content["networks"], pictures),
                 "What the answers rest on (Grad-CAM, last feature map)",
             ),
         }
@@ -52,11 +71,11 @@ def make_figures(root: Path) -> dict[str, tuple]:
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"
         ) from error
-    return {f"qualitative_{name}.png": figure for name, figure in made.items() if figure[1]}
+    return {f"qualitative_{name}.png": chart for name, chart in made.items() if chart.data}
 
 
 def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dict) -> np.ndarray:
-    """A picture (H, W, 3) uint8 as a rule fills it from the channels `ids`: (H, W, 3) uint8."""
+    """Fill a picture (H, W, 3) uint8 by a rule from the channels `ids`: (H, W, 3) uint8."""
     mean, std = (np.array(statistics[key]) for key in ("mean", "std"))
     normalised = (picture / 255 - mean) / std
     matrix = build_fill(rule, 3, **{key: torch.tensor(value) for key, value in statistics.items()}).columns(
@@ -67,36 +86,27 @@ def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dic
 
 
 def _seen(picture: Image.Image) -> np.ndarray:
-    """The part of a picture that evaluation looks at, its middle seven eighths: (H, W, 3) uint8."""
+    """Cut out what evaluation looks at, the middle seven eighths of a picture: (H, W, 3) uint8."""
     left, top = picture.width // 16, picture.height // 16
     return np.array(picture.crop((left, top, picture.width - left, picture.height - top)))
 
 
-def _rebuilt(ours: dict, picture: np.ndarray) -> dict:
+def _rebuilt(ours: dict, picture: np.ndarray) -> Rebuilt:
     sets = {name: ["RGB".index(channel) for channel in name] for name in SUBSETS}
-    return {
-        "rows": {
-            label: [fill_picture(picture, rule, ids, ours["statistics"]).tolist() for ids in sets.values()]
-            for rule, label in RULES.items()
-        },
-        "columns": list(sets),
-        "answers": [ours["answers"][REBUILT][name] for name in sets],
+    rows = {
+        label: [fill_picture(picture, rule, ids, ours["statistics"]).tolist() for ids in sets.values()]
+        for rule, label in RULES.items()
     }
+    return Rebuilt(list(sets), rows, [ours["answers"][REBUILT][name] for name in sets])
 
 
-def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[dict]:
+def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[RestsOn]:
+    def of_network(network: dict, name: str) -> tuple:
+        label = LABELS.get(network["model"], network["model"])
+        return label, network["answers"][name], network["maps"][name]
+
     return [
-        {
-            "picture": picture.tolist(),
-            "networks": [
-                {
-                    "name": LABELS.get(network["model"], network["model"]),
-                    "answer": network["answers"][name],
-                    "map": network["maps"][name],
-                }
-                for network in networks
-            ],
-        }
+        RestsOn(picture.tolist(), [of_network(network, name) for network in networks])
         for name, picture in pictures.items()
         if networks
     ]
@@ -105,23 +115,23 @@ def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[dic
 # ---------------------------------------------------------------- drawing
 
 
-def reconstructions(figure: Figure, data: dict) -> None:
-    """data: rows (rule -> pictures (H, W, 3)), columns (sets), answers ([class, percent] a set)."""
+def reconstructions(figure: Figure, data: Rebuilt) -> None:
+    """Draw the rebuilt pictures: a row a rule, a column a set, the answers below."""
     figure.set_size_inches(10, 6.6)
-    axes = figure.subplots(len(data["rows"]), len(data["columns"]))
-    for row, (rule, pictures) in zip(axes, data["rows"].items()):
+    axes = figure.subplots(len(data.rows), len(data.sets))
+    for row, (rule, pictures) in zip(axes, data.rows.items()):
         for axis, picture in zip(row, pictures):
             _bare(axis).imshow(np.array(picture, dtype=np.uint8))
         row[0].set_ylabel(rule, fontsize=10)
-    for axis, name in zip(axes[0], data["columns"]):
+    for axis, name in zip(axes[0], data.sets):
         axis.set_title(name, fontsize=10)
-    for axis, (name, share) in zip(axes[-1], data["answers"]):
+    for axis, (name, share) in zip(axes[-1], data.answers):
         axis.set_xlabel(f"{name}\n{share:.0f} %", fontsize=8)
 
 
-def kernels(figure: Figure, data: dict) -> None:
-    """data: set -> (filters, n, k, k). A patch's red, green and blue are the filter's slices around grey, in one
-    scale a filter; an absent channel is grey.
+def kernels(figure: Figure, data: dict[str, list]) -> None:
+    """Draw kernels (filters, n, k, k) of each set. A patch's red, green and blue are the filter's slices around grey,
+    in one scale a filter; an absent channel is grey.
     """
     filters = len(next(iter(data.values())))
     figure.set_size_inches(10, 6)
@@ -142,18 +152,18 @@ def kernels(figure: Figure, data: dict) -> None:
         axis.set_title(f"filter {place + 1}", fontsize=9)
 
 
-def activation(figure: Figure, data: list[dict]) -> None:
-    """data: picture (H, W, 3), networks: [{name, answer [class, percent], map (h, w)}]; a row a picture."""
-    columns = 1 + len(data[0]["networks"])
+def activation(figure: Figure, data: list[RestsOn]) -> None:
+    """Draw what answers rest on: a row a picture, a column a network."""
+    columns = 1 + len(data[0].networks)
     figure.set_size_inches(8.2, 2.5 * len(data))
     axes = figure.subplots(len(data), columns, squeeze=False)
     for row, shown in zip(axes, data):
-        picture = np.array(shown["picture"], dtype=np.uint8)
+        picture = np.array(shown.picture, dtype=np.uint8)
         _bare(row[0]).imshow(picture)
-        for axis, network in zip(row[1:], shown["networks"]):
+        for axis, (_, (answer, share), rests_on) in zip(row[1:], shown.networks):
             _bare(axis).imshow(picture)
             axis.imshow(
-                np.array(network["map"]),
+                np.array(rests_on),
                 cmap="inferno",
                 alpha=0.55,
                 interpolation="bilinear",
@@ -161,10 +171,9 @@ def activation(figure: Figure, data: list[dict]) -> None:
                 vmax=1,
                 extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
             )
-            name, share = network["answer"]
-            axis.set_xlabel(f"{name}, {share:.0f} %", fontsize=10)
-    for axis, network in zip(axes[0, 1:], data[0]["networks"]):
-        axis.set_title(network["name"], fontsize=11)
+            axis.set_xlabel(f"{answer}, {share:.0f} %", fontsize=10)
+    for axis, (name, *_) in zip(axes[0, 1:], data[0].networks):
+        axis.set_title(name, fontsize=11)
 
 
 def _bare(axis):

@@ -18,9 +18,14 @@ from data.derive import sobel
 from data.folds import make_folds, split_folds
 from data.lists import read_channels, read_lists
 from data.prepare import main as prepare
-from engine.records import write_predictions
-from report.task1.bands import accuracy_table, difference_table, load_networks, score_lines, unseen_table
-from utils import UserError, write_json
+from engine.records import make_table, run_name, write_predictions
+from grids.task1 import BANDS_CHANNELSET, BANDS_SLICED, CHANNELSET
+from report.bands import BANDS as BANDS_DATA
+from report.bands import accuracy_table, difference_table, is_other, make_charts, unseen_table
+from report.build import collect
+from report.results import load_settings
+from tools.bands import join_folds
+from utils import UserError
 
 BANDS = {"B01": 443.0, "B02": 490.0, "B03": 560.0, "B04": 665.0, "NIR": None}
 TEXT = "".join(f"{name} {'' if nm is None else nm}\n" for name, nm in BANDS.items())
@@ -112,7 +117,7 @@ def test_float_pixels_and_the_kinds_that_go_into_them(tmp_path):
     assert [pixel_kind(as_npy(np.zeros((2, 2, 5), kind)), 5) for kind in ("u1", "u2", "i2", "f8", ">u2")] == [
         "uint8",
         "uint16",
-        "float32",
+        "int16",
         "float32",
         "uint16",
     ]
@@ -258,55 +263,73 @@ def test_folds_are_data_sets(bands, tmp_path, capsys):
         make_folds(read_lists(bands), 2, tmp_path / "folds")
 
 
-def test_the_damage_of_gathered_results_is_named(tmp_path):
-    (tmp_path / "runs.json").write_text("[{}]")
-    with pytest.raises(UserError, match="runs.json is damaged.*tools.bands"):
-        load_networks(tmp_path)
-    assert load_networks(tmp_path / "none") == []
+@pytest.fixture
+def publish_bands(publish, tmp_path):
+    """publish_bands(run, wrong) publishes a run on four images, two seeds: set -> how many it has wrong."""
+    labels = np.array([0, 0, 1, 1])
 
-
-def test_tables_of_gathered_results_by_hand(tmp_path):
-    """Two networks, two seeds, four images, sets of three bands: the numbers in the tables are countable."""
-    labels, runs = np.array([0, 0, 1, 1]), []
-    wrong = {
-        "channelset": {"all": 0, "all-B08": 1, "B01": 2, "B02": 2, "B08": 3},
-        "sliced": {"all": 1, "all-B08": 1, "B01": 3, "B02": 4, "B08": 4},
-    }
-    for model, sets in wrong.items():
+    def write(run, wrong: dict[str, int], dataset=BANDS_DATA, images="abcd"):
+        channels = [name for name in wrong if not name.startswith("all")]
         for seed in (0, 1):
-            name = f"{model}-s{seed}"
-            write_predictions(
-                tmp_path / "predictions" / f"{name}.csv.gz",
-                ["a", "b", "c", "d"],
-                labels,
-                {
-                    subset: np.where(np.arange(4) < count, 1 - labels, labels)
-                    for subset, count in sets.items()
-                },
-            )
-            runs.append(
-                {
-                    "name": name,
-                    "model": model,
-                    "label": f"the {model} one",
-                    "seed": seed,
-                    "test": {},
-                    "config": {"train_channels": "all"},
-                }
-            )
-    write_json(tmp_path / "runs.json", runs)
-    networks = load_networks(tmp_path)
-    assert [network.key[0] for network in networks] == ["channelset", "sliced"] and networks[0].channels == 3
-    rows = [line.split(" | ") for line in accuracy_table(networks).splitlines()[4:]]
+            more = {"channels": channels, "dataset_digest": "0" * 64}
+            files = publish("task1", run, 50, (seed,), subsets=tuple(wrong), dataset=dataset, more=more)
+            predicted = {name: np.where(np.arange(4) < n, 1 - labels, labels) for name, n in wrong.items()}
+            write_predictions(files.predictions, list(images), labels, predicted)
+
+    return write
+
+
+def only_bands(root):
+    (setting,) = load_settings(root, "task1")[1]
+    return setting
+
+
+def test_tables_of_bands_by_hand(publish_bands, tmp_path):
+    """Two networks, two seeds, four images, sets of three bands: the numbers in the tables are countable."""
+    publish_bands(BANDS_CHANNELSET, {"all": 0, "all-B08": 1, "B01": 2, "B02": 2, "B08": 3})
+    publish_bands(BANDS_SLICED, {"all": 1, "all-B08": 1, "B01": 3, "B02": 4, "B08": 4})
+    setting = only_bands(tmp_path)
+    assert setting.channels == ("B01", "B02", "B08") and is_other(setting)
+    rows = [line.split(" | ") for line in accuracy_table(setting).splitlines()[4:]]
+    assert rows[0][0] == "| channel-set stem (ours)" and rows[1][0] == "| sliced kernel"
     assert rows[0][2:4] == ["100.0 ± 0.0", "–"] and rows[0][4:7] == ["41.7 ± 0.0", "25.0", "75.0 ± 0.0"]
     assert rows[1][2] == "75.0 ± 0.0" and rows[1][5] == "0.0"
-    assert "| the sliced one | as trained | +25.0 (" in difference_table(networks)
-    assert unseen_table(networks) == ""
-    lines = {(line["network"], line["set"]): line for line in score_lines(networks)}
-    assert lines["sliced", "B01"]["top1_pct"] == 25 and lines["channelset", "all-B08"]["bands"] == 2
-    write_json(tmp_path / "runs.json", [*runs, {**runs[0], "name": "gone", "seed": 2}])
-    with pytest.raises(UserError, match="gone"):
-        load_networks(tmp_path)
+    assert "| sliced kernel | as trained | +25.0 (" in difference_table(setting)
+    assert unseen_table(setting) == ""
+    (ours, sliced) = make_charts(setting)["task1_bands_eurosat.png"].data.panels[0].series
+    assert ours.x == [1, 2, 3] and sliced.y == pytest.approx([100 / 12, 75, 75])
+
+
+def test_bands_have_names_in_the_texts_and_no_tables_among_the_colours(publish_bands, publish, tmp_path):
+    publish_bands(BANDS_CHANNELSET, {"all": 0, "B01": 2, "B02": 1})
+    publish_bands(BANDS_SLICED, {"all": 1, "B01": 3, "B02": 3})
+    publish("task1", CHANNELSET, 60)
+    made = collect(tmp_path)
+    assert made.numbers("top1 bands ours one") == "62.5" and made.numbers("top1 bands zero-fill all") == "–"
+    assert made.numbers("gap bands ours sliced all").startswith("25.0 (")
+    with pytest.raises(UserError, match="top1 bands ours pairs.*wrong arguments"):
+        made.numbers("top1 bands ours pairs")
+    assert "eurosat" not in made.blocks["task1-detail"] and "| B01 |" not in made.blocks["task1-detail"]
+    assert "EuroSAT" in made.blocks["task1-bands"]
+
+
+def test_folds_are_joined_into_a_record_that_tables_read(publish_bands, tmp_path):
+    folds = ["five-fold0", "five-fold1"]
+    for fold, images, wrong in zip(folds, ("abcd", "efgh"), (1, 3)):
+        publish_bands(BANDS_CHANNELSET, {"all": wrong, "B01": 2}, dataset=fold, images=images)
+    joined = join_folds(tmp_path / "results", folds, "five")
+    assert len(joined) == 2  # seeds
+    for name, (record, predictions) in joined.items():
+        assert name == run_name(record) and record["dataset"] == "five" and record["train_s"] == 120
+        assert [fold["dataset"] for fold in record["folds"]] == folds
+        assert predictions.images == list("abcdefgh") and set(record["splits"]) == {"test"}
+        whole, one = record["splits"]["test"]
+        assert (whole["subset"], whole["top1_pct"], one["top1_pct"]) == ("all", 50, 50)
+        assert (predictions.by_column["all"] == predictions.labels).sum() == 4
+        assert whole["f1_macro"] == pytest.approx((1 / 3 + 3 / 5) / 2) and whole["macs"] == 30_000_000
+    assert len(make_table({name: record for name, (record, _) in joined.items()}, "task1")) == 4
+    with pytest.raises(UserError, match="five-.*: 2 of 3 folds are evaluated"):
+        join_folds(tmp_path / "results", [*folds, "five-fold2"], "five")
 
 
 def test_channels_survive_the_way_to_the_network_and_back(bands, tmp_path):

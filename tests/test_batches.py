@@ -3,14 +3,19 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torchvision.transforms import v2
 
 from data.batches import (
+    MIXING,
     Batches,
     crop_gather,
     crop_slices,
     draw_boxes,
+    draw_mix,
     erase,
     inside,
+    mix,
     random_resized_crop,
     resample,
     resampling_matrix,
@@ -123,3 +128,41 @@ def test_strong_augmentation_stays_on_the_device_of_its_images():
         and out.shape == (64, 3, 12, 12)
         and out.is_contiguous(memory_format=torch.channels_last)
     )
+
+
+# ---------------------------------------------------------------- MixUp and CutMix
+
+
+@pytest.mark.parametrize("kind", MIXING)
+def test_mixing_is_torchvisions(kind):
+    """The same share and box give the same images and the same loss, and keep the memory format."""
+    images = torch.rand(5, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    labels = torch.tensor([0, 3, 1, 2, 3])
+    transform = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[kind](num_classes=4, alpha=MIXING[kind])
+    draws = (draw_mix(kind, 16, generator(kind, i)) for i in range(99))
+    drawn = next(draw for draw in draws if 0.1 < draw["mix_share"] < 0.9)
+    share, box = float(drawn["mix_share"]), [int(side) for side in drawn["mix_box"]]
+    params = {"lam": 1 - share, "lam_adjusted": 1 - share, "box": [box[0], box[2], box[1], box[3]]}
+    params |= {"labels": labels, "batch_size": 5}
+    wanted = transform.transform(images, params)
+    targets = transform.transform(labels, params)
+    mixed = mix(images, kind, drawn["mix_share"], drawn["mix_box"])
+    assert torch.allclose(mixed, wanted, atol=1e-6) and not torch.equal(mixed, images)
+    assert mixed.is_contiguous(memory_format=torch.channels_last)
+    logits = torch.randn(5, 4)
+    loss = torch.lerp(
+        F.cross_entropy(logits, labels), F.cross_entropy(logits, labels.roll(1)), drawn["mix_share"]
+    )
+    assert loss == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
+
+
+def test_shares_follow_the_beta_distribution():
+    shares = {
+        kind: np.array([float(draw_mix(kind, 200, generator(kind, i))["mix_share"]) for i in range(600)])
+        for kind in MIXING
+    }
+    a = MIXING["mixup"]
+    assert shares["mixup"].mean() == pytest.approx(0.5, abs=0.06)
+    assert shares["mixup"].var() == pytest.approx(0.25 / (2 * a + 1), rel=0.1)
+    # the box is cut off at the border, so the mean share is below the one half that is drawn
+    assert 0.2 < shares["cutmix"].mean() < 0.45 and shares["cutmix"].max() <= 1

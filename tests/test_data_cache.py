@@ -148,8 +148,9 @@ def test_processes_zip_and_folder_agree(tiny_dataset, tmp_path, zipped, monkeypa
     archive = zipped(tiny_dataset, tmp_path / "tiny.zip")
     one, two = build(tiny_dataset, tmp_path / "one", workers=1), build(archive, tmp_path / "two", workers=2)
     assert one.folder.name == two.folder.name
-    for name in ("train.raw", "val.raw", "test.raw", "train.txt", "meta.json"):
+    for name in ("train.raw", "val.raw", "test.raw", "train.txt", "pictures.json"):
         assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
+    assert one.images_digest == two.images_digest and np.array_equal(one.covariance, two.covariance)
 
 
 def test_undecodable_are_named_and_left_out(tiny_dataset, tmp_path, capsys):
@@ -177,15 +178,15 @@ def test_too_many_undecodable_stop_the_build(tiny_dataset, tmp_path):
     bad = damage(tiny_dataset)
     with pytest.raises(UserError, match=f"1 of 12 train images cannot be decoded.*{bad}.*--max-failed"):
         build(tiny_dataset, tmp_path / "cache")
-    assert {path.suffix for path in (tmp_path / "cache").iterdir()} <= {".lock"}
+    assert not list((tmp_path / "cache").iterdir())
 
 
-def test_opens_without_the_images(tiny_dataset, tmp_path, monkeypatch):
+def test_images_that_are_gone_are_named_and_the_cache_stays(tiny_dataset, tmp_path):
     lists = read_lists(tiny_dataset)
     folder = open_cache(lists, 8, tmp_path / "cache", progress=False).folder
     shutil.rmtree(tiny_dataset)
-    monkeypatch.setattr(cache_module, "_build", None)
-    assert open_cache(lists, 8, tmp_path / "cache").folder == folder
+    with pytest.raises(UserError, match="12 of 12 train images cannot be decoded.*No such file"):
+        open_cache(lists, 8, tmp_path / "cache", progress=False)
     assert PixelCache(folder).split("test").paths == lists.splits["test"].paths
 
 
@@ -254,7 +255,7 @@ def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset
         build(tiny_dataset, tmp_path / "cache")
     path.write_bytes(good)
     assert np.array_equal(build(tiny_dataset, tmp_path / "cache").split("train").images, whole)
-    assert "was changed -- building it again" in capsys.readouterr().err
+    assert "1 pictures are others, such as images/n00000001/n00000001_1.JPEG" in capsys.readouterr().err
 
 
 def test_no_room_is_said_before_starting(tiny_dataset, tmp_path, monkeypatch):
@@ -274,7 +275,7 @@ def test_an_interrupted_build_leaves_nothing(tiny_dataset, tmp_path, monkeypatch
     monkeypatch.setattr("data.workers.pack", stop)
     with pytest.raises(expected):
         build(tiny_dataset, tmp_path / "cache")
-    assert {path.suffix for path in (tmp_path / "cache").iterdir()} <= {".lock"}
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_killed_process_is_reported(tiny_dataset, tmp_path, monkeypatch):
@@ -282,4 +283,4 @@ def test_a_killed_process_is_reported(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("data.workers.COMMAND", "raise SystemExit(3)")
     with pytest.raises(UserError, match="ended early.*use fewer workers"):
         build(tiny_dataset, tmp_path / "cache", workers=2)
-    assert {path.suffix for path in (tmp_path / "cache").iterdir()} <= {".lock"}
+    assert not list((tmp_path / "cache").iterdir())

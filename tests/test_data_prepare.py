@@ -7,6 +7,7 @@ import pytest
 
 from data import archive as archive_module
 from data.archive import download
+from data.dataset import open_data
 from data.prepare import main
 from utils import UserError
 
@@ -125,6 +126,8 @@ def test_check(tiny_dataset, capsys):
 def test_cache_and_demo(tiny_dataset, tmp_path, capsys):
     main(["cache", str(tiny_dataset), "--size", "8", "--out", str(tmp_path / "cache"), "--workers", "1"])
     assert "(train 12, val 6, test 6)" in capsys.readouterr().out
+    open_data(str(tiny_dataset), 8, str(tmp_path / "cache"))  # as a training does: the same cache
+    assert len(list((tmp_path / "cache").iterdir())) == 1
     main(["demo", "--out", str(tmp_path / "demo")])
     assert (tmp_path / "demo" / "train.txt").is_file()
 

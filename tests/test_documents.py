@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from grids import task1, task2
+from report.build import DOCUMENTS, FIELD
 from utils import ROOT
 
 README, REPORT = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "report/README.md"))
@@ -64,6 +65,46 @@ def test_no_number_is_missing_from_the_texts():
     for text in (README, REPORT):
         prose = re.sub(r"^\|.*?$", "", text, flags=re.MULTILINE)
         assert not re.search(r"\b(?:is|are|has|have|of|by|to|and|reaches|against) – ", prose)
+
+
+# a number with decimals, or one of percent or points, is measured, unless it is one of these
+MEASURED = re.compile(r"(?<![\w.:/-])\d+\.\d+(?![\w.]*\))|(?<![\w.])\d+(?:\.\d+)? (?:%|points?\b)")
+GIVEN = {
+    *("95 %", "90 %", "100 %", "5 %", "50 %"),
+    *("2.6", "2.11", "3.11", "3.12"),
+    *("0.1", "0.2", "0.25", "0.05", "0.5", "0.002", "0.0005", "0.001", "0.9", "1.25", "1.75"),
+}
+NO_PROSE = re.compile(
+    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|<!--.*?-->|^## References.*",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def typed_numbers(text: str) -> list[str]:
+    """Measured numbers that stand in a text by hand, each as "line: number"."""
+    prose = text
+    for pattern in (NO_PROSE, FIELD):
+        prose = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), prose)
+    typed = [match for match in MEASURED.finditer(prose) if match[0] not in GIVEN]
+    return [f"{text.count(chr(10), 0, match.start()) + 1}: {match[0]}" for match in typed]
+
+
+@pytest.mark.parametrize("source", DOCUMENTS.values())
+def test_programs_fill_in_what_was_measured(source):
+    assert not typed_numbers((ROOT / source).read_text(encoding="utf-8")), source
+
+
+@pytest.mark.parametrize(
+    "text, typed",
+    [
+        ("a\nIt has 47.3 of them.", ["2: 47.3"]),
+        ("It is 3 points better than 60 %.", ["1: 3 points", "1: 60 %"]),
+        ("PyTorch 2.6, 95 % intervals, `x 1.5`, $1.7$, [a](b.c/1.2), arXiv 1912.03458)", []),
+        ("{{ csv a.csv b .2f rule=1.5 }} and\n```\n3.7\n```\n## References\n3.9", []),
+    ],
+)
+def test_typed_numbers_are_told_from_others(text, typed):
+    assert typed_numbers(text) == typed
 
 
 def test_names_of_the_texts_belong_to_one_task():

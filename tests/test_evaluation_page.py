@@ -9,6 +9,7 @@ from PIL import Image
 import eval_channels
 import eval_shallow
 import train_task2
+from engine import evaluation
 from report.evaluation_page import make_text, page_name, sets_chart, training_chart, write_page
 
 QUALITY = {
@@ -31,7 +32,7 @@ HEAD = {
     "config": {"epochs": 30, "augment": "light"},
     "test": {},
 }
-OPTIONS = ("--results", "results", "--repeats", 0, "--no-report")  # of an evaluation
+OPTIONS = ("--results", "results", "--repeats", 0)  # of an evaluation
 PATHS = ["table: run/evaluation.md", "chart: run/evaluation.png"]  # the last lines of its output
 
 
@@ -115,18 +116,18 @@ def test_a_label_is_no_formula(sets, tmp_path):
 def test_the_bars_are_the_first_sets_of_the_split_that_there_is(sets):
     rows = [{"subset": f"B{n:02}", **QUALITY, "macs": 1, "latency_ms": None} for n in range(40)]
     _, data, title = sets_chart({**sets, "test": {"image_size": 40}, "splits": {"val": rows}})
-    assert len(data["bars"]) == 30 and data["bars"][29] == ["B29", 61.25, 53.5, 68.4]
+    assert len(data.bars) == 30 and data.bars[29] == ("B29", 61.25, 53.5, 68.4)
     assert title == "a label, toy, 40 px: top-1 on val (the first 30 of 40 sets)"
 
 
 def test_the_curves_are_those_of_the_log_and_bars_where_there_is_none(classifier):
-    loss, top1 = training_chart(classifier)[1]["panels"]
-    assert [line["y"] for line in loss["series"]] == [[2.0, 1.5], [1.7]]
-    assert [(line["name"], line["x"], line["y"]) for line in top1["series"]] == [
+    loss, top1 = training_chart(classifier).data.panels
+    assert [line.y for line in loss.series] == [[2.0, 1.5], [1.7]]
+    assert [(line.name, line.x, line.y) for line in top1.series] == [
         ("training", [], []),
         ("validation", [2], [40.0]),
     ]  # drawn as the validation loss is
-    assert training_chart({**classifier, "history": []})[1]["bars"] == [["test", 61.25, 53.5, 68.4]]
+    assert training_chart({**classifier, "history": []}).data.bars == [("test", 61.25, 53.5, 68.4)]
 
 
 # ---------------------------------------------------------------- by the scripts
@@ -142,6 +143,20 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
     assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
     other = Path("run/evaluation-other-val.md").read_text(encoding="utf-8")
     assert "| RG |" in other and "| RGB |" not in other and "## test" not in other
+
+
+def test_published_results_are_written_and_the_documents_are_left(
+    command, trained, tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("as it was")
+    command(train_task2, *tiny, "--out", "shallow")
+    for script, path in ((eval_channels, trained), (eval_shallow, "shallow/model.pt")):
+        capsys.readouterr()
+        command(script, path, "--repeats", 0)
+        assert capsys.readouterr().out.splitlines()[-1] == "next: python -m report.build"
+    assert (tmp_path / "README.md").read_text() == "as it was" and not (tmp_path / "report").exists()
+    assert len(list((tmp_path / "results").glob("*/runs/*.json"))) == 2
 
 
 def test_a_page_that_cannot_be_written_leaves_the_results(command, trained, capsys):

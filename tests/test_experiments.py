@@ -138,6 +138,7 @@ def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypat
     experiments.main(
         [
             "task2",
+            "--report",
             "--data",
             str(tiny_dataset),
             "--options",
@@ -160,9 +161,7 @@ def test_a_grid_has_each_run_once_and_its_options_are_known():
     for grid, runs in GRIDS.items():
         assert len(distinct(runs)) == len(runs), grid
         for run in runs:
-            config = resolve_run(
-                task_of(grid), run.options, "48px-quarter", channels_of(grid), name=run.model
-            )
+            config = resolve_run(task_of(grid), run, "48px-quarter", channels_of(grid))
             assert config.name == run.model and run.label and run.section
 
 
@@ -170,7 +169,7 @@ def test_names_hold_no_options():
     """A shallow network is called by what it is; the others by one word for all of their trainings."""
     for grid, runs in grids.task2.GRIDS.items():
         for run in runs:
-            assert resolve_run("task2", run.options, "48px-quarter").name == run.model, (grid, str(run))
+            assert resolve_run("task2", run, "48px-quarter", name=None).name == run.model, (grid, str(run))
     models = {run.model for runs in grids.task1.GRIDS.values() for run in runs}
     assert CHANNELSET.model in models and len(models) < 25
 

@@ -13,8 +13,11 @@ import pytest
 
 import eval_channels
 import train_task1
+import utils
 from config import Task1Config, Task2Config
 from data.cache import open_cache
+from data.demo import make_demo
+from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, hold, parse_config
@@ -125,15 +128,17 @@ def test_a_parser_knows_its_ranges(words):
 
 def test_what_a_kill_left_is_removed_at_the_next_start(command, tiny, tiny_dataset, tmp_path):
     Path("run").mkdir()
-    Path("run/.last.pt.abc").write_bytes(b"half")
+    Path("run/.last.pt.abcdefgh.partial").write_bytes(b"half")
+    Path("run/.last.pt.old").write_bytes(b"kept by the user")
     lists = read_lists(tiny_dataset)
     built = open_cache(lists, 10, tmp_path / "other", progress=False).folder
     shutil.rmtree(built)
-    left = built.parent / f".{built.name}-abc"
-    left.mkdir()
+    left = built.parent / f".{built.name}.making"
+    (left / "new").mkdir(parents=True)
+    (left / "unfinished.lock").touch()
     assert open_cache(lists, 10, tmp_path / "other", progress=False).folder == built and not left.exists()
     command(train_task1, *tiny, "--epochs", "1", "--out", "run")
-    assert not Path("run/.last.pt.abc").exists()
+    assert not Path("run/.last.pt.abcdefgh.partial").exists() and Path("run/.last.pt.old").exists()
 
 
 def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
@@ -144,7 +149,7 @@ def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".demo.lock", "demo"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
 
 def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, tiny, monkeypatch, capsys):
@@ -205,3 +210,62 @@ def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
     capsys.readouterr()
     command(eval_channels, trained, *options)
     assert "skipped" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- folders beside the output
+
+
+def test_what_stands_beside_an_output_stays(tiny_dataset, tmp_path):
+    for name in (".demo-backup", ".demo-abcdefgh", ".demo.making", ".folds-abcdefgh", ".folds.making"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        (tmp_path / "x" / name / "thesis.txt").write_text("years of work")
+    before = sorted((tmp_path / "x").iterdir())
+    made = [make_demo(tmp_path / "x/demo"), tmp_path / "x/folds"]
+    make_folds(read_lists(tiny_dataset), 2, tmp_path / "x/folds")
+    assert sorted((tmp_path / "x").iterdir()) == sorted([*before, *made])
+    assert all((folder / "thesis.txt").exists() for folder in before)
+
+
+def test_a_folder_that_looks_unfinished_without_the_lock_is_in_the_way(tmp_path):
+    (tmp_path / ".demo.making/new").mkdir(parents=True)
+    (tmp_path / ".demo.making/new/thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"\.demo\.making is in the way: rename it"):
+        make_demo(tmp_path / "demo")
+    assert (tmp_path / ".demo.making/new/thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', "[" * 10**5]
+)
+def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, tmp_path, text):
+    folder, folds = make_demo(tmp_path / "demo"), tmp_path / "folds"
+    make_folds(read_lists(tiny_dataset), 2, folds)
+    for marker in (folder / "demo.json", folds / "folds.json"):
+        marker.write_text(text)
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty and holds .*remove it, or name another folder with --out"):
+        make_demo(folder)
+    with pytest.raises(UserError, match="not empty and does not hold these folds"):
+        make_folds(read_lists(tiny_dataset), 2, folds)
+    assert (folder / "notes.txt").exists() and (folds / "tiny-fold0").exists()
+
+
+def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, capsys):
+    times, acquire = [], utils.FileLock.acquire
+
+    def wait(self, timeout=None):
+        times.append(timeout)
+        if timeout is not None:
+            raise utils.Timeout("held")
+        return acquire(self)
+
+    monkeypatch.setattr(utils.FileLock, "acquire", wait)
+    with utils.one_at_a_time(tmp_path):
+        assert f"another process writes into {tmp_path}: waiting for it" in capsys.readouterr().err
+    assert times == [5, None]
+
+
+def test_processes_have_two_images_each(command, tiny, monkeypatch):
+    monkeypatch.setattr(trainer.Processes, "start", staticmethod(lambda device: trainer.Processes(0, 2)))
+    with pytest.raises(UserError, match="--batch-size 2 leaves 2 processes less than the two images each"):
+        command(train_task1, *tiny, "--batch-size", "2", "--out", "run")

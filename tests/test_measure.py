@@ -152,3 +152,21 @@ def test_without_thop_the_other_counter_counts(monkeypatch, capsys):
     monkeypatch.setattr("metrics.cost.thop", None)
     assert count_macs(net, (3, 64, 64)) == expected
     assert "PyTorch's own counter" in capsys.readouterr().err
+
+
+def test_a_layer_in_several_places_is_counted_once_a_call():
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    once = count_macs(layer, (3, 8, 8))
+    assert once == 8 * 8 * 3 * 3 * 9
+    for model, calls in (
+        (nn.Sequential(layer, layer), 2),
+        (nn.Sequential(layer, nn.Sequential(layer)), 2),
+        (nn.Sequential(layer, nn.Sequential(layer, nn.Sequential(layer, layer))), 4),
+        (nn.Sequential(nn.Sequential(layer), nn.Sequential(layer)), 2),
+    ):
+        assert (
+            count_macs(model, (3, 8, 8)) == flop_counter_macs(model, torch.zeros(1, 3, 8, 8)) == calls * once
+        )
+    shared = nn.Sequential(layer)
+    assert count_macs(nn.Sequential(shared, nn.Sequential(shared)), (3, 8, 8)) == 2 * once
+    assert not list(layer.buffers()) and shared[0] is layer

@@ -10,7 +10,7 @@ from PIL import Image
 import train_task2
 from data.dataset import make_batches, open_data
 from models.shallow import build_shallow
-from report import figures, qualitative
+from report import qualitative
 from tools import qualitative as tool
 from tools.qualitative import PHOTOGRAPHS, answer, as_evaluated, grad_cam
 from utils import UserError
@@ -50,23 +50,23 @@ def root(tmp_path):
 
 
 def test_every_figure_is_drawn_and_the_same_twice(root):
-    made = qualitative.make_figures(root)
+    made = qualitative.make_charts(root)
     assert set(made) == {f"qualitative_{name}.png" for name in ("reconstructions", "kernels", "activation")}
-    for name, (draw, data, title) in made.items():
-        figures.write_figure(draw, [title, data], root / name)
+    for name, chart in made.items():
+        chart.write(root / name)
         drawn = (root / name).read_bytes()
-        figures.write_figure(draw, [title, data], root / name)
+        chart.write(root / name)
         assert (root / name).read_bytes() == drawn
 
 
 def test_without_networks_or_results_there_are_fewer_figures_and_damage_is_named(root):
     (root / "results/qualitative.json").write_text(json.dumps(record(networks=0)))
-    assert "qualitative_activation.png" not in qualitative.make_figures(root)
+    assert "qualitative_activation.png" not in qualitative.make_charts(root)
     (root / "results/qualitative.json").write_text("{}")
     with pytest.raises(UserError, match="qualitative.json is damaged .* python -m tools.qualitative"):
-        qualitative.make_figures(root)
+        qualitative.make_charts(root)
     (root / "results/qualitative.json").unlink()
-    assert qualitative.make_figures(root) == {}
+    assert qualitative.make_charts(root) == {}
 
 
 def test_a_pixel_is_filled_as_by_hand():

@@ -4,23 +4,31 @@ All numbers are made up.
 """
 
 import json
+import threading
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from engine import records
 from engine.records import (
+    check_results,
     columns,
     load_records,
     make_table,
+    note_checksums,
     read_predictions,
+    save_record,
     to_csv,
     write_predictions,
     write_table,
 )
 from grids.task1 import CHANNELSET, RGB_ONLY, SLICED, SPECIALISTS
 from grids.task2 import PLAIN, STOCK
-from utils import UserError
+from tools import benchmark, seal
+from utils import UserError, write_json
 
 
 def test_the_table_has_the_columns_in_order_and_sorts_by_section(publish, tmp_path):
@@ -82,7 +90,7 @@ def test_values_out_of_range_are_named_with_their_record(publish, value, message
         publish("task2", PLAIN, 60, **value)
 
 
-def test_a_record_that_is_none_is_named(publish, tmp_path):
+def test_a_record_that_is_none_is_named(publish, tmp_path, rewrite):
     files = publish("task2", STOCK, 60, seeds=(0,))
     record = json.loads(files.record.read_text())
     for text, message in (
@@ -90,13 +98,122 @@ def test_a_record_that_is_none_is_named(publish, tmp_path):
         ("{}", "preset"),
         (json.dumps({**record, "seed": 3}), "-s3"),
         (json.dumps({**record, "section": "mine"}), "section 'mine'"),
+        (json.dumps({**record, "train_s": 61.0}), "it was changed since it was written"),
+        (json.dumps({**record, "checksums": {}}), "'record'"),
     ):
         files.record.write_text(text)
         with pytest.raises(UserError, match=f"resnet34-.*-s0.json is no record .*{message}"):
             load_records(tmp_path / "results", "task2")
-    files.record.write_text(json.dumps({key: value for key, value in record.items() if key != "label"}))
+    for change, message in (
+        ({"label": "two\nlines"}, "cannot stand in a table"),
+        ({"label": "=1+1"}, "cannot stand in a table"),
+        ({"label": "caf\udce9"}, "cannot stand in a table"),
+        ({"history": [5]}, "no list of epochs"),
+    ):
+        rewrite(files.record, {**record, **change})
+        with pytest.raises(UserError, match=f"resnet34-.*-s0.json is no record .*{message}"):
+            load_records(tmp_path / "results", "task2")
+    rewrite(files.record, {key: value for key, value in record.items() if key != "label"})
     with pytest.raises(UserError, match="has no 'label': evaluate the model again"):
         make_table(load_records(tmp_path / "results", "task2"), "task2")
+
+
+def test_damage_is_named_at_every_build_and_never_published(publish, tmp_path, rewrite):
+    """A digit of a record or a prediction, a cut file, a lost one; and the table stays what it was."""
+    results, files = tmp_path / "results", publish("task2", STOCK, 60, seeds=(0,))
+    speed = results / "speed.csv"
+    speed.write_text("benchmark,case\n")
+    note_checksums(speed)
+    check_results(results)
+    whole = {path: path.read_bytes() for path in (files.record, files.predictions, speed, files.table)}
+    record = json.loads(whole[files.record])
+    wrong = json.loads(whole[files.record])
+    wrong["splits"]["test"][0]["top1_pct"] += 9
+    other = ["images/n0/0.JPEG"] * 100, np.zeros(100, int), {"predicted": np.zeros(100, int)}
+
+    def sealed_over():
+        """As a program would that trusts the damage."""
+        save_record(files, wrong)
+
+    for damage, message in (
+        (
+            lambda: write_json(files.record, wrong),
+            "s0.json is no record .*changed since.*evaluate the model again",
+        ),
+        (lambda: files.record.write_text(json.dumps(record)[:-40]), "s0.json is no record"),
+        (
+            lambda: rewrite(files.record, wrong),
+            "has top-1 69.0 % in column predicted.*60.00 %.*evaluate the model again",
+        ),
+        (sealed_over, "has top-1 69.0 % in column predicted"),
+        (
+            lambda: write_predictions(files.predictions, *other),
+            "test.csv.gz was changed since.*evaluate the model",
+        ),
+        (files.predictions.unlink, "cannot read .*test.csv.gz"),
+        (lambda: speed.write_text("benchmark,case"), "speed.csv is missing, or was changed.*measure again"),
+        (speed.unlink, "speed.csv is missing, or was changed"),
+    ):
+        damage()
+        read_predictions.cache_clear()
+        with pytest.raises(UserError, match=message):
+            check_results(results)
+        with pytest.raises(UserError, match=message):  # nor is it given a checksum
+            seal.main([str(results)])
+        for path, content in whole.items():
+            path.write_bytes(content)
+    read_predictions.cache_clear()
+    check_results(results)
+    with pytest.raises(UserError, match="speed.csv is missing, or was changed"):  # a new row is no repair
+        speed.write_text("benchmark,case\nx,1\n")
+        benchmark.Rows(torch.device("cpu")).keep(speed)
+
+
+def test_a_damaged_record_stops_no_other_evaluation(publish, tmp_path):
+    first = publish("task2", STOCK, 60, seeds=(0,))
+    whole = first.record.read_text()
+    first.record.write_text(whole[:100])
+    before = first.table.read_bytes()
+    with pytest.raises(
+        UserError, match="plain6-k5-.*json is written, but .*classifiers.csv is not: .*resnet34"
+    ):
+        publish("task2", PLAIN, 61, seeds=(0,))
+    assert first.table.read_bytes() == before and len(list(first.record.parent.iterdir())) == 2
+    first.record.write_text(whole)
+    write_table(tmp_path / "results", "task2")
+    assert first.table.read_text().count("\n") == 1 + 2 * 2
+
+
+def test_records_of_older_versions_get_checksums_once(publish, tmp_path, rewrite, capsys):
+    files = publish("task1", RGB_ONLY, 60, seeds=(0,))
+    sealed = files.record.read_bytes()
+    rewrite(files.record, json.loads(sealed))
+    (tmp_path / "results/speed.csv").write_text("benchmark,case\n")
+    check_results(tmp_path / "results")  # they are still read
+    seal.main([str(tmp_path / "results")])
+    assert "1 records and 1 files" in capsys.readouterr().out and files.record.read_bytes() == sealed
+    seal.main([str(tmp_path / "results")])
+    assert "0 records and 0 files" in capsys.readouterr().out and files.record.read_bytes() == sealed
+
+
+def test_evaluations_write_one_table_in_turn(publish, monkeypatch):
+    """The second waits with its record until the first has written its table: no row is lost."""
+    write, order, second = records.write_table, [], []
+
+    def slow(folder, task):
+        order.append("begins")
+        if not second:
+            second.append(threading.Thread(target=publish, args=("task2", PLAIN, 61), kwargs={"seeds": (0,)}))
+            second[0].start()
+            time.sleep(0.5)
+        write(folder, task)
+        order.append("ends")
+
+    monkeypatch.setattr(records, "write_table", slow)
+    files = publish("task2", STOCK, 60, seeds=(0,))
+    second[0].join()
+    assert order == ["begins", "ends"] * 2
+    assert all(model in files.table.read_text() for model in ("plain6-k5", "resnet34"))
 
 
 def test_the_tasks_are_kept_apart(publish, tmp_path):

@@ -12,16 +12,16 @@ import pytest
 from scipy import stats
 
 from engine.records import SINGLE, Predictions, write_predictions
+from grids import task2
 from grids.run import Run
 from metrics.statistics import holm
-from report import build, figures, pictures
-from report.compare import ablations, load_settings
-from report.task2 import content, tables
-from report.task2 import figures as figure_data
-from report.task2.compare import (
+from report import build, figures
+from report.charts import KINDS, make_charts
+from report.compare import (
     RATIOS,
     SAME_STEM,
     STRONGEST,
+    ablations,
     best,
     denominator,
     headline,
@@ -29,11 +29,13 @@ from report.task2.compare import (
     mistakes,
     ratios,
 )
-from report.task2.content import make_content
-from report.task2.figures import KINDS, make_figures
-from report.task2.tables import cost_table, main_table, mistakes_table, variant_table
+from report.figures import Chart, Share
+from report.results import load_settings
+from report.tables import classifier_cost_table, main_table, mistakes_table, variant_table
+from tools import pictures
 from utils import UserError
 
+APPENDIX = {f"task2-{name}" for name in ("main-all", "cost", "ablations-all", "mistakes")}
 LABELS = np.repeat(np.arange(4), 25)
 SHORT = Run("resnet34", "short", "reference", {"arch": "resnet34", "stem_pool": False})
 LONG = SHORT.but(label="long", lr=0.3)
@@ -48,24 +50,24 @@ MISSING = BARE.but(lr=0.9)
 @pytest.fixture
 def root(documents, tmp_path):
     """A repository with both documents and no results."""
-    return documents(make_content(tmp_path).blocks("task2"), "task2-main-all")
+    return documents(blocks_of(tmp_path), "task2-main-all")
 
 
 @pytest.fixture
 def lists(monkeypatch):
     """Ablations and figures of the made-up runs."""
     for module, name, value in (
-        (content, "REFERENCE", GATED),
+        (task2, "REFERENCE", GATED),
         (
-            content,
+            task2,
             "ABLATIONS",
             {
                 "layer": [("all", GATED), ("bare", BARE), ("plain", PLAIN, BARE)],
                 "other": [("all", GATED), ("not trained", MISSING)],
             },
         ),
-        (figure_data, "FIGURE_MODELS", {"missing": MISSING}),
-        (figure_data, "DATA_SHARES", {"gated": [(0.1, BARE), (1.0, GATED)], "none": [(0.5, MISSING)]}),
+        (task2, "FIGURE_MODELS", {"missing": MISSING}),
+        (task2, "DATA_SHARES", {"gated": [(0.1, BARE), (1.0, GATED)], "none": [(0.5, MISSING)]}),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -103,6 +105,13 @@ def results(root, publish_all):
     return root
 
 
+def blocks_of(root) -> list[str]:
+    """Names of the appendix's blocks of this task."""
+    return [
+        name for name in build.collect(root).blocks if name in APPENDIX or name.startswith("task2-figure-")
+    ]
+
+
 def only(root):
     """The one setting of the results."""
     (setting,) = load_settings(root, "task2")[1]
@@ -116,7 +125,7 @@ def label(setting, entry):
 # ---------------------------------------------------------------- comparisons
 
 
-def test_the_denominator_is_chosen_on_validation(results):
+def test_the_denominator_is_chosen_on_validation(results, rewrite):
     setting = only(results)
     assert label(setting, denominator(setting, setting.find(GATED))) == "long"  # short is better on test
     assert best(setting, in_section(setting, "ours")) == setting.find(GATED)
@@ -124,18 +133,18 @@ def test_the_denominator_is_chosen_on_validation(results):
     for path in sorted(first.parent.glob(f"{setting.run_name(setting.find(LONG))}-s*.json")):
         record = json.loads(path.read_text())
         del record["splits"]["test"]  # validated alone
-        path.write_text(json.dumps(record))
+        rewrite(path, record)
     assert label(only(results), denominator(only(results), setting.find(GATED))) == "short"
 
 
-def test_models_of_other_seeds_are_chosen_on_the_seeds_that_both_have(results, publish):
+def test_models_of_other_seeds_are_chosen_on_the_seeds_that_both_have(results, publish, rewrite):
     """ "long" has 75 % on validation with two seeds; the other 76 with one, where "long" has 78."""
     publish("task2", SHORT.but(label="lucky", section="reference", lr=0.4), 90, seeds=(0,), val=76)
     for path in (results / "results/task2/runs").glob("*.json"):
         record = json.loads(path.read_text())
         if record["label"] == "long":
             record["splits"]["val"][0]["top1_pct"] = 78 if record["seed"] == 0 else 70
-            path.write_text(json.dumps(record))
+            rewrite(path, record)
     setting = only(results)
     assert label(setting, denominator(setting, None)) == "long"
 
@@ -216,10 +225,10 @@ def test_ratios_are_to_the_best_resnet34_of_no_more_epochs(root, publish_all, ce
     assert "(it is long (x0.25, 30 epochs" in main and "; short (x0.25, 20 epochs" in main
     assert [label(setting, entry) for entry in headline(setting)] == ["gated", "short"]
     assert label(setting, denominator(setting, None)) == "long"
-    assert mistakes(setting)["denominator"].startswith("short (")
+    assert mistakes(setting).denominator.startswith("short (")
     # the shares of one denominator
-    depth = make_figures(setting, lines)["task2_depth_48px-quarter_toy.png"][1]
-    assert [point["name"].split(" (")[0] for point in depth] == ["gated", "short"]
+    depth = make_charts(setting, lines)["task2_depth_48px-quarter_toy.png"].data
+    assert [point.name.split(" (")[0] for point in depth] == ["gated", "short"]
     assert setting.find(runs["short"]) is not None and setting.find(SHORT) is None
 
 
@@ -253,7 +262,7 @@ def test_a_resnet34_that_is_hardly_ever_right_is_no_denominator(results, publish
 
 def test_ablations_by_hand(results):
     setting = only(results)
-    lines = ablations(setting, content.ABLATIONS, content.REFERENCE)
+    lines = ablations(setting, task2.ABLATIONS, task2.REFERENCE)
     assert [(line["group"], line["variant"]) for line in lines] == [
         ("layer", "all"),
         ("layer", "bare"),
@@ -282,8 +291,11 @@ def test_seed_variance_is_that_of_the_models_with_several_seeds(results):
     assert alone.variance(alone.model(GATED), alone.columns) is None
 
 
-def test_predictions_of_other_images_or_missing_ones_are_named(results, publish):
-    path = publish("task2", BARE, 64, seeds=(0,)).predictions
+def test_predictions_of_other_images_or_missing_ones_are_named(results, publish, rewrite):
+    files = publish("task2", BARE, 64, seeds=(0,))
+    path, record = files.predictions, json.loads(files.record.read_text())
+    record["splits"]["test"][0]["top1_pct"] = 100.0
+    rewrite(files.record, record)
     write_predictions(path, ["images/other/0.JPEG"] * 100, LABELS, {SINGLE: LABELS})
     with pytest.raises(UserError, match="plain6-k5-.*-s0-test.csv.gz is of other images"):
         build.main([], results)
@@ -304,18 +316,14 @@ def test_seeds_of_different_networks_are_refused(results, publish):
 def test_mistakes(results):
     setting = only(results)
     found = mistakes(setting)
-    assert (
-        found["ours"].startswith("gated (")
-        and found["denominator"].startswith("long (")
-        and found["seeds"] == 2
-    )
-    assert sum(found["shares"].values()) == pytest.approx(100)
+    assert found.ours.startswith("gated (") and found.denominator.startswith("long (") and found.seeds == 2
+    assert sum(found.shares.values()) == pytest.approx(100)
     # images that each seed has right: gated 0..71 and 3..78, long 0..79 and 3..84; wrong answers are of the
     # next class
-    shares = list(found["shares"].values())  # both, only gated, only long, the same mistake, two mistakes
+    shares = list(found.shares.values())  # both, only gated, only long, the same mistake, two mistakes
     assert [shares[0], shares[2], shares[4]] == pytest.approx([74, 7, 0])
-    assert all(0 < ours <= 100 and true != taken for true, taken, ours, _ in found["confusions"])
-    assert found["confusions"] == sorted(found["confusions"], key=lambda line: -line[2])
+    assert all(0 < ours <= 100 and true != taken for true, taken, ours, _ in found.confusions)
+    assert found.confusions == sorted(found.confusions, key=lambda line: -line[2])
     table = mistakes_table(setting, found)
     assert (
         "| 74.0 | 0.0 | 7.0 |" in table
@@ -359,7 +367,7 @@ def test_latencies_of_different_machines_are_not_compared(results, cells):
         if label(setting, entry) in ("gated", "long"):
             # of tools/latency.py, later than the evaluation
             record["timed_with"] = {"hardware": "new", "threads": 1}
-    table = cost_table(setting, setting.find(LONG))
+    table = classifier_cost_table(setting, setting.find(LONG))
     assert cells(table, "gated")["latency (ms), batch 1"] == "2.00 (0.25×)"
     assert cells(table, "plain")["latency (ms), batch 1"] == "2.00"
     assert "on new, threads: 1; old, threads: 2; in brackets" in table
@@ -367,12 +375,12 @@ def test_latencies_of_different_machines_are_not_compared(results, cells):
 
 def test_cost_table(results, cells):
     setting = only(results)
-    table = cost_table(setting, setting.find(LONG))
+    table = classifier_cost_table(setting, setting.find(LONG))
     assert (
         "| 1.00 | 10 | 2.00 (0.25×) | 200.00 (1.00×) | 12 | 1.5 | 11 | 30 |" in table and "bare" not in table
     )
     setting.rows["latency_ms_b1"] = np.nan
-    untimed = cost_table(setting, None)
+    untimed = classifier_cost_table(setting, None)
     assert cells(untimed, "gated")["latency (ms), batch 1"] == "–" and "in brackets" not in untimed
 
 
@@ -385,7 +393,7 @@ def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
     assert set(drawn) == {
         "paper_layer.png",
         "paper_module.png",
-        *(f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS),
+        *(f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS["task2"]),
     }
     for name in drawn:
         (results / build.FIGURES / name).unlink()
@@ -395,9 +403,8 @@ def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
 
 def test_what_the_figures_show(results):
     setting = only(results)
-    made = make_figures(setting, ratios(setting))
-    data = {name.split("_")[1]: content for name, (_, content, _) in made.items()}
-    assert sorted((point["depth"], point["name"].split(" (")[0]) for point in data["depth"]) == [
+    data = {name.split("_")[1]: chart.data for name, chart in make_charts(setting, ratios(setting)).items()}
+    assert sorted((point.depth, point.name.split(" (")[0]) for point in data["depth"]) == [
         (6, "gated"),
         (6, "plain"),
         (6, "student"),
@@ -405,38 +412,36 @@ def test_what_the_figures_show(results):
         (34, "long"),
         (34, "short"),
     ]
-    shares = {point["name"].split(" (")[0]: point["share"] for point in data["depth"]}
+    shares = {point.name.split(" (")[0]: point.share for point in data["depth"]}
     assert shares["long"] == 100 and shares["gated"] == pytest.approx(100 * 74 / 81)
-    (line,) = data["field"]["panels"][0]["series"]
-    assert line["name"].endswith("(field 5 px)") and line["x"] == [0, 1, 2, 3] and line["mark"] == 2
-    assert line["y"] == pytest.approx([20, 60, 90, 100])
+    (line,) = data["field"].panels[0].series
+    assert line.name.endswith("(field 5 px)") and line.x == [0, 1, 2, 3] and line.mark == 2
+    assert line.y == pytest.approx([20, 60, 90, 100])
     # gated, the best of ours on validation, is right on images 0 to 71 and 3 to 78: classes 0 to 3 of 25
     # images each
     right = np.stack([np.arange(100) < 72, np.roll(np.arange(100) < 76, 3)]).mean(0).reshape(4, 25).mean(1)
-    assert np.diagonal(data["confusion"]["shares"]) == pytest.approx(100 * right)
-    assert np.sum(data["confusion"]["shares"], axis=1) == pytest.approx([100] * 4)
-    assert data["curves"]["panels"][1]["series"][0]["y"] == [40.0] and "bare" not in str(data["curves"])
-    assert data["fraction"]["panels"][0]["series"] == [
-        {"name": "gated", "x": [10, 100], "y": pytest.approx([64, 74])}
-    ]
-    assert {"flops", "latency"} <= set(data["cost"][0])
+    assert np.diagonal(data["confusion"].shares) == pytest.approx(100 * right)
+    assert np.sum(data["confusion"].shares, axis=1) == pytest.approx([100] * 4)
+    assert data["curves"].panels[1].series[0].y == [40.0] and "bare" not in str(data["curves"])
+    (fraction,) = data["fraction"].panels[0].series
+    assert (fraction.name, fraction.x) == ("gated", [10, 100]) and fraction.y == pytest.approx([64, 74])
+    assert all(point.gflops and point.latency for point in data["cost"])
     setting.rows["latency_ms_b1"] = np.nan
-    assert "latency" not in str(make_figures(setting, [])["task2_cost_48px-quarter_toy.png"][1])
+    untimed = make_charts(setting)["task2_cost_48px-quarter_toy.png"].data
+    assert untimed and all(point.latency is None for point in untimed)
 
 
 def test_figures_of_many_lines_show_the_chosen_networks(results, monkeypatch):
-    monkeypatch.setattr(
-        figure_data, "FIGURE_MODELS", {"missing": MISSING, "the long one": LONG, "ours": GATED}
-    )
-    curves = make_figures(only(results), [])["task2_curves_48px-quarter_toy.png"][1]
-    assert [line["name"] for line in curves["panels"][0]["series"]] == ["the long one", "ours"]
+    monkeypatch.setattr(task2, "FIGURE_MODELS", {"missing": MISSING, "the long one": LONG, "ours": GATED})
+    curves = make_charts(only(results))["task2_curves_48px-quarter_toy.png"].data
+    assert [line.name for line in curves.panels[0].series] == ["the long one", "ours"]
 
 
 def test_a_network_that_sees_more_than_the_image_has_no_mark(results):
     setting = only(results)
     setting.records[setting.find(GATED), 0]["receptive_field"]["size_px"] = 99
-    field = make_figures(setting, [])["task2_field_48px-quarter_toy.png"][1]
-    assert list(field["panels"][0]["series"][0]) == ["name", "x", "y"]
+    field = make_charts(setting)["task2_field_48px-quarter_toy.png"].data
+    assert field.panels[0].series[0].mark is None
 
 
 def test_build_then_check_finds_what_is_stale(results, publish, capsys):
@@ -469,8 +474,8 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     figure = results / build.FIGURES / "task2_depth_48px-quarter_toy.png"
     drawn = figure.read_bytes()
     figure.with_name("task2_depth_old_toy.png").write_bytes(drawn)  # of results that are gone
-    other = [{"name": "other", "depth": 6, "share": 1.0, "low": 0.0, "high": 2.0}]
-    figures.write_figure(figures.share_against_depth, ["title", other], figure)
+    other = Chart(figures.share_against_depth, [Share("other", 1.0, 0.0, 2.0, depth=6)], "title")
+    other.write(figure)
     with pytest.raises(SystemExit):
         build.main(["--check"], results)
     error = capsys.readouterr().err
@@ -482,7 +487,7 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
 
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
-    blocks = make_content(root).blocks("task2")
+    blocks = blocks_of(root)
     assert (root / "report/appendix.md").read_text().count(
         "No results yet: run `python experiments.py task2`"
     ) == len(blocks)
@@ -521,8 +526,3 @@ def test_pictures_compare_the_best_on_validation_with_the_denominator(results):
     for known, model in (([], None), (settings, "missing")):
         with pytest.raises(UserError, match="eval_shallow.py"):
             pictures.find_task2(known, model)
-
-
-def test_the_cells_of_a_training_are_as_many_as_their_columns(results):
-    setting = only(results)
-    assert len(tables.told(setting, setting.find(GATED))) == len(tables.TRAINING)

@@ -1,7 +1,6 @@
 """What the repository promises about itself."""
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -11,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import utils
-from config import CONFIGS, differing_options, resolve_run, run_folder_name, training_key
+from config import CONFIGS, differing, identity, resolve_run
 from engine.records import load_records, make_table
-from grids import GRIDS, task_of
+from grids import GRIDS, channels_of, task_of
 from metrics.cost import count_params
 from metrics.depth import count_depth
 from models.task2 import MAX_DEPTH
@@ -59,12 +58,14 @@ def test_results_have_their_provenance():
         records = load_records(RESULTS, task)
         assert records
         for name, record in records.items():
-            assert record["task"] == task and set(record["splits"]) == {"val", "test"}
-            assert (
-                re.fullmatch(r"[0-9a-f]{40}", record["trained_with"]["commit"])
-                and record["trained_with"]["hardware"]
-            )
-            assert re.fullmatch(r"[0-9a-f]{64}", record["dataset_digest"])
+            channels = record.get("channels", ["R", "G", "B"])
+            assert record["task"] == task and {"test"} <= set(record["splits"]) <= {"val", "test"}
+            assert len(record["splits"]) == 2 or len(channels) > 3  # other channels: the test images alone
+            for part in record.get("folds", [record]):
+                assert re.fullmatch(r"[0-9a-f]{64}", part["dataset_digest"])
+                assert re.fullmatch(r"[0-9a-f]{40}", part["trained_with"]["commit"])
+                assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", part["evaluated_with"]["commit"])
+                assert part["trained_with"]["hardware"] and part["evaluated_with"]["hardware"]
             assert (
                 record["config"]["seed"] == record["seed"] and record["config"]["preset"] == record["preset"]
             )
@@ -79,61 +80,23 @@ def test_results_have_their_provenance():
         assert {path.name for path in (RESULTS / task / "predictions").iterdir()} == names
 
 
-def test_results_of_other_channels_have_their_provenance():
-    """As the others: and each is a run that a grid has."""
-    folders = sorted((RESULTS / "bands").iterdir())
-    known = {(run.model, run.label) for grid in ("task1-bands", "task1-extra") for run in GRIDS[grid]}
-    assert folders
-    for folder in folders:
-        runs = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
-        assert {f"{run['name']}.csv.gz" for run in runs} == {
-            path.name for path in (folder / "predictions").iterdir()
-        }
-        for run in runs:
-            assert run["config"]["seed"] == run["seed"] and (run["model"], run["label"]) in known
-            for fold in run["folds"]:
-                assert (
-                    re.fullmatch(r"[0-9a-f]{64}", fold["dataset_digest"]) and fold["trained_with"]["hardware"]
-                )
-                assert all(
-                    re.fullmatch(r"[0-9a-f]{40}", fold[key]["commit"])
-                    for key in ("trained_with", "evaluated_with")
-                )
-
-
 def test_the_queue_repeats_the_published_runs():
     """Each record is of a run that a grid has, with the options that the grid still means, evaluated as it
     says.
     """
     for task, cls in CONFIGS.items():
-        runs = [
-            run
-            for grid, runs in GRIDS.items()
-            if task_of(grid) == task
-            for run in runs
-            if grid != "task1-bands"
-        ]
+        queued = [(grid, run) for grid, runs in GRIDS.items() if task_of(grid) == task for run in runs]
         for name, record in load_records(RESULTS, task).items():
-            found = []
-            for run in runs:
-                options = dict((run.parts[0] if run.parts else run).options)
+            found, channels = [], tuple(record.get("channels", "RGB"))
+            for grid, run in queued:
                 if run.model != record["model"] or run.test != record["test"]:
                     continue
-                if run.teacher:
-                    teacher = resolve_run(
-                        task,
-                        run.teacher.options,
-                        record["preset"],
-                        name=run.teacher.model,
-                        seed=record["seed"],
-                    )
-                    options["teacher"] = f"runs/{record['preset']}/{run_folder_name(teacher)}/model.pt"
-                config = vars(
-                    resolve_run(task, options, record["preset"], seed=record["seed"], name=run.model)
-                )
-                if training_key(config, cls) == training_key(record["config"], cls):
+                if not {*channels_of(grid)} <= {*channels}:
+                    continue
+                config = resolve_run(task, run, record["preset"], channels, seed=record["seed"])
+                if identity(config) == identity(cls.of(record["config"])):
                     # autocast follows from the processor
-                    assert differing_options({**config, "amp": True}, record["config"], cls) == [], name
+                    assert differing({**vars(config), "amp": True}, record["config"], cls) == {}, name
                     found.append(run)
             assert found, name
             assert record["section"] in {run.section for run in found}, name
@@ -144,7 +107,7 @@ def test_published_networks_have_the_depth_and_size_of_the_results():
     records, seen = load_records(RESULTS, "task2"), set()
     table = make_table(records, "task2")
     for name, record in records.items():
-        key = training_key(record["config"], CONFIGS["task2"])  # on other image sizes it is the same network
+        key = identity(CONFIGS["task2"].of(record["config"]))  # on other image sizes it is the same network
         if key not in seen:
             seen.add(key)
             row, net = table[table["run"] == name].iloc[0], rebuild(record, name).eval()
@@ -222,6 +185,12 @@ def test_tests_share_through_conftest_alone():
                 else []
             )
             assert not [name for name in named if name.split(".")[0].startswith("test_")], path.name
+
+
+def test_only_the_report_and_a_grid_that_is_asked_write_the_documents():
+    files = sources()
+    builders = {name for name, path in files.items() if "report.build" in imports(path, set(files))}
+    assert builders == {"experiments"}
 
 
 def test_few_scripts_stand_at_the_top():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.lists import normal_path, parse_list
-from report.engineering import make_content, speed_tables
+from report.engineering import make_tables, speed_tables
 from tools import robust
 from utils import UserError, check_name, free_cores, read_jsonl
 
@@ -94,12 +94,12 @@ def test_free_cores_are_some_of_the_cores():
 
 
 def test_the_table_of_faults(tmp_path):
-    assert "make robust" in make_content(tmp_path).tables["robustness"]
+    assert "make robust" in make_tables(tmp_path)["robustness"]
     (tmp_path / "results").mkdir()
     (tmp_path / "results/robustness.csv").write_text(
         "# commit abc, a processor, Python 3, PyTorch 2\n" + robust.HEADER + 'bits,"one, flipped",300,299\n'
     )
-    text = make_content(tmp_path).tables["robustness"]
+    text = make_tables(tmp_path)["robustness"]
     assert "| one, flipped | 300 | 299 |" in text and "abc" in text and "a processor" in text
 
 

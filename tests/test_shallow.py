@@ -128,7 +128,7 @@ DEPTHS = {  # strict, stricter, in training
 
 @pytest.mark.parametrize("name", SHALLOW)
 def test_a_name_says_kind_depth_and_kernel(name):
-    assert shallow_name(**SHALLOW[name]) == name
+    assert shallow_name(SHALLOW[name]) == name
     assert f"{count_depth(fuse(small(name)), (3, 32, 32)).strict}-k" in name
 
 

@@ -158,3 +158,24 @@ def test_a_captured_training_goes_on_in_an_epoch():
     other.average.load_state_dict(part.average.state_dict())
     other.optimizer.load_state_dict(copy.deepcopy(part.optimizer.state_dict()))
     torch.testing.assert_close(run(other, 9, 15), losses[9:15], rtol=5e-3, atol=5e-3)
+
+
+def test_images_are_mixed_until_the_last_tenth():
+    """The last tenth trains on plain images, and the mixing is drawn from seed and step alone."""
+    steps = make(mix="cutmix")
+    drawn = [steps._draw(epoch) for epoch in range(4)]
+    shares = torch.cat([epoch["mix_share"] for epoch in drawn])
+    assert (shares[:21] > 0).any() and shares.shape == (24,)
+    assert (shares[22:] == 0).all() and torch.equal(drawn[3]["mix_box"][4:], torch.zeros(2, 4))
+    assert torch.equal(make(mix="cutmix")._draw(2)["mix_box"], drawn[2]["mix_box"])
+    assert not torch.equal(drawn[1]["mix_box"], drawn[2]["mix_box"])
+
+
+def test_mixing_changes_what_is_learned():
+    losses = {}
+    for kind in ("none", "mixup", "cutmix"):
+        steps = make(mix=kind)
+        for step in range(3):
+            steps.run(step)
+        losses[kind] = steps.losses[2].item()
+    assert len({*losses.values()}) == 3

@@ -14,13 +14,12 @@ import torch
 
 import eval_shallow
 import train_task2
-from config import Task2Config
+from config import Task2Config, training_name
 from data.cache import PixelCache
 from metrics.cost import count_params
 from models.branched import BranchedConv2d, fuse
 from models.task2 import load_classifier
-from report.build import DOCUMENTS
-from report.task2.content import make_content
+from report.build import DOCUMENTS, collect
 from tools import latency
 from utils import UserError, load_checkpoint, save_checkpoint
 
@@ -179,12 +178,13 @@ def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
     for arch in ("plain6-k5", "resnet10"):
         train("--arch", arch, "--out", arch)
         evaluate(f"{arch}/model.pt", "--repeats", 1)
-    content = make_content(Path())  # there is no ResNet-34 to divide by
-    assert {name.split("_")[1] for name in content.figures} == {"cost", "confusion", "curves", "field"}
-    main = content.tables["task2-main-all"]
+    made = collect(Path())  # there is no ResNet-34 to divide by
+    drawn = {name.split("_")[1] for name in made.charts if name.startswith("task2_")}
+    assert drawn == {"cost", "confusion", "curves", "field"}
+    main = made.blocks["task2-main-all"]
     assert "| plain6-k5 | 7x7s2 | 0.125 | 2 | light | 0.001 | 6 | 1 |" in main
     assert "| resnet10 | 7x7s2 | 0.125 | 2 | light | 0.001 | 10 | 1 |" in main
-    lines = content.tables["task2-cost"].splitlines()
+    lines = made.blocks["task2-cost"].splitlines()
     assert [line.split("|")[-2].strip() for line in lines if line.startswith(("| plain", "| resnet10"))] == [
         "6",
         "13",
@@ -222,8 +222,11 @@ def test_a_record_keeps_whole_what_decides_on_the_training(train, evaluate):
     )
     evaluate("run/model.pt")
     config = record_of("plain6-k5")["config"]
-    assert config["teacher"] == "teacher/model.pt" and config["lr"] == 0.01  # two teachers are two models
-    assert not {"name", "out", "resume", "cache", "data"} & config.keys()  # no folder of this machine
+    teacher = Task2Config.of(load_checkpoint("teacher/model.pt", "task2-model")["config"])
+    assert config["teacher"] == training_name(teacher) and config["lr"] == 0.01  # two teachers are two models
+    assert (
+        not {"name", "out", "resume", "cache", "data", "taught_by"} & config.keys()
+    )  # no folder of this machine
 
 
 def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):

@@ -16,7 +16,7 @@ import torch
 
 import eval_channels
 import train_task1
-from config import Task1Config, run_folder_name, training_key
+from config import Task1Config, differing, folder_name, identity, training_name
 from engine import step
 from utils import ROOT, UserError, load_checkpoint, save_checkpoint
 
@@ -106,7 +106,7 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trai
         command(train_task1, *tiny, "--out", "run", "--resume", "--lr", "0.5")
     train = tiny_dataset / "train.txt"
     train.write_text("".join(train.read_text().splitlines(keepends=True)[1:]))
-    with pytest.raises(UserError, match="other data; choose another --out"):
+    with pytest.raises(UserError, match="other data: its lists.*choose another --out"):
         command(train_task1, *tiny, "--out", "run", "--resume")
     assert trained.read_bytes() == before
 
@@ -144,6 +144,7 @@ def test_runs_from_before_the_share_used_all_images(command, trained, tiny):
     command(eval_channels, trained, "--results", "results", "--repeats", 1)
     (record,) = Path("results/task1/runs").glob("*channelset*.json")
     other = json.loads(record.read_text())
+    del other["checksums"]
     record.write_text(json.dumps({**other, "config": {**other["config"], "fraction": 0.5}}))
     with pytest.raises(UserError, match="other options: add --name"):
         command(eval_channels, trained, "--results", "results", "--repeats", 1)
@@ -328,7 +329,7 @@ def test_defaults_follow_from_the_options_and_never_overrule_them(options, expec
 def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
     def key(**options):
         config = Task1Config(device="cpu", **options).resolve()
-        return run_folder_name(config), training_key(vars(config), Task1Config)
+        return folder_name(config), identity(config)
 
     (folder, first), (other, same) = key(), key(seed=1)
     assert (
@@ -338,8 +339,34 @@ def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
         and folder.endswith("-s0")
     )
     assert key(out="elsewhere", threads=3, name="x")[1] == first != key(lr=0.3)[1]
-    taught = [key(teacher=f"runs/p/rgb-only-0123abcd-s{seed}/model.pt")[1] for seed in (0, 1)]
-    assert taught[0] == taught[1] != key(teacher="runs/p/other-0123abcd-s0/model.pt")[1]
+    assert (
+        key(teacher="a", taught_by="x")[1]
+        == key(teacher="b", taught_by="x")[1]
+        != key(taught_by="y", teacher="a")[1]
+    )
+
+
+def test_a_teacher_of_an_older_version_is_known_by_the_name_of_its_folder():
+    """Such a version wrote the path of the teacher alone; its folder was NAME-OPTIONS-sSEED."""
+    teacher = Task1Config(device="cpu", sampler="none").resolve()
+    path = f"runs/p/{folder_name(teacher)}/model.pt"
+    new = {
+        **vars(Task1Config(device="cpu").resolve()),
+        "teacher": "moved.pt",
+        "taught_by": training_name(teacher),
+    }
+    old, elsewhere, other = (
+        {key: value for key, value in {**new, "teacher": place}.items() if key != "taught_by"}
+        for place in (path, "moved.pt", path.replace("-s0", "x-s0"))
+    )
+    assert identity(Task1Config.of(old)) == identity(Task1Config.of(new)) != identity(Task1Config.of(other))
+    for written in (old, elsewhere, {**old, "teacher": training_name(teacher)}):  # as a record has it, too
+        assert differing(new, written, Task1Config) == {}
+    assert differing(new, other, Task1Config) == {
+        "teacher": (training_name(teacher), training_name(teacher) + "x")
+    }
+    assert differing(new, {**new, "taught_by": "x"}, Task1Config).keys() == {"teacher"}
+    assert differing(new, {**new, "teacher": "a"}, Task1Config) == {}
 
 
 def test_torchrun_with_two_processes(tiny_dataset, tmp_path, tiny):
@@ -558,7 +585,7 @@ def test_evaluation_refuses_other_data_unknown_channels_and_repeats(command, tra
     for subsets, message in (("X", "no channel 'X'"), ("RG GR", "named twice")):
         with pytest.raises(UserError, match=message):
             command(eval_channels, trained, "--results", "results", "--subsets", subsets)
-    with pytest.raises(UserError, match="kernels are for rule 'regression'"):
+    with pytest.raises(UserError, match="were trained for rule 'regression'"):
         command(eval_channels, trained, "--results", "results", "--fill", "luma_chroma")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))

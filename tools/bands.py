@@ -1,12 +1,13 @@
 """Run Task 1 on data of other channels than RGB, and keep what the report shows of it.
 
     python -m tools.bands data/eurosat-13band-469.zip --jobs 2         # thirteen bands; an hour on two cores
-    python -m tools.bands data/eurosat-13band-469.zip --collect        # only gather what is evaluated
+    python -m tools.bands data/eurosat-13band-469.zip --collect        # only join what is evaluated
     python -m tools.bands rgb-sobel --grid task1-extra --folds 0       # ten minutes
 
-Makes the lists of the folds, trains and evaluates the grid on each with experiments.py (finished runs are skipped),
-and gathers in results/bands/NAME the predictions of each network for all images, each by the fold that did not train
-on it, with all options, seeds, commits, hardware and data hashes in runs.json. --folds 0 takes the lists as they are.
+Makes the lists of the folds, trains and evaluates the grid on each with experiments.py (finished runs are skipped).
+Then joins the folds: each image has the predictions of the fold that did not train on it, and a network has one
+record in results/task1, whose key "folds" keeps commits, hardware and data hashes. --folds 0 takes the lists as they
+are.
 """
 
 from __future__ import annotations
@@ -15,17 +16,31 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from data.folds import make_folds
+from data.identity import LISTS_ONLY
 from data.lists import find_dataset, read_lists
-from engine.records import RunFiles, load_records, read_predictions, write_predictions
-from report import build as report_build
-from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, within, write_json
+from engine.records import (
+    NEXT,
+    Predictions,
+    RunFiles,
+    load_records,
+    read_predictions,
+    run_name,
+    save_record,
+    write_predictions,
+    write_table,
+)
+from metrics.accuracy import classification_metrics
+from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, one_at_a_time, within
 
 PRESET = "48px-quarter"
+# of each fold
+PROVENANCE = ("dataset", "dataset_digest", "images_digest", "trained_with", "evaluated_with", "train_s")
 SUBSETS = {"task1-bands": "every B02,B03,B04", "task1-extra": "every"}  # grid -> what is evaluated
 
 
@@ -44,9 +59,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--options", default="", help="further options of every training, such as '--epochs 2'"
     )
-    parser.add_argument(
-        "--results", metavar="FOLDER", help="where the gathered results go (default: results/bands/NAME)"
-    )
+    parser.add_argument("--results", metavar="FOLDER", help="where the joined results go (default: results)")
     parser.add_argument("--collect", action="store_true", help="train and evaluate nothing")
     return parser
 
@@ -74,7 +87,6 @@ def run_folds(args, folds: list[Path]) -> None:
                 "--jobs",
                 str(args.jobs),
                 "--no-latency",
-                "--no-report",
                 "--options",
                 f"--cache {cache} --eval-every 60 {args.options}",
                 "--eval-options",
@@ -87,60 +99,65 @@ def run_folds(args, folds: list[Path]) -> None:
             raise UserError(f"fold {fold} is not finished: its log says why; the same command goes on")
 
 
-def collect(work: Path, folds: list[Path], target: Path) -> None:
-    """Join the folds' predictions of each network and seed: one file each, and their records in runs.json.
+def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple[dict, Predictions]]:
+    """Join the folds' evaluations of each network and seed into one record of the whole data set.
+
+    Args:
+        results: folder with the folds' records.
+        folds: names of their data sets, of which each image is tested in one.
+        dataset: name of the whole data set.
+
+    Returns:
+        Name of a run -> its record, with the key `folds` that says what each rests on, and its predictions.
 
     Raises:
-        UserError: a fold is missing, or two records of one fold belong to the same network.
+        UserError: a fold has no evaluation of a network.
     """
-    networks = defaultdict(dict)
-    for name, record in load_records(work / "results", "task1").items():
-        key = (
-            record["model"],
-            *(f"{k}={v}" for k, v in sorted(record["test"].items())),
-            *(f"train_channels={v}" for v in [record["config"]["train_channels"]] if v != "all"),
-            *(["weighted"] if record["config"].get("set_shares") else []),
-        )
-        place = networks[key, record["seed"]]
-        if record["dataset"] in place:
-            raise UserError(
-                f"{work / 'results'} has two evaluations of {' '.join(key)} on "
-                f"{record['dataset']}: remove one"
-            )
-        place[record["dataset"]] = record, RunFiles(work / "results", "task1", name).predictions
-    runs = []
-    for (key, seed), found in sorted(networks.items()):
-        if set(found) != {fold.stem for fold in folds}:
-            raise UserError(f"{' '.join(key)}, seed {seed}: {len(found)} of {len(folds)} folds are evaluated")
-        parts = [read_predictions(found[fold.stem][1]) for fold in folds]
-        columns = list(parts[0].by_column)
-        name = "-".join(key).replace("=", "") + f"-s{seed}"
-        write_predictions(
-            target / "predictions" / f"{name}.csv.gz",
-            [i for part in parts for i in part.images],
-            np.concatenate([part.labels for part in parts]),
-            {column: np.concatenate([part.by_column[column] for part in parts]) for column in columns},
-        )
-        first = found[folds[0].stem][0]
-        runs.append(
-            {
-                "name": name,
-                "model": first["model"],
-                "label": first["label"],
-                "seed": seed,
-                "test": first["test"],
-                "config": first["config"],
-                "folds": [
-                    {
-                        key: found[fold.stem][0][key]
-                        for key in ("dataset", "dataset_digest", "trained_with", "evaluated_with", "train_s")
-                    }
-                    for fold in folds
-                ],
-            }
-        )
-    write_json(target / "runs.json", runs)
-    print(f"wrote {target}: {len(runs)} networks, each on {len(folds)} folds")
+    parts: dict[str, dict] = defaultdict(dict)
+    for name, record in load_records(results, "task1").items():
+        predictions = read_predictions(RunFiles(results, "task1", name).predictions)
+        parts[run_name({**record, "dataset": dataset})][record["dataset"]] = record, predictions
+    for name, by_fold in parts.items():
+        if set(by_fold) != set(folds):
+            raise UserError(f"{name}: {len(by_fold)} of {len(folds)} folds are evaluated in {results}")
+    return {name: join([by_fold[fold] for fold in folds], dataset) for name, by_fold in parts.items()}
+
+
+def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Predictions]:
+    """Join one network's record and test predictions on each fold; costs are those of the first fold."""
+    records = [record for record, _ in parts]
+    first, digests = records[0], "".join(record["dataset_digest"] for record in records)
+    labels = np.concatenate([predictions.labels for _, predictions in parts])
+    by_column = {
+        column: np.concatenate([predictions.by_column[column] for _, predictions in parts])
+        for column in parts[0][1].by_column
+    }
+    sizes = [len(predictions.labels) for _, predictions in parts]
+    rows = []
+    for row, *others in zip(*(record["splits"]["test"] for record in records), strict=True):
+        metrics = classification_metrics(labels, by_column[row["subset"]], int(labels.max()) + 1)
+        losses = [each.get("loss") for each in (row, *others)]
+        loss = None if None in losses else float(np.average(losses, weights=sizes))
+        rows.append({**row, **metrics, "loss": loss})
+    record = {
+        **first,
+        "dataset": dataset,
+        "dataset_digest": sha256(digests.encode()).hexdigest() if len(parts) > 1 else digests,
+        "images_digest": _joined_digest([record.get("images_digest", LISTS_ONLY) for record in records]),
+        "train_s": sum(record["train_s"] for record in records),
+        "history": [],
+        "folds": [{key: record.get(key, LISTS_ONLY) for key in PROVENANCE} for record in records],
+        "splits": {"test": rows},
+    }
+    images = [image for _, predictions in parts for image in predictions.images]
+    return record, Predictions(images, labels, by_column)
+
+
+def _joined_digest(digests: list[str]) -> str:
+    """Join the digests of the folds' pictures, which are all known or none."""
+    if LISTS_ONLY in digests:
+        return LISTS_ONLY
+    return sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else digests[0]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -150,10 +167,17 @@ def main(argv: list[str] | None = None) -> None:
     folds = make_folds(lists, args.folds, args.work / "folds") if args.folds else [source]
     if not args.collect:
         run_folds(args, folds)
-    target = Path(args.results or ROOT / "results" / "bands" / lists.name)
-    collect(args.work, folds, target)
+    target = Path(args.results or ROOT / "results")
+    joined = join_folds(args.work / "results", [fold.stem for fold in folds], lists.name)
+    for name, (record, predictions) in joined.items():
+        files = RunFiles(target, "task1", name)
+        write_predictions(files.predictions, *predictions)
+        save_record(files, record)
+    with one_at_a_time(target / "task1"):
+        write_table(target, "task1")
+    print(f"wrote {len(joined)} networks, each on {max(1, args.folds)} folds, to {target / 'task1'}")
     if not args.results:
-        report_build.main([])
+        print(NEXT)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ from data.dataset import cached_size, make_batches, open_data
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
+from engine.records import check_file, note_checksums
 from engine.step import TrainStep
 from engine.trainer import Processes
 from metrics.cost import count_macs
@@ -78,12 +79,12 @@ class Rows:
     """The rows of one run, printed as they come."""
 
     def __init__(self, device: torch.device):
-        told = environment(device)
-        self.machine = {"hardware": told["hardware"], "threads": told["threads"], "commit": told["commit"]}
+        machine = environment(device)
+        self.machine = {key: machine[key] for key in ("hardware", "threads", "commit")}
         self.rows: list[dict] = []
 
     def add(self, benchmark: str, case: str, value: float, unit: str, reference: str = "", ratios=()) -> None:
-        """ratios: of the value to that of the reference, one a pair."""
+        """Add a row; ratios: of the value to that of the reference, one a pair."""
         quartiles = [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])] if len(ratios) else [None] * 3
         self.rows.append(
             dict(zip(COLUMNS, (benchmark, case, value, unit, reference, *quartiles)), **self.machine)
@@ -95,8 +96,39 @@ class Rows:
         )
         print(f"{benchmark:8} {case:58} {value:10,.4g} {unit}{against}", flush=True)
 
+    def pair(
+        self,
+        benchmark: str,
+        case: str,
+        ours: Callable[[], float],
+        other: Callable[[], float],
+        reference: str,
+        pairs: int,
+        images: tuple[int, int] | None = None,
+    ) -> float:
+        """Measure two in alternating pairs, and add the row: milliseconds a step, or images a second.
+
+        Args:
+            ours, other: return seconds.
+            reference: what readers call the other.
+            images: how many images ours and the other take in that time; None: the row is of the time.
+
+        Returns:
+            Ours, seconds, the median.
+        """
+        mine, theirs = pairs_of(ours, other, pairs)
+        seconds = statistics.median(mine)
+        if images is None:
+            value, unit, compared = 1000 * seconds, "ms/step", ratios(mine, theirs)
+        else:
+            value, unit = images[0] / seconds, "images/s"
+            compared = [images[0] / images[1] * ratio for ratio in ratios(theirs, mine)]
+        self.add(benchmark, case, value, unit, reference, compared)
+        return seconds
+
     def keep(self, path: Path) -> None:
         """Write them among those of other machines and cases."""
+        check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)
         keys = ["benchmark", "case", "reference", "hardware"]
@@ -107,6 +139,7 @@ class Rows:
             .sort_values(keys)
         )
         write_text(path, both.to_csv(index=False, lineterminator="\n", float_format="%.4g"))
+        note_checksums(path)
 
 
 def pairs_of(
@@ -162,15 +195,8 @@ def bench_cache(args, rows: Rows) -> None:
         with tempfile.TemporaryDirectory() as folder:
             open_cache(lists, size, folder, progress=False)
 
-    mine, theirs = pairs_of(timed(ours), timed(bare), args.pairs)
-    rows.add(
-        "cache",
-        f"{len(paths):,} images to {size} px",
-        len(paths) / statistics.median(mine),
-        "images/s",
-        "a bare Pillow loop",
-        [b / a for a, b in zip(mine, theirs)],
-    )
+    case, images = f"{len(paths):,} images to {size} px", (len(paths), len(paths))
+    rows.pair("cache", case, timed(ours), timed(bare), "a bare Pillow loop", args.pairs, images)
 
 
 # ---------------------------------------------------------------- steps
@@ -240,19 +266,19 @@ def bench_step(args, rows: Rows) -> None:
             )
             for constant in (False, True)
         )
-        mine, theirs = pairs_of(runner(real, args.steps), runner(constant, args.steps), args.pairs)
-        own = statistics.median(mine)
-        flops = 6 * config.batch_size * count_macs(real.model, (3, args.image_size, args.image_size))
-        rows.add(
+        case = f"{name}, {args.image_size} px, batch {config.batch_size}"
+        seconds = rows.pair(
             "step",
-            f"{name}, {args.image_size} px, batch {config.batch_size}{', compiled' * args.compile}",
-            config.batch_size / own,
-            "images/s",
+            f"{case}, compiled" if args.compile else case,
+            runner(real, args.steps),
+            runner(constant, args.steps),
             "a constant batch",
-            ratios(mine, theirs),
+            args.pairs,
+            (config.batch_size, config.batch_size),
         )
+        flops = 6 * config.batch_size * count_macs(real.model, (3, args.image_size, args.image_size))
         print(
-            f"         {1000 * own:.2f} ms, {100 * flops / own / rate:.0f} % of the matrix product, measured "
+            f"         {1000 * seconds:.2f} ms, {100 * flops / seconds / rate:.0f} % of the matrix product, measured "
             f"{time.perf_counter() - start:.0f} s",
             flush=True,
         )
@@ -284,14 +310,13 @@ def bench_data(args, rows: Rows) -> None:
                 )
                 for constant in (False, True)
             )
-            mine, theirs = pairs_of(runner(real, args.steps), runner(constant, args.steps), args.pairs)
-            rows.add(
+            rows.pair(
                 "data",
                 f"{name}, {augment} augmentation",
-                1000 * statistics.median(mine),
-                "ms/step",
+                runner(real, args.steps),
+                runner(constant, args.steps),
                 "a constant batch",
-                ratios(mine, theirs),
+                args.pairs,
             )
 
 
@@ -361,25 +386,18 @@ def bench_epoch(args, rows: Rows) -> None:
 
     count = ours.per_epoch
     epoch, limit = runner(ours, count), runner(constant, count)
-    mine, theirs = pairs_of(lambda: count * epoch(), timed(plain), max(1, args.pairs // 3))
     case = f"{config.arch}, x{config.width:g}, {config.image_size} px, whole epochs, {cores()} cores"
-    rows.add(
+    pairs, batch, images = max(1, args.pairs // 3), config.batch_size, count * config.batch_size
+    rows.pair(
         "epoch",
         case,
-        count * config.batch_size / statistics.median(mine),
-        "images/s",
+        lambda: count * epoch(),
+        timed(plain),
         "Dataset, Pillow, DataLoader",
-        [b / a for a, b in zip(mine, theirs)],
+        pairs,
+        (images, images),
     )
-    mine, theirs = pairs_of(epoch, limit, max(1, args.pairs // 3))
-    rows.add(
-        "epoch",
-        case,
-        config.batch_size / statistics.median(mine),
-        "images/s",
-        "a constant batch",
-        [b / a for a, b in zip(mine, theirs)],
-    )
+    rows.pair("epoch", case, epoch, limit, "a constant batch", pairs, (batch, batch))
 
 
 # ---------------------------------------------------------------- the stem
@@ -506,15 +524,8 @@ def bench_scaling(args, rows: Rows) -> None:
         pool.starmap(_batches_of_an_epoch, [(1000, 48)] * 2)  # started and imported
         one = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)]))
         two = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)] * 2, chunksize=1))
-        mine, theirs = pairs_of(two, one, max(1, args.pairs // 2))
-    rows.add(
-        "scaling",
-        "two processes, 16,000 images each",
-        32_000 / statistics.median(mine),
-        "images/s",
-        "one process",
-        [2 * b / a for a, b in zip(mine, theirs)],
-    )
+        case, images = "two processes, 16,000 images each", (32_000, 16_000)
+        rows.pair("scaling", case, two, one, "one process", max(1, args.pairs // 2), images)
 
 
 BENCHMARKS = {

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from channelset import build_fill, find_stem
 from data.channels import parse_subset
 from data.dataset import make_batches, open_data
-from engine.records import SUBSETS, to_csv
+from data.identity import difference
+from engine.records import SUBSETS, note_checksums, to_csv
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from models.task1 import for_channels, load_channel_net
 from utils import ROOT, ArgumentParser, UserError, cli, environment, use_threads, within, write_text
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in tqdm(args.checkpoint, desc="networks", unit="network", disable=None):
         model, checkpoint = load_channel_net(path)
         config = checkpoint["config"]
-        if checkpoint["dataset"]["digest"] != cache.digest or config["image_size"] != args.size:
+        if difference(cache, checkpoint["dataset"], path) or config["image_size"] != args.size:
             raise UserError(
                 f"{path} was trained on {checkpoint['dataset']['name']} at {config['image_size']} px, "
                 f"not on {cache.name} at {args.size} px"
@@ -150,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     table["seed"] = table["seed"].astype("Int64")
     write_text(args.out, to_csv(table, COLUMNS))
+    note_checksums(args.out)
     print(f"wrote {args.out}: {len(table)} rows")
 
 

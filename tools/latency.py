@@ -4,8 +4,8 @@
     python -m tools.latency --preset 48px-quarter --rounds 50
 
 Latency does not depend on the weights: the networks are built from the options in results/task2/runs/, so no
-checkpoint is needed. Updates the latencies in the records, where and with what, and the tables and charts
-made of them. Ablations are left out, as in the table of cost.
+checkpoint is needed. Updates the latencies in the records, where and with what, and the table of all records.
+Ablations are left out, as in the table of cost.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from engine.records import RunFiles, load_records, read_predictions, write_table
+from engine.records import NEXT, RunFiles, load_records, read_predictions, save_record, write_table
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
-from report import build as report_build
-from report.compare import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
+from report.results import Setting, load_settings
+from utils import ROOT, ArgumentParser, UserError, cli, environment
 
 CHANNELS = 3  # Task 2 takes images with all channels of the pixel cache
 
@@ -93,12 +92,10 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
             record = records[name]
             for line in (line for lines in record["splits"].values() for line in lines):
                 line.update(latencies)
-            write_json(
-                RunFiles(root / "results", "task2", name).record,
-                {**record, "timed_with": environment(device)},
-            )
+            files = RunFiles(root / "results", "task2", name)
+            save_record(files, {**record, "timed_with": environment(device)})
     write_table(root / "results", "task2")
-    report_build.main([], root)
+    print(NEXT)
 
 
 if __name__ == "__main__":

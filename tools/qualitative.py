@@ -20,7 +20,7 @@ from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode
-from engine.records import SUBSETS
+from engine.records import SUBSETS, note_checksums
 from models.branched import fuse
 from models.task1 import channels_of, for_channels, load_channel_net
 from models.task2 import load_classifier
@@ -151,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, found)
+    note_checksums(args.out)
     for name in names:
         print(
             f"{name}: {found['ours']['answers'][name]}",

@@ -1,0 +1,224 @@
+"""Other channels than RGB: tables and a figure of thirteen bands, and of RGB with one derived channel."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data.derive import CHANNELS
+from engine.records import SUBSETS
+from grids import task1
+from report import figures
+from report.compare import adjusted
+from report.figures import Chart, Panel, Panels, Series
+from report.markdown import difference, mean_sd, table, table_of
+from report.results import Setting
+
+PRESET, BANDS, RGB_DATA = "48px-quarter", "eurosat-13band-469", "mini-imagenet-50"
+EXTRA = {f"{RGB_DATA}-{channel}": channel for channel in CHANNELS}  # data set -> its fourth channel
+RGB = "B02,B03,B04"
+GROUPS = ("all bands", "red, green, blue", "one band", "all but one", "random sets")
+
+
+def is_other(setting: Setting) -> bool:
+    """Say whether this file shows the setting, and the common tables leave it out."""
+    return setting.task == "task1" and setting.preset == PRESET and setting.dataset in (BANDS, *EXTRA)
+
+
+def size_of(name: str, channels: int) -> int:
+    """Count the channels of a set, of data with so many."""
+    return channels - name.startswith("all-") if name.startswith("all") else name.count(",") + 1
+
+
+def groups_of(setting: Setting) -> dict[str, tuple[str, ...]]:
+    """Sort the sets of bands into groups: one of `GROUPS` -> its sets."""
+    groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+    fixed = {"all": GROUPS[0], RGB: GROUPS[1]}
+    for name in setting.columns:
+        alone = GROUPS[2] if size_of(name, len(setting.channels)) == 1 else GROUPS[4]
+        groups[fixed.get(name, GROUPS[3] if name.startswith("all-") else alone)].append(name)
+    return {group: tuple(names) for group, names in groups.items()}
+
+
+class Network(NamedTuple):
+    """A line of the tables of bands."""
+
+    setting: Setting
+    entry: int
+
+    @property
+    def label(self) -> str:
+        return self.setting.record(self.entry)["label"]
+
+    @property
+    def at_test(self) -> str:
+        """How it was evaluated."""
+        test = self.setting.record(self.entry)["test"]
+        words = [f"{value} fill" if key == "fill" else f"{key} {value}" for key, value in test.items()]
+        return ", ".join(words) or "as trained"
+
+    def seeds(self, columns: Sequence[str]) -> list[int]:
+        return self.setting.seeds(self.setting.alone(self.entry), columns)
+
+    def top1(self, columns: Sequence[str]) -> str:
+        """Write the mean over the sets, ± over seeds; a dash where it has no results on one."""
+        has = columns and self.seeds(columns)
+        return mean_sd(self.setting.top1(self.setting.alone(self.entry), columns)) if has else "–"
+
+    def mean(self, columns: Sequence[str]) -> float:
+        """Average top-1 over the sets and seeds, percent."""
+        return float(np.mean(self.setting.top1(self.setting.alone(self.entry), columns)))
+
+    def worst(self, columns: Sequence[str]) -> str:
+        """Write the lowest top-1 of the sets, each a mean over seeds."""
+        has = columns and self.seeds(columns)
+        return f"{min(self.mean((column,)) for column in columns):.1f}" if has else "–"
+
+
+def networks_of(setting: Setting, runs: Iterable) -> list[Network]:
+    """List the runs that the setting has results of."""
+    entries = [setting.find(run) for run in runs]
+    return [Network(setting, entry) for entry in entries if entry is not None]
+
+
+def accuracy_table(setting: Setting) -> str:
+    """Show top-1 by group of sets, of the networks that trained on all bands."""
+    networks, groups = networks_of(setting, task1.BANDS_ROWS), groups_of(setting)
+    if not networks:
+        return ""
+    everything, rgb, one, but_one, random = groups.values()
+    sizes = [
+        f"one band ({len(one)})",
+        "worst",
+        f"all but one ({len(but_one)})",
+        f"random sets ({len(random)})",
+        "worst",
+    ]
+    rows = [
+        [
+            network.label,
+            network.at_test,
+            network.top1(everything),
+            network.top1(rgb),
+            network.top1(one),
+            network.worst(one),
+            network.top1(but_one),
+            network.top1(random),
+            network.worst(random),
+        ]
+        for network in networks
+    ]
+    first = networks[0].seeds(everything)
+    images = len(setting.right(networks[0].entry, "all", first[0]))
+    return (
+        f"**EuroSAT, 13 bands, {images} tiles, 5-fold cross-validation.** Top-1 in %, mean over "
+        f"{len(first)} seeds ± standard deviation; mean over the sets of a group, their number in "
+        f"brackets.\n\n"
+    ) + table(["network", "at test", *GROUPS[:2], *sizes], rows)
+
+
+def difference_table(setting: Setting) -> str:
+    """Compare ours with every other network that trained on all bands."""
+    networks, groups = networks_of(setting, task1.BANDS_ROWS), groups_of(setting)
+    if not networks:
+        return ""
+    ours, *others = networks
+    lines = []
+    for other in others:
+        for group, columns in groups.items():
+            pair = setting.alone(ours.entry), setting.alone(other.entry)
+            if columns and (result := setting.difference(*pair, columns)):
+                lines.append({"other": other.entry, "group": group, **result})
+    lines = adjusted(lines, ("other", "group"))
+    by_place = {(line["other"], line["group"]): line for line in lines}
+    return (
+        f"**The same: ours − other, points,** with the 95 % interval over images and seeds. An asterisk: "
+        f"p < 0.05 after Holm's correction over these {len(lines)} comparisons. The tiles of two folds share "
+        f"training images, which the intervals leave out.\n\n"
+    ) + table(
+        ["ours minus", "at test", *GROUPS],
+        [
+            [
+                other.label,
+                other.at_test,
+                *(difference(by_place.get((other.entry, group))) for group in GROUPS),
+            ]
+            for other in others
+        ],
+    )
+
+
+def unseen_table(setting: Setting) -> str:
+    """Show a band that training never saw, alone and beside the others."""
+    without, whole = networks_of(setting, task1.UNSEEN_ROWS), networks_of(setting, task1.SEEN_ROWS)
+    if not without:
+        return ""
+    band = task1.NEVER_SEEN
+    columns = {
+        "network": lambda network: network.label,
+        "at test": lambda network: network.at_test,
+        "trained on": lambda network: "all but this" if network in without else "all bands",
+        f"{band} alone": lambda network: network.top1((band,)),
+        "all bands": lambda network: network.top1(("all",)),
+        f"all but {band}": lambda network: network.top1((f"all-{band}",)),
+    }
+    return (
+        f"**A band that training never saw ({band}, near infrared).** Top-1 in %, mean over seeds ± "
+        f"standard deviation. The regression fill knows its covariance with the others, from unlabelled "
+        f"images.\n\n"
+    ) + table_of(columns, [*without, *whole])
+
+
+def extra_table(settings: list[Setting]) -> str:
+    """Show RGB and one more channel: what the sets with and without it reach, beside networks of RGB alone."""
+    lines = []
+    extra = sorted((setting for setting in settings if setting.dataset in EXTRA), key=lambda one: one.dataset)
+    rgb = [setting for setting in settings if (setting.preset, setting.dataset) == (PRESET, RGB_DATA)]
+    for setting in rgb if extra else ():
+        for network in networks_of(setting, task1.GRIDS["task1-extra"]):
+            seeds = str(len(network.seeds(SUBSETS)))
+            lines.append(
+                ["none", network.label, seeds, network.top1(("RGB",)), "–", "–", network.top1(SUBSETS), "–"]
+            )
+    for setting in extra:
+        channel = EXTRA[setting.dataset]
+        more = [name for name in setting.columns if channel in name.split(",")]
+        sets = (
+            ["R,G,B"],
+            [f"R,G,B,{channel}"],
+            [channel],
+            [name for name in setting.columns if name not in more],
+            [name for name in more if name != channel],
+        )
+        for network in networks_of(setting, task1.GRIDS["task1-extra"]):
+            seeds = str(len(network.seeds(setting.columns)))
+            lines.append([channel, network.label, seeds, *(network.top1(columns) for columns in sets)])
+    if not lines:
+        return ""
+    header = ["fourth channel", "network", "seeds", "RGB", "RGB and it", "it alone", "7 sets without it"]
+    return (
+        f"**RGB and one derived channel: {RGB_DATA}, 48 px, preset {PRESET}, test split.** Top-1 in %. The "
+        "networks of a fourth channel sample sets of four in training, those of none sets of three.\n\n"
+    ) + table([*header, "7 sets with it and others"], lines)
+
+
+def make_charts(setting: Setting) -> dict[str, Chart]:
+    """Draw top-1 against the number of bands: file name -> chart."""
+    series, by_size = [], defaultdict(list)
+    for name in setting.columns:
+        by_size[size_of(name, len(setting.channels))].append(name)
+    for network in networks_of(setting, task1.BANDS_ROWS):
+        if network.seeds(setting.columns):  # on every set, so no specialist
+            name = (
+                network.label if network.at_test == "as trained" else f"{network.label} ({network.at_test})"
+            )
+            sizes = sorted(by_size)
+            series.append(Series(name, sizes, [network.mean(by_size[size]) for size in sizes]))
+    if not series:
+        return {}
+    title = "EuroSAT, 13 bands, 5-fold cross-validation: top-1 by number of bands present"
+    panel = Panel("bands present", "top-1, mean over those sets (%)", series)
+    return {"task1_bands_eurosat.png": Chart(figures.lines, Panels([panel]), title)}

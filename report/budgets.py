@@ -1,0 +1,92 @@
+"""What the models of Task 1 cost in all, against their accuracy: a figure of three budgets, and which to use when."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from engine.records import SUBSETS
+from grids import task1
+from report.figures import Panel, Series
+from report.markdown import mean_sd, table
+from report.numbers import NARROW, NOTHING, Numbers
+
+BACKWARD = 3  # a training step costs about three times the forward pass
+
+
+class Budget(NamedTuple):
+    """A model's accuracy, and what it costs to keep, to train and to ask."""
+
+    top1: list[float]  # mean of the seven sets, percent, for each seed
+    params: float  # millions, of all its networks
+    training: float  # PFLOPs, of all its networks
+    answer: float  # MFLOPs of an answer, mean of the seven sets
+    epochs: float  # of training, summed over its networks
+    answers: dict[int, float]  # number of channels present -> MFLOPs of an answer
+
+
+def budget(numbers: Numbers, name: str) -> Budget | None:
+    """Add up the costs of a model of preset S; None without results."""
+    setting, model = numbers.find(NARROW, name) or (None, None)
+    if not model:
+        return None
+    flops = {subset: 2 * setting.mean({subset: entry}, "macs") for subset, entry in model.items()}
+    trained: dict[int, tuple[float, int]] = {}  # entry -> FLOPs of an image, epochs
+    for subset in SUBSETS:  # a network for any set is trained on all channels, which come first
+        epochs = setting.record(model[subset])["config"]["epochs"]
+        trained.setdefault(model[subset], (flops[subset], epochs))
+    parts = 3 if name == "late-fusion" else 1  # its cost on all channels is that of its three networks
+    images = numbers.count_images()
+    by_size = {n: [flops[subset] for subset in SUBSETS if len(subset) == n] for n in (1, 2, 3)}
+    return Budget(
+        numbers.by_seed(NARROW, name),
+        sum(setting.of(entry)["params"].max() for entry in trained) / 1e6,
+        sum(BACKWARD * each * epochs * images for each, epochs in trained.values()) / 1e15,
+        sum(flops.values()) / len(flops) / 1e6,
+        parts * sum(epochs for _, epochs in trained.values()),
+        {n: sum(values) / len(values) / 1e6 for n, values in by_size.items()},
+    )
+
+
+def make_panels(numbers: Numbers) -> list[Panel]:
+    """Show the mean of the seven sets against parameters, training and the cost of an answer."""
+    panels = []
+    for label, column in (
+        ("parameters of all networks (million)", "params"),
+        ("training of all networks (PFLOPs)", "training"),
+        ("one answer (MFLOPs)", "answer"),
+    ):
+        series = []
+        for family, rows in task1.BUDGETS.items():
+            points = [(text, found) for text, name in rows if (found := budget(numbers, name))]
+            if points:
+                series.append(
+                    Series(
+                        family,
+                        [getattr(found, column) for _, found in points],
+                        [sum(found.top1) / len(found.top1) for _, found in points],
+                        labels=[text for text, _ in points],
+                        sizes=[len(found.top1) for _, found in points],
+                    )
+                )
+        panels.append(Panel(label, "top-1, mean of the seven sets (%)", series, log=True))
+    return panels if panels[0].series else []
+
+
+def choice_table(numbers: Numbers) -> str:
+    """Compare what a user may choose: accuracy, parameters, cost of an answer, training."""
+    lines = []
+    for label, name, use in (
+        ("seven specialists", "specialists", "few sets, known in advance"),
+        ("late fusion", "late-fusion", "few channels, accuracy first"),
+        ("sliced kernel", "sliced", "nothing known of the channels"),
+        ("dynamic convolution", "dynamic", "no export to other frameworks"),
+        ("ours", "ours", "many sets, one network, export"),
+    ):
+        found = budget(numbers, name)
+        if found:
+            answers = " / ".join(f"{found.answers[n]:.1f}" for n in (1, 2, 3))
+            lines.append(
+                [label, use, mean_sd(found.top1), f"{found.params:.2f}", answers, f"{found.epochs:g}"]
+            )
+    header = ["method", "use it for", "top-1", "params (M)", "MFLOPs at n = 1 / 2 / 3", "epochs in all"]
+    return table(header, lines) if lines else NOTHING

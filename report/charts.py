@@ -1,0 +1,272 @@
+"""What each figure of the appendix shows, from the results of one setting; file name -> `figures.Chart`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from engine.records import SUBSETS
+from grids import task1, task2
+from report import figures
+from report.compare import SEVEN, STRONGEST, Line, confusion_rates, headline, lines_of
+from report.figures import Chart, Confusion, Cost, Panel, Panels, Series, SetScores, Share
+from report.results import Setting
+
+KINDS = {
+    "task1": ("channels", "map", "curves", "length", "bands"),
+    "task2": ("depth", "cost", "field", "confusion", "curves", "fraction"),
+}
+
+
+def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str, Chart]:
+    """Collect every figure that the setting has data for; `ratios` of `compare.ratios`, for Task 2 alone."""
+    charts = _task1(setting) if setting.task == "task1" else _task2(setting, ratios or [])
+    where = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}"
+    return {
+        f"{setting.task}_{kind}_{setting.preset}_{setting.dataset}.png": Chart(
+            draw, data, f"{where}: {title}"
+        )
+        for kind, (draw, data, title) in charts.items()
+        if data
+    }
+
+
+def curves(
+    records: Mapping[str, dict], accuracy: str = "val_top1_pct", label: str = "validation top-1 (%)"
+) -> list[Panel]:
+    """Show training loss and validation accuracy by epoch; [] without a log.
+
+    Args:
+        records: name in the legend -> record.
+        accuracy, label: its key in the log, and what readers see.
+    """
+    panels = [Panel("epoch", "training loss", []), Panel("epoch", label, [])]
+    for name, record in records.items():
+        for panel, key in zip(panels, ("loss", accuracy)):
+            lines = [line for line in record["history"] if key in line]
+            if lines:
+                panel.series.append(
+                    Series(name, [line["epoch"] for line in lines], [line[key] for line in lines])
+                )
+    return panels if panels[0].series else []
+
+
+# ---------------------------------------------------------------- Task 1
+
+
+def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
+    lines = lines_of(setting)
+    scores = {name: _scores(line, name) for name, line in _chosen(setting, lines).items()}
+    return {
+        "channels": (figures.channel_bars, list(scores.values()), "top-1 by channels present, test split"),
+        "map": (figures.subset_map, _map(lines), "top-1 by model and channels present, test split"),
+        "curves": (figures.lines, _curves(setting), "training curves, validation split, seed 0"),
+        "length": (figures.lines, _lengths(setting), "accuracy against training compute, test split"),
+    }
+
+
+def _chosen(setting: Setting, lines: list[Line]) -> dict[str, Line]:
+    """Choose the models that figures with little room show: name in the legend -> line, in their order."""
+    by_entry = {
+        entry: line for line in lines for entry in line.entries.values() if line.section != "specialist"
+    }
+    chosen = {name: by_entry.get(setting.find(run)) for name, run in task1.FIGURE_MODELS.items()}
+    chosen[SEVEN] = next((line for line in lines if line.name == SEVEN), None)
+    return {name: line for name, line in chosen.items() if line is not None}
+
+
+def _scores(line: Line, name: str) -> SetScores:
+    columns = ("top1_pct", "ci95_low", "ci95_high")
+    return SetScores(
+        name, *({subset: line.mean(column, subset) for subset in line.entries} for column in columns)
+    )
+
+
+def _map(lines: list[Line]) -> list[SetScores]:
+    """Show the models with results on all seven sets, the best first, under names that tell them apart."""
+
+    def name(line: Line) -> str:
+        words = [
+            *([] if line.at_test == "as trained" else [line.at_test]),
+            *([] if line.epochs == "30" else [f"{line.epochs} epochs"]),
+        ]
+        return f"{line.name} ({', '.join(words)})" if words else line.name
+
+    scores = [_scores(line, name(line)) for line in lines if line.entries.keys() >= {*SUBSETS}]
+    return [SetScores(one.name, one.top1) for one in sorted(scores, key=lambda one: -sum(one.top1.values()))]
+
+
+def _curves(setting: Setting) -> Panels | None:
+    trained = {name: {"RGB": run} for name, run in task1.FIGURE_MODELS.items() if not run.test}
+    averaged = {}
+    for name, runs in {**trained, "specialists, mean": task1.SPECIALISTS}.items():
+        entries = {subset: setting.find(run) for subset, run in runs.items()}
+        histories = {
+            subset: setting.records[entry, 0]["history"]
+            for subset, entry in entries.items()
+            if (entry, 0) in setting.records
+        }
+        if histories and all(histories.values()):
+            averaged[name] = {"history": _mean_history(histories, own=len(runs) > 1)}
+    panels = curves(averaged, "val_mean_pct", "top-1 on the sets it is for, mean (%)")
+    return Panels(panels) if panels else None
+
+
+def _mean_history(histories: dict[str, list[dict]], own: bool) -> list[dict]:
+    """Average the logs of a family of networks by epoch.
+
+    Args:
+        histories: channel set -> log.
+        own: each network counts on its own set alone. The one for RGB was validated on every set.
+    """
+    averaged = []
+    for key in ("loss", "val_mean_pct"):
+        logs = {subset: [line for line in history if key in line] for subset, history in histories.items()}
+        values = [
+            [line["val_top1_pct"][subset] if own and key == "val_mean_pct" else line[key] for line in log]
+            for subset, log in logs.items()
+        ]
+        epochs = [line["epoch"] for line in next(iter(logs.values()))]
+        averaged += [
+            {"epoch": epoch, key: value}
+            for epoch, value in zip(epochs, np.mean(values, axis=0).tolist(), strict=True)
+        ]
+    return averaged
+
+
+def _lengths(setting: Setting) -> Panels | None:
+    series = []
+    for name, points in task1.LENGTHS.items():
+        models = [(epochs, model) for epochs, run in points if (model := setting.model(run))]
+        means = [
+            statistics.fmean(100 * setting.correct(model, (subset,)).mean() for subset in SUBSETS)
+            for _, model in models
+        ]
+        if models:
+            series.append(Series(name, [epochs for epochs, _ in models], means, apart=len(models) < 3))
+    if not any(len(line.x) > 1 for line in series):
+        return None
+    x, y = "epochs, all networks together", "top-1, mean of the seven sets (%)"
+    return Panels([Panel(x, y, series, log=True)])
+
+
+# ---------------------------------------------------------------- Task 2
+
+
+def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, object, str]]:
+    ours, against = headline(setting)
+    shares = [line for line in ratios if line["comparison"] == STRONGEST]
+    chosen = {
+        name: entry
+        for name, run in task2.FIGURE_MODELS.items()
+        if (entry := setting.find(run)) is not None and entry in setting.compared
+    }
+    chosen = chosen or {setting.describe(entry): entry for entry in setting.compared}
+    records = {
+        name: setting.records[entry, 0] for name, entry in chosen.items() if (entry, 0) in setting.records
+    }
+    legend = {entry: name for name, entry in chosen.items()}
+    names = [legend.get(entry) or entry is not None and setting.describe(entry) for entry in (ours, against)]
+    panels = curves(records)
+    return {
+        "depth": (
+            figures.share_against_depth,
+            _depth(setting, shares, against, legend),
+            f"top-1 in % of that of {names[1]}, by strict depth, test split",
+        ),
+        "cost": (figures.top1_against_cost, _cost(setting, legend), "accuracy against cost, test split"),
+        "field": (
+            figures.lines,
+            _field(records),
+            "how far from the centre the last layer's centre looks, seed 0",
+        ),
+        "confusion": (
+            figures.confusion,
+            None if ours is None else _confusion(setting, ours),
+            f"confusions of {names[0]}, test split",
+        ),
+        "curves": (
+            figures.lines,
+            Panels(panels) if panels else None,
+            "training curves, validation split, seed 0",
+        ),
+        "fraction": (figures.lines, _fraction(setting), "accuracy against training data, test split"),
+    }
+
+
+def _depth(setting: Setting, shares: list[dict], against: int | None, legend: dict[int, str]) -> list[Share]:
+    by_run = {setting.run_name(entry): name for entry, name in legend.items()}
+    points = [
+        Share(
+            by_run[line["run"]],
+            *(100 * line[key] for key in ("ratio", "ci95_low", "ci95_high")),
+            depth=int(line["strict_depth"]),
+        )
+        for line in shares
+        if line["denominator_run"] == setting.run_name(against) and line["run"] in by_run
+    ]
+    if points:
+        whole = by_run.get(setting.run_name(against), setting.describe(against))
+        points.append(Share(whole, 100.0, 100.0, 100.0, depth=int(setting.same(against, "strict_depth"))))
+    return sorted(points, key=lambda point: (point.depth, point.name))
+
+
+def _cost(setting: Setting, legend: dict[int, str]) -> list[Cost]:
+    """Show the networks of the legend by name, the others without a name."""
+
+    def mean(entry: int, column: str) -> float | None:
+        return setting.mean(setting.alone(entry), column)
+
+    # a panel needs all of its points
+    timed = all(mean(entry, "latency_ms_b1") for entry in setting.compared)
+    order = sorted(setting.compared, key=lambda entry: entry in legend)  # named networks above the others
+    return [
+        Cost(
+            legend.get(entry),
+            mean(entry, "top1_pct"),
+            2 * mean(entry, "macs") / 1e9,
+            mean(entry, "latency_ms_b1") if timed else None,
+        )
+        for entry in order
+    ]
+
+
+def _field(records: dict[str, dict]) -> Panels | None:
+    series, sizes = [], set()
+    for name, record in records.items():
+        field = record.get("receptive_field")
+        if field and field["size_px"]:  # None: the whole image
+            half, profile = (field["size_px"] - 1) / 2, field["profile"]
+            sizes.add(field["input_px"])
+            series.append(
+                Series(
+                    f"{name} (field {field['size_px']} px)",
+                    list(range(len(profile))),
+                    [100 * share for share in profile],
+                    half if half < len(profile) else None,
+                )
+            )
+    if not series:
+        return None
+    marked = "; vertical: theoretical field" if any(line.mark is not None for line in series) else ""
+    label = f"half-width around the centre (px of {'–'.join(map(str, sorted(sizes)))}){marked}"
+    return Panels([Panel(label, "squared gradient inside (%)", series)])
+
+
+def _confusion(setting: Setting, entry: int) -> Confusion:
+    classes, rates = confusion_rates(setting, entry)
+    return Confusion(classes, rates.tolist())
+
+
+def _fraction(setting: Setting) -> Panels | None:
+    series = []
+    for name, points in task2.DATA_SHARES.items():
+        models = [(100 * share, model) for share, run in points if (model := setting.model(run))]
+        if models:
+            means = [float(np.mean(setting.top1(model))) for _, model in models]
+            series.append(Series(name, [share for share, _ in models], means))
+    if not any(len(line.x) > 1 for line in series):
+        return None
+    return Panels([Panel("share of the training images (%)", "top-1 (%)", series, log=True)])

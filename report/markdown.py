@@ -1,0 +1,61 @@
+"""Parts of the Markdown tables: captions, tables, cells."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+
+from report.results import Setting
+
+
+def caption(setting: Setting, split: str, text: str) -> str:
+    """Begin a table with the setting that its results belong to."""
+    return (
+        f"**{setting.dataset}, {setting.image_size} px, preset {setting.preset}, {split} split.** {text}\n\n"
+    )
+
+
+def table(header: list[str], lines: Iterable[list[str]]) -> str:
+    """Write a Markdown table: the first column is text, the others are numbers."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
+
+
+def table_of(columns: Mapping[str, Callable], lines: Iterable) -> str:
+    """Write a Markdown table of any objects: heading of a column -> how a line's cell is written."""
+    return table(list(columns), [[cell(line) for cell in columns.values()] for line in lines])
+
+
+def difference(test: Mapping | None) -> str:
+    """Write a difference with its interval and significance: "+1.2 (0.3 – 2.1)*"."""
+    if test is None:
+        return "–"
+    sign = f"{test['difference_points']:+.1f}"[0]
+    return sign.replace("-", "") + interval(test, "difference_points") + star(test)
+
+
+def interval(test: Mapping, name: str, unit: float = 1, to: str = "–") -> str:
+    """Write the value `name` with its interval, times `unit`: "1.2 (0.3 – 2.1)"."""
+    value, low, high = (unit * test[key] for key in (name, "ci95_low", "ci95_high"))
+    return f"{value:.1f} ({low:.1f} {to} {high:.1f})"
+
+
+def star(test: Mapping) -> str:
+    """Write an asterisk where the test is significant after Holm's correction."""
+    return "*" if test["p_holm"] is not None and test["p_holm"] < 0.05 else ""
+
+
+def plus_minus(mean: float, sd: float | None) -> str:
+    """Write a mean with its standard deviation, where there is one: "1.2 ± 0.3"."""
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+
+
+def mean_sd(values: Iterable[float]) -> str:
+    """Write the mean of the values with their standard deviation, where there are several."""
+    values = list(values)
+    return plus_minus(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def number(value: float | None, decimals: int, unit: float = 1) -> str:
+    """Write a number in units of `unit`; a dash for None."""
+    return "–" if value is None else f"{value / unit:.{decimals}f}"

@@ -1,0 +1,377 @@
+"""Published results, and how certain a difference between two models is.
+
+An entry is one evaluated network with all of its seeds. A model answers for columns of predictions, in Task 1 one for
+each channel set, in Task 2 one: {column: entry}. Seven specialists are a model of seven entries.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from config import CONFIGS, identity, resolve_run
+from data.lists import RGB
+from engine.records import (
+    SETTING,
+    SINGLE,
+    SUBSETS,
+    TABLES,
+    Predictions,
+    RunFiles,
+    columns,
+    load_records,
+    make_table,
+    read_predictions,
+    to_csv,
+)
+from grids.run import Run
+from metrics.statistics import SeedVariance, mean_variance, paired_difference, paired_ratio, seed_variance
+from models.resnet import LAYERS
+from utils import UserError
+
+FEW = 4  # with fewer degrees of freedom a setting's own seeds say too little about their spread
+
+Model = Mapping[str, int]
+Runs = Run | Mapping[str, Run]  # a run, or one for each channel set
+
+
+def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]:
+    """Return the table of a task's results, as file -> text, and one `Setting` for each group of results.
+
+    Results of the "demo" data set are for tests and have no setting.
+    """
+    records = load_records(root / "results", task)
+    table = make_table(records, task)
+    text = {f"results/{task}/{TABLES[task]}": to_csv(table, columns(task))} if records else {}
+    shown = table[table["dataset"] != "demo"].groupby(list(SETTING), sort=False)
+    settings = [Setting(task, key, rows, records, root / "results") for key, rows in shown]
+    for setting in settings:
+        setting.others = [
+            other for other in settings if other is not setting and other.dataset == setting.dataset
+        ]
+    return text, settings
+
+
+def prediction_columns(task: str, rows: pd.DataFrame) -> tuple[str, ...]:
+    """Name what a model of these rows answers for: the seven colour subsets, or all sets of other channels."""
+    if task == "task2":
+        return (SINGLE,)
+    subsets = tuple(dict.fromkeys(rows["subset"]))
+    return SUBSETS if {*subsets} <= {*SUBSETS} else subsets
+
+
+def test_words(row: pd.Series, note: str = "") -> list[str]:
+    """Say how a row of Task 1 was evaluated, if not as trained, such as ["mean fill"]; note: after a fill rule."""
+    words = {"test_fill": f"{row['test_fill']} fill{note}", "test_probe": row["test_probe"]}
+    return [text for column, text in words.items() if pd.notna(row[column])]
+
+
+class Setting:
+    """The results of one preset, data set and image size.
+
+    Args:
+        task: "task1" or "task2".
+        key: (preset, dataset, image_size).
+        rows: of the task's table.
+        records: name of a run -> record.
+        folder: results/.
+
+    Attributes:
+        columns: of predictions, all of which a model answers for.
+        channels: names of the data's channels.
+        rows: with a column "entry", a number.
+        others: the task's other settings of these data. Their seeds help where this setting has one seed each.
+
+    Raises:
+        UserError: two records of one model and seed.
+    """
+
+    def __init__(self, task: str, key: tuple, rows: pd.DataFrame, records: dict[str, dict], folder: Path):
+        self.task, self.key, self.folder = task, key, folder
+        self.preset, self.dataset, self.image_size = key
+        first = next(iter(records[name] for name in rows["run"]))
+        self.channels = tuple(first.get("channels") or RGB.names)
+        self.columns = prediction_columns(task, rows)
+        self.others: list[Setting] = []
+        self.numbers: dict[tuple, int] = {}  # identity of an entry -> its number
+        self.records: dict[tuple[int, int], dict] = {}  # (entry, seed) -> record
+        entries = {}
+        for name in dict.fromkeys(rows["run"]):
+            record = records[name]
+            key = (
+                record["model"],
+                identity(CONFIGS[task].of(record["config"])),
+                tuple(sorted(record["test"].items())),
+            )
+            entries[name] = self.numbers.setdefault(key, len(self.numbers))
+            if self.records.setdefault((entries[name], record["seed"]), record) is not record:
+                raise UserError(
+                    f"two records of one model and seed, {name} and another of {record['model']}: delete one"
+                )
+        self.rows = rows.assign(entry=rows["run"].map(entries))
+
+    # ------------------------------------------------------------ what is there
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        return self.rows[self.rows["split"] == "test"]
+
+    @cached_property
+    def compared(self) -> list[int]:
+        """Entries of what is compared with one another, in the order of the tables: all but the ablations."""
+        return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
+
+    def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
+        """An entry's rows; in Task 1 those of all sets, or of one."""
+        rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
+        return rows if column == SINGLE else rows[rows["subset"] == column]
+
+    def mean(self, model: Model, name: str, split: str = "test") -> float | None:
+        """Average a table's column `name` over seeds and columns of predictions; None where one has no value."""
+        values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
+        return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
+
+    def record(self, entry: int) -> dict:
+        """The record of an entry's first seed."""
+        return self.records[entry, min(seed for number, seed in self.records if number == entry)]
+
+    def same(self, entry: int, column: str):
+        """The column's value, which all seeds share.
+
+        Raises:
+            UserError: they do not.
+        """
+        values = sorted(set(self.of(entry)[column]))
+        if len(values) > 1:
+            raise UserError(
+                f"the seeds of {self.describe(entry)} differ in {column} "
+                f"({', '.join(map(str, values))}): evaluate different networks under different "
+                f"names"
+            )
+        return values[0]
+
+    @cache
+    def find(self, run: Run) -> int | None:
+        """The entry of a run of the grids, None where it has no test results here."""
+        try:
+            key = identity(resolve_run(self.task, run, self.preset, self.channels))
+        except UserError:  # it is for data with other channels
+            return None
+        entry = self.numbers.get((run.model, key, tuple(sorted(run.test.items()))))
+        return entry if entry in set(self.test["entry"]) else None
+
+    def alone(self, entry: int) -> Model:
+        """One network that answers for every column."""
+        return dict.fromkeys(self.columns, entry)
+
+    def model(self, runs: Runs) -> Model | None:
+        """Find a run, or a run for each channel set, in the results.
+
+        None without test results: of the seven colour sets on all of them, of other channels on any set.
+        """
+        if isinstance(runs, Run):
+            runs = dict.fromkeys(self.columns, runs)
+        model = {column: self.find(runs[column]) for column in self.columns if column in runs}
+        if len(model) < len(self.columns) or None in model.values():
+            return None
+        return model if self.columns not in (SUBSETS, (SINGLE,)) or self.seeds(model) else None
+
+    def trained(self, entry: int) -> tuple:
+        """The same for two entries that evaluate the same trained networks, and for no others."""
+        return identity(CONFIGS[self.task].of(self.record(entry)["config"]))
+
+    def run_name(self, entry: int) -> str:
+        """What the files of the entry's runs are called, without the seed."""
+        return self.of(entry)["run"].iloc[0].rpartition("-s")[0]
+
+    def describe(self, entry: int) -> str:
+        """The label, and in brackets the options by which entries of one label differ."""
+        row = self.rows[self.rows["entry"] == entry].iloc[0]
+        length = [f"{row['epochs']} epochs", row["augment"]]
+        if self.task == "task2":
+            words = [f"x{row['width']:g}", *length, f"decay {row['weight_decay']:g}"]
+        else:
+            words = [*length, *test_words(row, " at test")]
+        return f"{row['label']} ({', '.join(words)})"
+
+    # ------------------------------------------------------------ predictions
+
+    @cached_property
+    def _files(self) -> dict[tuple[int, str], dict[int, Path]]:
+        """(entry, column of predictions) -> seed -> file."""
+        files: dict[tuple[int, str], dict[int, Path]] = {}
+        for entry, column, seed, run in zip(
+            self.test["entry"],
+            self.test.get("subset", [SINGLE] * len(self.test)),
+            self.test["seed"],
+            self.test["run"],
+        ):
+            files.setdefault((entry, column), {})[seed] = RunFiles(self.folder, self.task, run).predictions
+        return files
+
+    def predictions(self, entry: int, column: str = SINGLE) -> list[Predictions]:
+        """One for each seed."""
+        return [read_predictions(file) for _, file in sorted(self._files.get((entry, column), {}).items())]
+
+    def seeds(self, model: Model, columns=None) -> list[int]:
+        """Seeds that have test predictions in every one of the columns."""
+        return sorted(
+            set.intersection(
+                *({*self._files.get((model[column], column), {})} for column in columns or self.columns)
+            )
+        )
+
+    @cache
+    def right(self, entry: int, column: str, seed: int) -> np.ndarray:
+        """1 where the prediction is right, else 0: (N,).
+
+        Raises:
+            UserError: the images are not those of the setting's first file.
+        """
+        path = self._files[entry, column][seed]
+        predictions = read_predictions(path)
+        first = read_predictions(next(iter(next(iter(self._files.values())).values())))
+        if predictions.images != first.images or (predictions.labels != first.labels).any():
+            raise UserError(
+                f"{path} is of other images than the other predictions of its setting: evaluate it again"
+            )
+        return (predictions.by_column[column] == predictions.labels).astype(int)
+
+    def correct(self, model: Model, columns=None, seeds: list[int] | None = None) -> np.ndarray:
+        """1 where right, of several columns the mean: (seeds, N). Default: all columns, every seed."""
+        columns = columns or self.columns
+        return np.array(
+            [
+                sum(self.right(model[column], column, seed) for column in columns) / len(columns)
+                for seed in seeds or self.seeds(model, columns)
+            ]
+        )
+
+    def top1(self, model: Model, columns=None) -> list[float]:
+        """Percent, one for each seed."""
+        return (100 * self.correct(model, columns).mean(1)).tolist()
+
+    # ------------------------------------------------------------ how much seeds matter
+
+    def kind(self, entry: int) -> str:
+        """Networks of one kind vary alike over training seeds: their variances are pooled."""
+        record = self.record(entry)
+        if self.task == "task2":
+            return "ResNet" if record["config"]["arch"] in LAYERS else "shallow"
+        if self.columns != SUBSETS:  # of many channels every network is tested on sets that it rarely saw
+            return "any set" if record["config"]["train_channels"] == "all" else "some channels"
+        if record["section"] == "specialist":
+            return "specialist"
+        if record["config"]["sampler"] == "none":
+            return "plain"
+        return "tested otherwise" if record["test"] else "any set"
+
+    @cache
+    def pooled(self, kind: str, columns: tuple[str, ...]) -> SeedVariance | None:
+        """Over seeds, of the models of a kind that have several; None where none has.
+
+        Those of the task's other settings help where this one has fewer than `FEW` degrees of freedom.
+        """
+
+        def several(place: Setting) -> list[np.ndarray]:
+            models = [
+                place.alone(entry) for entry in sorted({*place.test["entry"]}) if place.kind(entry) == kind
+            ]
+            return [place.correct(model, columns) for model in models if len(place.seeds(model, columns)) > 1]
+
+        own = seed_variance(several(self))
+        if kind == "specialist" or own and own.freedom >= FEW:
+            return own
+        return seed_variance(outcomes for place in (self, *self.others) for outcomes in several(place))
+
+    def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
+        """What training seeds do to a model's top-1; None where no model of its kind has several seeds.
+
+        A few seeds tell little about one model, and a model with one seed varies as well: so kinds are pooled. Where
+        each set has a network of its own, their mean varies less: they are independent. A plain network varies on
+        sets that it was not trained for in a way of its own. The networks for any set stand for what has no
+        repetition.
+        """
+        if len({*model.values()}) > 1:
+            parts = [self.pooled("specialist", (column,)) for column in columns]
+            if None not in parts:
+                return mean_variance(parts)
+        kind = self.kind(next(iter(model.values())))
+        if kind in ("plain", "specialist"):
+            seeds = self.seeds(model, columns)
+            own = seed_variance([self.correct(model, columns)]) if len(seeds) > 1 else None
+            if own:
+                return own
+        return self.pooled(kind if self.task == "task2" else "any set", columns)
+
+    @cache
+    def evaluation_variance(self, columns: tuple[str, ...]) -> SeedVariance | None:
+        """Over seeds, of the difference that another way to evaluate makes: pooled over those with several seeds."""
+        entries, found = sorted({*self.test["entry"]}), []
+        for entry in entries:
+            for plain in entries:
+                if (
+                    entry != plain
+                    and not self.record(plain)["test"]
+                    and self.trained(entry) == self.trained(plain)
+                ):
+                    one, other = self.alone(entry), self.alone(plain)
+                    seeds = sorted({*self.seeds(one, columns)} & {*self.seeds(other, columns)})
+                    if len(seeds) > 1:
+                        found.append(self.correct(one, columns, seeds) - self.correct(other, columns, seeds))
+        return seed_variance(found)
+
+    # ------------------------------------------------------------ comparisons
+
+    def difference(self, model: Model, other: Model, columns=None) -> dict | None:
+        """model - other in points, with interval and p; None where one of them has no result there.
+
+        Two evaluations of the same trained networks are compared seed by seed.
+        """
+        columns = tuple(columns or self.columns)
+        ours, theirs = self.seeds(model, columns), self.seeds(other, columns)
+        same = all(self.trained(model[column]) == self.trained(other[column]) for column in columns)
+        if same:
+            ours = theirs = sorted({*ours} & {*theirs})
+        if not ours or not theirs:
+            return None
+        a, b = self.correct(model, columns, ours), self.correct(other, columns, theirs)
+        if not same:
+            errors = [(of_a + of_b, variance) for of_a, of_b, variance in self._shares(model, other, columns)]
+        elif variance := seed_variance([a - b]) or (
+            self.task == "task1" and self.evaluation_variance(columns)
+        ):
+            errors = [(1 / len(a), variance)]
+        else:  # as if they had been trained apart
+            variance = self.task == "task2" and self.variance(model, columns)
+            errors = [(2, variance)] if variance else []
+        return {"seeds": len(a), "other_seeds": len(b), **paired_difference(a, b, errors)}
+
+    def ratio(self, model: Model, other: Model) -> dict:
+        """Mean top-1 of model / other, with interval and p for a ratio of 1.
+
+        Raises:
+            UserError: other is right on too few images.
+        """
+        try:
+            return paired_ratio(
+                self.correct(model), self.correct(other), self._shares(model, other, self.columns)
+            )
+        except ValueError as error:
+            ours, name = (self.describe(next(iter(one.values()))) for one in (model, other))
+            raise UserError(
+                f"{ours} / {name}: {error}; train {name} longer, or evaluate it with another --section"
+            ) from error
+
+    def _shares(self, model: Model, other: Model, columns: tuple) -> list[tuple[float, float, SeedVariance]]:
+        """Shares of each kind's variance over seeds in the means of the two: (of model's, of other's, variance)."""
+        shares: dict[SeedVariance, list[float]] = {}
+        for place, one in enumerate((model, other)):
+            if variance := self.variance(one, columns):
+                shares.setdefault(variance, [0, 0])[place] += 1 / len(self.seeds(one, columns))
+        return [(*of_each, variance) for variance, of_each in shares.items()]

@@ -1,0 +1,175 @@
+"""Test pictures with what networks say of them: made locally, never committed.
+
+    python -m tools.pictures                       # the module of Task 1, from each channel set
+    python -m tools.pictures --preset 64px-half --model sliced
+    python -m tools.pictures task2                 # the best shallow network on validation beside ResNet-34
+
+Writes report/local/*.png, which git ignores: the pictures belong to the data set. Of several seeds the first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from data.dataset import open_data
+from engine.records import SINGLE, SUBSETS, Predictions
+from grids.task1 import CHANNELSET
+from report.class_names import class_names
+from report.compare import agreement, denominator, headline
+from report.results import Setting, load_settings
+from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
+
+
+def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
+    """Kind of picture -> whether each is one: (N,), from a column a channel set."""
+    by_set = {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
+    return {
+        "needs colour": by_set["RGB"] & ~by_set["R"] & ~by_set["G"] & ~by_set["B"],
+        "one channel is enough": np.logical_and.reduce([by_set[s] for s in SUBSETS]),
+        "depends on the channel": by_set["RGB"] & (by_set["R"] ^ by_set["B"]),
+        "colour misleads": ~by_set["RGB"] & by_set["R"] & by_set["G"] & by_set["B"],
+    }
+
+
+def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
+    """As `kinds_task1`, from the columns of two networks."""
+    return agreement(predictions.labels, predictions.by_column)
+
+
+def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
+    """The first setting that has the model, its name, and a column for each channel set.
+
+    Raises:
+        UserError: there is none.
+    """
+    for setting in settings:
+        entry = named(setting, model) if model else setting.find(CHANNELSET)
+        if entry is not None and setting.predictions(entry, "RGB"):
+            return setting, setting.describe(entry), setting.predictions(entry, "RGB")[0]
+    raise UserError(missing(model or CHANNELSET.model, settings, "eval_channels.py"))
+
+
+def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
+    """As `find_task1`, a column for the model (default: ours, the best on validation) and one for
+    ResNet-34.
+    """
+    for setting in settings:
+        entry = named(setting, model) if model else headline(setting)[0]
+        against = None if entry is None else denominator(setting, entry)
+        if against not in (None, entry):
+            one, other = setting.predictions(entry)[0], setting.predictions(against)[0]
+            if one.images != other.images:
+                raise UserError(
+                    f"{setting.describe(entry)} and {setting.describe(against)} were evaluated "
+                    f"on other images: evaluate them again with eval_shallow.py"
+                )
+            answers = {
+                setting.describe(network): p.by_column[SINGLE]
+                for network, p in ((entry, one), (against, other))
+            }
+            return setting, setting.describe(entry), Predictions(one.images, one.labels, answers)
+    raise UserError(missing(model or "a shallow network beside ResNet-34", settings, "eval_shallow.py"))
+
+
+def named(setting: Setting, model: str) -> int | None:
+    """The first entry of the tables that is called `model`."""
+    found = setting.test[setting.test["model"] == model]["entry"]
+    return None if found.empty else int(found.iloc[0])
+
+
+def missing(model: str, settings: list[Setting], script: str) -> str:
+    return (
+        f"no results of model {model!r} (presets: "
+        f"{', '.join(setting.preset for setting in settings) or 'none'}): evaluate it with {script}, or "
+        f"name another with --model"
+    )
+
+
+def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, list[int]]:
+    """Kind -> numbers of up to `each` test images of it, drawn at random."""
+    random = np.random.default_rng(seed)
+    return {
+        kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()
+    }
+
+
+def answer(column: str, text: str) -> str:
+    """What a column says, on two lines where its name is long."""
+    return f"{column}: {text}" if len(column) < 12 else f"{column}:\n{text}"
+
+
+def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[int]], path: Path) -> None:
+    """A row a kind: pictures (N, S, S, 3) uint8, below each its class and the answers that are wrong."""
+    columns = max(map(len, chosen.values()))
+    names = class_names(predictions.images, predictions.labels)
+    lines = 1 + sum(
+        text.count("\n") + 1 for text in map(answer, predictions.by_column, predictions.by_column)
+    )
+    figure = Figure(figsize=(2.3 * columns, (2 + 0.14 * lines) * len(chosen)), layout="constrained")
+    axes = figure.subplots(len(chosen), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, (kind, numbers) in enumerate(chosen.items()):
+        axes[row, 0].set_title(kind, loc="left", fontsize=10, fontweight="bold")
+        for axis, number in zip(axes[row], numbers):
+            truth = int(predictions.labels[number])
+            wrong = [
+                answer(column, names[int(p[number])])
+                for column, p in predictions.by_column.items()
+                if p[number] != truth
+            ]
+            axis.imshow(images[number])
+            axis.text(
+                0.5,
+                -0.03,
+                "\n".join([f"true {names[truth]}", *wrong]),
+                transform=axis.transAxes,
+                ha="center",
+                va="top",
+                fontsize=7,
+            )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+TASKS = {"task1": (find_task1, kinds_task1), "task2": (find_task2, kinds_task2)}
+
+
+def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("task", nargs="?", choices=TASKS, default="task1", help="whose networks")
+    parser.add_argument("--preset", help="of the results (default: the first that has the model)")
+    parser.add_argument(
+        "--model",
+        help=f"model of the results (default: {CHANNELSET.model}; for task2 the "
+        f"best shallow network on validation)",
+    )
+    parser.add_argument(
+        "--data", default="auto", help="the data the results were measured on, as in train_task1.py"
+    )
+    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    parser.add_argument("--each", type=int, default=6, help="pictures of each kind")
+    args = parser.parse_args(argv)
+    find, kinds = TASKS[args.task]
+    settings = [one for one in load_settings(root, args.task)[1] if args.preset in (None, one.preset)]
+    setting, model, predictions = find(settings, args.model)
+    split = open_data(args.data, setting.image_size, args.cache).split("test")
+    if split.paths != predictions.images:
+        raise UserError(
+            f"--data {args.data}: its test images are not those that {model} was measured on; name those data"
+        )
+    target = (
+        root
+        / "report"
+        / "local"
+        / f"{args.task}-{setting.preset}-{setting.dataset}-{args.model or 'default'}.png"
+    )
+    draw(split.images, predictions, choose(kinds(predictions), args.each), target)
+    print(f"wrote {target}; its pictures belong to the data set: do not publish it")
+
+
+if __name__ == "__main__":
+    cli(main)
