@@ -199,7 +199,7 @@ class Evaluation:
         other = difference(cache, dataset, path)
         if other:
             raise UserError(
-                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}. Name the data it "
+                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}; name the data it "
                 f"was trained on"
             )
         return config, cache
