@@ -53,16 +53,11 @@ def test_a_reader_that_has_gone_where_the_output_has_no_file(monkeypatch):
 
 
 def test_every_script_and_tool_takes_a_list_of_words():
-<<<<<<< HEAD
     files = [*ROOT.glob("*.py"), *(file for part in PARTS for file in (ROOT / part).rglob("*.py"))]
     mains = [file for file in files if "\ndef main(" in file.read_text(encoding="utf-8")]
     assert len(mains) > 10
     for file in mains:
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-=======
-    tools = [f"tools.{path.stem}" for path in (ROOT / "tools").glob("*.py") if path.stem != "__init__"]
-    for name in (*SCRIPTS, *tools, "data.prepare", "report.build", "report.pdf"):
->>>>>>> origin/main
         first = next(iter(inspect.signature(importlib.import_module(name).main).parameters.values()))
         assert (first.name, first.default) == ("argv", None), name
     for script in (train_task1, train_task2):
@@ -106,13 +101,8 @@ def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, mo
     """Whatever lies in the current folder, and whatever signs the path of the repository has."""
     home = tmp_path / "a:b c"
     (home / "data").mkdir(parents=True)
-<<<<<<< HEAD
     for file in (ROOT / "data").glob("*.py"):
         shutil.copy(file, home / "data")
-=======
-    for name in ("decode.py", "files.py"):
-        shutil.copy(ROOT / "data" / name, home / "data" / name)
->>>>>>> origin/main
     here = tmp_path / "here"
     (here / "data").mkdir(parents=True)
     (here / "data" / "__init__.py").write_text("raise SystemExit(7)")
