@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from channelset import Channels
 from data import identity
 from data.decode import ImageReader, Target, decode, pixel_kind, pixel_unit, stored_kind
 from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
-from utils import ROOT, UserError, making, printable, write_json, write_text
+from utils import ROOT, UserError, making, printable, progress_bar, write_json, write_text
 
 FORMAT = 2  # part of the key: caches of another format are not found
 CHUNK = 64  # images a job
@@ -366,7 +365,7 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
     total = sum(len(job[0]) for job in jobs)
     with (
         closing(answers(reader, jobs, workers if total >= FEW else 1)) as results,
-        tqdm(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
+        progress_bar(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
     ):
         for key, job, (failed, moments, good) in zip(owners, jobs, results):
             paths = lists.splits[key].paths

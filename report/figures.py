@@ -63,6 +63,7 @@ class Chart(NamedTuple):
                     "axes.spines.right": False,
                 }
             )
+            matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
             figure = Figure(figsize=(10, 4.4), layout="constrained")
             self.draw(figure, self.data)
             figure.suptitle(self.title, x=0.01, ha="left", fontsize=11)

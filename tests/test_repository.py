@@ -28,10 +28,14 @@ def test_tables_are_what_the_results_give(capsys):
     assert "up to date" in capsys.readouterr().out
 
 
-def test_ci_runs_the_readmes_test_command():
-    assert "make test" in (ROOT / "README.md").read_text() and (ROOT / ".ci" / "run").read_text().endswith(
-        "make test\n"
-    )
+def test_ci_runs_the_readmes_test_command_after_the_checks_of_form_and_types():
+    assert "make test" in (ROOT / "README.md").read_text()
+    lines = (ROOT / ".ci/run").read_text().splitlines()
+    checks = [".venv/bin/ruff format --check .", ".venv/bin/ruff check .", ".venv/bin/mypy", "make test"]
+    assert lines[-len(checks) :] == checks and "set -euo pipefail" in lines  # the first that fails ends it
+    assert "- run: .ci/run  # ends with `make test`\n" in (ROOT / ".github/workflows/tests.yml").read_text()
+    locked = re.search(r"^ruff==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert f"rev: v{locked[1]}\n" in (ROOT / ".pre-commit-config.yaml").read_text()
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
@@ -121,7 +125,7 @@ def test_published_networks_have_the_depth_and_size_of_the_results():
 # ---------------------------------------------------------------- the house
 
 LAYERS = (  # from the top; a module imports from its own layer or from those below
-    {"train_task1", "train_task2", "eval_channels", "eval_shallow", "experiments", "tools"},
+    {"train_task1", "train_task2", "eval_channels", "eval_shallow", "predict", "experiments", "tools"},
     {"engine", "report"},
     {"config", "models"},
     {"data", "metrics"},
