@@ -149,9 +149,8 @@ def check_words(args) -> None:
         named = named_options(given_words(text, option))
         for run, has in {"queue": dict.fromkeys(own, ""), **options_of}.items():
             for name in sorted(named & named_options(words(has))):
-                raise UserError(
-                    f"{option} has --{name}, which the {'run ' * (run != 'queue')}{run} sets itself: leave it out"
-                )
+                owner = run if run == "queue" else f"run {run}"
+                raise UserError(f"{option} has --{name}, which the {owner} sets itself: leave it out")
 
 
 def training_config(run: Run, args, seed: int) -> TrainConfig:

@@ -263,8 +263,10 @@ def _memory_advice() -> str:
     """What saves memory, of the options that the running script has."""
     known = ArgumentParser.last._option_string_actions if ArgumentParser.last else SMALLER[:3]
     smaller = [name for name in SMALLER if name in known]
-    advice = "run fewer processes at once" + f", or try a smaller {' or '.join(smaller)}" * bool(smaller)
-    return advice + ". What was saved is whole: --resume goes on" * ("--resume" in known)
+    advice = "run fewer processes at once"
+    if smaller:
+        advice += f", or try a smaller {' or '.join(smaller)}"
+    return f"{advice}. What was saved is whole: --resume goes on" if "--resume" in known else advice
 
 
 def remedy(error: BaseException) -> str:
@@ -407,6 +409,11 @@ def free_cores(seconds: float = 0.3) -> int:
         return limit
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: "1 thread", "3 threads"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def use_threads(count: int) -> int:
     """Set the threads of the CPU and return their number; 0: as many as there are idle cores, since more wait for
     one another and are many times as slow.
@@ -414,7 +421,7 @@ def use_threads(count: int) -> int:
     if not count:
         count = min(free_cores(), torch.get_num_threads())
         print(
-            f"{count} CPU thread{'s' * (count > 1)}: as many as there are cores that nothing else uses; "
+            f"{counted(count, 'CPU thread')}: as many as there are cores that nothing else uses; "
             f"--threads N sets another number",
             file=sys.stderr,
         )

@@ -107,9 +107,10 @@ class Predictor:
                     raise
                 image = self._decode(data, side, len(ids))
         except Exception as error:  # Pillow raises many types for damaged files
+            names = [*self.stored.names[:4], "..."] if len(self.stored) > 4 else self.stored.names
             raise UserError(
                 f"cannot read {file} as an image of {len(self.stored)} channels "
-                f"({', '.join(self.stored.names[:4])}{', ...' * (len(self.stored) > 4)}): {brief(error)}"
+                f"({', '.join(names)}): {brief(error)}"
             ) from error
         edge = (side - size) // 2
         return image[edge : edge + size, edge : edge + size]

@@ -41,6 +41,7 @@ from utils import (
     append_jsonl,
     brief,
     check_options,
+    counted,
     duration,
     environment,
     hold,
@@ -547,15 +548,14 @@ class Trainer:
     def describe(self) -> str:
         """What is trained, where and how long, in one line."""
         config, count = self.config, sum(p.numel() for p in self.model.parameters())
-        epochs = f"{config.epochs} epoch{'s' * (config.epochs > 1)}"
-        where = f"cpu, {config.threads} thread{'s' * (config.threads > 1)}"
-        where = where if self.device.type == "cpu" else str(self.device)
+        cpu = self.device.type == "cpu"
+        where = f"cpu, {counted(config.threads, 'thread')}" if cpu else str(self.device)
+        done = f", of which {self.step} steps are done" if self.step else ""
         return (
             f"{config.name}: {config.arch} of width {config.width:g}, {count / 1e6:.2f} million parameters; "
-            f"{self.cache.num_classes} classes, {config.image_size} px; {epochs} of "
-            f"{self.steps_per_epoch} steps"
-            + f", of which {self.step} steps are done" * (self.step > 0)
-            + f"; preset {config.preset}; {where}; in {self.folder}"
+            f"{self.cache.num_classes} classes, {config.image_size} px; "
+            f"{counted(config.epochs, 'epoch')} of {self.steps_per_epoch} steps{done}; "
+            f"preset {config.preset}; {where}; in {self.folder}"
         )
 
     def fit_and_save(self, kind: str, dataset: dict, evaluation: str) -> None:

@@ -83,9 +83,9 @@ def initialise(
             value.copy_(given)
     names = [channels[new] for _, new in shared["channels"]]
     fresh = [name for name in channels if name not in names]
-    line = f"starts from {path}: channels {', '.join(names)} by name" + f", new {', '.join(fresh)}" * bool(
-        fresh
-    )
+    line = f"starts from {path}: channels {', '.join(names)} by name"
+    if fresh:
+        line += f", new {', '.join(fresh)}"
     if len(shared["classes"]) < len(classes):
         line += f"; {len(shared['classes'])} of {len(classes)} classes are its own, the head's others are new"
     return line
