@@ -15,10 +15,10 @@ statistics   mean, deviation and covariance of the training images
 adapt        the stem in a network of somebody else
 """
 
-from .adapt import adapt_first_conv, find_stem, fold_channels, insert_stem, present
+from .adapt import WithMask, adapt_first_conv, find_place, find_stem, fold_channels, insert_stem, present
 from .fill import FILLS, Fill, build_fill
 from .names import UNSEEN, Channels
-from .sampling import all_subsets, sample_channels, some_subsets
+from .sampling import Sampler, all_subsets, sample_channels, some_subsets
 from .statistics import ChannelStatistics, channel_statistics
 from .stem import ChannelSetConv2d
 
@@ -29,10 +29,13 @@ __all__ = [
     "ChannelStatistics",
     "Channels",
     "Fill",
+    "Sampler",
+    "WithMask",
     "adapt_first_conv",
     "all_subsets",
     "build_fill",
     "channel_statistics",
+    "find_place",
     "find_stem",
     "fold_channels",
     "insert_stem",
