@@ -315,6 +315,9 @@ class _Given:
         self.fill, self.normalised, self.ridge = fill, normalised, ridge
         self.regression = issubclass(FILLS[fill], Regression)
         self.whole = statistics is not None
+        self.mean: Tensor | None
+        self.std: Tensor | None
+        self.covariance: Tensor | None
         if ridge is not None and not self.regression:
             raise ValueError(f"fill rule {fill!r} does not use ridge=")
         if self.whole:

@@ -45,7 +45,7 @@ class Fill(Restored):
     Attributes:
         rows: number of kernel channels that P has rows for.
         mixed: how many of the rows have to be multiplied out to generate a kernel.
-        whole: whether P is the identity where all channels are present.
+        whole: whether P is the identity where all channels are present, and need not be computed.
         absent: (C,) value an absent pixel takes before P is applied, or None for zero.
         centre: (C,) mean of images that were not centred, or None. Then x_hat = centre + P (x - centre).
         per_image: whether P depends on the image as well; then it is called with the images, absent channels
@@ -105,8 +105,8 @@ class Fill(Restored):
 
         `device` is where it is computed by rules that have no statistics.
         """
-        mask = torch.tensor([i in ids for i in range(self.channels)], device=device)
-        return self(mask)[:, list(ids)]
+        matrix: Tensor = self(torch.tensor([i in ids for i in range(self.channels)], device=device))
+        return matrix[:, list(ids)]
 
     def complete(self, x: Tensor, mask: Tensor) -> Tensor:
         """Fill images: x (B, C, ...) and masks (B, C) -> x_hat (B, rows, ...).
@@ -139,8 +139,8 @@ def _product(matrices: Tensor, x: Tensor) -> Tensor:
     if _channels_last(x):
         # pixels as rows, (B, H W, C): neither the images nor what comes out is copied
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-        return (pixels @ matrices.mT).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-    return (matrices @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return torch.unflatten(pixels @ matrices.mT, 1, x.shape[2:]).permute(0, 3, 1, 2)
+    return torch.unflatten(matrices @ x.flatten(2), 2, x.shape[2:])
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -266,9 +266,9 @@ class Regression(Fill):
 
     def forward(self, mask: Tensor) -> Tensor:
         mask = mask.to(self.covariance.device)
-        if self.channels <= SWEPT or _captured():
+        if self.channels <= SWEPT or captured():
             return self._sweep(mask)
-        return self._solve(mask.flatten(0, -2)).view(*mask.shape, self.channels)
+        return self._solve(mask.reshape(-1, self.channels)).view(*mask.shape, self.channels)
 
     def _sweep(self, mask: Tensor) -> Tensor:
         # sweep operator: after column k of the set, entry (j, k) is the coefficient of k in predicting j. Plain
@@ -299,7 +299,7 @@ class Regression(Fill):
 
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
         device = self.covariance.device
-        return super().columns(ids, device) if self.corrected or _captured() else self._regression(ids)
+        return super().columns(ids, device) if self.corrected or captured() else self._regression(ids)
 
     def _regression(self, ids: Sequence[int]) -> Tensor:
         """Return the regression's columns (C, n) of one set, which it remembers in eval mode."""
@@ -332,7 +332,7 @@ class Regression(Fill):
         return columns
 
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
-        few = self.channels <= SWEPT or _captured() or x.requires_grad
+        few = self.channels <= SWEPT or captured() or x.requires_grad
         if few or x.device.type != "cpu" or self.corrected:
             return super()._mix(x, mask)
         # image by image only the absent channels are computed: a quarter of the products, or fewer
@@ -359,9 +359,9 @@ def _others(ids: Sequence[int], channels: int) -> list[int]:
     return [i for i in range(channels) if i not in present]
 
 
-def _captured() -> bool:
+def captured() -> bool:
     """Say whether a compiler or an exporter is watching, which cannot follow a solver."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 class _ZeroAtStart(nn.Linear):
@@ -402,6 +402,7 @@ class Learned(Regression):
     """
 
     corrected = True
+    whole = False  # it is, but the correction must get a gradient of zero, not none, as distributed training wants
     correction: nn.Sequential
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
@@ -415,7 +416,8 @@ class Learned(Regression):
         correction = self.correction(mask.to(next(self.correction.parameters()))).unflatten(
             -1, (self.channels, self.channels)
         )
-        return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+        corrected: Tensor = super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+        return corrected
 
 
 class Conditioned(Regression):
@@ -428,6 +430,7 @@ class Conditioned(Regression):
 
     per_image = True
     corrected = True
+    whole = False  # it is, but the correction must get a gradient of zero, not none, as distributed training wants
     correction: nn.Sequential
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
@@ -443,7 +446,8 @@ class Conditioned(Regression):
         )
         seen = seen.to(next(self.correction.parameters()))
         correction = self.correction(seen).unflatten(-1, (self.channels, self.channels))
-        return super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+        corrected: Tensor = super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+        return corrected
 
 
 class LumaChroma(Fill):

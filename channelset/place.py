@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import context
-from .fill import Fill, LumaChroma, rule_name
+from .fill import Fill, LumaChroma, captured, rule_name
 from .names import Channels
 from .restore import Restored
 from .sampling import Sampler
@@ -75,7 +75,7 @@ class ChannelPlace(Restored):
                 f"{tuple(mask.shape)}"
             )
         every = False
-        if mask.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+        if mask.device.type == "cpu" and not captured():
             # on a GPU this would wait for it
             if not mask.any(1).all():
                 raise ValueError("the mask leaves an image without any channel")
@@ -218,5 +218,5 @@ class FixedFill(nn.Module):
         return x
 
     def fill_images(self, x: Tensor) -> Tensor:
-        filled = (self.matrix.to(x) @ x.flatten(2)).unflatten(2, x.shape[2:])
+        filled = torch.unflatten(self.matrix.to(x) @ x.flatten(2), 2, x.shape[2:])
         return filled if self.shift is None else filled + self.shift.to(x).view(-1, *[1] * (x.ndim - 2))

@@ -219,4 +219,5 @@ def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None =
         raise ValueError(f"the covariance is not symmetric: {named(pair, names)}")
     if torch.linalg.eigvalsh((relative + relative.T) / 2)[0] < -1e-4:
         raise ValueError("the covariance is not positive semidefinite: it is no covariance of any data")
-    return covariance / torch.outer(scale, scale)
+    scaled: Tensor = covariance / torch.outer(scale, scale)
+    return scaled

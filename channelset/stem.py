@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import fused
-from .fill import Fill, Zero
+from .fill import Fill, Zero, captured
 from .names import UNSEEN, Channels
 from .place import EXTRA, ChannelPlace
 from .sampling import Sampler
@@ -128,7 +128,7 @@ class ChannelSetConv2d(ChannelPlace):
     def _follow(self) -> None:
         if self.seen is None or self.weight is None or self.embedding is None:
             return
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if captured():
             if self.had_bias != (self.bias is not None):
                 raise ValueError(
                     "BatchNorm was fused into the stem: call the network once before it is compiled or exported, "
@@ -205,7 +205,8 @@ class ChannelSetConv2d(ChannelPlace):
 
     def full_weight(self) -> Tensor:
         """Return W: (O, rows, k, k)."""
-        weight: Tensor = self.weight if self.generator is None else self.generator()
+        weight = self.weight if self.generator is None else self.generator()
+        assert isinstance(weight, Tensor)
         return weight
 
     @property
@@ -312,7 +313,7 @@ class ChannelSetConv2d(ChannelPlace):
 
     def _forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         x = self.fill.complete(x, mask)
-        conv = (self.stride, self.padding, self.dilation)
+        conv: Any = (self.stride, self.padding, self.dilation)
         if self.generator is not None:
             y: Tensor = self.generator.convolve(x, *conv)
         else:
@@ -360,7 +361,8 @@ class ChannelSetConv2d(ChannelPlace):
     def generation_macs(self, n: int) -> int:
         """Count the multiply-adds that generate K(S) for n channels, at most: W, W P(S) and the offset.
 
-        All channels of a rule that is then the identity need no W P(S); this is not taken off. Selecting rows of W costs none. The rule's own arithmetic, of order C^3, is left out.
+        All channels of a rule that is then the identity need no W P(S); this is not taken off. Selecting
+        rows of W costs none. The rule's own arithmetic, of order C^3, is left out.
         """
         kernel = self.out_channels * math.prod(self.kernel_size)
         macs = kernel * self.fill.mixed * n
@@ -410,7 +412,8 @@ def why_not_plain(conv: nn.Module) -> str:
     kind = type(conv)
     if not isinstance(conv, nn.Conv2d):
         return f"this is a {kind.__name__}"
-    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+    computes = (kind.forward, kind._conv_forward)  # type: ignore[attr-defined]
+    if computes != (nn.Conv2d.forward, nn.Conv2d._conv_forward):
         return f"{kind.__module__}.{kind.__name__} computes something else than its parent Conv2d"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "it is lazy and has no weight yet: run the network once"
