@@ -401,12 +401,6 @@ class _OfTheSet:
     def __init__(self, path: str):
         self.path = path
 
-    @property
-    def __name__(self) -> str:  # torch.jit.script asks for it
-        raise AttributeError(
-            "torch.jit.script cannot take sets of channels: script fold_channels(net, channels)"
-        )
-
 
 def _one_of(kwargs: dict[str, Any]) -> tuple[Any, Any]:
     channels, mask = kwargs.pop("channels", None), kwargs.pop("mask", None)

@@ -22,6 +22,7 @@ Every naive treatment of missing channels is one choice of P:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -128,10 +129,15 @@ class Fill(Restored):
 
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
         """Apply P to images (B, C, ...), zero where absent, which may be overwritten."""
-        with torch.autocast(x.device.type, enabled=False):  # the rule's small solve stays in float32
+        with exactly(x.device):  # the rule's small solve stays in float32
             # (B, rows, C)
             mixing = (self(mask, x.float()) if self.per_image else self(mask)).to(x)
         return _product(mixing, x)
+
+
+def exactly(device: torch.device) -> AbstractContextManager[Any]:
+    """Switch autocast off; the meta device has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _product(matrices: Tensor, x: Tensor) -> Tensor:

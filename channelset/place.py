@@ -43,6 +43,9 @@ class ChannelPlace(Restored):
                 f"the fill rule is for {fill.channels} channels, the stem for {self.in_channels}"
             )
 
+    def __prepare_scriptable__(self) -> nn.Module:  # torch.jit.script asks
+        raise ValueError("torch.jit.script cannot take sets of channels: script fold_channels(net, channels)")
+
     def check_ids(self, channels: Any) -> list[int]:
         """Return channel ids of what `names.Channels.ids` takes.
 

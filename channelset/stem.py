@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import fused
-from .fill import Fill, Zero, captured
+from .fill import Fill, Zero, captured, exactly
 from .names import UNSEEN, Channels
 from .place import EXTRA, ChannelPlace
 from .sampling import Sampler
@@ -85,9 +85,11 @@ class ChannelSetConv2d(ChannelPlace):
         if kernel is not None and kernel.shape != shape:
             raise ValueError(f"the kernel generator makes {kernel.shape}, the stem needs {shape}")
         self.generator = kernel
-        self.weight = nn.Parameter(torch.empty(shape)) if kernel is None else None
-        self.embedding = nn.Parameter(torch.zeros(self.in_channels, out_channels)) if embedding else None
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        own = nn.Parameter(torch.empty(shape)) if kernel is None else None
+        table = nn.Parameter(torch.zeros(self.in_channels, out_channels)) if embedding else None
+        self.register_parameter("weight", own)
+        self.register_parameter("embedding", table)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -241,7 +243,7 @@ class ChannelSetConv2d(ChannelPlace):
         """Return K(S): (O, n, k, k), columns in the order of `channels` (ids; None: all of them)."""
         ids = self.check_ids(channels)
         device = next(self.parameters()).device
-        with torch.autocast(device.type, enabled=False):  # generate in float32
+        with exactly(device):  # generate in float32
             weight = self.full_weight()
             if self.fill.whole and len(ids) == self.in_channels:  # P is the identity
                 return weight if ids == list(range(len(ids))) else weight[:, ids]
