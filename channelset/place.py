@@ -80,9 +80,10 @@ class ChannelPlace(Restored):
         every = False
         if mask.device.type == "cpu" and not captured():
             # on a GPU this would wait for it
-            if not mask.any(1).all():
+            fewest = int(mask.sum(1).min()) if len(mask) else self.in_channels
+            if not fewest:
                 raise ValueError("the mask leaves an image without any channel")
-            every = bool(mask.all())
+            every = fewest == self.in_channels
         return mask.to(x.device, non_blocking=True), every
 
     # ------------------------------------------------------------ checkpoints
