@@ -104,9 +104,12 @@ class ChannelSetConv2d(ChannelPlace):
     def restore(self, name: str) -> None:
         if name == "weight":
             assert self.weight is not None
-            kernel = torch.empty(
-                self.out_channels, self.in_channels, *self.kernel_size, device=self.weight.device
-            )
+            if type(self.fill).spread is Fill.spread:  # in place, for weights that are sharded
+                nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+                self._look()
+                return
+            shape = (self.out_channels, self.in_channels, *self.kernel_size)
+            kernel = torch.empty(shape, device=self.weight.device)
             self.set_kernel(nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu"))
         else:
             self._own()[name].zero_()
