@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
-
-from torch import Tensor
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 UNSEEN = -1  # id of a channel that was not there in training
-TOLERANCE = 10.0  # nm: how far a wavelength may lie from that of the channel it means
+TOLERANCE = 10.0  # nm: how far a wavelength may lie from that of the channel it means, at least
 
 
 class Channels:
@@ -17,35 +16,42 @@ class Channels:
 
     Args:
         channels: a number C; or names, such as ("R", "G", "B"); or wavelengths in nm, as floats; or a mapping
-            of names to wavelengths in nm, None where one has none.
+            of names to wavelengths in nm, None where a channel has none. A mapping may also give (wavelength,
+            bandwidth), as `sensors.sensor` does: then a wavelength within half the bandwidth means the channel.
 
     Attributes:
         names: C strings; the ids where no names were given.
         wavelengths: C wavelengths in nm, or None for each.
+        widths: C bandwidths in nm, or None for each.
 
     Raises:
-        ValueError: no channel, a name that is empty, repeated or no text, or a wavelength out of range.
+        ValueError: no channel, a set (which has no order), a name that is empty, repeated or no text, or a
+            wavelength out of range.
     """
 
     names: tuple[str, ...]
     wavelengths: tuple[float | None, ...]
+    widths: tuple[float | None, ...]
 
-    def __init__(self, channels: int | Iterable | Mapping):
-        names: Sequence
-        wavelengths: Sequence
-        if isinstance(channels, bool):
-            raise ValueError(f"channels {channels}: give their number, their names or their wavelengths")
-        if isinstance(channels, int):
-            names, wavelengths = [str(i) for i in range(channels)], [None] * max(channels, 0)
-        elif isinstance(channels, Mapping):
-            names, wavelengths = list(channels), list(channels.values())
+    def __init__(self, channels: int | Iterable[Any] | Mapping[str, Any] | Channels):
+        names: list[Any]
+        values: list[Any]
+        if isinstance(channels, int) and not isinstance(channels, bool):
+            names, values = [str(i) for i in range(channels)], [None] * max(channels, 0)
         elif isinstance(channels, Channels):
-            names, wavelengths = channels.names, channels.wavelengths
+            names, values = list(channels.names), list(channels.as_dict().values())
+        elif isinstance(channels, Mapping):
+            names, values = list(channels), list(channels.values())
         else:
-            given = list(channels)
+            if isinstance(channels, bool) or not isinstance(channels, Iterable):
+                raise ValueError(
+                    f"channels {channels!r}: give their number, their names or a mapping of names to nm"
+                )
+            _refuse_sets(channels)
+            given = [_plain(item) for item in channels]
             spectral = [isinstance(item, float) for item in given]
-            names = [f"{item:g}nm" if isinstance(item, float) else item for item in given]
-            wavelengths = [item if isinstance(item, float) else None for item in given]
+            names = [f"{item:.7g}nm" if isinstance(item, float) else item for item in given]
+            values = [item if isinstance(item, float) else None for item in given]
             if any(spectral) and not all(spectral):
                 raise ValueError(
                     f"channels {given}: name all of them, or give all as wavelengths; a mapping "
@@ -60,11 +66,15 @@ class Channels:
                 )
             if names.count(name) > 1:
                 raise ValueError(f"channel {name!r} is named twice")
-        for name, value in zip(names, wavelengths):
-            if value is not None and not 1 <= value <= 1e9:
-                raise ValueError(f"channel {name!r}: a wavelength of {value} nm is out of range")
+        pairs = [value if isinstance(value, (tuple, list)) else (value, None) for value in values]
+        for name, pair in zip(names, pairs):
+            if len(pair) != 2 or (pair[1] is not None and not 0 < pair[1] <= 1e9):
+                raise ValueError(f"channel {name!r}: {pair} is no (wavelength, bandwidth) in nm")
+            if pair[0] is not None and not 1 <= pair[0] <= 1e9:
+                raise ValueError(f"channel {name!r}: a wavelength of {pair[0]} nm is out of range")
         self.names = tuple(names)
-        self.wavelengths = tuple(None if value is None else float(value) for value in wavelengths)
+        self.wavelengths = tuple(None if value is None else float(value) for value, _ in pairs)
+        self.widths = tuple(None if width is None else float(width) for _, width in pairs)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -75,26 +85,41 @@ class Channels:
             for name, value in zip(self.names, self.wavelengths)
         )
 
-    def chosen(self, ids) -> Channels:
-        """Those of these ids, in their order."""
-        return Channels({self.names[i]: self.wavelengths[i] for i in ids})
+    def chosen(self, ids: Iterable[int]) -> Channels:
+        """Return those of these ids, in their order."""
+        everything = list(self.as_dict().items())
+        return Channels(dict(everything[i] for i in ids))
 
-    def as_dict(self) -> dict[str, float | None]:
-        """Name -> wavelength in nm, which the constructor takes again."""
-        return dict(zip(self.names, self.wavelengths))
+    def as_dict(self) -> dict[str, Any]:
+        """Return name -> wavelength in nm, or (wavelength, bandwidth); the constructor takes it again."""
+        return {
+            name: value if width is None else (value, width)
+            for name, value, width in zip(self.names, self.wavelengths, self.widths)
+        }
+
+    def differs(self, other: Channels) -> str:
+        """Say how the names or wavelengths of `other` contradict these, or "" where they do not."""
+        if len(self) != len(other):
+            return f"{len(other)} channels, not {len(self)}"
+        if self.are_named and other.are_named and self.names != other.names:
+            return f"the channels {', '.join(other.names)}, not {', '.join(self.names)}"
+        for name, mine, theirs in zip(self.names, self.wavelengths, other.wavelengths):
+            if mine is not None and theirs is not None and abs(mine - theirs) > 1e-6 * mine:
+                return f"channel {name} at {theirs:g} nm, not {mine:g} nm"
+        return ""
 
     @property
     def are_named(self) -> bool:
         return self.names != tuple(str(i) for i in range(len(self)))
 
-    def id_of(self, item) -> int:
+    def id_of(self, item: Any) -> int:
         """Id of one channel, said as an index, a name, "665nm" or a float (nm).
 
         Raises:
             ValueError: a bool, or none of these channels; the message names them.
         """
-        item = item.item() if isinstance(item, Tensor) and item.ndim == 0 else item
-        if type(item).__name__ in ("bool", "bool_"):
+        item = _plain(item)
+        if isinstance(item, bool):
             raise ValueError(
                 f"channel {item!r} is a bool, not an id: a mask goes into `mask`, ids are integers"
             )
@@ -114,23 +139,24 @@ class Channels:
             raise ValueError(f"channel {item!r} is neither an id, a name nor a wavelength") from None
 
     def _nearest(self, wavelength: float) -> int:
-        distances = [
+        known = [
             (abs(value - wavelength), i) for i, value in enumerate(self.wavelengths) if value is not None
         ]
-        if not distances:
+        if not known:
             raise ValueError(
                 f"channel {wavelength:g}: a number with a fraction is a wavelength in nm, and these "
                 f"channels have none; ids are integers"
             )
-        distance, nearest = min(distances)
-        if not distance <= TOLERANCE:
+        distance, nearest = min(known)
+        reach = max(TOLERANCE, (self.widths[nearest] or 0.0) / 2)
+        if not distance <= reach:
             raise ValueError(
-                f"no channel within {TOLERANCE:g} nm of {wavelength:g} nm; the nearest is "
+                f"no channel within {reach:g} nm of {wavelength:g} nm; the nearest is "
                 f"{self.names[nearest]} at {self.wavelengths[nearest]:g} nm"
             )
         return nearest
 
-    def ids(self, channels=None, unseen: bool = False) -> list[int]:
+    def ids(self, channels: Any = None, unseen: bool = False) -> list[int]:
         """Channel ids, in the order given.
 
         Args:
@@ -139,10 +165,11 @@ class Channels:
             unseen: whether `UNSEEN` (-1) is taken.
 
         Raises:
-            ValueError: no channel, or a bool, unknown or repeated one.
+            ValueError: no channel, a bool, unknown or repeated one, or a set, which has no order.
         """
         if channels is None:
             return list(range(len(self)))
+        _refuse_sets(channels)
         if isinstance(channels, str):
             channels = self._split(channels)
         elif isinstance(channels, (int, float)):
@@ -153,7 +180,8 @@ class Channels:
             raise ValueError("at least one channel must be present")
         for i in known:
             if not 0 <= i < len(self):
-                raise ValueError(f"channel id {i} of {ids}: known ids are 0 to {len(self) - 1}")
+                hint = f" ({i}.0 is a wavelength)" if any(self.wavelengths) and i >= len(self) else ""
+                raise ValueError(f"channel id {i} of {ids}: known ids are 0 to {len(self) - 1}{hint}")
         if len(set(known)) < len(known):
             twice = sorted(known)[[a == b for a, b in zip(sorted(known), sorted(known)[1:])].index(True)]
             raise ValueError(f"channels {ids} repeat a channel: {self.names[twice]!r}")
@@ -170,3 +198,16 @@ class Channels:
         if "," in text or not all(len(name) == 1 for name in self.names):
             return [part.strip() for part in text.split(",")]
         return list(text)
+
+
+def _plain(item: Any) -> Any:
+    """Turn a number of numpy or torch into Python's."""
+    return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item
+
+
+def _refuse_sets(channels: Any) -> None:
+    if isinstance(channels, (set, frozenset)):
+        raise ValueError(
+            f"channels {channels}: a set has no order, and the order says which channel of the images is which; "
+            f"give a list"
+        )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here
 
 HOW = ("hcs", "hcs-batch", "uniform", "bernoulli", "sandwich", "all")
 MOST = 64  # sets that are enumerated; of more, some are drawn
@@ -42,10 +44,11 @@ def sample_channels(
     batch: int,
     channels: int,
     how: str = "hcs",
-    weights: Mapping | None = None,
+    weights: Mapping[tuple[int, ...], float] | None = None,
     generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
 ) -> Tensor:
-    """Presence mask (B, C), bool, on the CPU; no image is left without a channel.
+    """Draw a presence mask (B, C), bool; no image is left without a channel.
 
     hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the
                 set, uniform among those of that size; one set an image
@@ -63,6 +66,7 @@ def sample_channels(
         weights: sets of ids -> the share of the images that get this very set; `how` draws the rest. For the
             sets one will use: {(3, 2, 1): 0.25}.
         generator: of the random numbers, on the CPU.
+        device: where the mask goes. The numbers are drawn on the CPU, so they are the same everywhere.
 
     Raises:
         ValueError: no such way, unknown ids, or shares that are negative or sum to more than one.
@@ -82,10 +86,60 @@ def sample_channels(
             size = _independent_sizes(how, draws, channels, generator)  # given it, the set is uniform in both
         rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)
         mask = (rank < size).expand(batch, channels)
-    return _insert(mask, weights, generator) if weights else mask
+    mask = _insert(mask, weights, generator) if weights else mask
+    return mask if device is None else mask.to(device, non_blocking=True)
 
 
-def _independent_sizes(how: str, draws: int, channels: int, generator) -> Tensor:
+class Sampler:
+    """Draw the sets of a network's training batches; the n-th draw depends on the seed and on n alone.
+
+    So a training that goes on from a checkpoint draws what it would have drawn. In distributed training each
+    process draws its own sets.
+
+    Args:
+        how, weights: as in `sample_channels`.
+        seed: of the random numbers.
+
+    Attributes:
+        count: how many batches were drawn.
+
+    Raises:
+        ValueError: no such way to sample.
+    """
+
+    def __init__(
+        self, how: str = "hcs", weights: Mapping[tuple[int, ...], float] | None = None, seed: int = 0
+    ):
+        if how not in HOW:
+            raise ValueError(f"unknown way to sample {how!r}; choose one of {', '.join(HOW)}")
+        self.how, self.weights, self.seed, self.count = how, weights, seed, 0
+
+    @_disable_dynamo
+    def draw(self, batch: int, channels: int) -> Tensor:
+        """Draw a presence mask (B, C), bool, on the CPU.
+
+        Raises:
+            RuntimeError: it is asked again for a batch that activation checkpointing repeats.
+        """
+        if torch._C._current_graph_task_id() != -1:  # within a backward pass
+            raise RuntimeError(
+                "activation checkpointing repeats a part of the network that draws sets of channels, and would "
+                "draw other ones: leave sample= out and give the call mask=sample_channels(...)"
+            )
+        parallel = torch.distributed
+        rank = parallel.get_rank() if parallel.is_available() and parallel.is_initialized() else 0
+        digest = hashlib.sha256(f"{self.seed} {rank} {self.count}".encode()).digest()
+        self.count += 1
+        return sample_channels(
+            batch,
+            channels,
+            self.how,
+            self.weights,
+            torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")),
+        )
+
+
+def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Generator | None) -> Tensor:
     """Sizes (draws, 1) of sets that hold each channel with probability 1/2, in pieces of 62 channels."""
     size = torch.zeros(draws, 1, dtype=torch.long)
     for start in range(0, channels, 62):
@@ -98,7 +152,9 @@ def _independent_sizes(how: str, draws: int, channels: int, generator) -> Tensor
     return size.clamp(min=1)
 
 
-def _insert(mask: Tensor, weights: Mapping, generator) -> Tensor:
+def _insert(
+    mask: Tensor, weights: Mapping[tuple[int, ...], float], generator: torch.Generator | None
+) -> Tensor:
     """`mask` with the weighted sets in their shares of the rows, chosen at random."""
     batch, channels = mask.shape
     sets = torch.zeros(len(weights), channels, dtype=torch.bool)

@@ -4,11 +4,14 @@ fill predicts from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x")
 
 
 class ChannelStatistics(NamedTuple):
@@ -19,37 +22,54 @@ class ChannelStatistics(NamedTuple):
     covariance: Tensor
 
 
-def channel_statistics(batches: Iterable, names=None) -> ChannelStatistics:
-    """Statistics over all pixels of the training images, in one pass, whatever their sizes.
+# so that torch.load(..., weights_only=True) takes a file with statistics
+torch.serialization.add_safe_globals([ChannelStatistics])
+
+
+def channel_statistics(
+    batches: Iterable[Any],
+    names: Sequence[str] | None = None,
+    key: str | None = None,
+    mask: str | Callable[[Any], Any] | None = None,
+    nodata: float | None = None,
+) -> ChannelStatistics:
+    """Compute the statistics over all pixels of the training images, in one pass, whatever their sizes.
+
+    A pixel that is missing in one channel is left out in all of them. Pixels of a masked array of numpy are
+    missing where it says so.
 
     Args:
-        batches: of images (B, C, H, W) or (C, H, W), or of tuples that begin with them, such as a DataLoader.
-            Any type; before normalisation.
-        names: C names, for messages.
+        batches: of images (B, C, ...) or (C, H, W), or of tuples or dicts that hold them, such as a DataLoader.
+            Images of any type, before normalisation; volumes only in batches, (B, C, D, H, W).
+        names: C names, for messages and to find images whose channels stand last.
+        key: of the images where a batch is a dict. Default: the first of `IMAGE_KEYS` that it has.
+        mask: key of the valid pixels (true where valid) where a batch is a dict, or a function that makes
+            them from a batch: (B, C, ...), (B, 1, ...), (B, ...) or the same without B.
+        nodata: value of a missing pixel, also float("nan").
 
     Raises:
-        ValueError: no image, another number of channels, a pixel that is not finite, or a channel with one
-            value everywhere; names the channel.
+        ValueError: no image, another number of channels, channels that stand last, a pixel that is not
+            finite, or a channel with one value everywhere; names the channel.
     """
-    count = 0
-    mean: Tensor | None = None
-    scatter: Tensor
+    count, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
     for batch in batches:
-        images = batch[0] if isinstance(batch, (tuple, list)) else batch
-        images = torch.as_tensor(images)
-        if images.ndim not in (3, 4):
-            raise ValueError(f"images are (B, C, H, W) or (C, H, W); got {tuple(images.shape)}")
-        pixels = images.movedim(-3, 0).flatten(1).double()  # (C, N)
+        pixels = _pixels(batch, names, key, mask, nodata)
         if not pixels.shape[1]:
             continue
-        if mean is not None and len(pixels) != len(mean):
-            raise ValueError(f"images of {len(pixels)} channels after images of {len(mean)}")
+        if count and len(pixels) != len(mean):
+            raise ValueError(
+                f"images of {len(pixels)} channels after images of {len(mean)}; images are (B, C, H, W), with "
+                f"channels before rows and columns"
+            )
         wrong = (~pixels.isfinite().all(1)).nonzero()[:, 0].tolist()
         if wrong:
-            raise ValueError(f"{named(wrong, names)}: pixels that are NaN or infinite; mask or repair them")
+            raise ValueError(
+                f"{named(wrong, names)}: pixels that are NaN or infinite; repair them, or say which are missing "
+                f"with nodata=float('nan') or mask="
+            )
         new, own = pixels.shape[1], pixels.mean(1)
         centred = pixels - own[:, None]
-        if mean is None:
+        if not count:
             count, mean, scatter = new, own, centred @ centred.T
         else:  # Chan, Golub and LeVeque's update: no cancellation however large the mean
             difference = own - mean
@@ -60,7 +80,7 @@ def channel_statistics(batches: Iterable, names=None) -> ChannelStatistics:
             )
             mean = mean + difference * (new / (count + new))
             count += new
-    if mean is None:
+    if not count:
         raise ValueError("no image to take statistics from")
     covariance = scatter / count
     std = covariance.diagonal().sqrt()
@@ -73,14 +93,94 @@ def channel_statistics(batches: Iterable, names=None) -> ChannelStatistics:
     return ChannelStatistics(mean, std, covariance)
 
 
-def named(ids: list[int], names=None) -> str:
-    """ "channel B10" or "channels 3, 4", for messages."""
-    noun = "channels" if len(ids) > 1 else "channel"
-    return f"{noun} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
+def _pixels(
+    batch: Any,
+    names: Sequence[str] | None,
+    key: str | None,
+    mask: str | Callable[[Any], Any] | None,
+    nodata: float | None,
+) -> Tensor:
+    """Return the valid pixels of a batch: (C, N), float64."""
+    images = _images(batch, key)
+    valid = None
+    if callable(mask):
+        valid = mask(batch)
+    elif mask is not None:
+        if not isinstance(batch, Mapping) or mask not in batch:
+            raise ValueError(f"mask={mask!r}: a batch has no such key; give a function of the batch")
+        valid = batch[mask]
+    if hasattr(images, "filled") and hasattr(images, "mask"):  # a masked array of numpy
+        missing = torch.as_tensor(images.mask)
+        hidden = ~(missing.expand(images.shape) if missing.ndim < len(images.shape) else missing)
+        images = torch.as_tensor(images.filled(0))
+    else:
+        hidden, images = None, torch.as_tensor(images)
+    if images.ndim not in (3, 4, 5):
+        raise ValueError(f"images are (B, C, H, W) or (C, H, W); got {tuple(images.shape)}")
+    axis = 0 if images.ndim == 3 else 1
+    last, channels = images.shape[-1], images.shape[axis]
+    if (names and len(names) == last != channels) or (
+        last <= 4 and channels >= 16 and images.shape[-2] >= 16
+    ):
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} seem to have their channels last; they must be (B, C, H, W): "
+            f"move the axis with images.movedim(-1, -3)"
+        )
+    pixels = images.movedim(axis, 0).flatten(1).double()
+    keep = torch.ones(pixels.shape[1], dtype=torch.bool, device=pixels.device)
+    if hidden is not None:
+        keep &= hidden.movedim(axis, 0).flatten(1).all(0)
+    if valid is not None:
+        valid = torch.as_tensor(valid).bool().to(pixels.device)
+        if valid.ndim == images.ndim - 1:
+            valid = valid.unsqueeze(axis)
+        try:
+            keep &= valid.expand(images.shape).movedim(axis, 0).flatten(1).all(0)
+        except RuntimeError:
+            raise ValueError(
+                f"mask of shape {tuple(valid.shape)} does not fit images of shape {tuple(images.shape)}"
+            ) from None
+    if nodata is not None:
+        absent = pixels.isnan() if math.isnan(nodata) else pixels == nodata
+        keep &= ~absent.any(0)
+    return pixels if bool(keep.all()) else pixels[:, keep]
 
 
-def correlations(covariance, std=None, names=None) -> Tensor:
-    """Covariance (C, C) of the channels divided by `std` (C,), float64: of the images as a network sees them.
+def _images(batch: Any, key: str | None) -> Any:
+    if isinstance(batch, Mapping):
+        keys = [key] if key is not None else [name for name in IMAGE_KEYS if name in batch]
+        if not keys or keys[0] not in batch:
+            raise ValueError(
+                f"a batch is a dict with the keys {', '.join(map(str, batch))}: say with key= which one holds "
+                f"the images"
+            )
+        return batch[keys[0]]
+    if key is not None:
+        raise ValueError(f"key={key!r}: a batch is no dict but a {type(batch).__name__}")
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def named(ids: list[int], names: Sequence[str] | None = None) -> str:
+    """Say "channel B10" or "channels 3, 4", for messages."""
+    return f"channel{'s' * (len(ids) > 1)} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
+
+
+def numbers(value: Any, name: str) -> Tensor:
+    """Return a tensor of these numbers: float64, on the CPU, also where networks are made on the meta device.
+
+    Raises:
+        ValueError: they are none, named by `name`.
+    """
+    if isinstance(value, ChannelStatistics):
+        raise ValueError(f"{name}= is one tensor, but all statistics were given: write statistics=")
+    try:
+        return torch.as_tensor(value, device="cpu").detach().double()
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{name}={value!r} are no numbers: {error}") from None
+
+
+def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None = None) -> Tensor:
+    """Return the covariance (C, C) of the channels divided by `std` (C,), as a network sees them: float64, CPU.
 
     Args:
         covariance: of the raw channels.
@@ -91,7 +191,7 @@ def correlations(covariance, std=None, names=None) -> Tensor:
         ValueError: it is no covariance: not square, not finite, not symmetric, not positive semidefinite, or
             a channel has no variance; names the channel.
     """
-    covariance = torch.as_tensor(covariance).detach().double().cpu()
+    covariance = numbers(covariance, "covariance")
     if covariance.ndim != 2 or len(covariance) != len(covariance.T) or not len(covariance):
         raise ValueError(f"a covariance is (C, C); got {tuple(covariance.shape)}")
     wrong = (~covariance.isfinite().all(1)).nonzero()[:, 0].tolist()
@@ -104,7 +204,7 @@ def correlations(covariance, std=None, names=None) -> Tensor:
             f"{named(flat, names)}: variance {variance[flat[0]].item():g}; a channel that is the "
             f"same everywhere cannot be predicted or used: leave it out"
         )
-    scale = variance.sqrt() if std is None else torch.as_tensor(std).detach().double().cpu()
+    scale = variance.sqrt() if std is None else numbers(std, "std")
     if scale.shape != variance.shape:
         raise ValueError(f"std has shape {tuple(scale.shape)}, expected ({len(variance)},)")
     wrong = (~(scale.isfinite() & (scale > 0))).nonzero()[:, 0].tolist()
@@ -119,4 +219,5 @@ def correlations(covariance, std=None, names=None) -> Tensor:
         raise ValueError(f"the covariance is not symmetric: {named(pair, names)}")
     if torch.linalg.eigvalsh((relative + relative.T) / 2)[0] < -1e-4:
         raise ValueError("the covariance is not positive semidefinite: it is no covariance of any data")
-    return covariance / torch.outer(scale, scale)
+    scaled: Tensor = covariance / torch.outer(scale, scale)
+    return scaled

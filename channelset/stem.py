@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 
-from .fill import Fill, LumaChroma, Zero
+from . import fused
+from .fill import Fill, Zero, captured, exactly
 from .names import UNSEEN, Channels
+from .place import EXTRA, ChannelPlace
+from .sampling import Sampler
 
 
-class ChannelSetConv2d(nn.Module):
+class Generator(Protocol):
+    """What gives W, where it is no parameter."""
+
+    shape: tuple[int, ...]
+    per_image: bool
+
+    def __call__(self) -> Tensor: ...
+
+    def convolve(self, x: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor: ...
+
+    def macs(self) -> int: ...
+
+
+class ChannelSetConv2d(ChannelPlace):
     """Conv2d whose kernel is a function of the set S of channels present: K(S) = W P(S).
 
         y = conv(x_S, K(S)) + (1/n) sum_{c in S} e_c,    K(S)[:, c] = sum_j W[:, j] P(S)[j, c]
@@ -28,74 +44,117 @@ class ChannelSetConv2d(nn.Module):
         in_channels: the known channels: C, or what `names.Channels` takes (names, wavelengths, a mapping).
         out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
         fill: rule that gives P(S), see `fill`. Default: `Zero`.
-        kernel: generator of W, see `kernels`. Default: W is a parameter.
+        kernel: generator of W, see `Generator`. Default: W is a parameter.
         embedding: learn e (C, O), zero at the start; it tells the network which channels it was given.
+        sampler: draws a set an image in training, where the call names none.
 
-    Attributes:
-        channels: their names and wavelengths.
-        given, ambient: (channels, mask) that a network around this stem was called with, or that `present`
-            set; forward takes them where it is called with the images alone.
+    A call with the images alone takes the set that the network around it was called with, see `context`.
+    Attributes: see `ChannelPlace`.
 
     Raises:
         ValueError: the fill rule or the generator is for another stem.
     """
 
-    weight: nn.Parameter | None  # None: `generator` makes the kernel
+    weight: nn.Parameter | None
+    embedding: nn.Parameter | None
+    bias: nn.Parameter | None
     generator: Any
-    given: tuple[Any, Tensor | None] | None
-    ambient: tuple[Any, Tensor | None] | None
 
     def __init__(
         self,
-        in_channels,
+        in_channels: Any,
         out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: int | tuple[int, ...] | str = 0,
-        dilation: int | tuple[int, ...] = 1,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
         fill: Fill | None = None,
-        kernel: nn.Module | None = None,
+        kernel: Generator | None = None,
         embedding: bool = True,
         bias: bool = False,
+        sampler: Sampler | None = None,
     ):
-        super().__init__()
-        self.channels = Channels(in_channels)
-        self.in_channels, self.out_channels = len(self.channels), out_channels
+        channels = Channels(in_channels)
+        super().__init__(channels, fill if fill is not None else Zero(len(channels)), sampler)
+        self.out_channels = out_channels
         self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
         self.padding = padding if isinstance(padding, str) else _pair(padding)
-        self.fill = fill if fill is not None else Zero(self.in_channels)
-        self.given = self.ambient = None
-        if self.fill.channels != self.in_channels:
-            raise ValueError(
-                f"the fill rule is for {self.fill.channels} channels, the stem for {self.in_channels}"
-            )
+        self.seen: fused.Seen | None = None
+        self.had_bias = bias
         shape = (out_channels, self.fill.rows, *self.kernel_size)
         if kernel is not None and kernel.shape != shape:
             raise ValueError(f"the kernel generator makes {kernel.shape}, the stem needs {shape}")
         self.generator = kernel
-        self.weight = nn.Parameter(torch.empty(shape)) if kernel is None else None
-        self.embedding = nn.Parameter(torch.zeros(self.in_channels, out_channels)) if embedding else None
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        own = nn.Parameter(torch.empty(shape)) if kernel is None else None
+        table = nn.Parameter(torch.zeros(self.in_channels, out_channels)) if embedding else None
+        self.register_parameter("weight", own)
+        self.register_parameter("embedding", table)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation (fan-out, as torchvision's ResNet has it) of the equivalent Conv2d; a generator
-        has its own.
+        """Set W as He et al. do (fan-out, as torchvision's ResNet) for the equivalent Conv2d, the rest to zero.
+
+        A generator sets its own parameters.
         """
-        if self.weight is not None:
-            kernel = torch.empty(self.out_channels, self.in_channels, *self.kernel_size)
+        for name in self._own():
+            self.restore(name)
+
+    @torch.no_grad()
+    def restore(self, name: str) -> None:
+        if name == "weight":
+            assert self.weight is not None
+            if type(self.fill).spread is Fill.spread:  # in place, for weights that are sharded
+                nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+                self._look()
+                return
+            shape = (self.out_channels, self.in_channels, *self.kernel_size)
+            kernel = torch.empty(shape, device=self.weight.device)
             self.set_kernel(nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu"))
+        else:
+            self._own()[name].zero_()
 
     @torch.no_grad()
     def set_kernel(self, kernel: Tensor) -> None:
-        """Sets W so that K(all) equals `kernel` (O, C, k, k).
-
-        Raises:
-            ValueError: a generator makes the kernel.
-        """
-        if self.weight is None:
-            raise ValueError("a generator makes this stem's kernel: it cannot be set")
+        """Set W so that K(all) equals `kernel` (O, C, k, k)."""
+        assert self.weight is not None
         self.weight.copy_(self.fill.spread(kernel))
+        self._look()
+
+    # ------------------------------------------------------------ others that change W in place, see `fused`
+
+    def _look(self) -> None:
+        self.had_bias = self.bias is not None
+        if self.training or self.weight is None or self.embedding is None:
+            self.seen = None
+        else:
+            self.seen = fused.look(self.weight, self.bias, self.embedding)
+
+    def _follow(self) -> None:
+        if self.seen is None or self.weight is None or self.embedding is None:
+            return
+        if captured():
+            if self.had_bias != (self.bias is not None):
+                raise ValueError(
+                    "BatchNorm was fused into the stem: call the network once before it is compiled or exported, "
+                    "or use fold_channels before the fusion"
+                )
+            return
+        self.seen = fused.follow(self.seen, self.weight, self.bias, self.embedding)
+        self.had_bias = self.bias is not None
+
+    def train(self, mode: bool = True) -> ChannelSetConv2d:
+        super().train(mode)
+        self._follow()
+        if mode or self.seen is None:
+            self._look()
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._follow()
+        super()._apply(fn, recurse)
+        self._look()
+        return self
 
     @classmethod
     def from_conv2d(
@@ -103,15 +162,16 @@ class ChannelSetConv2d(nn.Module):
         conv: nn.Conv2d,
         fill: Fill | None = None,
         embedding: bool = True,
-        channels=None,
+        channels: Any = None,
         kernel: Tensor | None = None,
+        sampler: Sampler | None = None,
     ) -> ChannelSetConv2d:
         """Convert a trained first convolution; with all channels present the output stays the same. Type,
         device, mode and what is frozen stay too.
 
         Args:
             conv: the convolution, which is left as it is.
-            fill, embedding: as in the constructor.
+            fill, embedding, sampler: as in the constructor.
             channels: what the constructor takes as `in_channels`; default: as many as `conv` has.
             kernel: (O, C, k, k) to take instead of conv's.
 
@@ -125,13 +185,14 @@ class ChannelSetConv2d(nn.Module):
         stem = cls(
             weight.shape[1] if channels is None else channels,
             conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
+            _pair(conv.kernel_size),
+            _pair(conv.stride),
+            conv.padding if isinstance(conv.padding, str) else _pair(conv.padding),
+            _pair(conv.dilation),
             fill,
             embedding=embedding,
             bias=conv.bias is not None,
+            sampler=sampler,
         )
         if weight.shape[1] != stem.in_channels:
             raise ValueError(
@@ -141,123 +202,128 @@ class ChannelSetConv2d(nn.Module):
         stem.set_kernel(weight)
         if conv.bias is not None:
             stem.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
-        for parameter in (stem.weight, stem.embedding):  # what is frozen stays frozen
-            if parameter is not None:
-                parameter.requires_grad_(conv.weight.requires_grad)
+        assert stem.weight is not None
+        stem.weight.requires_grad_(conv.weight.requires_grad)
+        if stem.embedding is not None:  # a frozen convolution stays one
+            stem.embedding.requires_grad_(conv.weight.requires_grad)
         return stem.train(conv.training)
 
     def full_weight(self) -> Tensor:
-        """W: (O, rows, k, k)."""
-        return self.generator() if self.weight is None else self.weight
+        """Return W: (O, rows, k, k)."""
+        weight = self.weight if self.generator is None else self.generator()
+        assert isinstance(weight, Tensor)
+        return weight
 
     @property
     def unfoldable(self) -> str:
-        """Why this stem is no plain convolution, or "" where it is one for every set of channels."""
+        """Why this stem is no plain convolution on a set of some channels, or "" where it is."""
         if self.fill.absent is not None:
             return "fill rule 'black' adds a constant plane, which zero padding cuts off"
+        if self.fill.centre is not None and self._pads:
+            return "images that are not centred add a constant plane, which zero padding cuts off"
         if self.fill.per_image:
             return "the fill rule depends on the image"
-        return (
-            "the kernel depends on the image"
-            if self.generator is not None and self.generator.per_image
-            else ""
-        )
+        return self._unfoldable_kernel
 
-    def kernel(self, channels=None) -> Tensor:
-        """K(S): (O, n, k, k), columns in the order of `channels` (ids; None: all of them)."""
+    @property
+    def _pads(self) -> bool:
+        if isinstance(self.padding, str):
+            return self.padding == "same" and max(self.kernel_size) > 1
+        return max(self.padding) > 0
+
+    @property
+    def _unfoldable_kernel(self) -> str:
+        own = self.generator is not None and self.generator.per_image
+        return "the kernel depends on the image" if own else ""
+
+    def _why_two_steps(self, ids: Sequence[int]) -> str:
+        """Why images of these channels are filled before they are convolved, or ""."""
+        if self.fill.whole and sorted(ids) == list(range(self.in_channels)):
+            return self._unfoldable_kernel
+        return self.unfoldable
+
+    def kernel(self, channels: Any = None) -> Tensor:
+        """Return K(S): (O, n, k, k), columns in the order of `channels` (ids; None: all of them)."""
         ids = self.check_ids(channels)
-        with torch.autocast(self.fill.eye.device.type, enabled=False):  # generate in float32
+        device = next(self.parameters()).device
+        with exactly(device):  # generate in float32
             weight = self.full_weight()
+            if self.fill.whole and len(ids) == self.in_channels:  # P is the identity
+                return weight if ids == list(range(len(ids))) else weight[:, ids]
+            columns = self.fill.columns(ids, device).to(weight)
             # einsum leaves another order in memory, which would spread from here through the network
-            return torch.einsum("orhw,rn->onhw", weight, self.fill.columns(ids).to(weight)).contiguous()
+            return torch.einsum("orhw,rn->onhw", weight, columns).contiguous()
 
-    def offset(self, presence: Tensor) -> Tensor | None:
-        """Bias of each set: presence weights (..., C) summing to one -> (..., O)."""
+    def offset(self, presence: Tensor | None) -> Tensor | None:
+        """Return the bias of each set: presence weights (..., C) that sum to one -> (..., O); None: all channels."""
         if self.embedding is None:
             return self.bias
-        offset = presence.to(self.embedding) @ self.embedding
-        return offset if self.bias is None else offset + self.bias
+        mean = self.embedding.mean(0) if presence is None else presence.to(self.embedding) @ self.embedding
+        return mean if self.bias is None else mean + self.bias
 
-    def check_ids(self, channels) -> list[int]:
-        """Channel ids of what `names.Channels.ids` takes.
+    def _offset(self, ids: Sequence[int]) -> Tensor | None:
+        """Return the bias of the folded convolution: (O,)."""
+        if self.embedding is None or sorted(ids) == list(range(self.in_channels)):
+            offset = self.offset(None)
+        else:
+            offset = self.offset(self._presence(ids).to(self.embedding.device) / len(ids))
+        shift = None if len(ids) == self.in_channels and self.fill.whole else self.fill.shift(ids)
+        if shift is None:
+            return offset
+        weight = self.full_weight()
+        plane = torch.einsum("ochw,c->o", weight, shift.to(weight))
+        return plane if offset is None else plane + offset
 
-        Raises:
-            ValueError: no channel, or a bool, unknown or repeated one.
-        """
-        return self.channels.ids(channels, unseen=isinstance(self.fill, LumaChroma))
-
-    def forward(self, x: Tensor, channels=None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, channels: Any = None, mask: Any = None) -> Tensor:
         """Convolve.
 
         Args:
             x: (B, n, H, W) images of the channels `channels`, or (B, C, H, W) with a `mask`.
             channels: n ids, names or wavelengths in the order of x's channels, one set for the whole batch.
                 Default: what the network around was called with, else all C.
-            mask: (B, C) bool, the set of each image; pixels of absent channels have no influence, even NaN.
+            mask: (B, C) bool on any device, the set of each image. Pixels of absent channels have no influence,
+                even where they are NaN.
 
         Returns: (B, O, H', W'), size as Conv2d's.
 
         Raises:
             ValueError: ids and x disagree, unknown or repeated ids, an empty set, or a mask of another shape.
         """
-        if channels is None and mask is None:
-            channels, mask = self.given or self.ambient or (None, None)
         if x.ndim != 4:
             raise ValueError(f"x must be (B, n, H, W); got {tuple(x.shape)}")
+        self._follow()
+        channels, mask = self.asked(len(x), channels, mask)
         if mask is not None:
-            if channels is not None:
-                raise ValueError(
-                    "give `channels` (one set for the batch) or `mask` (one set an image), not both"
-                )
-            return self._forward_mask(x, mask)
+            mask, every = self.check_mask(mask, x)
+            if not (every and self.fill.whole) or self._unfoldable_kernel:
+                return self._forward_mask(x, mask)
         ids = self.check_ids(channels)
         if x.shape[1] != len(ids):
             names = [self.channels.names[i] if i != UNSEEN else "unseen" for i in ids]
             told = "the stem has" if channels is None else "the call names"
             raise ValueError(f"x has {x.shape[1]} channels but {told} {len(ids)}: {', '.join(names)}")
-        if self.unfoldable:  # then in two steps
+        if self._why_two_steps(ids):
             full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
             full[:, ids] = x
-            return self._forward_mask(full, self._presence(ids).bool().expand(x.shape[0], -1))
-        offset = self.offset(self._presence(ids) / len(ids))
+            return self._forward_mask(full, self._presence(ids).bool().to(x.device).expand(x.shape[0], -1))
         kernel = self.kernel(ids)
         if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
             kernel = kernel.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, kernel, offset, self.stride, self.padding, self.dilation)
+        return F.conv2d(x, kernel, self._offset(ids), self.stride, self.padding, self.dilation)
 
-    def _presence(self, ids: list[int]) -> Tensor:
-        """How often each known channel is in `ids`: (C,); an unseen one counts as an equal share of all."""
-        eye = self.fill.eye.float()
-        return torch.stack([eye.mean(0) if i == UNSEEN else eye[i] for i in ids]).sum(0)
+    def _presence(self, ids: Sequence[int]) -> Tensor:
+        """Count how often each known channel is in `ids`: (C,); an unseen one is an equal share of all."""
+        share = ids.count(UNSEEN) / self.in_channels
+        return torch.tensor([ids.count(i) + share for i in range(self.in_channels)])
 
     def _forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
-        if x.shape[1] != self.in_channels or mask.shape != x.shape[:2] or mask.dtype != torch.bool:
-            raise ValueError(
-                f"with a mask, x must be (B, {self.in_channels}, H, W) and mask a bool (B, "
-                f"{self.in_channels}); got {tuple(x.shape)} and {mask.dtype} "
-                f"{tuple(mask.shape)}"
-            )
-        if not torch.compiler.is_compiling() and x.device.type == "cpu" and not mask.any(1).all():
-            # on a GPU this would wait for it
-            raise ValueError("the mask leaves an image without any channel")
-        absent = x.new_zeros(()) if self.fill.absent is None else self.fill.absent.to(x)[:, None, None]
-        x = torch.where(mask[:, :, None, None], x, absent)
-        with torch.autocast(x.device.type, enabled=False):  # the rule's small solve stays in float32
-            # (B, rows, C)
-            mixing = (self.fill(mask, x.float()) if self.fill.per_image else self.fill(mask)).to(x)
-        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-            # pixels as rows, (B, H W, C): neither the images nor what comes out is copied
-            x = (
-                (x.permute(0, 2, 3, 1).flatten(1, 2) @ mixing.mT)
-                .unflatten(1, x.shape[2:])
-                .permute(0, 3, 1, 2)
-            )
+        x = self.fill.complete(x, mask)
+        conv: Any = (self.stride, self.padding, self.dilation)
+        if self.generator is not None:
+            y: Tensor = self.generator.convolve(x, *conv)
         else:
-            x = (mixing @ x.flatten(2)).unflatten(2, x.shape[2:])
-        if self.weight is None:
-            y = self.generator.convolve(x, self.stride, self.padding, self.dilation)
-        else:
-            y = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation)
+            assert self.weight is not None
+            y = F.conv2d(x, self.weight, None, *conv)
         present = mask.float()
         offset = self.offset(present / present.sum(1, keepdim=True))  # (B, O), (O,) or None
         if offset is None:
@@ -265,18 +331,19 @@ class ChannelSetConv2d(nn.Module):
         # in place: a convolution's output is not needed for its gradient
         return y.add_((offset if offset.dim() == 2 else offset[None]).to(y)[:, :, None, None])
 
-    def fold(self, channels=None) -> nn.Conv2d:
-        """The plain Conv2d with n input channels that this module is on the set `channels`.
+    def fold(self, channels: Any = None) -> nn.Conv2d:
+        """Make the plain Conv2d with n input channels that this module is on the set `channels`.
 
         Raises:
             ValueError: it is no plain convolution, see `unfoldable`; or wrong ids.
         """
-        if self.unfoldable:
-            raise ValueError(f"{self.unfoldable}: it does not fold")
         ids = self.check_ids(channels)
-        offset = self.offset(self._presence(ids) / len(ids))
+        wrong = self._why_two_steps(ids)
+        if wrong:
+            raise ValueError(f"{wrong}: it does not fold")
+        self._follow()
         with torch.no_grad():
-            kernel = self.kernel(ids)
+            offset, kernel = self._offset(ids), self.kernel(ids)
         conv = nn.Conv2d(
             len(ids),
             self.out_channels,
@@ -290,20 +357,47 @@ class ChannelSetConv2d(nn.Module):
         )
         with torch.no_grad():
             conv.weight.copy_(kernel)
-            if conv.bias is not None and offset is not None:
+            if offset is not None:
+                assert conv.bias is not None
                 conv.bias.copy_(offset)
         trainable = any(p.requires_grad for p in self.parameters())
         return conv.requires_grad_(trainable).train(self.training)
 
     def generation_macs(self, n: int) -> int:
-        """Multiply-adds to generate K(S) for n channels: W, W P(S) and the offset.
+        """Count the multiply-adds that generate K(S) for n channels, at most: W, W P(S) and the offset.
 
-        Selecting rows of W costs none. The rule's own arithmetic, of order C^3, is left out.
+        All channels of a rule that is then the identity need no W P(S); this is not taken off. Selecting
+        rows of W costs none. The rule's own arithmetic, of order C^3, is left out.
         """
         kernel = self.out_channels * math.prod(self.kernel_size)
         macs = kernel * self.fill.mixed * n
         macs += self.generator.macs() if self.generator is not None else 0
         return macs + (self.in_channels * self.out_channels if self.embedding is not None else 0)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _is_plain_state(self, state_dict: Any, prefix: str) -> bool:
+        return (
+            self.generator is None
+            and prefix + "weight" in state_dict
+            and prefix + "embedding" not in state_dict
+        )
+
+    def _complete_state(self, state_dict: dict[str, Any], prefix: str) -> None:
+        plain = prefix + EXTRA not in state_dict and self._is_plain_state(state_dict, prefix)
+        plain = plain and not any(key.startswith(prefix + "fill.") for key in state_dict)
+        super()._complete_state(state_dict, prefix)
+        if self.weight is None or prefix + "weight" not in state_dict:
+            return
+        weight = state_dict[prefix + "weight"]
+        if plain and weight.shape[1] == self.in_channels != self.fill.rows:
+            state_dict[prefix + "weight"] = self.fill.spread(weight)
+        if self.embedding is not None and prefix + "embedding" not in state_dict:
+            state_dict[prefix + "embedding"] = weight.new_zeros(self.embedding.shape)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._look()
 
     def extra_repr(self) -> str:
         known = f" ({self.channels!r})" if self.channels.are_named else ""
@@ -313,12 +407,18 @@ class ChannelSetConv2d(nn.Module):
         )
 
 
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = (value, value) if isinstance(value, int) else value
+    return int(first), int(second)
+
+
 def why_not_plain(conv: nn.Module) -> str:
-    """Why the stem cannot take the place of `conv` and compute the same, or "" where it can."""
-    if not isinstance(conv, nn.Conv2d):
-        return f"this is a {type(conv).__name__}"
+    """Say why the stem cannot take the place of `conv` and compute the same, or "" where it can."""
     kind = type(conv)
-    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+    if not isinstance(conv, nn.Conv2d):
+        return f"this is a {kind.__name__}"
+    computes = (kind.forward, kind._conv_forward)  # type: ignore[attr-defined]
+    if computes != (nn.Conv2d.forward, nn.Conv2d._conv_forward):
         return f"{kind.__module__}.{kind.__name__} computes something else than its parent Conv2d"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "it is lazy and has no weight yet: run the network once"

@@ -316,7 +316,10 @@ def test_macs_of_folded_kernel_and_generation_match_the_flop_counter():
         ours = count_macs(fold_channels(net, ids), tuple(x.shape[1:])) + find_stem(net).generation_macs(
             len(ids)
         )
-        assert 0 <= counted - ours <= 4 * 3**3  # the counter also sees the rule's own C x C products
+        if len(ids) == 3:  # W is taken as it is
+            assert counted == count_macs(fold_channels(net, ids), tuple(x.shape[1:]))
+        else:
+            assert 0 <= counted - ours <= 4 * 3**3  # the counter also sees the rule's own C x C products
 
 
 # ---------------------------------------------------------------- numerics

@@ -1,13 +1,24 @@
 """Each example runs as its header says, and says what it should."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
+import channelset
 from utils import ROOT
 
+NEEDS = {  # packages beside torch and torchvision
+    "export_onnx.py": ("onnxruntime", "onnxscript"),
+    "with_hugging_face.py": ("transformers",),
+    "with_lightning.py": ("lightning",),
+    "with_monai.py": ("monai",),
+    "with_smp.py": ("segmentation_models_pytorch",),
+    "with_timm.py": ("timm",),
+    "with_ultralytics.py": ("ultralytics",),
+}
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
@@ -22,18 +33,24 @@ def run(name: str, *words: str, cwd=None) -> str:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_are_short_and_import_the_package_alone(name):
     text = (ROOT / "examples" / name).read_text()
-    assert len(text.splitlines()) < 60
+    assert len(text.splitlines()) <= 60
     imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE))
     assert imported <= {
-        "argparse",
-        "copy",
-        "sys",
-        "pathlib",
+        *sys.stdlib_module_names,
         "torch",
         "torchvision",
         "channelset",
         "thirteen_bands",
+        *NEEDS.get(name, ()),
     }
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_an_example_with_a_package_of_others_runs_to_its_assertion(name, tmp_path):
+    for package in NEEDS[name]:
+        pytest.importorskip(package)
+    assert re.search(r"^assert ", (ROOT / "examples" / name).read_text(), re.MULTILINE)
+    assert run(name, cwd=tmp_path) and not list(tmp_path.iterdir())
 
 
 def test_adapt_and_fold(tmp_path):
@@ -82,8 +99,31 @@ def test_the_package_installs_by_itself(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    there = tmp_path / "there"
+    assert (there / "channelset" / "py.typed").is_file() and not (there / "tests").exists()
+    (metadata,) = there.glob("channelset-*.dist-info/METADATA")
+    text = metadata.read_text(encoding="utf-8")
+    for line in (
+        "License-Expression: MIT",
+        "License-File: LICENSE",
+        "Requires-Dist: torch>=2.6",
+        "Typing :: Typed",
+    ):
+        assert line in text
+    assert "# channelset" in text and f"Version: {channelset.__version__}" in text
     code = "import channelset, sys; assert 'there' in channelset.__file__; print(*sorted(channelset.__all__))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path / "there", capture_output=True, text=True
     )
     assert "adapt_first_conv" in done.stdout, done.stderr
+
+
+def test_types_are_checked_strictly():
+    pytest.importorskip("mypy")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", os.devnull, "channelset"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout

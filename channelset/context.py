@@ -1,0 +1,63 @@
+"""The set of channels that the running call was given. Each thread and each asynchronous task has its own."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+
+# One entry a call or a `present` block: (its place, whether it is a call, channels, mask).
+Entry = tuple[nn.Module, bool, Any, Any]
+_CONTEXT: ContextVar[tuple[Entry, ...]] = ContextVar("channelset", default=())
+# torch.compile cannot trace a ContextVar, but it can trace this.
+_THREAD = threading.local()
+calls = threading.local()  # .filled: whether the images of a call were filled at the network's input
+
+
+def push(place: nn.Module, channels: Any, mask: Any, call: bool = True) -> None:
+    """Remember the set for the calls of `place` that follow; (None, None): the call was given no set."""
+    entry = (place, call, channels, mask)
+    _THREAD.entries = (*getattr(_THREAD, "entries", ()), entry)
+    if not torch.compiler.is_compiling():
+        _CONTEXT.set((*_CONTEXT.get(), entry))
+
+
+def pop(place: nn.Module, call: bool = True) -> None:
+    """Forget the newest entry of `place` that a call (else: a `present` block) made."""
+    _THREAD.entries = _without(getattr(_THREAD, "entries", ()), place, call)
+    if not torch.compiler.is_compiling():
+        _CONTEXT.set(_without(_CONTEXT.get(), place, call))
+
+
+def read(place: nn.Module) -> tuple[Any, Any]:
+    """Return (channels, mask) for a call of `place` that has none of its own; (None, None): all channels."""
+    if torch.compiler.is_compiling():
+        return _newest(getattr(_THREAD, "entries", ()), place, True)
+    entries = _CONTEXT.get()
+    for entry in entries:
+        if entry[0] is place:
+            return _newest(entries, place, True)
+    # The network's hook may have been compiled and this call not. `present` is never compiled.
+    return _newest(getattr(_THREAD, "entries", ()), place, False)
+
+
+def _without(entries: tuple[Entry, ...], place: nn.Module, call: bool) -> tuple[Entry, ...]:
+    for i in range(len(entries) - 1, -1, -1):
+        if entries[i][0] is place and entries[i][1] == call:
+            return entries[:i] + entries[i + 1 :]
+    return entries
+
+
+def _newest(entries: tuple[Entry, ...], place: nn.Module, ambient: bool) -> tuple[Any, Any]:
+    called = False  # once a call was seen, older calls do not count: an interrupt may have left them
+    for i in range(len(entries) - 1, -1, -1):
+        owner, call, channels, mask = entries[i]
+        if owner is not place or (call and called) or (not call and not ambient):
+            continue
+        if channels is not None or mask is not None:
+            return channels, mask
+        called = called or call
+    return None, None

@@ -1,0 +1,68 @@
+"""Keep the embedding right where others write BatchNorm's scale into the stem's weight and bias.
+
+`torch.nn.utils.fusion.fuse_conv_bn_eval` and the `fuse` of detectors multiply each filter by a number and change the
+bias. They know nothing of the embedding, which has to be multiplied by the same numbers.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Seen(NamedTuple):
+    """What weight, bias and embedding were when the stem last ran or was switched to eval mode."""
+
+    stamp: tuple[object, ...]
+    weight: Tensor
+    bias: Tensor | None
+    embedding: Tensor
+
+
+def look(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> Seen | None:
+    """Note the parameters; None where they have no values of their own now."""
+    if not _are_plain(weight, bias, embedding):
+        return None
+    return Seen(
+        stamp(weight, bias, embedding),
+        weight.detach().clone(),
+        None if bias is None else bias.detach().clone(),
+        embedding.detach().clone(),
+    )
+
+
+def stamp(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> tuple[object, ...]:
+    """Return what differs after each change of the parameters, without reading their values."""
+    return tuple(
+        None if p is None else (id(p), p.data_ptr(), None if p.is_inference() else p._version)
+        for p in (weight, bias, embedding)
+    )
+
+
+@torch.no_grad()
+def follow(seen: Seen, weight: Tensor, bias: Tensor | None, embedding: Tensor) -> Seen | None:
+    """Multiply the embedding where each filter and the bias were changed as BatchNorm's fusion does it."""
+    if not _are_plain(weight, bias, embedding):
+        return seen
+    now = stamp(weight, bias, embedding)
+    if now == seen.stamp:
+        return seen
+    if seen.weight.shape == weight.shape and seen.weight.device == weight.device and bias is not None:
+        old, new = seen.weight.flatten(1).double(), weight.detach().flatten(1).double()
+        size = old.square().sum(1)
+        scale = (old * new).sum(1) / size.clamp(min=1e-30)
+        rest = (new - scale[:, None] * old).norm(dim=1)
+        rounding = 4 * torch.finfo(weight.dtype).eps
+        parallel = bool((rest <= rounding * new.norm(dim=1) + 1e-12).all())
+        moved = seen.bias is None or not torch.equal(seen.bias, bias)
+        kept = embedding.shape == seen.embedding.shape and torch.equal(seen.embedding, embedding)
+        if parallel and moved and kept and bool(((scale - 1).abs() > 1e-6)[size > 0].any()):
+            embedding.mul_(torch.where(size > 0, scale, 1.0).to(embedding))
+    return look(weight, bias, embedding)
+
+
+def _are_plain(*parameters: Tensor | None) -> bool:
+    """Say whether these are parameters in memory: not shards, meta tensors or what a transform made of them."""
+    return all(p is None or (type(p) is nn.Parameter and not p.is_meta) for p in parameters)

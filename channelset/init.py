@@ -1,0 +1,88 @@
+"""Where the kernels of new channels come from."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .names import Channels
+
+WAYS = ("keep", "wavelength", "repeat", "mean")
+
+
+def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Channels) -> Tensor:
+    """Return how much each wanted channel takes of each known one's kernel: (C wanted, C known).
+
+    Under "wavelength", "repeat" and "mean" an image whose channels are all alike keeps its response, so that a
+    trained network's statistics stay right. For "repeat" this is timm's `in_chans`: nearly, and exact for one.
+
+    Raises:
+        ValueError: an unknown channel or way, a weight that is no number, or a wavelength is missing.
+    """
+    new, old = len(wanted), len(known)
+    source = torch.zeros(new, old, device="cpu")
+    if isinstance(init, Mapping):
+        for channel, parts in init.items():
+            row = source[wanted.ids([channel])[0]]
+            for part, weight in _parts(parts).items():
+                row[known.ids([part])[0]] += weight
+    elif init == "keep":
+        source.fill_diagonal_(1)
+    elif init == "wavelength":
+        _interpolate(source, known, wanted)
+        source /= source.sum(0).clamp(min=1e-12)  # what the new channels take of an old kernel is one in all
+    elif init == "repeat":
+        for i in range(new):
+            source[i, i % old] = old / new
+        if new == 1:
+            source.fill_(1)
+    elif init == "mean":
+        source.fill_(1 / new)
+    else:
+        raise ValueError(
+            f"init {init!r}: expected {', '.join(map(repr, WAYS))} or a mapping of new channels to old"
+        )
+    return source
+
+
+def _parts(parts: Any) -> dict[Any, float]:
+    """Turn an old channel, a list of them or a mapping to weights into the mapping."""
+    if isinstance(parts, Mapping):
+        try:
+            return {channel: float(weight) for channel, weight in parts.items()}
+        except (TypeError, ValueError):
+            raise ValueError(f"init: the weights of {dict(parts)} are not all numbers") from None
+    if isinstance(parts, (list, tuple)):
+        weights: dict[Any, float] = {}
+        for channel in parts:
+            weights[channel] = weights.get(channel, 0.0) + 1
+        return weights
+    if isinstance(parts, (set, frozenset)):
+        raise ValueError(f"init: {parts} is a set; give a list")
+    return {parts: 1.0}
+
+
+def _interpolate(source: Tensor, known: Channels, wanted: Channels) -> None:
+    values = [(value, i) for i, value in enumerate(known.wavelengths) if value is not None]
+    asked = [value for value in wanted.wavelengths if value is not None]
+    if len(values) < len(known) or len(asked) < len(wanted):
+        raise ValueError(
+            "init='wavelength' needs the wavelength of every channel, old and new: give "
+            "channels={'B04': 665.0, ...} and trained_on={'R': 665.0, ...}"
+        )
+    values.sort()
+    for row, value in zip(source, asked):
+        right = (
+            min(max(bisect([known for known, _ in values], value), 1), len(values) - 1)
+            if len(values) > 1
+            else 0
+        )
+        left = max(right - 1, 0)
+        width = values[right][0] - values[left][0]
+        share = min(max((value - values[left][0]) / width, 0.0), 1.0) if width else 1.0
+        row[values[left][1]] += 1 - share
+        row[values[right][1]] += share

@@ -1,0 +1,226 @@
+"""A place in a network that knows which channels an image has, fills the absent ones, and says so in checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import context
+from .fill import Fill, LumaChroma, captured, rule_name
+from .names import Channels
+from .restore import Restored
+from .sampling import Sampler
+
+EXTRA = "_extra_state"  # torch's name for what `get_extra_state` returns
+
+
+class ChannelPlace(Restored):
+    """Base of the stem and of the filling at a network's input.
+
+    Attributes:
+        channels: the known channels with their names and wavelengths.
+        in_channels: how many.
+        fill: the rule.
+        sampler: draws a set an image in training where the call names none, or None.
+        normalisation: mean and std that images are normalised with, where they were given, for those who load
+            the network; lists of C numbers.
+    """
+
+    fill: Fill
+
+    def __init__(self, channels: Any, fill: Fill, sampler: Sampler | None = None):
+        super().__init__()
+        self.channels = Channels(channels)
+        self.in_channels = len(self.channels)
+        self.fill, self.sampler = fill, sampler
+        self.normalisation: dict[str, list[float]] | None = None
+        if fill.channels != self.in_channels:
+            raise ValueError(
+                f"the fill rule is for {fill.channels} channels, the stem for {self.in_channels}"
+            )
+
+    def __prepare_scriptable__(self) -> nn.Module:  # torch.jit.script asks
+        raise ValueError("torch.jit.script cannot take sets of channels: script fold_channels(net, channels)")
+
+    def check_ids(self, channels: Any) -> list[int]:
+        """Return channel ids of what `names.Channels.ids` takes.
+
+        Raises:
+            ValueError: no channel, or a bool, unknown or repeated one.
+        """
+        return self.channels.ids(channels, unseen=isinstance(self.fill, LumaChroma))
+
+    def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
+        """Return (channels, mask) of a call: its own, else the network's, else in training drawn ones."""
+        if channels is None and mask is None:
+            channels, mask = context.read(self)
+            if channels is None and mask is None and self.training and self.sampler is not None:
+                mask = self.sampler.draw(batch, self.in_channels)
+        if channels is not None and mask is not None:
+            raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image), not both")
+        return channels, mask
+
+    def check_mask(self, mask: Any, x: Tensor) -> tuple[Tensor, bool]:
+        """Return the mask on the images' device, and whether all channels are certainly present.
+
+        Raises:
+            ValueError: a mask that does not fit the images (B, C, ...), or that leaves an image without a channel.
+        """
+        mask = mask if isinstance(mask, Tensor) else torch.as_tensor(mask)
+        if x.shape[1] != self.in_channels or mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+            raise ValueError(
+                f"with a mask, x must be (B, {self.in_channels}, ...) and mask a bool (B, "
+                f"{self.in_channels}); got {tuple(x.shape)} and {mask.dtype} "
+                f"{tuple(mask.shape)}"
+            )
+        every = False
+        if mask.device.type == "cpu" and not captured():
+            # on a GPU this would wait for it
+            fewest = int(mask.sum(1).min()) if len(mask) else self.in_channels
+            if not fewest:
+                raise ValueError("the mask leaves an image without any channel")
+            every = fewest == self.in_channels
+        return mask.to(x.device, non_blocking=True), every
+
+    # ------------------------------------------------------------ checkpoints
+
+    def get_extra_state(self) -> Tensor:
+        """Names, wavelengths, rule and the sampler's position, as text in a tensor of bytes."""
+        state: dict[str, Any] = {"fill": rule_name(self.fill)}
+        if self.channels.are_named:
+            state["channels"] = self.channels.as_dict()
+        if self.normalisation is not None:
+            state["normalisation"] = self.normalisation
+        if self.sampler is not None:
+            state["sampler"] = {"seed": self.sampler.seed, "count": self.sampler.count}
+        return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8).clone()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take what `get_extra_state` gave.
+
+        Raises:
+            ValueError: it is of other channels or of another rule.
+        """
+        stored = read_extra(state)
+        wrong = self._contradiction(stored)
+        if wrong:
+            raise ValueError(wrong)
+        if stored.get("channels") and not self.channels.are_named:
+            self.channels = Channels(stored["channels"])
+        self.normalisation = stored.get("normalisation") or self.normalisation
+        if self.sampler is not None and "sampler" in stored:
+            self.sampler.seed, self.sampler.count = stored["sampler"]["seed"], stored["sampler"]["count"]
+
+    def _contradiction(self, stored: Mapping[str, Any]) -> str:
+        if "fill" in stored and stored["fill"] != rule_name(self.fill):
+            return (
+                f"the checkpoint is of fill rule {stored['fill']!r}, the network has {rule_name(self.fill)!r}"
+            )
+        wrong = self.channels.differs(Channels(stored["channels"])) if stored.get("channels") else ""
+        return (
+            f"the checkpoint is of {wrong}: adapt the network to the checkpoint's channels" if wrong else ""
+        )
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        extra = prefix + EXTRA
+        if extra in state_dict:
+            wrong = self._contradiction(read_extra(state_dict[extra]))
+            if wrong:
+                error_msgs.append(f"{prefix.rstrip('.') or 'the stem'}: {wrong}")
+                return
+        self._complete_state(state_dict, prefix)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if extra in missing_keys:  # older checkpoints have none
+            missing_keys.remove(extra)
+
+    def _complete_state(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Add what the checkpoint of a plain network lacks; `state_dict` is a copy that torch made."""
+        if any(key.startswith(prefix + "fill.") for key in state_dict) or prefix + EXTRA in state_dict:
+            return
+        if not self._is_plain_state(state_dict, prefix):
+            return
+        for name, value in self.fill.state_dict(prefix=prefix + "fill.").items():
+            held = name.removeprefix(prefix + "fill.")
+            state_dict[name] = self.fill.exact.get(held, value)
+
+    def _is_plain_state(self, state_dict: Mapping[str, Any], prefix: str) -> bool:
+        return True
+
+
+def read_extra(state: Any) -> dict[str, Any]:
+    """Turn the bytes of `get_extra_state` into a dict again."""
+    content: dict[str, Any] = json.loads(bytes(state.detach().cpu().tolist()).decode())
+    return content
+
+
+class InputFill(ChannelPlace):
+    """The filling at a network's input: P(S) x, for networks of which more than one layer reads the images.
+
+    It is a part of the network so that its statistics go where the network goes. As a layer it does nothing:
+    in an `nn.Sequential` it may stand behind the others.
+    """
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+    def restore(self, name: str) -> None:
+        raise KeyError(name)  # it has neither parameters nor buffers
+
+    def fill_images(self, x: Tensor, channels: Any = None, mask: Any = None) -> Tensor:
+        """Return images of all channels (B, C, ...).
+
+        Args:
+            x: (B, n, ...) images of `channels`, or (B, C, ...) with a `mask` (B, C), or all channels.
+
+        Raises:
+            ValueError: ids and images disagree, or see `ChannelPlace.check_mask`.
+        """
+        channels, mask = self.asked(len(x), channels, mask)
+        if channels is not None:
+            ids = self.check_ids(channels)
+            if x.shape[1] != len(ids):
+                raise ValueError(f"images have {x.shape[1]} channels but the call names {len(ids)}")
+            if ids == list(range(self.in_channels)):
+                return x
+            full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
+            full[:, ids] = x
+            x, mask = full, torch.tensor([i in ids for i in range(self.in_channels)]).expand(len(x), -1)
+        if mask is None:
+            return x
+        mask, every = self.check_mask(mask, x)
+        return x if every and self.fill.whole else self.fill.complete(x, mask)
+
+
+class FixedFill(nn.Module):
+    """The filling at a network's input for one set of channels: x (B, n, ...) -> (B, C, ...)."""
+
+    matrix: Tensor
+    shift: Tensor | None
+
+    def __init__(self, fill: Fill, ids: list[int]):
+        super().__init__()
+        self.register_buffer("matrix", fill.columns(ids).detach().clone())
+        shift = fill.shift(ids)
+        self.register_buffer("shift", None if shift is None else shift.detach().clone())
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+    def fill_images(self, x: Tensor) -> Tensor:
+        filled = torch.unflatten(self.matrix.to(x) @ x.flatten(2), 2, x.shape[2:])
+        return filled if self.shift is None else filled + self.shift.to(x).view(-1, *[1] * (x.ndim - 2))

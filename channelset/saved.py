@@ -1,0 +1,127 @@
+"""Save an adapted network with all that it needs, and put it back into a plain one of the same architecture."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapt import INPUT, adapt_first_conv, find_place
+from .fill import FILLS, Black, Regression
+from .names import Channels
+from .place import read_extra
+from .stem import ChannelSetConv2d
+
+FORMAT = "channelset 1"
+
+
+def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the weights of an adapted network with its channels, rule and statistics.
+
+    The file is of safetensors where that is installed, else of torch; the endings .safetensors and .pt, .pth or
+    .bin choose.
+
+    Raises:
+        ValueError: no adapted network, or .safetensors where it is not installed.
+    """
+    place = find_place(model)
+    where = next(name for name, module in model.named_modules() if module is place)
+    generator = isinstance(place, ChannelSetConv2d) and place.generator is not None
+    if generator or where == "":
+        raise ValueError("only networks that adapt_first_conv made can be saved so: use torch.save")
+    state = model.state_dict()
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "path": where,
+        "channels": place.channels.as_dict(),
+        "named": place.channels.are_named,
+        "fill": read_extra(place.get_extra_state())["fill"],
+        "centred": place.fill.centre is None,
+        "embedding": isinstance(place, ChannelSetConv2d) and place.embedding is not None,
+    }
+    # tied weights twice, each in memory of its own, as the format wants
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    torches = ending in (".pt", ".pth", ".bin")
+    try:
+        from safetensors.torch import save_file  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        if ending == ".safetensors":
+            raise ValueError(f"{path}: install safetensors, or choose a name that ends in .pt") from None
+        torches = True
+    if torches:
+        torch.save({"about": json.dumps(about), "tensors": tensors}, path)
+    else:
+        save_file(tensors, path, {"channelset": json.dumps(about)})
+
+
+def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any) -> nn.Module:
+    """Adapt a plain network as the file says, load its weights and return it.
+
+    Args:
+        model: as the one that was saved was before it was adapted; its first convolution may have another
+            number of channels. It is changed in place.
+        path: of a file that `save_adapted` wrote.
+        options: `sample` and `seed` of `adapt_first_conv`, for further training.
+
+    Raises:
+        ValueError: no such file, or one of another architecture.
+    """
+    about, tensors = _read(path)
+    names, count = about["channels"], len(about["channels"])
+    channels = Channels({n: tuple(v) if isinstance(v, list) else v for n, v in names.items()})
+    known: dict[str, Any] = {} if about["embedding"] or about["path"] == INPUT else {"embedding": False}
+    # what a rule needs is read from the file afterwards
+    kind = FILLS.get(about["fill"])
+    if kind is None:
+        raise ValueError(
+            f"{path}: fill rule {about['fill']!r} is none of this version; use torch.save for rules of one's own"
+        )
+    if issubclass(kind, Regression):
+        known["covariance"] = torch.eye(count, device="cpu")
+    if kind is Black or not about["centred"]:
+        known["mean"] = torch.zeros(count, device="cpu")
+        known["std"] = (
+            torch.ones(count, device="cpu") if kind is Black or issubclass(kind, Regression) else None
+        )
+    if about["path"] == INPUT:
+        known["where"] = "input"
+    else:
+        known.update(path=about["path"], init={0: 0})
+    adapted = adapt_first_conv(
+        model, about["fill"], channels=channels if about["named"] else count, **known, **options
+    )
+    try:
+        adapted.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit this network: {error}") from None
+    place = find_place(adapted)
+    place.fill.exact = {name: value.detach().cpu().clone() for name, value in place.fill._own().items()}
+    return adapted
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with open(path, "rb") as file:
+            zipped = file.read(2) == b"PK"
+        if zipped:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            about, tensors = json.loads(content["about"]), content["tensors"]
+        else:
+            from safetensors import safe_open  # type: ignore[import-not-found,unused-ignore]
+
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["channelset"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except ImportError:
+        raise ValueError(f"{path}: install safetensors to read it") from None
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Exception as error:
+        raise ValueError(f"{path} is no file of save_adapted: {error}") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} was written by another version: {about.get('format')!r}")
+    return about, tensors

@@ -1,0 +1,45 @@
+"""Export to ONNX: a plain network of two channels, or one network that takes the mask as its second input.
+
+python examples/export_onnx.py        # needs onnxscript and onnxruntime; ten seconds; writes into a temporary folder
+"""
+
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import onnxruntime
+import torch
+import torchvision
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
+from channelset import WithMask, adapt_first_conv, fold_channels  # noqa: E402
+
+warnings.filterwarnings("ignore")
+logging.disable(logging.WARNING)
+torch.manual_seed(0)
+covariance = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.9], [0.8, 0.9, 1.0]])
+net = torchvision.models.resnet18(weights=None, num_classes=5)
+net = adapt_first_conv(net, covariance=covariance, channels="RGB").eval()
+images, mask = torch.randn(2, 3, 64, 64), torch.tensor([[True, False, True], [False, True, False]])
+
+axes = {0: "batch", 2: "height", 3: "width"}
+jobs = {
+    "two": (fold_channels(net, "RB"), (images[:, [0, 2]],), (axes,)),
+    "any": (WithMask(net).eval(), (images, mask), (axes, {0: "batch"})),
+}
+worst = 0.0
+with tempfile.TemporaryDirectory() as folder:
+    for name, (model, inputs, shapes) in jobs.items():
+        names = ["x", "mask"][: len(inputs)]
+        file = f"{folder}/{name}.onnx"
+        torch.onnx.export(
+            model, inputs, file, input_names=names, dynamic_shapes=shapes, dynamo=True, verbose=False
+        )
+        given = {key: value.numpy() for key, value in zip(names, inputs)}
+        (got,) = onnxruntime.InferenceSession(file).run(None, given)
+        with torch.no_grad():
+            worst = max(worst, (torch.from_numpy(got) - model(*inputs)).abs().max().item())
+print(f"ONNX and PyTorch differ by {worst:.1e}")
+assert worst < 1e-4

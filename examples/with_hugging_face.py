@@ -1,0 +1,62 @@
+"""A network of Hugging Face: from_pretrained first, then adapt; save and load it with its channels.
+
+python examples/with_hugging_face.py        # needs transformers; ten seconds; writes into a temporary folder
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
+from channelset import adapt_first_conv, find_stem, fold_channels, load_adapted, save_adapted  # noqa: E402
+
+torch.manual_seed(0)
+config = ViTConfig(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=64
+)
+covariance = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.9], [0.8, 0.9, 1.0]])
+images = torch.randn(4, 3, 64, 64)
+
+with tempfile.TemporaryDirectory() as folder:
+    ViTForImageClassification(config).save_pretrained(folder)  # stands for the hub
+    net = ViTForImageClassification.from_pretrained(folder)
+    before = net.eval()(images).logits
+    net = adapt_first_conv(
+        net, covariance=covariance, channels="RGB", sample="hcs", example={"pixel_values": images}
+    )
+    full = net(pixel_values=images).logits
+    net.train()(
+        pixel_values=images, labels=torch.tensor([0, 1, 0, 1])
+    ).loss.backward()  # draws a set an image
+    with torch.no_grad():
+        find_stem(net).embedding.normal_(0, 0.1)
+    net.eval()
+    save_adapted(net, f"{folder}/adapted.pt")
+    loaded = load_adapted(ViTForImageClassification(config), f"{folder}/adapted.pt").eval()
+
+    class Adapted(ViTForImageClassification):  # a class of one's own works with from_pretrained, too
+        def __init__(self, config):
+            super().__init__(config)
+            adapt_first_conv(self, covariance=covariance, channels="RGB")
+
+    own = Adapted(config)
+    own.load_state_dict(net.state_dict())
+    own.save_pretrained(f"{folder}/own")
+    again = Adapted.from_pretrained(f"{folder}/own").eval()
+
+with torch.no_grad():
+    two = net(pixel_values=images[:, [2, 0]], channels=["B", "R"]).logits
+    others = [
+        loaded(images[:, [2, 0]], channels="BR").logits,
+        again(images[:, [2, 0]], channels="BR").logits,
+        fold_channels(net, "BR")(pixel_values=images[:, [2, 0]]).logits,
+    ]
+differences = [(full - before).abs().max().item(), *((other - two).abs().max().item() for other in others)]
+print(
+    "adapted, loaded, from_pretrained, folded: differences",
+    ", ".join(f"{value:.1e}" for value in differences),
+)
+assert max(differences) < 1e-5

@@ -1,0 +1,43 @@
+"""Segmentation with thirteen bands: a Unet of segmentation_models_pytorch whose bands may be missing.
+
+python examples/with_smp.py        # needs segmentation_models_pytorch; ten seconds
+"""
+
+import sys
+from pathlib import Path
+
+import segmentation_models_pytorch
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
+from channelset import adapt_first_conv, channel_statistics, fold_channels, sensor  # noqa: E402
+
+torch.manual_seed(0)
+bands = sensor("sentinel-2")
+images = torch.einsum("cs,bshw->bchw", torch.rand(13, 3), torch.rand(8, 3, 64, 64)) + 0.01 * torch.randn(
+    8, 13, 64, 64
+)
+statistics = channel_statistics([{"image": images}], bands.names)  # reflectances, not normalised
+truth = (images[:, 3] > images[:, 3].median()).long()
+
+net = segmentation_models_pytorch.Unet("resnet18", encoder_weights=None, in_channels=13, classes=2)
+# the images stay as they are: normalised=False says so, and absent bands are predicted around their mean
+net = adapt_first_conv(
+    net, statistics=statistics, normalised=False, channels=bands, sample="hcs", example=images
+).train()
+optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
+for _ in range(6):
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(net(images), truth)
+    loss.backward()
+    optimizer.step()
+
+net.eval()
+present = torch.ones(8, 13, dtype=torch.bool)
+present[:, bands.ids(["B10", "B09"])] = False  # level 2A has no B10
+with torch.no_grad():
+    whole, lost = net(images), net(torch.where(present[:, :, None, None], images, torch.nan), mask=present)
+    difference = (net(images) - fold_channels(net)(images)).abs().max().item()
+    closeness = (whole - lost).abs().mean() / whole.abs().mean()
+print(f"loss {loss.item():.2f}; without B09 and B10 the output moves by {100 * closeness:.1f} %")
+assert difference < 1e-4 and lost.isfinite().all() and closeness < 0.5

@@ -1,0 +1,49 @@
+"""A detector of ultralytics: train with its own trainer, and predict with some channels.
+
+python examples/with_ultralytics.py        # needs ultralytics; ten seconds
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
+from channelset import ChannelSetConv2d, adapt_first_conv, find_stem, fold_channels  # noqa: E402
+
+
+class Trainer(DetectionTrainer):
+    """DetectionTrainer(overrides=...) builds its network here: what YOLO(...) was adapted to would be lost.
+
+    Its images are divided by 255 and not centred, so the rule gets their mean: Trainer(...).train() is all.
+    """
+
+    def get_model(self, cfg=None, weights=None, verbose=False):
+        net = super().get_model(cfg, weights, verbose)
+        return adapt_first_conv(net, "mean", channels="RGB", mean=[0.45, 0.45, 0.41], sample="hcs")
+
+
+torch.manual_seed(0)
+trainer = Trainer.__new__(Trainer)  # without the data set that its constructor wants
+trainer.data = {"nc": 3, "channels": 3}
+trainer.args = type("Args", (), {"single_cls": False})
+net = trainer.get_model("yolov8n.yaml")
+assert isinstance(net, DetectionModel) and isinstance(find_stem(net), ChannelSetConv2d)
+with torch.no_grad():
+    find_stem(net).embedding.normal_(0, 0.1)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+
+net.eval()
+images, mask = torch.rand(2, 3, 64, 64), torch.tensor([[True, False, True], [False, True, True]])
+with torch.no_grad():
+    before = net(images, mask=mask)[0]
+    # ultralytics fuses BatchNorm at every prediction; the stem follows
+    after = net.fuse(verbose=False)(images, mask=mask)[0]
+difference = ((after - before).abs().max() / before.abs().max()).item()
+plain = [type(m).__name__ for m in fold_channels(trainer.get_model("yolov8n.yaml"), None).modules()]
+print(f"before and after the fusion: {difference:.1e}")
+assert difference < 1e-4 and "ChannelSetConv2d" not in plain

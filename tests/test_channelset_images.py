@@ -1,0 +1,358 @@
+"""What callers say of their images and channels: statistics, names, kernels of new channels."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from channelset import (
+    SENSORS,
+    Channels,
+    ChannelStatistics,
+    adapt_first_conv,
+    build_fill,
+    channel_statistics,
+    find_stem,
+    fold_channels,
+    sensor,
+)
+
+RGB = {"R": 665.0, "G": 560.0, "B": 490.0}
+
+
+def images_of(count: int = 400, channels: int = 4) -> torch.Tensor:
+    """Correlated channels with means and deviations of their own: (N, C, 4, 4)."""
+    random = torch.Generator().manual_seed(0)
+    mixing = torch.randn(channels, 2, generator=random)
+    pixels = mixing @ torch.randn(2, count * 16, generator=random)
+    pixels += 0.3 * torch.randn(channels, count * 16, generator=random)
+    scale = torch.linspace(0.5, 3, channels)[:, None]
+    return (
+        (scale * (pixels + torch.linspace(4, 9, channels)[:, None])).view(channels, count, 4, 4).movedim(1, 0)
+    )
+
+
+class Identity(nn.Module):
+    """Shows what the images are filled with."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.eye_(self.conv.weight.data.view(channels, channels))
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def error_of(net, x) -> float:
+    """Mean squared error of the absent channels, in units of their variance, over all sets of three of four."""
+    errors = []
+    for absent in range(x.shape[1]):
+        mask = torch.ones(len(x), x.shape[1], dtype=torch.bool)
+        mask[:, absent] = False
+        with torch.no_grad():
+            errors.append((net(x, mask=mask) - x)[:, absent].square().mean() / x[:, absent].var())
+    return float(torch.stack(errors).mean())
+
+
+# ---------------------------------------------------------------- images that are not centred
+
+
+@pytest.mark.parametrize("where", ["stem", "input"])
+def test_images_that_are_not_centred_are_filled_as_well_as_centred_ones(where):
+    x = images_of()
+    statistics = channel_statistics([x])
+    centred = ((x - statistics.mean[:, None, None]) / statistics.std[:, None, None]).float()
+    plain = Identity(4)
+    best = error_of(adapt_first_conv(Identity(4), statistics=statistics, where=where), centred)
+    assert best < 0.5
+    for net, images in (
+        (adapt_first_conv(Identity(4), statistics=statistics, normalised=False, where=where), x),
+        (
+            adapt_first_conv(
+                Identity(4),
+                covariance=statistics.covariance,
+                mean=statistics.mean,
+                std=torch.ones(4),
+                where=where,
+            ),
+            x,
+        ),
+        (
+            adapt_first_conv(
+                Identity(4),
+                covariance=statistics.covariance,
+                mean=statistics.mean,
+                std=torch.full((4,), 10.0),
+                where=where,
+            ),
+            x / 10,
+        ),
+        (
+            adapt_first_conv(
+                Identity(4), covariance=statistics.covariance, mean=statistics.mean, where=where
+            ),
+            (x / statistics.std[:, None, None]).float(),
+        ),
+    ):
+        assert error_of(net, images) == pytest.approx(best, rel=1e-3)
+        torch.testing.assert_close(net(images), plain(images), rtol=0, atol=0)
+    assert (
+        error_of(adapt_first_conv(Identity(4), covariance=statistics.covariance, where=where), x) > 5 * best
+    )
+
+
+@pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "grey", "regression", "learned", "conditioned"])
+def test_every_linear_rule_fills_around_the_mean(fill):
+    x = images_of(8)
+    statistics = channel_statistics([x])
+    net = adapt_first_conv(Identity(4), fill, statistics=statistics, normalised=False)
+    rule = find_stem(net).fill
+    mask = torch.rand(len(x), 4, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[:, 0] |= ~mask.any(1)
+    mean = statistics.mean.float()[:, None, None]
+    around = torch.where(mask[:, :, None, None], x - mean, 0.0)
+    matrix = rule(mask, around) if rule.per_image else rule(mask)
+    expected = torch.einsum("bij,bjhw->bihw", matrix, around) + mean
+    dirty = torch.where(mask[:, :, None, None], x, torch.nan)
+    with torch.no_grad():
+        torch.testing.assert_close(net(dirty, mask=mask), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_intercept_folds_without_padding_and_is_exact_with_it():
+    x = images_of(4)
+    statistics = channel_statistics([x])
+    for padding in (0, 1, "same"):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(4, 5, 3, padding=padding))
+        net = adapt_first_conv(net, statistics=statistics, normalised=False)
+        nn.init.normal_(net[0].embedding)
+        mask = torch.tensor([[True, False, True, True]]).expand(4, 4)
+        filled = net[0].fill.complete(x, mask)
+        expected = nn.functional.conv2d(filled, net[0].weight, net[0].offset(mask / 3.0)[0], padding=padding)
+        with torch.no_grad():
+            torch.testing.assert_close(net(x, mask=mask), expected, rtol=1e-4, atol=1e-4)
+            two = net(x[:, [3, 0, 2]], channels=[3, 0, 2])
+            torch.testing.assert_close(two, expected, rtol=1e-4, atol=1e-4)
+            if padding == 0:
+                torch.testing.assert_close(
+                    fold_channels(net, [3, 0, 2])(x[:, [3, 0, 2]]), two, rtol=1e-4, atol=1e-3
+                )
+            else:
+                with pytest.raises(ValueError, match="not centred add a constant plane"):
+                    fold_channels(net, [3, 0, 2])
+            torch.testing.assert_close(fold_channels(net)(x), net(x))  # nothing is absent
+
+
+STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"mean": "nonsense", "covariance": torch.eye(3)}, "mean='nonsense' are no numbers"),
+        ({"mean": [1.0, 2.0], "covariance": torch.eye(3)}, r"mean has shape \(2,\), expected \(3,\)"),
+        ({"fill": "mean", "covariance": torch.eye(3)}, "'mean' does not use covariance="),
+        ({"fill": "zero", "std": torch.ones(3)}, "'zero' does not use std="),
+        ({"fill": "mean", "ridge": 0.1}, "'mean' does not use ridge="),
+        ({"fill": "luma_chroma", "mean": torch.ones(3)}, "takes images whose mean was subtracted"),
+        ({"covariance": STATISTICS}, "all statistics were given: write statistics="),
+        ({"statistics": STATISTICS, "std": torch.ones(3)}, "leave these out"),
+        ({"statistics": torch.eye(3)}, "what channel_statistics returns"),
+        ({"statistics": {"mean": 1}}, "has the entries mean, std, covariance"),
+        ({"normalised": False, "covariance": torch.eye(3)}, "normalised=False needs statistics="),
+        ({"fill": "black", "statistics": STATISTICS, "normalised": False}, "black itself is zero"),
+        ({"fill": "wiener"}, "unknown fill rule 'wiener'"),
+        ({"covariance": torch.ones(3, 3), "ridge": 0.0}, "ridge 0.0: channel . follows exactly"),
+        (
+            {"covariance": torch.eye(3), "channels": 3, "trained_on": ["R", "G"]},
+            "trained_on= names 2 channels",
+        ),
+    ],
+)
+def test_what_the_rule_does_not_use_or_understand_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), **options)
+
+
+def test_statistics_are_accepted_whole_by_every_rule():
+    for statistics in (STATISTICS, tuple(STATISTICS), STATISTICS._asdict()):
+        for fill in ("regression", "mean", "zero", "black", "luma_chroma"):
+            net = adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), fill, statistics=statistics)
+            assert find_stem(net).normalisation["mean"] == pytest.approx(STATISTICS.mean.tolist())
+    net = adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), statistics=STATISTICS)
+    expected = build_fill("regression", 3, covariance=STATISTICS.covariance, std=STATISTICS.std)
+    assert torch.equal(net[0].fill.covariance, expected.covariance)
+
+
+def test_a_covariance_of_rounded_numbers_still_predicts():
+    """Twenty copies of two channels, in single precision: eigenvalues below zero."""
+    random = torch.Generator().manual_seed(0)
+    pixels = (torch.randn(40, 2, generator=random) @ torch.randn(2, 5000, generator=random)).float()
+    covariance = pixels @ pixels.T / 5000
+    assert torch.linalg.eigvalsh(covariance)[0] < 0
+    x = (pixels / pixels.std(1, correction=0, keepdim=True)).T.reshape(50, 100, 40).movedim(2, 1)[..., None]
+    net = adapt_first_conv(Identity(40), covariance=covariance)
+    for present in (3, 20, 37):
+        mask = torch.zeros(50, 40, dtype=torch.bool)
+        mask[:, :present] = True
+        with torch.no_grad():
+            assert (net(x, mask=mask) - x).square().mean() < 1e-3
+
+
+# ---------------------------------------------------------------- kernels of new channels
+
+
+def make_conv(channels: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(channels, 8, 3))
+
+
+@pytest.mark.parametrize("init", ["wavelength", "repeat", "mean"])
+@pytest.mark.parametrize("name", ["sentinel-2", "planetscope", "naip"])
+def test_new_channels_keep_the_scale_of_the_response(init, name):
+    plain, bands = make_conv(), sensor(name)
+    x = torch.randn(2, 1, 8, 8)
+    expected = plain(x.expand(2, 3, 8, 8))
+    net = adapt_first_conv(make_conv(), "zero", channels=bands, trained_on=RGB, init=init)
+    response = net(x.expand(2, len(bands), 8, 8))
+    if init == "repeat":  # timm's, exact where old divides new
+        assert 0.8 < response.std() / expected.std() < 1.25
+    else:
+        torch.testing.assert_close(response, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_repeat_is_what_timm_does():
+    weight = make_conv()[0].weight.detach()
+    for new in (1, 2, 5, 13):
+        got = adapt_first_conv(make_conv(), "zero", channels=new, init="repeat")[0].weight.detach()
+        repeated = weight.repeat(1, -(-new // 3), 1, 1)[:, :new] * (3 / new)
+        torch.testing.assert_close(got, weight.sum(1, keepdim=True) if new == 1 else repeated)
+
+
+def test_lists_and_weights_say_what_new_channels_take():
+    weight = make_conv()[0].weight.detach()
+    net = adapt_first_conv(
+        make_conv(),
+        "mean",
+        channels=["grey", "NIR", "none"],
+        trained_on=RGB,
+        init={"grey": [0, "G", 2], "NIR": {"R": 0.75, 1: 0.25}},
+    )
+    got = net[0].weight.detach()
+    torch.testing.assert_close(got[:, 0], weight.sum(1))
+    torch.testing.assert_close(got[:, 1], 0.75 * weight[:, 0] + 0.25 * weight[:, 1])
+    assert not got[:, 2].any()
+    for init, message in (
+        ({"grey": {0, 1}}, "is a set"),
+        ({"grey": {"R": "much"}}, "not all numbers"),
+        ({"grey": [7]}, "known ids are 0 to 2"),
+        ("random", "expected 'keep', 'wavelength', 'repeat', 'mean' or a mapping"),
+        ("wavelength", "needs the wavelength of every channel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adapt_first_conv(make_conv(), "mean", channels=["grey", "NIR"], init=init)
+
+
+# ---------------------------------------------------------------- names
+
+
+def test_a_set_of_names_has_no_order():
+    channels = Channels(["B02", "B03"])
+    for wrong in ({"B02", "B03"}, frozenset([0, 1])):
+        with pytest.raises(ValueError, match="a set has no order"):
+            channels.ids(wrong)
+        with pytest.raises(ValueError, match="a set has no order"):
+            Channels(wrong)
+    assert channels.ids(dict.fromkeys(["B03", "B02"])) == [1, 0]
+
+
+def test_numbers_of_numpy_and_torch_name_wavelengths():
+    numpy = pytest.importorskip("numpy")
+    for values in (numpy.float32([490, 665.1]), torch.tensor([490, 665.1]), numpy.float64([490, 665.1])):
+        channels = Channels(values)
+        assert channels.names == ("490nm", "665.1nm") and channels.ids([numpy.float32(665)]) == [1]
+    assert len(Channels([2345.671, 2345.672])) == 2
+    with pytest.raises(ValueError, match=r"known ids are 0 to 1 \(665.0 is a wavelength\)"):
+        channels.ids([665])
+    for wrong in (None, True, {"a": (500.0, -1.0)}, {"a": (500.0, 1.0, 2.0)}):
+        with pytest.raises(ValueError, match="channel"):
+            Channels(wrong)
+
+
+def test_bands_of_one_sensor_name_those_of_another():
+    sentinel, landsat = sensor("sentinel-2"), sensor("landsat-8")
+    names = [sentinel.names[i] for i in sentinel.ids([654.6, 2200.7])]
+    assert names == ["B04", "B12"]
+    shared = landsat.chosen(range(1, 7))
+    ids = sentinel.ids(shared.wavelengths)
+    assert [sentinel.names[i] for i in ids] == ["B02", "B03", "B04", "B8A", "B11", "B12"]
+    with pytest.raises(ValueError, match="no channel within 45 nm of 1700 nm"):
+        sentinel.ids([1700.0])
+    for name in SENSORS:
+        bands = sensor(name)
+        assert Channels(bands.as_dict()).as_dict() == bands.as_dict() and None not in bands.widths
+        assert bands.ids(bands.wavelengths) == list(range(len(bands)))
+    with pytest.raises(ValueError, match="no sensor 'spot'; there are hls"):
+        sensor("spot")
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def test_statistics_of_dicts_as_loaders_give_them():
+    x = torch.rand(4, 3, 5, 5)
+    expected = channel_statistics([x])
+    for batch in ({"image": x, "label": 1}, {"pixel_values": x, "mask": 0}):
+        assert torch.equal(channel_statistics([batch]).covariance, expected.covariance)
+    assert torch.equal(channel_statistics([{"my images": x}], key="my images").mean, expected.mean)
+    for batches, options, message in (
+        ([{"my images": x}], {}, "keys my images: say with key="),
+        ([x], {"key": "image"}, "no dict but a Tensor"),
+        ([{"image": x}], {"mask": "valid"}, "no such key"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            channel_statistics(batches, **options)
+
+
+def test_missing_pixels_are_left_out():
+    numpy = pytest.importorskip("numpy")
+    x = torch.rand(4, 3, 5, 5).double()
+    missing = torch.rand(4, 3, 5, 5) < 0.1
+    kept = x.movedim(1, 0).flatten(1)[:, ~missing.any(1).flatten()]
+    for batch, options in (
+        (numpy.ma.MaskedArray(torch.where(missing, -9999.0, x).numpy(), missing.numpy()), {}),
+        (torch.where(missing, -9999.0, x), {"nodata": -9999}),
+        (torch.where(missing, torch.nan, x), {"nodata": float("nan")}),
+        ({"image": torch.where(missing, torch.nan, x), "valid": ~missing}, {"mask": "valid"}),
+        ((torch.where(missing, torch.nan, x), ~missing.any(1)), {"mask": lambda batch: batch[1]}),
+        (torch.where(missing, torch.nan, x), {"mask": lambda batch: ~batch.isnan().any(1, keepdim=True)}),
+    ):
+        got = channel_statistics([batch], **options)
+        torch.testing.assert_close(got.mean, kept.mean(1))
+        torch.testing.assert_close(got.covariance, kept.cov(correction=0))
+    torch.testing.assert_close(channel_statistics([numpy.ma.MaskedArray(x.numpy())]).mean, x.mean((0, 2, 3)))
+    with pytest.raises(ValueError, match="mask of shape"):
+        channel_statistics([x], mask=lambda batch: torch.ones(7, 7))
+    with pytest.raises(ValueError, match="nodata="):
+        channel_statistics([torch.full((1, 3, 2, 2), torch.nan)])
+
+
+def test_channels_that_stand_last_are_refused():
+    x = torch.rand(2, 64, 64, 13)
+    with pytest.raises(ValueError, match="channels last.*movedim"):
+        channel_statistics([x], names=list(SENSORS["sentinel-2"]))
+    for shape in ((2, 64, 64, 3), (48, 64, 4)):
+        with pytest.raises(ValueError, match="channels last"):
+            channel_statistics([torch.rand(shape)])
+    assert len(channel_statistics([torch.rand(2, 3, 6, 5, 4)]).mean) == 3  # volumes
+
+
+def test_statistics_come_back_from_a_file():
+    file = io.BytesIO()
+    torch.save(channel_statistics([torch.rand(4, 3, 5, 5)]), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    assert isinstance(loaded, ChannelStatistics)
+    adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), statistics=loaded)

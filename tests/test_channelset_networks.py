@@ -1,0 +1,555 @@
+"""Sets of channels under other people's training code: networks of plain torch stand for theirs."""
+
+import contextlib
+import copy
+import pickle
+import sys
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+
+import channelset
+from channelset import (
+    FILLS,
+    ChannelSetConv2d,
+    adapt_first_conv,
+    find_stem,
+    fold_channels,
+    present,
+    sample_channels,
+)
+
+COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
+MASK = torch.tensor([[True, False, True], [False, True, False]])
+
+
+def small_net(channels: int = 3, bias: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1, bias=bias),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 64, 2),
+    )
+    nn.init.uniform_(net[1].running_var, 0.5, 1.5)
+    nn.init.normal_(net[1].running_mean)
+    nn.init.normal_(net[1].weight)
+    return net.eval()
+
+
+def adapted(net: nn.Module, fill: str = "regression", **options) -> nn.Module:
+    """With an embedding that is not zero any more."""
+    net = adapt_first_conv(
+        net, fill, **({"covariance": COVARIANCE} if fill == "regression" else {}), **options
+    )
+    with torch.no_grad():
+        find_stem(net).embedding.normal_(0, 0.3)
+    return net
+
+
+class Residual(nn.Module):
+    """A second layer reads the images, as in residual units, RepVGG and UNETR."""
+
+    def __init__(self, conv=nn.Conv2d, channels: int = 3):
+        super().__init__()
+        self.conv, self.skip = conv(channels, 6, 3, padding=1), conv(channels, 6, 1)
+
+    def forward(self, x):
+        return self.conv(x) + self.skip(x)
+
+
+class Patches(nn.Module):
+    """The images go into a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(3 * 16, 5)
+
+    def forward(self, x):
+        return self.embed(x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3))
+
+
+# ---------------------------------------------------------------- the meta device
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_network_made_on_the_meta_device_keeps_what_its_rule_needs(fill):
+    statistics = {
+        "black": {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0]},
+        **dict.fromkeys(("regression", "by_size", "learned", "conditioned"), {"covariance": COVARIANCE}),
+    }.get(fill, {})
+    exact = adapt_first_conv(small_net(), fill, **statistics)
+    with torch.device("meta"):
+        net = adapt_first_conv(small_net(), fill, **statistics)
+    assert all(value.is_meta for name, value in net.state_dict().items() if "_extra" not in name)
+    net.to_empty(device="cpu")
+    x = torch.randn(2, 3, 8, 8)
+    for value in net[0].parameters():  # memory as it may be found
+        if value is not net[0].embedding:
+            nn.init.constant_(value, torch.nan)
+    assert torch.equal(net[0].embedding, torch.zeros(3, 6))
+    net.load_state_dict(
+        {k: v for k, v in exact.state_dict().items() if "fill." not in k or "correction" in k}, strict=False
+    )
+    net.eval()
+    for how in ({}, {"mask": MASK}):
+        torch.testing.assert_close(net(x, **how), exact(x, **how), rtol=0, atol=0)
+
+
+def test_a_checkpoint_assigned_to_the_meta_network_is_the_network():
+    exact = adapted(small_net())
+    with torch.device("meta"):
+        net = adapt_first_conv(small_net(), covariance=torch.eye(3, device="cpu"))
+    net.load_state_dict(exact.state_dict(), assign=True)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net.eval()(x, mask=MASK), exact(x, mask=MASK), rtol=0, atol=0)
+
+
+def test_reset_parameters_is_the_start_after_memory_was_taken():
+    net = adapted(small_net()).to_empty(device="cpu")
+    for module in net.modules():  # as FSDP and others do
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    stem = find_stem(net)
+    assert torch.equal(stem.embedding, torch.zeros(3, 6)) and stem.weight.isfinite().all()
+    torch.testing.assert_close(stem.fill.covariance, COVARIANCE + 1e-6 * torch.eye(3))
+
+
+def test_what_from_pretrained_did_not_find_starts_as_it_should():
+    """Hugging Face marks the tensors it loaded, then the module; the rest is memory as it was."""
+    stem = find_stem(adapted(small_net()))
+    stem.embedding = nn.Parameter(torch.full((3, 6), torch.nan))
+    stem.weight._is_hf_initialized = True
+    stem.fill.covariance = torch.full((3, 3), torch.nan)
+    before = stem.weight.clone()
+    for module in (stem.fill, stem):
+        module._is_hf_initialized = True
+    assert torch.equal(stem.weight, before) and torch.equal(stem.embedding, torch.zeros(3, 6))
+    torch.testing.assert_close(stem.fill.covariance, COVARIANCE + 1e-6 * torch.eye(3))
+
+
+def test_a_plain_checkpoint_goes_into_an_adapted_network():
+    plain, x = small_net(), torch.randn(2, 3, 8, 8)
+    for fill in ("regression", "mean", "luma_chroma"):
+        net = adapted(small_net(), fill)
+        nn.init.normal_(net[0].weight)
+        net.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(net(x), plain(x))
+
+
+# ---------------------------------------------------------------- several layers that read the images
+
+
+@pytest.mark.parametrize(
+    "net, reader", [(Residual(), "skip .Conv2d."), (nn.Sequential(Residual(), nn.ReLU()), "0.skip .Conv2d.")]
+)
+def test_an_example_finds_the_second_reader(net, reader):
+    before, modes = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()]
+    with pytest.raises(ValueError, match=f"absent channels have an influence: {reader}.*where='input'"):
+        adapt_first_conv(net, "mean", example=torch.randn(2, 3, 8, 8))
+    assert list(net.state_dict()) == list(before) and not net._forward_pre_hooks and not net._forward_hooks
+    assert [m.training for m in net.modules()] == modes and not list(net.modules())[1]._forward_hooks
+
+
+class SpaceToDepth(nn.Module):
+    """The first convolution does not read the images, but 12 channels made of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(12, 6, 3)
+        self.default_cfg = {"first_conv": "conv", "input_size": (3, 8, 8)}
+
+    def forward(self, x):
+        return self.conv(nn.functional.pixel_unshuffle(x, 2))
+
+
+def test_a_convolution_behind_another_layer_is_refused():
+    with pytest.raises(ValueError, match="conv takes 12 channels, images of this network had 3"):
+        adapt_first_conv(SpaceToDepth(), "mean")
+    with pytest.raises(ValueError, match=r"images have the shape \(2, 3, 8, 8\).*12 channels"):
+        adapt_first_conv(SpaceToDepth(), "mean", example=torch.randn(2, 3, 8, 8))
+    net = nn.ModuleDict({"head": nn.Conv2d(3, 3, 1), "stem": nn.Conv2d(3, 3, 1)})
+    net.forward = lambda x: net["head"](net["stem"](x).relu())
+    with pytest.raises(ValueError, match="influence: stem"):
+        adapt_first_conv(net, "mean", example=torch.randn(2, 3, 8, 8))
+
+
+def test_an_example_passes_where_the_stem_alone_reads_the_images():
+    for example in (torch.randn(2, 3, 8, 8), {"input": torch.randn(1, 3, 8, 8)}):
+        net = adapt_first_conv(small_net(), covariance=COVARIANCE, example=example)
+        assert isinstance(net[0], ChannelSetConv2d) and not net.training
+    with pytest.raises(ValueError, match="example= must be"):
+        adapt_first_conv(small_net(), "mean", example="images")
+
+
+def test_images_that_are_not_centred_are_seen_in_the_example():
+    with pytest.raises(ValueError, match="mean was subtracted"):
+        adapt_first_conv(small_net(), covariance=COVARIANCE, example=torch.rand(2, 3, 8, 8) + 100)
+
+
+@pytest.mark.parametrize(
+    "fill", ["zero", "rescale", "mean", "grey", "regression", "learned", "conditioned", "black"]
+)
+@pytest.mark.parametrize("make", [Residual, lambda: Residual(nn.Conv3d), Patches, SpaceToDepth, small_net])
+def test_filling_at_the_input_hides_absent_channels_from_every_layer(make, fill):
+    torch.manual_seed(0)
+    plain = make().eval()
+    statistics = {"covariance": COVARIANCE} if fill in ("regression", "learned", "conditioned") else {}
+    statistics = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 1.0]} if fill == "black" else statistics
+    net = adapt_first_conv(copy.deepcopy(plain), fill, where="input", channels=3, **statistics)
+    x = torch.randn(2, 3, *[8] * (3 if isinstance(getattr(plain, "conv", None), nn.Conv3d) else 2))
+    axes = (..., *[None] * (x.ndim - 2))
+    if fill != "grey":
+        torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0)
+    with torch.no_grad():
+        expected = net(torch.where(MASK[axes], x, 0.0), mask=MASK)
+        assert torch.equal(net(torch.where(MASK[axes], x, torch.nan), mask=MASK), expected)
+        one = torch.tensor([[True, False, True]]).expand(2, 3)
+        two = net(x[:, [2, 0]], channels=[2, 0])
+        torch.testing.assert_close(net(x, mask=one), two, rtol=1e-5, atol=1e-6)
+        if fill not in ("black", "conditioned"):
+            folded = fold_channels(net, [2, 0])
+            torch.testing.assert_close(folded(x[:, [2, 0]]), two, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            pickle.loads(pickle.dumps(net))(x, mask=one), two, rtol=1e-5, atol=1e-6
+        ) if "forward" not in vars(net) else None
+    with present(net, mask=MASK):
+        torch.testing.assert_close(net(torch.where(MASK[axes], x, torch.nan)), expected, rtol=1e-5, atol=1e-6)
+    assert set(net.state_dict()) - set(plain.state_dict()) <= {
+        f"channel_fill.{name}" for name in ("_extra_state", "fill.covariance", "fill.absent")
+    } | {f"channel_fill.fill.correction.{i}.{p}" for i in (0, 2) for p in ("weight", "bias")}
+
+
+def test_filling_at_the_input_is_filling_at_the_stem():
+    x, plain = torch.randn(2, 3, 8, 8), small_net()
+    stem = adapt_first_conv(copy.deepcopy(plain), covariance=COVARIANCE, embedding=False)
+    net = adapt_first_conv(plain, covariance=COVARIANCE, where="input", example=x)
+    torch.testing.assert_close(net(x, mask=MASK), stem(x, mask=MASK), rtol=0, atol=1e-6)
+    torch.testing.assert_close(net.forward(x), net(x))
+
+
+def test_filling_at_the_input_refuses_what_it_cannot_do():
+    for options, message in (
+        ({"fill": "luma_chroma"}, "kernels of its own"),
+        ({"path": "0"}, "path= has no use"),
+        ({"embedding": True}, "embedding= has no use"),
+        ({"init": "repeat"}, "init= has no use"),
+        ({"where": "middle"}, "expected 'stem' or 'input'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adapt_first_conv(small_net(), **{"fill": "mean", "where": "input", **options})
+    net = adapt_first_conv(small_net(), "mean", where="input")
+    with pytest.raises(ValueError, match="adapted already"):
+        adapt_first_conv(net, "mean", where="input")
+    with pytest.raises(RuntimeError, match="were not filled"), present(net, mask=MASK):
+        net[0](torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="called with a dict"):
+        net({"img": torch.randn(2, 3, 8, 8)}, mask=MASK)
+    with pytest.raises(ValueError, match="how many channels"):
+        adapt_first_conv(Patches(), "mean", where="input")
+
+
+def test_one_convolution_under_two_names_is_replaced_under_both():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.again = nn.ModuleList([self.conv])
+
+        def forward(self, x, twice=False):
+            return self.conv(x)
+
+    with pytest.raises(ValueError, match="conv stands in several places .conv, again.0."):
+        adapt_first_conv(Shared(), "mean")
+    x = torch.randn(2, 3, 8, 8)
+    net = adapt_first_conv(Shared(), "mean", example=x)
+    assert net.conv is net.again[0] and isinstance(net.conv, ChannelSetConv2d)
+    assert type(fold_channels(net, [0]).again[0]) is nn.Conv2d
+    conv = nn.Conv2d(3, 3, 1)
+    with pytest.raises(ValueError, match="runs 2 times|influence"):
+        adapt_first_conv(nn.Sequential(conv, conv), "mean", example=x)
+
+
+# ---------------------------------------------------------------- BatchNorm's fusion
+
+
+def fuse_of_torch(conv, norm):
+    return fuse_conv_bn_eval(conv, norm)
+
+
+def fuse_in_place(conv, norm):
+    """As detectors do it."""
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return conv.requires_grad_(False)
+
+
+def fuse_data(conv, norm):
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    conv.weight.data = weight.data
+    if conv.bias is None:
+        conv.register_parameter("bias", nn.Parameter(bias.data))
+    else:
+        conv.bias.data = bias.data
+    return conv
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("fuse", [fuse_of_torch, fuse_in_place, fuse_data])
+@pytest.mark.parametrize("switched", [False, True])
+def test_a_fused_batchnorm_takes_the_embedding_along(fuse, bias, switched):
+    net, x = adapted(small_net(bias=bias)), torch.randn(2, 3, 8, 8)
+    expected = [net(x), net(x, mask=MASK), net(x[:, [0, 2]], channels=[0, 2])]
+    net[0], net[1] = fuse(net[0], net[1]), nn.Identity()
+    if switched:
+        net.eval()
+    got = [net(x), net(x, mask=MASK), net(x[:, [0, 2]], channels=[0, 2])]
+    for one, other in zip(got, expected):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fold_channels(net, [0, 2])(x[:, [0, 2]]), expected[2], rtol=1e-4, atol=1e-5)
+
+
+def test_other_changes_of_the_weights_leave_the_embedding():
+    net, x = adapted(small_net(bias=True)), torch.randn(2, 3, 8, 8)
+    stem, before = net[0], net[0].embedding.clone()
+    average = copy.deepcopy(net)
+    for change in (
+        lambda: stem.weight.data.mul_(0.5),  # the bias stays
+        lambda: [p.data.mul_(0.9) for p in stem.parameters()],
+        lambda: [p.data.lerp_(torch.randn_like(p), 0.01) for p in stem.parameters()],
+        lambda: net.load_state_dict(average.state_dict()),
+        lambda: net.half().float(),
+    ):
+        change()
+        now = stem.embedding.clone()
+        net(x)
+        assert torch.equal(stem.embedding, now)
+    torch.testing.assert_close(stem.embedding, before, rtol=1e-3, atol=1e-3)
+
+
+def test_a_fused_network_that_is_compiled_first_is_refused():
+    net, x = adapted(small_net()), torch.randn(2, 3, 8, 8)
+    net[0], net[1] = fuse_in_place(net[0], net[1]), nn.Identity()
+    with pytest.raises(Exception, match="BatchNorm was fused"):
+        torch.export.export(net, (x,), strict=False)
+
+
+# ---------------------------------------------------------------- sets in threads, tasks and copies
+
+
+class Slow(nn.Module):
+    """Gives other threads the time to come in between a network's call and its stem."""
+
+    def forward(self, x):
+        threading.Event().wait(1e-4)
+        return x
+
+
+def test_threads_and_tasks_keep_their_own_sets():
+    net = adapt_first_conv(nn.Sequential(Slow(), *small_net()), "mean")
+    masks = [torch.tensor([[True, False, False]] * 2), torch.tensor([[False, True, True]] * 2)]
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        expected, wrong = [net(x, mask=mask) for mask in masks], []
+
+        def work(number: int, block: bool) -> None:
+            for _ in range(60):
+                with torch.no_grad():
+                    if block:
+                        with present(net, mask=masks[number]):
+                            got = net(x)
+                    else:
+                        got = net(x, mask=masks[number])
+                if not torch.equal(got, expected[number]):
+                    wrong.append(number)
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            threads = [threading.Thread(target=work, args=(i % 2, i > 1)) for i in range(4)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+        finally:
+            sys.setswitchinterval(interval)
+    assert not wrong
+
+    import asyncio
+
+    async def task(number: int):
+        with present(net, mask=masks[number]):
+            await asyncio.sleep(0.01 * (number + 1))
+            return net(x)
+
+    async def both():
+        return await asyncio.gather(task(0), task(1))
+
+    for got, wanted in zip(asyncio.run(both()), expected):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
+def test_a_copy_made_within_a_block_forgets_the_set():
+    net, x = adapt_first_conv(small_net(), "mean"), torch.randn(2, 3, 8, 8)
+    with present(net, channels=[0]):
+        copied = copy.deepcopy(net)
+    torch.testing.assert_close(copied(x), net(x))
+    with contextlib.suppress(KeyboardInterrupt):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nn.Linear, "forward", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            net(x, mask=MASK)
+    torch.testing.assert_close(net(x), copied(x))
+
+
+# ---------------------------------------------------------------- one line
+
+
+def test_sets_are_drawn_in_the_stem_and_training_resumes_exactly():
+    def start():
+        net = adapt_first_conv(small_net(), covariance=COVARIANCE, sample="hcs", seed=3)
+        return net.train(), torch.optim.SGD(net.parameters(), 1e-3)
+
+    def step(net, optimizer, number):
+        optimizer.zero_grad()
+        net(torch.full((8, 3, 8, 8), 0.1 * number)).square().sum().backward()
+        optimizer.step()
+
+    (net, optimizer), (other, second) = start(), start()
+    seen = []
+    find_stem(net).fill.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    for number in range(6):
+        step(net, optimizer, number)
+    assert len(seen) == 6 and not torch.equal(seen[0], seen[1])
+    for number in range(3):
+        step(other, second, number)
+    state, other, second = other.state_dict(), *start()
+    other = pickle.loads(pickle.dumps(other))
+    other.load_state_dict(state)
+    second = torch.optim.SGD(other.parameters(), 1e-3)
+    for number in range(3, 6):
+        step(other, second, number)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    x = torch.randn(2, 3, 8, 8)
+    plain = adapt_first_conv(small_net(), covariance=COVARIANCE)
+    plain.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net.eval()(x), plain.eval()(x), rtol=0, atol=0)  # off in eval mode
+    net.train()
+    torch.testing.assert_close(net(x, channels=[0, 1, 2]), plain.train()(x), rtol=0, atol=0)
+
+
+def test_sampling_at_the_input_and_with_shares():
+    net = adapt_first_conv(Residual(), "zero", where="input", sample=channelset.Sampler("hcs", {(0,): 1.0}))
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net.train()(x), net(x[:, :1], channels=[0]))
+    with pytest.raises(ValueError, match="unknown way to sample 'some'"):
+        adapt_first_conv(small_net(), "mean", sample="some")
+
+
+def test_a_repeated_forward_does_not_draw_other_sets():
+    from torch.utils.checkpoint import checkpoint
+
+    net = adapt_first_conv(small_net(), "mean", sample="hcs").train()
+    y = checkpoint(net, torch.randn(4, 3, 8, 8), use_reentrant=False)
+    with pytest.raises(RuntimeError, match="activation checkpointing"):
+        y.sum().backward()
+
+
+def test_a_sampling_network_compiles():
+    net, x = adapt_first_conv(small_net(), "mean", sample="hcs").train(), torch.randn(8, 3, 8, 8)
+    compiled = torch.compile(net, backend="eager")
+    outputs = [compiled(x) for _ in range(3)]
+    assert not torch.equal(outputs[0], outputs[1]) and find_stem(net).sampler.count == 3
+
+
+# ---------------------------------------------------------------- folded networks that count channels
+
+
+class Config:
+    def __init__(self):
+        self.num_channels = 3
+
+
+class Embeddings(nn.Module):
+    """As Hugging Face's: compares the images with its configuration."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.num_channels, self.projection = config.num_channels, nn.Conv2d(3, 4, 4, 4)
+
+    def forward(self, pixel_values):
+        if pixel_values.shape[1] != self.num_channels:
+            raise ValueError(
+                "Make sure that the channel dimension of the pixel values match with the configuration."
+            )
+        return self.projection(pixel_values)
+
+
+class Vision(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = Config()
+        self.embeddings = Embeddings(self.config)
+
+    def forward(self, pixel_values):
+        return self.embeddings(pixel_values)
+
+
+def test_a_network_that_counts_its_channels_is_called_like_any_other():
+    net, x = adapted(Vision()), torch.randn(2, 3, 8, 8)
+    expected = net(x, mask=torch.tensor([[True, False, True]] * 2))
+    torch.testing.assert_close(net(x[:, [0, 2]], channels=[0, 2]), expected)
+    torch.testing.assert_close(net(pixel_values=x[:, [2, 0]], channels=[2, 0]), expected)
+    folded = fold_channels(net, [0, 2])
+    torch.testing.assert_close(folded(pixel_values=x[:, [0, 2]]), expected)
+    assert (folded.config.num_channels, net.config.num_channels) == (2, 3)
+    assert folded.config is not net.config and net.embeddings.num_channels == 3
+
+
+# ---------------------------------------------------------------- masks, exporters
+
+
+def test_a_mask_goes_to_the_images():
+    net = adapt_first_conv(small_net(), covariance=COVARIANCE).to("meta")
+    x = torch.empty(2, 3, 8, 8, device="meta")
+    assert net(x, mask=sample_channels(2, 3)).shape == (2, 2)
+    assert adapt_first_conv(small_net(), "mean", where="input").to("meta")(x, mask=MASK).shape == (2, 2)
+    assert sample_channels(2, 3, device="meta").is_meta
+
+
+def test_masks_and_images_of_other_kinds_are_one_clear_error():
+    net, x = adapted(small_net()), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(net(x, mask=MASK.tolist()), net(x, mask=MASK))
+    for images, mask, message in (
+        (x[0], MASK[0], r"must be \(B, n, H, W\)"),
+        (x, [[1, 0, 1], [1, 0, 1]], "bool"),
+        (x, [True, False, True], "bool"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            net(images, mask=mask)
+
+
+def test_torchscript_says_what_to_do():
+    with pytest.raises(Exception, match="script fold_channels"):
+        torch.jit.script(adapted(small_net()))
+    assert torch.jit.script(fold_channels(adapted(small_net()), [0]))(torch.ones(1, 1, 8, 8)).shape == (1, 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "grey", "luma_chroma", "regression"])
+def test_every_rule_goes_to_onnx_by_both_exporters(fill, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    net = channelset.WithMask(adapted(small_net(), fill)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    for dynamo in (False, True):
+        file = str(tmp_path / f"{dynamo}.onnx")
+        torch.onnx.export(net, (x, MASK), file, input_names=["x", "mask"], dynamo=dynamo)
+        (got,) = runtime.InferenceSession(file).run(None, {"x": x.numpy(), "mask": MASK.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(got), net(x, MASK), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,136 @@
+"""Checkpoints know their channels and their rule; an adapted network in a file."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import channelset
+from channelset import FILLS, adapt_first_conv, find_place, find_stem, load_adapted, save_adapted, sensor
+
+COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
+
+
+def make(fill: str = "mean", channels=3, **options) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    return adapt_first_conv(net, fill, channels=channels, **options).eval()
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (lambda: make(channels="BGR"), "checkpoint is of the channels R, G, B, not B, G, R"),
+        (lambda: make(channels={"R": 650.0, "G": 560.0, "B": 490.0}), "channel R at 665 nm, not 650 nm"),
+        (lambda: make("zero", "RGB"), "checkpoint is of fill rule 'mean', the network has 'zero'"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_checkpoint_of_other_channels_is_refused(other, message, strict):
+    state = make(channels={"R": 665.0, "G": 560.0, "B": 490.0}).state_dict()
+    net = other()
+    before = find_stem(net).weight.clone()
+    with pytest.raises(RuntimeError, match=message):
+        net.load_state_dict(state, strict=strict)
+    assert torch.equal(find_stem(net).weight, before)
+    with pytest.raises(ValueError, match=message):  # as Hugging Face loads it
+        find_stem(net).set_extra_state(state["0._extra_state"])
+
+
+def test_a_network_without_names_takes_those_of_the_checkpoint():
+    statistics = channelset.ChannelStatistics(torch.rand(3), torch.rand(3) + 1, COVARIANCE)
+    net = make(channels=3, where="stem")
+    net.load_state_dict(make(channels="RGB", statistics=statistics).state_dict())
+    assert find_stem(net).channels.names == ("R", "G", "B")
+    assert find_stem(net).normalisation["std"] == pytest.approx(statistics.std.tolist())
+    make(channels="RGB").load_state_dict(make(channels=3).state_dict())
+
+
+def test_older_checkpoints_still_load(tmp_path):
+    net = make("regression", "RGB", covariance=COVARIANCE)
+    state = net.state_dict()
+    del state["0._extra_state"]
+    other = make("regression", "RGB", covariance=torch.eye(3))
+    assert not any(other.load_state_dict(state))
+    assert torch.equal(other[0].fill.covariance, net[0].fill.covariance)
+    state = {
+        name: value
+        for name, value in make("mean", embedding=False).state_dict().items()
+        if "_extra" not in name
+    }
+    fresh = make("mean")
+    nn.init.normal_(fresh[0].embedding)
+    fresh.load_state_dict(state)
+    assert not fresh[0].embedding.any()
+    torch.save(net.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+
+
+def test_averages_and_functional_calls_take_the_state_dict():
+    net, x = make("regression", "RGB", covariance=COVARIANCE), torch.randn(2, 3, 8, 8)
+    average = torch.optim.swa_utils.AveragedModel(net, use_buffers=True)
+    average.update_parameters(net)
+    torch.testing.assert_close(average(x), net(x))
+    copied = copy.deepcopy(net)
+    for mine, theirs in zip(copied.state_dict().values(), net.state_dict().values()):
+        mine.copy_(0.999 * mine + 0.001 * theirs)  # as timm's ModelEmaV2
+    find_stem(copied).set_extra_state(copied.state_dict()["0._extra_state"])
+    torch.testing.assert_close(torch.func.functional_call(net, dict(net.named_parameters()), (x,)), net(x))
+    torch.testing.assert_close(torch.func.functional_call(net, net.state_dict(), (x,)), net(x))
+
+
+@pytest.mark.parametrize("ending", ["pt", "safetensors"])
+@pytest.mark.parametrize("where", ["stem", "input"])
+@pytest.mark.parametrize("fill", FILLS)
+def test_an_adapted_network_comes_back_from_its_file(fill, where, ending, tmp_path):
+    if ending == "safetensors":
+        pytest.importorskip("safetensors")
+    statistics = {"mean": torch.rand(4), "std": torch.rand(4) + 1, "covariance": torch.rand(4, 9).cov()}
+    options = {"channels": sensor("naip"), "statistics": statistics}
+    options |= {"init": "repeat"} if where == "stem" else {"where": "input"}
+    options |= {"normalised": False} if fill in ("regression", "mean") else {}
+    if where == "input" and fill in ("by_size", "luma_chroma"):
+        pytest.skip("needs kernels of its own")
+    torch.manual_seed(0)
+
+    def plain(channels=3 if where == "stem" else 4):
+        return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4))
+
+    net = adapt_first_conv(plain(), fill, **options)
+    for value in net.parameters():
+        nn.init.normal_(value)
+    net.eval()
+    file, x = tmp_path / f"net.{ending}", torch.randn(2, 4, 8, 8)
+    save_adapted(net, file)
+    loaded = load_adapted(plain(), file, sample="hcs").eval()
+    mask = torch.tensor([[True, False, True, True], [False, True, False, False]])
+    with torch.no_grad():
+        for how in ({}, {"mask": mask}):
+            torch.testing.assert_close(loaded(x, **how), net(x, **how), rtol=0, atol=0)
+    place = find_place(loaded)
+    assert place.channels.as_dict() == sensor("naip").as_dict() and place.sampler.how == "hcs"
+    assert place.normalisation == find_place(net).normalisation
+    place.fill.reset_parameters()  # goes back to the file's statistics, not to others
+    for name, value in net.state_dict().items():
+        if "covariance" in name or "centre" in name:
+            assert torch.equal(value, loaded.state_dict()[name])
+
+
+def test_what_is_no_such_file_is_one_clear_error(tmp_path):
+    (tmp_path / "broken.pt").write_bytes(b"PK no zip")
+    (tmp_path / "text").write_text("hello")
+    torch.save({"weights": torch.ones(1)}, tmp_path / "other.pt")
+    for name, message in (
+        ("none.pt", "no such file"),
+        ("broken.pt", "no file of save_adapted"),
+        ("text", "safetensors|no file of save_adapted"),
+        ("other.pt", "no file of save_adapted"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_adapted(nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / name)
+    save_adapted(make(), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="does not fit this network"):
+        load_adapted(nn.Sequential(nn.Conv2d(3, 5, 3)), tmp_path / "net.pt")
+    with pytest.raises(ValueError, match="0 stems"):
+        save_adapted(nn.Linear(1, 1), tmp_path / "plain.pt")
