@@ -1,17 +1,25 @@
-# `make main` and `make test` need nothing but Python 3.11 or newer. They make .venv and install the packages of
+# `make main` and `make test` need nothing but Python 3.11 to 3.13. They make .venv and install the packages of
 # requirements.lock there; pip refuses a file whose checksum is not in that list.
 PYTHON ?= python3
 VENV ?= .venv
+# an environment whose Python was removed since is made again
+ifeq ($(shell $(VENV)/bin/python -c 'print(1)' 2>/dev/null),)
+$(shell rm -f $(VENV)/installed)
+endif
 
 main: $(VENV)/installed
 	$(VENV)/bin/python train_task1.py --out runs/main --resume
 	$(VENV)/bin/python eval_channels.py runs/main/model.pt
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 2
 
 $(VENV)/installed: requirements.lock
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "error: $(PYTHON) is \
+	$$($(PYTHON) --version 2>&1); Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@test ! -e $(VENV) -o -f $(VENV)/pyvenv.cfg || { echo "error: $(VENV) is there and no virtual environment: \
+	delete it, or name another: make $(MAKECMDGOALS) VENV=FOLDER" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)  # whatever an interrupted make or another Python left there
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	touch $@
 

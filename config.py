@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
 from utils import OPTIONS, UserError, check_name, check_ranges, option
 
-# Defaults of the options that a preset sets; an option on the command line wins.
+# Defaults of the options that a preset sets, the shortest training first; an option on the command line wins.
 PRESET_OPTIONS = ("arch", "width", "image_size", "epochs", "batch_size", "lr", "augment")
 PRESETS: dict[str, dict[str, Any]] = {
     name: dict(zip(PRESET_OPTIONS, values))
@@ -42,6 +43,9 @@ PRESETS_IN_WORDS = "; ".join(
     for name, preset in PRESETS.items()
 )
 
+DEVICES = (
+    "cpu, cuda, cuda:N or mps (an Apple GPU: in float32, not tested); auto: cuda where present, else cpu"
+)
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
 # Options that do not change the training, so they may differ when a run is resumed; `taught_by` counts as the
@@ -57,8 +61,41 @@ SESSION_OPTIONS = {
     "cache",
     "eval_every",
     "max_depth",
+    "tensorboard",
     "taught_by",
 }
+
+
+def choose_device(device: str) -> str:
+    """What `--device` means on this machine: "cpu", "cuda:N" or "mps".
+
+    Raises:
+        UserError: not such a word, or no such device here.
+    """
+    local = os.environ.get("LOCAL_RANK", "0")
+    if not local.isdigit():
+        raise UserError(
+            f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or unset it"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":  # each process of torchrun has a GPU of its own
+        device = f"cuda:{local}"
+    if not re.fullmatch(r"cpu|mps|cuda:\d+", device):
+        raise UserError(f"--device {device}: expected auto, cpu, cuda, cuda:N or mps")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: there is no Apple GPU that this PyTorch can use; use --device cpu")
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"--device {device}: CUDA is not available here; use --device cpu")
+        number, count = int(device.removeprefix("cuda:")), torch.cuda.device_count()
+        if number >= count:
+            known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            raise UserError(
+                f"--device {device}: there is no such GPU, only {known}"
+                + ("; torchrun started more processes than there are GPUs" if local != "0" else "")
+            )
+    return device
 
 
 @dataclass
@@ -79,7 +116,7 @@ class TrainConfig:
     resume: bool = option(False, "go on with the run in --out where it stopped; start it if it has not begun")
     preset: str = option(
         "auto",
-        f"sizes and lengths: {PRESETS_IN_WORDS}; auto: 128px-full on a GPU, else 64px-half",
+        f"sizes and lengths: {PRESETS_IN_WORDS}; auto: 64px-full on a GPU, else 64px-half",
         ("auto", *PRESETS),
     )
     arch: str = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
@@ -124,6 +161,14 @@ class TrainConfig:
         "model.pt of a network trained on the same data; its predictions on all channels are learned as well "
         "(knowledge distillation)",
     )
+    init_from: str | None = option(
+        None,
+        "model.pt to start from, of the same task and network; its data may have other classes (then the last "
+        "layer is new) or channels (they go by their names)",
+    )
+    tensorboard: bool = option(
+        False, "write scalars and the first kernels for TensorBoard to OUT/tensorboard; needs that package"
+    )
     distill_weight: float = option(0.5, "share of the distillation loss, with --teacher", least=0, most=1)
     distill_temperature: float = option(
         4.0, "temperature of both predictions in the distillation loss", above=0, most=1000
@@ -159,7 +204,7 @@ class TrainConfig:
         0.01, "share of undecodable images in a split above which the run stops", least=0, most=1
     )
     seed: int = option(0, "seed of weights, batches, augmentation and channel sampling", least=0, below=2**63)
-    device: str = option("auto", "cpu, cuda or cuda:N; auto: cuda where present")
+    device: str = option("auto", DEVICES)
     threads: int = option(0, "CPU threads; 0: one for each idle core", least=0, most=4096)
 
     # `training_name` of the teacher. The training script reads it in the teacher's checkpoint: it is no option.
@@ -182,31 +227,23 @@ class TrainConfig:
         Raises:
             UserError: a value is out of range, or the device is not there.
         """
-        local = os.environ.get("LOCAL_RANK", "0")
-        if not local.isdigit():
-            raise UserError(
-                f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or unset it"
-            )
-        if self.device == "auto":
-            self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.device == "cuda":  # each process of torchrun has a GPU of its own
-            self.device = f"cuda:{local}"
-        if not re.fullmatch(r"cpu|cuda:\d+", self.device):
-            raise UserError(f"--device {self.device}: expected auto, cpu, cuda or cuda:N")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise UserError(f"--device {self.device}: CUDA is not available here; use --device cpu")
+        self.device = choose_device(self.device)
         if self.preset == "auto":
-            self.preset = "128px-full" if self.device.startswith("cuda") else "64px-half"
+            self.preset = "64px-half" if self.device == "cpu" else "64px-full"
         for key, value in PRESETS[self.preset].items():
             if getattr(self, key) is None:
                 setattr(self, key, value)
         # on a CPU, oneDNN's bfloat16 leaves kernel gradients of 1x1 feature maps undefined
         if self.amp is None:
-            self.amp = self.device != "cpu" or (
-                torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32
+            self.amp = self.device.startswith("cuda") or (
+                self.device == "cpu" and torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32
             )
         check_ranges(self)
         check_name(self.name, "--name")
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise UserError(
+                "--tensorboard: the package is not there; run `pip install tensorboard`, or leave it out"
+            )
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         return self
@@ -379,6 +416,8 @@ def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
     }
     if "teacher" in options:
         options["teacher"] = config.taught_by or config.teacher
+    if "init_from" in options:
+        options["init_from"] = _training_of(options["init_from"])
     return tuple(sorted(options.items()))
 
 
@@ -429,5 +468,10 @@ def _teacher(options: Mapping) -> str | None:
     """Returns the teacher's `training_name`. Older versions wrote its path alone: NAME-OPTIONS-sSEED/model.pt."""
     if options.get("taught_by") or not options.get("teacher"):
         return options.get("taught_by")
-    written = re.fullmatch(r"(?:.*/)?([^/]+)-s\d+/[^/]+", options["teacher"])
-    return written[1] if written else options["teacher"]
+    return _training_of(options["teacher"])
+
+
+def _training_of(path: str) -> str:
+    """Returns NAME-OPTIONS of the path of a checkpoint, NAME-OPTIONS-sSEED/model.pt; other paths stay as they are."""
+    written = re.fullmatch(r"(?:.*/)?([^/]+)-s\d+/[^/]+", path)
+    return written[1] if written else path

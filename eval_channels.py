@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from channelset import FILLS, find_stem
 from config import Task1Config
@@ -29,8 +28,8 @@ from metrics.accuracy import classification_metrics
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
-from report.evaluation_page import write_page
-from utils import ArgumentParser, UserError, cli
+from report.evaluation_page import ClassAnswers, write_page
+from utils import ArgumentParser, UserError, cli, progress_bar
 
 
 def make_parser() -> ArgumentParser:
@@ -130,13 +129,14 @@ def evaluate(
     of the plain network of the set.
     """
     labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
-    for subset, ids in tqdm(subsets.items(), desc="subsets", unit="subset", disable=None):
+    for subset, ids in progress_bar(subsets.items(), desc="subsets", unit="subset"):
         network, columns = prepare(ids)
-        predictions[subset], loss = predict(network.eval(), batches, columns, amp=False)
+        predictions[subset], loss, top5 = predict(network.eval(), batches, columns, amp=False)
         rows.append(
             {
                 "subset": subset,
                 **classification_metrics(labels, predictions[subset], num_classes),
+                "top5_pct": top5,
                 "loss": loss,
                 **measure(model, ids, batches, repeats),
             }
@@ -214,6 +214,8 @@ def main(argv: list[str] | None = None) -> None:
         rows, predictions = evaluate(model, batches, subsets, prepare, cache.num_classes, args.repeats)
         record["splits"][split] = rows
         print("\n".join(readable(record["model"], split, row) for row in rows))
+        if split == "test" or args.split == "val":
+            by_class = ClassAnswers(split, batches.labels.cpu().numpy(), predictions, cache.class_names)
         if keep and split == "test":
             write_predictions(
                 evaluation.files.predictions,
@@ -223,7 +225,7 @@ def main(argv: list[str] | None = None) -> None:
             )
     if keep:
         evaluation.write(record)
-    write_page(args.checkpoint[0], record, checkpoint["config"]["name"])
+    write_page(args.checkpoint[0], record, checkpoint["config"]["name"], by_class)
     if keep and evaluation.published:
         print(NEXT)
 

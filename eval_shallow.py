@@ -26,7 +26,7 @@ from models.branched import fuse
 from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import MAX_DEPTH, load_classifier, measure_depth
-from report.evaluation_page import write_page
+from report.evaluation_page import ClassAnswers, write_page
 from utils import ArgumentParser, UserError, cli
 
 LIMITED = ("ours", "distilled")  # sections with a limit to the depth
@@ -132,17 +132,20 @@ def evaluate(path: str, args) -> bool:
     }
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, size, channels, device)
-        labels, (predictions, loss) = batches.labels.cpu().numpy(), predict(fused, batches, amp=False)
-        row = {**classification_metrics(labels, predictions, cache.num_classes), "loss": loss, **columns}
+        labels, (predictions, loss, top5) = batches.labels.cpu().numpy(), predict(fused, batches, amp=False)
+        quality = classification_metrics(labels, predictions, cache.num_classes)
+        row = {**quality, "top5_pct": top5, "loss": loss, **columns}
         record["splits"][split] = [row]
         print(readable(name, split, row))
+        if split == "test" or args.split == "val":
+            by_class = ClassAnswers(split, labels, {SINGLE: predictions}, cache.class_names)
         if keep and split == "test":
             write_predictions(
                 evaluation.files.predictions, cache.split(split).paths, labels, {SINGLE: predictions}
             )
     if keep:
         evaluation.write(record)
-    write_page(path, record, options["name"])
+    write_page(path, record, options["name"], by_class)
     return bool(keep) and evaluation.published
 
 

@@ -149,9 +149,8 @@ def check_words(args) -> None:
         named = named_options(given_words(text, option))
         for run, has in {"queue": dict.fromkeys(own, ""), **options_of}.items():
             for name in sorted(named & named_options(words(has))):
-                raise UserError(
-                    f"{option} has --{name}, which the {'run ' * (run != 'queue')}{run} sets itself: leave it out"
-                )
+                owner = run if run == "queue" else f"run {run}"
+                raise UserError(f"{option} has --{name}, which the {owner} sets itself: leave it out")
 
 
 def training_config(run: Run, args, seed: int) -> TrainConfig:
@@ -236,7 +235,7 @@ def evaluation_jobs(args) -> list[Job]:
                 "--threads",
                 str(args.threads),
                 *words(test),
-                *["--repeats", "0"] * (not args.latency),
+                *([] if args.latency else ["--repeats", "0"]),
                 *given_words(args.eval_options, "--eval-options"),
             ]
             jobs.append(
@@ -282,7 +281,8 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
                     job.not_before = time.monotonic() + RETRY
                     waiting.append(job)
                     continue
-                failed += [job] * (job.process.returncode != 0)
+                if job.process.returncode:
+                    failed.append(job)
                 print(
                     f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}",
                     flush=True,
@@ -367,7 +367,8 @@ def main(argv: list[str] | None = None) -> None:
     evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)
     # a latency is measured on a machine that does nothing else
-    failed, left = run_jobs(jobs + evaluations * (not args.latency), args.jobs, args.minutes)
+    together = jobs if args.latency else jobs + evaluations
+    failed, left = run_jobs(together, args.jobs, args.minutes)
     left = evaluations if args.latency else [job for job in left if job.makes is None]
     failed += run_jobs([job for job in left if job.ready], 1 if args.latency else args.jobs)[0]
     if evaluations and args.report:

@@ -12,6 +12,9 @@ the same command with --resume goes on. Then: python eval_channels.py runs/.../m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 
 from channelset import sample_channels, some_subsets
@@ -21,6 +24,7 @@ from data.dataset import make_batches
 from data.lists import find_dataset, read_channels
 from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
+from models.initial import initialise
 from models.task1 import CHECKPOINT, build_from_options, for_channels, load_teacher
 from utils import UserError, cli, parse_config
 
@@ -32,7 +36,7 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
     top1, losses, labels = {}, [], batches.labels.cpu().numpy()
     num_classes = model.fc.out_features
     for ids in [tuple(range(len(names)))] if config.is_specialist else some_subsets(len(names)):
-        predictions, loss = predict(for_channels(model, ids), batches, ids, config.amp)
+        predictions, loss, _ = predict(for_channels(model, ids), batches, ids, config.amp)
         metrics = classification_metrics(labels, predictions, num_classes)
         top1[subset_name(ids, names)] = round(metrics["top1_pct"], 2)
         losses.append(loss)
@@ -43,8 +47,14 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
     }
 
 
-def main() -> None:
-    config = parse_config(Task1Config, description=__doc__)
+def build_shaped(options: Mapping, channels: int, num_classes: int) -> torch.nn.Module:
+    """Returns a network of the options, for so many channels and classes; of no data."""
+    moments = {"mean": torch.zeros(channels), "std": torch.ones(channels), "covariance": torch.eye(channels)}
+    return build_from_options(options, channels, num_classes, moments)
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(Task1Config, argv, __doc__)
     source = find_dataset(config.data)
     config.resolve(read_channels(source))
     device, processes, cache = start(config, str(source))
@@ -61,6 +71,9 @@ def main() -> None:
         "covariance": cache.covariance[list(ids)][:, list(ids)],
     }
     model = build_from_options(vars(config), known, cache.num_classes, statistics)
+    if config.init_from:
+        shaped = partial(build_shaped, vars(config))
+        print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
     if config.teacher and config.channels != "all":
         raise UserError(
             f"--teacher {config.teacher}: it and the student must both take all channels of the same data"

@@ -11,19 +11,22 @@ Ctrl-C saves; the same command with --resume goes on. Then: python eval_shallow.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from config import Task2Config, training_name
 from data.dataset import make_batches
 from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
+from models.initial import initialise
 from models.shallow import SHALLOW
 from models.task2 import CHECKPOINT, build_classifier, load_teacher, measure_depth
 from utils import cli, parse_config
 
 
-def main() -> None:
-    config = parse_config(Task2Config, description=__doc__).resolve()
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(Task2Config, argv, __doc__).resolve()
     device, processes, cache = start(config)
     channels = range(len(cache.channel_names))
     torch.manual_seed(config.seed)
@@ -32,6 +35,9 @@ def main() -> None:
         measure_depth(
             model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name
         )
+    if config.init_from:
+        shaped, names = partial(build_classifier, vars(config)), cache.channel_names
+        print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
     teacher = None
     if config.teacher:
         teacher, options = load_teacher(config.teacher, cache)
@@ -42,12 +48,14 @@ def main() -> None:
     )
 
     def validate(averaged):
-        predictions, loss = predict(averaged, val, amp=config.amp)
+        predictions, loss, _ = predict(averaged, val, amp=config.amp)
         metrics = classification_metrics(val.labels.cpu().numpy(), predictions, cache.num_classes)
         return {"val_loss": round(loss, 4), "val_top1_pct": round(metrics["top1_pct"], 2)}
 
     Trainer(config, cache, model, train, validate, processes=processes, teacher=teacher).fit_and_save(
-        CHECKPOINT, {"mean": cache.mean.tolist(), "std": cache.std.tolist()}, "eval_shallow.py"
+        CHECKPOINT,
+        {"mean": cache.mean.tolist(), "std": cache.std.tolist(), "data_channels": cache.channels.as_dict()},
+        "eval_shallow.py",
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
+import errno
 import hashlib
 import json
 import math
@@ -18,17 +18,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
 import typing
 import zipfile
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent
 LIMITS = {
@@ -39,6 +41,11 @@ LIMITS = {
 }
 FORMULA = ("=", "+", "-", "@")  # what begins with one is a formula to a spreadsheet
 BUSY = 75  # exit status where another process holds what this one needs: try again later
+LOG_EVERY = 60  # seconds between the lines that a progress bar writes into a file
+# what the messages of torch, CUDA, cuDNN and C++ have in common where memory is short
+NO_MEMORY = r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|unable to find an engine"
+SMALLER = ("--batch-size", "--width", "--image-size", "--workers", "--jobs")  # options that save memory
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 ROOM_LOCK = "unfinished.lock"  # marks a folder of `making`
 PARTIAL = ".partial"  # ends the name of a file that is not written to its end
 ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when its standard input closes
@@ -119,7 +126,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")  # one line: the usage would bury it
 
+    last = None  # the parser of the script that runs
+
     def parse_args(self, args=None, namespace=None):
+        ArgumentParser.last = self
         parsed, unknown = self.parse_known_args(args, namespace)
         for word in unknown:
             if not word.startswith("-"):
@@ -210,8 +220,9 @@ def cli(main) -> None:
     """Run `main`; a `UserError` becomes one line on stderr and exit status 2 (busy: 75), Ctrl-C 130."""
     _open_streams()
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
-        stream.reconfigure(errors="backslashreplace")
-    sys.stderr = Output(sys.stderr)
+        with suppress(AttributeError, OSError, ValueError):  # a notebook's stream is no text file
+            stream.reconfigure(errors="backslashreplace")
+    plain, sys.stderr = sys.stderr, Output(sys.stderr)
     if os.environ.get(ENDS_WITH_STDIN):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
@@ -219,29 +230,105 @@ def cli(main) -> None:
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(
-            error
-        ):
-            raise
-        print(
-            "error: out of memory; try a smaller --batch-size, --width or --image-size, or fewer processes at "
-            "once. What was saved is whole: --resume goes on",
-            file=sys.stderr,
-        )
-        sys.exit(2)
     except BrokenPipeError:  # the reader of our output has gone, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as error:  # a path too long, a disk that failed
-        print(
-            f"error: {printable(str(error))[:300]}; check that path, and that the disk has room",
-            file=sys.stderr,
-        )
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if is_out_of_memory(error):
+            message = f"out of memory; {_memory_advice()}"
+        elif isinstance(error, OSError):  # a path too long, a disk that failed
+            message = f"{printable(str(error))[:300]}; {remedy(error)}"
+        else:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        sys.stderr = plain  # a notebook goes on with it
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the processor or the GPU does not suffice."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and re.search(NO_MEMORY, str(error), re.IGNORECASE) is not None
+    )
+
+
+def _memory_advice() -> str:
+    """What saves memory, of the options that the running script has."""
+    known = ArgumentParser.last._option_string_actions if ArgumentParser.last else SMALLER[:3]
+    smaller = [name for name in SMALLER if name in known]
+    advice = "run fewer processes at once"
+    if smaller:
+        advice += f", or try a smaller {' or '.join(smaller)}"
+    return f"{advice}. What was saved is whole: --resume goes on" if "--resume" in known else advice
+
+
+def remedy(error: BaseException) -> str:
+    """What the user can do about an error of reading or writing a file."""
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "you have no right to write there: choose another folder, or change its rights"
+    if number == errno.ENAMETOOLONG:
+        return "the name is too long: choose a shorter one"
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open: raise the limit (ulimit -n), or run fewer processes at once"
+    if number in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP):
+        return "check that path"
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some disk space, or choose another folder"
+    return "check that path, and that the disk has room"
+
+
+class _Log(tqdm):
+    """A progress bar for a file: whole lines, one in `LOG_EVERY` seconds and one at the end."""
+
+    @staticmethod
+    def status_printer(file):
+        def write(text: str) -> None:
+            if text.strip():
+                file.write(text.strip() + "\n")
+                file.flush()
+
+        return write
+
+    @classmethod
+    def write(cls, s, file=None, end="\n", nolock=False):
+        (file or sys.stderr).write(s + end)
+
+    def clear(self, nolock=False):
+        """There is nothing to clear in a file."""
+
+    def close(self) -> None:
+        if not self.disable:
+            self.refresh()
+            self.delay = float("inf")  # tqdm takes it for one that was never shown, and adds nothing
+        super().close()
+
+
+def progress_bar(*items, **options) -> tqdm:
+    """A tqdm bar: on a terminal as tqdm draws it, into a log file, a pipe or a notebook one line a minute."""
+    with suppress(AttributeError, ValueError):  # no stream, one without `isatty`, a closed one
+        if (options.get("file") or sys.stderr).isatty():
+            return tqdm(*items, **{"dynamic_ncols": True, "mininterval": 0.2, **options})
+    how = {"ncols": 100, "mininterval": LOG_EVERY, "maxinterval": 1e9, "miniters": 1}
+    return _Log(*items, **{**how, "disable": sys.stderr is None, **options})
+
+
+def duration(seconds: float) -> str:
+    """ "40 s", "25 min", "5 h 10 min" or "2 d 3 h"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def _open_streams() -> None:
@@ -322,18 +409,22 @@ def free_cores(seconds: float = 0.3) -> int:
         return limit
 
 
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: "1 thread", "3 threads"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def use_threads(count: int) -> int:
     """Set the threads of the CPU and return their number; 0: as many as there are idle cores, since more wait for
     one another and are many times as slow.
     """
     if not count:
         count = min(free_cores(), torch.get_num_threads())
-        if count < torch.get_num_threads():
-            print(
-                f"{count} CPU thread{'s' * (count > 1)}: as many as there are cores that nothing else uses; "
-                f"--threads N sets another number",
-                file=sys.stderr,
-            )
+        print(
+            f"{counted(count, 'CPU thread')}: as many as there are cores that nothing else uses; "
+            f"--threads N sets another number",
+            file=sys.stderr,
+        )
     torch.set_num_threads(count)
     return count
 
@@ -354,12 +445,12 @@ class Output:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
+        with suppress(OSError, ValueError):  # ValueError: the stream is closed
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             self._stream.flush()
 
     def __getattr__(self, name: str):
@@ -372,10 +463,10 @@ def hold(folder: Path) -> FileLock:
     Raises:
         BusyError: another process holds it; the message says which.
     """
-    lock, holder = FileLock(folder / ".lock"), folder / ".holder"
+    lock, holder = None, folder / ".holder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock = acquire(folder / ".lock", timeout=0)
         holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}")
     except Timeout:
         known = holder.read_text() if holder.exists() else "another process"
@@ -383,7 +474,39 @@ def hold(folder: Path) -> FileLock:
             f"{folder} is in use by {known}: wait until it ends, or choose another folder"
         ) from None
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
+        if lock:
+            lock.release()
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
+    return lock
+
+
+def acquire(path: Path, timeout: float = -1):
+    """Take the lock of a file, to be given back with `release()`; wait `timeout` seconds (-1: as long as it takes).
+
+    Some network file systems have no locks. Then a line says so and nothing is locked.
+
+    Raises:
+        Timeout: another process has it.
+        OSError: the folder cannot be written.
+    """
+    try:
+        import fcntl
+
+        # FileLock would wait for ever, or report another reason
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows has locks of its own
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"warning: the file system of {path.parent} has no locks: see that one process alone works there",
+            file=sys.stderr,
+        )
+        return types.SimpleNamespace(release=lambda: None)
+    lock = FileLock(path)
+    lock.acquire(timeout=timeout)
     return lock
 
 
@@ -398,7 +521,7 @@ def one_at_a_time(folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; choose another folder") from error
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
     try:
         yield
     finally:
@@ -407,13 +530,11 @@ def one_at_a_time(folder: Path):
 
 def _wait_for(file: Path, why: str, patience: float) -> FileLock:
     """Lock `file`; say `why` it waits once it has waited `patience` seconds."""
-    lock = FileLock(file)
     try:
-        lock.acquire(timeout=patience)
+        return acquire(file, timeout=patience)
     except Timeout:
         print(f"{why}: waiting for it", file=sys.stderr)
-        lock.acquire()
-    return lock
+        return acquire(file)
 
 
 @contextmanager
@@ -445,7 +566,7 @@ def making(path: Path, replace: bool = False):
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
-        with contextlib.suppress(OSError):  # somebody put files there, or Windows keeps what is open
+        with suppress(OSError):  # somebody put files there, or Windows keeps what is open
             (room / ROOM_LOCK).unlink()
             room.rmdir()
         lock.release()
@@ -468,7 +589,7 @@ def _lock_room(room: Path, path: Path) -> FileLock:
             lock = _wait_for(file, f"another process makes {path}", 0)
         except FileNotFoundError:  # the process before has just removed it
             continue
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if os.path.samestat(before, file.stat()):
                 return lock
         lock.release()  # of a file that is no longer there: it keeps nobody out
@@ -495,12 +616,13 @@ def atomic_path(path: str | Path):
         os.replace(temporary, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        # torch.save knows no number: what it wrote to is full
+        advice = remedy(error if isinstance(error, OSError) else OSError(errno.ENOSPC, ""))
         raise UserError(
-            f"cannot write {path}: {error}. Free some disk space or choose another folder; "
-            "an older file there is unchanged."
+            f"cannot write {path}: {error}; {advice}. An older file there is unchanged."
         ) from error
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
@@ -567,17 +689,17 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
         torch.save(state, temporary)
 
 
-def load_checkpoint(path: str | Path, kind: str) -> dict:
+def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
     """Load a checkpoint this project wrote, tensors and plain values only (never arbitrary pickles).
 
     Args:
         path: the file.
-        kind: value of its `kind` entry that the caller can use, such as "task1-model".
+        kind: value of its `kind` entry that the caller can use, such as "task1-model", or several.
 
     Raises:
         UserError: missing, truncated, unsafe or foreign file, or a checkpoint of another kind.
     """
-    path = Path(path)
+    path, kinds = Path(path), (kind,) if isinstance(kind, str) else kind
     if not path.is_file():
         hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
         raise UserError(f"no checkpoint at {path}{hint}")
@@ -593,14 +715,14 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
             "or not written by this project. Train again or copy the file again."
         ) from error
     found = state.get("kind") if isinstance(state, dict) else None
-    if found != kind:
+    if found not in kinds:
         raise UserError(
             f"{path} is {f'a {found!r} checkpoint' if found else 'not a checkpoint of this project'}; "
-            f"expected {kind!r}. Name the file that the matching training script wrote."
+            f"expected {' or '.join(map(repr, kinds))}. Name the file that the matching training script wrote."
         )
     missing = [
         f"{key} ({getattr(wanted, '__name__', wanted)})"
-        for key, wanted in CONTENT.get(kind, CONTENT["model"]).items()
+        for key, wanted in CONTENT.get(found, CONTENT["model"]).items()
         if not fits(state.get(key), wanted)
     ]
     if not missing:
@@ -626,8 +748,8 @@ def load_checkpoint(path: str | Path, kind: str) -> dict:
     for key, part in (("name", "config"), ("preset", "config"), ("name", "dataset")):
         if part in state:
             check_name(state[part].get(key), f"{path}: {part} {key}")
-    if kind in OPTIONS:
-        check_options(state["config"], OPTIONS[kind], path)
+    if found in OPTIONS:
+        check_options(state["config"], OPTIONS[found], path)
     return state
 
 
@@ -642,7 +764,7 @@ def check_options(config: Mapping, cls: type, path: str | Path) -> None:
     for name, value in config.items():
         if name not in fields:
             continue
-        choices = fields[name].metadata["choices"]
+        choices = fields[name].metadata.get("choices")  # what is no option has none
         empty = value is None and fields[name].default is None
         if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
             raise UserError(
@@ -717,7 +839,8 @@ def git_commit() -> str:
     running = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
     try:
         changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py").splitlines()
-        return ask("rev-parse", "HEAD") + "+changes" * bool(running.intersection(changed))
+        commit = ask("rev-parse", "HEAD")
+        return f"{commit}+changes" if running.intersection(changed) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

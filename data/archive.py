@@ -11,11 +11,9 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.lists import read_lists
 from data.source import BROKEN
-from utils import UserError
+from utils import UserError, progress_bar
 
 BLOCK = 1 << 18  # bytes a read
 ATTEMPTS = 5  # connections before giving up; each resumes the last
@@ -126,7 +124,7 @@ def _fetch(url: str, part: Path, progress: bool) -> bool:
             )
         with (
             open(part, "ab" if resumed else "wb") as out,
-            tqdm(
+            progress_bar(
                 total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=not progress
             ) as bar,
         ):

@@ -17,13 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from data.decode import PICTURES, ImageReader, check_array, read_array
 from data.files import LARGEST_IMAGE
 from data.lists import BANDS, LIST_FILES, ImageLists, read_lists
 from data.source import open_source
-from utils import ROOT, UserError, atomic_path, write_text
+from utils import ROOT, UserError, atomic_path, progress_bar, write_text
 
 RECIPES = ROOT / "data" / "recipes"
 TOLERANCE = 3  # of 255: other resizers and JPEG qualities move a quarter's mean colour by up to 2.7
@@ -248,7 +247,9 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
         return make_image(lambda: tree.read(places[row.path], LARGEST_IMAGE), row, recipe.facts["make"])
 
     with atomic_path(out) as temporary, ThreadPoolExecutor(workers) as pool:
-        made = tqdm(pool.map(one, recipe.rows), name, len(recipe.rows), unit=" images", disable=not progress)
+        made = progress_bar(
+            pool.map(one, recipe.rows), name, len(recipe.rows), unit=" images", disable=not progress
+        )
         with zipfile.ZipFile(temporary, "w") as archive:
             for row, (image, difference, usable) in zip(recipe.rows, made):
                 archive.writestr(

@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from channelset import Channels
 from data import identity
 from data.decode import ImageReader, Target, decode, pixel_kind, pixel_unit, stored_kind
 from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
-from utils import ROOT, UserError, making, printable, write_json, write_text
+from utils import ROOT, UserError, making, printable, progress_bar, write_json, write_text
 
 FORMAT = 2  # part of the key: caches of another format are not found
 CHUNK = 64  # images a job
@@ -157,7 +156,9 @@ class PixelCache:
 
     def remember(self, lists: ImageLists, stamp: str, sums: identity.Sums) -> None:
         """Note that `lists` have these pictures; a folder that cannot be written is compared again next time."""
-        meta = dict(self._meta)
+        meta, source = dict(self._meta), str(lists.source)
+        if self.sources.get(source) == stamp:
+            return
         with suppress(UserError):
             if self.images_digest is None:
                 text = identity.as_text({path: s for path, s in sums.items() if path not in self.left_out})
@@ -165,7 +166,7 @@ class PixelCache:
                 meta["crc32"] = {**meta["crc32"], PICTURES: checksum(self.folder / PICTURES)}
                 self.images_digest = meta["images_digest"] = identity.digest_of(text)
             known = {path: old for path, old in self.sources.items() if Path(path).exists()}
-            self.sources = meta["sources"] = {**known, str(lists.source): stamp}
+            self.sources = meta["sources"] = {**known, source: stamp}
             self._meta = _write_meta(self.folder, meta)
 
 
@@ -257,6 +258,7 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
         target = target.with_name(f"{target.name.removesuffix(f'-{number - 1}')}-{number}")
     for cache in caches:
         if cache.has_seen(lists, stamp):
+            cache.remember(lists, stamp, {})
             return cache, cache.folder, ""
     sums, outdated = identity.sums_of(lists, progress) if caches else {}, []
     for cache in caches:
@@ -363,7 +365,7 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
     total = sum(len(job[0]) for job in jobs)
     with (
         closing(answers(reader, jobs, workers if total >= FEW else 1)) as results,
-        tqdm(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
+        progress_bar(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
     ):
         for key, job, (failed, moments, good) in zip(owners, jobs, results):
             paths = lists.splits[key].paths

@@ -35,10 +35,11 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
         lists = read_lists(find_dataset(data))
         return open_cache(lists, cached_size(image_size), cache, max_failed_share=max_failed)
 
-    if dist.is_initialized() and dist.get_rank() > 0:
+    several = dist.is_available() and dist.is_initialized()  # some builds of PyTorch have no distributed part
+    if several and dist.get_rank() > 0:
         dist.barrier()  # the first process builds the cache
     pixels = load()
-    if dist.is_initialized() and dist.get_rank() == 0:
+    if several and dist.get_rank() == 0:
         dist.barrier()
     for name, variance in zip(pixels.channel_names, np.diag(pixels.covariance)):
         if variance == 0:

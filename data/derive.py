@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ImageOps
-from tqdm import tqdm
 
 from data.decode import ImageReader, open_picture, reason, to_mode
 from data.lists import BANDS, ImageLists
 from data.source import BROKEN
-from utils import UserError, making, write_text
+from utils import UserError, making, progress_bar, write_text
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:
@@ -71,7 +70,7 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
             for split, part in lists.splits.items():
                 lines = []
                 for path, label in zip(
-                    tqdm(part.paths, desc=split, unit=" images", disable=not progress), part.labels
+                    progress_bar(part.paths, desc=split, unit=" images", disable=not progress), part.labels
                 ):
                     rgb = _read_rgb(reader, path)
                     more = np.round(CHANNELS[channel](rgb.astype(np.float64)))

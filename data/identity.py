@@ -15,10 +15,9 @@ import zipfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from tqdm import tqdm
-
 from data.decode import ImageReader
 from data.workers import cores
+from utils import progress_bar
 
 LISTS_ONLY = "lists only"  # in place of a digest, where an earlier version did not look at the pictures
 
@@ -46,7 +45,9 @@ def sums_of(lists, progress: bool = True) -> Sums:
     reader, paths = ImageReader(lists), listed_paths(lists)
     with ThreadPoolExecutor(cores()) as pool:
         sums = pool.map(reader.sums, paths)
-        bar = tqdm(sums, total=len(paths), desc="comparing pictures", unit=" images", disable=not progress)
+        bar = progress_bar(
+            sums, total=len(paths), desc="comparing pictures", unit=" images", disable=not progress
+        )
         return dict(zip(paths, bar))
 
 

@@ -7,7 +7,6 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from data.archive import download
 from data.build import build, read_recipes
@@ -17,10 +16,11 @@ from data.decode import ImageReader, reason
 from data.decode import decode as decode_image
 from data.demo import make_demo
 from data.derive import CHANNELS, derive
+from data.folders import write_lists
 from data.folds import make_folds
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
-from utils import ROOT, ArgumentParser, UserError, cli, printable, within
+from utils import ROOT, ArgumentParser, UserError, cli, printable, progress_bar, within
 
 URL = "https://cchsu.info/files/images.zip"
 
@@ -54,7 +54,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             return False, f"{path} ({reason(error)})", b""
 
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes without the interpreter's lock
-        results = list(tqdm(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
+        results = list(progress_bar(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
     grey = f", {sum(same for same, _, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
     print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
     bad = [reason for _, reason, _ in results if reason]
@@ -141,6 +141,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
 
     sub = command(
+        "lists",
+        "write train.txt, val.txt and test.txt for images in folders of their classes",
+        "lists photos --val 0.1 --test 0.1",
+    )
+    sub.add_argument(
+        "source", metavar="FOLDER", help="holds CLASS/IMAGE, or train/CLASS/IMAGE, val/..., test/..."
+    )
+    for name in ("val", "test"):
+        sub.add_argument(
+            f"--{name}",
+            type=within(0.0, 1.0, float),
+            default=0.1,
+            metavar="SHARE",
+            help=f"of the training images of each class, for a folder without {name}/ (default: %(default)s)",
+        )
+    sub.add_argument(
+        "--seed", type=within(0, 2**32), default=0, metavar="N", help="of that draw (default: %(default)s)"
+    )
+
+    sub = command(
         "folds",
         "write lists for cross-validation of a small data set, one folder a fold",
         "folds data/small.zip --folds 5 --out data-folds",
@@ -204,6 +224,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"ready: {build(args.name, args.source, out, args.workers)}")
     elif args.command == "check":
         check(read_lists(find_dataset(args.source)), args.decode, args.workers)
+    elif args.command == "lists":
+        write_lists(args.source, args.val, args.test, args.seed)
+        check(read_lists(args.source), False, 1)
     elif args.command == "folds":
         for folder in make_folds(read_lists(find_dataset(args.source)), args.folds, args.out):
             print(f"ready: {folder}")

@@ -17,7 +17,8 @@ from queue import SimpleQueue
 from data.decode import ImageReader, pack
 from utils import ROOT, UserError
 
-COMMAND = "from data.decode import serve; serve()"
+# the paths are arguments: PYTHONPATH is split at ":", and comes after the current folder
+COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from data.decode import serve; serve()"
 
 
 def cores() -> int:
@@ -26,15 +27,25 @@ def cores() -> int:
 
 
 def _start() -> subprocess.Popen:
-    environment = dict(
-        os.environ,
-        PYTHONPATH=os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-        OPENBLAS_NUM_THREADS="1",
-        OMP_NUM_THREADS="1",
-    )
+    environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+    paths = [str(ROOT), *filter(None, map(str, sys.path))]
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", COMMAND, *paths],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
+
+
+def _why(process: subprocess.Popen) -> str:
+    """How a process ended that did not answer, and what to do."""
+    try:
+        status = process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        return "gave no readable answer; try again, or use --workers 1"
+    if status in (-9, 137):
+        return "was killed, perhaps for lack of memory; use fewer workers, or free some memory"
+    return f"ended with exit status {status}; what it printed stands above"
 
 
 def _send(process: subprocess.Popen, value) -> None:
@@ -61,10 +72,7 @@ def answers(reader: ImageReader, jobs: list[tuple], workers: int):
             _send(process, job)
             answer = pickle.load(process.stdout)
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"a decoding process ended early (exit status {process.poll()}), perhaps for "
-                f"lack of memory; use fewer workers"
-            ) from error
+            raise UserError(f"a decoding process {_why(process)}") from error
         finally:
             idle.put(process)
         if isinstance(answer, OSError):

@@ -5,12 +5,14 @@ already.
 from __future__ import annotations
 
 import argparse
+import glob
+import json
 from pathlib import Path
 
 import torch
 
 from channelset import Channels
-from config import TrainConfig, changed_options, differing, digest, identity
+from config import DEVICES, TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.identity import LISTS_ONLY, difference
@@ -49,7 +51,7 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--section", choices=SECTIONS[task], help="part of the tables (default: from the options)"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument(
         "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: as many as there are idle cores"
     )
@@ -57,13 +59,32 @@ def add_options(parser: ArgumentParser, task: str) -> None:
         "--repeats", type=within(0, 10**6), default=50, help="timed passes for the latency; 0: leave it out"
     )
     parser.add_argument(
-        "--results", help="folder for the results (default: results, for the demo set runs/demo-results)"
+        "--results",
+        help="folder for the results (default: results for the data that results/ is of already, "
+        "else runs/results; for the demo set runs/demo-results)",
     )
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing where this very run has its results already"
     )
     # older scripts pass it; no evaluation writes the documents
     parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
+
+
+def results_folder(task: str, dataset: dict) -> Path:
+    """Where results go that no --results names: results/ holds those of published data alone.
+
+    Args:
+        dataset: the entry of a checkpoint.
+    """
+    if dataset["name"] == "demo":
+        return Path("runs/demo-results")
+    for path in (ROOT / "results" / task / "runs").glob(f"*-{glob.escape(dataset['name'])}-*px-*.json"):
+        try:
+            if json.loads(path.read_text(encoding="utf-8"))["dataset_digest"] == dataset["digest"]:
+                return ROOT / "results"
+        except (OSError, ValueError, KeyError, TypeError):  # a damaged one; others tell
+            continue
+    return Path("runs/results")
 
 
 class Evaluation:
@@ -102,9 +123,9 @@ class Evaluation:
             "seed": self.options["seed"],
             "digest": digest(identity(config_class.of(self.options)), sorted(test.items())),
         }
-        demo = self.head["dataset"] == "demo"
-        folder = Path(args.results or ("runs/demo-results" if demo else ROOT / "results"))
-        self.files, self.published = RunFiles(folder, task, run_name(self.head)), folder == ROOT / "results"
+        folder = Path(args.results or results_folder(task, checkpoint["dataset"]))
+        self.files = RunFiles(folder, task, run_name(self.head))
+        self.published = folder.resolve() == (ROOT / "results").resolve()
 
     @property
     def kept_options(self) -> dict:
@@ -178,7 +199,7 @@ class Evaluation:
         other = difference(cache, dataset, path)
         if other:
             raise UserError(
-                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}. Name the data it "
+                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}; name the data it "
                 f"was trained on"
             )
         return config, cache
@@ -226,3 +247,7 @@ class Evaluation:
         """Write the record, and the task's table with it."""
         write_record(self.files, record)
         print(f"wrote {self.files.table} and {self.files.record}")
+        if not self.args.results and not self.published and self.head["dataset"] != "demo":
+            print(
+                f"these are data of your own: --results {ROOT / 'results'} puts them into the documents' tables"
+            )

@@ -13,9 +13,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -25,21 +27,27 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import TrainConfig, differing, folder_name
+from config import PRESETS, TrainConfig, differing, folder_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import open_data
 from data.identity import LISTS_ONLY, difference
+from engine.board import Board
 from engine.step import TrainStep
+from models.resnet import LAYERS
 from utils import (
     PARTIAL,
     UserError,
     append_jsonl,
     brief,
     check_options,
+    counted,
+    duration,
     environment,
     hold,
+    is_out_of_memory,
     load_checkpoint,
+    progress_bar,
     read_jsonl,
     save_checkpoint,
     use_threads,
@@ -78,6 +86,12 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
 
     data: where they were found already; default: where `config.data` leads.
     """
+    for option in ("teacher", "init_from"):  # before minutes of decoding
+        path = getattr(config, option)
+        if path and not Path(path).is_file():
+            raise UserError(f"--{option.replace('_', '-')} {path}: there is no such file; name a model.pt")
+    if config.out and not config.resume and Path(config.out, "last.pt").exists():
+        raise UserError(_holds_a_run(config.out))
     choose_threads(config)
     # a GPU times its convolutions once: training batches have one shape
     torch.backends.cudnn.benchmark = True
@@ -87,6 +101,10 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
         Processes.start(device),
         open_data(data or config.data, config.image_size, config.cache, config.max_failed),
     )
+
+
+def _holds_a_run(folder: str | Path) -> str:
+    return f"{folder} already holds a run: add --resume to go on with it, or choose another --out"
 
 
 def choose_threads(config: TrainConfig) -> None:
@@ -112,22 +130,47 @@ def readable(record: dict) -> str:
     )
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> tuple[np.ndarray, float]:
-    """Predicted class of every image (N,), and the mean cross-entropy of the true classes, in nats.
+class Answers(NamedTuple):
+    """What a network says of N images."""
 
-    The model, in eval mode, gets the image channels `columns` (None: all).
+    predictions: np.ndarray  # (N,), the likeliest class of each
+    loss: float  # mean cross-entropy of the true classes, in nats
+    top5_pct: (
+        float | None
+    )  # share of the images whose class is among the five likeliest; None of up to five classes
+
+
+def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> Answers:
+    """The answers of the model, in eval mode, from the image channels `columns` (None: all).
+
+    Where memory is short, fewer images are taken at once.
     """
-    model.eval()
-    predictions, loss = [], 0.0
-    for images, labels in batches.eval_batches(1024 if batches.device.type == "cuda" else 256):
+    count = min(len(batches), 1024 if batches.device.type == "cuda" else 256)
+    while True:
+        try:
+            return _predict(model.eval(), batches, columns, amp, count)
+        except (RuntimeError, MemoryError) as error:
+            if count == 1 or not is_out_of_memory(error):
+                raise
+        count //= 2
+        if batches.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, batches: Batches, columns, amp: bool, count: int) -> Answers:
+    predictions, loss, among = [], 0.0, 0
+    for images, labels in batches.eval_batches(count):
         if columns is not None:
             images = images[:, list(columns)].contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
             logits = model(images)
         predictions.append(logits.argmax(1))
         loss = loss + functional.cross_entropy(logits.float(), labels, reduction="sum")
-    return torch.cat(predictions).cpu().numpy(), float(loss) / len(batches)
+        if logits.shape[1] > 5:
+            among = among + (logits.topk(5).indices == labels[:, None]).sum()
+    top5 = 100 * int(among) / len(batches) if logits.shape[1] > 5 else None
+    return Answers(torch.cat(predictions).cpu().numpy(), float(loss) / len(batches), top5)
 
 
 def _stop_signals() -> list[int]:
@@ -136,7 +179,57 @@ def _stop_signals() -> list[int]:
     """
     hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
     heard = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
-    return [signal.SIGINT, signal.SIGTERM] + [hang_up] * heard
+    # a cluster's warnings before it ends a job, and Ctrl-Break on Windows
+    others = [getattr(signal, name, None) for name in ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")]
+    return [signal.SIGINT, signal.SIGTERM] + [hang_up] * heard + [one for one in others if one is not None]
+
+
+class Estimate:
+    """Says once, after `FIRST` steps, how long a training will take.
+
+    Args:
+        config: of the training.
+        device: it runs on.
+        steps: that are left.
+    """
+
+    FIRST, SKIPPED = 20, 5  # the first steps choose algorithms
+
+    def __init__(self, config: TrainConfig, device: torch.device, steps: int):
+        self.config, self.device, self.left, self.done, self.began = config, device, steps, 0, 0.0
+
+    def step(self) -> str:
+        """To be called after each step: a line, or nothing."""
+        self.done += 1
+        if self.done not in (self.SKIPPED, self.FIRST):
+            return ""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self.done == self.SKIPPED:
+            self.began = time.perf_counter()
+            return ""
+        each = (time.perf_counter() - self.began) / (self.FIRST - self.SKIPPED)
+        return self.line(each * (self.left - self.done))
+
+    def line(self, seconds: float) -> str:
+        """Where `seconds` are left; on a processor that takes over an hour it names the shortest preset."""
+        end = time.strftime(
+            "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", time.localtime(time.time() + seconds)
+        )
+        text, least = (
+            f"about {duration(seconds)} on this {self.device.type.upper()}, until {end}",
+            next(iter(PRESETS)),
+        )
+        share = work(PRESETS[least]) / work(vars(self.config))
+        if self.device.type == "cpu" and seconds > 3600 and share < 0.5:
+            text += f"; --preset {least} takes about {duration(seconds * share)}"
+        return text
+
+
+def work(options: Mapping) -> float:
+    """Of a training, up to a factor: pixels times the square of the width times blocks times epochs."""
+    blocks = sum(LAYERS[options["arch"]]) if options["arch"] in LAYERS else sum(LAYERS["resnet10"])
+    return options["image_size"] ** 2 * options["width"] ** 2 * blocks * options["epochs"]
 
 
 class Trainer:
@@ -204,8 +297,11 @@ class Trainer:
         )
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
         # loss_sum: over this epoch's steps
-        self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, None
+        self.step, self.seconds, self.loss_sum, self.stopped, self.lock = 0, 0.0, 0.0, None, None
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
+        self.board = None
+        if config.tensorboard and processes.rank == 0:
+            self.board = Board(self.folder / "tensorboard")
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
         if config.compile:  # in place and after the average was copied: neither state dict changes
             called.compile(dynamic=False)
@@ -267,9 +363,7 @@ class Trainer:
         if not last.exists() and not older.exists():
             return None
         if not self.config.resume:
-            raise UserError(
-                f"{self.folder} already holds a run: add --resume to go on with it, or choose another --out"
-            )
+            raise UserError(_holds_a_run(self.folder))
         try:
             state = load_checkpoint(last, "training-state")
         except UserError as error:
@@ -309,6 +403,8 @@ class Trainer:
                 )
             differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
             if differ:
+                if set(differ) == {"epochs"}:
+                    raise UserError(f"cannot resume {self.folder}: {self._other_length(differ['epochs'][1])}")
                 raise UserError(
                     f"cannot resume {self.folder}: it was started with "
                     + ", ".join(
@@ -345,6 +441,19 @@ class Trainer:
             write_json(self.folder / "environment.json", self.environment)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
+    def _other_length(self, epochs: int) -> str:
+        """Why a run of `epochs` epochs does not go on for another number of them, and the commands that do."""
+        script = f"train_{'task1' if hasattr(self.config, 'sampler') else 'task2'}.py"
+        asked, model = self.config.epochs, self.folder / "model.pt"
+        text = (
+            f"it was started with --epochs {epochs} (now {asked}), and its learning rate falls to zero by the end "
+            f"of these. `python {script} --epochs {asked} --out {self.folder}-{asked}` trains anew"
+        )
+        if asked > epochs and model.exists():
+            more = f"--init-from {model} --epochs {asked - epochs} --out {self.folder}-more"
+            text += f"; `python {script} {more}` goes on from its weights with a schedule of its own"
+        return text + "; add your other options to it"
+
     def _lines(self, state: dict) -> list[dict]:
         """The metrics of the epochs that are done; a state of an older version leaves them to metrics.jsonl.
 
@@ -369,56 +478,85 @@ class Trainer:
         Raises:
             UserError: the loss is not finite; the last checkpoint is kept.
         """
-        self.open_run()
-        total = self.steps.total
-        handlers = {
-            s: signal.signal(s, lambda number, _: setattr(self, "stopped", number)) for s in _stop_signals()
-        }
-        interactive = sys.stderr.isatty()
-        bar = tqdm(
-            total=total,
-            initial=self.step,
-            unit="step",
-            desc=self.folder.name,
-            dynamic_ncols=interactive,
-            mininterval=0.2 if interactive else 30,
-            disable=self.processes.rank != 0,
-        )
+        bar, handlers, messages = None, {}, sys.stderr
         try:
-            began, checked, saved = time.perf_counter(), self.step, time.monotonic()
-            while self.step < total:
-                self.steps.run(self.step)
-                self.step += 1
-                bar.update()
-                stop, epoch_ended = self._stop_asked(), self.step % self.steps_per_epoch == 0
-                due = time.monotonic() - saved > SAVE_EVERY
-                if epoch_ended or stop or due or self.step - checked >= 50:
-                    loss, checked = self._check(checked), self.step
-                    bar.set_postfix(
-                        epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}", refresh=False
+            self.open_run()
+            for number in _stop_signals():
+                # only the main thread may; another thread's training is stopped by what started it
+                with suppress(ValueError):
+                    handlers[number] = signal.signal(
+                        number, lambda number, _: setattr(self, "stopped", number)
                     )
-                    self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
-                    if epoch_ended:
-                        self._end_epoch(bar)
-                    if stop or due or self.step == total:
-                        self._save()
-                        saved = time.monotonic()
-                    began = time.perf_counter()
-                if stop:
-                    bar.close()
-                    print(
-                        f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
-                        "The same command with --resume goes on.",
-                        file=sys.stderr,
-                    )
-                    sys.exit(130)
-        finally:
-            bar.close()
             if self.processes.rank == 0:
+                print(self.describe(), file=messages)
+            bar = progress_bar(
+                total=self.steps.total,
+                initial=self.step,
+                unit="step",
+                desc=self.folder.name,
+                file=messages,
+                disable=self.processes.rank != 0,
+            )
+            self._train(bar, messages)
+        finally:
+            if bar is not None:
+                bar.close()
+            if self.lock is not None:
                 self.lock.release()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return self.ema.module
+
+    def _train(self, bar: tqdm, messages: TextIO) -> None:
+        """The steps that are left."""
+        total, estimate = self.steps.total, Estimate(self.config, self.device, self.steps.total - self.step)
+        began, checked, saved = time.perf_counter(), self.step, time.monotonic()
+        while self.step < total:
+            self.steps.run(self.step)
+            self.step += 1
+            bar.update()
+            if (text := estimate.step()) and self.processes.rank == 0:
+                bar.write(text, file=messages)
+            stop, epoch_ended = self._stop_asked(), self.step % self.steps_per_epoch == 0
+            due = time.monotonic() - saved > SAVE_EVERY
+            if epoch_ended or stop or due or self.step - checked >= 50:
+                loss, checked = self._check(checked), self.step
+                bar.set_postfix(
+                    epoch=f"{self.step / self.steps_per_epoch:.1f}", loss=f"{loss:.3f}", refresh=False
+                )
+                self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
+                if epoch_ended:
+                    self._end_epoch(bar)
+                if stop or due or self.step == total:
+                    try:
+                        self._save()
+                    except UserError as error:
+                        if stop or self.step == total:
+                            raise
+                        bar.write(f"warning: {error} The training goes on and tries again.", file=messages)
+                    saved = time.monotonic()
+                began = time.perf_counter()
+            if stop:
+                bar.close()
+                print(
+                    f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
+                    "The same command with --resume goes on.",
+                    file=messages,
+                )
+                sys.exit(130)
+
+    def describe(self) -> str:
+        """What is trained, where and how long, in one line."""
+        config, count = self.config, sum(p.numel() for p in self.model.parameters())
+        cpu = self.device.type == "cpu"
+        where = f"cpu, {counted(config.threads, 'thread')}" if cpu else str(self.device)
+        done = f", of which {self.step} steps are done" if self.step else ""
+        return (
+            f"{config.name}: {config.arch} of width {config.width:g}, {count / 1e6:.2f} million parameters; "
+            f"{self.cache.num_classes} classes, {config.image_size} px; "
+            f"{counted(config.epochs, 'epoch')} of {self.steps_per_epoch} steps{done}; "
+            f"preset {config.preset}; {where}; in {self.folder}"
+        )
 
     def fit_and_save(self, kind: str, dataset: dict, evaluation: str) -> None:
         """`fit`, then write the averaged model to model.pt and stop the processes.
@@ -436,6 +574,7 @@ class Trainer:
                 "digest": cache.digest,
                 "images_digest": self.images_digest,
                 "class_names": cache.class_names,
+                "pixels": cache.kind.name,
                 **dataset,
             }
             save_checkpoint(
@@ -491,8 +630,14 @@ class Trainer:
             if self.processes.rank == 0:
                 bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=sys.stderr)
         self.metrics.append(json.loads(json.dumps(record)))  # plain numbers, as the file has them
+        if self.board:
+            rate = float(self.optimizer.param_groups[0]["lr"])
+            self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
         if self.processes.rank == 0:
-            append_jsonl(self.folder / "metrics.jsonl", record)
+            try:
+                append_jsonl(self.folder / "metrics.jsonl", record)
+            except OSError as error:  # last.pt holds the line as well
+                bar.write(f"warning: cannot write to {self.folder / 'metrics.jsonl'}: {error}", file=bar.fp)
 
     def _stop_asked(self) -> bool:
         """Whether any process was asked to stop; all of them learn it at the same step, asking every 20."""

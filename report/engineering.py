@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from report.markdown import table, table_of
-from utils import UserError
+from utils import UserError, counted
 
 NO_RESULTS = "No results yet: run `{command}`, then `python -m report.build`."
 
@@ -50,7 +50,7 @@ def speed_tables(file: Path) -> dict[str, str]:
         "measured": lambda row: f"{float(row['value']):,.4g} {row['unit']}",
         "against": lambda row: row["reference"] or "–",
         "ratio (quartiles)": _ratio,
-        "hardware": lambda row: f"{row['hardware']}, {_threads(row['threads'])}",
+        "hardware": lambda row: f"{row['hardware']}, {counted(int(row['threads']), 'thread')}",
     }
     try:
         with open(file, encoding="utf-8", newline="") as lines:
@@ -67,10 +67,6 @@ def speed_tables(file: Path) -> dict[str, str]:
         raise UserError(
             f"{file} is damaged ({error}): make it again with python -m tools.benchmark"
         ) from error
-
-
-def _threads(count: str) -> str:
-    return f"{count} thread" if count == "1" else f"{count} threads"
 
 
 def _ratio(row: dict) -> str:

@@ -9,25 +9,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
+from sklearn.metrics import precision_recall_fscore_support, recall_score
 
-from report.figures import PALETTE, Chart, Panel, Panels, Series, lines
-from report.markdown import literal, number, table_of
+from metrics.accuracy import confusion_matrix
+from report.class_names import NAMES
+from report.figures import PALETTE, Chart, Confusion, Panel, Panels, Series, confusion, lines
+from report.markdown import literal, number, table, table_of
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
 QUALITY = {  # heading -> row -> cell
     "top-1 %": lambda row: f"{row['top1_pct']:.2f}",
     "95 % interval": lambda row: f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}",
+    "top-5 %": lambda row: number(row.get("top5_pct"), 2),  # of more than five classes
     "precision": lambda row: f"{row['precision_macro']:.3f}",
     "recall": lambda row: f"{row['recall_macro']:.3f}",
     "F1": lambda row: f"{row['f1_macro']:.3f}",
 }
 SHOWN = 30  # bars that a chart has room for
+SETS, CLASSES = 7, 100  # sets that the table of classes has room for, classes that a confusion matrix has
 
 
-def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
-    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and say where they are.
+class ClassAnswers(NamedTuple):
+    """The answers on one split: labels (N,), channel set -> predictions (N,), and the names of the classes."""
+
+    split: str
+    labels: np.ndarray
+    predictions: dict[str, np.ndarray]
+    classes: list[str]
+
+
+def write_page(
+    checkpoint: str | Path, record: dict, trained: str, answers: ClassAnswers | None = None
+) -> None:
+    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, with `answers` also a table by class and
+    `evaluation-confusion.png`, and say where they are.
 
     A network that is evaluated otherwise than it was trained, or not on both splits, gets files of its own. A folder
     that cannot be written is named in one line on stderr, no more.
@@ -41,11 +59,16 @@ def write_page(checkpoint: str | Path, record: dict, trained: str) -> None:
     drawn = sets_chart(record) if record["task"] == "task1" else training_chart(record)
     title = textwrap.fill(drawn.title, 105)  # fits the figure's width
     try:
-        write_text(text, make_text(record))
+        write_text(text, make_text(record) + (class_text(answers) if answers else ""))
         drawn._replace(title=title).write(chart)
+        if answers:
+            matrix = chart.with_name(f"{name}-confusion.png")
+            confusion_chart(record, answers).write(matrix)
     except UserError as error:
         print(f"no table and chart of this evaluation: {error}", file=sys.stderr)
         return
+    if answers:
+        print(f"confusion matrix: {matrix}")
     print(f"table: {text}\nchart: {chart}")
 
 
@@ -117,11 +140,56 @@ def _table(record: dict, rows: list[dict]) -> str:
             "batch 256": cell("latency_ms_b256", 1),
             "memory (MB), batch 256": cell("peak_mem_mb", 1),
         }
+    if all(row.get("top5_pct") is None for row in rows):
+        del columns["top-5 %"]
     text = table_of(columns, rows)
     if len(rows) > 1:
         mean = statistics.fmean(row["top1_pct"] for row in rows)
         text += "\n| " + " | ".join(["mean", f"{mean:.2f}", *["–" for _ in range(len(columns) - 2)]]) + " |"
     return text
+
+
+def class_text(answers: ClassAnswers) -> str:
+    """The answers by class as Markdown. Recall, a column a set, is the share of a class that was found; precision,
+    F1 and what it was taken for most often are of the first set."""
+    names, sets = _names(answers), list(answers.predictions)[:SETS]
+    count = range(len(names))
+    counts = confusion_matrix(answers.labels, answers.predictions[sets[0]], len(names))
+    precision, _, f1, images = precision_recall_fscore_support(
+        answers.labels, answers.predictions[sets[0]], labels=count, zero_division=0
+    )
+    recalls = [
+        recall_score(answers.labels, answers.predictions[one], labels=count, average=None, zero_division=0)
+        for one in sets
+    ]
+    lines = []
+    for label, name in enumerate(names):
+        wrong = np.where(np.arange(len(names)) == label, 0, counts[label])
+        taken = f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–"
+        shares = [f"{100 * recall[label]:.1f}" if images[label] else "–" for recall in recalls]
+        lines.append(
+            [name, str(images[label]), *shares, f"{precision[label]:.3f}", f"{f1[label]:.3f}", taken]
+        )
+    shown = ["recall %"] if len(sets) == 1 else [f"recall %, {one}" for one in sets]
+    header = ["class", "images", *shown, "precision", "F1", "most often taken for"]
+    return f"\n## Classes on {answers.split}\n\n{table(header, lines)}\n"
+
+
+def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
+    """Show the confusions of the first set; of many classes those with the most errors."""
+    names, first = _names(answers), next(iter(answers.predictions))
+    counts = confusion_matrix(answers.labels, answers.predictions[first], len(names))
+    rows = np.sort(np.argsort(counts.diagonal() - counts.sum(1), kind="stable")[:CLASSES])
+    shares = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
+    some = f", the {CLASSES} classes with the most errors" if len(names) > CLASSES else ""
+    title = f"{_subject(record)}: confusions on {answers.split}{some}".replace("$", r"\$")
+    data = Confusion([names[row] for row in rows], shares[np.ix_(rows, rows)].tolist())
+    return Chart(confusion, data, textwrap.fill(title, 95))
+
+
+def _names(answers: ClassAnswers) -> list[str]:
+    """English names of known classes; without what a table or a drawing would read as its own signs."""
+    return [NAMES.get(name, name).replace("|", "/").replace("$", "") for name in answers.classes]
 
 
 # ---------------------------------------------------------------- charts

@@ -257,7 +257,8 @@ def main(argv: list[str] | None = None) -> None:
             noticed = not passes(folder, [mutant.test])
             file.write_text(text, encoding="utf-8")
             print(f"{'noticed  ' if noticed else 'UNNOTICED'} {mutant.name}: {mutant.test}", flush=True)
-            unnoticed += [mutant.name] * (not noticed)
+            if not noticed:
+                unnoticed.append(mutant.name)
     if unnoticed:
         raise UserError(f"no test notices {'; '.join(unnoticed)}")
     print(f"all {len(chosen)} are noticed")

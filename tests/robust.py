@@ -123,9 +123,7 @@ def run(script: str, *words: str) -> tuple[int, str, str]:
         sys.argv,
         {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)},
     )
-    errors.reconfigure = lambda **_: None
     out = io.StringIO()
-    out.reconfigure = lambda **_: None
     sys.argv = [f"{script}.py", *words]
     signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(60)

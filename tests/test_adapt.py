@@ -202,6 +202,7 @@ def test_what_the_stem_cannot_stand_for_is_named_with_its_place(conv, reason):
         (nn.Sequential(nn.Conv2d(3, 4, 3)), {"channels": 13}, "3 input channels, 13 were named.*init="),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), {"fill": "regression"}, "give covariance=.*fill='mean'"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), {"channels": ["R", "G", "G"]}, "'G' is named twice"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)), {"channels": True}, "channels True: give their number"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), {"init": "random"}, "expected 'keep', 'wavelength' or a mapping"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), {"init": "wavelength"}, "needs the wavelength"),
         (nn.Sequential(nn.Linear(3, 4)), {"path": "0"}, "0 is no plain convolution: this is a Linear"),

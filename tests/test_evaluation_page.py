@@ -3,14 +3,26 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import eval_channels
 import eval_shallow
 import train_task2
+from data.batches import Batches
 from engine import evaluation
-from report.evaluation_page import make_text, page_name, sets_chart, training_chart, write_page
+from engine.trainer import predict
+from report.evaluation_page import (
+    ClassAnswers,
+    confusion_chart,
+    make_text,
+    page_name,
+    sets_chart,
+    training_chart,
+    write_page,
+)
 
 QUALITY = {
     "top1_pct": 61.25,
@@ -141,8 +153,27 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
         assert f"| {row['subset']} | {row['top1_pct']:.2f} | {row['ci95_low']:.2f} – " in text
     command(eval_channels, trained, *OPTIONS, "--name", "other", "--split", "val", "--subsets", "RG")
     assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
+    assert "## Classes on test" in text and "recall %, RGB | recall %, RG |" in text
     other = Path("run/evaluation-other-val.md").read_text(encoding="utf-8")
     assert "| RG |" in other and "| RGB |" not in other and "## test" not in other
+
+
+def test_results_of_ones_own_data_stay_out_of_the_published_ones(
+    command, trained, tiny, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(evaluation, "ROOT", tmp_path / "clone")
+    command(train_task2, *tiny, "--out", "shallow")
+    scripts = {"task1": (eval_channels, trained), "task2": (eval_shallow, "shallow/model.pt")}
+    for task, (script, path) in scripts.items():
+        command(script, path, "--repeats", 0)
+        assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
+        said = f"data of your own: --results {tmp_path / 'clone' / 'results'} puts them into"
+        assert said in capsys.readouterr().out
+        assert not Path("clone/results", task).exists()
+        command(script, path, "--repeats", 0, "--results", "clone/results")  # then these data are published
+        command(script, path, "--repeats", 0, "--name", "another")
+        assert len(list(Path("clone/results", task, "runs").iterdir())) == 2
+        assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
 
 
 def test_published_results_are_written_and_the_documents_are_left(
@@ -153,7 +184,7 @@ def test_published_results_are_written_and_the_documents_are_left(
     command(train_task2, *tiny, "--out", "shallow")
     for script, path in ((eval_channels, trained), (eval_shallow, "shallow/model.pt")):
         capsys.readouterr()
-        command(script, path, "--repeats", 0)
+        command(script, path, "--repeats", 0, "--results", "results")
         assert capsys.readouterr().out.splitlines()[-1] == "next: python -m report.build"
     assert (tmp_path / "README.md").read_text() == "as it was" and not (tmp_path / "report").exists()
     assert len(list((tmp_path / "results").glob("*/runs/*.json"))) == 2
@@ -168,15 +199,74 @@ def test_a_page_that_cannot_be_written_leaves_the_results(command, trained, caps
     assert len(list(Path("results/task1/runs").glob("*.json"))) == 1
 
 
-def test_a_classifier_and_the_same_on_images_of_another_size(command, tiny, capsys):
-    command(train_task2, *tiny, "--out", "run")
+def test_a_classifier_and_the_same_on_images_of_another_size(command, ready, tiny, capsys):
+    ready(train_task2, *tiny)
     command(eval_shallow, "run/model.pt", *OPTIONS)
     assert capsys.readouterr().out.splitlines()[-2:] == PATHS
     record = json.loads(next(Path("results/task2/runs").glob("*.json")).read_text())
     row = record["splits"]["test"][0]
     text = Path("run/evaluation.md").read_text(encoding="utf-8")
     assert f"| {row['top1_pct']:.2f} | {row['ci95_low']:.2f} – " in text
+    assert "| recall % | precision |" in text and Path("run/evaluation-confusion.png").exists()
     assert f"| {row['strict_depth']} | {record['weighted_operations']} |" in text
     command(eval_shallow, "run/model.pt", *OPTIONS, "--image-size", 12)
     assert "12 px at test" in Path("run/evaluation-12px.md").read_text(encoding="utf-8")
     assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
+
+
+# ---------------------------------------------------------------- by class
+
+ANSWERS = ClassAnswers(
+    "test",
+    np.array([0, 0, 0, 0, 1, 1, 2]),
+    {"RGB": np.array([0, 0, 1, 2, 1, 1, 0]), "R": np.array([0, 0, 0, 0, 0, 0, 0])},
+    ["n01855672", "a|b", "c", "never shown"],
+)
+
+
+def test_a_table_of_the_classes(sets, tmp_path, capsys):
+    write_page(tmp_path / "model.pt", sets, "net", ANSWERS)
+    text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    assert "## Classes on test" in text
+    header = "| class | images | recall %, RGB | recall %, R | precision | F1 | most often taken for |"
+    assert header in text
+    # goose: two of four are right, two of three answers; the first of its two mistakes
+    assert "| goose | 4 | 50.0 | 100.0 | 0.667 | 0.571 | a/b (1) |" in text
+    assert "| a/b | 2 | 100.0 | 0.0 | 0.667 | 0.800 | – |" in text
+    assert "| never shown | 0 | – | – | 0.000 | 0.000 | – |" in text
+    assert f"confusion matrix: {tmp_path / 'evaluation-confusion.png'}\n" in capsys.readouterr().out
+    with Image.open(tmp_path / "evaluation-confusion.png") as chart:
+        assert chart.format == "PNG" and chart.width > 400
+
+
+def test_the_confusion_matrix_shows_the_classes_with_the_most_errors(sets):
+    data = confusion_chart(sets, ANSWERS).data
+    assert data.classes == ["goose", "a/b", "c", "never shown"] and data.shares[0] == [50, 25, 25, 0]
+    labels = np.repeat(np.arange(150), 2)
+    wrong = np.where(labels >= 50, (labels + 1) % 150, labels)
+    many = ClassAnswers("val", labels, {"RGB": wrong}, [f"c{n}" for n in range(150)])
+    chart = confusion_chart(sets, many)
+    assert chart.data.classes == [f"c{n}" for n in range(50, 150)]
+    assert "100 classes with the most errors" in chart.title
+
+
+def test_top_5_stands_beside_top_1_of_more_than_five_classes(sets):
+    sets["splits"]["test"] = [{**row, "top5_pct": 88.5} for row in sets["splits"]["test"]]
+    text = make_text(sets)
+    assert "| RGB | 61.25 | 53.50 – 68.40 | 88.50 |" in text and text.count("top-5 %") == 1
+
+
+def test_the_five_likeliest_are_counted():
+    class Fixed(torch.nn.Module):
+        """Class 0 is the likeliest, then 1, 2, ..."""
+
+        def forward(self, x):
+            return -torch.arange(8.0).repeat(len(x), 1)
+
+    images, labels = np.zeros((8, 2, 2, 3), np.uint8), np.arange(8)
+    batches = Batches(images, labels, 2, np.zeros(3), np.ones(3), range(3), torch.device("cpu"))
+    answers = predict(Fixed(), batches, amp=False)
+    assert answers.top5_pct == 62.5 and (answers.predictions == 0).all()
+    batches.labels %= 5
+    less = predict(torch.nn.Sequential(Fixed(), torch.nn.Linear(8, 5)), batches, amp=False)
+    assert less.top5_pct is None

@@ -40,7 +40,7 @@ def folder(name: str) -> Path:
     return found
 
 
-def test_finished_runs_are_skipped_and_failed_ones_named(queue, capsys):
+def test_finished_runs_are_skipped_and_listed_and_failed_ones_named(queue, capsys, tiny):
     broken = BAD.but(train_channels="R", sampler="none")  # the training script refuses it, so does the queue
     with pytest.raises(UserError, match="--train-channels needs a --sampler"):
         queue([GOOD, broken])
@@ -51,14 +51,12 @@ def test_finished_runs_are_skipped_and_failed_ones_named(queue, capsys):
     capsys.readouterr()
     queue([GOOD, OTHER], "--only", "good")
     assert capsys.readouterr().out == "0 runs to train\n"
-
-
-def test_other_options_are_another_run(queue, tiny, tmp_path, capsys):
-    queue([GOOD])
-    longer = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "2"])
-    queue([GOOD], "--options", longer)
-    assert "1 runs to train" in capsys.readouterr().out
-    assert len(list(Path("runs/tiny-64px-half").glob("good-*/model.pt"))) == 2
+    queue([GOOD, OTHER, BAD], "--list")
+    first, second, third = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert first == ["trained", "good,fill=mean", str(folder("good"))]
+    assert second[:2] == ["trained", "other,fill=zero"] and third[0] == "-"
+    queue([GOOD], "--list", "--options", " ".join([*tiny, "--epochs", "2"]))  # another training
+    assert capsys.readouterr().out.split()[0] == "-"
 
 
 @pytest.mark.parametrize(
@@ -135,16 +133,6 @@ def test_rows_are_chosen_by_model_and_options():
         three.fits("good,widths=128,256,512") and three.fits(str(three)) and not three.fits("good,widths=128")
     )
     assert not run.fits("other") and str(run) == "good,fill=mean,epochs=60,test_image_size=40"
-
-
-def test_the_list_names_each_run_and_whether_it_is_trained(queue, capsys):
-    queue([GOOD])
-    capsys.readouterr()
-    queue([GOOD, OTHER], "--list")
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["trained", "good,fill=mean", str(folder("good"))] and second.startswith(
-        "-        other,"
-    )
 
 
 def test_rows_without_a_training_of_their_own_train_what_they_need():

@@ -13,7 +13,6 @@ from __future__ import annotations
 import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from channelset import build_fill, find_stem
 from data.channels import parse_subset
@@ -22,7 +21,17 @@ from data.identity import difference
 from engine.records import SUBSETS, note_checksums, to_csv
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from models.task1 import for_channels, load_channel_net
-from utils import ROOT, ArgumentParser, UserError, cli, environment, use_threads, within, write_text
+from utils import (
+    ROOT,
+    ArgumentParser,
+    UserError,
+    cli,
+    environment,
+    progress_bar,
+    use_threads,
+    within,
+    write_text,
+)
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")
 NEIGHBOURS = (3, 5)  # px a side
@@ -120,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         for size in (1, *NEIGHBOURS)
         for name, ids in sets.items()
     ]
-    for path in tqdm(args.checkpoint, desc="networks", unit="network", disable=None):
+    for path in progress_bar(args.checkpoint, desc="networks", unit="network"):
         model, checkpoint = load_channel_net(path)
         config = checkpoint["config"]
         if difference(cache, checkpoint["dataset"], path) or config["image_size"] != args.size:

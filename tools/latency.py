@@ -14,14 +14,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from engine.records import NEXT, RunFiles, load_records, read_predictions, save_record, write_table
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
 from report.results import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, cli, environment
+from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar
 
 CHANNELS = 3  # Task 2 takes images with all channels of the pixel cache
 
@@ -49,7 +48,7 @@ def time_setting(
         entry: rebuild(records[names[0]], names[0], setting.folder.parent).to(
             device, memory_format=torch.channels_last
         )
-        for entry, names in tqdm(runs.items(), desc="build", disable=None)
+        for entry, names in progress_bar(runs.items(), desc="build")
     }
     found: dict[str, dict] = {name: {} for names in runs.values() for name in names}
     for column, count, times in (

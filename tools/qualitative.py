@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from channelset import find_stem
 from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode
+from engine.prediction import grad_cam
 from engine.records import SUBSETS, note_checksums
 from models.branched import fuse
 from models.task1 import channels_of, for_channels, load_channel_net
@@ -55,25 +56,6 @@ def answer(logits: Tensor, classes: list[str]) -> list:
     share, place = logits.softmax(1)[0].max(0)
     name = classes[int(place)]
     return [NAMES.get(name, name), round(100 * float(share), 1)]
-
-
-def grad_cam(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (1, K), and the map (H', W') in [0, 1] of what the likeliest class rests on."""
-    kept = []
-
-    def keep(x: Tensor) -> list[Tensor]:
-        kept[:] = original(x)
-        return kept
-
-    original, net.feature_maps = net.feature_maps, keep
-    try:
-        with torch.enable_grad():
-            logits = net(image.requires_grad_())
-            (slopes,) = torch.autograd.grad(logits.max(), kept[-1:])
-    finally:
-        del net.feature_maps
-    weighted = (slopes.mean((2, 3), keepdim=True) * kept[-1]).sum(1)[0].clamp(min=0).detach()
-    return logits.detach(), weighted / weighted.max().clamp(min=1e-12)
 
 
 def describe(checkpoint: dict) -> dict:

@@ -1,0 +1,195 @@
+"""Answers of a trained network for image files: `Predictor`. The script predict.py is its command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from channelset import Channels
+from data.batches import Batches
+from data.channels import parse_subset
+from data.dataset import cached_size
+from data.decode import decode, pixel_kind
+from data.folders import ENDINGS
+from data.lists import RGB
+from models import task1, task2
+from models.branched import fuse
+from report.class_names import NAMES
+from utils import UserError, brief, load_checkpoint
+
+
+class Predictor:
+    """Answers for image files with the network of a checkpoint of either task.
+
+    Example: `Predictor("runs/main/model.pt")("photo.jpg", "RG")` returns the five likeliest classes, each with its
+    probability, from red and green alone.
+
+    Args:
+        path: of a model.pt that train_task1.py or train_task2.py wrote.
+        device: where the network runs, such as "cpu" or "cuda:0".
+
+    Attributes:
+        channels: names and wavelengths that the network knows; classes: names of its classes.
+        model, checkpoint: as they were loaded.
+
+    Raises:
+        UserError: `path` is no such file.
+    """
+
+    def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        kind = load_checkpoint(path, (task1.CHECKPOINT, task2.CHECKPOINT))["kind"]
+        self.any_set = kind == task1.CHECKPOINT
+        self.model, self.checkpoint = (task1.load_channel_net if self.any_set else task2.load_classifier)(
+            path
+        )
+        dataset = self.checkpoint["dataset"]
+        self.mean, self.std = np.array(dataset["mean"]), np.array(dataset["std"])
+        self.stored = Channels(
+            dataset.get("data_channels") or (RGB if len(self.mean) == 3 else len(self.mean))
+        )
+        self.channels = task1.channels_of(dataset) if self.any_set else self.stored
+        self.classes = [NAMES.get(name, name) for name in dataset["class_names"]]
+        self.image_size = self.checkpoint["config"]["image_size"]
+        self.network = cache(self._network)
+
+    def __call__(
+        self, file: str | Path, channels: str | None = None, top: int = 5
+    ) -> list[tuple[str, float]]:
+        """The `top` likeliest classes of one file: [(name, probability in 0..1)], the likeliest first.
+
+        Raises:
+            UserError: as `ids` and `pixels`.
+        """
+        ids = self.ids(channels)
+        return self.named(self.probabilities([self.pixels(file, ids)], ids)[0], top)
+
+    def ids(self, channels: str | None) -> tuple[int, ...]:
+        """Channel ids of a set such as "RG", "B04,B03" or "all"; None: all that the network knows.
+
+        Raises:
+            UserError: an unknown channel, or a part of them where the network takes all.
+        """
+        ids = parse_subset(channels or "all", self.channels)
+        if not self.any_set and len(ids) < len(self.channels):
+            raise UserError(
+                f"--channels {channels}: this network takes all of {', '.join(self.channels.names)}; "
+                f"train one for any set with train_task1.py"
+            )
+        return ids
+
+    def _network(self, ids: tuple[int, ...]) -> nn.Module:
+        """The plain network of a set of channels: x (B, n, s, s) -> logits (B, K)."""
+        network = task1.for_channels(self.model, ids) if self.any_set else fuse(self.model)
+        return network.eval().to(self.device)
+
+    def pixels(self, file: str | Path, ids: Sequence[int]) -> np.ndarray:
+        """The part of a file that an evaluation would look at: (s, s, n), its channels in the order of `ids`.
+
+        The file holds all channels of the training data, or those of `ids` alone.
+
+        Raises:
+            UserError: it cannot be read, or holds other channels.
+        """
+        side, names, size = cached_size(self.image_size), self.channels.names, self.image_size
+        try:
+            data = Path(file).read_bytes()
+            columns, image = [self.stored.names.index(names[i]) for i in ids], None
+            try:
+                image = self._decode(data, side, len(self.stored))[..., columns]
+            except ValueError:  # perhaps it holds the named channels alone
+                if len(ids) == len(self.stored):
+                    raise
+                image = self._decode(data, side, len(ids))
+        except Exception as error:  # Pillow raises many types for damaged files
+            names = [*self.stored.names[:4], "..."] if len(self.stored) > 4 else self.stored.names
+            raise UserError(
+                f"cannot read {file} as an image of {len(self.stored)} channels "
+                f"({', '.join(names)}): {brief(error)}"
+            ) from error
+        edge = (side - size) // 2
+        return image[edge : edge + size, edge : edge + size]
+
+    def _decode(self, data: bytes, side: int, channels: int) -> np.ndarray:
+        kind = self.checkpoint["dataset"].get("pixels") or pixel_kind(data, channels)
+        return decode(data, side, channels, kind)
+
+    @torch.no_grad()
+    def probabilities(self, images: Sequence[np.ndarray], ids: Sequence[int]) -> Tensor:
+        """Of images (s, s, n) as `pixels` returns them: (N, K), on the CPU."""
+        return self.network(tuple(ids))(self.normalised(images, ids)).float().softmax(1).cpu()
+
+    def normalised(self, images: Sequence[np.ndarray], ids: Sequence[int]) -> Tensor:
+        """Images (s, s, n) -> (N, n, s, s), float32, with the mean and deviation of the training data."""
+        ids, count = list(ids), len(images)
+        batches = Batches(
+            np.stack(images),
+            np.zeros(count, np.int64),
+            self.image_size,
+            self.mean[ids],
+            self.std[ids],
+            range(len(ids)),
+            self.device,
+        )
+        return next(batches.eval_batches(count))[0]
+
+    def named(self, probabilities: Tensor, top: int) -> list[tuple[str, float]]:
+        """The `top` likeliest classes of one image's probabilities (K,): [(name, probability)]."""
+        shares, places = probabilities.topk(min(top, len(self.classes)))
+        return [(self.classes[place], share) for place, share in zip(places.tolist(), shares.tolist())]
+
+    def rests_on(self, image: np.ndarray, ids: Sequence[int]) -> Tensor:
+        """Where in an image (s, s, n) the answer comes from: a map (H', W') in 0..1, see `grad_cam`."""
+        return grad_cam(self.network(tuple(ids)), self.normalised([image], ids))[1].cpu()
+
+
+def find_images(paths: Sequence[str | Path]) -> Iterator[Path]:
+    """The files of `paths`, those of a folder by their endings (`ENDINGS`), sorted.
+
+    Raises:
+        UserError: there is no such path, or a folder has no images.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            files = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
+            )
+            if not files:
+                raise UserError(f"no images in {path}; known endings: {' '.join(ENDINGS)}")
+            yield from files
+        elif path.exists():
+            yield path
+        else:
+            raise UserError(f"no file or folder {path}; check the path")
+
+
+def grad_cam(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (1, K), and the map (H', W') in [0, 1] of what the likeliest class rests on.
+
+    Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) on the last feature map.
+
+    Args:
+        net: with `feature_maps`, see metrics/receptive_field.py, or around such a network as its `net`.
+        image: (1, C, H, W).
+    """
+    kept = []
+
+    def keep(x: Tensor) -> list[Tensor]:
+        kept[:] = original(x)
+        return kept
+
+    inner = net if hasattr(net, "feature_maps") else net.net
+    original, inner.feature_maps = inner.feature_maps, keep
+    try:
+        with torch.enable_grad():
+            logits = net(image.clone().requires_grad_())
+            (slopes,) = torch.autograd.grad(logits.max(), kept[-1:])
+    finally:
+        del inner.feature_maps
+    weighted = (slopes.mean((2, 3), keepdim=True) * kept[-1]).sum(1)[0].clamp(min=0).detach()
+    return logits.detach(), weighted / weighted.max().clamp(min=1e-12)

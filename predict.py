@@ -1,0 +1,90 @@
+"""Say what is in images, with a trained network of either task.
+
+    python predict.py runs/main/model.pt photo.jpg                  # the five likeliest classes
+    python predict.py runs/main/model.pt folder/ --channels RG      # from red and green alone
+    python predict.py runs/main/model.pt folder/ --csv answers.csv
+    python predict.py runs/main/model.pt photo.jpg --picture answer.png
+
+An image is prepared as an evaluation prepares it: the middle of the picture, at the size of the training. Images
+are pictures, or TIFF and .npy files of the channels that the network was trained on, or of the named ones alone.
+--picture draws what each set of channels leaves of the image, the answer for it, and where the answer comes from.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from itertools import islice
+from pathlib import Path
+
+from config import DEVICES, choose_device
+from engine.prediction import Predictor, find_images
+from report.answer_picture import draw_answers
+from utils import ArgumentParser, UserError, atomic_path, cli, use_threads, within
+
+TOGETHER = 64  # images that are in memory at once
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", help="model.pt of a run of train_task1.py or train_task2.py")
+    parser.add_argument("images", nargs="+", help="image files, or folders with images")
+    parser.add_argument(
+        "--channels",
+        help='channels to look at, such as RG or "B04,B03" (default: all that the network knows)',
+    )
+    parser.add_argument("--top", type=within(1, 1000), default=5, help="how many classes an image")
+    parser.add_argument("--csv", metavar="FILE", help="write a line an image and class to this file as well")
+    parser.add_argument(
+        "--picture", metavar="PATH", help="draw to this PNG; of several images into this folder, a PNG each"
+    )
+    parser.add_argument("--device", default="auto", help=DEVICES)
+    parser.add_argument(
+        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: as many as there are idle cores"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    files, device = list(find_images(args.images)), choose_device(args.device)
+    if args.threads or device == "cpu":
+        use_threads(args.threads)
+    predictor = Predictor(args.checkpoint, device)
+    ids = predictor.ids(args.channels)
+    rows, failed, left = [], [], iter(files)
+    while some := list(islice(left, TOGETHER)):
+        images = {}
+        for file in some:
+            try:
+                images[file] = predictor.pixels(file, ids)
+            except UserError as error:
+                failed.append(error)
+                print(error, file=sys.stderr)
+        if not images:
+            continue
+        for file, shares in zip(images, predictor.probabilities(list(images.values()), ids)):
+            answers = predictor.named(shares, args.top)
+            print(f"{file}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers))
+            rows += [(file, rank, name, f"{share:.6f}") for rank, (name, share) in enumerate(answers, 1)]
+            if args.picture:
+                draw_answers(predictor, file, ids, picture_path(args.picture, file, files))
+    if args.csv:
+        with atomic_path(args.csv) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
+            csv.writer(out).writerows([("image", "rank", "class", "probability"), *rows])
+        print(f"wrote {args.csv}")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(files)} images cannot be read; they are named above")
+
+
+def picture_path(target: str, file: Path, files: list[Path]) -> Path:
+    """Where the picture of `file` goes: to `target`, or of several files into the folder `target`."""
+    if len(files) == 1:
+        return Path(target)
+    same = sum(other.stem == file.stem for other in files) > 1
+    name = "-".join(file.with_suffix("").parts[-2:]) + file.suffix.replace(".", "-") if same else file.stem
+    return Path(target) / f"{name}.png"
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,114 @@
+"""A picture of an image as a network gets it from each set of channels, with its answer and where that comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from channelset import find_stem, some_subsets
+from data.channels import subset_name
+from data.decode import pixel_unit
+from report.figures import Chart
+
+SHOWN = 7  # sets that there is room for
+
+
+def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Path) -> None:
+    """Write a PNG: a column a set of channels within `ids`, all of them first.
+
+    Rows: the present channels, the image as the network fills it up, and what its answer rests on (Grad-CAM).
+
+    Args:
+        predictor: `engine.prediction.Predictor`.
+
+    Raises:
+        UserError: the file cannot be read, or `path` cannot be written.
+    """
+    image, names = predictor.pixels(file, ids), predictor.channels.names
+    sets = (
+        sorted(some_subsets(len(ids)), key=lambda one: (-len(one), one))
+        if predictor.any_set
+        else [range(len(ids))]
+    )
+    columns = []
+    for places in sets[:SHOWN]:
+        chosen, part = tuple(ids[i] for i in places), image[..., list(places)]
+        name, share = predictor.named(predictor.probabilities([part], chosen)[0], 1)[0]
+        columns.append(
+            {
+                "set": subset_name(chosen, names),
+                "present": _shown(part, chosen, predictor),
+                "filled": _filled(part, chosen, predictor),
+                "answer": [name, 100 * share],
+                "map": predictor.rests_on(part, chosen).tolist(),
+            }
+        )
+    title = f"{Path(file).name}: {predictor.checkpoint['config']['name']}".replace("$", r"\$")
+    Chart(answers, columns, title).write(path)
+
+
+def _shown(part: np.ndarray, ids: Sequence[int], predictor) -> list:
+    """Present channels (s, s, n) as red, green, blue in 0..1, absent ones black; of other channels their mean as
+    grey."""
+    unit, names = pixel_unit(part.dtype), predictor.channels.names
+    scaled = part / unit if unit > 1 else _stretched(part, ids, predictor)
+    colours = np.zeros((*part.shape[:2], 3))
+    if set(names) <= set("RGB"):
+        for place, i in enumerate(ids):
+            colours[..., "RGB".index(names[i])] = scaled[..., place]
+    else:
+        colours[:] = scaled.mean(2, keepdims=True)
+    return colours.clip(0, 1).round(3).tolist()
+
+
+def _stretched(part: np.ndarray, ids: Sequence[int], predictor) -> np.ndarray:
+    """Pixels of any unit to 0..1: two deviations of the training data around its mean."""
+    mean, std = predictor.mean[list(ids)], predictor.std[list(ids)]
+    return ((part - mean) / std / 4 + 0.5).clip(0, 1)
+
+
+def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
+    """The image as the network's rule fills it from the present channels, shown as `_shown`; None where the rule
+    fills no image."""
+    rule = find_stem(predictor.model).fill if predictor.any_set else None
+    if rule is None or rule.per_image or rule.rows != len(predictor.channels):
+        return None
+    with torch.no_grad():
+        matrix = rule.columns(list(ids)).double().cpu().numpy()
+    unit, mean, std = pixel_unit(part.dtype), predictor.mean, predictor.std
+    normalised = (part / unit - mean[list(ids)]) / std[list(ids)]
+    whole = (normalised @ matrix.T * std + mean) * unit
+    if part.dtype.kind == "u":
+        whole = whole.clip(0, np.iinfo(part.dtype).max)
+    return _shown(whole.astype(part.dtype), range(len(mean)), predictor)
+
+
+def answers(figure: Figure, data: list[dict]) -> None:
+    """data: a column a set: set, present and filled (s, s, 3; filled may be None), answer [class, percent], map."""
+    rows = {"present": "channels present", "filled": "as filled up", "map": "the answer rests on"}
+    if any(column["filled"] is None for column in data):
+        del rows["filled"]
+    figure.set_size_inches(max(4.5, 1.5 * len(data) + 0.6), 1.75 * len(rows) + 0.7)
+    axes = figure.subplots(len(rows), len(data), squeeze=False)
+    for row, (key, label) in zip(axes, rows.items()):
+        row[0].set_ylabel(label, fontsize=9)
+        for axis, column in zip(row, data):
+            picture = np.array(column["present"])
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if key == "map":  # on grey, so that its colours can be told
+                axis.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
+                edge = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
+                how = {"cmap": "inferno", "alpha": 0.55, "interpolation": "bilinear", "vmin": 0, "vmax": 1}
+                axis.imshow(np.array(column["map"]), extent=edge, **how)
+            else:
+                axis.imshow(np.array(column[key]))
+    for axis, column in zip(axes[0], data):
+        axis.set_title(column["set"], fontsize=10)
+    for axis, column in zip(axes[-1], data):
+        name, share = column["answer"]
+        axis.set_xlabel(f"{name}\n{share:.0f} %".replace("$", r"\$"), fontsize=8)

@@ -1,0 +1,507 @@
+"""Nothing is assumed of the host: its streams, threads, file systems, devices, and the folder one stands in."""
+
+import contextlib
+import errno
+import importlib
+import inspect
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import predict
+import train_task1
+import train_task2
+import utils
+from config import PRESETS, Task1Config, choose_device
+from data import dataset as dataset_module
+from data.cache import open_cache
+from data.lists import read_lists
+from engine import trainer
+from utils import ROOT, UserError, cli, duration, hold, one_at_a_time, progress_bar, remedy, write_text
+
+PARTS = ("data", "engine", "metrics", "models", "report", "tools")
+
+
+# ---------------------------------------------------------------- streams, interfaces
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), object(), None])
+def test_a_stream_that_is_no_text_file_is_no_reason_to_stop(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", stream)
+    done = []
+    cli(lambda: done.append(1))
+    assert done == [1]
+
+
+def test_a_reader_that_has_gone_where_the_output_has_no_file(monkeypatch):
+    def gone():
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with pytest.raises(SystemExit) as stop:
+        cli(gone)
+    assert stop.value.code == 1
+
+
+def test_every_script_and_tool_takes_a_list_of_words():
+    files = [*ROOT.glob("*.py"), *(file for part in PARTS for file in (ROOT / part).rglob("*.py"))]
+    mains = [file for file in files if "\ndef main(" in file.read_text(encoding="utf-8")]
+    assert len(mains) > 10
+    for file in mains:
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        first = next(iter(inspect.signature(importlib.import_module(name).main).parameters.values()))
+        assert (first.name, first.default) == ("argv", None), name
+    for script in (train_task1, train_task2):
+        with pytest.raises(SystemExit):
+            script.main(["--no-such-option"])
+
+
+@pytest.fixture
+def cell(tiny_dataset, tmp_path, tiny):
+    """cell(code) runs lines of Python as a notebook does: in a folder that has data/, utils.py and config.py of its
+    own, with streams that are no text files; returns the process."""
+    own = tmp_path / "own"
+    (own / "data").mkdir(parents=True)
+    for name in ("data/__init__.py", "data/decode.py", "utils.py", "config.py", "numpy.py"):
+        (own / name).write_text("raise RuntimeError('a module of the user')\n")
+    words = [*tiny, "--epochs", "1", "--data", str(tiny_dataset), "--cache", "cache", "--threads", "1"]
+    head = f"import io, sys; sys.path[:0] = [{str(ROOT)!r}]; sys.stdout, sys.stderr = io.StringIO(), io.StringIO()\n"
+
+    def run(code: str) -> subprocess.CompletedProcess:
+        code = head + f"words = {words!r}\n" + code
+        return subprocess.run([sys.executable, "-P", "-c", code], cwd=own, capture_output=True, text=True)
+
+    return run
+
+
+def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(cell):
+    done = cell(
+        "import runpy\n"
+        "import data.cache; data.cache.FEW = 1  # decoded by processes\n"
+        "sys.argv = ['train_task1.py', *words, '--out', 'run']\n"
+        f"runpy.run_path({str(ROOT / 'train_task1.py')!r}, run_name='__main__')\n"
+        "import train_task2\n"
+        "train_task2.main([*words, '--out', 'two'])\n"
+        "assert 'million parameters' in sys.stderr.getvalue(), sys.stderr.getvalue()\n"
+        "assert 'wrote two/model.pt' in sys.stdout.getvalue()\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, monkeypatch):
+    """Whatever lies in the current folder, and whatever signs the path of the repository has."""
+    home = tmp_path / "a:b c"
+    (home / "data").mkdir(parents=True)
+    for file in (ROOT / "data").glob("*.py"):
+        shutil.copy(file, home / "data")
+    here = tmp_path / "here"
+    (here / "data").mkdir(parents=True)
+    (here / "data" / "__init__.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", str(here))
+    monkeypatch.setattr("data.workers.ROOT", home)
+    monkeypatch.setattr("data.cache.FEW", 0)
+    others = [path for path in sys.path if not (Path(path) / "data").is_dir()]
+    monkeypatch.setattr(sys, "path", [str(home), "", *others])
+    cache = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", workers=2, progress=False)
+    assert len(cache.split("train").labels) == 12
+
+
+# ---------------------------------------------------------------- threads, locks
+
+
+def test_a_training_in_a_thread(command, tiny):
+    failed = []
+
+    def train():
+        try:
+            command(train_task1, *tiny, "--epochs", 1, "--out", "run")
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert not failed and Path("run/model.pt").exists()
+
+
+@pytest.mark.parametrize("place", ["_stop_signals", "progress_bar"])
+def test_an_error_at_the_start_gives_the_folder_back(command, tiny, monkeypatch, place):
+    def broken(*_, **__):
+        raise ArithmeticError("not this time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, place, broken)
+        with pytest.raises(ArithmeticError) as kept:  # its traceback holds the trainer, as a notebook does
+            command(train_task1, *tiny, "--epochs", 1, "--out", "run")
+    command(train_task1, *tiny, "--epochs", 1, "--out", "run")
+    with pytest.raises(UserError, match="already holds a run") as refused:
+        command(train_task1, *tiny, "--epochs", 1, "--out", "run")
+    command(train_task1, *tiny, "--epochs", 1, "--out", "run", "--resume")
+    assert kept and refused
+
+
+def test_a_holder_that_cannot_be_written_gives_the_folder_back(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+        )
+        with pytest.raises(UserError, match="free some disk space") as kept:
+            hold(tmp_path / "run")
+    hold(tmp_path / "run").release()
+    assert kept
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_used(command, tiny, tmp_path, monkeypatch, capsys, number):
+    import fcntl
+
+    def none(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    hold(tmp_path / "run").release()
+    with one_at_a_time(tmp_path / "results"):
+        pass
+    shown = capsys.readouterr().err
+    assert shown.count("has no locks: see that one process alone works there\n") == 2 and "disk" not in shown
+    if number == errno.ENOLCK:
+        command(train_task1, *tiny, "--epochs", 1, "--out", "run")
+        assert Path("run/model.pt").exists()
+
+
+# ---------------------------------------------------------------- devices, builds
+
+
+def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == "cuda:1" and choose_device("auto") == "cuda:0"
+    with pytest.raises(UserError, match="--device cuda:2: there is no such GPU, only cuda:0 to cuda:1"):
+        Task1Config(device="cuda:2").resolve()
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(UserError, match="cuda:3.*torchrun started more processes than there are GPUs"):
+        choose_device("auto")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--out", "run"], "run already holds a run: add --resume"),
+        (["--init-from", "no.pt"], "--init-from no.pt: there is no such file"),
+        (["--teacher", "no.pt"], "--teacher no.pt: there is no such file"),
+    ],
+)
+def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, monkeypatch, words, message):
+    def decode(*_, **__):
+        raise AssertionError("decoded first")
+
+    Path("run").mkdir()
+    Path("run/last.pt").write_bytes(b"")
+    monkeypatch.setattr(trainer, "open_data", decode)
+    for script in (train_task1, train_task2):
+        with pytest.raises(UserError, match=message):
+            command(script, *tiny, *words)
+
+
+def test_a_gpu_takes_the_preset_that_results_stand_behind(monkeypatch):
+    assert Task1Config(device="cpu").resolve().preset == "64px-half"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    config = Task1Config().resolve()
+    assert (config.preset, config.image_size, config.amp) == ("64px-full", 64, True)
+
+
+def test_an_apple_gpu_trains_in_float32(monkeypatch):
+    with pytest.raises(UserError, match="--device mps: there is no Apple GPU"):
+        choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    config = Task1Config(device="mps").resolve()
+    assert (config.device, config.preset, config.amp) == ("mps", "64px-full", False)
+    with pytest.raises(UserError, match="expected auto, cpu, cuda, cuda:N or mps"):
+        choose_device("tpu")
+
+
+def test_a_pytorch_without_its_distributed_part(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(dist, "is_available", lambda: False)
+    monkeypatch.delattr(dist, "is_initialized")
+    assert dataset_module.open_data(str(tiny_dataset), 8, str(tmp_path / "cache")).num_classes == 3
+
+
+# ---------------------------------------------------------------- memory, disks
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_every_form_of_short_memory_is_one_line(error, monkeypatch, capsys):
+    def main():
+        predict.make_parser().parse_args(["model.pt", "photo.jpg"])
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli(main)
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and shown.count("\n") == 1 and "out of memory" in shown
+    assert "--batch-size" not in shown and "--resume" not in shown  # predict.py has no such options
+
+
+def test_the_advice_names_options_that_there_are(capsys):
+    def main():
+        with contextlib.suppress(SystemExit):
+            train_task1.main(["--epochs", "none"])
+        raise MemoryError
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        cli(main)
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "a smaller --batch-size or --width or --image-size. What was saved is whole: --resume goes on"
+        in shown
+    )
+
+
+def test_another_error_keeps_its_traceback():
+    def main():
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        cli(main)
+
+
+def test_an_evaluation_takes_fewer_images_where_memory_is_short(tiny_dataset, tmp_path):
+    class Small(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            if len(x) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return torch.eye(3)[[0] * len(x)]
+
+    sizes = []
+    cache = dataset_module.open_data(str(tiny_dataset), 8, str(tmp_path / "cache"))
+    batches = dataset_module.make_batches(cache, "test", 8, range(3), torch.device("cpu"))
+    answers = trainer.predict(Small(), batches, amp=False)
+    assert answers.predictions.tolist() == [0] * 6 and sizes == [6, 3, 3]
+
+
+def test_a_save_that_fails_on_the_way_is_a_warning(command, tiny, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 0)
+    save, failures = trainer.save_checkpoint, []
+
+    def full(path, state):
+        if Path(path).name == "last.pt" and state["step"] in (2, 3):
+            failures.append(state["step"])
+            raise UserError(f"cannot write {path}: No space left on device.")
+        save(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_checkpoint", full)
+        command(train_task1, *tiny, "--epochs", 2, "--out", "run")
+    assert failures == [2, 3] and Path("run/model.pt").exists()
+    shown = capsys.readouterr().err
+    assert (
+        shown.count("warning: cannot write run/last.pt: No space left on device. The training goes on") == 2
+    )
+
+    def always(path, state):
+        raise UserError("cannot write: No space left on device.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_checkpoint", always)
+        with pytest.raises(UserError, match="No space left"):  # at the end nothing may be lost
+            command(train_task1, *tiny, "--epochs", 1, "--out", "full")
+
+
+def test_a_log_that_cannot_be_written_is_a_warning(command, tiny, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "append_jsonl", full)
+        command(train_task1, *tiny, "--epochs", 2, "--out", "run")
+    assert "warning: cannot write to run/metrics.jsonl" in capsys.readouterr().err
+    assert Path("run/model.pt").exists()
+    command(train_task1, *tiny, "--epochs", 2, "--out", "run", "--resume")
+    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "number, words",
+    [
+        (errno.ENOSPC, "free some disk space"),
+        (errno.EACCES, "no right to write there"),
+        (errno.EROFS, "no right to write there"),
+        (errno.ENAMETOOLONG, "the name is too long"),
+        (errno.EMFILE, "too many files are open"),
+        (errno.EIO, "check that path, and that the disk has room"),
+    ],
+)
+def test_each_error_of_a_disk_has_its_remedy(tmp_path, monkeypatch, number, words):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    assert words in remedy(OSError(number, ""))
+    (tmp_path / "file").write_text("old")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match=f"cannot write .*{words}.*unchanged"):
+        write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+
+
+# ---------------------------------------------------------------- what a user sees
+
+
+def test_a_training_says_what_it_does_and_when_it_will_end(command, tiny, capsys, monkeypatch):
+    monkeypatch.setattr(trainer.Estimate, "FIRST", 6)
+    command(train_task1, *tiny, "--out", "run", "--threads", 1)
+    shown = capsys.readouterr().err
+    (line,) = [line for line in shown.splitlines() if "million parameters" in line]
+    assert line == (
+        "channelset: resnet10 of width 0.1, 0.05 million parameters; 3 classes, 8 px; 3 epochs of 3 steps; preset "
+        "64px-half; cpu, 1 thread; in run"
+    )
+    assert len(re.findall(r"^about \d+ s on this CPU, until \d\d:\d\d", shown, re.MULTILINE)) == 1
+
+
+def test_a_long_training_on_a_processor_names_a_short_one():
+    config = Task1Config(device="cpu").resolve()
+    estimate = trainer.Estimate(config, torch.device("cpu"), 5610)
+    assert re.fullmatch(
+        r"about 5 h 10 min on this CPU, until \d\d:\d\d; --preset 48px-quarter takes about \d\d min",
+        estimate.line(5 * 3600 + 600),
+    )
+    assert "preset" not in estimate.line(1800)
+    small = Task1Config(device="cpu", preset="48px-quarter").resolve()
+    assert "preset" not in trainer.Estimate(small, torch.device("cpu"), 9).line(1e5)
+    half, quarter = PRESETS["64px-half"], PRESETS["48px-quarter"]
+    assert trainer.work(half) / trainer.work(quarter) == pytest.approx(2 * 4 * (64 / 48) ** 2)
+    assert [duration(s) for s in (40, 1500, 18600, 190000)] == ["40 s", "25 min", "5 h 10 min", "2 d 4 h"]
+
+
+def test_a_log_file_gets_a_line_a_minute(monkeypatch):
+    out, clock = io.StringIO(), [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    with progress_bar(total=300, file=out, desc="work") as bar:
+        for number in range(300):
+            clock[0] += 1 if number < 295 else 70  # a fast beginning tells nothing of the rest
+            bar.update()
+        bar.write("a message", file=out)
+    lines = out.getvalue().split("\n")
+    assert lines[-1] == "" and "\r" not in out.getvalue() and lines[-3] == "a message"
+    assert (
+        len([line for line in lines if line.startswith("work: ")]) == 1 + 4 + 5 + 1
+    )  # start, minutes, slow steps, end
+    assert "300/300" in lines[-2]
+
+
+def test_a_terminal_gets_a_bar():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    out = Terminal()
+    with progress_bar(range(3), file=out) as bar:
+        list(bar)
+    assert "\r" in out.getvalue()
+
+
+def test_tensorboard_is_asked_for_before_anything_is_decoded(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match="--tensorboard: the package is not there; run `pip install tensorboard`"
+    ):
+        Task1Config(device="cpu", tensorboard=True).resolve()
+
+
+def test_what_tensorboard_is_given(monkeypatch, command, tiny):
+    class Writer:
+        def __init__(self, folder):
+            seen["folder"] = folder
+
+        def add_scalar(self, name, value, epoch):
+            seen.setdefault(name, []).append((epoch, value))
+
+        def add_image(self, name, image, epoch):
+            seen[name] = image
+
+        def flush(self):
+            pass
+
+    seen = {}
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type(sys)("torch.utils.tensorboard"))
+    sys.modules["torch.utils.tensorboard"].SummaryWriter = Writer
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    command(train_task1, *tiny, "--out", "run", "--tensorboard")
+    log = utils.read_jsonl("run/metrics.jsonl")
+    assert seen["folder"] == "run/tensorboard" and seen["loss"] == [
+        (line["epoch"], line["loss"]) for line in log
+    ]
+    assert seen["val_top1_pct/RG"][-1] == (3, log[-1]["val_top1_pct"]["RG"])
+    assert seen["learning_rate"][-1][1] < seen["learning_rate"][0][1] <= 0.01
+    image = seen["first kernels"]
+    assert image.shape[0] == 3 and image.min() >= 0 and image.max() <= 1
+
+
+# ---------------------------------------------------------------- make
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not there")
+def test_make_knows_its_pythons_and_trusts_no_half_made_environment(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "requirements.lock").write_text("")
+
+    def make(version: str, *words: str) -> subprocess.CompletedProcess:
+        """`make main` with a Python that says `version` of itself, and whose environments install nothing."""
+        fake = tmp_path / f"python{version}"
+        fake.write_text(
+            "#!/bin/sh\n"
+            f'case "$1" in --version) echo "Python {version}.1";;\n'
+            f"-c) test {int(version.split('.')[1])} -ge 11 -a {int(version.split('.')[1])} -le 13;;\n"
+            '-m) if [ "$2" = venv ]; then test "$3" = --clear || exit 3; rm -rf "$4"; mkdir -p "$4/bin"; '
+            'touch "$4/pyvenv.cfg"; cp "$0" "$4/bin/python"; fi;; esac\n'
+        )
+        fake.chmod(0o755)
+        command = ["make", "-C", str(tmp_path), "main", f"PYTHON={fake}", *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    for version in ("3.10", "3.14"):
+        done = make(version)
+        assert (
+            done.returncode == 2
+            and f"is Python {version}.1; Python 3.11, 3.12 or 3.13 is needed" in done.stderr
+        )
+        assert not (tmp_path / ".venv").exists()
+    left = tmp_path / ".venv/bin"
+    left.mkdir(parents=True)
+    (left / "python").write_text("#!/bin/sh\nexit 9\n")
+    (left / "python").chmod(0o755)
+    (tmp_path / ".venv/pyvenv.cfg").write_text("")
+    (tmp_path / ".venv/installed").write_text("")  # of a Python that is not there any more
+    done = make("3.12")
+    assert done.returncode == 0 and "3.12" in (left / "python").read_text(), done.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/precious").write_text("")
+    done = make("3.12", "VENV=mine")
+    assert done.returncode == 2 and "mine is there and no virtual environment" in done.stderr
+    assert (tmp_path / "mine/precious").exists()

@@ -1,0 +1,114 @@
+"""Start from a checkpoint: weights of a channel and of a class go by name, all others must fit."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_task1
+import train_task2
+from models.initial import initialise
+from models.task1 import CHECKPOINT, load_channel_net
+from utils import UserError, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def start(trained):
+    """start(channels, classes, **options) starts a new network from the trained one: (network, trained, line)."""
+    config = json.loads(Path("run/config.json").read_text())
+
+    def make(channels, classes, **options):
+        shaped = partial(train_task1.build_shaped, {**config, **options})
+        model = shaped(len(channels), len(classes))
+        line = initialise(model, shaped, trained, CHECKPOINT, channels, classes)
+        return model, load_channel_net(trained)[0], line
+
+    return make
+
+
+CLASSES = ["n00000000", "n00000001", "n00000002"]
+
+
+def test_channels_and_classes_go_by_name(start):
+    channels, classes = ["B", "NIR", "R"], ["cat", CLASSES[2], "dog", CLASSES[0]]
+    model, old, line = start(channels, classes)
+    assert torch.equal(model.conv1.weight[:, 0], old.conv1.weight[:, 2])
+    assert torch.equal(model.conv1.weight[:, 2], old.conv1.weight[:, 0])
+    assert torch.equal(model.conv1.embedding[0], old.conv1.embedding[2])
+    assert torch.equal(model.fc.weight[1], old.fc.weight[2]) and torch.equal(model.fc.bias[3], old.fc.bias[0])
+    assert not any(torch.equal(model.fc.weight[0], row) for row in old.fc.weight)
+    assert not any(torch.equal(model.conv1.weight[:, 1], old.conv1.weight[:, i]) for i in range(3))
+    assert torch.equal(model.layer3[0].conv1.weight, old.layer3[0].conv1.weight)
+    assert torch.equal(model.bn1.running_var, old.bn1.running_var)
+    assert line.endswith(
+        "channels B, R by name, new NIR; 2 of 4 classes are its own, the head's others are new"
+    )
+
+
+def test_the_same_channels_and_classes_give_the_same_network(start):
+    model, old, line = start(list("RGB"), CLASSES)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), old.parameters()))
+    assert line.endswith("channels R, G, B by name")
+
+
+def test_classes_without_names_are_others(start, trained):
+    state = torch.load(trained, weights_only=True)
+    state["dataset"]["class_names"] = ["0", "1", "2"]
+    save_checkpoint(trained, state)
+    model, old, line = start(list("RGB"), ["0", "1"])
+    assert not torch.equal(model.fc.weight, old.fc.weight[:2]) and "0 of 2 classes" in line
+
+
+def test_what_does_not_fit_is_named(start, command, tiny):
+    command(train_task1, *tiny, "--epochs", 1, "--fill", "by_size", "--out", "sized")
+    build = partial(train_task1.build_shaped, json.loads(Path("sized/config.json").read_text()))
+    with pytest.raises(UserError, match="conv1.weight has no place of its own for each of the channels"):
+        initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("BGR"), CLASSES)
+    initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("RGB"), CLASSES)
+    with pytest.raises(UserError, match="another conv1.*--arch, --width"):
+        start(list("RGB"), CLASSES, width=0.2)
+    with pytest.raises(UserError, match="its channels R, G, B are none of X, Y"):
+        start(["X", "Y"], CLASSES)
+
+
+def test_both_scripts_start_from_a_checkpoint(command, tiny, trained, capsys):
+    command(
+        train_task1,
+        *tiny,
+        "--epochs",
+        1,
+        "--lr",
+        1e-9,
+        "--ema-epochs",
+        0,
+        "--out",
+        "more",
+        "--init-from",
+        trained,
+    )
+    assert "starts from run/model.pt: channels R, G, B by name" in capsys.readouterr().out
+    first, more = (load_channel_net(path)[0] for path in (trained, "more/model.pt"))
+    assert torch.allclose(first.fc.weight, more.fc.weight, atol=1e-5)
+    assert load_checkpoint("more/model.pt", CHECKPOINT)["config"]["init_from"] == str(trained)
+    command(train_task2, *tiny, "--epochs", 1, "--out", "two")
+    state = torch.load("two/model.pt", weights_only=True)
+    state["dataset"]["class_names"] = ["a", "b", "c", "d"]  # as of other data
+    state["state"]["fc.weight"], state["state"]["fc.bias"] = torch.zeros(4, 51), torch.zeros(4)
+    save_checkpoint("other.pt", state)
+    command(train_task2, *tiny, "--epochs", 1, "--out", "two-more", "--init-from", "other.pt")
+    assert "0 of 3 classes are its own" in capsys.readouterr().out
+    with pytest.raises(UserError, match="is a 'task2-model' checkpoint"):
+        command(train_task1, *tiny, "--out", "third", "--init-from", "two/model.pt")
+
+
+def test_more_epochs_are_refused_with_the_commands_that_train_them(command, tiny, trained):
+    message = (
+        r"it was started with --epochs 3 \(now 5\).*`python train_task1.py --epochs 5 --out run-5` trains anew; "
+        r"`python train_task1.py --init-from run/model.pt --epochs 2 --out run-more` goes on from its weights"
+    )
+    with pytest.raises(UserError, match=message):
+        command(train_task1, *tiny, "--epochs", 5, "--out", "run", "--resume")
+    with pytest.raises(UserError, match=r"--epochs 2 --out run-2` trains anew; add your other options"):
+        command(train_task1, *tiny, "--epochs", 2, "--out", "run", "--resume")

@@ -1,0 +1,131 @@
+"""Answers for files: the numbers of an evaluation, whatever holds the image."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import eval_channels
+import predict
+import train_task1
+import train_task2
+from data.dataset import make_batches, open_data
+from engine.prediction import Predictor, grad_cam
+from engine.records import read_predictions
+from utils import UserError
+
+
+@pytest.fixture
+def banded(tmp_path) -> Path:
+    """A data set of .npy images of four bands, uint16: 3 classes of 12 x 12 px."""
+    root, rng = tmp_path / "banded", np.random.default_rng(0)
+    lists = {"train": [], "val": [], "test": []}
+    for label in range(3):
+        for number, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
+            path = root / f"images/c{label}/{number}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, rng.integers(0, 4000, (12, 12, 4), np.uint16))
+            lists[split].append(f"{path.relative_to(root)} {label}\n")
+    for split, lines in lists.items():
+        (root / f"{split}.txt").write_text("".join(lines))
+    (root / "bands.txt").write_text("B02 490\nB03 560\nB04 665\nB08 842\n")
+    return root
+
+
+def test_the_answers_are_those_of_the_evaluation(command, tiny, tiny_dataset):
+    command(train_task1, *tiny, "--image-size", 16, "--out", "run")  # with an edge of a pixel that is cut off
+    trained = Path("run/model.pt")
+    command(eval_channels, trained, "--results", "results", "--repeats", 0, "--no-report")
+    (file,) = Path("results/task1/predictions").iterdir()
+    known, predictor = read_predictions(file.absolute()), Predictor(trained)
+    batches = make_batches(open_data(str(tiny_dataset), 16, "cache"), "test", 16, (2, 0), torch.device("cpu"))
+    images = [predictor.pixels(tiny_dataset / image, (2, 0)) for image in known.images]
+    assert torch.equal(predictor.normalised(images, (2, 0)), next(batches.eval_batches(6))[0])
+    for subset in ("RGB", "RG", "B"):
+        mine = [predictor(tiny_dataset / image, subset, 1)[0][0] for image in known.images]
+        assert mine == [predictor.classes[answer] for answer in known.by_column[subset]], subset
+    assert sum(share for _, share in predictor(tiny_dataset / known.images[0], top=3)) == pytest.approx(1)
+
+
+def test_one_line_an_image_a_table_and_a_picture(trained, tiny_dataset, capsys):
+    folder = tiny_dataset / "images" / "n00000001"
+    words = [str(trained), str(folder), "--channels", "RG", "--top", "2", "--device", "cpu"]
+    predict.main([*words, "--csv", "out.csv", "--picture", "pictures"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9 and lines[0].startswith(f"{folder / 'n00000001_0.JPEG'}: n0000000")
+    assert lines[-1] == "wrote out.csv"
+    rows = list(csv.DictReader(open("out.csv", encoding="utf-8")))
+    assert len(rows) == 16 and [row["rank"] for row in rows[:2]] == ["1", "2"]
+    assert float(rows[0]["probability"]) >= float(rows[1]["probability"]) > 0
+    assert f"{rows[0]['class']} {100 * float(rows[0]['probability']):.1f} %, " in lines[0]
+    assert len(list(Path("pictures").glob("*.png"))) == 8
+    predict.main([*words[:1], str(folder / "n00000001_0.JPEG"), "--picture", "one.png", "--device", "cpu"])
+    with Image.open("one.png") as whole, Image.open("pictures/n00000001_0.png") as part:
+        assert whole.width > part.width  # seven sets, three sets
+
+
+def test_a_network_of_task_2_takes_all_channels(command, tiny, tiny_dataset, capsys):
+    command(train_task2, *tiny, "--epochs", 1, "--out", "two")
+    file = str(tiny_dataset / "images/n00000000/n00000000_7.JPEG")
+    predict.main(["two/model.pt", file, "--device", "cpu", "--picture", "two.png"])
+    assert (
+        capsys.readouterr().out.splitlines()[-1].startswith(f"{file}: n0000000") and Path("two.png").exists()
+    )
+    with pytest.raises(UserError, match="--channels RG: this network takes all of R, G, B"):
+        predict.main(["two/model.pt", file, "--channels", "RG", "--device", "cpu"])
+
+
+def test_bands_are_taken_by_name_also_where_a_file_holds_these_alone(command, tiny, banded):
+    command(train_task1, *tiny, "--data", banded, "--epochs", 1, "--out", "bands")
+    file, predictor = banded / "images/c1/7.npy", Predictor("bands/model.pt")
+    np.save("two.npy", np.load(file)[..., [3, 1]])  # B08 and B03
+    np.save("turned.npy", np.load(file).transpose(2, 0, 1))
+    assert predictor("two.npy", "B08,B03") == predictor(file, "B08,B03") == predictor(file, "842nm,B03")
+    assert predictor("turned.npy") == predictor(file) != predictor(file, "B08,B03")
+    predict.main(["bands/model.pt", str(file), "--picture", "bands.png", "--device", "cpu"])
+    assert Path("bands.png").exists()
+    Image.new("RGB", (12, 12)).save("photo.png")
+    with pytest.raises(
+        UserError, match=r"cannot read photo.png as an image of 4 channels \(B02, .*a picture has 3"
+    ):
+        predictor("photo.png")
+    with pytest.raises(UserError, match="B99"):
+        predictor(file, "B99")
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_answered(trained, tiny_dataset, capsys):
+    folder = tiny_dataset / "images" / "n00000002"
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(UserError, match="1 of 9 images cannot be read"):
+        predict.main([str(trained), str(folder), "--csv", "out.csv", "--device", "cpu"])
+    shown = capsys.readouterr()
+    assert shown.out.count("n0000000") >= 8 and "broken.png" in shown.err.splitlines()[-1]
+    assert len(Path("out.csv").read_text().splitlines()) == 1 + 8 * 3
+    (empty := Path("empty")).mkdir()
+    for path, message in (
+        (empty, "no images in empty"),
+        (Path("missing.png"), "no file or folder missing.png"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict.main([str(trained), str(path), "--device", "cpu"])
+    with pytest.raises(UserError, match="expected 'task1-model' or 'task2-model'"):
+        predict.main(["run/last.pt", str(folder), "--device", "cpu"])
+
+
+def test_the_map_is_where_the_slope_of_the_likeliest_class_is():
+    class Corner(torch.nn.Module):
+        """Its only class is the mean of a map, and the map is the image's first channel."""
+
+        def feature_maps(self, x):
+            return [x[:, :1]]
+
+        def forward(self, x):
+            return self.feature_maps(x)[0].mean((2, 3))
+
+    image = torch.zeros(1, 3, 4, 4)
+    image[0, 0, 3, 1] = 2.0
+    logits, rests_on = grad_cam(Corner(), image)
+    assert logits.item() == pytest.approx(2 / 16) and rests_on.argmax() == 13 and rests_on.sum() == 1
