@@ -12,7 +12,7 @@ main: $(VENV)/installed
 	$(VENV)/bin/python eval_channels.py runs/main/model.pt
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n 2
 
 $(VENV)/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "error: $(PYTHON) is \

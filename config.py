@@ -25,7 +25,7 @@ from models.resnet import LAYERS, STEMS
 from models.shallow import DESIGNED_FOR, SHALLOW, ShallowOptions, fit_stem, shallow_name
 from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
-from utils import UserError, check_name, check_ranges, option
+from utils import OPTIONS, UserError, check_name, check_ranges, option
 
 # Defaults of the options that a preset sets, the shortest training first; an option on the command line wins.
 PRESET_OPTIONS = ("arch", "width", "image_size", "epochs", "batch_size", "lr", "augment")
@@ -374,6 +374,7 @@ class Task2Config(ShallowOptions, TrainConfig):
 
 
 CONFIGS: dict[str, type[TrainConfig]] = {"task1": Task1Config, "task2": Task2Config}
+OPTIONS.update({f"{task}-model": cls for task, cls in CONFIGS.items()})  # to check checkpoints
 
 
 def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> TrainConfig:

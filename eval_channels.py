@@ -89,7 +89,7 @@ def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
 
 def start_evaluation(args, checkpoint: dict) -> Evaluation:
     """What is evaluated, from the command line and the training's options."""
-    config, fusion = Task1Config(**checkpoint["config"]), len(args.checkpoint) > 1
+    config, fusion = Task1Config.of(checkpoint["config"]), len(args.checkpoint) > 1
     asked = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
     test = {key: value for key, value in asked.items() if value not in (None, getattr(config, key, None))}
     section = args.section or default_section(config, fusion, test)

@@ -32,6 +32,9 @@ from report import build as report_build
 from utils import BUSY, ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, parse_config, within
 
 RETRY = 10  # seconds until a run that another process trains is tried again
+# options that the queue gives to every training, and to every evaluation
+TRAINING_HAS = {"data", "threads", "out", "resume", "name", "seed", "preset", "help"}
+EVALUATION_HAS = {"name", "label", "section", "skip-existing", "report", "data", "threads", "help"}
 EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 
@@ -102,8 +105,53 @@ def own_words(run: Run, args, seed: int) -> list[str]:
         "--preset",
         args.preset,
         *words({**run.options, **more_options(run, args, seed)}),
-        *shlex.split(args.options),
+        *given_words(args.options, "--options"),
     ]
+
+
+def given_words(text: str, option: str) -> list[str]:
+    """The words of --options or --eval-options, as a shell splits them.
+
+    Raises:
+        UserError: a quote is not closed, or a word is neither an option nor the value of one.
+    """
+    try:
+        found = shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{option} {text!r}: {error}; close each quote") from error
+    for before, word in zip(["", *found], found):
+        if not word.startswith("--") and ("=" in before or not before.startswith("--")):
+            raise UserError(f"{option}: {word!r} is no option, nor the value of one")
+    return found
+
+
+def named_options(found: list[str]) -> set[str]:
+    """Names of the options in a command line; --no-gates is "gates"."""
+    names = {word[2:].split("=")[0] for word in found if word.startswith("--")}
+    return {name.removeprefix("no-") for name in names}
+
+
+def check_words(args) -> None:
+    """Refuse what would run something else than the queue tells, or two runs as one.
+
+    Raises:
+        UserError: --options or --eval-options have an option that the queue or one of its runs sets.
+    """
+    runs = chosen_runs(args)
+    trained = {
+        str(run): {**run.options, **({"teacher": ""} if run.teacher else {})} for run in trainings(runs)
+    }
+    tested = {str(run): run.test for run in runs}
+    for option, text, own, options_of in (
+        ("--options", args.options, TRAINING_HAS, trained),
+        ("--eval-options", args.eval_options, EVALUATION_HAS, tested),
+    ):
+        named = named_options(given_words(text, option))
+        for run, has in {"queue": dict.fromkeys(own, ""), **options_of}.items():
+            for name in sorted(named & named_options(words(has))):
+                raise UserError(
+                    f"{option} has --{name}, which the {'run ' * (run != 'queue')}{run} sets itself: leave it out"
+                )
 
 
 def training_config(run: Run, args, seed: int) -> TrainConfig:
@@ -188,8 +236,8 @@ def evaluation_jobs(args) -> list[Job]:
                 "--threads",
                 str(args.threads),
                 *words(test),
-                *["--repeats", "0"] * (not args.latency),
-                *shlex.split(args.eval_options),
+                *([] if args.latency else ["--repeats", "0"]),
+                *given_words(args.eval_options, "--eval-options"),
             ]
             jobs.append(
                 Job(
@@ -234,7 +282,8 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
                     job.not_before = time.monotonic() + RETRY
                     waiting.append(job)
                     continue
-                failed += [job] * (job.process.returncode != 0)
+                if job.process.returncode:
+                    failed.append(job)
                 print(
                     f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}",
                     flush=True,
@@ -311,6 +360,7 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     source = find_dataset(args.data)
     args.dataset, args.channels = source.stem, read_channels(source)
+    check_words(args)
     if args.list:
         return show(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings save, then stop
@@ -318,7 +368,8 @@ def main(argv: list[str] | None = None) -> None:
     evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)
     # a latency is measured on a machine that does nothing else
-    failed, left = run_jobs(jobs + evaluations * (not args.latency), args.jobs, args.minutes)
+    together = jobs if args.latency else jobs + evaluations
+    failed, left = run_jobs(together, args.jobs, args.minutes)
     left = evaluations if args.latency else [job for job in left if job.makes is None]
     failed += run_jobs([job for job in left if job.ready], 1 if args.latency else args.jobs)[0]
     if evaluations and args.report:

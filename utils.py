@@ -73,7 +73,16 @@ CONTENT = {  # kind of a checkpoint -> what it must hold
         "state": dict[str, torch.Tensor],
     },
 }
+TRAINED_WITH = {
+    "name": str,
+    "preset": str,
+    "seed": int,
+    "image_size": int,
+    "epochs": int,
+    "width": float,
+}  # at least
 MAY_HOLD = {  # what some versions wrote in a checkpoint, or in its entry "dataset"
+    "digest": str,
     "metrics": list[dict[str, object]],
     "images_digest": str,
     "class_names": list[str],
@@ -130,6 +139,9 @@ class ArgumentParser(argparse.ArgumentParser):
                 f"unknown option {word.split('=')[0]}"
                 + (f"; did you mean {near[0]}?" if near else "; see --help")
             )
+        for action in self._actions:  # such as --data "$DATA" where there is no such variable
+            if action.option_strings and getattr(parsed, action.dest, None) == "" != action.default:
+                self.error(f"argument {action.option_strings[0]}: expected a value, got an empty text")
         return parsed
 
 
@@ -210,6 +222,7 @@ def cli(main) -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
         with suppress(AttributeError, OSError, ValueError):  # a notebook's stream is no text file
             stream.reconfigure(errors="backslashreplace")
+    plain, sys.stderr = sys.stderr, Output(sys.stderr)
     if os.environ.get(ENDS_WITH_STDIN):
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     try:
@@ -233,6 +246,8 @@ def cli(main) -> None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        sys.stderr = plain  # a notebook goes on with it
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -703,6 +718,10 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
         for key, wanted in CONTENT.get(found, CONTENT["model"]).items()
         if not fits(state.get(key), wanted)
     ]
+    if not missing:
+        missing = [
+            f"config {key}" for key, hint in TRAINED_WITH.items() if not fits(state["config"].get(key), hint)
+        ]
     held = [*state.items(), *state.get("dataset", {}).items()] if not missing else []
     missing += [
         f"{key} of the right kind"
@@ -734,7 +753,7 @@ def check_options(config: Mapping, cls: type, path: str | Path) -> None:
     Raises:
         UserError: names the file `path` and the option.
     """
-    hints, fields = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    hints, fields = typing.get_type_hints(cls), {field.name: field for field in option_fields(cls)}
     for name, value in config.items():
         if name not in fields:
             continue
@@ -813,7 +832,8 @@ def git_commit() -> str:
     running = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
     try:
         changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py").splitlines()
-        return ask("rev-parse", "HEAD") + "+changes" * bool(running.intersection(changed))
+        commit = ask("rev-parse", "HEAD")
+        return f"{commit}+changes" if running.intersection(changed) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -75,7 +75,8 @@ def channel_statistics(batches: Iterable, names=None) -> ChannelStatistics:
 
 def named(ids: list[int], names=None) -> str:
     """ "channel B10" or "channels 3, 4", for messages."""
-    return f"channel{'s' * (len(ids) > 1)} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
+    noun = "channels" if len(ids) > 1 else "channel"
+    return f"{noun} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
 
 
 def correlations(covariance, std=None, names=None) -> Tensor:

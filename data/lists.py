@@ -228,7 +228,9 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     prefix = _locate_images(tree, roots[0], splits, names)
     sha256 = {key: _sha256(split) for key, split in splits.items()}
     channels = _read_bands(tree, roots[0])
-    told = sorted(sha256.items()) + [repr(channels)] * (channels is not RGB)
+    facts = sorted(sha256.items())
+    if channels is not RGB:
+        facts.append(repr(channels))
     name = name or (called.stem if source.is_file() else called.name)
     name = "course" if sha256 == COURSE_SHA256 else name
     check_name(name, "the data set's folder or zip")
@@ -238,7 +240,7 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         splits,
         _class_names(splits["train"]),
         name,
-        hashlib.sha256(repr(told).encode()).hexdigest(),
+        hashlib.sha256(repr(facts).encode()).hexdigest(),
         channels,
     )
 

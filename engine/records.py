@@ -252,7 +252,7 @@ def note_checksums(*paths: str | Path, folder: str | Path | None = None) -> None
 
 def columns(task: str) -> dict[str, int | None]:
     """Columns of the task's table, in order -> decimals of a number, None for text and options."""
-    subset = ["subset"] * (task == "task1")
+    subset = ["subset"] if task == "task1" else []
     texts = [
         *SETTING,
         "section",
@@ -310,20 +310,11 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
                     f"the record {wrong['run'].iloc[0]} has {name} {wrong[name].iloc[0]}, outside 0..{top}"
                 )
     order = table.assign(section=table["section"].map(SECTIONS[task].index), label="")
+    test = [f"test_{key}" for key in TEST[task]]
+    keys = [*SETTING, "split", "section", "model", *OPTIONS[task], *test, "options", "run"]
     if task == "task1":
         order["subset"] = order["subset"].map(subset_order)
-    test = [f"test_{key}" for key in TEST[task]]
-    keys = [
-        *SETTING,
-        "split",
-        "section",
-        "model",
-        *OPTIONS[task],
-        *test,
-        "options",
-        "run",
-        *["subset"] * (task == "task1"),
-    ]
+        keys.append("subset")
     order = order.sort_values(keys, kind="stable", na_position="first")
     return table.loc[order.index].reset_index(drop=True)
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ from engine.step import TrainStep
 from models.resnet import LAYERS
 from utils import (
     PARTIAL,
-    Output,
     UserError,
     append_jsonl,
     brief,
@@ -478,13 +477,12 @@ class Trainer:
         Raises:
             UserError: the loss is not finite; the last checkpoint is kept.
         """
-        bar, handlers, messages = None, {}, Output(sys.stderr)
+        bar, handlers, messages = None, {}, sys.stderr
         try:
             self.open_run()
             for number in _stop_signals():
-                with suppress(
-                    ValueError
-                ):  # only the main thread may; in another, whoever started it stops it
+                # only the main thread may; another thread's training is stopped by what started it
+                with suppress(ValueError):
                     handlers[number] = signal.signal(
                         number, lambda number, _: setattr(self, "stopped", number)
                     )
@@ -508,7 +506,7 @@ class Trainer:
                 signal.signal(number, handler)
         return self.ema.module
 
-    def _train(self, bar: tqdm, messages: Output) -> None:
+    def _train(self, bar: tqdm, messages: TextIO) -> None:
         """The steps that are left."""
         total, estimate = self.steps.total, Estimate(self.config, self.device, self.steps.total - self.step)
         began, checked, saved = time.perf_counter(), self.step, time.monotonic()
@@ -630,7 +628,7 @@ class Trainer:
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             record.update(self.validate(self.ema.module))
             if self.processes.rank == 0:
-                bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=bar.fp)
+                bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=sys.stderr)
         self.metrics.append(json.loads(json.dumps(record)))  # plain numbers, as the file has them
         if self.board:
             rate = float(self.optimizer.param_groups[0]["lr"])

@@ -86,7 +86,8 @@ class BranchedConv2d(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         last = [branch[-1] for branch in [*self.dense, self.separable] if branch is not None]
-        last += [self.identity] * (self.identity is not None)
+        if self.identity is not None:
+            last.append(self.identity)
         for norm in last:
             nn.init.constant_(norm.weight, len(last) ** -0.5)
 

@@ -185,9 +185,9 @@ def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module
     model, checkpoint = load_channel_net(path)
     other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
     if other or find_stem(model).in_channels != channels:
+        reason = f"; {other}" if other else ""
         raise UserError(
-            f"--teacher {path}: it and the student must both take all channels of the same data"
-            + f"; {other}" * bool(other)
+            f"--teacher {path}: it and the student must both take all channels of the same data{reason}"
         )
     return for_channels(model), checkpoint["config"]
 

@@ -70,11 +70,11 @@ def collect(root: Path) -> Collected:
     """
     texts, made, blocks, settings = {}, {}, {}, {}
     for task, part in (("task1", _task1), ("task2", _task2)):
-        csv, settings[task] = load_settings(root, task)
-        more, drawn, found = part(settings[task])
-        texts |= csv | more
+        records, settings[task] = load_settings(root, task)
+        comparisons, drawn, markdown = part(settings[task])
+        texts |= records | comparisons
         made |= drawn
-        blocks |= {name: text or _no_results(task) for name, text in found.items()}
+        blocks |= {name: text or _no_results(task) for name, text in markdown.items()}
         blocks |= _links(task, drawn)
     numbers = Numbers(settings, root / "results")
     return Collected(

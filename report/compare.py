@@ -404,8 +404,8 @@ def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
     """Return what a model is called, and the name of its runs; of seven networks those for RGB and R."""
     if model is None:
         return str(run["R"] if isinstance(run, Mapping) else run), ""
-    shown = dict.fromkeys([model["RGB"], model["R"]] if isinstance(run, Mapping) else model.values())
-    return setting.describe([*shown][-1]), " ".join(setting.run_name(entry) for entry in shown)
+    entries = dict.fromkeys([model["RGB"], model["R"]] if isinstance(run, Mapping) else model.values())
+    return setting.describe([*entries][-1]), " ".join(setting.run_name(entry) for entry in entries)
 
 
 def _identity(setting: Setting, model: Model) -> tuple:

@@ -84,7 +84,7 @@ def _box(axis: Axes, x: float, y: float, width: float, height: float, text: str,
             linewidth=1.8,
         )
     )
-    axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+    axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, parse_math=True)
 
 
 def _arrow(axis: Axes, start: float, y: float, end: float) -> None:
@@ -114,4 +114,4 @@ def _planes(axis: Axes, x: float, y: float, channels: str, text: str, predicted:
             fontsize=8,
             weight="bold",
         )
-    axis.text(x, y - 0.2, text, fontsize=8.5, color=GREY)
+    axis.text(x, y - 0.2, text, fontsize=8.5, color=GREY, parse_math=True)

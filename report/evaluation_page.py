@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_fscore_support, recall_score
 from metrics.accuracy import confusion_matrix
 from report.class_names import NAMES
 from report.figures import PALETTE, Chart, Confusion, Panel, Panels, Series, confusion, lines
-from report.markdown import number, table, table_of
+from report.markdown import literal, number, table, table_of
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
@@ -57,8 +57,7 @@ def write_page(
     name = page_name(record, trained, Path(checkpoint).stem)
     text, chart = (Path(checkpoint).parent / f"{name}.{kind}" for kind in ("md", "png"))
     drawn = sets_chart(record) if record["task"] == "task1" else training_chart(record)
-    # a title that fits the figure's width; matplotlib would read formulas between dollar signs
-    title = textwrap.fill(drawn.title, 105).replace("$", r"\$")
+    title = textwrap.fill(drawn.title, 105)  # fits the figure's width
     try:
         write_text(text, make_text(record) + (class_text(answers) if answers else ""))
         drawn._replace(title=title).write(chart)
@@ -107,7 +106,7 @@ def make_text(record: dict) -> str:
         f"trained in {record['train_s']:.0f} s",
         *(f"{words} at test" for words in _test_words(record)),
     ]
-    lines = [f"# {record['label']}", "", "; ".join(about) + "."]
+    lines = [f"# {literal(record['label'])}", "", "; ".join(about) + "."]
     for split in SPLITS:
         if rows := record["splits"].get(split):
             lines += ["", f"## {split}", "", _table(record, rows)]

@@ -63,6 +63,7 @@ class Chart(NamedTuple):
                     "axes.spines.right": False,
                 }
             )
+            matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
             figure = Figure(figsize=(10, 4.4), layout="constrained")
             self.draw(figure, self.data)
             figure.suptitle(self.title, x=0.01, ha="left", fontsize=11)
@@ -141,11 +142,11 @@ class Confusion(NamedTuple):
 def channel_bars(figure: Figure, data: list[SetScores]) -> None:
     """Draw top-1 by channel set, a bar a model with its interval."""
     axis = figure.subplots()
-    shown = [subset for subset in SUBSETS if any(subset in model.top1 for model in data)]
+    subsets = [subset for subset in SUBSETS if any(subset in model.top1 for model in data)]
     width = 0.84 / len(data)
     for rank, model in enumerate(data):
-        here = [subset for subset in shown if subset in model.top1]
-        x = np.array([shown.index(subset) for subset in here]) + (rank - (len(data) - 1) / 2) * width
+        here = [subset for subset in subsets if subset in model.top1]
+        x = np.array([subsets.index(subset) for subset in here]) + (rank - (len(data) - 1) / 2) * width
         top1, low, high = (
             np.array([values[subset] for subset in here]) for values in (model.top1, model.low, model.high)
         )
@@ -162,11 +163,11 @@ def channel_bars(figure: Figure, data: list[SetScores]) -> None:
             capsize=min(2.5, 24 * width),
             zorder=3,
         )
-    axis.set_xticks(range(len(shown)), shown)
+    axis.set_xticks(range(len(subsets)), subsets)
     axis.set(
         xlabel="channels present at test time",
         ylabel="top-1 (%), 95 % interval over images",
-        xlim=(-0.5, len(shown) - 0.5),
+        xlim=(-0.5, len(subsets) - 0.5),
     )
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.85", zorder=0)

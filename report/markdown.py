@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 
@@ -18,7 +19,12 @@ def caption(setting: Setting, split: str, text: str) -> str:
 def table(header: list[str], lines: Iterable[list[str]]) -> str:
     """Write a Markdown table: the first column is text, the others are numbers."""
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *lines))
+    return "\n".join("| " + " | ".join(map(literal, cells)) + " |" for cells in (header, rule, *lines))
+
+
+def literal(text: str) -> str:
+    """Write a text so that Markdown shows it as it is where it has a bar or the beginning of an HTML tag."""
+    return re.sub(r"(?<!\\)\|", r"\\|", text.replace("<", "&lt;"))
 
 
 def table_of(columns: Mapping[str, Callable], lines: Iterable) -> str:

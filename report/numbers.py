@@ -82,7 +82,7 @@ class Numbers:
                 of RGB and this channel.
 
         Raises:
-            UserError: unknown name.
+            UserError: nothing has that name.
         """
         task = "task1" if name in task1.NAMED else "task2"
         runs = {**task1.NAMED, **task2.NAMED}
@@ -125,9 +125,15 @@ class Numbers:
         return NOTHING if value is None else f"{value:{form}}"
 
     def gap(self, preset: str, name: str, other: str, place: str = "mean") -> str:
-        one, two = self.find(preset, name), self.find(preset, other)
-        result = one and two and one[0].difference(one[1], two[1], self.columns(one[0], place))
+        result = self.difference(preset, name, other, place)
         return interval(result, "difference_points", to="to") if result else NOTHING
+
+    def difference(self, preset: str, name: str, other: str, place: str = "mean") -> dict | None:
+        """Subtract two models, with interval and p; None where one has no results or both are the same."""
+        (setting, model), (_, against) = (self.find(preset, each) or (None, None) for each in (name, other))
+        if not model or not against or model == against:
+            return None
+        return setting.difference(model, against, self.columns(setting, place))
 
     def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
         result = self.share(preset, name, other)

@@ -119,8 +119,8 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
 def chosen(rows: list[dict[str, str]], columns: tuple[str, ...]) -> str:
     """A table of those columns that a row fills; without rows ""."""
     rows = [row for row in rows if row]
-    shown = [column for column in columns if any(row[column] != NOTHING for row in rows)]
-    return table(shown, [[row[column] for column in shown] for row in rows]) if rows else ""
+    filled = [column for column in columns if any(row[column] != NOTHING for row in rows)]
+    return table(filled, [[row[column] for column in filled] for row in rows]) if rows else ""
 
 
 def _row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]:
@@ -141,13 +141,10 @@ def _row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]
 
 
 def _task1_row(numbers: Numbers, label: str, name: str) -> dict[str, str]:
-    row, seven, found = (
-        _row(numbers, NARROW, label, name),
-        *(numbers.find(NARROW, n) for n in ("specialists", name)),
-    )
+    row = _row(numbers, NARROW, label, name)
     if not row:
         return {}
-    gap = found[0].difference(found[1], seven[1]) if seven and found[1] != seven[1] else None
+    gap = numbers.difference(NARROW, name, "specialists")
     means = {place: mean_sd(numbers.by_seed(NARROW, name, place)) for place in ("RGB", *PLACES)}
     return {**row, **means, "mean of 7": means["mean"], "vs specialists": signed(gap) if gap else NOTHING}
 

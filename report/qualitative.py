@@ -157,10 +157,10 @@ def activation(figure: Figure, data: list[RestsOn]) -> None:
     columns = 1 + len(data[0].networks)
     figure.set_size_inches(8.2, 2.5 * len(data))
     axes = figure.subplots(len(data), columns, squeeze=False)
-    for row, shown in zip(axes, data):
-        picture = np.array(shown.picture, dtype=np.uint8)
+    for row, rest in zip(axes, data):
+        picture = np.array(rest.picture, dtype=np.uint8)
         _bare(row[0]).imshow(picture)
-        for axis, (_, (answer, share), rests_on) in zip(row[1:], shown.networks):
+        for axis, (_, (answer, share), rests_on) in zip(row[1:], rest.networks):
             _bare(axis).imshow(picture)
             axis.imshow(
                 np.array(rests_on),

@@ -48,8 +48,8 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
     records = load_records(root / "results", task)
     table = make_table(records, task)
     text = {f"results/{task}/{TABLES[task]}": to_csv(table, columns(task))} if records else {}
-    shown = table[table["dataset"] != "demo"].groupby(list(SETTING), sort=False)
-    settings = [Setting(task, key, rows, records, root / "results") for key, rows in shown]
+    groups = table[table["dataset"] != "demo"].groupby(list(SETTING), sort=False)
+    settings = [Setting(task, key, rows, records, root / "results") for key, rows in groups]
     for setting in settings:
         setting.others = [
             other for other in settings if other is not setting and other.dataset == setting.dataset
@@ -72,7 +72,7 @@ def test_words(row: pd.Series, note: str = "") -> list[str]:
 
 
 class Setting:
-    """The results of one preset, data set and image size.
+    """Holds the results of one preset, data set and image size.
 
     Args:
         task: "task1" or "task2".
@@ -123,11 +123,11 @@ class Setting:
 
     @cached_property
     def compared(self) -> list[int]:
-        """Entries of what is compared with one another, in the order of the tables: all but the ablations."""
+        """List the entries that are compared with one another, in the order of the tables: all but the ablations."""
         return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
 
     def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
-        """An entry's rows; in Task 1 those of all sets, or of one."""
+        """Return an entry's rows; in Task 1 the rows of all sets, or of one set."""
         rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
         return rows if column == SINGLE else rows[rows["subset"] == column]
 
@@ -137,14 +137,14 @@ class Setting:
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
     def record(self, entry: int) -> dict:
-        """The record of an entry's first seed."""
+        """Return the record of an entry's first seed."""
         return self.records[entry, min(seed for number, seed in self.records if number == entry)]
 
     def same(self, entry: int, column: str):
-        """The column's value, which all seeds share.
+        """Return the value of a column that all seeds must share.
 
         Raises:
-            UserError: they do not.
+            UserError: the seeds differ in it.
         """
         values = sorted(set(self.of(entry)[column]))
         if len(values) > 1:
@@ -157,7 +157,7 @@ class Setting:
 
     @cache
     def find(self, run: Run) -> int | None:
-        """The entry of a run of the grids, None where it has no test results here."""
+        """Find the entry of a run of the grids; None where the run has no test results here."""
         try:
             key = identity(resolve_run(self.task, run, self.preset, self.channels))
         except UserError:  # it is for data with other channels
@@ -166,7 +166,7 @@ class Setting:
         return entry if entry in set(self.test["entry"]) else None
 
     def alone(self, entry: int) -> Model:
-        """One network that answers for every column."""
+        """Make a model of one network that answers for every column."""
         return dict.fromkeys(self.columns, entry)
 
     def model(self, runs: Runs) -> Model | None:
@@ -182,15 +182,15 @@ class Setting:
         return model if self.columns not in (SUBSETS, (SINGLE,)) or self.seeds(model) else None
 
     def trained(self, entry: int) -> tuple:
-        """The same for two entries that evaluate the same trained networks, and for no others."""
+        """Return a key that is equal for two entries exactly when both evaluate the same trained networks."""
         return identity(CONFIGS[self.task].of(self.record(entry)["config"]))
 
     def run_name(self, entry: int) -> str:
-        """What the files of the entry's runs are called, without the seed."""
+        """Return the name of the files of the entry's runs, without the seed."""
         return self.of(entry)["run"].iloc[0].rpartition("-s")[0]
 
     def describe(self, entry: int) -> str:
-        """The label, and in brackets the options by which entries of one label differ."""
+        """Return the label, and in brackets the options by which entries of one label differ."""
         row = self.rows[self.rows["entry"] == entry].iloc[0]
         length = [f"{row['epochs']} epochs", row["augment"]]
         if self.task == "task2":
@@ -215,11 +215,11 @@ class Setting:
         return files
 
     def predictions(self, entry: int, column: str = SINGLE) -> list[Predictions]:
-        """One for each seed."""
+        """Return the test predictions of each seed."""
         return [read_predictions(file) for _, file in sorted(self._files.get((entry, column), {}).items())]
 
     def seeds(self, model: Model, columns=None) -> list[int]:
-        """Seeds that have test predictions in every one of the columns."""
+        """List the seeds that have test predictions in all of the columns."""
         return sorted(
             set.intersection(
                 *({*self._files.get((model[column], column), {})} for column in columns or self.columns)
@@ -228,7 +228,7 @@ class Setting:
 
     @cache
     def right(self, entry: int, column: str, seed: int) -> np.ndarray:
-        """1 where the prediction is right, else 0: (N,).
+        """Return 1 where the prediction is right, else 0: (N,).
 
         Raises:
             UserError: the images are not those of the setting's first file.
@@ -243,7 +243,7 @@ class Setting:
         return (predictions.by_column[column] == predictions.labels).astype(int)
 
     def correct(self, model: Model, columns=None, seeds: list[int] | None = None) -> np.ndarray:
-        """1 where right, of several columns the mean: (seeds, N). Default: all columns, every seed."""
+        """Return 1 where right, averaged over several columns: (seeds, N). Default: all columns, all seeds."""
         columns = columns or self.columns
         return np.array(
             [
@@ -253,13 +253,13 @@ class Setting:
         )
 
     def top1(self, model: Model, columns=None) -> list[float]:
-        """Percent, one for each seed."""
+        """Return top-1 in percent, a value for each seed."""
         return (100 * self.correct(model, columns).mean(1)).tolist()
 
     # ------------------------------------------------------------ how much seeds matter
 
     def kind(self, entry: int) -> str:
-        """Networks of one kind vary alike over training seeds: their variances are pooled."""
+        """Name the kind of a network. Networks of one kind vary alike over seeds: their variances are pooled."""
         record = self.record(entry)
         if self.task == "task2":
             return "ResNet" if record["config"]["arch"] in LAYERS else "shallow"
@@ -273,9 +273,9 @@ class Setting:
 
     @cache
     def pooled(self, kind: str, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Over seeds, of the models of a kind that have several; None where none has.
+        """Pool the seed variance over the models of a kind with several seeds; None without such models.
 
-        Those of the task's other settings help where this one has fewer than `FEW` degrees of freedom.
+        Models of the task's other settings help where this setting has fewer than `FEW` degrees of freedom.
         """
 
         def several(place: Setting) -> list[np.ndarray]:
@@ -290,12 +290,12 @@ class Setting:
         return seed_variance(outcomes for place in (self, *self.others) for outcomes in several(place))
 
     def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
-        """What training seeds do to a model's top-1; None where no model of its kind has several seeds.
+        """Estimate the variance of a model's top-1 over training seeds; None if no model of its kind has several.
 
-        A few seeds tell little about one model, and a model with one seed varies as well: so kinds are pooled. Where
-        each set has a network of its own, their mean varies less: they are independent. A plain network varies on
-        sets that it was not trained for in a way of its own. The networks for any set stand for what has no
-        repetition.
+        A few seeds say little about one model, and a model with one seed varies as well: so kinds are pooled. The mean
+        of several networks, one for each set, varies less, since they are independent. A plain network varies
+        differently on sets that it was not trained for, so only its own seeds count. A kind without repetition
+        takes the variance of the networks for any set.
         """
         if len({*model.values()}) > 1:
             parts = [self.pooled("specialist", (column,)) for column in columns]
@@ -311,8 +311,8 @@ class Setting:
 
     @cache
     def evaluation_variance(self, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Over seeds, of the difference that another way to evaluate makes: pooled over those with several seeds."""
-        entries, found = sorted({*self.test["entry"]}), []
+        """Pool the seed variance of the change that evaluating differently makes, over models with several seeds."""
+        entries, differences = sorted({*self.test["entry"]}), []
         for entry in entries:
             for plain in entries:
                 if (
@@ -323,13 +323,15 @@ class Setting:
                     one, other = self.alone(entry), self.alone(plain)
                     seeds = sorted({*self.seeds(one, columns)} & {*self.seeds(other, columns)})
                     if len(seeds) > 1:
-                        found.append(self.correct(one, columns, seeds) - self.correct(other, columns, seeds))
-        return seed_variance(found)
+                        differences.append(
+                            self.correct(one, columns, seeds) - self.correct(other, columns, seeds)
+                        )
+        return seed_variance(differences)
 
     # ------------------------------------------------------------ comparisons
 
     def difference(self, model: Model, other: Model, columns=None) -> dict | None:
-        """model - other in points, with interval and p; None where one of them has no result there.
+        """Subtract two models: model - other in points, with interval and p; None where one has no result there.
 
         Two evaluations of the same trained networks are compared seed by seed.
         """
@@ -353,10 +355,10 @@ class Setting:
         return {"seeds": len(a), "other_seeds": len(b), **paired_difference(a, b, errors)}
 
     def ratio(self, model: Model, other: Model) -> dict:
-        """Mean top-1 of model / other, with interval and p for a ratio of 1.
+        """Divide the mean top-1 of two models: model / other, with interval and p for a ratio of 1.
 
         Raises:
-            UserError: other is right on too few images.
+            UserError: the other model is right on too few images.
         """
         try:
             return paired_ratio(
@@ -369,7 +371,7 @@ class Setting:
             ) from error
 
     def _shares(self, model: Model, other: Model, columns: tuple) -> list[tuple[float, float, SeedVariance]]:
-        """Shares of each kind's variance over seeds in the means of the two: (of model's, of other's, variance)."""
+        """Return how much of each kind's seed variance is in the two means: (in model's, in other's, variance)."""
         shares: dict[SeedVariance, list[float]] = {}
         for place, one in enumerate((model, other)):
             if variance := self.variance(one, columns):

@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import shutil
 import signal
 import sys
 import zipfile
@@ -98,11 +99,36 @@ def command(tiny_dataset, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory) -> Path:
+    """A folder for the runs of `ready`."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.fixture
-def trained(command, tiny) -> Path:
+def ready(command, finished_runs):
+    """ready(module, *options, out="run") puts the run that a script makes of these options into `out`; returns its
+    model.pt. Runs of the same options are trained once a session, then copied.
+    """
+
+    def put(module, *options, out="run") -> Path:
+        stored = finished_runs / digest(module.__name__, *map(str, options))
+        if not stored.exists():
+            command(module, *options, "--out", out)
+            shutil.copytree(out, stored)
+            shutil.copytree("cache", finished_runs / "cache", dirs_exist_ok=True)
+        else:
+            shutil.copytree(stored, out)
+            shutil.copytree(finished_runs / "cache", "cache", dirs_exist_ok=True)
+        return Path(out, "model.pt")
+
+    return put
+
+
+@pytest.fixture
+def trained(ready, tiny) -> Path:
     """A finished run of the module: its model.pt."""
-    command(train_task1, *tiny, "--out", "run")
-    return Path("run/model.pt")
+    return ready(train_task1, *tiny)
 
 
 @pytest.fixture

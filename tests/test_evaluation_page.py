@@ -199,8 +199,8 @@ def test_a_page_that_cannot_be_written_leaves_the_results(command, trained, caps
     assert len(list(Path("results/task1/runs").glob("*.json"))) == 1
 
 
-def test_a_classifier_and_the_same_on_images_of_another_size(command, tiny, capsys):
-    command(train_task2, *tiny, "--out", "run")
+def test_a_classifier_and_the_same_on_images_of_another_size(command, ready, tiny, capsys):
+    ready(train_task2, *tiny)
     command(eval_shallow, "run/model.pt", *OPTIONS)
     assert capsys.readouterr().out.splitlines()[-2:] == PATHS
     record = json.loads(next(Path("results/task2/runs").glob("*.json")).read_text())

@@ -13,7 +13,7 @@ from data.lists import RGB
 from grids import GRIDS, channels_of, task_of
 from grids.run import Run, distinct
 from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
-from utils import UserError
+from utils import UserError, hold
 
 GOOD, BAD, OTHER = (
     Run(name, f"the {name} one", "ours", {"fill": fill})
@@ -40,7 +40,7 @@ def folder(name: str) -> Path:
     return found
 
 
-def test_finished_runs_are_skipped_and_failed_ones_named(queue, capsys):
+def test_finished_runs_are_skipped_and_listed_and_failed_ones_named(queue, capsys, tiny):
     broken = BAD.but(train_channels="R", sampler="none")  # the training script refuses it, so does the queue
     with pytest.raises(UserError, match="--train-channels needs a --sampler"):
         queue([GOOD, broken])
@@ -51,14 +51,58 @@ def test_finished_runs_are_skipped_and_failed_ones_named(queue, capsys):
     capsys.readouterr()
     queue([GOOD, OTHER], "--only", "good")
     assert capsys.readouterr().out == "0 runs to train\n"
+    queue([GOOD, OTHER, BAD], "--list")
+    first, second, third = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert first == ["trained", "good,fill=mean", str(folder("good"))]
+    assert second[:2] == ["trained", "other,fill=zero"] and third[0] == "-"
+    queue([GOOD], "--list", "--options", " ".join([*tiny, "--epochs", "2"]))  # another training
+    assert capsys.readouterr().out.split()[0] == "-"
 
 
-def test_other_options_are_another_run(queue, tiny, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--options", "--seed 5"), "--options has --seed, which the queue sets itself"),
+        (("--options", "--data elsewhere"), "--options has --data, which the queue sets"),
+        (("--options", "--out=zzz"), "--options has --out, which the queue sets"),
+        (("--options", "--no-resume"), "--options has --resume, which the queue sets"),
+        (("--options", "--fill zero"), "--options has --fill, which the run good,fill=mean sets itself"),
+        (("--options", "'abc"), '--options "\'abc": No closing quotation'),
+        (("--options", "--epochs 2 stray"), "'stray' is no option, nor the value of one"),
+        (("--options", "--epochs=2 3"), "'3' is no option"),
+        (("--eval-options", "--name x"), "--eval-options has --name, which the queue sets"),
+        (("--eval-options", "--no-report"), "--eval-options has --report, which the queue sets"),
+        (("--eval-options", "other/model.pt"), "'other/model.pt' is no option"),
+        (("--eval-options", '"'), "--eval-options .* No closing quotation"),
+    ],
+)
+def test_words_that_the_queue_owns_are_refused(tiny_dataset, tmp_path, monkeypatch, words, message):
+    """Each would put several runs into one folder, or call them what they are not; --list refuses them, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(experiments.GRIDS, "task1", [GOOD])
+    for more in ([], ["--list"]):
+        with pytest.raises(UserError, match=message):
+            experiments.main(["task1", "--data", str(tiny_dataset), "=".join(words), *more])
+    assert not Path("runs").exists()
+
+
+def test_a_training_that_is_busy_is_tried_again(queue, capsys, monkeypatch):
+    """Another process is in the folder: the queue waits, and then trains; nothing has failed."""
+    monkeypatch.setattr(experiments, "RETRY", 1)
+    lock, start = [], experiments.Job.start
+
+    def begin(job):
+        if not lock:
+            lock.append(hold(job.makes.parent))
+        elif len(lock) == 1:
+            lock.append(lock[0].release())
+        start(job)
+
+    monkeypatch.setattr(experiments.Job, "start", begin)
     queue([GOOD])
-    longer = " ".join([*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "2"])
-    queue([GOOD], "--options", longer)
-    assert "1 runs to train" in capsys.readouterr().out
-    assert len(list(Path("runs/tiny-64px-half").glob("good-*/model.pt"))) == 2
+    out = capsys.readouterr().out
+    assert "busy    good" in out and "done    good" in out and "failed" not in out
+    assert (folder("good") / "model.pt").exists()
 
 
 def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
@@ -89,16 +133,6 @@ def test_rows_are_chosen_by_model_and_options():
         three.fits("good,widths=128,256,512") and three.fits(str(three)) and not three.fits("good,widths=128")
     )
     assert not run.fits("other") and str(run) == "good,fill=mean,epochs=60,test_image_size=40"
-
-
-def test_the_list_names_each_run_and_whether_it_is_trained(queue, capsys):
-    queue([GOOD])
-    capsys.readouterr()
-    queue([GOOD, OTHER], "--list")
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.split() == ["trained", "good,fill=mean", str(folder("good"))] and second.startswith(
-        "-        other,"
-    )
 
 
 def test_rows_without_a_training_of_their_own_train_what_they_need():

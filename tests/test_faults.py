@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import eval_channels
+import eval_shallow
+import experiments
 import train_task1
 import utils
 from config import Task1Config, Task2Config
@@ -20,7 +23,7 @@ from data.demo import make_demo
 from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
-from utils import BUSY, ROOT, BusyError, UserError, check_ranges, hold, parse_config
+from utils import BUSY, ROOT, BusyError, UserError, check_ranges, cli, hold, parse_config
 
 
 def test_a_folder_has_one_holder_at_a_time(tmp_path):
@@ -29,6 +32,14 @@ def test_a_folder_has_one_holder_at_a_time(tmp_path):
         hold(tmp_path / "run")
     lock.release()
     hold(tmp_path / "run").release()
+
+
+def test_a_busy_folder_has_an_exit_status_of_its_own(tmp_path):
+    lock = hold(tmp_path / "run")
+    with pytest.raises(SystemExit) as stop:
+        cli(lambda: hold(tmp_path / "run"))
+    assert stop.value.code == BUSY == 75
+    lock.release()
 
 
 def test_a_second_training_in_a_folder_says_who_is_there(command, tiny):
@@ -51,33 +62,41 @@ def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
 
 @pytest.mark.parametrize("word", ["SIGKILL", "SIGHUP"])
 def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
-    words = " ".join([*(word for word in tiny), "--epochs", "1000000", "--cache", str(tmp_path / "cache")])
+    words = " ".join([*tiny, "--epochs", "1000000", "--cache", str(tmp_path / "cache")])
+    options = ["task1", "--only", "sliced", "--data", str(tiny_dataset), "--options", words, "--no-eval"]
     queue = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "experiments.py"),
-            "task1",
-            "--only",
-            "sliced",
-            "--data",
-            str(tiny_dataset),
-            "--options",
-            words,
-            "--no-eval",
-        ],
+        [sys.executable, str(ROOT / "experiments.py"), *options],
         cwd=tmp_path,
+        # under nohup this process ignores SIGHUP, and so would the queue
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not (found := list(tmp_path.glob("runs/*/*/.holder"))) and time.monotonic() < deadline:
+    child = None
+    try:
+        holder = wait_for(lambda: next(tmp_path.glob("runs/*/*/.holder"), None))
+        child = int(wait_for(lambda: holder.read_text().split()[1:2])[0])
+        os.kill(queue.pid, getattr(signal, word))
+        queue.wait(timeout=60)
+        wait_for(lambda: not Path(f"/proc/{child}").exists())
+        assert (holder.parent / "last.pt").exists()  # it saved first
+        hold(holder.parent).release()
+    finally:  # whatever failed, nothing goes on
+        queue.kill()
+        queue.wait(timeout=60)
+        if child and Path(f"/proc/{child}").exists():
+            os.kill(child, signal.SIGKILL)
+
+
+def wait_for(found, seconds: float = 120):
+    """What `found()` returns as soon as it is something.
+
+    Raises:
+        AssertionError: it was nothing for so long.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "nothing came"
         time.sleep(0.1)
-    child = int(found[0].read_text().split()[1])
-    os.kill(queue.pid, getattr(signal, word))
-    queue.wait()
-    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{child}").exists()
-    assert (found[0].parent / "last.pt").exists()  # it saved first
-    hold(found[0].parent).release()
+    return value
 
 
 @pytest.mark.parametrize("config", [Task1Config, Task2Config])
@@ -115,15 +134,22 @@ def test_every_number_has_a_range():
 @pytest.mark.parametrize(
     "words",
     [
-        ["experiments.py", "task1", "--jobs", "0"],
-        ["experiments.py", "task1", "--minutes", "nan"],
-        ["eval_channels.py", "model.pt", "--repeats", "-1"],
-        ["eval_shallow.py", "model.pt", "--threads", "-1"],
+        ["experiments", "task1", "--jobs", "0"],
+        ["experiments", "task1", "--minutes", "nan"],
+        ["eval_channels", "model.pt", "--repeats", "-1"],
+        ["eval_shallow", "model.pt", "--threads", "-1"],
     ],
 )
-def test_a_parser_knows_its_ranges(words):
-    done = subprocess.run([sys.executable, str(ROOT / words[0]), *words[1:]], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and words[-2] in done.stderr and BUSY == 75
+def test_a_parser_knows_its_ranges(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        cli(
+            {"experiments": experiments, "eval_channels": eval_channels, "eval_shallow": eval_shallow}[
+                words[0]
+            ].main
+        )
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2 and errors.count("\n") == 1 and words[-2] in errors
 
 
 def test_what_a_kill_left_is_removed_at_the_next_start(command, tiny, tiny_dataset, tmp_path):
@@ -147,7 +173,7 @@ def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.demo import make_demo; make_demo('demo')"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
@@ -167,19 +193,18 @@ def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, 
     assert chosen == [1, 1, 4, 3]
 
 
-def test_memory_that_is_not_there_is_one_line(tiny_dataset, tmp_path):
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import torch, utils\n"
-        "def main(): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')\n"
-        "utils.cli(main)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "smaller --batch-size" in done.stderr
-    code = code.replace(
-        "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate ...')", "torch.empty(10**15)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "out of memory" in done.stderr
+@pytest.mark.parametrize("reason", ["CUDA", "CPU"])
+def test_memory_that_is_not_there_is_one_line(reason, capsys):
+    def main():
+        if reason == "CUDA":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+        torch.empty(10**15)
+
+    with pytest.raises(SystemExit) as stop:
+        cli(main)
+    errors = capsys.readouterr().err
+    assert stop.value.code == 2 and errors.count("\n") == 1
+    assert "out of memory" in errors and "smaller --batch-size" in errors
 
 
 @pytest.mark.parametrize("words", [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "RANK": "1"}])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from data.lists import normal_path, parse_list
 from report.engineering import make_tables, speed_tables
-from tools import robust
-from utils import UserError, check_name, free_cores, read_jsonl
+from tests import mutants, robust
+from utils import ROOT, UserError, check_name, free_cores, read_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,24 @@ def test_a_silent_fault_is_counted(world, monkeypatch):
     monkeypatch.setattr("data.cache.meta_checksum", lambda meta: None)
     outcomes = Counter(robust.bits(0.2))
     assert outcomes["pixel cache: refused", False] > 0
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name.split()[0].strip(":"))
+def test_a_mutant_has_its_place_and_its_test(mutant):
+    """`make mutants` makes the change and runs the test; here both must only be there."""
+    assert (ROOT / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1
+    file, _, name = mutant.test.partition("::")
+    if name:
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    else:
+        assert mutant.test.removeprefix("robust:") in robust.FAULTS
+
+
+def test_each_row_of_faults_has_its_mutant():
+    rows = {
+        mutant.test.removeprefix("robust:") for mutant in mutants.MUTANTS if mutant.test.startswith("robust:")
+    }
+    assert rows == set(robust.FAULTS)
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40))

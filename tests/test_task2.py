@@ -5,7 +5,6 @@ options.
 import csv
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +43,15 @@ TINY = [
 
 
 @pytest.fixture
-def train(tiny_dataset, tmp_path, monkeypatch):
+def train(command):
     """train(*options) runs the script on the tiny data, in an empty folder with its own cache."""
-    monkeypatch.chdir(tmp_path)
+    return lambda *options: command(train_task2, *TINY, *options)
 
-    def run(*options):
-        data = ["--data", str(tiny_dataset), "--cache", "cache"]
-        monkeypatch.setattr(sys, "argv", ["train_task2.py", *data, *TINY, *map(str, options)])
-        train_task2.main()
 
-    return run
+@pytest.fixture
+def have(ready):
+    """have(*options, out="run") puts a finished run of these options into `out`, trained once a session."""
+    return lambda *options, out="run": ready(train_task2, *TINY, *options, out=out)
 
 
 @pytest.fixture
@@ -117,14 +115,14 @@ def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate
     assert all(torch.equal(value, again[key]) for key, value in checkpoint["state"].items())
 
 
-def test_latencies_are_measured_anew_without_checkpoints(train, evaluate, tmp_path, capsys, read_rows):
+def test_latencies_are_measured_anew_without_checkpoints(have, evaluate, tmp_path, capsys, read_rows):
     def time_again():
         latency.main(["--rounds", "1"], tmp_path)
 
     with pytest.raises(UserError, match="has no rows to time"):
         time_again()
     for arch in ("plain6-k5", "rrdb"):
-        train("--arch", arch, "--out", arch)
+        have("--arch", arch, out=arch)
         before = evaluate(f"{arch}/model.pt")
         Path(arch, "model.pt").unlink()
     for name in DOCUMENTS.values():
@@ -147,8 +145,8 @@ def test_latencies_are_measured_anew_without_checkpoints(train, evaluate, tmp_pa
         time_again()
 
 
-def test_the_table_can_be_computed_again_from_the_predictions(train, evaluate):
-    train("--arch", "plain6-k5", "--out", "run")
+def test_the_table_can_be_computed_again_from_the_predictions(have, evaluate):
+    have("--arch", "plain6-k5")
     test, val = evaluate("run/model.pt")
     with gzip.open(f"results/task2/predictions/{test['run']}-test.csv.gz", "rt") as file:
         lines = list(csv.DictReader(file))
@@ -157,8 +155,8 @@ def test_the_table_can_be_computed_again_from_the_predictions(train, evaluate):
     assert test["latency_ms_b1"] is test["latency_ms_b256"] is None and val["macs"] == test["macs"] > 0
 
 
-def test_another_image_size_is_a_row_of_its_own(train, evaluate):
-    train("--arch", "plain6-k5", "--out", "run")
+def test_another_image_size_is_a_row_of_its_own(have, evaluate):
+    have("--arch", "plain6-k5")
     evaluate("run/model.pt")
     rows = evaluate("run/model.pt", "--image-size", 12)
     assert {(row["model"], row["section"], row["image_size"], row["test_image_size"]) for row in rows} == {
@@ -174,9 +172,9 @@ def test_another_image_size_is_a_row_of_its_own(train, evaluate):
     ]
 
 
-def test_documents_are_made_from_what_an_evaluation_writes(train, evaluate):
+def test_documents_are_made_from_what_an_evaluation_writes(have, evaluate):
     for arch in ("plain6-k5", "resnet10"):
-        train("--arch", arch, "--out", arch)
+        have("--arch", arch, out=arch)
         evaluate(f"{arch}/model.pt", "--repeats", 1)
     made = collect(Path())  # there is no ResNet-34 to divide by
     drawn = {name.split("_")[1] for name in made.charts if name.startswith("task2_")}
@@ -215,8 +213,8 @@ def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_th
     assert evaluated[1:] == [(torch.nn.Conv2d, False)] * 2
 
 
-def test_a_record_keeps_whole_what_decides_on_the_training(train, evaluate):
-    train("--arch", "plain6-k5", "--epochs", 1, "--out", Path("teacher").absolute())
+def test_a_record_keeps_whole_what_decides_on_the_training(train, have, evaluate):
+    have("--arch", "plain6-k5", out="teacher")
     train(
         "--arch", "plain6-k5", "--epochs", 1, "--teacher", "teacher/model.pt", "--out", Path("run").absolute()
     )
@@ -229,9 +227,9 @@ def test_a_record_keeps_whole_what_decides_on_the_training(train, evaluate):
     )  # no folder of this machine
 
 
-def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
+def test_several_checkpoints_and_evaluating_again(train, have, evaluate, capsys):
     for arch, seed in (("plain6-k5", 0), ("plain6-k5", 1), ("resnet34", 0)):
-        train("--arch", arch, "--seed", seed, "--epochs", 1, "--out", f"{arch}{seed}")
+        have("--arch", arch, "--seed", seed, "--epochs", 1, out=f"{arch}{seed}")
     every = [f"{run}/model.pt" for run in ("plain6-k50", "plain6-k51", "resnet340")]
     rows = evaluate(*every)
     assert [(row["section"], row["model"], row["seed"]) for row in rows] == [
@@ -266,8 +264,8 @@ def test_several_checkpoints_and_evaluating_again(train, evaluate, capsys):
     ]
 
 
-def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(train, evaluate, tiny_dataset):
-    train("--arch", "resnet10", "--epochs", 1, "--out", "run")
+def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(have, evaluate, tiny_dataset):
+    have("--arch", "resnet10")
     with pytest.raises(UserError, match="resnet10, in section 'ours', has strict depth 10, above 6"):
         evaluate("run/model.pt", "--section", "ours")
     save_checkpoint("other.pt", {**load_checkpoint("run/model.pt", "task2-model"), "kind": "task1-model"})
@@ -305,8 +303,8 @@ def test_every_kind_trains(train, evaluate, arch):
     assert evaluate("run/model.pt", "--split", "val")[0]["strict_depth"] <= 6
 
 
-def test_learning_from_another_network(train, tiny_dataset):
-    train("--arch", "resnet10", "--epochs", 1, "--out", "teacher")
+def test_learning_from_another_network(train, have):
+    have("--arch", "resnet10", out="teacher")
     states = []
     for out, options in (("taught", ["--teacher", "teacher/model.pt"]), ("alone", [])):
         train("--arch", "plain6-k5", "--epochs", 1, "--out", out, *options)

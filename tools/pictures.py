@@ -24,7 +24,7 @@ from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
 
 
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Kind of picture -> whether each is one: (N,), from a column a channel set."""
+    """Sort pictures by what the channel sets get right: kind -> whether each picture is of it, (N,)."""
     by_set = {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
     return {
         "needs colour": by_set["RGB"] & ~by_set["R"] & ~by_set["G"] & ~by_set["B"],
@@ -35,15 +35,15 @@ def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
-    """As `kinds_task1`, from the columns of two networks."""
+    """Sort pictures by what two networks get right, as `kinds_task1`."""
     return agreement(predictions.labels, predictions.by_column)
 
 
 def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """The first setting that has the model, its name, and a column for each channel set.
+    """Find the first setting that has the model, the model's name, and predictions for each channel set.
 
     Raises:
-        UserError: there is none.
+        UserError: no setting has it.
     """
     for setting in settings:
         entry = named(setting, model) if model else setting.find(CHANNELSET)
@@ -53,7 +53,7 @@ def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str
 
 
 def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """As `find_task1`, a column for the model (default: ours, the best on validation) and one for
+    """Find a setting as `find_task1`, with predictions of the model (default: ours, the best on validation) and of
     ResNet-34.
     """
     for setting in settings:
@@ -75,9 +75,9 @@ def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str
 
 
 def named(setting: Setting, model: str) -> int | None:
-    """The first entry of the tables that is called `model`."""
-    found = setting.test[setting.test["model"] == model]["entry"]
-    return None if found.empty else int(found.iloc[0])
+    """Find the first entry of the tables that is called `model`."""
+    entries = setting.test[setting.test["model"] == model]["entry"]
+    return None if entries.empty else int(entries.iloc[0])
 
 
 def missing(model: str, settings: list[Setting], script: str) -> str:
@@ -89,7 +89,7 @@ def missing(model: str, settings: list[Setting], script: str) -> str:
 
 
 def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, list[int]]:
-    """Kind -> numbers of up to `each` test images of it, drawn at random."""
+    """Draw up to `each` test images of each kind at random: kind -> their numbers."""
     random = np.random.default_rng(seed)
     return {
         kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()
@@ -97,12 +97,12 @@ def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, 
 
 
 def answer(column: str, text: str) -> str:
-    """What a column says, on two lines where its name is long."""
+    """Write a column's answer, on two lines where its name is long."""
     return f"{column}: {text}" if len(column) < 12 else f"{column}:\n{text}"
 
 
 def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[int]], path: Path) -> None:
-    """A row a kind: pictures (N, S, S, 3) uint8, below each its class and the answers that are wrong."""
+    """Draw a row of pictures (N, S, S, 3) uint8 for each kind, below each its class and the wrong answers."""
     columns = max(map(len, chosen.values()))
     names = class_names(predictions.images, predictions.labels)
     lines = 1 + sum(

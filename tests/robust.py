@@ -1,16 +1,18 @@
 """Break things on purpose and count what survives: the table of faults in the report.
 
-    python -m tools.robust                 # all, about eight minutes on two cores; writes results/robustness.csv
-    python -m tools.robust bits options    # some; prints only
-    python -m tools.robust --scale 0.1     # a tenth of the tries; prints only
+    python -m tests.robust                 # all, under ten minutes on two cores; writes results/robustness.csv
+    python -m tests.robust bits options    # some; prints only
+    python -m tests.robust --scale 0.1     # a tenth of the tries; prints only
 
-A try survives when the outcome is right, or the fault is named in one line and the exit status is not zero. Every
-fault is drawn from a seed: the same command tries the same.
+A try survives when the outcome is right, or the fault is named in one line and the exit status is not zero. What is
+right is known without the code under test. Faults are drawn from a seed: the same command tries the same, up to the
+moments at which processes meet. Each row fails under a change of the code that tests/mutants.py lists.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import random
@@ -29,13 +31,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data.cache import PixelCache, open_cache
 from data.decode import decode
 from data.lists import parse_bands, parse_list, read_lists
 from engine import trainer
-from engine.records import load_records
+from engine.records import load_records, note_checksums
 from utils import ROOT, ArgumentParser, UserError, cli, environment, load_checkpoint, within, write_text
 
 TINY = [
@@ -65,7 +67,17 @@ TINY = [
     "tiny",
 ]
 EVALUATE = ["--data", "tiny", "--cache", "cache", "--repeats", "0", "--device", "cpu", "--results"]
-BAD = ["", *f"x nan inf -1 1e400 {'9' * 40} 0x10 \u4e2d ../../x {'a' * 5000} --".split()]
+LONG, NINES = "a" * 5000, "9" * 40
+BAD = ["", "x", "nan", "inf", "-1", "1e400", NINES, "0x10", "\u4e2d", "../../x", LONG, "--"]
+TEXTS = {"x", "nan", "inf", "1e400", NINES, "0x10", "\u4e2d"}  # what a name may be
+ALLOWED = {  # option -> the values above that it can have; all others of any option must be named
+    "--name": TEXTS,
+    "--label": TEXTS | {"../../x"},
+    "--minutes": {"inf", "1e400", NINES},
+    "--options": {""},
+    "--eval-options": {""},
+}
+FOLDERS = ("--cache", "--out", "--results")  # may have any name
 HEADER = "fault,what is tried,tries,survived\n"
 
 
@@ -109,7 +121,7 @@ def run(script: str, *words: str) -> tuple[int, str, str]:
     errors, argv, handlers = (
         io.StringIO(),
         sys.argv,
-        {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)},
+        {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)},
     )
     out = io.StringIO()
     sys.argv = [f"{script}.py", *words]
@@ -151,8 +163,9 @@ def lost(*what) -> bool:
 
 
 def start(*words: str, **variables) -> subprocess.Popen:
+    script = words[0] if words[0] == "-c" else str(ROOT / words[0])
     return subprocess.Popen(
-        [sys.executable, str(ROOT / words[0]), *words[1:]],
+        [sys.executable, script, *words[1:]],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, **variables},
@@ -163,25 +176,121 @@ def start(*words: str, **variables) -> subprocess.Popen:
 # ---------------------------------------------------------------- faults: each yields (what, survived)
 
 
+# saves as often as it can; waits until the file "go" is there, with everything imported
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import {module}, utils
+from engine import trainer
+trainer.SAVE_EVERY = {every}
+Path({ready!r}).touch()
+while not Path("go").exists():
+    time.sleep(0.001)
+sys.argv = [{module!r} + ".py"] + {words!r}
+utils.cli({module}.main)
+"""
+
+
+def begin(module: str, words: list[str], ready: str, every: float = 20) -> subprocess.Popen:
+    """A process that has imported everything when the file `ready` is there, and runs a script's main() as soon as the
+    file "go" is; a training saves after `every` seconds.
+    """
+    code = SCRIPT.format(root=str(ROOT), module=module, every=every, ready=ready, words=words)
+    return start("-c", code)
+
+
+def fingerprint(state: dict) -> str:
+    """sha256 of everything that a resumed training depends on; of the times, nothing."""
+    text = hashlib.sha256()
+
+    def add(value) -> None:
+        if isinstance(value, torch.Tensor):
+            text.update(value.contiguous().view(-1).numpy().tobytes())
+        elif isinstance(value, dict):
+            for key in sorted(value, key=str):
+                if key not in ("seconds", "train_s", "environment", "config"):
+                    text.update(str(key).encode())
+                    add(value[key])
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                add(item)
+        else:
+            text.update(repr(value).encode())
+
+    add(state)
+    return text.hexdigest()
+
+
 def kills(scale: float) -> Iterator[tuple[str, bool]]:
-    """SIGKILL of a training, then the same command with --resume until it ends."""
-    dice, what = random.Random(0), "training killed at a random moment, resumed: the same weights bit by bit"
-    whole = load_checkpoint("one/model.pt", "task1-model")["state"]
-    for number in range(max(1, round(16 * scale))):
-        out, words = f"killed{number}", ["train_task1.py", *TINY, "--resume", "--out"]
-        process = start(*words, out)
-        time.sleep(dice.uniform(2, 8))
+    """SIGKILL of a training in its steps, then the same command with --resume, until there were enough kills. What is
+    saved at any step must be what an undisturbed training has at that step.
+    """
+    what = "training killed between two steps or in one, resumed: the same state bit by bit at that step"
+    dice, wanted, epochs = random.Random(0), max(1, round(30 * scale)), 400
+    place = TINY.index("--arch")
+    words = [
+        *TINY[:place],
+        *TINY[place + 2 :],
+        "--arch",
+        "plain6-k5",
+        "--dropout",
+        "0.4",
+        "--eval-every",
+        "100",
+    ]
+    words += ["--epochs", str(epochs)]
+    right: dict[int, str] = {}
+    save, every = trainer.Trainer._save, trainer.SAVE_EVERY
+    trainer.SAVE_EVERY = -1  # every step
+    trainer.Trainer._save = lambda self: right.update({self.step: fingerprint(self._state())})
+    try:
+        code, text = call("train_task2", *words, "--out", "whole")
+    finally:
+        trainer.Trainer._save, trainer.SAVE_EVERY = save, every
+    if code or len(right) != 3 * epochs:
+        raise RuntimeError(f"{len(right)} steps {text}")
+    Path("go").touch()
+    hits = rounds = 0
+    while hits < wanted:
+        rounds += 1
+        if rounds > 3 * wanted + 10:
+            raise RuntimeError(f"{hits} of {rounds} kills hit a training")
+        last = Path(f"killed{rounds // 12}/last.pt")
+        before = last.stat().st_mtime_ns if last.exists() else 0
+        process = begin("train_task2", [*words, "--resume", "--out", str(last.parent)], "ready", every=0.02)
+        while process.poll() is None and not (last.exists() and last.stat().st_mtime_ns > before):
+            time.sleep(0.002)
+        time.sleep(dice.uniform(0, 0.5))
         process.kill()
-        process.wait()
-        last = start(*words, out)
-        text = last.communicate()[0].decode()
-        good = last.returncode == 0 and not list(Path(out).glob(".*.pt.*"))
-        state = load_checkpoint(f"{out}/model.pt", "task1-model")["state"] if good else {}
+        text = process.communicate()[0].decode(errors="replace")
+        if process.returncode != -signal.SIGKILL:
+            if process.returncode:  # it could not go on from what the last kill left
+                yield what, lost(text)
+                hits += 1
+            shutil.rmtree(last.parent)  # it came to its end: another begins
+            continue
+        hits += 1
+        try:
+            state = torch.load(last, weights_only=True)
+            good = right[state["step"]] == fingerprint(state)
+        except Exception as error:  # half a file
+            good, state = lost(error), {}
+        yield what, good or lost(state.get("step"), text)
+    for number in range(max(1, round(3 * scale))):  # before anything is saved
+        out = f"early{number}"
+        process = start("train_task1.py", *TINY, "--out", out)
+        time.sleep(dice.uniform(0.5, 4))
+        process.kill()
+        process.communicate()
+        code, text = call("train_task1", *TINY, "--resume", "--out", out)
+        state = load_checkpoint(f"{out}/model.pt", "task1-model")["state"] if not code else {}
+        whole = load_checkpoint("one/model.pt", "task1-model")["state"]
+        good = state.keys() == whole.keys() and all(torch.equal(whole[key], state[key]) for key in whole)
+        left = list(Path(out).glob(".*.pt.*"))
         yield (
-            what,
-            good
-            and all(torch.equal(whole[key], state.get(key, torch.empty(0))) for key in whole)
-            or lost(text),
+            "training killed at any moment, resumed: the same weights, nothing left over",
+            (good and not left or lost(code, text, left)),
         )
 
 
@@ -276,7 +385,7 @@ def weights(scale: float) -> Iterator[tuple[str, bool]]:
 
 
 def options(scale: float) -> Iterator[tuple[str, bool]]:
-    """Every option of every script gets values that it cannot have; what is allowed may run."""
+    """Every option of every script gets values that it can have, which run, and values that it cannot have."""
     real = trainer.Trainer.fit
     trainer.Trainer.fit = lambda self: sys.exit(0)  # parsed, checked and built: enough
     dice = random.Random(3)
@@ -294,9 +403,11 @@ def options(scale: float) -> Iterator[tuple[str, bool]]:
                     continue
                 for value in BAD if scale >= 1 else dice.sample(BAD, max(1, round(len(BAD) * scale))):
                     code, text = call(script, *usual, option, value)
+                    allowed = value in ALLOWED.get(option, ())
                     yield (
-                        f"{script}.py: named in one line, or allowed",
-                        code == 0 or is_named(code, text) or lost(script, option, value[:30], code, text),
+                        f"{script}.py: allowed values accepted, all others named in one line",
+                        (code == 0 if allowed else is_named(code, text))
+                        or lost(script, option, value[:30], code, text),
                     )
     finally:
         trainer.Trainer.fit = real
@@ -306,13 +417,12 @@ def _options_of(script: str) -> list[str]:
     """Options with a value, from --help."""
     out = run(script, "--help")[2]
     lines = [line.split() for line in out.splitlines() if line.startswith("  --")]
-    skipped = {"--out", "--results"}  # a folder may have any name
     return [
         line[0]
         for line in lines
         if len(line) > 1
         and not line[0].endswith(",")
-        and line[0] not in skipped
+        and line[0] not in FOLDERS
         and not re.search(rf"--no-{line[0][2:]}(?![\w-])", out)
         and (line[1].isupper() or line[1].startswith("{"))
     ]
@@ -331,7 +441,8 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
     pictures.append(array.getvalue())
     for _ in range(round(800 * scale)):
         data = bytearray(dice.choice(pictures))
-        for _ in range(dice.randrange(1, 4)):
+        changes = dice.randrange(4)
+        for _ in range(changes):
             match dice.randrange(3):
                 case 0:
                     data[dice.randrange(len(data))] = dice.randrange(256)
@@ -341,12 +452,10 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
                     data = data[:20] + dice.randbytes(dice.randrange(60)) + data[20:]
         try:
             image = decode(bytes(data), 8)
-            good = image.shape == (8, 8, 3) and image.dtype == np.uint8
-        except Exception:  # the cache counts and names it
-            good = True
-        except BaseException:
-            good = False
-        yield "pictures with damaged bytes: refused, or 8-bit RGB", good
+            good = image.dtype == np.uint8 and same_pixels(image, bytes(data))
+        except Exception as error:  # the cache counts and names it
+            good = changes > 0 or lost(type(error).__name__, error)
+        yield "pictures, damaged or whole: refused, or the same pixels as Pillow's", good
     pieces = [
         "images/a.png",
         " ",
@@ -374,12 +483,21 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
         text = text if dice.random() < 0.9 else text + dice.randbytes(3)
         try:
             split = parse_list(text, "list.txt")
-            good = len(split.paths) == len(split.labels) == len(split.lines) > 0 and not any(
-                path.startswith("/") or ".." in path.split("/") for path in split.paths
+            words = [line.rsplit(None, 1) for line in re.split("\r\n|\r|\n", text.decode("utf-8-sig"))]
+            words = [word for word in words if word]
+            parts = [
+                [part for part in re.split(r"[/\\]", word[0].strip()) if part not in ("", ".")]
+                for word in words
+            ]
+            good = (
+                split.labels.tolist() == [int(word[1]) for word in words]
+                and [path.split("/") for path in split.paths] == parts
+                and not any(".." in part for part in parts)
             )
+            good = good or lost(text, split.paths, parts)
         except UserError as error:
             good = "list.txt" in str(error)
-        yield "lists of arbitrary text: named, or within the data set", good
+        yield "lists of arbitrary text: named, or read line by line within the data set", good
         try:
             good = len(parse_bands(text, "bands.txt").names) > 0
         except UserError as error:
@@ -412,6 +530,23 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
         yield "zips with damaged bytes: named, or read", good and not Path("../outside.png").exists()
 
 
+def same_pixels(image: np.ndarray, data: bytes) -> bool:
+    """Whether decoded pixels (s, s, 3) are those that Pillow or numpy read and scale on their own."""
+    size = image.shape[:2]
+    if data.startswith(b"\x93NUMPY"):
+        array = np.load(io.BytesIO(data))
+        array = array if array.shape[-1] == 3 else array.transpose(1, 2, 0)
+        whole = ImageOps.fit(Image.fromarray(array.astype(np.uint8)), size, Image.Resampling.BICUBIC)
+        return np.abs(np.asarray(whole).astype(int) - image).max() <= 1  # arrays are scaled as numbers
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)
+        if picture.has_transparency_data or picture.mode.startswith("I"):
+            return True  # converted by rules of this project
+        whole = ImageOps.fit(picture.convert("RGB"), size, Image.Resampling.BICUBIC)
+    return np.array_equal(np.asarray(whole), image)
+
+
 def surroundings(scale: float) -> Iterator[tuple[str, bool]]:
     """Environments that others have."""
     usual = ["train_task1.py", *TINY, "--epochs", "1", "--out"]
@@ -436,27 +571,62 @@ def surroundings(scale: float) -> Iterator[tuple[str, bool]]:
         yield "environments and places: works, or one line", good or lost(words, text)
 
 
+WRITER = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from engine.records import RunFiles, run_name, write_record
+from utils import write_json
+record = json.loads(Path({record!r}).read_text())
+del record["checksums"], record["splits"]["test"]
+Path({ready!r}).touch()
+while not Path("go").exists():
+    time.sleep(0.001)
+for number in range(8):
+    record["model"] = f"writer{{number}}-" + {ready!r}
+    write_record(RunFiles(Path({results!r}), "task1", run_name(record)), record)
+"""
+
+
 def together(scale: float) -> Iterator[tuple[str, bool]]:
-    """Two at once."""
-    for number in range(max(1, round(3 * scale))):
-        both = [start("train_task1.py", *TINY, "--out", f"same{number}") for _ in range(2)]
-        codes = sorted(process.wait() for process in both)
+    """Several at once, which have imported everything and wait for one file to begin."""
+    call("eval_channels", "one/model.pt", *EVALUATE, "r")
+    record = str(next(Path("r/task1/runs").glob("*.json")))
+    for number in range(max(1, round(4 * scale))):
+        out, results = f"same{number}", f"both{number}"
+        long = [*TINY, "--epochs", "60", "--eval-every", "60"]
+        codes = at_once([lambda ready: begin("train_task1", [*long, "--out", out], ready)] * 2)
         yield (
             "two trainings in one folder: one trains, one says who is there",
-            codes[0] == 0 and codes[1] in (2, 75),
+            codes == [0, 75] or lost(codes),
         )
-        results = f"both{number}"
-        both = [
-            start("eval_channels.py", "one/model.pt", "--name", name, *EVALUATE, results)
-            for name in ("a", "b", "c")
-        ]
-        codes = [process.wait() for process in both]
-        records = load_records(results, "task1") if not any(codes) else {}
-        table = Path(results, "task1/channels.csv").read_text() if records else ""
+        writer = {"root": str(ROOT), "record": record, "results": results}
+        codes = at_once([lambda ready: start("-c", WRITER.format(**writer, ready=ready))] * 3)
+        names = {path.stem for path in Path(results, "task1/runs").glob("*.json")}
+        table = Path(results, "task1/channels.csv").read_text() if names else ""
+        missing = [name for name in names if name not in table]
         yield (
             "evaluations into one folder: all are in the table",
-            len(records) == 3 and all(name in table for name in records),
+            codes == [0, 0, 0] and len(names) == 24 and not missing or lost(codes, missing),
         )
+
+
+def at_once(starts: list) -> list[int]:
+    """Exit statuses, sorted, of processes that begin at the same moment; each of `starts` gets the file to touch."""
+    Path("go").unlink(missing_ok=True)
+    files = [f"ready{number}" for number in range(len(starts))]
+    for file in files:
+        Path(file).unlink(missing_ok=True)
+    processes = [one(file) for one, file in zip(starts, files)]
+    deadline = time.monotonic() + 120
+    while not all(Path(file).exists() for file in files) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    Path("go").touch()
+    texts = [process.communicate(timeout=120)[0] for process in processes]
+    codes = sorted(process.returncode for process in processes)
+    if codes[0] not in (0, 2, 75):
+        print(texts[0].decode(errors="replace")[-500:], file=sys.stderr)
+    return codes
 
 
 def honesty(scale: float) -> Iterator[tuple[str, bool]]:
@@ -514,7 +684,7 @@ FAULTS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(prog="python -m tools.robust", description=__doc__)
+    parser = ArgumentParser(prog="python -m tests.robust", description=__doc__)
     parser.add_argument("faults", nargs="*", choices=tuple(FAULTS), help="some of them (default: all)")
     parser.add_argument("--scale", type=within(0.0, 100.0, float), default=1.0, help="share of the tries")
     args = parser.parse_args(argv)
@@ -538,6 +708,7 @@ def main(argv: list[str] | None = None) -> None:
         told = environment(torch.device("cpu"))
         note = f"# commit {told['commit']}, {told['hardware']}, Python {told['python']}, PyTorch {told['torch']}\n"
         write_text(ROOT / "results" / "robustness.csv", note + HEADER + "".join(lines))
+        note_checksums(ROOT / "results" / "robustness.csv")
     lost = sum(tried - survived for tried, survived in counts.values())
     if lost:
         raise UserError(f"{lost} tries did not survive")

@@ -1,0 +1,267 @@
+"""Break the code on purpose, one line at a time: a test must notice each change.
+
+    python -m tests.mutants                # all, about ten minutes on two cores
+    python -m tests.mutants M02 kills      # some
+
+A change is made in a copy of the repository, where the tests that it names are run: one of them must fail. Without a
+change they must pass. A test "robust:ROW" is a row of tests/robust.py.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from utils import ROOT, ArgumentParser, UserError, cli
+
+
+class Mutant(NamedTuple):
+    """A change of one place in a file, and the test that must notice it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTANTS = (
+    Mutant(
+        "M02 a file is copied over the old one",
+        "utils.py",
+        "os.replace(temporary, path)\n        sync",
+        "shutil.copy(temporary, path)\n        sync",
+        "test_damage.py::test_a_file_that_is_replaced_is_another_file_and_on_the_disk_first",
+    ),
+    Mutant(
+        "M08 random numbers do not go on",
+        "engine/trainer.py",
+        'torch.set_rng_state(state["torch_rng"])',
+        "pass",
+        "test_damage.py::test_all_random_numbers_go_on_where_they_were",
+    ),
+    Mutant(
+        "M20 a table of results without its lock",
+        "engine/records.py",
+        "    with one_at_a_time(files.folder / files.task):\n        save_record",
+        "    if True:\n        save_record",
+        "test_records.py::test_evaluations_write_one_table_in_turn",
+    ),
+    Mutant(
+        "M24 a busy training has failed",
+        "experiments.py",
+        "if job.process.returncode == BUSY:",
+        "if False:",
+        "test_experiments.py::test_a_training_that_is_busy_is_tried_again",
+    ),
+    Mutant(
+        "M25 a redirect leads anywhere",
+        "data/archive.py",
+        "build_opener(_WebOnly)",
+        "build_opener()",
+        "test_damage.py::test_a_redirect_leads_to_the_web_alone",
+    ),
+    Mutant(
+        "M28 a downloaded zip is not checked",
+        "data/archive.py",
+        "        _check(url, part)\n",
+        "",
+        "test_damage.py::test_a_damaged_picture_in_a_download_is_named",
+    ),
+    Mutant(
+        "M34 a resumed run forgets its seconds",
+        "engine/trainer.py",
+        'state["step"], state["seconds"], state["loss_sum"]',
+        'state["step"], 0.0, state["loss_sum"]',
+        "test_damage.py::test_the_seconds_of_both_parts_are_added",
+    ),
+    Mutant(
+        "M51 a run goes on with another number of processes",
+        "engine/trainer.py",
+        'if state["world"] != self.processes.world:',
+        "if False:",
+        "test_damage.py::test_a_run_goes_on_with_as_many_processes",
+    ),
+    Mutant(
+        "M53 a training gives its lock back at once",
+        "engine/trainer.py",
+        "self.lock = hold(self.folder)\n",
+        "self.lock = hold(self.folder)\n            self.lock.release()\n",
+        "test_damage.py::test_a_training_keeps_others_out_until_it_ends",
+    ),
+    Mutant(
+        "sync: bytes are not waited for",
+        "utils.py",
+        "        sync(temporary)\n",
+        "",
+        "test_damage.py::test_a_file_that_is_replaced_is_another_file_and_on_the_disk_first",
+    ),
+    Mutant(
+        "older: no state before the last",
+        "engine/trainer.py",
+        "state = load_checkpoint(older,",
+        "state = load_checkpoint(last,",
+        "test_damage.py::test_a_run_goes_on_from_the_older_state_where_the_last_is_damaged",
+    ),
+    Mutant(
+        "terminal: its end is not heard",
+        "engine/trainer.py",
+        "[signal.SIGINT, signal.SIGTERM] + [hang_up] * heard",
+        "[signal.SIGINT, signal.SIGTERM]",
+        "test_damage.py::test_the_end_of_the_terminal_saves_unless_nohup_ignores_it",
+    ),
+    Mutant(
+        "record: its checksum is not compared",
+        "engine/records.py",
+        'record["checksums"]["record"] != record_checksum(record)',
+        "False",
+        "test_records.py::test_damage_is_named_at_every_build_and_never_published",
+    ),
+    Mutant(
+        "top-1: it is not computed again",
+        "engine/records.py",
+        'if not abs(top1 - row["top1_pct"]) < 1e-6:',
+        "if False:",
+        "test_records.py::test_damage_is_named_at_every_build_and_never_published",
+    ),
+    Mutant(
+        "log: it is not written again",
+        "engine/trainer.py",
+        'write_text(self.folder / "metrics.jsonl", text)',
+        "pass",
+        "test_damage.py::test_a_damaged_log_is_written_again",
+    ),
+    Mutant(
+        "kills: the optimizer is not restored",
+        "engine/trainer.py",
+        'self.optimizer.load_state_dict(state["optimizer"])',
+        "pass",
+        "robust:kills",
+    ),
+    Mutant(
+        "bits: a cache's checksums are not compared",
+        "data/cache.py",
+        "if checksum(self.folder / name) != expected:",
+        "if False:",
+        "robust:bits",
+    ),
+    Mutant(
+        "weights: values that are not finite pass",
+        "utils.py",
+        "    broken = _not_finite(state)\n",
+        '    broken = ""\n',
+        "robust:weights",
+    ),
+    Mutant(
+        "options: ranges are not checked",
+        "utils.py",
+        "        given = {key: limit for key, limit in limits.items() if limit is not None}\n",
+        "        continue\n",
+        "robust:options",
+    ),
+    Mutant(
+        "inputs: pictures are scaled otherwise",
+        "data/decode.py",
+        "image = image.resize((size, size), Image.Resampling.BICUBIC,",
+        "image = image.resize((size, size), Image.Resampling.BILINEAR,",
+        "robust:inputs",
+    ),
+    Mutant(
+        "surroundings: a lone WORLD_SIZE starts a group",
+        "engine/trainer.py",
+        'if not {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():',
+        'if "WORLD_SIZE" not in os.environ:',
+        "robust:surroundings",
+    ),
+    Mutant(
+        "together: nobody waits",
+        "utils.py",
+        'lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)',
+        'lock = FileLock(folder / ".lock")',
+        "robust:together",
+    ),
+    Mutant(
+        "honesty: statistics of all pictures",
+        "data/cache.py",
+        'row, key == "train"))',
+        "row, True))",
+        "robust:honesty",
+    ),
+)
+
+
+def passes(folder: Path, tests: list[str]) -> bool:
+    """Whether tests pass in a copy of the repository: some of pytest's, or one row of tests/robust.py.
+
+    Raises:
+        UserError: they did not run.
+    """
+    row = tests[0].removeprefix("robust:") if tests[0].startswith("robust:") else None
+    if row:
+        words = ["-m", "tests.robust", row, "--scale", "0.2"]
+    else:
+        words = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # what a mutant signals must not reach this process
+        timeout=1800,
+    )
+    failed = "did not survive" in done.stderr if row else done.returncode == 1
+    if done.returncode and not failed:
+        raise UserError(f"{' '.join(tests)} did not run: {(done.stdout + done.stderr)[-500:]}")
+    return not done.returncode
+
+
+def copy(folder: Path) -> None:
+    """The files that git knows, as they are now."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for name in names.split("\0"):
+        if name and not name.startswith(("results/", "report/figures/")) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help="beginnings of names of mutants (default: all)")
+    args = parser.parse_args(argv)
+    chosen = [one for one in MUTANTS if not args.names or one.name.startswith(tuple(args.names))]
+    unnoticed = []
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        copy(folder)
+        tests = list(dict.fromkeys(mutant.test for mutant in chosen))
+        rows = [[test] for test in tests if test.startswith("robust:")]
+        for together in [[test for test in tests if [test] not in rows], *rows]:
+            if together and not passes(folder, together):
+                raise UserError(f"without a mutant one fails of {' '.join(together)}: mend it first")
+        for mutant in chosen:
+            file = folder / mutant.file
+            text = file.read_text(encoding="utf-8")
+            if text.count(mutant.old) != 1:
+                raise UserError(
+                    f"{mutant.name}: {mutant.file} has its place {text.count(mutant.old)} times, not once"
+                )
+            file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+            noticed = not passes(folder, [mutant.test])
+            file.write_text(text, encoding="utf-8")
+            print(f"{'noticed  ' if noticed else 'UNNOTICED'} {mutant.name}: {mutant.test}", flush=True)
+            unnoticed += [mutant.name] * (not noticed)
+    if unnoticed:
+        raise UserError(f"no test notices {'; '.join(unnoticed)}")
+    print(f"all {len(chosen)} are noticed")
+
+
+if __name__ == "__main__":
+    cli(main)
