@@ -21,9 +21,9 @@ def make(fill: str = "mean", channels=3, **options) -> nn.Module:
 @pytest.mark.parametrize(
     "other, message",
     [
-        (lambda: make(channels="BGR"), "checkpoint is of the channels R, G, B, not B, G, R"),
+        (lambda: make(channels="BGR"), "checkpoint has the channels R, G, B, not B, G, R"),
         (lambda: make(channels={"R": 650.0, "G": 560.0, "B": 490.0}), "channel R at 665 nm, not 650 nm"),
-        (lambda: make("zero", "RGB"), "checkpoint is of fill rule 'mean', the network has 'zero'"),
+        (lambda: make("zero", "RGB"), "checkpoint has fill rule 'mean', the network has 'zero'"),
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])
