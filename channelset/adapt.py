@@ -691,15 +691,15 @@ def _first_conv(
     places = [name for name, module in model.named_modules(remove_duplicate=False) if module is conv]
     if len(places) > 1 and example is None:
         raise ValueError(
-            f"{path} is used in several places ({', '.join(places)}): give example=, which checks that it runs once, "
-            f"or use where='input'"
+            f"{path} is used in several places ({', '.join(places)}): give example=, "
+            f"which checks that it runs once, or use where='input'"
         )
     if isinstance(conv, nn.Conv2d) and not chosen and example is None:
         size = (getattr(model, "default_cfg", None) or {}).get("input_size")
         counted = channels is not None or given.channels is not None
         if not counted and isinstance(size, (tuple, list)) and size[0] != conv.in_channels:
             raise ValueError(
-                f"{path} takes {conv.in_channels} channels, but images of this network had {size[0]}. If {path} reads "
-                f"the images, give channels={conv.in_channels}; else use where='input'"
+                f"{path} takes {conv.in_channels} channels, but images of this network had {size[0]}. "
+                f"If {path} reads the images, give channels={conv.in_channels}; else use where='input'"
             )
     return path, places, conv

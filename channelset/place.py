@@ -1,4 +1,4 @@
-"""Base class of the stem and of the fill at a network's input: it checks channel sets and saves them in checkpoints."""
+"""Provide the base of the stem and of the input fill, which check channel sets and save them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ChannelPlace(Restored):
         return self.channels.ids(channels, unseen=isinstance(self.fill, LumaChroma))
 
     def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
-        """Return (channels, mask) of a call: from its arguments, else from the network, else drawn in training."""
+        """Return (channels, mask) from a call's arguments, else from the network, else drawn in training."""
         if channels is None and mask is None:
             channels, mask = context.read(self)
             if channels is None and mask is None and self.training and self.sampler is not None:

@@ -187,7 +187,7 @@ def test_an_example_passes_where_the_stem_alone_reads_the_images():
 
 
 def test_images_that_are_not_centred_are_seen_in_the_example():
-    with pytest.raises(ValueError, match="mean was subtracted"):
+    with pytest.raises(ValueError, match="needs images with a mean of zero"):
         adapt_first_conv(small_net(), covariance=COVARIANCE, example=torch.rand(2, 3, 8, 8) + 100)
 
 
