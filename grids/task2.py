@@ -458,20 +458,29 @@ NAMED = {
     "two-layers-10": (LAYERS_10[2],),
     "six-layers-10": (LAYERS_10[6],),
 }
-# Rows of the report's main table: (label, name in NAMED)
-MAIN_ROWS = (
-    ("ours, depth 6, wider", "depth6-wide"),
-    ("ours, depth 6", "depth6"),
-    ("ours, depth 5", "depth5"),
-    ("ours, depth 4", "depth4"),
-    ("ours, depth 4, fine stem", "depth4-fine"),
-    ("six plain operations", "plain"),
-    ("six plain operations, fine stem", "plain-fine"),
-    ("ResNet-34", "resnet34"),
-    ("ResNet-34, decay 0.001", "resnet34-fine-0.001"),
-    ("ResNet-18", "resnet18"),
-    ("ResNet-34, stock", "stock"),
-)
+# Rows of the report's main table: preset -> (label, name in NAMED)
+MAIN_ROWS = {
+    "64px-full": (
+        ("ours, depth 6, x1.75", "depth6-wide"),
+        ("ours, depth 6, x1.25", "depth6"),
+        ("ours, depth 5", "depth5"),
+        ("ours, depth 4", "depth4"),
+        ("six plain operations", "plain"),
+        ("ResNet-34", "resnet34"),
+        ("ResNet-18", "resnet18"),
+        ("ResNet-34, stock", "stock"),
+    ),
+    "48px-quarter": (
+        ("ours, depth 6", "depth6"),
+        ("ours, depth 5", "depth5"),
+        ("ours, depth 4", "depth4"),
+        ("ours, depth 4, fine stem", "depth4-fine"),
+        ("six plain operations", "plain"),
+        ("six plain operations, fine stem", "plain-fine"),
+        ("ResNet-34", "resnet34"),
+        ("ResNet-34, decay 0.001", "resnet34-fine-0.001"),
+    ),
+}
 # Rows of the report's ablation tables: (change, name, name of the reference); 30 epochs, then 10
 ABLATION_ROWS = (
     ("gates beside each convolution", "gated-30", "plain-30"),
