@@ -255,7 +255,7 @@ def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset
         build(tiny_dataset, tmp_path / "cache")
     path.write_bytes(good)
     assert np.array_equal(build(tiny_dataset, tmp_path / "cache").split("train").images, whole)
-    assert "1 pictures are others, such as images/n00000001/n00000001_1.JPEG" in capsys.readouterr().err
+    assert "1 picture changed, such as images/n00000001/n00000001_1.JPEG" in capsys.readouterr().err
 
 
 def test_no_room_is_said_before_starting(tiny_dataset, tmp_path, monkeypatch):

@@ -300,7 +300,7 @@ def test_a_folder_above_has_its_own_name(tiny_dataset, monkeypatch):
 def test_a_band_whose_name_means_something_else_is_refused(tmp_path, line):
     folder = write_arrays(tmp_path / "set", lambda number: as_npy(pixels(number)), f"A\nB\nC\n{line}\n")
     for read in (read_lists, read_channels):
-        with pytest.raises(UserError, match="bands.txt:4: a channel called '.*' would mean two things"):
+        with pytest.raises(UserError, match="bands.txt:4: the channel name '.*' already has a meaning"):
             read(folder)
 
 

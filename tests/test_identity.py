@@ -80,7 +80,7 @@ def test_a_changed_picture_makes_another_data_set(tiny_dataset, tmp_path, capsys
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # neither size nor time of writing tell
     after = opened(tiny_dataset, tmp_path / "cache")
     assert after.folder == before.folder and after.images_digest != before.images_digest
-    assert "1 pictures are others, such as images/n00000001/n00000001_6.JPEG" in capsys.readouterr().err
+    assert "1 picture changed, such as images/n00000001/n00000001_6.JPEG" in capsys.readouterr().err
     changed = [
         not np.array_equal(*images) for images in zip(before.split("test").images, after.split("test").images)
     ]
