@@ -163,7 +163,8 @@ def test_pixels_of_two_kinds_are_named(tmp_path, first, second):
         tmp_path / "set", lambda number: as_npy(pixels(number, second if number % 2 else first))
     )
     with pytest.raises(
-        UserError, match=f"pixels are {second}, those of the first image {first}: save all as one kind"
+        UserError,
+        match=f"pixels are {second}, but those of the first image are {first}: save all images as one type",
     ):
         open_cache(read_lists(folder), 8, tmp_path / "cache", progress=False)
 
@@ -179,7 +180,9 @@ def test_floats_of_two_sizes_are_of_one_kind(tmp_path):
 def test_a_picture_among_wider_pixels_is_named(tmp_path, tiny_dataset):
     for path in sorted(tiny_dataset.rglob("*.JPEG"))[:-1]:
         path.write_bytes(as_npy(np.asarray(Image.open(path).convert("RGB")).astype(np.uint16) * 257))
-    with pytest.raises(UserError, match="n00000002_7.JPEG .ValueError: a picture of 8 bits; .* are uint16"):
+    with pytest.raises(
+        UserError, match="n00000002_7.JPEG .ValueError: a picture has 8-bit pixels, .* are uint16"
+    ):
         open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False)
 
 
@@ -191,7 +194,9 @@ def test_a_first_image_that_is_damaged_does_not_decide(tmp_path):
 
 @pytest.mark.parametrize("shape", [(4, 9, 4), (4, 4, 4)])
 def test_a_shape_that_can_be_read_in_two_ways_is_named(shape):
-    with pytest.raises(ValueError, match="whose 4 channels may be first or last; cut or pad the image"):
+    with pytest.raises(
+        ValueError, match="whose 4 channels may be the first or the last axis; crop or pad the image"
+    ):
         decode(as_npy(np.zeros(shape, np.uint16)), 4, 4, "uint16")
 
 
