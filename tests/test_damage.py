@@ -417,7 +417,7 @@ def reply():
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1:9/images.zip", "file:///etc/hostname"])
 def test_a_redirect_leads_to_the_web_alone(reply, tmp_path, location):
     with pytest.raises(
-        UserError, match="it redirects to .*, which is no web address|Redirection to url .* is not allowed"
+        UserError, match="it redirects to .*, which is not a web address|Redirection to url .* is not allowed"
     ):
         download(reply(location=location), tmp_path, progress=False)
     assert not list(tmp_path.glob("*.zip"))

@@ -281,6 +281,6 @@ def test_an_interrupted_build_leaves_nothing(tiny_dataset, tmp_path, monkeypatch
 def test_a_killed_process_is_reported(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "FEW", 0)
     monkeypatch.setattr("data.workers.COMMAND", "raise SystemExit(3)")
-    with pytest.raises(UserError, match="ended with exit status 3; what it printed stands above"):
+    with pytest.raises(UserError, match="ended with exit status 3; see its messages above"):
         build(tiny_dataset, tmp_path / "cache", workers=2)
     assert not list((tmp_path / "cache").iterdir())

@@ -77,7 +77,7 @@ def test_a_pipe_or_a_device_is_named_at_once(tiny_dataset, tmp_path):
 
 def test_a_pipe_is_no_data_set(tmp_path):
     os.mkfifo(tmp_path / "set.zip")
-    with pytest.raises(UserError, match="a pipe, a device or the like; name a folder or a zip"):
+    with pytest.raises(UserError, match="a pipe, a device or similar; name a folder or a zip"):
         read_lists(tmp_path / "set.zip")
 
 

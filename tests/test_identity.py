@@ -185,7 +185,7 @@ def test_resume_refuses_other_pictures_and_says_lists_only_of_an_old_run(
     save_checkpoint("run/last.pt", state)
     capsys.readouterr()
     command(train_task1, *tiny, "--out", "run", "--resume")
-    assert "run/last.pt is of an earlier version: lists only" in capsys.readouterr().err
+    assert "run/last.pt is from an earlier version: lists only" in capsys.readouterr().err
     # a part of it was learned from pictures that nobody knows
     assert load_checkpoint("run/model.pt", "task1-model")["dataset"]["images_digest"] == "lists only"
 
@@ -209,7 +209,7 @@ def test_evaluation_and_teacher_refuse_other_pictures(trained, command, tiny, ti
     save_checkpoint("old.pt", checkpoint)
     capsys.readouterr()
     command(eval_channels, "old.pt", *options)
-    assert "old.pt is of an earlier version: lists only" in capsys.readouterr().err
+    assert "old.pt is from an earlier version: lists only" in capsys.readouterr().err
     assert json.loads(path.read_text())["images_digest"] == "lists only"
 
 
