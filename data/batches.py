@@ -11,10 +11,7 @@ from torch import Tensor
 from data.decode import pixel_unit
 
 AUGMENTATIONS = ("none", "light", "strong")
-MIXING = {
-    "mixup": 0.2,
-    "cutmix": 1.0,
-}  # parameter of the Beta distribution from which the partner's share is drawn
+MIXING = {"mixup": 0.2, "cutmix": 1.0}  # parameter of the Beta distribution of the partner's share
 
 
 class Batches:
@@ -42,9 +39,8 @@ class Batches:
     ):
         if image_size > images.shape[1]:
             raise ValueError(f"image_size {image_size} is larger than the cached {images.shape[1]} px")
-        self.wide = (
-            images.dtype == np.uint16
-        )  # torch cannot index uint16 well: viewed as int16 until it is a batch
+        # torch cannot index uint16 well: it is viewed as int16 until it is a batch
+        self.wide = images.dtype == np.uint16
         self.images = torch.from_numpy(images.view(np.int16) if self.wide else images)
         self.labels = torch.from_numpy(labels)
         self.image_size, self.device = image_size, device

@@ -184,10 +184,10 @@ def find_originals(source: Path, recipe: Recipe) -> tuple[object, dict[str, str]
         UserError: originals are missing or exist more than once; the message names some.
     """
     tree, wanted = open_source(source), {recipe.original(row.path): [] for row in recipe.rows}
-    for place in tree.walk():
-        name = place.rpartition("/")[2]
+    for path in tree.walk():
+        name = path.rpartition("/")[2]
         if name in wanted:
-            wanted[name].append(place)
+            wanted[name].append(path)
     missing = [name for name, places in wanted.items() if not places]
     if missing:
         raise UserError(

@@ -289,10 +289,7 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
 
 def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     """Fill the empty `folder` with a cache."""
-    channels, stamp = (
-        len(lists.channels),
-        identity.stamp(lists),
-    )  # the stamp is taken before any picture is read
+    channels, stamp = len(lists.channels), identity.stamp(lists)  # before any picture is read
     kind = first_kind(lists)
     stored = stored_kind(kind)
     pixel = channels * np.dtype(stored).itemsize

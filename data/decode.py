@@ -196,9 +196,7 @@ def read_array(data: bytes) -> np.ndarray:
         Exception: any error of numpy or tifffile for a damaged file.
     """
     if data.startswith(NPY):
-        return np.load(
-            io.BytesIO(data), allow_pickle=False
-        )  # it is not compressed, so no larger than the file
+        return np.load(io.BytesIO(data), allow_pickle=False)  # not compressed, so no larger than the file
     import tifffile  # imported here, since most workers never need it
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:

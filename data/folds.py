@@ -28,17 +28,16 @@ def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: in
     Raises:
         UserError: a class has fewer images than folds, or too few for training and validation.
     """
-    rng, place = np.random.default_rng(seed), np.empty(len(labels), int)
+    rng, fold_of = np.random.default_rng(seed), np.empty(len(labels), int)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < folds:
             raise UserError(f"--folds {folds}: class {label} has only {len(rows)} images")
-        place[rows] = (
-            np.arange(len(rows)) + rng.integers(folds)
-        ) % folds  # start at a random fold: else the first folds would get all remainders
+        # start at a random fold: otherwise the first folds would get all remainders
+        fold_of[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds
     parts = []
     for fold in range(folds):
-        rest = rng.permutation(np.flatnonzero(place != fold))
+        rest = rng.permutation(np.flatnonzero(fold_of != fold))
         val = np.concatenate(
             [
                 rows[: max(1, round(val_share * len(rows)))]
@@ -47,7 +46,7 @@ def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: in
             ]
         )
         parts.append(
-            {"train": np.setdiff1d(rest, val), "val": np.sort(val), "test": np.flatnonzero(place == fold)}
+            {"train": np.setdiff1d(rest, val), "val": np.sort(val), "test": np.flatnonzero(fold_of == fold)}
         )
         if len(np.unique(labels[parts[-1]["train"]])) < len(np.unique(labels)):
             raise UserError(f"--folds {folds}: a class is left without a training image")

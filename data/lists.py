@@ -220,11 +220,11 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         )
     names, splits = {}, {}
     for key, choices in LIST_FILES.items():
-        found = next((roots[0] + choice for choice in choices if roots[0] + choice in tree), None)
-        if found is None:
+        file = next((roots[0] + choice for choice in choices if roots[0] + choice in tree), None)
+        if file is None:
             raise UserError(f"no {' or '.join(choices)} beside {source / roots[0] / 'train.txt'}; {LAYOUT}")
-        names[key] = str(source / found)
-        splits[key] = parse_list(tree.read(found, LARGEST_LIST), names[key])
+        names[key] = str(source / file)
+        splits[key] = parse_list(tree.read(file, LARGEST_LIST), names[key])
     check_splits(splits, names)
     prefix = _locate_images(tree, roots[0], splits, names)
     sha256 = {key: _sha256(split) for key, split in splits.items()}
@@ -262,9 +262,8 @@ def read_channels(source: str | Path) -> Channels:
     """
     tree = open_source(Path(source).expanduser().resolve())
     roots = tree.list_roots()
-    return (
-        _read_bands(tree, roots[0]) if len(roots) == 1 else RGB
-    )  # `read_lists` reports missing or several lists
+    # `read_lists` reports missing or several lists
+    return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB
 
 
 def _sha256(split: Split) -> str:
@@ -309,9 +308,9 @@ def _class_names(train: Split) -> list[str]:
     folders = {}
     for path, label in zip(train.paths, train.labels.tolist()):
         folders.setdefault(label, set()).add(path.rpartition("/")[0])
-    own = [folder for label in sorted(folders) for folder in folders[label]]
-    if len(own) == len(set(own)) == len(folders) and all(own):
-        parts = [folder.split("/") for folder in own]
+    used = [folder for label in sorted(folders) for folder in folders[label]]
+    if len(used) == len(set(used)) == len(folders) and all(used):
+        parts = [folder.split("/") for folder in used]
         for count in range(1, max(map(len, parts)) + 1):  # a/outdoor and b/outdoor need two parts
             names = ["/".join(part[-count:]) for part in parts]
             if len(set(names)) == len(names):
@@ -342,26 +341,24 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
         if folder.is_dir()
         else []
     )
-    found: dict[tuple, list[Path]] = {}  # by content: an archive and its unpacked folder count once
+    datasets: dict[tuple, list[Path]] = {}  # by content: an archive and its unpacked folder count once
     for path in (
         ([folder] if (folder / "train.txt").is_file() else []) + places + sorted(folder.glob("*.zip"))
     ):
         source = open_source(path)
         for root in source.list_roots():
             lines = tuple(source.read(root + "train.txt", LARGEST_LIST).splitlines())
-            found.setdefault(lines, []).append(path)
-    for paths in found.values():
+            datasets.setdefault(lines, []).append(path)
+    for paths in datasets.values():
         if len(paths) > 1 and len({tuple(sizes_of(read_lists(path)).items()) for path in paths}) > 1:
-            found = dict(
-                enumerate([path] for path in paths)
-            )  # the lists are the same, but the pictures differ
+            datasets = dict(enumerate([path] for path in paths))  # same lists, but different pictures
             break
-    if len(found) > 1:
-        names = [paths[0].name for paths in found.values()]
+    if len(datasets) > 1:
+        names = [paths[0].name for paths in datasets.values()]
         raise UserError(
             f"several data sets in {folder}: {', '.join(names)}; choose one, such as --data {folder / names[0]}"
         )
-    if found:
-        return next(iter(found.values()))[0]
+    if datasets:
+        return next(iter(datasets.values()))[0]
     print(f"no data set in {folder}: using the drawn demo set (see data/README.md for the course's data set)")
     return make_demo(folder / "demo")

@@ -70,7 +70,7 @@ class FolderSource:
         return ["/".join(names) for names in parts if _searched(names)]
 
     def top(self) -> list[str]:
-        """Names of the first level, sorted."""
+        """Return the names of the first level, sorted."""
         return sorted(os.listdir(self.path))
 
 
@@ -125,7 +125,7 @@ class ZipSource:
         return [name for name in self.names if not name.endswith("/") and _searched(tuple(name.split("/")))]
 
     def top(self) -> list[str]:
-        """Names of the first level, sorted."""
+        """Do the same as `FolderSource.top`."""
         return sorted({name.split("/")[0] for name in self.names})
 
 
