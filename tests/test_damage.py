@@ -227,7 +227,7 @@ def test_an_empty_value_is_no_value(command, capsys):
 
 @pytest.mark.parametrize("label", ["caf\udce9", "two\nlines", "=1+1", "@x", "", " \x1b[31m", "x" * 300])
 def test_a_label_that_no_table_can_hold_is_refused_at_the_start(command, trained, label):
-    with pytest.raises(UserError, match="--label .* cannot stand in a table"):
+    with pytest.raises(UserError, match="--label .* cannot be a table cell"):
         command(eval_channels, trained, "--results", "results", "--label", label or "\n")
     with pytest.raises(UserError, match="--name .* cannot name a file"):
         command(eval_channels, trained, "--results", "results", "--name", label or "\n")
@@ -417,7 +417,7 @@ def reply():
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1:9/images.zip", "file:///etc/hostname"])
 def test_a_redirect_leads_to_the_web_alone(reply, tmp_path, location):
     with pytest.raises(
-        UserError, match="it redirects to .*, which is no web address|Redirection to url .* is not allowed"
+        UserError, match="it redirects to .*, which is not a web address|Redirection to url .* is not allowed"
     ):
         download(reply(location=location), tmp_path, progress=False)
     assert not list(tmp_path.glob("*.zip"))

@@ -313,7 +313,7 @@ def test_learning_from_another_network(train, have):
     assert not torch.equal(*states)
     checkpoint = load_checkpoint("teacher/model.pt", "task2-model")
     for change, message in (
-        ({"config": {**checkpoint["config"], "arch": "gated6-k5"}}, "holds another architecture"),
+        ({"config": {**checkpoint["config"], "arch": "gated6-k5"}}, "holds an architecture"),
         ({"dataset": {**checkpoint["dataset"], "digest": "0"}}, "not on this data"),
     ):
         save_checkpoint("other.pt", {**checkpoint, **change})
