@@ -281,8 +281,8 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
     for name, record in records.items():
         try:
             config, test = record["config"], record["test"]
-            left_out = {*OPTIONS[task], *UNTOLD}
-            others = {key: value for key, value in record["options"].items() if key not in left_out}
+            elsewhere = {*OPTIONS[task], *UNTOLD}
+            others = {key: value for key, value in record["options"].items() if key not in elsewhere}
             common = {
                 **{key: record[key] for key in (*SETTING, "section", "model", "label", "seed")},
                 **{key: config[key] for key in OPTIONS[task]},
