@@ -186,7 +186,8 @@ class TrainConfig:
         ("none", *MIXING),
     )
     amp: bool = option(
-        None, "bfloat16 autocast (default: on with CUDA; on a CPU, with AVX-512 bfloat16 and at 32 px or more)"
+        None,
+        "bfloat16 autocast (default: on with CUDA; on a CPU, with AVX-512 bfloat16 and at 32 px or more)",
     )
     channels_last: bool = option(True, "channels_last memory format")
     compile: bool = option(

@@ -242,7 +242,7 @@ def test_several_checkpoints_and_evaluating_again(train, have, evaluate, capsys)
     capsys.readouterr()
     evaluate(*every, "--skip-existing")
     assert capsys.readouterr().out.count("is of this very run: skipped") == 3
-    with pytest.raises(UserError, match="--name x: 3 checkpoints would share it"):
+    with pytest.raises(UserError, match="--name x: 3 checkpoints would have the same name"):
         evaluate(*every, "--name", "x")
     train("--arch", "plain6-k5", "--epochs", 1, "--lr", 0.02, "--out", "other")
     rows = evaluate("other/model.pt", "--section", "ablation")  # other options: rows of their own
