@@ -124,7 +124,7 @@ class TrainConfig:
         tuple(STEMS),
     )
     stem_pool: bool | None = option(
-        None, "max-pooling after the first convolution (default: with --stem 7x7s2)"
+        None, "max-pooling after the first convolution (default: yes, but not with --stem 3x3s1)"
     )
     image_size: int = option(
         None, "side of the training and test images, px (default: by preset)", least=1, most=4096

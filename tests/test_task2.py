@@ -364,7 +364,7 @@ def test_name_and_section_follow_from_what_the_network_is(options, name, section
     [
         (
             ["--arch", "resnet34", "--gates"],
-            "--gates: --arch resnet34 has no such option; those of plain6-k5, plain6-k3-5-7",
+            "--gates: --arch resnet34 has no such option; leave it out, or choose one of plain6-k5, plain6-k3-5-7",
         ),
         (["--arch", "graph", "--kernels", "3"], "--kernels: --arch graph has no such option"),
         (["--arch", "plain6-k5", "--kernels", "3;5"], "--kernels 3;5: expected whole numbers"),
