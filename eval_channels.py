@@ -90,8 +90,8 @@ def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
 def start_evaluation(args, checkpoint: dict) -> Evaluation:
     """Return the evaluation that the command line and the training's options describe."""
     config, fusion = Task1Config.of(checkpoint["config"]), len(args.checkpoint) > 1
-    asked = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
-    test = {key: value for key, value in asked.items() if value not in (None, getattr(config, key, None))}
+    options = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
+    test = {key: value for key, value in options.items() if value not in (None, getattr(config, key, None))}
     section = args.section or default_section(config, fusion, test)
     if section == "specialist" and not config.is_specialist:  # --section: evaluate it on its whole set only
         names = checkpoint["dataset"]["channel_names"]
@@ -212,8 +212,8 @@ def main(argv: list[str] | None = None) -> None:
     seen = list(parse_subset(config.train_channels, names))
 
     def prepare(ids):
-        network, taken = probe_network(args.probe, model, ids, train, seen, dataset)
-        return network.to(device), taken
+        network, inputs = probe_network(args.probe, model, ids, train, seen, dataset)
+        return network.to(device), inputs
 
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, size, columns, device)

@@ -62,7 +62,7 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
     Args:
         shape: (C, H, W) of an image.
     """
-    one, many = (
+    image, batch = (
         torch.randn(count, *shape, device=device).to(memory_format=torch.channels_last)
         for count in (1, BATCH)
     )
@@ -72,11 +72,11 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
 
     return {
         "params": count_params(fused),
-        "macs": flop_counter_macs(fused, one),
-        "latency_ms_b1": milliseconds(one, repeats=repeats),
+        "macs": flop_counter_macs(fused, image),
+        "latency_ms_b1": milliseconds(image, repeats=repeats),
         # a batch takes long, so a tenth of the passes is enough
-        "latency_ms_b256": milliseconds(many, repeats=max(1, repeats // 10), warmup=1),
-        "peak_mem_mb": peak_memory_mb(fused, many),
+        "latency_ms_b256": milliseconds(batch, repeats=max(1, repeats // 10), warmup=1),
+        "peak_mem_mb": peak_memory_mb(fused, batch),
     }
 
 

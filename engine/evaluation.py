@@ -197,10 +197,10 @@ class Evaluation:
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)
-        other = difference(cache, dataset, path)
-        if other:
+        mismatch = difference(cache, dataset, path)
+        if mismatch:
             raise UserError(
-                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}; give with --data "
+                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {mismatch}; give with --data "
                 f"the data it was trained on"
             )
         return config, cache

@@ -401,10 +401,10 @@ class Trainer:
                 for unfinished in self.folder.glob(f".{name}.????????{PARTIAL}"):  # a killed run left them
                     unfinished.unlink()
         if state := self._load():
-            other = difference(self.cache, state, str(self.folder / "last.pt"))
-            if other:
+            mismatch = difference(self.cache, state, str(self.folder / "last.pt"))
+            if mismatch:
                 raise UserError(
-                    f"cannot resume {self.folder}: it was started on other data: {other}; give that data set with "
+                    f"cannot resume {self.folder}: it was started on other data: {mismatch}; give that data set with "
                     f"--data, or choose another --out"
                 )
             if state["world"] != self.processes.world:
@@ -456,13 +456,13 @@ class Trainer:
     def _other_length(self, epochs: int) -> str:
         """Return why a run of `epochs` epochs cannot go on with another number, and the commands to use instead."""
         script = f"train_{'task1' if hasattr(self.config, 'sampler') else 'task2'}.py"
-        asked, model = self.config.epochs, self.folder / "model.pt"
+        new_epochs, model = self.config.epochs, self.folder / "model.pt"
         text = (
-            f"it was started with --epochs {epochs} (now {asked}), and its learning rate falls to zero over these "
-            f"epochs. `python {script} --epochs {asked} --out {self.folder}-{asked}` trains anew"
+            f"it was started with --epochs {epochs} (now {new_epochs}), and its learning rate falls to zero over these "
+            f"epochs. `python {script} --epochs {new_epochs} --out {self.folder}-{new_epochs}` trains anew"
         )
-        if asked > epochs and model.exists():
-            more = f"--init-from {model} --epochs {asked - epochs} --out {self.folder}-more"
+        if new_epochs > epochs and model.exists():
+            more = f"--init-from {model} --epochs {new_epochs - epochs} --out {self.folder}-more"
             text += f"; `python {script} {more}` goes on from its weights with a new schedule"
         return text + "; add your other options to it"
 

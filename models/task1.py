@@ -185,9 +185,9 @@ def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module
         UserError: `path` is no checkpoint of train_task1.py, or was trained on other data or only some channels.
     """
     model, checkpoint = load_channel_net(path)
-    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
-    if other or find_stem(model).in_channels != channels:
-        reason = f"; {other}" if other else ""
+    mismatch = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if mismatch or find_stem(model).in_channels != channels:
+        reason = f"; {mismatch}" if mismatch else ""
         raise UserError(
             f"--teacher {path}: it and the student must both take all channels of the same data{reason}"
         )

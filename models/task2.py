@@ -89,10 +89,10 @@ def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
         UserError: `path` is no checkpoint of train_task2.py, or was trained on other data.
     """
     model, checkpoint = load_classifier(path)
-    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
-    if other:
+    mismatch = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if mismatch:
         raise UserError(
-            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data: {other}"
+            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data: {mismatch}"
         )
     return fuse(model), checkpoint["config"]
 
