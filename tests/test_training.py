@@ -590,7 +590,7 @@ def test_evaluation_refuses_other_data_unknown_channels_and_repeats(command, tra
         command(eval_channels, trained, "--results", "results", "--fill", "luma_chroma")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="Name the data it was trained on"):
+    with pytest.raises(UserError, match="give with --data the data it was trained on"):
         command(eval_channels, trained, "--results", "results")
 
 
