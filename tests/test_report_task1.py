@@ -139,7 +139,9 @@ def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path, rewrit
     record = {**json.loads(files.record.read_text()), "digest": "01234567"}  # as an older version named it
     other = files.record.with_name(files.record.name.replace(files.name[-11:-3], "01234567"))
     rewrite(other, record)
-    with pytest.raises(UserError, match="two records have the same model and seed, .*channelset.*: delete one"):
+    with pytest.raises(
+        UserError, match="two records have the same model and seed, .*channelset.*: delete one"
+    ):
         load_settings(tmp_path, "task1")
 
 
