@@ -159,7 +159,7 @@ STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
         ({"fill": "luma_chroma", "mean": torch.ones(3)}, "needs images with a mean of zero"),
         ({"covariance": STATISTICS}, "all statistics were given: use statistics="),
         ({"statistics": STATISTICS, "std": torch.ones(3)}, "do not give these as well"),
-        ({"statistics": torch.eye(3)}, "what channel_statistics returns"),
+        ({"statistics": torch.eye(3)}, "the result of channel_statistics"),
         ({"statistics": {"mean": 1}}, "must have the entries mean, std, covariance"),
         ({"normalised": False, "covariance": torch.eye(3)}, "normalised=False needs statistics="),
         ({"fill": "black", "statistics": STATISTICS, "normalised": False}, "in raw images black is zero"),
@@ -309,7 +309,7 @@ def test_statistics_of_dicts_as_loaders_give_them():
     assert torch.equal(channel_statistics([{"my images": x}], key="my images").mean, expected.mean)
     for batches, options, message in (
         ([{"my images": x}], {}, "keys my images: give the key"),
-        ([x], {"key": "image"}, "no dict but a Tensor"),
+        ([x], {"key": "image"}, "not a dict but a Tensor"),
         ([{"image": x}], {"mask": "valid"}, "no such key"),
     ):
         with pytest.raises(ValueError, match=message):
