@@ -1,13 +1,13 @@
-"""Say what is in images, with a trained network of either task.
+"""Classify images with a trained network of either task.
 
-    python predict.py runs/main/model.pt photo.jpg                  # the five likeliest classes
-    python predict.py runs/main/model.pt folder/ --channels RG      # from red and green alone
+    python predict.py runs/main/model.pt photo.jpg                  # the five most likely classes
+    python predict.py runs/main/model.pt folder/ --channels RG      # from red and green only
     python predict.py runs/main/model.pt folder/ --csv answers.csv
     python predict.py runs/main/model.pt photo.jpg --picture answer.png
 
-An image is prepared as an evaluation prepares it: the middle of the picture, at the size of the training. Images
-are pictures, or TIFF and .npy files of the channels that the network was trained on, or of the named ones alone.
---picture draws what each set of channels leaves of the image, the answer for it, and where the answer comes from.
+Images are prepared as in an evaluation: the middle of the picture, at the image size of the training. An image is a
+picture, or a TIFF or .npy file. Such a file holds the channels of the training, or only those of --channels.
+--picture draws the image with each set of channels, the answer for it, and where the answer comes from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.prediction import Predictor, find_images
 from report.answer_picture import draw_answers
 from utils import ArgumentParser, UserError, atomic_path, cli, use_threads, within
 
-TOGETHER = 64  # images that are in memory at once
+TOGETHER = 64  # images in memory at the same time
 
 
 def make_parser() -> ArgumentParser:
@@ -30,17 +30,20 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("checkpoint", help="model.pt of a run of train_task1.py or train_task2.py")
     parser.add_argument("images", nargs="+", help="image files, or folders with images")
     parser.add_argument(
-        "--channels",
-        help='channels to look at, such as RG or "B04,B03" (default: all that the network knows)',
+        "--channels", help='channels to use, such as RG or "B04,B03" (default: all channels of the network)'
     )
-    parser.add_argument("--top", type=within(1, 1000), default=5, help="how many classes an image")
-    parser.add_argument("--csv", metavar="FILE", help="write a line an image and class to this file as well")
     parser.add_argument(
-        "--picture", metavar="PATH", help="draw to this PNG; of several images into this folder, a PNG each"
+        "--top", type=within(1, 1000), default=5, help="number of classes to print for each image"
+    )
+    parser.add_argument(
+        "--csv", metavar="FILE", help="also write a table with a line for each image and class"
+    )
+    parser.add_argument(
+        "--picture", metavar="PATH", help="PNG to draw; for several images, a folder for one PNG each"
     )
     parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument(
-        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: as many as there are idle cores"
+        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one per idle core"
     )
     return parser
 
@@ -74,11 +77,11 @@ def main(argv: list[str] | None = None) -> None:
             csv.writer(out).writerows([("image", "rank", "class", "probability"), *rows])
         print(f"wrote {args.csv}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(files)} images cannot be read; they are named above")
+        raise UserError(f"{len(failed)} of {len(files)} images cannot be read; see the messages above")
 
 
 def picture_path(target: str, file: Path, files: list[Path]) -> Path:
-    """Where the picture of `file` goes: to `target`, or of several files into the folder `target`."""
+    """Return the path of the picture of `file`: `target`, or for several files a path in the folder `target`."""
     if len(files) == 1:
         return Path(target)
     same = sum(other.stem == file.stem for other in files) > 1

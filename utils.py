@@ -1,4 +1,4 @@
-"""Command lines, safe files and provenance: the parts every script shares."""
+"""The parts that all scripts share: the command line, safe files and provenance."""
 
 from __future__ import annotations
 
@@ -39,19 +39,21 @@ LIMITS = {
     "most": ("at most", operator.le),
     "below": ("below", operator.lt),
 }
-FORMULA = ("=", "+", "-", "@")  # what begins with one is a formula to a spreadsheet
-BUSY = 75  # exit status where another process holds what this one needs: try again later
-LOG_EVERY = 60  # seconds between the lines that a progress bar writes into a file
-# what the messages of torch, CUDA, cuDNN and C++ have in common where memory is short
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet reads text that begins so as a formula
+BUSY = 75  # exit status: another process uses the files that this process needs; try again later
+LOG_EVERY = 60  # seconds between two lines of a progress bar in a log file
+# words in the messages of torch, CUDA, cuDNN and C++ when memory runs out
 NO_MEMORY = r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|unable to find an engine"
 SMALLER = ("--batch-size", "--width", "--image-size", "--workers", "--jobs")  # options that save memory
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-ROOM_LOCK = "unfinished.lock"  # marks a folder of `making`
-PARTIAL = ".partial"  # ends the name of a file that is not written to its end
-ENDS_WITH_STDIN = "ENDS_WITH_STDIN"  # in the environment: the script stops when its standard input closes
+ROOM_LOCK = "unfinished.lock"  # marks a work folder that `making` created
+PARTIAL = ".partial"  # end of the name of a file that is still being written
+ENDS_WITH_STDIN = (
+    "ENDS_WITH_STDIN"  # environment variable: if set, the script stops when its standard input closes
+)
 
 
-CONTENT = {  # kind of a checkpoint -> what it must hold
+CONTENT = {  # kind of a checkpoint -> its required entries and their types
     "training-state": {
         "config": dict[str, object],
         "digest": str,
@@ -73,15 +75,15 @@ CONTENT = {  # kind of a checkpoint -> what it must hold
         "state": dict[str, torch.Tensor],
     },
 }
-TRAINED_WITH = {
+TRAINED_WITH = {  # options that "config" of every checkpoint must hold
     "name": str,
     "preset": str,
     "seed": int,
     "image_size": int,
     "epochs": int,
     "width": float,
-}  # at least
-MAY_HOLD = {  # what some versions wrote in a checkpoint, or in its entry "dataset"
+}
+MAY_HOLD = {  # entries of a checkpoint, or of its "dataset", that only some versions wrote
     "digest": str,
     "metrics": list[dict[str, object]],
     "images_digest": str,
@@ -93,38 +95,37 @@ MAY_HOLD = {  # what some versions wrote in a checkpoint, or in its entry "datas
     "std": list[float],
     "covariance": list[list[float]],
 }
-OPTIONS: dict[
-    str, type
-] = {}  # kind of a checkpoint -> dataclass of its training's options; config.py fills it
+# kind of a checkpoint -> dataclass of its training's options; config.py fills it
+OPTIONS: dict[str, type] = {}
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message names the file, line or argument, and the remedy."""
+    """A mistake that the user can correct. The message names the file, line or argument, and the remedy."""
 
 
 class BusyError(UserError):
-    """Another process holds what this one needs."""
+    """An error for files that another process is using. Trying again later can help."""
 
 
 # ---------------------------------------------------------------- command lines
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and keeps the line breaks of the description with its examples."""
+    """A help formatter that shows defaults and keeps the line breaks of the description."""
 
     def _get_help_string(self, action):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse with whole option names only; an unknown option names the nearest known one."""
+    """An argparse parser that takes full option names only. For an unknown option it suggests the nearest name."""
 
     def __init__(self, **kwargs):
         kwargs.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")  # one line: the usage would bury it
+        self.exit(2, f"{self.prog}: error: {message}\n")  # without the usage, which would hide the message
 
     last = None  # the parser of the script that runs
 
@@ -139,7 +140,7 @@ class ArgumentParser(argparse.ArgumentParser):
                 f"unknown option {word.split('=')[0]}"
                 + (f"; did you mean {near[0]}?" if near else "; see --help")
             )
-        for action in self._actions:  # such as --data "$DATA" where there is no such variable
+        for action in self._actions:  # happens with --data "$DATA" when the variable is not set
             if action.option_strings and getattr(parsed, action.dest, None) == "" != action.default:
                 self.error(f"argument {action.option_strings[0]}: expected a value, got an empty text")
         return parsed
@@ -154,34 +155,34 @@ def option(
     most: float | None = None,
     below: float | None = None,
 ):
-    """A dataclass field that `parse_config` turns into `--name`, with its help text and its range."""
+    """Make a dataclass field that `parse_config` turns into `--name`, with its help text and its range."""
     limits = {"least": least, "above": above, "most": most, "below": below}
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
 
 
 def option_fields(config) -> list[dataclasses.Field]:
-    """Returns the `option`s of a dataclass, without its other fields."""
+    """Return the fields of a dataclass that were made by `option`."""
     return [field for field in dataclasses.fields(config) if field.metadata]
 
 
 def within(least: int | float, most: int | float, kind: type = int):
-    """The `type` of an argparse option: a number from `least` to `most`, both included."""
+    """Return a `type` for an argparse option: it takes numbers from `least` to `most`, both included."""
 
     def convert(text: str):
         value = kind(text)
-        if not least <= value <= most:  # not a number, too
+        if not least <= value <= most:  # true for NaN as well
             raise argparse.ArgumentTypeError(f"{text[:40]} is not from {least} to {most:,}")
         return value
 
-    convert.__name__ = kind.__name__  # argparse names it in its message
+    convert.__name__ = kind.__name__  # argparse prints this name in its message
     return convert
 
 
 def check_ranges(config) -> None:
-    """Check the numbers of a dataclass of `option`s.
+    """Check the numbers in a dataclass of `option`s.
 
     Raises:
-        UserError: one is out of its range, or no finite number.
+        UserError: a number is out of its range or not finite.
     """
     for field in option_fields(config):
         value, limits = getattr(config, field.name), field.metadata["limits"]
@@ -194,7 +195,7 @@ def check_ranges(config) -> None:
 
 
 def parse_config(cls, argv=None, description: str | None = None):
-    """Build the dataclass `cls` from the command line: field `image_size` becomes `--image-size`."""
+    """Build the dataclass `cls` from the command line. Its field `image_size` is the option `--image-size`."""
     parser = ArgumentParser(description=description)
     hints = typing.get_type_hints(cls)
     for field in option_fields(cls):
@@ -217,10 +218,13 @@ def parse_config(cls, argv=None, description: str | None = None):
 
 
 def cli(main) -> None:
-    """Run `main`; a `UserError` becomes one line on stderr and exit status 2 (busy: 75), Ctrl-C 130."""
+    """Run `main` and turn errors into one line on stderr and an exit status.
+
+    The status is 2 for a `UserError`, 75 for a `BusyError` and 130 for Ctrl-C.
+    """
     _open_streams()
-    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
-        with suppress(AttributeError, OSError, ValueError):  # a notebook's stream is no text file
+    for stream in (sys.stdout, sys.stderr):  # print what the terminal cannot show as an escape
+        with suppress(AttributeError, OSError, ValueError):  # a notebook's stream is not a text file
             stream.reconfigure(errors="backslashreplace")
     plain, sys.stderr = sys.stderr, Output(sys.stderr)
     if os.environ.get(ENDS_WITH_STDIN):
@@ -230,7 +234,7 @@ def cli(main) -> None:
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
-    except BrokenPipeError:  # the reader of our output has gone, such as `| head`
+    except BrokenPipeError:  # the reader of our output has ended, such as `| head`
         with suppress(AttributeError, OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -240,18 +244,18 @@ def cli(main) -> None:
     except Exception as error:
         if is_out_of_memory(error):
             message = f"out of memory; {_memory_advice()}"
-        elif isinstance(error, OSError):  # a path too long, a disk that failed
+        elif isinstance(error, OSError):  # the path is too long or the disk failed
             message = f"{printable(str(error))[:300]}; {remedy(error)}"
         else:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     finally:
-        sys.stderr = plain  # a notebook goes on with it
+        sys.stderr = plain  # a notebook still needs it
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the memory of the processor or the GPU does not suffice."""
+    """Check whether an error means that the memory of the CPU or the GPU is too small."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
@@ -260,17 +264,21 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _memory_advice() -> str:
-    """What saves memory, of the options that the running script has."""
-    known = ArgumentParser.last._option_string_actions if ArgumentParser.last else SMALLER[:3]
-    smaller = [name for name in SMALLER if name in known]
+    """Return advice for saving memory, with those options that the running script has."""
+    names = ArgumentParser.last._option_string_actions if ArgumentParser.last else SMALLER[:3]
+    smaller = [name for name in SMALLER if name in names]
     advice = "run fewer processes at once"
     if smaller:
         advice += f", or try a smaller {' or '.join(smaller)}"
-    return f"{advice}. What was saved is whole: --resume goes on" if "--resume" in known else advice
+    return (
+        f"{advice}. The saved files are complete: --resume continues from them"
+        if "--resume" in names
+        else advice
+    )
 
 
 def remedy(error: BaseException) -> str:
-    """What the user can do about an error of reading or writing a file."""
+    """Return what the user can do about an error in reading or writing a file."""
     number = getattr(error, "errno", None)
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "you have no right to write there: choose another folder, or change its rights"
@@ -286,7 +294,7 @@ def remedy(error: BaseException) -> str:
 
 
 class _Log(tqdm):
-    """A progress bar for a file: whole lines, one in `LOG_EVERY` seconds and one at the end."""
+    """A progress bar for a log file. It writes a whole line every `LOG_EVERY` seconds and one at the end."""
 
     @staticmethod
     def status_printer(file):
@@ -302,18 +310,18 @@ class _Log(tqdm):
         (file or sys.stderr).write(s + end)
 
     def clear(self, nolock=False):
-        """There is nothing to clear in a file."""
+        """Do nothing: a file has no line to clear."""
 
     def close(self) -> None:
         if not self.disable:
             self.refresh()
-            self.delay = float("inf")  # tqdm takes it for one that was never shown, and adds nothing
+            self.delay = float("inf")  # then tqdm assumes that the bar was never drawn, and adds no last line
         super().close()
 
 
 def progress_bar(*items, **options) -> tqdm:
-    """A tqdm bar: on a terminal as tqdm draws it, into a log file, a pipe or a notebook one line a minute."""
-    with suppress(AttributeError, ValueError):  # no stream, one without `isatty`, a closed one
+    """Return a tqdm bar. In a log file, a pipe or a notebook it writes one line a minute instead."""
+    with suppress(AttributeError, ValueError):  # there is no stream, it has no `isatty`, or it is closed
         if (options.get("file") or sys.stderr).isatty():
             return tqdm(*items, **{"dynamic_ncols": True, "mininterval": 0.2, **options})
     how = {"ncols": 100, "mininterval": LOG_EVERY, "maxinterval": 1e9, "miniters": 1}
@@ -321,7 +329,7 @@ def progress_bar(*items, **options) -> tqdm:
 
 
 def duration(seconds: float) -> str:
-    """ "40 s", "25 min", "5 h 10 min" or "2 d 3 h"."""
+    """Write a time in words: "40 s", "25 min", "5 h 10 min" or "2 d 3 h"."""
     minutes = round(seconds / 60)
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -332,39 +340,41 @@ def duration(seconds: float) -> str:
 
 
 def _open_streams() -> None:
-    """Open the standard streams that the starter of this process has closed: what they would show is lost. Without
-    this, the next file that is opened would get the number of standard output."""
+    """Open the standard streams that are closed, and discard what is written to them.
+
+    Otherwise the next open file would get the number of standard output, and prints would go into it.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r"))
 
 
 def _end_with_stdin() -> None:
-    """Whatever ends the process at the other end, SIGKILL too, the input closes: then save and stop."""
+    """Save and stop when the parent process dies: our standard input closes then, even after SIGKILL."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def printable(text: str) -> str:
-    """The text with its control characters written as escapes: names of files may hold what a terminal obeys."""
+    """Return the text with control characters as escapes. A file name may hold commands for the terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 def check_name(name, what: str) -> str:
-    """`name`, where it can be part of a file's name on any system.
+    """Return `name` if it can be part of a file name on every system.
 
     Raises:
-        UserError: it is empty, too long, or holds a separator, a control character or the like.
+        UserError: it is empty, too long, or holds a separator, a control character or a similar sign.
     """
     if (
         not isinstance(name, str)
         or not re.fullmatch(r"[^/\\:*?\"<>|]{1,100}", name)
-        or not name.isprintable()  # nor is a byte that is no Unicode
+        or not name.isprintable()  # false also for bytes that are not Unicode
         or name.startswith((".", *FORMULA))
         or name.endswith((".", " "))
     ):
@@ -375,28 +385,28 @@ def check_name(name, what: str) -> str:
 
 
 def check_label(text, what: str) -> str:
-    """`text`, where it can stand in a line of a table that a spreadsheet opens.
+    """Return `text` if it can be a cell of a table that a spreadsheet opens.
 
     Raises:
         UserError: it is empty, too long, begins like a formula, or holds a line break or a control character.
     """
     if not isinstance(text, str) or not 0 < len(text) <= 200 or not text.isprintable() or text[0] in FORMULA:
         raise UserError(
-            f"{what} {text!a:.120} cannot stand in a table: use 1 to 200 printable characters, the first not "
+            f"{what} {text!a:.120} cannot be a table cell: use 1 to 200 printable characters, and do not begin with "
             + " ".join(FORMULA)
         )
     return text
 
 
 def free_cores(seconds: float = 0.3) -> int:
-    """Cores that other processes leave idle, of those that this one may use; at least one.
+    """Count the idle cores among those that this process may use; at least one.
 
     Args:
-        seconds: of watching.
+        seconds: how long to watch.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     limit = len(allowed)
-    try:  # a container's share of the processors
+    try:  # the limit of a container
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         limit = limit if quota == "max" else max(1, min(limit, round(int(quota) / int(period))))
     except (OSError, ValueError):
@@ -415,14 +425,14 @@ def counted(count: int, noun: str) -> str:
 
 
 def use_threads(count: int) -> int:
-    """Set the threads of the CPU and return their number; 0: as many as there are idle cores, since more wait for
-    one another and are many times as slow.
+    """Set the number of CPU threads and return it. 0 means one thread per idle core.
+
+    More threads than idle cores block each other and run many times slower.
     """
     if not count:
         count = min(free_cores(), torch.get_num_threads())
         print(
-            f"{counted(count, 'CPU thread')}: as many as there are cores that nothing else uses; "
-            f"--threads N sets another number",
+            f"{counted(count, 'CPU thread')}, one per idle core; --threads N sets another number",
             file=sys.stderr,
         )
     torch.set_num_threads(count)
@@ -430,15 +440,17 @@ def use_threads(count: int) -> int:
 
 
 def _idle_times(cores: set[int]) -> dict[int, int]:
-    """Ticks that each core has been idle."""
+    """Return the idle time of each core, in clock ticks."""
     lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
     ticks = {line.split()[0]: line.split() for line in lines if re.match(r"cpu\d", line)}
     return {core: int(ticks[f"cpu{core}"][4]) + int(ticks[f"cpu{core}"][5]) for core in cores}
 
 
 class Output:
-    """A text stream whose writes are lost, without an error, once nobody can read them: the terminal is closed, the
-    program at the other end of the pipe has ended, or the disk of a log is full. Work does not end for that.
+    """A text stream that drops its text without an error when nobody can read it.
+
+    This happens when the terminal is closed, the reader of a pipe has ended, or the disk of a log file is full. The
+    work goes on.
     """
 
     def __init__(self, stream: typing.TextIO):
@@ -458,10 +470,10 @@ class Output:
 
 
 def hold(folder: Path) -> FileLock:
-    """Keep other processes out of a folder for the life of this one, or until the lock is released.
+    """Lock a folder until this process ends or the lock is released.
 
     Raises:
-        BusyError: another process holds it; the message says which.
+        BusyError: another process has locked it; the message names that process.
     """
     lock, holder = None, folder / ".holder"
     try:
@@ -469,9 +481,9 @@ def hold(folder: Path) -> FileLock:
         lock = acquire(folder / ".lock", timeout=0)
         holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}")
     except Timeout:
-        known = holder.read_text() if holder.exists() else "another process"
+        user = holder.read_text() if holder.exists() else "another process"
         raise BusyError(
-            f"{folder} is in use by {known}: wait until it ends, or choose another folder"
+            f"{folder} is in use by {user}: wait until it ends, or choose another folder"
         ) from None
     except OSError as error:
         if lock:
@@ -481,27 +493,27 @@ def hold(folder: Path) -> FileLock:
 
 
 def acquire(path: Path, timeout: float = -1):
-    """Take the lock of a file, to be given back with `release()`; wait `timeout` seconds (-1: as long as it takes).
+    """Lock a file and return the lock; its `release()` unlocks. Wait `timeout` seconds (-1: without limit).
 
-    Some network file systems have no locks. Then a line says so and nothing is locked.
+    Some network file systems have no locks. Then print a warning and lock nothing.
 
     Raises:
-        Timeout: another process has it.
+        Timeout: another process has the lock.
         OSError: the folder cannot be written.
     """
     try:
         import fcntl
 
-        # FileLock would wait for ever, or report another reason
+        # without locks FileLock would wait for ever, or report a wrong reason
         with tempfile.TemporaryFile(dir=path.parent) as probe:
             fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:  # Windows has locks of its own
+    except ImportError:  # Windows, where FileLock uses other locks
         pass
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         print(
-            f"warning: the file system of {path.parent} has no locks: see that one process alone works there",
+            f"warning: the file system of {path.parent} has no locks: make sure that only one process works there",
             file=sys.stderr,
         )
         return types.SimpleNamespace(release=lambda: None)
@@ -512,7 +524,7 @@ def acquire(path: Path, timeout: float = -1):
 
 @contextmanager
 def one_at_a_time(folder: Path):
-    """Within it other processes that want the same of `folder` wait.
+    """Lock `folder` inside a `with` block; other processes that want it wait.
 
     Raises:
         UserError: the folder cannot be written.
@@ -529,7 +541,7 @@ def one_at_a_time(folder: Path):
 
 
 def _wait_for(file: Path, why: str, patience: float) -> FileLock:
-    """Lock `file`; say `why` it waits once it has waited `patience` seconds."""
+    """Lock `file`. After `patience` seconds of waiting, print `why`."""
     try:
         return acquire(file, timeout=patience)
     except Timeout:
@@ -539,18 +551,18 @@ def _wait_for(file: Path, why: str, patience: float) -> FileLock:
 
 @contextmanager
 def making(path: Path, replace: bool = False):
-    """Yield an empty folder that becomes `path` at the end, if it was filled: what an interrupted process left
-    never looks finished. No other process makes `path` meanwhile: a second one waits.
+    """Yield an empty folder. At the end it is renamed to `path`, unless it is still empty.
 
-    The work is done in the folder .NAME.making beside `path`. What a killed process left in it is removed at the
-    next start; without the lock file that this function writes there, nothing is.
+    So an interrupted process never leaves a folder that looks finished. A second process that makes the same `path`
+    waits. The work is done in the folder .NAME.making beside `path`. The next start removes what a killed process
+    left there, but only if it finds the lock file that this function writes.
 
     Args:
-        path: of the folder to make.
-        replace: whether a folder that is there gives way; else it must be empty.
+        path: the folder to make.
+        replace: whether to replace an existing folder; otherwise it must be empty.
 
     Raises:
-        OSError: the folder of `path` cannot be written, or `path` is there and not empty.
+        OSError: the parent folder cannot be written, or `path` exists and is not empty.
     """
     room = path.parent / f".{path.name}.making"
     lock, new, old = _lock_room(room, path), room / "new", room / "old"
@@ -566,17 +578,17 @@ def making(path: Path, replace: bool = False):
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
-        with suppress(OSError):  # somebody put files there, or Windows keeps what is open
+        with suppress(OSError):  # a user put files there, or Windows does not remove open files
             (room / ROOM_LOCK).unlink()
             room.rmdir()
         lock.release()
 
 
 def _lock_room(room: Path, path: Path) -> FileLock:
-    """Make and lock the folder in which `path` is made.
+    """Make and lock the work folder of `path`.
 
     Raises:
-        OSError: it cannot be written, or holds a folder that no process of this project made.
+        OSError: the work folder cannot be written, or holds a folder that this project did not make.
     """
     file = room / ROOM_LOCK
     while True:
@@ -587,12 +599,12 @@ def _lock_room(room: Path, path: Path) -> FileLock:
             file.touch()
             before = file.stat()
             lock = _wait_for(file, f"another process makes {path}", 0)
-        except FileNotFoundError:  # the process before has just removed it
+        except FileNotFoundError:  # the process that had the lock has just removed the file
             continue
         with suppress(OSError):
             if os.path.samestat(before, file.stat()):
                 return lock
-        lock.release()  # of a file that is no longer there: it keeps nobody out
+        lock.release()  # the locked file was removed, so the lock stops nobody
 
 
 # ---------------------------------------------------------------- files
@@ -600,23 +612,25 @@ def _lock_room(room: Path, path: Path) -> FileLock:
 
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary path beside `path` that replaces it on success: a reader never sees half a file. The new
-    bytes are on the disk before they get the name, so a power cut leaves the old file or the new one.
+    """Yield a temporary path beside `path` that replaces `path` on success.
+
+    A reader never sees half a file. The new bytes are on the disk before the file is renamed, so a power cut leaves
+    either the old file or the new file.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; the old file is untouched.
+        UserError: the disk is full or the folder cannot be written; the old file is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        open(temporary, "xb").close()  # with the rights that the user's umask leaves
+        open(temporary, "xb").close()  # this gives the rights of the user's umask
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        # torch.save knows no number: what it wrote to is full
+        # the RuntimeError of torch.save has no error number; it means a full disk
         advice = remedy(error if isinstance(error, OSError) else OSError(errno.ENOSPC, ""))
         raise UserError(
             f"cannot write {path}: {error}; {advice}. An older file there is unchanged."
@@ -629,7 +643,7 @@ def atomic_path(path: str | Path):
 def sync(path: Path) -> None:
     """Wait until a file's bytes, or the names in a folder, are on the disk."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -644,7 +658,7 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` atomically as UTF-8 with Unix line ends.
 
     Raises:
-        UserError: as `atomic_path`, or a name within the text is not valid Unicode.
+        UserError: as in `atomic_path`, or the text is not valid Unicode.
     """
     try:
         text.encode("utf-8")
@@ -667,10 +681,10 @@ def append_jsonl(path: str | Path, record: dict) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """The lines of a file that `append_jsonl` wrote, without the last where a kill cut it.
+    """Read a file that `append_jsonl` wrote. Leave out the last line if a kill cut it off.
 
     Raises:
-        UserError: another line is no JSON.
+        UserError: a line before the last is not JSON.
     """
     lines, records = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
     for number, line in enumerate(lines, 1):
@@ -679,60 +693,60 @@ def read_jsonl(path: str | Path) -> list[dict]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise UserError(f"{path}:{number} is no JSON ({error}): delete that line") from error
+            raise UserError(f"{path}:{number} is not JSON ({error}): delete that line") from error
     return records
 
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
-    """`torch.save` to a temporary file, then replace: an interrupted or failed save keeps the old one."""
+    """Save `state` with `torch.save`. If the save fails or is interrupted, the old file stays."""
     with atomic_path(path) as temporary:
         torch.save(state, temporary)
 
 
 def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
-    """Load a checkpoint this project wrote, tensors and plain values only (never arbitrary pickles).
+    """Load a checkpoint of this project. It may hold tensors and plain values, but no other pickled objects.
 
     Args:
         path: the file.
-        kind: value of its `kind` entry that the caller can use, such as "task1-model", or several.
+        kind: the kind that the caller expects, such as "task1-model", or several kinds.
 
     Raises:
-        UserError: missing, truncated, unsafe or foreign file, or a checkpoint of another kind.
+        UserError: the file is missing, damaged, unsafe, not of this project, or a checkpoint of another kind.
     """
     path, kinds = Path(path), (kind,) if isinstance(kind, str) else kind
     if not path.is_file():
         hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
         raise UserError(f"no checkpoint at {path}{hint}")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums it wrote
+        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"{damaged} was changed")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged files; all mean the same to the user
+    except Exception as error:  # torch raises many types for damaged files; they mean the same to the user
         raise UserError(
             f"{path} is not a readable checkpoint ({type(error).__name__}): it is truncated, "
             "or not written by this project. Train again or copy the file again."
         ) from error
-    found = state.get("kind") if isinstance(state, dict) else None
-    if found not in kinds:
+    actual = state.get("kind") if isinstance(state, dict) else None
+    if actual not in kinds:
         raise UserError(
-            f"{path} is {f'a {found!r} checkpoint' if found else 'not a checkpoint of this project'}; "
+            f"{path} is {f'a {actual!r} checkpoint' if actual else 'not a checkpoint of this project'}; "
             f"expected {' or '.join(map(repr, kinds))}. Name the file that the matching training script wrote."
         )
     missing = [
         f"{key} ({getattr(wanted, '__name__', wanted)})"
-        for key, wanted in CONTENT.get(found, CONTENT["model"]).items()
+        for key, wanted in CONTENT.get(actual, CONTENT["model"]).items()
         if not fits(state.get(key), wanted)
     ]
     if not missing:
         missing = [
             f"config {key}" for key, hint in TRAINED_WITH.items() if not fits(state["config"].get(key), hint)
         ]
-    held = [*state.items(), *state.get("dataset", {}).items()] if not missing else []
+    entries = [*state.items(), *state.get("dataset", {}).items()] if not missing else []
     missing += [
         f"{key} of the right kind"
-        for key, value in held
+        for key, value in entries
         if key in MAY_HOLD and not fits(value, MAY_HOLD[key])
     ]
     if missing:
@@ -748,27 +762,28 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
     for key, part in (("name", "config"), ("preset", "config"), ("name", "dataset")):
         if part in state:
             check_name(state[part].get(key), f"{path}: {part} {key}")
-    if found in OPTIONS:
-        check_options(state["config"], OPTIONS[found], path)
+    if actual in OPTIONS:
+        check_options(state["config"], OPTIONS[actual], path)
     return state
 
 
 def check_options(config: Mapping, cls: type, path: str | Path) -> None:
-    """Check the kinds, choices and ranges of the options that a checkpoint holds. Those that the dataclass `cls`
-    does not have are of another version, and are left alone.
+    """Check the types, choices and ranges of the options in a checkpoint.
+
+    Options that the dataclass `cls` does not have come from another version; they are ignored.
 
     Raises:
-        UserError: names the file `path` and the option.
+        UserError: an option is wrong; the message names it and the file `path`.
     """
     hints, fields = typing.get_type_hints(cls), {field.name: field for field in option_fields(cls)}
     for name, value in config.items():
         if name not in fields:
             continue
-        choices = fields[name].metadata.get("choices")  # what is no option has none
+        choices = fields[name].metadata.get("choices")  # fields that are not options have no choices
         empty = value is None and fields[name].default is None
         if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
             raise UserError(
-                f"{path} holds another architecture than this version builds: its option "
+                f"{path} holds an architecture that this version cannot build: its option "
                 f"--{name.replace('_', '-')} is {value!r:.60}. Use it with the version that trained it."
             )
     try:
@@ -778,8 +793,9 @@ def check_options(config: Mapping, cls: type, path: str | Path) -> None:
 
 
 def fits(value, hint) -> bool:
-    """Whether a value read from a file is of the kind that a type hint names: plain types, unions, list[...] and
-    dict[...]. A tuple counts as a list, a whole number as a float; a float must be finite.
+    """Check whether a value read from a file fits a type hint: a plain type, a union, list[...] or dict[...].
+
+    A tuple counts as a list, and a whole number as a float. A float must be finite.
     """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
@@ -797,13 +813,13 @@ def fits(value, hint) -> bool:
 
 
 def brief(error: Exception) -> str:
-    """The beginning of a message that may have many lines."""
+    """Return the beginning of a message that may have many lines."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])[:300]
 
 
 def _not_finite(value, name: str = "") -> str:
-    """Name of the first tensor in nested containers that has a value that is not finite; "" where none has."""
+    """Return the name of the first tensor in nested containers that is not all finite, or ""."""
     if isinstance(value, torch.Tensor):
         return name if value.is_floating_point() and not value.isfinite().all() else ""
     items = value.items() if isinstance(value, Mapping) else ()
@@ -815,16 +831,19 @@ def _not_finite(value, name: str = "") -> str:
 
 
 def generator(*key, device: str | torch.device = "cpu") -> torch.Generator:
-    """A random generator that depends on `key` alone, such as (seed, "batch", epoch, step): nothing to
-    save.
+    """Return a random generator that depends only on `key`, such as (seed, "batch", epoch, step).
+
+    So its state need not be saved.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, "+changes" if one of its files differs: `GIT_COMMIT` where it is set
-    (machines without git), else asked of git. Files that nothing has imported do not count."""
+    """Return the commit of the running code, with "+changes" if an imported file differs from it.
+
+    The variable `GIT_COMMIT` is used if it is set, for machines without git. Without either the answer is "unknown".
+    """
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]
 
@@ -846,7 +865,7 @@ def git_commit() -> str:
 
 
 def environment(device: torch.device) -> dict:
-    """What a reader needs to repeat a run: versions, hardware, threads, commit."""
+    """Return what a reader needs to repeat a run: versions, hardware, threads, commit."""
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:

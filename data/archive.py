@@ -1,4 +1,4 @@
-"""Fetch an archive over HTTP, resuming where it was cut off; a zip is used as it is, never unpacked."""
+"""Fetch an archive over HTTP and continue where a download was cut off. The zip is not unpacked."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from data.lists import read_lists
 from data.source import BROKEN
 from utils import UserError, progress_bar
 
-BLOCK = 1 << 18  # bytes a read
-ATTEMPTS = 5  # connections before giving up; each resumes the last
+BLOCK = 1 << 18  # bytes per read
+ATTEMPTS = 5  # number of connections before giving up; each continues the download
 
 
 def download(url: str, folder: str | Path, progress: bool = True) -> Path:
-    """Fetch the data set's zip at `url` into `folder` and check its lists; `<name>.part` holds it until then.
+    """Fetch the data set's zip at `url` into `folder` and check its lists.
+
+    The file is called `<name>.part` until then. If the zip is already there, it is only checked.
 
     Returns:
-        path of the zip; one that is there already is checked and kept.
+        path of the zip.
 
     Raises:
-        UserError: no network, an HTTP error, a cut connection, a full disk, or an archive that is no data
-            set.
+        UserError: the download fails, the disk is full, or the archive is not a data set.
     """
     address = urllib.parse.urlsplit(url)
     name = os.path.basename(urllib.parse.unquote(address.path))
     if address.scheme not in ("http", "https") or not name:
-        raise UserError(f"{url!r} names no file to fetch over http or https")
+        raise UserError(f"{url!r} is not the http or https address of a file; give such an address")
     target, part = Path(folder) / name, Path(folder) / f"{name}.part"
     if not target.exists():
         try:
@@ -43,26 +44,28 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
             else:
                 raise UserError(
                     f"the connection to {address.netloc} was cut {ATTEMPTS} times; run the "
-                    f"command again to go on from {part.stat().st_size:,} bytes"
+                    f"command again to continue from {part.stat().st_size:,} bytes"
                 )
         # HTTP errors and dead networks are OSErrors too
         except (OSError, http.client.HTTPException) as error:
             raise UserError(
-                f"cannot download {url}: {error}. Run the command again to go on where it "
+                f"cannot download {url}: {error}. Run the command again to continue where it "
                 f"stopped, or download the file by hand and put it in {Path(folder)}/"
             ) from error
         if not zipfile.is_zipfile(part):
             part.unlink()
             raise UserError(
-                f"{url} gave no readable zip (a web page, or a file that changed while it was "
-                f"resumed); it was removed: run the command again, or check the address in a "
+                f"{url} gave no readable zip (perhaps a web page, or a file that changed between two "
+                f"tries); it was removed: run the command again, or check the address in a "
                 f"browser"
             )
         _check(url, part)
         os.replace(part, target)
     lists = read_lists(target)
     if lists.name != "course":
-        print(f"warning: the lists in {target} are not the course's (sha256 differs); results do not compare")
+        print(
+            f"warning: the lists in {target} are not the course's (sha256 differs); results are not comparable"
+        )
     return target
 
 
@@ -70,34 +73,34 @@ def _check(url: str, part: Path) -> None:
     """Compare the checksums of all files in the zip, and read its lists.
 
     Raises:
-        UserError: it is damaged or no data set; it is removed then.
+        UserError: the zip is damaged or not a data set. Then it is removed.
     """
     try:
         with zipfile.ZipFile(part) as archive:
             damaged = archive.testzip()
         if damaged:
             raise UserError(
-                f"{damaged} in it is damaged, perhaps since the download went on from another file's part"
+                f"its member {damaged} is damaged; perhaps the download continued a part of another file"
             )
         read_lists(part)
     except (UserError, *BROKEN) as error:
         part.unlink()
         raise UserError(
-            f"what {url} gave was removed: {error}. Run the command again, or check the address"
+            f"the file from {url} was removed: {error}. Run the command again, or check the address"
         ) from error
 
 
 class _WebOnly(urllib.request.HTTPRedirectHandler):
-    """Redirects lead to http or https alone."""
+    """A redirect handler that allows only http and https addresses."""
 
     def redirect_request(self, request, file, code, message, headers, address):
         if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
-            raise urllib.error.URLError(f"it redirects to {address}, which is no web address")
+            raise urllib.error.URLError(f"it redirects to {address}, which is not a web address")
         return super().redirect_request(request, file, code, message, headers, address)
 
 
 def _fetch(url: str, part: Path, progress: bool) -> bool:
-    """Append to `part` from where it ends; True when it is whole, False when the connection was cut."""
+    """Continue the download of `part`. Return True if it is complete, False if the connection was cut."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -106,7 +109,7 @@ def _fetch(url: str, part: Path, progress: bool) -> bool:
         if error.code != 416:
             raise
         whole = error.headers.get("Content-Range", "").rpartition("/")[2] == str(have)
-        if not whole:  # longer than the file on the server: not the same file
+        if not whole:  # `part` is longer than the file on the server, so it is of another file
             part.unlink()
         return whole
     with response:

@@ -1,4 +1,4 @@
-"""Batches on the device: crop, flip, normalise. Pixels stay what they are on disk until they are a batch."""
+"""Make batches on the device: crop, flip and normalise. Pixels keep their type of the disk until then."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ MIXING = {"mixup": 0.2, "cutmix": 1.0}  # parameter of the Beta distribution of 
 
 
 class Batches:
-    """One split of the pixel cache, cut into batches.
+    """One split of the pixel cache that gives batches.
 
     Args:
-        images: (N, S, S, C) array, uint8, uint16 or float32, memory-mapped or not; it is copied to a GPU that
-            has room for it.
+        images: (N, S, S, C) array, uint8, uint16 or float32, memory-mapped or not. It is copied to the GPU if the
+            GPU has room for it.
         labels: (N,) int64.
         image_size: side of the crops in px, at most S.
-        mean, std: (C,) of the pixels, of uint8 in [0, 1].
-        channels: ids of the channels to deliver; a specialist's batches have only its own.
-        device: where batches are made.
+        mean, std: (C,), of the pixels; uint8 pixels count as [0, 1].
+        channels: ids of the channels that the batches hold. For a specialist they are its channels alone.
+        device: the device of the batches.
     """
 
     def __init__(
@@ -39,14 +39,15 @@ class Batches:
     ):
         if image_size > images.shape[1]:
             raise ValueError(f"image_size {image_size} is larger than the cached {images.shape[1]} px")
-        self.wide = images.dtype == np.uint16  # torch can hardly index it: as int16 until it is a batch
+        # torch cannot index uint16 well: it is viewed as int16 until it is a batch
+        self.wide = images.dtype == np.uint16
         self.images = torch.from_numpy(images.view(np.int16) if self.wide else images)
         self.labels = torch.from_numpy(labels)
         self.image_size, self.device = image_size, device
         if device.type == "cuda" and self.images.nbytes < 0.6 * torch.cuda.mem_get_info(device)[0]:
             self.images, self.labels = self.images.to(device), self.labels.to(device)
         ids = list(channels)
-        # on the device: a list would be copied there at every batch, which a captured graph must not do
+        # a list would be copied to the device at every batch, which a captured graph must not do
         self.channels = None if ids == list(range(images.shape[3])) else torch.tensor(ids, device=device)
         unit = pixel_unit(images.dtype)
         self.scale = (1 / (unit * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)  # (C,)
@@ -56,8 +57,9 @@ class Batches:
         return len(self.labels)
 
     def draw(self, count: int, augment: str, generator: torch.Generator) -> dict[str, Tensor]:
-        """The random numbers of the augmentation of `count` images, from a CPU generator, for `train_batch`:
-        name -> tensor.
+        """Draw the random numbers for augmenting `count` images, for `train_batch`: name -> tensor.
+
+        `generator` is on the CPU.
         """
         margin, flip = self.images.shape[1] - self.image_size, torch.rand(count, generator=generator) < 0.5
         if augment == "strong":
@@ -72,11 +74,11 @@ class Batches:
         return {"flip": flip, "top": top, "left": left}
 
     def train_batch(self, now: dict[str, Tensor], augment: str) -> tuple[Tensor, Tensor]:
-        """Augmented images (B, C, s, s), float32, channels_last, and labels (B,), on the device.
+        """Return augmented images (B, C, s, s), float32, channels_last, and labels (B,), on the device.
 
         Args:
-            now: what `draw` gave, and "indices" (B,), the rows of the images.
-            augment: as it was drawn for.
+            now: the result of `draw`, with "indices" (B,), the rows of the images.
+            augment: the same augmentation as in `draw`.
         """
         labels = self._labels(now["indices"])
         if augment == "strong":
@@ -86,7 +88,7 @@ class Batches:
         return self._normalise(self._gather(now["indices"], (now["top"], now["left"], now["flip"]))), labels
 
     def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Centre crops of the whole split in order; nothing random."""
+        """Yield centre crops and labels of the whole split in order, without random numbers."""
         margin = self.images.shape[1] - self.image_size
         for indices in torch.arange(len(self)).split(batch_size):
             middle = torch.full((len(indices),), margin // 2)
@@ -97,8 +99,9 @@ class Batches:
         return self.labels[indices.to(self.labels.device)].to(self.device, non_blocking=True)
 
     def _gather(self, indices: Tensor, crop) -> Tensor:
-        """(B, s, s, C) on the device, as on disk: whole images, or crops at (top, left), mirrored where flip is
-        set.
+        """Return pixels (B, s, s, C) on the device, in the type of the disk.
+
+        `crop` is None for whole images, or (top, left, flip), each (B,): crops, mirrored if flip is set.
         """
         if crop is None:
             batch = self.images[indices.to(self.images.device)]
@@ -110,10 +113,8 @@ class Batches:
         return batch if self.channels is None else batch.index_select(3, self.channels)
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """(B, s, s, C) -> float32 (B, C, s, s) with zero mean and unit variance, channels_last in
-        memory.
-        """
-        # long rows: five times as fast on a CPU as rows of C
+        """Normalise (B, s, s, C) to zero mean and unit variance: float32 (B, C, s, s), channels_last in memory."""
+        # rows of width * C values are five times as fast on a CPU as rows of C values
         rows, width = images.flatten(2), images.shape[2]
         rows = rows.view(torch.uint16).float() if self.wide else rows.float()
         rows = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
@@ -123,7 +124,7 @@ class Batches:
 def crop_slices(
     images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
 ) -> Tensor:
-    """Crops (B, size, size, C) of images (N, S, S, C), one slice an image: the fastest way on a CPU."""
+    """Cut crops (B, size, size, C) from images (N, S, S, C) with one slice per image: fastest on a CPU."""
     batch = torch.empty(len(indices), size, size, images.shape[3], dtype=images.dtype)
     for out, i, y, x, mirrored in zip(batch, indices.tolist(), top.tolist(), left.tolist(), flip.tolist()):
         crop = images[i, y : y + size, x : x + size]
@@ -134,7 +135,7 @@ def crop_slices(
 def crop_gather(
     images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
 ) -> Tensor:
-    """The same crops in one indexing operation: the fastest way on a GPU."""
+    """Cut the same crops in one indexing operation: fastest on a GPU."""
     indices, top, left, flip = (value.to(images.device) for value in (indices, top, left, flip))
     steps = torch.arange(size, device=images.device)
     columns = torch.where(flip[:, None], steps.flip(0), steps) + left[:, None]  # (B, size)
@@ -150,14 +151,16 @@ def random_resized_crop(
     scale: tuple[float, float] = (0.35, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Tensor:
-    """Crop of random area and aspect ratio (Inception, 1409.4842), resampled to (B, C, size, size) on the
-    images' device.
+    """Crop with random area and aspect ratio (Inception, 1409.4842) and resample to (B, C, size, size).
+
+    The result is on the device of the images.
 
     Args:
         images: (B, C, S, S), channels_last.
-        flip: (B,) bool, mirror the crop.
-        drawn: (4, B) in 0..1: area, place in x and y, aspect ratio.
-        scale: range of the crop's share of the area; ratio: range of width / height.
+        flip: (B,) bool, whether to mirror the crop.
+        drawn: (4, B) random numbers in 0..1: area, position in x and y, aspect ratio.
+        scale: range of the crop's share of the image area.
+        ratio: range of width / height.
     """
     area, where_x, where_y, aspect = drawn.to(images.device)
     area = scale[0] + (scale[1] - scale[0]) * area
@@ -171,8 +174,9 @@ def random_resized_crop(
 
 
 def resampling_matrix(start: Tensor, length: Tensor, source: int, target: int) -> Tensor:
-    """Antialiased linear interpolation of [start, start + length) px, (B,), as matrices (B, target,
-    source).
+    """Return matrices (B, target, source) that interpolate [start, start + length) px linearly, antialiased.
+
+    start and length are (B,).
     """
     step = (length / target)[:, None, None]
     centre = start[:, None, None] + (torch.arange(target, device=step.device)[:, None] + 0.5) * step
@@ -183,9 +187,17 @@ def resampling_matrix(start: Tensor, length: Tensor, source: int, target: int) -
 
 
 def resample(images: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
-    """Separable resampling as two matrix products, which run in bfloat16 under autocast: much faster on a CPU
-    than `grid_sample`. images (B, C, S, S), channels_last; matrices (B, s, S). Returns (B, C, s, s),
-    channels_last."""
+    """Resample images with two matrix products, one for rows and one for columns.
+
+    This is much faster on a CPU than `grid_sample`, and runs in bfloat16 under autocast.
+
+    Args:
+        images: (B, C, S, S), channels_last.
+        to_rows, to_columns: matrices (B, s, S).
+
+    Returns:
+        (B, C, s, s), channels_last.
+    """
     count, channels, side, _ = images.shape
     size = to_rows.shape[1]
     rows = torch.bmm(to_rows, images.permute(0, 2, 3, 1).reshape(count, side, side * channels))
@@ -197,10 +209,10 @@ def resample(images: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
 def draw_boxes(
     count: int, height: int, width: int, generator: torch.Generator, probability: float = 0.25
 ) -> Tensor:
-    """What random erasing (1708.04896) takes from each image: a rectangle of 2 to 20 % of the area, or
-    nothing.
+    """Draw the boxes of random erasing (1708.04896): for each image, 2 to 20 % of its area or nothing.
 
-    Returns: (count, 4) left, right, top, bottom, px; all zero: nothing.
+    Returns:
+        (count, 4) left, right, top, bottom, px; all are zero if nothing is erased.
     """
     chance, area, aspect, where_x, where_y = torch.rand(5, count, generator=generator)
     chosen = (chance < probability).nonzero()[:, 0]
@@ -214,11 +226,11 @@ def draw_boxes(
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """In each image the pixels in its box become the channel mean, zero; in place.
+    """Set the pixels in each image's box to zero, the channel mean, in place. Return the images.
 
-    images (B, C, H, W); boxes (B, 4) as `draw_boxes` returns them.
+    images: (B, C, H, W); boxes: (B, 4) from `draw_boxes`.
     """
-    if images.device.type == "cpu":  # few images have a box; a GPU would wait to learn which
+    if images.device.type == "cpu":  # few images have a box; on a GPU, asking for them would stop the queue
         chosen = boxes.any(1).nonzero()[:, 0]
         images[chosen] = images[chosen].masked_fill(inside(boxes[chosen], *images.shape[2:]), 0)
         return images
@@ -226,7 +238,7 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels lie in a box: (B, 4) -> (B, 1, H, W) bool."""
+    """Return which pixels lie in each box: (B, 4) -> (B, 1, H, W) bool."""
     x, y = (torch.arange(length, device=boxes.device) + 0.5 for length in (width, height))
     left, right, top, bottom = boxes.T[..., None]  # (B, 1) each
     return ((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None, :]
@@ -241,7 +253,7 @@ def draw_mix(kind: str, size: int, generator: torch.Generator) -> dict[str, Tens
         generator: on the CPU.
 
     Returns:
-        "mix_share" (), the partner's share of an image, and "mix_box" (4,), its left, right, top, bottom in px.
+        "mix_share" (), the partner's share of an image, and "mix_box" (4,): left, right, top, bottom, px.
         MixUp has no box. CutMix's box has whole pixels, so that the share is exact.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
@@ -258,13 +270,14 @@ def draw_mix(kind: str, size: int, generator: torch.Generator) -> dict[str, Tens
 
 
 def mix(images: Tensor, kind: str, share: Tensor, box: Tensor) -> Tensor:
-    """Mix each image with the previous one of its batch, as torchvision's MixUp and CutMix pair them.
+    """Mix each image with the previous image of its batch, paired as in torchvision's MixUp and CutMix.
 
     Args:
-        images: (B, C, H, W); share (), box (4,): as `draw_mix` returns them, on the images' device.
+        images: (B, C, H, W).
+        share, box: () and (4,) from `draw_mix`, on the images' device.
 
     Returns:
-        (B, C, H, W). The loss has the share of the previous image's label.
+        (B, C, H, W). In the loss, `share` weights the label of the previous image.
     """
     partner = images.roll(1, 0)
     if kind == "mixup":

@@ -1,4 +1,4 @@
-"""Builds a published image set from its public originals and checks every image: see data/recipes/README.md."""
+"""Build a published image set from its public originals and check every image: see data/recipes/README.md."""
 
 from __future__ import annotations
 
@@ -25,38 +25,36 @@ from data.source import open_source
 from utils import ROOT, UserError, atomic_path, progress_bar, write_text
 
 RECIPES = ROOT / "data" / "recipes"
-TOLERANCE = 3  # of 255: other resizers and JPEG qualities move a quarter's mean colour by up to 2.7
+TOLERANCE = 3  # out of 255: another resizer or JPEG quality changes a quarter's mean colour by up to 2.7
 
 
 class Row(NamedTuple):
-    """One image of a set. Where the recipe writes TIFF, `size` and `quarters` are empty."""
+    """One image of a set. `size` and `quarters` are empty if the recipe writes TIFF."""
 
-    path: str  # as the lists have it
+    path: str  # as in the lists
     label: int
     split: str
-    sha256: str  # of the file; of the pixels where the recipe writes TIFF
+    sha256: str  # of the file, or of the pixels if the recipe writes TIFF
     size: str  # width x height, px
-    quarters: str  # the means that `look` gives, rounded, in hexadecimal
+    quarters: str  # the means from `look`, rounded, in hexadecimal
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to make the image set `name`: `facts` from NAME.json and `rows`, in the order of the lists, from
-    NAME.csv.gz.
-    """
+    """A recipe for the image set `name`: `facts` from NAME.json, and `rows` from NAME.csv.gz in list order."""
 
     name: str
     facts: dict
     rows: list[Row]
 
     def original(self, path: str) -> str:
-        """Name of the public file that the listed image is made from."""
+        """Return the name of the public file from which the listed image is made."""
         file = PurePosixPath(path)
         head, _, number = file.stem.rpartition("_")
         return self.facts["original"].format(name=file.name, head=head, number=number)
 
     def texts(self) -> dict[str, list[str]]:
-        """File name -> lines of the three lists, and of bands.txt where the set has one."""
+        """Return file name -> lines, for the three lists, and for bands.txt if the set has it."""
         lists = {
             file: [f"{row.path} {row.label}" for row in self.rows if row.split == split]
             for split, (file, *_) in LIST_FILES.items()
@@ -68,11 +66,12 @@ class Recipe:
 
 
 def copy(data: bytes) -> bytes:
+    """Return the bytes of the original."""
     return data
 
 
 def shrink(data: bytes) -> bytes:
-    """Short side 320 px to 146 px, as RGB, Lanczos; JPEG of quality 74.
+    """Shrink the short side from 320 to 146 px (Lanczos, RGB) and write a JPEG of quality 74.
 
     Raises:
         ValueError: the short side is not 320 px.
@@ -88,12 +87,12 @@ def shrink(data: bytes) -> bytes:
 
 
 def rewrite(data: bytes) -> bytes:
-    """The same pixels, 13 bands of 16 bits, as a TIFF without geographic tags.
+    """Write the same pixels, 13 bands of 16 bits, as a TIFF without geographic tags.
 
     Raises:
-        ValueError: pixels of another kind or number of bands.
+        ValueError: the pixels have another type or number of bands.
     """
-    import tifffile  # here: the other sets do not need it
+    import tifffile  # imported here, since the other sets do not need it
 
     pixels, out = check_array(read_array(data), 13, "uint16"), io.BytesIO()
     tifffile.imwrite(out, pixels, photometric="minisblack", planarconfig="contig", metadata=None)
@@ -104,7 +103,10 @@ MAKE: dict[str, Callable[[bytes], bytes]] = {"copy": copy, "shrink": shrink, "ti
 
 
 def checksum(data: bytes, make: str) -> str:
-    """sha256 of a file; for `make` "tiff" of its pixels, (H, W, C) little-endian, so its header may differ."""
+    """Return the sha256 of a file.
+
+    If `make` is "tiff", it is of the pixels, (H, W, C) little-endian, so that headers may differ.
+    """
     if make == "tiff":
         pixels = read_array(data)
         data = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
@@ -112,15 +114,15 @@ def checksum(data: bytes, make: str) -> str:
 
 
 def look(data: bytes) -> tuple[str, np.ndarray]:
-    """What a picture looks like, whatever its file format: its size, such as "84x84", and its colours.
+    """Return the size and the mean colours of a picture, in any file format.
 
     Returns:
-        size: width x height, px.
-        quarters: mean R, G and B of the upper left, upper right, lower left and lower right quarter, (12,) of 0
-            to 255.
+        size: width x height, px, such as "84x84".
+        quarters: (12,) in 0..255: mean R, G and B of the upper left, upper right, lower left and lower right
+            quarter.
 
     Raises:
-        Exception: whatever Pillow raises for data that are no picture.
+        Exception: any error of Pillow for data that are not a picture.
     """
     with Image.open(io.BytesIO(data), formats=PICTURES) as image:
         pixels = np.asarray(image.convert("RGB"), np.float64)
@@ -132,20 +134,21 @@ def look(data: bytes) -> tuple[str, np.ndarray]:
 
 
 def read_recipes() -> dict[str, dict]:
-    """Name -> facts of each recipe."""
+    """Read name -> facts of all recipes."""
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECIPES.glob("*.json"))
     }
 
 
 def read_recipe(name: str) -> Recipe:
+    """Read one recipe with its rows."""
     with gzip.open(RECIPES / f"{name}.csv.gz", "rt", encoding="utf-8", newline="") as file:
         rows = [Row(**{**line, "label": int(line["label"])}) for line in csv.DictReader(file)]
     return Recipe(name, read_recipes()[name], rows)
 
 
 def write_recipe(lists: ImageLists, facts: dict, name: str) -> Recipe:
-    """Write the recipe of a set that is there: NAME.csv.gz, and NAME.json with `facts` and the checksums."""
+    """Write the recipe of an existing set: NAME.csv.gz, and NAME.json with `facts` and the checksums."""
     reader, rows, make = ImageReader(lists), [], facts["make"]
     for split, part in lists.splits.items():
         for path, label in zip(part.paths, part.labels.tolist()):
@@ -164,7 +167,7 @@ def write_recipe(lists: ImageLists, facts: dict, name: str) -> Recipe:
 
 
 def images_sha256(rows: list[Row]) -> str:
-    """One checksum of all images: sha256 of the lines `<sha256>  <path>`, as `sha256sum` writes them."""
+    """Return one checksum for all images: the sha256 of lines `<sha256>  <path>`, as `sha256sum` writes them."""
     return hashlib.sha256("".join(f"{row.sha256}  {row.path}\n" for row in rows).encode()).hexdigest()
 
 
@@ -172,19 +175,19 @@ def images_sha256(rows: list[Row]) -> str:
 
 
 def find_originals(source: Path, recipe: Recipe) -> tuple[object, dict[str, str]]:
-    """Look for the originals by file name, in any folder of `source`.
+    """Find the originals by file name, in any folder of `source`.
 
     Returns:
-        the opened source, and for each listed path the place of its original there.
+        the opened source, and listed path -> path of its original in the source.
 
     Raises:
-        UserError: an original is missing or is there more than once; naming some.
+        UserError: originals are missing or exist more than once; the message names some.
     """
     tree, wanted = open_source(source), {recipe.original(row.path): [] for row in recipe.rows}
-    for place in tree.walk():
-        name = place.rpartition("/")[2]
+    for path in tree.walk():
+        name = path.rpartition("/")[2]
         if name in wanted:
-            wanted[name].append(place)
+            wanted[name].append(path)
     missing = [name for name, places in wanted.items() if not places]
     if missing:
         raise UserError(
@@ -202,19 +205,19 @@ def find_originals(source: Path, recipe: Recipe) -> tuple[object, dict[str, str]
 
 
 def make_image(read: Callable[[], bytes], row: Row, make: str) -> tuple[bytes, str, bool]:
-    """Make one image from the original that `read` gives, and compare it with the published image.
+    """Make one image from the original that `read` returns, and compare it with the published image.
 
     Returns:
-        the file, how it differs from the published file ("" if it does not), and whether it may be used.
+        the file, how it differs from the published file (or ""), and whether it may be used.
     """
     try:
         image = MAKE[make](read())
         if checksum(image, make) == row.sha256:
             return image, "", True
         if make == "tiff":
-            return image, "other pixels", False
+            return image, "different pixels", False
         size, means = look(image)
-    except Exception as error:  # damaged files raise many types, and each is reported
+    except Exception as error:  # damaged files raise many types; all are reported
         reason = re.sub(r" <_io.BytesIO[^>]*>", "", f"{type(error).__name__}: {error}")
         return b"", f"cannot be used ({reason})", False
     if size != row.size:
@@ -222,18 +225,22 @@ def make_image(read: Callable[[], bytes], row: Row, make: str) -> tuple[bytes, s
     off = np.abs(means - np.frombuffer(bytes.fromhex(row.quarters), np.uint8)).max()
     if off > TOLERANCE:
         return image, f"another picture: the mean colour of a quarter is off by {off:.1f} of 255", False
-    return image, f"the same picture, other bytes: mean colours are off by {off:.1f} of 255 at most", True
+    return (
+        image,
+        f"the same picture in different bytes: mean colours are off by {off:.1f} of 255 at most",
+        True,
+    )
 
 
 def build(name: str, source: str | Path, out: str | Path, workers: int = 1, progress: bool = True) -> Path:
-    """Make the published set `name` from the folder or zip `source` of its originals, as the zip `out`.
+    """Make the published set `name` from a folder or zip of its originals. Write it to the zip `out`.
 
-    Images whose bytes differ from the published set's are named in a text file beside `out`. If they show the
-    published pictures (`TOLERANCE`), the set is made all the same.
+    Images whose bytes differ from the published set are named in a text file beside `out`. The set is still made if
+    they show the published pictures (`TOLERANCE`).
 
     Raises:
-        UserError: an original is missing, damaged or another picture (nothing is written but the text file that
-            names them), or `out` is there or cannot be written.
+        UserError: an original is missing, damaged or another picture, or `out` exists or cannot be written. Then
+            only the text file with the names is written.
     """
     recipe, source, out = read_recipe(name), Path(source).expanduser(), Path(out)
     if out.suffix != ".zip":
@@ -243,30 +250,29 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
     tree, places = find_originals(source, recipe)
     report, differing, unusable = out.with_suffix(".differences.txt"), [], []
 
-    def one(row: Row) -> tuple[bytes, str, bool]:
+    def make_row(row: Row) -> tuple[bytes, str, bool]:
         return make_image(lambda: tree.read(places[row.path], LARGEST_IMAGE), row, recipe.facts["make"])
 
     with atomic_path(out) as temporary, ThreadPoolExecutor(workers) as pool:
-        made = progress_bar(
-            pool.map(one, recipe.rows), name, len(recipe.rows), unit=" images", disable=not progress
+        results = progress_bar(
+            pool.map(make_row, recipe.rows), name, len(recipe.rows), unit=" images", disable=not progress
         )
         with zipfile.ZipFile(temporary, "w") as archive:
-            for row, (image, difference, usable) in zip(recipe.rows, made):
-                archive.writestr(
-                    zipfile.ZipInfo(row.path), image
-                )  # ZipInfo: no date, so equal sets are equal zips
+            for row, (image, difference, usable) in zip(recipe.rows, results):
+                # ZipInfo has no date, so that equal sets give equal zips
+                archive.writestr(zipfile.ZipInfo(row.path), image)
                 if difference:
                     differing.append(f"{row.path}: {difference}")
                 if not usable:
                     unusable.append(differing[-1])
             for member, lines in recipe.texts().items():
                 archive.writestr(zipfile.ZipInfo(member), "".join(f"{line}\n" for line in lines))
-        report.unlink(missing_ok=True)  # what an earlier try wrote
+        report.unlink(missing_ok=True)  # written by an earlier try
         if differing:
             write_text(report, "".join(f"{line}\n" for line in differing))
         if unusable:
             raise UserError(
-                f"{len(unusable):,} of {len(recipe.rows):,} images are not those of {name}: "
+                f"{len(unusable):,} of {len(recipe.rows):,} images differ from those of {name}: "
                 f"{'; '.join(unusable[:3])}. All are named in {report}. Get the originals again: "
                 f"{recipe.facts['source']}"
             )
@@ -278,5 +284,5 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
         equal = len(recipe.rows) - len(differing)
         print(f"{equal:,} of {len(recipe.rows):,} images are exactly the published images")
         if differing:
-            print(f"{len(differing):,} show the same picture in other bytes: see {report}")
+            print(f"{len(differing):,} show the same picture in different bytes: see {report}")
     return out

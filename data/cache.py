@@ -1,10 +1,13 @@
 """Decode a data set once into raw arrays on disk, which training then maps into memory.
 
-One directory a data set and size, `<name>-<size>px-<key>`, with `<split>.raw` (N, size, size, C), uint8, uint16
-or float32, the lists `<split>.txt` of the N images that could be decoded, pictures.json with bytes and CRC-32 of
-their files, and meta.json. It is complete or
-absent. Checksums of all files are compared whenever it is opened, and it is compared with the pictures of the
-data set, see data/identity.py. Where two data sets have the same lists and other pictures, the second cache is
+Each data set and size has a directory `<name>-<size>px-<key>`. It is either complete or absent. It holds
+- `<split>.raw`: pixels (N, size, size, C), uint8, uint16 or float32,
+- `<split>.txt`: the list of the N images that could be decoded,
+- pictures.json: bytes and CRC-32 of their files,
+- meta.json: everything else.
+
+When a cache is opened, the checksums of all its files are compared. It is also compared with the pictures of the
+data set, see data/identity.py. If two data sets have the same lists but different pictures, the second cache is
 `<name>-<size>px-<key>-2`.
 """
 
@@ -28,22 +31,22 @@ from data import identity
 from data.decode import ImageReader, Target, decode, pixel_kind, pixel_unit, stored_kind
 from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
-from utils import ROOT, UserError, making, printable, progress_bar, write_json, write_text
+from utils import ROOT, UserError, counted, making, printable, progress_bar, write_json, write_text
 
-FORMAT = 2  # part of the key: caches of another format are not found
-CHUNK = 64  # images a job
-FEW = 500  # below this, starting workers takes longer than they save
-SAMPLE = 256  # images decoded again where an earlier version made the cache
+FORMAT = 2  # part of the key, so caches of another format are ignored
+CHUNK = 64  # images for one job
+FEW = 500  # for fewer images, starting workers takes longer than they save
+SAMPLE = 256  # number of images to decode again for a cache without pictures.json
 PICTURES = "pictures.json"
 
 
 class DamagedCache(UserError):
-    """A file of a cache is missing, or is not what was written."""
+    """An error for a cache with a missing or changed file."""
 
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """images (N, size, size, C) mapped from disk, labels (N,) int64, and N paths as listed."""
+    """One split: images (N, size, size, C) mapped from disk, labels (N,) int64, and N paths as in the list."""
 
     images: np.memmap
     labels: np.ndarray
@@ -54,18 +57,21 @@ class PixelCache:
     """A finished cache directory.
 
     Attributes:
-        name, digest: of the lists; size: px; class_names, num_classes.
-        images_digest: of the pictures, see `data.identity`; None where an earlier version made the cache.
+        name, digest: name and digest of the lists.
+        size: side of the images, px.
+        class_names, num_classes: the classes, in the order of the labels.
+        images_digest: digest of the pictures, see `data.identity`; None if an earlier version made the cache.
         sources: path of a data set -> its `data.identity.stamp` when it had these pictures.
-        channels: names and wavelengths of the images' last axis; channel_names: the names alone.
-        kind: of the pixels, uint8, uint16 or float32.
-        mean, std: (C,) float32 of the train pixels, uint8 in 0..1, others as stored; covariance: (C, C)
-            float32, in their squares.
-        failures: split -> list of [path, reason] that could not be decoded and are left out.
-        left_out: path -> CRC-32 of each such file, None where it could not be read.
+        channels: names and wavelengths of the images' last axis; channel_names: only the names.
+        kind: type of the pixels, uint8, uint16 or float32.
+        mean, std: (C,) float32, of the train pixels. uint8 counts as 0..1; other pixels are not scaled.
+        covariance: (C, C) float32, of the train pixels, scaled in the same way.
+        failures: split -> list of [path, reason]: images that could not be decoded and are left out.
+        left_out: path -> CRC-32 of each such file, or None if it could not be read.
 
     Raises:
-        DamagedCache: the directory is damaged. UserError: it cannot be read.
+        DamagedCache: the directory is damaged.
+        UserError: the directory cannot be read.
     """
 
     def __init__(self, folder: str | Path):
@@ -87,7 +93,7 @@ class PixelCache:
                     raise ValueError(f"{name} was changed")
             if not all(np.isfinite(value).all() for value in (self.mean, self.std, self.covariance)):
                 raise ValueError("mean or deviation is not finite")
-            # here, so that a cache that is replaced meanwhile is not mixed with the new one
+            # mapped now: if the cache is replaced later, the old and the new files are not mixed
             self._splits = {name: self._map(name, count) for name, count in meta["images"].items()}
         except (
             FileNotFoundError,
@@ -100,44 +106,55 @@ class PixelCache:
             raise DamagedCache(f"the cache {self.folder} is damaged ({error}); delete that folder") from error
         except OSError as error:
             raise UserError(
-                f"cannot read the cache {self.folder}: {error}; mend that, or choose another folder with --cache"
+                f"cannot read the cache {self.folder}: {error}; correct that, or choose another folder with --cache"
             ) from error
 
     def _map(self, name: str, count: int) -> CachedSplit:
         listed = parse_list((self.folder / f"{name}.txt").read_bytes(), str(self.folder / f"{name}.txt"))
-        # copy-on-write: nothing is ever written, but torch warns about arrays it could not write to
+        # mode "c" (copy-on-write): nothing is written, but torch warns about read-only arrays
         shape = (count, self.size, self.size, len(self.channels))
         images = np.memmap(self.folder / f"{name}.raw", self.kind, "c", shape=shape)
         return CachedSplit(images, listed.labels, listed.paths)
 
     def split(self, name: str) -> CachedSplit:
-        """The images of "train", "val" or "test" that could be decoded, in list order."""
+        """Return the decoded images of "train", "val" or "test", in the order of the list."""
         return self._splits[name]
 
     def has_seen(self, lists: ImageLists, stamp: str) -> bool:
-        """Whether it was compared with the pictures of `lists` already; stamp: `data.identity.stamp` of these."""
+        """Check whether the cache was compared with these pictures before; stamp: their `data.identity.stamp`."""
         return stamp in self.sources.values() and not self._mended(lists)
 
     def difference(self, lists: ImageLists, sums: identity.Sums) -> str:
-        """How the pictures of `lists` differ from those of the cache, "" where they do not."""
+        """Return how the pictures of `lists` differ from those of the cache, or "" if they are the same."""
         if self.images_digest is None:
             return (
-                "" if self._is_surely_of(lists, sums) else "an earlier version made it, of pictures unknown"
+                ""
+                if self._is_surely_of(lists, sums)
+                else "an earlier version made it and did not note the pictures"
             )
         used = json.loads((self.folder / PICTURES).read_text(encoding="utf-8"))
         changed = [path for path, expected in used.items() if sums.get(path) != expected] + self._mended(
             lists
         )
-        return f"{len(changed)} pictures are others, such as {changed[0]}" if changed else ""
+        return f"{counted(len(changed), 'picture')} changed, such as {changed[0]}" if changed else ""
 
     def _mended(self, lists: ImageLists) -> list[str]:
-        """Those left out that are other files now: read, since a zip may list the checksum of a whole picture."""
-        reader, known = ImageReader(lists), self.left_out.items()
-        return [path for path, checksum in known if (reader.sums(path) or [0, None])[1] != checksum]
+        """Return the paths that were left out and whose files have changed.
+
+        The files are read: for a damaged member, the checksum in the zip's list may be that of the whole picture.
+        """
+        reader = ImageReader(lists)
+        return [
+            path
+            for path, checksum in self.left_out.items()
+            if (reader.sums(path) or [0, None])[1] != checksum
+        ]
 
     def _is_surely_of(self, lists: ImageLists, sums: identity.Sums) -> bool:
-        """Whether a cache that keeps no checksums holds these pictures: none changed since it was written, and some
-        are decoded and compared."""
+        """Check whether a cache without pictures.json holds these pictures.
+
+        No picture may have changed after the cache was written. Some are decoded and compared.
+        """
         if identity.last_change(lists) > (self.folder / "meta.json").stat().st_mtime_ns or self._mended(
             lists
         ):
@@ -148,14 +165,14 @@ class PixelCache:
                 try:
                     data = reader.read(split.paths[row])
                     image = decode(data, self.size, channels, pixel_kind(data, channels))
-                except Exception:  # as many types as for an image
+                except Exception:  # Pillow raises many types for damaged files
                     return False
                 if image.dtype != self.kind or not np.array_equal(image, split.images[row]):
                     return False
         return True
 
     def remember(self, lists: ImageLists, stamp: str, sums: identity.Sums) -> None:
-        """Note that `lists` have these pictures; a folder that cannot be written is compared again next time."""
+        """Note in the cache that `lists` has these pictures. If that fails, they are compared again next time."""
         meta, source = dict(self._meta), str(lists.source)
         if self.sources.get(source) == stamp:
             return
@@ -165,13 +182,13 @@ class PixelCache:
                 write_text(self.folder / PICTURES, text)
                 meta["crc32"] = {**meta["crc32"], PICTURES: checksum(self.folder / PICTURES)}
                 self.images_digest = meta["images_digest"] = identity.digest_of(text)
-            known = {path: old for path, old in self.sources.items() if Path(path).exists()}
-            self.sources = meta["sources"] = {**known, source: stamp}
+            existing = {path: old for path, old in self.sources.items() if Path(path).exists()}
+            self.sources = meta["sources"] = {**existing, source: stamp}
             self._meta = _write_meta(self.folder, meta)
 
 
 def checksum(path: Path) -> int:
-    """CRC-32 of a file; some gigabytes a second."""
+    """Return the CRC-32 of a file. It takes about a second for some gigabytes."""
     value = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -180,12 +197,12 @@ def checksum(path: Path) -> int:
 
 
 def meta_checksum(meta: dict) -> int:
-    """CRC-32 of everything else in meta.json."""
+    """Return the CRC-32 of meta.json without its entry meta_crc32."""
     return zlib.crc32(json.dumps({**meta, "meta_crc32": None}, sort_keys=True).encode())
 
 
 def _write_meta(folder: Path, meta: dict) -> dict:
-    """Write meta.json with its checksum, and return what it holds."""
+    """Write meta.json with its checksum, and return its content."""
     meta = {**meta, "meta_crc32": meta_checksum(meta)}
     write_json(folder / "meta.json", meta)
     return meta
@@ -199,36 +216,35 @@ def open_cache(
     max_failed_share: float = 0.01,
     progress: bool = True,
 ) -> PixelCache:
-    """Open the cache of `lists` at `size`, building it first where it is absent, damaged or of other pictures.
+    """Open the cache of `lists` at `size`. Build it first if it is absent, damaged or of other pictures.
 
     Args:
         lists: from `read_lists`.
-        size: side of the square images, px: short side resized to it, centre cropped.
-        folder: where caches lie; data/cache of the repository by default.
-        workers: processes; one a core by default.
-        max_failed_share: share of a split that may be undecodable, in 0..1, also where the cache is there.
+        size: side of the square images, px. The short side is resized to it, and the centre is cropped.
+        folder: folder of all caches; data/cache of the repository by default.
+        workers: number of processes; one per core by default.
+        max_failed_share: share of a split that may fail to decode, in 0..1. It is checked for an old cache too.
         progress: show a bar with images/s.
 
     Raises:
-        UserError: bad size, full disk, too many undecodable images, or a worker that was killed.
+        UserError: the size is below 1, the disk is full, too many images fail to decode, or a worker was killed.
     """
     if size < 1:
         raise UserError(f"image size {size} px is too small; use 1 or more")
     key = hashlib.sha256(repr((lists.digest, size, FORMAT)).encode()).hexdigest()[:12]
     target = Path(folder or ROOT / "data" / "cache") / f"{lists.name}-{size}px-{key}"
     try:
-        found, place, why = _look_for(target, lists, progress)
-        while not found:
+        cache, place, why = _look_for(target, lists, progress)
+        while not cache:
             with making(place, replace=True) as temporary:
-                found, free, why = _look_for(
-                    target, lists, progress
-                )  # another process may have built it meanwhile
-                if not found and free == place:
+                # look again: another process may have built it while this process waited
+                cache, free, why = _look_for(target, lists, progress)
+                if not cache and free == place:
                     if why:
                         print(printable(f"{why} -- building it again"), file=sys.stderr)
                     _build(lists, size, temporary, workers or cores(), max_failed_share, progress)
-            if not found:
-                found, place = (PixelCache(place), place) if free == place else (None, free)
+            if not cache:
+                cache, place = (PixelCache(place), place) if free == place else (None, free)
     except OSError as error:
         raise UserError(
             f"cannot write the cache {target}: {error}; free disk space, or choose another "
@@ -237,16 +253,16 @@ def open_cache(
     for key, split in lists.splits.items():
         _check_failures(
             key,
-            [f"{path} ({reason})" for path, reason in found.failures[key]],
+            [f"{path} ({reason})" for path, reason in cache.failures[key]],
             len(split.paths),
             max_failed_share,
         )
-    _warn(found.failures)
-    return found
+    _warn(cache.failures)
+    return cache
 
 
 def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCache | None, Path, str]:
-    """The whole cache of these pictures; else None, where to build one, and why the cache there must give way."""
+    """Return the cache of these pictures and its folder, or None, the folder to build in, and why to replace it."""
     caches, damaged, stamp = [], [], identity.stamp(lists)
     for number in itertools.count(2):
         if not target.exists():
@@ -273,7 +289,7 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
 
 def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     """Fill the empty `folder` with a cache."""
-    channels, stamp = len(lists.channels), identity.stamp(lists)  # before a picture is read
+    channels, stamp = len(lists.channels), identity.stamp(lists)  # before any picture is read
     kind = first_kind(lists)
     stored = stored_kind(kind)
     pixel = channels * np.dtype(stored).itemsize
@@ -326,7 +342,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
 
 
 def first_kind(lists) -> str:
-    """The kind of the first train image that can be decoded, see `data.decode.pixel_kind`."""
+    """Return the kind of the first train image that can be decoded, see `data.decode.pixel_kind`."""
     reader, channels = ImageReader(lists), len(lists.channels)
     for path in lists.splits["train"].paths[:CHUNK]:
         try:
@@ -334,14 +350,18 @@ def first_kind(lists) -> str:
             kind = pixel_kind(data, channels)
             decode(data, 8, channels, kind)
             return kind
-        except Exception:  # reported with the others when all are decoded
+        except Exception:  # it is reported later, when all images are decoded
             continue
     return "uint8"
 
 
 def _decode_all(lists, targets, workers, max_failed_share, progress):
-    """Fill `<split>.raw`; returns failures (split -> list of (row, reason)), the moments of the train pixels, and
-    bytes and CRC-32 of the files by path.
+    """Fill `<split>.raw` and return four values.
+
+    Returns:
+        failures: split -> list of (row, reason).
+        sums, products: (C,) and (C, C), the moments of the train pixels.
+        pictures: path -> bytes and CRC-32 of its file.
     """
     jobs, owners, reader, pictures = [], [], ImageReader(lists), {}
     for key, split in lists.splits.items():
@@ -384,6 +404,7 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
 
 
 def _check_failures(key: str, failed: list[str], count: int, max_failed_share: float) -> None:
+    """Raise a UserError if too many of the `count` images of split `key` failed."""
     if len(failed) > max_failed_share * count:
         raise UserError(
             f"at least {len(failed)} of {count} {key} images cannot be decoded (limit "
@@ -393,10 +414,10 @@ def _check_failures(key: str, failed: list[str], count: int, max_failed_share: f
 
 
 def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -> int:
-    """Move the good rows of `<key>.raw` together, write their list, and return their number."""
+    """Remove the failed rows from `<key>.raw`, write the list of the good rows, and return their number."""
     rows = np.setdiff1d(np.arange(len(split.paths)), [row for row, _ in failed])
     if not len(rows):
-        raise UserError(f"not one {key} image can be decoded; get the data set again")
+        raise UserError(f"no {key} image can be decoded; get the data set again")
     if failed:
         shape = (len(split.paths), target.size, target.size, target.channels)
         images = np.memmap(target.file, stored_kind(target.kind), "r+", shape=shape)
@@ -411,6 +432,7 @@ def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -
 
 
 def _warn(failures: dict[str, list]) -> None:
+    """Print the images that are left out."""
     for key, failed in failures.items():
         if failed:
             named = "; ".join(f"{path} ({reason})" for path, reason in failed[:5])

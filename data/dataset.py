@@ -1,4 +1,4 @@
-"""From `--data` to batches: the one way the scripts open a data set."""
+"""Open the data set of `--data` and make batches of it. All scripts use these functions."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from utils import UserError, generator
 
 
 def cached_size(image_size: int) -> int:
-    """Side of the cached pictures, px, of which images of `image_size` are crops."""
+    """Return the side of the cached pictures in px; images of `image_size` are crops of them."""
     return round(image_size * 8 / 7)
 
 
 def open_data(data: str, image_size: int, cache: str | None = None, max_failed: float = 0.01) -> PixelCache:
-    """The pixel cache of `data`, with a margin of an eighth for crops; of several processes the first builds
-    it.
+    """Open the pixel cache of `data`. Its pictures are larger than the crops, see `cached_size`.
+
+    If there are several processes, only the first builds the cache.
 
     Args:
         data: a folder or zip, or "auto", see `data.lists.find_dataset`.
         image_size: side of the crops, px.
-        cache: folder for the pixels; default: data/cache.
-        max_failed: share of a split that may be undecodable.
+        cache: folder of all caches; default: data/cache.
+        max_failed: share of a split that may fail to decode.
 
     Raises:
-        UserError: what is wrong with the data set, and where.
+        UserError: the data set is wrong; the message says what and where.
     """
 
     def load() -> PixelCache:
@@ -44,7 +45,8 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
     for name, variance in zip(pixels.channel_names, np.diag(pixels.covariance)):
         if variance == 0:
             raise UserError(
-                f"channel {name} has the same value in every training pixel: nothing can be learned from it"
+                f"channel {name} has the same value in every training pixel, so nothing can be learned from it; "
+                "remove that channel"
             )
     return pixels
 
@@ -52,10 +54,10 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
 def make_batches(
     cache: PixelCache, split: str, image_size: int, channels, device: torch.device, fraction: float = 1.0
 ) -> Batches:
-    """Batches of "train", "val" or "test" with the image channels `channels` (ids).
+    """Make batches of "train", "val" or "test" with the image channels `channels` (ids).
 
-    Of "train" alone, `fraction` of the images are used, as `draw_fraction` chooses them, copied into memory.
-    The pixels' mean and standard deviation stay those of all training images.
+    For "train", only the share `fraction` of the images is used, see `draw_fraction`. They are copied into memory.
+    The mean and standard deviation are still those of all training images.
     """
     part = cache.split(split)
     images, labels = part.images, part.labels
@@ -66,14 +68,14 @@ def make_batches(
 
 
 def draw_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """Rows, in order, of a share of the images of each class: labels (N,) -> (M,).
+    """Draw a share of the images of each class: labels (N,) -> row numbers (M,), ascending.
 
-    The same rows for each model and seed; a smaller share's are among those of a larger one. At least one
-    image a class.
+    Each class keeps at least one image. The rows are the same for each model and seed. A larger share holds all rows
+    of a smaller share.
     """
-    drawn = []
+    chosen = []
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         order = torch.randperm(len(rows), generator=generator("fraction", int(label))).numpy()
-        drawn.append(rows[order[: max(1, round(fraction * len(rows)))]])
-    return np.sort(np.concatenate(drawn))
+        chosen.append(rows[order[: max(1, round(fraction * len(rows)))]])
+    return np.sort(np.concatenate(chosen))

@@ -1,6 +1,6 @@
-"""Read, decode and pack images: what a cache worker runs.
+"""Read, decode and pack images: the code that a cache worker runs.
 
-Imports no torch, so a worker starts in a moment.
+It does not import torch, so that a worker starts quickly.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.files import LARGEST_IMAGE, check_bytes, read_file, read_member
 
-PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # what Pillow is asked to read
-NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how such a file begins
-LARGEST_PIXEL = 1e18  # its square is far from the end of float32, in which covariances are kept
-OTHERS = {  # how files begin that are no picture of `PICTURES`; a pattern -> what it is
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats that Pillow may read
+NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of such files
+LARGEST_PIXEL = 1e18  # its square fits well into float32, the type of the covariances
+OTHERS = {  # first bytes of other files: pattern -> description
     rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC picture",
     rb".{4}ftypavi": "an AVIF picture",
     rb".{4}ftypcrx": "a raw picture of a camera",
@@ -50,7 +50,7 @@ OTHERS = {  # how files begin that are no picture of `PICTURES`; a pattern -> wh
 
 
 class ImageReader:
-    """Bytes of the listed images of a folder or a zip.
+    """A reader of the listed images in a folder or a zip.
 
     It can be pickled and forked: each process opens the zip once, at its first read.
     """
@@ -63,53 +63,54 @@ class ImageReader:
         return dict(self.__dict__, _archive=None, _pid=None)
 
     def read(self, path: str) -> bytes:
-        """Bytes of the image listed as `path`.
+        """Return the bytes of the image listed as `path`.
 
         Raises:
-            ValueError: no regular file, or too large. OSError, KeyError, zipfile.BadZipFile: it cannot be read.
+            ValueError: it is not a regular file, or too large.
+            OSError, KeyError, zipfile.BadZipFile: it cannot be read.
         """
         if not self.is_zip:
             return read_file(self.source / (self.prefix + path), LARGEST_IMAGE)
-        if self._pid != os.getpid():  # a forked child must not share the parent's file position
+        if self._pid != os.getpid():  # a forked process must not share its parent's file position
             self._archive, self._pid = zipfile.ZipFile(self.source), os.getpid()
         return read_member(self._archive, self.prefix + path, LARGEST_IMAGE)
 
     def sums(self, path: str) -> list[int] | None:
-        """Bytes and CRC-32 of the file listed as `path`, None where it cannot be read."""
+        """Return bytes and CRC-32 of the file listed as `path`, or None if it cannot be read."""
         try:
             return sums(self.read(path))
-        except Exception:  # as many types as for an image
+        except Exception:  # damaged files raise many types
             return None
 
 
 def sums(data: bytes) -> list[int]:
-    """What is kept of a file's content: bytes and CRC-32."""
+    """Return the number of bytes and the CRC-32 of a file's content."""
     return [len(data), zlib.crc32(data)]
 
 
 def reason(error: Exception) -> str:
-    """Why an image is left out, in one short text that is the same on every run."""
+    """Return why an image is left out, in a short text that is the same in every run."""
     return re.sub(r"( object)? at 0x[0-9a-fA-F]+", "", f"{type(error).__name__}: {error}")[:300]
 
 
 def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.uint8) -> np.ndarray:
-    """Decode, bring the short side to `size` (bicubic, antialiased), crop the centre: (size, size, C).
+    """Decode an image, resize its short side to `size` (bicubic, antialiased) and crop the centre.
 
-    A picture (`PICTURES`) is turned upright as its EXIF says and converted to RGB, or with one channel to
-    grey; what is transparent shows white. Arrays of any number of channels come from .npy and, for other
-    than RGB, from TIFF: (H, W, C) or (C, H, W).
+    A picture (`PICTURES`) is turned upright by its EXIF tag and converted to RGB, or to grey for one channel.
+    Transparent parts become white. A .npy file may have any number of channels, as (H, W, C) or (C, H, W). So may a
+    TIFF file, except that with 1 or 3 channels it is read as a picture.
 
     Args:
         channels: C.
-        kind: of the pixels, as `pixel_kind` names it; they are not scaled.
+        kind: type of the pixels, as `pixel_kind` names it. They are not scaled.
 
     Returns:
-        pixels of the type `stored_kind(kind)`.
+        (size, size, C) pixels of the type `stored_kind(kind)`.
 
     Raises:
-        ValueError: pixels of another kind or number of channels, NaN, an animation, pixels without a known
-            range, or too many of them.
-        Exception: whatever Pillow or tifffile raises for data that are no whole image.
+        ValueError: the pixels have another type or number of channels, are too many, hold NaN or have an unknown
+            range; or the file is an animation.
+        Exception: any error of Pillow or tifffile for data that are not a complete image.
     """
     kind = np.dtype(kind).name
     if is_array(data, channels):
@@ -120,10 +121,10 @@ def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.
         )
     if kind != "uint8":
         raise ValueError(
-            f"a picture of 8 bits; the pixels of the first image are {kind}: save all as one kind"
+            f"a picture has 8-bit pixels, but those of the first image are {kind}: save all images as one type"
         )
     with open_picture(data) as image:
-        # a big JPEG is decoded at 1/2, 1/4 or 1/8 while that still covers `size`
+        # decodes a large JPEG at 1/2, 1/4 or 1/8, as long as that is not below `size`
         image.draft(None, (size, size))
         image.load()
         image = to_mode(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
@@ -133,11 +134,11 @@ def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """The picture, not decoded yet.
+    """Open a picture without decoding it.
 
     Raises:
-        ValueError: an animation, a stack, or no picture that Pillow reads.
-        Image.DecompressionBombError: it would be too large.
+        ValueError: it is an animation or a stack, or Pillow cannot read it.
+        Image.DecompressionBombError: it has too many pixels.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=PICTURES)
@@ -151,20 +152,20 @@ def open_picture(data: bytes) -> Image.Image:
 
 
 def what_it_is(data: bytes) -> str:
-    """What a file that is no picture seems to be, by its first bytes."""
+    """Describe a file that is not a picture, judged by its first bytes."""
     head = data[:64]
-    found = (name for pattern, name in OTHERS.items() if re.match(pattern, head, re.DOTALL))
-    return next(found, f"of an unknown kind that begins with {head[:8]!r}")
+    names = (name for pattern, name in OTHERS.items() if re.match(pattern, head, re.DOTALL))
+    return next(names, f"of an unknown kind that begins with {head[:8]!r}")
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The picture in "RGB" or "L", 8 bits a channel.
+    """Convert the picture to "RGB" or "L", with 8 bits per channel.
 
     Raises:
-        ValueError: 32-bit pixels, whose range nothing tells.
+        ValueError: it has 32-bit pixels, whose range is not known.
     """
     if image.mode == mode:
-        return image  # convert would copy it
+        return image  # `convert` would copy it
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -176,27 +177,27 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def centre(width: int, height: int) -> tuple[float, float, float, float]:
-    """The largest square in the middle: left, top, right, bottom, px."""
+    """Return the largest square in the middle: left, top, right, bottom, px."""
     short = min(width, height)
     left, top = (width - short) / 2, (height - short) / 2
     return left, top, left + short, top + short
 
 
 def is_array(data: bytes, channels: int) -> bool:
-    """Whether the file is read as it is stored, and not as a picture."""
+    """Check whether the file is read as an array of pixels and not as a picture."""
     return data.startswith(NPY) or channels not in (1, 3) and data.startswith(TIFF)
 
 
 def read_array(data: bytes) -> np.ndarray:
-    """The pixels of a .npy or TIFF file as they are stored.
+    """Read the pixels of a .npy or TIFF file as they are stored.
 
     Raises:
-        ValueError: too many pixels.
-        Exception: whatever numpy or tifffile raises for a damaged file.
+        ValueError: the pixels are too many bytes.
+        Exception: any error of numpy or tifffile for a damaged file.
     """
     if data.startswith(NPY):
-        return np.load(io.BytesIO(data), allow_pickle=False)  # not packed: no larger than the file
-    import tifffile  # here: most workers never need it
+        return np.load(io.BytesIO(data), allow_pickle=False)  # not compressed, so no larger than the file
+    import tifffile  # imported here, since most workers never need it
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         check_bytes(file.series[0].nbytes, LARGEST_IMAGE)
@@ -204,8 +205,9 @@ def read_array(data: bytes) -> np.ndarray:
 
 
 def pixel_kind(data: bytes, channels: int) -> str:
-    """The kind of a file's pixels, which all images of a set share: that of whole numbers, or float32 for all
-    others.
+    """Return the type of a file's pixels: a type of whole numbers, or float32 for any type of floats.
+
+    All images of a set have the same type.
     """
     if not is_array(data, channels):
         return "uint8"
@@ -213,51 +215,53 @@ def pixel_kind(data: bytes, channels: int) -> str:
 
 
 def kind_of(array: np.ndarray) -> str:
-    """As `pixel_kind`, of pixels that are read already."""
+    """Return the same as `pixel_kind`, for pixels that are already read."""
     return "float32" if array.dtype.kind == "f" else array.dtype.newbyteorder("=").name
 
 
 def stored_kind(kind: str) -> str:
-    """The kind of the cache for pixels of a kind: uint8, uint16, or float32 for all others."""
+    """Return the type in which the cache stores pixels: uint8, uint16, or float32 for all other types."""
     return kind if kind in ("uint8", "uint16") else "float32"
 
 
 def pixel_unit(kind) -> int:
-    """What stands for 1: 255 in pictures; other pixels are taken as they are."""
+    """Return the value that counts as 1: 255 for uint8 pixels, 1 for others, which are not scaled."""
     return 255 if np.dtype(kind) == np.uint8 else 1
 
 
 def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
-    """The array as (H, W, C) of `stored_kind(kind)`.
+    """Check the array and return it as (H, W, C) of the type `stored_kind(kind)`.
 
     Raises:
-        ValueError: another number of channels, a shape that can be read in two ways, pixels of another kind or
-            too large, or NaN.
+        ValueError: the number of channels is wrong, the shape has two possible meanings, or the pixels have another
+            type, are too large or hold NaN.
     """
     shape, flat = array.shape, array.ndim == 2 and channels == 1
     array = array[..., None] if flat else array
     if array.ndim != 3 or channels not in (array.shape[2], array.shape[0]) or not array.size:
-        raise ValueError(f"an array of {shape}, expected {channels} channels, first or last")
+        raise ValueError(f"an array of {shape}, expected {channels} channels as the first or last axis")
     if array.shape[0] == array.shape[2] and array.size > 1 and not flat:
         raise ValueError(
-            f"an array of {shape}, whose {channels} channels may be first or last; cut or pad the image"
+            f"an array of {shape}, whose {channels} channels may be the first or the last axis; crop or pad the image"
         )
     if array.shape[2] != channels:
         array = array.transpose(1, 2, 0)
     if array.dtype.kind not in "fiu" or kind_of(array) != kind:
-        raise ValueError(f"pixels are {array.dtype}, those of the first image {kind}: save all as one kind")
+        raise ValueError(
+            f"the pixels are {array.dtype}, but those of the first image are {kind}: save all images as one type"
+        )
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")
         if not np.abs(array).max() <= LARGEST_PIXEL:
             raise ValueError(
-                f"a pixel of {np.abs(array).max():g}; the largest that is allowed is {LARGEST_PIXEL:g}"
+                f"a pixel is {np.abs(array).max():g}; the largest value allowed is {LARGEST_PIXEL:g}"
             )
     return array.astype(stored_kind(kind))
 
 
 def resize(array: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, C) -> (size, size, C), each channel resampled by itself as Pillow does with a picture."""
+    """Resize (H, W, C) to (size, size, C), each channel separately, as Pillow resizes a picture."""
     height, width, channels = array.shape
     if (height, width) == (size, size):
         return array
@@ -268,27 +272,28 @@ def resize(array: np.ndarray, size: int) -> np.ndarray:
         for i in range(channels)
     ]
     out = np.stack([np.asarray(plane) for plane in planes], axis=2)
-    if array.dtype.kind == "u":  # bicubic interpolation overshoots
+    if array.dtype.kind == "u":  # bicubic interpolation can leave the range of the type
         out = np.clip(np.round(out), 0, np.iinfo(array.dtype).max)
     return out.astype(array.dtype)
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (C,) and sums of products (C, C) over the pixels of images (N, H, W, C), float64; of 8 and 16 bits
-    exact integers.
+    """Return sums (C,) and sums of products (C, C) over the pixels of images (N, H, W, C), float64.
+
+    For 8 and 16 bits they are exact integers.
     """
     channels = images.shape[3]
-    # the channels and 1, so that one product gives sums as well
+    # a last row of ones, so that one product also gives the sums
     planes = np.ones((channels + 1, images[0].size // channels))
     total = np.zeros((channels + 1, channels + 1))
-    for image in images:  # one at a time stays in the processor's cache
+    for image in images:  # a single image fits into the processor's cache
         planes[:channels] = image.reshape(-1, channels).T
         total += planes @ planes.T
     return total[channels, :channels], total[:channels, :channels]
 
 
 class Target(NamedTuple):
-    """Where `pack` writes: a raw file of images (N, size, size, channels) of `stored_kind(kind)`."""
+    """The raw file that `pack` writes: images (N, size, size, channels) of the type `stored_kind(kind)`."""
 
     file: str
     size: int
@@ -297,13 +302,12 @@ class Target(NamedTuple):
 
 
 def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_moments: bool):
-    """Decode `paths` into rows `row`, `row + 1`, ... of the raw file; a row that fails is left zero and
-    reported.
+    """Decode `paths` into the rows `row`, `row + 1`, ... of the raw file. A row that fails stays zero.
 
     Returns:
         failures: list of (row, reason).
-        moments: of the rows that are good, or None.
-        sums: of the file of each row that is good, by path.
+        moments: of the good rows, or None.
+        sums: path -> bytes and CRC-32 of the file, for the good rows.
 
     Raises:
         OSError: the file cannot be written.
@@ -316,7 +320,7 @@ def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_m
             data = reader.read(path)
             block[index] = decode(data, size, channels, kind)
             good[path] = sums(data)
-        except Exception as error:  # Pillow raises many types for damaged files, and each is reported
+        except Exception as error:  # Pillow raises many types for damaged files; all are reported
             failures.append((row + index, reason(error)))
     with open(file, "r+b") as out:
         out.seek(row * block[0].nbytes)
@@ -326,10 +330,11 @@ def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_m
 
 
 def serve() -> None:
-    """A worker process: from stdin a pickled reader, then `pack` arguments; to stdout, each answer or
-    OSError.
+    """Run a worker process. Read a pickled reader from stdin, then the arguments of `pack` for each job.
+
+    Write each answer of `pack`, or its OSError, to stdout.
     """
-    # on Ctrl-C the parent cleans up; stdin closes and this ends
+    # on Ctrl-C the parent cleans up: it closes our stdin, and this process ends
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     receive, send = sys.stdin.buffer, sys.stdout.buffer
     try:

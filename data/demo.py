@@ -1,8 +1,8 @@
-"""A drawn data set in the course's layout, for a first run without a download.
+"""Draw a data set in the course's layout, for a first run without a download.
 
-Eight classes: four shapes, each in two colours that lie on opposite sides of grey. Disc and ring differ along
-red-green, triangle and cross along blue-yellow; brightness varies more than the colour does, so that three
-channels tell every class, two tell the pairs they span, and one is left with a weak hint.
+It has eight classes: four shapes, each in two opposite colours. Disc and ring are red or green, triangle and cross
+are blue or yellow. Brightness varies more than colour. So three channels show every class, two channels only some
+colours, and one channel gives only a weak hint.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from PIL import Image, ImageDraw
 from data.files import read_file
 from utils import UserError, making, write_json, write_text
 
-VERSION = 1  # of the pictures; another version is drawn again
+VERSION = 1  # version of the pictures; a set of another version must be drawn again
 SIZE = 84  # px
-COUNTS = {"train": 120, "val": 20, "test": 20}  # images a class
+COUNTS = {"train": 120, "val": 20, "test": 20}  # images per class
 SHAPES = ("disc", "ring", "triangle", "cross")
-# in RGB
+# direction of a shape's two colours from grey, in RGB
 AXES = {"disc": (1, -1, 0), "ring": (1, -1, 0), "triangle": (-0.5, -0.5, 1), "cross": (-0.5, -0.5, 1)}
 
 
 def _corners(shape: str, centre: np.ndarray, radius: float, angle: float) -> list[tuple[float, float]]:
-    """Outline of a triangle or a cross, in px."""
+    """Return the outline of a triangle or a cross, in px."""
     if shape == "triangle":
         angles, radii = angle + np.arange(3) * 2 * np.pi / 3, np.full(3, radius)
     else:
-        # an arm's end, then a notch
+        # two corners at the end of each arm, then the corner between two arms
         turn = np.pi / 2 * np.arange(4)[:, None] + np.array([-0.32, 0.32, np.pi / 4])
         angles, radii = angle + turn.ravel(), np.tile([1.0, 1.0, 0.45], 4) * radius
     return [tuple(point) for point in centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)]
 
 
 def _mask(shape: str, rng: np.random.Generator) -> np.ndarray:
-    """Where the object is, at random place, size and turn: (SIZE, SIZE, 1) in 0..1."""
-    scale = 2  # drawn larger, then reduced: smooth edges
+    """Draw the mask of an object with random position, size and angle: (SIZE, SIZE, 1) in 0..1."""
+    scale = 2  # drawn larger and then reduced, for smooth edges
     radius, angle = rng.uniform(18, 30) * scale, rng.uniform(0, 2 * np.pi)
     centre = rng.uniform(0.8 * radius, SIZE * scale - 0.8 * radius, 2)
     image = Image.new("L", (SIZE * scale, SIZE * scale))
@@ -53,7 +53,7 @@ def _mask(shape: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:
-    """Soft, faintly coloured clouds with bars and blots: (SIZE, SIZE, 3) in about 0..1."""
+    """Draw soft clouds of weak colour, with bars and spots: (SIZE, SIZE, 3) in about 0..1."""
     clouds = np.clip(rng.normal(128, 22, (4, 4, 1)) + rng.normal(0, 10, (4, 4, 3)), 0, 255).astype(np.uint8)
     image = Image.fromarray(clouds).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
@@ -70,7 +70,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_image(label: int, rng: np.random.Generator) -> Image.Image:
-    """One SIZE x SIZE picture of class `label` (0..7); one in fifty is greyscale (mode L)."""
+    """Draw a SIZE x SIZE picture of class `label` (0..7). One in fifty is greyscale (mode L)."""
     shape, sign = SHAPES[label // 2], 1 - 2 * (label % 2)
     colour = (
         rng.uniform(0.25, 0.75)
@@ -85,11 +85,11 @@ def draw_image(label: int, rng: np.random.Generator) -> Image.Image:
 
 
 def _write(folder: Path) -> None:
-    """Draw every image and write lists and marker into the empty `folder`."""
+    """Draw every image, and write the lists and the marker into the empty `folder`."""
     rng = np.random.default_rng(20240)
     lists = {split: [] for split in COUNTS}
     for label in range(2 * len(SHAPES)):
-        wnid = f"d{VERSION}{label:07d}"  # caches are keyed by the lists: new pictures need new names
+        wnid = f"d{VERSION}{label:07d}"  # old caches are found by their lists, so new pictures need new names
         (folder / "images" / wnid).mkdir(parents=True)
         for number, split in enumerate(split for split, count in COUNTS.items() for _ in range(count)):
             path = f"images/{wnid}/{wnid}_{number}.JPEG"
@@ -101,16 +101,16 @@ def _write(folder: Path) -> None:
 
 
 def read_marker(path: Path) -> dict:
-    """What the last file of a made data set says; {} where it is not there, or damaged."""
+    """Read the marker, the file that is written last into a data set; {} if it is missing or damaged."""
     try:
-        told = json.loads(read_file(path, 1 << 20))
+        content = json.loads(read_file(path, 1 << 20))
     except (OSError, ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def make_demo(folder: str | Path) -> Path:
-    """Draw the demo set into `folder` (about 3 s), or keep a complete one that is there; returns the folder.
+    """Draw the demo set into `folder` (about 3 s), unless it is there already. Return the folder.
 
     Raises:
         UserError: the folder holds something else, or cannot be written.
@@ -121,10 +121,10 @@ def make_demo(folder: str | Path) -> Path:
     def complete() -> bool:
         if not folder.exists() or not any(folder.iterdir()):
             return False
-        told = read_marker(marker)
-        if told.get("version") == VERSION:
+        content = read_marker(marker)
+        if content.get("version") == VERSION:
             return True
-        what = "the demo set of another version, or a damaged one" if told else "no demo set"
+        what = "the demo set of another version, or a damaged one" if content else "no demo set"
         raise UserError(
             f"{folder} is not empty and holds {what}; remove it, or name another folder with --out"
         )

@@ -1,4 +1,4 @@
-"""RGB data sets with a fourth channel computed from the other three, to see what one more channel does."""
+"""Write RGB data sets with a fourth channel computed from R, G and B, to study one more channel."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from utils import UserError, making, progress_bar, write_text
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:
-    """Luma (BT.601): what R, G and B tell already, exactly."""
+    """Compute the luma (BT.601). It is a linear mix of R, G and B, so it adds no information."""
     return rgb @ np.array([0.299, 0.587, 0.114])
 
 
 def sobel(rgb: np.ndarray) -> np.ndarray:
-    """Gradient magnitude of the luma (Sobel): what a first convolution can compute, but no linear mix."""
+    """Compute the gradient magnitude of the luma (Sobel). No linear mix of R, G and B can give it."""
     padded = np.pad(grey(rgb), 1, mode="edge")
     smooth_y = padded[:-2] + 2 * padded[1:-1] + padded[2:]
     smooth_x = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
@@ -27,8 +27,10 @@ def sobel(rgb: np.ndarray) -> np.ndarray:
 
 
 def nir(rgb: np.ndarray) -> np.ndarray:
-    """A stand-in for near infrared, bright where green exceeds red, as plants are: G + 2 (G - R), cut to 8 bits.
-    No picture has the true one."""
+    """Compute a stand-in for near infrared: G + 2 (G - R), cut to 8 bits later.
+
+    Like true near infrared it is bright for plants, where green is larger than red.
+    """
     return rgb[..., 1] + 2 * (rgb[..., 1] - rgb[..., 0])
 
 
@@ -36,7 +38,7 @@ CHANNELS = {"grey": grey, "sobel": sobel, "nir": nir}  # rgb (H, W, 3) float -> 
 
 
 def _read_rgb(reader: ImageReader, path: str) -> np.ndarray:
-    """The picture's pixels, (H, W, 3) uint8.
+    """Read the pixels of a picture, (H, W, 3) uint8.
 
     Raises:
         UserError: it cannot be decoded.
@@ -44,9 +46,9 @@ def _read_rgb(reader: ImageReader, path: str) -> np.ndarray:
     try:
         with open_picture(reader.read(path)) as image:
             return np.asarray(to_mode(ImageOps.exif_transpose(image), "RGB"))
-    except Exception as error:  # as many types as for a cache
+    except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(
-            f"cannot decode {path} ({reason(error)}): mend it or take it off the lists"
+            f"cannot decode {path} ({reason(error)}): correct the file or remove it from the lists"
         ) from error
 
 
@@ -54,8 +56,8 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
     """Write the data set with the channels R, G, B and `channel` into the folder `out`, as .npy.
 
     Raises:
-        UserError: images that cannot be decoded, a data set of other channels, or a folder that is there or cannot
-            be written.
+        UserError: an image cannot be decoded, the data set has other channels, or the folder exists or cannot be
+            written.
     """
     out = Path(out)
     if len(lists.channels) != 3:
@@ -87,6 +89,6 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
             write_text(temporary / BANDS, f"R\nG\nB\n{channel}\n")
     except BROKEN as error:
         raise UserError(
-            f"cannot write {out}: {error}; free disk space, mend the image, or name another folder with --out"
+            f"cannot write {out}: {error}; free disk space, correct the image, or name another folder with --out"
         ) from error
     return out

@@ -1,6 +1,6 @@
-"""Read one file of a folder or a zip: a regular file, no larger than allowed.
+"""Read a file of a folder or a zip, if it is a regular file and not too large.
 
-Imports no torch, so a decoding process starts in a moment.
+This module does not import torch, so that a decoding process starts quickly.
 """
 
 from __future__ import annotations
@@ -9,29 +9,30 @@ import os
 import stat
 import zipfile
 
-# bytes, packed and unpacked
+# largest sizes in bytes, packed and unpacked
 LARGEST_LIST = 1 << 27  # over two million lines
 LARGEST_BANDS = 1 << 20
 LARGEST_IMAGE = 1 << 30
 
 
 def read_file(path: str | os.PathLike, largest: int) -> bytes:
-    """Read a whole file; links are followed.
+    """Read a whole file. Links are followed.
 
     Args:
-        path: of the file.
-        largest: number of bytes that it may have.
+        path: the file.
+        largest: largest number of bytes allowed.
 
     Raises:
-        ValueError: it is a pipe, a device or the like, or too large. OSError: it cannot be read.
+        ValueError: it is too large, or not a regular file, such as a pipe or a device.
+        OSError: it cannot be read.
     """
-    # a pipe without a writer would keep a plain open() waiting for ever
+    # a plain open() of a pipe without a writer would wait for ever
     with open(
         path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     ) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("a pipe, a device or the like, not a regular file")
+            raise ValueError("not a regular file, but a pipe, a device or similar")
         check_bytes(status.st_size, largest)
         return file.read(status.st_size)
 
@@ -41,11 +42,11 @@ def read_member(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
 
     Args:
         archive: an open zip.
-        name: of the member.
-        largest: number of unpacked bytes that it may have.
+        name: name of the member.
+        largest: largest number of unpacked bytes allowed.
 
     Raises:
-        ValueError: it is too large, or packed in a way whose unpacked size cannot be limited.
+        ValueError: it is too large, or packed with a method other than deflate, for which reading cannot be limited.
         KeyError, RuntimeError, OSError, zipfile.BadZipFile: it cannot be read.
     """
     info = archive.getinfo(name)
@@ -53,11 +54,12 @@ def read_member(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
         raise ValueError("packed with another method than deflate; pack the zip again")
     check_bytes(info.file_size, largest)
     with archive.open(info) as file:
-        return file.read(info.file_size)  # not read(): a member may hold more than the zip says
+        return file.read(info.file_size)  # without a limit, a member could hold more than the zip says
 
 
 def check_bytes(count: int, largest: int) -> None:
-    """
+    """Check the size of a file.
+
     Raises:
         ValueError: `count` bytes are more than `largest`.
     """

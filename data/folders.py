@@ -1,4 +1,4 @@
-"""Lists of a data set whose images lie in folders that are called as their classes."""
+"""Write lists for images that lie in one folder per class."""
 
 from __future__ import annotations
 
@@ -9,53 +9,57 @@ import numpy as np
 from data.lists import LIST_FILES
 from utils import UserError, write_text
 
-# of the files that a folder is searched for
+# endings of image files
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".npy")
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: int = 0) -> dict[str, int]:
-    """Write train.txt, val.txt and test.txt into a folder of images and return the number of images of each.
+    """Write train.txt, val.txt and test.txt into a folder of images. Return the number of images in each.
 
-    The folder holds train/CLASS/..., val/CLASS/..., test/CLASS/..., or CLASS/... alone. Of each class a share of
-    the training images, drawn by `seed`, fills a split that has no folder. Labels follow the sorted class names.
+    The folder holds train/CLASS/..., val/CLASS/... and test/CLASS/..., or only CLASS/... . A split without a folder
+    gets a random share of the training images of each class. Labels follow the sorted class names.
 
     Args:
+        folder: the folder of images.
         val, test: these shares, in 0..1.
+        seed: seed of the random choice.
 
     Raises:
-        UserError: lists are there already, no image is found, a class lacks images, or a name has a line break.
+        UserError: the lists exist already, there are no images, a class has too few, or a name has a line break.
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name the one that holds a folder for each class")
+        raise UserError(f"{folder} is not a folder; name the folder that holds a folder for each class")
     there = [name for names in LIST_FILES.values() for name in names if (folder / name).exists()]
     if there:
         raise UserError(
             f"{folder / there[0]} is there already: delete it to make new lists, or use it as it is"
         )
     if not 0 < val + test < 1 or min(val, test) < 0:
-        raise UserError(f"--val {val} --test {test}: shares from 0 whose sum is above 0 and below 1")
-    found = {split: _find(folder, names) for split, names in SPLITS.items()}
-    if not found["train"]:
-        found = {"train": _classes(folder), "val": {}, "test": {}}
-    if not found["train"]:
+        raise UserError(
+            f"--val {val} --test {test}: use shares of at least 0 whose sum is above 0 and below 1"
+        )
+    splits = {split: _find(folder, names) for split, names in SPLITS.items()}
+    if not splits["train"]:
+        splits = {"train": _classes(folder), "val": {}, "test": {}}
+    if not splits["train"]:
         raise UserError(
             f"no folder of images in {folder}: expected CLASS/IMAGE, or train/CLASS/IMAGE; known endings: "
             f"{' '.join(ENDINGS)}"
         )
-    classes = sorted(found["train"])
-    for split, images in found.items():
+    classes = sorted(splits["train"])
+    for split, images in splits.items():
         unknown = sorted(images.keys() - set(classes))
         if unknown:
             raise UserError(f"{folder}: the {split} images of class {unknown[0]!r} have no training images")
-    shares = {split: share for split, share in (("val", val), ("test", test)) if not found[split]}
-    drawn = {name: _draw(found["train"][name], shares, seed, name) for name in classes}
+    shares = {split: share for split, share in (("val", val), ("test", test)) if not splits[split]}
+    drawn = {name: _draw(splits["train"][name], shares, seed, name) for name in classes}
     chosen = {
         split: {
             name: drawn[name][split] if split in drawn[name] else images.get(name, []) for name in classes
         }
-        for split, images in found.items()
+        for split, images in splits.items()
     }
     for split, images in chosen.items():
         if not any(images.values()):
@@ -77,14 +81,14 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
 
 
 def _find(folder: Path, names: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Images by class of the split that is called by one of `names`; empty where it has no folder."""
+    """Return class -> images of the split whose folder has one of `names`; empty if there is no such folder."""
     return next((_classes(folder / name) for name in names if (folder / name).is_dir()), {})
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Name of a class -> its images, sorted, at any depth; empty classes are left out.
+    """Return class -> its sorted images, at any depth. Empty classes are left out.
 
-    A folder that holds nothing but one folder of folders, such as images/, stands for that one.
+    If `folder` holds a single folder and that holds folders, as with images/, the inner folder is used.
     """
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(inner) == 1 and any(path.is_dir() for path in inner[0].iterdir()):
@@ -101,7 +105,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
 
 
 def _draw(images: list[Path], shares: dict[str, float], seed: int, name: str) -> dict[str, list[Path]]:
-    """The images of one class by split: each drawn split has its share, at least one; train has the rest.
+    """Divide the images of a class: each split in `shares` gets its share, at least one, and train the rest.
 
     Raises:
         UserError: too few images.
@@ -116,6 +120,6 @@ def _draw(images: list[Path], shares: dict[str, float], seed: int, name: str) ->
     if start >= len(images):
         raise UserError(
             f"class {name!r} has {len(images)} images, too few for train and {' and '.join(shares)}: add images, "
-            f"or take the class away"
+            f"or remove the class"
         )
     return {**parts, "train": [images[i] for i in sorted(order[start:])]}

@@ -1,4 +1,4 @@
-"""Lists for cross-validation: a small data set's images, all of them tested once."""
+"""Write lists for cross-validation of a small data set: each image is tested once."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from utils import UserError, making, write_json, write_text
 
 
 def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: int = 0) -> list[dict]:
-    """Rows of each fold's train, val and test, sorted: each row is in one fold's test, each class is spread
-    evenly over the folds.
+    """Return the sorted rows of train, val and test for each fold.
+
+    Each row is in the test of exactly one fold, and each class is spread evenly over the folds.
 
     Args:
         labels: (N,) int.
-        folds: how many.
-        val_share: of the rows that are not tested, how many validate.
-        seed: of the order.
+        folds: number of folds.
+        val_share: share for validation of those rows that are not in the test.
+        seed: seed of the random order.
 
     Raises:
-        UserError: a class has fewer images than there are folds, or too few to train and validate.
+        UserError: a class has fewer images than folds, or too few for training and validation.
     """
-    rng, place = np.random.default_rng(seed), np.empty(len(labels), int)
+    rng, fold_of = np.random.default_rng(seed), np.empty(len(labels), int)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < folds:
             raise UserError(f"--folds {folds}: class {label} has only {len(rows)} images")
-        place[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds  # no fold gets all the odd ones
+        # start at a random fold: otherwise the first folds would get all remainders
+        fold_of[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds
     parts = []
     for fold in range(folds):
-        rest = rng.permutation(np.flatnonzero(place != fold))
+        rest = rng.permutation(np.flatnonzero(fold_of != fold))
         val = np.concatenate(
             [
                 rows[: max(1, round(val_share * len(rows)))]
@@ -44,7 +46,7 @@ def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: in
             ]
         )
         parts.append(
-            {"train": np.setdiff1d(rest, val), "val": np.sort(val), "test": np.flatnonzero(place == fold)}
+            {"train": np.setdiff1d(rest, val), "val": np.sort(val), "test": np.flatnonzero(fold_of == fold)}
         )
         if len(np.unique(labels[parts[-1]["train"]])) < len(np.unique(labels)):
             raise UserError(f"--folds {folds}: a class is left without a training image")
@@ -52,25 +54,27 @@ def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: in
 
 
 def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
-    """Write the data sets NAME-fold0, NAME-fold1, ... into the folder `out`, their images, copied once,
-    beside them.
+    """Write the data sets NAME-fold0, NAME-fold1, ... into the folder `out`.
 
-    Returns: the folders, each for `--data`.
+    All folds share one copy of the images, beside them in `out`.
+
+    Returns:
+        the folders of the data sets, each for `--data`.
 
     Raises:
-        UserError: `out` holds something else, cannot be written, or the images do not suffice.
+        UserError: `out` holds something else or cannot be written, or a class has too few images.
     """
     if folds < 2:
-        raise UserError(f"--folds {folds}: at least 2")
+        raise UserError(f"--folds {folds}: must be at least 2")
     out = Path(out)
     paths = [path for split in lists.splits.values() for path in split.paths]
     labels = np.concatenate([split.labels for split in lists.splits.values()])
     parts = split_folds(labels, folds)
-    made = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
+    folders = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
     marker, reader = out / "folds.json", ImageReader(lists)
     content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(as_text(sums_of(lists)))}
     if read_marker(marker) == content:
-        return made
+        return folders
     if out.exists() and any(out.iterdir()):
         raise UserError(
             f"{out} is not empty and does not hold these folds of these pictures: name another folder with --out"
@@ -81,7 +85,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
                 target = temporary / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(reader.read(path))
-            for folder, part in zip(made, parts):
+            for folder, part in zip(folders, parts):
                 for split, rows in part.items():
                     write_text(
                         temporary / folder.name / f"{split}.txt",
@@ -100,4 +104,4 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
         raise UserError(
             f"cannot write the folds to {out}: {error}; free disk space or name another folder with --out"
         ) from error
-    return made
+    return folders

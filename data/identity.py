@@ -1,8 +1,8 @@
-"""Which pictures a data set holds: sizes and checksums of the image files, and a quick look whether they changed.
+"""Identify the pictures of a data set by sizes and checksums of their files, and notice quickly if they change.
 
-A zip lists the sizes and CRC-32 of its members, which zipfile compares whenever it reads one. Of a folder, sizes
-and times are looked at; where these are new, as after a copy, every file is read and its checksum compared.
-`lists` are those of `data.lists.read_lists`.
+A zip lists the size and CRC-32 of each member, and zipfile checks them when it reads the member. In a folder, sizes
+and times are compared first. If a time is new, as after a copy, all files are read and their checksums compared.
+`lists` always comes from `data.lists.read_lists`.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from data.decode import ImageReader
 from data.workers import cores
 from utils import progress_bar
 
-LISTS_ONLY = "lists only"  # in place of a digest, where an earlier version did not look at the pictures
+LISTS_ONLY = "lists only"  # replaces a digest, if an earlier version did not look at the pictures
 
-Sums = dict[str, list[int] | None]  # path as listed -> [bytes, CRC-32], None where it cannot be read
+Sums = dict[str, list[int] | None]  # listed path -> [bytes, CRC-32], or None if it cannot be read
 
 
 def listed_paths(lists) -> list[str]:
-    """Every path of the three lists."""
+    """Return all paths of the three lists."""
     return [path for split in lists.splits.values() for path in split.paths]
 
 
 def stamp(lists) -> str:
-    """A digest that changes when a picture does, without reading one: of sizes and CRC-32 in a zip, of sizes and
-    times in a folder. It stays when a zip is copied or a folder is moved.
+    """Return a digest that changes when a picture changes. No picture is read.
+
+    It is made from sizes and CRC-32 in a zip, or from sizes and times in a folder. It stays the same if a zip is
+    copied or a folder is moved.
     """
     paths = listed_paths(lists)
     entries = list(_members(lists).values()) if lists.source.is_file() else _stats(lists, paths)
@@ -39,7 +41,7 @@ def stamp(lists) -> str:
 
 
 def sums_of(lists, progress: bool = True) -> Sums:
-    """Size and checksum of every picture: from a zip's list of members, else by reading every file."""
+    """Return size and checksum of every picture, from the list of a zip or by reading every file."""
     if lists.source.is_file():
         return _members(lists)
     reader, paths = ImageReader(lists), listed_paths(lists)
@@ -52,7 +54,7 @@ def sums_of(lists, progress: bool = True) -> Sums:
 
 
 def sizes_of(lists) -> dict[str, int | None]:
-    """Bytes of every picture, without reading one."""
+    """Return the number of bytes of every picture. No picture is read."""
     if lists.source.is_file():
         return {path: sums and sums[0] for path, sums in _members(lists).items()}
     paths = listed_paths(lists)
@@ -60,50 +62,50 @@ def sizes_of(lists) -> dict[str, int | None]:
 
 
 def last_change(lists) -> int:
-    """When a file of the pictures was last written, copied or renamed, ns since 1970."""
+    """Return the last time at which a picture was written, copied or renamed, in ns since 1970."""
     if lists.source.is_file():
         return os.stat(lists.source).st_ctime_ns
     return max(status[2] if status else sys.maxsize for status in _stats(lists, listed_paths(lists)))
 
 
 def as_text(sums: Sums) -> str:
-    """The one text of these sums, whatever their order."""
+    """Write the sums as text that does not depend on their order."""
     return json.dumps(sums, sort_keys=True)
 
 
 def digest_of(text: str) -> str:
-    """What stands for the pictures in checkpoints and records; text: of `as_text`."""
+    """Return the digest of the pictures for checkpoints and records; text: from `as_text`."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def difference(cache, trained: Mapping, what: str) -> str:
-    """What tells the data of `cache` from those that something was trained on: "" where nothing does.
+    """Return how the data of `cache` differ from the training data, or "" if they are the same.
 
-    Says on stderr where an earlier version kept the digest of the lists alone.
+    An earlier version kept only the digest of the lists. Then a line on stderr says so.
 
     Args:
         cache: an open `PixelCache`.
-        trained: a part of a checkpoint, with "digest" and, unless it is old, "images_digest".
-        what: whose data `trained` are, for the message.
+        trained: the part of a checkpoint with "digest" and, unless it is old, "images_digest".
+        what: the name of what was trained, for the message.
     """
     if trained["digest"] != cache.digest:
         return f"its lists ({trained['digest'][:12]}) are not those of {cache.name!r} ({cache.digest[:12]})"
-    known = trained.get("images_digest") or LISTS_ONLY
-    if known == LISTS_ONLY:
+    images = trained.get("images_digest") or LISTS_ONLY
+    if images == LISTS_ONLY:
         print(
-            f"{what} is of an earlier version: {LISTS_ONLY}; whether the pictures are the same is not known",
+            f"{what} is from an earlier version: {LISTS_ONLY}; it cannot be checked whether the pictures are the same",
             file=sys.stderr,
         )
-    elif known != cache.images_digest:
+    elif images != cache.images_digest:
         return (
-            f"the lists are the same, but its pictures ({known[:12]}) are not those of {cache.name!r} "
+            f"the lists are the same, but its pictures ({images[:12]}) are not those of {cache.name!r} "
             f"({cache.images_digest[:12]})"
         )
     return ""
 
 
 def _stats(lists, paths: list[str]) -> list[tuple[int, int, int] | None]:
-    """Size, time of the last writing and time of the last change of each file, None where there is none."""
+    """Return size, time of the last write and time of the last change of each file, or None if it is missing."""
 
     def look(path: str) -> tuple[int, int, int] | None:
         try:
@@ -117,7 +119,7 @@ def _stats(lists, paths: list[str]) -> list[tuple[int, int, int] | None]:
 
 
 def _members(lists) -> Sums:
-    """Sizes and checksums as the zip lists them."""
+    """Return the sizes and checksums from the list of the zip."""
     with zipfile.ZipFile(lists.source) as archive:
         members = archive.NameToInfo
     infos = ((path, members.get(lists.member(path))) for path in listed_paths(lists))

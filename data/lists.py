@@ -1,5 +1,6 @@
-"""The course's layout, train.txt / val.txt / test.txt with lines `images/<class>/<name>.JPEG <label>`,
-checked.
+"""Read and check a data set in the course's layout.
+
+The lists train.txt, val.txt and test.txt have lines `images/<class>/<name>.JPEG <label>`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from data.source import PASSED_OVER, open_source
 from utils import ROOT, UserError, check_name
 
 LIST_FILES = {"train": ("train.txt",), "val": ("val.txt", "validation.txt"), "test": ("test.txt",)}
-COURSE_SHA256 = {  # of the three list files as the course hands them out, with CRLF line ends
+COURSE_SHA256 = {  # of the three list files as the course gives them, with CRLF line ends
     "train": "55637f74ecd549614a850107af88e92bff8430ca90eb0455c60ddb9098a748cc",
     "val": "5b9f22e2f0e18e04767b22eb736115ffcdb44d72133bdb52530d9a694128c98d",
     "test": "e2bf6a6bfc2a97ee102984e40ed35fae098aa9629a4284a475835c3e7b3072b4",
 }
 BANDS = "bands.txt"
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal may obey them
-# they mean sets of channels, columns of the predictions, or in a table an empty cell
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # some terminals obey them as commands
+# these names already mean a set of channels, a column of the predictions, or an empty cell of a table
 NO_BANDS = {"all", "every", "image", "label", "na", "n/a", "none", "null", "<na>", "#n/a", "#na"}
 RGB = Channels("RGB")
 LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a folder images/"
@@ -35,7 +36,7 @@ LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a 
 
 @dataclass(frozen=True)
 class Split:
-    """One list file: N image paths as listed, labels (N,) int64, and 1-based line numbers for messages."""
+    """One list file: N image paths, labels (N,) int64, and line numbers from 1 for messages."""
 
     paths: list[str]
     labels: np.ndarray
@@ -44,33 +45,32 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageLists:
-    """The three lists of a data set, and where their images lie."""
+    """The three lists of a data set, with the place of its images."""
 
     source: Path  # folder or zip file
-    prefix: str  # what comes before a listed path inside `source`, such as "" or "images/"
+    prefix: str  # goes before each listed path inside `source`, such as "" or "images/"
     splits: dict[str, Split]  # train, val, test
     class_names: list[str]  # by label
     name: str  # "course", or the name of the folder or zip
-    digest: str  # sha256 of the lists; the same for LF and CRLF, folder and zip
-    channels: Channels = RGB  # of each image, from bands.txt where there is one
+    digest: str  # sha256 of the lists; LF or CRLF, folder or zip make no difference
+    channels: Channels = RGB  # of each image, from bands.txt if it exists
 
     def member(self, path: str) -> str:
-        """Name of a listed path inside `source`."""
+        """Return the name of a listed path inside `source`."""
         return self.prefix + path
 
 
 def normal_path(path: str) -> str:
-    """The one form that a path is compared in: slashes, single, and no "." parts."""
+    """Return the path in the form for comparisons: with single slashes and without "." parts."""
     parts = path.replace("\\", "/").split("/")
-    kept = [part for i, part in enumerate(parts) if part not in ("", ".") or (i == 0 and part == "")]
-    return "/".join(kept)
+    return "/".join(part for i, part in enumerate(parts) if part not in ("", ".") or (i == 0 and part == ""))
 
 
 def parse_list(data: bytes, name: str) -> Split:
-    """Parse one list file; `name` is used in messages.
+    """Parse one list file; `name` is for messages.
 
     Raises:
-        UserError: text that is not UTF-8, an empty list, or a line that is not `<path> <label>`.
+        UserError: the text is not UTF-8, the list is empty, or a line is not `<path> <label>`.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -78,7 +78,7 @@ def parse_list(data: bytes, name: str) -> Split:
         raise UserError(f"{name} is not UTF-8 text ({error}); save it again as UTF-8") from error
     paths, labels, lines = [], [], []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-        words = line.rsplit(None, 1)  # off the right: a path may hold spaces
+        words = line.rsplit(None, 1)  # from the right, since a path may hold spaces
         if not words:
             continue
         if len(words) == 1:
@@ -92,24 +92,23 @@ def parse_list(data: bytes, name: str) -> Split:
             raise UserError(f"{name}:{number}: {path!r} holds a control character; rename that file")
         if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
             raise UserError(
-                f"{name}:{number}: {path!r} leaves the data set; write a relative path without .."
+                f"{name}:{number}: {path!r} is outside the data set; write a relative path without .."
             )
         paths.append(path)
         labels.append(int(label))
         lines.append(number)
     if not paths:
-        raise UserError(f"{name} is empty; it needs one line `<path> <label>` an image")
+        raise UserError(f"{name} is empty; it needs a line `<path> <label>` for each image")
     return Split(paths, np.array(labels, np.int64), lines)
 
 
 def parse_bands(data: bytes, name: str) -> Channels:
-    """Parse bands.txt: a line a channel, in the order of the images: its name, and its wavelength in nm where
-    it has one.
+    """Parse bands.txt. Each line names a channel, in the order of the images, and optionally its wavelength in nm.
 
     Raises:
-        UserError: naming the line.
+        UserError: a line is wrong; the message names it.
     """
-    found = {}
+    bands = {}
     for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
         words = line.split("#")[0].split()
         if not words:
@@ -122,56 +121,58 @@ def parse_bands(data: bytes, name: str) -> Channels:
             len(words) > 2
             or wavelength is not None
             and not 1 <= wavelength <= 1e9
-            or words[0] in found
+            or words[0] in bands
             or "," in words[0]
             or CONTROL.search(words[0])
         ):
             raise UserError(
-                f"{name}:{number}: {line.strip()!r} is not `<name> <wavelength in nm>`, with a name "
-                f"of its own and without a comma; the wavelength may be left out"
+                f"{name}:{number}: {line.strip()!r} is not `<name> <wavelength in nm>`. Each name must be different "
+                f"and have no comma; the wavelength may be left out"
             )
         if means_something_else(words[0], wavelength):
             raise UserError(
-                f"{name}:{number}: a channel called {words[0]!r} would mean two things, since sets are named "
-                f"with 'all', 'all-B10', numbers and wavelengths such as '665nm'; give it another name"
+                f"{name}:{number}: the channel name {words[0]!r} already has a meaning: 'all', 'all-B10', numbers and "
+                f"wavelengths such as '665nm' name sets of channels; give it another name"
             )
-        found[words[0]] = wavelength
-    if not found:
-        raise UserError(f"{name} is empty; it needs one line `<name> <wavelength in nm>` a channel")
-    return Channels(found)
+        bands[words[0]] = wavelength
+    if not bands:
+        raise UserError(f"{name} is empty; it needs a line `<name> <wavelength in nm>` for each channel")
+    return Channels(bands)
 
 
 def means_something_else(band: str, wavelength: float | None) -> bool:
-    """Whether the name of a band already says a set of channels, another band's wavelength, or a number."""
+    """Check whether the name of a band already means a set of channels, another wavelength, or a number."""
     number = band.lower().removesuffix("nm")
     try:
         value = float(number)
     except ValueError:
         return band.lower() in NO_BANDS or band.lower().startswith("all-")
-    return number == band.lower() or value != wavelength  # "665nm 665" says one thing alone
+    return number == band.lower() or value != wavelength  # "665nm 665" has one meaning only
 
 
 def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
-    """Labels are 0..K-1 in train and known to it in val and test; no image has two labels or is in two lists.
+    """Check the labels of all splits and that no image is in two lists or has two labels.
+
+    The labels of train must be 0..K-1. val and test may only have labels of train.
 
     Raises:
-        UserError: naming list and line.
+        UserError: a line is wrong; the message names the list and the line.
     """
-    known = set(splits["train"].labels.tolist())
+    classes = set(splits["train"].labels.tolist())
     for key, split in splits.items():
         labels = split.labels.tolist()
         for label, number in zip(labels, split.lines):
-            if key == "train" and label >= len(known):
-                gap = min(set(range(label)) - known)
+            if key == "train" and label >= len(classes):
+                gap = min(set(range(label)) - classes)
                 raise UserError(
                     f"{names[key]}:{number}: label {label} is out of range: train has "
-                    f"{len(known)} labels, so they must be 0..{len(known) - 1}, and {gap} is "
+                    f"{len(classes)} labels, so they must be 0..{len(classes) - 1}, and {gap} is "
                     f"missing; renumber them"
                 )
-            if label not in known:
+            if label not in classes:
                 raise UserError(
                     f"{names[key]}:{number}: class {label} has no image in {names['train']} "
-                    f"(labels 0..{len(known) - 1}); remove the line or add training images"
+                    f"(labels 0..{len(classes) - 1}); remove the line or add training images"
                 )
     seen = {}
     for key, split in splits.items():
@@ -180,7 +181,7 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
             if first[0] != key:
                 raise UserError(
                     f"{names[key]}:{number}: {path} is also in {names[first[0]]}:{first[2]}; "
-                    "an image in two splits makes the test worthless: remove one of the lines"
+                    "an image in two splits spoils the test: remove one of the lines"
                 )
             if first[1] != label:
                 raise UserError(
@@ -190,21 +191,21 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
 
 
 def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
-    """Read and check the lists of a folder or zip. Every listed image exists; none is decoded.
+    """Read and check the lists of a folder or zip, and that every image exists. No image is decoded.
 
-    The lists may lie in `source`, in its images/ folder or up to two folders deeper, and images/ may be
-    nested.
+    The lists may lie in `source`, in its folder images/ or up to two folders deeper. images/ may be nested.
 
     Args:
         source: a folder or zip.
-        name: of the data set; by default that of the folder or zip.
+        name: name of the data set; by default the name of the folder or zip.
 
     Raises:
-        UserError: naming the list file, the line and the remedy, or a name that no result could have.
+        UserError: a list or an image is wrong (the message names list, line and remedy), or the name of the data set
+            cannot be used in file names.
     """
     given = Path(source).expanduser().absolute()
     source = given.resolve()
-    called = source if given.name == ".." else given  # a link may give the data set another name
+    called = source if given.name == ".." else given  # the name of a link counts, not that of its target
     tree = open_source(source)
     roots = tree.list_roots()
     if not roots:
@@ -219,11 +220,11 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         )
     names, splits = {}, {}
     for key, choices in LIST_FILES.items():
-        found = next((roots[0] + choice for choice in choices if roots[0] + choice in tree), None)
-        if found is None:
+        file = next((roots[0] + choice for choice in choices if roots[0] + choice in tree), None)
+        if file is None:
             raise UserError(f"no {' or '.join(choices)} beside {source / roots[0] / 'train.txt'}; {LAYOUT}")
-        names[key] = str(source / found)
-        splits[key] = parse_list(tree.read(found, LARGEST_LIST), names[key])
+        names[key] = str(source / file)
+        splits[key] = parse_list(tree.read(file, LARGEST_LIST), names[key])
     check_splits(splits, names)
     prefix = _locate_images(tree, roots[0], splits, names)
     sha256 = {key: _sha256(split) for key, split in splits.items()}
@@ -254,26 +255,28 @@ def _read_bands(tree, root: str) -> Channels:
 
 
 def read_channels(source: str | Path) -> Channels:
-    """Names and wavelengths of the channels of a folder's or zip's images, read from bands.txt alone; without
-    one: R, G, B.
+    """Return names and wavelengths of a data set's channels from its bands.txt, or R, G, B if it has no such file.
 
     Raises:
-        UserError: naming the line.
+        UserError: a line of bands.txt is wrong; the message names it.
     """
     tree = open_source(Path(source).expanduser().resolve())
     roots = tree.list_roots()
-    return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB  # wrong roots are `read_lists`' to report
+    # `read_lists` reports missing or several lists
+    return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB
 
 
 def _sha256(split: Split) -> str:
-    """Of the list as the course writes it, so line ends and blank lines make no difference."""
+    """Return the sha256 of the list as the course writes it, so that line ends and blank lines do not matter."""
     lines = (f"{path} {label}\r\n" for path, label in zip(split.paths, split.labels.tolist()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, str]) -> str:
-    """The prefix under which the listed images exist: beside the lists, a folder up, or in a nested
-    images/.
+    """Return the prefix with which the listed images exist: beside the lists, a folder up, or in images/.
+
+    Raises:
+        UserError: a listed image does not exist.
     """
     above = "".join(f"{part}/" for part in root.split("/")[:-2]) if root else "../"
     prefixes = [root, above, f"{root}images/"]
@@ -292,21 +295,22 @@ def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, s
         raise UserError(
             f"{len(missing)} of {total} listed images do not exist: {'; '.join(missing[:3])}. "
             f"Looked in {', '.join(str(tree.path / folder) for folder in looked)}. "
-            "Unpack the archive again, or mend the lists."
+            "Unpack the archive again, or correct the lists."
         )
     return prefix
 
 
 def _class_names(train: Split) -> list[str]:
-    """Folder names (wnids) where each class has a folder of its own, with those above them where they must be told
-    apart; else the labels.
+    """Return the class names: the folder names (wnids) if each class has exactly one folder, otherwise the labels.
+
+    If two folders have the same name, the names of the folders above are added.
     """
     folders = {}
     for path, label in zip(train.paths, train.labels.tolist()):
         folders.setdefault(label, set()).add(path.rpartition("/")[0])
-    own = [folder for label in sorted(folders) for folder in folders[label]]
-    if len(own) == len(set(own)) == len(folders) and all(own):
-        parts = [folder.split("/") for folder in own]
+    used = [folder for label in sorted(folders) for folder in folders[label]]
+    if len(used) == len(set(used)) == len(folders) and all(used):
+        parts = [folder.split("/") for folder in used]
         for count in range(1, max(map(len, parts)) + 1):  # a/outdoor and b/outdoor need two parts
             names = ["/".join(part[-count:]) for part in parts]
             if len(set(names)) == len(names):
@@ -315,13 +319,13 @@ def _class_names(train: Split) -> list[str]:
 
 
 def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
-    """The folder or zip that `--data` means.
+    """Return the folder or zip that `--data` means.
 
     Args:
-        data: a path, or "auto": the data set in `folder`, else a drawn demo set, made in `folder`/demo.
+        data: a path or "auto". "auto" means the data set in `folder`, or a drawn demo set in `folder`/demo.
 
     Raises:
-        UserError: no such path, or several data sets to choose from.
+        UserError: the path does not exist, or `folder` holds several data sets.
     """
     if data != "auto":
         path = Path(data).expanduser()
@@ -337,24 +341,24 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
         if folder.is_dir()
         else []
     )
-    found: dict[tuple, list[Path]] = {}  # by content, so an archive beside its unpacked folder counts once
+    datasets: dict[tuple, list[Path]] = {}  # by content: an archive and its unpacked folder count once
     for path in (
         ([folder] if (folder / "train.txt").is_file() else []) + places + sorted(folder.glob("*.zip"))
     ):
         source = open_source(path)
         for root in source.list_roots():
             lines = tuple(source.read(root + "train.txt", LARGEST_LIST).splitlines())
-            found.setdefault(lines, []).append(path)
-    for paths in found.values():
+            datasets.setdefault(lines, []).append(path)
+    for paths in datasets.values():
         if len(paths) > 1 and len({tuple(sizes_of(read_lists(path)).items()) for path in paths}) > 1:
-            found = dict(enumerate([path] for path in paths))  # the same list with other pictures
+            datasets = dict(enumerate([path] for path in paths))  # same lists, but different pictures
             break
-    if len(found) > 1:
-        names = [paths[0].name for paths in found.values()]
+    if len(datasets) > 1:
+        names = [paths[0].name for paths in datasets.values()]
         raise UserError(
             f"several data sets in {folder}: {', '.join(names)}; choose one, such as --data {folder / names[0]}"
         )
-    if found:
-        return next(iter(found.values()))[0]
-    print(f"no data set in {folder}: using the drawn demo set (see data/README.md for the course's own)")
+    if datasets:
+        return next(iter(datasets.values()))[0]
+    print(f"no data set in {folder}: using the drawn demo set (see data/README.md for the course's data set)")
     return make_demo(folder / "demo")

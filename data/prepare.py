@@ -26,10 +26,10 @@ URL = "https://cchsu.info/files/images.zip"
 
 
 def check(lists: ImageLists, decode: bool, workers: int) -> None:
-    """Print what the lists hold; with `decode`, decode every image whole.
+    """Print how many images each split and class has. With `decode`, also decode every image.
 
     Raises:
-        UserError: images that cannot be decoded, counted and named.
+        UserError: images cannot be decoded, or are in two splits; the message counts and names them.
     """
     print(printable(f"{lists.source}: {len(lists.class_names)} classes, lists of {lists.name!r}"))
     for key, split in lists.splits.items():
@@ -45,15 +45,17 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     reader, channels, kind = ImageReader(lists), len(lists.channels), first_kind(lists)
 
     def look(path: str) -> tuple[bool, str, bytes]:
-        """Whether it is grey, why it cannot be decoded, and what stands for its content."""
+        """Return whether the image is grey, why it cannot be decoded (or ""), and a checksum of its file."""
         try:
             data = reader.read(path)
             image = decode_image(data, 64, channels, kind)
             return bool((image == image[:, :, :1]).all()), "", hashlib.sha256(data).digest()
-        except Exception as error:  # Pillow raises many types for damaged files, and each is reported
+        except Exception as error:  # Pillow raises many types for damaged files; all are reported
             return False, f"{path} ({reason(error)})", b""
 
-    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes without the interpreter's lock
+    with ThreadPoolExecutor(
+        workers
+    ) as pool:  # threads suffice: Pillow decodes without the interpreter's lock
         results = list(progress_bar(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
     grey = f", {sum(same for same, _, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
     print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
@@ -61,9 +63,9 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     if bad:
         raise UserError(
             f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
-            f"or download the archive again, or take them off the lists."
+            f"or download the archive again, or remove them from the lists."
         )
-    first: dict[bytes, tuple[str, str]] = {}  # content -> split and path where it is first
+    first: dict[bytes, tuple[str, str]] = {}  # checksum -> split and path of the first image with it
     copies, contents = [], iter(content for _, _, content in results)
     for split, part in lists.splits.items():
         for path, content in zip(part.paths, contents):
@@ -73,7 +75,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     if copies:
         raise UserError(
             f"{len(copies)} images are in two splits under different names: {'; '.join(copies[:5])}. An "
-            f"image in two splits makes the test worthless: take one of each off the lists."
+            f"image in two splits spoils the test: remove one of each pair from the lists."
         )
     print("  no image is in two splits")
 
@@ -93,7 +95,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
     def add_source(sub: ArgumentParser) -> None:
         sub.add_argument(
-            "source", metavar="SOURCE", help="folder or zip with lists and images; auto: the one in data/"
+            "source",
+            metavar="SOURCE",
+            help="folder or zip with lists and images; auto: the data set in data/",
         )
 
     def add_workers(sub: ArgumentParser) -> None:
@@ -102,17 +106,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             type=within(1, 4096),
             default=cores(),
             metavar="N",
-            help="decode on N cores (default: %(default)s)",
+            help="number of cores that decode (default: %(default)s)",
         )
 
     sub = command(
         "download",
-        "fetch the course's archive (1.45 GB); a download that was cut off goes on",
+        "fetch the course's archive (1.45 GB); a download that was cut off is continued",
         "download --out data",
     )
     sub.add_argument("--url", default=URL, help="address of the zip (default: %(default)s)")
     sub.add_argument(
-        "--out", default=str(ROOT / "data"), metavar="FOLDER", help="where it goes (default: %(default)s)"
+        "--out",
+        default=str(ROOT / "data"),
+        metavar="FOLDER",
+        help="folder for the zip (default: %(default)s)",
     )
 
     sub = command(
@@ -137,16 +144,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--out",
         default=str(ROOT / "data" / "demo"),
         metavar="FOLDER",
-        help="where it goes (default: %(default)s)",
+        help="folder to write (default: %(default)s)",
     )
 
     sub = command(
         "lists",
-        "write train.txt, val.txt and test.txt for images in folders of their classes",
+        "write train.txt, val.txt and test.txt for images in one folder per class",
         "lists photos --val 0.1 --test 0.1",
     )
     sub.add_argument(
-        "source", metavar="FOLDER", help="holds CLASS/IMAGE, or train/CLASS/IMAGE, val/..., test/..."
+        "source",
+        metavar="FOLDER",
+        help="folder that holds CLASS/IMAGE, or train/CLASS/IMAGE, val/..., test/...",
     )
     for name in ("val", "test"):
         sub.add_argument(
@@ -154,37 +163,43 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             type=within(0.0, 1.0, float),
             default=0.1,
             metavar="SHARE",
-            help=f"of the training images of each class, for a folder without {name}/ (default: %(default)s)",
+            help=f"share of each class's training images, if there is no folder {name}/ (default: %(default)s)",
         )
     sub.add_argument(
-        "--seed", type=within(0, 2**32), default=0, metavar="N", help="of that draw (default: %(default)s)"
+        "--seed",
+        type=within(0, 2**32),
+        default=0,
+        metavar="N",
+        help="seed of the random choice (default: %(default)s)",
     )
 
     sub = command(
         "folds",
-        "write lists for cross-validation of a small data set, one folder a fold",
+        "write lists for cross-validation of a small data set, one folder per fold",
         "folds data/small.zip --folds 5 --out data-folds",
     )
     add_source(sub)
     sub.add_argument(
-        "--folds", type=within(2, 1000), default=5, metavar="K", help="how many (default: %(default)s)"
+        "--folds", type=within(2, 1000), default=5, metavar="K", help="number of folds (default: %(default)s)"
     )
     sub.add_argument(
-        "--out", required=True, metavar="FOLDER", help="where they go, with a copy of the images"
+        "--out", required=True, metavar="FOLDER", help="folder for the folds and a copy of the images"
     )
 
     sub = command(
         "derive",
-        "write an RGB data set with a fourth channel computed from the three",
+        "write an RGB data set with a fourth channel computed from R, G and B",
         "derive data/images.zip --channel sobel --out data-sobel",
     )
     add_source(sub)
-    sub.add_argument("--channel", required=True, choices=tuple(CHANNELS), help="which, see data/derive.py")
-    sub.add_argument("--out", required=True, metavar="FOLDER", help="where it goes")
+    sub.add_argument(
+        "--channel", required=True, choices=tuple(CHANNELS), help="the fourth channel, see data/derive.py"
+    )
+    sub.add_argument("--out", required=True, metavar="FOLDER", help="folder to write")
 
     sub = command(
         "cache",
-        "decode a data set ahead of training at one image size",
+        "decode a data set for one image size before training",
         "cache data/images.zip --image-size 128",
     )
     add_source(sub)
@@ -195,20 +210,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=within(1, 4096),
         required=True,
         metavar="PX",
-        help="as the training's --image-size; the cached images are an eighth larger, for crops",
+        help="the --image-size of the training; the cached images are a seventh larger, for crops",
     )
     sub.add_argument(
         "--out",
         default=str(ROOT / "data" / "cache"),
         metavar="FOLDER",
-        help="where it goes (default: %(default)s)",
+        help="folder of all caches (default: %(default)s)",
     )
     sub.add_argument(
         "--max-failed",
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="share of a split that may be undecodable and left out (default: %(default)s)",
+        help="share of a split that may fail to decode and be left out (default: %(default)s)",
     )
     add_workers(sub)
 

@@ -1,5 +1,6 @@
-"""A data source the user names, folder or zip, as a set of file names; asking for 63,000 names takes no stat
-each.
+"""Read files and list names in a folder or zip in the same way.
+
+Looking up 63,000 names is fast, since each folder is listed only once.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from pathlib import Path
 from data.files import read_file, read_member
 from utils import UserError
 
-# what zipfile raises for archives that are damaged, encrypted or packed in a way that it does not know
+# errors of zipfile for archives that are damaged, encrypted or packed with an unknown method
 BROKEN = (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, KeyError, zlib.error, struct.error)
-PASSED_OVER = {"__MACOSX", "__pycache__", "demo", "cache"}  # never searched for lists
+PASSED_OVER = {"__MACOSX", "__pycache__", "demo", "cache"}  # folders that are never searched for lists
 
 
 def _searched(parts: tuple[str, ...]) -> bool:
+    """Check whether a path is searched: no part of it is hidden or in `PASSED_OVER`."""
     return not any(part in PASSED_OVER or part.startswith(".") for part in parts)
 
 
 class FolderSource:
-    """Files below a folder, named with "/"; "../" reaches the folder that holds it."""
+    """The files below a folder, named with "/". The prefix "../" means the folder above."""
 
     def __init__(self, path: Path):
         self.path, self._listed = path, {}
@@ -39,29 +41,36 @@ class FolderSource:
         return file in self._listed[folder]
 
     def read(self, name: str, largest: int) -> bytes:
-        """A whole file of at most `largest` bytes."""
+        """Read a whole file of at most `largest` bytes.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
         try:
             return read_file(self.path / name, largest)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {self.path / name}: {error}; put the right file there") from error
 
     def list_roots(self) -> list[str]:
-        """Folders, "" or ending in "/", that hold a train.txt: those at the least depth, at most two down."""
+        """Return the folders with a train.txt, "" or ending in "/".
+
+        Folders up to two levels down are searched, and only those of the least depth are returned.
+        """
         for pattern in ("train.txt", "*/train.txt", "*/*/train.txt"):
-            found = [file.relative_to(self.path).parent for file in self.path.glob(pattern)]
-            found = [folder for folder in found if _searched(folder.parts)]
-            if found:
-                return sorted("".join(f"{part}/" for part in folder.parts) for folder in found)
+            folders = [file.relative_to(self.path).parent for file in self.path.glob(pattern)]
+            folders = [folder for folder in folders if _searched(folder.parts)]
+            if folders:
+                return sorted("".join(f"{part}/" for part in folder.parts) for folder in folders)
         return []
 
     def walk(self) -> list[str]:
-        """Names of all files, in folders of any depth, without those that macOS adds."""
+        """Return the names of all files at any depth, without hidden folders and the files that macOS adds."""
         files = (file for file in self.path.rglob("*") if file.is_file())
         parts = (file.relative_to(self.path).parts for file in files)
         return ["/".join(names) for names in parts if _searched(names)]
 
     def top(self) -> list[str]:
-        """Names of the first level, sorted."""
+        """Return the names of the first level, sorted."""
         return sorted(os.listdir(self.path))
 
 
@@ -75,7 +84,7 @@ def _is_tar(path: Path) -> bool:
 
 
 class ZipSource:
-    """Files in a zip archive, by member name."""
+    """The files in a zip archive, named as its members."""
 
     def __init__(self, path: Path):
         try:
@@ -96,7 +105,7 @@ class ZipSource:
         return name in self.names
 
     def read(self, name: str, largest: int) -> bytes:
-        """As `FolderSource.read`."""
+        """Do the same as `FolderSource.read`."""
         try:
             return read_member(self._archive, name, largest)
         except BROKEN as error:
@@ -105,31 +114,33 @@ class ZipSource:
             ) from error
 
     def list_roots(self) -> list[str]:
-        """As `FolderSource.list_roots`."""
+        """Do the same as `FolderSource.list_roots`."""
         parts = [tuple(name.split("/")[:-1]) for name in self.names if name.rpartition("/")[2] == "train.txt"]
         parts = [folder for folder in parts if len(folder) <= 2 and _searched(folder)]
         least = min(map(len, parts), default=0)
         return sorted("".join(f"{part}/" for part in folder) for folder in parts if len(folder) == least)
 
     def walk(self) -> list[str]:
-        """As `FolderSource.walk`."""
+        """Do the same as `FolderSource.walk`."""
         return [name for name in self.names if not name.endswith("/") and _searched(tuple(name.split("/")))]
 
     def top(self) -> list[str]:
-        """Names of the first level, sorted."""
+        """Do the same as `FolderSource.top`."""
         return sorted({name.split("/")[0] for name in self.names})
 
 
 def open_source(path: Path) -> FolderSource | ZipSource:
-    """The source at `path`.
+    """Open the folder or zip at `path`.
 
     Raises:
-        UserError: there is nothing there, or it is neither a folder nor a zip.
+        UserError: `path` does not exist, or is neither a folder nor a zip.
     """
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
         raise UserError(f"no folder or zip at {path}; check the path")
     if not path.is_file():
-        raise UserError(f"{path} is a pipe, a device or the like; name a folder or a zip")
+        raise UserError(
+            f"{path} is not a regular file, but a pipe, a device or similar; name a folder or a zip"
+        )
     return ZipSource(path)

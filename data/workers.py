@@ -1,7 +1,7 @@
-"""Decoding processes.
+"""Start decoding processes and give them jobs.
 
-They are plain subprocesses that import data.decode alone: unlike a fork they share no locks with this process
-(torch has threads), and unlike multiprocessing's spawn they do not import the training script again.
+They are plain subprocesses that import only data.decode. Unlike a fork, they share no locks with the threads of
+torch. Unlike multiprocessing's spawn, they do not import the training script again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from queue import SimpleQueue
 from data.decode import ImageReader, pack
 from utils import ROOT, UserError
 
-# the paths are arguments: PYTHONPATH is split at ":", and comes after the current folder
+# the paths are arguments, since PYTHONPATH splits at ":" and comes after the current folder
 COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from data.decode import serve; serve()"
 
 
 def cores() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start() -> subprocess.Popen:
+    """Start a decoding process with one thread."""
     environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     paths = [str(ROOT), *filter(None, map(str, sys.path))]
     return subprocess.Popen(
@@ -38,17 +39,18 @@ def _start() -> subprocess.Popen:
 
 
 def _why(process: subprocess.Popen) -> str:
-    """How a process ended that did not answer, and what to do."""
+    """Return how a process without an answer ended, and what to do."""
     try:
         status = process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         return "gave no readable answer; try again, or use --workers 1"
     if status in (-9, 137):
         return "was killed, perhaps for lack of memory; use fewer workers, or free some memory"
-    return f"ended with exit status {status}; what it printed stands above"
+    return f"ended with exit status {status}; see its messages above"
 
 
 def _send(process: subprocess.Popen, value) -> None:
+    """Send a value to a decoding process."""
     pickle.dump(value, process.stdin)
     process.stdin.flush()
 
@@ -56,10 +58,11 @@ def _send(process: subprocess.Popen, value) -> None:
 def answers(reader: ImageReader, jobs: list[tuple], workers: int):
     """Yield the answer of `data.decode.pack(reader, *job)` for each job, in order, from `workers` processes.
 
-    One worker means this process. Closing the generator ends the processes.
+    With one worker the jobs run in this process. Closing the generator ends the processes.
 
     Raises:
-        OSError: what a job raised. UserError: a process was killed.
+        OSError: a job raised it.
+        UserError: a process ended without an answer.
     """
     if workers == 1:
         yield from (pack(reader, *job) for job in jobs)
@@ -84,7 +87,7 @@ def answers(reader: ImageReader, jobs: list[tuple], workers: int):
         for _ in range(workers):
             processes.append(_start())
         for process in processes:
-            with suppress(BrokenPipeError):  # one that ended at once is reported by its first job
+            with suppress(BrokenPipeError):  # a process that ended at once is reported by its first job
                 _send(process, reader)
             idle.put(process)
         yield from pool.map(ask, jobs)
@@ -95,5 +98,5 @@ def answers(reader: ImageReader, jobs: list[tuple], workers: int):
         for process in processes:
             process.wait()
             process.stdout.close()
-            with suppress(BrokenPipeError):  # a job that it never read
+            with suppress(BrokenPipeError):  # the process was killed before it read its job
                 process.stdin.close()

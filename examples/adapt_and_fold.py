@@ -1,4 +1,4 @@
-"""Make a network of torchvision take any of its channels, then export a plain one for two of them.
+"""Adapt a torchvision network to any set of its channels, then export a plain network for two channels.
 
 python examples/adapt_and_fold.py        # ten seconds; writes nothing without --onnx FILE
 """
@@ -20,26 +20,26 @@ args = parser.parse_args()
 
 torch.manual_seed(0)
 net = torchvision.models.get_model(args.network, weights=None, num_classes=10).eval()
-images = torch.randn(4, 3, 64, 64)  # normalised channel by channel, before any is missing
+images = torch.randn(4, 3, 64, 64)  # each channel is normalised before channels are taken away
 before = net(images)
 
-# one line; with all channels it is the same function, and every other name of a parameter stays
+# with all channels it computes the same as before; all other parameters keep their names
 net = adapt_first_conv(net, fill="mean", channels=["red", "green", "blue"])
 print(f"all channels: largest difference {(net(images) - before).abs().max().item():.1e}")
 
-# one set for the whole batch, by name and in any order, or one set an image
+# one set for the whole batch, by names in any order, or a mask with a set for each image
 two = net(images[:, [2, 0]], channels=["blue", "red"])
 present = torch.tensor([[True, False, True]]).expand(4, 3)
 print(f"a set of names and a mask: {(net(images, mask=present) - two).abs().max().item():.1e}")
 
-# training sees a random set an image
+# in training, each image has a random set
 net.train()
 loss = torch.nn.functional.cross_entropy(net(images, mask=sample_channels(4, 3)), torch.tensor([0, 1, 2, 3]))
 loss.backward()
 print(f"a training step with sampled sets: loss {loss.item():.2f}")
 net.eval()
 
-# a plain network of two channels: nothing of sets left, nothing shared
+# a plain network of two channels; it shares no tensors with `net`
 plain = fold_channels(net, ["blue", "red"])
 difference = (plain(images[:, [2, 0]]) - net(images[:, [2, 0]], channels=["blue", "red"])).abs().max().item()
 print(f"folded to {plain.conv1 if hasattr(plain, 'conv1') else 'a plain network'}: {difference:.1e}")

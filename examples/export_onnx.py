@@ -1,4 +1,4 @@
-"""Export to ONNX: a plain network of two channels, or one network that takes the mask as its second input.
+"""Export to ONNX: a plain network of two channels, and a network whose second input is the mask.
 
 python examples/export_onnx.py        # needs onnxscript and onnxruntime; ten seconds; writes into a temporary folder
 """

@@ -1,4 +1,4 @@
-"""A trained network that loses a band: what zeros do to it, and what the regression fill does, untrained for it.
+"""Compare zeros and the regression fill on a network that was trained on all bands and then loses some.
 
 python examples/robust_without_training.py        # twenty seconds
 """
@@ -27,7 +27,7 @@ torch.manual_seed(0)
 mean, std, covariance = (value.float() for value in channel_statistics([train], BANDS))
 train, test = ((images - mean[:, None, None]) / std[:, None, None] for images in (train, test))
 
-net = small_net(len(BANDS))  # a plain network, trained on all bands and never told that one can be missing
+net = small_net(len(BANDS))  # a plain network, trained only on images with all bands
 optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
 for _ in range(300):
     rows = torch.randint(0, len(train), (64,))
@@ -40,7 +40,7 @@ print(f"all bands {accuracy(net, test, test_labels):5.1f} %")
 filled = adapt_first_conv(copy.deepcopy(net), "regression", channels=BANDS, covariance=covariance, std=std)
 for lost in (1, 6, 10):
     zeros, ours = [], []
-    for _ in range(10):  # each image loses bands of its own
+    for _ in range(10):  # each image loses a different choice of bands
         present = torch.rand(len(test), len(BANDS)).argsort(1) >= lost
         zeros.append(accuracy(net, test * present[:, :, None, None], test_labels))
         ours.append(accuracy(filled, test, test_labels, mask=present))

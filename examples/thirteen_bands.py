@@ -1,6 +1,6 @@
-"""Train one network on random sets of thirteen bands, then ask for any of them.
+"""Train one network on random sets of thirteen bands, then test it on several sets.
 
-python examples/thirteen_bands.py        # half a minute, on drawn tiles; your own: see README, "Data"
+python examples/thirteen_bands.py        # half a minute, on drawn tiles; for your images see README, "Data"
 """
 
 import sys
@@ -17,7 +17,7 @@ BANDS = dict(zip(sensor("sentinel-2").names, sensor("sentinel-2").wavelengths)) 
 
 
 def make_tiles(count: int, seed: int):
-    """Drawn tiles (N, 13, 16, 16) of six classes, (N,): mixtures of three smooth spectra, in two textures."""
+    """Draw tiles (N, 13, 16, 16) of six classes, (N,): three smooth spectra, mixed, with two textures."""
     random, nm = torch.Generator().manual_seed(seed), torch.tensor(list(BANDS.values())).float()
     spectra = torch.stack([torch.exp(-(((nm - peak) / 350) ** 2)) for peak in (500, 900, 1900)])  # (3, 13)
     labels = torch.randint(0, 6, (count,), generator=random)
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
     for _ in range(300):
         rows = torch.randint(0, len(train), (64,))
-        mask = sample_channels(64, 13, weights={(1, 2, 3): 0.1})  # a tenth of the images: red, green, blue
+        mask = sample_channels(64, 13, weights={(1, 2, 3): 0.1})  # a tenth of the images get RGB
         optimizer.zero_grad()
         F.cross_entropy(net(train[rows], mask=mask), train_labels[rows]).backward()
         optimizer.step()

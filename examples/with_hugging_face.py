@@ -1,4 +1,4 @@
-"""A network of Hugging Face: from_pretrained first, then adapt; save and load it with its channels.
+"""Adapt a network of Hugging Face after from_pretrained, then save and load it with its channels.
 
 python examples/with_hugging_face.py        # needs transformers; ten seconds; writes into a temporary folder
 """
@@ -21,7 +21,7 @@ covariance = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.9], [0.8, 0.9, 1.0]])
 images = torch.randn(4, 3, 64, 64)
 
 with tempfile.TemporaryDirectory() as folder:
-    ViTForImageClassification(config).save_pretrained(folder)  # stands for the hub
+    ViTForImageClassification(config).save_pretrained(folder)  # takes the place of a download from the hub
     net = ViTForImageClassification.from_pretrained(folder)
     before = net.eval()(images).logits
     net = adapt_first_conv(
@@ -30,22 +30,22 @@ with tempfile.TemporaryDirectory() as folder:
     full = net(pixel_values=images).logits
     net.train()(
         pixel_values=images, labels=torch.tensor([0, 1, 0, 1])
-    ).loss.backward()  # draws a set an image
+    ).loss.backward()  # draws a set for each image
     with torch.no_grad():
         find_stem(net).embedding.normal_(0, 0.1)
     net.eval()
     save_adapted(net, f"{folder}/adapted.pt")
     loaded = load_adapted(ViTForImageClassification(config), f"{folder}/adapted.pt").eval()
 
-    class Adapted(ViTForImageClassification):  # a class of one's own works with from_pretrained, too
+    class Adapted(ViTForImageClassification):  # a class that adapts itself works with from_pretrained, too
         def __init__(self, config):
             super().__init__(config)
             adapt_first_conv(self, covariance=covariance, channels="RGB")
 
-    own = Adapted(config)
-    own.load_state_dict(net.state_dict())
-    own.save_pretrained(f"{folder}/own")
-    again = Adapted.from_pretrained(f"{folder}/own").eval()
+    subclass = Adapted(config)
+    subclass.load_state_dict(net.state_dict())
+    subclass.save_pretrained(f"{folder}/subclass")
+    again = Adapted.from_pretrained(f"{folder}/subclass").eval()
 
 with torch.no_grad():
     two = net(pixel_values=images[:, [2, 0]], channels=["B", "R"]).logits

@@ -1,4 +1,4 @@
-"""Lightning: the sets are drawn in the stem, and a training that was interrupted goes on with the same ones.
+"""Train with Lightning: the stem draws the sets, and a resumed training draws the same sets as a whole one.
 
 python examples/with_lightning.py        # needs lightning; ten seconds; writes into a temporary folder
 """

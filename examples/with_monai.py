@@ -1,4 +1,4 @@
-"""Volumes with missing MRI sequences: a residual UNet of MONAI, whose images are filled at its input.
+"""Train a residual UNet of MONAI for volumes with missing MRI sequences, which are filled at its input.
 
 python examples/with_monai.py        # needs monai; ten seconds
 """
@@ -21,7 +21,7 @@ volumes = ((volumes - statistics.mean[:, None, None, None]) / statistics.std[:, 
 truth = (tissue[:, 0] > 0.5).long()
 
 net = monai.networks.nets.UNet(3, 4, 2, (8, 16, 32), (2, 2), num_res_units=2)
-# its residual units read the images beside the first convolution: so they are filled at the input
+# several convolutions read the images, so missing sequences are filled at the input
 net = adapt_first_conv(
     net, where="input", statistics=statistics, channels=SEQUENCES, sample="hcs", example=volumes
 ).train()

@@ -1,4 +1,4 @@
-"""Segmentation with thirteen bands: a Unet of segmentation_models_pytorch whose bands may be missing.
+"""Train a Unet of segmentation_models_pytorch for thirteen bands, some of which may be missing.
 
 python examples/with_smp.py        # needs segmentation_models_pytorch; ten seconds
 """
@@ -21,7 +21,7 @@ statistics = channel_statistics([{"image": images}], bands.names)  # reflectance
 truth = (images[:, 3] > images[:, 3].median()).long()
 
 net = segmentation_models_pytorch.Unet("resnet18", encoder_weights=None, in_channels=13, classes=2)
-# the images stay as they are: normalised=False says so, and absent bands are predicted around their mean
+# normalised=False: the images are not normalised, and missing bands are predicted around their mean
 net = adapt_first_conv(
     net, statistics=statistics, normalised=False, channels=bands, sample="hcs", example=images
 ).train()

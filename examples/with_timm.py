@@ -1,4 +1,4 @@
-"""A network of timm for thirteen bands, trained by code that calls model(x) and knows nothing of sets.
+"""Adapt a network of timm to thirteen bands, and train it with code that only calls model(x).
 
 python examples/with_timm.py        # needs timm; ten seconds
 """
@@ -23,7 +23,7 @@ statistics = channel_statistics([images], bands.names)
 images = ((images - statistics.mean[:, None, None]) / statistics.std[:, None, None]).float()
 labels = torch.randint(0, 4, (32,))
 
-net = timm.create_model("resnet18", num_classes=4)  # pretrained=True where there is a network
+net = timm.create_model("resnet18", num_classes=4)  # use pretrained=True if you have internet access
 net = adapt_first_conv(
     net,
     statistics=statistics,
@@ -36,7 +36,7 @@ net = adapt_first_conv(
 average = ModelEmaV3(net, decay=0.9)
 optimizer = torch.optim.AdamW(param_groups_weight_decay(net), 1e-3)
 net.train()
-for _ in range(4):  # timm's train.py does no more with it
+for _ in range(4):  # timm's train.py does the same with the network
     optimizer.zero_grad()
     torch.nn.functional.cross_entropy(net(images), labels).backward()
     optimizer.step()
@@ -45,7 +45,7 @@ for _ in range(4):  # timm's train.py does no more with it
 net = average.module.eval()
 with torch.no_grad():
     red_green = net(images[:, [3, 2]], channels=["B04", "B03"])
-    landsat = net(images[:, [3, 2]], channels=[654.6, 561.4])  # by wavelength: Landsat's red and green
+    landsat = net(images[:, [3, 2]], channels=[654.6, 561.4])  # by wavelength: red and green of Landsat
     plain = fold_channels(net, ["B04", "B03"])(images[:, [3, 2]])
 difference = max((other - red_green).abs().max().item() for other in (landsat, plain))
 print(f"two bands by name, by wavelength and folded differ by {difference:.1e}")

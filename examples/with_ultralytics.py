@@ -1,4 +1,4 @@
-"""A detector of ultralytics: train with its own trainer, and predict with some channels.
+"""Adapt a detector of ultralytics in its trainer, and predict with some channels.
 
 python examples/with_ultralytics.py        # needs ultralytics; ten seconds
 """
@@ -15,9 +15,9 @@ from channelset import ChannelSetConv2d, adapt_first_conv, find_stem, fold_chann
 
 
 class Trainer(DetectionTrainer):
-    """DetectionTrainer(overrides=...) builds its network here: what YOLO(...) was adapted to would be lost.
+    """A trainer that adapts the network it builds. An adapted YOLO(...) would be lost, since it builds a new one.
 
-    Its images are divided by 255 and not centred, so the rule gets their mean: Trainer(...).train() is all.
+    Its images are divided by 255 and not centred, so the fill gets their mean. Use it as Trainer(...).train().
     """
 
     def get_model(self, cfg=None, weights=None, verbose=False):
@@ -26,7 +26,7 @@ class Trainer(DetectionTrainer):
 
 
 torch.manual_seed(0)
-trainer = Trainer.__new__(Trainer)  # without the data set that its constructor wants
+trainer = Trainer.__new__(Trainer)  # without its constructor, which needs a data set
 trainer.data = {"nc": 3, "channels": 3}
 trainer.args = type("Args", (), {"single_cls": False})
 net = trainer.get_model("yolov8n.yaml")
@@ -41,7 +41,7 @@ net.eval()
 images, mask = torch.rand(2, 3, 64, 64), torch.tensor([[True, False, True], [False, True, True]])
 with torch.no_grad():
     before = net(images, mask=mask)[0]
-    # ultralytics fuses BatchNorm at every prediction; the stem follows
+    # ultralytics fuses BatchNorm before every prediction, and the stem is fused with it
     after = net.fuse(verbose=False)(images, mask=mask)[0]
 difference = ((after - before).abs().max() / before.abs().max()).item()
 plain = [type(m).__name__ for m in fold_channels(trainer.get_model("yolov8n.yaml"), None).modules()]

@@ -125,7 +125,9 @@ def test_the_seconds_of_both_parts_are_added(command, tiny, interrupt_at, monkey
 def test_a_run_goes_on_with_as_many_processes(command, trained, tiny):
     state = load_checkpoint("run/last.pt", "training-state")
     save_checkpoint("run/last.pt", {**state, "world": 2})
-    with pytest.raises(UserError, match="started with 2 processes, now there are 1; use as many"):
+    with pytest.raises(
+        UserError, match="started with 2 processes, now there are 1; use the same number of processes"
+    ):
         command(train_task1, *tiny, "--out", "run", "--resume")
 
 
@@ -227,7 +229,7 @@ def test_an_empty_value_is_no_value(command, capsys):
 
 @pytest.mark.parametrize("label", ["caf\udce9", "two\nlines", "=1+1", "@x", "", " \x1b[31m", "x" * 300])
 def test_a_label_that_no_table_can_hold_is_refused_at_the_start(command, trained, label):
-    with pytest.raises(UserError, match="--label .* cannot stand in a table"):
+    with pytest.raises(UserError, match="--label .* cannot be a table cell"):
         command(eval_channels, trained, "--results", "results", "--label", label or "\n")
     with pytest.raises(UserError, match="--name .* cannot name a file"):
         command(eval_channels, trained, "--results", "results", "--name", label or "\n")
@@ -416,7 +418,9 @@ def reply():
 
 @pytest.mark.parametrize("location", ["ftp://127.0.0.1:9/images.zip", "file:///etc/hostname"])
 def test_a_redirect_leads_to_the_web_alone(reply, tmp_path, location):
-    with pytest.raises(UserError, match="no web address|redirect"):
+    with pytest.raises(
+        UserError, match="it redirects to .*, which is not a web address|Redirection to url .* is not allowed"
+    ):
         download(reply(location=location), tmp_path, progress=False)
     assert not list(tmp_path.glob("*.zip"))
 

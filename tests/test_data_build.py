@@ -211,7 +211,7 @@ def fewer_bands(data: bytes) -> bytes:
         ("shrink", enlarge, "cannot be used .ValueError: its short side is 640 px, not 320"),
         ("shrink", lambda data: data[: len(data) // 2], "cannot be used"),
         ("shrink", lambda data: b"", "cannot be used"),
-        ("tiff", one_off, "other pixels"),
+        ("tiff", one_off, "different pixels"),
         ("tiff", fewer_bands, "cannot be used .ValueError: an array of .8, 8, 12., expected 13 channels"),
         ("tiff", lambda data: data[:300], "cannot be used"),
     ],
@@ -220,7 +220,7 @@ def test_other_pictures_are_refused_and_named(tiny, tmp_path, zipped, kind, spoi
     source = tiny(kind)
     for file in sorted((source / "some" / "n00000009").iterdir())[:2]:
         file.write_bytes(spoil(file.read_bytes()))
-    text = refuse(tmp_path, source, f"2 of 10 images are not those of tiny: .*n00000009_0.*{reason}")
+    text = refuse(tmp_path, source, f"2 of 10 images differ from those of tiny: .*n00000009_0.*{reason}")
     assert len(text.splitlines()) == 2 and "n00000009_1" in text
     assert refuse(tmp_path, zipped(source, tmp_path / "bad.zip"), "2 of 10 images") == text
 
@@ -231,7 +231,7 @@ def test_a_picture_under_another_name_is_refused(tiny, tmp_path):
     first = a.read_bytes()
     a.write_bytes(b.read_bytes())
     b.write_bytes(first)
-    assert len(refuse(tmp_path, source, "2 of 10 images are not those of tiny").splitlines()) == 2
+    assert len(refuse(tmp_path, source, "2 of 10 images differ from those of tiny").splitlines()) == 2
 
 
 # ---------------------------------------------------------------- the recipes of the results

@@ -255,7 +255,7 @@ def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset
         build(tiny_dataset, tmp_path / "cache")
     path.write_bytes(good)
     assert np.array_equal(build(tiny_dataset, tmp_path / "cache").split("train").images, whole)
-    assert "1 pictures are others, such as images/n00000001/n00000001_1.JPEG" in capsys.readouterr().err
+    assert "1 picture changed, such as images/n00000001/n00000001_1.JPEG" in capsys.readouterr().err
 
 
 def test_no_room_is_said_before_starting(tiny_dataset, tmp_path, monkeypatch):
@@ -281,6 +281,6 @@ def test_an_interrupted_build_leaves_nothing(tiny_dataset, tmp_path, monkeypatch
 def test_a_killed_process_is_reported(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "FEW", 0)
     monkeypatch.setattr("data.workers.COMMAND", "raise SystemExit(3)")
-    with pytest.raises(UserError, match="ended with exit status 3; what it printed stands above"):
+    with pytest.raises(UserError, match="ended with exit status 3; see its messages above"):
         build(tiny_dataset, tmp_path / "cache", workers=2)
     assert not list((tmp_path / "cache").iterdir())

@@ -77,7 +77,7 @@ def test_a_pipe_or_a_device_is_named_at_once(tiny_dataset, tmp_path):
 
 def test_a_pipe_is_no_data_set(tmp_path):
     os.mkfifo(tmp_path / "set.zip")
-    with pytest.raises(UserError, match="a pipe, a device or the like; name a folder or a zip"):
+    with pytest.raises(UserError, match="a pipe, a device or similar; name a folder or a zip"):
         read_lists(tmp_path / "set.zip")
 
 
@@ -163,7 +163,8 @@ def test_pixels_of_two_kinds_are_named(tmp_path, first, second):
         tmp_path / "set", lambda number: as_npy(pixels(number, second if number % 2 else first))
     )
     with pytest.raises(
-        UserError, match=f"pixels are {second}, those of the first image {first}: save all as one kind"
+        UserError,
+        match=f"pixels are {second}, but those of the first image are {first}: save all images as one type",
     ):
         open_cache(read_lists(folder), 8, tmp_path / "cache", progress=False)
 
@@ -179,7 +180,9 @@ def test_floats_of_two_sizes_are_of_one_kind(tmp_path):
 def test_a_picture_among_wider_pixels_is_named(tmp_path, tiny_dataset):
     for path in sorted(tiny_dataset.rglob("*.JPEG"))[:-1]:
         path.write_bytes(as_npy(np.asarray(Image.open(path).convert("RGB")).astype(np.uint16) * 257))
-    with pytest.raises(UserError, match="n00000002_7.JPEG .ValueError: a picture of 8 bits; .* are uint16"):
+    with pytest.raises(
+        UserError, match="n00000002_7.JPEG .ValueError: a picture has 8-bit pixels, .* are uint16"
+    ):
         open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False)
 
 
@@ -191,7 +194,9 @@ def test_a_first_image_that_is_damaged_does_not_decide(tmp_path):
 
 @pytest.mark.parametrize("shape", [(4, 9, 4), (4, 4, 4)])
 def test_a_shape_that_can_be_read_in_two_ways_is_named(shape):
-    with pytest.raises(ValueError, match="whose 4 channels may be first or last; cut or pad the image"):
+    with pytest.raises(
+        ValueError, match="whose 4 channels may be the first or the last axis; crop or pad the image"
+    ):
         decode(as_npy(np.zeros(shape, np.uint16)), 4, 4, "uint16")
 
 
@@ -300,7 +305,7 @@ def test_a_folder_above_has_its_own_name(tiny_dataset, monkeypatch):
 def test_a_band_whose_name_means_something_else_is_refused(tmp_path, line):
     folder = write_arrays(tmp_path / "set", lambda number: as_npy(pixels(number)), f"A\nB\nC\n{line}\n")
     for read in (read_lists, read_channels):
-        with pytest.raises(UserError, match="bands.txt:4: a channel called '.*' would mean two things"):
+        with pytest.raises(UserError, match="bands.txt:4: the channel name '.*' already has a meaning"):
             read(folder)
 
 

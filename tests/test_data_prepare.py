@@ -72,7 +72,7 @@ def test_download_goes_on_after_cuts(server, tmp_path):
 def test_download_goes_on_in_another_run(server, tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "ATTEMPTS", 1)
     server.cut = [1234]
-    with pytest.raises(UserError, match="run the command again to go on from 1,234 bytes"):
+    with pytest.raises(UserError, match="run the command again to continue from 1,234 bytes"):
         download(server.url, tmp_path, progress=False)
     assert not (tmp_path / "images.zip").exists()
     assert download(server.url, tmp_path, progress=False).read_bytes() == server.content
@@ -102,7 +102,7 @@ def test_download_errors(server, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="by hand"):
         download("http://127.0.0.1:9/images.zip", tmp_path, progress=False)
     for url in ("file:///etc/passwd", "http://127.0.0.1/", "images.zip"):
-        with pytest.raises(UserError, match="names no file"):
+        with pytest.raises(UserError, match="is not the http or https address of a file"):
             download(url, tmp_path, progress=False)
     monkeypatch.setattr(
         archive_module.shutil, "disk_usage", lambda _: archive_module.shutil._ntuple_diskusage(9, 9, 0)

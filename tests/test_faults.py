@@ -185,7 +185,7 @@ def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, 
     monkeypatch.setattr("torch.set_num_threads", chosen.append)
     command(train_task1, *tiny, "--epochs", "1", "--out", "run")
     assert chosen == [1]
-    assert "1 CPU thread: as many as there are cores that nothing else uses" in capsys.readouterr().err
+    assert "1 CPU thread, one per idle core" in capsys.readouterr().err
     monkeypatch.setattr("utils.free_cores", lambda: 4)
     command(train_task1, *tiny, "--epochs", "1", "--out", "run", "--resume")
     command(train_task1, *tiny, "--epochs", "1", "--out", "other")

@@ -72,7 +72,7 @@ def test_a_folder_called_images_is_the_courses_layout(fill):
         ({"train/cat": 9, "val/dog": 2}, {}, "the val images of class 'dog' have no training images"),
         ({}, {}, "no folder of images in .*photos: expected CLASS/IMAGE"),
         ({"cat": 9}, {"val": 0}, "--val 0: a data set needs val images"),
-        ({"cat": 9}, {"val": 0.5, "test": 0.5}, "--val 0.5 --test 0.5: shares from 0 whose sum"),
+        ({"cat": 9}, {"val": 0.5, "test": 0.5}, "--val 0.5 --test 0.5: use shares of at least 0 whose sum"),
         ({"cat\nfish": 9}, {}, "has a line break or is not Unicode: rename that file"),
         ({"caf\udce9": 9}, {}, "has a line break or is not Unicode: rename that file"),
     ],
@@ -89,5 +89,5 @@ def test_lists_that_are_there_are_kept(fill):
     (folder / "validation.txt").write_text("mine")
     with pytest.raises(UserError, match="validation.txt is there already: delete it"):
         write_lists(folder)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         write_lists(folder / "validation.txt")

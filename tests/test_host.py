@@ -173,7 +173,10 @@ def test_a_file_system_without_locks_is_said_and_used(command, tiny, tmp_path, m
     with one_at_a_time(tmp_path / "results"):
         pass
     shown = capsys.readouterr().err
-    assert shown.count("has no locks: see that one process alone works there\n") == 2 and "disk" not in shown
+    assert (
+        shown.count("has no locks: make sure that only one process works there\n") == 2
+        and "disk" not in shown
+    )
     if number == errno.ENOLCK:
         command(train_task1, *tiny, "--epochs", 1, "--out", "run")
         assert Path("run/model.pt").exists()
@@ -277,7 +280,7 @@ def test_the_advice_names_options_that_there_are(capsys):
         cli(main)
     shown = capsys.readouterr().err.splitlines()[-1]
     assert (
-        "a smaller --batch-size or --width or --image-size. What was saved is whole: --resume goes on"
+        "a smaller --batch-size or --width or --image-size. The saved files are complete: --resume continues from them"
         in shown
     )
 

@@ -80,7 +80,7 @@ def test_a_changed_picture_makes_another_data_set(tiny_dataset, tmp_path, capsys
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # neither size nor time of writing tell
     after = opened(tiny_dataset, tmp_path / "cache")
     assert after.folder == before.folder and after.images_digest != before.images_digest
-    assert "1 pictures are others, such as images/n00000001/n00000001_6.JPEG" in capsys.readouterr().err
+    assert "1 picture changed, such as images/n00000001/n00000001_6.JPEG" in capsys.readouterr().err
     changed = [
         not np.array_equal(*images) for images in zip(before.split("test").images, after.split("test").images)
     ]
@@ -185,7 +185,7 @@ def test_resume_refuses_other_pictures_and_says_lists_only_of_an_old_run(
     save_checkpoint("run/last.pt", state)
     capsys.readouterr()
     command(train_task1, *tiny, "--out", "run", "--resume")
-    assert "run/last.pt is of an earlier version: lists only" in capsys.readouterr().err
+    assert "run/last.pt is from an earlier version: lists only" in capsys.readouterr().err
     # a part of it was learned from pictures that nobody knows
     assert load_checkpoint("run/model.pt", "task1-model")["dataset"]["images_digest"] == "lists only"
 
@@ -209,7 +209,7 @@ def test_evaluation_and_teacher_refuse_other_pictures(trained, command, tiny, ti
     save_checkpoint("old.pt", checkpoint)
     capsys.readouterr()
     command(eval_channels, "old.pt", *options)
-    assert "old.pt is of an earlier version: lists only" in capsys.readouterr().err
+    assert "old.pt is from an earlier version: lists only" in capsys.readouterr().err
     assert json.loads(path.read_text())["images_digest"] == "lists only"
 
 
@@ -218,7 +218,7 @@ def test_results_are_not_replaced_by_those_of_a_namesake(trained, command, tiny,
     command(eval_channels, trained, *options)
     draw(tiny_dataset, 3)
     command(train_task1, *tiny, "--out", "other")
-    with pytest.raises(UserError, match="on other data that are called 'tiny', too"):
+    with pytest.raises(UserError, match="on other data that are also called 'tiny'"):
         command(eval_channels, "other/model.pt", *options)
 
 

@@ -105,9 +105,9 @@ def test_a_record_that_is_none_is_named(publish, tmp_path, rewrite):
         with pytest.raises(UserError, match=f"resnet34-.*-s0.json is no record .*{message}"):
             load_records(tmp_path / "results", "task2")
     for change, message in (
-        ({"label": "two\nlines"}, "cannot stand in a table"),
-        ({"label": "=1+1"}, "cannot stand in a table"),
-        ({"label": "caf\udce9"}, "cannot stand in a table"),
+        ({"label": "two\nlines"}, "cannot be a table cell"),
+        ({"label": "=1+1"}, "cannot be a table cell"),
+        ({"label": "caf\udce9"}, "cannot be a table cell"),
         ({"history": [5]}, "no list of epochs"),
     ):
         rewrite(files.record, {**record, **change})

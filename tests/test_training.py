@@ -578,7 +578,7 @@ def test_checkpoint_of_another_architecture(command, trained):
     state = load_checkpoint(trained, "task1-model")
     for change in ({"arch": "resnet18"}, {"width": 0.2}, {"arch": "resnet99"}):
         save_checkpoint("other.pt", {**state, "config": {**state["config"], **change}})
-        with pytest.raises(UserError, match="other.pt holds another architecture"):
+        with pytest.raises(UserError, match="other.pt holds an architecture"):
             command(eval_channels, "other.pt", "--results", "results")
 
 
@@ -590,7 +590,7 @@ def test_evaluation_refuses_other_data_unknown_channels_and_repeats(command, tra
         command(eval_channels, trained, "--results", "results", "--fill", "luma_chroma")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="name the data it was trained on"):
+    with pytest.raises(UserError, match="give with --data the data it was trained on"):
         command(eval_channels, trained, "--results", "results")
 
 
