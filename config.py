@@ -1,6 +1,4 @@
-"""Holds the options of the training scripts, the presets that set their defaults, and the rule that says when
-two trainings are the same.
-"""
+"""Options of the training scripts, presets that set their defaults, and the rule for when two trainings are equal."""
 
 from __future__ import annotations
 
@@ -43,12 +41,10 @@ PRESETS_IN_WORDS = "; ".join(
     for name, preset in PRESETS.items()
 )
 
-DEVICES = (
-    "cpu, cuda, cuda:N or mps (an Apple GPU: in float32, not tested); auto: cuda where present, else cpu"
-)
+DEVICES = "cpu, cuda, cuda:N or mps (Apple GPU, float32, not tested); auto: cuda if there is a GPU, else cpu"
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
-# Options that do not change the training, so they may differ when a run is resumed; `taught_by` counts as the
+# Options that do not change the training, so they may differ when a run is resumed. `taught_by` is compared as the
 # option `teacher`
 SESSION_OPTIONS = {
     "name",
@@ -67,10 +63,10 @@ SESSION_OPTIONS = {
 
 
 def choose_device(device: str) -> str:
-    """What `--device` means on this machine: "cpu", "cuda:N" or "mps".
+    """Return the device that `--device` means on this machine: "cpu", "cuda:N" or "mps".
 
     Raises:
-        UserError: not such a word, or no such device here.
+        UserError: the name is unknown, or this machine has no such device.
     """
     local = os.environ.get("LOCAL_RANK", "0")
     if not local.isdigit():
@@ -79,7 +75,7 @@ def choose_device(device: str) -> str:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":  # each process of torchrun has a GPU of its own
+    if device == "cuda":  # each process of torchrun uses a different GPU
         device = f"cuda:{local}"
     if not re.fullmatch(r"cpu|mps|cuda:\d+", device):
         raise UserError(f"--device {device}: expected auto, cpu, cuda, cuda:N or mps")
@@ -90,9 +86,9 @@ def choose_device(device: str) -> str:
             raise UserError(f"--device {device}: CUDA is not available here; use --device cpu")
         number, count = int(device.removeprefix("cuda:")), torch.cuda.device_count()
         if number >= count:
-            known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            devices = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
             raise UserError(
-                f"--device {device}: there is no such GPU, only {known}"
+                f"--device {device}: there is no such GPU, only {devices}"
                 + ("; torchrun started more processes than there are GPUs" if local != "0" else "")
             )
     return device
@@ -100,20 +96,20 @@ def choose_device(device: str) -> str:
 
 @dataclass
 class TrainConfig:
-    """Holds the options of every training script.
+    """The options that every training script has.
 
     Types are those after `resolve`, which replaces None by the preset's value. Options that may stay None say so.
     """
 
     data: str = option(
         "auto",
-        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in data/, else a demo "
-        "set that is made there",
+        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in data/; if there is "
+        "none, a demo set is made there",
     )
     cache: str | None = option(None, "folder for the decoded pixels (default: data/cache)")
     out: str = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
     name: str = option(None, "name of the model in the results (default: from the options)")
-    resume: bool = option(False, "go on with the run in --out where it stopped; start it if it has not begun")
+    resume: bool = option(False, "go on with the run in --out; if there is none, start it")
     preset: str = option(
         "auto",
         f"sizes and lengths: {PRESETS_IN_WORDS}; auto: 64px-full on a GPU, else 64px-half",
@@ -123,28 +119,26 @@ class TrainConfig:
     width: float = option(None, "width multiplier of the network (default: by preset)", above=0, most=64)
     stem: str = option(
         "7x7s2",
-        "first convolution: side and stride; 3x3s1 is for images under about 64 px, 11x11s4 for those above "
-        "180 px, where the shallow networks have it by themselves",
+        "first convolution: side and stride; 3x3s1 is for images under about 64 px, 11x11s4 for images above "
+        "180 px, where the shallow networks use it by default",
         tuple(STEMS),
     )
     stem_pool: bool | None = option(
-        None, "max-pooling after the first convolution (default: with --stem 7x7s2)"
+        None, "max-pooling after the first convolution (default: yes, but not with --stem 3x3s1)"
     )
     image_size: int = option(
         None, "side of the training and test images, px (default: by preset)", least=1, most=4096
     )
     fraction: float = option(
         1.0,
-        "share of the training images of each class that is used: the same images for every --seed; a smaller "
-        "share is a part of a larger one; normalisation stays that of all images",
+        "share of each class's training images to use; every --seed uses the same images, and a larger share "
+        "contains a smaller share; normalisation is computed from all images",
         above=0,
         most=1,
     )
-    epochs: int = option(
-        None, "passes over the training images that are used (default: by preset)", least=1, most=10**6
-    )
+    epochs: int = option(None, "passes over the training images (default: by preset)", least=1, most=10**6)
     batch_size: int = option(
-        None, "images a step, over all processes together (default: by preset)", least=1, most=10**6
+        None, "images in each step, of all processes together (default: by preset)", least=1, most=10**6
     )
     lr: float = option(
         None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)", above=0, most=1000
@@ -158,20 +152,21 @@ class TrainConfig:
     label_smoothing: float = option(0.1, "label smoothing", least=0, below=1)
     teacher: str | None = option(
         None,
-        "model.pt of a network trained on the same data; its predictions on all channels are learned as well "
+        "model.pt of a network trained on the same data; the model also learns its predictions on all channels "
         "(knowledge distillation)",
     )
     init_from: str | None = option(
         None,
-        "model.pt to start from, of the same task and network; its data may have other classes (then the last "
-        "layer is new) or channels (they go by their names)",
+        "model.pt with the first weights, of the same task and network; its data may have other classes (then "
+        "the last layer is new) or other channels (they are matched by name)",
     )
     tensorboard: bool = option(
-        False, "write scalars and the first kernels for TensorBoard to OUT/tensorboard; needs that package"
+        False,
+        "write scalars and the first kernels for TensorBoard to OUT/tensorboard; needs the package tensorboard",
     )
     distill_weight: float = option(0.5, "share of the distillation loss, with --teacher", least=0, most=1)
     distill_temperature: float = option(
-        4.0, "temperature of both predictions in the distillation loss", above=0, most=1000
+        4.0, "temperature of student and teacher in the distillation loss", above=0, most=1000
     )
     distill_ramp: float = option(
         0.0, "share of the training over which the distillation loss rises from zero", least=0, most=1
@@ -186,35 +181,36 @@ class TrainConfig:
     )
     mix: str = option(
         "none",
-        "mix each image with another of its batch, but not in the last tenth of the training: mixup "
+        "mix each image with another image of the batch, except in the last tenth of the training: mixup "
         "(1710.09412) or cutmix (1905.04899)",
         ("none", *MIXING),
     )
     amp: bool = option(
-        None, "bfloat16 autocast (default: on, but on a CPU only with AVX-512 bfloat16 and at 32 px or more)"
+        None,
+        "bfloat16 autocast (default: on with CUDA; on a CPU, with AVX-512 bfloat16 and at 32 px or more)",
     )
     channels_last: bool = option(True, "channels_last memory format")
     compile: bool = option(
-        False, "torch.compile the network: faster steps after about a minute; needs a C++ compiler"
+        False, "compile the network with torch.compile: a minute to start, then faster; needs a C++ compiler"
     )
     eval_every: int = option(
-        5, "epochs between validations; the last epoch always has one", least=1, most=10**6
+        5, "epochs between validations; the last epoch is always validated", least=1, most=10**6
     )
     max_failed: float = option(
-        0.01, "share of undecodable images in a split above which the run stops", least=0, most=1
+        0.01, "stop if more than this share of a split's images cannot be decoded", least=0, most=1
     )
     seed: int = option(0, "seed of weights, batches, augmentation and channel sampling", least=0, below=2**63)
     device: str = option("auto", DEVICES)
     threads: int = option(0, "CPU threads; 0: one for each idle core", least=0, most=4096)
 
-    # `training_name` of the teacher. The training script reads it in the teacher's checkpoint: it is no option.
+    # `training_name` of the teacher. It is no option: the training script reads it in the teacher's checkpoint
     taught_by: str | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **changed: Any) -> Self:
-        """Returns the options that a checkpoint or a record holds, with the `changed` ones in their place.
+        """Return the options in a checkpoint or a record; `changed` replaces some of them.
 
-        An older version may have had other options: those that are missing get their defaults.
+        Options that an older version did not have get their defaults.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         config = cls(**{**{key: value for key, value in options.items() if key in names}, **changed})
@@ -222,10 +218,10 @@ class TrainConfig:
         return config
 
     def resolve(self, channels: Channels = RGB) -> Self:
-        """Sets the options that depend on the machine, the preset and the data's channels; checks all values.
+        """Set the options that depend on the machine, the preset and the data's channels; check all values.
 
         Raises:
-            UserError: a value is out of range, or the device is not there.
+            UserError: a value is out of range, or the machine has no such device.
         """
         self.device = choose_device(self.device)
         if self.preset == "auto":
@@ -242,7 +238,7 @@ class TrainConfig:
         check_name(self.name, "--name")
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError(
-                "--tensorboard: the package is not there; run `pip install tensorboard`, or leave it out"
+                "--tensorboard: the package is not there; run `pip install tensorboard`, or leave the option out"
             )
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
@@ -251,17 +247,17 @@ class TrainConfig:
 
 @dataclass
 class Task1Config(TrainConfig):
-    """Adds the options of Task 1."""
+    """The options of Task 1: those of every training, and these."""
 
     channels: str = option(
         "all",
-        "channels that the model knows, such as RGB or R; with fewer than all and no --sampler: a specialist "
-        "for that set",
+        "channels that the model takes, such as RGB or R; fewer than all without --sampler: a specialist for "
+        "this set",
     )
     fill: str = option(
         None,
-        "prediction of an absent channel from the present ones, see channelset/fill.py (default: regression; "
-        "zero without a sampler)",
+        "how an absent channel is predicted from the present channels, see channelset/fill.py (default: "
+        "regression; zero without a sampler)",
         tuple(FILLS),
     )
     kernel: str = option(
@@ -269,7 +265,7 @@ class Task1Config(TrainConfig):
     )
     templates: int = option(
         128,
-        "templates of --kernel templates; fewer than there are channels limit the kernel's rank",
+        "number of templates of --kernel templates; fewer templates than channels limit the kernel's rank",
         least=1,
         most=10**5,
     )
@@ -280,33 +276,34 @@ class Task1Config(TrainConfig):
         None, "learned offset that tells the network which channels are present (default: with a sampler)"
     )
     train_channels: str = option(
-        "all", "channels from which training draws its sets; only the evaluation sees the others"
+        "all", "channels from which training draws its sets; only the evaluation uses the other channels"
     )
     sampler: str = option(
         None,
-        "channel sets in training, one an image: hcs (hierarchical), sandwich, uniform, bernoulli; hcs-batch: "
-        "one a batch; none: all channels; see channelset/sampling.py (default: hcs; none with --channels)",
+        "how training draws a channel set for each image: hcs (hierarchical), sandwich, uniform, bernoulli; "
+        "hcs-batch: one set for each batch; none: all channels; see channelset/sampling.py (default: hcs; none "
+        "with --channels)",
         SAMPLERS,
     )
     set_shares: str | None = option(
         None,
-        "sets that training sees more often, each with its share of the images, such as "
-        '"B04,B03,B02:0.25 all:0.25"; --sampler draws the rest (default: none)',
+        "sets that training uses more often, each with its share of the images, such as "
+        '"B04,B03,B02:0.25 all:0.25"; --sampler draws the sets of the other images (default: none)',
     )
 
     @property
     def is_specialist(self) -> bool:
-        """Tells whether the network was trained on one set of some channels."""
+        """Check whether the network is trained on one set with only some of the channels."""
         return self.sampler == "none" and self.channels != "all"
 
     def resolve(self, channels: Channels = RGB) -> Self:
-        """Does what `TrainConfig.resolve` does; without a sampler the network is a plain one for one set.
+        """Resolve as `TrainConfig.resolve` does; without a sampler the network is a plain network for one set.
 
         Args:
             channels: the channels of the data.
 
         Raises:
-            UserError: as there, or the data lack a channel.
+            UserError: as there; or the data lack a channel, or options do not fit together.
         """
         names = channels.names
         ids = sorted(parse_subset(self.channels, channels))
@@ -340,32 +337,34 @@ class Task1Config(TrainConfig):
 
 @dataclass
 class Task2Config(ShallowOptions, TrainConfig):
-    """Adds the options of Task 2; those of the shallow networks stand in `ShallowOptions`."""
+    """The options of Task 2: those of every training, those of `ShallowOptions`, and these."""
 
     arch: str = option(
-        "gated6-k3", "network: a ResNet, or one of models/shallow.py or models/shallow_baselines.py", ARCHS
+        "gated6-k3",
+        "network: a ResNet, or a network of models/shallow.py or models/shallow_baselines.py",
+        ARCHS,
     )
     weight_decay: float = option(
         1e-3, "L2 penalty on kernels and matrices, not on biases and normalisation", least=0, most=1000
     )
     max_depth: int = option(
         MAX_DEPTH,
-        "largest strict depth (metrics/depth.py) of a network of models/shallow.py; a deeper one is not trained",
+        "largest strict depth (metrics/depth.py) of a network of models/shallow.py; a deeper network is refused",
         least=1,
         most=1000,
     )
 
     def resolve(self, channels: Channels = RGB) -> Self:
-        """Does what `TrainConfig.resolve` does; names a shallow network by its depth and kernels.
+        """Resolve as `TrainConfig.resolve` does; name a shallow network by its depth and kernels.
 
         Raises:
-            UserError: as `models.task2.network_options` as well.
+            UserError: as there, or as `models.task2.network_options`.
         """
         options = network_options(vars(self))
         if self.name is None:
             self.name = shallow_name({**SHALLOW[self.arch], **options}) if self.arch in SHALLOW else self.arch
         super().resolve()
-        # Shallow networks are made for small images; on larger ones the stem halves the sides more often
+        # Shallow networks are designed for small images: on larger images the stem halves the sides more often
         if self.arch in SHALLOW and self.stem_pool is None and self.stem == "7x7s2":
             stem, pool = fit_stem(self.arch, self.image_size)
             if (stem, pool) != fit_stem(self.arch, DESIGNED_FOR):
@@ -378,14 +377,14 @@ OPTIONS.update({f"{task}-model": cls for task, cls in CONFIGS.items()})  # to ch
 
 
 def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> TrainConfig:
-    """Returns the options of a grid's run, as the script of `task` resolves them on a CPU.
+    """Return the options of a grid's run, as the training script of `task` resolves them on a CPU.
 
     Args:
-        channels: of the data.
+        channels: channels of the data.
         more: further options, such as the seed.
 
     Raises:
-        UserError: as the script.
+        UserError: the training script would refuse the options.
     """
     options = {
         **(run.parts or (run,))[0].options,
@@ -400,13 +399,13 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
     return CONFIGS[task](**options).resolve(Channels(channels))
 
 
-# ---------------------------------------------------------------- when two trainings are the same
+# ---------------------------------------------------------------- when two trainings are equal
 
 
 def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
-    """Returns the options that change the training, without the seed: equal exactly when only seeds differ.
+    """Return the options that change the training, without the seed: equal exactly when only seeds differ.
 
-    Autocast is left out: its default follows from the processor. A teacher counts by its own identity.
+    Autocast is left out, because its default depends on the processor. A teacher is compared by its name, not its path.
     """
     options = {
         field.name: getattr(config, field.name)
@@ -422,39 +421,39 @@ def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
 
 
 def digest(*parts: Any) -> str:
-    """Returns eight letters that stand for the values `parts`."""
+    """Return eight hexadecimal digits of the sha256 of the values `parts`."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 
 def training_name(config: TrainConfig) -> str:
-    """Returns NAME-OPTIONS of a resolved training, where OPTIONS stands for its identity."""
+    """Return NAME-OPTIONS of a resolved training, where OPTIONS is the digest of its identity."""
     return f"{config.name}-{digest(identity(config))}"
 
 
 def folder_name(config: TrainConfig) -> str:
-    """Returns the name of a training's run directory: NAME-OPTIONS-sSEED."""
+    """Return the name of a training's run directory: NAME-OPTIONS-sSEED."""
     return f"{training_name(config)}-s{config.seed}"
 
 
 def differing(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> dict[str, tuple[Any, Any]]:
-    """Returns name -> (ours, theirs) of the options by which two runs train different networks.
+    """Return the options by which two runs train different networks: name -> (ours, theirs).
 
-    An older version may not have had an option: it then trained with the default. Such a version knew a
-    teacher by its path, so the same path is the same teacher.
+    If an older version did not have an option, it trained with the default. If it saved only the path of a teacher,
+    equal paths mean the same teacher.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    one, two = ({**defaults, **options, "teacher": _teacher(options)} for options in (ours, theirs))
+    our, their = ({**defaults, **options, "teacher": _teacher(options)} for options in (ours, theirs))
     if "taught_by" not in theirs and ours.get("teacher") == theirs.get("teacher"):
-        two["teacher"] = one["teacher"]
+        their["teacher"] = our["teacher"]
     return {
-        key: (value, two.get(key))
-        for key, value in one.items()
-        if key not in SESSION_OPTIONS and value != two.get(key)
+        key: (value, their.get(key))
+        for key, value in our.items()
+        if key not in SESSION_OPTIONS and value != their.get(key)
     }
 
 
 def changed_options(config: TrainConfig) -> dict[str, Any]:
-    """Returns the resolved options that differ from the defaults of task and preset, without seed and names."""
+    """Return the resolved options that differ from the defaults of task and preset, without seed and names."""
     usual = type(config)(preset=config.preset, device=config.device).resolve()
     changed = {
         key: value
@@ -465,13 +464,13 @@ def changed_options(config: TrainConfig) -> dict[str, Any]:
 
 
 def _teacher(options: Mapping) -> str | None:
-    """Returns the teacher's `training_name`. Older versions wrote its path alone: NAME-OPTIONS-sSEED/model.pt."""
+    """Return the teacher's `training_name`. Older versions saved only its path: NAME-OPTIONS-sSEED/model.pt."""
     if options.get("taught_by") or not options.get("teacher"):
         return options.get("taught_by")
     return _training_of(options["teacher"])
 
 
 def _training_of(path: str) -> str:
-    """Returns NAME-OPTIONS of the path of a checkpoint, NAME-OPTIONS-sSEED/model.pt; other paths stay as they are."""
-    written = re.fullmatch(r"(?:.*/)?([^/]+)-s\d+/[^/]+", path)
-    return written[1] if written else path
+    """Return NAME-OPTIONS of a checkpoint's path NAME-OPTIONS-sSEED/model.pt; any other path is returned unchanged."""
+    match = re.fullmatch(r"(?:.*/)?([^/]+)-s\d+/[^/]+", path)
+    return match[1] if match else path

@@ -1,14 +1,14 @@
-"""Evaluate a Task 1 checkpoint on every set of its channels, each folded into a plain network.
+"""Evaluate a Task 1 checkpoint on every set of its channels; for each set it is folded into a plain network.
 
     python eval_channels.py runs/main/model.pt                # under a minute; demo set: about 80 % with RGB
-    python eval_channels.py runs/plain/model.pt --fill mean   # a plain network, absent channels replicated
+    python eval_channels.py runs/plain/model.pt --fill mean   # plain network; absent channels: mean of the others
     python eval_channels.py runs/main/model.pt --split val --subsets "RGB R"
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
-Updates results/task1/channels.csv, one JSON with all provenance in results/task1/runs/ and predictions on test
-in results/task1/predictions/. Writes evaluation.md and evaluation.png beside the checkpoint. `python -m report.build`
-then makes the documents.
+Updates results/task1/channels.csv. Writes a JSON with all provenance to results/task1/runs/, the predictions on test
+to results/task1/predictions/, and evaluation.md and evaluation.png beside the checkpoint. Then `python -m report.build`
+makes the documents.
 """
 
 from __future__ import annotations
@@ -37,29 +37,28 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "checkpoint",
         nargs="+",
-        help="model.pt of a run of train_task1.py; those of the three "
-        "single-channel specialists together: their late "
-        "fusion",
+        help="model.pt of a run of train_task1.py; for late fusion, those of all single-channel specialists",
     )
     add_options(parser, "task1")
     parser.add_argument(
         "--subsets",
         default="every",
-        help='"every" (of more than six channels some, which '
-        'are named), or a list, such as "RGB RG R" or "B04,B03,B02 B08 all"',
+        help='"every" (if there are more than six channels, some sets), or a list, such as "RGB RG R" or '
+        '"B04,B03,B02 B08 all"',
     )
     parser.add_argument(
-        "--fill", choices=tuple(FILLS), help="fill rule to evaluate under (default: as trained)"
+        "--fill", choices=tuple(FILLS), help="fill rule of the evaluation (default: as trained)"
     )
     parser.add_argument(
-        "--probe", choices=PROBES, help="what to put the network through, see models/probes.py; an ablation"
+        "--probe",
+        choices=PROBES,
+        help="test the network in a special way, see models/probes.py; the result is an ablation",
     )
     return parser
 
 
 def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
-    """The model of one checkpoint, or of several single-channel specialists their late fusion; with its
-    checkpoint.
+    """Load the model of one checkpoint, or the late fusion of several specialists; return it and its checkpoint.
 
     Raises:
         UserError: as `load_channel_net` and `load_late_fusion`.
@@ -68,13 +67,14 @@ def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
         return load_channel_net(paths[0], fill)
     if fill:
         raise UserError(
-            f"--fill {fill}: late fusion uses the networks of the present channels alone, it fills nothing"
+            f"--fill {fill}: late fusion fills no channels, it uses only the networks of the present channels; "
+            f"leave out --fill"
         )
     return load_late_fusion(paths)
 
 
 def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
-    """The part of the tables that a model belongs to: ours are networks with the stem of this repository."""
+    """Return the section of the tables for a model; "ours" are networks with the stem of this repository."""
     if {"probe", "image_size"} & test.keys():
         return "ablation"
     if config.is_specialist and not fusion:
@@ -88,12 +88,12 @@ def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
 
 
 def start_evaluation(args, checkpoint: dict) -> Evaluation:
-    """What is evaluated, from the command line and the training's options."""
+    """Return the evaluation that the command line and the training's options describe."""
     config, fusion = Task1Config.of(checkpoint["config"]), len(args.checkpoint) > 1
-    asked = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
-    test = {key: value for key, value in asked.items() if value not in (None, getattr(config, key, None))}
+    options = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
+    test = {key: value for key, value in options.items() if value not in (None, getattr(config, key, None))}
     section = args.section or default_section(config, fusion, test)
-    if section == "specialist" and not config.is_specialist:  # on the one set that it was trained on
+    if section == "specialist" and not config.is_specialist:  # --section: evaluate it on its whole set only
         names = checkpoint["dataset"]["channel_names"]
         test["subsets"] = subset_name(range(len(names)), names)
     return Evaluation(
@@ -102,8 +102,9 @@ def start_evaluation(args, checkpoint: dict) -> Evaluation:
 
 
 def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
-    """Cost of the plain network for the channel set `ids`; latency by `repeats` passes of one image, or
-    none.
+    """Measure the cost of the plain network for the channel set `ids`.
+
+    The latency is the median of `repeats` passes of one image; with 0 it is not measured.
     """
     plain, shape = for_channels(model, ids).eval(), (len(ids), batches.image_size, batches.image_size)
     image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
@@ -123,10 +124,13 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
 def evaluate(
     model: nn.Module, batches: Batches, subsets: dict, prepare, num_classes: int, repeats: int
 ) -> tuple[list[dict], dict]:
-    """Metrics and cost of each subset as columns of the table, and the predictions: subset name -> (N,) int.
+    """Evaluate the model on each set; return the rows of the table, and the predictions: name of a set -> (N,) int.
 
-    subsets: name of a set -> ids; prepare: ids -> (network to evaluate, image channels it takes); cost is that
-    of the plain network of the set.
+    The cost of a set is that of its plain network.
+
+    Args:
+        subsets: name of a set -> ids.
+        prepare: ids -> (network to evaluate, image channels that it takes).
     """
     labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
     for subset, ids in progress_bar(subsets.items(), desc="subsets", unit="subset"):
@@ -145,7 +149,7 @@ def evaluate(
 
 
 def kernels(model: nn.Module, subsets: dict) -> dict:
-    """Subset -> its first generated filters (8, n, k, k), rounded; for the figure."""
+    """Return the first filters for each set, for the figure: name of a set -> (8, n, k, k), rounded."""
     return {
         subset: [
             [[[round(v, 4) for v in row] for row in plane] for plane in kernel]
@@ -170,25 +174,27 @@ def main(argv: list[str] | None = None) -> None:
     if evaluation.is_done():
         return
     dataset, specialist = checkpoint["dataset"], evaluation.head["section"] == "specialist"
-    known = channels_of(dataset)
-    names = known.names
+    channels = channels_of(dataset)
+    names = channels.names
     whole = "every" in args.subsets.split()
-    subsets = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, known)
+    subsets = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, channels)
     if whole and not specialist and len(subsets) < 2 ** len(names) - 1:
         print(
-            f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each alone, all but one, and "
-            f"some that are drawn; name others with --subsets"
+            f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each channel alone, all "
+            f"but one, and some random sets; choose sets with --subsets"
         )
     keep = args.results or args.split == "both" and whole
     if not keep:
-        print("part of the splits or subsets: printed only; name a folder with --results to keep it")
+        print(
+            "only some of the splits or sets: the results are printed, not saved; --results FOLDER saves them"
+        )
     size = args.image_size or checkpoint["config"]["image_size"]
     config, cache = evaluation.open_data(args.checkpoint[0], size)
     device = torch.device(config.device)
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
-    # a set is called by what it is among the channels of the data
+    # the name of a set is that of its channels in the data
     subsets = {subset_name(sorted(columns[i] for i in ids), cache.channel_names): ids for ids in subsets}
     record = evaluation.new_record(args.checkpoint[0], cache, device)
     if (
@@ -206,8 +212,8 @@ def main(argv: list[str] | None = None) -> None:
     seen = list(parse_subset(config.train_channels, names))
 
     def prepare(ids):
-        network, taken = probe_network(args.probe, model, ids, train, seen, dataset)
-        return network.to(device), taken
+        network, inputs = probe_network(args.probe, model, ids, train, seen, dataset)
+        return network.to(device), inputs
 
     for split in ("val", "test") if args.split == "both" else (args.split,):
         batches = make_batches(cache, split, size, columns, device)

@@ -4,9 +4,9 @@
     python eval_shallow.py runs/64px-half/*/model.pt --skip-existing
     python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
-In the fused network each sum of branches is one convolution. Updates results/task2/classifiers.csv, one JSON a
-run with all provenance in results/task2/runs/ and predictions on test in results/task2/predictions/. Writes
-evaluation.md and evaluation.png beside each checkpoint. `python -m report.build` then makes the documents.
+In the fused network, each sum of branches is one convolution. Updates results/task2/classifiers.csv. Writes a JSON
+for each run, with all provenance, to results/task2/runs/, the predictions on test to results/task2/predictions/, and
+evaluation.md and evaluation.png beside each checkpoint. Then `python -m report.build` makes the documents.
 """
 
 from __future__ import annotations
@@ -29,20 +29,18 @@ from models.task2 import MAX_DEPTH, load_classifier, measure_depth
 from report.evaluation_page import ClassAnswers, write_page
 from utils import ArgumentParser, UserError, cli
 
-LIMITED = ("ours", "distilled")  # sections with a limit to the depth
+LIMITED = ("ours", "distilled")  # sections whose networks may not be deeper than MAX_DEPTH
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "checkpoint", nargs="+", help="model.pt of runs of train_task2.py, each evaluated by itself"
-    )
+    parser.add_argument("checkpoint", nargs="+", help="model.pt of one or more runs of train_task2.py")
     add_options(parser, "task2")
     return parser
 
 
 def default_section(options: dict, test: dict) -> str:
-    """The part of the tables that a model belongs to."""
+    """Return the section of the tables that a model belongs to."""
     if test:
         return "ablation"
     if options["arch"] in SHALLOW:
@@ -57,10 +55,14 @@ def default_section(options: dict, test: dict) -> str:
 
 
 def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats: int) -> dict:
-    """Columns of what a network costs: images of `shape` (C, H, W), latency by `repeats` passes of one
-    image, or none.
+    """Measure the cost of a network, as columns of the table.
+
+    The latency is the median of `repeats` passes; with 0 it is not measured.
+
+    Args:
+        shape: (C, H, W) of an image.
     """
-    one, many = (
+    image, batch = (
         torch.randn(count, *shape, device=device).to(memory_format=torch.channels_last)
         for count in (1, BATCH)
     )
@@ -70,17 +72,19 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
 
     return {
         "params": count_params(fused),
-        "macs": flop_counter_macs(fused, one),
-        "latency_ms_b1": milliseconds(one, repeats=repeats),
-        # long enough to time
-        "latency_ms_b256": milliseconds(many, repeats=max(1, repeats // 10), warmup=1),
-        "peak_mem_mb": peak_memory_mb(fused, many),
+        "macs": flop_counter_macs(fused, image),
+        "latency_ms_b1": milliseconds(image, repeats=repeats),
+        # a batch takes long, so a tenth of the passes is enough
+        "latency_ms_b256": milliseconds(batch, repeats=max(1, repeats // 10), warmup=1),
+        "peak_mem_mb": peak_memory_mb(fused, batch),
     }
 
 
 def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
-    """Receptive field, in images of twice the size; None where it cannot be measured:
-    the unit in the middle is dead, or the images are too large."""
+    """Measure the receptive field in images of twice the side.
+
+    Return None if it cannot be measured: the unit in the middle is dead, or the images are too large.
+    """
     try:
         return receptive_field(fused, 2 * image_size, channels=channels)
     except ValueError:
@@ -88,15 +92,14 @@ def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
 
 
 def evaluate(path: str, args) -> bool:
-    """Evaluate one checkpoint and write its results, unless that is done already.
+    """Evaluate one checkpoint and write its results, unless they are there already.
 
     Returns:
-        Whether it wrote what the documents show.
+        True if it wrote results that the documents show.
 
     Raises:
-        UserError: not a checkpoint of train_task2.py, other data, results of other options, or too deep for
-            its
-            section.
+        UserError: it is not a checkpoint of train_task2.py; the data are not those of the training; the results on
+            disk come from other options; or the network is too deep for its section.
     """
     model, checkpoint = load_classifier(path)
     options = checkpoint["config"]
@@ -109,7 +112,7 @@ def evaluate(path: str, args) -> bool:
         return False
     keep = args.results or args.split == "both"
     if not keep:
-        print("one of the splits: printed only; name a folder with --results to keep it")
+        print("only one of the splits: the results are printed, not saved; --results FOLDER saves them")
     config, cache = evaluation.open_data(path, size)
     device, channels = torch.device(config.device), range(len(cache.channel_names))
     shape, name = (len(channels), size, size), evaluation.head["model"]
@@ -162,7 +165,8 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.name and len(args.checkpoint) > 1:
         raise UserError(
-            f"--name {args.name}: {len(args.checkpoint)} checkpoints would share it; name one checkpoint"
+            f"--name {args.name}: {len(args.checkpoint)} checkpoints would have the same name; give one "
+            f"checkpoint, or leave out --name"
         )
     published = [evaluate(path, args) for path in args.checkpoint]
     if any(published):

@@ -1,14 +1,14 @@
-"""Run a grid of trainings, several at once, then evaluate each: one command repeats a table.
+"""Run a grid of trainings, several at once, then evaluate each of them: one command repeats a table.
 
     python experiments.py task1 --jobs 2                     # every run of Task 1 that is not finished
     python experiments.py task1 --list                       # which runs it has, and which are finished
     python experiments.py task1 --only channelset            # one row of the table
     python experiments.py task2-long --only gated6-k3,width=0.3125,weight_decay=0.002
-    python experiments.py task1 --minutes 60                 # stop after an hour; the same command goes on
-    python experiments.py task1-ablations --no-train         # evaluate what is trained and has no result yet
+    python experiments.py task1 --minutes 60                 # stop after an hour; run it again to go on
+    python experiments.py task1-ablations --no-train         # evaluate trained runs that have no results
 
-At --preset 48px-quarter a training of Task 1 takes three to six minutes on a core. Finished runs are skipped
-and interrupted ones resumed. Each run has its directory runs/DATA-PRESET/NAME-OPTIONS-sSEED with its log.
+At --preset 48px-quarter a training of Task 1 takes three to six minutes on one core. Finished runs are skipped,
+interrupted runs are resumed. Each run has a directory with its log: runs/DATA-PRESET/NAME-OPTIONS-sSEED.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from grids.run import Run, distinct
 from report import build as report_build
 from utils import BUSY, ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, parse_config, within
 
-RETRY = 10  # seconds until a run that another process trains is tried again
-# options that the queue gives to every training, and to every evaluation
+RETRY = 10  # seconds; if another process trains a run, it is tried again after this time
+# options that the queue sets for every training, and for every evaluation
 TRAINING_HAS = {"data", "threads", "out", "resume", "name", "seed", "preset", "help"}
 EVALUATION_HAS = {"name", "label", "section", "skip-existing", "report", "data", "threads", "help"}
 EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
@@ -40,25 +40,31 @@ EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 @dataclass
 class Job:
-    """A training or an evaluation."""
+    """One training or one evaluation, run as a process."""
 
     name: str
     command: list[str]
     log: Path
-    makes: Path | None = None  # a checkpoint; an evaluation makes none
-    needs: list[Path] = field(default_factory=list)  # checkpoints that must be there first
+    makes: Path | None = None  # the checkpoint that a training makes; None for an evaluation
+    needs: list[Path] = field(default_factory=list)  # checkpoints that must exist first
     process: subprocess.Popen | None = None
-    not_before: float = 0.0  # of time.monotonic: it was busy until then
+    not_before: float = 0.0  # time.monotonic() before which a busy job is not tried again
 
     @property
     def ready(self) -> bool:
         return time.monotonic() >= self.not_before and all(path.exists() for path in self.needs)
 
     def start(self) -> None:
-        """Raises UserError where its folder cannot be written."""
+        """Start the process; its output goes to `log`.
+
+        Raises:
+            UserError: the log cannot be written, or the process cannot be started.
+        """
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.log, "a") as log:  # it ends with this process, whatever ends that
+            with open(
+                self.log, "a"
+            ) as log:  # the job stops when its stdin closes, so also when this process dies
                 self.process = subprocess.Popen(
                     self.command,
                     stdin=subprocess.PIPE,
@@ -72,31 +78,31 @@ class Job:
 
 
 def chosen_runs(args) -> list[Run]:
-    """The runs of the grid that --only names.
+    """Return the runs of the grid that --only names (default: all).
 
     Raises:
-        UserError: there is no such run.
+        UserError: the grid has no such run.
     """
     runs = GRIDS[args.grid]
-    for wanted in args.only or ():
-        if not any(run.fits(wanted) for run in runs):
-            raise UserError(f"--only {wanted}: grid {args.grid} has {' '.join(map(str, runs))}")
-    return [run for run in runs if not args.only or any(run.fits(wanted) for wanted in args.only)]
+    for pattern in args.only or ():
+        if not any(run.fits(pattern) for run in runs):
+            raise UserError(f"--only {pattern}: grid {args.grid} has {' '.join(map(str, runs))}")
+    return [run for run in runs if not args.only or any(run.fits(pattern) for pattern in args.only)]
 
 
 def trainings(runs: list[Run]) -> list[Run]:
-    """What has to be trained for the runs, teachers first."""
+    """Return the runs that must be trained for `runs`, teachers first."""
     needed = [part.trained for run in runs for part in (run.parts or (run,))]
     return distinct([run.teacher for run in needed if run.teacher] + needed)
 
 
 def more_options(run: Run, args, seed: int) -> dict:
-    """What the queue adds to a run's options: its teacher's checkpoint."""
+    """Return the option that the queue adds to a run: the checkpoint of its teacher, if it has a teacher."""
     return {"teacher": str(run_folder(run.teacher, args, seed) / "model.pt")} if run.teacher else {}
 
 
 def own_words(run: Run, args, seed: int) -> list[str]:
-    """What the training script is told of the run."""
+    """Return the part of the training command that describes the run."""
     return [
         "--name",
         run.model,
@@ -110,51 +116,53 @@ def own_words(run: Run, args, seed: int) -> list[str]:
 
 
 def given_words(text: str, option: str) -> list[str]:
-    """The words of --options or --eval-options, as a shell splits them.
+    """Return the words of --options or --eval-options, split as a shell does.
 
     Raises:
-        UserError: a quote is not closed, or a word is neither an option nor the value of one.
+        UserError: a quote is not closed, or a word is neither an option nor the value of an option.
     """
     try:
-        found = shlex.split(text)
+        parts = shlex.split(text)
     except ValueError as error:
         raise UserError(f"{option} {text!r}: {error}; close each quote") from error
-    for before, word in zip(["", *found], found):
+    for before, word in zip(["", *parts], parts):
         if not word.startswith("--") and ("=" in before or not before.startswith("--")):
-            raise UserError(f"{option}: {word!r} is no option, nor the value of one")
-    return found
+            raise UserError(f"{option}: {word!r} is neither an option nor the value of an option; remove it")
+    return parts
 
 
-def named_options(found: list[str]) -> set[str]:
-    """Names of the options in a command line; --no-gates is "gates"."""
-    names = {word[2:].split("=")[0] for word in found if word.startswith("--")}
+def named_options(words: list[str]) -> set[str]:
+    """Return the names of the options in a command line; that of --no-gates is "gates"."""
+    names = {word[2:].split("=")[0] for word in words if word.startswith("--")}
     return {name.removeprefix("no-") for name in names}
 
 
 def check_words(args) -> None:
-    """Refuse what would run something else than the queue tells, or two runs as one.
+    """Check that --options and --eval-options do not replace options that the queue sets.
+
+    With such options a result would have the wrong name, or two runs would share a folder.
 
     Raises:
-        UserError: --options or --eval-options have an option that the queue or one of its runs sets.
+        UserError: an option of --options or --eval-options is set by the queue or by a run.
     """
     runs = chosen_runs(args)
-    trained = {
+    training_options = {
         str(run): {**run.options, **({"teacher": ""} if run.teacher else {})} for run in trainings(runs)
     }
-    tested = {str(run): run.test for run in runs}
-    for option, text, own, options_of in (
-        ("--options", args.options, TRAINING_HAS, trained),
-        ("--eval-options", args.eval_options, EVALUATION_HAS, tested),
+    test_options = {str(run): run.test for run in runs}
+    for option, text, of_queue, of_runs in (
+        ("--options", args.options, TRAINING_HAS, training_options),
+        ("--eval-options", args.eval_options, EVALUATION_HAS, test_options),
     ):
-        named = named_options(given_words(text, option))
-        for run, has in {"queue": dict.fromkeys(own, ""), **options_of}.items():
-            for name in sorted(named & named_options(words(has))):
+        names = named_options(given_words(text, option))
+        for run, options in {"queue": dict.fromkeys(of_queue, ""), **of_runs}.items():
+            for name in sorted(names & named_options(words(options))):
                 owner = run if run == "queue" else f"run {run}"
                 raise UserError(f"{option} has --{name}, which the {owner} sets itself: leave it out")
 
 
 def training_config(run: Run, args, seed: int) -> TrainConfig:
-    """Returns the options of a run's training, with those of --options, as its script resolves them."""
+    """Return the options of a run's training, with those of --options, as the training script resolves them."""
     config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)])
     if run.teacher:
         config.taught_by = training_name(training_config(run.teacher, args, seed))
@@ -162,12 +170,12 @@ def training_config(run: Run, args, seed: int) -> TrainConfig:
 
 
 def run_folder(run: Run, args, seed: int) -> Path:
-    """Returns the directory of a training, which depends on its data and on all of its options."""
+    """Return the directory of a training; it depends on the data and on all options."""
     return Path("runs") / f"{args.dataset}-{args.preset}" / folder_name(training_config(run, args, seed))
 
 
 def words(options: dict) -> list[str]:
-    """Options as on the command line: {"image_size": 48, "gates": False} -> --image-size 48 --no-gates."""
+    """Write options as on the command line: {"image_size": 48, "gates": False} -> --image-size 48 --no-gates."""
     flags = {key: key.replace("_", "-") for key in options}
     return [
         word
@@ -181,7 +189,7 @@ def words(options: dict) -> list[str]:
 
 
 def training_jobs(args) -> list[Job]:
-    """What is not trained yet."""
+    """Return the trainings that are not finished yet."""
     jobs, task = [], task_of(args.grid)
     for seed in args.seeds:
         for run in trainings(chosen_runs(args)):
@@ -212,12 +220,12 @@ def training_jobs(args) -> list[Job]:
 
 
 def evaluation_jobs(args) -> list[Job]:
-    """The evaluations of all runs; one that has its results already does nothing."""
+    """Return the evaluations of all runs; an evaluation does nothing if its results are there already."""
     jobs, task = [], task_of(args.grid)
     for seed in args.seeds:
         for run in chosen_runs(args):
             models = [run_folder(part.trained, args, seed) / "model.pt" for part in (run.parts or (run,))]
-            # subsets follow from the section
+            # --section already implies the subsets
             test = {key: value for key, value in run.test.items() if key != "subsets"}
             command = [
                 sys.executable,
@@ -251,19 +259,22 @@ def evaluation_jobs(args) -> list[Job]:
 
 
 def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tuple[list[Job], list[Job]]:
-    """Run the jobs, `at_once` at a time, as soon as what they need is there; after `minutes` the running
-    ones save and stop.
+    """Run the jobs, `at_once` at a time, each as soon as the checkpoints that it needs exist.
 
-    Returns the failed ones, and those that were not finished.
+    After `minutes` minutes the running jobs save and stop.
+
+    Returns:
+        The jobs that failed, and the jobs that are not finished.
     """
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, list(jobs), [], []
     try:
         while (waiting or running) and time.monotonic() < deadline:
-            # another queue may have trained it meanwhile
+            # another queue may have trained a busy run meanwhile
             waiting = [job for job in waiting if not (job.not_before and job.makes and job.makes.exists())]
             ready = [job for job in waiting if job.ready]
             if not ready and not running and not any(job.not_before for job in waiting):
-                ready = [job for job in waiting if job.makes][:1]  # what it needs has failed: let it say so
+                # its teacher's training failed: start it anyway, so that it reports the missing file
+                ready = [job for job in waiting if job.makes][:1]
                 if not ready:
                     break
             for job in sorted(ready, key=lambda job: job.makes is not None)[: at_once - len(running)]:
@@ -275,7 +286,7 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
                 running.remove(job)
                 if job.process.returncode == BUSY:
                     print(
-                        f"{time.strftime('%H:%M:%S')} busy    {job.name}: another process is at it",
+                        f"{time.strftime('%H:%M:%S')} busy    {job.name}: another process works on it",
                         flush=True,
                     )
                     job.not_before = time.monotonic() + RETRY
@@ -293,14 +304,14 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
         for job in running:
             job.process.wait()
             print(
-                f"{time.strftime('%H:%M:%S')} stopped {job.name}: the same command goes on with it",
+                f"{time.strftime('%H:%M:%S')} stopped {job.name}: run the same command again to go on",
                 flush=True,
             )
     return failed, running + waiting
 
 
 def show(args) -> None:
-    """Print the runs of the grid: whether each is trained, and its training's folder."""
+    """Print each run of the grid, with its folder and whether it is trained."""
     for seed in args.seeds:
         for run in chosen_runs(args):
             folders = [run_folder(part.trained, args, seed) for part in (run.parts or (run,))]
@@ -310,16 +321,21 @@ def show(args) -> None:
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("grid", choices=GRIDS, help="which runs")
+    parser.add_argument("grid", choices=GRIDS, help="the runs")
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
-        help="these runs of it: NAME or NAME,OPTION=VALUE,...; default: all",
+        help="only these runs of the grid: NAME or NAME,OPTION=VALUE,... (default: all)",
     )
     parser.add_argument("--list", action="store_true", help="print the runs and stop")
     parser.add_argument(
-        "--seeds", nargs="+", type=within(0, 2**63 - 1), default=[0], metavar="N", help="seeds, one run each"
+        "--seeds",
+        nargs="+",
+        type=within(0, 2**63 - 1),
+        default=[0],
+        metavar="N",
+        help="seeds; every run is trained with each of them",
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="64px-half", help="sizes and lengths")
     parser.add_argument("--data", default="auto", help="as in the training scripts")
@@ -329,20 +345,20 @@ def make_parser() -> ArgumentParser:
         "--minutes",
         type=within(0.0, float("inf"), float),
         default=float("inf"),
-        help="time budget for training",
+        help="stop the trainings after this time",
     )
     parser.add_argument(
-        "--options", default="", help="further options of every training, in quotes, such as '--epochs 2'"
+        "--options", default="", help="more options for every training, in quotes, such as '--epochs 2'"
     )
     parser.add_argument(
-        "--eval-options", default="", help="further options of every evaluation, such as '--repeats 0'"
+        "--eval-options", default="", help="more options for every evaluation, such as '--repeats 0'"
     )
     parser.add_argument(
         "--latency",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="measure latency, which needs a quiet machine: evaluate one after the other when "
-        "all is trained; with --no-latency, each as soon as it is trained",
+        help="measure latency, which needs a quiet machine: evaluate one run after the other, after all "
+        "trainings; with --no-latency, evaluate each run as soon as it is trained",
     )
     parser.add_argument(
         "--report",
@@ -362,11 +378,13 @@ def main(argv: list[str] | None = None) -> None:
     check_words(args)
     if args.list:
         return show(args)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the trainings save, then stop
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # SIGTERM acts as Ctrl-C: the trainings save, then stop
     jobs = [] if args.no_train else training_jobs(args)
     evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)
-    # a latency is measured on a machine that does nothing else
+    # latency is measured on a machine that does nothing else
     together = jobs if args.latency else jobs + evaluations
     failed, left = run_jobs(together, args.jobs, args.minutes)
     left = evaluations if args.latency else [job for job in left if job.makes is None]

@@ -1,13 +1,13 @@
-"""Train one model that takes any set of input channels (or a baseline, or a specialist for one set).
+"""Train one model that takes any set of input channels, or a baseline, or a specialist for one set.
 
-    python train_task1.py                       # the module, on the data in data/, else on the demo set
+    python train_task1.py                       # our model, on the data in data/, else on the demo set
     python train_task1.py --sampler none        # a plain RGB-trained network
     python train_task1.py --channels R          # the specialist for red
     torchrun --nproc_per_node=4 train_task1.py  # four GPUs
 
-The demo set takes a minute on two CPU cores; eval_channels.py then gives about 80 % with RGB. On one core
-mini-imagenet-50 at --preset 48px-quarter takes three to four minutes: 47 % over the seven sets. Ctrl-C saves;
-the same command with --resume goes on. Then: python eval_channels.py runs/.../model.pt
+The demo set takes a minute on two CPU cores; eval_channels.py then shows about 80 % top-1 with RGB. On one core,
+mini-imagenet-50 at --preset 48px-quarter takes three to four minutes and reaches 47 %, the mean over the seven sets.
+Ctrl-C saves and stops; to go on, add --resume. Next: python eval_channels.py runs/.../model.pt
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from utils import UserError, cli, parse_config
 
 
 def subset_metrics(model, batches, names, config: Task1Config) -> dict:
-    """Top-1 and loss of the averaged model on the sets it answers for: all (of many channels some), or a
-    specialist's one; their means over these sets.
+    """Return the top-1 of the model on each of its sets, and the means of top-1 and loss over these sets.
+
+    A specialist has one set. Other models have all sets, or some sets if there are many channels.
     """
     top1, losses, labels = {}, [], batches.labels.cpu().numpy()
     num_classes = model.fc.out_features
@@ -48,7 +49,7 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
 
 
 def build_shaped(options: Mapping, channels: int, num_classes: int) -> torch.nn.Module:
-    """Returns a network of the options, for so many channels and classes; of no data."""
+    """Build a network of the options for `channels` channels and `num_classes` classes, without data."""
     moments = {"mean": torch.zeros(channels), "std": torch.ones(channels), "covariance": torch.eye(channels)}
     return build_from_options(options, channels, num_classes, moments)
 
@@ -59,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     config.resolve(read_channels(source))
     device, processes, cache = start(config, str(source))
     ids = parse_subset(config.channels, cache.channels)
-    known = cache.channels.chosen(ids)
-    names = known.names
+    channels = cache.channels.chosen(ids)
+    names = channels.names
     train = make_batches(cache, "train", config.image_size, ids, device, config.fraction)
     val = make_batches(cache, "val", config.image_size, ids, device)
 
@@ -70,20 +71,21 @@ def main(argv: list[str] | None = None) -> None:
         "std": cache.std[list(ids)],
         "covariance": cache.covariance[list(ids)][:, list(ids)],
     }
-    model = build_from_options(vars(config), known, cache.num_classes, statistics)
+    model = build_from_options(vars(config), channels, cache.num_classes, statistics)
     if config.init_from:
         shaped = partial(build_shaped, vars(config))
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
     if config.teacher and config.channels != "all":
         raise UserError(
-            f"--teacher {config.teacher}: it and the student must both take all channels of the same data"
+            f"--teacher {config.teacher}: it and the student must both take all channels of the same data; "
+            f"leave out --channels or --teacher"
         )
     teacher = None
     if config.teacher:
         teacher, options = load_teacher(config.teacher, cache, len(names))
         config.taught_by = training_name(Task1Config.of(options))
-    seen = list(parse_subset(config.train_channels, known))
-    shares = parse_shares(config.set_shares, known.chosen(seen))
+    seen = list(parse_subset(config.train_channels, channels))
+    shares = parse_shares(config.set_shares, channels.chosen(seen))
 
     def batch_inputs(count, random):
         if config.sampler == "none":
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         CHECKPOINT,
         {
             "channel_names": names,
-            "wavelengths": known.wavelengths,
+            "wavelengths": channels.wavelengths,
             "data_channels": cache.channels.as_dict(),
             **{key: value.tolist() for key, value in statistics.items()},
         },

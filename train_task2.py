@@ -1,12 +1,12 @@
-"""Train a classifier for Task 2 on all channels: a shallow network, or ResNet-34, from scratch.
+"""Train a classifier for Task 2 from scratch, on all channels: a shallow network or ResNet-34.
 
     python train_task2.py                                    # gated6-k3, on data/, else on the demo set
-    python train_task2.py --arch resnet34 --no-stem-pool     # what it is compared with, for small images
-    python train_task2.py --kernels 3,5 --widths 128,256,512 # members without a name
-    python train_task2.py --teacher runs/.../model.pt        # learn from ResNet-34 as well
+    python train_task2.py --arch resnet34 --no-stem-pool     # the network to compare with, for small images
+    python train_task2.py --kernels 3,5 --widths 128,256,512 # a network with other layers
+    python train_task2.py --teacher runs/.../model.pt        # learn from a trained ResNet-34 too
 
-On one CPU core mini-imagenet-50 at --preset 48px-quarter --augment strong takes eight minutes: 60 % top-1.
-Ctrl-C saves; the same command with --resume goes on. Then: python eval_shallow.py runs/.../model.pt
+On one CPU core, mini-imagenet-50 at --preset 48px-quarter --augment strong takes eight minutes and reaches 60 %
+top-1. Ctrl-C saves and stops; to go on, add --resume. Next: python eval_shallow.py runs/.../model.pt
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     channels = range(len(cache.channel_names))
     torch.manual_seed(config.seed)
     model = build_classifier(vars(config), len(channels), cache.num_classes)
-    if config.arch in SHALLOW:  # refuses a network above the limit
+    if config.arch in SHALLOW:  # stops if the network is deeper than --max-depth
         measure_depth(
             model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name
         )

@@ -127,6 +127,10 @@ class Fill(Restored):
             return None
         return self.centre - self.columns(ids, self.centre.device) @ self.centre[list(ids)]
 
+    def by_image(self, x: Tensor) -> bool:
+        """Say whether many channels on a CPU make it faster to treat images with different sets one by one."""
+        return False
+
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
         """Apply P to images (B, C, ...), zero where absent, which may be overwritten."""
         with exactly(x.device):  # the rule's small solve stays in float32
@@ -338,11 +342,10 @@ class Regression(Fill):
         return columns
 
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
-        few = self.channels <= SWEPT or captured() or x.requires_grad
-        if few or x.device.type != "cpu" or self.corrected:
+        if x.requires_grad or not self.by_image(x):
             return super()._mix(x, mask)
         # image by image only the absent channels are computed: a quarter of the products, or fewer
-        last, sets = _channels_last(x), {}
+        last, sets = _channels_last(x), dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]()
         x = x if last else x.contiguous()
         for image, row in zip(x, mask.tolist()):
             present = [i for i, here in enumerate(row) if here]
@@ -350,14 +353,19 @@ class Regression(Fill):
             if not absent:
                 continue
             if key not in sets:
-                sets[key] = self._regression(present)[absent].to(x)
+                away = torch.tensor(absent)
+                sets[key] = (self._regression(present)[away].to(x), torch.tensor(present), away)
+            coefficients, here, away = sets[key]
             if last:
                 pixels = image.permute(1, 2, 0).flatten(0, 1)
-                pixels[:, absent] = pixels[:, present] @ sets[key].mT
+                pixels.index_copy_(1, away, pixels.index_select(1, here) @ coefficients.mT)
             else:
                 pixels = image.flatten(1)
-                pixels[absent] = sets[key] @ pixels[present]
+                pixels.index_copy_(0, away, coefficients @ pixels.index_select(0, here))
         return x
+
+    def by_image(self, x: Tensor) -> bool:
+        return not self.corrected and self.channels > SWEPT and x.device.type == "cpu" and not captured()
 
 
 def _others(ids: Sequence[int], channels: int) -> list[int]:

@@ -26,7 +26,7 @@ class Restored(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         empty = [name for name, value in self._own().items() if value.is_meta]
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call,unused-ignore]
         for name in empty:
             if not self._own()[name].is_meta:
                 self.restore(name)

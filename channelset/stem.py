@@ -296,6 +296,10 @@ class ChannelSetConv2d(ChannelPlace):
         if mask is not None:
             mask, every = self.check_mask(mask, x)
             if not (every and self.fill.whole) or self._unfoldable_kernel:
+                # large images: to convolve the present channels alone saves more than their kernel costs
+                large = x.shape[2] * x.shape[3] > 2 * self.in_channels * math.prod(self.stride)
+                if large and not torch.is_grad_enabled() and self.fill.by_image(x) and not self.unfoldable:
+                    return self._forward_sets(x, mask)
                 return self._forward_mask(x, mask)
         ids = self.check_ids(channels)
         if x.shape[1] != len(ids):
@@ -330,6 +334,16 @@ class ChannelSetConv2d(ChannelPlace):
             return y
         # in place: a convolution's output is not needed for its gradient
         return y.add_((offset if offset.dim() == 2 else offset[None]).to(y)[:, :, None, None])
+
+    def _forward_sets(self, x: Tensor, mask: Tensor) -> Tensor:
+        sets = [tuple(i for i, here in enumerate(row) if here) for row in mask.tolist()]
+        outputs = {}
+        for ids in dict.fromkeys(sets):
+            rows = [row for row, other in enumerate(sets) if other == ids]
+            outputs[ids] = iter(self(x[rows].index_select(1, torch.tensor(ids)), list(ids)))
+        y = torch.stack([next(outputs[ids]) for ids in sets])
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
     def fold(self, channels: Any = None) -> nn.Conv2d:
         """Make the plain Conv2d with n input channels that this module is on the set `channels`.

@@ -1,4 +1,4 @@
-"""What a training writes for TensorBoard, a package that is not installed with this one."""
+"""Writes a training's numbers and kernels for TensorBoard, a package that users install themselves."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-FILTERS = 64  # that are drawn
+FILTERS = 64  # number of kernels in the picture
 
 
 class Board:
     """Writes scalars and the first kernels of a training to a folder of event files."""
 
     def __init__(self, folder: Path):
-        from torch.utils.tensorboard import SummaryWriter  # config.py has looked whether it is there
+        from torch.utils.tensorboard import SummaryWriter  # config.py has checked that it is installed
 
         self.writer = SummaryWriter(str(folder))
 
     def add(self, epoch: int, record: Mapping, model: nn.Module) -> None:
-        """Write the numbers of a line of metrics.jsonl, nested ones as NAME/PART, and the model's first kernels."""
+        """Write one line of metrics.jsonl and the model's first kernels.
+
+        A nested number is called NAME/PART.
+        """
         for name, value in _flat(record):
             if name != "epoch":
                 self.writer.add_scalar(name, value, epoch)
@@ -38,8 +41,11 @@ def _flat(record: Mapping, prefix: str = "") -> Sequence[tuple[str, float]]:
 
 
 def kernel_grid(kernels: Tensor) -> Tensor:
-    """Kernels (O, C, k, k) as a picture (3, H, W) in 0..1: three channels in colour, others a square each; zero is
-    grey, and each kernel has its own scale."""
+    """Return kernels (O, C, k, k) as a picture (3, H, W) in 0..1.
+
+    Kernels of three channels are in colour; otherwise each channel is a grey square. Zero is grey, and each kernel has
+    its own scale.
+    """
     from torchvision.utils import make_grid
 
     kernels = kernels.float().cpu()

@@ -1,6 +1,4 @@
-"""What the evaluations of both tasks share: options, what a record holds, when an evaluation is done
-already.
-"""
+"""The code that both evaluations share: their options, their records, the check whether results are there already."""
 
 from __future__ import annotations
 
@@ -30,12 +28,12 @@ from utils import (
     within,
 )
 
-# Names and places on one machine, which a record does not keep; it names the teacher instead of its path
+# Names and paths of one machine. A record leaves them out; it holds the teacher's name instead of its path
 PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
-    """The options that every evaluation has."""
+    """Add the options that every evaluation has."""
     parser.add_argument(
         "--data", default="auto", help="the data it was trained on, as in the training scripts"
     )
@@ -44,37 +42,40 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--image-size",
         type=within(1, 4096),
-        help="side of the images, px (default: as trained); another one is a row of its own, an ablation",
+        help="side of the images, px (default: as in training); another size gives a separate row, an ablation",
     )
-    parser.add_argument("--name", help="what the results call the model (default: the run's name)")
-    parser.add_argument("--label", help="what readers see in tables (default: the name)")
+    parser.add_argument("--name", help="name of the model in the results (default: the run's name)")
+    parser.add_argument("--label", help="name that readers see in tables (default: the name)")
     parser.add_argument(
         "--section", choices=SECTIONS[task], help="part of the tables (default: from the options)"
     )
     parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument(
-        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: as many as there are idle cores"
+        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one for each idle core"
     )
     parser.add_argument(
-        "--repeats", type=within(0, 10**6), default=50, help="timed passes for the latency; 0: leave it out"
+        "--repeats",
+        type=within(0, 10**6),
+        default=50,
+        help="timed passes for the latency; 0: do not measure it",
     )
     parser.add_argument(
         "--results",
-        help="folder for the results (default: results for the data that results/ is of already, "
+        help="folder for the results (default: results/ if it already holds results of this data, "
         "else runs/results; for the demo set runs/demo-results)",
     )
     parser.add_argument(
-        "--skip-existing", action="store_true", help="do nothing where this very run has its results already"
+        "--skip-existing", action="store_true", help="do nothing if the results of this run are there already"
     )
-    # older scripts pass it; no evaluation writes the documents
+    # has no effect: older scripts pass it
     parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
 
 
 def results_folder(task: str, dataset: dict) -> Path:
-    """Where results go that no --results names: results/ holds those of published data alone.
+    """Return the folder for results if --results is not given; results/ is for published data only.
 
     Args:
-        dataset: the entry of a checkpoint.
+        dataset: the entry `dataset` of a checkpoint.
     """
     if dataset["name"] == "demo":
         return Path("runs/demo-results")
@@ -82,21 +83,21 @@ def results_folder(task: str, dataset: dict) -> Path:
         try:
             if json.loads(path.read_text(encoding="utf-8"))["dataset_digest"] == dataset["digest"]:
                 return ROOT / "results"
-        except (OSError, ValueError, KeyError, TypeError):  # a damaged one; others tell
+        except (OSError, ValueError, KeyError, TypeError):  # a damaged record: look at the next
             continue
     return Path("runs/results")
 
 
 class Evaluation:
-    """One way to evaluate one trained model: what it is called, where its results go, and its record.
+    """One way to evaluate one trained model: its name, the files of its results, and its record.
 
     Args:
         task: "task1" or "task2".
-        checkpoint: what the training wrote.
+        checkpoint: checkpoint that the training wrote.
         args: the parsed options of `add_options`.
-        section, model: of the results, where the options say nothing else.
-        test: how it is evaluated, where that is not as it was trained.
-        config_class: of the training's options.
+        section, model: section and name in the results, if --section and --name are not given.
+        test: options of the evaluation that differ from the training, such as image_size.
+        config_class: class of the training's options.
     """
 
     def __init__(
@@ -129,16 +130,16 @@ class Evaluation:
 
     @property
     def kept_options(self) -> dict:
-        """The training's options that a record keeps."""
+        """Return the training's options that a record keeps."""
         options = {key: value for key, value in self.options.items() if key not in PLACES}
         teacher = self.options.get("taught_by")
         return {**options, "teacher": teacher} if teacher else options
 
     def is_done(self) -> bool:
-        """Whether --skip-existing leaves the results of this very run as they are.
+        """Check whether --skip-existing is given and the results of this run are there already.
 
         Raises:
-            UserError: the results are of a run that these options do not tell from this one.
+            UserError: the results on disk come from another run with the same name.
         """
         if not self.files.record.exists():
             return False
@@ -149,7 +150,7 @@ class Evaluation:
                 self.checkpoint["train_s"],
                 self.kept_options,
             )
-        except (UserError, KeyError):  # damaged: made again
+        except (UserError, KeyError):  # a damaged record: evaluate again
             return False
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
@@ -157,21 +158,20 @@ class Evaluation:
         if differing(self.kept_options, old["config"], self.config_class):
             raise UserError(
                 f"{self.files.record} has the results of {self.head['model']!r} trained with "
-                f"other options: add --name for a row of its own"
+                f"other options: add --name to give this run its own row"
             )
         dataset = self.checkpoint["dataset"]
-        pictures = {old.get("images_digest", LISTS_ONLY), dataset.get("images_digest", LISTS_ONLY)} - {
-            LISTS_ONLY
-        }
+        pictures = {old.get("images_digest", LISTS_ONLY), dataset.get("images_digest", LISTS_ONLY)}
+        pictures -= {LISTS_ONLY}
         if old.get("dataset_digest") != dataset["digest"] or len(pictures) > 1:
             raise UserError(
-                f"{self.files.record} has the results of {self.head['model']!r} on other data that are called "
-                f"{self.head['dataset']!r}, too: add --name or --results, or delete it"
+                f"{self.files.record} has the results of {self.head['model']!r} on other data that are also called "
+                f"{self.head['dataset']!r}: add --name or --results, or delete that file"
             )
         return False
 
     def _is_whole(self, record: dict) -> bool:
-        """Whether the predictions and the table that go with the record are there, and undamaged."""
+        """Check whether the record's predictions and table are there and undamaged."""
         try:
             check_predictions(self.files, record)
             return self.files.name in self.files.table.read_text(encoding="utf-8")
@@ -179,15 +179,16 @@ class Evaluation:
             return False
 
     def open_data(self, path: str, image_size: int) -> tuple[TrainConfig, PixelCache]:
-        """The training's options with those of the command line in their place, and the data that it was
-        trained on.
+        """Open the data that the model was trained on; return the training's options and the data.
+
+        Options of the command line replace those of the training.
 
         Args:
-            path: of the checkpoint.
-            image_size: of the images, px.
+            path: path of the checkpoint.
+            image_size: side of the images, px.
 
         Raises:
-            UserError: the data are others.
+            UserError: --data is not the data that the model was trained on.
         """
         args, dataset = self.args, self.checkpoint["dataset"]
         config = self.config_class.of(
@@ -196,16 +197,16 @@ class Evaluation:
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
         cache = open_data(config.data, image_size, config.cache, config.max_failed)
-        other = difference(cache, dataset, path)
-        if other:
+        mismatch = difference(cache, dataset, path)
+        if mismatch:
             raise UserError(
-                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {other}; name the data it "
-                f"was trained on"
+                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {mismatch}; give with --data "
+                f"the data it was trained on"
             )
         return config, cache
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
-        """Everything there is to know about an evaluation but its metrics; path: of the checkpoint."""
+        """Return a record with everything but the metrics; `path` is that of the checkpoint."""
         changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,
@@ -224,30 +225,34 @@ class Evaluation:
         }
 
     def _history(self, log: Path) -> list[dict]:
-        """The training's metrics, a line an epoch. A checkpoint of an older version does not hold them: then they are
-        those of the `log` beside it, nothing where the model was copied alone.
+        """Return the training's metrics, one line for each epoch.
+
+        Checkpoints of older versions do not hold them: then they are read from the `log` beside it. If there is no
+        log either, the list is empty.
 
         Raises:
-            UserError: the log is damaged, or of another training.
+            UserError: the log is damaged, or belongs to another training.
         """
         if "metrics" in self.checkpoint:
             return self.checkpoint["metrics"]
         lines = read_jsonl(log) if log.exists() else []
         epochs = list(range(1, self.options["epochs"] + 1))
-        fused = self.task == "task1" and len(self.args.checkpoint) > 1  # their times are added
+        fused = (
+            self.task == "task1" and len(self.args.checkpoint) > 1
+        )  # a late fusion adds up the times of its networks
         seconds = {line.get("train_s") for line in lines[-1:]} - {self.checkpoint["train_s"]}
         if lines and ([line.get("epoch") for line in lines] != epochs or (seconds and not fused)):
             raise UserError(
                 f"{log} is not the log of the training that wrote the model beside it, or it is damaged: restore it, "
-                f"or move the model into a folder of its own"
+                f"or move the model to an empty folder"
             )
         return lines
 
     def write(self, record: dict) -> None:
-        """Write the record, and the task's table with it."""
+        """Write the record, and write the task's table again with it."""
         write_record(self.files, record)
         print(f"wrote {self.files.table} and {self.files.record}")
         if not self.args.results and not self.published and self.head["dataset"] != "demo":
             print(
-                f"these are data of your own: --results {ROOT / 'results'} puts them into the documents' tables"
+                f"to show these results in the documents' tables, evaluate with --results {ROOT / 'results'}"
             )

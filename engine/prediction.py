@@ -1,4 +1,4 @@
-"""Answers of a trained network for image files: `Predictor`. The script predict.py is its command line."""
+"""Classifies image files with a trained network: `Predictor`. The script predict.py is its command line."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from utils import UserError, brief, load_checkpoint
 
 
 class Predictor:
-    """Answers for image files with the network of a checkpoint of either task.
+    """Classifies image files with the network of a checkpoint of either task.
 
     Example: `Predictor("runs/main/model.pt")("photo.jpg", "RG")` returns the five likeliest classes, each with its
     probability, from red and green alone.
 
     Args:
-        path: of a model.pt that train_task1.py or train_task2.py wrote.
-        device: where the network runs, such as "cpu" or "cuda:0".
+        path: path of a model.pt that train_task1.py or train_task2.py wrote.
+        device: device that the network runs on, such as "cpu" or "cuda:0".
 
     Attributes:
-        channels: names and wavelengths that the network knows; classes: names of its classes.
-        model, checkpoint: as they were loaded.
+        channels: names and wavelengths of the network's channels.
+        classes: names of its classes.
+        model, checkpoint: the network and the checkpoint as they were loaded.
 
     Raises:
-        UserError: `path` is no such file.
+        UserError: `path` is not such a file.
     """
 
     def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
@@ -61,7 +62,7 @@ class Predictor:
     def __call__(
         self, file: str | Path, channels: str | None = None, top: int = 5
     ) -> list[tuple[str, float]]:
-        """The `top` likeliest classes of one file: [(name, probability in 0..1)], the likeliest first.
+        """Return the `top` likeliest classes of one file: [(name, probability in 0..1)], the likeliest first.
 
         Raises:
             UserError: as `ids` and `pixels`.
@@ -70,31 +71,31 @@ class Predictor:
         return self.named(self.probabilities([self.pixels(file, ids)], ids)[0], top)
 
     def ids(self, channels: str | None) -> tuple[int, ...]:
-        """Channel ids of a set such as "RG", "B04,B03" or "all"; None: all that the network knows.
+        """Return the channel ids of a set such as "RG", "B04,B03" or "all"; None: all channels of the network.
 
         Raises:
-            UserError: an unknown channel, or a part of them where the network takes all.
+            UserError: a channel is unknown, or the set lacks a channel and the network needs all.
         """
         ids = parse_subset(channels or "all", self.channels)
         if not self.any_set and len(ids) < len(self.channels):
             raise UserError(
                 f"--channels {channels}: this network takes all of {', '.join(self.channels.names)}; "
-                f"train one for any set with train_task1.py"
+                f"for other sets, train a network with train_task1.py"
             )
         return ids
 
     def _network(self, ids: tuple[int, ...]) -> nn.Module:
-        """The plain network of a set of channels: x (B, n, s, s) -> logits (B, K)."""
+        """Return the plain network for one set of channels: x (B, n, s, s) -> logits (B, K)."""
         network = task1.for_channels(self.model, ids) if self.any_set else fuse(self.model)
         return network.eval().to(self.device)
 
     def pixels(self, file: str | Path, ids: Sequence[int]) -> np.ndarray:
-        """The part of a file that an evaluation would look at: (s, s, n), its channels in the order of `ids`.
+        """Read a file as an evaluation does, cropped: (s, s, n), channels in the order of `ids`.
 
-        The file holds all channels of the training data, or those of `ids` alone.
+        The file holds all channels of the training data, or only the channels of `ids`.
 
         Raises:
-            UserError: it cannot be read, or holds other channels.
+            UserError: the file cannot be read, or holds other channels.
         """
         side, names, size = cached_size(self.image_size), self.channels.names, self.image_size
         try:
@@ -102,7 +103,7 @@ class Predictor:
             columns, image = [self.stored.names.index(names[i]) for i in ids], None
             try:
                 image = self._decode(data, side, len(self.stored))[..., columns]
-            except ValueError:  # perhaps it holds the named channels alone
+            except ValueError:  # perhaps the file holds only the channels of `ids`
                 if len(ids) == len(self.stored):
                     raise
                 image = self._decode(data, side, len(ids))
@@ -121,11 +122,11 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[np.ndarray], ids: Sequence[int]) -> Tensor:
-        """Of images (s, s, n) as `pixels` returns them: (N, K), on the CPU."""
+        """Return the class probabilities (N, K), on the CPU, of images (s, s, n) as `pixels` returns them."""
         return self.network(tuple(ids))(self.normalised(images, ids)).float().softmax(1).cpu()
 
     def normalised(self, images: Sequence[np.ndarray], ids: Sequence[int]) -> Tensor:
-        """Images (s, s, n) -> (N, n, s, s), float32, with the mean and deviation of the training data."""
+        """Normalise images (s, s, n) to (N, n, s, s), float32, by mean and deviation of the training data."""
         ids, count = list(ids), len(images)
         batches = Batches(
             np.stack(images),
@@ -139,20 +140,20 @@ class Predictor:
         return next(batches.eval_batches(count))[0]
 
     def named(self, probabilities: Tensor, top: int) -> list[tuple[str, float]]:
-        """The `top` likeliest classes of one image's probabilities (K,): [(name, probability)]."""
-        shares, places = probabilities.topk(min(top, len(self.classes)))
-        return [(self.classes[place], share) for place, share in zip(places.tolist(), shares.tolist())]
+        """Return the `top` likeliest classes of one image's probabilities (K,): [(name, probability)]."""
+        values, ids = probabilities.topk(min(top, len(self.classes)))
+        return [(self.classes[i], value) for i, value in zip(ids.tolist(), values.tolist())]
 
     def rests_on(self, image: np.ndarray, ids: Sequence[int]) -> Tensor:
-        """Where in an image (s, s, n) the answer comes from: a map (H', W') in 0..1, see `grad_cam`."""
+        """Return the map (H', W') in 0..1 of the parts of an image (s, s, n) that decide its class, see `grad_cam`."""
         return grad_cam(self.network(tuple(ids)), self.normalised([image], ids))[1].cpu()
 
 
 def find_images(paths: Sequence[str | Path]) -> Iterator[Path]:
-    """The files of `paths`, those of a folder by their endings (`ENDINGS`), sorted.
+    """Yield the files of `paths`; of a folder, all files with an ending in `ENDINGS`, sorted.
 
     Raises:
-        UserError: there is no such path, or a folder has no images.
+        UserError: a path does not exist, or a folder has no images.
     """
     for path in map(Path, paths):
         if path.is_dir():
@@ -169,27 +170,27 @@ def find_images(paths: Sequence[str | Path]) -> Iterator[Path]:
 
 
 def grad_cam(net: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (1, K), and the map (H', W') in [0, 1] of what the likeliest class rests on.
+    """Return the logits (1, K) and a map (H', W') in [0, 1] of the parts that decide the likeliest class.
 
-    Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) on the last feature map.
+    The map is Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) on the last feature map.
 
     Args:
-        net: with `feature_maps`, see metrics/receptive_field.py, or around such a network as its `net`.
+        net: a network with `feature_maps`, see metrics/receptive_field.py; or a module that holds it as `net`.
         image: (1, C, H, W).
     """
-    kept = []
+    maps = []
 
     def keep(x: Tensor) -> list[Tensor]:
-        kept[:] = original(x)
-        return kept
+        maps[:] = original(x)
+        return maps
 
     inner = net if hasattr(net, "feature_maps") else net.net
     original, inner.feature_maps = inner.feature_maps, keep
     try:
         with torch.enable_grad():
             logits = net(image.clone().requires_grad_())
-            (slopes,) = torch.autograd.grad(logits.max(), kept[-1:])
+            (slopes,) = torch.autograd.grad(logits.max(), maps[-1:])
     finally:
         del inner.feature_maps
-    weighted = (slopes.mean((2, 3), keepdim=True) * kept[-1]).sum(1)[0].clamp(min=0).detach()
+    weighted = (slopes.mean((2, 3), keepdim=True) * maps[-1]).sum(1)[0].clamp(min=0).detach()
     return logits.detach(), weighted / weighted.max().clamp(min=1e-12)

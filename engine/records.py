@@ -1,15 +1,15 @@
-"""What a run leaves in results/: records, predictions and a table. Written and read here alone.
+"""Reads and writes the results of a run in results/: records, predictions and a table.
 
     results/TASK/runs/NAME.json                 one evaluation: configuration, provenance, history, metrics
-    results/TASK/predictions/NAME-test.csv.gz   a line a test image: path, true class, predicted classes
+    results/TASK/predictions/NAME-test.csv.gz   one line for each test image: path, true class, predicted classes
     results/task1/channels.csv                  all records of Task 1 as one table
-    results/task2/classifiers.csv               those of Task 2
+    results/task2/classifiers.csv               all records of Task 2 as one table
 
-Folds of a cross-validation are joined into one evaluation, with their provenance under "folds" (tools/bands.py).
-NAME is PRESET-DATASET-SIZEpx-MODEL-OPTIONS-sSEED; OPTIONS are eight letters that stand for all options.
+The folds of a cross-validation form one evaluation, with their provenance under "folds" (tools/bands.py).
+NAME is PRESET-DATASET-SIZEpx-MODEL-OPTIONS-sSEED; OPTIONS is a digest of all options in eight letters.
 
-A record holds its own checksum and that of its predictions. What tools measure, such as speed.csv, has its checksum
-in the file SHA256SUMS beside it. `check_results` compares all of them whenever the report is built.
+A record holds its own checksum and that of its predictions. The files that tools measure, such as speed.csv, have
+their checksums in the file SHA256SUMS beside them. `check_results` compares all checksums at every build of the report.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ import pandas as pd
 
 from utils import UserError, atomic_path, check_label, check_name, one_at_a_time, write_json, write_text
 
-SETTING = ("preset", "dataset", "image_size")  # results of one setting are compared with one another
-SECTIONS = {  # what a model is in the tables, in their order
+SETTING = ("preset", "dataset", "image_size")  # results are compared only within one setting
+SECTIONS = {  # sections of the tables, in order
     "task1": ("ours", "baseline", "specialist", "ablation"),
     "task2": ("ours", "reference", "distilled", "baseline", "ablation"),
 }
 TABLES = {"task1": "channels.csv", "task2": "classifiers.csv"}
-SUBSETS = ("RGB", "RG", "RB", "GB", "R", "G", "B")  # of the images' channels, in the order of every table
-SUMS = "SHA256SUMS"  # as the program sha256sum writes and checks it
-SINGLE = "predicted"  # the column of predictions of a task with one answer an image
+SUBSETS = ("RGB", "RG", "RB", "GB", "R", "G", "B")  # channel sets in the order of every table
+SUMS = "SHA256SUMS"  # in the format of the program sha256sum
+SINGLE = "predicted"  # the column of predictions in Task 2, which has one answer for each image
 
 METRICS = {
     "top1_pct": 2,
@@ -60,20 +60,20 @@ COSTS = {
         "train_s": 1,
     },
 }
-NEXT = "next: python -m report.build"  # what to do with results: make the documents of them
-MAY_MISS = ("latency", "loss")  # not measured with --repeats 0; not in older records
-# of the training, with a column of their own; the others stand in "options" where they are not usual
+NEXT = "next: python -m report.build"  # this command makes the documents from the results
+MAY_MISS = ("latency", "loss")  # latency is not measured with --repeats 0; older records have no loss
+# options of the training with their own column; the others stand in "options" if they differ from the default
 OPTIONS = {
     "task1": ("width", "epochs", "augment", "weight_decay"),
     "task2": ("stem", "stem_pool", "width", "epochs", "augment", "weight_decay"),
 }
-# how it was evaluated, if not as trained
+# options of the evaluation with their own column; empty if the model was evaluated as trained
 TEST = {"task1": ("fill", "probe", "image_size"), "task2": ("image_size",)}
-UNTOLD = {"arch", "kernels"}  # options that the model's name tells
+UNTOLD = {"arch", "kernels"}  # options that "options" omits: the model's name contains them
 
 
 def run_name(record: dict) -> str:
-    """What the files of an evaluation are called, without folder and ending."""
+    """Return the name of an evaluation's files, without folder and ending."""
     return (
         f"{record['preset']}-{record['dataset']}-{record['image_size']}px-{record['model']}-{record['digest']}"
         f"-s{record['seed']}"
@@ -81,7 +81,7 @@ def run_name(record: dict) -> str:
 
 
 class RunFiles(NamedTuple):
-    """Where the results of one evaluation lie; `folder`: results/."""
+    """The paths of the results of one evaluation; `folder` is results/."""
 
     folder: Path
     task: str
@@ -104,10 +104,10 @@ class RunFiles(NamedTuple):
 
 
 def read_record(path: Path, task: str) -> dict:
-    """One record. Records of older versions have no checksums.
+    """Read one record. Records of older versions have no checksums.
 
     Raises:
-        UserError: it is no JSON of that kind, or was changed since the evaluation wrote it; names the file.
+        UserError: the file is not a record, or was changed since the evaluation wrote it; names the file.
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -128,7 +128,7 @@ def read_record(path: Path, task: str) -> dict:
 
 
 def load_records(folder: str | Path, task: str) -> dict[str, dict]:
-    """Name of a run -> its record, for all evaluations below results folder `folder`.
+    """Read all records below the results folder `folder`: name of a run -> its record.
 
     Raises:
         UserError: as `read_record`.
@@ -138,24 +138,24 @@ def load_records(folder: str | Path, task: str) -> dict[str, dict]:
 
 
 def record_checksum(record: dict) -> str:
-    """sha256 of everything in a record but its checksums, in hexadecimal digits."""
+    """Return the sha256 of a record without its checksums, in hexadecimal digits."""
     rest = {key: value for key, value in record.items() if key != "checksums"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def save_record(files: RunFiles, record: dict) -> None:
-    """Write a record with its checksums; the predictions are there already."""
-    record = json.loads(json.dumps(record))  # as it will be read
+    """Write a record with its checksums; the predictions must be written before."""
+    record = json.loads(json.dumps(record))  # exactly the values that a reader will get
     predictions = file_checksum(files.predictions) if "test" in record["splits"] else None
     record["checksums"] = {"record": record_checksum(record), "predictions": predictions}
     write_json(files.record, record)
 
 
 def write_record(files: RunFiles, record: dict) -> None:
-    """Write the record, and the task's table anew with it, while other processes wait to do the same.
+    """Write the record, and write the task's table again with it; one process at a time.
 
     Raises:
-        UserError: another record is damaged; then this one is written, and the table is as it was.
+        UserError: another record is damaged; then this record is written, and the table stays as it was.
     """
     with one_at_a_time(files.folder / files.task):
         save_record(files, record)
@@ -169,11 +169,12 @@ def write_record(files: RunFiles, record: dict) -> None:
 
 
 def check_results(folder: str | Path) -> None:
-    """Compare what lies below results folder `folder` with its checksums, and the top-1 of each record with its
-    predictions.
+    """Compare all files below the results folder `folder` with their checksums.
+
+    Also compare the top-1 of each record with its predictions.
 
     Raises:
-        UserError: names the first file that is damaged or missing, and what to do.
+        UserError: a file is damaged or missing; names the first such file, and what to do.
     """
     for task in SECTIONS:
         for name, record in load_records(folder, task).items():
@@ -184,10 +185,12 @@ def check_results(folder: str | Path) -> None:
 
 
 def check_file(path: Path, folder: Path) -> None:
-    """Compare what a tool measured with its checksum in the SHA256SUMS of `folder`; a file that is not listed passes.
+    """Compare a file that a tool measured with its checksum in the SHA256SUMS of `folder`.
+
+    A file that is not listed there passes.
 
     Raises:
-        UserError: it is missing, or was changed.
+        UserError: the file is missing, or was changed.
     """
     expected = read_sums(folder / SUMS).get(path.relative_to(folder).as_posix())
     if expected and not (path.is_file() and file_checksum(path) == expected):
@@ -198,15 +201,15 @@ def check_file(path: Path, folder: Path) -> None:
 
 
 def check_predictions(files: RunFiles, record: dict) -> None:
-    """Compare the predictions on test with their checksum, and their top-1 with the record's.
+    """Compare the predictions on test with their checksum, and their top-1 with that of the record.
 
     Raises:
-        UserError: they differ, or the file is missing; names it.
+        UserError: they differ, or the file of the predictions is missing; names the file.
     """
     if "test" not in record["splits"]:
         return
-    predictions, found = read_predictions(files.predictions), file_checksum(files.predictions)
-    if record.get("checksums", {}).get("predictions", found) != found:
+    predictions, checksum = read_predictions(files.predictions), file_checksum(files.predictions)
+    if record.get("checksums", {}).get("predictions", checksum) != checksum:
         raise UserError(f"{files.predictions} was changed since it was written: evaluate the model again")
     for row in record["splits"]["test"]:
         column = row.get("subset", SINGLE)
@@ -219,16 +222,16 @@ def check_predictions(files: RunFiles, record: dict) -> None:
 
 
 def file_checksum(path: Path) -> str:
-    """sha256 of a file in hexadecimal digits."""
+    """Return the sha256 of a file in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """File's name -> sha256, of a file SHA256SUMS.
+    """Read a file SHA256SUMS: name of a file -> its sha256.
 
     Raises:
-        UserError: it is damaged.
+        UserError: SHA256SUMS is damaged.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     parts = [line.split("  ", 1) for line in lines]
@@ -238,7 +241,7 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def note_checksums(*paths: str | Path, folder: str | Path | None = None) -> None:
-    """Put what a tool has just measured into the SHA256SUMS of `folder`, by default the files' own."""
+    """Write the checksums of measured files to the SHA256SUMS of `folder` (default: the folder of the files)."""
     folder = Path(folder or Path(paths[0]).parent)
     with one_at_a_time(folder):
         sums = read_sums(folder / SUMS)
@@ -251,7 +254,7 @@ def note_checksums(*paths: str | Path, folder: str | Path | None = None) -> None
 
 
 def columns(task: str) -> dict[str, int | None]:
-    """Columns of the task's table, in order -> decimals of a number, None for text and options."""
+    """Return the columns of the task's table, in order: name -> decimals of a number, None for text and options."""
     subset = ["subset"] if task == "task1" else []
     texts = [
         *SETTING,
@@ -269,34 +272,33 @@ def columns(task: str) -> dict[str, int | None]:
 
 
 def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
-    """A row for each record, split and channel set, in the columns of `columns`.
+    """Return the task's table: a row for each record, split and channel set, in the columns of `columns`.
 
     Raises:
-        UserError: a record misses a value, or has one out of range; names the record.
+        UserError: a value of a record is missing or out of range; names the record.
     """
     rows = []
     for name, record in records.items():
         try:
             config, test = record["config"], record["test"]
-            told = {
-                key: value for key, value in record["options"].items() if key not in {*OPTIONS[task], *UNTOLD}
-            }
-            known = {
+            elsewhere = {*OPTIONS[task], *UNTOLD}
+            others = {key: value for key, value in record["options"].items() if key not in elsewhere}
+            common = {
                 **{key: record[key] for key in (*SETTING, "section", "model", "label", "seed")},
                 **{key: config[key] for key in OPTIONS[task]},
-                "options": " ".join(f"{key}={value}" for key, value in sorted(told.items())),
+                "options": " ".join(f"{key}={value}" for key, value in sorted(others.items())),
                 **{f"test_{key}": test.get(key) for key in TEST[task]},
                 "hardware": record["trained_with"]["hardware"],
                 "run": name,
             }
             rows += [
-                {**known, "split": split, **line}
+                {**common, "split": split, **line}
                 for split, lines in record["splits"].items()
                 for line in lines
             ]
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"the record {name} has no {error}: evaluate the model again or delete it"
+                f"the record {name} has no {error}: evaluate the model again or delete the record"
             ) from error
     decimals = columns(task)
     table = pd.DataFrame(rows, columns=list(decimals))
@@ -320,19 +322,20 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
 
 
 def subset_order(subset: str) -> tuple:
-    """What channel sets are sorted by: the known ones first, then the largest."""
+    """Return the sort key of a channel set: the sets of `SUBSETS` first, then the largest sets."""
     return SUBSETS.index(subset) if subset in SUBSETS else len(SUBSETS), -len(subset), subset
 
 
 def write_table(folder: str | Path, task: str) -> None:
-    """Make the task's table of all records below results folder `folder`."""
+    """Write the task's table of all records below the results folder `folder`."""
     table = make_table(load_records(folder, task), task)
     write_text(Path(folder) / task / TABLES[task], to_csv(table, columns(task)))
 
 
 def to_csv(table: pd.DataFrame, decimals: dict[str, int | None]) -> str:
-    """Text of a CSV file: numbers with their decimals, p values with four significant digits, empty where
-    unknown.
+    """Return the table as the text of a CSV file.
+
+    Numbers have their decimals, p values four significant digits; unknown values are empty.
     """
     text = table[list(decimals)].astype(object).where(table[list(decimals)].notna(), None)
     for name, digits in decimals.items():
@@ -347,7 +350,7 @@ def to_csv(table: pd.DataFrame, decimals: dict[str, int | None]) -> str:
 
 
 class Predictions(NamedTuple):
-    """Test predictions of one evaluated model; a column is a channel set in Task 1, "predicted" in Task 2."""
+    """The test predictions of one evaluated model; a column is a channel set in Task 1, "predicted" in Task 2."""
 
     images: list[str]
     labels: np.ndarray  # (N,)
@@ -355,21 +358,23 @@ class Predictions(NamedTuple):
 
 
 def write_predictions(path: Path, images: list[str], labels, predictions: dict) -> None:
-    """One line an image: its path, its true class, the class predicted in each column; for paired tests."""
+    """Write one line for each image: path, true class, predicted class in each column; for paired tests."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "label", *predictions])
     writer.writerows(zip(images, labels.tolist(), *(p.tolist() for p in predictions.values())))
     with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))  # same rows, same bytes
+        temporary.write_bytes(
+            gzip.compress(text.getvalue().encode(), mtime=0)
+        )  # without the time, equal rows give equal bytes
 
 
 @cache
 def read_predictions(path: Path) -> Predictions:
-    """A file that `write_predictions` wrote.
+    """Read a file that `write_predictions` wrote.
 
     Raises:
-        UserError: missing or malformed.
+        UserError: the file is missing or malformed.
     """
     try:
         table = pd.read_csv(path, compression="gzip")

@@ -1,4 +1,4 @@
-"""One optimiser step: batch, forward, backward, SGD, average. On a GPU all of it is one captured CUDA graph."""
+"""One optimiser step: batch, forward, backward, SGD, average. On a GPU the whole step is one CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,37 +13,41 @@ from config import TrainConfig
 from data.batches import Batches, draw_mix, mix
 from utils import generator
 
-MIXED = 0.9  # share of the training in which images are mixed
-WARM_UP = 3  # steps before the capture: they choose algorithms and make the optimiser's state
+MIXED = 0.9  # share of the training, from its start, in which images are mixed
+WARM_UP = 3  # steps before the graph is captured: they choose algorithms and create the optimiser's state
 
 
 def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
-    """Linear warm-up over `warmup` steps, then half a cosine down to zero at `total` (SGDR, 1608.03983)."""
+    """Return the learning rate: linear warm-up over `warmup` steps, then half a cosine down to zero at `total`.
+
+    Source: SGDR, 1608.03983.
+    """
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 class TrainStep:
-    """Runs the steps of a training, one call a step.
+    """Runs the steps of a training, one step for each call of `run`.
 
-    All random numbers of an epoch are drawn at once, on the CPU from (seed, step) alone, so that a batch is
-    the same on every device, and are copied to the device once. On a GPU that holds the images a step is
-    then one launch: nothing of it comes from the host.
+    All random numbers of an epoch are drawn at once and copied to the device once. They are drawn on the CPU from
+    (seed, step) alone, so a batch is the same on every device. If a GPU holds the images, a step is then one launch:
+    it copies nothing from the host.
 
     Args:
         config: resolved options.
-        called: the network as it is called: compiled, or distributed over processes.
+        called: the network to call: `model` itself, compiled or wrapped for several processes.
         model: the network itself, on its device.
-        average: its moving average, of horizon `ema_epochs`.
+        average: moving average of `model`, with horizon `ema_epochs`.
         train: training batches.
-        batch_inputs: (batch size, generator) -> extra keyword tensors of the network for a batch, on the CPU.
-        teacher: images -> logits that are learned as well, or None.
-        processes: this process's place (`rank`) among all (`world`).
+        batch_inputs: (batch size, generator) -> extra keyword tensors for the network for one batch, on the CPU.
+        teacher: images -> logits that the network learns from too, or None.
+        processes: number of this process (`rank`) and of all processes (`world`).
 
     Attributes:
-        per_epoch: steps of an epoch, total: of the training.
-        losses: (per_epoch,) of the steps of this epoch, on the device.
+        per_epoch: steps in an epoch.
+        total: steps in the training.
+        losses: (per_epoch,), losses of the steps of this epoch, on the device.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class TrainStep:
     # ------------------------------------------------------------ random numbers
 
     def _draw(self, epoch: int) -> dict[str, Tensor]:
-        """What the steps of the epoch depend on: name -> (per_epoch, ...), on the CPU."""
+        """Draw everything random that the steps of an epoch use: name -> (per_epoch, ...), on the CPU."""
         config, steps = self.config, range(epoch * self.per_epoch, (epoch + 1) * self.per_epoch)
         order = torch.randperm(len(self.train), generator=generator(config.seed, "order", epoch))
         batches = []
@@ -102,14 +106,14 @@ class TrainStep:
         }
 
     def _draw_mix(self, step: int, random: torch.Generator) -> dict[str, Tensor]:
-        """What `data.batches.mix` needs; near the end of the training nothing of another image."""
+        """Draw the inputs of `data.batches.mix`; near the end of the training they are zero, which mixes nothing."""
         if self.config.mix == "none":
             return {}
         drawn = draw_mix(self.config.mix, self.config.image_size, random)
         return drawn if step < MIXED * self.total else {key: 0 * value for key, value in drawn.items()}
 
     def _schedule(self, step: int) -> tuple[float, float]:
-        """Learning rate of the step, and share of the distillation loss."""
+        """Return the learning rate of the step and the share of the distillation loss."""
         config = self.config
         warmup = min(config.warmup_epochs, config.epochs / 5) * self.per_epoch
         return (
@@ -118,10 +122,10 @@ class TrainStep:
         )
 
     def _begin_epoch(self, epoch: int) -> None:
-        known, drawn = self.ahead
-        drawn = drawn if known == epoch else self._draw(epoch)
+        drawn_epoch, drawn = self.ahead
+        drawn = drawn if drawn_epoch == epoch else self._draw(epoch)
         if self.device.type == "cuda":
-            # always into the same memory: a captured graph reads it there
+            # always into the same memory, because a captured graph reads from there
             self.drawn = self.drawn or {
                 key: torch.empty_like(value, device=self.device) for key, value in drawn.items()
             }
@@ -134,7 +138,7 @@ class TrainStep:
     # ------------------------------------------------------------ the step
 
     def run(self, step: int) -> None:
-        """Do step number `step`, counted from zero over the whole training, without waiting for a GPU."""
+        """Run step number `step`, counted from zero over the whole training, without waiting for a GPU."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self._begin_epoch(epoch)
@@ -154,17 +158,17 @@ class TrainStep:
                 self._capture()
             self.graph.replay()
         if position == self.per_epoch - 1 and step < self.total - 1 and self.device.type == "cuda":
-            self.ahead = epoch + 1, self._draw(epoch + 1)  # while the GPU works
+            self.ahead = epoch + 1, self._draw(epoch + 1)  # the CPU draws while the GPU still works
 
     def _capture(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)  # the graph has gradients of its own
+        self.optimizer.zero_grad(set_to_none=True)  # the graph allocates its own gradients
         torch.cuda.synchronize(self.device)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
             self._step_at_position()
 
     def _step_at_position(self) -> None:
-        """The step whose number lies on the device, which is then the next one's."""
+        """Run the step whose index is on the device, then increment the index."""
         now = {key: value.index_select(0, self.position)[0] for key, value in self.drawn.items()}
         self._step(now, self.position, now["rate"], now["share"])
         self.position.add_(1)
@@ -187,7 +191,9 @@ class TrainStep:
             loss = torch.lerp(loss, other, part)
         if self.teacher is not None:
             loss = (1 - share) * loss + share * self._distillation(images, logits)
-        for group in self.optimizer.param_groups:  # a tensor, where it has to change within a graph
+        for (
+            group
+        ) in self.optimizer.param_groups:  # within a graph the rate is a tensor, so that it can change
             group["lr"], group["fused"] = rate, self.capturable
         if self.graph is None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -200,38 +206,40 @@ class TrainStep:
             self.losses[position] = loss.detach()
 
     def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Kullback-Leibler divergence from the teacher's softened prediction to the model's, times
-        temperature squared.
+        """Return the Kullback-Leibler divergence of the model from the teacher, times temperature squared.
+
+        Both predictions are softened by the temperature.
         """
         temperature = self.config.distill_temperature
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            wanted = F.log_softmax(self.teacher(images).float() / temperature, dim=1)
+            target = F.log_softmax(self.teacher(images).float() / temperature, dim=1)
         predicted = F.log_softmax(logits.float() / temperature, dim=1)
-        return temperature**2 * F.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
+        return temperature**2 * F.kl_div(predicted, target, reduction="batchmean", log_target=True)
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """As `AveragedModel.update_parameters` with an exponential average, whose first value is a copy; a
-        graph can hold it.
+        """Update the exponential average as `AveragedModel.update_parameters` does, safe inside a CUDA graph.
+
+        The first update copies the weights.
         """
         if self.average_begun is None:
             self.average_begun = self.average.n_averaged.item() > 0
         for floating, averages, values in self.averaged:
             if floating and self.average_begun:
                 torch._foreach_lerp_(averages, values, 1 - self.decay)
-            else:  # a count of batches has no average
+            else:  # BatchNorm counts its batches in integers, which are copied
                 torch._foreach_copy_(averages, values)
         self.average.n_averaged.add_(1)
         self.average_begun = True
 
 
 def _by_kind(average: nn.Module, model: nn.Module) -> list[tuple[bool, list[Tensor], list[Tensor]]]:
-    """Parameters and buffers of both, in groups of one type: (is it floating point, averages, values)."""
+    """Group the parameters and buffers of both by type: a list of (is it floating point, averages, values)."""
     groups: dict = {}
-    for mine, theirs in zip(
+    for mean, value in zip(
         [*average.parameters(), *average.buffers()], [*model.parameters(), *model.buffers()], strict=True
     ):
-        averages, values = groups.setdefault(theirs.dtype, ([], []))
-        averages.append(mine.detach())
-        values.append(theirs.detach())
+        averages, values = groups.setdefault(value.dtype, ([], []))
+        averages.append(mean.detach())
+        values.append(value.detach())
     return [(kind.is_floating_point, *lists) for kind, lists in groups.items()]

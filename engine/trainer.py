@@ -1,7 +1,8 @@
-"""The training loop both tasks share: schedule, mixed precision, EMA, exact resume, one directory a run.
+"""The training loop that both tasks share: mixed precision, EMA, exact resume, one directory for each run.
 
-last.pt holds the whole state, the lines of metrics.jsonl too; a resumed run writes that file again from it. While a
-training runs, previous.pt holds the state before that: a run goes on from there where last.pt is damaged.
+last.pt holds the whole state, with the lines of metrics.jsonl. A resumed run writes that file again from last.pt.
+While a training runs, previous.pt holds the state saved before last.pt. If last.pt is damaged, the run goes on from
+previous.pt.
 """
 
 from __future__ import annotations
@@ -55,20 +56,20 @@ from utils import (
     write_text,
 )
 
-SAVE_EVERY = 20  # seconds of training that a kill may cost, at most
-OLDER = "previous.pt"  # the state before the one in last.pt, while a training runs
+SAVE_EVERY = 20  # seconds; a kill costs at most this much training
+OLDER = "previous.pt"  # the state saved before last.pt; it is deleted when the training ends
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that `torchrun` started; alone without it."""
+    """The number of this process (`rank`) and how many `torchrun` started (`world`; 1 without torchrun)."""
 
     rank: int
     world: int
 
     @staticmethod
     def start(device: torch.device) -> Processes:
-        # some clusters and notebooks set WORLD_SIZE for jobs of one process
+        # some clusters and notebooks set WORLD_SIZE even for jobs of one process
         if not {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             return Processes(0, 1)
         if device.type == "cuda":
@@ -82,18 +83,22 @@ class Processes:
 
 
 def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, Processes, PixelCache]:
-    """What every training begins with: threads, device, this process's place among all, and the data.
+    """Set the threads, choose the device, join the other processes and open the data; return the last three.
 
-    data: where they were found already; default: where `config.data` leads.
+    Args:
+        data: path of the data set, if it was searched already (default: search by `config.data`).
+
+    Raises:
+        UserError: a file that an option names is missing, or the run directory holds a run already.
     """
-    for option in ("teacher", "init_from"):  # before minutes of decoding
+    for option in ("teacher", "init_from"):  # checked first: decoding the data may take minutes
         path = getattr(config, option)
         if path and not Path(path).is_file():
-            raise UserError(f"--{option.replace('_', '-')} {path}: there is no such file; name a model.pt")
+            raise UserError(f"--{option.replace('_', '-')} {path}: no such file; give the path of a model.pt")
     if config.out and not config.resume and Path(config.out, "last.pt").exists():
         raise UserError(_holds_a_run(config.out))
     choose_threads(config)
-    # a GPU times its convolutions once: training batches have one shape
+    # all training batches have one shape, so a GPU times its convolution algorithms only once
     torch.backends.cudnn.benchmark = True
     device = torch.device(config.device)
     return (
@@ -108,21 +113,19 @@ def _holds_a_run(folder: str | Path) -> str:
 
 
 def choose_threads(config: TrainConfig) -> None:
-    """Set the threads of the CPU: those asked for, else those that the interrupted run had, else as many as there
-    are idle cores.
-    """
+    """Set the number of CPU threads: that of --threads, else of the interrupted run, else one for each idle core."""
     if not config.threads and config.device == "cpu":
         earlier = Path(config.out or "", "config.json")
         if config.resume and config.out and earlier.is_file():
             with suppress(ValueError, AttributeError):
-                told = json.loads(earlier.read_text(encoding="utf-8")).get("threads")
-                config.threads = told if isinstance(told, int) and 0 < told <= 4096 else 0
+                threads = json.loads(earlier.read_text(encoding="utf-8")).get("threads")
+                config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
     if config.threads or config.device == "cpu":
         config.threads = use_threads(config.threads)
 
 
 def readable(record: dict) -> str:
-    """A metrics record as one line of text."""
+    """Return a metrics record as one line of text."""
     if len(record) > 8:
         return f"({len(record)} sets: {min(record.values())} to {max(record.values())})"
     return "  ".join(
@@ -131,19 +134,18 @@ def readable(record: dict) -> str:
 
 
 class Answers(NamedTuple):
-    """What a network says of N images."""
+    """The answers of a network for N images."""
 
-    predictions: np.ndarray  # (N,), the likeliest class of each
+    predictions: np.ndarray  # (N,), the likeliest class of each image
     loss: float  # mean cross-entropy of the true classes, in nats
-    top5_pct: (
-        float | None
-    )  # share of the images whose class is among the five likeliest; None of up to five classes
+    # per cent of the images whose class is among the five likeliest; None where there are at most five classes
+    top5_pct: float | None
 
 
 def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> Answers:
-    """The answers of the model, in eval mode, from the image channels `columns` (None: all).
+    """Evaluate the model, in eval mode, on the image channels `columns` (None: all).
 
-    Where memory is short, fewer images are taken at once.
+    If memory runs out, it tries again with half as many images at once.
     """
     count = min(len(batches), 1024 if batches.device.type == "cuda" else 256)
     while True:
@@ -159,7 +161,7 @@ def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) 
 
 @torch.inference_mode()
 def _predict(model: nn.Module, batches: Batches, columns, amp: bool, count: int) -> Answers:
-    predictions, loss, among = [], 0.0, 0
+    predictions, loss, hits = [], 0.0, 0
     for images, labels in batches.eval_batches(count):
         if columns is not None:
             images = images[:, list(columns)].contiguous(memory_format=torch.channels_last)
@@ -168,38 +170,43 @@ def _predict(model: nn.Module, batches: Batches, columns, amp: bool, count: int)
         predictions.append(logits.argmax(1))
         loss = loss + functional.cross_entropy(logits.float(), labels, reduction="sum")
         if logits.shape[1] > 5:
-            among = among + (logits.topk(5).indices == labels[:, None]).sum()
-    top5 = 100 * int(among) / len(batches) if logits.shape[1] > 5 else None
+            hits = hits + (logits.topk(5).indices == labels[:, None]).sum()
+    top5 = 100 * int(hits) / len(batches) if logits.shape[1] > 5 else None
     return Answers(torch.cat(predictions).cpu().numpy(), float(loss) / len(batches), top5)
 
 
 def _stop_signals() -> list[int]:
-    """Signals after which a training saves and stops: Ctrl-C, SIGTERM, and the end of the terminal where that is not
-    ignored, as it is under nohup.
+    """Return the signals after which a training saves and stops: Ctrl-C, SIGTERM and a closed terminal.
+
+    Under nohup a closed terminal is ignored.
     """
     hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
     heard = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
-    # a cluster's warnings before it ends a job, and Ctrl-Break on Windows
+    # clusters warn with these signals before they end a job; SIGBREAK is Ctrl-Break on Windows
     others = [getattr(signal, name, None) for name in ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")]
-    return [signal.SIGINT, signal.SIGTERM] + [hang_up] * heard + [one for one in others if one is not None]
+    return (
+        [signal.SIGINT, signal.SIGTERM]
+        + [hang_up] * heard
+        + [number for number in others if number is not None]
+    )
 
 
 class Estimate:
-    """Says once, after `FIRST` steps, how long a training will take.
+    """Predicts once, after `FIRST` steps, how long a training will take.
 
     Args:
-        config: of the training.
-        device: it runs on.
-        steps: that are left.
+        config: options of the training.
+        device: the device that it runs on.
+        steps: number of steps that are left.
     """
 
-    FIRST, SKIPPED = 20, 5  # the first steps choose algorithms
+    FIRST, SKIPPED = 20, 5  # the first steps are slow: they choose algorithms, so they are not timed
 
     def __init__(self, config: TrainConfig, device: torch.device, steps: int):
         self.config, self.device, self.left, self.done, self.began = config, device, steps, 0, 0.0
 
     def step(self) -> str:
-        """To be called after each step: a line, or nothing."""
+        """Return a line of text after step number `FIRST`, else ""; call it after each step."""
         self.done += 1
         if self.done not in (self.SKIPPED, self.FIRST):
             return ""
@@ -212,7 +219,7 @@ class Estimate:
         return self.line(each * (self.left - self.done))
 
     def line(self, seconds: float) -> str:
-        """Where `seconds` are left; on a processor that takes over an hour it names the shortest preset."""
+        """Return the line of text for `seconds` left; over an hour on a CPU, it also names the shortest preset."""
         end = time.strftime(
             "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", time.localtime(time.time() + seconds)
         )
@@ -227,7 +234,7 @@ class Estimate:
 
 
 def work(options: Mapping) -> float:
-    """Of a training, up to a factor: pixels times the square of the width times blocks times epochs."""
+    """Return the cost of a training up to a constant factor: pixels * width ** 2 * blocks * epochs."""
     blocks = sum(LAYERS[options["arch"]]) if options["arch"] in LAYERS else sum(LAYERS["resnet10"])
     return options["image_size"] ** 2 * options["width"] ** 2 * blocks * options["epochs"]
 
@@ -236,16 +243,18 @@ class Trainer:
     """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and model.pt.
 
     Args:
-        config: resolved options; a run directory is chosen where none is given.
-        cache: the data: a run is not resumed on others.
+        config: resolved options; if `config.out` is empty, a run directory is chosen.
+        cache: the data; a run is not resumed on other data.
         model: called as model(images, **batch_inputs(...)), returns logits (B, K).
         train: training batches.
-        validate: model -> dict of validation metrics, run on the averaged weights.
-        batch_inputs: (batch size, generator) -> extra keyword tensors of the model for this batch, on the
-            CPU.
-        processes: this process's place among all.
-        teacher: images (B, C, s, s) -> logits (B, K), learned from as well (knowledge distillation,
+        validate: model -> dict of validation metrics; called with the averaged weights.
+        batch_inputs: (batch size, generator) -> extra keyword tensors for the model for one batch, on the CPU.
+        processes: this process among those that torchrun started.
+        teacher: images (B, C, s, s) -> logits (B, K) that the model learns from too (knowledge distillation,
             1503.02531).
+
+    Raises:
+        UserError: the batch size does not fit the training images or the number of processes.
     """
 
     def __init__(
@@ -260,7 +269,7 @@ class Trainer:
         teacher: nn.Module | None = None,
     ):
         self.config, self.validate, self.processes = config, validate, processes
-        # of the start, kept by a resumed run
+        # a resumed run keeps the environment of its first start
         self.cache, self.environment = cache, environment(train.device)
         self.images_digest = cache.images_digest
         config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{folder_name(config)}"
@@ -278,11 +287,12 @@ class Trainer:
         if processes.world > 1 and config.batch_size < 2 * processes.world:
             raise UserError(
                 f"--batch-size {config.batch_size} leaves {processes.world} processes less than the two images each "
-                f"that batch normalisation needs: use {2 * processes.world} or more, or fewer processes"
+                f"that batch normalisation needs: use {2 * processes.world} or more, or start fewer processes"
             )
         if config.batch_size % processes.world:
             raise UserError(
-                f"--batch-size {config.batch_size} does not divide among {processes.world} processes"
+                f"--batch-size {config.batch_size} cannot be split equally among {processes.world} processes; use a "
+                f"multiple of {processes.world}"
             )
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
@@ -296,14 +306,14 @@ class Trainer:
             nesterov=True,
         )
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
-        # loss_sum: over this epoch's steps
+        # loss_sum: sum of the losses of this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped, self.lock = 0, 0.0, 0.0, None, None
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
         self.board = None
         if config.tensorboard and processes.rank == 0:
             self.board = Board(self.folder / "tensorboard")
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
-        if config.compile:  # in place and after the average was copied: neither state dict changes
+        if config.compile:  # in place, after the average was copied, so that no state dict changes its keys
             called.compile(dynamic=False)
         self.steps = TrainStep(
             config,
@@ -321,8 +331,9 @@ class Trainer:
     # ------------------------------------------------------------ state
 
     def _state(self) -> dict:
-        """Everything a resumed run needs. Batches depend on (seed, step) alone, so the position is one
-        number.
+        """Return everything that a resumed run needs.
+
+        Batches depend on (seed, step) alone, so the position in the data is one number, the step.
         """
         return {
             "kind": "training-state",
@@ -345,7 +356,7 @@ class Trainer:
         if self.processes.rank == 0:
             last, older = self.folder / "last.pt", self.folder / OLDER
             if last.exists():
-                try:  # a second name of the same bytes: last.pt is never missing
+                try:  # a link is a second name of the same file, so last.pt is never missing
                     spare = self.folder / f".last.pt.previous{PARTIAL}"
                     os.link(last, spare)
                     os.replace(spare, older)
@@ -354,10 +365,10 @@ class Trainer:
             save_checkpoint(last, self._state())
 
     def _load(self) -> dict | None:
-        """The state to go on from; None where there is none.
+        """Return the saved state that the run goes on from; None if nothing was saved.
 
         Raises:
-            UserError: last.pt is damaged, and there is no older state that is whole.
+            UserError: last.pt is damaged and previous.pt is missing or damaged too; or --resume was not given.
         """
         last, older = self.folder / "last.pt", self.folder / OLDER
         if not last.exists() and not older.exists():
@@ -377,29 +388,30 @@ class Trainer:
         return state
 
     def open_run(self) -> None:
-        """Make the run directory, or go on with the one that is there.
+        """Make the run directory, or load the state of the run in it.
 
         Raises:
-            UserError: the directory holds a run and --resume was not given, or the run had other options.
+            UserError: the directory holds a run and --resume was not given; or the run had other options, other
+                data, another network or another number of processes.
             BusyError: another process trains there.
         """
         if self.processes.rank == 0:
             self.lock = hold(self.folder)
             for name in ("last.pt", "model.pt", "metrics.jsonl"):
-                for left in self.folder.glob(f".{name}.????????{PARTIAL}"):  # by a kill
-                    left.unlink()
+                for unfinished in self.folder.glob(f".{name}.????????{PARTIAL}"):  # a killed run left them
+                    unfinished.unlink()
         if state := self._load():
-            other = difference(self.cache, state, str(self.folder / "last.pt"))
-            if other:
+            mismatch = difference(self.cache, state, str(self.folder / "last.pt"))
+            if mismatch:
                 raise UserError(
-                    f"cannot resume {self.folder}: it was started on other data: {other}; name that data, or "
-                    f"choose another --out"
+                    f"cannot resume {self.folder}: it was started on other data: {mismatch}; give that data set with "
+                    f"--data, or choose another --out"
                 )
             if state["world"] != self.processes.world:
                 raise UserError(
                     f"cannot resume {self.folder}: it was started with {state['world']} "
-                    f"processes, now there are {self.processes.world}; use as many, since each "
-                    f"draws images of its own"
+                    f"processes, now there are {self.processes.world}; use the same number of processes: each "
+                    f"draws its own images"
                 )
             differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
             if differ:
@@ -413,7 +425,7 @@ class Trainer:
                     )
                 )
             self.environment = state["environment"]
-            # of an older version's epochs the pictures are not known
+            # older versions did not save the digest of the pictures
             self.images_digest = state.get("images_digest", LISTS_ONLY)
             try:
                 self.model.load_state_dict(state["model"])
@@ -422,18 +434,18 @@ class Trainer:
                 torch.set_rng_state(state["torch_rng"])
             except (KeyError, ValueError, RuntimeError, TypeError) as error:
                 raise UserError(
-                    f"cannot resume {self.folder}: last.pt is of another network "
-                    f"({brief(error)}); choose another --out or delete it"
+                    f"cannot resume {self.folder}: last.pt holds another network "
+                    f"({brief(error)}); choose another --out or delete last.pt"
                 ) from error
             if not 0 <= state["step"] <= self.steps.total:
                 raise UserError(
                     f"cannot resume {self.folder}: last.pt is at step {state['step']} of "
-                    f"{self.steps.total}; choose another --out or delete it"
+                    f"{self.steps.total}; choose another --out or delete last.pt"
                 )
             self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
             self.metrics = self._lines(state)
             if self.processes.rank == 0:
-                # a killed run may have written the line of an epoch that it did not save
+                # a killed run may have written the line of an epoch whose weights it did not save
                 text = "".join(json.dumps(line) + "\n" for line in self.metrics)
                 write_text(self.folder / "metrics.jsonl", text)
         elif self.processes.rank == 0:
@@ -442,47 +454,48 @@ class Trainer:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
     def _other_length(self, epochs: int) -> str:
-        """Why a run of `epochs` epochs does not go on for another number of them, and the commands that do."""
+        """Return why a run of `epochs` epochs cannot go on with another number, and the commands to use instead."""
         script = f"train_{'task1' if hasattr(self.config, 'sampler') else 'task2'}.py"
-        asked, model = self.config.epochs, self.folder / "model.pt"
+        new_epochs, model = self.config.epochs, self.folder / "model.pt"
         text = (
-            f"it was started with --epochs {epochs} (now {asked}), and its learning rate falls to zero by the end "
-            f"of these. `python {script} --epochs {asked} --out {self.folder}-{asked}` trains anew"
+            f"it was started with --epochs {epochs} (now {new_epochs}), and its learning rate falls to zero over these "
+            f"epochs. `python {script} --epochs {new_epochs} --out {self.folder}-{new_epochs}` trains anew"
         )
-        if asked > epochs and model.exists():
-            more = f"--init-from {model} --epochs {asked - epochs} --out {self.folder}-more"
-            text += f"; `python {script} {more}` goes on from its weights with a schedule of its own"
+        if new_epochs > epochs and model.exists():
+            more = f"--init-from {model} --epochs {new_epochs - epochs} --out {self.folder}-more"
+            text += f"; `python {script} {more}` goes on from its weights with a new schedule"
         return text + "; add your other options to it"
 
     def _lines(self, state: dict) -> list[dict]:
-        """The metrics of the epochs that are done; a state of an older version leaves them to metrics.jsonl.
+        """Return the metrics of the epochs that are done; older versions saved them in metrics.jsonl alone.
 
         Raises:
-            UserError: they are not those of the epochs.
+            UserError: there is not exactly one line for each epoch that is done.
         """
         epochs, log = list(range(1, self.step // self.steps_per_epoch + 1)), self.folder / "metrics.jsonl"
         lines = state["metrics"] if "metrics" in state else read_jsonl(log)[: len(epochs)] if epochs else []
         if [line.get("epoch") for line in lines] != epochs:
             raise UserError(
-                f"cannot resume {self.folder}: {log} has not the lines of epochs 1 to {len(epochs)}; restore it, "
-                f"or choose another --out"
+                f"cannot resume {self.folder}: {log} does not hold the lines of epochs 1 to {len(epochs)}; restore "
+                f"it, or choose another --out"
             )
         return lines
 
     # ------------------------------------------------------------ loop
 
     def fit(self) -> nn.Module:
-        """Train to the end and return the averaged model. Ctrl-C, SIGTERM and the end of the terminal save first,
-        then stop with status 130.
+        """Train to the end and return the averaged model.
+
+        After Ctrl-C, SIGTERM or a closed terminal it saves, then exits with status 130.
 
         Raises:
-            UserError: the loss is not finite; the last checkpoint is kept.
+            UserError: the loss or a weight is not finite; the last checkpoint is kept.
         """
         bar, handlers, messages = None, {}, sys.stderr
         try:
             self.open_run()
             for number in _stop_signals():
-                # only the main thread may; another thread's training is stopped by what started it
+                # only the main thread may set handlers; in another thread, the caller must stop the training
                 with suppress(ValueError):
                     handlers[number] = signal.signal(
                         number, lambda number, _: setattr(self, "stopped", number)
@@ -508,7 +521,7 @@ class Trainer:
         return self.ema.module
 
     def _train(self, bar: tqdm, messages: TextIO) -> None:
-        """The steps that are left."""
+        """Run the steps that are left."""
         total, estimate = self.steps.total, Estimate(self.config, self.device, self.steps.total - self.step)
         began, checked, saved = time.perf_counter(), self.step, time.monotonic()
         while self.step < total:
@@ -539,14 +552,14 @@ class Trainer:
             if stop:
                 bar.close()
                 print(
-                    f"stopped after step {self.step} of {total}; everything is in {self.folder}. "
-                    "The same command with --resume goes on.",
+                    f"stopped after step {self.step} of {total}; everything is saved in {self.folder}. "
+                    "To go on, run the same command with --resume.",
                     file=messages,
                 )
                 sys.exit(130)
 
     def describe(self) -> str:
-        """What is trained, where and how long, in one line."""
+        """Return one line of text: what is trained, where and how long."""
         config, count = self.config, sum(p.numel() for p in self.model.parameters())
         cpu = self.device.type == "cpu"
         where = f"cpu, {counted(config.threads, 'thread')}" if cpu else str(self.device)
@@ -559,12 +572,12 @@ class Trainer:
         )
 
     def fit_and_save(self, kind: str, dataset: dict, evaluation: str) -> None:
-        """`fit`, then write the averaged model to model.pt and stop the processes.
+        """Call `fit`, write the averaged model to model.pt and stop the processes.
 
         Args:
-            kind: of the checkpoint, see `utils.load_checkpoint`.
-            dataset: what an evaluation must know of the data, beyond name, digests and class names.
-            evaluation: the script that comes next.
+            kind: kind of the checkpoint, see `utils.load_checkpoint`.
+            dataset: facts about the data that an evaluation needs besides name, digests and class names.
+            evaluation: name of the script to run next.
         """
         averaged, cache = self.fit(), self.cache
         if self.processes.rank == 0:
@@ -594,10 +607,12 @@ class Trainer:
         self.processes.stop()
 
     def _check(self, since: int) -> float:
-        """Mean loss of the steps from `since` on, added to the epoch's; the only place that waits for a GPU.
+        """Return the mean loss of the steps from `since` on and add it to the epoch's loss.
+
+        This is the only place where the loop waits for a GPU.
 
         Raises:
-            UserError: the mean is not finite, or after an epoch a weight is not.
+            UserError: the mean is not finite; or, at the end of an epoch, a weight is not finite.
         """
         count, first = self.step - since, since % self.steps_per_epoch
         loss = self.steps.losses[first : first + count].mean().item()
@@ -606,7 +621,7 @@ class Trainer:
         if not math.isfinite(loss) or not finite:
             what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
-            before = f"; last.pt in {self.folder} is from before"
+            before = f"; last.pt in {self.folder} was saved before that"
             raise UserError(
                 f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or --no-amp"
                 + before * (self.folder / "last.pt").exists()
@@ -617,7 +632,7 @@ class Trainer:
         return torch.stack(torch._foreach_norm([*self.model.parameters()], torch.inf)).isfinite().all().item()
 
     def _end_epoch(self, bar: tqdm) -> None:
-        """Validate where it is due, and write the epoch's line of metrics."""
+        """Validate if this epoch is due for it, and write the epoch's line of metrics."""
         epoch, config = self.step // self.steps_per_epoch, self.config
         record = {
             "epoch": epoch,
@@ -629,7 +644,7 @@ class Trainer:
             record.update(self.validate(self.ema.module))
             if self.processes.rank == 0:
                 bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=sys.stderr)
-        self.metrics.append(json.loads(json.dumps(record)))  # plain numbers, as the file has them
+        self.metrics.append(json.loads(json.dumps(record)))  # numbers exactly as the file will hold them
         if self.board:
             rate = float(self.optimizer.param_groups[0]["lr"])
             self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
@@ -640,7 +655,10 @@ class Trainer:
                 bar.write(f"warning: cannot write to {self.folder / 'metrics.jsonl'}: {error}", file=bar.fp)
 
     def _stop_asked(self) -> bool:
-        """Whether any process was asked to stop; all of them learn it at the same step, asking every 20."""
+        """Check whether any process was asked to stop.
+
+        Several processes exchange this every 20 steps, so that all stop at the same step.
+        """
         if self.processes.world == 1:
             return self.stopped is not None
         if self.step % 20:

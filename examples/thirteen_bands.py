@@ -11,23 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, channel_statistics, sample_channels  # noqa: E402
+from channelset import adapt_first_conv, channel_statistics, sample_channels, sensor  # noqa: E402
 
-BANDS = {
-    "B01": 443,
-    "B02": 490,
-    "B03": 560,
-    "B04": 665,
-    "B05": 705,
-    "B06": 740,
-    "B07": 783,
-    "B08": 842,
-    "B8A": 865,
-    "B09": 945,
-    "B10": 1375,
-    "B11": 1610,
-    "B12": 2190,
-}  # Sentinel-2, nm
+BANDS = dict(zip(sensor("sentinel-2").names, sensor("sentinel-2").wavelengths))  # name -> nm
 
 
 def make_tiles(count: int, seed: int):

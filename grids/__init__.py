@@ -1,4 +1,4 @@
-"""Holds the experiments as data: the runs (GRIDS), and which of them the tables and figures show.
+"""The experiments as data: the runs (GRIDS), and which of them the tables and figures show.
 
 A grid is a list of runs, the most informative first. A run that only re-evaluates another run is not trained
 again. `python experiments.py GRID` trains and evaluates a grid.
@@ -13,10 +13,10 @@ GRIDS: dict[str, list[Run]] = {**task1.GRIDS, **task2.GRIDS}
 
 
 def channels_of(grid: str) -> tuple[str, ...]:
-    """Returns the names of the data's channels that the grid is for."""
+    """Return the channel names of the data that the grid is for."""
     return task1.SENTINEL_2 if grid == "task1-bands" else ("R", "G", "B")
 
 
 def task_of(grid: str) -> str:
-    """Returns the task that a grid belongs to."""
+    """Return the task of a grid: "task1" or "task2"."""
     return "task1" if grid in task1.GRIDS else "task2"

@@ -1,4 +1,4 @@
-"""Run: one row of the experiments, a training or one way to evaluate it."""
+"""One run of the experiments: a training, or one way to evaluate a training."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity, so that a run can be a key although it holds dicts
+@dataclass(frozen=True, eq=False)  # compared by identity: a run can then be a key although it holds dicts
 class Run:
-    """Describes one training, or one way to evaluate a training.
+    """A description of one training, or of one way to evaluate a training.
 
     Attributes:
-        model: usual name of the method or network, without its options.
+        model: name of the method or network, without its options.
         label: name that readers see.
         section: part of the tables, see `engine.records.SECTIONS`.
         options: options of the training script that differ from its defaults and from the preset.
         test: options of the evaluation script (fill, probe, image_size, subsets); empty: evaluated as trained.
         teacher: the run whose network teaches this network.
         parts: runs that are evaluated together as one model.
-        source: the run that is trained, where this run only evaluates that training in another way.
+        source: the run that is trained, if this run only evaluates that training in another way.
     """
 
     model: str
@@ -39,7 +39,7 @@ class Run:
         teacher: Run | None = None,
         **options,
     ) -> Run:
-        """Returns this run with some options changed; what is not named stays, the section too."""
+        """Return this run with some changes; everything that is not passed stays, also the section."""
         return replace(
             self,
             model=model or self.model,
@@ -53,7 +53,7 @@ class Run:
     def tested(
         self, model: str | None = None, label: str | None = None, section: str | None = None, **how
     ) -> Run:
-        """Returns a run that evaluates the same trained network in another way."""
+        """Return a run that evaluates the same trained network in another way."""
         return replace(
             self,
             model=model or self.model,
@@ -65,17 +65,17 @@ class Run:
 
     @property
     def trained(self) -> Run:
-        """Returns the run that is trained: this run, or the run that it evaluates."""
+        """Return the run that is trained: this run, or the run that it evaluates."""
         return self.source or self
 
     @property
     def words(self) -> list[str]:
-        """Returns the options as "OPTION=VALUE"; those of the evaluation as "test_OPTION=VALUE"."""
+        """Return the options as "OPTION=VALUE", and those of the evaluation as "test_OPTION=VALUE"."""
         test = {f"test_{key}": value for key, value in self.test.items()}
         return [f"{key}={value}" for key, value in {**self.options, **test}.items()]
 
     def fits(self, pattern: str) -> bool:
-        """Tells whether the run matches `pattern`: MODEL, or MODEL,OPTION=VALUE,... in any order."""
+        """Check whether the run matches `pattern`: MODEL, or MODEL,OPTION=VALUE,... in any order."""
         model, *words = re.split(r",(?=\w+=)", pattern)  # a value may hold commas: widths=128,256
         return model == self.model and {*words} <= {*self.words}
 
@@ -84,7 +84,7 @@ class Run:
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Returns the runs in order, without those that repeat a training and its evaluation."""
+    """Return the runs in order, without runs that repeat both a training and its evaluation."""
     first: dict[tuple, Run] = {}
     for run in runs:
         first.setdefault((run.model, *sorted(run.words), str(run.teacher), bool(run.parts)), run)

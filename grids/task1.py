@@ -1,4 +1,4 @@
-"""Lists Task 1's runs: the model for any set of channels, its rivals and its ablations."""
+"""The runs of Task 1: the model for any set of channels, its rivals and its ablations."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ GREY = Run("fill-grey", "luminance alone", options={"fill": "grey", "embedding":
 
 
 def specialists(**options) -> dict[str, Run]:
-    """Returns channel set -> the network that is trained on this set alone; with options, as an ablation."""
-    one = Run("specialist", "seven specialists", "specialist")
+    """Return the networks that are each trained on one channel set: set -> run; with options they are ablations."""
+    specialist = Run("specialist", "seven specialists", "specialist")
     sets = ("RG", "RB", "GB", "R", "G", "B")
-    networks = {"RGB": RGB_ONLY, **{channels: one.but(channels=channels) for channels in sets}}
+    networks = {"RGB": RGB_ONLY, **{channels: specialist.but(channels=channels) for channels in sets}}
     section = "ablation" if options else None
     return {channels: run.but(section=section, **options) for channels, run in networks.items()}
 
@@ -31,7 +31,7 @@ SPECIALISTS = {
     "RGB": RGB_ONLY.tested("specialist", "seven specialists", "specialist", subsets="RGB"),
 }
 
-# Kernel generators from papers on varying channels; all share the fill of the sliced kernel
+# Kernel generators from papers on varying channels; all use the fill rule of the sliced kernel
 GENERATED = {
     kernel: Run(model, label, "baseline", {**SLICED.options, "kernel": kernel})
     for kernel, model, label in (
@@ -84,14 +84,15 @@ WITHOUT_BLUE = {
 }
 STRONG, RGB_STRONG = (run.but(augment="strong") for run in (OURS_ABLATED, RGB_ABLATED))
 LONG = {epochs: OURS_ABLATED.but(epochs=epochs) for epochs in (60, 90, 210)}
-# the longer training that is best on validation
+# of the longer trainings, this is the best on validation
 LONG_STRONG = CHANNELSET.but(epochs=90, augment="strong")
 SHORT_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (4, 10)}
 LONG_SPECIALISTS = specialists(epochs=90, augment="strong")
 NARROW, WIDE = (OURS_ABLATED.but(width=width) for width in (0.125, 0.5))
 NARROW_SPECIALISTS, WIDE_SPECIALISTS = (specialists(width=width) for width in (0.125, 0.5))
-# One wider network at no more than the total of seven specialists at the preset's width. Predicted: 52 % over the
-# seven sets at half the width in 50 epochs, four points above them, with 1.24 M parameters against their 2.20 M
+# One wider network that costs no more than seven specialists of the preset's width together. Predicted: half the full
+# width and 50 epochs give 52 % over the seven sets, four points above the specialists, with 1.24 M parameters against
+# their 2.20 M
 WIDE_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), 1/2 wide", width=0.5, epochs=50, augment="strong"
 )
@@ -101,15 +102,14 @@ MEDIUM_STRONG = CHANNELSET.but(
 
 # ---------------------------------------------------------------- full width, for a GPU
 
-# ResNet-18 as wide as in its paper, 7x7 stride 2 without pooling, which is too coarse for 64 px
+# ResNet-18 as wide as in its paper, with a 7x7 stem of stride 2. It has no pooling, which is too coarse for 64 px
 FULL_CHANNELSET, FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN = (
     run.but(stem_pool=False) for run in (CHANNELSET, RGB_ONLY, SLICED, BY_FILL["mean"])
 )
 FULL_SPECIALISTS = {channels: run.but(stem_pool=False) for channels, run in SPECIALISTS.items()}
 # 3/7 of the epochs of seven specialists together
 FULL_LONG = FULL_CHANNELSET.but(epochs=90)
-# The stock network, each kind trained as long as suits it: seven specialists, and one network at 3/7 of their
-# epochs together
+# The stock network, trained for several lengths: seven specialists, and one network with 3/7 of their epochs together
 STOCK_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (30, 60, 90, 150)}
 STOCK_LENGTHS = {epochs: OURS_ABLATED.but(epochs=epochs) for epochs in (30, 90, 180, 270, 450)}
 
@@ -125,7 +125,7 @@ BANDS_PLAIN = Run("all-bands", "trained on all bands alone", "baseline", {"sampl
 BANDS_RGB = Run(
     "specialist", "specialist for red, green, blue", "specialist", {"channels": "B02,B03,B04", **_SMALL}
 )
-# half of the training images come with one of the two sets that users need, the others with any set
+# half of the training images use one of the two sets that users need; the other half use any set
 BANDS_WEIGHTED = BANDS_CHANNELSET.but(
     label="ours, half of the sets RGB or all", set_shares="B02,B03,B04:0.25 all:0.25"
 )
@@ -149,7 +149,7 @@ def resized(run: Run, size: int) -> Run:
     return run.tested(section="ablation", image_size=size)
 
 
-# Rows of the tables of bands; the first is ours
+# Rows of the tables of bands; the first row is our model
 BANDS_ROWS = (
     BANDS_CHANNELSET,
     BANDS_WEIGHTED,
@@ -163,8 +163,8 @@ BANDS_ROWS = (
 UNSEEN_ROWS = (*BANDS_UNSEEN, probed(BANDS_UNSEEN[2], "average-of-seen"))
 SEEN_ROWS = (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
 
-# What the ablation table shows: group -> (variant, model, reference; CHANNELSET where none is named).
-# A model is a run, or a run for each channel set.
+# Rows of the ablation table: group -> (variant, model, reference). The reference is CHANNELSET if it is left out.
+# A model is one run, or one run for each channel set.
 ABLATIONS = {
     "sampler": [
         ("HCS, one set an image", CHANNELSET),
@@ -293,7 +293,7 @@ ABLATIONS = {
 
 # ---------------------------------------------------------------- figures
 
-# Models in the figures with little room: name in the legend -> model
+# Models in the figures that have little space: name in the legend -> model
 FIGURE_MODELS = {
     "channel-set stem (ours)": CHANNELSET,
     "ours, 90 epochs, strong augmentation": LONG_STRONG,
@@ -305,7 +305,7 @@ FIGURE_MODELS = {
     "sliced kernel, full width": FULL_SLICED,
     "RGB-trained, full width": FULL_RGB_ONLY,
 }
-# Names that the report's texts use -> the model's runs, at most one a preset
+# Names that the report's texts use -> the model's runs, at most one run for each preset
 NAMED = {
     "ours": (CHANNELSET, FULL_CHANNELSET, BANDS_CHANNELSET),
     "ours-90": (LONG_STRONG, FULL_LONG),
@@ -413,7 +413,7 @@ BUDGETS = {
     ),
     "late fusion": (("1/4", "late-fusion"),),
 }
-# The points of the figure of training length: (epochs of all nets, model)
+# Points of the figure of training length: family -> (epochs of all networks together, model)
 LENGTHS = {
     "ours, one network": [(30, CHANNELSET), *LONG.items()],
     "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
@@ -468,7 +468,7 @@ GRIDS = {
         *(resized(CHANNELSET, size) for size in (32, 40, 56, 64, 80, 96)),
         *(resized(RGB_ONLY, size) for size in (40, 64)),
     ],
-    # Short and long trainings for the comparison at equal compute: seven networks cost seven times as much
+    # Short and long trainings, to compare at equal compute: seven networks cost seven times as much as one network
     "task1-compute": [
         *(run for family in SHORT_SPECIALISTS.values() for run in family.values()),
         LONG[60],
@@ -478,7 +478,7 @@ GRIDS = {
     ],
     "task1-frontier": [WIDE_STRONG, MEDIUM_STRONG],
     "task1-long-specialists": [*LONG_SPECIALISTS.values()],
-    # Ours and the specialists at half and at twice the preset's width
+    # Our model and the specialists at half and at twice the preset's width
     "task1-capacity": [NARROW, *NARROW_SPECIALISTS.values(), WIDE, *WIDE_SPECIALISTS.values()],
     "task1-full": [
         FULL_CHANNELSET,
@@ -506,7 +506,7 @@ GRIDS = {
         *BANDS_FILLED,
         UNSEEN_ROWS[3],
     ],
-    # RGB and a fourth channel, which data.prepare derives from RGB
+    # RGB and a fourth channel, which data.prepare computes from RGB
     "task1-extra": [CHANNELSET, SLICED],
     **{
         f"task1-full-stock-{epochs}": [*STOCK_SPECIALISTS[epochs].values(), STOCK_LENGTHS[3 * epochs]]

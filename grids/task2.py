@@ -1,4 +1,4 @@
-"""Lists Task 2's runs: shallow networks, the ResNets that they are compared with, and the ablations."""
+"""The runs of Task 2: shallow networks, the ResNets that they are compared with, and the ablations."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FINE_RESNET = STOCK.but(label="ResNet-34, 3x3 stem", stem="3x3s1")
 
 # ---------------------------------------------------------------- 30 epochs
 
-# First ResNet-34 with several stems and augmentations, then the shallow networks. All accuracies are divided
-# by that of the ResNet-34 that is best on validation.
+# First ResNet-34 with several stems and augmentations, then the shallow networks. All accuracies are divided by the
+# accuracy of the ResNet-34 that is best on validation.
 RESNETS = {decay: RESNET.but(augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
 RESNET_LIGHT, PLAIN_LIGHT = RESNET.but(**LIGHT), PLAIN.but(**LIGHT)
 PLAIN_STRONG = PLAIN_LIGHT.but(augment="strong")
@@ -36,11 +36,14 @@ GATED_30 = {decay: GATED.but(augment="strong", weight_decay=decay) for decay in 
 GATED_30[0.002] = GATED.but(section="ablation", **STRONG)
 GATED4_STRONG = GATED4.but(augment="strong", weight_decay=0.0005)
 POOLED_K5 = GATED_K5.but(section="ablation", pooled_gates=True, augment="strong", weight_decay=0.001)
-DEEP, SHALLOW = RESNETS[0.001], GATED_30[0.001]  # the best of each kind on validation
+DEEP, SHALLOW = (
+    RESNETS[0.001],
+    GATED_30[0.001],
+)  # the best ResNet-34 and the best shallow network on validation
 
 # ---------------------------------------------------------------- which networks are trained longer
 
-# All take about half of ResNet-34's time for one image. The first has four hidden layers, the others fewer.
+# All take about half of ResNet-34's time for one image. The first network has four hidden layers, the others fewer.
 SCREEN = {
     "gated6-k3, 5/16 wide": GATED.but(width=0.3125),
     "3 layers, 25/64": THREE_LAYERS.but(width=0.390625),
@@ -56,9 +59,9 @@ SCREEN = {
 }
 SCREENED = {label: run.but(section="ablation", **STRONG, epochs=10) for label, run in SCREEN.items()}
 
-# Twice the epochs, with the options that were best on validation at 30 epochs. Width 0.3125 costs half of
-# ResNet-34's MACs. Width 0.4375 costs as many; its training loss falls further, so its decay is doubled.
-# Then four of the screened networks.
+# Twice the epochs, with the options that were best on validation at 30 epochs. Width 0.3125 has half of ResNet-34's
+# MACs. Width 0.4375 has as many MACs as ResNet-34; its training loss falls further, so its decay is doubled. Then four
+# of the screened networks.
 RESNET_60 = {decay: RESNET.but(augment="strong", weight_decay=decay, epochs=60) for decay in (0.001, 0.002)}
 RESNET_60[0.0005] = RESNETS[0.0005].but(section="ablation", epochs=60)
 GATED_60 = SHALLOW.but(epochs=60)
@@ -78,8 +81,8 @@ TAUGHT = SHALLOW.but(
 
 # ---------------------------------------------------------------- a 3x3 stride-1 first convolution
 
-# The fine stem costs four times the MACs of the 7x7 stem. Ten epochs compare both, and the fine stem with
-# pooling, whose maps are as small as those of the 7x7 stem. Then the fine stem trains for thirty epochs.
+# The fine stem costs four times the MACs of the 7x7 stem. Ten epochs compare three stems: both of these, and the fine
+# stem with pooling, whose maps are as small as those of the 7x7 stem. Then the fine stem trains for thirty epochs.
 STEMS_10 = {
     label: run.but(section="ablation", augment="strong", weight_decay=0.001, epochs=10)
     for label, run in {
@@ -98,19 +101,19 @@ FINE_GATED = SHALLOW.but(stem="3x3s1")
 FINE_WIDE = SCREEN["gated6-k3, 5/16 wide"].but(**STRONG, stem="3x3s1")
 FINE_THREE = SCREEN["3 layers, 3/8"].but(**STRONG, num_pools=3, stem="3x3s1")
 
-# MixUp and CutMix for both families, each behind the stem that costs least, one seed: the choice is made on
-# validation. Predicted: CutMix gains ResNet-34 up to a point in 30 epochs and costs the shallow networks one
+# MixUp and CutMix for both families, with the cheapest stem and one seed, chosen on validation. Predicted for CutMix in
+# 30 epochs: ResNet-34 gains up to one point, the shallow networks lose one point
 MIXED = {
     (name, mix): run.but(mix=mix)
     for name, run in (("ResNet-34", RESNETS[0.001]), ("gated6-k3", GATED_30[0.001]))
     for mix in ("cutmix", "mixup")
 }
 FINE_RESNET_MIXED = FINE_RESNETS[0.002].but(mix="cutmix")
-# The literal reading, six weighted operations in all, behind the fine stem. Predicted: 63 to 64 %, 94 % of the
-# strongest ResNet-34: the stem gains 4 to 5 points, as it does for the gated network, and the decay 2
+# The literal reading of the task, six weighted operations in all, with the fine stem. Predicted: 63 to 64 %, which is
+# 94 % of the strongest ResNet-34. The stem gains 4 to 5 points, as it does for the gated network; the decay gains 2
 PLAIN_FINE = PLAIN.but(label="plain, six operations, 3x3 stem", **STRONG, stem="3x3s1")
-# Depth 4 behind a 7x7 stem of stride 1, pooled: it samples finely and still sees 7 px. Predicted: 62 %, 92 % of
-# the strongest; the 7x7 stem of stride 2 has 59.9 in 60 epochs
+# Depth 4 with a pooled 7x7 stem of stride 1: it samples finely and still sees 7 px. Predicted: 62 %, which is 92 % of
+# the strongest ResNet-34. With the 7x7 stem of stride 2 it reaches 59.9 % in 60 epochs
 GATED4_FINE = GATED4.but(
     label="ours (depth 4), 7x7 stem of stride 1", **STRONG, stem="7x7s1", num_pools=2, pooled_gates=True
 )
@@ -124,8 +127,8 @@ GATED4_FINE_10 = {
     }.items()
 }
 
-# One change each from PLAIN_STRONG, 30 epochs, strong, decay 0.0005. Predicted: gates +2.7 as with seed 0;
-# 3x3 equals 5x5 within a point, 1x1 loses 12, two layers fewer lose 8, attention and graph lose 4 each
+# Each run makes one change in PLAIN_STRONG: 30 epochs, strong augmentation, decay 0.0005. Predicted, in points: gates
+# gain 2.7, as with seed 0; 3x3 equals 5x5 within 1; 1x1 loses 12; two layers fewer lose 8; attention and graph lose 4
 KERNELS_30 = {
     size: PLAIN_STRONG.but(f"plain6-k{size}", f"plain, {size}x{size}", "ablation", kernels=str(size))
     for size in (1, 3, 7)
@@ -139,9 +142,9 @@ OTHERS_30 = {
 
 # ---------------------------------------------------------------- full width, for a GPU
 
-# ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above. ResNet-34 and the
-# network of half its MACs train with three weight decays. Then come a network of ResNet-34's MACs, and
-# networks of fewer layers.
+# ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above. ResNet-34 and the network
+# with half its MACs train with three weight decays. Then come a network with ResNet-34's MACs, and networks with fewer
+# layers.
 FULL_RESNETS, FULL_WIDE = (
     {decay: run.but(augment="strong", weight_decay=decay) for decay in (0.002, 0.001, 0.004)}
     for run in (RESNET.but(width=1.0), GATED.but(width=1.25))
@@ -151,8 +154,8 @@ FULL_THREE, FULL_GATED4, FULL_STOCK, FULL_SAME_MACS = (
     for run, width in ((THREE_LAYERS, 1.5625), (GATED4_K5, 1.25), (STOCK, 1.0), (GATED, 1.75))
 )
 
-# Six plain operations, the literal reading of the task, at about half of ResNet-34's MACs; and ResNets of
-# fewer layers
+# Six plain operations, the literal reading of the task, with about half of ResNet-34's MACs; and ResNets with fewer
+# layers
 PLAIN_K3 = PLAIN.but("plain6-k3", "plain, six operations, 3x3", kernels="3")
 FULL_PLAIN, FULL_PLAIN_K5 = PLAIN_K3.but(**STRONG, width=1.4375), PLAIN.but(**STRONG, width=0.875)
 RESNET_18, RESNET_10 = (
@@ -160,8 +163,8 @@ RESNET_18, RESNET_10 = (
     for arch, label in (("resnet18", "ResNet-18, 7x7 stem"), ("resnet10", "ResNet-10, 7x7 stem"))
 )
 FULL_RESNET_18, FULL_RESNET_10 = (run.but(**STRONG, width=1.0) for run in (RESNET_18, RESNET_10))
-# The 3x3 stride-1 stem is the strongest at a quarter of the width, at four times the FLOPs. Prediction: ResNet-34
-# gains more from it than the shallow network, which falls a few percent behind.
+# At a quarter of the width, the 3x3 stem of stride 1 is the most accurate, at four times the FLOPs. Predicted:
+# ResNet-34 gains more from it than the shallow network, which falls a few per cent behind.
 FULL_FINE_RESNET = FINE_RESNET.but(**STRONG, width=1.0)
 FULL_FINE_WIDE = GATED.but(**STRONG, width=1.25, stem="3x3s1")
 # The strongest networks, trained twice as long or with other learning rates
@@ -172,7 +175,7 @@ FULL_RESNET_60, FULL_WIDE_60, FULL_SAME_MACS_60 = (
 
 # ---------------------------------------------------------------- less data, ablations
 
-# Less training data; more epochs make up for a part of the lost steps
+# Less training data; more epochs replace some of the lost steps
 FRACTIONS = {
     name: {
         share: run.but(section="ablation", fraction=share, epochs=epochs)
@@ -181,7 +184,7 @@ FRACTIONS = {
     for name, run in (("ResNet-34", DEEP), ("gated6-k3", SHALLOW))
 }
 
-# Each run changes one thing in PLAIN and trains for a third of its epochs
+# Each run makes one change in PLAIN and trains for a third of its epochs
 SHORT = {"section": "ablation", "epochs": 10, **LIGHT}
 REFERENCE = PLAIN.but(**SHORT)
 GATED_10 = GATED_K5.but(**SHORT)
@@ -212,13 +215,13 @@ POOLS_10, LEVELS_10 = REFERENCE.but(num_pools=2), REFERENCE.but(multi_level_head
 WIDTHS_10 = {width: REFERENCE.but(width=width) for width in (0.125, 0.5)}
 AUGMENTED_10 = {augment: REFERENCE.but(augment=augment) for augment in ("none", "strong")}
 
-SIZES = (32, 40, 64, 96)  # px, of the test alone
+SIZES = (32, 40, 64, 96)  # px, sides of the test images; the training is unchanged
 RESIZED = {
     name: {size: run.tested(section="ablation", image_size=size) for size in SIZES}
     for name, run in (("ResNet-34", RESNETS[0.0005]), ("gated6-k3", SHALLOW))
 }
 
-# What the ablation table shows: group -> (variant, run, reference; REFERENCE where none is named)
+# Rows of the ablation table: group -> (variant, run, reference). The reference is REFERENCE if it is left out
 ABLATIONS = {
     "what a layer is": [
         ("one 5x5 convolution", REFERENCE),
@@ -396,7 +399,7 @@ ABLATIONS = {
 
 # ---------------------------------------------------------------- figures
 
-# Models in the figures of many lines: name in the legend -> run
+# Models in the figures with many lines: name in the legend -> run
 FIGURE_MODELS = {
     "depth 6, x1.25, 3x3 stem": FINE_WIDE,
     "depth 6, 3x3 stem": FINE_GATED,
@@ -414,7 +417,7 @@ FIGURE_MODELS = {
     "ResNet-34": FULL_RESNETS[0.002],
     "ResNet-34, stock": FULL_STOCK,
 }
-# Names that the report's texts use -> the model's runs, at most one a preset
+# Names that the report's texts use -> the model's runs, at most one run for each preset
 NAMED = {
     "depth6-wide": (FULL_SAME_MACS, SAME_MACS_60),
     "depth6": (FULL_WIDE[0.002], FINE_WIDE),
@@ -458,20 +461,29 @@ NAMED = {
     "two-layers-10": (LAYERS_10[2],),
     "six-layers-10": (LAYERS_10[6],),
 }
-# Rows of the report's main table: (label, name in NAMED)
-MAIN_ROWS = (
-    ("ours, depth 6, wider", "depth6-wide"),
-    ("ours, depth 6", "depth6"),
-    ("ours, depth 5", "depth5"),
-    ("ours, depth 4", "depth4"),
-    ("ours, depth 4, fine stem", "depth4-fine"),
-    ("six plain operations", "plain"),
-    ("six plain operations, fine stem", "plain-fine"),
-    ("ResNet-34", "resnet34"),
-    ("ResNet-34, decay 0.001", "resnet34-fine-0.001"),
-    ("ResNet-18", "resnet18"),
-    ("ResNet-34, stock", "stock"),
-)
+# Rows of the report's main table: preset -> (label, name in NAMED)
+MAIN_ROWS = {
+    "64px-full": (
+        ("ours, depth 6, x1.75", "depth6-wide"),
+        ("ours, depth 6, x1.25", "depth6"),
+        ("ours, depth 5", "depth5"),
+        ("ours, depth 4", "depth4"),
+        ("six plain operations", "plain"),
+        ("ResNet-34", "resnet34"),
+        ("ResNet-18", "resnet18"),
+        ("ResNet-34, stock", "stock"),
+    ),
+    "48px-quarter": (
+        ("ours, depth 6", "depth6"),
+        ("ours, depth 5", "depth5"),
+        ("ours, depth 4", "depth4"),
+        ("ours, depth 4, fine stem", "depth4-fine"),
+        ("six plain operations", "plain"),
+        ("six plain operations, fine stem", "plain-fine"),
+        ("ResNet-34", "resnet34"),
+        ("ResNet-34, decay 0.001", "resnet34-fine-0.001"),
+    ),
+}
 # Rows of the report's ablation tables: (change, name, name of the reference); 30 epochs, then 10
 ABLATION_ROWS = (
     ("gates beside each convolution", "gated-30", "plain-30"),
@@ -494,7 +506,7 @@ SCREENING_ROWS = (
     ("graph layers (GCN)", "graph-10", "plain-10"),
     ("RRDB (strict depth 17)", "rrdb-10", "plain-10"),
 )
-# Points of the figure of training data: (share of the training images, run)
+# Points of the figure of training data: family -> (share of the training images, run)
 DATA_SHARES = {
     name: [*runs.items(), (1.0, whole)] for (name, runs), whole in zip(FRACTIONS.items(), (DEEP, SHALLOW))
 }

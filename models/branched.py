@@ -1,4 +1,4 @@
-"""Convolutions trained as a sum of linear branches and evaluated as one, the same function in eval mode.
+"""Convolutions that train as a sum of linear branches and are evaluated as one convolution, the same function.
 
 Parallel kernels of several sizes with BatchNorm: ACNet (1908.03930), RepVGG (2101.03697), DBB (2103.13425).
 """
@@ -15,8 +15,9 @@ from models.resnet import Subsampled
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """A copy of `model` in eval mode in which whatever can be fused is: the same function with fewer
-    operations.
+    """Return a copy of `model` in eval mode: the same function with fewer operations.
+
+    Every module with a method `fuse` is replaced by the result of this method.
     """
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
@@ -27,24 +28,23 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What a BatchNorm is in eval mode: scale and shift, (C,), float64."""
+    """Return the scale and the shift of a BatchNorm in eval mode: (C,) each, float64."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
 class BranchedConv2d(nn.Module):
-    """A convolution with a bias, trained as a sum of branches, each with its own BatchNorm; zero padding of
-    size // 2.
+    """A convolution with a bias that trains as a sum of branches; zero padding of size // 2.
 
-    The branches: the k x k convolution; smaller ones of 3 x 3 and 1 x 1; depthwise k x k, then 1 x 1; the
-    identity, where the shapes allow it. All are centred on the same pixel. The depthwise convolution comes
-    before the 1 x 1 one: in the other order a BatchNorm's shift would pass the zero padding, and no single
-        convolution has the same borders.
+    The branches: the k x k convolution; smaller convolutions of 3 x 3 and 1 x 1; depthwise k x k, then 1 x 1; the
+    identity, if the shapes allow it. Each has its own BatchNorm, and all are centred on the same pixel. The depthwise
+    convolution comes before the 1 x 1 convolution. In the reverse order, a BatchNorm's shift would come before the zero
+    padding, and no single convolution would have the same borders.
 
     Args:
         in_channels, out_channels, stride: as in nn.Conv2d.
         size: k, odd.
-        reparam: all of the branches, else the k x k one alone.
+        reparam: True: all branches; False: only the k x k convolution.
 
     Raises:
         ValueError: `size` is even or below 1.
@@ -81,7 +81,7 @@ class BranchedConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He initialisation; the branches' sum starts with unit variance."""
+        """Initialise as He et al. do; the sum of the branches starts with unit variance."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -92,7 +92,7 @@ class BranchedConv2d(nn.Module):
             nn.init.constant_(norm.weight, len(last) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, O, ceil(H / stride), ceil(W / stride))."""
+        """Map x (B, C, H, W) to (B, O, ceil(H / stride), ceil(W / stride))."""
         y = sum(branch(x) for branch in self.dense)
         if self.separable is not None:
             y = y + self.separable(x)
@@ -100,7 +100,7 @@ class BranchedConv2d(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """The plain convolution that is the same function in eval mode, borders included."""
+        """Return the plain convolution that is the same function in eval mode, also at the borders."""
         out_channels, in_channels, size, _ = self.shape
         like = self.dense[0][0].weight
         kernel, bias = torch.zeros(self.shape, dtype=torch.float64, device=like.device), 0
@@ -134,12 +134,11 @@ class BranchedConv2d(nn.Module):
 
 
 class NormLinear(nn.Module):
-    """BatchNorm, then a linear layer: x (B, C) -> (B, K); between them, while training, a share `dropout` of
-    the features is dropped.
+    """A linear layer behind BatchNorm: x (B, C) -> (B, K).
 
-    A step of gradient descent changes the outputs in proportion to the squared length of their input. It
-    starts at LENGTH ** 2 however many features there are: thousands of unit variance make the training of a
-        network diverge.
+    In training, a share `dropout` of the normalised features is dropped. A step of gradient descent changes the outputs
+    in proportion to the squared length of the layer's input. So this squared length starts at LENGTH ** 2 for any
+    number of features: with thousands of features of unit variance, the training would diverge.
     """
 
     LENGTH = 4.0

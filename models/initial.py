@@ -1,4 +1,4 @@
-"""Start a network from a checkpoint of other classes or other channels."""
+"""Initialises a network from a checkpoint whose data had other classes or other channels."""
 
 from __future__ import annotations
 
@@ -21,51 +21,50 @@ def initialise(
     channels: Sequence[str],
     classes: Sequence[str],
 ) -> str:
-    """Copy into `model` what it shares with the network of a checkpoint, and return one line that says what.
+    """Copy the weights of a checkpoint into `model`; return one line of text that says which.
 
-    Weights of a channel go to the channel of the same name, those of a class to the class of the same name. All
-    other weights must have the same shape. Statistics of the data, which fill rules have, stay the model's own.
+    The weights of a channel go to the channel of the same name, those of a class to the class of the same name. All
+    other weights must have the same shape. The statistics of the data, which fill rules hold, are not copied.
 
     Args:
-        build: (number of channels, number of classes) -> a network of the model's options.
-        path: of a model.pt.
-        kind: of that checkpoint, see `utils.load_checkpoint`.
-        channels, classes: names, in the order of the model's.
+        build: (number of channels, number of classes) -> a network with the model's options.
+        path: path of a model.pt.
+        kind: kind of that checkpoint, see `utils.load_checkpoint`.
+        channels, classes: names of the model's channels and classes, in order.
 
     Raises:
-        UserError: no such checkpoint, or its network is another one, or shares no channel with the model.
+        UserError: there is no such checkpoint, its network differs, or it shares no channel with the model.
     """
     checkpoint = load_checkpoint(path, kind)
     dataset, old = checkpoint["dataset"], checkpoint["state"]
-    theirs = dataset.get("channel_names") or list(dataset.get("data_channels") or RGB.names)
-    known = list(dataset["class_names"])
-    same = {"channels": list(theirs) == list(channels), "classes": known == list(classes)}
-    if not same["classes"] and all(
-        name.isdigit() for name in classes
-    ):  # numbers mean something else in other data
-        known = []
-    shared = {"channels": _pairs(theirs, channels), "classes": _pairs(known, classes)}
+    old_channels = dataset.get("channel_names") or list(dataset.get("data_channels") or RGB.names)
+    old_classes = list(dataset["class_names"])
+    same = {"channels": list(old_channels) == list(channels), "classes": old_classes == list(classes)}
+    if not same["classes"] and all(name.isdigit() for name in classes):
+        old_classes = []  # a number as a name means another class in other data
+    shared = {"channels": _pairs(old_channels, channels), "classes": _pairs(old_classes, classes)}
     if not shared["channels"]:
         raise UserError(
-            f"--init-from {path}: its channels {', '.join(theirs[:6])} are none of {', '.join(channels[:6])}"
+            f"--init-from {path}: its channels {', '.join(old_channels[:6])} are none of "
+            f"{', '.join(channels[:6])}; use a model.pt that shares a channel with the data"
         )
     counts = {"channels": len(channels), "classes": len(classes)}
     shapes = {
         what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts
-    }  # what has another shape with one channel, or class, more
+    }  # shapes with one channel more, or one class more: they show which axes belong to channels or classes
     own, parameters = model.state_dict(), dict(model.named_parameters())
     for key, value in own.items():
         if ".fill." in key and key not in parameters:
             continue
         part, given = {}, old.get(key)
         for what, others in shapes.items():
-            for axis, (one, more) in enumerate(zip(value.shape, others.get(key, value.shape))):
-                if one != more and one == counts[what]:
+            for axis, (size, larger) in enumerate(zip(value.shape, others.get(key, value.shape))):
+                if size != larger and size == counts[what]:
                     part[axis] = shared[what]
-                elif one != more and not same[what]:
+                elif size != larger and not same[what]:
                     raise UserError(
-                        f"--init-from {path}: {key} has no place of its own for each of the {what}, which must be "
-                        f"the same then"
+                        f"--init-from {path}: {key} has no separate values for each of the {what}; so the {what} of "
+                        f"both networks must be the same"
                     )
         if (
             given is None
@@ -74,11 +73,11 @@ def initialise(
         ):
             raise UserError(
                 f"--init-from {path}: its network has {'no ' if given is None else 'another '}{key}; give the "
-                f"options that it was trained with (--arch, --width, --stem, ...), as its config.json has them"
+                f"options that it was trained with (--arch, --width, --stem, ...); its config.json lists them"
             )
         if all(pairs for pairs in part.values()):
             for axis, pairs in part.items():
-                # what is not shared stays as the model was drawn
+                # channels and classes that are not shared keep their random weights
                 given = _moved(given, value.transpose(0, axis), axis, pairs)
             value.copy_(given)
     names = [channels[new] for _, new in shared["channels"]]
@@ -87,13 +86,15 @@ def initialise(
     if fresh:
         line += f", new {', '.join(fresh)}"
     if len(shared["classes"]) < len(classes):
-        line += f"; {len(shared['classes'])} of {len(classes)} classes are its own, the head's others are new"
+        line += (
+            f"; {len(shared['classes'])} of {len(classes)} classes are in it, the head is new for the others"
+        )
     return line
 
 
 def _pairs(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    """Places of the names that both have: (in theirs, in ours)."""
-    return [(theirs.index(name), place) for place, name in enumerate(ours) if name in theirs]
+    """Return the positions of the names in both lists: (in `theirs`, in `ours`)."""
+    return [(theirs.index(name), position) for position, name in enumerate(ours) if name in theirs]
 
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:
@@ -101,8 +102,8 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
 
 
 def _moved(given: torch.Tensor, own: torch.Tensor, axis: int, pairs: list[tuple[int, int]]) -> torch.Tensor:
-    """`given` with the entries of `own` along `axis`, those of `pairs` replaced by its own."""
-    given, made = given.transpose(0, axis), own.clone()
+    """Return `own` with the entries of `pairs` along `axis` replaced by those of `given`."""
+    given, result = given.transpose(0, axis), own.clone()
     for old, new in pairs:
-        made[new] = given[old]
-    return made.transpose(0, axis)
+        result[new] = given[old]
+    return result.transpose(0, axis)

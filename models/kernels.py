@@ -1,8 +1,8 @@
-"""Kernel generators: where the full kernel W of a stem comes from, when it is not simply a parameter.
+"""Kernel generators: modules that compute the full kernel W of a stem, if W is not simply a parameter.
 
-A generator gives W (O, rows, k, k), one slice a kernel channel; the fill rule then makes K(S) = W P(S) of it.
-The stems that others proposed for varying channels differ in W alone and share P (`rescale`: the slices of
-the present channels):
+A generator gives W (O, rows, k, k), one slice for each kernel channel. The fill rule then makes K(S) = W P(S) from it.
+The stems of other papers on varying channels differ only in W. All use the same P (`rescale`: the slices of the present
+channels):
 
     free        W itself is the parameter
     tied        W[o, c] = g[o, c] w[o]: one spatial filter an output channel
@@ -10,16 +10,16 @@ the present channels):
     hypernet    W[:, c] = MLP(z[c]), z learned      HyperNet of CHAMMI
     wavelength  W[:, c] = MLP(Fourier(lambda[c]))   wavelength-conditioned generator, after DOFA (2403.15356)
 
-CHAMMI's Depthwise stem with mean pooling over channels is `free` under `rescale` up to the constant C: it
-averages the responses of the present channels' own filters.
+CHAMMI's Depthwise stem with mean pooling over channels equals `free` under `rescale` up to the constant C. It averages
+the responses of the filters of the present channels.
 
-Kernels that depend on the image's content, the dynamic convolutions that others proposed:
+The dynamic convolutions of other papers have kernels that depend on the image's content:
 
     dynamic   W(x) = sum_k a_k(x) W_k                              DynConv (Chen et al. 2020, 1912.03458)
-    omni      the same, times attention over the filter's positions, the input and the output channels
+    omni      the same, times attention over positions in the filter, input channels and output channels
               ODConv (Li et al. 2022, openreview DmpCfq6Mg39)
 
-The attention reads the mean of each channel of the filled image. One image has one kernel, so nothing folds.
+The attention reads the mean of each channel of the filled image. Each image has its own kernel, so it cannot be folded.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-# micrometres: the red, green and blue bands of Sentinel-2, as DOFA uses for RGB
+# micrometres: the red, green and blue bands of Sentinel-2, which DOFA uses for RGB
 RGB_WAVELENGTHS = (0.665, 0.560, 0.490)
 
 
 class Kernel(nn.Module):
-    """Base of the generators.
+    """The base class of the generators.
 
     Args:
-        out_channels, rows, size: of W (O, rows, k, k).
+        out_channels, rows, size: the shape (O, rows, k, k) of W.
 
     Attributes:
-        per_image: whether W depends on the image, so that it cannot be folded into a plain convolution.
+        per_image: True if W depends on the image; it cannot be folded into a plain convolution then.
     """
 
     per_image = False
@@ -50,23 +50,26 @@ class Kernel(nn.Module):
     def __init__(self, out_channels: int, rows: int, size: int):
         super().__init__()
         self.shape = (out_channels, rows, size, size)
-        self.std = math.sqrt(2 / (out_channels * size**2))  # He, fan-out, as torchvision's ResNet has it
+        self.std = math.sqrt(2 / (out_channels * size**2))  # He, fan-out, as in torchvision's ResNet
 
     def forward(self) -> Tensor:
-        """W: (O, rows, k, k)."""
+        """Return W: (O, rows, k, k)."""
         raise NotImplementedError
 
     def convolve(self, x: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
-        """Filled image (B, rows, H, W) -> (B, O, H', W')."""
+        """Convolve the filled image x (B, rows, H, W) with W: (B, O, H', W')."""
         return F.conv2d(x, self(), None, stride, padding, dilation)
 
     def macs(self) -> int:
-        """Multiply-adds to generate W once."""
+        """Return the number of multiply-adds that generate W once."""
         raise NotImplementedError
 
 
 class Tied(Kernel):
-    """Filters and gains start with the same norm, so that a step of either moves W alike."""
+    """One spatial filter for each output channel, times a gain for each input channel.
+
+    Filters and gains start with the same norm, so that a training step of each moves W by the same amount.
+    """
 
     def __init__(self, out_channels, rows, size):
         super().__init__(out_channels, rows, size)
@@ -83,8 +86,9 @@ class Tied(Kernel):
 
 
 class Templates(Kernel):
-    """Mixtures of `count` shared templates; W starts at the scale of a plain kernel, its slices orthogonal
-    if they can be.
+    """Mixtures of `count` shared templates.
+
+    W starts at the scale of a plain kernel. Its slices start orthogonal, if `count` allows it.
     """
 
     def __init__(self, out_channels, rows, size, count: int = 128):
@@ -101,13 +105,12 @@ class Templates(Kernel):
 
 
 class _Generated(Kernel):
-    """W[:, c] = network(descriptor of c), started so that it is as large as a plain kernel and learns as
-    fast.
+    """A kernel W[:, c] = network(descriptor of c) that starts as large as a plain kernel and learns as fast.
 
-    The network (no bias in the last layer: it would be one kernel for all channels) is homogeneous in its
-    weights at the start. So all of them can be scaled up and its output down by a fixed gain, without a
-    change of W, until a gradient step at the common learning rate moves W as far as it moves a plain kernel;
-    unscaled, it would move it many times as far.
+    At the start, the output of the network is homogeneous in its weights. So scaling the weights up and the output down
+    by a fixed gain does not change W. They are scaled until a gradient step at the common learning rate moves W as far
+    as it moves a plain kernel. Without this, a step would move W many times as far. The last layer has no bias, which
+    would be the same kernel for all channels.
     """
 
     def _finish(self, network: nn.Sequential, descriptors: Tensor) -> None:
@@ -139,6 +142,8 @@ class _Generated(Kernel):
 
 
 class HyperNetwork(_Generated):
+    """A network that generates the kernel of each channel from a learned descriptor (HyperNet of CHAMMI)."""
+
     def __init__(self, out_channels, rows, size, descriptor: int = 128, hidden: int = 256):
         super().__init__(out_channels, rows, size)
         self.descriptors = nn.Parameter(torch.randn(rows, descriptor))
@@ -156,13 +161,13 @@ class HyperNetwork(_Generated):
 
 
 class Wavelength(_Generated):
-    """Sines and cosines of each channel's wavelength through a network with two hidden layers.
+    """A network with two hidden layers that reads sines and cosines of each channel's wavelength.
 
     Args:
         wavelengths: (rows,) in micrometres; default: red, green, blue.
 
     Raises:
-        ValueError: not one wavelength a channel.
+        ValueError: there is not one wavelength for each channel.
     """
 
     def __init__(self, out_channels, rows, size, wavelengths=None, features: int = 128, hidden: int = 256):
@@ -192,11 +197,13 @@ class Wavelength(_Generated):
 
 
 def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> Tensor:
-    """Convolution with a kernel of its own for each image: x (B, C, H, W), weight (B, O, C, k, k) -> (B, O,
-    H', W'). Stride, padding and dilation: a number or one for each axis.
+    """Convolve each image with its own kernel: x (B, C, H, W), weight (B, O, C, k, k) -> (B, O, H', W').
 
-    As one batched matrix product over patches: a convolution with B groups, the usual way, is many times as
-    slow on CPUs.
+    It is one batched matrix product over patches. The usual way, a convolution with B groups, is many times slower on
+    CPUs.
+
+    Args:
+        stride, padding, dilation: a number, or a number for each axis.
     """
     height, width = (
         1 + (side + 2 * p - d * (weight.shape[-1] - 1) - 1) // s
@@ -208,19 +215,20 @@ def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> 
 
 
 class Dynamic(Kernel):
-    """Softmax attention over `count` kernels, its temperature falling from 30 to 1 in the first
-    `anneal_steps` steps.
+    """A sum of `count` kernels whose weights are a softmax attention that reads the image.
+
+    The temperature of the softmax falls from 30 to 1 in the first `anneal_steps` steps.
 
     Args:
-        count: K; 4 in the paper.
-        anneal_steps: training steps until the temperature is 1 (the paper: ten epochs).
+        count: number K of kernels; 4 in the paper.
+        anneal_steps: training steps until the temperature is 1 (ten epochs in the paper).
     """
 
     per_image = True
 
     def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):
         super().__init__(out_channels, rows, size)
-        # flat: channels_last takes 4 axes
+        # flat, because channels_last needs exactly 4 axes
         self.kernels = nn.Parameter(self.std * torch.randn(count, math.prod(self.shape)))
         self.trunk = self._trunk(rows, hidden)
         self.over_kernels = nn.Linear(hidden, count)
@@ -236,7 +244,7 @@ class Dynamic(Kernel):
         return self._attend(x, self.trunk(x.mean((2, 3))), (stride, padding, dilation))
 
     def _mix(self, features: Tensor) -> Tensor:
-        """Kernels of the images: (B, O, rows, k, k)."""
+        """Return the kernel of each image: (B, O, rows, k, k)."""
         attention = F.softmax(self.over_kernels(features).float() / self.temperature, dim=1)
         return (attention @ self.kernels).unflatten(1, self.shape)
 
@@ -245,10 +253,10 @@ class Dynamic(Kernel):
 
 
 class Omni(Dynamic):
-    """Attention over kernels, positions of the filter, input channels and output channels (the last three:
-    sigmoids).
+    """`Dynamic` with three more attentions: over positions in the filter, input channels and output channels.
 
-    The trunk has BatchNorm, as in the authors' code; training therefore needs batches of at least two images.
+    These three are sigmoids. The trunk has BatchNorm, as in the authors' code, so training needs batches of at least
+    two images.
     """
 
     def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):

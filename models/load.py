@@ -13,14 +13,14 @@ from utils import UserError, brief, load_checkpoint
 def load(
     path: str | Path, kind: str, build: Callable[[Mapping, Mapping], nn.Module]
 ) -> tuple[nn.Module, dict]:
-    """Rebuilds the network of a model.pt; returns it in eval mode, and the checkpoint.
+    """Rebuild the network of a model.pt; return it in eval mode, and the checkpoint.
 
     Args:
-        kind: of the checkpoint, see `utils.load_checkpoint`.
+        kind: kind of the checkpoint, see `utils.load_checkpoint`.
         build: (the training's options, its data set) -> the network.
 
     Raises:
-        UserError: not such a file, or an architecture that this version does not know.
+        UserError: the file is no such checkpoint, or this version cannot build its network.
     """
     checkpoint = load_checkpoint(path, kind)
     try:

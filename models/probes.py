@@ -1,13 +1,12 @@
-"""Probes: what a trained network of Task 1 is put through besides its plain evaluation.
+"""Probes: special tests of a trained network of Task 1, besides its plain evaluation.
 
-recalibrated-bn   BatchNorm statistics of each channel set by itself, from the training images without
-                  augmentation (as US-Nets calibrate each width, 1903.05134; for a plain network the usual
-                  repair)
-wrong-ids         the image keeps its channels, the network is told the next ones: R as G, G as B, B as R
-duplicates        the network is told it has all channels; absent ones are copies of present ones
-grey-images       all channels show the image's luma (BT.601), so no set knows more than another
-average-of-seen   channels left out of training (--train-channels) take the average of the seen channels'
-                  kernels, in the sets that hold one of them
+recalibrated-bn   BatchNorm gets separate statistics for each channel set, from the training images without
+                  augmentation (as US-Nets calibrate each width, 1903.05134; the usual repair of a plain network)
+wrong-ids         the images are unchanged, but the network gets wrong channel ids: R as G, G as B, B as R
+duplicates        the network gets the ids of all channels; copies of present channels replace absent channels
+grey-images       every channel shows the image's luma (BT.601), so all sets hold the same information
+average-of-seen   a channel that training left out (--train-channels) gets the average kernel of the seen channels;
+                  only in sets that hold such a channel
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class ToLuma(nn.Module):
-    """Normalised RGB (B, 3, H, W) -> its luma in each channel of `ids`, normalised again: (B, n, H, W)."""
+    """A layer that maps normalised RGB (B, 3, H, W) to its luma in each channel of `ids`, normalised: (B, n, H, W)."""
 
     def __init__(self, mean: Tensor, std: Tensor, ids):
         super().__init__()
@@ -48,29 +47,36 @@ def probe_network(
     seen: list[int],
     statistics: dict,
 ) -> tuple[nn.Module, list[int]]:
-    """The network to evaluate on the channel set `ids`, and the image channels it takes, in order.
+    """Return the network to evaluate on the channel set `ids`, and the image channels that it takes, in order.
 
     Args:
         probe: one of `PROBES`, or None for the plain network of that set.
-        train: training images with all of the model's channels, for `recalibrated-bn` alone.
-        seen: channel ids that training drew its sets from.
+        train: training images with all channels of the model; only `recalibrated-bn` needs them.
+        seen: channel ids from which training drew its sets.
         statistics: mean and std (C,) of the channels.
 
     Raises:
-        UserError: the probe says nothing about this model.
+        UserError: the probe makes no sense for this model.
     """
     if probe is not None and isinstance(model, LateFusion):
-        raise UserError(f"--probe {probe}: late fusion has no such probe; probe its networks one by one")
+        raise UserError(
+            f"--probe {probe}: late fusion has no such probe; probe each of its networks separately"
+        )
     channels = find_stem(model).in_channels if probe else 0
     if probe in ("wrong-ids", "duplicates") and channels == 1:
-        raise UserError(f"--probe {probe}: a network of one channel cannot be told another")
+        raise UserError(
+            f"--probe {probe}: a network of one channel cannot get another channel; "
+            f"use a network of several channels"
+        )
     if probe == "wrong-ids":
         return for_channels(model, [(i + 1) % channels for i in ids]), list(ids)
     if probe == "duplicates":
         return for_channels(model), [i if i in ids else ids[i % len(ids)] for i in range(channels)]
     if probe == "grey-images":
         if channels != 3:
-            raise UserError("--probe grey-images: needs the channels R, G and B")
+            raise UserError(
+                "--probe grey-images: the network must take the channels R, G and B; use another probe"
+            )
         return nn.Sequential(ToLuma(statistics["mean"], statistics["std"], ids), for_channels(model, ids)), [
             0,
             1,
@@ -78,7 +84,7 @@ def probe_network(
         ]
     if probe == "average-of-seen":
         averaged = average_of_seen(model, seen)
-        # as fill, an unseen channel's kernel is in use and trained
+        # without an unseen channel in the set, the fill rule uses its kernel, which is trained
         model = averaged if set(ids) - set(seen) else model
     network = for_channels(model, ids)
     if probe == "recalibrated-bn":
@@ -88,7 +94,7 @@ def probe_network(
 
 
 def average_of_seen(model: nn.Module, seen: list[int]) -> nn.Module:
-    """A copy in which each unseen channel's kernel and embedding are the mean of the seen ones'.
+    """Return a copy in which kernel and embedding of each unseen channel are the mean over the seen channels.
 
     Raises:
         UserError: every channel was seen, or the kernel is generated.
@@ -97,7 +103,7 @@ def average_of_seen(model: nn.Module, seen: list[int]) -> nn.Module:
     stem = find_stem(model)
     channels = stem.in_channels
     unseen = [i for i in range(channels) if i not in seen]
-    first = stem.fill.rows - channels  # 1 where a luminance kernel stands before the channels' own
+    first = stem.fill.rows - channels  # 1 if a luminance kernel comes before those of the channels
     if not unseen or stem.weight is None or first > 1:
         raise UserError(
             "--probe average-of-seen: needs a plain kernel trained with --train-channels on some "

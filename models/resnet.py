@@ -1,4 +1,4 @@
-"""torchvision's ResNets (He et al., 1512.03385), in any width and with a stem for small images."""
+"""The ResNets of torchvision (He et al., 1512.03385), in any width and with a stem for small images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4,
 
 
 class Subsampled(nn.Sequential):
-    """Modules behind every `stride`-th pixel: `Subsampled(2, Conv2d(C, O, 1), BatchNorm2d(O))` is what a 1 x 1
-    convolution of stride 2 and a BatchNorm are.
+    """Modules that read only every `stride`-th pixel.
 
-    PyTorch's own strided one writes beyond its memory while it trains on a processor that has AVX2 and not AVX-512,
-    where eight does not divide C (oneDNN, jit_1x1 backward weights, channels_last; seen in PyTorch 2.11): the process
-    dies, or something else is overwritten.
+    `Subsampled(2, Conv2d(C, O, 1), BatchNorm2d(O))` is the same function as a 1 x 1 convolution of stride 2 and a
+    BatchNorm. PyTorch's 1 x 1 convolution with a stride has a bug in training: on a processor with AVX2 but without
+    AVX-512, it writes outside its memory if C is not a multiple of eight. The process dies, or other data is
+    overwritten (oneDNN, jit_1x1 backward weights, channels_last; seen in PyTorch 2.11).
 
     Args:
-        stride: along both axes.
+        stride: stride along both axes.
         modules: as in `nn.Sequential`.
     """
 
@@ -33,20 +33,20 @@ class Subsampled(nn.Sequential):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> of ceil(H / stride) x ceil(W / stride) pixels."""
+        """Apply the modules to x (B, C, H, W) with ceil(H / stride) x ceil(W / stride) of its pixels."""
         return super().forward(x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x)
 
 
 class ScaledResNet(ResNet):
-    """ResNet of basic blocks whose layers are `width` times as wide as the paper's 64, 128, 256, 512.
+    """A ResNet of basic blocks whose layers are `width` times as wide as the paper's 64, 128, 256, 512.
 
     Args:
         arch: resnet10, resnet18 or resnet34.
         num_classes: size of the output layer.
-        in_channels: of the first convolution.
-        width: multiplier, 1.0 is the paper's.
+        in_channels: channels of the images.
+        width: multiplier; 1.0 as in the paper.
         stem: a key of `STEMS`; "3x3s1" is for images under about 64 px.
-        stem_pool: max-pooling after the first convolution (default: unless the stem is "3x3s1").
+        stem_pool: max-pooling after the first convolution (default: True, but not with the stem "3x3s1").
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ScaledResNet(ResNet):
         return max(1, round(planes * self.width))
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
-        if planes == 64:  # the parent set the stem's full width before it came here
+        if planes == 64:  # the parent class has just set the full width here
             self.inplanes = self.scaled(64)
         layer = super()._make_layer(block, self.scaled(planes), blocks, stride, dilate)
         if layer[0].downsample is not None:
@@ -83,18 +83,18 @@ class ScaledResNet(ResNet):
         return layer
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """x (B, C, H, W) -> the last map, (B, O, H', W'), alone."""
+        """Return a list with the last map (B, O, H', W') of x (B, C, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return [self.layer4(self.layer3(self.layer2(self.layer1(x))))]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> logits (B, num_classes)."""
+        """Map x (B, C, H, W) to logits (B, num_classes)."""
         return self.fc(self.avgpool(self.feature_maps(x)[0]).flatten(1))
 
     def fuse(self) -> ScaledResNet:
-        """Itself, in eval mode, with each BatchNorm made part of the convolution before it."""
+        """Merge each BatchNorm into the convolution before it, in place, in eval mode; return the network."""
         for module in list(self.modules()):
-            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):  # the last: a shortcut's
+            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):  # 0 and 1: in a shortcut
                 if isinstance(getattr(module, norm, None), nn.BatchNorm2d):
                     setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
                     setattr(module, norm, nn.Identity())

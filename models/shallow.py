@@ -1,9 +1,9 @@
-"""Shallow networks: a stem, two to four hidden layers in parallel streams, a linear layer.
+"""Shallow networks: a stem, two to four hidden layers in parallel streams, and a linear layer.
 
     y = relu(pool(conv(x) * sigmoid(conv3x3(x)))) * sigmoid(W mean(x))
 
-Both gates read the layer's own input beside its convolution, so once `models.branched.fuse` has made one
-convolution of each sum of branches, a layer is one weighted operation deep. The head's covariances have no
+Both gates read the input of the layer, in parallel to its convolution. `models.branched.fuse` replaces each sum of
+branches by one convolution. So a fused layer is one weighted operation deep. The covariances of the head have no
 weights (bilinear CNN, 1504.07889).
 """
 
@@ -25,46 +25,43 @@ from utils import option
 
 @dataclass
 class ShallowOptions:
-    """Holds the options of a `ShallowNet` as a user types them; None: as the named network has it."""
+    """The options of a `ShallowNet` as a user types them; None: the value of the named network."""
 
     stem_pool: bool | None = option(
         None,
-        "max-pooling after the first convolution (default: by --arch; ResNets have it with --stem 7x7s2)",
+        "max-pooling after the first convolution (default: by --arch; ResNets have it, but not with --stem 3x3s1)",
     )
     widths: str | None = option(
         None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)"
     )
     kernels: str | None = option(
         None,
-        "sides of the hidden convolutions, odd, such as 5; several, such as 3,5,7, make a stream each; the "
-        "streams meet in the last layer (default: by --arch)",
+        "sides of the hidden convolutions, odd, such as 5; each of several, such as 3,5,7, makes a parallel "
+        "stream; the streams meet in the last layer (default: by --arch)",
     )
     reparam: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
-    gates: bool | None = option(None, "gates in the hidden layers, not in the stem (default: by --arch)")
+    gates: bool | None = option(None, "gates in the hidden layers; the stem has none (default: by --arch)")
     pooled_gates: bool | None = option(
-        None, "a gate for each pooled cell, not for each pixel before the pooling (default: by --arch)"
+        None, "a gate for each pooled cell instead of each pixel before the pooling (default: by --arch)"
     )
     covariance_channels: int | None = option(
         None,
-        "channels of each stream whose covariances the last layer sees, whatever the width; 0: means alone "
-        "(default: by --arch)",
+        "number of channels of each stream whose covariances the last layer reads; --width does not scale it; "
+        "0: only means (default: by --arch)",
         least=0,
         most=10**4,
     )
     num_pools: int | None = option(
         None,
-        "hidden layers that halve the sides of their maps, the first ones (default: all but the last)",
+        "number of hidden layers, from the first, that halve the sides of their maps (default: all but the last)",
         least=0,
         most=16,
     )
     multi_level_head: bool | None = option(
-        None, "the last layer sees the pooled output of every hidden layer (default: by --arch)"
+        None, "the last layer reads the pooled output of every hidden layer (default: by --arch)"
     )
     dropout: float | None = option(
-        None,
-        "share of the last layer's inputs that is dropped while training (default: none)",
-        least=0,
-        below=1,
+        None, "share of the last layer's inputs that training drops (default: none)", least=0, below=1
     )
 
 
@@ -72,18 +69,16 @@ SHALLOW_OPTIONS = tuple(field.name for field in fields(ShallowOptions))
 
 
 class ShallowLayer(nn.Module):
-    """Applies one hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
+    """One hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
 
-    Pooling comes before the ReLU and the channel gate: it commutes with both, and they then process a quarter
-    of the pixels.
+    The pooling commutes with the ReLU and the channel gate. It comes before them, so that they process a quarter of the
+    pixels.
 
     Args:
-        in_channels, out_channels, size, stride, reparam: of the convolution.
-        gates: multiply by a gate for each pixel and channel and by one for each channel, both read from the
-            input.
+        in_channels, out_channels, size, stride, reparam: as in `BranchedConv2d`.
+        gates: multiply by two gates that read the input: for each pixel and channel, and for each channel.
         pool: halve the sides, rounding up.
-        pooled_gates: where the layer num_pools, one gate for each pooled cell instead of each pixel: a
-            quarter of the gates.
+        pooled_gates: if the layer pools, use a gate for each pooled cell instead of each pixel: a quarter of the gates.
     """
 
     def __init__(
@@ -107,7 +102,7 @@ class ShallowLayer(nn.Module):
         self.channel_gate = nn.Linear(in_channels, out_channels) if gates else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, O, H', W')."""
+        """Map x (B, C, H, W) to (B, O, H', W')."""
         y = self.conv(x)
         if self.pooled_gates:
             y = F.max_pool2d(y, 2, ceil_mode=True)
@@ -124,12 +119,12 @@ class ShallowLayer(nn.Module):
 
 
 def pooled(x: Tensor, covariance_channels: int) -> Tensor:
-    """Means of all channels, and signed square roots of the covariances of the first d =
-    `covariance_channels` of them.
+    """Pool x (B, C, H, W) to means and covariances: (B, C + d (d + 1) / 2), float32.
 
-    x (B, C, H, W) -> (B, C + d (d + 1) / 2), float32.
+    The means are those of all channels. The covariances are those of the first d = `covariance_channels` channels, as
+    signed square roots.
     """
-    # a covariance of bfloat16 products has few digits left
+    # in bfloat16 a covariance would lose most of its digits
     with torch.autocast(x.device.type, enabled=False):
         x = x.flatten(2).float()  # (B, C, H W)
         mean = x.mean(2)
@@ -140,22 +135,22 @@ def pooled(x: Tensor, covariance_channels: int) -> Tensor:
         rows, columns = torch.triu_indices(covariance_channels, covariance_channels, device=x.device)
         # (B, d (d + 1) / 2)
         covariance = (centred @ centred.mT / x.shape[2])[:, rows, columns]
-        # smooth at 0, where the square root's slope is infinite
+        # smoothed near 0, where the slope of the square root is infinite
         return torch.cat([mean, covariance * (covariance.abs() + 1e-4).rsqrt()], 1)
 
 
 class ShallowNet(nn.Module):
-    """Chains a stem, parallel streams of hidden layers, pooling and a linear layer: strict depth len(widths) + 2.
+    """A stem, parallel streams of hidden layers, pooling and a linear layer: strict depth len(widths) + 2.
 
     Args:
         num_classes: size of the output layer.
-        in_channels: of the images.
+        in_channels: channels of the images.
         width: multiplier of the numbers of channels.
         stem: first convolution, a key of `models.resnet.STEMS`.
-        widths, kernels, ...: as in `ShallowOptions`; widths and kernels are numbers, a stream for each kernel.
+        widths, kernels, ...: as in `ShallowOptions`; here widths and kernels are tuples of numbers.
 
     Raises:
-        ValueError: a value out of range or an even kernel.
+        ValueError: a value is out of range, or a kernel is even.
     """
 
     def __init__(
@@ -206,16 +201,16 @@ class ShallowNet(nn.Module):
             )
             for size in kernels
         )
-        # of a level: its channels with covariances
+        # for each level: how many of its channels have covariances
         orders = [min(covariance_channels, count) for count in channels]
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
         seen = sum(features[1:]) if multi_level_head else features[-1]
         self.head = NormLinear(len(kernels) * seen, num_classes, dropout)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """x (B, C, H, W) -> the maps that the head pools, (B, O, H', W') each.
+        """Return the maps of x (B, C, H, W) that the head pools, each (B, O, H', W').
 
-        The last of each stream, or, with a multi-level head, all.
+        They are the last map of each stream; with a multi-level head, all maps.
         """
         x, seen = self.stem(x), []
         for stream in self.streams:
@@ -226,11 +221,11 @@ class ShallowNet(nn.Module):
         return seen
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> logits (B, num_classes)."""
+        """Map x (B, C, H, W) to logits (B, num_classes)."""
         return self.head(torch.cat([pooled(y, self.covariance_channels) for y in self.feature_maps(x)], 1))
 
 
-# ---------------------------------------------------------------- networks by name, each one idea
+# ---------------------------------------------------------------- networks by name, each for one idea
 
 DEFAULTS = {
     name: parameter.default
@@ -238,13 +233,13 @@ DEFAULTS = {
     if name in SHALLOW_OPTIONS
 }
 SHALLOW: dict[str, dict] = {  # `shallow_name` -> options that differ from `ShallowNet`'s defaults
-    "plain6-k5": {},  # four dense 5x5 convolutions and nothing else: what the others are measured against
-    "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # as three narrower streams
+    "plain6-k5": {},  # only four dense 5x5 convolutions; the others are compared with it
+    "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # three narrower streams
     "reparam6-k5": {"reparam": True},  # the same function as plain6-k5, trained as a sum of branches
-    # of the last map, with more positions for them
+    # covariances of the last map; fewer poolings give it more positions to average over
     "covariance6-k5": {"covariance_channels": 64, "num_pools": 2},
     "gated6-k5": {"gates": True},
-    # as accurate at less than half the MACs
+    # as accurate as gated6-k5, with less than half the MACs
     "gated6-k3": {"gates": True, "kernels": (3,), "pooled_gates": True},
     "gated6-k3-5-7": {"gates": True, "kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},
     "gated5-k5": {"gates": True, "widths": (128, 256, 512)},
@@ -254,23 +249,23 @@ SHALLOW: dict[str, dict] = {  # `shallow_name` -> options that differ from `Shal
 
 
 def shallow_name(options: Mapping) -> str:
-    """Returns the name of a `ShallowNet` of these options: KIND DEPTH -k KERNEL, such as "gated6-k3"."""
+    """Return the name of a `ShallowNet` with these options: KIND, DEPTH, "-k", KERNEL, such as "gated6-k3"."""
     options = {**DEFAULTS, **options}
     names = {"reparam": "reparam", "covariance_channels": "covariance", "gates": "gated"}
     kind = "-".join(name for key, name in names.items() if options[key]) or "plain"
     return f"{kind}{len(options['widths']) + 2}-k{'-'.join(map(str, options['kernels']))}"
 
 
-# First convolutions (stem, pooled); the maps have half the side of those of the line before
+# First convolutions (stem, with pooling?); each halves the sides of the maps once more than the entry before it
 HALVINGS = (("7x7s2", False), ("7x7s2", True), ("11x11s4", True))
 DESIGNED_FOR = 64  # px, side of the images for which the named networks are made
 
 
 def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
-    """Returns the first convolution of a named network for images of this side: stem, and whether it is pooled.
+    """Return the first convolution of a named network for images of this side: (stem, whether it is pooled).
 
-    Images of twice the side are halved once more: log2(image_size / 64) times, rounded. So the maps behind the
-    stem keep their size, and the receptive field its share of the image. Images under 64 px keep the stem for
+    Images of twice the side are halved once more: log2(image_size / 64) times, rounded. So the maps behind the stem
+    keep their size, and the receptive field covers the same share of the image. Images under 64 px use the stem for
     64 px: at 48 px the last layer still has a map of 3 x 3.
     """
     start = int(SHALLOW[arch].get("stem_pool", False))
@@ -279,7 +274,7 @@ def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
 
 
 def build_shallow(arch: str, num_classes: int, **options) -> ShallowNet:
-    """Builds a network of `SHALLOW` by name; `options` replace those that the name stands for.
+    """Build a network of `SHALLOW` by name; `options` replace the options that belong to the name.
 
     Raises:
         ValueError: as `ShallowNet`.

@@ -1,7 +1,7 @@
-"""Other shallow designs, to compare with: dense residual blocks, self-attention and graph layers.
+"""Other shallow designs to compare with: dense residual blocks, self-attention and graph layers.
 
-Each is on a small stem, each block a few lines of the paper it names; strict depths are counted by
-metrics/depth.py and asserted in the tests.
+Each design has a small stem. Each block is a few lines and names its paper. metrics/depth.py counts the strict depths,
+and the tests check them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def conv_bn(in_channels: int, out_channels: int, size: int, stride: int = 1) -> 
 
 
 class ConvPool(nn.Sequential):
-    """Convolution, BatchNorm, ReLU, and 2x2 max-pooling that rounds up."""
+    """A convolution with BatchNorm, ReLU, and 2x2 max-pooling that rounds sides up."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1):
         super().__init__(
@@ -30,8 +30,9 @@ class ConvPool(nn.Sequential):
 
 
 class DenseBlock(nn.Module):
-    """Residual dense block of ESRGAN (1809.00219), with BatchNorm: each convolution reads the outputs of all
-    before it.
+    """The residual dense block of ESRGAN (1809.00219), with BatchNorm.
+
+    Each convolution reads the outputs of all convolutions before it.
     """
 
     def __init__(self, channels: int, growth: int, convs: int):
@@ -41,7 +42,7 @@ class DenseBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> the same shape."""
+        """Map x (B, C, H, W) to the same shape."""
         features = [x]
         for conv in self.convs[:-1]:
             features.append(F.leaky_relu(conv(torch.cat(features, 1)), 0.2))
@@ -49,7 +50,7 @@ class DenseBlock(nn.Module):
 
 
 class ResidualInResidual(nn.Sequential):
-    """RRDB of ESRGAN: dense blocks inside one more residual connection."""
+    """The RRDB of ESRGAN: dense blocks inside one more residual connection."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.2 * super().forward(x)
@@ -58,18 +59,18 @@ class ResidualInResidual(nn.Sequential):
 class SelfAttention(nn.Module):
     """Multi-head self-attention over all positions (1706.03762), normalised before and added to its input.
 
-    It has no position embedding, so it takes any image size: the convolutions before it know positions by
-        their padding.
+    It has no position embedding, so it takes any image size. The convolutions before it encode positions by their
+    padding.
     """
 
     def __init__(self, channels: int, heads: int = 8):
         super().__init__()
-        self.heads = math.gcd(channels, heads)  # fewer where they do not divide the channels
+        self.heads = math.gcd(channels, heads)  # fewer, if `heads` does not divide the channels
         self.norm = nn.LayerNorm(channels)
         self.qkv, self.projection = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> the same shape."""
+        """Map x (B, C, H, W) to the same shape."""
         tokens = self.norm(x.flatten(2).mT)  # (B, N, C)
         # (B, heads, N, d) each
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -78,9 +79,9 @@ class SelfAttention(nn.Module):
 
 
 class GraphLayer(nn.Module):
-    """Max-relative graph convolution of ViG (2206.00272): x_i + relu(W [x_i, max_j (x_j - x_i)]).
+    """The max-relative graph convolution of ViG (2206.00272): x_i + relu(W [x_i, max_j (x_j - x_i)]).
 
-    The neighbours j of a position i are the `neighbours` positions whose features lie nearest to its own.
+    The neighbours j of a position i are the `neighbours` positions with the most similar features.
     """
 
     def __init__(self, channels: int, neighbours: int = 9):
@@ -88,7 +89,7 @@ class GraphLayer(nn.Module):
         self.neighbours, self.mix = neighbours, conv_bn(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> the same shape."""
+        """Map x (B, C, H, W) to the same shape."""
         nodes = x.flatten(2).mT  # (B, N, C)
         unit = F.normalize(nodes, dim=2)
         nearest = (unit @ unit.mT).topk(min(self.neighbours, nodes.shape[1]), dim=2).indices  # (B, N, k)
@@ -98,13 +99,13 @@ class GraphLayer(nn.Module):
 
 
 class BlockNet(nn.Sequential):
-    """Layers, global average pooling, a linear layer: x (B, C, H, W) -> logits (B, num_classes)."""
+    """A chain of layers, global average pooling and a linear layer: x (B, C, H, W) -> logits (B, num_classes)."""
 
     def __init__(self, layers: list[nn.Module], channels: int, num_classes: int):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """x (B, C, H, W) -> the last map, (B, O, H', W'), alone."""
+        """Return a list with the last map (B, O, H', W') of x (B, C, H, W)."""
         for layer in list(self)[:-3]:
             x = layer(x)
         return [x]
@@ -118,8 +119,10 @@ class BlockNet(nn.Sequential):
 
 
 def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -> tuple[list[nn.Module], int]:
-    """A first convolution (a key of `STEMS`) and 5x5 convolutions of `widths`, all but the last pooled;
-    their channels.
+    """Build the layers before the special block; return them and the number of their output channels.
+
+    They are a first convolution (a key of `STEMS`) and 5x5 convolutions of `widths`. All but the last are pooled; a
+    single convolution is pooled.
     """
     channels = [in_channels] + [max(1, round(planes * width)) for planes in widths]
     kernel, stride = STEMS[stem]
@@ -131,8 +134,9 @@ def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -
 
 
 def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
-    """Stem, one residual-in-residual block of three dense blocks with five convolutions each, linear
-    layer.
+    """Build a stem, one residual-in-residual block and a linear layer.
+
+    The block has three dense blocks with five convolutions each.
     """
     layers, channels = _trunk(in_channels, width, stem, (64,))
     growth = max(1, channels // 2)
@@ -144,19 +148,19 @@ def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str =
 
 
 def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
-    """As much of `rrdb` as six layers hold: one dense block of four convolutions, twice as wide."""
+    """Build the part of `rrdb` that fits in six layers: one dense block of four convolutions, twice as wide."""
     layers, channels = _trunk(in_channels, width, stem, (128,))
     return BlockNet([*layers, DenseBlock(channels, max(1, channels // 2), 4)], channels, num_classes)
 
 
 def attention(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
-    """Stem, two convolutions, one self-attention layer, linear layer."""
+    """Build a stem, two convolutions, one self-attention layer and a linear layer."""
     layers, channels = _trunk(in_channels, width, stem, (64, 256, 512))
     return BlockNet([*layers, SelfAttention(channels)], channels, num_classes)
 
 
 def graph(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
-    """Stem, two convolutions, two graph layers, linear layer."""
+    """Build a stem, two convolutions, two graph layers and a linear layer."""
     layers, channels = _trunk(in_channels, width, stem, (64, 256, 512))
     return BlockNet([*layers, GraphLayer(channels), GraphLayer(channels)], channels, num_classes)
 

@@ -1,4 +1,4 @@
-"""Builds Task 1's networks from options, and rebuilds them from the checkpoints of train_task1.py."""
+"""Builds the networks of Task 1 from options, and rebuilds them from checkpoints of train_task1.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from utils import UserError
 
 CHECKPOINT = "task1-model"  # kind of the checkpoint, see `utils.load_checkpoint`
 
-# where the stem's kernel comes from; None: it is a parameter
+# generators of the stem's kernel; None: the kernel is a parameter
 KERNELS = {
     "free": None,
     "tied": Tied,
@@ -47,7 +47,7 @@ def build_channel_net(
     std=None,
     covariance=None,
 ) -> ScaledResNet:
-    """Builds a ResNet whose first convolution takes any set of its channels.
+    """Build a ResNet whose first convolution takes any set of its channels.
 
     Call it as net(x, channels=...) or net(x, mask=...).
 
@@ -55,12 +55,13 @@ def build_channel_net(
         channels: their number, or their names and wavelengths, see `channelset.Channels`.
         arch, num_classes, width, stem, stem_pool: as in `ScaledResNet`.
         fill, mean, std, covariance: as in `build_fill`.
-        kernel: a key of `KERNELS`; templates: their number, for kernel "templates".
-        kernel_size: of the first convolution, odd. Default: the backbone's.
+        kernel: a key of `KERNELS`.
+        templates: number of templates, for kernel "templates".
+        kernel_size: side of the first convolution, odd (default: that of the ResNet).
         embedding: as in `ChannelSetConv2d`.
 
     Raises:
-        ValueError: unknown fill rule or kernel, or a statistic that the rule needs is missing.
+        ValueError: the fill rule or the kernel is unknown, or a statistic that the rule needs is missing.
     """
     channels = Channels(channels)
     network = ScaledResNet(arch, num_classes, len(channels), width, stem, stem_pool)
@@ -87,32 +88,32 @@ def build_channel_net(
 
 
 def build_from_options(options: Mapping, channels, num_classes: int, statistics: Mapping) -> ScaledResNet:
-    """Builds the network of a training's options with `build_channel_net`; `statistics`: mean, std, covariance."""
+    """Build the network of a training's options; `statistics` are mean, std and covariance of the channels."""
     names = ("arch", "fill", "kernel", "templates", "kernel_size", "embedding", "width", "stem", "stem_pool")
     chosen = {name: options[name] for name in names}
     return build_channel_net(channels=channels, num_classes=num_classes, **chosen, **statistics)
 
 
 def statistics_of(dataset: Mapping) -> dict[str, Tensor]:
-    """Returns the statistics of a network's channels, from the entry `dataset` of its checkpoint."""
+    """Return the statistics of a network's channels, from the entry `dataset` of its checkpoint."""
     return {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
 
 
 def channels_of(dataset: Mapping) -> Channels:
-    """Returns the channels of a network, from the entry `dataset` of its checkpoint."""
+    """Return the channels of a network, from the entry `dataset` of its checkpoint."""
     names = dataset["channel_names"]
     return Channels(dict(zip(names, dataset.get("wavelengths") or [None] * len(names))))
 
 
 def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledResNet, dict]:
-    """Rebuilds the network of a model.pt of train_task1.py; returns it in eval mode, and the checkpoint.
+    """Rebuild the network of a model.pt of train_task1.py; return it in eval mode, and the checkpoint.
 
     Args:
-        path: of the checkpoint.
-        fill: evaluate it under another fill rule than it was trained with.
+        path: path of the checkpoint.
+        fill: fill rule to use instead of the rule of the training.
 
     Raises:
-        UserError: as `load`, or the rule needs other kernels.
+        UserError: as `load`; or `fill` needs other kernels than the network has.
     """
 
     def build(options: Mapping, dataset: Mapping) -> ScaledResNet:
@@ -127,18 +128,20 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
         if rule.rows != stem.fill.rows:
             raise UserError(
                 f"--fill {fill}: the kernels of {path} were trained for rule "
-                f"{checkpoint['config']['fill']!r}, which is incompatible"
+                f"{checkpoint['config']['fill']!r}, which is incompatible; use another rule"
             )
         stem.fill = rule
     return model, checkpoint
 
 
 def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
-    """Joins the specialists for each channel of the data to a late fusion; returns it, and the first checkpoint.
+    """Join one specialist for each channel of the data to a late fusion; return it and its checkpoint.
+
+    The checkpoint is that of the first channel, with all channels and the sum of the training times.
 
     Raises:
-        UserError: as `load_channel_net`; or a channel has no specialist or two, or they differ in preset, data
-            set or seed.
+        UserError: as `load_channel_net`; or a channel has no specialist or two; or the specialists differ in preset,
+            data, image size or seed.
     """
     loaded = [load_channel_net(path) for path in paths]
     by_channel = {
@@ -153,39 +156,38 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
         )
         for _, checkpoint in loaded
     }
-    pictures = {checkpoint["dataset"].get("images_digest", LISTS_ONLY) for _, checkpoint in loaded} - {
-        LISTS_ONLY
-    }
-    known = Channels(loaded[0][1]["dataset"].get("data_channels") or RGB)
-    names = known.names
+    pictures = {checkpoint["dataset"].get("images_digest", LISTS_ONLY) for _, checkpoint in loaded}
+    pictures -= {LISTS_ONLY}
+    channels = Channels(loaded[0][1]["dataset"].get("data_channels") or RGB)
+    names = channels.names
     if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1 or len(pictures) > 1:
         raise UserError(
-            f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, of "
+            f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, with "
             f"the same preset, data, image size and seed"
         )
     first = by_channel[names[0]][1]
     fusion = LateFusion([for_channels(by_channel[name][0]) for name in names]).eval()
     return fusion, {
         **first,
-        "dataset": {**first["dataset"], "channel_names": names, "wavelengths": known.wavelengths},
+        "dataset": {**first["dataset"], "channel_names": names, "wavelengths": channels.wavelengths},
         "train_s": sum(checkpoint["train_s"] for _, checkpoint in loaded),
     }
 
 
 def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module, dict]:
-    """Rebuilds the network of the checkpoint `path` on all channels; returns it, and the options of its training.
+    """Rebuild the network of the checkpoint `path` on all channels; return it, and the options of its training.
 
     Args:
         cache: the student's data.
         channels: number of channels of the student's images; the student takes all of them.
 
     Raises:
-        UserError: not a checkpoint of train_task1.py, trained on other data or on some channels only.
+        UserError: `path` is no checkpoint of train_task1.py, or was trained on other data or only some channels.
     """
     model, checkpoint = load_channel_net(path)
-    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
-    if other or find_stem(model).in_channels != channels:
-        reason = f"; {other}" if other else ""
+    mismatch = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if mismatch or find_stem(model).in_channels != channels:
+        reason = f"; {mismatch}" if mismatch else ""
         raise UserError(
             f"--teacher {path}: it and the student must both take all channels of the same data{reason}"
         )
@@ -196,9 +198,9 @@ def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module
 
 
 def for_channels(net: nn.Module, channels=None) -> nn.Module:
-    """Specialises `net` to one set of channels (None: all): returns a network of x (B, n, H, W) alone.
+    """Specialise `net` to one set of channels (None: all); return a network that takes only x (B, n, H, W).
 
-    The stem is folded to a plain convolution. Where its kernel depends on the image, `net` keeps its stem.
+    The stem is folded into a plain convolution. If its kernel depends on the image, the stem stays.
     """
     if isinstance(net, LateFusion):
         return net.for_channels(channels)
@@ -206,7 +208,7 @@ def for_channels(net: nn.Module, channels=None) -> nn.Module:
 
 
 class FixedChannels(nn.Module):
-    """Applies `net` to one set of channels."""
+    """A network that applies `net` to one set of channels."""
 
     def __init__(self, net: nn.Module, channels=None):
         super().__init__()
@@ -217,7 +219,7 @@ class FixedChannels(nn.Module):
 
 
 class LateFusion(nn.Module):
-    """Averages the softmax outputs of single-channel networks.
+    """An average of the softmax outputs of single-channel networks.
 
     Args:
         networks: a network for each channel, in the order of the ids; each takes (B, 1, H, W).
@@ -228,7 +230,7 @@ class LateFusion(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def for_channels(self, channels=None) -> nn.Module:
-        """Returns the fusion of the channels `channels` alone: x (B, n, H, W) -> class probabilities (B, K)."""
+        """Return the fusion of only the channels `channels`: x (B, n, H, W) -> class probabilities (B, K)."""
         ids = range(len(self.networks)) if channels is None else channels
         return _Average([self.networks[i] for i in ids])
 

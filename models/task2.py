@@ -1,4 +1,4 @@
-"""Builds Task 2's networks from options, rebuilds them from checkpoints of train_task2.py, measures their depth."""
+"""Builds the networks of Task 2 from options or checkpoints of train_task2.py, and measures their depth."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ MAX_DEPTH = 6  # strict depth: input layer, four layers, output layer
 
 
 def network_options(options: Mapping) -> dict:
-    """Returns a training's options for its network alone, without width and stem: those that are not None.
+    """Return the options in `SHALLOW_OPTIONS` that are not None; lists become tuples of numbers.
 
     Raises:
-        UserError: the network has no such option, or a list is not one of whole numbers.
+        UserError: the network has no such option, or a list does not hold whole numbers in range.
     """
     arch = options["arch"]
     given = {key: options[key] for key in SHALLOW_OPTIONS if options[key] is not None}
-    known = SHALLOW_OPTIONS if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
-    for key in given.keys() - set(known):
+    names = SHALLOW_OPTIONS if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
+    for key in given.keys() - set(names):
         raise UserError(
-            f"--{key.replace('_', '-')}: --arch {arch} has no such option; those of {', '.join(SHALLOW)} have"
+            f"--{key.replace('_', '-')}: --arch {arch} has no such option; leave it out, or choose one of "
+            f"{', '.join(SHALLOW)}"
         )
     for key in given.keys() & {"widths", "kernels"}:
         try:
@@ -47,10 +48,10 @@ def network_options(options: Mapping) -> dict:
 
 
 def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn.Module:
-    """Builds the network of a training's options: x (B, C, H, W) -> logits (B, K).
+    """Build the network of a training's options: x (B, C, H, W) -> logits (B, K).
 
     Raises:
-        UserError: an option's value does not make a network.
+        UserError: no network can be built with these values.
     """
     arch = options["arch"]
     common = {"in_channels": in_channels, "width": options["width"], "stem": options["stem"]}
@@ -66,7 +67,7 @@ def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn
 
 
 def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
-    """Rebuilds the network of a model.pt of train_task2.py; returns it in eval mode, not fused, and the checkpoint.
+    """Rebuild the network of a model.pt of train_task2.py; return it in eval mode, not fused, and the checkpoint.
 
     Raises:
         UserError: as `load`.
@@ -79,19 +80,19 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
 
 
 def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
-    """Rebuilds the network of the checkpoint `path`; returns it fused, and the options of its training.
+    """Rebuild the network of the checkpoint `path`; return it fused, and the options of its training.
 
     Args:
         cache: the student's data.
 
     Raises:
-        UserError: not a checkpoint of train_task2.py, or trained on other data.
+        UserError: `path` is no checkpoint of train_task2.py, or was trained on other data.
     """
     model, checkpoint = load_classifier(path)
-    other = difference(cache, checkpoint["dataset"], f"--teacher {path}")
-    if other:
+    mismatch = difference(cache, checkpoint["dataset"], f"--teacher {path}")
+    if mismatch:
         raise UserError(
-            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data: {other}"
+            f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data: {mismatch}"
         )
     return fuse(model), checkpoint["config"]
 
@@ -99,12 +100,12 @@ def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
 def measure_depth(
     model: nn.Module, shape: tuple[int, ...], limit: int | None = None, name: str = "the network"
 ) -> dict:
-    """Measures the depths of the fused network and of the network as it trains; returns them for the record.
+    """Measure the depths of the network, fused and as it trains; return them for the record.
 
     Args:
         shape: (C, H, W) of one image.
-        limit: largest strict depth that is allowed; None: any.
-        name: of the network, for the message.
+        limit: largest strict depth that is allowed; None: no limit.
+        name: name of the network, for the message.
 
     Raises:
         UserError: the fused network is deeper than `limit`.
@@ -113,7 +114,7 @@ def measure_depth(
     if limit is not None and depth.strict > limit:
         raise UserError(
             f"{name} has strict depth {depth.strict}, above {limit}; its longest path is "
-            f"{' > '.join(depth.path)}. Take layers away, or allow more with --max-depth "
+            f"{' > '.join(depth.path)}. Remove layers, or allow more with --max-depth "
             f"{depth.strict}"
         )
     return {

@@ -16,19 +16,17 @@ from report.markdown import difference, interval, mean_sd, table
 from report.numbers import FULL, NARROW, NOTHING, PLACES, Numbers
 
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
-SHORT = (
-    *("specialists", "specialists-90", "late-fusion", "ours", "ours-90", "ours-wide"),
-    *("sliced", "rgb+regression", "rgb"),
-)
+SHORT = ("specialists", "specialists-90", "late-fusion", "ours", "ours-90", "ours-wide", "sliced", "rgb")
 PRESETS = {FULL: "L", NARROW: "S"}  # as the texts call them
 # columns of README and of the report
 README_TASK1 = ("model", "seeds", "RGB", "mean of 7", "vs specialists", "params (M)")
 REPORT_TASK1 = (
     *("model", "seeds", "val top-1", "val loss", "RGB", "pairs", "singles", "mean of 7", "vs specialists"),
-    *("precision", "F1"),
+    "precision / F1",
 )
 README_TASK2 = (
     "model",
+    "preset",
     "stem",
     "strict depth",
     "seeds",
@@ -38,9 +36,21 @@ README_TASK2 = (
     "GFLOPs",
 )
 REPORT_TASK2 = (
-    *("model", "preset", "stem", "width", "epochs", "depth", "seeds", "val top-1", "val loss", "test top-1"),
-    *("% of strongest", "precision", "F1", "params (M)", "GFLOPs", "ms"),
+    "model",
+    "preset",
+    "stem",
+    "epochs",
+    "depth",
+    "seeds",
+    "val top-1",
+    "test top-1",
+    "% of strongest",
 )
+COSTS_TASK2 = (
+    *("model", "preset", "width", "params (M)", "GFLOPs", "ms, batch 1", "ms, batch 256", "val loss"),
+    "precision / F1",
+)
+APPENDED = ("ResNet-34, decay 0.001", "ResNet-34, stock")  # rows that README leaves to the report
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # as records name them
 DIAGRAMS = (diagrams.module, diagrams.layer)  # drawn without data
 # The comparisons on which the claims rest: (words, preset, model, other)
@@ -58,8 +68,8 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
     """Make the tables of README and report: name of a block -> Markdown."""
     channels = {name: _task1_row(numbers, label, name) for label, name in task1.MAIN_ROWS}
     classifiers = {
-        preset: [_task2_row(numbers, preset, label, name) for label, name in task2.MAIN_ROWS]
-        for preset in PRESETS
+        preset: [_task2_row(numbers, preset, label, name) for label, name in rows]
+        for preset, rows in task2.MAIN_ROWS.items()
     }
     every = [row for rows in classifiers.values() for row in rows]
     return {
@@ -70,7 +80,8 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
         "task1-fill": fill_table(numbers),
         "task1-choice": budgets.choice_table(numbers),
         "task2-main": chosen(every, REPORT_TASK2),
-        "task2-short": chosen(every, README_TASK2),
+        "task2-costs": chosen(every, COSTS_TASK2),
+        "task2-short": chosen([row for row in every if row.get("model") not in APPENDED], README_TASK2),
         **{
             f"task2-{name}": chosen(
                 _changes(numbers, rows), ("what changes", "strict depth", "GFLOPs", *CHANGED)
@@ -134,8 +145,9 @@ def _row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]
         "seeds": str(len(numbers.by_seed(preset, name))),
         "val top-1": numbers.val(preset, name),
         "val loss": numbers.val(preset, name, "loss", ".2f"),
-        "precision": f"{setting.mean(model, 'precision_macro'):.3f}",
-        "F1": f"{setting.mean(model, 'f1_macro'):.3f}",
+        "precision / F1": " / ".join(
+            f"{setting.mean(model, f'{name}_macro'):.3f}" for name in ("precision", "f1")
+        ),
         "params (M)": f"{params:.{2 if setting.task == 'task1' else 1}f}",
     }
 
@@ -175,12 +187,13 @@ def _task2_row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str
         "strict depth": str(record["strict_depth"]),
         "test top-1": mean_sd(numbers.by_seed(preset, name)),
         "GFLOPs": f"{2 * setting.mean(model, 'macs') / 1e9:.2f}",
-        "ms": " / ".join(_milliseconds(setting, model, f"latency_ms_b{count}") for count in (1, 256)),
+        "ms, batch 1": _milliseconds(setting, model, 1),
+        "ms, batch 256": _milliseconds(setting, model, 256),
     }
 
 
-def _milliseconds(setting, model, column: str) -> str:
-    value = setting.mean(model, column)
+def _milliseconds(setting, model, batch: int) -> str:
+    value = setting.mean(model, f"latency_ms_b{batch}")
     return NOTHING if value is None else f"{value:.2f}"
 
 
@@ -339,7 +352,7 @@ def _depth(numbers: Numbers) -> list[Share]:
     """Show the share of the strongest ResNet-34 of each preset by strict depth."""
     shares = []
     for preset, text in ((FULL, "7x7 stem, full width, 64 px"), (NARROW, "quarter width, 48 px")):
-        for label, name in task2.MAIN_ROWS:
+        for label, name in task2.MAIN_ROWS[preset]:
             setting, model = numbers.find(preset, name) or (None, None)
             share = numbers.share(preset, name)
             if share and not label.startswith("ResNet"):
@@ -359,7 +372,7 @@ def _cost(numbers: Numbers) -> list[Cost]:
             2 * setting.mean(model, "macs") / 1e9,
             setting.mean(model, "latency_ms_b1"),
         )
-        for label, name in task2.MAIN_ROWS
+        for label, name in task2.MAIN_ROWS[FULL]
         for setting, model in [numbers.find(FULL, name) or (None, None)]
         if model
     ]
@@ -381,6 +394,6 @@ def _curves(numbers: Numbers) -> Panels | None:
     )
     parts = (
         curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)"),
-        curves(logs(FULL, task2.MAIN_ROWS)),
+        curves(logs(FULL, task2.MAIN_ROWS[FULL])),
     )
     return Panels([panel for part in parts for panel in part], columns=2) if all(parts) else None

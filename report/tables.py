@@ -188,7 +188,7 @@ def stats_table(setting: Setting, lines: list[dict]) -> str:
     if not lines:
         return ""
     text = (
-        "Top-1 difference in points, model − other, with its 95 % interval: paired bootstrap over images, "
+        "Top-1 difference in points, model − other, with its 95 % interval: from paired differences over images, "
         f"{SEEDS['task1']} An asterisk: p < 0.05 after Holm's correction over the {len(lines)} comparisons of this "
         "table."
     )
@@ -268,7 +268,7 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
             "Ratio: top-1 in % of that of a ResNet-34 trained for no more epochs, the best of them on "
             f"validation: of all (it is {'; '.join(against[STRONGEST].values())}), and of those with "
             f"the same first convolution (it is {'; '.join(against[SAME_STEM].values())}); with its 95 "
-            f"% interval: paired bootstrap over images, {SEEDS['task2']} An asterisk: differs from 100 % with p "
+            f"% interval: from paired differences over images, {SEEDS['task2']} An asterisk: differs from 100 % with p "
             f"< 0.05 after Holm's correction over the column. "
         )
     text += "Depth: strict, of the fused network (metrics/depth.py). Width: a multiplier."

@@ -109,6 +109,20 @@ def test_many_channels_are_solved_as_exactly_as_few_are_swept(channels, layout):
     torch.testing.assert_close(stem.fill.columns(ids).double(), wanted[0][:, ids], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_images_of_many_channels_are_convolved_set_by_set(layout):
+    stem = make_stem("regression", 20, bias=True).eval()
+    x = torch.randn(5, 20, 16, 12).contiguous(memory_format=layout)
+    mask = torch.rand(5, 20, generator=torch.Generator().manual_seed(2)) < 0.5
+    mask[3] = mask[1]
+    dirty = torch.where(mask[:, :, None, None], x, torch.nan).contiguous(memory_format=layout)
+    expected = stem(x, mask=mask)  # with gradients it is filled
+    with torch.no_grad():
+        torch.testing.assert_close(stem(dirty, mask=mask), expected, rtol=1e-3, atol=1e-4)
+        assert stem(dirty, mask=mask).is_contiguous(memory_format=layout)
+        assert operations(lambda: stem(dirty, mask=mask)).count("convolution.default") == 4
+
+
 @pytest.mark.parametrize("fill", ["by_size", "learned", "conditioned"])
 def test_the_rules_made_of_the_regression_agree_for_many_channels(fill):
     stem, x = make_stem(fill, 20).eval(), torch.randn(2, 20, 8, 8)

@@ -125,7 +125,9 @@ def test_the_seconds_of_both_parts_are_added(command, tiny, interrupt_at, monkey
 def test_a_run_goes_on_with_as_many_processes(command, trained, tiny):
     state = load_checkpoint("run/last.pt", "training-state")
     save_checkpoint("run/last.pt", {**state, "world": 2})
-    with pytest.raises(UserError, match="started with 2 processes, now there are 1; use as many"):
+    with pytest.raises(
+        UserError, match="started with 2 processes, now there are 1; use the same number of processes"
+    ):
         command(train_task1, *tiny, "--out", "run", "--resume")
 
 

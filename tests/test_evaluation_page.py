@@ -167,7 +167,7 @@ def test_results_of_ones_own_data_stay_out_of_the_published_ones(
     for task, (script, path) in scripts.items():
         command(script, path, "--repeats", 0)
         assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
-        said = f"data of your own: --results {tmp_path / 'clone' / 'results'} puts them into"
+        said = f"documents' tables, evaluate with --results {tmp_path / 'clone' / 'results'}"
         assert said in capsys.readouterr().out
         assert not Path("clone/results", task).exists()
         command(script, path, "--repeats", 0, "--results", "clone/results")  # then these data are published

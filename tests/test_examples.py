@@ -33,7 +33,7 @@ def run(name: str, *words: str, cwd=None) -> str:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_are_short_and_import_the_package_alone(name):
     text = (ROOT / "examples" / name).read_text()
-    assert len(text.splitlines()) <= 60
+    assert len(text.splitlines()) <= 70
     imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE))
     assert imported <= {
         *sys.stdlib_module_names,

@@ -68,11 +68,11 @@ def test_finished_runs_are_skipped_and_listed_and_failed_ones_named(queue, capsy
         (("--options", "--no-resume"), "--options has --resume, which the queue sets"),
         (("--options", "--fill zero"), "--options has --fill, which the run good,fill=mean sets itself"),
         (("--options", "'abc"), '--options "\'abc": No closing quotation'),
-        (("--options", "--epochs 2 stray"), "'stray' is no option, nor the value of one"),
-        (("--options", "--epochs=2 3"), "'3' is no option"),
+        (("--options", "--epochs 2 stray"), "'stray' is neither an option nor the value of an option"),
+        (("--options", "--epochs=2 3"), "'3' is neither an option"),
         (("--eval-options", "--name x"), "--eval-options has --name, which the queue sets"),
         (("--eval-options", "--no-report"), "--eval-options has --report, which the queue sets"),
-        (("--eval-options", "other/model.pt"), "'other/model.pt' is no option"),
+        (("--eval-options", "other/model.pt"), "'other/model.pt' is neither an option"),
         (("--eval-options", '"'), "--eval-options .* No closing quotation"),
     ],
 )
@@ -112,7 +112,7 @@ def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
     queue([GOOD, OTHER], "--minutes", "0.1", "--jobs", "1", "--options", endless)
     out = capsys.readouterr().out
     assert (
-        "stopped good,fill=mean seed 0: the same command goes on with it" in out
+        "stopped good,fill=mean seed 0: run the same command again to go on" in out
         and "start   other" not in out
     )
     assert not list(Path("runs").glob("**/model.pt"))

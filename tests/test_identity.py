@@ -218,7 +218,7 @@ def test_results_are_not_replaced_by_those_of_a_namesake(trained, command, tiny,
     command(eval_channels, trained, *options)
     draw(tiny_dataset, 3)
     command(train_task1, *tiny, "--out", "other")
-    with pytest.raises(UserError, match="on other data that are called 'tiny', too"):
+    with pytest.raises(UserError, match="on other data that are also called 'tiny'"):
         command(eval_channels, "other/model.pt", *options)
 
 

@@ -43,7 +43,7 @@ def test_channels_and_classes_go_by_name(start):
     assert torch.equal(model.layer3[0].conv1.weight, old.layer3[0].conv1.weight)
     assert torch.equal(model.bn1.running_var, old.bn1.running_var)
     assert line.endswith(
-        "channels B, R by name, new NIR; 2 of 4 classes are its own, the head's others are new"
+        "channels B, R by name, new NIR; 2 of 4 classes are in it, the head is new for the others"
     )
 
 
@@ -64,7 +64,7 @@ def test_classes_without_names_are_others(start, trained):
 def test_what_does_not_fit_is_named(start, command, tiny):
     command(train_task1, *tiny, "--epochs", 1, "--fill", "by_size", "--out", "sized")
     build = partial(train_task1.build_shaped, json.loads(Path("sized/config.json").read_text()))
-    with pytest.raises(UserError, match="conv1.weight has no place of its own for each of the channels"):
+    with pytest.raises(UserError, match="conv1.weight has no separate values for each of the channels"):
         initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("BGR"), CLASSES)
     initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("RGB"), CLASSES)
     with pytest.raises(UserError, match="another conv1.*--arch, --width"):
@@ -98,7 +98,7 @@ def test_both_scripts_start_from_a_checkpoint(command, tiny, trained, capsys):
     state["state"]["fc.weight"], state["state"]["fc.bias"] = torch.zeros(4, 51), torch.zeros(4)
     save_checkpoint("other.pt", state)
     command(train_task2, *tiny, "--epochs", 1, "--out", "two-more", "--init-from", "other.pt")
-    assert "0 of 3 classes are its own" in capsys.readouterr().out
+    assert "0 of 3 classes are in it" in capsys.readouterr().out
     with pytest.raises(UserError, match="is a 'task2-model' checkpoint"):
         command(train_task1, *tiny, "--out", "third", "--init-from", "two/model.pt")
 

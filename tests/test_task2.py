@@ -242,7 +242,7 @@ def test_several_checkpoints_and_evaluating_again(train, have, evaluate, capsys)
     capsys.readouterr()
     evaluate(*every, "--skip-existing")
     assert capsys.readouterr().out.count("is of this very run: skipped") == 3
-    with pytest.raises(UserError, match="--name x: 3 checkpoints would share it"):
+    with pytest.raises(UserError, match="--name x: 3 checkpoints would have the same name"):
         evaluate(*every, "--name", "x")
     train("--arch", "plain6-k5", "--epochs", 1, "--lr", 0.02, "--out", "other")
     rows = evaluate("other/model.pt", "--section", "ablation")  # other options: rows of their own
@@ -275,7 +275,7 @@ def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(ha
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
     with pytest.raises(
-        UserError, match="run/model.pt was trained on 'tiny'.*Name the data it was trained on"
+        UserError, match="run/model.pt was trained on 'tiny'.*give with --data the data it was trained on"
     ):
         evaluate("run/model.pt")
     assert not Path("results").exists()
@@ -364,7 +364,7 @@ def test_name_and_section_follow_from_what_the_network_is(options, name, section
     [
         (
             ["--arch", "resnet34", "--gates"],
-            "--gates: --arch resnet34 has no such option; those of plain6-k5, plain6-k3-5-7",
+            "--gates: --arch resnet34 has no such option; leave it out, or choose one of plain6-k5, plain6-k3-5-7",
         ),
         (["--arch", "graph", "--kernels", "3"], "--kernels: --arch graph has no such option"),
         (["--arch", "plain6-k5", "--kernels", "3;5"], "--kernels 3;5: expected whole numbers"),

@@ -157,11 +157,11 @@ def ratios(mine: list[float], theirs: list[float]) -> list[float]:
     return [a / b for a, b in zip(mine, theirs)]
 
 
-def timed(work: Callable[[], None]) -> Callable[[], float]:
+def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
     def run() -> float:
-        start = time.perf_counter()
+        start = clock()
         work()
-        return time.perf_counter() - start
+        return clock() - start
 
     return run
 
@@ -419,7 +419,9 @@ def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
 
 def bench_stem(args, rows: Rows) -> None:
     device = torch.device(args.device)
-    for channels, sizes in ((3, (1, 2, 3)), (13, (1, 3, 13))):
+    # on a CPU the time of this process alone: others may be busy
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    for channels, sizes in ((3, (1, 2, 3)), (13, (1, 3, 13)), (224, (112, 224))):
         samples = torch.randn(500, channels) @ torch.randn(channels, channels)
         images = torch.randn(64, channels, args.image_size, args.image_size, device=device)
         labels = torch.randint(0, 50, (64,), device=device)
@@ -441,7 +443,7 @@ def bench_stem(args, rows: Rows) -> None:
                 F.cross_entropy(model(x, **told), labels).backward()
                 model.conv1.weight.grad.sum().item()
 
-            return timed(work)
+            return timed(work, clock)
 
         random = generator("benchmark")
         plain = network(channels)
@@ -468,6 +470,25 @@ def bench_stem(args, rows: Rows) -> None:
             f"plain, {channels} channels",
             [saved[0] / saved[1]],
         )
+        still = images.contiguous(memory_format=torch.channels_last)
+        for case, how in (("inference, a set an image", masked), ("inference, all channels", {})):
+            net.eval()
+            plain.eval()
+            with torch.inference_mode():
+                mine, theirs = pairs_of(
+                    timed(lambda: net(still, **how).sum().item(), clock),
+                    timed(lambda: plain(still).sum().item(), clock),
+                    args.pairs,
+                )
+            rows.add(
+                "stem",
+                f"ResNet-18, {args.image_size} px, C={channels}, {case}",
+                1000 * statistics.median(mine),
+                "ms/batch",
+                f"plain, {channels} channels",
+                ratios(mine, theirs),
+            )
+        net.train()
         for n in sizes:
             ids, x = list(range(n)), images[:, :n]
             mine, theirs = pairs_of(step(net, x, channels=ids), step(network(n), x), args.pairs)
@@ -483,8 +504,8 @@ def bench_stem(args, rows: Rows) -> None:
             still = x.contiguous(memory_format=torch.channels_last)
             with torch.inference_mode():
                 mine, theirs = pairs_of(
-                    timed(lambda: folded(still).sum().item()),
-                    timed(lambda: alike(still).sum().item()),
+                    timed(lambda: folded(still).sum().item(), clock),
+                    timed(lambda: alike(still).sum().item(), clock),
                     args.pairs,
                 )
             rows.add(
