@@ -270,9 +270,10 @@ class Regression(Fill):
             covariance + ridge * variance * torch.eye(channels, dtype=torch.float64, device="cpu"),
         )
         self.cache: dict[tuple[int, ...], tuple[Any, Tensor]] = {}  # set -> (stamp of the covariance, P)
+        self.inverse: tuple[Any, Tensor] | None = None  # (stamp of the covariance, its inverse)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "cache": {}}
+        return {**self.__dict__, "cache": {}, "inverse": None}
 
     def forward(self, mask: Tensor) -> Tensor:
         mask = mask.to(self.covariance.device)
@@ -313,8 +314,7 @@ class Regression(Fill):
 
     def _regression(self, ids: Sequence[int]) -> Tensor:
         """Return the regression's columns (C, n) for one set; cache them in eval mode."""
-        version = None if self.covariance.is_inference() else self.covariance._version
-        stamp, key = (self.covariance.data_ptr(), version), tuple(ids)
+        stamp, key = self._stamp(), tuple(ids)
         if not self.training and key in self.cache and self.cache[key][0] == stamp:
             return self.cache[key][1]
         with (
@@ -328,6 +328,11 @@ class Regression(Fill):
             self.cache[key] = (stamp, columns)
         return columns
 
+    def _stamp(self) -> tuple[int, int | None]:
+        """Return what differs after each change of the covariance."""
+        version = None if self.covariance.is_inference() else self.covariance._version
+        return self.covariance.data_ptr(), version
+
     def _compute(self, ids: list[int]) -> Tensor:
         device, absent = self.covariance.device, _others(ids, self.channels)
         if self.channels <= SWEPT:
@@ -335,7 +340,17 @@ class Regression(Fill):
         columns = torch.zeros(self.channels, len(ids), device=device)
         columns[ids, range(len(ids))] = 1
         if absent:
-            rows = self.covariance[ids].to(torch.float32 if device.type == "mps" else torch.float64)
+            exact = self.covariance.to(torch.float32 if device.type == "mps" else torch.float64)
+            if len(absent) < len(ids):  # the smaller system: with L = Sigma^-1 it is -L_AA^-1 L_AS
+                stamp, held = self._stamp(), self.inverse
+                if held is None or held[0] != stamp:
+                    self.inverse = held = (stamp, torch.linalg.pinv(exact, hermitian=True))
+                rows = held[1][absent]
+                factor, wrong = torch.linalg.cholesky_ex(rows[:, absent])
+                if not wrong:
+                    columns[absent] = -torch.cholesky_solve(rows[:, ids], factor).float()
+                    return columns
+            rows = exact[ids]
             factor, wrong = torch.linalg.cholesky_ex(rows[:, ids])
             if wrong:  # a loaded covariance may be rounded and not positive definite
                 solved = torch.linalg.pinv(rows[:, ids], hermitian=True) @ rows[:, absent]
