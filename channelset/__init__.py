@@ -1,4 +1,4 @@
-"""A convolution for any set of input channels, in any network. Needs torch alone; this folder can be copied.
+"""A convolution for any set of input channels, in any network. It needs only torch; you can copy this folder.
 
 from channelset import adapt_first_conv, fold_channels
 net = adapt_first_conv(torchvision.models.resnet18(), fill="mean", sample="hcs")
@@ -8,18 +8,18 @@ plain = fold_channels(net, [0, 2])   # a plain network of two channels, to expor
 
 stem         ChannelSetConv2d: K(S) = W P(S)
 fill         the rules P(S): how an absent channel is predicted from the present ones
-place        what the stem and the filling at a network's input share: sets, masks, checkpoints
+place        what the stem and the fill at a network's input share: sets, masks, checkpoints
 names        channels by index, name or wavelength
 sensors      bands of common sensors
 sampling     sets to train and to evaluate with
 statistics   mean, deviation and covariance of the training images
-adapt        the stem in a network of somebody else
+adapt        put the stem into an existing network
 init         kernels of new channels
-check        whether another layer reads the images
-context      the set that the running call was given
-fused        the embedding follows BatchNorm's fusion
-restore      what survives the meta device
-saved        an adapted network in a file
+check        test whether another layer reads the images
+context      the channel set of the running call
+fused        rescale the embedding when BatchNorm is fused into the stem
+restore      set values again after the meta device
+saved        save and load an adapted network
 """
 
 from .adapt import WithMask, adapt_first_conv, find_place, find_stem, fold_channels, insert_stem, present

@@ -1,4 +1,4 @@
-"""Put the stem into any network: one line, every other part of it stays what it was."""
+"""Put the stem into any network with one line. All other parts of the network stay the same."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from .statistics import ChannelStatistics, numbers
 from .stem import ChannelSetConv2d, why_not_plain
 
 ARGUMENTS = ("channels", "mask")
-INPUT = "channel_fill"  # name of the module that fills the images at a network's input
-COUNTS = ("num_channels", "in_channels", "in_chans", "n_channels")  # where networks note how many they take
+INPUT = "channel_fill"  # name of the module that fills images at the network's input
+COUNTS = (
+    "num_channels",
+    "in_channels",
+    "in_chans",
+    "n_channels",
+)  # attributes in which networks store the channel count
 
 
 def adapt_first_conv(
@@ -46,58 +51,59 @@ def adapt_first_conv(
     seed: int = 0,
     example: Any = None,
 ) -> nn.Module:
-    """Make a network take any set of its input channels; with all of them it stays the same function.
+    """Make a network accept any set of its input channels. With all channels its output stays the same.
 
         net = adapt_first_conv(resnet18(), statistics=channel_statistics(loader), sample="hcs")
         net(x_rb, channels=[0, 2]);  net(x, mask=present)
 
-    The network itself is changed and returned: its first convolution becomes a `ChannelSetConv2d` in the same
-    place, so that all other names of parameters stay, and its forward takes `channels` and `mask` as well
-    (unless it has arguments of these names: then use `present`). Subtract each channel's mean and divide by its
-    standard deviation before the network sees an image, else say so with `normalised=False` or `mean=`.
+    The network is changed in place and returned. Its first convolution becomes a `ChannelSetConv2d` at the same
+    path, so all other parameter names stay. Its forward then also takes `channels` and `mask`. If forward already
+    has arguments of these names, use `present` instead. Images must be normalised: subtract each channel's mean
+    and divide by its standard deviation. If they are not, pass `normalised=False` or `mean=`.
 
-    Not checked without an `example`: that no other layer reads the images, and that the first convolution in the
-    order of definition is the first that runs. A network made on the meta device keeps what the rule needs.
-    Under torch.compile each list of `channels` is a graph of its own, of which there are few: for many sets give
-    a mask, or fold.
+    Without an `example` two things are not checked: that no other layer reads the images, and that the convolution
+    defined first also runs first. A network made on the meta device keeps the statistics of the rule.
+    Under torch.compile each list of `channels` needs its own graph, and torch keeps only a few graphs. For many
+    sets pass a mask, or fold.
 
     Args:
         model: any network.
         fill: a key of `fill.FILLS`. "regression" needs statistics, "mean" needs nothing.
-        path: of the first convolution, such as "backbone.conv1". Default: timm's
-            `default_cfg["first_conv"]`, else the first Conv2d in the order of definition.
-        where: "stem", or "input": fill the images before the network sees them. This is for networks that read
-            the images in several places, in three dimensions or without a convolution; it has no embedding, and
-            only calls of the network itself are filled.
+        path: path of the first convolution, such as "backbone.conv1". Default: timm's
+            `default_cfg["first_conv"]`, else the Conv2d that is defined first.
+        where: "stem" replaces the first convolution. "input" fills the images before the network sees them. Use
+            "input" for networks that read the images in several layers, in three dimensions or without a
+            convolution. It has no embedding, and it fills only calls of the network itself, not of its parts.
         channels: their number, names, wavelengths in nm (floats) or both as a mapping, see `names.Channels`.
             Default: as many as the convolution has, unnamed.
-        statistics: what `channel_statistics` gave, for any rule.
+        statistics: the result of `channel_statistics`; works for any rule.
         normalised: whether images are normalised with the mean and the deviation of `statistics`. False: the
-            network gets them as they were when the statistics were taken.
-        covariance, std: instead of `statistics`: covariance (C, C) of the raw channels, and what they are divided
-            by, by default the root of its diagonal. The channels' mean was subtracted.
-        mean: with them: the channels' mean (C,), which was not subtracted, only divided by `std`. Under fill rule
-            "black": mean and std that images are normalised with.
-        ridge: of the regression, see `fill.Regression`.
-        embedding: learn an offset that tells the network which channels it was given. Default: in the stem.
-        init: "keep": the channels are those the convolution was trained with. A mapping of new channels to what
-            they take of the old ones' kernels: one old channel, a list (their sum), or a mapping to weights. The
-            others start at zero: after {"B04": 0, "B03": 1, "B02": 2} the network stays the same function on these
-            three until it is trained (under the fill rules zero, mean and regression).
-            "wavelength": the kernel at its wavelength between its neighbours; "repeat": the old kernels in turn;
-            "mean": their mean. These three keep the response to an image whose channels are alike.
+            network gets raw images, with the same values that the statistics were computed from.
+        covariance, std: instead of `statistics`. `covariance` (C, C) is that of the raw channels. `std` is the
+            divisor of each channel, by default the root of the diagonal. The channels' mean must be subtracted.
+        mean: with `covariance`, if the mean (C,) was not subtracted but images were divided by `std`. For fill rule
+            "black": mean and std of the normalisation.
+        ridge: ridge of the regression, see `fill.Regression`.
+        embedding: learn an offset that tells the network which channels are present. Default: yes in the stem.
+        init: how kernels of new channels start.
+            "keep": the channels are those the convolution was trained with.
+            A mapping from new channels to old channels: to one old channel, a list (the kernels are added), or a
+            mapping to weights. Channels that are not in it start at zero. After {"B04": 0, "B03": 1, "B02": 2} the
+            network computes the same as before on these three (fill rules zero, mean and regression).
+            "wavelength": interpolate between the old kernels by wavelength. "repeat": repeat the old kernels in
+            turn. "mean": use their mean. These three keep the response to an image with equal channels.
         trained_on: names and wavelengths of the channels that a plain convolution was trained with, for `init`.
-        sample: how a set is drawn for each image in training mode where the call names none, see
-            `sample_channels`; or a `Sampler`. So trainers that call `model(x)` need nothing else. Its position is
-            a part of the state dict; it is off in eval mode.
-        seed: of the drawn sets.
+        sample: how to draw a set for each image in training mode if the call names none, see `sample_channels`;
+            or a `Sampler`. So a trainer that calls `model(x)` needs no change. The sampler's position is saved in
+            the state dict. In eval mode nothing is drawn.
+        seed: seed of the drawn sets.
         example: images as the network gets them, or a mapping of its arguments. The network runs on them a few
             times in eval mode, to check that absent channels have no influence.
 
     Raises:
-        ValueError: no such convolution, one that the stem cannot stand for (named with path and type), channels,
-            statistics and init that do not fit, arguments that the rule does not use, or what the example shows.
-            Then the network is what it was.
+        ValueError: there is no such convolution; the stem cannot replace it (the message names path and type);
+            channels, statistics or init do not fit; the rule does not use an argument; or the check with the
+            example fails. The network is then unchanged.
     """
     if where not in ("stem", "input"):
         raise ValueError(f"where={where!r}: expected 'stem' or 'input'")
@@ -112,7 +118,7 @@ def adapt_first_conv(
         wanted = Channels(_input_channels(model, given, example) if channels is None else channels)
         place: ChannelPlace = InputFill(wanted, given.rule(wanted), sampler)
         if place.fill.rows != len(wanted):
-            raise ValueError(f"fill rule {fill!r} needs kernels of its own: where='input' has none")
+            raise ValueError(f"fill rule {fill!r} needs its own kernels, which where='input' does not have")
         place.normalisation = given.normalisation()
         undo = _insert_input(model, place)
         return _checked(model, place, example, undo)
@@ -121,44 +127,46 @@ def adapt_first_conv(
     if isinstance(old, ChannelSetConv2d):
         if trained_on is not None:
             raise ValueError(
-                "trained_on= is for a plain convolution; this network is adapted and knows its channels"
+                "trained_on= is for a plain convolution; this network is adapted already: leave it out"
             )
-        known, kernel = old.channels, old.kernel().detach()
+        old_channels, kernel = old.channels, old.kernel().detach()
         if isinstance(old.fill, BySize):
             raise ValueError(
-                f"{path}: fill rule 'by_size' has kernels of its own for each size of a set, "
-                f"which do not go over to another stem"
+                f"{path}: fill rule 'by_size' has its own kernels for each size of a set, "
+                f"which cannot be copied to another stem"
             )
     else:
         wrong = why_not_plain(old)
         if wrong:
-            raise ValueError(f"{path} is no plain convolution: {wrong}; where='input' needs none")
+            raise ValueError(
+                f"{path} is not a plain convolution: {wrong}; use where='input', which needs none"
+            )
         assert isinstance(old, nn.Conv2d)
-        known, kernel = Channels(old.in_channels), old.weight.detach()
+        old_channels, kernel = Channels(old.in_channels), old.weight.detach()
         if trained_on is not None:
-            if len(Channels(trained_on)) != len(known):
+            if len(Channels(trained_on)) != len(old_channels):
                 raise ValueError(
-                    f"trained_on= names {len(Channels(trained_on))} channels, {path} has {len(known)}"
+                    f"trained_on= names {len(Channels(trained_on))} channels, {path} has {len(old_channels)}"
                 )
-            known = Channels(trained_on)
-    wanted = known if channels is None else Channels(channels)
-    if init == "keep" and len(wanted) != len(known):
+            old_channels = Channels(trained_on)
+    wanted = old_channels if channels is None else Channels(channels)
+    if init == "keep" and len(wanted) != len(old_channels):
         raise ValueError(
-            f"{path} has {len(known)} input channels, {len(wanted)} were named; say which of them "
+            f"{path} has {len(old_channels)} input channels, {len(wanted)} were named; say which of them "
             f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}"
         )
-    source = kernel_sources(init, known, wanted)
+    source = kernel_sources(init, old_channels, wanted)
     rule, embedded = given.rule(wanted), embedding is not False
     conv = old.fold() if isinstance(old, ChannelSetConv2d) else old
     weight = kernel if init == "keep" else torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
     stem = ChannelSetConv2d.from_conv2d(conv, rule, embedded, wanted, weight, sampler)
     stem.normalisation = given.normalisation()
     if isinstance(old, ChannelSetConv2d):
-        stem.bias = old.bias  # what `fold` had in it is the embedding's
+        stem.bias = old.bias  # `fold` also added the embedding to the bias; keep the bias alone
         stem.sampler = sampler or old.sampler
         if embedded and old.embedding is not None:
             total = source.sum(1, keepdim=True)
-            share = torch.where(total != 0, source / total, 1 / len(known)).to(old.embedding)
+            share = torch.where(total != 0, source / total, 1 / len(old_channels)).to(old.embedding)
             stem.embedding = nn.Parameter(share @ old.embedding.detach(), old.embedding.requires_grad)
         stem.train(stem.training)
     hooks = _insert(model, places, stem)
@@ -173,7 +181,7 @@ def adapt_first_conv(
 
 
 def insert_stem(model: nn.Module, path: str, stem: ChannelSetConv2d) -> nn.Module:
-    """Put `stem` in the place `path` of `model` and let the model's forward take `channels` and `mask`."""
+    """Put `stem` at `path` in `model` and let the model's forward take `channels` and `mask`."""
     _insert(model, [path], stem)
     return model
 
@@ -188,13 +196,13 @@ def find_stem(model: nn.Module) -> ChannelSetConv2d:
     if len(stems) != 1:
         raise ValueError(
             f"{type(model).__name__} has {len(stems)} stems for sets of channels, expected one; "
-            f"adapt_first_conv puts one in"
+            f"adapt_first_conv adds it"
         )
     return stems[0]
 
 
 def find_place(model: nn.Module) -> ChannelPlace:
-    """Return the part of an adapted network that knows the channels: its stem, or the filling at its input.
+    """Return the part of an adapted network that knows the channels: its stem, or the fill at its input.
 
     Raises:
         ValueError: it has none, or several stems.
@@ -205,20 +213,21 @@ def find_place(model: nn.Module) -> ChannelPlace:
 
 @contextmanager
 def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) -> Iterator[nn.Module]:
-    """Tell these channels to every call of `model`, or of a part of it, within a `with` block.
+    """Use these channels in every call of `model`, or of a part of it, within a `with` block.
 
-    Parts are timm's forward_features, or a feature extractor; the arguments of a call win over the block. The
-    block holds for the running thread or asynchronous task alone.
+    Parts are timm's forward_features, or a feature extractor. Arguments of a call win over the block. The block
+    applies only to the running thread or asynchronous task.
 
         with present(net, channels=["B04", "B03"]):
             features = net.forward_features(x)
 
     Raises:
-        ValueError: no stem, both or neither of the two, or a network that runs in threads of its own.
-        RuntimeError: at the end, where the network fills at its input and was not itself called.
+        ValueError: there is no stem, both or neither of the arguments are given, or the network runs in several
+            threads.
+        RuntimeError: at the end of the block, if the network fills at its input and was not called itself.
     """
     if (channels is None) == (mask is None):
-        raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image)")
+        raise ValueError("give `channels` (one set for the batch) or `mask` (one set for each image)")
     for module in model.modules():
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
             raise ValueError("nn.DataParallel calls the network in other threads: give it mask= instead")
@@ -237,7 +246,7 @@ def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) 
 
 
 class WithMask(nn.Module):
-    """A network whose forward has the mask as its second argument, as exporters want it: forward(x, mask).
+    """A network whose forward takes the mask as its second argument, as exporters need: forward(x, mask).
 
     torch.export.export(WithMask(net).eval(), (x, mask))
     """
@@ -251,19 +260,19 @@ class WithMask(nn.Module):
 
 
 def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
-    """Make a plain network of the images (B, n, H, W) of these channels: a copy of its own with a plain Conv2d.
+    """Return a plain copy of the network for images (B, n, H, W) of these channels, with a plain Conv2d as stem.
 
-    No trace of sets is left. Type, device and mode stay. Fold before BatchNorm is fused or the network is
-    quantised. Of a network that fills at its input the copy does so for this one set.
+    The copy knows no sets. Type, device and mode stay. Fold before you fuse BatchNorm or quantise the network.
+    If the network fills at its input, the copy fills there too, for this one set.
 
     Raises:
-        ValueError: wrong channels, or a stem that is no plain convolution, see `ChannelSetConv2d.unfoldable`.
+        ValueError: wrong channels, or the stem does not fold, see `ChannelSetConv2d.unfoldable`.
     """
     place = find_place(model)
     ids = place.check_ids(channels)
     if isinstance(place, InputFill):
         if place.fill.per_image or place.fill.absent is not None:
-            raise ValueError("the fill rule is no linear map of one set: it does not fold")
+            raise ValueError("the fill rule is not a linear map for one set, so the network cannot be folded")
         if min(ids) < 0:
             raise ValueError("channels unseen in training cannot be filled at the input")
         folded = copy.deepcopy(model)
@@ -286,7 +295,7 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
 
 
 def remove_hooks(model: nn.Module) -> None:
-    """Take away what lets a network's forward take `channels` and `mask`."""
+    """Remove the hooks that let a network's forward take `channels` and `mask`."""
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for key in [key for key, hook in hooks.items() if isinstance(hook, _OfTheSet)]:
             del hooks[key]
@@ -294,11 +303,11 @@ def remove_hooks(model: nn.Module) -> None:
                 flags.pop(key, None)
 
 
-# ---------------------------------------------------------------- what the caller said of the images
+# ---------------------------------------------------------------- statistics of the images, from the caller
 
 
 class _Given:
-    """Statistics and rule as the caller gave them, checked against each other."""
+    """A holder of the caller's statistics and rule that checks them against each other."""
 
     def __init__(
         self,
@@ -322,28 +331,37 @@ class _Given:
             raise ValueError(f"fill rule {fill!r} does not use ridge=")
         if self.whole:
             if any(value is not None for value in (covariance, mean, std)):
-                raise ValueError("statistics= holds mean, std and covariance: leave these out")
+                raise ValueError("statistics= holds mean, std and covariance: do not give these as well")
             values = statistics.values() if isinstance(statistics, Mapping) else statistics
             if isinstance(statistics, Mapping):
                 if set(statistics) != set(ChannelStatistics._fields):
-                    raise ValueError(f"statistics= has the entries {', '.join(ChannelStatistics._fields)}")
+                    raise ValueError(
+                        f"statistics= must have the entries {', '.join(ChannelStatistics._fields)}"
+                    )
                 values = [statistics[name] for name in ChannelStatistics._fields]
             if not isinstance(values, Sequence) or len(values) != 3:
-                raise ValueError("statistics= is what channel_statistics returns: mean, std and covariance")
+                raise ValueError(
+                    "statistics= must be the result of channel_statistics: mean, std and covariance"
+                )
             self.mean, self.std, self.covariance = (
                 numbers(value, name) for value, name in zip(values, ChannelStatistics._fields)
             )
             if fill == "black" and not normalised:
                 raise ValueError(
-                    "fill rule 'black' is for normalised images; black itself is zero: take 'zero'"
+                    "fill rule 'black' is for normalised images; in raw images black is zero: use 'zero'"
                 )
             return
         if not normalised:
             raise ValueError("normalised=False needs statistics=; or give covariance=, std= and mean=")
         if covariance is not None and not self.regression:
-            raise ValueError(f"fill rule {fill!r} does not use covariance=; give statistics= to any rule")
+            raise ValueError(
+                f"fill rule {fill!r} does not use covariance=: leave it out, or give statistics=, "
+                f"which any rule accepts"
+            )
         if std is not None and not self.regression and mean is None:
-            raise ValueError(f"fill rule {fill!r} does not use std=; give statistics= to any rule")
+            raise ValueError(
+                f"fill rule {fill!r} does not use std=: leave it out, or give statistics=, which any rule accepts"
+            )
         self.mean, self.std, self.covariance = (
             None if value is None else numbers(value, name)
             for value, name in ((mean, "mean"), (std, "std"), (covariance, "covariance"))
@@ -351,7 +369,7 @@ class _Given:
 
     @property
     def channels(self) -> int | None:
-        """How many channels the statistics are of."""
+        """The number of channels in the statistics, or None."""
         for value in (self.covariance, self.mean, self.std):
             if value is not None and value.ndim:
                 return len(value)
@@ -382,7 +400,7 @@ class _Given:
 def _checked(
     model: nn.Module, place: ChannelPlace, example: Any, undo: Callable[[], None], shared: bool = False
 ) -> nn.Module:
-    """Return the network, or put it back into its old state where the example shows a fault."""
+    """Check the network on the example and return it. If the check fails, undo the change first."""
     if example is not None:
         try:
             check_example(model, place, example, shared)
@@ -396,7 +414,7 @@ def _checked(
 
 
 class _OfTheSet:
-    """Hook of the network whose stem, or filling, is at `path`."""
+    """A hook of the network whose stem, or fill, is at `path`."""
 
     def __init__(self, path: str):
         self.path = path
@@ -405,12 +423,14 @@ class _OfTheSet:
 def _one_of(kwargs: dict[str, Any]) -> tuple[Any, Any]:
     channels, mask = kwargs.pop("channels", None), kwargs.pop("mask", None)
     if channels is not None and mask is not None:
-        raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image), not both")
+        raise ValueError(
+            "give `channels` (one set for the batch) or `mask` (one set for each image), not both"
+        )
     return channels, mask
 
 
 class _TakeSet(_OfTheSet):
-    """Before forward: hand `channels` and `mask` to the stem; forward is called without them."""
+    """Pass `channels` and `mask` to the stem before forward, which is then called without them."""
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
         stem: Any = model.get_submodule(self.path)
@@ -434,18 +454,18 @@ class _TakeSet(_OfTheSet):
 
 
 class _ForgetSet(_OfTheSet):
-    """After forward, and after an error in it."""
+    """Forget the set after forward, also after an error in it."""
 
     def __call__(self, model: nn.Module, args: Any, output: Any) -> None:
         context.pop(model.get_submodule(self.path))
 
 
 class _FillInput(_OfTheSet):
-    """Before forward: fill the images."""
+    """Fill the images before forward."""
 
     def __init__(self, path: str, first: str, own: bool):
         super().__init__(path)
-        self.first, self.own = first, own  # name of the images, whether forward has a mask of its own
+        self.first, self.own = first, own  # name of the images' argument; whether forward itself takes a mask
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
         place: Any = model.get_submodule(self.path)
@@ -469,7 +489,7 @@ class _FillInput(_OfTheSet):
 
 
 class _FillFixed(_OfTheSet):
-    """Before forward of a folded network: fill the images of its one set."""
+    """Fill the images of a folded network's one set before forward."""
 
     def __init__(self, path: str, first: str):
         super().__init__(path)
@@ -499,12 +519,14 @@ def _first_argument(model: nn.Module) -> str:
 
 
 def _counts_channels(model: nn.Module, path: str, channels: int) -> bool:
-    """Say whether something before the stem needs images of all channels."""
+    """Check whether a step before the stem needs images of all channels."""
     if getattr(model, "transform_input", False):
         return True
     module = model
     for name in path.split("."):
-        if getattr(module, "num_channels", None) == channels:  # Hugging Face compares the images with it
+        if (
+            getattr(module, "num_channels", None) == channels
+        ):  # Hugging Face checks the images against this number
             return True
         module = getattr(module, name)
     return False
@@ -521,8 +543,8 @@ def _spread(images: Any, stem: ChannelPlace, channels: Any) -> tuple[Any, Tensor
     ids = stem.check_ids(channels)
     if min(ids) < 0:
         raise ValueError(
-            "channels unseen in training cannot be told to a network that treats each channel "
-            "before its first convolution"
+            "this network processes each channel before its first convolution, so it cannot take channels "
+            "that were unseen in training"
         )
     several = isinstance(images, (list, tuple))
     spread = []
@@ -537,15 +559,15 @@ def _spread(images: Any, stem: ChannelPlace, channels: Any) -> tuple[Any, Tensor
     return (spread, mask.expand(len(spread), -1)) if several else (spread[0], mask.expand(len(spread[0]), -1))
 
 
-# ---------------------------------------------------------------- the place
+# ---------------------------------------------------------------- insert and replace modules
 
 
 def _insert(model: nn.Module, paths: list[str], stem: ChannelSetConv2d) -> list[Any]:
     for path in paths:
         _replace(model, path, stem)
     own = inspect.signature(model.forward).parameters
-    known = any(isinstance(hook, _OfTheSet) for hook in model._forward_pre_hooks.values())
-    if known or set(ARGUMENTS) & own.keys():
+    hooked = any(isinstance(hook, _OfTheSet) for hook in model._forward_pre_hooks.values())
+    if hooked or set(ARGUMENTS) & own.keys():
         return []
     return [
         model.register_forward_pre_hook(_TakeSet(paths[0]), with_kwargs=True),
@@ -557,7 +579,7 @@ def _insert_input(model: nn.Module, place: ChannelPlace) -> Callable[[], None]:
     if any(isinstance(module, ChannelPlace) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} is adapted already")
     if hasattr(model, INPUT):
-        raise ValueError(f"{type(model).__name__} has a part named {INPUT!r} already")
+        raise ValueError(f"{type(model).__name__} already has a part named {INPUT!r}: rename it")
     own = bool(set(ARGUMENTS) & inspect.signature(model.forward).parameters.keys())
     reference = next(model.parameters(), None)
     if reference is not None:
@@ -573,7 +595,7 @@ def _insert_input(model: nn.Module, place: ChannelPlace) -> Callable[[], None]:
 
 
 def _input_channels(model: nn.Module, given: _Given, example: Any) -> int:
-    """How many channels the images of a network have."""
+    """Return how many channels the images of a network have."""
     if given.channels is not None:
         return given.channels
     images = next(iter(example.values())) if isinstance(example, Mapping) else example
@@ -583,7 +605,7 @@ def _input_channels(model: nn.Module, given: _Given, example: Any) -> int:
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             return int(module.in_channels)
     raise ValueError(
-        f"{type(model).__name__} has no convolution that tells how many channels it takes: give channels="
+        f"{type(model).__name__} has no convolution to read the channel count from: give channels="
     )
 
 
@@ -593,7 +615,7 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def _recount(folded: nn.Module, path: str, before: int, after: int) -> None:
-    """Change the number of channels where the modules around the stem, or their configuration, note it."""
+    """Update the channel count that the modules around the stem, or their configuration, store."""
     module = folded
     for name in path.split("."):
         for holder in (module, getattr(module, "config", None)):
@@ -605,10 +627,9 @@ def _recount(folded: nn.Module, path: str, before: int, after: int) -> None:
 
 
 def _with_preprocessing(folded: nn.Module, conv: nn.Conv2d, ids: list[int]) -> nn.Module:
-    """Return `conv`, behind what the network itself did to each channel.
+    """Return `conv`, preceded by the network's own processing of each channel, for these channels only.
 
-    This is Inception's and GoogLeNet's change of normalisation, or a detector's normalisation, which keeps these
-    channels' values alone.
+    Inception and GoogLeNet change the normalisation; detectors normalise the images.
     """
     if getattr(folded, "transform_input", False):
         setattr(folded, "transform_input", False)  # noqa: B010
@@ -622,7 +643,7 @@ def _with_preprocessing(folded: nn.Module, conv: nn.Conv2d, ids: list[int]) -> n
 
 
 class _Renormalise(nn.Module):
-    """Compute scale x + shift, channel by channel."""
+    """A layer that computes scale x + shift, channel by channel."""
 
     scale: Tensor
     shift: Tensor
@@ -639,19 +660,19 @@ class _Renormalise(nn.Module):
 def _first_conv(
     model: nn.Module, path: str | None, channels: Any, given: _Given, example: Any
 ) -> tuple[str, list[str], nn.Module]:
-    """Return the path of the first convolution, all paths where it stands, and itself.
+    """Return the path of the first convolution, all paths of the same module, and the module.
 
     Raises:
-        ValueError: there is none, it may be another one, or it stands in several places.
+        ValueError: there is none, it is unclear which it is, or the module is used at several paths.
     """
     modules, chosen = dict(model.named_modules()), path is not None
     if path is None:
         stems = [name for name, module in modules.items() if isinstance(module, ChannelSetConv2d)]
-        known = (getattr(model, "default_cfg", None) or {}).get("first_conv")
-        known = known if isinstance(known, str) and isinstance(modules.get(known), nn.Conv2d) else None
+        noted = (getattr(model, "default_cfg", None) or {}).get("first_conv")
+        noted = noted if isinstance(noted, str) and isinstance(modules.get(noted), nn.Conv2d) else None
         path = (
             (stems[0] if stems else None)
-            or known
+            or noted
             or next((name for name, module in modules.items() if isinstance(module, nn.Conv2d)), None)
         )
         if path is None:
@@ -659,26 +680,26 @@ def _first_conv(
                 (type(m).__name__ for m in modules.values() if isinstance(m, (nn.Conv1d, nn.Conv3d))), ""
             )
             raise ValueError(
-                f"{type(model).__name__} has no Conv2d{f', but {other}' if other else ''}: where='input' fills its "
-                f"images instead"
+                f"{type(model).__name__} has no Conv2d{f', but {other}' if other else ''}: use "
+                f"where='input', which fills its images"
             )
     if path not in modules:
         raise ValueError(f"{type(model).__name__} has no module {path!r}")
     if path == "":
         raise ValueError("the network is itself the convolution: use ChannelSetConv2d.from_conv2d")
-    found = modules[path]
-    places = [name for name, module in model.named_modules(remove_duplicate=False) if module is found]
+    conv = modules[path]
+    places = [name for name, module in model.named_modules(remove_duplicate=False) if module is conv]
     if len(places) > 1 and example is None:
         raise ValueError(
-            f"{path} stands in several places ({', '.join(places)}): give example=, which checks that it runs once, "
-            f"or take where='input'"
+            f"{path} is used in several places ({', '.join(places)}): give example=, "
+            f"which checks that it runs once, or use where='input'"
         )
-    if isinstance(found, nn.Conv2d) and not chosen and example is None:
+    if isinstance(conv, nn.Conv2d) and not chosen and example is None:
         size = (getattr(model, "default_cfg", None) or {}).get("input_size")
-        said = channels is not None or given.channels is not None
-        if not said and isinstance(size, (tuple, list)) and size[0] != found.in_channels:
+        counted = channels is not None or given.channels is not None
+        if not counted and isinstance(size, (tuple, list)) and size[0] != conv.in_channels:
             raise ValueError(
-                f"{path} takes {found.in_channels} channels, images of this network had {size[0]}: if it reads the "
-                f"images say so with channels={found.in_channels}, else take where='input'"
+                f"{path} takes {conv.in_channels} channels, but images of this network had {size[0]}. "
+                f"If {path} reads the images, give channels={conv.in_channels}; else use where='input'"
             )
-    return path, places, found
+    return path, places, conv

@@ -1,4 +1,4 @@
-"""Does anything else in a network read the images? A run of it shows."""
+"""Run an adapted network to check whether any layer besides the stem reads the images."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .place import ChannelPlace, InputFill
 
 
 def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: bool = False) -> None:
-    """Run an adapted network on images whose absent channels hold other numbers each time.
+    """Run an adapted network several times, each time with other values in the absent channels.
 
     Args:
-        model, place: the network and its stem, or its filling.
+        model, place: the network and its stem, or its fill at the input.
         example: images (B, C, ...), a list of (C, H, W), or a mapping of the network's arguments, of which the
-            first holds the images. All their channels are there.
-        shared: whether the stem stands in several places, so that it must be seen to run once.
+            first holds the images. They must have all channels.
+        shared: whether the stem is used at several paths. Then check that it runs exactly once.
 
     Raises:
-        ValueError: absent channels have an influence, the first convolution does not run or does not read the
-            images, or they are far from centred under a rule that takes zero for their mean.
+        ValueError: absent channels have an influence; the first convolution does not run or does not read the
+            images; or the images are far from centred under a rule that expects a mean of zero.
     """
     name = next(iter(example)) if isinstance(example, Mapping) else None
     images = example if name is None else example[name]
@@ -36,8 +36,8 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
     for part in parts:
         if part.ndim <= axis or part.shape[axis] != channels:
             raise ValueError(
-                f"the example's images have the shape {tuple(part.shape)}, but what was adapted takes {channels} "
-                f"channels: it does not read the images; name the convolution that does with path=, or take "
+                f"the example's images have the shape {tuple(part.shape)}, but the adapted layer takes {channels} "
+                f"channels, so it does not read the images: name the convolution that does with path=, or use "
                 f"where='input'"
             )
     _check_centre(place, parts, axis)
@@ -75,11 +75,11 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
                     "the adapted convolution does not run: name the one that reads the images with path="
                 )
             if shared and count != 1:
-                raise ValueError(f"the adapted convolution runs {count} times in a call: take where='input'")
+                raise ValueError(f"the adapted convolution runs {count} times in a call: use where='input'")
             if not all(_same(first, other) for other in later):
                 raise ValueError(
                     f"pixels of absent channels have an influence: {_reader(model, place, run)} reads the images, "
-                    f"too. Take where='input', which fills them before any layer sees them"
+                    f"too. Use where='input', which fills them before any layer reads them"
                 )
     finally:
         handle.remove()
@@ -95,8 +95,8 @@ def _check_centre(place: ChannelPlace, parts: list[Tensor], axis: int) -> None:
     size = (pixels.mean(1) / fill.covariance.diagonal().double().cpu().sqrt()).abs().median()
     if size > 5:
         raise ValueError(
-            f"the example's channels have a mean of {size:.3g} deviations, but fill rule 'regression' takes images "
-            f"whose mean was subtracted: subtract it, or say normalised=False with statistics="
+            f"the example's channels have a mean of {size:.3g} deviations, but fill rule 'regression' needs images "
+            f"with a mean of zero: subtract the mean, or give normalised=False with statistics="
         )
 
 
@@ -120,7 +120,7 @@ def _same(first: list[Tensor], other: list[Tensor]) -> bool:
 
 
 def _reader(model: nn.Module, place: ChannelPlace, run: Any) -> str:
-    """Name the first layer, other than the stem, that sees what absent channels hold."""
+    """Name the first layer, other than the stem, that reads the pixels of absent channels."""
     readers: list[str] = []
 
     def hook(path: str, module: nn.Module) -> Any:
@@ -142,4 +142,4 @@ def _reader(model: nn.Module, place: ChannelPlace, run: Any) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return readers[0] if readers else "something that is no layer"
+    return readers[0] if readers else "code outside the layers"

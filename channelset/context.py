@@ -1,4 +1,4 @@
-"""The set of channels that the running call was given. Each thread and each asynchronous task has its own."""
+"""Hold the channel set of the running call. Each thread and each asynchronous task has its own set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# One entry a call or a `present` block: (its place, whether it is a call, channels, mask).
+# One entry for each call or `present` block: (stem or input fill, whether it is a call, channels, mask).
 Entry = tuple[nn.Module, bool, Any, Any]
 _CONTEXT: ContextVar[tuple[Entry, ...]] = ContextVar("channelset", default=())
 # torch.compile cannot trace a ContextVar, but it can trace this.
@@ -18,7 +18,7 @@ calls = threading.local()  # .filled: whether the images of a call were filled a
 
 
 def push(place: nn.Module, channels: Any, mask: Any, call: bool = True) -> None:
-    """Remember the set for the calls of `place` that follow; (None, None): the call was given no set."""
+    """Remember the set for the next calls of `place`; (None, None) means that the call has no set."""
     entry = (place, call, channels, mask)
     _THREAD.entries = (*getattr(_THREAD, "entries", ()), entry)
     if not torch.compiler.is_compiling():
@@ -26,21 +26,21 @@ def push(place: nn.Module, channels: Any, mask: Any, call: bool = True) -> None:
 
 
 def pop(place: nn.Module, call: bool = True) -> None:
-    """Forget the newest entry of `place` that a call (else: a `present` block) made."""
+    """Remove the newest entry of `place` from a call, or with call=False from a `present` block."""
     _THREAD.entries = _without(getattr(_THREAD, "entries", ()), place, call)
     if not torch.compiler.is_compiling():
         _CONTEXT.set(_without(_CONTEXT.get(), place, call))
 
 
 def read(place: nn.Module) -> tuple[Any, Any]:
-    """Return (channels, mask) for a call of `place` that has none of its own; (None, None): all channels."""
+    """Return (channels, mask) for a call of `place` without arguments; (None, None) means all channels."""
     if torch.compiler.is_compiling():
         return _newest(getattr(_THREAD, "entries", ()), place, True)
     entries = _CONTEXT.get()
     for entry in entries:
         if entry[0] is place:
             return _newest(entries, place, True)
-    # The network's hook may have been compiled and this call not. `present` is never compiled.
+    # Perhaps the network's hook was compiled, but this call was not. `present` is never compiled.
     return _newest(getattr(_THREAD, "entries", ()), place, False)
 
 
@@ -52,7 +52,7 @@ def _without(entries: tuple[Entry, ...], place: nn.Module, call: bool) -> tuple[
 
 
 def _newest(entries: tuple[Entry, ...], place: nn.Module, ambient: bool) -> tuple[Any, Any]:
-    called = False  # once a call was seen, older calls do not count: an interrupt may have left them
+    called = False  # after the newest call, older calls do not count: an interrupt may have left them behind
     for i in range(len(entries) - 1, -1, -1):
         owner, call, channels, mask = entries[i]
         if owner is not place or (call and called) or (not call and not ambient):

@@ -1,8 +1,8 @@
-"""Fill rules: how an absent channel is predicted from the present ones.
+"""Fill rules, which predict an absent channel from the present channels.
 
-A rule maps a presence mask to a matrix P(S). Row j says which present channels stand in for kernel channel j,
-so that filling the image, x_hat = P(S) x, and generating the kernel, K(S) = W P(S), are the same linear map.
-Every naive treatment of missing channels is one choice of P:
+A rule maps a presence mask to a matrix P(S). Row j holds the weights of the present channels that replace kernel
+channel j. So filling the image, x_hat = P(S) x, and generating the kernel, K(S) = W P(S), are the same linear map.
+Every simple treatment of missing channels is one choice of P:
 
     rule         row j of P(S), S the present set, n = |S|, C = all channels
     zero         e_j if j in S, else 0                      zero imputation, sliced kernel
@@ -11,10 +11,10 @@ Every naive treatment of missing channels is one choice of P:
     mean         e_j if j in S, else 1/n on all of S        replicate (n = 1), mean imputation
     grey         1/n on all of S                            colour discarded
     regression   e_j if j in S, else Sigma_jS Sigma_SS^-1   Wiener filter, conditional mean of a Gaussian
-    by_size      as regression, kernel channels of its own for each size n of the set: row (n, j) is row j
+    by_size      as regression, with separate kernel channels for each size n of the set: row (n, j) is row j
     learned      as regression, absent rows corrected by a network of the mask
     conditioned  as learned, the network also sees mean and spread of the image's present channels
-    black        e_j; absent pixels are black, not mean     zero *before* normalisation (the usual bug)
+    black        e_j; absent pixels are black, not mean     zero *before* normalisation (a common bug)
     luma_chroma  row 0: 1/n on S; row 1+c: e_c - 1/n on S   open set: also takes channels never trained on
                  if c in S
 """
@@ -33,24 +33,24 @@ from .restore import Restored
 from .statistics import correlations, numbers
 
 RIDGE = 1e-6  # share of the mean variance that the regression takes as noise
-SWEPT = 16  # up to so many channels the regression is plain arithmetic, above it a solver is faster
+SWEPT = 16  # largest number of channels for plain arithmetic; with more channels a solver is faster
 CACHED = 256  # sets whose coefficients a rule remembers in eval mode
 
 
 class Fill(Restored):
-    """Base of the rules.
+    """A base class of the fill rules.
 
     Args:
         channels: C, the number of known channels.
 
     Attributes:
-        rows: number of kernel channels that P has rows for.
-        mixed: how many of the rows have to be multiplied out to generate a kernel.
-        whole: whether P is the identity where all channels are present, and need not be computed.
-        absent: (C,) value an absent pixel takes before P is applied, or None for zero.
-        centre: (C,) mean of images that were not centred, or None. Then x_hat = centre + P (x - centre).
-        per_image: whether P depends on the image as well; then it is called with the images, absent channels
-            zero.
+        rows: number of rows of P, one for each kernel channel.
+        mixed: number of rows that need a multiplication to generate a kernel.
+        whole: whether P is the identity if all channels are present; then it is not computed.
+        absent: (C,) value of an absent pixel before P is applied, or None for zero.
+        centre: (C,) mean of images that are not centred: then x_hat = centre + P (x - centre). None: centred.
+        per_image: whether P also depends on the image. Then it is called with the images, whose absent channels
+            are zero.
     """
 
     per_image = False
@@ -61,14 +61,14 @@ class Fill(Restored):
     def __init__(self, channels: int):
         super().__init__()
         self.channels = self.rows = self.mixed = channels
-        self.exact: dict[str, Tensor] = {}  # what the buffers were made with
+        self.exact: dict[str, Tensor] = {}  # start values of the buffers
         self.register_buffer("absent", None)
         self.register_buffer("centre", None)
 
     def hold(self, name: str, value: Tensor) -> None:
-        """Keep a statistic as a buffer that stays float32 whatever type the network is converted to."""
+        """Register a statistic as a buffer that stays float32 when the network is converted."""
         self.exact[name] = value.detach().to("cpu", torch.float32).clone()
-        # under a device context of the caller, such as "meta", as a parameter would be
+        # like a parameter, on the device of the caller's device context, such as "meta"
         self.register_buffer(name, torch.empty_like(self.exact[name], device=torch.empty(0).device))
         self.restore(name)
 
@@ -80,7 +80,7 @@ class Fill(Restored):
                 self._buffers[name] = self.exact[name].to(buffer.device, copy=True)
 
     def reset_parameters(self) -> None:
-        """Set the statistics to those that the rule was made with."""
+        """Set the statistics back to the values given to the constructor."""
         for name in self.exact:
             self.restore(name)
 
@@ -94,7 +94,7 @@ class Fill(Restored):
         return self
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Make P (..., rows, C), float32, of presence masks (..., C), bool; columns of absent channels are zero."""
+        """Compute P (..., rows, C), float32, from masks (..., C), bool; columns of absent channels are zero."""
         raise NotImplementedError
 
     def spread(self, kernel: Tensor) -> Tensor:
@@ -102,9 +102,9 @@ class Fill(Restored):
         return kernel
 
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
-        """Return P for one set of channels, its columns in the order of `ids`: (rows, n).
+        """Return P for one set of channels, with columns in the order of `ids`: (rows, n).
 
-        `device` is where it is computed by rules that have no statistics.
+        Rules without statistics compute it on `device`.
         """
         matrix: Tensor = self(torch.tensor([i in ids for i in range(self.channels)], device=device))
         return matrix[:, list(ids)]
@@ -122,17 +122,17 @@ class Fill(Restored):
         return x if self.centre is None else x + _along(self.centre.to(x), x)
 
     def shift(self, ids: Sequence[int]) -> Tensor | None:
-        """Return what P x lacks to x_hat on one set of channels: (C,), or None for nothing."""
+        """Return x_hat - P x for one set of channels, a constant: (C,), or None for zero."""
         if self.centre is None:
             return None
         return self.centre - self.columns(ids, self.centre.device) @ self.centre[list(ids)]
 
     def by_image(self, x: Tensor) -> bool:
-        """Say whether many channels on a CPU make it faster to treat images with different sets one by one."""
+        """Check whether it is faster to process images one by one: many channels on a CPU, with different sets."""
         return False
 
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Apply P to images (B, C, ...), zero where absent, which may be overwritten."""
+        """Apply P to images (B, C, ...) with zeros in absent channels; may overwrite the images."""
         with exactly(x.device):  # the rule's small solve stays in float32
             # (B, rows, C)
             mixing = (self(mask, x.float()) if self.per_image else self(mask)).to(x)
@@ -140,14 +140,14 @@ class Fill(Restored):
 
 
 def exactly(device: torch.device) -> AbstractContextManager[Any]:
-    """Switch autocast off; the meta device has none."""
+    """Switch autocast off, which the meta device does not have."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _product(matrices: Tensor, x: Tensor) -> Tensor:
     """Multiply (B, r, C) with the channels of images (B, C, ...)."""
     if _channels_last(x):
-        # pixels as rows, (B, H W, C): neither the images nor what comes out is copied
+        # pixels as rows, (B, H W, C): so neither the input nor the output is copied
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
         return torch.unflatten(pixels @ matrices.mT, 1, x.shape[2:]).permute(0, 3, 1, 2)
     return torch.unflatten(matrices @ x.flatten(2), 2, x.shape[2:])
@@ -169,14 +169,14 @@ def _shares(mask: Tensor) -> Tensor:
 
 
 def _diagonal(values: Tensor) -> Tensor:
-    """Put values (..., C) on the diagonals of matrices; exporters know this, not torch.diag_embed."""
+    """Put values (..., C) on the diagonals of matrices; exporters do not support torch.diag_embed."""
     return values.unsqueeze(-1) * torch.eye(values.shape[-1], device=values.device)
 
 
 class Zero(Fill):
     def __init__(self, channels: int):
         super().__init__(channels)
-        self.mixed = 0  # it selects slices of W
+        self.mixed = 0  # it only selects slices of W
 
     def forward(self, mask: Tensor) -> Tensor:
         return _diagonal(mask.float())
@@ -215,7 +215,7 @@ class Mean(Fill):
 
 
 class Black(Fill):
-    """Absent pixels take the value of black after normalisation, -mean/std: (C,)."""
+    """A rule that sets absent pixels to black after normalisation, -mean/std: (C,)."""
 
     def __init__(self, channels: int, black: Tensor):
         super().__init__(channels)
@@ -229,20 +229,20 @@ class Black(Fill):
 
 
 class Regression(Fill):
-    """Best linear prediction from the training covariance of the normalised channels.
+    """A best linear prediction from the training covariance of the normalised channels.
 
     Args:
-        covariance: (C, C); it stays float32 whatever type the network is converted to, since rounded it gives
-            another P.
-        ridge: noise in the present channels, as a share of their mean variance. The default is a hair that
-            keeps the prediction defined when two channels are copies of each other; 1e-2 suits noisy ones.
+        covariance: (C, C). It stays float32 when the network is converted, since rounding would change P.
+        ridge: noise in the present channels, as a share of their mean variance. The small default keeps the
+            prediction defined when two channels are copies of each other; 1e-2 suits noisy channels.
 
     Raises:
-        ValueError: a covariance of another shape, or none of any data, see `statistics.correlations`.
+        ValueError: the covariance has a wrong shape or is no covariance of any data, see
+            `statistics.correlations`.
     """
 
     covariance: Tensor
-    corrected = False  # whether P is more than the regression
+    corrected = False  # whether a learned correction is added to the regression
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE):
         super().__init__(channels)
@@ -258,19 +258,19 @@ class Regression(Fill):
         least, vectors = torch.linalg.eigh(covariance)
         if (
             least[0] < -1e-7 * variance
-        ):  # of rounded numbers: P needs the nearest one without negative variance
+        ):  # rounding made it indefinite; P needs the nearest covariance without negative variance
             covariance = vectors @ torch.diag(least.clamp(min=0)) @ vectors.T
         if least[0].clamp(min=0) + ridge * variance < 3e-7 * variance:
             raise ValueError(
-                f"ridge {ridge}: channel {int(vectors[:, 0].abs().argmax())} follows exactly from the others, and "
-                f"then the regression needs a ridge of 1e-6 or more"
+                f"ridge {ridge}: channel {int(vectors[:, 0].abs().argmax())} follows exactly from the others: "
+                f"use a ridge of 1e-6 or more"
             )
         self.hold(
             "covariance",
             covariance + ridge * variance * torch.eye(channels, dtype=torch.float64, device="cpu"),
         )
-        self.cache: dict[tuple[int, ...], tuple[Any, Tensor]] = {}  # set -> what it is valid for, P
-        self.inverse: tuple[Any, Tensor] | None = None  # of the covariance, and what it is valid for
+        self.cache: dict[tuple[int, ...], tuple[Any, Tensor]] = {}  # set -> (stamp of the covariance, P)
+        self.inverse: tuple[Any, Tensor] | None = None  # (stamp of the covariance, its inverse)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "cache": {}, "inverse": None}
@@ -282,8 +282,8 @@ class Regression(Fill):
         return self._solve(mask.reshape(-1, self.channels)).view(*mask.shape, self.channels)
 
     def _sweep(self, mask: Tensor) -> Tensor:
-        # sweep operator: after column k of the set, entry (j, k) is the coefficient of k in predicting j. Plain
-        # arithmetic, so that it can be captured, compiled and exported, where a solver cannot
+        # sweep operator: after column k of the set, entry (j, k) is the coefficient of k in predicting j. It is
+        # plain arithmetic, which can be captured, compiled and exported; a solver cannot
         eye = torch.eye(self.channels, device=mask.device)
         swept = self.covariance.float().expand(*mask.shape, self.channels)
         for k in range(self.channels):
@@ -293,7 +293,7 @@ class Regression(Fill):
         return torch.where(mask.unsqueeze(-1), eye, swept * mask.unsqueeze(-2))
 
     def _solve(self, mask: Tensor) -> Tensor:
-        """Compute the same by Cholesky's decomposition, in double precision: masks (N, C) -> (N, C, C)."""
+        """Compute the same with a Cholesky decomposition, in double precision: masks (N, C) -> (N, C, C)."""
         if mask.device.type == "cpu":  # only the rows and columns that are needed
             matrices = torch.zeros(len(mask), self.channels, self.channels)
             for matrix, row in zip(matrices, mask.tolist()):
@@ -302,9 +302,9 @@ class Regression(Fill):
             return matrices
         exact = torch.float32 if mask.device.type == "mps" else torch.float64
         covariance, present = self.covariance.to(exact), mask.to(exact)
-        known = covariance * present.unsqueeze(-1)
-        factor = torch.linalg.cholesky_ex(known * present.unsqueeze(-2) + torch.diag_embed(1 - present))[0]
-        solved = torch.cholesky_solve(known, factor).mT * present.unsqueeze(-2)
+        rows = covariance * present.unsqueeze(-1)
+        factor = torch.linalg.cholesky_ex(rows * present.unsqueeze(-2) + torch.diag_embed(1 - present))[0]
+        solved = torch.cholesky_solve(rows, factor).mT * present.unsqueeze(-2)
         eye = torch.eye(self.channels, device=mask.device)
         return torch.where(mask.unsqueeze(-1), eye, solved.float())
 
@@ -313,11 +313,14 @@ class Regression(Fill):
         return super().columns(ids, device) if self.corrected or captured() else self._regression(ids)
 
     def _regression(self, ids: Sequence[int]) -> Tensor:
-        """Return the regression's columns (C, n) of one set, which it remembers in eval mode."""
+        """Return the regression's columns (C, n) for one set; cache them in eval mode."""
         stamp, key = self._stamp(), tuple(ids)
         if not self.training and key in self.cache and self.cache[key][0] == stamp:
             return self.cache[key][1]
-        with torch.inference_mode(False), torch.no_grad():  # others may learn with what is remembered
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # a later call with gradients may use the cached value
             columns = self._compute(list(ids))
         if not self.training:
             if len(self.cache) >= CACHED:
@@ -349,7 +352,7 @@ class Regression(Fill):
                     return columns
             rows = exact[ids]
             factor, wrong = torch.linalg.cholesky_ex(rows[:, ids])
-            if wrong:  # a covariance that was loaded, of rounded numbers
+            if wrong:  # a loaded covariance may be rounded and not positive definite
                 solved = torch.linalg.pinv(rows[:, ids], hermitian=True) @ rows[:, absent]
             else:
                 solved = torch.cholesky_solve(rows[:, absent], factor)
@@ -359,7 +362,7 @@ class Regression(Fill):
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
         if x.requires_grad or not self.by_image(x):
             return super()._mix(x, mask)
-        # image by image only the absent channels are computed: a quarter of the products, or fewer
+        # compute only the absent channels of each image: at most a quarter of the products
         last, sets = _channels_last(x), dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]()
         x = x if last else x.contiguous()
         for image, row in zip(x, mask.tolist()):
@@ -389,25 +392,24 @@ def _others(ids: Sequence[int], channels: int) -> list[int]:
 
 
 def captured() -> bool:
-    """Say whether a compiler or an exporter is watching, which cannot follow a solver."""
+    """Check whether a compiler or an exporter is tracing; these cannot follow a solver."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 class _ZeroAtStart(nn.Linear):
-    """A layer that gives zero until it is trained."""
+    """A layer that returns zero until it is trained."""
 
     def reset_parameters(self) -> None:
-        super().reset_parameters()  # takes the random numbers that a plain layer takes
+        super().reset_parameters()  # so that it draws as many random numbers as a plain layer
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
 
 class BySize(Regression):
-    """The regression fill with kernels W_1 .. W_C, one for each size of the set: K(S) = W_n P(S), all equal
-    at the start.
+    """A regression fill with kernels W_1 .. W_C, one for each size of the set: K(S) = W_n P(S).
 
-    With one channel, filters that compare channels see little; their own kernels let small sets use all
-    filters.
+    All kernels are equal at the start. With one channel, filters that compare channels see little. Separate
+    kernels let small sets use all filters.
     """
 
     whole = False
@@ -426,8 +428,9 @@ class BySize(Regression):
 
 
 class Learned(Regression):
-    """The regression fill plus a correction of the absent rows by a small network of the mask, zero at the
-    start.
+    """A regression fill whose absent rows are corrected by a small network of the mask.
+
+    The correction is zero at the start.
     """
 
     corrected = True
@@ -450,11 +453,10 @@ class Learned(Regression):
 
 
 class Conditioned(Regression):
-    """The regression fill plus a correction of the absent rows by a small network of the mask and of the
-    image.
+    """A regression fill whose absent rows are corrected by a small network of the mask and the image.
 
-    The network sees each present channel's mean and standard deviation: a dynamic convolution (1912.03458)
-    whose attention acts on the C x C fill matrix, the cheapest place.
+    The network gets each present channel's mean and standard deviation. This is a dynamic convolution (1912.03458)
+    whose attention acts on the C x C fill matrix, where it is cheapest.
     """
 
     per_image = True
@@ -469,7 +471,7 @@ class Conditioned(Regression):
         )
 
     def forward(self, mask: Tensor, images: Tensor) -> Tensor:  # type: ignore[override]
-        """Masks (B, C) and images (B, C, ...), zero where absent -> P (B, C, C)."""
+        """Compute P (B, C, C) from masks (B, C) and images (B, C, ...) with zeros in absent channels."""
         seen = torch.cat(
             [mask, images.mean(tuple(range(2, images.ndim))), images.flatten(2).std(2, correction=0)], dim=1
         )
@@ -480,10 +482,9 @@ class Conditioned(Regression):
 
 
 class LumaChroma(Fill):
-    """Open-set form: kernel channel 0 reads the mean of the present channels, 1 + c reads channel c minus
-    that mean.
+    """An open-set rule: kernel channel 0 reads the mean of the present channels, 1 + c reads channel c minus it.
 
-    A channel that was never trained on (`UNSEEN`) takes the mean chroma kernel of the known ones.
+    A channel that was not in training (`UNSEEN`) uses the mean chroma kernel of the known channels.
     """
 
     whole = False
@@ -522,7 +523,7 @@ FILLS: dict[str, type[Fill]] = {
 
 
 def rule_name(fill: Fill) -> str:
-    """Return the key of `FILLS`, or of a class of one's own its name."""
+    """Return the key in `FILLS`, or for a user's own class its class name."""
     return next((name for name, kind in FILLS.items() if type(fill) is kind), type(fill).__name__)
 
 
@@ -536,22 +537,21 @@ def build_fill(
     names: Sequence[str] | None = None,
     centre: Any = None,
 ) -> Fill:
-    """Make a rule by name. It takes from the statistics what it needs: all of them may be given.
+    """Make a rule by name. You may give all statistics; the rule uses only those it needs.
 
     Args:
         name: a key of `FILLS`.
         channels: C.
-        mean, std: (C,) of the raw channels, which images are normalised with; `black` needs them.
-        covariance: (C, C) of the raw channels; `regression` and the rules made of it need it. Scaled to
-            correlations with `std`, by default the root of its diagonal.
+        mean, std: (C,) of the raw channels, used to normalise images; `black` needs them.
+        covariance: (C, C) of the raw channels; `regression` and the rules built on it need it. It is divided
+            by `std`, by default the root of its diagonal, which gives correlations.
         ridge: as in `Regression`.
         names: C names, for messages.
-        centre: (C,) mean of the images that the network sees, where it was not subtracted. Without it the
-            rules take zero for the mean of every channel.
+        centre: (C,) mean of the network's images, if it was not subtracted. Default: the rules expect a mean of
+            zero in every channel.
 
     Raises:
-        ValueError: unknown name, a statistic the rule needs is missing, one that is none of any data, or a
-            centre for a rule that has no use for it.
+        ValueError: the name is unknown, a statistic is missing or impossible, or the rule cannot use a centre.
     """
     if name not in FILLS:
         raise ValueError(f"unknown fill rule {name!r}; choose one of {', '.join(FILLS)}")
@@ -563,7 +563,7 @@ def build_fill(
         if covariance is None:
             raise ValueError(
                 f"fill rule {name!r} needs the channels' training covariance: give covariance= "
-                f"(channel_statistics computes it), or take fill='mean', which needs none"
+                f"(channel_statistics computes it), or use fill='mean', which needs none"
             )
         covariance = numbers(covariance, "covariance")
         if covariance.shape != (channels, channels):
@@ -576,7 +576,7 @@ def build_fill(
     if centre is not None:
         if name == "black" or fill.rows != channels:
             raise ValueError(
-                f"fill rule {name!r} takes images whose mean was subtracted: subtract it, leave mean= out"
+                f"fill rule {name!r} needs images with a mean of zero: subtract the mean and leave mean= out"
             )
         centre = numbers(centre, "mean")
         if centre.shape != (channels,) or not centre.isfinite().all():

@@ -1,7 +1,7 @@
-"""Keep the embedding right where others write BatchNorm's scale into the stem's weight and bias.
+"""Rescale the embedding when other code fuses BatchNorm's scale into the stem's weight and bias.
 
 `torch.nn.utils.fusion.fuse_conv_bn_eval` and the `fuse` of detectors multiply each filter by a number and change the
-bias. They know nothing of the embedding, which has to be multiplied by the same numbers.
+bias. They do not know the embedding, which must be multiplied by the same numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Seen(NamedTuple):
-    """What weight, bias and embedding were when the stem last ran or was switched to eval mode."""
+    """A copy of weight, bias and embedding from the stem's last run or its switch to eval mode."""
 
     stamp: tuple[object, ...]
     weight: Tensor
@@ -22,7 +22,7 @@ class Seen(NamedTuple):
 
 
 def look(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> Seen | None:
-    """Note the parameters; None where they have no values of their own now."""
+    """Copy the parameters; return None if they are not plain parameters in memory."""
     if not _are_plain(weight, bias, embedding):
         return None
     return Seen(
@@ -34,7 +34,7 @@ def look(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> Seen | None:
 
 
 def stamp(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> tuple[object, ...]:
-    """Return what differs after each change of the parameters, without reading their values."""
+    """Return a key that changes whenever the parameters change, without reading their values."""
     return tuple(
         None if p is None else (id(p), p.data_ptr(), None if p.is_inference() else p._version)
         for p in (weight, bias, embedding)
@@ -43,7 +43,7 @@ def stamp(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> tuple[objec
 
 @torch.no_grad()
 def follow(seen: Seen, weight: Tensor, bias: Tensor | None, embedding: Tensor) -> Seen | None:
-    """Multiply the embedding where each filter and the bias were changed as BatchNorm's fusion does it."""
+    """Rescale the embedding if filters and bias changed as BatchNorm's fusion changes them."""
     if not _are_plain(weight, bias, embedding):
         return seen
     now = stamp(weight, bias, embedding)
@@ -57,12 +57,12 @@ def follow(seen: Seen, weight: Tensor, bias: Tensor | None, embedding: Tensor) -
         rounding = 4 * torch.finfo(weight.dtype).eps
         parallel = bool((rest <= rounding * new.norm(dim=1) + 1e-12).all())
         moved = seen.bias is None or not torch.equal(seen.bias, bias)
-        kept = embedding.shape == seen.embedding.shape and torch.equal(seen.embedding, embedding)
-        if parallel and moved and kept and bool(((scale - 1).abs() > 1e-6)[size > 0].any()):
+        unchanged = embedding.shape == seen.embedding.shape and torch.equal(seen.embedding, embedding)
+        if parallel and moved and unchanged and bool(((scale - 1).abs() > 1e-6)[size > 0].any()):
             embedding.mul_(torch.where(size > 0, scale, 1.0).to(embedding))
     return look(weight, bias, embedding)
 
 
 def _are_plain(*parameters: Tensor | None) -> bool:
-    """Say whether these are parameters in memory: not shards, meta tensors or what a transform made of them."""
+    """Check whether these are parameters in memory, not shards, meta tensors or results of a transform."""
     return all(p is None or (type(p) is nn.Parameter and not p.is_meta) for p in parameters)

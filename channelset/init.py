@@ -1,4 +1,4 @@
-"""Where the kernels of new channels come from."""
+"""Compute the start values for the kernels of new channels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WAYS = ("keep", "wavelength", "repeat", "mean")
 
 
 def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Channels) -> Tensor:
-    """Return how much each wanted channel takes of each known one's kernel: (C wanted, C known).
+    """Return the share of each known channel's kernel in each wanted channel's kernel: (C wanted, C known).
 
-    Under "wavelength", "repeat" and "mean" an image whose channels are all alike keeps its response, so that a
-    trained network's statistics stay right. For "repeat" this is timm's `in_chans`: nearly, and exact for one.
+    With "wavelength", "repeat" and "mean" an image with equal channels keeps its response, so a trained network's
+    statistics stay right. "repeat" follows timm's `in_chans`; it is exact for one channel and close for more.
 
     Raises:
-        ValueError: an unknown channel or way, a weight that is no number, or a wavelength is missing.
+        ValueError: an unknown channel or method, a weight that is not a number, or a missing wavelength.
     """
     new, old = len(wanted), len(known)
     source = torch.zeros(new, old, device="cpu")
@@ -34,7 +34,9 @@ def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Chann
         source.fill_diagonal_(1)
     elif init == "wavelength":
         _interpolate(source, known, wanted)
-        source /= source.sum(0).clamp(min=1e-12)  # what the new channels take of an old kernel is one in all
+        source /= source.sum(0).clamp(
+            min=1e-12
+        )  # the shares of an old kernel sum to one over the new channels
     elif init == "repeat":
         for i in range(new):
             source[i, i % old] = old / new

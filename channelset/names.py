@@ -1,4 +1,4 @@
-"""Channels by index, name or wavelength: what a caller may say, turned into channel ids."""
+"""Convert channels given by index, name or wavelength into channel ids."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-UNSEEN = -1  # id of a channel that was not there in training
-TOLERANCE = 10.0  # nm: how far a wavelength may lie from that of the channel it means, at least
+UNSEEN = -1  # id of a channel that was not in the training data
+TOLERANCE = (
+    10.0  # nm, largest distance between a wavelength and its channel, if half the bandwidth is smaller
+)
 
 
 class Channels:
-    """The known channels 0 .. C-1 of a stem, with their names and wavelengths where they have any.
+    """The known channels 0 .. C-1 of a stem, with their names and wavelengths, if given.
 
     Args:
         channels: a number C; or names, such as ("R", "G", "B"); or wavelengths in nm, as floats; or a mapping
@@ -20,12 +22,12 @@ class Channels:
             bandwidth), as `sensors.sensor` does: then a wavelength within half the bandwidth means the channel.
 
     Attributes:
-        names: C strings; the ids where no names were given.
-        wavelengths: C wavelengths in nm, or None for each.
-        widths: C bandwidths in nm, or None for each.
+        names: C strings; the ids if no names were given.
+        wavelengths: C wavelengths in nm; None where there is none.
+        widths: C bandwidths in nm; None where there is none.
 
     Raises:
-        ValueError: no channel, a set (which has no order), a name that is empty, repeated or no text, or a
+        ValueError: no channel, a set (which has no order), a name that is empty, repeated or not text, or a
             wavelength out of range.
     """
 
@@ -62,14 +64,14 @@ class Channels:
         for name in names:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(
-                    f"channel {name!r} is no name: give text, such as 'B04', or a wavelength in nm as a float"
+                    f"channel {name!r} is not a name: give text, such as 'B04', or a wavelength in nm as a float"
                 )
             if names.count(name) > 1:
                 raise ValueError(f"channel {name!r} is named twice")
         pairs = [value if isinstance(value, (tuple, list)) else (value, None) for value in values]
         for name, pair in zip(names, pairs):
             if len(pair) != 2 or (pair[1] is not None and not 0 < pair[1] <= 1e9):
-                raise ValueError(f"channel {name!r}: {pair} is no (wavelength, bandwidth) in nm")
+                raise ValueError(f"channel {name!r}: {pair} is not (wavelength, bandwidth) in nm")
             if pair[0] is not None and not 1 <= pair[0] <= 1e9:
                 raise ValueError(f"channel {name!r}: a wavelength of {pair[0]} nm is out of range")
         self.names = tuple(names)
@@ -98,7 +100,7 @@ class Channels:
         }
 
     def differs(self, other: Channels) -> str:
-        """Say how the names or wavelengths of `other` contradict these, or "" where they do not."""
+        """Describe how the names or wavelengths of `other` contradict these; "" if they agree."""
         if len(self) != len(other):
             return f"{len(other)} channels, not {len(self)}"
         if self.are_named and other.are_named and self.names != other.names:
@@ -113,10 +115,10 @@ class Channels:
         return self.names != tuple(str(i) for i in range(len(self)))
 
     def id_of(self, item: Any) -> int:
-        """Id of one channel, said as an index, a name, "665nm" or a float (nm).
+        """Return the id of one channel, given as an index, a name, "665nm" or a float (nm).
 
         Raises:
-            ValueError: a bool, or none of these channels; the message names them.
+            ValueError: a bool, or an unknown channel; the message lists the known channels.
         """
         item = _plain(item)
         if isinstance(item, bool):
@@ -157,15 +159,15 @@ class Channels:
         return nearest
 
     def ids(self, channels: Any = None, unseen: bool = False) -> list[int]:
-        """Channel ids, in the order given.
+        """Return channel ids, in the given order.
 
         Args:
-            channels: ids, names, wavelengths, or a mix; text such as "B04,B03" or, of one-letter names, "RG";
+            channels: ids, names, wavelengths, or a mix; text such as "B04,B03" or, for one-letter names, "RG";
                 None: all.
-            unseen: whether `UNSEEN` (-1) is taken.
+            unseen: whether `UNSEEN` (-1) is allowed.
 
         Raises:
-            ValueError: no channel, a bool, unknown or repeated one, or a set, which has no order.
+            ValueError: no channel; a bool, unknown or repeated channel; or a set, which has no order.
         """
         if channels is None:
             return list(range(len(self)))
@@ -187,8 +189,7 @@ class Channels:
             raise ValueError(f"channels {ids} repeat a channel: {self.names[twice]!r}")
         if len(known) < len(ids) and not unseen:
             raise ValueError(
-                "channel id -1 stands for a channel unseen in training, which needs the open-set "
-                "form: fill rule 'luma_chroma'"
+                "channel id -1 means a channel unseen in training; only fill rule 'luma_chroma' accepts it"
             )
         return ids
 
@@ -201,13 +202,13 @@ class Channels:
 
 
 def _plain(item: Any) -> Any:
-    """Turn a number of numpy or torch into Python's."""
+    """Convert a number of numpy or torch to a Python number."""
     return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item
 
 
 def _refuse_sets(channels: Any) -> None:
     if isinstance(channels, (set, frozenset)):
         raise ValueError(
-            f"channels {channels}: a set has no order, and the order says which channel of the images is which; "
+            f"channels {channels}: a set has no order, but the order assigns the image's channels; "
             f"give a list"
         )

@@ -1,4 +1,4 @@
-"""A place in a network that knows which channels an image has, fills the absent ones, and says so in checkpoints."""
+"""Provide the base of the stem and of the input fill, which check channel sets and save them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .names import Channels
 from .restore import Restored
 from .sampling import Sampler
 
-EXTRA = "_extra_state"  # torch's name for what `get_extra_state` returns
+EXTRA = "_extra_state"  # torch's key for the result of `get_extra_state`
 
 
 class ChannelPlace(Restored):
-    """Base of the stem and of the filling at a network's input.
+    """A base class of the stem and of the fill at a network's input.
 
     Attributes:
         channels: the known channels with their names and wavelengths.
-        in_channels: how many.
+        in_channels: their number.
         fill: the rule.
-        sampler: draws a set an image in training where the call names none, or None.
-        normalisation: mean and std that images are normalised with, where they were given, for those who load
-            the network; lists of C numbers.
+        sampler: draws a set for each image in training if the call names none; None: no drawing.
+        normalisation: mean and std of the normalisation, if given, as lists of C numbers. They are saved for
+            users who load the network.
     """
 
     fill: Fill
@@ -44,24 +44,28 @@ class ChannelPlace(Restored):
             )
 
     def __prepare_scriptable__(self) -> nn.Module:  # torch.jit.script asks
-        raise ValueError("torch.jit.script cannot take sets of channels: script fold_channels(net, channels)")
+        raise ValueError(
+            "torch.jit.script does not support sets of channels: use it on fold_channels(net, channels)"
+        )
 
     def check_ids(self, channels: Any) -> list[int]:
-        """Return channel ids of what `names.Channels.ids` takes.
+        """Return channel ids; accepts everything that `names.Channels.ids` accepts.
 
         Raises:
-            ValueError: no channel, or a bool, unknown or repeated one.
+            ValueError: no channel, or a bool, unknown or repeated channel.
         """
         return self.channels.ids(channels, unseen=isinstance(self.fill, LumaChroma))
 
     def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
-        """Return (channels, mask) of a call: its own, else the network's, else in training drawn ones."""
+        """Return (channels, mask) from a call's arguments, else from the network, else drawn in training."""
         if channels is None and mask is None:
             channels, mask = context.read(self)
             if channels is None and mask is None and self.training and self.sampler is not None:
                 mask = self.sampler.draw(batch, self.in_channels)
         if channels is not None and mask is not None:
-            raise ValueError("give `channels` (one set for the batch) or `mask` (one set an image), not both")
+            raise ValueError(
+                "give `channels` (one set for the batch) or `mask` (one set for each image), not both"
+            )
         return channels, mask
 
     def check_mask(self, mask: Any, x: Tensor) -> tuple[Tensor, bool]:
@@ -79,7 +83,7 @@ class ChannelPlace(Restored):
             )
         every = False
         if mask.device.type == "cpu" and not captured():
-            # on a GPU this would wait for it
+            # on a GPU this would wait for the device
             fewest = int(mask.sum(1).min()) if len(mask) else self.in_channels
             if not fewest:
                 raise ValueError("the mask leaves an image without any channel")
@@ -89,7 +93,7 @@ class ChannelPlace(Restored):
     # ------------------------------------------------------------ checkpoints
 
     def get_extra_state(self) -> Tensor:
-        """Names, wavelengths, rule and the sampler's position, as text in a tensor of bytes."""
+        """Return names, wavelengths, rule and the sampler's position, as text in a tensor of bytes."""
         state: dict[str, Any] = {"fill": rule_name(self.fill)}
         if self.channels.are_named:
             state["channels"] = self.channels.as_dict()
@@ -100,10 +104,10 @@ class ChannelPlace(Restored):
         return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Any) -> None:
-        """Take what `get_extra_state` gave.
+        """Load the result of `get_extra_state`.
 
         Raises:
-            ValueError: it is of other channels or of another rule.
+            ValueError: it belongs to other channels or to another rule.
         """
         stored = read_extra(state)
         wrong = self._contradiction(stored)
@@ -118,12 +122,10 @@ class ChannelPlace(Restored):
     def _contradiction(self, stored: Mapping[str, Any]) -> str:
         if "fill" in stored and stored["fill"] != rule_name(self.fill):
             return (
-                f"the checkpoint is of fill rule {stored['fill']!r}, the network has {rule_name(self.fill)!r}"
+                f"the checkpoint has fill rule {stored['fill']!r}, the network has {rule_name(self.fill)!r}"
             )
         wrong = self.channels.differs(Channels(stored["channels"])) if stored.get("channels") else ""
-        return (
-            f"the checkpoint is of {wrong}: adapt the network to the checkpoint's channels" if wrong else ""
-        )
+        return f"the checkpoint has {wrong}: adapt the network to the checkpoint's channels" if wrong else ""
 
     def _load_from_state_dict(
         self,
@@ -149,7 +151,7 @@ class ChannelPlace(Restored):
             missing_keys.remove(extra)
 
     def _complete_state(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Add what the checkpoint of a plain network lacks; `state_dict` is a copy that torch made."""
+        """Add the keys that a plain network's checkpoint lacks; `state_dict` is torch's copy, so change it."""
         if any(key.startswith(prefix + "fill.") for key in state_dict) or prefix + EXTRA in state_dict:
             return
         if not self._is_plain_state(state_dict, prefix):
@@ -163,16 +165,16 @@ class ChannelPlace(Restored):
 
 
 def read_extra(state: Any) -> dict[str, Any]:
-    """Turn the bytes of `get_extra_state` into a dict again."""
+    """Convert the bytes of `get_extra_state` back to a dict."""
     content: dict[str, Any] = json.loads(bytes(state.detach().cpu().tolist()).decode())
     return content
 
 
 class InputFill(ChannelPlace):
-    """The filling at a network's input: P(S) x, for networks of which more than one layer reads the images.
+    """A fill at a network's input: P(S) x, for networks in which several layers read the images.
 
-    It is a part of the network so that its statistics go where the network goes. As a layer it does nothing:
-    in an `nn.Sequential` it may stand behind the others.
+    It is a module of the network, so its statistics are moved and saved with the network. Its forward does
+    nothing, so in an `nn.Sequential` it may come after the other layers.
     """
 
     def forward(self, x: Any) -> Any:
@@ -188,7 +190,7 @@ class InputFill(ChannelPlace):
             x: (B, n, ...) images of `channels`, or (B, C, ...) with a `mask` (B, C), or all channels.
 
         Raises:
-            ValueError: ids and images disagree, or see `ChannelPlace.check_mask`.
+            ValueError: ids and images disagree, or the mask is wrong, see `ChannelPlace.check_mask`.
         """
         channels, mask = self.asked(len(x), channels, mask)
         if channels is not None:
@@ -207,7 +209,7 @@ class InputFill(ChannelPlace):
 
 
 class FixedFill(nn.Module):
-    """The filling at a network's input for one set of channels: x (B, n, ...) -> (B, C, ...)."""
+    """A fill at a network's input for one set of channels: x (B, n, ...) -> (B, C, ...)."""
 
     matrix: Tensor
     shift: Tensor | None

@@ -1,4 +1,4 @@
-"""What a module knows about itself survives the meta device, where tensors have no values."""
+"""Set values of a module again after the meta device, where tensors have no values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class Restored(nn.Module):
-    """Base of modules that can fill in, by themselves, the parameters and buffers that nobody loaded.
+    """A base class of modules that set parameters and buffers that were not loaded.
 
-    They do it where a module made on the meta device gets memory (`to_empty`), and where `from_pretrained` of
-    Hugging Face found no value in the checkpoint.
+    They do this when a module made on the meta device gets memory (`to_empty`), and when Hugging Face's
+    `from_pretrained` finds no value in the checkpoint.
     """
 
     def restore(self, name: str) -> None:
-        """Set the parameter or buffer `name` to the value with which it starts, in place."""
+        """Set the parameter or buffer `name` to its start value, in place."""
         raise NotImplementedError
 
     def _own(self) -> dict[str, Tensor]:
@@ -32,8 +32,8 @@ class Restored(nn.Module):
                 self.restore(name)
         return self
 
-    # Hugging Face marks each tensor that it loaded, then the modules. It leaves memory as it was in those it
-    # does not know.
+    # Hugging Face marks each loaded tensor, then the modules. Modules that it does not know keep uninitialised
+    # memory.
     @property
     def _is_hf_initialized(self) -> bool:
         return bool(self.__dict__.get("hf_initialized", False))

@@ -1,4 +1,4 @@
-"""Sets of channels: enumeration, and the sampling of one set an image while training."""
+"""List sets of channels, and sample a set for each image in training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here
 
 HOW = ("hcs", "hcs-batch", "uniform", "bernoulli", "sandwich", "all")
-MOST = 64  # sets that are enumerated; of more, some are drawn
+MOST = 64  # largest number of sets to list in full; of more, some are drawn
 
 
 def all_subsets(channels: int) -> list[tuple[int, ...]]:
-    """All 2^C - 1 non-empty sets, the largest first: RGB, RG, RB, GB, R, G, B.
+    """List all 2^C - 1 non-empty sets, the largest first: RGB, RG, RB, GB, R, G, B.
 
     Raises:
-        ValueError: C above 16; `some_subsets` draws from them.
+        ValueError: C above 16; use `some_subsets`, which draws some of them.
     """
     if channels > 16:
         raise ValueError(f"{channels} channels have {2**channels - 1:,} sets; use some_subsets")
@@ -26,8 +26,10 @@ def all_subsets(channels: int) -> list[tuple[int, ...]]:
 
 
 def some_subsets(channels: int, most: int = MOST, seed: int = 0) -> list[tuple[int, ...]]:
-    """All non-empty sets where there are at most `most`, else: all channels, each one alone, all but one, and
-    24 sets drawn as `hcs` does; the largest first. Always the same ones for the same C and seed.
+    """List all non-empty sets if there are at most `most`, else some of them; the largest first.
+
+    These are: all channels, each channel alone, all but one, and 24 sets drawn by `hcs`. The same C and seed
+    always give the same sets.
     """
     if channels < 17 and 2**channels - 1 <= most:
         return all_subsets(channels)
@@ -50,26 +52,25 @@ def sample_channels(
 ) -> Tensor:
     """Draw a presence mask (B, C), bool; no image is left without a channel.
 
-    hcs         hierarchical channel sampling (ChannelViT, 2309.16108): the size n, uniform on 1..C, then the
-                set, uniform among those of that size; one set an image
+    hcs         hierarchical channel sampling (ChannelViT, 2309.16108): draw the size n uniformly from 1..C,
+                then a set uniformly from those of that size; a set for each image
     hcs-batch   the same, one set for the whole batch, as in the paper
-    uniform     uniform among all 2^C - 1 sets
-    bernoulli   each channel is dropped with probability 1/2; where that leaves none, one channel, chosen
-                uniformly
-    sandwich    a third of the batch has all channels, a third one channel, the rest as hcs (after US-Nets,
-                1903.05134)
+    uniform     uniform over all 2^C - 1 sets
+    bernoulli   each channel is dropped with probability 1/2; if none is left, one channel is drawn uniformly
+    sandwich    a third of the batch has all channels, a third has one channel, the rest is as in hcs (after
+                US-Nets, 1903.05134)
     all         every channel, always
 
     Args:
         batch, channels: B and C; any C.
-        how: which of these.
-        weights: sets of ids -> the share of the images that get this very set; `how` draws the rest. For the
-            sets one will use: {(3, 2, 1): 0.25}.
-        generator: of the random numbers, on the CPU.
+        how: one of these names.
+        weights: set of ids -> share of the images that get exactly this set; `how` draws the rest. Use it for
+            sets that matter most, as in {(3, 2, 1): 0.25}.
+        generator: random generator, on the CPU.
         device: where the mask goes. The numbers are drawn on the CPU, so they are the same everywhere.
 
     Raises:
-        ValueError: no such way, unknown ids, or shares that are negative or sum to more than one.
+        ValueError: an unknown method, unknown ids, or shares that are negative or sum to more than one.
     """
     if how not in HOW:
         raise ValueError(f"unknown way to sample {how!r}; choose one of {', '.join(HOW)}")
@@ -83,7 +84,9 @@ def sample_channels(
         if how == "sandwich":  # batches are in random order, so the position is as good as a draw
             size[: batch // 3], size[batch // 3 : 2 * (batch // 3)] = channels, 1
         if how in ("uniform", "bernoulli"):
-            size = _independent_sizes(how, draws, channels, generator)  # given it, the set is uniform in both
+            size = _independent_sizes(
+                how, draws, channels, generator
+            )  # for a given size, the set is uniform in both
         rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)
         mask = (rank < size).expand(batch, channels)
     mask = _insert(mask, weights, generator) if weights else mask
@@ -91,20 +94,20 @@ def sample_channels(
 
 
 class Sampler:
-    """Draw the sets of a network's training batches; the n-th draw depends on the seed and on n alone.
+    """A sampler that draws the sets of training batches; the n-th draw depends only on the seed and on n.
 
-    So a training that goes on from a checkpoint draws what it would have drawn. In distributed training each
-    process draws its own sets.
+    So a training that resumes from a checkpoint draws the same sets as without a break. In distributed training
+    each process draws its own sets.
 
     Args:
         how, weights: as in `sample_channels`.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Attributes:
-        count: how many batches were drawn.
+        count: number of batches drawn so far.
 
     Raises:
-        ValueError: no such way to sample.
+        ValueError: an unknown method.
     """
 
     def __init__(
@@ -119,12 +122,12 @@ class Sampler:
         """Draw a presence mask (B, C), bool, on the CPU.
 
         Raises:
-            RuntimeError: it is asked again for a batch that activation checkpointing repeats.
+            RuntimeError: activation checkpointing repeats the draw of a batch.
         """
         if torch._C._current_graph_task_id() != -1:  # within a backward pass
             raise RuntimeError(
                 "activation checkpointing repeats a part of the network that draws sets of channels, and would "
-                "draw other ones: leave sample= out and give the call mask=sample_channels(...)"
+                "draw different sets: leave sample= out and give mask=sample_channels(...) in the call"
             )
         parallel = torch.distributed
         rank = parallel.get_rank() if parallel.is_available() and parallel.is_initialized() else 0
@@ -140,11 +143,11 @@ class Sampler:
 
 
 def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Generator | None) -> Tensor:
-    """Sizes (draws, 1) of sets that hold each channel with probability 1/2, in pieces of 62 channels."""
+    """Draw sizes (draws, 1) of sets with probability 1/2 for each channel, 62 channels at a time."""
     size = torch.zeros(draws, 1, dtype=torch.long)
     for start in range(0, channels, 62):
         bits = min(62, channels - start)
-        # of few channels the empty set is left out exactly; of more than 62 it never comes
+        # up to 62 channels the empty set is excluded exactly; above, its probability is negligible
         number = torch.randint(
             int(how == "uniform" and channels <= 62), 2**bits, (draws, 1), generator=generator
         )
@@ -155,16 +158,18 @@ def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Gen
 def _insert(
     mask: Tensor, weights: Mapping[tuple[int, ...], float], generator: torch.Generator | None
 ) -> Tensor:
-    """`mask` with the weighted sets in their shares of the rows, chosen at random."""
+    """Put the weighted sets into random rows of `mask`, in their shares."""
     batch, channels = mask.shape
     sets = torch.zeros(len(weights), channels, dtype=torch.bool)
     for row, ids in zip(sets, weights):
         if not ids or not all(isinstance(i, int) and 0 <= i < channels for i in ids):
-            raise ValueError(f"weights: {ids!r} is no set of ids 0 to {channels - 1}")
+            raise ValueError(f"weights: {ids!r} is not a set of ids 0 to {channels - 1}")
         row[list(ids)] = True
     shares = torch.tensor([float(share) for share in weights.values()], dtype=torch.float64)
     if not (shares >= 0).all() or not shares.sum() <= 1 + 1e-9:
-        raise ValueError(f"weights {list(weights.values())}: shares are not negative and sum to at most 1")
+        raise ValueError(
+            f"weights {list(weights.values())}: shares must not be negative and must sum to at most 1"
+        )
     chosen = torch.bucketize(
         torch.rand(batch, generator=generator, dtype=torch.float64), shares.cumsum(0), right=True
     )

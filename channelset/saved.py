@@ -1,4 +1,4 @@
-"""Save an adapted network with all that it needs, and put it back into a plain one of the same architecture."""
+"""Save an adapted network with its statistics, and load it into a plain network of the same architecture."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ FORMAT = "channelset 1"
 def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the weights of an adapted network with its channels, rule and statistics.
 
-    The file is of safetensors where that is installed, else of torch; the endings .safetensors and .pt, .pth or
-    .bin choose.
+    The endings .safetensors and .pt, .pth or .bin choose the file's format. With another ending the format is
+    safetensors if that is installed, else torch's.
 
     Raises:
-        ValueError: no adapted network, or .safetensors where it is not installed.
+        ValueError: the network is not adapted, or safetensors is not installed for a file .safetensors.
     """
     place = find_place(model)
     where = next(name for name, module in model.named_modules() if module is place)
     generator = isinstance(place, ChannelSetConv2d) and place.generator is not None
     if generator or where == "":
-        raise ValueError("only networks that adapt_first_conv made can be saved so: use torch.save")
+        raise ValueError("save_adapted only saves networks made by adapt_first_conv: use torch.save")
     state = model.state_dict()
     about: dict[str, Any] = {
         "format": FORMAT,
@@ -42,7 +42,7 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "centred": place.fill.centre is None,
         "embedding": isinstance(place, ChannelSetConv2d) and place.embedding is not None,
     }
-    # tied weights twice, each in memory of its own, as the format wants
+    # safetensors refuses shared memory, so tied weights are written twice
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     ending = os.path.splitext(os.fspath(path))[1].lower()
     torches = ending in (".pt", ".pth", ".bin")
@@ -59,26 +59,26 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any) -> nn.Module:
-    """Adapt a plain network as the file says, load its weights and return it.
+    """Adapt a plain network as described in the file, load the weights and return the network.
 
     Args:
-        model: as the one that was saved was before it was adapted; its first convolution may have another
-            number of channels. It is changed in place.
-        path: of a file that `save_adapted` wrote.
+        model: a plain network of the saved architecture, as before `adapt_first_conv`. Its first convolution may
+            have another number of channels. It is changed in place.
+        path: a file written by `save_adapted`.
         options: `sample` and `seed` of `adapt_first_conv`, for further training.
 
     Raises:
-        ValueError: no such file, or one of another architecture.
+        ValueError: there is no such file, or it is for another architecture.
     """
     about, tensors = _read(path)
     names, count = about["channels"], len(about["channels"])
     channels = Channels({n: tuple(v) if isinstance(v, list) else v for n, v in names.items()})
     known: dict[str, Any] = {} if about["embedding"] or about["path"] == INPUT else {"embedding": False}
-    # what a rule needs is read from the file afterwards
+    # placeholders: the real statistics are read from the file afterwards
     kind = FILLS.get(about["fill"])
     if kind is None:
         raise ValueError(
-            f"{path}: fill rule {about['fill']!r} is none of this version; use torch.save for rules of one's own"
+            f"{path}: this version has no fill rule {about['fill']!r}; use torch.save for your own rules"
         )
     if issubclass(kind, Regression):
         known["covariance"] = torch.eye(count, device="cpu")
@@ -121,7 +121,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:
-        raise ValueError(f"{path} is no file of save_adapted: {error}") from error
+        raise ValueError(f"{path} was not written by save_adapted: {error}") from error
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} was written by another version: {about.get('format')!r}")
     return about, tensors

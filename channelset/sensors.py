@@ -3,13 +3,14 @@
     adapt_first_conv(net, channels=sensor("sentinel-2"), init="wavelength", trained_on=RGB)
     net(x, channels=sensor("landsat-8").chosen(range(1, 7)).wavelengths)
 
-A wavelength within half the bandwidth of a band means this band, so those of one sensor name the bands of another.
+A wavelength within half a band's bandwidth means this band. So the wavelengths of one sensor select the bands of
+another.
 
-Sources, of which the numbers are rounded:
+Sources (numbers are rounded):
 sentinel-2    ESA, Sentinel-2 User Handbook, nominal values of MSI; each satellite differs by a few nm
 landsat-8     USGS, Landsat 8 Data Users Handbook (LSDS-1574), OLI and TIRS; middle and width of each band.
               Landsat 9 has the same bands
-hls           NASA, HLS products L30 and S30: the bands that both have, with OLI's spectral response
+hls           NASA, HLS products L30 and S30: the bands in both products, with OLI's spectral response
 planetscope   Planet, band ranges of the 8-band asset (SuperDove)
 naip          Leica ADS100, the camera of many NAIP flights; other contractors' cameras differ by some 20 nm
 """
@@ -20,11 +21,11 @@ from collections.abc import Mapping
 
 from .names import Channels
 
-RGB = {"R": 665.0, "G": 560.0, "B": 490.0}  # of photographs, about
+RGB = {"R": 665.0, "G": 560.0, "B": 490.0}  # approximate, for photographs
 
 
 def _ranges(bands: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Turn (from, to) into (middle, width)."""
+    """Convert (from, to) to (middle, width)."""
     return {name: ((low + high) / 2, high - low) for name, (low, high) in bands.items()}
 
 

@@ -1,6 +1,4 @@
-"""Mean, standard deviation and covariance of the channels: what images are normalised with and the regression
-fill predicts from.
-"""
+"""Compute the channels' mean, standard deviation and covariance, for normalisation and the regression fill."""
 
 from __future__ import annotations
 
@@ -15,14 +13,14 @@ IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x")
 
 
 class ChannelStatistics(NamedTuple):
-    """mean (C,), std (C,) and covariance (C, C) over all pixels, float64."""
+    """A result with mean (C,), std (C,) and covariance (C, C) over all pixels, float64."""
 
     mean: Tensor
     std: Tensor
     covariance: Tensor
 
 
-# so that torch.load(..., weights_only=True) takes a file with statistics
+# so that torch.load(..., weights_only=True) accepts a file with statistics
 torch.serialization.add_safe_globals([ChannelStatistics])
 
 
@@ -33,23 +31,23 @@ def channel_statistics(
     mask: str | Callable[[Any], Any] | None = None,
     nodata: float | None = None,
 ) -> ChannelStatistics:
-    """Compute the statistics over all pixels of the training images, in one pass, whatever their sizes.
+    """Compute the statistics over all pixels of the training images in one pass; their sizes may differ.
 
-    A pixel that is missing in one channel is left out in all of them. Pixels of a masked array of numpy are
-    missing where it says so.
+    A pixel that is missing in one channel is left out in all channels. Masked pixels of a numpy masked array count
+    as missing.
 
     Args:
-        batches: of images (B, C, ...) or (C, H, W), or of tuples or dicts that hold them, such as a DataLoader.
-            Images of any type, before normalisation; volumes only in batches, (B, C, D, H, W).
+        batches: batches such as a DataLoader gives: images (B, C, ...) or (C, H, W), or tuples or dicts with
+            them. Images of any type, before normalisation; volumes only in batches, (B, C, D, H, W).
         names: C names, for messages and to find images whose channels stand last.
-        key: of the images where a batch is a dict. Default: the first of `IMAGE_KEYS` that it has.
-        mask: key of the valid pixels (true where valid) where a batch is a dict, or a function that makes
-            them from a batch: (B, C, ...), (B, 1, ...), (B, ...) or the same without B.
+        key: the images' key if a batch is a dict. Default: the first of `IMAGE_KEYS` in the batch.
+        mask: the key of the valid pixels (true where valid) if a batch is a dict, or a function that returns
+            them for a batch: (B, C, ...), (B, 1, ...), (B, ...) or the same without B.
         nodata: value of a missing pixel, also float("nan").
 
     Raises:
-        ValueError: no image, another number of channels, channels that stand last, a pixel that is not
-            finite, or a channel with one value everywhere; names the channel.
+        ValueError: there is no image, the number of channels changes, channels stand last, a pixel is not
+            finite, or a channel is constant. The message names the channel.
     """
     count, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
     for batch in batches:
@@ -64,7 +62,7 @@ def channel_statistics(
         wrong = (~pixels.isfinite().all(1)).nonzero()[:, 0].tolist()
         if wrong:
             raise ValueError(
-                f"{named(wrong, names)}: pixels that are NaN or infinite; repair them, or say which are missing "
+                f"{named(wrong, names)}: pixels that are NaN or infinite; repair them, or mark missing pixels "
                 f"with nodata=float('nan') or mask="
             )
         new, own = pixels.shape[1], pixels.mean(1)
@@ -87,7 +85,7 @@ def channel_statistics(
     flat = (std <= 1e-12 * mean.abs()).nonzero()[:, 0].tolist()
     if flat:
         raise ValueError(
-            f"{named(flat, names)}: the same value in every pixel; leave it out, nothing can be "
+            f"{named(flat, names)}: the same value in every pixel; leave it out, since nothing can be "
             f"learned from it"
         )
     return ChannelStatistics(mean, std, covariance)
@@ -151,45 +149,47 @@ def _images(batch: Any, key: str | None) -> Any:
         keys = [key] if key is not None else [name for name in IMAGE_KEYS if name in batch]
         if not keys or keys[0] not in batch:
             raise ValueError(
-                f"a batch is a dict with the keys {', '.join(map(str, batch))}: say with key= which one holds "
-                f"the images"
+                f"a batch is a dict with the keys {', '.join(map(str, batch))}: give the key of the images with "
+                f"key="
             )
         return batch[keys[0]]
     if key is not None:
-        raise ValueError(f"key={key!r}: a batch is no dict but a {type(batch).__name__}")
+        raise ValueError(f"key={key!r}: a batch is not a dict but a {type(batch).__name__}; leave key= out")
     return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def named(ids: list[int], names: Sequence[str] | None = None) -> str:
-    """Say "channel B10" or "channels 3, 4", for messages."""
-    return f"channel{'s' * (len(ids) > 1)} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
+    """Write "channel B10" or "channels 3, 4", for messages."""
+    return (
+        f"channel{'s' if len(ids) > 1 else ''} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
+    )
 
 
 def numbers(value: Any, name: str) -> Tensor:
-    """Return a tensor of these numbers: float64, on the CPU, also where networks are made on the meta device.
+    """Convert these numbers to a tensor: float64, on the CPU, also under a context of the meta device.
 
     Raises:
-        ValueError: they are none, named by `name`.
+        ValueError: they are not numbers; the message contains `name`.
     """
     if isinstance(value, ChannelStatistics):
-        raise ValueError(f"{name}= is one tensor, but all statistics were given: write statistics=")
+        raise ValueError(f"{name}= must be one tensor, but all statistics were given: use statistics=")
     try:
         return torch.as_tensor(value, device="cpu").detach().double()
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{name}={value!r} are no numbers: {error}") from None
+        raise ValueError(f"{name}={value!r} are not numbers: {error}") from None
 
 
 def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None = None) -> Tensor:
-    """Return the covariance (C, C) of the channels divided by `std` (C,), as a network sees them: float64, CPU.
+    """Return the covariance (C, C) of the channels after division by `std` (C,): float64, CPU.
 
     Args:
         covariance: of the raw channels.
-        std: what they are divided by; default: the root of the diagonal.
+        std: the divisor of each channel; default: the root of the diagonal.
         names: C names, for messages.
 
     Raises:
-        ValueError: it is no covariance: not square, not finite, not symmetric, not positive semidefinite, or
-            a channel has no variance; names the channel.
+        ValueError: it is not a covariance (not square, not finite, not symmetric, not positive semidefinite),
+            or a channel has no variance. The message names the channel.
     """
     covariance = numbers(covariance, "covariance")
     if covariance.ndim != 2 or len(covariance) != len(covariance.T) or not len(covariance):
@@ -201,8 +201,8 @@ def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None =
     flat = (variance <= 0).nonzero()[:, 0].tolist()
     if flat:
         raise ValueError(
-            f"{named(flat, names)}: variance {variance[flat[0]].item():g}; a channel that is the "
-            f"same everywhere cannot be predicted or used: leave it out"
+            f"{named(flat, names)}: variance {variance[flat[0]].item():g}; a constant channel "
+            f"cannot be predicted or used: leave it out"
         )
     scale = variance.sqrt() if std is None else numbers(std, "std")
     if scale.shape != variance.shape:

@@ -1,4 +1,4 @@
-"""ChannelSetConv2d: a convolution for any set of input channels, with a kernel generated from the set."""
+"""Provide ChannelSetConv2d, a convolution that generates its kernel for any set of input channels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .sampling import Sampler
 
 
 class Generator(Protocol):
-    """What gives W, where it is no parameter."""
+    """A protocol for objects that compute W if it is not a parameter."""
 
     shape: tuple[int, ...]
     per_image: bool
@@ -31,28 +31,27 @@ class Generator(Protocol):
 
 
 class ChannelSetConv2d(ChannelPlace):
-    """Conv2d whose kernel is a function of the set S of channels present: K(S) = W P(S).
+    """A Conv2d whose kernel is a function of the set S of present channels: K(S) = W P(S).
 
         y = conv(x_S, K(S)) + (1/n) sum_{c in S} e_c,    K(S)[:, c] = sum_j W[:, j] P(S)[j, c]
 
-    One image has one set (`channels`: folded, one plain convolution with n input channels), or each image of
-    a batch has its own (`mask`: fill with P(S), then convolve with W). Both give the same result. Zero
-    padding, stride and dilation are Conv2d's, and so is the output size for any H, W. At S = all channels it
-    is a Conv2d.
+    With `channels` the whole batch has one set: the kernel is folded into a plain convolution with n input
+    channels. With `mask` each image has its own set: fill with P(S), then convolve with W. Both give the same
+    result. Zero padding, stride, dilation and output size are as in Conv2d. With all channels it is a Conv2d.
 
     Args:
-        in_channels: the known channels: C, or what `names.Channels` takes (names, wavelengths, a mapping).
+        in_channels: the known channels: C, or an argument of `names.Channels` (names, wavelengths, a mapping).
         out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
-        fill: rule that gives P(S), see `fill`. Default: `Zero`.
+        fill: the rule that computes P(S), see `fill`. Default: `Zero`.
         kernel: generator of W, see `Generator`. Default: W is a parameter.
-        embedding: learn e (C, O), zero at the start; it tells the network which channels it was given.
-        sampler: draws a set an image in training, where the call names none.
+        embedding: learn e (C, O), zero at the start; it tells the network which channels are present.
+        sampler: draws a set for each image in training if the call names none.
 
-    A call with the images alone takes the set that the network around it was called with, see `context`.
+    A call with images alone uses the set from the call of the surrounding network, see `context`.
     Attributes: see `ChannelPlace`.
 
     Raises:
-        ValueError: the fill rule or the generator is for another stem.
+        ValueError: the fill rule or the generator does not fit this stem.
     """
 
     weight: nn.Parameter | None
@@ -93,7 +92,9 @@ class ChannelSetConv2d(ChannelPlace):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Set W as He et al. do (fan-out, as torchvision's ResNet) for the equivalent Conv2d, the rest to zero.
+        """Initialise W like the equivalent Conv2d, with He's method; set the rest to zero.
+
+        He et al. with fan-out, as in torchvision's ResNet.
 
         A generator sets its own parameters.
         """
@@ -121,7 +122,7 @@ class ChannelSetConv2d(ChannelPlace):
         self.weight.copy_(self.fill.spread(kernel))
         self._look()
 
-    # ------------------------------------------------------------ others that change W in place, see `fused`
+    # ------------------------------------------------------------ other code that changes W in place, see `fused`
 
     def _look(self) -> None:
         self.had_bias = self.bias is not None
@@ -136,7 +137,7 @@ class ChannelSetConv2d(ChannelPlace):
         if captured():
             if self.had_bias != (self.bias is not None):
                 raise ValueError(
-                    "BatchNorm was fused into the stem: call the network once before it is compiled or exported, "
+                    "BatchNorm was fused into the stem: call the network once before you compile or export it, "
                     "or use fold_channels before the fusion"
                 )
             return
@@ -166,17 +167,18 @@ class ChannelSetConv2d(ChannelPlace):
         kernel: Tensor | None = None,
         sampler: Sampler | None = None,
     ) -> ChannelSetConv2d:
-        """Convert a trained first convolution; with all channels present the output stays the same. Type,
-        device, mode and what is frozen stay too.
+        """Convert a trained first convolution; with all channels present the output stays the same.
+
+        Type, device, mode and frozen parameters stay too.
 
         Args:
-            conv: the convolution, which is left as it is.
+            conv: the convolution, which is not changed.
             fill, embedding, sampler: as in the constructor.
-            channels: what the constructor takes as `in_channels`; default: as many as `conv` has.
-            kernel: (O, C, k, k) to take instead of conv's.
+            channels: `in_channels` of the constructor; default: as many as in `conv`.
+            kernel: (O, C, k, k), replaces that of `conv`.
 
         Raises:
-            ValueError: no plain, ungrouped, zero-padded Conv2d; the message says what it is.
+            ValueError: it is not a plain, ungrouped, zero-padded Conv2d; the message says why.
         """
         wrong = why_not_plain(conv)
         if wrong:
@@ -204,7 +206,7 @@ class ChannelSetConv2d(ChannelPlace):
             stem.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
         assert stem.weight is not None
         stem.weight.requires_grad_(conv.weight.requires_grad)
-        if stem.embedding is not None:  # a frozen convolution stays one
+        if stem.embedding is not None:  # a frozen convolution stays frozen
             stem.embedding.requires_grad_(conv.weight.requires_grad)
         return stem.train(conv.training)
 
@@ -216,7 +218,7 @@ class ChannelSetConv2d(ChannelPlace):
 
     @property
     def unfoldable(self) -> str:
-        """Why this stem is no plain convolution on a set of some channels, or "" where it is."""
+        """The reason why this stem does not fold on a set of some channels, or "" if it folds."""
         if self.fill.absent is not None:
             return "fill rule 'black' adds a constant plane, which zero padding cuts off"
         if self.fill.centre is not None and self._pads:
@@ -237,7 +239,7 @@ class ChannelSetConv2d(ChannelPlace):
         return "the kernel depends on the image" if own else ""
 
     def _why_two_steps(self, ids: Sequence[int]) -> str:
-        """Why images of these channels are filled before they are convolved, or ""."""
+        """Return the reason to fill images of these channels before the convolution, or ""."""
         if self.fill.whole and sorted(ids) == list(range(self.in_channels)):
             return self._unfoldable_kernel
         return self.unfoldable
@@ -251,11 +253,11 @@ class ChannelSetConv2d(ChannelPlace):
             if self.fill.whole and len(ids) == self.in_channels:  # P is the identity
                 return weight if ids == list(range(len(ids))) else weight[:, ids]
             columns = self.fill.columns(ids, device).to(weight)
-            # einsum leaves another order in memory, which would spread from here through the network
+            # einsum returns another memory order, which would spread through the network
             return torch.einsum("orhw,rn->onhw", weight, columns).contiguous()
 
     def offset(self, presence: Tensor | None) -> Tensor | None:
-        """Return the bias of each set: presence weights (..., C) that sum to one -> (..., O); None: all channels."""
+        """Return the bias of each set: weights (..., C) that sum to one -> (..., O); None: all channels."""
         if self.embedding is None:
             return self.bias
         mean = self.embedding.mean(0) if presence is None else presence.to(self.embedding) @ self.embedding
@@ -275,16 +277,16 @@ class ChannelSetConv2d(ChannelPlace):
         return plane if offset is None else plane + offset
 
     def forward(self, x: Tensor, channels: Any = None, mask: Any = None) -> Tensor:
-        """Convolve.
+        """Convolve images of any set of channels.
 
         Args:
             x: (B, n, H, W) images of the channels `channels`, or (B, C, H, W) with a `mask`.
             channels: n ids, names or wavelengths in the order of x's channels, one set for the whole batch.
-                Default: what the network around was called with, else all C.
+                Default: the set from the call of the surrounding network, else all C.
             mask: (B, C) bool on any device, the set of each image. Pixels of absent channels have no influence,
-                even where they are NaN.
+                even if they are NaN.
 
-        Returns: (B, O, H', W'), size as Conv2d's.
+        Returns: (B, O, H', W'), sizes as in Conv2d.
 
         Raises:
             ValueError: ids and x disagree, unknown or repeated ids, an empty set, or a mask of another shape.
@@ -296,7 +298,7 @@ class ChannelSetConv2d(ChannelPlace):
         if mask is not None:
             mask, every = self.check_mask(mask, x)
             if not (every and self.fill.whole) or self._unfoldable_kernel:
-                # large images: to convolve the present channels alone saves more than their kernel costs
+                # with large images, convolving only the present channels saves more than generating kernels costs
                 large = x.shape[2] * x.shape[3] > 2 * self.in_channels * math.prod(self.stride)
                 if large and not torch.is_grad_enabled() and self.fill.by_image(x) and not self.unfoldable:
                     return self._forward_sets(x, mask)
@@ -304,8 +306,8 @@ class ChannelSetConv2d(ChannelPlace):
         ids = self.check_ids(channels)
         if x.shape[1] != len(ids):
             names = [self.channels.names[i] if i != UNSEEN else "unseen" for i in ids]
-            told = "the stem has" if channels is None else "the call names"
-            raise ValueError(f"x has {x.shape[1]} channels but {told} {len(ids)}: {', '.join(names)}")
+            source = "the stem has" if channels is None else "the call names"
+            raise ValueError(f"x has {x.shape[1]} channels but {source} {len(ids)}: {', '.join(names)}")
         if self._why_two_steps(ids):
             full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
             full[:, ids] = x
@@ -316,7 +318,7 @@ class ChannelSetConv2d(ChannelPlace):
         return F.conv2d(x, kernel, self._offset(ids), self.stride, self.padding, self.dilation)
 
     def _presence(self, ids: Sequence[int]) -> Tensor:
-        """Count how often each known channel is in `ids`: (C,); an unseen one is an equal share of all."""
+        """Count each known channel in `ids`: (C,); an unseen channel counts as an equal share of all."""
         share = ids.count(UNSEEN) / self.in_channels
         return torch.tensor([ids.count(i) + share for i in range(self.in_channels)])
 
@@ -332,7 +334,7 @@ class ChannelSetConv2d(ChannelPlace):
         offset = self.offset(present / present.sum(1, keepdim=True))  # (B, O), (O,) or None
         if offset is None:
             return y
-        # in place: a convolution's output is not needed for its gradient
+        # in place is safe: a convolution's gradient does not need its output
         return y.add_((offset if offset.dim() == 2 else offset[None]).to(y)[:, :, None, None])
 
     def _forward_sets(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -346,15 +348,15 @@ class ChannelSetConv2d(ChannelPlace):
         return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
     def fold(self, channels: Any = None) -> nn.Conv2d:
-        """Make the plain Conv2d with n input channels that this module is on the set `channels`.
+        """Return the plain Conv2d with n input channels that equals this module on the set `channels`.
 
         Raises:
-            ValueError: it is no plain convolution, see `unfoldable`; or wrong ids.
+            ValueError: it does not fold, see `unfoldable`; or wrong ids.
         """
         ids = self.check_ids(channels)
         wrong = self._why_two_steps(ids)
         if wrong:
-            raise ValueError(f"{wrong}: it does not fold")
+            raise ValueError(f"{wrong}: the stem cannot be folded")
         self._follow()
         with torch.no_grad():
             offset, kernel = self._offset(ids), self.kernel(ids)
@@ -378,10 +380,10 @@ class ChannelSetConv2d(ChannelPlace):
         return conv.requires_grad_(trainable).train(self.training)
 
     def generation_macs(self, n: int) -> int:
-        """Count the multiply-adds that generate K(S) for n channels, at most: W, W P(S) and the offset.
+        """Return the most multiply-adds that generate K(S) for n channels: W, W P(S) and the offset.
 
-        All channels of a rule that is then the identity need no W P(S); this is not taken off. Selecting
-        rows of W costs none. The rule's own arithmetic, of order C^3, is left out.
+        W P(S) is counted also where P is the identity and it is not needed. Selecting rows of W costs nothing.
+        The rule's own arithmetic, of order C^3, is left out.
         """
         kernel = self.out_channels * math.prod(self.kernel_size)
         macs = kernel * self.fill.mixed * n
@@ -414,9 +416,9 @@ class ChannelSetConv2d(ChannelPlace):
         self._look()
 
     def extra_repr(self) -> str:
-        known = f" ({self.channels!r})" if self.channels.are_named else ""
+        names = f" ({self.channels!r})" if self.channels.are_named else ""
         return (
-            f"{self.in_channels}{known}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"{self.in_channels}{names}, {self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, padding={self.padding}, embedding={self.embedding is not None}"
         )
 
@@ -427,13 +429,13 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 def why_not_plain(conv: nn.Module) -> str:
-    """Say why the stem cannot take the place of `conv` and compute the same, or "" where it can."""
+    """Say why the stem cannot replace `conv` and compute the same; "" if it can."""
     kind = type(conv)
     if not isinstance(conv, nn.Conv2d):
         return f"this is a {kind.__name__}"
     computes = (kind.forward, kind._conv_forward)  # type: ignore[attr-defined]
     if computes != (nn.Conv2d.forward, nn.Conv2d._conv_forward):
-        return f"{kind.__module__}.{kind.__name__} computes something else than its parent Conv2d"
+        return f"{kind.__module__}.{kind.__name__} computes something else than Conv2d"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "it is lazy and has no weight yet: run the network once"
     if hasattr(conv, "parametrizations") or conv._forward_pre_hooks or conv._forward_hooks:

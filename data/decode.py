@@ -255,7 +255,7 @@ def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
             raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")
         if not np.abs(array).max() <= LARGEST_PIXEL:
             raise ValueError(
-                f"a pixel is {np.abs(array).max():g}; the largest value allowed is {LARGEST_PIXEL:g}"
+                f"a pixel of {np.abs(array).max():g} is too large; the largest value allowed is {LARGEST_PIXEL:g}"
             )
     return array.astype(stored_kind(kind))
 

@@ -358,6 +358,7 @@ class Trainer:
             if last.exists():
                 try:  # a link is a second name of the same file, so last.pt is never missing
                     spare = self.folder / f".last.pt.previous{PARTIAL}"
+                    spare.unlink(missing_ok=True)  # a rename of one name of a file to another does nothing
                     os.link(last, spare)
                     os.replace(spare, older)
                 except OSError:  # a file system without links
@@ -615,8 +616,9 @@ class Trainer:
             UserError: the mean is not finite; or, at the end of an epoch, a weight is not finite.
         """
         count, first = self.step - since, since % self.steps_per_epoch
-        loss = self.steps.losses[first : first + count].mean().item()
-        self.loss_sum += loss * count
+        # in double precision the sum does not depend on how often it is asked for
+        total = self.steps.losses[first : first + count].double().sum().item()
+        self.loss_sum, loss = self.loss_sum + total, total / count
         finite = self.step % self.steps_per_epoch or self._weights_are_finite()
         if not math.isfinite(loss) or not finite:
             what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"

@@ -1,4 +1,4 @@
-"""Classification metrics from labels and predictions: no model and no file."""
+"""Compute classification metrics from labels and predictions, without a model or a file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from metrics.statistics import wilson_interval
 
 
 def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
-    """Counts (num_classes, num_classes), int64: row = true class, column = predicted class.
+    """Return counts (num_classes, num_classes), int64: row = true class, column = predicted class.
 
     Args:
         labels, predictions: class numbers (N,), integers in 0..num_classes-1.
 
     Raises:
-        ValueError: empty, not one-dimensional, of different lengths, not integers, or out of range.
+        ValueError: the values are empty, not one-dimensional, not integers, out of range, or differ in length.
     """
     labels, predictions = _class_ids(labels, predictions)
     for name, ids in (("labels", labels), ("predictions", predictions)):
@@ -25,9 +25,9 @@ def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
 
 
 def classification_metrics(labels, predictions, num_classes: int) -> dict[str, float]:
-    """Top-1 with its 95 % interval (percent), and macro precision, recall and F1 (fractions in 0..1).
+    """Return top-1 with its 95 % interval (percent), and macro precision, recall and F1 (fractions in 0..1).
 
-    Macro: the plain mean over the classes that have true samples, so that a perfect model has 1 where a class is
+    Macro: the plain mean over the classes that have true samples. So a perfect model scores 1 even if a class is
     absent from the split. A class that is never predicted has precision 0.
 
     Args and Raises: as `confusion_matrix`.
@@ -49,12 +49,12 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
 
 
 def _class_ids(*values) -> list[np.ndarray]:
-    """Returns the values as arrays (N,); checks that they are integers, not empty and of one length."""
+    """Return the values as arrays (N,); check that they are integers, not empty and of equal length."""
     arrays = [np.asarray(value) for value in values]
     if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):
         raise ValueError(f"labels and predictions must share one shape (N,), got {[a.shape for a in arrays]}")
     if arrays[0].size == 0:
-        raise ValueError("no samples")
+        raise ValueError("no samples: labels and predictions are empty")
     if any(array.dtype.kind not in "iu" for array in arrays):
         raise ValueError(f"labels and predictions must be integers, got {[str(a.dtype) for a in arrays]}")
     return arrays

@@ -1,12 +1,11 @@
-"""What a model costs: parameters, multiply-accumulates (MACs), memory and latency.
+"""Measure what a model costs: parameters, multiply-accumulates (MACs), memory and latency.
 
-MACs here are those of convolutions and linear layers alone, the numbers that papers quote (ResNet-18 at 224
-px: 1.81 G): BatchNorm folds into the convolution before it, ReLU and pooling multiply by no weight. One MAC
-is two FLOPs; a model's depth changes neither. Two counters agree on any model of plain layers and check each
-other:
+MACs here count only convolutions and linear layers, as papers do (ResNet-18 at 224 px: 1.81 G). BatchNorm folds
+into the convolution before it; ReLU and pooling have no weights. One MAC is two FLOPs. Two counters agree on any
+model of plain layers and check each other:
 
-    count_macs          thop's hooks on modules; blind to functional calls and to subclasses of nn.Conv2d
-    flop_counter_macs   torch's dispatcher; sees every convolution and matrix product, functional ones too
+    count_macs          thop's hooks on modules; misses functional calls and subclasses of nn.Conv2d
+    flop_counter_macs   torch's dispatcher; sees every convolution and matrix product, also functional calls
 
 A stem that generates its kernel and calls F.conv2d must therefore be folded into a plain Conv2d before
 `count_macs`.
@@ -29,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-BATCH = 256  # images, where cost depends on the batch
+BATCH = 256  # images in a batch for costs that depend on the batch
 try:
     import thop
     from thop.profile import register_hooks
@@ -37,23 +36,22 @@ try:
 
     # thop counts BatchNorm, average pooling and softmax as operations, which the MACs of papers leave out
     NOT_WEIGHTED = {kind: zero_ops for kind in register_hooks if not issubclass(kind, (_ConvNd, nn.Linear))}
-except ImportError:  # it needs distutils, which newer Pythons have only with setuptools
+except ImportError:  # thop needs distutils, which newer Pythons have only with setuptools
     thop = None
 
 
 def count_params(model: nn.Module) -> int:
-    """Number of parameters, trainable or frozen; shared ones once, buffers (BatchNorm statistics) not at
-    all.
-    """
+    """Count the parameters, trainable or frozen: shared parameters once, no buffers (BatchNorm statistics)."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """MACs of one forward pass of one image, by thop; see the top of this file for what counts. Where thop is not
-    there, by the dispatcher, which counts the same on plain layers; it says so once.
+    """Count the MACs of one forward pass of one image with thop; see the top of this file for what counts.
+
+    Without thop the dispatcher counts, with the same result on plain layers, and a note is printed once.
 
     Args:
-        model: takes a single tensor; left as it is (thop adds `total_ops` buffers, so it works on a copy).
+        model: takes a single tensor; not changed (thop adds `total_ops` buffers, so it works on a copy).
         input_shape: (C, H, W) of one image.
     """
     model = _apart(copy.deepcopy(model).cpu().float().eval(), set())
@@ -67,9 +65,9 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 
 
 def _apart(model: nn.Module, seen: set[nn.Module]) -> nn.Module:
-    """Give each further place of a layer that stands in several a copy of its own, and return the model.
+    """Copy each layer that is used at several paths, so that every path has its own layer; return the model.
 
-    thop counts a call of a layer once for each place that the layer stands in.
+    thop would count a call of a shared layer once for each of its paths.
     """
     for name, child in model._modules.items():
         if child is not None:
@@ -87,8 +85,9 @@ def _say_without_thop() -> None:
 
 
 def flop_counter_macs(model: nn.Module, *inputs) -> int:
-    """MACs of `model(*inputs)` in eval mode, as half of torch's FLOPs: the whole batch, generated kernels
-    included.
+    """Count the MACs of `model(*inputs)` in eval mode: half of torch's FLOPs for the whole batch.
+
+    The generation of kernels is included.
     """
     with _eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
@@ -96,14 +95,12 @@ def flop_counter_macs(model: nn.Module, *inputs) -> int:
 
 
 def peak_memory_mb(model: nn.Module, *inputs) -> float:
-    """Largest sum of the sizes of all live tensors during `model(*inputs)` in eval mode without gradients, MB
-    (1e6 bytes).
+    """Measure the largest total size of live tensors during `model(*inputs)`, in MB (1e6 bytes).
 
-    Parameters, buffers and inputs count throughout, other tensors from the operation that returns or first
-    uses them until
-    nothing refers to them: also a result that is dropped at once, such as the int64 indices of max-pooling.
-    The size is that of the whole memory that tensors share, once. What a kernel allocates and frees by itself
-    is not seen.
+    The model runs in eval mode without gradients. Parameters, buffers and inputs always count. Other tensors
+    count from the operation that returns or first uses them until nothing refers to them. This includes results
+    that are dropped at once, such as the int64 indices of max-pooling. Memory shared by tensors counts once. Memory
+    that a kernel allocates and frees itself is not seen.
     """
     with (
         _eval_mode(model),
@@ -115,16 +112,15 @@ def peak_memory_mb(model: nn.Module, *inputs) -> float:
 
 
 class _LiveMemory(TorchDispatchMode):
-    """Follows the memory of all tensors it meets; `peak` is the largest sum of bytes that were alive after
-    one operation.
+    """A mode that follows the memory of all tensors; `peak` is the largest sum of live bytes after any operation.
 
     Args:
-        tensors: those that are alive from the start, and anything else.
+        tensors: values that are alive from the start; other types than tensors are ignored.
     """
 
     def __init__(self, tensors: list):
         super().__init__()
-        # bytes of each memory; a weak reference to it keeps no data
+        # memory -> bytes; weak references do not keep the memory alive
         self.sizes: dict[StorageWeakRef, int] = {}
         self.peak = 0
         self.meet(tensors)
@@ -137,13 +133,13 @@ class _LiveMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        # what was given is still alive, and may have been resized
+        # the arguments are still alive and may have been resized
         self.meet(tree_leaves((result, args, kwargs)))
         return result
 
 
 def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> dict[str, float]:
-    """Milliseconds of `model(*inputs)` in eval mode for the batch given: median, 10th and 90th percentile.
+    """Time `model(*inputs)` in eval mode: median, 10th and 90th percentile in milliseconds.
 
     On CUDA each run is timed from an idle GPU to an idle GPU, so launch time counts.
 
@@ -159,8 +155,10 @@ def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) ->
 
 
 def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dict[str, float]:
-    """Median milliseconds of each of `models` for the same inputs, all timed in turn: what slows the machine
-    down for a while slows all of them. A round runs each model twice and times the second pass.
+    """Time all `models` in turn on the same inputs and return the median milliseconds of each.
+
+    Since they run in turn, a slow phase of the machine slows all of them. A round runs each model twice and times
+    the second pass.
 
     Raises:
         ValueError: `rounds` < 1.
@@ -180,7 +178,7 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dic
 
 
 def _pass_ms(model: nn.Module, *inputs) -> float:
-    """Milliseconds of one pass, from an idle GPU to an idle GPU."""
+    """Return the milliseconds of one pass, from an idle GPU to an idle GPU."""
     on_cuda = any(isinstance(value, Tensor) and value.is_cuda for value in inputs)
     wait = (lambda: torch.cuda.synchronize(inputs[0].device)) if on_cuda else (lambda: None)
     wait()
@@ -192,7 +190,7 @@ def _pass_ms(model: nn.Module, *inputs) -> float:
 
 @contextmanager
 def _eval_mode(model: nn.Module):
-    """Eval mode inside; afterwards every module has its own mode again (frozen BatchNorm stays frozen)."""
+    """Switch to eval mode, then restore every module's own mode (frozen BatchNorm stays frozen)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

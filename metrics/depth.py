@@ -1,7 +1,7 @@
-"""Strict depth: the largest number of weighted operations on any path from a network's input to its output.
+"""Count strict depth: the most weighted operations on any path from a network's input to its output.
 
-A weighted operation is a convolution, or a product of something that depends on the input with a weight that
-does not:
+A weighted operation is a convolution, or a product of a value that depends on the input and a weight that does
+not:
 
     1   convolution (also one whose kernel depends on the input), matrix product with a parameter or a
         constant matrix, elementwise product with a weight that varies along two or more dimensions (a global
@@ -10,15 +10,15 @@ does not:
     0   BatchNorm, per-channel scales, activations, pooling, sums (biases, residuals, position embeddings),
         concatenation, elementwise products of activations (gates)
 
-Parallel branches count as the longest of them, and each use of a shared weight counts. The stricter depth
-adds one for each matrix product of two activations: two for attention, one for covariance pooling, one for a
-convolution that is written as a matrix product with a kernel made from the input.
+Of parallel branches the longest counts, and each use of a shared weight counts. The stricter depth adds one
+for each matrix product of two activations. This adds two for attention and one for covariance pooling. It also
+adds one for a convolution written as a matrix product with a kernel made from the input.
 
-The operations are those that torch dispatches while the network runs, so it does not matter in which module,
-function or library they are written, or whether a weight is trained; autograd's graph misses frozen weights,
-hooks on modules miss functional calls. A count holds for all views of one memory: where a network writes
-parts of different depth into one tensor it may be too large, never too small. Not seen: a convolution written
-as shifts, per-channel scales and sums, and what leaves torch.
+The counter follows the operations that torch dispatches while the network runs. So it does not matter which module,
+function or library calls them, or whether a weight is trained. (Autograd's graph misses frozen weights; hooks on
+modules miss functional calls.) All views of one memory share a count. If a network writes parts of different depth
+into one tensor, the count may be too large, never too small. Not seen are computations outside torch, and a
+convolution written as shifts, per-channel scales and sums.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# matrix products: position of the first of the two factors (before it: what is added to the product)
+# matrix products: position of the first of the two factors (before it stands the summand)
 PRODUCTS = {
     "mm": 0,
     "bmm": 0,
@@ -44,7 +44,7 @@ PRODUCTS = {
     "baddbmm": 1,
     "addbmm": 1,
 }
-# operations that add, choose or move values: an independent operand of any shape is no weight
+# operations that add, choose or move values: an operand that is independent of the input is no weight
 SUMS = {
     "add",
     "sub",
@@ -74,9 +74,7 @@ SUMS = {
 
 
 class Depth(NamedTuple):
-    """What `count_depth` returns; `path` names the weights along the longest path, one for each of its
-    `strict` operations.
-    """
+    """A result of `count_depth`; `path` names the weight of each of the `strict` operations on the longest path."""
 
     strict: int
     stricter: int
@@ -85,17 +83,16 @@ class Depth(NamedTuple):
 
 
 def count_depth(model: nn.Module, input_shape: tuple[int, ...], training: bool = False) -> Depth:
-    """Depth of one forward pass, and the number of weighted operations in it.
+    """Count the depth and the weighted operations of one forward pass.
 
     Args:
-        model: takes a single tensor; left as it is (the pass is made by a copy).
+        model: takes a single tensor; not changed (a copy makes the pass).
         input_shape: (C, H, W) of one image.
         training: count the pass in training mode, else the one in eval mode.
 
     Raises:
-        ValueError: the path cannot be followed: one opaque operation with several weights, a value read into
-            Python,
-            or an output that does not depend on the input.
+        ValueError: the path cannot be followed. One operation has several weights, a value is read into Python,
+            or the output does not depend on the input.
     """
     model = copy.deepcopy(model).train(training)
     parameter = next(model.parameters(), torch.zeros(()))
@@ -105,7 +102,7 @@ def count_depth(model: nn.Module, input_shape: tuple[int, ...], training: bool =
     )
     counter.write(images, ((), ()))
     fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole layer
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one operation for a whole layer
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             outputs = model(images)
@@ -122,35 +119,38 @@ def _memory(tensor: Tensor) -> torch.UntypedStorage:
 
 
 def _longest(candidates: list) -> tuple | None:
-    """The longest strict and the longest stricter path of several pairs; None stands for no dependence on
-    the input.
+    """Return the longest strict and the longest stricter path of several pairs.
+
+    None stands for values that do not depend on the input.
     """
     pairs = [pair for pair in candidates if pair is not None]
     return tuple(max(paths, key=len) for paths in zip(*pairs)) if pairs else None
 
 
 class _Counter(TorchDispatchMode):
-    """Follows every tensor that depends on the input: memory -> (strict path, stricter path).
+    """A mode that follows every tensor that depends on the input: memory -> (strict path, stricter path).
 
     Args:
-        names: of the parameters, by the address of their memory.
+        names: address of a parameter's memory -> name.
     """
 
     def __init__(self, names: dict[int, str]):
         super().__init__()
         self.names, self.operations = names, 0
-        # address -> (memory, paths); the memory is kept, so no other takes its address
-        self.found: dict[int, tuple] = {}
+        # address -> (memory, paths); the reference keeps the memory, so its address is not used again
+        self.by_address: dict[int, tuple] = {}
 
     def paths(self, value) -> tuple | None:
-        return self.found.get(_memory(value)._cdata, (None, None))[1] if isinstance(value, Tensor) else None
+        return (
+            self.by_address.get(_memory(value)._cdata, (None, None))[1] if isinstance(value, Tensor) else None
+        )
 
     def write(self, tensor: Tensor, paths: tuple) -> None:
-        self.found[_memory(tensor)._cdata] = _memory(tensor), paths
+        self.by_address[_memory(tensor)._cdata] = _memory(tensor), paths
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        with self:  # inference mode delivers composite operations whole: count their parts
+        with self:  # inference mode does not split composite operations: count their parts
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
             return result
@@ -161,7 +161,7 @@ class _Counter(TorchDispatchMode):
             return result
         if isinstance(result, (bool, int, float, complex)):
             raise ValueError(
-                f"{func} reads a value that depends on the input into Python, where it cannot be followed"
+                f"{func} reads a value that depends on the input into Python, where the depth cannot be followed"
             )
         weight, products = self._count(func._schema.name.split("::")[1].rstrip("_"), args, operands)
         if weight is not None:
@@ -181,7 +181,7 @@ class _Counter(TorchDispatchMode):
         return result
 
     def _count(self, name: str, args: tuple, operands: list[Tensor]) -> tuple[Tensor | None, int]:
-        """The weight of a weighted operation, or None, and the number of products of two activations."""
+        """Return the operation's weight, or None, and its number of products of two activations."""
         if "convolution" in name:
             return args[0] if self.paths(args[0]) is None else args[1], 0
         if name in PRODUCTS:
@@ -200,5 +200,7 @@ class _Counter(TorchDispatchMode):
             ]
         )
         if len(weights) > 1:
-            raise ValueError(f"{name} has {len(weights)} weights in one operation, so its depth is not known")
+            raise ValueError(
+                f"{name} has {len(weights)} weights in one operation: its depth cannot be counted"
+            )
         return (weights[0] if weights else None), 2 * ("attention" in name)

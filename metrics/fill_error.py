@@ -1,9 +1,9 @@
-"""How wrong a filled image is, and what the stem behind it passes on: why one fill rule is better than another.
+"""Measure the error of filled images and of the stem's responses to them, to compare fill rules.
 
-pixel error       mean over channels of E (x_hat - x)^2, of normalised channels: 1 is what zero costs a channel
+pixel error       mean over channels of E (x_hat - x)^2, of normalised channels: a channel filled with zero has 1
 stem error        E |W x_hat - W x|^2 / E |W x - E W x|^2, of the responses before BatchNorm
 BatchNorm shift   KL divergence in nats, mean over filters, from a set's response (as a normal distribution)
-                  to the one that BatchNorm assumes, its running mean and variance
+                  to the normal distribution with BatchNorm's running mean and variance
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from channelset.fill import Fill
 
 
 def pixel_error(rule: Fill, moments: Tensor, ids: list[int]) -> float:
-    """Mean squared error of a filled pixel, mean over all C channels, in closed form: tr(E) / C.
+    """Compute the mean squared error of a filled pixel over all C channels, in closed form: tr(E) / C.
 
     Args:
-        rule: gives P(S), of as many rows as channels.
+        rule: computes P(S), with as many rows as channels.
         moments: second moments E x x' of the normalised channels, (C, C).
-        ids: S, the channels that are there.
+        ids: S, the present channels.
 
     Raises:
-        ValueError: a rule with other kernel channels than the image has.
+        ValueError: the rule's kernel channels are not the image's channels.
     """
     channels = len(moments)
     if rule.rows != channels:
@@ -37,14 +37,15 @@ def pixel_error(rule: Fill, moments: Tensor, ids: list[int]) -> float:
 
 
 def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> float:
-    """As `pixel_error` on `test`, of the best linear prediction of the absent channels from all pixels of the
-    present ones in a square of `size` x `size`, which least squares find on `train`.
+    """Compute `pixel_error` on `test` for the best linear prediction from `size` x `size` neighbours.
+
+    It predicts absent channels from all pixels of the present channels in a square. Least squares fit it on `train`.
 
     Args:
         train, test: images (N, C, H, W) of normalised channels.
 
     Raises:
-        ValueError: an even size, or images smaller than it.
+        ValueError: the size is even, or larger than the images.
     """
     if size % 2 == 0 or size > min(train.shape[2:]):
         raise ValueError(f"size {size}: must be odd and at most the images' {min(train.shape[2:])} px")
@@ -74,18 +75,18 @@ def stem_statistics(
     whole: nn.Conv2d | None = None,
     batch: int = 500,
 ) -> dict[str, float]:
-    """What a set S of channels does to the responses of the stem.
+    """Measure how a set S of channels changes the responses of the stem.
 
     Args:
         stem, norm: the first convolution and the BatchNorm behind it, in eval mode.
         images: (N, C, H, W), normalised, with all channels.
         ids: S.
-        whole: what the responses are compared with. Default: the stem's own with all channels.
-        batch: images at a time.
+        whole: convolution to compare with. Default: the stem itself with all channels.
+        batch: number of images in a batch.
 
     Returns:
-        "stem_error", "bn_shift" (see above), and "variance_ratio": geometric mean over filters of the responses'
-        variance, relative to that with all channels.
+        "stem_error", "bn_shift" (see above), and "variance_ratio": the variance of the responses relative to that
+        with all channels, as a geometric mean over filters.
 
     Raises:
         ValueError: the BatchNorm keeps no running statistics.
@@ -93,7 +94,7 @@ def stem_statistics(
     whole, part = whole or stem.fold(list(range(images.shape[1]))), stem.fold(ids)
     totals = torch.zeros(
         5, stem.out_channels, dtype=torch.float64
-    )  # x, x^2 of all; the same of S; squared error
+    )  # sums of x and x^2 with all channels, of both with S, and of the squared error
     count = 0
     for some in images.split(batch):
         a, b = (y.double().transpose(0, 1).flatten(1) for y in (whole(some), part(some[:, ids])))
@@ -114,5 +115,5 @@ def stem_statistics(
 
 
 def mean_energy(kernel: np.ndarray) -> float:
-    """Share of a kernel's energy (O, C, k, k) in the mean over its channels: 1 cannot tell channels apart."""
+    """Return the share of a kernel's energy (O, C, k, k) in its mean over channels; 1: channels look alike."""
     return float((kernel.mean(1) ** 2).sum() * kernel.shape[1] / (kernel**2).sum())

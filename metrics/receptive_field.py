@@ -1,14 +1,14 @@
-"""Receptive field: which pixels the centre unit of a network's last feature map sees, and how much each counts.
+"""Measure which pixels the centre unit of a network's last feature map sees, and how much each pixel counts.
 
-    theoretical   side of the square of pixels that can change the unit, whatever the weights
+    theoretical   side of the square of pixels that can change the unit for some weights
     effective     how the unit's squared gradient is spread over the image (Luo et al., 1701.04128)
 
-A network has `feature_maps(x)`, which its forward uses: x (B, C, H, W) -> the maps (B, O, H', W') that its
-head pools, those of parallel streams one by one.
+The network must have `feature_maps(x)`, which its forward uses: x (B, C, H, W) -> list of the maps
+(B, O, H', W') that its head pools, one for each parallel stream.
 
-Global average pooling (a mean over H and W, or adaptive average pooling to 1 x 1) is a constant here, so the
-channel gates that it feeds are left out: one of them would make every receptive field the whole image. Other
-operations that join all positions, such as self-attention, are not left out.
+Global average pooling (a mean over H and W, or adaptive average pooling to 1 x 1) is treated as a constant. So
+channel gates after it are ignored: any gate would make every receptive field the whole image. Other operations
+that join all positions, such as self-attention, are not ignored.
 """
 
 from __future__ import annotations
@@ -25,31 +25,29 @@ from torch.overrides import TorchFunctionMode
 
 from utils import generator
 
-# px; a unit that sees almost to the end of an image this long is taken to see any image whole
+# px; a unit that sees almost all of such a long image counts as seeing the whole image
 LONGEST = 4096
 
 
 def receptive_field(
     model: nn.Module, input_px: int, images: int = 16, seed: int = 0, channels: int = 3
 ) -> dict:
-    """Receptive field of the centre unit; of several maps, each has its own centre unit.
+    """Measure the receptive field of the centre unit; each of several maps has its own centre unit.
 
     Args:
-        model: with `feature_maps`, on any device; left as it is (copies in eval mode are looked at). Kernels,
-            strides and
-            paddings must be the same along both axes.
-        input_px: side of the images of the profile; the size does not depend on it.
-        images: of normal noise, over which the squared gradients are averaged.
-        seed: of the images and of the random upstream gradients of the unit's channels.
-        channels: of the images.
+        model: has `feature_maps`, on any device; not changed (copies in eval mode are measured). Kernels, strides
+            and paddings must be the same along both axes.
+        input_px: side of the profile's images; `size_px` does not depend on it.
+        images: number of images of normal noise to average squared gradients over.
+        seed: seed of the images and of the random upstream gradients of the unit's channels.
+        channels: number of channels of the images.
 
     Returns:
-        size_px: theoretical side, the largest of all maps; None: the whole image, whatever its size.
+        size_px: theoretical side, the largest of all maps; None: the whole image at any size.
         input_px: as given.
         profile: share of the squared gradients, of all maps together, within r = 0, 1, ... px of the unit's
-            centre along both
-            axes: a square of side 2 r + 1, or 2 r + 2 where the centre lies between pixels. The last one is
-                1.
+            centre along both axes. This is a square of side 2 r + 1, or 2 r + 2 if the centre lies between
+            pixels. The last value is 1.
 
     Raises:
         ValueError: `input_px` or `images` out of range, or no gradient reaches the image.
@@ -90,19 +88,18 @@ def receptive_field(
 def theoretical(
     model: nn.Module, number: int, row: int, input_px: int, channels: int
 ) -> tuple[int, float] | None:
-    """Size of the receptive field of a map's units, px, and the centre of that of the unit in `row`, px from
-    the image's top.
+    """Return the size of a map's receptive field in px, and its centre for the unit in `row`, in px from the top.
 
-    NaN passes every convolution, pooling, activation and sum, even a weight of zero. So rows of NaN show
-    exactly how near to a unit they may come. A narrow strip will do, which is cheap even for a field of a
-    thousand pixels; it gets longer until the unit in its middle sees nothing of the outer eighths.
+    NaN passes every convolution, pooling, activation and sum, even a weight of zero. So rows of NaN show exactly
+    which rows a unit sees. A narrow strip is enough, and cheap even for a field of a thousand pixels. It is made
+    longer until the unit in its middle does not see the outer eighths.
 
     Args:
         model: in eval mode, float64 (convolutions of float32 may be computed in tiles, which spread a NaN),
             on the CPU.
-        number: of the map.
-        input_px: side of the image in which `row` is counted.
-        channels: of the image.
+        number: index of the map.
+        row: row of the unit in the map of an image with side `input_px`.
+        channels: number of channels of the image.
     """
     length = max(64, 2 * input_px)
     sees = partial(_sees, model, number, channels, _narrowest(model, length, input_px, channels))
@@ -123,15 +120,13 @@ def theoretical(
 
 @torch.no_grad()
 def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> int:
-    """A width that the model takes, px: 1 where all is padded, else the first power of two, at most
-    `input_px`.
-    """
+    """Find a small width in px that the model accepts: the first power of two, at most `input_px`."""
     width = 1
     while width < input_px:
         try:
             _feature_maps(model, torch.zeros(1, channels, length, width, dtype=torch.float64))
             break
-        except RuntimeError:  # a kernel or a pooling window is wider
+        except RuntimeError:  # a kernel or a pooling window is wider than the strip
             width = min(2 * width, input_px)
     return width
 
@@ -140,7 +135,7 @@ def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> i
 def _sees(
     model: nn.Module, number: int, channels: int, width: int, length: int, unit: int | None, rows: slice
 ) -> bool:
-    """Whether NaN in `rows` of a strip reaches row `unit` of a map; None: the one in the middle."""
+    """Check whether NaN in `rows` of a strip reaches row `unit` of a map; None: the middle row."""
     strip = torch.zeros(1, channels, length, width, dtype=torch.float64)
     strip[:, :, rows] = torch.nan
     with _ConstantMeans():
@@ -153,7 +148,7 @@ def _feature_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 class _ConstantMeans(TorchFunctionMode):
-    """Global average pooling passes no gradient on and no NaN."""
+    """A mode in which global average pooling passes on no gradient and no NaN."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

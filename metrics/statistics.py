@@ -1,8 +1,8 @@
-"""How sure a number is: intervals of proportions, paired comparisons of models, correction for many tests.
+"""Compute how certain a number is: intervals of proportions, paired comparisons, correction for many tests.
 
 Two models are compared on the same images, each trained with some seeds. Images and seeds are crossed random
-effects: an accuracy differs from that of all images and seeds by a part of the images, a part of the seeds and
-a part of both, as readers and cases do in studies of diagnosis (Dorfman, Berbaum, Metz 1992; Gallas 2006).
+effects. The error of an accuracy is the sum of a part due to images, a part due to seeds and a part due to both.
+Studies of diagnosis treat readers and cases in the same way (Dorfman, Berbaum, Metz 1992; Gallas 2006).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from scipy import stats
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion, in percent (Wilson 1927, eq. 2; no continuity correction).
+    """Return the 95 % Wilson score interval of a proportion, in percent (Wilson 1927, eq. 2).
 
-    Unlike the normal interval it stays inside 0-100 and does not shrink to nothing at 0 or `total` correct.
+    There is no continuity correction. Unlike the normal interval it stays inside 0-100, and at 0 or `total` correct
+    it does not shrink to zero width.
 
     Raises:
         ValueError: `total` < 1, or `correct` outside 0..total.
@@ -30,14 +31,14 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 class SeedVariance(NamedTuple):
-    """What training seeds do to a top-1 on fixed images, in points squared.
+    """A variance of top-1 over training seeds on fixed images, in points squared.
 
-    The variance between seeds, `between`, holds the part of images and seeds together, `within`, which the
-    variance over images holds as well. Only what is left, `excess`, is to be added to that one.
+    The variance `between` seeds includes a part `within`, which is due to images and seeds together. The variance
+    over images already includes that part. So only the rest, `excess`, is added to the variance over images.
 
     Attributes:
         between: variance over seeds of the mean over images.
-        within: what independent images alone would give it.
+        within: the part of `between` that independent images alone would cause.
         freedom: degrees of freedom of `between`.
     """
 
@@ -51,10 +52,10 @@ class SeedVariance(NamedTuple):
 
 
 def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
-    """Pooled over models that have several seeds; None where none has.
+    """Pool the seed variance over models with several seeds; None if no model has several.
 
     Args:
-        models: outcomes (seeds, N) each, 1 where right, or a mean or difference of such.
+        models: outcomes (seeds, N) of each model: 1 where right, or means or differences of these.
     """
     between = within = freedom = 0.0
     for outcomes in models:
@@ -68,7 +69,10 @@ def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
 
 
 def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
-    """Of the mean of independent models; degrees of freedom by Satterthwaite (1946). None without parts."""
+    """Return the seed variance of the mean of independent models; None without parts.
+
+    The degrees of freedom follow Satterthwaite (1946).
+    """
     parts = list(parts)
     if not parts:
         return None
@@ -81,18 +85,18 @@ def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
 
 
 def paired_difference(correct_a, correct_b, seeds=()) -> dict[str, float]:
-    """Top-1 difference a - b in points, its 95 % interval and two-sided p.
+    """Return the top-1 difference a - b in points, its 95 % interval and two-sided p.
 
-    The variance over images is that of the differences of images, each averaged over seeds. The excess of the
-    seeds is added; interval and p are Student's t with the Welch-Satterthwaite degrees of freedom.
+    The variance over images comes from each image's difference, averaged over seeds. The excess variance of the
+    seeds is added. Interval and p use Student's t with Welch-Satterthwaite degrees of freedom.
 
     Args:
-        correct_a, correct_b: (seeds, N), 1 where the model is right, or a mean of such over channel sets.
-        seeds: independent parts of the difference's variance over seeds: (share, `SeedVariance`); the share is
-            1 / seeds of a model.
+        correct_a, correct_b: (seeds, N), 1 where the model is right, or means of these over channel sets.
+        seeds: independent parts of the difference's variance over seeds: (share, `SeedVariance`). A model's
+            share is 1 / its number of seeds.
 
     Raises:
-        ValueError: not (seeds, N), or another N.
+        ValueError: the shape is not (seeds, N), or N differs.
     """
     a, b = _checked(correct_a, correct_b)
     gain = 100 * (a.mean(0) - b.mean(0))  # (N,)
@@ -101,20 +105,19 @@ def paired_difference(correct_a, correct_b, seeds=()) -> dict[str, float]:
 
 
 def paired_ratio(correct_a, correct_b, seeds=()) -> dict[str, float]:
-    """Ratio a / b of the top-1s, its 95 % interval and two-sided p for a ratio of 1, by the delta method.
+    """Return the top-1 ratio a / b, its 95 % interval and two-sided p for a ratio of 1, by the delta method.
 
     Args:
         correct_a, correct_b: (seeds, N), 1 where the model is right.
-        seeds: as in `paired_difference`, with a share of a's variance and one of b's: (share of a, share of b,
-            `SeedVariance`).
+        seeds: as in `paired_difference`, but with two shares: (share of a, share of b, `SeedVariance`).
 
     Raises:
-        ValueError: not (seeds, N), another N, or b is right on too few images for a ratio.
+        ValueError: the shape is not (seeds, N), N differs, or b is right on too few images for a ratio.
     """
     a, b = _checked(correct_a, correct_b)
     top1_a, top1_b = 100 * float(a.mean()), 100 * float(b.mean())
     if b.sum() < 10 * len(b):
-        raise ValueError("the model to divide by is right on too few images for a ratio")
+        raise ValueError("the second model is right on too few images for a ratio")
     ratio = top1_a / top1_b
     residual = 100 * (a.mean(0) - ratio * b.mean(0)) / top1_b  # (N,)
     parts = [((of_a + ratio**2 * of_b) / top1_b**2, variance) for of_a, of_b, variance in seeds]
@@ -125,7 +128,9 @@ def paired_ratio(correct_a, correct_b, seeds=()) -> dict[str, float]:
 def _checked(correct_a, correct_b) -> tuple[np.ndarray, np.ndarray]:
     a, b = (np.asarray(values, dtype=np.float64) for values in (correct_a, correct_b))
     if a.ndim != 2 or b.ndim != 2 or not len(a) or not len(b) or a.shape[1] != b.shape[1] or a.shape[1] < 2:
-        raise ValueError(f"expected (seeds, N) of one N of at least 2, got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"expected two arrays (seeds, N) with the same N of at least 2, got {a.shape} and {b.shape}"
+        )
     return a, b
 
 
@@ -134,19 +139,19 @@ def _of_mean(values: np.ndarray) -> float:
 
 
 def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[float, float, float]:
-    """95 % interval of an estimate and two-sided p for `null`; `variance`: over images."""
-    known = [(share, of_seeds) for share, of_seeds in seeds if of_seeds.excess]
-    variance += sum(share * of_seeds.excess for share, of_seeds in known)
+    """Return the 95 % interval of an estimate and the two-sided p for `null`; `variance` is over images."""
+    parts = [(share, of_seeds) for share, of_seeds in seeds if of_seeds.excess]
+    variance += sum(share * of_seeds.excess for share, of_seeds in parts)
     if variance == 0:
         return estimate, estimate, float(estimate == null)
-    uncertain = sum((share * of_seeds.between) ** 2 / of_seeds.freedom for share, of_seeds in known)
+    uncertain = sum((share * of_seeds.between) ** 2 / of_seeds.freedom for share, of_seeds in parts)
     df, error = variance**2 / uncertain if uncertain else math.inf, math.sqrt(variance)
     half = float(stats.t.ppf(0.975, df)) * error
     return estimate - half, estimate + half, float(2 * stats.t.sf(abs(estimate - null) / error, df))
 
 
 def holm(p_values) -> list[float]:
-    """Holm's step-down adjustment of a family of p values, in the same order (Holm 1979)."""
+    """Adjust a family of p values by Holm's step-down method (Holm 1979); the order stays."""
     p = np.asarray(p_values, dtype=float)
     order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
     adjusted[order] = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))

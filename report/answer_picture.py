@@ -1,4 +1,4 @@
-"""A picture of an image as a network gets it from each set of channels, with its answer and where that comes from."""
+"""Draw an image as a network sees it from each set of channels, with the answer and its Grad-CAM map."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from data.channels import subset_name
 from data.decode import pixel_unit
 from report.figures import Chart
 
-SHOWN = 7  # sets that there is room for
+SHOWN = 7  # largest number of sets that fit into the picture
 
 
 def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Path) -> None:
-    """Write a PNG: a column a set of channels within `ids`, all of them first.
+    """Write a PNG with a column for each set of channels within `ids`; all channels come first.
 
-    Rows: the present channels, the image as the network fills it up, and what its answer rests on (Grad-CAM).
+    Rows: the present channels, the image after filling, and the parts that support the answer (Grad-CAM).
 
     Args:
         predictor: `engine.prediction.Predictor`.
@@ -52,8 +52,10 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
 
 
 def _shown(part: np.ndarray, ids: Sequence[int], predictor) -> list:
-    """Present channels (s, s, n) as red, green, blue in 0..1, absent ones black; of other channels their mean as
-    grey."""
+    """Return present channels (s, s, n) as red, green, blue in 0..1, with absent channels black.
+
+    Channels other than R, G and B are shown as their mean in grey.
+    """
     unit, names = pixel_unit(part.dtype), predictor.channels.names
     scaled = part / unit if unit > 1 else _stretched(part, ids, predictor)
     colours = np.zeros((*part.shape[:2], 3))
@@ -66,14 +68,13 @@ def _shown(part: np.ndarray, ids: Sequence[int], predictor) -> list:
 
 
 def _stretched(part: np.ndarray, ids: Sequence[int], predictor) -> np.ndarray:
-    """Pixels of any unit to 0..1: two deviations of the training data around its mean."""
+    """Scale pixels of any unit to 0..1: the mean of the training data plus and minus two deviations."""
     mean, std = predictor.mean[list(ids)], predictor.std[list(ids)]
     return ((part - mean) / std / 4 + 0.5).clip(0, 1)
 
 
 def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
-    """The image as the network's rule fills it from the present channels, shown as `_shown`; None where the rule
-    fills no image."""
+    """Return the image filled by the network's rule, as `_shown` does; None if the rule fills no image."""
     rule = find_stem(predictor.model).fill if predictor.any_set else None
     if rule is None or rule.per_image or rule.rows != len(predictor.channels):
         return None
@@ -88,7 +89,7 @@ def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
 
 
 def answers(figure: Figure, data: list[dict]) -> None:
-    """data: a column a set: set, present and filled (s, s, 3; filled may be None), answer [class, percent], map."""
+    """Draw the columns: set, present and filled (s, s, 3; filled may be None), answer [class, percent], map."""
     rows = {"present": "channels present", "filled": "as filled up", "map": "the answer rests on"}
     if any(column["filled"] is None for column in data):
         del rows["filled"]
@@ -100,7 +101,7 @@ def answers(figure: Figure, data: list[dict]) -> None:
             picture = np.array(column["present"])
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            if key == "map":  # on grey, so that its colours can be told
+            if key == "map":  # on a grey picture, so that only the map has colours
                 axis.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
                 edge = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
                 how = {"cmap": "inferno", "alpha": 0.55, "interpolation": "bilinear", "vmin": 0, "vmax": 1}

@@ -1,4 +1,4 @@
-"""Other channels than RGB: tables and a figure of thirteen bands, and of RGB with one derived channel."""
+"""Make tables and a figure for other channels than RGB: thirteen bands, and RGB with one derived channel."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ GROUPS = ("all bands", "red, green, blue", "one band", "all but one", "random se
 
 
 def is_other(setting: Setting) -> bool:
-    """Say whether this file shows the setting, and the common tables leave it out."""
+    """Check whether this file shows the setting; the common tables then leave it out."""
     return setting.task == "task1" and setting.preset == PRESET and setting.dataset in (BANDS, *EXTRA)
 
 
 def size_of(name: str, channels: int) -> int:
-    """Count the channels of a set, of data with so many."""
+    """Count the channels of a set, for data with `channels` channels."""
     return channels - name.startswith("all-") if name.startswith("all") else name.count(",") + 1
 
 
@@ -44,7 +44,7 @@ def groups_of(setting: Setting) -> dict[str, tuple[str, ...]]:
 
 
 class Network(NamedTuple):
-    """A line of the tables of bands."""
+    """A network in a line of the tables of bands."""
 
     setting: Setting
     entry: int
@@ -55,7 +55,7 @@ class Network(NamedTuple):
 
     @property
     def at_test(self) -> str:
-        """How it was evaluated."""
+        """The way it was evaluated."""
         test = self.setting.record(self.entry)["test"]
         words = [f"{value} fill" if key == "fill" else f"{key} {value}" for key, value in test.items()]
         return ", ".join(words) or "as trained"
@@ -64,7 +64,7 @@ class Network(NamedTuple):
         return self.setting.seeds(self.setting.alone(self.entry), columns)
 
     def top1(self, columns: Sequence[str]) -> str:
-        """Write the mean over the sets, ± over seeds; a dash where it has no results on one."""
+        """Write the mean over the sets, ± over seeds; a dash if a set has no results."""
         has = columns and self.seeds(columns)
         return mean_sd(self.setting.top1(self.setting.alone(self.entry), columns)) if has else "–"
 
@@ -73,19 +73,19 @@ class Network(NamedTuple):
         return float(np.mean(self.setting.top1(self.setting.alone(self.entry), columns)))
 
     def worst(self, columns: Sequence[str]) -> str:
-        """Write the lowest top-1 of the sets, each a mean over seeds."""
+        """Write the lowest top-1 over the sets, each averaged over seeds."""
         has = columns and self.seeds(columns)
         return f"{min(self.mean((column,)) for column in columns):.1f}" if has else "–"
 
 
 def networks_of(setting: Setting, runs: Iterable) -> list[Network]:
-    """List the runs that the setting has results of."""
+    """List the runs with results in the setting."""
     entries = [setting.find(run) for run in runs]
     return [Network(setting, entry) for entry in entries if entry is not None]
 
 
 def accuracy_table(setting: Setting) -> str:
-    """Show top-1 by group of sets, of the networks that trained on all bands."""
+    """Show top-1 by group of sets, for the networks trained on all bands."""
     networks, groups = networks_of(setting, task1.BANDS_ROWS), groups_of(setting)
     if not networks:
         return ""
@@ -121,7 +121,7 @@ def accuracy_table(setting: Setting) -> str:
 
 
 def difference_table(setting: Setting) -> str:
-    """Compare ours with every other network that trained on all bands."""
+    """Compare ours with every other network trained on all bands."""
     networks, groups = networks_of(setting, task1.BANDS_ROWS), groups_of(setting)
     if not networks:
         return ""
@@ -133,7 +133,7 @@ def difference_table(setting: Setting) -> str:
             if columns and (result := setting.difference(*pair, columns)):
                 lines.append({"other": other.entry, "group": group, **result})
     lines = adjusted(lines, ("other", "group"))
-    by_place = {(line["other"], line["group"]): line for line in lines}
+    by_pair = {(line["other"], line["group"]): line for line in lines}
     return (
         f"**The same: ours − other, points,** with the 95 % interval over images and seeds. An asterisk: "
         f"p < 0.05 after Holm's correction over these {len(lines)} comparisons. The tiles of two folds share "
@@ -141,18 +141,14 @@ def difference_table(setting: Setting) -> str:
     ) + table(
         ["ours minus", "at test", *GROUPS],
         [
-            [
-                other.label,
-                other.at_test,
-                *(difference(by_place.get((other.entry, group))) for group in GROUPS),
-            ]
+            [other.label, other.at_test, *(difference(by_pair.get((other.entry, group))) for group in GROUPS)]
             for other in others
         ],
     )
 
 
 def unseen_table(setting: Setting) -> str:
-    """Show a band that training never saw, alone and beside the others."""
+    """Show accuracy on a band that was not in training, alone and with the other bands."""
     without, whole = networks_of(setting, task1.UNSEEN_ROWS), networks_of(setting, task1.SEEN_ROWS)
     if not without:
         return ""
@@ -173,7 +169,7 @@ def unseen_table(setting: Setting) -> str:
 
 
 def extra_table(settings: list[Setting]) -> str:
-    """Show RGB and one more channel: what the sets with and without it reach, beside networks of RGB alone."""
+    """Show RGB and one more channel: top-1 on sets with and without it, beside networks for RGB alone."""
     lines = []
     extra = sorted((setting for setting in settings if setting.dataset in EXTRA), key=lambda one: one.dataset)
     rgb = [setting for setting in settings if (setting.preset, setting.dataset) == (PRESET, RGB_DATA)]
@@ -211,7 +207,7 @@ def make_charts(setting: Setting) -> dict[str, Chart]:
     for name in setting.columns:
         by_size[size_of(name, len(setting.channels))].append(name)
     for network in networks_of(setting, task1.BANDS_ROWS):
-        if network.seeds(setting.columns):  # on every set, so no specialist
+        if network.seeds(setting.columns):  # specialists have no results on every set
             name = (
                 network.label if network.at_test == "as trained" else f"{network.label} ({network.at_test})"
             )

@@ -1,4 +1,4 @@
-"""What the models of Task 1 cost in all, against their accuracy: a figure of three budgets, and which to use when."""
+"""Compare the total cost of Task 1's models with their accuracy: a figure of three budgets and a table of advice."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BACKWARD = 3  # a training step costs about three times the forward pass
 
 
 class Budget(NamedTuple):
-    """A model's accuracy, and what it costs to keep, to train and to ask."""
+    """A model's accuracy and its costs: storage, training and inference."""
 
     top1: list[float]  # mean of the seven sets, percent, for each seed
-    params: float  # millions, of all its networks
-    training: float  # PFLOPs, of all its networks
+    params: float  # millions, sum over its networks
+    training: float  # PFLOPs, sum over its networks
     answer: float  # MFLOPs of an answer, mean of the seven sets
-    epochs: float  # of training, summed over its networks
+    epochs: float  # training epochs, sum over its networks
     answers: dict[int, float]  # number of channels present -> MFLOPs of an answer
 
 
@@ -31,10 +31,10 @@ def budget(numbers: Numbers, name: str) -> Budget | None:
         return None
     flops = {subset: 2 * setting.mean({subset: entry}, "macs") for subset, entry in model.items()}
     trained: dict[int, tuple[float, int]] = {}  # entry -> FLOPs of an image, epochs
-    for subset in SUBSETS:  # a network for any set is trained on all channels, which come first
+    for subset in SUBSETS:  # all channels come first: a network for any set is trained on them
         epochs = setting.record(model[subset])["config"]["epochs"]
         trained.setdefault(model[subset], (flops[subset], epochs))
-    parts = 3 if name == "late-fusion" else 1  # its cost on all channels is that of its three networks
+    parts = 3 if name == "late-fusion" else 1  # its cost on all channels is the cost of three networks
     images = numbers.count_images()
     by_size = {n: [flops[subset] for subset in SUBSETS if len(subset) == n] for n in (1, 2, 3)}
     return Budget(
@@ -57,15 +57,15 @@ def make_panels(numbers: Numbers) -> list[Panel]:
     ):
         series = []
         for family, rows in task1.BUDGETS.items():
-            points = [(text, found) for text, name in rows if (found := budget(numbers, name))]
+            points = [(text, costs) for text, name in rows if (costs := budget(numbers, name))]
             if points:
                 series.append(
                     Series(
                         family,
-                        [getattr(found, column) for _, found in points],
-                        [sum(found.top1) / len(found.top1) for _, found in points],
+                        [getattr(costs, column) for _, costs in points],
+                        [sum(costs.top1) / len(costs.top1) for _, costs in points],
                         labels=[text for text, _ in points],
-                        sizes=[len(found.top1) for _, found in points],
+                        sizes=[len(costs.top1) for _, costs in points],
                     )
                 )
         panels.append(Panel(label, "top-1, mean of the seven sets (%)", series, log=True))
@@ -73,7 +73,7 @@ def make_panels(numbers: Numbers) -> list[Panel]:
 
 
 def choice_table(numbers: Numbers) -> str:
-    """Compare what a user may choose: accuracy, parameters, cost of an answer, training."""
+    """Compare the methods a user can choose: accuracy, parameters, cost of an answer, training."""
     lines = []
     for label, name, use in (
         ("seven specialists", "specialists", "few sets, known in advance"),
@@ -82,11 +82,11 @@ def choice_table(numbers: Numbers) -> str:
         ("dynamic convolution", "dynamic", "no export to other frameworks"),
         ("ours", "ours", "many sets, one network, export"),
     ):
-        found = budget(numbers, name)
-        if found:
-            answers = " / ".join(f"{found.answers[n]:.1f}" for n in (1, 2, 3))
+        costs = budget(numbers, name)
+        if costs:
+            answers = " / ".join(f"{costs.answers[n]:.1f}" for n in (1, 2, 3))
             lines.append(
-                [label, use, mean_sd(found.top1), f"{found.params:.2f}", answers, f"{found.epochs:g}"]
+                [label, use, mean_sd(costs.top1), f"{costs.params:.2f}", answers, f"{costs.epochs:g}"]
             )
     header = ["method", "use it for", "top-1", "params (M)", "MFLOPs at n = 1 / 2 / 3", "epochs in all"]
     return table(header, lines) if lines else NOTHING

@@ -1,10 +1,10 @@
-"""Write the documents and figures: the texts of report/text with what results/ holds.
+"""Write the documents and figures from the texts in report/text and the results in results/.
 
-    python -m report.build            README.md, report/README.md, report/appendix.md, tables, figures
+    python -m report.build            write README.md, report/README.md, report/appendix.md, tables, figures
     python -m report.build --check    write nothing; exit 1 and name each file that is stale
 
-In a text, `{{ table NAME }}` is a generated Markdown block and `{{ top1 ... }}` a number, see `numbers`. Rows of the
-data set "demo" are for tests and stay out.
+In a text, `{{ table NAME }}` stands for a generated Markdown block and `{{ top1 ... }}` for a number, see `numbers`.
+Results of the data set "demo" are for tests and are left out.
 """
 
 from __future__ import annotations
@@ -41,45 +41,45 @@ DOCUMENTS = {
     "README.md": "report/text/README.md",
     "report/README.md": "report/text/report.md",
     "report/appendix.md": "report/text/appendix.md",
-}  # what is made -> of which text
+}  # document -> its source text
 FIGURES = "report/figures"
 COMMANDS = {
     "task1": "python train_task1.py",
     "task2": "python experiments.py task2",
-}  # that give first results
+}  # commands that produce first results
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 
 
 class Collected(NamedTuple):
-    """Everything that is made from the results."""
+    """A collection of everything that is made from the results."""
 
     texts: dict[str, str]  # file, relative to the repository -> its text
-    charts: dict[str, Chart]  # file name in report/figures -> what is drawn
+    charts: dict[str, Chart]  # file name in report/figures -> its chart
     blocks: dict[str, str]  # name of a block in the texts -> Markdown
     numbers: Numbers
-    rows: int  # of the tables of records
+    rows: int  # number of rows in the tables of records
 
 
 def collect(root: Path) -> Collected:
-    """Collect everything that the results below `root` give.
+    """Collect everything that is made from the results below `root`.
 
-    A block TASK-figure-KIND holds links, relative to report/: it is for documents there alone.
+    A block TASK-figure-KIND holds links relative to report/, so only documents in that folder can use it.
 
     Raises:
         UserError: a file of the results is malformed.
     """
-    texts, made, blocks, settings = {}, {}, {}, {}
+    texts, all_charts, blocks, settings = {}, {}, {}, {}
     for task, part in (("task1", _task1), ("task2", _task2)):
         records, settings[task] = load_settings(root, task)
         comparisons, drawn, markdown = part(settings[task])
         texts |= records | comparisons
-        made |= drawn
+        all_charts |= drawn
         blocks |= {name: text or _no_results(task) for name, text in markdown.items()}
         blocks |= _links(task, drawn)
     numbers = Numbers(settings, root / "results")
     return Collected(
         texts,
-        {**paper.make_charts(numbers), **qualitative.make_charts(root), **made},
+        {**paper.make_charts(numbers), **qualitative.make_charts(root), **all_charts},
         {**paper.make_tables(numbers), **engineering.make_tables(root), **blocks},
         numbers,
         sum(len(setting.rows) for members in settings.values() for setting in members),
@@ -130,12 +130,12 @@ def _task2(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], d
 
 
 def _joined(make: Callable[[Setting], str], settings: list[Setting]) -> str:
-    """Join the tables of the settings that have any."""
+    """Join the tables of all settings; skip empty tables."""
     return "\n\n".join(filter(None, map(make, settings)))
 
 
 def _links(task: str, drawn: dict[str, Chart]) -> dict[str, str]:
-    """Make the blocks of figures: every kind of figure -> links to them."""
+    """Make the blocks of figures: kind of figure -> links to its figures."""
     links: dict[str, list[str]] = {kind: [] for kind in charts.KINDS[task]}
     for name in drawn:
         links[name.split("_")[1]].append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
@@ -156,14 +156,14 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
     check = parser.parse_args(argv).check
     check_results(root / "results")
-    made = collect(root)
-    texts = made.texts
+    collected = collect(root)
+    texts = collected.texts
     for name, source in DOCUMENTS.items():
         if not (root / source).is_file():
             raise UserError(f"{source} is missing: restore it from git")
         text = (root / source).read_text(encoding="utf-8")
-        texts[name] = f"<!-- made from {source} by python -m report.build: edit that one -->\n" + fill(
-            text, made.blocks, made.numbers, source
+        texts[name] = f"<!-- made from {source} by python -m report.build: edit that file -->\n" + fill(
+            text, collected.blocks, collected.numbers, source
         )
     stale = []
     for name, text in texts.items():
@@ -172,29 +172,29 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
             stale.append(name)
             if not check:
                 write_text(path, text)
-    for name, chart in made.charts.items():
+    for name, chart in collected.charts.items():
         if not chart.is_current(root / FIGURES / name):
             stale.append(f"{FIGURES}/{name}")
             if not check:
                 chart.write(root / FIGURES / name)
     for path in sorted((root / FIGURES).glob("*.png")):
-        if path.name not in made.charts:
+        if path.name not in collected.charts:
             stale.append(f"{FIGURES}/{path.name} (no results for it)")
             if not check:
                 path.unlink()
     for name in stale:
-        print(f"{name} is not what results/ gives" if check else f"updated {name}", file=sys.stderr)
+        print(f"{name} does not match results/" if check else f"updated {name}", file=sys.stderr)
     if check and stale:
-        print("run `python -m report.build` and commit what it writes", file=sys.stderr)
+        print("run `python -m report.build` and commit the files it writes", file=sys.stderr)
         sys.exit(1)
-    print(f"{made.rows} rows, {len(made.charts)} figures: up to date")
+    print(f"{collected.rows} rows, {len(collected.charts)} figures: up to date")
 
 
 def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: str) -> str:
-    """Put blocks and numbers in their places in a text.
+    """Replace the fields of a text by blocks and numbers.
 
     Raises:
-        UserError: a field that nothing gives, with file and line.
+        UserError: an unknown field, with file and line.
     """
 
     def value(match: re.Match) -> str:

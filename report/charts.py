@@ -1,4 +1,4 @@
-"""What each figure of the appendix shows, from the results of one setting; file name -> `figures.Chart`."""
+"""Make the appendix's figures from the results of a setting: file name -> `figures.Chart`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KINDS = {
 
 
 def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str, Chart]:
-    """Collect every figure that the setting has data for; `ratios` of `compare.ratios`, for Task 2 alone."""
+    """Collect all figures that the setting has data for; Task 2 needs the lines of `compare.ratios`."""
     charts = _task1(setting) if setting.task == "task1" else _task2(setting, ratios or [])
     where = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}"
     return {
@@ -40,7 +40,8 @@ def curves(
 
     Args:
         records: name in the legend -> record.
-        accuracy, label: its key in the log, and what readers see.
+        accuracy: key of the accuracy in the log.
+        label: name of the accuracy for readers.
     """
     panels = [Panel("epoch", "training loss", []), Panel("epoch", label, [])]
     for name, record in records.items():
@@ -68,7 +69,7 @@ def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
 
 
 def _chosen(setting: Setting, lines: list[Line]) -> dict[str, Line]:
-    """Choose the models that figures with little room show: name in the legend -> line, in their order."""
+    """Choose the models for small figures: name in the legend -> line, in the order of the legend."""
     by_entry = {
         entry: line for line in lines for entry in line.entries.values() if line.section != "specialist"
     }
@@ -85,7 +86,7 @@ def _scores(line: Line, name: str) -> SetScores:
 
 
 def _map(lines: list[Line]) -> list[SetScores]:
-    """Show the models with results on all seven sets, the best first, under names that tell them apart."""
+    """Show the models with results on all seven sets, the best first, with unique names."""
 
     def name(line: Line) -> str:
         words = [
@@ -119,7 +120,7 @@ def _mean_history(histories: dict[str, list[dict]], own: bool) -> list[dict]:
 
     Args:
         histories: channel set -> log.
-        own: each network counts on its own set alone. The one for RGB was validated on every set.
+        own: whether a network counts only on its own set. (The network for RGB was validated on every set.)
     """
     averaged = []
     for key in ("loss", "val_mean_pct"):
@@ -214,14 +215,14 @@ def _depth(setting: Setting, shares: list[dict], against: int | None, legend: di
 
 
 def _cost(setting: Setting, legend: dict[int, str]) -> list[Cost]:
-    """Show the networks of the legend by name, the others without a name."""
+    """Show the networks of the legend by name, and other networks without a name."""
 
     def mean(entry: int, column: str) -> float | None:
         return setting.mean(setting.alone(entry), column)
 
-    # a panel needs all of its points
+    # the latency panel is drawn only if all networks have a latency
     timed = all(mean(entry, "latency_ms_b1") for entry in setting.compared)
-    order = sorted(setting.compared, key=lambda entry: entry in legend)  # named networks above the others
+    order = sorted(setting.compared, key=lambda entry: entry in legend)  # draw named networks last, so on top
     return [
         Cost(
             legend.get(entry),
@@ -237,7 +238,7 @@ def _field(records: dict[str, dict]) -> Panels | None:
     series, sizes = [], set()
     for name, record in records.items():
         field = record.get("receptive_field")
-        if field and field["size_px"]:  # None: the whole image
+        if field and field["size_px"]:  # None means the whole image
             half, profile = (field["size_px"] - 1) / 2, field["profile"]
             sizes.add(field["input_px"])
             series.append(

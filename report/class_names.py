@@ -1,4 +1,4 @@
-"""English names of the classes of the results, from data/recipes; another class keeps its folder's name."""
+"""Provide English class names from data/recipes; an unknown class keeps its folder's name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ NAMES = {wnid: name for facts in read_recipes().values() for wnid, name in facts
 
 
 def class_names(images, labels) -> dict[int, str]:
-    """Label -> name of the class, from image paths .../CLASS/NAME.JPEG and labels (N,)."""
+    """Map each label to its class name, from image paths .../CLASS/NAME.JPEG and labels (N,)."""
     folders = {int(label): PurePosixPath(image).parent.name for image, label in zip(images, labels)}
     return {label: NAMES.get(folders[label], folders[label]) for label in sorted(folders)}

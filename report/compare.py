@@ -1,4 +1,4 @@
-"""What is compared in the tables: our models with specialists and baselines, ResNet-34, and ablations."""
+"""Compare models for the tables: ours with specialists, baselines and ResNet-34, and ablations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from utils import UserError
 
 MEAN = "mean of 7"
 SEVEN = "seven specialists"
-STRONGEST, SAME_STEM = "strongest", "same stem"  # the ResNet-34s that a model is compared with
-CONFUSIONS = 8  # how many the table shows
+STRONGEST, SAME_STEM = "strongest", "same stem"  # which ResNet-34 a model is compared with
+CONFUSIONS = 8  # number of confusions in the table
 
 # Columns of the CSV files
 RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
 COMPARED = ("model", "run", "other", "other_run")
 STATS = (*SETTING, "split", *COMPARED, "subset", "seeds", "other_seeds", *RESULT)
-MEASURED = {  # of an ablation
+MEASURED = {  # measured columns of an ablation
     "task1": ("seeds", *SUBSETS, "mean_pct", "mean_sd"),
     "task2": ("strict_depth", "macs", "seeds", "top1_pct", "top1_sd"),
 }
@@ -80,13 +80,13 @@ SHARES = {**DECIMALS, **dict.fromkeys(("ratio", "ci95_low", "ci95_high"), 4)}
 
 
 def csv_of(lines: dict[tuple, list[dict]], columns: tuple[str, ...], decimals: Mapping[str, int]) -> str:
-    """Write the lines of all settings as the text of a CSV file; `decimals` of the numbers, see `records.to_csv`."""
+    """Write the lines of all settings as CSV text; `decimals` as in `records.to_csv`."""
     frame = pd.DataFrame([line for members in lines.values() for line in members], columns=columns)
     return to_csv(frame, {name: decimals.get(name) for name in columns})
 
 
 def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
-    """Add p_holm to the lines, corrected over their distinct comparisons, which the columns `keys` tell apart."""
+    """Add p_holm to the lines, corrected over distinct comparisons; the columns `keys` identify a comparison."""
 
     def pair(line: dict) -> tuple:
         return tuple(line[key] for key in keys)
@@ -100,7 +100,7 @@ def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
 
 
 class Line(NamedTuple):
-    """A line of Task 1's tables: a model, or all specialists together, each at its own subset."""
+    """A line of Task 1's tables: a model, or all specialists together, each on its own subset."""
 
     setting: Setting
     name: str
@@ -109,7 +109,7 @@ class Line(NamedTuple):
     entries: Model  # subset -> entry
 
     def values(self, column: str, *subsets: str) -> list[float]:
-        """Return the column's values at the subsets, over seeds, without empty cells."""
+        """Return the column's values on these subsets, for all seeds, without empty cells."""
         return self.rows.loc[self.rows["subset"].isin(subsets), column].dropna().tolist()
 
     def mean(self, column: str, *subsets: str) -> float | None:
@@ -118,17 +118,17 @@ class Line(NamedTuple):
         return statistics.fmean(values) if values else None
 
     def seeds(self) -> str:
-        """Count the seeds; "1–3" where the subsets differ in their number."""
+        """Write the number of seeds; "1–3" if it differs between subsets."""
         counts = sorted({len(self.values("top1_pct", subset)) for subset in self.entries})
         return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
     def params(self) -> float | None:
-        """Return the parameters of the net, or the sum over nets for the specialists."""
+        """Return the network's number of parameters; for the specialists the sum."""
         means = [self.mean("params", subset) for subset in self.entries]
         return None if None in means else sum(means) if self.section == "specialist" else means[0]
 
     def minutes(self) -> float:
-        """Return the training time of all its nets, minutes a seed."""
+        """Return the training time of all its networks, in minutes per seed."""
         records = self.setting.records
         seconds = [
             statistics.fmean(record["train_s"] for (number, _), record in records.items() if number == entry)
@@ -138,7 +138,7 @@ class Line(NamedTuple):
 
     @property
     def at_test(self) -> str:
-        """How it was evaluated."""
+        """The way it was evaluated."""
         return ", ".join(test_words(self.rows.iloc[0])) or "as trained"
 
     @property
@@ -151,14 +151,14 @@ class Line(NamedTuple):
 
     @property
     def run(self) -> str:
-        """The name of its runs; "" for the specialists, which have several."""
+        """The name of its runs; "" for the specialists, which have several names."""
         return (
             "" if self.section == "specialist" else self.setting.run_name(next(iter(self.entries.values())))
         )
 
 
 def lines_of(setting: Setting, split: str = "test") -> list[Line]:
-    """List what is compared with one another, in the order of the tables.
+    """List the lines to compare, in the order of the tables.
 
     Raises:
         UserError: two specialists claim one subset and seed.
@@ -172,8 +172,8 @@ def lines_of(setting: Setting, split: str = "test") -> list[Line]:
         if len(twice):
             raise UserError(
                 f"specialists {' and '.join(twice['run'][:2])} both claim subset "
-                f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep each at its own "
-                f"subset, in one architecture a setting"
+                f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep one specialist for each "
+                f"subset, with one architecture in a setting"
             )
         entries = dict(zip(members["subset"], members["entry"]))
         name = members["label"].iloc[0]
@@ -185,8 +185,9 @@ def lines_of(setting: Setting, split: str = "test") -> list[Line]:
 
 
 def compare_models(setting: Setting) -> list[dict]:
-    """Compare each of our models with the specialists and every baseline: lines of `STATS`, corrected over the
-    setting.
+    """Compare each of our models with the specialists and every baseline.
+
+    Returns lines of `STATS`, corrected over the setting.
     """
     lines, compared = lines_of(setting), []
     others = [line for section in ("specialist", "baseline") for line in lines if line.section == section]
@@ -207,8 +208,9 @@ def compare_models(setting: Setting) -> list[dict]:
 
 
 def best(setting: Setting, entries: list[int]) -> int | None:
-    """Find the entry with the highest mean top-1 on validation, over the seeds that all of them have (where there
-    are none, over all of each): the test images have no say in it.
+    """Find the entry with the highest mean top-1 on validation; test images are not used.
+
+    The mean is over the seeds that all entries share, or over all seeds if they share none.
     """
     val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
     by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
@@ -223,11 +225,11 @@ def in_section(setting: Setting, section: str) -> list[int]:
 
 
 def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST) -> int | None:
-    """Find the ResNet-34 with the highest mean validation top-1 of those trained for no more epochs than the entry
-    (None: of all); None where there is none.
+    """Find the ResNet-34 with the highest mean validation top-1; None if there is none.
 
     Args:
-        comparison: STRONGEST, or SAME_STEM: of those with the entry's first convolution.
+        entry: only a ResNet-34 trained for no more epochs than this entry counts. None: all count.
+        comparison: STRONGEST, or SAME_STEM: only those with the entry's first convolution count.
     """
 
     def fits(other: int) -> bool:
@@ -242,18 +244,16 @@ def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST
 
 
 def headline(setting: Setting) -> tuple[int | None, int | None]:
-    """Find the two networks that are compared in detail: ours with the highest mean validation top-1, and its
-    denominator.
-    """
+    """Find the two networks to compare in detail: ours with the best validation top-1, and its denominator."""
     ours = best(setting, in_section(setting, "ours"))
     return ours, denominator(setting, ours)
 
 
 def ratios(setting: Setting) -> list[dict]:
-    """Divide every model but the ablations by its denominators: lines of `RATIOS`, corrected over each comparison.
+    """Divide every model by its denominators: lines of `RATIOS`, corrected over each comparison.
 
-    A model without a denominator has no line, nor has a denominator against itself. Most ablations are
-    shorter trainings, which have references of their own.
+    There is no line for a model without a denominator, nor for a denominator divided by itself. Ablations are left
+    out: most are shorter trainings with their own references.
     """
     table = []
     for comparison in (STRONGEST, SAME_STEM):
@@ -286,19 +286,24 @@ def ratios(setting: Setting) -> list[dict]:
 
 
 class Mistakes(NamedTuple):
-    """Where the two networks of `headline` go wrong, means over the seeds that both have."""
+    """A summary of the mistakes of both `headline` networks, averaged over their common seeds."""
 
     ours: str
     denominator: str
     seeds: int
     shares: dict[str, float]  # kind of image -> percent
-    # (true class, taken for, ours, denominator), in percent of the class: the commonest of ours
+    # (true class, answer, ours, denominator), in percent of the class: the most frequent confusions of ours
     confusions: list[tuple[str, str, float, float]]
 
 
 def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Sort images by what two models answer: kind of image -> whether each is one, of the shape of the answers,
-    (..., N).
+    """Sort images by the answers of two models.
+
+    Args:
+        labels: (N,).
+        answers: name of a model -> predictions (..., N), of two models.
+
+    Returns: kind of image -> whether each image belongs to it, (..., N).
     """
     (one, other), (p, q) = answers, answers.values()
     a, b = p == labels, q == labels
@@ -315,7 +320,7 @@ def confusion_rates(setting: Setting, entry: int, seeds: int | None = None) -> t
     """Return the names of the classes and the confusion matrix (K, K), in % of the true class.
 
     Args:
-        seeds: how many of the entry's seeds, from the first; None: all.
+        seeds: number of the entry's seeds to use, from the first; None: all.
     """
     predictions = setting.predictions(entry)[:seeds]
     classes = list(class_names(predictions[0].images, predictions[0].labels).values())
@@ -324,7 +329,7 @@ def confusion_rates(setting: Setting, entry: int, seeds: int | None = None) -> t
 
 
 def mistakes(setting: Setting) -> Mistakes | None:
-    """Measure where the two networks of `headline` go wrong; None without both."""
+    """Summarise the mistakes of the two networks of `headline`; None if one is missing."""
     ours, against = headline(setting)
     if ours is None or against is None:
         return None
@@ -354,10 +359,10 @@ def mistakes(setting: Setting) -> Mistakes | None:
 
 
 def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[dict]:
-    """Compare every variant of a grid's `ABLATIONS` with its reference (default: `usual`), corrected over the
-    setting: lines of `VARIANTS`.
+    """Compare every variant of a grid's `ABLATIONS` with its reference (default: `usual`).
 
-    A group with one variant is left out, and a variant that equals an earlier variant at this preset.
+    Returns lines of `VARIANTS`, corrected over the setting. Left out are groups with a single variant, and variants
+    that equal an earlier variant in this preset.
     """
     lines = []
     for group, variants in groups.items():
@@ -367,7 +372,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
             model, reference = setting.model(run), setting.model(against)
             if model:
                 pair = _identity(setting, model), reference and _identity(setting, reference)
-                # not twice, nor a network again that is compared with nothing
+                # skip a repeated pair, and a repeated network that has nothing to compare with
                 if not seen & {pair, pair[:1] if pair[0] == pair[1] else None} or setting.task == "task2":
                     members.append((label, run, model, against, reference))
                 seen |= {pair, pair[:1]}
@@ -401,7 +406,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
 
 
 def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
-    """Return what a model is called, and the name of its runs; of seven networks those for RGB and R."""
+    """Return a model's name and the name of its runs; for seven networks use those for RGB and R."""
     if model is None:
         return str(run["R"] if isinstance(run, Mapping) else run), ""
     entries = dict.fromkeys([model["RGB"], model["R"]] if isinstance(run, Mapping) else model.values())
@@ -409,7 +414,7 @@ def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
 
 
 def _identity(setting: Setting, model: Model) -> tuple:
-    """Return a key that is equal for two models exactly when both evaluate the same networks alike."""
+    """Return a key of a model's networks and their evaluation; equal keys mean equal models."""
     tests = [
         {key: value for key, value in setting.record(entry)["test"].items() if key != "subsets"}
         for entry in model.values()

@@ -1,4 +1,4 @@
-"""Speed and robustness: the tables of results/speed.csv and results/robustness.csv."""
+"""Make the tables of speed and robustness from results/speed.csv and results/robustness.csv."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_tables(root: Path) -> dict[str, str]:
 
 
 def robustness_table(file: Path) -> str:
-    """Show what was broken on purpose, and what survived."""
+    """Show the faults that were made on purpose, and how many tries survived."""
     if not file.is_file():
         return NO_RESULTS.format(command="make robust")
     note, *lines = file.read_text(encoding="utf-8").splitlines()

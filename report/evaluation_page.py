@@ -1,4 +1,4 @@
-"""What was just evaluated, to be looked at: a Markdown table and a chart beside the checkpoint."""
+"""Write a Markdown table and a chart of an evaluation beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ QUALITY = {  # heading -> row -> cell
     "recall": lambda row: f"{row['recall_macro']:.3f}",
     "F1": lambda row: f"{row['f1_macro']:.3f}",
 }
-SHOWN = 30  # bars that a chart has room for
-SETS, CLASSES = 7, 100  # sets that the table of classes has room for, classes that a confusion matrix has
+SHOWN = 30  # largest number of bars in a chart
+SETS, CLASSES = 7, 100  # largest number of sets in the table of classes, and of classes in a confusion matrix
 
 
 class ClassAnswers(NamedTuple):
-    """The answers on one split: labels (N,), channel set -> predictions (N,), and the names of the classes."""
+    """A network's answers on a split: labels (N,), channel set -> predictions (N,), and class names."""
 
     split: str
     labels: np.ndarray
@@ -44,14 +44,14 @@ class ClassAnswers(NamedTuple):
 def write_page(
     checkpoint: str | Path, record: dict, trained: str, answers: ClassAnswers | None = None
 ) -> None:
-    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, with `answers` also a table by class and
-    `evaluation-confusion.png`, and say where they are.
+    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and print their paths.
 
-    A network that is evaluated otherwise than it was trained, or not on both splits, gets files of its own. A folder
-    that cannot be written is named in one line on stderr, no more.
+    With `answers` also write a table by class and `evaluation-confusion.png`. If the network is evaluated in another
+    way than it was trained, or not on both splits, the files get other names. If the folder cannot be written, print
+    one line on stderr and go on.
 
     Args:
-        record: of an evaluation, see `records`.
+        record: record of an evaluation, see `records`.
         trained: name of the run that trained the network.
     """
     name = page_name(record, trained, Path(checkpoint).stem)
@@ -73,9 +73,10 @@ def write_page(
 
 
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
-    """Name of both files without their ending: "evaluation" and what sets this evaluation apart from others of the
-    run `trained`, such as "evaluation-late-fusion" or "evaluation-fill-mean-40px"; checkpoints that are not called
-    model.pt share their folder with others.
+    """Return the name of both files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
+
+    The name contains all that differs from the run `trained`: checkpoint (if it is not model.pt), model, options of
+    the evaluation, and split.
     """
     splits = [split for split in SPLITS if record["splits"].get(split)]
     parts = ["evaluation"]
@@ -88,14 +89,14 @@ def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
 
 
 def _test_words(record: dict) -> list[str]:
-    """How it was evaluated where that is not as it was trained: ["fill mean", "40 px"]."""
+    """List where the evaluation differs from the training, such as ["fill mean", "40 px"]."""
     return [
         f"{value} px" if key == "image_size" else f"{key} {value}" for key, value in record["test"].items()
     ]
 
 
 def make_text(record: dict) -> str:
-    """The evaluation as Markdown: a heading, what it is of, a table a split."""
+    """Write the evaluation as Markdown: a heading, a description and a table for each split."""
     config = record["config"]
     about = [
         f"{record['dataset']}, {record['image_size']} px",
@@ -150,8 +151,10 @@ def _table(record: dict, rows: list[dict]) -> str:
 
 
 def class_text(answers: ClassAnswers) -> str:
-    """The answers by class as Markdown. Recall, a column a set, is the share of a class that was found; precision,
-    F1 and what it was taken for most often are of the first set."""
+    """Write the answers by class as Markdown.
+
+    Recall has a column for each set. Precision, F1 and the most frequent wrong class are for the first set.
+    """
     names, sets = _names(answers), list(answers.predictions)[:SETS]
     count = range(len(names))
     counts = confusion_matrix(answers.labels, answers.predictions[sets[0]], len(names))
@@ -170,13 +173,13 @@ def class_text(answers: ClassAnswers) -> str:
         lines.append(
             [name, str(images[label]), *shares, f"{precision[label]:.3f}", f"{f1[label]:.3f}", taken]
         )
-    shown = ["recall %"] if len(sets) == 1 else [f"recall %, {one}" for one in sets]
-    header = ["class", "images", *shown, "precision", "F1", "most often taken for"]
+    headings = ["recall %"] if len(sets) == 1 else [f"recall %, {one}" for one in sets]
+    header = ["class", "images", *headings, "precision", "F1", "most often taken for"]
     return f"\n## Classes on {answers.split}\n\n{table(header, lines)}\n"
 
 
 def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
-    """Show the confusions of the first set; of many classes those with the most errors."""
+    """Show the confusions of the first set; with many classes only those with the most errors."""
     names, first = _names(answers), next(iter(answers.predictions))
     counts = confusion_matrix(answers.labels, answers.predictions[first], len(names))
     rows = np.sort(np.argsort(counts.diagonal() - counts.sum(1), kind="stable")[:CLASSES])
@@ -188,7 +191,7 @@ def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
 
 
 def _names(answers: ClassAnswers) -> list[str]:
-    """English names of known classes; without what a table or a drawing would read as its own signs."""
+    """Return English class names, without the special characters of Markdown tables and formulas."""
     return [NAMES.get(name, name).replace("|", "/").replace("$", "") for name in answers.classes]
 
 
@@ -196,7 +199,7 @@ def _names(answers: ClassAnswers) -> list[str]:
 
 
 class Bars(NamedTuple):
-    """Bars with intervals; x: label of the axis."""
+    """A set of bars with intervals; x: label of the axis."""
 
     x: str
     bars: list[tuple[str, float, float, float]]  # name, top-1, low, high, percent
@@ -212,12 +215,12 @@ def sets_chart(record: dict) -> Chart:
 
 
 def training_chart(record: dict) -> Chart:
-    """Show loss and validation accuracy by epoch; where the log is not there, the accuracies."""
+    """Show loss and validation accuracy by epoch; without a log only the accuracies."""
     loss, val_loss, val_top1 = (
         _by_epoch(record["history"], key) for key in ("loss", "val_loss", "val_top1_pct")
     )
     if loss[0] and val_top1[0]:
-        # validation is the second of both panels, though the first may be empty: one style in both
+        # an empty first curve gives validation the same style in both panels
         pairs = {"loss": (loss, val_loss), "validation top-1 (%)": (([], []), val_top1)}
         panels = [
             Panel("epoch", label, [Series("training", *training), Series("validation", *validation)])
@@ -230,19 +233,19 @@ def training_chart(record: dict) -> Chart:
 
 
 def _by_epoch(history: list[dict], key: str) -> tuple[list, list]:
-    """Return the epochs in whose line of the log `key` is, and its values."""
+    """Return the epochs whose log line has `key`, and its values."""
     logged = [line for line in history if key in line]
     return [line["epoch"] for line in logged], [line[key] for line in logged]
 
 
 def _subject(record: dict) -> str:
-    """Say what a chart of accuracies is of: model, data, and how it was evaluated."""
+    """Describe the subject of a chart: model, data and evaluation."""
     size = [] if "image_size" in record["test"] else [f"{record['image_size']} px"]
     return ", ".join([record["label"], record["dataset"], *size, *_test_words(record)])
 
 
 def _bars_of(label: str, rows: dict[str, dict]) -> Bars:
-    """Make a bar of each row; label: of the axis; rows: name of a bar -> its row."""
+    """Make a bar for each row; label: label of the axis; rows: name of a bar -> its row."""
     columns = ("top1_pct", "ci95_low", "ci95_high")
     return Bars(label, [(name, *(row[column] for column in columns)) for name, row in rows.items()])
 
@@ -250,10 +253,10 @@ def _bars_of(label: str, rows: dict[str, dict]) -> Bars:
 def _draw_bars(figure: Figure, data: Bars) -> None:
     """Draw a bar for each value."""
     axis, bars = figure.subplots(), data.bars
-    for place, (_, top1, low, high) in enumerate(bars):
-        axis.bar(place, top1, 0.7, color=PALETTE[0], edgecolor="black", linewidth=0.6, zorder=2)
+    for x, (_, top1, low, high) in enumerate(bars):
+        axis.bar(x, top1, 0.7, color=PALETTE[0], edgecolor="black", linewidth=0.6, zorder=2)
         axis.errorbar(
-            place,
+            x,
             top1,
             yerr=[[max(0, top1 - low)], [max(0, high - top1)]],
             fmt="none",
@@ -262,7 +265,7 @@ def _draw_bars(figure: Figure, data: Bars) -> None:
             zorder=3,
         )
         axis.annotate(
-            f"{top1:.1f}", (place, high), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8
+            f"{top1:.1f}", (x, high), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8
         )
     names = [name for name, *_ in bars]
     crowded = max(map(len, names)) * len(names) > 90

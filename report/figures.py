@@ -1,4 +1,4 @@
-"""Figures, and the types of what they show; the same data give the same bytes. All are readable in grey."""
+"""Draw figures, and define the types of their data; equal data give equal bytes. All are readable in grey."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from PIL import Image
 from engine.records import SUBSETS
 from utils import atomic_path
 
-# readers who see colours differently can tell them apart (Okabe and Ito 2008); in grey, markers and lines do
+# colour-blind readers can distinguish these (Okabe and Ito 2008); in grey, markers and line styles differ
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 LINES = ((0, ()), (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = "osD^vPX*<>hp"
 HATCHES = ("", "//", "", "\\\\", "..", "xx")
 
 
-# ---------------------------------------------------------------- what a figure shows
+# ---------------------------------------------------------------- data of figures
 
 
 class Chart(NamedTuple):
@@ -36,20 +36,20 @@ class Chart(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """sha256 of the data, the title and the code that draws; it is written into the figure."""
+        """The sha256 of the data, the title and the drawing code; it is saved in the figure."""
         code = inspect.getsource(inspect.getmodule(self.draw))
         return hashlib.sha256((repr([self.title, self.data]) + code).encode()).hexdigest()
 
     def is_current(self, path: str | Path) -> bool:
-        """Say whether the PNG at `path` is what `write` would write."""
+        """Check whether the PNG at `path` is up to date."""
         try:
             with Image.open(path) as image:
                 return image.text.get("Rows") == self.digest
-        except (OSError, AttributeError):  # no such file, or no PNG
+        except (OSError, AttributeError):  # no such file, or not a PNG
             return False
 
     def write(self, path: str | Path) -> None:
-        """Draw a PNG that remembers what it was drawn from.
+        """Draw a PNG and save the digest of its data in it.
 
         Raises:
             UserError: the file cannot be written.
@@ -63,7 +63,7 @@ class Chart(NamedTuple):
                     "axes.spines.right": False,
                 }
             )
-            matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
+            matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is not a formula
             figure = Figure(figsize=(10, 4.4), layout="constrained")
             self.draw(figure, self.data)
             figure.suptitle(self.title, x=0.01, ha="left", fontsize=11)
@@ -72,7 +72,7 @@ class Chart(NamedTuple):
 
 
 class SetScores(NamedTuple):
-    """A model's top-1 by channel set, percent, with an interval where one is drawn."""
+    """A model's top-1 by channel set, percent; the interval is optional."""
 
     name: str
     top1: dict[str, float]
@@ -101,15 +101,15 @@ class Share(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A curve."""
+    """A curve or a series of points."""
 
     name: str
     x: list
     y: list
     mark: float | None = None  # x of a vertical line in the curve's style
-    apart: bool = False  # without lines between its points
+    apart: bool = False  # draw no lines between points
     labels: list[str] | None = None  # names beside its points
-    sizes: list[int] | None = None  # seeds of each point: a point of several is larger
+    sizes: list[int] | None = None  # number of seeds of each point: with several seeds the point is larger
 
 
 class Panel(NamedTuple):
@@ -119,11 +119,11 @@ class Panel(NamedTuple):
     y: str
     series: list[Series]
     title: str = ""
-    log: bool = False  # logarithmic in x
+    log: bool = False  # logarithmic x axis
 
 
 class Panels(NamedTuple):
-    """Panels of curves, side by side unless there are fewer columns."""
+    """A group of panels, in `columns` columns (default: all side by side)."""
 
     panels: list[Panel]
     columns: int | None = None
@@ -140,7 +140,7 @@ class Confusion(NamedTuple):
 
 
 def channel_bars(figure: Figure, data: list[SetScores]) -> None:
-    """Draw top-1 by channel set, a bar a model with its interval."""
+    """Draw top-1 by channel set: a bar with an interval for each model."""
     axis = figure.subplots()
     subsets = [subset for subset in SUBSETS if any(subset in model.top1 for model in data)]
     width = 0.84 / len(data)
@@ -201,7 +201,7 @@ def subset_map(figure: Figure, data: list[SetScores]) -> None:
 
 
 def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
-    """Draw top-1 against operations and, where it was measured, latency: a marker a model."""
+    """Draw top-1 against operations and, if measured, latency: a marker for each model."""
     labels = {"gflops": "GFLOPs for one image", "latency": "latency of one image (ms)"}
     panels = {key: label for key, label in labels.items() if getattr(data[0], key) is not None}
     figure.set_size_inches(10, 4.8)
@@ -216,7 +216,7 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
                 style = {"label": "_", "linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75"}
             axis.plot(cost, model.top1, **style)
         axis.set(xlabel=label, xscale="log")
-        if max(costs) > 10 * min(costs):  # no room for every digit
+        if max(costs) > 10 * min(costs):  # not enough room for all tick labels
             axis.xaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
@@ -227,10 +227,10 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
 
 
 def share_against_depth(figure: Figure, data: list[Share]) -> None:
-    """Draw accuracy as a share of ResNet-34's by strict depth, models of one depth side by side in a band.
+    """Draw accuracy as a share of ResNet-34's by strict depth; models of equal depth stand side by side.
 
     Args:
-        data: in the order of depth.
+        data: sorted by depth.
     """
     figure.set_size_inches(10, 4.8)
     axis = figure.subplots()
@@ -288,9 +288,7 @@ def _share_axis(axis, count: int) -> None:
 
 
 def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int, fontsize: int) -> None:
-    """A legend of at most `columns` columns, fewer where long labels would not fit a figure 10 inches
-    wide.
-    """
+    """Draw a legend of at most `columns` columns; fewer if long labels do not fit a width of 10 inches."""
     fitting = 1080 // fontsize // max(map(len, labels))
     figure.legend(
         handles,
@@ -303,13 +301,13 @@ def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int
 
 
 def _plain_legend(axis) -> tuple[list, list]:
-    """Handles and labels of error bars, the bars left out."""
+    """Return handles and labels of error bars, without the bars."""
     handles, labels = axis.get_legend_handles_labels()
     return [handle[0] for handle in handles], labels
 
 
 def _marker(rank: int, hollow: bool = False) -> dict:
-    """Style of a model's marker: its shape tells it apart in grey."""
+    """Return the style of a model's marker; the shape identifies it in grey."""
     colour = PALETTE[rank % len(PALETTE)]
     if hollow:
         return _marker(rank) | {"markerfacecolor": "white", "markeredgecolor": colour}
@@ -346,14 +344,14 @@ def lines(figure: Figure, data: Panels) -> None:
         elif all(isinstance(x, int) for series in panel.series for x in series.x):
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(color="0.88")
-        if rows > 1:  # each row of panels may have its own curves
+        if rows > 1:  # rows of panels may have different curves
             axis.legend(frameon=False, fontsize=8)
     if rows == 1:
         _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
 
 
 def budgets(figure: Figure, data: list[Panel]) -> None:
-    """Named points against a cost, a panel for each cost; the second family is filled, the others are hollow."""
+    """Draw named points against a cost, a panel for each cost; only the second family has filled markers."""
     figure.set_size_inches(10, 4.6)
     axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
     for axis, panel in zip(axes, data):
@@ -380,7 +378,7 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
 
 
 def labelled_points(figure: Figure, data: list[Panel]) -> None:
-    """Draw points with their names beside them: a series of one value each."""
+    """Draw points with their names beside them; each series has one point."""
     axes = figure.subplots(1, len(data), squeeze=False)[0]
     for axis, panel in zip(axes, data):
         for rank, (name, (x,), (y,), *_) in enumerate(panel.series):
@@ -393,7 +391,7 @@ def labelled_points(figure: Figure, data: list[Panel]) -> None:
 
 
 def confusion(figure: Figure, data: Confusion) -> None:
-    """Draw a confusion matrix as a grey map: row = true class, column = predicted class; black: all of it."""
+    """Draw a confusion matrix as a grey map: row = true class, column = predicted class; black: 100 %."""
     figure.set_size_inches(8.6, 7.4)
     axis = figure.subplots()
     image = axis.imshow(np.array(data.shares), vmin=0, vmax=100, cmap="gray_r")
@@ -405,7 +403,7 @@ def confusion(figure: Figure, data: Confusion) -> None:
 
 
 def _bar_style(rank: int) -> dict:
-    """Colours, and hatches that keep neighbours apart in grey."""
+    """Return a bar's colour and hatch; hatches separate neighbours in grey."""
     return {
         "color": PALETTE[rank % len(PALETTE)],
         "hatch": HATCHES[rank % len(HATCHES)],

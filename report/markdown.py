@@ -1,4 +1,4 @@
-"""Parts of the Markdown tables: captions, tables, cells."""
+"""Write parts of the Markdown tables: captions, tables, cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from report.results import Setting
 
 
 def caption(setting: Setting, split: str, text: str) -> str:
-    """Begin a table with the setting that its results belong to."""
+    """Write a table's caption, which begins with the setting of its results."""
     return (
         f"**{setting.dataset}, {setting.image_size} px, preset {setting.preset}, {split} split.** {text}\n\n"
     )
@@ -23,12 +23,12 @@ def table(header: list[str], lines: Iterable[list[str]]) -> str:
 
 
 def literal(text: str) -> str:
-    """Write a text so that Markdown shows it as it is where it has a bar or the beginning of an HTML tag."""
+    """Escape bars and the start of HTML tags, so that Markdown shows the text unchanged."""
     return re.sub(r"(?<!\\)\|", r"\\|", text.replace("<", "&lt;"))
 
 
 def table_of(columns: Mapping[str, Callable], lines: Iterable) -> str:
-    """Write a Markdown table of any objects: heading of a column -> how a line's cell is written."""
+    """Write a Markdown table of any objects; columns: heading -> function that writes a line's cell."""
     return table(list(columns), [[cell(line) for cell in columns.values()] for line in lines])
 
 
@@ -47,17 +47,17 @@ def interval(test: Mapping, name: str, unit: float = 1, to: str = "–") -> str:
 
 
 def star(test: Mapping) -> str:
-    """Write an asterisk where the test is significant after Holm's correction."""
+    """Write an asterisk if the test is significant after Holm's correction."""
     return "*" if test["p_holm"] is not None and test["p_holm"] < 0.05 else ""
 
 
 def plus_minus(mean: float, sd: float | None) -> str:
-    """Write a mean with its standard deviation, where there is one: "1.2 ± 0.3"."""
+    """Write a mean with its standard deviation, if given: "1.2 ± 0.3"."""
     return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
 
 
 def mean_sd(values: Iterable[float]) -> str:
-    """Write the mean of the values with their standard deviation, where there are several."""
+    """Write the mean of the values, with the standard deviation if there are several."""
     values = list(values)
     return plus_minus(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 

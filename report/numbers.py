@@ -1,10 +1,10 @@
-"""Numbers that prose takes from the results: `{{ function arguments }}` in the texts of report/text.
+"""Compute the numbers in the texts of report/text from the results: `{{ function arguments }}`.
 
     {{ top1 48px-quarter ours mean }}            46.7            mean over seeds; a set, or mean, pairs, singles
-    {{ val 48px-quarter ours }}                  46.5            of the validation images
+    {{ val 48px-quarter ours }}                  46.5            top-1 on the validation images
     {{ gap 48px-quarter specialists ours mean }} 1.0 (0.4 to 1.7)  the first minus the second, 95 % interval
     {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.4)  in % of the strongest ResNet-34
-    {{ ratio 64px-full depth6-wide stock }}      ... of another network
+    {{ ratio 64px-full depth6-wide stock }}      ... in % of another network
     {{ cost 64px-full depth6-wide macs /1e6 .0f }}                a column of the results, scaled and formatted
     {{ top1 bands ours random }}                 75.6            thirteen bands: all, rgb, one, but-one, random
     {{ gap bands ours sliced random }}           13.0 (9.6 to 16.4)
@@ -18,8 +18,8 @@
     {{ about date }}                             a field of report/text/about.json
     {{ count runs }}                             321             evaluations of the data that the texts are about
 
-Models have the names of `NAMED` in grids/; a dash stands for what has no results. The results are those of `DATA` and
-of the thirteen bands: whatever else is in results/ never changes these texts.
+Models have the names of `NAMED` in grids/; a dash means that there are no results. Only results of `DATA` and of the
+thirteen bands are used, so other results in results/ never change these texts.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ FUNCTIONS = (
 
 
 class Numbers:
-    """The functions above; `settings`: "task1" and "task2" -> settings; `results`: the folder."""
+    """A collection of the functions above; `settings`: "task1" and "task2" -> settings; `results`: the folder."""
 
     def __init__(self, settings: dict[str, list[Setting]], results: Path):
         self.settings, self.results = settings, results
 
     def __call__(self, expression: str) -> str:
-        """Return the text that stands for an expression.
+        """Return the text that replaces an expression.
 
         Raises:
             UserError: unknown function, model, file or column, or wrong arguments.
@@ -75,30 +75,30 @@ class Numbers:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
     def find(self, preset: str, name: str) -> tuple[Setting, Model] | None:
-        """Find the setting and the model of a name; None without results.
+        """Find the setting and the model for a name; None without results.
 
         Args:
-            preset: of the results of `DATA`; or "bands": those of the thirteen bands; or "sobel", "luma", ...: those
-                of RGB and this channel.
+            preset: a preset of the results of `DATA`; or "bands" for the thirteen bands; or "sobel", "luma", ... for
+                RGB and this channel.
 
         Raises:
-            UserError: nothing has that name.
+            UserError: no model has that name.
         """
         task = "task1" if name in task1.NAMED else "task2"
         runs = {**task1.NAMED, **task2.NAMED}
         if name not in runs:
             raise UserError(f"unknown model {name!r}; known: {', '.join(runs)}")
         others = {"bands": bands.BANDS, **{name: data for data, name in bands.EXTRA.items()}}
-        place = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
+        wanted = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
         for setting in self.settings[task]:
-            if (setting.dataset, setting.preset) == place:
+            if (setting.dataset, setting.preset) == wanted:
                 models = (setting.model(run) for run in runs[name])
                 return next(((setting, model) for model in models if model), None)
         return None
 
     @staticmethod
     def columns(setting: Setting, place: str) -> tuple[str, ...]:
-        """List the columns of predictions that a place in the text stands for."""
+        """List the columns of predictions that a word such as "mean" or "pairs" stands for."""
         if setting.task == "task2":
             return setting.columns
         if setting.dataset == bands.BANDS:
@@ -106,7 +106,7 @@ class Numbers:
         return PLACES.get(place, (place,))
 
     def by_seed(self, preset: str, name: str, place: str = "mean") -> list[float]:
-        """Return top-1 on test, percent, a value for each seed; [] without results."""
+        """Return top-1 on test in percent for each seed; [] without results."""
         setting, model = self.find(preset, name) or (None, None)
         columns = self.columns(setting, place) if model else ()
         return setting.top1(model, columns) if columns and setting.seeds(model, columns) else []
@@ -129,7 +129,7 @@ class Numbers:
         return interval(result, "difference_points", to="to") if result else NOTHING
 
     def difference(self, preset: str, name: str, other: str, place: str = "mean") -> dict | None:
-        """Subtract two models, with interval and p; None where one has no results or both are the same."""
+        """Subtract two models, with interval and p; None if one has no results or both are the same."""
         (setting, model), (_, against) = (self.find(preset, each) or (None, None) for each in (name, other))
         if not model or not against or model == against:
             return None
@@ -140,7 +140,7 @@ class Numbers:
         return interval(result, "ratio", 100, "to") if result else NOTHING
 
     def share(self, preset: str, name: str, other: str = "strongest") -> dict | None:
-        """Divide two networks of Task 2, with interval and p; None where one has no results or both are the same."""
+        """Divide two networks of Task 2, with interval and p; None if one has no results or both are the same."""
         setting, model = self.find(preset, name) or (None, None)
         if not model:
             return None
@@ -152,7 +152,7 @@ class Numbers:
         return None if against in (None, model) else setting.ratio(model, against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Average a numeric column of the test rows over seeds (and sets), divided by /N."""
+        """Average a numeric column of the test rows over seeds (and sets), and divide by N of "/N"."""
         setting, model = self.find(preset, name) or (None, None)
         if not model:
             return NOTHING
@@ -160,7 +160,7 @@ class Numbers:
         return f"{values.mean() / float(scale.removeprefix('/')):{form}}" if len(values) else NOTHING
 
     def energy(self, preset: str, name: str) -> str:
-        """Average over seeds, for the first eight RGB kernels, which records keep."""
+        """Average the share over seeds, for the first eight RGB kernels, which records hold."""
         setting, model = self.find(preset, name) or (None, None)
         shares = [
             100 * mean_energy(np.array(record["kernels"]["RGB"]))
@@ -185,7 +185,7 @@ class Numbers:
 
     def count(self, what: str) -> str:
         if what != "runs":
-            raise UserError(f"count {what!r}: known is runs")
+            raise UserError(f"count {what!r}: use `count runs`")
         return str(
             sum(
                 len(setting.records)
@@ -196,7 +196,7 @@ class Numbers:
         )
 
     def count_images(self) -> int:
-        """Count the training images of `DATA`; the recipe lists them."""
+        """Count the training images of `DATA` in its recipe."""
         return sum(row.split == "train" for row in read_recipe(DATA).rows)
 
     def seeds(self, preset: str, name: str) -> str:
@@ -204,7 +204,7 @@ class Numbers:
         return WORDS[count] if count < len(WORDS) else str(count)
 
     def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Sum a numeric column over the networks of a model, divided by /N."""
+        """Sum a numeric column over the networks of a model, and divide by N of "/N"."""
         setting, model = self.find(preset, name) or (None, None)
         if not model:
             return NOTHING
@@ -212,18 +212,18 @@ class Numbers:
         return f"{sum(values) / float(scale.removeprefix('/')):{form}}"
 
     def example(self, subset: str) -> str:
-        """Say how the channels that a set lacks follow from it, recovered from the recorded kernels K(S) = W P(S)."""
+        """Write how a set predicts its absent channels, computed from the recorded kernels K(S) = W P(S)."""
         setting, model = self.find(NARROW, "ours") or (None, None)
         kernels = setting and setting.record(model["RGB"]).get("kernels")
         if not kernels:
             return NOTHING
         whole, folded = (np.array(kernels[key]) for key in ("RGB", subset))  # (8, channels, k, k)
         absent = [channel for channel in "RGB" if channel not in subset]
-        lacking = np.stack([whole[:, "RGB".index(channel)].ravel() for channel in absent], 1)
+        absent_kernels = np.stack([whole[:, "RGB".index(channel)].ravel() for channel in absent], 1)
         texts = {channel: [] for channel in absent}
         for place, present in enumerate(subset):
             change = (folded[:, place] - whole[:, "RGB".index(present)]).ravel()
-            for channel, share in zip(absent, np.linalg.lstsq(lacking, change, rcond=None)[0]):
+            for channel, share in zip(absent, np.linalg.lstsq(absent_kernels, change, rcond=None)[0]):
                 texts[channel].append(f"{share:.2f} {COLOURS[present]}")
         return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())
 

@@ -1,4 +1,4 @@
-"""Tables and figures of the report itself, from the results of its data set; its sentences: `numbers`."""
+"""Make the tables and figures of the report, from the results of its data set; `numbers` makes its numbers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from report.numbers import FULL, NARROW, NOTHING, PLACES, Numbers
 
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
 SHORT = ("specialists", "specialists-90", "late-fusion", "ours", "ours-90", "ours-wide", "sliced", "rgb")
-PRESETS = {FULL: "L", NARROW: "S"}  # as the texts call them
-# columns of README and of the report
+PRESETS = {FULL: "L", NARROW: "S"}  # names in the texts
+# columns in README and in the report
 README_TASK1 = ("model", "seeds", "RGB", "mean of 7", "vs specialists", "params (M)")
 REPORT_TASK1 = (
     *("model", "seeds", "val top-1", "val loss", "RGB", "pairs", "singles", "mean of 7", "vs specialists"),
@@ -50,10 +50,10 @@ COSTS_TASK2 = (
     *("model", "preset", "width", "params (M)", "GFLOPs", "ms, batch 1", "ms, batch 256", "val loss"),
     "precision / F1",
 )
-APPENDED = ("ResNet-34, decay 0.001", "ResNet-34, stock")  # rows that README leaves to the report
-DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # as records name them
-DIAGRAMS = (diagrams.module, diagrams.layer)  # drawn without data
-# The comparisons on which the claims rest: (words, preset, model, other)
+APPENDED = ("ResNet-34, decay 0.001", "ResNet-34, stock")  # rows that only the report shows
+DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # keys in records
+DIAGRAMS = (diagrams.module, diagrams.layer)  # need no data
+# The comparisons that support the claims: (words, preset, model, other)
 PRIMARY = (
     ("ours against seven specialists (S, mean of 7)", NARROW, "ours", "specialists"),
     ("ours against the sliced kernel (S, mean of 7)", NARROW, "ours", "sliced"),
@@ -128,14 +128,14 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
 
 
 def chosen(rows: list[dict[str, str]], columns: tuple[str, ...]) -> str:
-    """A table of those columns that a row fills; without rows ""."""
+    """Write a table with the columns that at least one row fills; "" without rows."""
     rows = [row for row in rows if row]
     filled = [column for column in columns if any(row[column] != NOTHING for row in rows)]
     return table(filled, [[row[column] for column in filled] for row in rows]) if rows else ""
 
 
 def _row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]:
-    """Column -> cell of a model, what both tasks have; {} without results."""
+    """Make a model's cells that both tasks share: column -> cell; {} without results."""
     setting, model = numbers.find(preset, name) or (None, None)
     if not model:
         return {}
@@ -198,7 +198,7 @@ def _milliseconds(setting, model, batch: int) -> str:
 
 
 def primary_table(numbers: Numbers) -> str:
-    """Test the primary comparisons, corrected over themselves by Holm's method."""
+    """Test the primary comparisons, with Holm's correction over all of them."""
     lines = []
     for label, preset, name, other in PRIMARY:
         (setting, model), (_, against) = (
@@ -222,7 +222,7 @@ def primary_table(numbers: Numbers) -> str:
 
 
 def bands_table(numbers: Numbers) -> str:
-    """Show the networks of thirteen bands by group of sets."""
+    """Show the networks for thirteen bands by group of sets."""
     groups = ("all", "rgb", "one", "but-one", "random")
     rows = []
     for label, name in (
@@ -242,7 +242,7 @@ def bands_table(numbers: Numbers) -> str:
 
 
 def fill_table(numbers: Numbers) -> str:
-    """Show the fill rules: errors and accuracy without training and after it, mean of the six partial sets."""
+    """Show errors and accuracy of the fill rules, without and with training, averaged over the six partial sets."""
     errors = _fill_errors(numbers)
     if errors is None:
         return ""
@@ -271,7 +271,11 @@ def _fill_errors(numbers: Numbers) -> pd.DataFrame | None:
 
 
 def _changes(numbers: Numbers, rows) -> list[dict]:
-    """Rows of (what changes, name, what it is compared with), corrected over the rows."""
+    """Make the rows of a table of changes, corrected over the rows.
+
+    Args:
+        rows: (what changes, name, name of the reference).
+    """
     lines = []
     for label, name, against in rows:
         (setting, model), (_, other) = (
@@ -296,7 +300,7 @@ def _changes(numbers: Numbers, rows) -> list[dict]:
 
 
 def confusions(numbers: Numbers) -> str:
-    """List the commonest confusions of ours at full width: a line each, true class and answer."""
+    """List the most frequent confusions of ours at full width, one in each line: true class and answer."""
     setting, _ = numbers.find(FULL, "depth6-wide") or (None, None)
     wrong = setting and mistakes(setting)
     return "\n".join(
@@ -329,7 +333,7 @@ def _channels(numbers: Numbers) -> list[SetScores]:
 
 
 def _fill(numbers: Numbers) -> list[Panel]:
-    """Show accuracy on the six partial sets against errors of the rules, of the networks in fill_error.csv."""
+    """Show accuracy on the six partial sets against errors of the rules, for the networks in fill_error.csv."""
     errors, panels = _fill_errors(numbers), []
     if errors is None:
         return []
@@ -349,7 +353,7 @@ def _fill(numbers: Numbers) -> list[Panel]:
 
 
 def _depth(numbers: Numbers) -> list[Share]:
-    """Show the share of the strongest ResNet-34 of each preset by strict depth."""
+    """Show top-1 as a share of each preset's strongest ResNet-34, by strict depth."""
     shares = []
     for preset, text in ((FULL, "7x7 stem, full width, 64 px"), (NARROW, "quarter width, 48 px")):
         for label, name in task2.MAIN_ROWS[preset]:
@@ -379,7 +383,7 @@ def _cost(numbers: Numbers) -> list[Cost]:
 
 
 def _curves(numbers: Numbers) -> Panels | None:
-    """Show training loss and validation accuracy, seed 0; None unless there are curves of both tasks."""
+    """Show training loss and validation accuracy of seed 0; None unless both tasks have curves."""
 
     def logs(preset: str, rows) -> dict[str, dict]:
         records = {}

@@ -1,7 +1,7 @@
-"""Make report/report.pdf of the report (not of its appendix), without LaTeX.
+"""Make report/report.pdf from the report (without its appendix); LaTeX is not needed.
 
 python -m report.pdf            a few seconds; needs pypandoc_binary and typst, see requirements.txt
-python -m report.pdf --check    write nothing; exit 1 when the PDF is of other texts or figures
+python -m report.pdf --check    write nothing; exit 1 if texts or figures changed after the PDF
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ MARK = "sha256 of texts and figures: "
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(prog="python -m report.pdf", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default=str(root / "report" / "report.pdf"), help="where the PDF goes")
+    parser.add_argument("--out", default=str(root / "report" / "report.pdf"), help="file for the PDF")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the PDF is stale")
     args = parser.parse_args(argv)
     out, digest = Path(args.out), source_digest(root)
     if args.check:
         if not out.is_file() or (MARK + digest).encode() not in out.read_bytes():
-            print(
-                f"{out.name} is not what the report gives: run `python -m report.pdf` and commit it",
-                file=sys.stderr,
-            )
+            print(f"{out.name} is stale: run `python -m report.pdf` and commit it", file=sys.stderr)
             sys.exit(1)
         return
     with atomic_path(out) as temporary:
@@ -44,10 +41,10 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
 
 
 def sources(root: Path) -> list[Path]:
-    """The text, its figures and the template.
+    """List the text, its figures and the template.
 
     Raises:
-        UserError: one is missing.
+        UserError: a file is missing.
     """
     text = root / TEXT
     if not text.is_file():
@@ -60,7 +57,7 @@ def sources(root: Path) -> list[Path]:
 
 
 def source_digest(root: Path) -> str:
-    """sha256 of what the PDF is made from."""
+    """Compute the sha256 of all sources of the PDF."""
     total = hashlib.sha256()
     for path in sources(root):
         total.update(path.read_bytes())
@@ -68,11 +65,11 @@ def source_digest(root: Path) -> str:
 
 
 def make_pdf(root: Path, digest: str) -> bytes:
-    """The PDF: pandoc turns the texts into Typst's language, Typst sets them.
+    """Make the PDF: pandoc converts the texts to Typst's language, then Typst sets them.
 
     Raises:
-        UserError: a package is missing, or cannot make something of the texts; a warning counts, since what
-            pandoc or Typst warns of (a formula, a font) would be wrong on the page.
+        UserError: a package is missing, or pandoc or Typst fails. A warning also counts as a failure, since its
+            subject (a formula, a font) would be wrong on the page.
     """
     try:
         import pypandoc  # only where a PDF is made
@@ -101,23 +98,25 @@ def make_pdf(root: Path, digest: str) -> bytes:
         except typst.TypstError as error:
             raise UserError(f"typst cannot set the report: {str(error).strip().splitlines()[0]}") from error
     for warning in warnings:
-        if "is deprecated" not in str(warning):  # pandoc's older names of symbols: set all the same
+        if "is deprecated" not in str(warning):  # pandoc uses old names of symbols, which still work
             raise UserError(f"typst warns of the report: {str(warning).strip().splitlines()[0]}")
     return made
 
 
 def prepared(text: str) -> str:
-    """Markdown for a page: images as figures with captions, links to files of the repository as plain text.
+    """Prepare the Markdown for pages: images become figures, links to files of the repository plain text.
 
     Raises:
-        UserError: a figure's number is not its place, which Typst would print in its stead.
+        UserError: figures are not numbered from 1 in their order, which is how Typst numbers them.
     """
-    places = itertools.count(1)
+    positions = itertools.count(1)
 
     def figure(match: re.Match) -> str:
-        place, number = next(places), re.match(r"Figure (\d+)\. ", match[1])
-        if number and int(number[1]) != place:
-            raise UserError(f"{TEXT}: figure {place} from the top is called Figure {number[1]}")
+        position, number = next(positions), re.match(r"Figure (\d+)\. ", match[1])
+        if number and int(number[1]) != position:
+            raise UserError(
+                f"{TEXT}: figure {position} from the top is called Figure {number[1]}: correct its number"
+            )
         caption = re.sub(r"^Figure \d+\. ", "", match[1])
         caption = caption.replace("\\", "\\\\").replace('"', '\\"')
         return f'```{{=typst}}\n#picture("{match[2]}", "{caption}")\n```'
@@ -130,12 +129,12 @@ def prepared(text: str) -> str:
 
 
 def wide_tables(text: str) -> str:
-    """Typst tables in a size that fits their columns, free to break across pages."""
+    """Fit the widths of Typst tables to their columns, and let tables break across pages."""
 
     def sized(match: re.Match) -> str:
         widths = [width for width in match[1].strip("()").split(",") if width.strip()]
         count = len(widths) if match[1].startswith("(") else int(match[1])
-        # one column takes the room that the numbers leave: the first, or of four the second, a command
+        # the first column takes the remaining width; with four columns the second, which holds a command
         kinds = ["auto"] * count
         kinds[count == 4] = "1fr"
         return f"columns: ({', '.join(kinds)},),"

@@ -1,4 +1,6 @@
-"""Pictures of what the networks do, from results/qualitative.json and report/photographs, see tools/qualitative.py."""
+"""Draw the networks' answers on photographs, from results/qualitative.json and report/photographs.
+
+tools/qualitative.py writes that file."""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from engine.records import SUBSETS
 from report.figures import Chart
 from utils import UserError
 
-REBUILT = "coffee"  # the picture that is rebuilt: colour matters in it
+REBUILT = "coffee"  # the photograph to rebuild, since its colours matter
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "regression": "regression"}
 LABELS = {"gated6-k3": "ours (depth 6)", "resnet34": "ResNet-34"}
 
 
 class Rebuilt(NamedTuple):
-    """A picture, rebuilt from each channel set by each rule."""
+    """A picture that each rule rebuilt from each channel set."""
 
     sets: list[str]
     rows: dict[str, list[list]]  # rule -> picture (H, W, 3) of each set
@@ -30,7 +32,7 @@ class Rebuilt(NamedTuple):
 
 
 class RestsOn(NamedTuple):
-    """What the answers of networks on a picture rest on."""
+    """A picture and the parts of it that support the networks' answers."""
 
     picture: list  # (H, W, 3)
     networks: list[tuple[str, tuple[str, float], list]]  # name, class and percent, map (h, w) from 0 to 1
@@ -51,7 +53,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
             name: _seen(Image.open(root / "report" / "photographs" / f"{name}.png").convert("RGB"))
             for name in content["pictures"]
         }
-        made = {
+        figures = {
             "reconstructions": Chart(
                 reconstructions,
                 _rebuilt(content["ours"], pictures[REBUILT]),
@@ -71,7 +73,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"
         ) from error
-    return {f"qualitative_{name}.png": chart for name, chart in made.items() if chart.data}
+    return {f"qualitative_{name}.png": chart for name, chart in figures.items() if chart.data}
 
 
 def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dict) -> np.ndarray:
@@ -86,7 +88,7 @@ def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dic
 
 
 def _seen(picture: Image.Image) -> np.ndarray:
-    """Cut out what evaluation looks at, the middle seven eighths of a picture: (H, W, 3) uint8."""
+    """Cut out the part that evaluation uses, the middle seven eighths of a picture: (H, W, 3) uint8."""
     left, top = picture.width // 16, picture.height // 16
     return np.array(picture.crop((left, top, picture.width - left, picture.height - top)))
 
@@ -116,7 +118,7 @@ def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[Res
 
 
 def reconstructions(figure: Figure, data: Rebuilt) -> None:
-    """Draw the rebuilt pictures: a row a rule, a column a set, the answers below."""
+    """Draw the rebuilt pictures: a row for each rule, a column for each set, the answers below."""
     figure.set_size_inches(10, 6.6)
     axes = figure.subplots(len(data.rows), len(data.sets))
     for row, (rule, pictures) in zip(axes, data.rows.items()):
@@ -130,8 +132,10 @@ def reconstructions(figure: Figure, data: Rebuilt) -> None:
 
 
 def kernels(figure: Figure, data: dict[str, list]) -> None:
-    """Draw kernels (filters, n, k, k) of each set. A patch's red, green and blue are the filter's slices around grey,
-    in one scale a filter; an absent channel is grey.
+    """Draw kernels (filters, n, k, k) of each set.
+
+    A patch's red, green and blue are the filter's slices around grey, with one scale for each filter. An absent
+    channel is grey.
     """
     filters = len(next(iter(data.values())))
     figure.set_size_inches(10, 6)
@@ -153,7 +157,7 @@ def kernels(figure: Figure, data: dict[str, list]) -> None:
 
 
 def activation(figure: Figure, data: list[RestsOn]) -> None:
-    """Draw what answers rest on: a row a picture, a column a network."""
+    """Draw the parts that support answers: a row for each picture, a column for each network."""
     columns = 1 + len(data[0].networks)
     figure.set_size_inches(8.2, 2.5 * len(data))
     axes = figure.subplots(len(data), columns, squeeze=False)

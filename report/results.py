@@ -1,7 +1,8 @@
-"""Published results, and how certain a difference between two models is.
+"""Read published results, and compute how certain a difference between two models is.
 
-An entry is one evaluated network with all of its seeds. A model answers for columns of predictions, in Task 1 one for
-each channel set, in Task 2 one: {column: entry}. Seven specialists are a model of seven entries.
+An entry is an evaluated network with all of its seeds. A model maps columns of predictions to entries: {column: entry}.
+In Task 1 there is a column for each channel set, in Task 2 a single column. Seven specialists are a model of seven
+entries.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from metrics.statistics import SeedVariance, mean_variance, paired_difference, p
 from models.resnet import LAYERS
 from utils import UserError
 
-FEW = 4  # with fewer degrees of freedom a setting's own seeds say too little about their spread
+FEW = 4  # with fewer degrees of freedom, a setting's own seeds cannot estimate their variance well
 
 Model = Mapping[str, int]
 Runs = Run | Mapping[str, Run]  # a run, or one for each channel set
@@ -58,7 +59,7 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
 
 
 def prediction_columns(task: str, rows: pd.DataFrame) -> tuple[str, ...]:
-    """Name what a model of these rows answers for: the seven colour subsets, or all sets of other channels."""
+    """Return the columns of predictions in these rows: the seven colour subsets, or all sets of other channels."""
     if task == "task2":
         return (SINGLE,)
     subsets = tuple(dict.fromkeys(rows["subset"]))
@@ -66,29 +67,33 @@ def prediction_columns(task: str, rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 def test_words(row: pd.Series, note: str = "") -> list[str]:
-    """Say how a row of Task 1 was evaluated, if not as trained, such as ["mean fill"]; note: after a fill rule."""
+    """List how a row of Task 1 was evaluated, if not as trained, such as ["mean fill"].
+
+    `note` is added after a fill rule.
+    """
     words = {"test_fill": f"{row['test_fill']} fill{note}", "test_probe": row["test_probe"]}
     return [text for column, text in words.items() if pd.notna(row[column])]
 
 
 class Setting:
-    """Holds the results of one preset, data set and image size.
+    """The results of a preset, data set and image size.
 
     Args:
         task: "task1" or "task2".
         key: (preset, dataset, image_size).
-        rows: of the task's table.
+        rows: rows of the task's table.
         records: name of a run -> record.
         folder: results/.
 
     Attributes:
-        columns: of predictions, all of which a model answers for.
+        columns: columns of predictions; a model has an entry for each.
         channels: names of the data's channels.
-        rows: with a column "entry", a number.
-        others: the task's other settings of these data. Their seeds help where this setting has one seed each.
+        rows: the rows, with the entry's number in a column "entry".
+        others: the task's other settings with the same data, used to estimate seed variance when this setting has
+            too few seeds.
 
     Raises:
-        UserError: two records of one model and seed.
+        UserError: two records have the same model and seed.
     """
 
     def __init__(self, task: str, key: tuple, rows: pd.DataFrame, records: dict[str, dict], folder: Path):
@@ -111,11 +116,11 @@ class Setting:
             entries[name] = self.numbers.setdefault(key, len(self.numbers))
             if self.records.setdefault((entries[name], record["seed"]), record) is not record:
                 raise UserError(
-                    f"two records of one model and seed, {name} and another of {record['model']}: delete one"
+                    f"two records have the same model and seed, {name} and another of {record['model']}: delete one"
                 )
         self.rows = rows.assign(entry=rows["run"].map(entries))
 
-    # ------------------------------------------------------------ what is there
+    # ------------------------------------------------------------ entries and models
 
     @cached_property
     def test(self) -> pd.DataFrame:
@@ -123,7 +128,7 @@ class Setting:
 
     @cached_property
     def compared(self) -> list[int]:
-        """List the entries that are compared with one another, in the order of the tables: all but the ablations."""
+        """List the entries to compare, in the order of the tables: all but the ablations."""
         return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
 
     def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
@@ -132,7 +137,7 @@ class Setting:
         return rows if column == SINGLE else rows[rows["subset"] == column]
 
     def mean(self, model: Model, name: str, split: str = "test") -> float | None:
-        """Average a table's column `name` over seeds and columns of predictions; None where one has no value."""
+        """Average a table's column `name` over seeds and columns of predictions; None if a value is missing."""
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
@@ -157,22 +162,22 @@ class Setting:
 
     @cache
     def find(self, run: Run) -> int | None:
-        """Find the entry of a run of the grids; None where the run has no test results here."""
+        """Find the entry of a run of the grids; None if the run has no test results here."""
         try:
             key = identity(resolve_run(self.task, run, self.preset, self.channels))
-        except UserError:  # it is for data with other channels
+        except UserError:  # the run is for data with other channels
             return None
         entry = self.numbers.get((run.model, key, tuple(sorted(run.test.items()))))
         return entry if entry in set(self.test["entry"]) else None
 
     def alone(self, entry: int) -> Model:
-        """Make a model of one network that answers for every column."""
+        """Make a model with the same network for every column."""
         return dict.fromkeys(self.columns, entry)
 
     def model(self, runs: Runs) -> Model | None:
         """Find a run, or a run for each channel set, in the results.
 
-        None without test results: of the seven colour sets on all of them, of other channels on any set.
+        Return None without test results. The seven colour sets need results on all sets, other channels on any set.
         """
         if isinstance(runs, Run):
             runs = dict.fromkeys(self.columns, runs)
@@ -182,7 +187,7 @@ class Setting:
         return model if self.columns not in (SUBSETS, (SINGLE,)) or self.seeds(model) else None
 
     def trained(self, entry: int) -> tuple:
-        """Return a key that is equal for two entries exactly when both evaluate the same trained networks."""
+        """Return a key of the trained networks: equal exactly if two entries evaluate the same networks."""
         return identity(CONFIGS[self.task].of(self.record(entry)["config"]))
 
     def run_name(self, entry: int) -> str:
@@ -190,7 +195,7 @@ class Setting:
         return self.of(entry)["run"].iloc[0].rpartition("-s")[0]
 
     def describe(self, entry: int) -> str:
-        """Return the label, and in brackets the options by which entries of one label differ."""
+        """Return the label, and in brackets the options that distinguish entries with the same label."""
         row = self.rows[self.rows["entry"] == entry].iloc[0]
         length = [f"{row['epochs']} epochs", row["augment"]]
         if self.task == "task2":
@@ -203,7 +208,7 @@ class Setting:
 
     @cached_property
     def _files(self) -> dict[tuple[int, str], dict[int, Path]]:
-        """(entry, column of predictions) -> seed -> file."""
+        """Map (entry, column of predictions) to seed -> file."""
         files: dict[tuple[int, str], dict[int, Path]] = {}
         for entry, column, seed, run in zip(
             self.test["entry"],
@@ -231,19 +236,19 @@ class Setting:
         """Return 1 where the prediction is right, else 0: (N,).
 
         Raises:
-            UserError: the images are not those of the setting's first file.
+            UserError: the images differ from those of the setting's first file.
         """
         path = self._files[entry, column][seed]
         predictions = read_predictions(path)
         first = read_predictions(next(iter(next(iter(self._files.values())).values())))
         if predictions.images != first.images or (predictions.labels != first.labels).any():
             raise UserError(
-                f"{path} is of other images than the other predictions of its setting: evaluate it again"
+                f"{path} has other images than the other predictions of its setting: evaluate it again"
             )
         return (predictions.by_column[column] == predictions.labels).astype(int)
 
     def correct(self, model: Model, columns=None, seeds: list[int] | None = None) -> np.ndarray:
-        """Return 1 where right, averaged over several columns: (seeds, N). Default: all columns, all seeds."""
+        """Return 1 where right, else 0, averaged over columns: (seeds, N). Default: all columns, all seeds."""
         columns = columns or self.columns
         return np.array(
             [
@@ -253,17 +258,19 @@ class Setting:
         )
 
     def top1(self, model: Model, columns=None) -> list[float]:
-        """Return top-1 in percent, a value for each seed."""
+        """Return top-1 in percent for each seed."""
         return (100 * self.correct(model, columns).mean(1)).tolist()
 
     # ------------------------------------------------------------ how much seeds matter
 
     def kind(self, entry: int) -> str:
-        """Name the kind of a network. Networks of one kind vary alike over seeds: their variances are pooled."""
+        """Return the kind of a network. Networks of a kind vary alike over seeds, so their variances are pooled."""
         record = self.record(entry)
         if self.task == "task2":
             return "ResNet" if record["config"]["arch"] in LAYERS else "shallow"
-        if self.columns != SUBSETS:  # of many channels every network is tested on sets that it rarely saw
+        if (
+            self.columns != SUBSETS
+        ):  # with many channels every network is tested on sets that were rare in training
             return "any set" if record["config"]["train_channels"] == "all" else "some channels"
         if record["section"] == "specialist":
             return "specialist"
@@ -275,27 +282,31 @@ class Setting:
     def pooled(self, kind: str, columns: tuple[str, ...]) -> SeedVariance | None:
         """Pool the seed variance over the models of a kind with several seeds; None without such models.
 
-        Models of the task's other settings help where this setting has fewer than `FEW` degrees of freedom.
+        Models of the task's other settings are added if this setting has fewer than `FEW` degrees of freedom.
         """
 
-        def several(place: Setting) -> list[np.ndarray]:
+        def several(setting: Setting) -> list[np.ndarray]:
             models = [
-                place.alone(entry) for entry in sorted({*place.test["entry"]}) if place.kind(entry) == kind
+                setting.alone(entry)
+                for entry in sorted({*setting.test["entry"]})
+                if setting.kind(entry) == kind
             ]
-            return [place.correct(model, columns) for model in models if len(place.seeds(model, columns)) > 1]
+            return [
+                setting.correct(model, columns) for model in models if len(setting.seeds(model, columns)) > 1
+            ]
 
         own = seed_variance(several(self))
         if kind == "specialist" or own and own.freedom >= FEW:
             return own
-        return seed_variance(outcomes for place in (self, *self.others) for outcomes in several(place))
+        return seed_variance(outcomes for setting in (self, *self.others) for outcomes in several(setting))
 
     def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
         """Estimate the variance of a model's top-1 over training seeds; None if no model of its kind has several.
 
-        A few seeds say little about one model, and a model with one seed varies as well: so kinds are pooled. The mean
-        of several networks, one for each set, varies less, since they are independent. A plain network varies
-        differently on sets that it was not trained for, so only its own seeds count. A kind without repetition
-        takes the variance of the networks for any set.
+        A few seeds say little about one model, and a model with one seed varies too. So models of a kind are pooled.
+        The mean of independent networks, one for each set, varies less. A plain network varies differently on sets
+        that it was not trained for, so only its own seeds count. A kind without repeated seeds uses the variance of
+        the networks for any set.
         """
         if len({*model.values()}) > 1:
             parts = [self.pooled("specialist", (column,)) for column in columns]
@@ -311,7 +322,7 @@ class Setting:
 
     @cache
     def evaluation_variance(self, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Pool the seed variance of the change that evaluating differently makes, over models with several seeds."""
+        """Estimate the seed variance of the change caused by a different evaluation, pooled over models."""
         entries, differences = sorted({*self.test["entry"]}), []
         for entry in entries:
             for plain in entries:
@@ -331,7 +342,7 @@ class Setting:
     # ------------------------------------------------------------ comparisons
 
     def difference(self, model: Model, other: Model, columns=None) -> dict | None:
-        """Subtract two models: model - other in points, with interval and p; None where one has no result there.
+        """Subtract two models: model - other in points, with interval and p; None if one has no results.
 
         Two evaluations of the same trained networks are compared seed by seed.
         """
@@ -349,7 +360,7 @@ class Setting:
             self.task == "task1" and self.evaluation_variance(columns)
         ):
             errors = [(1 / len(a), variance)]
-        else:  # as if they had been trained apart
+        else:  # use the variance of two separate trainings
             variance = self.task == "task2" and self.variance(model, columns)
             errors = [(2, variance)] if variance else []
         return {"seeds": len(a), "other_seeds": len(b), **paired_difference(a, b, errors)}
@@ -371,9 +382,9 @@ class Setting:
             ) from error
 
     def _shares(self, model: Model, other: Model, columns: tuple) -> list[tuple[float, float, SeedVariance]]:
-        """Return how much of each kind's seed variance is in the two means: (in model's, in other's, variance)."""
+        """Return the shares of each seed variance in the two means: (in model's, in other's, variance)."""
         shares: dict[SeedVariance, list[float]] = {}
-        for place, one in enumerate((model, other)):
+        for index, one in enumerate((model, other)):
             if variance := self.variance(one, columns):
-                shares.setdefault(variance, [0, 0])[place] += 1 / len(self.seeds(one, columns))
+                shares.setdefault(variance, [0, 0])[index] += 1 / len(self.seeds(one, columns))
         return [(*of_each, variance) for variance, of_each in shares.items()]

@@ -1,4 +1,4 @@
-"""Tables of the appendix, in Markdown, each of one setting; "" where there is nothing to show."""
+"""Make the appendix's tables in Markdown, each for one setting; "" if there is nothing to show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from report.compare import MEAN, SAME_STEM, STRONGEST, Line, Mistakes, lines_of
 from report.markdown import caption, difference, interval, mean_sd, number, plus_minus, star, table, table_of
 from report.results import Setting
 
-SEEDS = {  # how the spread over seeds enters an interval
+SEEDS = {  # how the variance over seeds enters an interval
     "task1": "and the spread over training seeds, pooled over models of a kind (where none has several seeds: images "
     "alone).",
     "task2": "and the spread over training seeds, pooled over the models that have several (where none has: images "
@@ -32,7 +32,7 @@ HOW: dict[str, Callable[[Line], str]] = {
 
 
 def channel_table(setting: Setting, split: str = "test") -> str:
-    """Show top-1 at the seven colour subsets and what follows from it.
+    """Show top-1 on the seven colour subsets and values computed from it.
 
     Mean and worst are taken per seed, then averaged over seeds, and need all seven subsets. The expert gap is
     the mean of specialist - model over the subsets that have a specialist, their number in brackets.
@@ -75,7 +75,7 @@ def channel_table(setting: Setting, split: str = "test") -> str:
 
 
 def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
-    """Make the cells of one line in the columns `QUALITY`: number to rank by, text."""
+    """Make the cells of a line in the columns `QUALITY`: (number for the ranking, text)."""
     cells: dict[str, tuple[float | None, str]] = dict.fromkeys(QUALITY, (None, "–"))
     top1 = {subset: line.mean("top1_pct", subset) for subset in line.entries if subset in SUBSETS}
     cells |= {subset: _ranked(line.values("top1_pct", subset)) for subset in top1}
@@ -99,7 +99,7 @@ def _ranked(values) -> tuple[float, str]:
 
 
 def _best(numbers: list[float | None], lowest: bool) -> float | None:
-    """Find the best number as the table writes it, so that equal texts are equally bold."""
+    """Find the best number, rounded as in the table, so that equal texts are equally bold."""
     written = [round(value, 1) for value in numbers if value is not None]
     return (min if lowest else max)(written) if written else None
 
@@ -131,7 +131,7 @@ def detail_table(setting: Setting, split: str = "test") -> str:
 
 
 def channel_cost_table(setting: Setting, split: str = "test") -> str:
-    """Show parameters, training time, and MACs and latency of the net for 1, 2 and 3 present channels."""
+    """Show parameters, training time, and MACs and latency with 1, 2 and 3 present channels."""
 
     def sized(line: Line, count: int) -> list[str]:
         return [subset for subset in line.entries if len(subset) == count]
@@ -197,11 +197,15 @@ def stats_table(setting: Setting, lines: list[dict]) -> str:
 
 # ---------------------------------------------------------------- Task 2
 
-MAIN = ("ours", "reference", "baseline")  # distilled networks had ResNet-34's help and stand apart
+MAIN = (
+    "ours",
+    "reference",
+    "baseline",
+)  # distilled networks learned from ResNet-34, so they are listed apart
 
 
 def _training(setting: Setting) -> dict[str, Callable[[int], str]]:
-    """Columns that say what a network is and how it was trained: heading -> entry -> cell."""
+    """Return columns that describe a network and its training: heading -> function of an entry."""
 
     def row(entry: int):
         return setting.of(entry).iloc[0]
@@ -221,11 +225,12 @@ def _training(setting: Setting) -> dict[str, Callable[[int], str]]:
 
 
 def main_table(setting: Setting, ratios: list[dict]) -> str:
-    """Show accuracy, longest trainings first, also as a share of the denominators'; distilled networks in a table
-    below.
+    """Show accuracy, also as a share of the denominators' accuracy; the longest trainings come first.
+
+    Distilled networks are in a second table.
 
     Args:
-        ratios: of `compare.ratios`.
+        ratios: lines of `compare.ratios`.
     """
     shares = {(line["comparison"], line["run"]): line for line in ratios}
     against = {
@@ -288,7 +293,7 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
 
 
 def classifier_cost_table(setting: Setting, against: int | None) -> str:
-    """Show what each model costs; latency also as a multiple of that of `against`."""
+    """Show the cost of each model; latency also as a multiple of that of `against`."""
     if not setting.compared:
         return ""
     machines = {entry: _timed_on(setting, entry) for entry in setting.compared}
@@ -347,7 +352,7 @@ def _timed_on(setting: Setting, entry: int) -> set[str]:
 
 
 def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
-    """Show which images ours and ResNet-34 get right, and ours' commonest confusions."""
+    """Show on which images ours and ResNet-34 are right, and our most frequent confusions."""
     if not mistakes:
         return ""
     ours, against, seeds, shares, confusions = mistakes
@@ -368,7 +373,7 @@ def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
 
 # ---------------------------------------------------------------- ablations of both tasks
 
-VARIANT = {  # what was measured: heading -> line of `compare.ablations` -> cell
+VARIANT = {  # measured values: heading -> line of `compare.ablations` -> cell
     "task1": {
         "seeds": lambda line: str(line["seeds"]),
         **{subset: (lambda line, subset=subset: f"{line[subset]:.1f}") for subset in SUBSETS},
@@ -395,7 +400,7 @@ def variant_table(setting: Setting, lines: list[dict]) -> str:
     rows = []
     for group, members in groupby(lines, key=lambda line: line["group"]):
         members = list(members)
-        # the first of several for one run
+        # reversed, so that the first variant of a run wins
         variants = {line["run"]: line["variant"] for line in reversed(members)}
         for line in members:
             reference = variants.get(line["reference_run"], line["reference"])

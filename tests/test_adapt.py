@@ -159,7 +159,7 @@ def test_a_network_of_timm_in_one_line(name):
 @pytest.mark.parametrize("name", ["tf_efficientnet_b0", "nf_resnet50", "resnetv2_50x1_bit"])
 def test_timms_own_convolutions_are_refused(name):
     timm = pytest.importorskip("timm")
-    with pytest.raises(ValueError, match="stem.* is no plain convolution: timm.*computes something else"):
+    with pytest.raises(ValueError, match="stem.* is not a plain convolution: timm.*computes something else"):
         adapt_first_conv(timm.create_model(name), "mean")
 
 
@@ -192,7 +192,7 @@ class Renamed(nn.Conv2d):
     ],
 )
 def test_what_the_stem_cannot_stand_for_is_named_with_its_place(conv, reason):
-    with pytest.raises(ValueError, match=f"body.0 is no plain convolution.*({reason})"):
+    with pytest.raises(ValueError, match=f"body.0 is not a plain convolution.*({reason})"):
         adapt_first_conv(nn.ModuleDict({"body": nn.Sequential(conv)}), "mean", path="body.0")
 
 
@@ -211,7 +211,7 @@ def test_what_the_stem_cannot_stand_for_is_named_with_its_place(conv, reason):
             "expected 'keep', 'wavelength'.* or a mapping",
         ),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), {"init": "wavelength"}, "needs the wavelength"),
-        (nn.Sequential(nn.Linear(3, 4)), {"path": "0"}, "0 is no plain convolution: this is a Linear"),
+        (nn.Sequential(nn.Linear(3, 4)), {"path": "0"}, "0 is not a plain convolution: this is a Linear"),
     ],
 )
 def test_what_cannot_be_adapted_is_one_clear_error(net, options, message):

@@ -151,18 +151,18 @@ STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mean": "nonsense", "covariance": torch.eye(3)}, "mean='nonsense' are no numbers"),
+        ({"mean": "nonsense", "covariance": torch.eye(3)}, "mean='nonsense' are not numbers"),
         ({"mean": [1.0, 2.0], "covariance": torch.eye(3)}, r"mean has shape \(2,\), expected \(3,\)"),
         ({"fill": "mean", "covariance": torch.eye(3)}, "'mean' does not use covariance="),
         ({"fill": "zero", "std": torch.ones(3)}, "'zero' does not use std="),
         ({"fill": "mean", "ridge": 0.1}, "'mean' does not use ridge="),
-        ({"fill": "luma_chroma", "mean": torch.ones(3)}, "takes images whose mean was subtracted"),
-        ({"covariance": STATISTICS}, "all statistics were given: write statistics="),
-        ({"statistics": STATISTICS, "std": torch.ones(3)}, "leave these out"),
-        ({"statistics": torch.eye(3)}, "what channel_statistics returns"),
-        ({"statistics": {"mean": 1}}, "has the entries mean, std, covariance"),
+        ({"fill": "luma_chroma", "mean": torch.ones(3)}, "needs images with a mean of zero"),
+        ({"covariance": STATISTICS}, "all statistics were given: use statistics="),
+        ({"statistics": STATISTICS, "std": torch.ones(3)}, "do not give these as well"),
+        ({"statistics": torch.eye(3)}, "the result of channel_statistics"),
+        ({"statistics": {"mean": 1}}, "must have the entries mean, std, covariance"),
         ({"normalised": False, "covariance": torch.eye(3)}, "normalised=False needs statistics="),
-        ({"fill": "black", "statistics": STATISTICS, "normalised": False}, "black itself is zero"),
+        ({"fill": "black", "statistics": STATISTICS, "normalised": False}, "in raw images black is zero"),
         ({"fill": "wiener"}, "unknown fill rule 'wiener'"),
         ({"covariance": torch.ones(3, 3), "ridge": 0.0}, "ridge 0.0: channel . follows exactly"),
         (
@@ -308,8 +308,8 @@ def test_statistics_of_dicts_as_loaders_give_them():
         assert torch.equal(channel_statistics([batch]).covariance, expected.covariance)
     assert torch.equal(channel_statistics([{"my images": x}], key="my images").mean, expected.mean)
     for batches, options, message in (
-        ([{"my images": x}], {}, "keys my images: say with key="),
-        ([x], {"key": "image"}, "no dict but a Tensor"),
+        ([{"my images": x}], {}, "keys my images: give the key"),
+        ([x], {"key": "image"}, "not a dict but a Tensor"),
         ([{"image": x}], {"mask": "valid"}, "no such key"),
     ):
         with pytest.raises(ValueError, match=message):

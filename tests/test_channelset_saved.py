@@ -21,9 +21,9 @@ def make(fill: str = "mean", channels=3, **options) -> nn.Module:
 @pytest.mark.parametrize(
     "other, message",
     [
-        (lambda: make(channels="BGR"), "checkpoint is of the channels R, G, B, not B, G, R"),
+        (lambda: make(channels="BGR"), "checkpoint has the channels R, G, B, not B, G, R"),
         (lambda: make(channels={"R": 650.0, "G": 560.0, "B": 490.0}), "channel R at 665 nm, not 650 nm"),
-        (lambda: make("zero", "RGB"), "checkpoint is of fill rule 'mean', the network has 'zero'"),
+        (lambda: make("zero", "RGB"), "checkpoint has fill rule 'mean', the network has 'zero'"),
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])
@@ -123,9 +123,9 @@ def test_what_is_no_such_file_is_one_clear_error(tmp_path):
     torch.save({"weights": torch.ones(1)}, tmp_path / "other.pt")
     for name, message in (
         ("none.pt", "no such file"),
-        ("broken.pt", "no file of save_adapted"),
-        ("text", "safetensors|no file of save_adapted"),
-        ("other.pt", "no file of save_adapted"),
+        ("broken.pt", "not written by save_adapted"),
+        ("text", "safetensors|not written by save_adapted"),
+        ("other.pt", "not written by save_adapted"),
     ):
         with pytest.raises(ValueError, match=message):
             load_adapted(nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / name)

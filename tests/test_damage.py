@@ -18,6 +18,7 @@ import eval_channels
 import train_task1
 import train_task2
 from data.archive import download
+from engine import trainer
 from engine.step import TrainStep
 from utils import (
     ROOT,
@@ -187,6 +188,22 @@ def test_a_run_goes_on_from_the_older_state_where_the_last_is_damaged(command, t
         command(train_task1, *tiny, "--out", "cut", "--resume")
 
 
+def test_a_run_has_its_last_state_at_every_moment(command, tiny, cut, monkeypatch):
+    """As after a kill between two saves, when both states are one file with two names."""
+    (cut / "previous.pt").unlink()
+    os.link(cut / "last.pt", cut / "previous.pt")
+    monkeypatch.setattr(trainer, "SAVE_EVERY", -1)
+    write, seen = trainer.save_checkpoint, []
+
+    def save(path, state):
+        seen.append(sorted(file.name for file in cut.glob("*.pt")))
+        write(path, state)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", save)
+    command(train_task1, *tiny, "--out", "cut", "--resume")
+    assert seen == [["last.pt", "previous.pt"]] * 4  # three saves, and the model
+
+
 def test_a_diverged_run_names_no_state_that_is_not_there(command, tiny):
     with pytest.raises(UserError) as error:
         command(train_task1, *tiny, "--lr", "1000", "--epochs", "60", "--out", "run")
@@ -293,7 +310,7 @@ def test_options_of_another_version_are_left_alone(command, trained):
 def test_the_end_of_the_terminal_saves_unless_nohup_ignores_it(
     command, tiny, interrupt_at, monkeypatch, capsys
 ):
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    before = signal.signal(signal.SIGHUP, lambda *_: None)  # the tests themselves may run under nohup
     try:
         with monkeypatch.context() as patch:
             interrupt_at(patch, 2, signal.SIGHUP)

@@ -176,7 +176,7 @@ def test_the_excess_of_the_seeds_is_what_all_images_would_show():
 def test_differences_and_ratios_refuse_other_shapes():
     for compare in (paired_difference, paired_ratio):
         for wrong in (np.ones(5), np.ones((2, 4)), np.ones((0, 5))):
-            with pytest.raises(ValueError, match=r"expected \(seeds, N\)"):
+            with pytest.raises(ValueError, match=r"expected two arrays \(seeds, N\)"):
                 compare(wrong, np.ones((1, 5)))
 
 

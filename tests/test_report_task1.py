@@ -139,7 +139,9 @@ def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path, rewrit
     record = {**json.loads(files.record.read_text()), "digest": "01234567"}  # as an older version named it
     other = files.record.with_name(files.record.name.replace(files.name[-11:-3], "01234567"))
     rewrite(other, record)
-    with pytest.raises(UserError, match="two records of one model and seed, .*channelset.*: delete one"):
+    with pytest.raises(
+        UserError, match="two records have the same model and seed, .*channelset.*: delete one"
+    ):
         load_settings(tmp_path, "task1")
 
 
@@ -334,7 +336,7 @@ def test_build_then_check(results, publish, capsys):
     build.main([], results)
     build.main(["--check"], results)
     text = (results / "README.md").read_text()
-    assert "edit that one -->\nProse.\n**toy" in text and "| channel-set stem (ours) | ours |" in text
+    assert "edit that file -->\nProse.\n**toy" in text and "| channel-set stem (ours) | ours |" in text
     assert "secret" not in text
     assert "(figures/task1_channels_48px-quarter_toy.png)" in (results / "report/appendix.md").read_text()
     header, *lines = csv.reader((results / "results/task1/stats.csv").open())
@@ -378,7 +380,9 @@ def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
         damage()
         with pytest.raises(SystemExit):
             build.main(["--check"], results)
-        assert "figures/task1_channels_48px-quarter_toy.png is not what" in capsys.readouterr().err
+        assert (
+            "figures/task1_channels_48px-quarter_toy.png does not match results/" in capsys.readouterr().err
+        )
         build.main([], results)
         assert figure.read_bytes() == drawn
     left_over = figure.with_name("task1_channels_old_toy.png")

@@ -479,7 +479,7 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     with pytest.raises(SystemExit):
         build.main(["--check"], results)
     error = capsys.readouterr().err
-    assert "figures/task2_depth_48px-quarter_toy.png is not what" in error
+    assert "figures/task2_depth_48px-quarter_toy.png does not match results/" in error
     assert "task2_depth_old_toy.png (no results for it)" in error
     build.main([], results)
     assert figure.read_bytes() == drawn and not figure.with_name("task2_depth_old_toy.png").exists()

@@ -119,7 +119,7 @@ def test_latencies_are_measured_anew_without_checkpoints(have, evaluate, tmp_pat
     def time_again():
         latency.main(["--rounds", "1"], tmp_path)
 
-    with pytest.raises(UserError, match="has no rows to time"):
+    with pytest.raises(UserError, match="has no networks to time"):
         time_again()
     for arch in ("plain6-k5", "rrdb"):
         have("--arch", arch, out=arch)

@@ -1,13 +1,13 @@
-"""Run Task 1 on data of other channels than RGB, and keep what the report shows of it.
+"""Run Task 1 on data with other channels than RGB, and store the results for the report.
 
     python -m tools.bands data/eurosat-13band-469.zip --jobs 2         # thirteen bands; an hour on two cores
-    python -m tools.bands data/eurosat-13band-469.zip --collect        # only join what is evaluated
+    python -m tools.bands data/eurosat-13band-469.zip --collect        # only join finished evaluations
     python -m tools.bands rgb-sobel --grid task1-extra --folds 0       # ten minutes
 
-Makes the lists of the folds, trains and evaluates the grid on each with experiments.py (finished runs are skipped).
-Then joins the folds: each image has the predictions of the fold that did not train on it, and a network has one
-record in results/task1, whose key "folds" keeps commits, hardware and data hashes. --folds 0 takes the lists as they
-are.
+First it writes lists for the folds, then it trains and evaluates the grid on each fold with experiments.py. Finished
+runs are skipped. Last it joins the folds: each image has its prediction from the fold that did not train on it. Each
+network gets one record in results/task1, whose key "folds" holds commits, hardware and data hashes. With --folds 0
+the lists are used unchanged.
 """
 
 from __future__ import annotations
@@ -39,28 +39,34 @@ from metrics.accuracy import classification_metrics
 from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, one_at_a_time, within
 
 PRESET = "48px-quarter"
-# of each fold
+# keys of each fold's record
 PROVENANCE = ("dataset", "dataset_digest", "images_digest", "trained_with", "evaluated_with", "train_s")
-SUBSETS = {"task1-bands": "every B02,B03,B04", "task1-extra": "every"}  # grid -> what is evaluated
+SUBSETS = {"task1-bands": "every B02,B03,B04", "task1-extra": "every"}  # grid -> channel sets to evaluate
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.bands", description=__doc__)
     parser.add_argument("data", help="folder or zip with lists, images and bands.txt")
     parser.add_argument("--grid", choices=tuple(SUBSETS), default="task1-bands", help="which runs")
-    parser.add_argument("--folds", type=within(0, 1000), default=5, metavar="K", help="folds; 0: none")
+    parser.add_argument(
+        "--folds", type=within(0, 1000), default=5, metavar="K", help="number of folds; 0: none"
+    )
     parser.add_argument(
         "--seeds", nargs="+", type=within(0, 2**63 - 1), default=[0, 1, 2], metavar="N", help="seeds"
     )
-    parser.add_argument("--jobs", type=within(1, 1000), default=2, help="trainings at once")
     parser.add_argument(
-        "--work", default="runs/bands", metavar="FOLDER", help="where folds and evaluations lie"
+        "--jobs", type=within(1, 1000), default=2, help="number of trainings at the same time"
     )
     parser.add_argument(
-        "--options", default="", help="further options of every training, such as '--epochs 2'"
+        "--work", default="runs/bands", metavar="FOLDER", help="folder for folds and evaluations"
     )
-    parser.add_argument("--results", metavar="FOLDER", help="where the joined results go (default: results)")
-    parser.add_argument("--collect", action="store_true", help="train and evaluate nothing")
+    parser.add_argument("--options", default="", help="more options for every training, such as '--epochs 2'")
+    parser.add_argument(
+        "--results", metavar="FOLDER", help="folder for the joined results (default: results)"
+    )
+    parser.add_argument(
+        "--collect", action="store_true", help="only join the folds; do not train or evaluate"
+    )
     return parser
 
 
@@ -72,7 +78,7 @@ def run_folds(args, folds: list[Path]) -> None:
     """
     cache, results = args.work / "cache", args.work / "results"
     for fold in folds:
-        # it ends with this process, whatever ends that
+        # the queue watches its stdin, so it ends with this process, even if that is killed
         queue = subprocess.Popen(
             [
                 sys.executable,
@@ -96,7 +102,9 @@ def run_folds(args, folds: list[Path]) -> None:
             env={**os.environ, ENDS_WITH_STDIN: "1"},
         )
         if queue.wait():
-            raise UserError(f"fold {fold} is not finished: its log says why; the same command goes on")
+            raise UserError(
+                f"fold {fold} is not finished: read the reason in its log, then run the same command again to continue"
+            )
 
 
 def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple[dict, Predictions]]:
@@ -104,11 +112,11 @@ def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple
 
     Args:
         results: folder with the folds' records.
-        folds: names of their data sets, of which each image is tested in one.
+        folds: names of the folds' data sets; each image is tested in one fold.
         dataset: name of the whole data set.
 
     Returns:
-        Name of a run -> its record, with the key `folds` that says what each rests on, and its predictions.
+        Name of a run -> its record and predictions. The record's key `folds` names the data of each fold.
 
     Raises:
         UserError: a fold has no evaluation of a network.
@@ -119,12 +127,14 @@ def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple
         parts[run_name({**record, "dataset": dataset})][record["dataset"]] = record, predictions
     for name, by_fold in parts.items():
         if set(by_fold) != set(folds):
-            raise UserError(f"{name}: {len(by_fold)} of {len(folds)} folds are evaluated in {results}")
+            raise UserError(
+                f"{name}: {len(by_fold)} of {len(folds)} folds are evaluated in {results}: run without --collect"
+            )
     return {name: join([by_fold[fold] for fold in folds], dataset) for name, by_fold in parts.items()}
 
 
 def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Predictions]:
-    """Join one network's record and test predictions on each fold; costs are those of the first fold."""
+    """Join a network's records and test predictions of all folds; costs are those of the first fold."""
     records = [record for record, _ in parts]
     first, digests = records[0], "".join(record["dataset_digest"] for record in records)
     labels = np.concatenate([predictions.labels for _, predictions in parts])
@@ -154,7 +164,7 @@ def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Pre
 
 
 def _joined_digest(digests: list[str]) -> str:
-    """Join the digests of the folds' pictures, which are all known or none."""
+    """Join the digests of the folds' pictures; LISTS_ONLY if one is missing."""
     if LISTS_ONLY in digests:
         return LISTS_ONLY
     return sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else digests[0]

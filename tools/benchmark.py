@@ -1,19 +1,19 @@
-"""Measure the speeds this project promises, each against its reference in alternating pairs.
+"""Measure speeds, each against a reference in alternating pairs.
 
-    python -m tools.benchmark                    # all on this machine, about ten minutes; writes results/speed.csv;
-                                                 # `step`, at full width, on a GPU alone
-    python -m tools.benchmark stem --pairs 20    # the stem alone; printed only, as is all but the whole
+    python -m tools.benchmark                    # all, about ten minutes; writes results/speed.csv;
+                                                 # `step` runs at full width, so only on a GPU
+    python -m tools.benchmark stem --pairs 20    # only the stem; a part is printed, and not written without --keep
     python -m tools.benchmark step epoch --device cuda:0 --compile --keep
 
-cache     images decoded into the pixel cache a second, against a bare Pillow loop on all cores
-data      a CPU training step with the making of its batch, against the step alone
-epoch     images a second of whole epochs, against the plain pipeline of PyTorch's ImageNet example (Dataset, Pillow,
-          torchvision transforms, DataLoader) and a constant batch
-step      whole training steps as the training scripts run them, against steps on a constant batch
-stem      ChannelSetConv2d in ResNet-18, against a plain convolution of as many channels: training and folded
-scaling   from 1,000 to 64,000 images, and one process against two: seconds an epoch's drawing and batches take
+cache     images per second decoded into the pixel cache, against a bare Pillow loop on all cores
+data      a CPU training step that makes its batch, against the step alone
+epoch     images per second in whole epochs, against the plain pipeline of PyTorch's ImageNet example (Dataset,
+          Pillow, torchvision transforms, DataLoader) and against a constant batch
+step      whole training steps of the training scripts, against steps on a constant batch
+stem      ChannelSetConv2d in ResNet-18, against a plain convolution with the same channels: training and folded
+scaling   time to draw and make the batches of an epoch: for 1,000 to 64,000 images, and one process against two
 
-A ratio is the median over pairs, its quartiles in brackets. results/speed.csv keeps one row a case and machine.
+A ratio is the median over pairs, with quartiles in brackets. results/speed.csv has a row for each case and machine.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from models.resnet import ScaledResNet
 from models.task2 import build_classifier
 from utils import ROOT, ArgumentParser, cli, environment, generator, within, write_text
 
-STEPS = {  # network -> options; at full width, for `step`
+STEPS = {  # network -> options, at full width, for `step`
     "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},
     "ResNet-34, stock": {"arch": "resnet34"},
     "ResNet-18, 7x7 stem": {"arch": "resnet18", "stem_pool": False},
@@ -76,7 +76,7 @@ COLUMNS = (
 
 
 class Rows:
-    """The rows of one run, printed as they come."""
+    """A table of one run's rows; each row is printed as soon as it is measured."""
 
     def __init__(self, device: torch.device):
         machine = environment(device)
@@ -84,7 +84,7 @@ class Rows:
         self.rows: list[dict] = []
 
     def add(self, benchmark: str, case: str, value: float, unit: str, reference: str = "", ratios=()) -> None:
-        """Add a row; ratios: of the value to that of the reference, one a pair."""
+        """Add a row; ratios: value / reference value, for each pair."""
         quartiles = [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])] if len(ratios) else [None] * 3
         self.rows.append(
             dict(zip(COLUMNS, (benchmark, case, value, unit, reference, *quartiles)), **self.machine)
@@ -106,15 +106,15 @@ class Rows:
         pairs: int,
         images: tuple[int, int] | None = None,
     ) -> float:
-        """Measure two in alternating pairs, and add the row: milliseconds a step, or images a second.
+        """Measure two functions in alternating pairs and add a row: milliseconds per step, or images per second.
 
         Args:
             ours, other: return seconds.
-            reference: what readers call the other.
-            images: how many images ours and the other take in that time; None: the row is of the time.
+            reference: name of `other` for readers.
+            images: numbers of images that `ours` and `other` process in that time; None: report the time.
 
         Returns:
-            Ours, seconds, the median.
+            The median seconds of `ours`.
         """
         mine, theirs = pairs_of(ours, other, pairs)
         seconds = statistics.median(mine)
@@ -127,7 +127,7 @@ class Rows:
         return seconds
 
     def keep(self, path: Path) -> None:
-        """Write them among those of other machines and cases."""
+        """Write the rows into a file that keeps rows of other machines and cases."""
         check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)
@@ -145,7 +145,7 @@ class Rows:
 def pairs_of(
     ours: Callable[[], float], other: Callable[[], float], pairs: int
 ) -> tuple[list[float], list[float]]:
-    """Seconds of both, alternating, neither always first; one pair warms up."""
+    """Time both in alternating order and return their seconds; one extra pair warms up."""
     mine, theirs = [], []
     for pair in range(pairs + 1):
         for which in ((ours, mine), (other, theirs))[:: 1 if pair % 2 else -1]:
@@ -170,7 +170,7 @@ def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_count
 
 
 def _start(reader: ImageReader) -> None:
-    global _reader  # one a worker: opening a zip of 30,000 images takes longer than decoding 64
+    global _reader  # one for each worker, since opening a zip of 30,000 images takes longer than decoding 64
     _reader = reader
 
 
@@ -203,7 +203,7 @@ def bench_cache(args, rows: Rows) -> None:
 
 
 def make_train_step(config: Task2Config, device: torch.device, train: Batches, constant: bool) -> TrainStep:
-    """Steps of a training; constant: each gets the same batch, made once."""
+    """Make the steps of a training; constant: each step gets the same batch, made once."""
     torch.manual_seed(0)
     if constant:
         images, labels = next(train.eval_batches(config.batch_size))
@@ -232,7 +232,7 @@ def random_images(count: int, image_size: int, device: torch.device) -> Batches:
 
 
 def runner(steps: TrainStep, count: int) -> Callable[[], float]:
-    """Seconds of one step, on average over the next `count` of them; waits for the device."""
+    """Return a function that runs the next `count` steps, waits for the device and returns seconds per step."""
     position = [0]
 
     def run() -> float:
@@ -285,7 +285,7 @@ def bench_step(args, rows: Rows) -> None:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """FLOP/s of a product of two bfloat16 matrices of random numbers: 8192 x 8192, on a CPU 1024 x 1024."""
+    """Measure FLOP/s of a product of two random bfloat16 matrices: 8192 x 8192, on a CPU 1024 x 1024."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     run = timed(lambda: (a @ b)[0, 0].item())
@@ -324,7 +324,7 @@ def bench_data(args, rows: Rows) -> None:
 
 
 class Plain(Dataset):
-    """Images as PyTorch's ImageNet example reads them: one file, one Pillow decode, torchvision transforms."""
+    """A dataset that reads images like PyTorch's ImageNet example: file, Pillow, torchvision transforms."""
 
     def __init__(self, lists, cache, image_size: int):
         self.reader, self.split = ImageReader(lists), lists.splits["train"]
@@ -404,22 +404,22 @@ def bench_epoch(args, rows: Rows) -> None:
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
-    """Of all tensors that a forward pass keeps for the backward pass, each storage once."""
-    kept: dict[int, int] = {}
+    """Count the bytes that a forward pass saves for the backward pass, each storage once."""
+    sizes: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = forward()
     del output
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 def bench_stem(args, rows: Rows) -> None:
     device = torch.device(args.device)
-    # on a CPU the time of this process alone: others may be busy
+    # on a CPU measure only the time of this process, since other processes may be busy
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     for channels, sizes in ((3, (1, 2, 3)), (13, (1, 3, 13)), (224, (112, 224))):
         samples = torch.randn(500, channels) @ torch.randn(channels, channels)
@@ -438,9 +438,9 @@ def bench_stem(args, rows: Rows) -> None:
             x = x.contiguous(memory_format=torch.channels_last)
 
             def work() -> None:
-                told = {key: value() if callable(value) else value for key, value in how.items()}
+                arguments = {key: value() if callable(value) else value for key, value in how.items()}
                 model.zero_grad(set_to_none=True)
-                F.cross_entropy(model(x, **told), labels).backward()
+                F.cross_entropy(model(x, **arguments), labels).backward()
                 model.conv1.weight.grad.sum().item()
 
             return timed(work, clock)
@@ -522,7 +522,7 @@ def bench_stem(args, rows: Rows) -> None:
 
 
 def _batches_of_an_epoch(count: int, image_size: int) -> float:
-    """Seconds that the batches of an epoch of random images take, without a network."""
+    """Time the batches of an epoch of random images, without a network, in seconds."""
     torch.set_num_threads(1)
     batches = random_images(count, image_size, torch.device("cpu"))
     start = time.perf_counter()
@@ -542,7 +542,7 @@ def bench_scaling(args, rows: Rows) -> None:
         rows.add("scaling", f"memory for {count:,} images of 48 px, at most", max(grown, 0.0), "MiB")
     context = multiprocessing.get_context("spawn")
     with context.Pool(2) as pool:
-        pool.starmap(_batches_of_an_epoch, [(1000, 48)] * 2)  # started and imported
+        pool.starmap(_batches_of_an_epoch, [(1000, 48)] * 2)  # warm up: start the processes and import
         one = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)]))
         two = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)] * 2, chunksize=1))
         case, images = "two processes, 16,000 images each", (32_000, 16_000)
@@ -561,23 +561,25 @@ BENCHMARKS = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=tuple(BENCHMARKS), help="some of them (default: all)")
+    parser.add_argument("which", nargs="*", choices=tuple(BENCHMARKS), help="which benchmarks (default: all)")
     parser.add_argument(
         "--data", default="auto", help="data set for `cache` and `epoch`, as in train_task1.py"
     )
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
-    parser.add_argument("--image-size", type=within(8, 1024), default=64, help="px")
-    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="repetitions")
-    parser.add_argument("--steps", type=within(1, 10**5), default=5, help="steps of each repetition")
-    parser.add_argument("--device", default="cpu", help="of `epoch`, `step` and `stem`: cpu or cuda:N")
+    parser.add_argument("--image-size", type=within(8, 1024), default=64, help="image side in px")
+    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="number of repetitions")
     parser.add_argument(
-        "--compile", action="store_true", help="of `epoch` and `step`: torch.compile the networks"
+        "--steps", type=within(1, 10**5), default=5, help="number of steps in each repetition"
     )
+    parser.add_argument("--device", default="cpu", help="device of `epoch`, `step` and `stem`: cpu or cuda:N")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile in `epoch` and `step`")
     parser.add_argument(
         "--threads", type=within(1, 4096), default=1, help="CPU threads of the training steps"
     )
     parser.add_argument(
-        "--keep", action="store_true", help="put the rows of a part into results/speed.csv, too"
+        "--keep",
+        action="store_true",
+        help="write rows into results/speed.csv also if only some benchmarks run",
     )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
@@ -586,7 +588,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = args.which or [name for name in BENCHMARKS if name != "step" or args.device != "cpu"]
     for name in chosen:
         BENCHMARKS[name](args, rows)
-        if args.keep or not args.which:  # after each: what is measured is not lost
+        if args.keep or not args.which:  # after each benchmark, so that a later error loses nothing
             rows.keep(ROOT / "results" / "speed.csv")
 
 

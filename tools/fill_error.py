@@ -1,11 +1,11 @@
-"""Measure what fill rules do to pixels and to the stem's responses: results/fill_error.csv.
+"""Measure the errors of fill rules in pixels and in the stem's responses; write results/fill_error.csv.
 
-    python -m tools.fill_error --data data/mini-imagenet-50.zip --size 48          # pixels alone; a minute
-    python -m tools.fill_error --data ... --size 48 runs/.../model.pt [...]        # and these networks
+    python -m tools.fill_error --data data/mini-imagenet-50.zip --size 48          # only pixels; a minute
+    python -m tools.fill_error --data ... --size 48 runs/.../model.pt [...]        # also these networks
 
-A row for each rule, network and channel set. Moments and predictors are of the training images, errors of the
-validation images; no test image is read. A network trained without a sampler is measured under every rule, a
-network that was trained on sets of channels under its own.
+The table has a row for each rule, network and channel set. Moments and predictors come from the training images,
+errors from the validation images; no test image is read. A network trained without a sampler is measured under every
+rule, a network trained on channel sets only under its own rule.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from utils import (
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")
 NEIGHBOURS = (3, 5)  # px a side
-PATCHES = 400  # images that the predictors from neighbours are fitted on, and as many to test them
+PATCHES = 400  # number of images to fit the predictors from neighbours, and number to test them
 COLUMNS = {
     "dataset": None,
     "image_size": None,
@@ -59,8 +59,9 @@ COLUMNS = {
 
 
 def images_of(cache, split: str, size: int, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Normalised centre crops (N, C, size, size) and labels (N,), the first `count` of a split shuffled by a
-    fixed seed.
+    """Return normalised centre crops (N, C, size, size) and labels (N,) of a split in a fixed random order.
+
+    `count` limits N.
     """
     batches = make_batches(cache, split, size, range(len(cache.channel_names)), torch.device("cpu"))
     images, labels = map(torch.cat, zip(*batches.eval_batches(1000)))
@@ -70,7 +71,7 @@ def images_of(cache, split: str, size: int, count: int | None = None) -> tuple[t
 
 @torch.inference_mode()
 def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ids: list[int]) -> dict:
-    """Top-1, percent, and cross-entropy, nats, on a channel set."""
+    """Measure top-1 in percent and cross-entropy in nats on a channel set."""
     network = for_channels(model, ids).eval()
     logits = torch.cat([network(some[:, ids]) for some in images.split(250)])
     return {
@@ -81,20 +82,20 @@ def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor,
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.fill_error", description=__doc__)
-    parser.add_argument("checkpoint", nargs="*", help="model.pt of runs of train_task1.py")
-    parser.add_argument("--data", default="auto", help="the data, as in train_task1.py")
+    parser.add_argument("checkpoint", nargs="*", help="model.pt files from train_task1.py")
+    parser.add_argument("--data", default="auto", help="data set, as in train_task1.py")
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
     parser.add_argument("--size", type=within(1, 4096), default=48, help="side of the images, px")
-    parser.add_argument("--threads", type=within(0, 4096), default=0, help="CPU threads; 0: the idle cores")
     parser.add_argument(
-        "--out", default=str(ROOT / "results" / "fill_error.csv"), help="where the table goes"
+        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one for each idle core"
     )
+    parser.add_argument("--out", default=str(ROOT / "results" / "fill_error.csv"), help="file for the table")
     args = parser.parse_args(argv)
     use_threads(args.threads)
     cache = open_data(args.data, args.size, args.cache, 0.0)
     if list(cache.channel_names) != list("RGB"):
         raise UserError(
-            f"--data {args.data} has channels {', '.join(cache.channel_names)}: this table is of RGB"
+            f"--data {args.data} has channels {', '.join(cache.channel_names)}: this table needs RGB data"
         )
     machine = environment(torch.device("cpu"))
     head = {
@@ -135,10 +136,10 @@ def main(argv: list[str] | None = None) -> None:
         if difference(cache, checkpoint["dataset"], path) or config["image_size"] != args.size:
             raise UserError(
                 f"{path} was trained on {checkpoint['dataset']['name']} at {config['image_size']} px, "
-                f"not on {cache.name} at {args.size} px"
+                f"not on {cache.name} at {args.size} px: give --data and --size of its training"
             )
         stem, plain = find_stem(model), config["sampler"] == "none"
-        whole = stem.fold(sets["RGB"]) if plain else None  # as it was trained
+        whole = stem.fold(sets["RGB"]) if plain else None  # the stem as it was trained
         for rule in RULES if plain else (config["fill"],):
             stem.fill = build_fill(rule, 3, **statistics)
             rows += [

@@ -1,11 +1,11 @@
-"""Time all networks of Task 2's results anew, in turn and on one machine, so that their latencies compare.
+"""Time all networks of Task 2's results again, in turn on one machine, so that latencies can be compared.
 
-    python -m tools.latency                          # ten minutes on a CPU; nothing else should run meanwhile
+    python -m tools.latency                          # ten minutes on a CPU; run nothing else meanwhile
     python -m tools.latency --preset 48px-quarter --rounds 50
 
-Latency does not depend on the weights: the networks are built from the options in results/task2/runs/, so no
-checkpoint is needed. Updates the latencies in the records, where and with what, and the table of all records.
-Ablations are left out, as in the table of cost.
+Latency does not depend on the weights. So the networks are built from the options in results/task2/runs/, and no
+checkpoint is needed. The command updates latencies, machine and versions in the records, and the table of all
+records. Ablations are left out, as in the table of cost.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from models.task2 import build_classifier
 from report.results import Setting, load_settings
 from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar
 
-CHANNELS = 3  # Task 2 takes images with all channels of the pixel cache
+CHANNELS = 3  # Task 2 uses all channels of the pixel cache
 
 
 def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
-    """The fused network of the record `name`, with other weights.
+    """Build the fused network of the record `name`, with new weights.
 
     Raises:
-        UserError: this version does not build it any more.
+        UserError: this version cannot build it.
     """
     files = RunFiles(root / "results", "task2", name)
     try:
@@ -42,7 +42,7 @@ def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
 def time_setting(
     setting: Setting, records: dict[str, dict], device: torch.device, rounds: int
 ) -> dict[str, dict]:
-    """Name of a record -> its new latencies, of what is compared in the setting."""
+    """Time the networks of a setting's tables: name of a record -> its new latencies."""
     runs = {entry: list(dict.fromkeys(setting.of(entry)["run"])) for entry in setting.compared}
     nets = {
         entry: rebuild(records[names[0]], names[0], setting.folder.parent).to(
@@ -50,7 +50,7 @@ def time_setting(
         )
         for entry, names in progress_bar(runs.items(), desc="build")
     }
-    found: dict[str, dict] = {name: {} for names in runs.values() for name in names}
+    latencies: dict[str, dict] = {name: {} for names in runs.values() for name in names}
     for column, count, times in (
         ("latency_ms_b1", 1, rounds),
         ("latency_ms_b256", BATCH, max(1, rounds // 20)),
@@ -60,31 +60,30 @@ def time_setting(
         for entry, milliseconds in latencies_ms(nets, images, rounds=times).items():
             print(f"{setting.preset:12} {setting.describe(entry):60} batch {count:3}: {milliseconds:8.2f} ms")
             for name in runs[entry]:
-                found[name][column] = milliseconds
-    return found
+                latencies[name][column] = milliseconds
+    return latencies
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", help="of these results alone; default: all")
+    parser.add_argument("--preset", help="preset of the results (default: all)")
     parser.add_argument(
         "--rounds",
         type=int,
         default=60,
-        help="timed passes of one image, a twentieth of it for a batch "
-        f"of {BATCH}; a round has each network once",
+        help=f"timed passes of each network for one image; a twentieth of it for a batch of {BATCH}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args(argv)
     if args.rounds < 1:
-        raise UserError(f"--rounds {args.rounds}: must be at least 1")
+        raise UserError(f"--rounds {args.rounds}: give at least 1")
     torch.set_num_threads(args.threads)
     device, records = torch.device(args.device), load_records(root / "results", "task2")
     settings = [one for one in load_settings(root, "task2")[1] if args.preset in (None, one.preset)]
     if not any(setting.compared for setting in settings):
         raise UserError(
-            "results/task2 has no rows to time" + (f" of --preset {args.preset}" if args.preset else "")
+            "results/task2 has no networks to time" + (f" of --preset {args.preset}" if args.preset else "")
         )
     for setting in settings:
         for name, latencies in time_setting(setting, records, device, args.rounds).items():

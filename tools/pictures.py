@@ -1,10 +1,11 @@
-"""Test pictures with what networks say of them: made locally, never committed.
+"""Draw test pictures with the answers of networks, for local use only.
 
-    python -m tools.pictures                       # the module of Task 1, from each channel set
+    python -m tools.pictures                       # our network of Task 1 on each channel set
     python -m tools.pictures --preset 64px-half --model sliced
-    python -m tools.pictures task2                 # the best shallow network on validation beside ResNet-34
+    python -m tools.pictures task2                 # the best shallow network on validation, and ResNet-34
 
-Writes report/local/*.png, which git ignores: the pictures belong to the data set. Of several seeds the first.
+The command writes report/local/*.png, which git ignores, because the pictures belong to the data set. It uses the
+first seed of each network.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
 
 
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Sort pictures by what the channel sets get right: kind -> whether each picture is of it, (N,)."""
+    """Sort pictures by the channel sets with a right answer: kind -> whether each picture belongs to it, (N,)."""
     by_set = {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
     return {
         "needs colour": by_set["RGB"] & ~by_set["R"] & ~by_set["G"] & ~by_set["B"],
@@ -35,12 +36,12 @@ def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Sort pictures by what two networks get right, as `kinds_task1`."""
+    """Sort pictures by which of two networks is right, as `kinds_task1`."""
     return agreement(predictions.labels, predictions.by_column)
 
 
 def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """Find the first setting that has the model, the model's name, and predictions for each channel set.
+    """Find the first setting with the model; return it with the model's name and predictions by channel set.
 
     Raises:
         UserError: no setting has it.
@@ -53,8 +54,9 @@ def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str
 
 
 def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """Find a setting as `find_task1`, with predictions of the model (default: ours, the best on validation) and of
-    ResNet-34.
+    """Find a setting as `find_task1`, with predictions of the model and of ResNet-34.
+
+    The default model is ours that is best on validation.
     """
     for setting in settings:
         entry = named(setting, model) if model else headline(setting)[0]
@@ -75,7 +77,7 @@ def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str
 
 
 def named(setting: Setting, model: str) -> int | None:
-    """Find the first entry of the tables that is called `model`."""
+    """Find the first entry of the tables with the name `model`."""
     entries = setting.test[setting.test["model"] == model]["entry"]
     return None if entries.empty else int(entries.iloc[0])
 
@@ -84,12 +86,12 @@ def missing(model: str, settings: list[Setting], script: str) -> str:
     return (
         f"no results of model {model!r} (presets: "
         f"{', '.join(setting.preset for setting in settings) or 'none'}): evaluate it with {script}, or "
-        f"name another with --model"
+        f"give another model with --model"
     )
 
 
 def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, list[int]]:
-    """Draw up to `each` test images of each kind at random: kind -> their numbers."""
+    """Choose up to `each` random test images of each kind: kind -> their row numbers."""
     random = np.random.default_rng(seed)
     return {
         kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()
@@ -97,12 +99,12 @@ def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, 
 
 
 def answer(column: str, text: str) -> str:
-    """Write a column's answer, on two lines where its name is long."""
+    """Write a column's answer, on two lines if its name is long."""
     return f"{column}: {text}" if len(column) < 12 else f"{column}:\n{text}"
 
 
 def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[int]], path: Path) -> None:
-    """Draw a row of pictures (N, S, S, 3) uint8 for each kind, below each its class and the wrong answers."""
+    """Draw a row of pictures (N, S, S, 3) uint8 for each kind, with the true class and wrong answers below."""
     columns = max(map(len, chosen.values()))
     names = class_names(predictions.images, predictions.labels)
     lines = 1 + sum(
@@ -140,18 +142,16 @@ TASKS = {"task1": (find_task1, kinds_task1), "task2": (find_task2, kinds_task2)}
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("task", nargs="?", choices=TASKS, default="task1", help="whose networks")
-    parser.add_argument("--preset", help="of the results (default: the first that has the model)")
+    parser.add_argument("task", nargs="?", choices=TASKS, default="task1", help="task of the networks")
+    parser.add_argument("--preset", help="preset of the results (default: the first with the model)")
     parser.add_argument(
         "--model",
         help=f"model of the results (default: {CHANNELSET.model}; for task2 the "
-        f"best shallow network on validation)",
+        f"shallow network that is best on validation)",
     )
-    parser.add_argument(
-        "--data", default="auto", help="the data the results were measured on, as in train_task1.py"
-    )
+    parser.add_argument("--data", default="auto", help="data set of the results, as in train_task1.py")
     parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
-    parser.add_argument("--each", type=int, default=6, help="pictures of each kind")
+    parser.add_argument("--each", type=int, default=6, help="number of pictures of each kind")
     args = parser.parse_args(argv)
     find, kinds = TASKS[args.task]
     settings = [one for one in load_settings(root, args.task)[1] if args.preset in (None, one.preset)]
@@ -159,7 +159,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     split = open_data(args.data, setting.image_size, args.cache).split("test")
     if split.paths != predictions.images:
         raise UserError(
-            f"--data {args.data}: its test images are not those that {model} was measured on; name those data"
+            f"--data {args.data}: {model} was evaluated on other test images: give the data set of that evaluation"
         )
     target = (
         root
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         / f"{args.task}-{setting.preset}-{setting.dataset}-{args.model or 'default'}.png"
     )
     draw(split.images, predictions, choose(kinds(predictions), args.each), target)
-    print(f"wrote {target}; its pictures belong to the data set: do not publish it")
+    print(f"wrote {target}; its pictures belong to the data set, so do not publish it")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What trained networks say of photographs in the public domain (report/photographs): results/qualitative.json.
+"""Save the networks' answers on public-domain photographs (report/photographs) to results/qualitative.json.
 
     python -m tools.qualitative --ours runs/.../model.pt --networks runs/.../model.pt runs/.../model.pt
 
---ours is a network of train_task1.py for any set of channels: its answers and kernels for every set. --networks are
-of train_task2.py: their answers, and the parts of the picture that these rest on (Grad-CAM, Selvaraju et al. 2017,
-arXiv 1610.02391, on the last feature map). Figures are drawn from this file alone: `python -m report.build`.
+--ours is a network from train_task1.py for any set of channels; the file gets its answers and kernels for every set.
+--networks are from train_task2.py; the file gets their answers and the parts of the picture that support them
+(Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391, on the last feature map). `python -m report.build` draws the
+figures from this file alone.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from report.class_names import NAMES
 from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
 
 PHOTOGRAPHS = ROOT / "report" / "photographs"
-FILTERS = 12  # kernels that the figure shows
+FILTERS = 12  # number of kernels in the figure
 
 
 def as_evaluated(name: str, checkpoint: dict) -> Tensor:
-    """A picture (1, 3, s, s), normalised, as evaluation gives an image of the data set to the network.
+    """Load a picture (1, 3, s, s), normalised like the data set's images in evaluation.
 
-    Decoded as for the cache; `Batches` takes the centre.
+    It is decoded as for the cache; `Batches` cuts out the centre.
     """
     dataset, size = checkpoint["dataset"], checkpoint["config"]["image_size"]
     image = np.array(decode((PHOTOGRAPHS / f"{name}.png").read_bytes(), cached_size(size)))
@@ -52,14 +53,14 @@ def as_evaluated(name: str, checkpoint: dict) -> Tensor:
 
 
 def answer(logits: Tensor, classes: list[str]) -> list:
-    """[name of the likeliest class, its probability in percent], of logits (1, K)."""
-    share, place = logits.softmax(1)[0].max(0)
-    name = classes[int(place)]
+    """Return [name of the likeliest class, its probability in percent] for logits (1, K)."""
+    share, label = logits.softmax(1)[0].max(0)
+    name = classes[int(label)]
     return [NAMES.get(name, name), round(100 * float(share), 1)]
 
 
 def describe(checkpoint: dict) -> dict:
-    """Where a network comes from."""
+    """Describe a network's training: model, data, options, machine."""
     config = checkpoint["config"]
     return {
         "model": config["name"],
@@ -75,12 +76,14 @@ def describe(checkpoint: dict) -> dict:
 
 @torch.no_grad()
 def any_set(path: str, names: list[str]) -> dict:
-    """Answers of Task 1's network by picture and set, its kernels by set, its channels' statistics."""
+    """Collect answers of Task 1's network by picture and set, kernels by set and the channels' statistics."""
     model, checkpoint = load_channel_net(path)
-    known, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
-    if list(known.names) != list("RGB"):
-        raise UserError(f"{path} is of channels {', '.join(known.names)}: the pictures are RGB")
-    sets = {name: list(parse_subset(name, known)) for name in SUBSETS}
+    channels, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
+    if list(channels.names) != list("RGB"):
+        raise UserError(
+            f"{path} has channels {', '.join(channels.names)}, but the pictures are RGB: give a network for RGB"
+        )
+    sets = {name: list(parse_subset(name, channels)) for name in SUBSETS}
     answers = {
         name: {
             one: answer(
@@ -105,7 +108,7 @@ def any_set(path: str, names: list[str]) -> dict:
 
 
 def classifier(path: str, names: list[str]) -> dict:
-    """Answers of one of Task 2's networks by picture, and the maps they rest on."""
+    """Collect a Task 2 network's answers by picture, and the Grad-CAM maps that support them."""
     model, checkpoint = load_classifier(path)
     net, dataset = fuse(model).eval(), checkpoint["dataset"]
     answers, maps = {}, {}
@@ -118,26 +121,26 @@ def classifier(path: str, names: list[str]) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.qualitative", description=__doc__)
-    parser.add_argument("--ours", required=True, metavar="CHECKPOINT", help="of train_task1.py")
-    parser.add_argument("--networks", nargs="+", default=[], metavar="CHECKPOINT", help="of train_task2.py")
+    parser.add_argument("--ours", required=True, metavar="CHECKPOINT", help="from train_task1.py")
+    parser.add_argument("--networks", nargs="+", default=[], metavar="CHECKPOINT", help="from train_task2.py")
     parser.add_argument(
-        "--out", default=str(ROOT / "results" / "qualitative.json"), help="where the answers go"
+        "--out", default=str(ROOT / "results" / "qualitative.json"), help="file for the answers"
     )
     args = parser.parse_args(argv)
     names = sorted(path.stem for path in PHOTOGRAPHS.glob("*.png"))
-    found = {
+    content = {
         "pictures": names,
         "evaluated_with": environment(torch.device("cpu")),
         "ours": any_set(args.ours, names),
         "networks": [classifier(path, names) for path in args.networks],
     }
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, found)
+    write_json(args.out, content)
     note_checksums(args.out)
     for name in names:
         print(
-            f"{name}: {found['ours']['answers'][name]}",
-            *(f"{network['model']} {network['answers'][name]}" for network in found["networks"]),
+            f"{name}: {content['ours']['answers'][name]}",
+            *(f"{network['model']} {network['answers'][name]}" for network in content["networks"]),
             sep="\n  ",
         )
     print(f"wrote {args.out}")

@@ -1,8 +1,8 @@
-"""Give results that an older version wrote their checksums: python -m tools.seal [FOLDER]
+"""Add checksums to results from an older version: python -m tools.seal [FOLDER]
 
-Records without checksums get them, if all metrics on test are those of their predictions. Measured files that no
-SHA256SUMS lists are listed. A file that has a checksum already is only compared with it: damage is named, never sealed.
-The checksums tell that nothing changed since this command ran, not that nothing changed before.
+A record without checksums gets them if its test metrics agree with its predictions. Measured files that are not in
+SHA256SUMS are added to it. A file that has a checksum is only checked: damage is reported and never sealed. The
+checksums show that nothing changed after this command ran. They cannot show that nothing changed before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MEASURED = ("fill_error.csv", "qualitative.json", "robustness.csv", "speed.csv")
 
 
 def seal_records(folder: Path, task: str) -> int:
-    """Give the records of a task their checksums; returns how many had none.
+    """Add checksums to the records of a task; return how many had none.
 
     Raises:
         UserError: a record does not agree with its predictions.
@@ -48,7 +48,7 @@ def seal_records(folder: Path, task: str) -> int:
             for key, value in classification_metrics(predictions.labels, answers, classes).items():
                 if not abs(value - row[key]) < 1e-9:
                     raise UserError(
-                        f"{files.record}: {key} {row[key]} is {value} in its predictions: evaluate again"
+                        f"{files.record}: {key} is {row[key]}, but its predictions give {value}: evaluate again"
                     )
         save_record(files, record)
         sealed += 1
@@ -56,7 +56,7 @@ def seal_records(folder: Path, task: str) -> int:
 
 
 def seal_files(folder: Path) -> int:
-    """List the measured files that are not listed; returns how many."""
+    """Add missing measured files to SHA256SUMS; return how many were added."""
     files = [folder / name for name in MEASURED if (folder / name).is_file()]
     for file in files:
         check_file(file, folder)
@@ -68,12 +68,12 @@ def seal_files(folder: Path) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.seal", description=__doc__)
-    parser.add_argument("folder", nargs="?", default=str(ROOT / "results"), help="the results")
+    parser.add_argument("folder", nargs="?", default=str(ROOT / "results"), help="folder of results")
     folder = Path(parser.parse_args(argv).folder)
     records = sum(seal_records(folder, task) for task in SECTIONS)
     files = seal_files(folder)
     check_results(folder)
-    print(f"{records} records and {files} files have checksums now; all agree with theirs")
+    print(f"{records} records and {files} files got checksums; all results agree with their checksums")
 
 
 if __name__ == "__main__":
