@@ -482,6 +482,10 @@ class Embeddings(nn.Module):
         super().__init__()
         self.num_channels, self.projection = config.num_channels, nn.Conv2d(3, 4, 4, 4)
 
+    @property
+    def in_channels(self):  # as timm's blocks have it: it has no setter
+        return self.projection.in_channels
+
     def forward(self, pixel_values):
         if pixel_values.shape[1] != self.num_channels:
             raise ValueError(
