@@ -375,7 +375,7 @@ def test_name_and_section_follow_from_what_the_network_is(options, name, section
             "--covariance-channels -1: must be at least 0",
         ),
         (["--arch", "resnet34", "--multi-level-head"], "--multi-level-head: --arch resnet34"),
-        (["--teacher", "none.pt"], "no checkpoint"),
+        (["--teacher", "none.pt"], "--teacher none.pt: no such file"),
     ],
 )
 def test_bad_options_name_the_option(train, options, message):
