@@ -620,7 +620,7 @@ def _recount(folded: nn.Module, path: str, before: int, after: int) -> None:
     for name in path.split("."):
         for holder in (module, getattr(module, "config", None)):
             for attribute in COUNTS:
-                value = getattr(holder, attribute, None)
+                value = getattr(holder, "__dict__", {}).get(attribute)  # not what is computed from a layer
                 if isinstance(value, int) and not isinstance(value, bool) and value == before:
                     setattr(holder, attribute, after)
         module = getattr(module, name)
