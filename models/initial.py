@@ -49,9 +49,8 @@ def initialise(
             f"{', '.join(channels[:6])}; use a model.pt that shares a channel with the data"
         )
     counts = {"channels": len(channels), "classes": len(classes)}
-    shapes = {
-        what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts
-    }  # shapes with one channel more, or one class more: they show which axes belong to channels or classes
+    # shapes with one channel more, or one class more: they show which axes belong to channels or classes
+    shapes = {what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts}
     own, parameters = model.state_dict(), dict(model.named_parameters())
     for key, value in own.items():
         if key.endswith("_extra_state") or (".fill." in key and key not in parameters):
