@@ -160,9 +160,8 @@ def _images(batch: Any, key: str | None) -> Any:
 
 def named(ids: list[int], names: Sequence[str] | None = None) -> str:
     """Write "channel B10" or "channels 3, 4", for messages."""
-    return (
-        f"channel{'s' if len(ids) > 1 else ''} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
-    )
+    noun = "channels" if len(ids) > 1 else "channel"
+    return f"{noun} {', '.join(str(names[i]) if names else str(i) for i in ids)}"
 
 
 def numbers(value: Any, name: str) -> Tensor:

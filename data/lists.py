@@ -90,6 +90,8 @@ def parse_list(data: bytes, name: str) -> Split:
             raise UserError(f"{name}:{number}: label {label} is out of range; labels count 0, 1, 2, ...")
         if CONTROL.search(path):
             raise UserError(f"{name}:{number}: {path!r} holds a control character; rename that file")
+        if not path:
+            raise UserError(f"{name}:{number}: {words[0].strip()!r} names no file; write `<path> <label>`")
         if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
             raise UserError(
                 f"{name}:{number}: {path!r} is outside the data set; write a relative path without .."

@@ -249,7 +249,7 @@ def test_filling_at_the_input_refuses_what_it_cannot_do():
         net[0](torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match="called with a dict"):
         net({"img": torch.randn(2, 3, 8, 8)}, mask=MASK)
-    with pytest.raises(ValueError, match="no convolution to read the channel count"):
+    with pytest.raises(ValueError, match="to read the channel count from"):
         adapt_first_conv(Patches(), "mean", where="input")
 
 

@@ -108,6 +108,8 @@ def test_class_names_are_labels_without_a_folder_each(tiny_dataset):
         ("images/n00000000/n00000000_1.JPEG -1", "label -1 is out of range"),
         ("images/n00000000/n00000000_1.JPEG 99999999999999999999", "is out of range"),
         ("images/n00000000/n00000000_1.JPEG 7", "label 7 is out of range"),
+        (". 0", "names no file"),
+        ("\\\\ 0", "names no file"),
         ("/etc/passwd 0", "is outside the data set"),
         ("C:/images/x.JPEG 0", "is outside the data set"),
         ("images/../../x.JPEG 0", "is outside the data set"),

@@ -279,7 +279,7 @@ def test_predictions_of_other_images_are_refused(results, publish, rewrite):
     answers = read_predictions(files.predictions).by_column
     write_predictions(files.predictions, ["images/other/0.JPEG"] * 100, LABELS, answers)
     read_predictions.cache_clear()
-    with pytest.raises(UserError, match="fill-zero-.*-s1-test.csv.gz is of other images"):
+    with pytest.raises(UserError, match="fill-zero-.*-s1-test.csv.gz has other images"):
         build.main([], results)
 
 

@@ -297,7 +297,7 @@ def test_predictions_of_other_images_or_missing_ones_are_named(results, publish,
     record["splits"]["test"][0]["top1_pct"] = 100.0
     rewrite(files.record, record)
     write_predictions(path, ["images/other/0.JPEG"] * 100, LABELS, {SINGLE: LABELS})
-    with pytest.raises(UserError, match="plain6-k5-.*-s0-test.csv.gz is of other images"):
+    with pytest.raises(UserError, match="plain6-k5-.*-s0-test.csv.gz has other images"):
         build.main([], results)
 
 
