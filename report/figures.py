@@ -363,9 +363,10 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
                 axis.annotate(
                     name,
                     (x, y),
-                    xytext=(5, 4),
+                    xytext=(7, -9) if rank == 1 else (-6, 6),
+                    ha="left" if rank == 1 else "right",
                     textcoords="offset points",
-                    fontsize=6.5,
+                    fontsize=7,
                     color=style["color"],
                 )
         axis.set(xlabel=panel.x, xscale="log")

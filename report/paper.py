@@ -363,7 +363,7 @@ def _depth(numbers: Numbers) -> list[Share]:
                 values = (100 * share[key] for key in ("ratio", "ci95_low", "ci95_high"))
                 depth = setting.record(model[SINGLE])["strict_depth"]
                 shares.append(
-                    Share(f"depth {depth}\n{label.removeprefix('ours, ')}", *values, of=text, depth=depth)
+                    Share(label.removeprefix("ours, ").replace(", ", "\n"), *values, of=text, depth=depth)
                 )
     return sorted(shares, key=lambda share: share.depth)
 
