@@ -186,10 +186,10 @@ MUTANTS = (
         "robust:together",
     ),
     Mutant(
-        "honesty: statistics of all pictures",
-        "data/cache.py",
-        'row, key == "train"))',
-        "row, True))",
+        "honesty: the test pictures are trained on",
+        "train_task1.py",
+        'make_batches(cache, "train", config.image_size,',
+        'make_batches(cache, "test", config.image_size,',
         "robust:honesty",
     ),
 )
