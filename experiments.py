@@ -378,9 +378,8 @@ def main(argv: list[str] | None = None) -> None:
     check_words(args)
     if args.list:
         return show(args)
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # SIGTERM acts as Ctrl-C: the trainings save, then stop
+    # SIGTERM acts as Ctrl-C: the trainings save, then stop
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     jobs = [] if args.no_train else training_jobs(args)
     evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)

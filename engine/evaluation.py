@@ -237,9 +237,8 @@ class Evaluation:
             return self.checkpoint["metrics"]
         lines = read_jsonl(log) if log.exists() else []
         epochs = list(range(1, self.options["epochs"] + 1))
-        fused = (
-            self.task == "task1" and len(self.args.checkpoint) > 1
-        )  # a late fusion adds up the times of its networks
+        # a late fusion adds up the times of its networks
+        fused = self.task == "task1" and len(self.args.checkpoint) > 1
         seconds = {line.get("train_s") for line in lines[-1:]} - {self.checkpoint["train_s"]}
         if lines and ([line.get("epoch") for line in lines] != epochs or (seconds and not fused)):
             raise UserError(

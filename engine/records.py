@@ -364,9 +364,8 @@ def write_predictions(path: Path, images: list[str], labels, predictions: dict) 
     writer.writerow(["image", "label", *predictions])
     writer.writerows(zip(images, labels.tolist(), *(p.tolist() for p in predictions.values())))
     with atomic_path(path) as temporary:
-        temporary.write_bytes(
-            gzip.compress(text.getvalue().encode(), mtime=0)
-        )  # without the time, equal rows give equal bytes
+        # without the time, equal rows give equal bytes
+        temporary.write_bytes(gzip.compress(text.getvalue().encode(), mtime=0))
 
 
 @cache

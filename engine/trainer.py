@@ -184,11 +184,8 @@ def _stop_signals() -> list[int]:
     heard = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
     # clusters warn with these signals before they end a job; SIGBREAK is Ctrl-Break on Windows
     others = [getattr(signal, name, None) for name in ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")]
-    return (
-        [signal.SIGINT, signal.SIGTERM]
-        + [hang_up] * heard
-        + [number for number in others if number is not None]
-    )
+    ends = [hang_up] if heard else []
+    return [signal.SIGINT, signal.SIGTERM, *ends, *(number for number in others if number is not None)]
 
 
 class Estimate:

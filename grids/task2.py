@@ -36,10 +36,8 @@ GATED_30 = {decay: GATED.but(augment="strong", weight_decay=decay) for decay in 
 GATED_30[0.002] = GATED.but(section="ablation", **STRONG)
 GATED4_STRONG = GATED4.but(augment="strong", weight_decay=0.0005)
 POOLED_K5 = GATED_K5.but(section="ablation", pooled_gates=True, augment="strong", weight_decay=0.001)
-DEEP, SHALLOW = (
-    RESNETS[0.001],
-    GATED_30[0.001],
-)  # the best ResNet-34 and the best shallow network on validation
+# the best ResNet-34 and the best shallow network on validation
+DEEP, SHALLOW = (RESNETS[0.001], GATED_30[0.001])
 
 # ---------------------------------------------------------------- which networks are trained longer
 

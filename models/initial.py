@@ -49,13 +49,12 @@ def initialise(
             f"{', '.join(channels[:6])}; use a model.pt that shares a channel with the data"
         )
     counts = {"channels": len(channels), "classes": len(classes)}
-    shapes = {
-        what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts
-    }  # shapes with one channel more, or one class more: they show which axes belong to channels or classes
+    # shapes with one channel more, or one class more: they show which axes belong to channels or classes
+    shapes = {what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts}
     own, parameters = model.state_dict(), dict(model.named_parameters())
     for key, value in own.items():
-        if ".fill." in key and key not in parameters:
-            continue
+        if key.endswith("_extra_state") or (".fill." in key and key not in parameters):
+            continue  # names and statistics of the channels are those of the new data
         part, given = {}, old.get(key)
         for what, others in shapes.items():
             for axis, (size, larger) in enumerate(zip(value.shape, others.get(key, value.shape))):
@@ -98,7 +97,9 @@ def _pairs(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in network.state_dict().items()}
+    return {
+        key: value.shape for key, value in network.state_dict().items() if not key.endswith("_extra_state")
+    }
 
 
 def _moved(given: torch.Tensor, own: torch.Tensor, axis: int, pairs: list[tuple[int, int]]) -> torch.Tensor:

@@ -111,8 +111,8 @@ MUTANTS = (
     Mutant(
         "terminal: its end is not heard",
         "engine/trainer.py",
-        "[signal.SIGINT, signal.SIGTERM] + [hang_up] * heard",
-        "[signal.SIGINT, signal.SIGTERM]",
+        "signal.SIGTERM, *ends, *(",
+        "signal.SIGTERM, *(",
         "test_damage.py::test_the_end_of_the_terminal_saves_unless_nohup_ignores_it",
     ),
     Mutant(

@@ -451,6 +451,6 @@ def test_a_damaged_picture_in_a_download_is_named(reply, tiny_dataset, tmp_path)
         place = archive.getinfo("images/n00000000/n00000000_1.JPEG").header_offset + 200
     content = bytearray(path.read_bytes())
     content[place] ^= 1
-    with pytest.raises(UserError, match="n00000000_1.JPEG in it is damaged"):
+    with pytest.raises(UserError, match="n00000000_1.JPEG is damaged"):
         download(reply(bytes(content)), tmp_path / "data", progress=False)
     assert not list((tmp_path / "data").iterdir())

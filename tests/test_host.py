@@ -200,8 +200,8 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch
     "words, message",
     [
         (["--out", "run"], "run already holds a run: add --resume"),
-        (["--init-from", "no.pt"], "--init-from no.pt: there is no such file"),
-        (["--teacher", "no.pt"], "--teacher no.pt: there is no such file"),
+        (["--init-from", "no.pt"], "--init-from no.pt: no such file"),
+        (["--teacher", "no.pt"], "--teacher no.pt: no such file"),
     ],
 )
 def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, monkeypatch, words, message):

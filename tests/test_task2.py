@@ -202,7 +202,7 @@ def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_th
             "predict",
             lambda model, batches, amp: (
                 evaluated.append((type(model.stem.conv), amp)),
-                (np.zeros(len(batches), int), 1.0),
+                (np.zeros(len(batches), int), 1.0, 50.0),
             )[1],
         )
 
@@ -313,7 +313,7 @@ def test_learning_from_another_network(train, have):
     assert not torch.equal(*states)
     checkpoint = load_checkpoint("teacher/model.pt", "task2-model")
     for change, message in (
-        ({"config": {**checkpoint["config"], "arch": "gated6-k5"}}, "holds an architecture"),
+        ({"config": {**checkpoint["config"], "arch": "gated6-k5"}}, "holds another architecture"),
         ({"dataset": {**checkpoint["dataset"], "digest": "0"}}, "not on this data"),
     ):
         save_checkpoint("other.pt", {**checkpoint, **change})
@@ -375,7 +375,7 @@ def test_name_and_section_follow_from_what_the_network_is(options, name, section
             "--covariance-channels -1: must be at least 0",
         ),
         (["--arch", "resnet34", "--multi-level-head"], "--multi-level-head: --arch resnet34"),
-        (["--teacher", "none.pt"], "no checkpoint"),
+        (["--teacher", "none.pt"], "--teacher none.pt: no such file"),
     ],
 )
 def test_bad_options_name_the_option(train, options, message):

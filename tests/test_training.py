@@ -578,7 +578,7 @@ def test_checkpoint_of_another_architecture(command, trained):
     state = load_checkpoint(trained, "task1-model")
     for change in ({"arch": "resnet18"}, {"width": 0.2}, {"arch": "resnet99"}):
         save_checkpoint("other.pt", {**state, "config": {**state["config"], **change}})
-        with pytest.raises(UserError, match="other.pt holds an architecture"):
+        with pytest.raises(UserError, match="other.pt holds another architecture"):
             command(eval_channels, "other.pt", "--results", "results")
 
 
@@ -600,7 +600,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path):
     save_checkpoint(path, {"kind": "training-state", "step": 1})
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # the system refuses to write more
-        with pytest.raises(UserError, match="cannot write .*last.pt.*Free some disk space"):
+        with pytest.raises(UserError, match="cannot write .*last.pt.*free some disk space"):
             save_checkpoint(path, {"kind": "training-state", "step": 2, "weight": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
