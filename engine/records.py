@@ -268,16 +268,20 @@ def columns(task: str) -> dict[str, int | None]:
         *subset,
         "split",
     ]
-    return {**dict.fromkeys(texts), **METRICS, **COSTS[task], "hardware": None, "run": None}
+    after = dict.fromkeys(("hardware", "latency_hardware", "run"))
+    return {**dict.fromkeys(texts), **METRICS, **COSTS[task], **after}
 
 
 def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
     """Return the task's table: a row for each record, split and channel set, in the columns of `columns`.
 
+    "hardware" is the machine of the training, "latency_hardware" the machine that measured the latency.
+
     Raises:
         UserError: a value of a record is missing or out of range; names the record.
     """
     rows = []
+    latency = "latency_ms" if task == "task1" else "latency_ms_b1"
     for name, record in records.items():
         try:
             config, test = record["config"], record["test"]
@@ -291,8 +295,9 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
                 "hardware": record["trained_with"]["hardware"],
                 "run": name,
             }
+            timer = record.get("timed_with", record["evaluated_with"])["hardware"]
             rows += [
-                {**common, "split": split, **line}
+                {**common, "latency_hardware": timer if line.get(latency) else None, "split": split, **line}
                 for split, lines in record["splits"].items()
                 for line in lines
             ]
