@@ -10,6 +10,7 @@
     {{ gap bands ours sliced random }}           13.0 (9.6 to 16.4)
     {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
+    {{ changing 48px-quarter ours }}             60              percent of images whose answer changes with the set
     {{ seeds 48px-quarter specialists-90 }}      one             number of seeds, in words up to ten
     {{ total 48px-quarter specialists params /1e6 .2f }}         a column, summed over the networks of a model
     {{ example RB }}                             how the fill rule predicts the absent channels of a set
@@ -50,7 +51,7 @@ PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 FUNCTIONS = (
     *("top1", "sd", "val", "gap", "ratio", "cost", "total", "energy", "csv", "count", "seeds"),
-    *("example", "compute", "provenance", "about"),
+    *("example", "compute", "provenance", "about", "changing"),
 )
 
 
@@ -210,6 +211,16 @@ class Numbers:
             return NOTHING
         values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}]
         return f"{sum(values) / float(scale.removeprefix('/')):{form}}"
+
+    def changing(self, preset: str, name: str) -> str:
+        """Return the share of test images, in percent, whose answer is not the same for all sets; mean over seeds."""
+        setting, model = self.find(preset, name) or (None, None)
+        if not model:
+            return NOTHING
+        answers = np.array(
+            [[p.by_column[column] for p in setting.predictions(model[column], column)] for column in SUBSETS]
+        )  # (sets, seeds, images)
+        return f"{100 * float((answers != answers[:1]).any(axis=0).mean()):.0f}"
 
     def example(self, subset: str) -> str:
         """Write how a set predicts its absent channels, computed from the recorded kernels K(S) = W P(S)."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
 from grids import task1, task2
 from report import budgets, diagrams, figures
 from report.charts import curves
+from report.class_names import class_names
 from report.compare import adjusted, denominator, mistakes
 from report.figures import Chart, Cost, Panel, Panels, Series, SetScores, Share
 from report.markdown import difference, interval, mean_sd, table
@@ -88,6 +90,7 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
             )
             for name, rows in (("ablations", task2.ABLATION_ROWS), ("screening", task2.SCREENING_ROWS))
         },
+        "task1-answers": answers_table(numbers),
         "task2-confusions": confusions(numbers),
         "primary": primary_table(numbers),
     }
@@ -297,6 +300,41 @@ def _changes(numbers: Numbers, rows) -> list[dict]:
                 }
             lines.append(line)
     return [{**line, "difference on test": difference(line)} for line in adjusted(lines, ("what changes",))]
+
+
+def answers_table(numbers: Numbers) -> str:
+    """Show the answers for three test images from each set, by ours and by the sliced kernel, seed 0 of each.
+
+    The images lie a quarter, a half and three quarters down the list of those whose answer by ours changes with the
+    set. So nobody picks them.
+    """
+    models = [(label, numbers.find(NARROW, name)) for label, name in (("ours", "ours"), ("sliced", "sliced"))]
+    if not all(found for _, found in models):
+        return ""
+    answers = {
+        label: [setting.predictions(model[column], column)[0] for column in SUBSETS]
+        for label, (setting, model) in models
+    }
+    first = answers["ours"][0]
+    names = class_names(first.images, first.labels)
+    columns = {
+        label: np.stack([one.by_column[column] for one, column in zip(each, SUBSETS)], axis=1)  # (N, 7)
+        for label, each in answers.items()
+    }
+    changing = np.flatnonzero((columns["ours"] != columns["ours"][:, :1]).any(axis=1))
+    rows = [
+        [
+            names[first.labels[image]],
+            label,
+            *(
+                "right" if answer == first.labels[image] else names[answer]
+                for answer in columns[label][image]
+            ),
+        ]
+        for image in changing[[len(changing) * quarter // 4 for quarter in (1, 2, 3)]]
+        for label in columns
+    ]
+    return table(["image of class", "network", *SUBSETS], rows)
 
 
 def confusions(numbers: Numbers) -> str:

@@ -45,7 +45,7 @@ def test_the_report_is_a_paper():
     text = REPORT.split("## References")[0]
     prose = " ".join(line for line in text.splitlines() if not line.startswith("|"))
     assert len([word for word in prose.split() if re.search(r"\w", word)]) <= 4500
-    assert len(tables(REPORT)) == 10
+    assert len(tables(REPORT)) == 11
     for table in tables(REPORT):
         assert len(table) - 2 <= 16 and table[0].count("|") - 1 <= 10
     figures = re.findall(r"^!\[Figure (\d+)\. ", REPORT, re.MULTILINE)

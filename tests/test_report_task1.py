@@ -5,6 +5,7 @@ All numbers are made up.
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from report.charts import KINDS, make_charts
 from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
 from report.figures import Chart, SetScores
-from report.numbers import DATA
+from report.numbers import DATA, Numbers
+from report.paper import answers_table
 from report.results import load_settings
 from report.tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from tools import pictures
@@ -472,3 +474,26 @@ def test_pictures_need_results_of_the_model(results):
 def test_the_ablation_table_compares_with_something():
     for group, variants in ABLATIONS.items():
         assert len(variants) > 1 and len({label for label, *_ in variants}) == len(variants), group
+
+
+def test_answers_are_of_images_whose_answer_changes_with_the_set():
+    labels = np.arange(8) % 2
+    answers = {name: labels.copy() for name in SUBSETS}
+    answers["B"] = np.where(np.arange(8) >= 4, 1 - labels, labels)  # the last four images: wrong from B alone
+    images = [f"images/{('finch', 'wok')[label]}/{i}.JPEG" for i, label in enumerate(labels)]
+    setting = SimpleNamespace(
+        predictions=lambda entry, column: [Predictions(images, labels, {column: entry[column]})]
+    )
+    same = dict.fromkeys(SUBSETS, dict.fromkeys(SUBSETS, labels))
+    found = {"ours": (setting, dict.fromkeys(SUBSETS, answers)), "sliced": (setting, same)}
+    numbers = SimpleNamespace(find=lambda preset, name: found.get(name))
+    lines = [line.strip("| ").split(" | ") for line in answers_table(numbers).splitlines()][2:]
+    rights = ["right"] * 7
+    assert lines == [
+        [true, network, *(rights if network == "sliced" else [*rights[:6], wrong])]
+        for true, wrong in (("wok", "finch"), ("finch", "wok"), ("wok", "finch"))  # images 5, 6 and 7
+        for network in ("ours", "sliced")
+    ]
+    assert Numbers.changing(numbers, "48px-quarter", "ours") == "50"
+    assert Numbers.changing(numbers, "48px-quarter", "sliced") == "0"
+    assert answers_table(SimpleNamespace(find=lambda preset, name: None)) == ""
