@@ -96,8 +96,10 @@ class Share(NamedTuple):
     share: float
     low: float
     high: float
-    of: str = ""  # the other network
+    of: str = ""  # the other network, or the preset whose strongest network it is
     depth: int = 0  # strict depth of the model
+    stride: str = ""  # of its stem
+    hollow: bool = False  # whether its marker is
 
 
 class Series(NamedTuple):
@@ -236,8 +238,43 @@ def share_against_depth(figure: Figure, data: list[Share]) -> None:
     axis = figure.subplots()
     for rank, model in enumerate(data):
         _share_points(axis, [rank], [model], model.name, rank)
-    depths = [model.depth for model in data]
-    for rank in range(1, len(data)):
+    _depth_ticks(axis, [model.depth for model in data])
+    axis.set(xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval")
+    _share_axis(axis, len(data))
+    _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
+
+
+def shares(figure: Figure, data: list[Share]) -> None:
+    """Draw accuracy as a share of the strongest network's, by strict depth; a colour for each preset.
+
+    Args:
+        data: sorted by depth.
+    """
+    figure.set_size_inches(10, 5)
+    axis = figure.subplots()
+    presets = list(dict.fromkeys(model.of for model in data))
+    for kind in dict.fromkeys((model.of, model.stride) for model in data):
+        places = [place for place, model in enumerate(data) if (model.of, model.stride) == kind]
+        members = [data[place] for place in places]
+        label = f"{kind[0]}, stem of stride {kind[1]}"
+        _share_points(axis, places, members, label, presets.index(kind[0]), hollow=members[0].hollow)
+    for place, model in enumerate(data):
+        axis.annotate(
+            f"{model.name}\n{model.share:.1f}",
+            (place, model.share),
+            xytext=(7, 3),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    _depth_ticks(axis, [model.depth for model in data])
+    axis.set(xlabel="strict depth", ylabel="top-1 in % of the strongest ResNet-34's, 95 % interval")
+    _share_axis(axis, len(data) + 0.4)
+    axis.legend(*_plain_legend(axis), frameon=False, fontsize=9)
+
+
+def _depth_ticks(axis, depths: list[int]) -> None:
+    """Label the models side by side with their depth; a line separates different depths."""
+    for rank in range(1, len(depths)):
         if depths[rank] != depths[rank - 1]:
             axis.axvline(rank - 0.5, color="0.8", linewidth=0.8)
     middles = {
@@ -245,31 +282,6 @@ def share_against_depth(figure: Figure, data: list[Share]) -> None:
     }
     axis.set_xticks(list(middles.values()), [str(depth) for depth in middles])
     axis.tick_params(axis="x", length=0)
-    axis.set(xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval")
-    _share_axis(axis, len(data))
-    _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
-
-
-def shares(figure: Figure, data: list[Share]) -> None:
-    """Draw accuracy as a share of several other networks'."""
-    axis = figure.subplots()
-    models, others = (list(dict.fromkeys(names)) for names in zip(*((one.name, one.of) for one in data)))
-    for rank, other in enumerate(others):
-        members = [model for model in data if model.of == other]
-        x = np.array([models.index(model.name) for model in members]) + 0.14 * (rank - (len(others) - 1) / 2)
-        _share_points(axis, x, members, other, rank, hollow=rank > 0)
-        for place, model in zip(x, members):
-            axis.annotate(
-                f"{model.share:.1f}",
-                (place, model.share),
-                xytext=(8, -3),
-                textcoords="offset points",
-                fontsize=8,
-            )
-    axis.set_xticks(range(len(models)), models)
-    axis.set(ylabel="top-1 in %, 95 % interval")
-    _share_axis(axis, len(models))
-    axis.legend(*_plain_legend(axis), frameon=False, fontsize=9)
 
 
 def _share_points(axis, x, models: list[Share], label: str, rank: int, hollow: bool = False) -> None:
@@ -279,7 +291,7 @@ def _share_points(axis, x, models: list[Share], label: str, rank: int, hollow: b
     axis.errorbar(x, share, yerr=[share - low, high - share], label=label, **bars, **_marker(rank, hollow))
 
 
-def _share_axis(axis, count: int) -> None:
+def _share_axis(axis, count: float) -> None:
     """Draw the lines at 90 and 100 %, and the frame of `count` models side by side."""
     for level, style in ((90, (0, (5, 2))), (100, "solid")):
         axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,7 @@ def _task2_row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str
     return {
         **row,
         "preset": PRESETS[preset],
-        "stem": config["stem"].split("s")[0],
+        "stem": config["stem"].replace("s", "/"),
         "width": f"{config['width']:g}",
         "epochs": str(config["epochs"]),
         "depth": " / ".join(str(record[kind]) for kind in DEPTHS),
@@ -393,15 +394,17 @@ def _fill(numbers: Numbers) -> list[Panel]:
 def _depth(numbers: Numbers) -> list[Share]:
     """Show top-1 as a share of each preset's strongest ResNet-34, by strict depth."""
     shares = []
-    for preset, text in ((FULL, "7x7 stem, full width, 64 px"), (NARROW, "quarter width, 48 px")):
+    for preset, text in ((FULL, "full width (L)"), (NARROW, "quarter width (S)")):
         for label, name in task2.MAIN_ROWS[preset]:
             setting, model = numbers.find(preset, name) or (None, None)
             share = numbers.share(preset, name)
             if share and not label.startswith("ResNet"):
                 values = (100 * share[key] for key in ("ratio", "ci95_low", "ci95_high"))
-                depth = setting.record(model[SINGLE])["strict_depth"]
+                record = setting.record(model[SINGLE])
+                stride = record["config"]["stem"][-1]
+                words = re.sub("^ours, (depth .)?(, )?|, fine stem", "", label).replace("operations", "")
                 shares.append(
-                    Share(label.removeprefix("ours, ").replace(", ", "\n"), *values, of=text, depth=depth)
+                    Share(words.strip(), *values, text, record["strict_depth"], stride, hollow=stride == "1")
                 )
     return sorted(shares, key=lambda share: share.depth)
 
