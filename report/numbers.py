@@ -11,7 +11,7 @@
     {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
     {{ changing 48px-quarter ours }}             60              percent of images whose answer changes with the set
-    {{ seeds 48px-quarter specialists-90 }}      one             number of seeds, in words up to ten
+    {{ seeds 48px-quarter specialists-90 }}      one seed        number of seeds, in words up to ten
     {{ total 48px-quarter specialists params /1e6 .2f }}         a column, summed over the networks of a model
     {{ example RB }}                             how the fill rule predicts the absent channels of a set
     {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
@@ -202,7 +202,7 @@ class Numbers:
 
     def seeds(self, preset: str, name: str) -> str:
         count = len(self.by_seed(preset, name))
-        return WORDS[count] if count < len(WORDS) else str(count)
+        return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Sum a numeric column over the networks of a model, and divide by N of "/N"."""
