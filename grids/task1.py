@@ -100,6 +100,12 @@ MEDIUM_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), 3/8 wide", width=0.375, epochs=90, augment="strong"
 )
 
+# The same FLOPs as the wide network, spent on finer maps: no pooling behind the stem. Predicted: 52 % over the seven sets
+# with a quarter of the parameters, and at most five points lost at 64 px, since the last map has 3 x 3 cells, not 2 x 2
+FINE_STRONG = CHANNELSET.but(
+    label="channel-set stem (ours), no pooling", stem_pool=False, epochs=50, augment="strong"
+)
+
 # ---------------------------------------------------------------- full width, for a GPU
 
 # ResNet-18 as wide as in its paper, with a 7x7 stem of stride 2. It has no pooling, which is too coarse for 64 px
@@ -251,6 +257,7 @@ ABLATIONS = {
         ("width 1/8, specialists", NARROW_SPECIALISTS, NARROW),
         ("width 1/2, ours", WIDE),
         ("width 1/2, ours, 50 epochs, strong", WIDE_STRONG),
+        ("no pooling, ours, 50 epochs, strong", FINE_STRONG),
         ("width 3/8, ours, 90 epochs, strong", MEDIUM_STRONG),
         ("width 1/2, specialists", WIDE_SPECIALISTS, WIDE),
     ],
@@ -295,6 +302,8 @@ ABLATIONS = {
         *((f"naive RGB, {size} px", resized(RGB_ONLY, size), RGB_ONLY) for size in (40, 64)),
         ("1/2 wide, strong, as trained", WIDE_STRONG),
         *((f"1/2 wide, strong, {size} px", resized(WIDE_STRONG, size), WIDE_STRONG) for size in TEST_SIZES),
+        ("no pooling, strong, as trained", FINE_STRONG),
+        *((f"no pooling, strong, {size} px", resized(FINE_STRONG, size), FINE_STRONG) for size in TEST_SIZES),
     ],
 }
 
@@ -330,6 +339,7 @@ NAMED = {
     "ours-90-light": (LONG[90],),
     "ours-210-light": (LONG[210],),
     "ours-wide": (WIDE_STRONG,),
+    "ours-fine": (FINE_STRONG,),
     "ours-medium": (MEDIUM_STRONG,),
     "ours-wide-light": (WIDE,),
     "rgb": (RGB_ONLY, FULL_RGB_ONLY),
@@ -360,6 +370,7 @@ NAMED = {
     "sliced-recalibrated": (recalibrated(SLICED),),
     **{f"at-{size}px": (resized(CHANNELSET, size),) for size in TEST_SIZES},
     **{f"wide-at-{size}px": (resized(WIDE_STRONG, size),) for size in TEST_SIZES},
+    **{f"fine-at-{size}px": (resized(FINE_STRONG, size),) for size in TEST_SIZES},
     "weighted": (BANDS_WEIGHTED,),
     "all-bands": (BANDS_PLAIN,),
     "all-bands+mean": (BANDS_FILLED[0],),
@@ -484,8 +495,8 @@ GRIDS = {
         LONG_STRONG,
         LONG[210],
     ],
-    "task1-frontier": [WIDE_STRONG, MEDIUM_STRONG],
-    "task1-sizes": [resized(WIDE_STRONG, size) for size in TEST_SIZES],
+    "task1-frontier": [WIDE_STRONG, FINE_STRONG, MEDIUM_STRONG],
+    "task1-sizes": [resized(run, size) for run in (WIDE_STRONG, FINE_STRONG) for size in TEST_SIZES],
     "task1-long-specialists": [*LONG_SPECIALISTS.values()],
     # Our model and the specialists at half and at twice the preset's width
     "task1-capacity": [NARROW, *NARROW_SPECIALISTS.values(), WIDE, *WIDE_SPECIALISTS.values()],
