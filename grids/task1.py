@@ -101,7 +101,7 @@ MEDIUM_STRONG = CHANNELSET.but(
 )
 
 # The same FLOPs as the wide network, spent on finer maps: no pooling behind the stem. Predicted: 52 % over the seven
-# sets with a quarter of the parameters, and at most five points lost at 64 px, since the last map has 3 x 3 cells, not 2 x 2
+# sets with a quarter of the parameters, and at most five points lost at 64 px: the last map has 3 x 3 cells, not 2 x 2
 FINE_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), no pooling", stem_pool=False, epochs=50, augment="strong"
 )
