@@ -64,6 +64,11 @@ class Run:
         )
 
     @property
+    def task(self) -> str:
+        """Return "task2" if the run names its architecture, else "task1", where the preset chooses it."""
+        return "task2" if "arch" in self.options else "task1"
+
+    @property
     def trained(self) -> Run:
         """Return the run that is trained: this run, or the run that it evaluates."""
         return self.source or self

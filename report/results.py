@@ -136,8 +136,12 @@ class Setting:
         rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
         return rows if column == SINGLE else rows[rows["subset"] == column]
 
-    def mean(self, model: Model, name: str, split: str = "test") -> float | None:
-        """Average a table's column `name` over seeds and columns of predictions; None if a value is missing."""
+    def mean(self, model: Model | int, name: str, split: str = "test") -> float | None:
+        """Average a table's column `name` over seeds and columns of predictions; None if a value is missing.
+
+        `model` may be an entry: a network that is used for every column.
+        """
+        model = model if isinstance(model, Mapping) else self.alone(model)
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
