@@ -67,7 +67,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     if folds < 2:
         raise UserError(f"--folds {folds}: must be at least 2")
     out = Path(out)
-    paths = [path for split in lists.splits.values() for path in split.paths]
+    paths = lists.paths
     labels = np.concatenate([split.labels for split in lists.splits.values()])
     parts = split_folds(labels, folds)
     folders = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from data.dataset import open_data
+from data.dataset import add_data_options, open_data
 from engine.records import SINGLE, SUBSETS, Predictions
 from grids.task1 import CHANNELSET
 from report.class_names import class_names
@@ -149,8 +149,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         help=f"model of the results (default: {CHANNELSET.model}; for task2 the "
         f"shallow network that is best on validation)",
     )
-    parser.add_argument("--data", default="auto", help="data set of the results, as in train_task1.py")
-    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    add_data_options(parser, "data set of the results, as in train_task1.py")
     parser.add_argument("--each", type=int, default=6, help="number of pictures of each kind")
     args = parser.parse_args(argv)
     find, kinds = TASKS[args.task]
