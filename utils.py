@@ -154,10 +154,15 @@ def option(
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
+    usual=None,
 ):
-    """Make a dataclass field that `parse_config` turns into `--name`, with its help text and its range."""
+    """Make a dataclass field that `parse_config` turns into `--name`, with its help text and its range.
+
+    `usual` is the value that replaces the default None, for options whose default depends on other options.
+    """
     limits = {"least": least, "above": above, "most": most, "below": below}
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
+    metadata = {"help": help, "choices": choices, "limits": limits, "usual": usual}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def option_fields(config) -> list[dataclasses.Field]:

@@ -30,7 +30,7 @@ def network_options(options: Mapping) -> dict:
     """
     arch = options["arch"]
     given = {key: options[key] for key in SHALLOW_OPTIONS if options[key] is not None}
-    names = SHALLOW_OPTIONS if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
+    names = tuple(SHALLOW_OPTIONS) if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
     for key in given.keys() - set(names):
         raise UserError(
             f"--{key.replace('_', '-')}: --arch {arch} has no such option; leave it out, or choose one of "
