@@ -369,7 +369,7 @@ class _Given:
 
     @property
     def channels(self) -> int | None:
-        """The number of channels in the statistics, or None."""
+        """Return the number of channels in the statistics, or None."""
         for value in (self.covariance, self.mean, self.std):
             if value is not None and value.ndim:
                 return len(value)

@@ -218,7 +218,7 @@ class ChannelSetConv2d(ChannelPlace):
 
     @property
     def unfoldable(self) -> str:
-        """The reason why this stem does not fold on a set of some channels, or "" if it folds."""
+        """Return the reason why this stem does not fold on a set of some channels, or "" if it folds."""
         if self.fill.absent is not None:
             return "fill rule 'black' adds a constant plane, which zero padding cuts off"
         if self.fill.centre is not None and self._pads:

@@ -57,7 +57,7 @@ class ImageLists:
 
     @property
     def paths(self) -> list[str]:
-        """The paths of all three lists."""
+        """Return the paths of all three lists."""
         return [path for split in self.splits.values() for path in split.paths]
 
     def member(self, path: str) -> str:

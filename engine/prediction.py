@@ -1,4 +1,4 @@
-"""Classifies image files with a trained network: `Predictor`. The script predict.py is its command line."""
+"""Classify image files with a trained network: `Predictor`. The script predict.py is its command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from utils import UserError, brief, load_checkpoint
 
 
 class Predictor:
-    """Classifies image files with the network of a checkpoint of either task.
+    """A network of either task's checkpoint that classifies image files.
 
     Example: `Predictor("runs/main/model.pt")("photo.jpg", "RG")` returns the five likeliest classes, each with its
     probability, from red and green alone.

@@ -1,4 +1,4 @@
-"""Reads and writes the results of a run in results/: records, predictions and a table.
+"""Read and write the results of a run in results/: records, predictions and a table.
 
     results/TASK/runs/NAME.json                 one evaluation: configuration, provenance, history, metrics
     results/TASK/predictions/NAME-test.csv.gz   one line for each test image: path, true class, predicted classes

@@ -189,7 +189,7 @@ def _stop_signals() -> list[int]:
 
 
 class Estimate:
-    """Predicts once, after `FIRST` steps, how long a training will take.
+    """A forecast of how long a training will take, made once after `FIRST` steps.
 
     Args:
         config: options of the training.
@@ -237,7 +237,9 @@ def work(options: Mapping) -> float:
 
 
 class Trainer:
-    """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and model.pt.
+    """The training of one model in one run directory.
+
+    The directory holds config.json, environment.json, metrics.jsonl, last.pt and model.pt.
 
     Args:
         config: resolved options; if `config.out` is empty, a run directory is chosen.

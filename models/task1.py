@@ -1,4 +1,4 @@
-"""Builds the networks of Task 1 from options, and rebuilds them from checkpoints of train_task1.py."""
+"""Build the networks of Task 1 from options, and rebuild them from checkpoints of train_task1.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the networks of Task 2 from options or checkpoints of train_task2.py, and measures their depth."""
+"""Build the networks of Task 2 from options or checkpoints of train_task2.py, and measure their depth."""
 
 from __future__ import annotations
 

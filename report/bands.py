@@ -56,7 +56,7 @@ class Network(NamedTuple):
 
     @property
     def at_test(self) -> str:
-        """The way it was evaluated."""
+        """Describe how it was evaluated."""
         test = self.setting.record(self.entry)["test"]
         words = [f"{value} fill" if key == "fill" else f"{key} {value}" for key, value in test.items()]
         return ", ".join(words) or "as trained"

@@ -114,7 +114,7 @@ class Line(NamedTuple):
 
     @property
     def at_test(self) -> str:
-        """The way it was evaluated."""
+        """Describe how it was evaluated."""
         return ", ".join(test_words(self.rows.iloc[0])) or "as trained"
 
     @property
@@ -127,7 +127,7 @@ class Line(NamedTuple):
 
     @property
     def run(self) -> str:
-        """The name of its runs; "" for the specialists, which have several names."""
+        """Return the name of its runs; "" for the specialists, which have several names."""
         return (
             "" if self.section == "specialist" else self.setting.run_name(next(iter(self.entries.values())))
         )

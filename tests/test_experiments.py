@@ -35,7 +35,7 @@ def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
 
 
 def folder(name: str) -> Path:
-    """The one run directory of a model."""
+    """Return the only run directory of a model."""
     (found,) = Path("runs/tiny-64px-half").glob(f"{name}-????????-s0")
     return found
 

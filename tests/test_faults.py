@@ -87,7 +87,7 @@ def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
 
 
 def wait_for(found, seconds: float = 120):
-    """What `found()` returns as soon as it is something.
+    """Wait until `found()` returns something that is true, and return it.
 
     Raises:
         AssertionError: it was nothing for so long.

@@ -24,7 +24,7 @@ $$y = \\frac{1}{n} \\sum_{c \\in S} e_c, \\qquad \\operatorname{tr}(W E W^\\top)
 
 @pytest.fixture
 def root(tmp_path):
-    """A repository with a small report."""
+    """Make a repository with a small report."""
     (tmp_path / "report/figures").mkdir(parents=True)
     (tmp_path / "report/README.md").write_text(TEXT, encoding="utf-8")
     picture = next((ROOT / "report/figures").glob("*.png"))

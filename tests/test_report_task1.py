@@ -46,13 +46,13 @@ EACH = {
 
 @pytest.fixture
 def root(documents, tmp_path):
-    """A repository with both documents and no results."""
+    """Make a repository with both documents and no results."""
     return documents(blocks_of(tmp_path), "task1-channels")
 
 
 @pytest.fixture
 def results(root, publish):
-    """The same with results of ours, a baseline, the specialists and an ablation."""
+    """Add results of ours, a baseline, the specialists and an ablation to `root`."""
     kernels = {subset: np.ones((8, len(subset), 3, 3)).tolist() for subset in SUBSETS}
     history = [
         {
@@ -80,7 +80,7 @@ def blocks_of(root) -> list[str]:
 
 
 def only(root):
-    """The one setting of the results."""
+    """Return the only setting of the results."""
     (setting,) = load_settings(root, "task1")[1]
     return setting
 
