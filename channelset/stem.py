@@ -47,7 +47,7 @@ class ChannelSetConv2d(ChannelPlace):
         embedding: learn e (C, O), zero at the start; it tells the network which channels are present.
         sampler: draws a set for each image in training if the call names none.
 
-    A call with images alone uses the set from the call of the surrounding network, see `context`.
+    A call with only images uses the set from the call of the surrounding network, see `context`.
     Attributes: see `ChannelPlace`.
 
     Raises:

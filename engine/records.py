@@ -131,7 +131,7 @@ def load_records(folder: str | Path, task: str) -> dict[str, dict]:
     """Read all records below the results folder `folder`: name of a run -> its record.
 
     Raises:
-        UserError: as `read_record`.
+        UserError: see `read_record`.
     """
     paths = sorted((Path(folder) / task / "runs").glob("*.json"))
     return {path.stem: read_record(path, task) for path in paths}
@@ -174,7 +174,7 @@ def check_results(folder: str | Path) -> None:
     Also compare the top-1 of each record with its predictions.
 
     Raises:
-        UserError: a file is damaged or missing; names the first such file, and what to do.
+        UserError: a file is damaged or missing; the message names the first such file, and what to do.
     """
     for task in SECTIONS:
         for name, record in load_records(folder, task).items():
@@ -275,7 +275,7 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
     """Return the task's table: a row for each record, split and channel set, in the columns of `columns`.
 
     Raises:
-        UserError: a value of a record is missing or out of range; names the record.
+        UserError: a value of a record is missing or out of range; the message names the record.
     """
     rows = []
     for name, record in records.items():

@@ -26,7 +26,7 @@ def specialists(**options) -> dict[str, Run]:
     return {channels: run.but(section=section, **options) for channels, run in networks.items()}
 
 
-# The specialist for RGB is the RGB-trained network of the baselines, tested on RGB alone
+# The specialist for RGB is the RGB-trained network of the baselines, tested only on RGB
 SPECIALISTS = {
     **specialists(),
     "RGB": RGB_ONLY.tested("specialist", "seven specialists", "specialist", subsets="RGB"),

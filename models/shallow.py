@@ -43,8 +43,8 @@ class ShallowOptions:
     )
     kernels: str | None = option(
         None,
-        "sides of the hidden convolutions, odd, such as 5; each of several, such as 3,5,7, makes a parallel "
-        "stream; the streams meet in the last layer (default: by --arch)",
+        "side of the hidden convolutions, odd, such as 5; several sides, such as 3,5,7, make parallel streams, one "
+        "for each side, which meet in the last layer (default: by --arch)",
         usual=(5,),
     )
     reparam: bool | None = option(
@@ -89,16 +89,18 @@ SHALLOW_OPTIONS: dict[str, Any] = {field.name: field.metadata["usual"] for field
 
 
 class ShallowLayer(nn.Module):
-    """One hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
+    """A hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
 
     The pooling commutes with the ReLU and the channel gate. It comes before them, so that they process a quarter of the
     pixels.
 
     Args:
         in_channels, out_channels, size, stride, reparam: as in `BranchedConv2d`.
-        gates: multiply by two gates that read the input: for each pixel and channel, and for each channel.
+        gates: multiply the output by two gates, which read the input. One has a value for each pixel and channel,
+            the other a value for each channel.
         pool: halve the sides, rounding up.
-        pooled_gates: if the layer pools, use a gate for each pooled cell instead of each pixel: a quarter of the gates.
+        pooled_gates: if the layer pools, compute a gate for each pooled cell, not for each pixel. That is a quarter
+            of the gates.
     """
 
     def __init__(
@@ -293,6 +295,6 @@ def build_shallow(arch: str, num_classes: int, **options) -> ShallowNet:
     """Build a network of `SHALLOW` by name; `options` replace the options that belong to the name.
 
     Raises:
-        ValueError: as `ShallowNet`.
+        ValueError: see `ShallowNet`.
     """
     return ShallowNet(num_classes, **{**SHALLOW[arch], **options})

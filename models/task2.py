@@ -70,7 +70,7 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
     """Rebuild the network of a model.pt of train_task2.py; return it in eval mode, not fused, and the checkpoint.
 
     Raises:
-        UserError: as `load`.
+        UserError: see `load`.
     """
 
     def build(options: Mapping, dataset: Mapping) -> nn.Module:

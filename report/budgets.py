@@ -28,7 +28,7 @@ class Budget(NamedTuple):
 
 
 def budget(numbers: Numbers, runs: Runs) -> Budget | None:
-    """Add up the costs of a model of preset S; None without results."""
+    """Add up the costs of a model of preset S; None if it has no results."""
     setting, model = numbers.find(NARROW, runs)
     if not model:
         return None

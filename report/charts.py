@@ -37,7 +37,7 @@ def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str,
 def curves(
     records: Mapping[str, dict], accuracy: str = "val_top1_pct", label: str = "validation top-1 (%)"
 ) -> Panels | None:
-    """Show training loss and validation accuracy by epoch; None without a log.
+    """Show training loss and validation accuracy by epoch; None if there is no log.
 
     Args:
         records: name in the legend -> record.

@@ -89,7 +89,7 @@ class Line(NamedTuple):
         return self.rows.loc[self.rows["subset"].isin(subsets), column].dropna().tolist()
 
     def mean(self, column: str, *subsets: str) -> float | None:
-        """Average `values`; None without values."""
+        """Average `values`; None if there are none."""
         values = self.values(column, *subsets)
         return statistics.fmean(values) if values else None
 

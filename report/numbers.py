@@ -64,7 +64,7 @@ class Numbers:
         """Return the text that replaces an expression.
 
         Raises:
-            UserError: unknown function, model, file or column, or wrong arguments.
+            UserError: a function, model, file or column is unknown, or the arguments are wrong.
         """
         name, *words = shlex.split(expression)
         if name not in FUNCTIONS:
@@ -75,7 +75,7 @@ class Numbers:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
     def find(self, preset: str, model: str | Runs) -> tuple[Setting, Model] | tuple[None, None]:
-        """Find the setting and the model; (None, None) without results.
+        """Find the setting and the model; (None, None) if there are no results.
 
         Args:
             preset: a preset of the results of `DATA`; or "bands" for the thirteen bands; or "sobel", "luma", ... for
@@ -107,7 +107,7 @@ class Numbers:
         return PLACES.get(place, (place,))
 
     def by_seed(self, preset: str, name: str | Runs, place: str = "mean") -> list[float]:
-        """Return top-1 on test in percent for each seed; [] without results."""
+        """Return top-1 on test in percent for each seed; [] if there are no results."""
         setting, model = self.find(preset, name)
         columns = self.columns(setting, place) if model else ()
         return setting.top1(model, columns) if columns and setting.seeds(model, columns) else []

@@ -131,14 +131,14 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
 
 
 def chosen(rows: list[dict[str, str]], columns: tuple[str, ...]) -> str:
-    """Write a table with the columns that at least one row fills; "" without rows."""
+    """Write a table with the columns that at least one row fills; "" if there are no rows."""
     rows = [row for row in rows if row]
     filled = [column for column in columns if any(row[column] != NOTHING for row in rows)]
     return table(filled, [[row[column] for column in filled] for row in rows]) if rows else ""
 
 
 def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> dict[str, str]:
-    """Make a model's cells that both tasks share: column -> cell; {} without results."""
+    """Make a model's cells that both tasks share: column -> cell; {} if it has no results."""
     setting, model = numbers.find(preset, runs)
     if not model:
         return {}

@@ -119,7 +119,9 @@ def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
 
 
 def test_unknown_row_is_an_error(queue):
-    with pytest.raises(UserError, match="--only nothing: grid task1 has good,fill=mean other,fill=zero"):
+    with pytest.raises(
+        UserError, match="--only nothing: grid task1 has no such run; it has good,fill=mean other,fill=zero"
+    ):
         queue([GOOD, OTHER], "--only", "nothing")
 
 

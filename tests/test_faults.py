@@ -292,5 +292,5 @@ def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, capsys):
 
 def test_processes_have_two_images_each(command, tiny, monkeypatch):
     monkeypatch.setattr(trainer.Processes, "start", staticmethod(lambda device: trainer.Processes(0, 2)))
-    with pytest.raises(UserError, match="--batch-size 2 leaves 2 processes less than the two images each"):
+    with pytest.raises(UserError, match="--batch-size 2 gives each of 2 processes fewer than two images"):
         command(train_task1, *tiny, "--batch-size", "2", "--out", "run")

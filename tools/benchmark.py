@@ -6,7 +6,7 @@
     python -m tools.benchmark step epoch --device cuda:0 --compile --keep
 
 cache     images per second decoded into the pixel cache, against a bare Pillow loop on all cores
-data      a CPU training step that makes its batch, against the step alone
+data      a CPU training step that makes its batch, against a step on a constant batch
 epoch     images per second in whole epochs, against the plain pipeline of PyTorch's ImageNet example (Dataset,
           Pillow, torchvision transforms, DataLoader) and against a constant batch
 step      whole training steps of the training scripts, against steps on a constant batch
@@ -215,7 +215,7 @@ def make_train_step(config: Task2Config, device: torch.device, train: Batches, c
 def real_and_constant(
     config: Task2Config, device: torch.device, batches: Callable[[], Batches]
 ) -> tuple[TrainStep, TrainStep]:
-    """Make the steps of a training, and the same with one constant batch; each gets batches of its own."""
+    """Make the steps of a training twice: with new batches, and with one batch that stays the same."""
     real, constant = (make_train_step(config, device, batches(), same) for same in (False, True))
     return real, constant
 
