@@ -238,7 +238,7 @@ class TrainConfig:
         check_name(self.name, "--name")
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError(
-                "--tensorboard: the package is not there; run `pip install tensorboard`, or leave the option out"
+                "--tensorboard: the package is not installed; run `pip install tensorboard`, or leave the option out"
             )
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
@@ -303,7 +303,7 @@ class Task1Config(TrainConfig):
             channels: the channels of the data.
 
         Raises:
-            UserError: as there; or the data lack a channel, or options do not fit together.
+            UserError: see `TrainConfig.resolve`; or the data lack a channel, or options do not fit together.
         """
         names = channels.names
         ids = sorted(parse_subset(self.channels, channels))
@@ -358,7 +358,7 @@ class Task2Config(ShallowOptions, TrainConfig):
         """Resolve as `TrainConfig.resolve` does; name a shallow network by its depth and kernels.
 
         Raises:
-            UserError: as there, or as `models.task2.network_options`.
+            UserError: see `TrainConfig.resolve` and `models.task2.network_options`.
         """
         options = network_options(vars(self))
         if self.name is None:

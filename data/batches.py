@@ -23,7 +23,7 @@ class Batches:
         labels: (N,) int64.
         image_size: side of the crops in px, at most S.
         mean, std: (C,), of the pixels; uint8 pixels count as [0, 1].
-        channels: ids of the channels that the batches hold. For a specialist they are its channels alone.
+        channels: ids of the channels that the batches hold. For a specialist they are only its channels.
         device: the device of the batches.
     """
 

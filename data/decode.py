@@ -215,7 +215,7 @@ def pixel_kind(data: bytes, channels: int) -> str:
 
 
 def kind_of(array: np.ndarray) -> str:
-    """Return the same as `pixel_kind`, for pixels that are already read."""
+    """Return the type of pixels that are already read; see `pixel_kind`."""
     return "float32" if array.dtype.kind == "f" else array.dtype.newbyteorder("=").name
 
 

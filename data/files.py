@@ -58,7 +58,7 @@ def read_member(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
 
 
 def check_bytes(count: int, largest: int) -> None:
-    """Check the size of a file.
+    """Check that a file of `count` bytes is not too large.
 
     Raises:
         ValueError: `count` bytes are more than `largest`.

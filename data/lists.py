@@ -55,6 +55,11 @@ class ImageLists:
     digest: str  # sha256 of the lists; LF or CRLF, folder or zip make no difference
     channels: Channels = RGB  # of each image, from bands.txt if it exists
 
+    @property
+    def paths(self) -> list[str]:
+        """Return the paths of all three lists."""
+        return [path for split in self.splits.values() for path in split.paths]
+
     def member(self, path: str) -> str:
         """Return the name of a listed path inside `source`."""
         return self.prefix + path

@@ -12,7 +12,7 @@ import torch
 from channelset import Channels
 from config import DEVICES, TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
-from data.dataset import open_data
+from data.dataset import add_data_options, open_data
 from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
 from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
@@ -34,10 +34,7 @@ PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 def add_options(parser: ArgumentParser, task: str) -> None:
     """Add the options that every evaluation has."""
-    parser.add_argument(
-        "--data", default="auto", help="the data it was trained on, as in the training scripts"
-    )
-    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    add_data_options(parser, "the data it was trained on, as in the training scripts")
     parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
     parser.add_argument(
         "--image-size",

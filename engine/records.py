@@ -1,4 +1,4 @@
-"""Reads and writes the results of a run in results/: records, predictions and a table.
+"""Read and write the results of a run in results/: records, predictions and a table.
 
     results/TASK/runs/NAME.json                 one evaluation: configuration, provenance, history, metrics
     results/TASK/predictions/NAME-test.csv.gz   one line for each test image: path, true class, predicted classes
@@ -131,7 +131,7 @@ def load_records(folder: str | Path, task: str) -> dict[str, dict]:
     """Read all records below the results folder `folder`: name of a run -> its record.
 
     Raises:
-        UserError: as `read_record`.
+        UserError: see `read_record`.
     """
     paths = sorted((Path(folder) / task / "runs").glob("*.json"))
     return {path.stem: read_record(path, task) for path in paths}
@@ -174,7 +174,7 @@ def check_results(folder: str | Path) -> None:
     Also compare the top-1 of each record with its predictions.
 
     Raises:
-        UserError: a file is damaged or missing; names the first such file, and what to do.
+        UserError: a file is damaged or missing; the message names the first such file, and what to do.
     """
     for task in SECTIONS:
         for name, record in load_records(folder, task).items():
@@ -278,7 +278,7 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
     "hardware" is the machine of the training, "latency_hardware" the machine that measured the latency.
 
     Raises:
-        UserError: a value of a record is missing or out of range; names the record.
+        UserError: a value of a record is missing or out of range; the message names the record.
     """
     rows = []
     latency = "latency_ms" if task == "task1" else "latency_ms_b1"

@@ -64,6 +64,11 @@ class Run:
         )
 
     @property
+    def task(self) -> str:
+        """Return the run's task: only runs of "task2" name their architecture."""
+        return "task2" if "arch" in self.options else "task1"
+
+    @property
     def trained(self) -> Run:
         """Return the run that is trained: this run, or the run that it evaluates."""
         return self.source or self
@@ -84,7 +89,7 @@ class Run:
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs in order, without runs that repeat both a training and its evaluation."""
+    """Return the runs in order; leave out a run whose training and evaluation an earlier run has."""
     first: dict[tuple, Run] = {}
     for run in runs:
         first.setdefault((run.model, *sorted(run.words), str(run.teacher), bool(run.parts)), run)

@@ -1,4 +1,4 @@
-"""Initialises a network from a checkpoint whose data had other classes or other channels."""
+"""Initialise a network from a checkpoint whose data had other classes or other channels."""
 
 from __future__ import annotations
 

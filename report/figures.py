@@ -36,7 +36,7 @@ class Chart(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The sha256 of the data, the title and the drawing code; it is saved in the figure."""
+        """Return the sha256 of the data, the title and the drawing code; it is saved in the figure."""
         code = inspect.getsource(inspect.getmodule(self.draw))
         return hashlib.sha256((repr([self.title, self.data]) + code).encode()).hexdigest()
 

@@ -33,14 +33,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.build import read_recipe
 from engine.records import SINGLE, SUBSETS
-from grids import task1, task2
+from grids import NAMED
+from grids.run import Run
 from metrics.fill_error import mean_energy
 from report import bands
 from report.compare import denominator
 from report.markdown import interval
-from report.results import Model, Setting
+from report.results import Model, Runs, Setting
 from utils import ROOT, UserError
 
 DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
@@ -65,7 +65,7 @@ class Numbers:
         """Return the text that replaces an expression.
 
         Raises:
-            UserError: unknown function, model, file or column, or wrong arguments.
+            UserError: a function, model, file or column is unknown, or the arguments are wrong.
         """
         name, *words = shlex.split(expression)
         if name not in FUNCTIONS:
@@ -75,27 +75,28 @@ class Numbers:
         except (TypeError, KeyError) as error:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
-    def find(self, preset: str, name: str) -> tuple[Setting, Model] | None:
-        """Find the setting and the model for a name; None without results.
+    def find(self, preset: str, model: str | Runs) -> tuple[Setting, Model] | tuple[None, None]:
+        """Find the setting and the model; (None, None) if there are no results.
 
         Args:
             preset: a preset of the results of `DATA`; or "bands" for the thirteen bands; or "sobel", "luma", ... for
                 RGB and this channel.
+            model: a name in `NAMED`, or the model's run, or a run for each channel set.
 
         Raises:
             UserError: no model has that name.
         """
-        task = "task1" if name in task1.NAMED else "task2"
-        runs = {**task1.NAMED, **task2.NAMED}
-        if name not in runs:
-            raise UserError(f"unknown model {name!r}; known: {', '.join(runs)}")
+        if isinstance(model, str) and model not in NAMED:
+            raise UserError(f"unknown model {model!r}; known: {', '.join(NAMED)}")
+        models = NAMED[model] if isinstance(model, str) else (model,)
+        first = models[0] if isinstance(models[0], Run) else next(iter(models[0].values()))
         others = {"bands": bands.BANDS, **{name: data for data, name in bands.EXTRA.items()}}
         wanted = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
-        for setting in self.settings[task]:
+        for setting in self.settings[first.task]:
             if (setting.dataset, setting.preset) == wanted:
-                models = (setting.model(run) for run in runs[name])
-                return next(((setting, model) for model in models if model), None)
-        return None
+                results = (setting.model(runs) for runs in models)
+                return next(((setting, result) for result in results if result), (None, None))
+        return None, None
 
     @staticmethod
     def columns(setting: Setting, place: str) -> tuple[str, ...]:
@@ -106,13 +107,13 @@ class Numbers:
             return bands.groups_of(setting)[GROUPS[place]]
         return PLACES.get(place, (place,))
 
-    def by_seed(self, preset: str, name: str, place: str = "mean") -> list[float]:
-        """Return top-1 on test in percent for each seed; [] without results."""
-        setting, model = self.find(preset, name) or (None, None)
+    def by_seed(self, preset: str, name: str | Runs, place: str = "mean") -> list[float]:
+        """Return top-1 on test in percent for each seed; [] if there are no results."""
+        setting, model = self.find(preset, name)
         columns = self.columns(setting, place) if model else ()
         return setting.top1(model, columns) if columns and setting.seeds(model, columns) else []
 
-    def top1(self, preset: str, name: str, place: str = "mean") -> str:
+    def top1(self, preset: str, name: str | Runs, place: str = "mean") -> str:
         values = self.by_seed(preset, name, place)
         return f"{statistics.fmean(values):.1f}" if values else NOTHING
 
@@ -120,8 +121,8 @@ class Numbers:
         values = self.by_seed(preset, name, place)
         return f"{statistics.stdev(values):.1f}" if len(values) > 1 else NOTHING
 
-    def val(self, preset: str, name: str, column: str = "top1_pct", form: str = ".1f") -> str:
-        setting, model = self.find(preset, name) or (None, None)
+    def val(self, preset: str, name: str | Runs, column: str = "top1_pct", form: str = ".1f") -> str:
+        setting, model = self.find(preset, name)
         value = model and setting.mean(model, column, "val")
         return NOTHING if value is None else f"{value:{form}}"
 
@@ -129,9 +130,11 @@ class Numbers:
         result = self.difference(preset, name, other, place)
         return interval(result, "difference_points", to="to") if result else NOTHING
 
-    def difference(self, preset: str, name: str, other: str, place: str = "mean") -> dict | None:
+    def difference(
+        self, preset: str, name: str | Runs, other: str | Runs, place: str = "mean"
+    ) -> dict | None:
         """Subtract two models, with interval and p; None if one has no results or both are the same."""
-        (setting, model), (_, against) = (self.find(preset, each) or (None, None) for each in (name, other))
+        (setting, model), (_, against) = self.find(preset, name), self.find(preset, other)
         if not model or not against or model == against:
             return None
         return setting.difference(model, against, self.columns(setting, place))
@@ -140,21 +143,21 @@ class Numbers:
         result = self.share(preset, name, other)
         return interval(result, "ratio", 100, "to") if result else NOTHING
 
-    def share(self, preset: str, name: str, other: str = "strongest") -> dict | None:
+    def share(self, preset: str, name: str | Runs, other: str | Runs = "strongest") -> dict | None:
         """Divide two networks of Task 2, with interval and p; None if one has no results or both are the same."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         if not model:
             return None
         if other == "strongest":
             best = denominator(setting, model[SINGLE])
             against = None if best is None else setting.alone(best)
         else:
-            against = (self.find(preset, other) or (None, None))[1]
+            against = self.find(preset, other)[1]
         return None if against in (None, model) else setting.ratio(model, against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Average a numeric column of the test rows over seeds (and sets), and divide by N of "/N"."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         if not model:
             return NOTHING
         values = setting.test.loc[setting.test["entry"].isin({*model.values()}), column].dropna()
@@ -162,7 +165,7 @@ class Numbers:
 
     def energy(self, preset: str, name: str) -> str:
         """Average the share over seeds, for the first eight RGB kernels, which records hold."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         shares = [
             100 * mean_energy(np.array(record["kernels"]["RGB"]))
             for (entry, _), record in (setting.records.items() if setting else ())
@@ -187,18 +190,7 @@ class Numbers:
     def count(self, what: str) -> str:
         if what != "runs":
             raise UserError(f"count {what!r}: use `count runs`")
-        return str(
-            sum(
-                len(setting.records)
-                for settings in self.settings.values()
-                for setting in settings
-                if setting.dataset == DATA
-            )
-        )
-
-    def count_images(self) -> int:
-        """Count the training images of `DATA` in its recipe."""
-        return sum(row.split == "train" for row in read_recipe(DATA).rows)
+        return str(len(self._records()))
 
     def seeds(self, preset: str, name: str) -> str:
         count = len(self.by_seed(preset, name))
@@ -206,7 +198,7 @@ class Numbers:
 
     def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Sum a numeric column over the networks of a model, and divide by N of "/N"."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         if not model:
             return NOTHING
         values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}]
@@ -214,7 +206,7 @@ class Numbers:
 
     def changing(self, preset: str, name: str) -> str:
         """Return the share of test images, in percent, whose answer is not the same for all sets; mean over seeds."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         if not model:
             return NOTHING
         answers = np.array(
@@ -224,7 +216,7 @@ class Numbers:
 
     def example(self, subset: str) -> str:
         """Write how a set predicts its absent channels, computed from the recorded kernels K(S) = W P(S)."""
-        setting, model = self.find(NARROW, "ours") or (None, None)
+        setting, model = self.find(NARROW, "ours")
         kernels = setting and setting.record(model["RGB"]).get("kernels")
         if not kernels:
             return NOTHING

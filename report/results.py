@@ -76,7 +76,7 @@ def test_words(row: pd.Series, note: str = "") -> list[str]:
 
 
 class Setting:
-    """The results of a preset, data set and image size.
+    """A group of results with the same preset, data set and image size.
 
     Args:
         task: "task1" or "task2".
@@ -86,7 +86,7 @@ class Setting:
         folder: results/.
 
     Attributes:
-        columns: columns of predictions; a model has an entry for each.
+        columns: columns of predictions, such as the channel sets; a model has an entry for each column.
         channels: names of the data's channels.
         rows: the rows, with the entry's number in a column "entry".
         others: the task's other settings with the same data, used to estimate seed variance when this setting has
@@ -136,8 +136,12 @@ class Setting:
         rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
         return rows if column == SINGLE else rows[rows["subset"] == column]
 
-    def mean(self, model: Model, name: str, split: str = "test") -> float | None:
-        """Average a table's column `name` over seeds and columns of predictions; None if a value is missing."""
+    def mean(self, model: Model | int, name: str, split: str = "test") -> float | None:
+        """Average a table's column `name` over seeds and columns of predictions; None if a value is missing.
+
+        `model` may be an entry: a network that is used for every column.
+        """
+        model = model if isinstance(model, Mapping) else self.alone(model)
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
@@ -177,7 +181,8 @@ class Setting:
     def model(self, runs: Runs) -> Model | None:
         """Find a run, or a run for each channel set, in the results.
 
-        Return None without test results. The seven colour sets need results on all sets, other channels on any set.
+        Return None if a run has no test results. The seven colour sets need results on all sets; other channels need
+        results on any set.
         """
         if isinstance(runs, Run):
             runs = dict.fromkeys(self.columns, runs)
@@ -280,7 +285,7 @@ class Setting:
 
     @cache
     def pooled(self, kind: str, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Pool the seed variance over the models of a kind with several seeds; None without such models.
+        """Pool the seed variance over the models of a kind with several seeds; None if there are no such models.
 
         Models of the task's other settings are added if this setting has fewer than `FEW` degrees of freedom.
         """

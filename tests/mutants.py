@@ -222,7 +222,7 @@ def passes(folder: Path, tests: list[str]) -> bool:
 
 
 def copy(folder: Path) -> None:
-    """The files that git knows, as they are now."""
+    """Copy the files that git knows, as they are now, into the folder."""
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -193,8 +193,9 @@ utils.cli({module}.main)
 
 
 def begin(module: str, words: list[str], ready: str, every: float = 20) -> subprocess.Popen:
-    """A process that has imported everything when the file `ready` is there, and runs a script's main() as soon as the
-    file "go" is; a training saves after `every` seconds.
+    """Start a process that imports everything, then writes the file `ready`.
+
+    It runs the script's main() as soon as the file "go" exists. A training saves after `every` seconds.
     """
     code = SCRIPT.format(root=str(ROOT), module=module, every=every, ready=ready, words=words)
     return start("-c", code)

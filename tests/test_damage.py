@@ -51,7 +51,7 @@ def lines(folder) -> list[dict]:
 
 @pytest.fixture
 def cut(command, tiny, interrupt_at, monkeypatch):
-    """A run of nine steps that was stopped after five, and then went one step further: both states are there."""
+    """Stop a run of nine steps after five, then let it go one step further: both states exist."""
     for call in (5, 1):
         with monkeypatch.context() as patch:
             interrupt_at(patch, call)

@@ -14,7 +14,7 @@ README, REPORT = ((ROOT / name).read_text(encoding="utf-8") for name in ("README
 
 
 def tables(text: str) -> list[list[str]]:
-    """The lines of each table, with heading and rule."""
+    """List the lines of each table, with heading and rule."""
     return [found.strip().splitlines() for found in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
 
 

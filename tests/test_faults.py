@@ -87,7 +87,7 @@ def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
 
 
 def wait_for(found, seconds: float = 120):
-    """What `found()` returns as soon as it is something.
+    """Wait until `found()` returns something that is true, and return it.
 
     Raises:
         AssertionError: it was nothing for so long.
@@ -292,5 +292,5 @@ def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, capsys):
 
 def test_processes_have_two_images_each(command, tiny, monkeypatch):
     monkeypatch.setattr(trainer.Processes, "start", staticmethod(lambda device: trainer.Processes(0, 2)))
-    with pytest.raises(UserError, match="--batch-size 2 leaves 2 processes less than the two images each"):
+    with pytest.raises(UserError, match="--batch-size 2 gives each of 2 processes fewer than two images"):
         command(train_task1, *tiny, "--batch-size", "2", "--out", "run")

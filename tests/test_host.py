@@ -432,7 +432,7 @@ def test_a_terminal_gets_a_bar():
 def test_tensorboard_is_asked_for_before_anything_is_decoded(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match="--tensorboard: the package is not there; run `pip install tensorboard`"
+        UserError, match="--tensorboard: the package is not installed; run `pip install tensorboard`"
     ):
         Task1Config(device="cpu", tensorboard=True).resolve()
 

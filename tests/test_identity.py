@@ -32,7 +32,7 @@ def draw(folder: Path, seed: int) -> Path:
 
 
 def twin(folder: Path, place: Path, seed: int) -> Path:
-    """A data set of the same name and lists with other pictures."""
+    """Copy a data set and change its pictures; name and lists stay."""
     return draw(Path(shutil.copytree(folder, place / folder.name)), seed)
 
 

@@ -20,7 +20,7 @@ from utils import UserError
 
 @pytest.fixture
 def banded(tmp_path) -> Path:
-    """A data set of .npy images of four bands, uint16: 3 classes of 12 x 12 px."""
+    """Write a data set of .npy images of four bands, uint16: 3 classes of 12 x 12 px."""
     root, rng = tmp_path / "banded", np.random.default_rng(0)
     lists = {"train": [], "val": [], "test": []}
     for label in range(3):

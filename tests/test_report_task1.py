@@ -48,13 +48,13 @@ EACH = {
 
 @pytest.fixture
 def root(documents, tmp_path):
-    """A repository with both documents and no results."""
+    """Make a repository with both documents and no results."""
     return documents(blocks_of(tmp_path), "task1-channels")
 
 
 @pytest.fixture
 def results(root, publish):
-    """The same with results of ours, a baseline, the specialists and an ablation."""
+    """Add results of ours, a baseline, the specialists and an ablation to `root`."""
     kernels = {subset: np.ones((8, len(subset), 3, 3)).tolist() for subset in SUBSETS}
     history = [
         {
@@ -82,7 +82,7 @@ def blocks_of(root) -> list[str]:
 
 
 def only(root):
-    """The one setting of the results."""
+    """Return the only setting of the results."""
     (setting,) = load_settings(root, "task1")[1]
     return setting
 
@@ -486,7 +486,7 @@ def test_answers_are_of_images_whose_answer_changes_with_the_set():
     )
     same = dict.fromkeys(SUBSETS, dict.fromkeys(SUBSETS, labels))
     found = {"ours": (setting, dict.fromkeys(SUBSETS, answers)), "sliced": (setting, same)}
-    numbers = SimpleNamespace(find=lambda preset, name: found.get(name))
+    numbers = SimpleNamespace(find=lambda preset, name: found[name])
     lines = [line.strip("| ").split(" | ") for line in answers_table(numbers).splitlines()][2:]
     rights = ["right"] * 7
     assert lines == [
@@ -496,4 +496,7 @@ def test_answers_are_of_images_whose_answer_changes_with_the_set():
     ]
     assert Numbers.changing(numbers, "48px-quarter", "ours") == "50"
     assert Numbers.changing(numbers, "48px-quarter", "sliced") == "0"
-    assert answers_table(SimpleNamespace(find=lambda preset, name: None)) == ""
+    assert answers_table(SimpleNamespace(find=lambda preset, name: (None, None))) == ""
+    assert (
+        answers_table(SimpleNamespace(find=lambda preset, name: found["sliced"])) == ""
+    )  # no answer changes

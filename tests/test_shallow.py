@@ -330,3 +330,8 @@ def test_small_images_and_given_stems_stay_as_they_are():
     assert (given.stem, given.stem_pool) == ("7x7s2", False)
     assert fit_stem("gated6-k3", 128) == ("7x7s2", True) and fit_stem("gated6-k3", 224) == ("11x11s4", True)
     assert fit_stem("gated4-k7", 64) == ("7x7s2", True) and fit_stem("gated4-k7", 128) == ("11x11s4", True)
+
+
+def test_an_unknown_option_is_refused_with_its_name():
+    with pytest.raises(TypeError, match="no option 'kernel_size'; known: .*kernels"):
+        ShallowNet(5, kernel_size=3)

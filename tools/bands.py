@@ -52,7 +52,12 @@ def make_parser() -> ArgumentParser:
         "--folds", type=within(0, 1000), default=5, metavar="K", help="number of folds; 0: none"
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=within(0, 2**63 - 1), default=[0, 1, 2], metavar="N", help="seeds"
+        "--seeds",
+        nargs="+",
+        type=within(0, 2**63 - 1),
+        default=[0, 1, 2],
+        metavar="N",
+        help="seeds; every run is trained with each of them",
     )
     parser.add_argument(
         "--jobs", type=within(1, 1000), default=2, help="number of trainings at the same time"
