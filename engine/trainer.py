@@ -216,7 +216,10 @@ class Estimate:
         return self.line(each * (self.left - self.done))
 
     def line(self, seconds: float) -> str:
-        """Return the line of text for `seconds` left; over an hour on a CPU, it also names the shortest preset."""
+        """Return the line of text for `seconds` left.
+
+        If more than an hour is left on a CPU, it also names the shortest preset.
+        """
         end = time.strftime(
             "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", time.localtime(time.time() + seconds)
         )

@@ -64,11 +64,6 @@ class Run:
         )
 
     @property
-    def task(self) -> str:
-        """Return the run's task: only runs of "task2" name their architecture."""
-        return "task2" if "arch" in self.options else "task1"
-
-    @property
     def trained(self) -> Run:
         """Return the run that is trained: this run, or the run that it evaluates."""
         return self.source or self

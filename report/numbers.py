@@ -34,7 +34,6 @@ import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
 from grids import NAMED
-from grids.run import Run
 from metrics.fill_error import mean_energy
 from report import bands
 from report.compare import denominator
@@ -88,13 +87,13 @@ class Numbers:
         if isinstance(model, str) and model not in NAMED:
             raise UserError(f"unknown model {model!r}; known: {', '.join(NAMED)}")
         models = NAMED[model] if isinstance(model, str) else (model,)
-        first = models[0] if isinstance(models[0], Run) else next(iter(models[0].values()))
         others = {"bands": bands.BANDS, **{name: data for data, name in bands.EXTRA.items()}}
         wanted = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
-        for setting in self.settings[first.task]:
+        for setting in (setting for settings in self.settings.values() for setting in settings):
             if (setting.dataset, setting.preset) == wanted:
-                results = (setting.model(runs) for runs in models)
-                return next(((setting, result) for result in results if result), (None, None))
+                for result in map(setting.model, models):
+                    if result:
+                        return setting, result
         return None, None
 
     @staticmethod
@@ -110,7 +109,7 @@ class Numbers:
         """Return top-1 on test in percent for each seed; [] if there are no results."""
         setting, model = self.find(preset, name)
         columns = self.columns(setting, place) if model else ()
-        return setting.top1(model, columns) if columns and setting.seeds(model, columns) else []
+        return setting.top1(model, columns) if columns else []
 
     def top1(self, preset: str, name: str | Runs, place: str = "mean") -> str:
         values = self.by_seed(preset, name, place)
