@@ -247,7 +247,7 @@ class TrainConfig:
 
 @dataclass
 class Task1Config(TrainConfig):
-    """The options of Task 1: those of every training, and these."""
+    """The options of Task 1: the options of every training, and more."""
 
     channels: str = option(
         "all",
@@ -337,7 +337,7 @@ class Task1Config(TrainConfig):
 
 @dataclass
 class Task2Config(ShallowOptions, TrainConfig):
-    """The options of Task 2: those of every training, those of `ShallowOptions`, and these."""
+    """The options of Task 2: the options of every training and of `ShallowOptions`, and more."""
 
     arch: str = option(
         "gated6-k3",

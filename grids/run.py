@@ -70,7 +70,7 @@ class Run:
 
     @property
     def words(self) -> list[str]:
-        """Return the options as "OPTION=VALUE", and those of the evaluation as "test_OPTION=VALUE"."""
+        """Return the options as "OPTION=VALUE", and the options of the evaluation as "test_OPTION=VALUE"."""
         test = {f"test_{key}": value for key, value in self.test.items()}
         return [f"{key}={value}" for key, value in {**self.options, **test}.items()]
 
