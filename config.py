@@ -247,7 +247,7 @@ class TrainConfig:
 
 @dataclass
 class Task1Config(TrainConfig):
-    """The options of Task 1: those of every training, and these."""
+    """The options of Task 1: the options of every training, and more."""
 
     channels: str = option(
         "all",
@@ -337,7 +337,7 @@ class Task1Config(TrainConfig):
 
 @dataclass
 class Task2Config(ShallowOptions, TrainConfig):
-    """The options of Task 2: those of every training, those of `ShallowOptions`, and these."""
+    """The options of Task 2: the options of every training and of `ShallowOptions`, and more."""
 
     arch: str = option(
         "gated6-k3",
@@ -386,6 +386,7 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
     Raises:
         UserError: the training script would refuse the options.
     """
+    config = CONFIGS[task]
     options = {
         **(run.parts or (run,))[0].options,
         "name": run.model,
@@ -393,10 +394,12 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
         "preset": preset,
         **more,
     }
+    if unknown := options.keys() - {field.name for field in dataclasses.fields(config)}:
+        raise UserError(f"the run {run} is not for {task}, which has no option {', '.join(sorted(unknown))}")
     if run.teacher:
         teacher = training_name(resolve_run(task, run.teacher, preset, channels))
         options |= {"teacher": teacher, "taught_by": teacher}
-    return CONFIGS[task](**options).resolve(Channels(channels))
+    return config(**options).resolve(Channels(channels))
 
 
 # ---------------------------------------------------------------- when two trainings are equal

@@ -134,7 +134,7 @@ def given_words(text: str, option: str) -> list[str]:
 
 
 def named_options(words: list[str]) -> set[str]:
-    """Return the names of the options in a command line; that of --no-gates is "gates"."""
+    """Return the names of the options in a command line; --no-gates has the name "gates"."""
     names = {word[2:].split("=")[0] for word in words if word.startswith("--")}
     return {name.removeprefix("no-") for name in names}
 
@@ -164,7 +164,7 @@ def check_words(args) -> None:
 
 
 def training_config(run: Run, args, seed: int) -> TrainConfig:
-    """Return the options of a run's training, with those of --options, as the training script resolves them."""
+    """Return the options of a run's training, --options included, as the training script resolves them."""
     config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)])
     if run.teacher:
         config.taught_by = training_name(training_config(run.teacher, args, seed))

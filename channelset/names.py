@@ -88,7 +88,7 @@ class Channels:
         )
 
     def chosen(self, ids: Iterable[int]) -> Channels:
-        """Return those of these ids, in their order."""
+        """Return the channels with these ids, in the order of the ids."""
         everything = list(self.as_dict().items())
         return Channels(dict(everything[i] for i in ids))
 

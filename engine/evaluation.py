@@ -203,7 +203,7 @@ class Evaluation:
         return config, cache
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
-        """Return a record with everything but the metrics; `path` is that of the checkpoint."""
+        """Return a record with everything but the metrics; `path`: path of the checkpoint."""
         changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,

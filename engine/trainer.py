@@ -113,7 +113,7 @@ def _holds_a_run(folder: str | Path) -> str:
 
 
 def choose_threads(config: TrainConfig) -> None:
-    """Set the number of CPU threads: that of --threads, else of the interrupted run, else one for each idle core."""
+    """Set the number of CPU threads: --threads, else as in the interrupted run, else one for each idle core."""
     if not config.threads and config.device == "cpu":
         earlier = Path(config.out or "", "config.json")
         if config.resume and config.out and earlier.is_file():
@@ -216,7 +216,10 @@ class Estimate:
         return self.line(each * (self.left - self.done))
 
     def line(self, seconds: float) -> str:
-        """Return the line of text for `seconds` left; over an hour on a CPU, it also names the shortest preset."""
+        """Return the line of text for `seconds` left.
+
+        If more than an hour is left on a CPU, it also names the shortest preset.
+        """
         end = time.strftime(
             "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", time.localtime(time.time() + seconds)
         )

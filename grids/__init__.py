@@ -20,4 +20,4 @@ def channels_of(grid: str) -> tuple[str, ...]:
 
 def task_of(grid: str) -> str:
     """Return the task of a grid: "task1" or "task2"."""
-    return GRIDS[grid][0].task
+    return "task1" if grid in task1.GRIDS else "task2"

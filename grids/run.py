@@ -64,18 +64,13 @@ class Run:
         )
 
     @property
-    def task(self) -> str:
-        """Return the run's task: only runs of "task2" name their architecture."""
-        return "task2" if "arch" in self.options else "task1"
-
-    @property
     def trained(self) -> Run:
         """Return the run that is trained: this run, or the run that it evaluates."""
         return self.source or self
 
     @property
     def words(self) -> list[str]:
-        """Return the options as "OPTION=VALUE", and those of the evaluation as "test_OPTION=VALUE"."""
+        """Return the options as "OPTION=VALUE", and the options of the evaluation as "test_OPTION=VALUE"."""
         test = {f"test_{key}": value for key, value in self.test.items()}
         return [f"{key}={value}" for key, value in {**self.options, **test}.items()]
 

@@ -38,7 +38,7 @@ class SeedVariance(NamedTuple):
 
     Attributes:
         between: variance over seeds of the mean over images.
-        within: the part of `between` that independent images would cause without seeds.
+        within: the part of `between` that independent images would cause by themselves.
         freedom: degrees of freedom of `between`.
     """
 

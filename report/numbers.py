@@ -1,13 +1,15 @@
 """Compute the numbers in the texts of report/text from the results: `{{ function arguments }}`.
 
+The values below are examples; they change with the results.
+
     {{ top1 48px-quarter ours mean }}            46.7            mean over seeds; a set, or mean, pairs, singles
-    {{ val 48px-quarter ours }}                  46.5            top-1 on the validation images
+    {{ val 48px-quarter ours }}                  45.8            top-1 on the validation images
     {{ gap 48px-quarter specialists ours mean }} 1.0 (0.4 to 1.7)  the first minus the second, 95 % interval
-    {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.4)  in % of the strongest ResNet-34
-    {{ ratio 64px-full depth6-wide stock }}      ... in % of another network
+    {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.3)  in % of the strongest ResNet-34
+    {{ ratio 48px-quarter plain resnet34-coarse }}  ... in % of another network
     {{ cost 64px-full depth6-wide macs /1e6 .0f }}                a column of the results, scaled and formatted
     {{ top1 bands ours random }}                 75.6            thirteen bands: all, rgb, one, but-one, random
-    {{ gap bands ours sliced random }}           13.0 (9.6 to 16.4)
+    {{ gap bands ours sliced random }}           13.0 (11.1 to 14.8)
     {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
     {{ changing 48px-quarter ours }}             60              percent of images whose answer changes with the set
@@ -17,7 +19,7 @@
     {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
     {{ provenance }}                             a sentence on evaluations whose code is not a commit
     {{ about date }}                             a field of report/text/about.json
-    {{ count runs }}                             321             evaluations of the data that the texts are about
+    {{ count runs }}                             331             evaluations of the data that the texts are about
 
 Models have the names of `NAMED` in grids/; a dash means that there are no results. Only results of `DATA` and of the
 thirteen bands are used, so other results in results/ never change these texts.
@@ -35,7 +37,6 @@ import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
 from grids import NAMED
-from grids.run import Run
 from metrics.fill_error import mean_energy
 from report import bands
 from report.compare import denominator
@@ -89,13 +90,13 @@ class Numbers:
         if isinstance(model, str) and model not in NAMED:
             raise UserError(f"unknown model {model!r}; known: {', '.join(NAMED)}")
         models = NAMED[model] if isinstance(model, str) else (model,)
-        first = models[0] if isinstance(models[0], Run) else next(iter(models[0].values()))
         others = {"bands": bands.BANDS, **{name: data for data, name in bands.EXTRA.items()}}
         wanted = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
-        for setting in self.settings[first.task]:
+        for setting in (setting for settings in self.settings.values() for setting in settings):
             if (setting.dataset, setting.preset) == wanted:
-                results = (setting.model(runs) for runs in models)
-                return next(((setting, result) for result in results if result), (None, None))
+                for result in map(setting.model, models):
+                    if result:
+                        return setting, result
         return None, None
 
     @staticmethod
@@ -111,7 +112,7 @@ class Numbers:
         """Return top-1 on test in percent for each seed; [] if there are no results."""
         setting, model = self.find(preset, name)
         columns = self.columns(setting, place) if model else ()
-        return setting.top1(model, columns) if columns and setting.seeds(model, columns) else []
+        return setting.top1(model, columns) if columns else []
 
     def top1(self, preset: str, name: str | Runs, place: str = "mean") -> str:
         values = self.by_seed(preset, name, place)

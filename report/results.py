@@ -89,6 +89,8 @@ class Setting:
         columns: columns of predictions, such as the channel sets; a model has an entry for each column.
         channels: names of the data's channels.
         rows: the rows, with the entry's number in a column "entry".
+        test: the rows of the test split.
+        files: (entry, column of predictions) -> seed -> file of the test predictions.
         others: the task's other settings with the same data, used to estimate seed variance when this setting has
             too few seeds.
 
@@ -119,12 +121,14 @@ class Setting:
                     f"two records have the same model and seed, {name} and another of {record['model']}: delete one"
                 )
         self.rows = rows.assign(entry=rows["run"].map(entries))
+        self.test = self.rows[self.rows["split"] == "test"]
+        # (entry, column of predictions) -> seed -> file
+        self.files: dict[tuple[int, str], dict[int, Path]] = {}
+        for row in self.test.to_dict("records"):
+            file = RunFiles(folder, task, row["run"]).predictions
+            self.files.setdefault((row["entry"], row.get("subset", SINGLE)), {})[row["seed"]] = file
 
     # ------------------------------------------------------------ entries and models
-
-    @cached_property
-    def test(self) -> pd.DataFrame:
-        return self.rows[self.rows["split"] == "test"]
 
     @cached_property
     def compared(self) -> list[int]:
@@ -169,7 +173,7 @@ class Setting:
         """Find the entry of a run of the grids; None if the run has no test results here."""
         try:
             key = identity(resolve_run(self.task, run, self.preset, self.channels))
-        except UserError:  # the run is for data with other channels
+        except UserError:  # the run is for data with other channels, or for the other task
             return None
         entry = self.numbers.get((run.model, key, tuple(sorted(run.test.items()))))
         return entry if entry in set(self.test["entry"]) else None
@@ -211,28 +215,15 @@ class Setting:
 
     # ------------------------------------------------------------ predictions
 
-    @cached_property
-    def _files(self) -> dict[tuple[int, str], dict[int, Path]]:
-        """Map (entry, column of predictions) to seed -> file."""
-        files: dict[tuple[int, str], dict[int, Path]] = {}
-        for entry, column, seed, run in zip(
-            self.test["entry"],
-            self.test.get("subset", [SINGLE] * len(self.test)),
-            self.test["seed"],
-            self.test["run"],
-        ):
-            files.setdefault((entry, column), {})[seed] = RunFiles(self.folder, self.task, run).predictions
-        return files
-
     def predictions(self, entry: int, column: str = SINGLE) -> list[Predictions]:
         """Return the test predictions of each seed."""
-        return [read_predictions(file) for _, file in sorted(self._files.get((entry, column), {}).items())]
+        return [read_predictions(file) for _, file in sorted(self.files.get((entry, column), {}).items())]
 
     def seeds(self, model: Model, columns=None) -> list[int]:
         """List the seeds that have test predictions in all of the columns."""
         return sorted(
             set.intersection(
-                *({*self._files.get((model[column], column), {})} for column in columns or self.columns)
+                *({*self.files.get((model[column], column), {})} for column in columns or self.columns)
             )
         )
 
@@ -243,9 +234,9 @@ class Setting:
         Raises:
             UserError: the images differ from those of the setting's first file.
         """
-        path = self._files[entry, column][seed]
+        path = self.files[entry, column][seed]
         predictions = read_predictions(path)
-        first = read_predictions(next(iter(next(iter(self._files.values())).values())))
+        first = read_predictions(next(iter(next(iter(self.files.values())).values())))
         if predictions.images != first.images or (predictions.labels != first.labels).any():
             raise UserError(
                 f"{path} has other images than the other predictions of its setting: evaluate it again"
@@ -264,7 +255,7 @@ class Setting:
 
     def top1(self, model: Model, columns=None) -> list[float]:
         """Return top-1 in percent for each seed."""
-        return (100 * self.correct(model, columns).mean(1)).tolist()
+        return [100 * float(right.mean()) for right in self.correct(model, columns)]
 
     # ------------------------------------------------------------ how much seeds matter
 

@@ -293,7 +293,7 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
 
 
 def classifier_cost_table(setting: Setting, against: int | None) -> str:
-    """Show the cost of each model; latency also as a multiple of that of `against`."""
+    """Show the cost of each model; latency also as a multiple of the latency of `against`."""
     if not setting.compared:
         return ""
     machines = {entry: _timed_on(setting, entry) for entry in setting.compared}

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from grids import task1, task2
+from grids import NAMED, task1, task2
 from report.build import DOCUMENTS, FIELD
 from utils import ROOT
 
@@ -108,8 +108,12 @@ def test_typed_numbers_are_told_from_others(text, typed):
     assert typed_numbers(text) == typed
 
 
-def test_names_of_the_texts_belong_to_one_task():
+def test_names_of_the_texts_belong_to_one_task_and_are_used():
     assert not task1.NAMED.keys() & task2.NAMED.keys()
+    texts = [(ROOT / source).read_text(encoding="utf-8") for source in DOCUMENTS.values()]
+    words = {word for text in texts for field in FIELD.findall(text) for word in field.split()}
+    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "report").glob("*.py"))
+    assert not [name for name in NAMED if name not in words and f'"{name}"' not in code]
 
 
 def test_measurements_beside_the_records_have_their_provenance():

@@ -199,7 +199,6 @@ def test_a_grid_has_each_run_once_and_its_options_are_known():
         for run in runs:
             config = resolve_run(task_of(grid), run, "48px-quarter", channels_of(grid))
             assert config.name == run.model and run.label and run.section
-            assert run.task == ("task1" if grid in grids.task1.GRIDS else "task2")
 
 
 def test_names_hold_no_options():
@@ -223,3 +222,8 @@ def test_what_the_tables_and_figures_show_is_in_a_grid():
         for model in shown:
             for run in model.values() if isinstance(model, dict) else [model]:
                 assert (run.model, str(run), str(run.teacher)) in queued, str(run)
+
+
+def test_a_run_of_one_task_is_refused_for_the_other():
+    with pytest.raises(UserError, match="is not for task2, which has no option embedding, fill"):
+        resolve_run("task2", grids.task1.SLICED, "48px-quarter")

@@ -139,7 +139,7 @@ def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple
 
 
 def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Predictions]:
-    """Join a network's records and test predictions of all folds; costs are those of the first fold."""
+    """Join a network's records and test predictions of all folds; costs come from the first fold."""
     records = [record for record, _ in parts]
     first, digests = records[0], "".join(record["dataset_digest"] for record in records)
     labels = np.concatenate([predictions.labels for _, predictions in parts])

@@ -121,7 +121,7 @@ class Rows:
         return seconds
 
     def keep(self, path: Path) -> None:
-        """Write the rows into a file that keeps rows of other machines and cases."""
+        """Write the rows into a file; its rows of other machines and cases stay."""
         check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)
@@ -139,7 +139,7 @@ class Rows:
 def pairs_of(
     ours: Callable[[], float], other: Callable[[], float], pairs: int
 ) -> tuple[list[float], list[float]]:
-    """Time both in alternating order and return their seconds; one extra pair warms up."""
+    """Time two functions in alternating order and return their seconds; an extra pair at the start warms up."""
     mine, theirs = [], []
     for pair in range(pairs + 1):
         for which in ((ours, mine), (other, theirs))[:: 1 if pair % 2 else -1]:
