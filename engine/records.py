@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.files import LARGEST_TABLE, read_gzip
 from utils import UserError, atomic_path, check_label, check_name, one_at_a_time, write_json, write_text
 
 SETTING = ("preset", "dataset", "image_size")  # results are compared only within one setting
@@ -376,9 +378,9 @@ def read_predictions(path: Path) -> Predictions:
         UserError: the file is missing or malformed.
     """
     try:
-        table = pd.read_csv(path, compression="gzip")
+        table = pd.read_csv(io.BytesIO(read_gzip(path, LARGEST_TABLE)))
         images, labels, *answers = table.columns
         by_column = {name: table[name].to_numpy(int) for name in answers}
         return Predictions(table[images].astype(str).tolist(), table[labels].to_numpy(int), by_column)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}; evaluate the model again") from error
