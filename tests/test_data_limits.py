@@ -56,7 +56,7 @@ def pixels(number: int, kind=np.uint16) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (8, 9, 4)).astype(kind)
 
 
-def python(code: str, timeout: int = 60) -> subprocess.CompletedProcess:
+def python(code: str, timeout: int = 600) -> subprocess.CompletedProcess:
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout)
 

@@ -4,13 +4,16 @@ import os
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.lists import normal_path, parse_list
 from report.engineering import make_tables, speed_tables
 from tests import mutants, robust
 from utils import ROOT, UserError, check_name, free_cores, read_jsonl
+
+# the same examples in every run, however slow the machine is
+ANY_MACHINE = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_each_row_of_faults_has_its_mutant():
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, **ANY_MACHINE)
 def test_any_list_is_read_or_named(text):
     try:
         split = parse_list(text.encode(), "list.txt")
@@ -77,7 +80,7 @@ def test_any_list_is_read_or_named(text):
 
 
 @given(st.lists(st.sampled_from(["a", "b c", ".", "", "\\", "/", "d.png"]), min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, **ANY_MACHINE)
 def test_a_path_has_one_normal_form(parts):
     for joint in ("/", "\\", "//", "\\\\", "/./"):
         assert normal_path(joint.join(parts)).lstrip("/") == normal_path("/".join(parts)).lstrip("/")
@@ -85,7 +88,7 @@ def test_a_path_has_one_normal_form(parts):
 
 
 @given(st.text(max_size=120))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, **ANY_MACHINE)
 def test_a_name_that_is_taken_is_one_part_of_a_path(name):
     try:
         check_name(name, "--name")
