@@ -264,8 +264,10 @@ def kills(scale: float) -> Iterator[tuple[str, bool]]:
         time.sleep(dice.uniform(0, 0.5))
         process.kill()
         text = process.communicate()[0].decode(errors="replace")
-        if process.returncode != -signal.SIGKILL:
-            if process.returncode:  # it could not go on from what the last kill left
+        if process.returncode != -signal.SIGKILL or (last.parent / "model.pt").exists():
+            if (
+                process.returncode != -signal.SIGKILL and process.returncode
+            ):  # it could not go on from what the last kill left
                 yield what, lost(text)
                 hits += 1
             shutil.rmtree(last.parent)  # it came to its end: another begins
@@ -289,7 +291,7 @@ def kills(scale: float) -> Iterator[tuple[str, bool]]:
         good = state.keys() == whole.keys() and all(torch.equal(whole[key], state[key]) for key in whole)
         left = list(Path(out).glob(".*.pt.*"))
         yield (
-            "training killed at any moment, resumed: the same weights, nothing left over",
+            "process killed in its first seconds, resumed: the same weights, nothing left over",
             (good and not left or lost(code, text, left)),
         )
 
@@ -312,6 +314,8 @@ def bits(scale: float) -> Iterator[tuple[str, bool]]:
             )
         except UserError:
             yield "checkpoint: refused, or no value changed", True
+        except Exception as error:
+            yield "checkpoint: refused, or no value changed", lost(type(error).__name__, error)
     cache = open_cache(read_lists("tiny"), 9, "cache", progress=False).folder
     shutil.copytree(cache, "flipped", dirs_exist_ok=True)
     for _ in range(round(300 * scale)):
@@ -325,6 +329,8 @@ def bits(scale: float) -> Iterator[tuple[str, bool]]:
             survived = False
         except UserError:
             survived = True
+        except Exception as error:
+            survived = lost(type(error).__name__, error)
         file.write_bytes(good)
         yield "pixel cache: refused", survived
 
@@ -497,11 +503,15 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
             good = good or lost(text, split.paths, parts)
         except UserError as error:
             good = "list.txt" in str(error)
+        except Exception as error:
+            good = lost(text, type(error).__name__, error)
         yield "lists of arbitrary text: named, or read line by line within the data set", good
         try:
             good = len(parse_bands(text, "bands.txt").names) > 0
         except UserError as error:
             good = "bands.txt" in str(error)
+        except Exception as error:
+            good = lost(text, type(error).__name__, error)
         yield "bands.txt of arbitrary text: named, or names", good
     lines = {f"{split}.txt": f"images/{split}.png 0\n".encode() for split in ("train", "val", "test")}
     for _ in range(round(300 * scale)):
