@@ -581,20 +581,35 @@ def surroundings(scale: float) -> Iterator[tuple[str, bool]]:
         yield "environments and places: works, or one line", good or lost(words, text)
 
 
+# The first process has read the records, and gives the others up to five seconds to write theirs, before it writes the
+# table. Without a lock they do so, and the table lacks their records.
 WRITER = """
 import json, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from engine.records import RunFiles, run_name, write_record
-from utils import write_json
-record = json.loads(Path({record!r}).read_text())
+from engine import records
+record, make_table = json.loads(Path({record!r}).read_text()), records.make_table
 del record["checksums"], record["splits"]["test"]
+def wait_for(*files, seconds):
+    end = time.monotonic() + seconds
+    while not all(Path({results!r} + file).exists() for file in files) and time.monotonic() < end:
+        time.sleep(0.001)
+def make_late(*args):
+    Path({results!r} + "-read").touch()
+    wait_for("-ready1", "-ready2", seconds=5)
+    return make_table(*args)
+first = {ready!r} == "ready0"
 Path({ready!r}).touch()
 while not Path("go").exists():
     time.sleep(0.001)
-for number in range(8):
+if first:
+    records.make_table = make_late
+else:
+    wait_for("-read", seconds=60)
+for number in range(1 if first else 3):
     record["model"] = f"writer{{number}}-" + {ready!r}
-    write_record(RunFiles(Path({results!r}), "task1", run_name(record)), record)
+    records.write_record(records.RunFiles(Path({results!r}), "task1", records.run_name(record)), record)
+Path({results!r} + "-" + {ready!r}).touch()
 """
 
 
@@ -617,7 +632,7 @@ def together(scale: float) -> Iterator[tuple[str, bool]]:
         missing = [name for name in names if name not in table]
         yield (
             "evaluations into one folder: all are in the table",
-            codes == [0, 0, 0] and len(names) == 24 and not missing or lost(codes, missing),
+            codes == [0, 0, 0] and len(names) == 7 and not missing or lost(codes, missing),
         )
 
 
