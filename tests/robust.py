@@ -710,9 +710,11 @@ FAULTS = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tests.robust", description=__doc__)
-    parser.add_argument("faults", nargs="*", choices=tuple(FAULTS), help="some of them (default: all)")
+    parser.add_argument("faults", nargs="*", help=f"some of {', '.join(FAULTS)} (default: all)")
     parser.add_argument("--scale", type=within(0.0, 100.0, float), default=1.0, help="share of the tries")
     args = parser.parse_args(argv)
+    if unknown := set(args.faults) - set(FAULTS):  # choices=... would refuse the empty list of Python 3.11
+        parser.error(f"there is no fault {min(unknown)}; choose from {', '.join(FAULTS)}")
     warnings.simplefilter("ignore")  # Pillow's of damaged pictures
     counts, where = {}, os.getcwd()
     with tempfile.TemporaryDirectory() as folder:

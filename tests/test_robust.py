@@ -34,6 +34,17 @@ def test_faults_are_survived(world, fault, scale, capsys):
     assert not [what for what, survived in counts if not survived], capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words, tried", [([], ["a", "b"]), (["b"], ["b"])])
+def test_all_faults_are_tried_unless_some_are_named(monkeypatch, capsys, words, tried):
+    monkeypatch.setattr(robust, "FAULTS", {name: lambda scale, name=name: [(name, True)] for name in "ab"})
+    monkeypatch.setattr(robust, "make_world", lambda folder: None)
+    robust.main([*words, "--scale", "0.5"])
+    assert [row.split(",")[0] for row in capsys.readouterr().out.splitlines()[1:]] == tried
+    with pytest.raises(SystemExit):
+        robust.main(["c"])
+    assert "there is no fault c; choose from a, b" in capsys.readouterr().err
+
+
 def test_a_silent_fault_is_counted(world, monkeypatch):
     """The tool itself can fail: without checksums the flips pass."""
     monkeypatch.setattr("data.cache.checksum", lambda path: None)
