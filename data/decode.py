@@ -292,13 +292,13 @@ def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
         raise ValueError(
             f"the pixels are {array.dtype}, but those of the first image are {kind}: save all images as one type"
         )
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")
-        if not np.abs(array).max() <= LARGEST_PIXEL:
-            raise ValueError(
-                f"a pixel of {np.abs(array).max():g} is too large; the largest value allowed is {LARGEST_PIXEL:g}"
-            )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")
+    largest = max(array.max(), -array.min().astype(float))  # abs() of the least whole number is negative
+    if not largest <= LARGEST_PIXEL:
+        raise ValueError(
+            f"a pixel of {largest:g} is too large; the largest value allowed is {LARGEST_PIXEL:g}"
+        )
     return array.astype(stored_kind(kind))
 
 

@@ -123,7 +123,7 @@ def read_record(path: Path, task: str) -> dict:
         if not all(isinstance(line, dict) for line in record.get("history", ())):
             raise ValueError("its history is no list of epochs")
         return record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{path} is no record of an evaluation ({error}): evaluate the model again or delete the file"
         ) from error
@@ -378,8 +378,15 @@ def read_predictions(path: Path) -> Predictions:
         UserError: the file is missing or malformed.
     """
     try:
-        table = pd.read_csv(io.BytesIO(read_gzip(path, LARGEST_TABLE)))
+        text = io.BytesIO(read_gzip(path, LARGEST_TABLE))
+        table = pd.read_csv(text, dtype={"image": str}, keep_default_na=False)
         images, labels, *answers = table.columns
+        classes = table[[labels, *answers]]
+        # pandas makes an index of cells that are too many, and other numbers of cells that are empty
+        if not isinstance(table.index, pd.RangeIndex) or any(kind.kind != "i" for kind in classes.dtypes):
+            raise ValueError("a line is not a path and the numbers of classes")
+        if (classes < 0).any(axis=None):
+            raise ValueError("the number of a class is negative")
         by_column = {name: table[name].to_numpy(int) for name in answers}
         return Predictions(table[images].astype(str).tolist(), table[labels].to_numpy(int), by_column)
     except (OSError, ValueError, zlib.error) as error:

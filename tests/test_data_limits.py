@@ -219,6 +219,22 @@ def test_predictions_are_unpacked_up_to_their_limit(tmp_path, monkeypatch):
         records.read_predictions(path)
 
 
+@pytest.mark.parametrize(
+    "line", ["a,,1", "a,0,1.5", "a,0,-1", "a,0,1,2", "a,0," + "9" * 30, "a,x,1", "a,0", "a,0,nan", ""]
+)
+def test_predictions_hold_numbers_of_classes(tmp_path, line):
+    path = tmp_path / "run-test.csv.gz"
+    path.write_bytes(gzip.compress(f"image,label,R\n{line}\n".encode()))
+    with pytest.raises(UserError, match="cannot read .*run-test.csv.gz: .*; evaluate the model again"):
+        records.read_predictions(path)
+
+
+def test_predictions_keep_the_names_of_images(tmp_path):
+    path, names = tmp_path / "run-test.csv.gz", ["001", "NA", "1e5"]
+    write_predictions(path, names, np.zeros(3, int), {"R": np.zeros(3, int)})
+    assert records.read_predictions(path).images == names
+
+
 def test_a_checkpoint_is_not_packed(tmp_path):
     torch.save({"kind": "task1-model", "state": torch.zeros(1000)}, tmp_path / "model.pt")
     with zipfile.ZipFile(tmp_path / "model.pt") as old:
@@ -292,7 +308,10 @@ def test_a_plane_has_one_channel():
         decode(as_npy(np.zeros((4, 9), np.uint8)), 4, 4)
 
 
-@pytest.mark.parametrize("kind, value", [("f8", 1e300), ("f4", 3e38), ("f4", -2e18), ("f8", np.inf)])
+@pytest.mark.parametrize(
+    "kind, value",
+    [("f8", 1e300), ("f4", 3e38), ("f4", -2e18), ("f8", np.inf), ("u8", 2**64 - 1), ("i8", -(2**63))],
+)
 def test_floats_too_large_for_statistics_are_left_out(tmp_path, kind, value):
     def make(number):
         array = pixels(number, kind)
@@ -306,6 +325,24 @@ def test_floats_too_large_for_statistics_are_left_out(tmp_path, kind, value):
     assert np.isfinite(cache.covariance).all() and [path for path, _ in cache.failures["train"]] == [
         "images/5.npy"
     ]
+
+
+# ---------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize("text", ["Größe 443\n".encode("latin-1"), "A\nB\n".encode("utf-16")])
+@pytest.mark.parametrize(
+    "parse, name", [(lists_module.parse_bands, "bands.txt"), (lists_module.parse_list, "val.txt")]
+)
+def test_a_text_in_another_encoding_is_named(parse, name, text):
+    with pytest.raises(UserError, match=f"{name} is not UTF-8 text .*save it again as UTF-8"):
+        parse(text, name)
+
+
+@pytest.mark.parametrize("digits", [21, 5000])
+def test_a_label_of_many_digits_is_named(digits):
+    with pytest.raises(UserError, match="val.txt:1: label 9{20} is out of range"):
+        lists_module.parse_list(b"a.png " + b"9" * digits, "val.txt")
 
 
 # ---------------------------------------------------------------- reasons

@@ -124,9 +124,10 @@ def test_a_line_that_a_kill_cut_is_left_out(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
     assert read_jsonl(file) == [{"epoch": 1}, {"epoch": 2}]
-    file.write_text('{"epo\n{"epoch": 2}\n')
-    with pytest.raises(UserError, match="metrics.jsonl:1"):
-        read_jsonl(file)
+    for damaged in ('{"epo', "[" * 10**5, "9" * 5000):
+        file.write_text(damaged + '\n{"epoch": 2}\n')
+        with pytest.raises(UserError, match="metrics.jsonl:1"):
+            read_jsonl(file)
 
 
 def test_free_cores_are_some_of_the_cores():
