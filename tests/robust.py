@@ -1,6 +1,6 @@
 """Break things on purpose and count what survives: the table of faults in the report.
 
-    python -m tests.robust                 # all, under ten minutes on two cores; writes results/robustness.csv
+    python -m tests.robust                 # all, about ten minutes on two cores; writes results/robustness.csv
     python -m tests.robust bits options    # some; prints only
     python -m tests.robust --scale 0.1     # a tenth of the tries; prints only
 
