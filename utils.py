@@ -697,7 +697,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise UserError(f"{path}:{number} is not JSON ({error}): delete that line") from error
@@ -726,6 +726,9 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
         raise UserError(f"no checkpoint at {path}{hint}")
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
+            # torch packs nothing, but unpacks whatever a file holds
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its parts are packed")
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"{damaged} was changed")

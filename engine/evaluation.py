@@ -80,7 +80,13 @@ def results_folder(task: str, dataset: dict) -> Path:
         try:
             if json.loads(path.read_text(encoding="utf-8"))["dataset_digest"] == dataset["digest"]:
                 return ROOT / "results"
-        except (OSError, ValueError, KeyError, TypeError):  # a damaged record: look at the next
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+            KeyError,
+            TypeError,
+        ):  # a damaged record: look at the next
             continue
     return Path("runs/results")
 

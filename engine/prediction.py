@@ -15,6 +15,7 @@ from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode, pixel_kind
+from data.files import LARGEST_IMAGE, read_file
 from data.folders import ENDINGS
 from data.lists import RGB
 from models import task1, task2
@@ -99,7 +100,7 @@ class Predictor:
         """
         side, names, size = cached_size(self.image_size), self.channels.names, self.image_size
         try:
-            data = Path(file).read_bytes()
+            data = read_file(file, LARGEST_IMAGE)
             columns, image = [self.stored.names.index(names[i]) for i in ids], None
             try:
                 image = self._decode(data, side, len(self.stored))[..., columns]

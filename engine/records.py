@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.files import LARGEST_TABLE, read_gzip
 from utils import UserError, atomic_path, check_label, check_name, one_at_a_time, write_json, write_text
 
 SETTING = ("preset", "dataset", "image_size")  # results are compared only within one setting
@@ -121,7 +123,7 @@ def read_record(path: Path, task: str) -> dict:
         if not all(isinstance(line, dict) for line in record.get("history", ())):
             raise ValueError("its history is no list of epochs")
         return record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{path} is no record of an evaluation ({error}): evaluate the model again or delete the file"
         ) from error
@@ -381,9 +383,16 @@ def read_predictions(path: Path) -> Predictions:
         UserError: the file is missing or malformed.
     """
     try:
-        table = pd.read_csv(path, compression="gzip")
+        text = io.BytesIO(read_gzip(path, LARGEST_TABLE))
+        table = pd.read_csv(text, dtype={"image": str}, keep_default_na=False)
         images, labels, *answers = table.columns
+        classes = table[[labels, *answers]]
+        # pandas makes an index of cells that are too many, and other numbers of cells that are empty
+        if not isinstance(table.index, pd.RangeIndex) or any(kind.kind != "i" for kind in classes.dtypes):
+            raise ValueError("a line is not a path and the numbers of classes")
+        if (classes < 0).any(axis=None):
+            raise ValueError("the number of a class is negative")
         by_column = {name: table[name].to_numpy(int) for name in answers}
         return Predictions(table[images].astype(str).tolist(), table[labels].to_numpy(int), by_column)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}; evaluate the model again") from error

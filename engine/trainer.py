@@ -117,7 +117,7 @@ def choose_threads(config: TrainConfig) -> None:
     if not config.threads and config.device == "cpu":
         earlier = Path(config.out or "", "config.json")
         if config.resume and config.out and earlier.is_file():
-            with suppress(ValueError, AttributeError):
+            with suppress(ValueError, RecursionError, AttributeError):
                 threads = json.loads(earlier.read_text(encoding="utf-8")).get("threads")
                 config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
     if config.threads or config.device == "cpu":

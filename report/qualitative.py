@@ -69,7 +69,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
                 "What the answers rest on (Grad-CAM, last feature map)",
             ),
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"

@@ -384,7 +384,7 @@ def test_a_training_says_what_it_does_and_when_it_will_end(command, tiny, capsys
         "channelset: resnet10 of width 0.1, 0.05 million parameters; 3 classes, 8 px; 3 epochs of 3 steps; preset "
         "64px-half; cpu, 1 thread; in run"
     )
-    assert len(re.findall(r"^about \d+ s on this CPU, until \d\d:\d\d", shown, re.MULTILINE)) == 1
+    assert len(re.findall(r"^about \d+ (s|min) .*on this CPU, until \d\d:\d\d", shown, re.MULTILINE)) == 1
 
 
 def test_a_long_training_on_a_processor_names_a_short_one():

@@ -227,6 +227,16 @@ def test_evaluations_write_one_table_in_turn(publish, monkeypatch):
     assert all(model in files.table.read_text() for model in ("plain6-k5", "resnet34"))
 
 
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, "9" * 5000, "\ufffd", "null"], ids=["deep", "long", "no text", "null"]
+)
+def test_json_that_cannot_be_read_is_named(publish, text):
+    files = publish("task1", RGB_ONLY, 60, seeds=(0,))
+    files.record.write_text(text)
+    with pytest.raises(UserError, match="is no record of an evaluation .*evaluate the model again"):
+        load_records(files.folder, "task1")
+
+
 def test_the_tasks_are_kept_apart(publish, tmp_path):
     publish("task1", RGB_ONLY, 60)
     publish("task2", STOCK, 60)

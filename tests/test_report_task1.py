@@ -92,8 +92,7 @@ def only(root):
 
 def test_channel_table_by_hand(publish, tmp_path, cells, rewrite):
     def add(run, seed, top1):
-        publish("task1", run, 0, (seed,), subsets=tuple(top1))
-        path = max(tmp_path.glob("results/task1/runs/*.json"), key=lambda path: path.stat().st_mtime_ns)
+        path = publish("task1", run, 0, (seed,), subsets=tuple(top1)).record
         record = json.loads(path.read_text())
         for rows in record["splits"].values():
             for line in rows:
