@@ -214,10 +214,10 @@ MUTANTS = (
         ("pictures",),
     ),
     Mutant(
-        "inputs: a list leads out of the data set",
+        "inputs: the labels of a list are lost",
         "data/lists.py",
-        ' or ".." in path.split("/"):',
-        ":",
+        "labels.append(int(label))",
+        "labels.append(0)",
         "robust:inputs",
         ("lists",),
     ),
