@@ -35,7 +35,10 @@ def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str,
 
 
 def curves(
-    records: Mapping[str, dict], accuracy: str = "val_top1_pct", label: str = "validation top-1 (%)"
+    records: Mapping[str, dict],
+    accuracy: str = "val_top1_pct",
+    label: str = "validation top-1 (%)",
+    val_loss: str = "",
 ) -> Panels | None:
     """Show training loss and validation accuracy by epoch; None if there is no log.
 
@@ -43,10 +46,12 @@ def curves(
         records: name in the legend -> record.
         accuracy: key of the accuracy in the log.
         label: name of the accuracy for readers.
+        val_loss: name of a third panel, the validation loss; "": without it.
     """
-    panels = [Panel("epoch", "training loss", []), Panel("epoch", label, [])]
+    keys = {"loss": "training loss", accuracy: label} | ({"val_loss": val_loss} if val_loss else {})
+    panels = [Panel("epoch", text, []) for text in keys.values()]
     for name, record in records.items():
-        for panel, key in zip(panels, ("loss", accuracy)):
+        for panel, key in zip(panels, keys):
             lines = [line for line in record["history"] if key in line]
             if lines:
                 panel.series.append(
@@ -76,9 +81,13 @@ def points_of(
 
 
 def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool = True) -> Cost:
-    """Return a model's point in a figure of cost; `timed`: with its latency."""
-    latency = setting.mean(model, "latency_ms_b1") if timed else None
-    return Cost(name, setting.mean(model, "top1_pct"), 2 * setting.mean(model, "macs") / 1e9, latency)
+    """Return a model's point in a figure of cost; `timed`: with its latencies."""
+    one, batch = (setting.mean(model, f"latency_ms_b{size}") if timed else None for size in (1, 256))
+    top1 = setting.top1(model if isinstance(model, dict) else setting.alone(model))
+    spread = statistics.stdev(top1) if len(top1) > 1 else 0
+    return Cost(
+        name, setting.mean(model, "top1_pct"), 2 * setting.mean(model, "macs") / 1e9, one, batch, spread
+    )
 
 
 def share_of(name: str, ratio: Mapping, depth: int, of: str = "") -> Share:

@@ -86,7 +86,9 @@ class Cost(NamedTuple):
     name: str | None
     top1: float  # percent
     gflops: float
-    latency: float | None = None  # ms
+    latency: float | None = None  # of one image, ms
+    batch: float | None = None  # of 256 images together, ms
+    spread: float = 0  # standard deviation of top-1 over seeds, points
 
 
 class Share(NamedTuple):
@@ -203,8 +205,11 @@ def subset_map(figure: Figure, data: list[SetScores]) -> None:
 
 
 def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
-    """Draw top-1 against operations and, if measured, latency: a marker for each model."""
-    labels = {"gflops": "GFLOPs for one image", "latency": "latency of one image (ms)"}
+    """Draw top-1 against operations and, if measured, latencies: a marker for each model.
+
+    The names stand beside the points, or in a legend if there are models without a name.
+    """
+    labels = {"gflops": "GFLOPs for one image", "latency": "one image (ms)", "batch": "256 images (ms)"}
     panels = {key: label for key, label in labels.items() if getattr(data[0], key) is not None}
     figure.set_size_inches(10, 4.8)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -216,16 +221,29 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
                 style = {"label": model.name, **_marker(named.index(model))}
             else:
                 style = {"label": "_", "linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75"}
-            axis.plot(cost, model.top1, **style)
+            bars = {"ecolor": "0.4", "elinewidth": 0.9, "capsize": 3}
+            axis.errorbar(cost, model.top1, yerr=model.spread or None, **bars, **style)
+            if len(named) == len(data):
+                right = cost < (min(costs) * max(costs)) ** 0.5
+                axis.annotate(
+                    model.name,
+                    (cost, model.top1),
+                    xytext=(8 if right else -8, 5 if model.name.startswith("ours") else -12),
+                    ha="left" if right else "right",
+                    textcoords="offset points",
+                    fontsize=8,
+                )
         axis.set(xlabel=label, xscale="log")
         if max(costs) > 10 * min(costs):  # not enough room for all tick labels
             axis.xaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.tick_params(axis="x", which="both", labelsize=8)
+        axis.margins(x=0.12)
         axis.grid(color="0.88")
     axes[0].set_ylabel("top-1 (%)")
-    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=5, fontsize=8)
+    if len(named) < len(data):
+        _legend_below(figure, *_plain_legend(axes[0]), columns=5, fontsize=8)
 
 
 def share_against_depth(figure: Figure, data: list[Share]) -> None:
@@ -357,7 +375,7 @@ def lines(figure: Figure, data: Panels) -> None:
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(color="0.88")
         if rows > 1:  # rows of panels may have different curves
-            axis.legend(frameon=False, fontsize=8)
+            axis.legend(frameon=False, fontsize=7)
     if rows == 1:
         _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
 

@@ -412,21 +412,33 @@ def _cost(numbers: Numbers) -> list[Cost]:
 
 
 def _curves(numbers: Numbers) -> Panels | None:
-    """Show training loss and validation accuracy of seed 0; None unless both tasks have curves."""
+    """Show losses and validation accuracy, one seed of each network; None unless both tasks have curves.
+
+    The seed is the first whose log has the validation loss, or the first of all: older logs do not have it.
+    """
 
     def logs(preset: str, rows) -> dict[str, dict]:
         records = {}
         for label, runs in rows:
             setting, model = numbers.find(preset, runs)
-            if model and (record := setting.records.get(([*model.values()][-1], 0))):
-                records[label] = record
+            seeds = (
+                [record for (entry, _), record in sorted(setting.records.items()) if entry in model.values()]
+                if model
+                else []
+            )
+            if seeds:
+                records[label] = min(seeds, key=lambda record: "val_loss" not in record["history"][-1])
         return records
 
-    narrow = logs(
-        NARROW, (("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("sliced kernel", "sliced"))
-    )
+    names = ("ours", "ours-90", "ours-wide", "sliced")
+    labels = ("ours", "ours, 90 epochs, strong", "ours, 1/2 wide, 50, strong", "sliced kernel")
+    narrow, small = logs(NARROW, zip(labels, names)), logs(NARROW, task2.MAIN_ROWS[NARROW])
     parts = (
-        curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)"),
+        curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)", "validation loss"),
         curves(logs(FULL, task2.MAIN_ROWS[FULL])),
+        curves(small, val_loss="validation loss, preset S"),
     )
-    return Panels([panel for part in parts for panel in part.panels], columns=2) if all(parts) else None
+    if not all(parts):
+        return None
+    one, two, three = (part.panels for part in parts)
+    return Panels([panel for panel in (*one, *two, three[2]) if panel.series], columns=3)

@@ -153,7 +153,7 @@ def test_a_tiff_of_many_pixels_is_not_decoded(monkeypatch):
 
 
 def tiff(channels: int, payload: bytes, method: int = 8, tile: int | None = None) -> bytes:
-    """A TIFF of 8 x 8 pixels whose strip, or whose tiles of `tile` pixels a side, all are the same `payload`."""
+    """Make a TIFF of 8 x 8 pixels whose strip, or whose tiles of `tile` pixels a side, are all the same `payload`."""
     tags = {256: 8, 257: 8, 258: 8, 259: method, 262: 2 if channels == 3 else 1, 277: channels, 284: 1}
     tags |= {322: tile, 323: tile} if tile else {278: 8}
     place = 8 + 2 + 12 * (len(tags) + 2) + 4
