@@ -23,6 +23,8 @@ from models.branched import BranchedConv2d, NormLinear
 from models.resnet import STEMS
 from utils import option
 
+GATE_KINDS = ("both", "pixel", "channel")
+
 
 @dataclass
 class ShallowOptions:
@@ -52,6 +54,12 @@ class ShallowOptions:
     )
     gates: bool | None = option(
         None, "gates in the hidden layers; the stem has none (default: by --arch)", usual=False
+    )
+    gate_kind: str | None = option(
+        None,
+        "which gates a gated layer has: one for each pixel and channel, one for each channel, or both",
+        choices=GATE_KINDS,
+        usual="both",
     )
     pooled_gates: bool | None = option(
         None,
@@ -98,6 +106,7 @@ class ShallowLayer(nn.Module):
         in_channels, out_channels, size, stride, reparam: as in `BranchedConv2d`.
         gates: multiply the output by two gates, which read the input. One has a value for each pixel and channel,
             the other a value for each channel.
+        gate_kind: "both", or only the "pixel" or the "channel" gate.
         pool: halve the sides, rounding up.
         pooled_gates: if the layer pools, compute a gate for each pooled cell, not for each pixel. That is a quarter
             of the gates.
@@ -113,15 +122,18 @@ class ShallowLayer(nn.Module):
         gates: bool = False,
         pool: bool = False,
         pooled_gates: bool = False,
+        gate_kind: str = "both",
     ):
         super().__init__()
         self.pool, self.pooled_gates = pool, pool and pooled_gates
         gate_stride = 2 * stride if self.pooled_gates else stride
         self.conv = BranchedConv2d(in_channels, out_channels, size, stride, reparam)
         self.pixel_gate = (
-            BranchedConv2d(in_channels, out_channels, 3, gate_stride, reparam=False) if gates else None
+            BranchedConv2d(in_channels, out_channels, 3, gate_stride, reparam=False)
+            if gates and gate_kind != "channel"
+            else None
         )
-        self.channel_gate = nn.Linear(in_channels, out_channels) if gates else None
+        self.channel_gate = nn.Linear(in_channels, out_channels) if gates and gate_kind != "pixel" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, O, H', W')."""
@@ -195,6 +207,8 @@ class ShallowNet(nn.Module):
                 "covariance_channels at least 0, dropout at least 0 and below 1, and there must "
                 "be a kernel"
             )
+        if given.gate_kind not in GATE_KINDS or (given.gate_kind != "both" and not given.gates):
+            raise ValueError(f"gate_kind must be one of {', '.join(GATE_KINDS)}, and it needs gates")
         num_pools = len(given.widths) - 1 if given.num_pools is None else given.num_pools
 
         def scaled(channels):
@@ -218,6 +232,7 @@ class ShallowNet(nn.Module):
                         given.gates,
                         number < num_pools,
                         given.pooled_gates,
+                        given.gate_kind,
                     )
                     for number, (before, after) in enumerate(zip(channels, channels[1:]))
                 )

@@ -29,7 +29,7 @@ def network_options(options: Mapping) -> dict:
         UserError: the network has no such option, or a list does not hold whole numbers in range.
     """
     arch = options["arch"]
-    given = {key: options[key] for key in SHALLOW_OPTIONS if options[key] is not None}
+    given = {key: options[key] for key in SHALLOW_OPTIONS if options.get(key) is not None}
     names = tuple(SHALLOW_OPTIONS) if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
     for key in given.keys() - set(names):
         raise UserError(
