@@ -107,6 +107,9 @@ FINE_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), no pooling", stem_pool=False, epochs=50, augment="strong"
 )
 
+# Seven specialists with the same recipe. Predicted: one point above the one network, at seven times its training
+FINE_SPECIALISTS = specialists(epochs=50, augment="strong", stem_pool=False)
+
 # ---------------------------------------------------------------- full width, for a GPU
 
 # ResNet-18 as wide as in its paper, with a 7x7 stem of stride 2. It has no pooling, which is too coarse for 64 px
@@ -364,6 +367,7 @@ MAIN_ROWS = (
     ("ours", CHANNELSET),
     ("ours, 90 epochs, strong †", LONG_STRONG),
     ("ours, 1/2 wide, 50 epochs, strong †", WIDE_STRONG),
+    ("ours, no pooling, 50 epochs, strong †", FINE_STRONG),
     ("mean fill", BY_FILL["mean"]),
     ("sliced kernel (C/n)", SLICED),
     ("tied filter (C/n)", GENERATED["tied"]),
@@ -408,6 +412,7 @@ BUDGETS = {
         ("1/2", WIDE),
         ("3/8, 90, strong", MEDIUM_STRONG),
         ("1/2, 50, strong", WIDE_STRONG),
+        ("1/4, no pooling, 50, strong", FINE_STRONG),
     ),
     "late fusion": (("1/4", LATE_FUSION),),
 }
@@ -471,7 +476,7 @@ GRIDS = {
         LONG_STRONG,
         LONG[210],
     ],
-    "task1-frontier": [WIDE_STRONG, FINE_STRONG, MEDIUM_STRONG],
+    "task1-frontier": [WIDE_STRONG, FINE_STRONG, *FINE_SPECIALISTS.values(), MEDIUM_STRONG],
     "task1-sizes": [resized(run, size) for run in (WIDE_STRONG, FINE_STRONG) for size in TEST_SIZES],
     "task1-long-specialists": [*LONG_SPECIALISTS.values()],
     # Our model and the specialists at half and at twice the preset's width
