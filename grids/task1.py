@@ -338,6 +338,7 @@ NAMED = {
     "ours-90-light": (LONG[90],),
     "ours-wide": (WIDE_STRONG,),
     "ours-fine": (FINE_STRONG,),
+    "rgb-fine": (FINE_SPECIALISTS["RGB"],),
     "rgb": (RGB_ONLY, FULL_RGB_ONLY),
     "rgb+regression": (RGB_REGRESSION, FULL_RGB_ONLY.tested(fill="regression")),
     "hypernet": (GENERATED["hypernet"],),
