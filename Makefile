@@ -23,7 +23,7 @@ $(VENV)/installed: requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	touch $@
 
-# breaks things on purpose, under ten minutes; writes results/robustness.csv
+# breaks things on purpose, about ten minutes; writes results/robustness.csv
 robust: $(VENV)/installed
 	$(VENV)/bin/python -m tests.robust
 

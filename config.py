@@ -238,7 +238,7 @@ class TrainConfig:
         check_name(self.name, "--name")
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError(
-                "--tensorboard: the package is not there; run `pip install tensorboard`, or leave the option out"
+                "--tensorboard: the package is not installed; run `pip install tensorboard`, or leave the option out"
             )
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
@@ -247,7 +247,7 @@ class TrainConfig:
 
 @dataclass
 class Task1Config(TrainConfig):
-    """The options of Task 1: those of every training, and these."""
+    """The options of Task 1: the options of every training, and more."""
 
     channels: str = option(
         "all",
@@ -303,7 +303,7 @@ class Task1Config(TrainConfig):
             channels: the channels of the data.
 
         Raises:
-            UserError: as there; or the data lack a channel, or options do not fit together.
+            UserError: see `TrainConfig.resolve`; or the data lack a channel, or options do not fit together.
         """
         names = channels.names
         ids = sorted(parse_subset(self.channels, channels))
@@ -337,7 +337,7 @@ class Task1Config(TrainConfig):
 
 @dataclass
 class Task2Config(ShallowOptions, TrainConfig):
-    """The options of Task 2: those of every training, those of `ShallowOptions`, and these."""
+    """The options of Task 2: the options of every training and of `ShallowOptions`, and more."""
 
     arch: str = option(
         "gated6-k3",
@@ -358,7 +358,7 @@ class Task2Config(ShallowOptions, TrainConfig):
         """Resolve as `TrainConfig.resolve` does; name a shallow network by its depth and kernels.
 
         Raises:
-            UserError: as there, or as `models.task2.network_options`.
+            UserError: see `TrainConfig.resolve` and `models.task2.network_options`.
         """
         options = network_options(vars(self))
         if self.name is None:
@@ -386,6 +386,7 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
     Raises:
         UserError: the training script would refuse the options.
     """
+    config = CONFIGS[task]
     options = {
         **(run.parts or (run,))[0].options,
         "name": run.model,
@@ -393,10 +394,12 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
         "preset": preset,
         **more,
     }
+    if unknown := options.keys() - {field.name for field in dataclasses.fields(config)}:
+        raise UserError(f"the run {run} is not for {task}, which has no option {', '.join(sorted(unknown))}")
     if run.teacher:
         teacher = training_name(resolve_run(task, run.teacher, preset, channels))
         options |= {"teacher": teacher, "taught_by": teacher}
-    return CONFIGS[task](**options).resolve(Channels(channels))
+    return config(**options).resolve(Channels(channels))
 
 
 # ---------------------------------------------------------------- when two trainings are equal

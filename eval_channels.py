@@ -6,9 +6,9 @@
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
-Updates results/task1/channels.csv. Writes a JSON with all provenance to results/task1/runs/, the predictions on test
-to results/task1/predictions/, and evaluation.md and evaluation.png beside the checkpoint. Then `python -m report.build`
-makes the documents.
+The script updates results/task1/channels.csv. It writes a JSON with all provenance to results/task1/runs/, the
+predictions on test to results/task1/predictions/, and evaluation.md and evaluation.png beside the checkpoint. Then
+`python -m report.build` makes the documents.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
     """Load the model of one checkpoint, or the late fusion of several specialists; return it and its checkpoint.
 
     Raises:
-        UserError: as `load_channel_net` and `load_late_fusion`.
+        UserError: see `load_channel_net` and `load_late_fusion`.
     """
     if len(paths) == 1:
         return load_channel_net(paths[0], fill)
     if fill:
         raise UserError(
-            f"--fill {fill}: late fusion fills no channels, it uses only the networks of the present channels; "
+            f"--fill {fill}: late fusion does not fill channels; it uses only the networks of the present channels; "
             f"leave out --fill"
         )
     return load_late_fusion(paths)

@@ -4,9 +4,10 @@
     python eval_shallow.py runs/64px-half/*/model.pt --skip-existing
     python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
-In the fused network, each sum of branches is one convolution. Updates results/task2/classifiers.csv. Writes a JSON
-for each run, with all provenance, to results/task2/runs/, the predictions on test to results/task2/predictions/, and
-evaluation.md and evaluation.png beside each checkpoint. Then `python -m report.build` makes the documents.
+In the fused network, each sum of branches is one convolution. The script updates results/task2/classifiers.csv. It
+writes a JSON for each run, with all provenance, to results/task2/runs/, the predictions on test to
+results/task2/predictions/, and evaluation.md and evaluation.png beside each checkpoint. Then `python -m report.build`
+makes the documents.
 """
 
 from __future__ import annotations

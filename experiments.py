@@ -86,7 +86,9 @@ def chosen_runs(args) -> list[Run]:
     runs = GRIDS[args.grid]
     for pattern in args.only or ():
         if not any(run.fits(pattern) for run in runs):
-            raise UserError(f"--only {pattern}: grid {args.grid} has {' '.join(map(str, runs))}")
+            raise UserError(
+                f"--only {pattern}: grid {args.grid} has no such run; it has {' '.join(map(str, runs))}"
+            )
     return [run for run in runs if not args.only or any(run.fits(pattern) for pattern in args.only)]
 
 
@@ -132,7 +134,7 @@ def given_words(text: str, option: str) -> list[str]:
 
 
 def named_options(words: list[str]) -> set[str]:
-    """Return the names of the options in a command line; that of --no-gates is "gates"."""
+    """Return the names of the options in a command line; --no-gates has the name "gates"."""
     names = {word[2:].split("=")[0] for word in words if word.startswith("--")}
     return {name.removeprefix("no-") for name in names}
 
@@ -162,7 +164,7 @@ def check_words(args) -> None:
 
 
 def training_config(run: Run, args, seed: int) -> TrainConfig:
-    """Return the options of a run's training, with those of --options, as the training script resolves them."""
+    """Return the options of a run's training, --options included, as the training script resolves them."""
     config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)])
     if run.teacher:
         config.taught_by = training_name(training_config(run.teacher, args, seed))
@@ -321,7 +323,7 @@ def show(args) -> None:
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("grid", choices=GRIDS, help="the runs")
+    parser.add_argument("grid", choices=GRIDS, help="which runs")
     parser.add_argument(
         "--only",
         nargs="+",
@@ -338,14 +340,16 @@ def make_parser() -> ArgumentParser:
         help="seeds; every run is trained with each of them",
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), default="64px-half", help="sizes and lengths")
-    parser.add_argument("--data", default="auto", help="as in the training scripts")
-    parser.add_argument("--jobs", type=within(1, 1000), default=2, help="trainings at once")
+    parser.add_argument("--data", default="auto", help="data set, as in the training scripts")
+    parser.add_argument(
+        "--jobs", type=within(1, 1000), default=2, help="number of trainings at the same time"
+    )
     parser.add_argument("--threads", type=within(1, 4096), default=1, help="CPU threads of each training")
     parser.add_argument(
         "--minutes",
         type=within(0.0, float("inf"), float),
         default=float("inf"),
-        help="stop the trainings after this time",
+        help="stop the trainings after this many minutes (default: no limit)",
     )
     parser.add_argument(
         "--options", default="", help="more options for every training, in quotes, such as '--epochs 2'"

@@ -114,7 +114,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """A help formatter that shows defaults and keeps the line breaks of the description."""
 
     def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
+        # defaults that would print as None, an empty text, [], inf, or False for a flag without --no-
+        silent = action.default in (None, "", [], math.inf) or isinstance(action, argparse._StoreTrueAction)
+        return action.help if silent else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -154,10 +156,15 @@ def option(
     above: float | None = None,
     most: float | None = None,
     below: float | None = None,
+    usual=None,
 ):
-    """Make a dataclass field that `parse_config` turns into `--name`, with its help text and its range."""
+    """Make a dataclass field that `parse_config` turns into `--name`, with its help text and its range.
+
+    `usual` is the value that replaces the default None, for options whose default depends on other options.
+    """
     limits = {"least": least, "above": above, "most": most, "below": below}
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
+    metadata = {"help": help, "choices": choices, "limits": limits, "usual": usual}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def option_fields(config) -> list[dataclasses.Field]:
@@ -361,7 +368,7 @@ def _end_with_stdin() -> None:
 
 
 def printable(text: str) -> str:
-    """Return the text with control characters as escapes. A file name may hold commands for the terminal."""
+    """Return the text with its control characters as escapes, because a file name may hold terminal commands."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
@@ -658,7 +665,7 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` atomically as UTF-8 with Unix line ends.
 
     Raises:
-        UserError: as in `atomic_path`, or the text is not valid Unicode.
+        UserError: see `atomic_path`; or the text is not valid Unicode.
     """
     try:
         text.encode("utf-8")
@@ -690,7 +697,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
     for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise UserError(f"{path}:{number} is not JSON ({error}): delete that line") from error
@@ -719,6 +726,9 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
         raise UserError(f"no checkpoint at {path}{hint}")
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
+            # torch packs nothing, but unpacks whatever a file holds
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its parts are packed")
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"{damaged} was changed")

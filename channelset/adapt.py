@@ -110,11 +110,12 @@ def adapt_first_conv(
     sampler = Sampler(sample, seed=seed) if isinstance(sample, str) else sample
     given = _Given(fill, statistics, normalised, covariance, mean, std, ridge)
     if where == "input":
-        for name, value in (("path", path), ("embedding", embedding), ("trained_on", trained_on)):
+        unused = {"path": path, "embedding": embedding, "trained_on": trained_on, "init": init != "keep"}
+        for name, value in unused.items():
             if value:
-                raise ValueError(f"where='input' leaves the first layer as it is: {name}= has no use")
-        if init != "keep":
-            raise ValueError("where='input' leaves the first layer as it is: init= has no use")
+                raise ValueError(
+                    f"where='input' leaves the first layer as it is: {name}= has no effect, leave it out"
+                )
         wanted = Channels(_input_channels(model, given, example) if channels is None else channels)
         place: ChannelPlace = InputFill(wanted, given.rule(wanted), sampler)
         if place.fill.rows != len(wanted):
@@ -369,7 +370,7 @@ class _Given:
 
     @property
     def channels(self) -> int | None:
-        """The number of channels in the statistics, or None."""
+        """Return the number of channels in the statistics, or None."""
         for value in (self.covariance, self.mean, self.std):
             if value is not None and value.ndim:
                 return len(value)

@@ -427,12 +427,13 @@ class BySize(Regression):
         return kernel.repeat(1, self.channels, 1, 1)
 
 
-class Learned(Regression):
-    """A regression fill whose absent rows are corrected by a small network of the mask.
+class _Corrected(Regression):
+    """A regression fill whose absent rows are corrected by a small network with `inputs` numbers a channel.
 
     The correction is zero at the start.
     """
 
+    inputs: int
     corrected = True
     whole = False  # it is, but the correction must get a gradient of zero, not none, as distributed training wants
     correction: nn.Sequential
@@ -440,45 +441,47 @@ class Learned(Regression):
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
         super().__init__(channels, covariance, ridge)
         self.correction = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), _ZeroAtStart(hidden, channels**2)
+            nn.Linear(self.inputs * channels, hidden), nn.ReLU(), _ZeroAtStart(hidden, channels**2)
         )
 
-    def forward(self, mask: Tensor) -> Tensor:
-        mask = mask.to(self.covariance.device)
-        correction = self.correction(mask.to(next(self.correction.parameters()))).unflatten(
+    def _correct(self, matrix: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
+        """Add the correction to the absent rows of `matrix`; inputs (..., inputs * C) of the network."""
+        correction = self.correction(inputs.to(next(self.correction.parameters()))).unflatten(
             -1, (self.channels, self.channels)
         )
-        corrected: Tensor = super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+        corrected: Tensor = matrix + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
         return corrected
 
 
-class Conditioned(Regression):
+class Learned(_Corrected):
+    """A regression fill whose absent rows are corrected by a small network of the mask.
+
+    The correction is zero at the start.
+    """
+
+    inputs = 1
+
+    def forward(self, mask: Tensor) -> Tensor:
+        mask = mask.to(self.covariance.device)
+        return self._correct(super().forward(mask), mask, mask)
+
+
+class Conditioned(_Corrected):
     """A regression fill whose absent rows are corrected by a small network of the mask and the image.
 
     The network gets each present channel's mean and standard deviation. This is a dynamic convolution (1912.03458)
     whose attention acts on the C x C fill matrix, where it is cheapest.
     """
 
+    inputs = 3
     per_image = True
-    corrected = True
-    whole = False  # it is, but the correction must get a gradient of zero, not none, as distributed training wants
-    correction: nn.Sequential
-
-    def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
-        super().__init__(channels, covariance, ridge)
-        self.correction = nn.Sequential(
-            nn.Linear(3 * channels, hidden), nn.ReLU(), _ZeroAtStart(hidden, channels**2)
-        )
 
     def forward(self, mask: Tensor, images: Tensor) -> Tensor:  # type: ignore[override]
         """Compute P (B, C, C) from masks (B, C) and images (B, C, ...) with zeros in absent channels."""
         seen = torch.cat(
             [mask, images.mean(tuple(range(2, images.ndim))), images.flatten(2).std(2, correction=0)], dim=1
         )
-        seen = seen.to(next(self.correction.parameters()))
-        correction = self.correction(seen).unflatten(-1, (self.channels, self.channels))
-        corrected: Tensor = super().forward(mask) + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
-        return corrected
+        return self._correct(super().forward(mask), mask, seen)
 
 
 class LumaChroma(Fill):

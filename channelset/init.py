@@ -21,7 +21,7 @@ def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Chann
     statistics stay right. "repeat" follows timm's `in_chans`; it is exact for one channel and close for more.
 
     Raises:
-        ValueError: an unknown channel or method, a weight that is not a number, or a missing wavelength.
+        ValueError: a channel or the method is unknown, a weight is not a number, or a wavelength is missing.
     """
     new, old = len(wanted), len(known)
     source = torch.zeros(new, old, device="cpu")

@@ -23,12 +23,12 @@ class Channels:
 
     Attributes:
         names: C strings; the ids if no names were given.
-        wavelengths: C wavelengths in nm; None where there is none.
-        widths: C bandwidths in nm; None where there is none.
+        wavelengths: C wavelengths in nm; None for an unknown wavelength.
+        widths: C bandwidths in nm; None for an unknown bandwidth.
 
     Raises:
-        ValueError: no channel, a set (which has no order), a name that is empty, repeated or not text, or a
-            wavelength out of range.
+        ValueError: there is no channel; the channels are a set, which has no order; a name is empty, repeated or not
+            text; or a wavelength is out of range.
     """
 
     names: tuple[str, ...]
@@ -88,7 +88,7 @@ class Channels:
         )
 
     def chosen(self, ids: Iterable[int]) -> Channels:
-        """Return those of these ids, in their order."""
+        """Return the channels with these ids, in the order of the ids."""
         everything = list(self.as_dict().items())
         return Channels(dict(everything[i] for i in ids))
 
@@ -100,7 +100,7 @@ class Channels:
         }
 
     def differs(self, other: Channels) -> str:
-        """Describe how the names or wavelengths of `other` contradict these; "" if they agree."""
+        """Describe how `other` has other names or wavelengths than this object; "" if they agree."""
         if len(self) != len(other):
             return f"{len(other)} channels, not {len(self)}"
         if self.are_named and other.are_named and self.names != other.names:
@@ -118,7 +118,7 @@ class Channels:
         """Return the id of one channel, given as an index, a name, "665nm" or a float (nm).
 
         Raises:
-            ValueError: a bool, or an unknown channel; the message lists the known channels.
+            ValueError: the channel is a bool or unknown; the message lists the known channels.
         """
         item = _plain(item)
         if isinstance(item, bool):
@@ -167,7 +167,8 @@ class Channels:
             unseen: whether `UNSEEN` (-1) is allowed.
 
         Raises:
-            ValueError: no channel; a bool, unknown or repeated channel; or a set, which has no order.
+            ValueError: there is no channel; a channel is a bool, unknown or repeated; or the channels are a set, which
+                has no order.
         """
         if channels is None:
             return list(range(len(self)))

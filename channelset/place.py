@@ -52,7 +52,7 @@ class ChannelPlace(Restored):
         """Return channel ids; accepts everything that `names.Channels.ids` accepts.
 
         Raises:
-            ValueError: no channel, or a bool, unknown or repeated channel.
+            ValueError: there is no channel, or a channel is a bool, unknown or repeated.
         """
         return self.channels.ids(channels, unseen=isinstance(self.fill, LumaChroma))
 
@@ -72,7 +72,7 @@ class ChannelPlace(Restored):
         """Return the mask on the images' device, and whether all channels are certainly present.
 
         Raises:
-            ValueError: a mask that does not fit the images (B, C, ...), or that leaves an image without a channel.
+            ValueError: the mask does not fit the images (B, C, ...), or leaves an image without a channel.
         """
         mask = mask if isinstance(mask, Tensor) else torch.as_tensor(mask)
         if x.shape[1] != self.in_channels or mask.shape != x.shape[:2] or mask.dtype != torch.bool:

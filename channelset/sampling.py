@@ -70,7 +70,7 @@ def sample_channels(
         device: where the mask goes. The numbers are drawn on the CPU, so they are the same everywhere.
 
     Raises:
-        ValueError: an unknown method, unknown ids, or shares that are negative or sum to more than one.
+        ValueError: the method or an id is unknown, or shares are negative or sum to more than one.
     """
     if how not in HOW:
         raise ValueError(f"unknown way to sample {how!r}; choose one of {', '.join(HOW)}")
@@ -107,7 +107,7 @@ class Sampler:
         count: number of batches drawn so far.
 
     Raises:
-        ValueError: an unknown method.
+        ValueError: the method is unknown.
     """
 
     def __init__(

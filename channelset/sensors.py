@@ -92,7 +92,7 @@ def sensor(name: str) -> Channels:
     """Return the bands of a sensor, a key of `SENSORS`, in the order of its products.
 
     Raises:
-        ValueError: no such sensor; the message names all.
+        ValueError: there is no such sensor; the message names all sensors.
     """
     if name not in SENSORS:
         raise ValueError(f"no sensor {name!r}; there are {', '.join(sorted(SENSORS))}")

@@ -47,7 +47,7 @@ class ChannelSetConv2d(ChannelPlace):
         embedding: learn e (C, O), zero at the start; it tells the network which channels are present.
         sampler: draws a set for each image in training if the call names none.
 
-    A call with images alone uses the set from the call of the surrounding network, see `context`.
+    A call with only images uses the set from the call of the surrounding network, see `context`.
     Attributes: see `ChannelPlace`.
 
     Raises:
@@ -218,7 +218,7 @@ class ChannelSetConv2d(ChannelPlace):
 
     @property
     def unfoldable(self) -> str:
-        """The reason why this stem does not fold on a set of some channels, or "" if it folds."""
+        """Return the reason why this stem does not fold on a set of some channels, or "" if it folds."""
         if self.fill.absent is not None:
             return "fill rule 'black' adds a constant plane, which zero padding cuts off"
         if self.fill.centre is not None and self._pads:

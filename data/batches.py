@@ -23,7 +23,7 @@ class Batches:
         labels: (N,) int64.
         image_size: side of the crops in px, at most S.
         mean, std: (C,), of the pixels; uint8 pixels count as [0, 1].
-        channels: ids of the channels that the batches hold. For a specialist they are its channels alone.
+        channels: ids of the channels that the batches hold. For a specialist they are only its channels.
         device: the device of the batches.
     """
 
@@ -135,7 +135,7 @@ def crop_slices(
 def crop_gather(
     images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
 ) -> Tensor:
-    """Cut the same crops in one indexing operation: fastest on a GPU."""
+    """Cut the crops of `crop_slices` in one indexing operation: fastest on a GPU."""
     indices, top, left, flip = (value.to(images.device) for value in (indices, top, left, flip))
     steps = torch.arange(size, device=images.device)
     columns = torch.where(flip[:, None], steps.flip(0), steps) + left[:, None]  # (B, size)

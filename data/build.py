@@ -29,7 +29,7 @@ TOLERANCE = 3  # out of 255: another resizer or JPEG quality changes a quarter's
 
 
 class Row(NamedTuple):
-    """One image of a set. `size` and `quarters` are empty if the recipe writes TIFF."""
+    """A line of a recipe: one image. `size` and `quarters` are empty if the recipe writes TIFF."""
 
     path: str  # as in the lists
     label: int

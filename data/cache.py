@@ -78,6 +78,8 @@ class PixelCache:
         self.folder = Path(folder)
         try:
             self._meta = meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+            if meta["meta_crc32"] != meta_checksum(meta):
+                raise ValueError("meta.json was changed")
             self.name, self.digest, self.size = meta["name"], meta["digest"], meta["size"]
             self.images_digest, self.sources = meta.get("images_digest"), meta.get("sources", {})
             self.class_names, self.num_classes = meta["class_names"], len(meta["class_names"])
@@ -86,8 +88,6 @@ class PixelCache:
             self.channels, self.kind = Channels(meta["channels"]), np.dtype(meta["kind"])
             self.channel_names = self.channels.names
             self.failures, self.left_out = meta["failures"], meta["left_out"]
-            if meta["meta_crc32"] != meta_checksum(meta):
-                raise ValueError("meta.json was changed")
             for name, expected in meta["crc32"].items():
                 if checksum(self.folder / name) != expected:
                     raise ValueError(f"{name} was changed")
@@ -99,6 +99,7 @@ class PixelCache:
             FileNotFoundError,
             NotADirectoryError,
             ValueError,
+            RecursionError,
             KeyError,
             TypeError,
             AttributeError,

@@ -30,7 +30,7 @@ def parse_subsets(text: str, channels: Channels | tuple[str, ...]) -> list[tuple
     The word "every" means all 2^C - 1 subsets, or for many channels the choice of `some_subsets`.
 
     Raises:
-        UserError: as in `parse_subset`, or a subset is named twice.
+        UserError: see `parse_subset`; or a subset is named twice.
     """
     channels = Channels(channels)
     words = text.split()
@@ -50,7 +50,7 @@ def parse_shares(text: str | None, channels: Channels | tuple[str, ...]) -> dict
     """Return set of ids -> share of the images, from a text such as "RGB:0.5 R:0.1".
 
     Raises:
-        UserError: as in `parse_subset`, or a share is not a number from 0 to 1, or the sum of shares is above 1.
+        UserError: see `parse_subset`; or a share is not a number from 0 to 1, or the sum of shares is above 1.
     """
     shares = {}
     for part in (text or "").split():

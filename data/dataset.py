@@ -9,7 +9,13 @@ import torch.distributed as dist
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
 from data.lists import find_dataset, read_lists
-from utils import UserError, generator
+from utils import ArgumentParser, UserError, generator
+
+
+def add_data_options(parser: ArgumentParser, data: str) -> None:
+    """Add the options --data, with the help text `data`, and --cache."""
+    parser.add_argument("--data", default="auto", help=data)
+    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
 
 
 def cached_size(image_size: int) -> int:

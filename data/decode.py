@@ -6,6 +6,8 @@ It does not import torch, so that a worker starts quickly.
 from __future__ import annotations
 
 import io
+import lzma
+import math
 import os
 import pickle
 import re
@@ -21,6 +23,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data.files import LARGEST_IMAGE, check_bytes, read_file, read_member
 
 PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats that Pillow may read
+UNPACKERS = {  # number of a TIFF's compression -> object whose `decompress` takes a largest size
+    8: zlib.decompressobj,
+    32946: zlib.decompressobj,
+    34925: lzma.LZMADecompressor,
+}
+# not compressed, PackBits (at most 64 times smaller), LZW and Zstandard (imagecodecs gets the size from tifffile)
+BOUNDED = (1, 32773, 5, 34926, 50000)
 NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of such files
 LARGEST_PIXEL = 1e18  # its square fits well into float32, the type of the covariances
 OTHERS = {  # first bytes of other files: pattern -> description
@@ -148,6 +157,10 @@ def open_picture(data: bytes) -> Image.Image:
         ) from None
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise ValueError(f"an animation or a stack of {image.n_frames} pictures")
+    if image.format == "TIFF":  # a tile is unpacked whole, and Pillow looks at the size of the picture alone
+        width, height = image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)
+        if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ValueError(f"tiles of {width} x {height} pixels are too large; save it without tiles")
     return image
 
 
@@ -192,7 +205,7 @@ def read_array(data: bytes) -> np.ndarray:
     """Read the pixels of a .npy or TIFF file as they are stored.
 
     Raises:
-        ValueError: the pixels are too many bytes.
+        ValueError: the pixels are too many bytes, or a TIFF's parts unpack to more than its header says.
         Exception: any error of numpy or tifffile for a damaged file.
     """
     if data.startswith(NPY):
@@ -201,7 +214,36 @@ def read_array(data: bytes) -> np.ndarray:
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         check_bytes(file.series[0].nbytes, LARGEST_IMAGE)
-        return file.asarray()
+        check_parts(file.series[0], data)
+        return file.asarray(maxworkers=1)  # one part in memory at a time
+
+
+def check_parts(series, data: bytes) -> None:
+    """Check what the strips or tiles of a TIFF unpack to, before tifffile unpacks each of them whole.
+
+    Args:
+        series: a `tifffile.TiffPageSeries`.
+        data: the whole file.
+
+    Raises:
+        ValueError: the parts are too many bytes, a part unpacks to more than the header says, or the compression is
+            one of pictures, which have a size of their own.
+    """
+    total = 0
+    for page in filter(None, series.pages):
+        frame = page.keyframe
+        size, method = math.prod(frame.chunks) * frame.dtype.itemsize, int(frame.compression)
+        total += size * len(page.dataoffsets)  # tiles reach beyond the image
+        check_bytes(total, LARGEST_IMAGE)
+        if method not in BOUNDED and method not in UNPACKERS:
+            raise ValueError(f"a TIFF with compression {method}; save it with deflate, LZW or no compression")
+        if method in UNPACKERS:
+            for start, count in zip(page.dataoffsets, page.databytecounts):
+                unpacked = UNPACKERS[method]().decompress(data[start : start + count], size + 1)
+                if len(unpacked) > size:
+                    raise ValueError(
+                        f"a strip or tile unpacks to more than the {size:,} bytes that the header says; save it again"
+                    )
 
 
 def pixel_kind(data: bytes, channels: int) -> str:
@@ -215,7 +257,7 @@ def pixel_kind(data: bytes, channels: int) -> str:
 
 
 def kind_of(array: np.ndarray) -> str:
-    """Return the same as `pixel_kind`, for pixels that are already read."""
+    """Return the type of pixels that are already read; see `pixel_kind`."""
     return "float32" if array.dtype.kind == "f" else array.dtype.newbyteorder("=").name
 
 
@@ -250,13 +292,13 @@ def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
         raise ValueError(
             f"the pixels are {array.dtype}, but those of the first image are {kind}: save all images as one type"
         )
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")
-        if not np.abs(array).max() <= LARGEST_PIXEL:
-            raise ValueError(
-                f"a pixel of {np.abs(array).max():g} is too large; the largest value allowed is {LARGEST_PIXEL:g}"
-            )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")
+    largest = max(array.max(), -array.min().astype(float))  # abs() of the least whole number is negative
+    if not largest <= LARGEST_PIXEL:
+        raise ValueError(
+            f"a pixel of {largest:g} is too large; the largest value allowed is {LARGEST_PIXEL:g}"
+        )
     return array.astype(stored_kind(kind))
 
 

@@ -62,7 +62,8 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
     out = Path(out)
     if len(lists.channels) != 3:
         raise UserError(
-            f"{lists.source} has {len(lists.channels)} channels; a fourth is derived from R, G and B"
+            f"{lists.source} has {len(lists.channels)} channels; a fourth channel is computed from R, G and B: "
+            "give an RGB data set"
         )
     if out.exists():
         raise UserError(f"{out} is there already: name another folder with --out, or delete it")

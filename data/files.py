@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
+import zlib
 
 # largest sizes in bytes, packed and unpacked
 LARGEST_LIST = 1 << 27  # over two million lines
 LARGEST_BANDS = 1 << 20
 LARGEST_IMAGE = 1 << 30
+LARGEST_TABLE = 1 << 29
 
 
 def read_file(path: str | os.PathLike, largest: int) -> bytes:
@@ -57,8 +59,28 @@ def read_member(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
         return file.read(info.file_size)  # without a limit, a member could hold more than the zip says
 
 
+def read_gzip(path: str | os.PathLike, largest: int) -> bytes:
+    """Unpack a gzip file.
+
+    Args:
+        path: the file.
+        largest: largest number of bytes allowed, packed and unpacked.
+
+    Raises:
+        ValueError: it is too large, truncated, or not a regular file.
+        OSError, zlib.error: it cannot be read.
+    """
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)  # of gzip, whose checksum it compares
+    data = unpacker.decompress(read_file(path, largest), largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"it unpacks to more than the {largest:,} bytes that are allowed")
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("it is truncated, or something follows its end")
+    return data
+
+
 def check_bytes(count: int, largest: int) -> None:
-    """Check the size of a file.
+    """Check that a file of `count` bytes is not too large.
 
     Raises:
         ValueError: `count` bytes are more than `largest`.

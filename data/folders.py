@@ -52,7 +52,10 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     for split, images in splits.items():
         unknown = sorted(images.keys() - set(classes))
         if unknown:
-            raise UserError(f"{folder}: the {split} images of class {unknown[0]!r} have no training images")
+            raise UserError(
+                f"{folder}: the {split} images of class {unknown[0]!r} have no training images: add some, "
+                "or remove the class"
+            )
     shares = {split: share for split, share in (("val", val), ("test", test)) if not splits[split]}
     drawn = {name: _draw(splits["train"][name], shares, seed, name) for name in classes}
     chosen = {

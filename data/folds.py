@@ -32,7 +32,9 @@ def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: in
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < folds:
-            raise UserError(f"--folds {folds}: class {label} has only {len(rows)} images")
+            raise UserError(
+                f"--folds {folds}: class {label} has only {len(rows)} images: use fewer folds, or add images"
+            )
         # start at a random fold: otherwise the first folds would get all remainders
         fold_of[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds
     parts = []
@@ -49,7 +51,9 @@ def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: in
             {"train": np.setdiff1d(rest, val), "val": np.sort(val), "test": np.flatnonzero(fold_of == fold)}
         )
         if len(np.unique(labels[parts[-1]["train"]])) < len(np.unique(labels)):
-            raise UserError(f"--folds {folds}: a class is left without a training image")
+            raise UserError(
+                f"--folds {folds}: a class is left without a training image: add images of the small classes"
+            )
     return parts
 
 
@@ -67,7 +71,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     if folds < 2:
         raise UserError(f"--folds {folds}: must be at least 2")
     out = Path(out)
-    paths = [path for split in lists.splits.values() for path in split.paths]
+    paths = lists.paths
     labels = np.concatenate([split.labels for split in lists.splits.values()])
     parts = split_folds(labels, folds)
     folders = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]

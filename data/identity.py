@@ -24,18 +24,13 @@ LISTS_ONLY = "lists only"  # replaces a digest, if an earlier version did not lo
 Sums = dict[str, list[int] | None]  # listed path -> [bytes, CRC-32], or None if it cannot be read
 
 
-def listed_paths(lists) -> list[str]:
-    """Return all paths of the three lists."""
-    return [path for split in lists.splits.values() for path in split.paths]
-
-
 def stamp(lists) -> str:
     """Return a digest that changes when a picture changes. No picture is read.
 
     It is made from sizes and CRC-32 in a zip, or from sizes and times in a folder. It stays the same if a zip is
     copied or a folder is moved.
     """
-    paths = listed_paths(lists)
+    paths = lists.paths
     entries = list(_members(lists).values()) if lists.source.is_file() else _stats(lists, paths)
     return hashlib.sha256(repr(list(zip(paths, entries))).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -44,7 +39,7 @@ def sums_of(lists, progress: bool = True) -> Sums:
     """Return size and checksum of every picture, from the list of a zip or by reading every file."""
     if lists.source.is_file():
         return _members(lists)
-    reader, paths = ImageReader(lists), listed_paths(lists)
+    reader, paths = ImageReader(lists), lists.paths
     with ThreadPoolExecutor(cores()) as pool:
         sums = pool.map(reader.sums, paths)
         bar = progress_bar(
@@ -57,7 +52,7 @@ def sizes_of(lists) -> dict[str, int | None]:
     """Return the number of bytes of every picture. No picture is read."""
     if lists.source.is_file():
         return {path: sums and sums[0] for path, sums in _members(lists).items()}
-    paths = listed_paths(lists)
+    paths = lists.paths
     return {path: status and status[0] for path, status in zip(paths, _stats(lists, paths))}
 
 
@@ -65,7 +60,7 @@ def last_change(lists) -> int:
     """Return the last time at which a picture was written, copied or renamed, in ns since 1970."""
     if lists.source.is_file():
         return os.stat(lists.source).st_ctime_ns
-    return max(status[2] if status else sys.maxsize for status in _stats(lists, listed_paths(lists)))
+    return max(status[2] if status else sys.maxsize for status in _stats(lists, lists.paths))
 
 
 def as_text(sums: Sums) -> str:
@@ -122,5 +117,5 @@ def _members(lists) -> Sums:
     """Return the sizes and checksums from the list of the zip."""
     with zipfile.ZipFile(lists.source) as archive:
         members = archive.NameToInfo
-    infos = ((path, members.get(lists.member(path))) for path in listed_paths(lists))
+    infos = ((path, members.get(lists.member(path))) for path in lists.paths)
     return {path: info and [info.file_size, info.CRC] for path, info in infos}

@@ -55,6 +55,11 @@ class ImageLists:
     digest: str  # sha256 of the lists; LF or CRLF, folder or zip make no difference
     channels: Channels = RGB  # of each image, from bands.txt if it exists
 
+    @property
+    def paths(self) -> list[str]:
+        """Return the paths of all three lists."""
+        return [path for split in self.splits.values() for path in split.paths]
+
     def member(self, path: str) -> str:
         """Return the name of a listed path inside `source`."""
         return self.prefix + path
@@ -72,12 +77,10 @@ def parse_list(data: bytes, name: str) -> Split:
     Raises:
         UserError: the text is not UTF-8, the list is empty, or a line is not `<path> <label>`.
     """
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text ({error}); save it again as UTF-8") from error
     paths, labels, lines = [], [], []
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+    for number, line in enumerate(
+        _as_text(data, name).replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1
+    ):
         words = line.rsplit(None, 1)  # from the right, since a path may hold spaces
         if not words:
             continue
@@ -86,8 +89,9 @@ def parse_list(data: bytes, name: str) -> Split:
         path, label = normal_path(words[0].strip()), words[1]
         if not re.fullmatch(r"-?[0-9]+", label):
             raise UserError(f"{name}:{number}: label {label!r} is not an integer; write `<path> <label>`")
-        if not 0 <= int(label) < 10**6:
-            raise UserError(f"{name}:{number}: label {label} is out of range; labels count 0, 1, 2, ...")
+        # Python converts at most 4300 digits to a number
+        if len(label) > 20 or not 0 <= int(label) < 10**6:
+            raise UserError(f"{name}:{number}: label {label[:20]} is out of range; labels count 0, 1, 2, ...")
         if CONTROL.search(path):
             raise UserError(f"{name}:{number}: {path!r} holds a control character; rename that file")
         if not path:
@@ -104,14 +108,21 @@ def parse_list(data: bytes, name: str) -> Split:
     return Split(paths, np.array(labels, np.int64), lines)
 
 
+def _as_text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text ({error}); save it again as UTF-8") from error
+
+
 def parse_bands(data: bytes, name: str) -> Channels:
     """Parse bands.txt. Each line names a channel, in the order of the images, and optionally its wavelength in nm.
 
     Raises:
-        UserError: a line is wrong; the message names it.
+        UserError: the text is not UTF-8, or a line is wrong; the message names it.
     """
     bands = {}
-    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
+    for number, line in enumerate(_as_text(data, name).splitlines(), 1):
         words = line.split("#")[0].split()
         if not words:
             continue

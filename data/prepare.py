@@ -41,7 +41,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
         )
     if not decode:
         return
-    paths = [path for split in lists.splits.values() for path in split.paths]
+    paths = lists.paths
     reader, channels, kind = ImageReader(lists), len(lists.channels), first_kind(lists)
 
     def look(path: str) -> tuple[bool, str, bytes]:

@@ -105,7 +105,7 @@ class ZipSource:
         return name in self.names
 
     def read(self, name: str, largest: int) -> bytes:
-        """Do the same as `FolderSource.read`."""
+        """Read a whole file, as `FolderSource.read` does."""
         try:
             return read_member(self._archive, name, largest)
         except BROKEN as error:
@@ -114,18 +114,18 @@ class ZipSource:
             ) from error
 
     def list_roots(self) -> list[str]:
-        """Do the same as `FolderSource.list_roots`."""
+        """Return the folders with a train.txt, as `FolderSource.list_roots` does."""
         parts = [tuple(name.split("/")[:-1]) for name in self.names if name.rpartition("/")[2] == "train.txt"]
         parts = [folder for folder in parts if len(folder) <= 2 and _searched(folder)]
         least = min(map(len, parts), default=0)
         return sorted("".join(f"{part}/" for part in folder) for folder in parts if len(folder) == least)
 
     def walk(self) -> list[str]:
-        """Do the same as `FolderSource.walk`."""
+        """Return the names of all files, as `FolderSource.walk` does."""
         return [name for name in self.names if not name.endswith("/") and _searched(tuple(name.split("/")))]
 
     def top(self) -> list[str]:
-        """Do the same as `FolderSource.top`."""
+        """Return the names of the first level, as `FolderSource.top` does."""
         return sorted({name.split("/")[0] for name in self.names})
 
 

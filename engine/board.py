@@ -1,4 +1,4 @@
-"""Writes a training's numbers and kernels for TensorBoard, a package that users install themselves."""
+"""Write a training's numbers and kernels for TensorBoard, a package that users install themselves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILTERS = 64  # number of kernels in the picture
 
 
 class Board:
-    """Writes scalars and the first kernels of a training to a folder of event files."""
+    """A writer of a training's scalars and first kernels to a folder of event files."""
 
     def __init__(self, folder: Path):
         from torch.utils.tensorboard import SummaryWriter  # config.py has checked that it is installed

@@ -12,7 +12,7 @@ import torch
 from channelset import Channels
 from config import DEVICES, TrainConfig, changed_options, differing, digest, identity
 from data.cache import PixelCache
-from data.dataset import open_data
+from data.dataset import add_data_options, open_data
 from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
 from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
@@ -34,10 +34,7 @@ PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 def add_options(parser: ArgumentParser, task: str) -> None:
     """Add the options that every evaluation has."""
-    parser.add_argument(
-        "--data", default="auto", help="the data it was trained on, as in the training scripts"
-    )
-    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    add_data_options(parser, "the data it was trained on, as in the training scripts")
     parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
     parser.add_argument(
         "--image-size",
@@ -83,7 +80,13 @@ def results_folder(task: str, dataset: dict) -> Path:
         try:
             if json.loads(path.read_text(encoding="utf-8"))["dataset_digest"] == dataset["digest"]:
                 return ROOT / "results"
-        except (OSError, ValueError, KeyError, TypeError):  # a damaged record: look at the next
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+            KeyError,
+            TypeError,
+        ):  # a damaged record: look at the next
             continue
     return Path("runs/results")
 
@@ -206,7 +209,7 @@ class Evaluation:
         return config, cache
 
     def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
-        """Return a record with everything but the metrics; `path` is that of the checkpoint."""
+        """Return a record with everything but the metrics; `path`: path of the checkpoint."""
         changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,

@@ -1,4 +1,4 @@
-"""Classifies image files with a trained network: `Predictor`. The script predict.py is its command line."""
+"""Classify image files with a trained network: `Predictor`. The script predict.py is its command line."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode, pixel_kind
+from data.files import LARGEST_IMAGE, read_file
 from data.folders import ENDINGS
 from data.lists import RGB
 from models import task1, task2
@@ -24,10 +25,10 @@ from utils import UserError, brief, load_checkpoint
 
 
 class Predictor:
-    """Classifies image files with the network of a checkpoint of either task.
+    """A network of either task's checkpoint that classifies image files.
 
     Example: `Predictor("runs/main/model.pt")("photo.jpg", "RG")` returns the five likeliest classes, each with its
-    probability, from red and green alone.
+    probability, from only red and green.
 
     Args:
         path: path of a model.pt that train_task1.py or train_task2.py wrote.
@@ -65,7 +66,7 @@ class Predictor:
         """Return the `top` likeliest classes of one file: [(name, probability in 0..1)], the likeliest first.
 
         Raises:
-            UserError: as `ids` and `pixels`.
+            UserError: see `ids` and `pixels`.
         """
         ids = self.ids(channels)
         return self.named(self.probabilities([self.pixels(file, ids)], ids)[0], top)
@@ -99,7 +100,7 @@ class Predictor:
         """
         side, names, size = cached_size(self.image_size), self.channels.names, self.image_size
         try:
-            data = Path(file).read_bytes()
+            data = read_file(file, LARGEST_IMAGE)
             columns, image = [self.stored.names.index(names[i]) for i in ids], None
             try:
                 image = self._decode(data, side, len(self.stored))[..., columns]
@@ -122,7 +123,7 @@ class Predictor:
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[np.ndarray], ids: Sequence[int]) -> Tensor:
-        """Return the class probabilities (N, K), on the CPU, of images (s, s, n) as `pixels` returns them."""
+        """Return class probabilities (N, K) on the CPU; images: N arrays (s, s, n), as `pixels` returns them."""
         return self.network(tuple(ids))(self.normalised(images, ids)).float().softmax(1).cpu()
 
     def normalised(self, images: Sequence[np.ndarray], ids: Sequence[int]) -> Tensor:

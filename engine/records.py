@@ -1,4 +1,4 @@
-"""Reads and writes the results of a run in results/: records, predictions and a table.
+"""Read and write the results of a run in results/: records, predictions and a table.
 
     results/TASK/runs/NAME.json                 one evaluation: configuration, provenance, history, metrics
     results/TASK/predictions/NAME-test.csv.gz   one line for each test image: path, true class, predicted classes
@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.files import LARGEST_TABLE, read_gzip
 from utils import UserError, atomic_path, check_label, check_name, one_at_a_time, write_json, write_text
 
 SETTING = ("preset", "dataset", "image_size")  # results are compared only within one setting
@@ -121,7 +123,7 @@ def read_record(path: Path, task: str) -> dict:
         if not all(isinstance(line, dict) for line in record.get("history", ())):
             raise ValueError("its history is no list of epochs")
         return record
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{path} is no record of an evaluation ({error}): evaluate the model again or delete the file"
         ) from error
@@ -131,7 +133,7 @@ def load_records(folder: str | Path, task: str) -> dict[str, dict]:
     """Read all records below the results folder `folder`: name of a run -> its record.
 
     Raises:
-        UserError: as `read_record`.
+        UserError: see `read_record`.
     """
     paths = sorted((Path(folder) / task / "runs").glob("*.json"))
     return {path.stem: read_record(path, task) for path in paths}
@@ -174,7 +176,7 @@ def check_results(folder: str | Path) -> None:
     Also compare the top-1 of each record with its predictions.
 
     Raises:
-        UserError: a file is damaged or missing; names the first such file, and what to do.
+        UserError: a file is damaged or missing; the message names the first such file, and what to do.
     """
     for task in SECTIONS:
         for name, record in load_records(folder, task).items():
@@ -268,16 +270,20 @@ def columns(task: str) -> dict[str, int | None]:
         *subset,
         "split",
     ]
-    return {**dict.fromkeys(texts), **METRICS, **COSTS[task], "hardware": None, "run": None}
+    after = dict.fromkeys(("hardware", "latency_hardware", "run"))
+    return {**dict.fromkeys(texts), **METRICS, **COSTS[task], **after}
 
 
 def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
     """Return the task's table: a row for each record, split and channel set, in the columns of `columns`.
 
+    "hardware" is the machine of the training, "latency_hardware" the machine that measured the latency.
+
     Raises:
-        UserError: a value of a record is missing or out of range; names the record.
+        UserError: a value of a record is missing or out of range; the message names the record.
     """
     rows = []
+    latency = "latency_ms" if task == "task1" else "latency_ms_b1"
     for name, record in records.items():
         try:
             config, test = record["config"], record["test"]
@@ -291,8 +297,9 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
                 "hardware": record["trained_with"]["hardware"],
                 "run": name,
             }
+            timer = record.get("timed_with", record["evaluated_with"])["hardware"]
             rows += [
-                {**common, "split": split, **line}
+                {**common, "latency_hardware": timer if line.get(latency) else None, "split": split, **line}
                 for split, lines in record["splits"].items()
                 for line in lines
             ]
@@ -376,9 +383,16 @@ def read_predictions(path: Path) -> Predictions:
         UserError: the file is missing or malformed.
     """
     try:
-        table = pd.read_csv(path, compression="gzip")
+        text = io.BytesIO(read_gzip(path, LARGEST_TABLE))
+        table = pd.read_csv(text, dtype={"image": str}, keep_default_na=False)
         images, labels, *answers = table.columns
+        classes = table[[labels, *answers]]
+        # pandas makes an index of cells that are too many, and other numbers of cells that are empty
+        if not isinstance(table.index, pd.RangeIndex) or any(kind.kind != "i" for kind in classes.dtypes):
+            raise ValueError("a line is not a path and the numbers of classes")
+        if (classes < 0).any(axis=None):
+            raise ValueError("the number of a class is negative")
         by_column = {name: table[name].to_numpy(int) for name in answers}
         return Predictions(table[images].astype(str).tolist(), table[labels].to_numpy(int), by_column)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}; evaluate the model again") from error

@@ -28,10 +28,10 @@ def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
 
 
 class TrainStep:
-    """Runs the steps of a training, one step for each call of `run`.
+    """A runner of the steps of a training: one step for each call of `run`.
 
     All random numbers of an epoch are drawn at once and copied to the device once. They are drawn on the CPU from
-    (seed, step) alone, so a batch is the same on every device. If a GPU holds the images, a step is then one launch:
+    only (seed, step), so a batch is the same on every device. If a GPU holds the images, a step is then one launch:
     it copies nothing from the host.
 
     Args:

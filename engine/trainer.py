@@ -113,11 +113,11 @@ def _holds_a_run(folder: str | Path) -> str:
 
 
 def choose_threads(config: TrainConfig) -> None:
-    """Set the number of CPU threads: that of --threads, else of the interrupted run, else one for each idle core."""
+    """Set the number of CPU threads: --threads, else as in the interrupted run, else one for each idle core."""
     if not config.threads and config.device == "cpu":
         earlier = Path(config.out or "", "config.json")
         if config.resume and config.out and earlier.is_file():
-            with suppress(ValueError, AttributeError):
+            with suppress(ValueError, RecursionError, AttributeError):
                 threads = json.loads(earlier.read_text(encoding="utf-8")).get("threads")
                 config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
     if config.threads or config.device == "cpu":
@@ -189,7 +189,7 @@ def _stop_signals() -> list[int]:
 
 
 class Estimate:
-    """Predicts once, after `FIRST` steps, how long a training will take.
+    """A forecast of how long a training will take, made once after `FIRST` steps.
 
     Args:
         config: options of the training.
@@ -216,7 +216,10 @@ class Estimate:
         return self.line(each * (self.left - self.done))
 
     def line(self, seconds: float) -> str:
-        """Return the line of text for `seconds` left; over an hour on a CPU, it also names the shortest preset."""
+        """Return the line of text for `seconds` left.
+
+        If more than an hour is left on a CPU, it also names the shortest preset.
+        """
         end = time.strftime(
             "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", time.localtime(time.time() + seconds)
         )
@@ -237,7 +240,9 @@ def work(options: Mapping) -> float:
 
 
 class Trainer:
-    """Trains one model in one run directory: config.json, environment.json, metrics.jsonl, last.pt and model.pt.
+    """The training of one model in one run directory.
+
+    The directory holds config.json, environment.json, metrics.jsonl, last.pt and model.pt.
 
     Args:
         config: resolved options; if `config.out` is empty, a run directory is chosen.
@@ -283,8 +288,8 @@ class Trainer:
             )
         if processes.world > 1 and config.batch_size < 2 * processes.world:
             raise UserError(
-                f"--batch-size {config.batch_size} leaves {processes.world} processes less than the two images each "
-                f"that batch normalisation needs: use {2 * processes.world} or more, or start fewer processes"
+                f"--batch-size {config.batch_size} gives each of {processes.world} processes fewer than two images, "
+                f"but batch normalisation needs two: use {2 * processes.world} or more, or start fewer processes"
             )
         if config.batch_size % processes.world:
             raise UserError(
@@ -330,7 +335,7 @@ class Trainer:
     def _state(self) -> dict:
         """Return everything that a resumed run needs.
 
-        Batches depend on (seed, step) alone, so the position in the data is one number, the step.
+        Batches depend only on (seed, step), so the position in the data is one number, the step.
         """
         return {
             "kind": "training-state",
@@ -465,7 +470,7 @@ class Trainer:
         return text + "; add your other options to it"
 
     def _lines(self, state: dict) -> list[dict]:
-        """Return the metrics of the epochs that are done; older versions saved them in metrics.jsonl alone.
+        """Return the metrics of the epochs that are done; older versions saved them only in metrics.jsonl.
 
         Raises:
             UserError: there is not exactly one line for each epoch that is done.

@@ -10,6 +10,7 @@ from grids import task1, task2
 from grids.run import Run
 
 GRIDS: dict[str, list[Run]] = {**task1.GRIDS, **task2.GRIDS}
+NAMED = {**task1.NAMED, **task2.NAMED}  # name in the report's texts -> the model's runs
 
 
 def channels_of(grid: str) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def words(self) -> list[str]:
-        """Return the options as "OPTION=VALUE", and those of the evaluation as "test_OPTION=VALUE"."""
+        """Return the options as "OPTION=VALUE", and the options of the evaluation as "test_OPTION=VALUE"."""
         test = {f"test_{key}": value for key, value in self.test.items()}
         return [f"{key}={value}" for key, value in {**self.options, **test}.items()]
 
@@ -84,7 +84,7 @@ class Run:
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs in order, without runs that repeat both a training and its evaluation."""
+    """Return the runs in order; leave out a run whose training and evaluation an earlier run has."""
     first: dict[tuple, Run] = {}
     for run in runs:
         first.setdefault((run.model, *sorted(run.words), str(run.teacher), bool(run.parts)), run)

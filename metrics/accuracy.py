@@ -30,7 +30,7 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
     Macro: the plain mean over the classes that have true samples. So a perfect model scores 1 even if a class is
     absent from the split. A class that is never predicted has precision 0.
 
-    Args and Raises: as `confusion_matrix`.
+    For arguments and errors see `confusion_matrix`.
     """
     counts = confusion_matrix(labels, predictions, num_classes)
     correct, total = int(counts.trace()), int(counts.sum())

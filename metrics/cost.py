@@ -41,14 +41,17 @@ except ImportError:  # thop needs distutils, which newer Pythons have only with 
 
 
 def count_params(model: nn.Module) -> int:
-    """Count the parameters, trainable or frozen: shared parameters once, no buffers (BatchNorm statistics)."""
+    """Count the parameters, trainable or frozen.
+
+    A shared parameter counts once. Buffers, such as BatchNorm statistics, do not count.
+    """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Count the MACs of one forward pass of one image with thop; see the top of this file for what counts.
 
-    Without thop the dispatcher counts, with the same result on plain layers, and a note is printed once.
+    If thop is not installed, `flop_counter_macs` counts, and a note is printed once. Plain layers give the same result.
 
     Args:
         model: takes a single tensor; not changed (thop adds `total_ops` buffers, so it works on a copy).

@@ -88,11 +88,11 @@ def count_depth(model: nn.Module, input_shape: tuple[int, ...], training: bool =
     Args:
         model: takes a single tensor; not changed (a copy makes the pass).
         input_shape: (C, H, W) of one image.
-        training: count the pass in training mode, else the one in eval mode.
+        training: whether the pass is in training mode; otherwise it is in eval mode.
 
     Raises:
-        ValueError: the path cannot be followed. One operation has several weights, a value is read into Python,
-            or the output does not depend on the input.
+        ValueError: the path cannot be followed: one operation has several weights, a value is read into Python, or
+            the output does not depend on the input.
     """
     model = copy.deepcopy(model).train(training)
     parameter = next(model.parameters(), torch.zeros(()))

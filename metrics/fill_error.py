@@ -115,5 +115,5 @@ def stem_statistics(
 
 
 def mean_energy(kernel: np.ndarray) -> float:
-    """Return the share of a kernel's energy (O, C, k, k) in its mean over channels; 1: channels look alike."""
+    """Return the share of energy of a kernel (O, C, k, k) in its mean over channels; 1 means equal channels."""
     return float((kernel.mean(1) ** 2).sum() * kernel.shape[1] / (kernel**2).sum())

@@ -32,13 +32,13 @@ LONGEST = 4096
 def receptive_field(
     model: nn.Module, input_px: int, images: int = 16, seed: int = 0, channels: int = 3
 ) -> dict:
-    """Measure the receptive field of the centre unit; each of several maps has its own centre unit.
+    """Measure the receptive field of the unit in the centre of the last map; each of several maps has such a unit.
 
     Args:
         model: has `feature_maps`, on any device; not changed (copies in eval mode are measured). Kernels, strides
             and paddings must be the same along both axes.
         input_px: side of the profile's images; `size_px` does not depend on it.
-        images: number of images of normal noise to average squared gradients over.
+        images: number of images of normal noise; the squared gradients are averaged over them.
         seed: seed of the images and of the random upstream gradients of the unit's channels.
         channels: number of channels of the images.
 

@@ -38,7 +38,7 @@ class SeedVariance(NamedTuple):
 
     Attributes:
         between: variance over seeds of the mean over images.
-        within: the part of `between` that independent images alone would cause.
+        within: the part of `between` that independent images would cause by themselves.
         freedom: degrees of freedom of `between`.
     """
 
@@ -69,7 +69,7 @@ def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
 
 
 def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
-    """Return the seed variance of the mean of independent models; None without parts.
+    """Return the seed variance of the mean of independent models; None if there are no `parts`.
 
     The degrees of freedom follow Satterthwaite (1946).
     """

@@ -1,4 +1,4 @@
-"""Initialises a network from a checkpoint whose data had other classes or other channels."""
+"""Initialise a network from a checkpoint whose data had other classes or other channels."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
 
 
 def _moved(given: torch.Tensor, own: torch.Tensor, axis: int, pairs: list[tuple[int, int]]) -> torch.Tensor:
-    """Return `own` with the entries of `pairs` along `axis` replaced by those of `given`."""
+    """Return a copy of `own`, in which the entries of `pairs` along `axis` come from `given`."""
     given, result = given.transpose(0, axis), own.clone()
     for old, new in pairs:
         result[new] = given[old]

@@ -113,8 +113,11 @@ class _Generated(Kernel):
     would be the same kernel for all channels.
     """
 
-    def _finish(self, network: nn.Sequential, descriptors: Tensor) -> None:
-        self.network = network
+    def _finish(self, sizes: list[int], descriptors: Tensor) -> None:
+        """Make the network, with inputs and hidden layers of these sizes, for descriptors (rows, sizes[0])."""
+        hidden = [(nn.Linear(before, after), nn.ReLU()) for before, after in zip(sizes, sizes[1:])]
+        last = nn.Linear(sizes[-1], self.shape[0] * self.shape[2] ** 2, bias=False)
+        network = self.network = nn.Sequential(*(layer for pair in hidden for layer in pair), last)
         self.register_buffer("gain", torch.tensor(1.0))
         for layer in network:
             if isinstance(layer, nn.Linear) and layer.bias is not None:
@@ -147,14 +150,7 @@ class HyperNetwork(_Generated):
     def __init__(self, out_channels, rows, size, descriptor: int = 128, hidden: int = 256):
         super().__init__(out_channels, rows, size)
         self.descriptors = nn.Parameter(torch.randn(rows, descriptor))
-        self._finish(
-            nn.Sequential(
-                nn.Linear(descriptor, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, out_channels * size**2, bias=False),
-            ),
-            self.descriptors,
-        )
+        self._finish([descriptor, hidden], self.descriptors)
 
     def forward(self):
         return self._generate(self.descriptors)
@@ -181,16 +177,7 @@ class Wavelength(_Generated):
             / 10_000 ** (torch.arange(features // 2) / (features // 2))
         )
         self.register_buffer("features", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
-        self._finish(
-            nn.Sequential(
-                nn.Linear(features, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, out_channels * size**2, bias=False),
-            ),
-            self.features,
-        )
+        self._finish([features, hidden, hidden], self.features)
 
     def forward(self):
         return self._generate(self.features)

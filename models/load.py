@@ -1,4 +1,4 @@
-"""Rebuilds networks from the checkpoints that the training scripts write."""
+"""Rebuild networks from the checkpoints that the training scripts write."""
 
 from __future__ import annotations
 

@@ -9,10 +9,11 @@ weights (bilinear CNN, 1504.07889).
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,27 +23,48 @@ from models.branched import BranchedConv2d, NormLinear
 from models.resnet import STEMS
 from utils import option
 
+GATE_KINDS = ("both", "pixel", "channel")
+
 
 @dataclass
 class ShallowOptions:
-    """The options of a `ShallowNet` as a user types them; None: the value of the named network."""
+    """The options of a `ShallowNet` as a user types them.
+
+    None means the value of the named network, or else the usual value.
+    """
 
     stem_pool: bool | None = option(
         None,
         "max-pooling after the first convolution (default: by --arch; ResNets have it, but not with --stem 3x3s1)",
+        usual=False,
     )
     widths: str | None = option(
-        None, "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)"
+        None,
+        "channels of the hidden layers at width 1, such as 128,256,512 (default: by --arch)",
+        usual=(128, 256, 512, 512),
     )
     kernels: str | None = option(
         None,
-        "sides of the hidden convolutions, odd, such as 5; each of several, such as 3,5,7, makes a parallel "
-        "stream; the streams meet in the last layer (default: by --arch)",
+        "side of the hidden convolutions, odd, such as 5; several sides, such as 3,5,7, make parallel streams, one "
+        "for each side, which meet in the last layer (default: by --arch)",
+        usual=(5,),
     )
-    reparam: bool | None = option(None, "train each convolution as a sum of branches (default: by --arch)")
-    gates: bool | None = option(None, "gates in the hidden layers; the stem has none (default: by --arch)")
+    reparam: bool | None = option(
+        None, "train each convolution as a sum of branches (default: by --arch)", usual=False
+    )
+    gates: bool | None = option(
+        None, "gates in the hidden layers; the stem has none (default: by --arch)", usual=False
+    )
+    gate_kind: str | None = option(
+        None,
+        "which gates a gated layer has: one for each pixel and channel, one for each channel, or both",
+        choices=GATE_KINDS,
+        usual="both",
+    )
     pooled_gates: bool | None = option(
-        None, "a gate for each pooled cell instead of each pixel before the pooling (default: by --arch)"
+        None,
+        "a gate for each pooled cell instead of each pixel before the pooling (default: by --arch)",
+        usual=False,
     )
     covariance_channels: int | None = option(
         None,
@@ -50,6 +72,7 @@ class ShallowOptions:
         "0: only means (default: by --arch)",
         least=0,
         most=10**4,
+        usual=0,
     )
     num_pools: int | None = option(
         None,
@@ -58,27 +81,35 @@ class ShallowOptions:
         most=16,
     )
     multi_level_head: bool | None = option(
-        None, "the last layer reads the pooled output of every hidden layer (default: by --arch)"
+        None, "the last layer reads the pooled output of every hidden layer (default: by --arch)", usual=False
     )
     dropout: float | None = option(
-        None, "share of the last layer's inputs that training drops (default: none)", least=0, below=1
+        None,
+        "share of the last layer's inputs that training drops (default: none)",
+        least=0,
+        below=1,
+        usual=0.0,
     )
 
 
-SHALLOW_OPTIONS = tuple(field.name for field in fields(ShallowOptions))
+# option -> usual value
+SHALLOW_OPTIONS: dict[str, Any] = {field.name: field.metadata["usual"] for field in fields(ShallowOptions)}
 
 
 class ShallowLayer(nn.Module):
-    """One hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
+    """A hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
 
     The pooling commutes with the ReLU and the channel gate. It comes before them, so that they process a quarter of the
     pixels.
 
     Args:
         in_channels, out_channels, size, stride, reparam: as in `BranchedConv2d`.
-        gates: multiply by two gates that read the input: for each pixel and channel, and for each channel.
+        gates: multiply the output by two gates, which read the input. One has a value for each pixel and channel,
+            the other a value for each channel.
+        gate_kind: "both", or only the "pixel" or the "channel" gate.
         pool: halve the sides, rounding up.
-        pooled_gates: if the layer pools, use a gate for each pooled cell instead of each pixel: a quarter of the gates.
+        pooled_gates: if the layer pools, compute a gate for each pooled cell, not for each pixel. That is a quarter
+            of the gates.
     """
 
     def __init__(
@@ -91,15 +122,18 @@ class ShallowLayer(nn.Module):
         gates: bool = False,
         pool: bool = False,
         pooled_gates: bool = False,
+        gate_kind: str = "both",
     ):
         super().__init__()
         self.pool, self.pooled_gates = pool, pool and pooled_gates
         gate_stride = 2 * stride if self.pooled_gates else stride
         self.conv = BranchedConv2d(in_channels, out_channels, size, stride, reparam)
         self.pixel_gate = (
-            BranchedConv2d(in_channels, out_channels, 3, gate_stride, reparam=False) if gates else None
+            BranchedConv2d(in_channels, out_channels, 3, gate_stride, reparam=False)
+            if gates and gate_kind != "channel"
+            else None
         )
-        self.channel_gate = nn.Linear(in_channels, out_channels) if gates else None
+        self.channel_gate = nn.Linear(in_channels, out_channels) if gates and gate_kind != "pixel" else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, O, H', W')."""
@@ -147,65 +181,69 @@ class ShallowNet(nn.Module):
         in_channels: channels of the images.
         width: multiplier of the numbers of channels.
         stem: first convolution, a key of `models.resnet.STEMS`.
-        widths, kernels, ...: as in `ShallowOptions`; here widths and kernels are tuples of numbers.
+        options: as in `ShallowOptions`, but widths and kernels are tuples of numbers; default: the usual values.
 
     Raises:
+        TypeError: there is no such option.
         ValueError: a value is out of range, or a kernel is even.
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        in_channels: int = 3,
-        width: float = 1.0,
-        stem: str = "7x7s2",
-        widths: tuple[int, ...] = (128, 256, 512, 512),
-        kernels: tuple[int, ...] = (5,),
-        stem_pool: bool = False,
-        reparam: bool = False,
-        gates: bool = False,
-        pooled_gates: bool = False,
-        covariance_channels: int = 0,
-        num_pools: int | None = None,
-        multi_level_head: bool = False,
-        dropout: float = 0.0,
+        self, num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2", **options: Any
     ):
         super().__init__()
+        if unknown := options.keys() - SHALLOW_OPTIONS.keys():
+            raise TypeError(f"ShallowNet has no option {min(unknown)!r}; known: {', '.join(SHALLOW_OPTIONS)}")
+        given = SimpleNamespace(**SHALLOW_OPTIONS | options)
         if (
             not width > 0
-            or min(num_classes, in_channels, *widths) < 1
-            or covariance_channels < 0
-            or not kernels
-            or not 0 <= dropout < 1
+            or min(num_classes, in_channels, *given.widths) < 1
+            or given.covariance_channels < 0
+            or not given.kernels
+            or not 0 <= given.dropout < 1
         ):
             raise ValueError(
                 "num_classes, in_channels and widths must be at least 1, width above 0, "
                 "covariance_channels at least 0, dropout at least 0 and below 1, and there must "
                 "be a kernel"
             )
-        num_pools = len(widths) - 1 if num_pools is None else num_pools
+        if given.gate_kind not in GATE_KINDS or (given.gate_kind != "both" and not given.gates):
+            raise ValueError(f"gate_kind must be one of {', '.join(GATE_KINDS)}, and it needs gates")
+        num_pools = len(given.widths) - 1 if given.num_pools is None else given.num_pools
 
         def scaled(channels):
             return max(1, round(channels * width))
 
-        channels = [scaled(64), *map(scaled, widths)]
-        self.covariance_channels, self.multi_level_head = covariance_channels, multi_level_head
+        channels = [scaled(64), *map(scaled, given.widths)]
+        self.covariance_channels, self.multi_level_head = given.covariance_channels, given.multi_level_head
         kernel, stride = STEMS[stem]
-        self.stem = ShallowLayer(in_channels, channels[0], kernel, stride, reparam, pool=stem_pool)
+        self.stem = ShallowLayer(
+            in_channels, channels[0], kernel, stride, given.reparam, pool=given.stem_pool
+        )
         self.streams = nn.ModuleList(
             nn.Sequential(
                 *(
-                    ShallowLayer(before, after, size, 1, reparam, gates, number < num_pools, pooled_gates)
+                    ShallowLayer(
+                        before,
+                        after,
+                        size,
+                        1,
+                        given.reparam,
+                        given.gates,
+                        number < num_pools,
+                        given.pooled_gates,
+                        given.gate_kind,
+                    )
                     for number, (before, after) in enumerate(zip(channels, channels[1:]))
                 )
             )
-            for size in kernels
+            for size in given.kernels
         )
         # for each level: how many of its channels have covariances
-        orders = [min(covariance_channels, count) for count in channels]
+        orders = [min(self.covariance_channels, count) for count in channels]
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
-        seen = sum(features[1:]) if multi_level_head else features[-1]
-        self.head = NormLinear(len(kernels) * seen, num_classes, dropout)
+        seen = sum(features[1:]) if self.multi_level_head else features[-1]
+        self.head = NormLinear(len(given.kernels) * seen, num_classes, given.dropout)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Return the maps of x (B, C, H, W) that the head pools, each (B, O, H', W').
@@ -227,12 +265,7 @@ class ShallowNet(nn.Module):
 
 # ---------------------------------------------------------------- networks by name, each for one idea
 
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(ShallowNet).parameters.items()
-    if name in SHALLOW_OPTIONS
-}
-SHALLOW: dict[str, dict] = {  # `shallow_name` -> options that differ from `ShallowNet`'s defaults
+SHALLOW: dict[str, dict] = {  # `shallow_name` -> options that differ from the usual values
     "plain6-k5": {},  # only four dense 5x5 convolutions; the others are compared with it
     "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # three narrower streams
     "reparam6-k5": {"reparam": True},  # the same function as plain6-k5, trained as a sum of branches
@@ -250,7 +283,7 @@ SHALLOW: dict[str, dict] = {  # `shallow_name` -> options that differ from `Shal
 
 def shallow_name(options: Mapping) -> str:
     """Return the name of a `ShallowNet` with these options: KIND, DEPTH, "-k", KERNEL, such as "gated6-k3"."""
-    options = {**DEFAULTS, **options}
+    options = {**SHALLOW_OPTIONS, **options}
     names = {"reparam": "reparam", "covariance_channels": "covariance", "gates": "gated"}
     kind = "-".join(name for key, name in names.items() if options[key]) or "plain"
     return f"{kind}{len(options['widths']) + 2}-k{'-'.join(map(str, options['kernels']))}"
@@ -277,6 +310,6 @@ def build_shallow(arch: str, num_classes: int, **options) -> ShallowNet:
     """Build a network of `SHALLOW` by name; `options` replace the options that belong to the name.
 
     Raises:
-        ValueError: as `ShallowNet`.
+        ValueError: see `ShallowNet`.
     """
     return ShallowNet(num_classes, **{**SHALLOW[arch], **options})

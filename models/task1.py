@@ -1,4 +1,4 @@
-"""Builds the networks of Task 1 from options, and rebuilds them from checkpoints of train_task1.py."""
+"""Build the networks of Task 1 from options, and rebuild them from checkpoints of train_task1.py."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
         fill: fill rule to use instead of the rule of the training.
 
     Raises:
-        UserError: as `load`; or `fill` needs other kernels than the network has.
+        UserError: see `load`; or `fill` needs other kernels than the network has.
     """
 
     def build(options: Mapping, dataset: Mapping) -> ScaledResNet:
@@ -140,7 +140,7 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
     The checkpoint is that of the first channel, with all channels and the sum of the training times.
 
     Raises:
-        UserError: as `load_channel_net`; or a channel has no specialist or two; or the specialists differ in preset,
+        UserError: see `load_channel_net`; or a channel has no specialist or two; or the specialists differ in preset,
             data, image size or seed.
     """
     loaded = [load_channel_net(path) for path in paths]

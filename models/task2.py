@@ -1,4 +1,4 @@
-"""Builds the networks of Task 2 from options or checkpoints of train_task2.py, and measures their depth."""
+"""Build the networks of Task 2 from options or checkpoints of train_task2.py, and measure their depth."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def network_options(options: Mapping) -> dict:
         UserError: the network has no such option, or a list does not hold whole numbers in range.
     """
     arch = options["arch"]
-    given = {key: options[key] for key in SHALLOW_OPTIONS if options[key] is not None}
-    names = SHALLOW_OPTIONS if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
+    given = {key: options[key] for key in SHALLOW_OPTIONS if options.get(key) is not None}
+    names = tuple(SHALLOW_OPTIONS) if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
     for key in given.keys() - set(names):
         raise UserError(
             f"--{key.replace('_', '-')}: --arch {arch} has no such option; leave it out, or choose one of "
@@ -70,7 +70,7 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
     """Rebuild the network of a model.pt of train_task2.py; return it in eval mode, not fused, and the checkpoint.
 
     Raises:
-        UserError: as `load`.
+        UserError: see `load`.
     """
 
     def build(options: Mapping, dataset: Mapping) -> nn.Module:

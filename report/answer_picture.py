@@ -13,6 +13,7 @@ from channelset import find_stem, some_subsets
 from data.channels import subset_name
 from data.decode import pixel_unit
 from report.figures import Chart
+from report.qualitative import bare, draw_support
 
 SHOWN = 7  # largest number of sets that fit into the picture
 
@@ -99,15 +100,11 @@ def answers(figure: Figure, data: list[dict]) -> None:
         row[0].set_ylabel(label, fontsize=9)
         for axis, column in zip(row, data):
             picture = np.array(column["present"])
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
             if key == "map":  # on a grey picture, so that only the map has colours
-                axis.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
-                edge = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
-                how = {"cmap": "inferno", "alpha": 0.55, "interpolation": "bilinear", "vmin": 0, "vmax": 1}
-                axis.imshow(np.array(column["map"]), extent=edge, **how)
+                bare(axis).imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
+                draw_support(axis, column["map"], picture)
             else:
-                axis.imshow(np.array(column[key]))
+                bare(axis).imshow(np.array(column[key]))
     for axis, column in zip(axes[0], data):
         axis.set_title(column["set"], fontsize=10)
     for axis, column in zip(axes[-1], data):

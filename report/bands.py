@@ -15,7 +15,7 @@ from report import figures
 from report.compare import adjusted
 from report.figures import Chart, Panel, Panels, Series
 from report.markdown import difference, mean_sd, table, table_of
-from report.results import Setting
+from report.results import Model, Setting
 
 PRESET, BANDS, RGB_DATA = "48px-quarter", "eurosat-13band-469", "mini-imagenet-50"
 EXTRA = {f"{RGB_DATA}-{channel}": channel for channel in CHANNELS}  # data set -> its fourth channel
@@ -48,6 +48,7 @@ class Network(NamedTuple):
 
     setting: Setting
     entry: int
+    model: Model
 
     @property
     def label(self) -> str:
@@ -55,22 +56,22 @@ class Network(NamedTuple):
 
     @property
     def at_test(self) -> str:
-        """The way it was evaluated."""
+        """Describe how it was evaluated."""
         test = self.setting.record(self.entry)["test"]
         words = [f"{value} fill" if key == "fill" else f"{key} {value}" for key, value in test.items()]
         return ", ".join(words) or "as trained"
 
     def seeds(self, columns: Sequence[str]) -> list[int]:
-        return self.setting.seeds(self.setting.alone(self.entry), columns)
+        return self.setting.seeds(self.model, columns)
 
     def top1(self, columns: Sequence[str]) -> str:
         """Write the mean over the sets, ± over seeds; a dash if a set has no results."""
         has = columns and self.seeds(columns)
-        return mean_sd(self.setting.top1(self.setting.alone(self.entry), columns)) if has else "–"
+        return mean_sd(self.setting.top1(self.model, columns)) if has else "–"
 
     def mean(self, columns: Sequence[str]) -> float:
         """Average top-1 over the sets and seeds, percent."""
-        return float(np.mean(self.setting.top1(self.setting.alone(self.entry), columns)))
+        return float(np.mean(self.setting.top1(self.model, columns)))
 
     def worst(self, columns: Sequence[str]) -> str:
         """Write the lowest top-1 over the sets, each averaged over seeds."""
@@ -81,7 +82,7 @@ class Network(NamedTuple):
 def networks_of(setting: Setting, runs: Iterable) -> list[Network]:
     """List the runs with results in the setting."""
     entries = [setting.find(run) for run in runs]
-    return [Network(setting, entry) for entry in entries if entry is not None]
+    return [Network(setting, entry, setting.alone(entry)) for entry in entries if entry is not None]
 
 
 def accuracy_table(setting: Setting) -> str:
@@ -129,8 +130,7 @@ def difference_table(setting: Setting) -> str:
     lines = []
     for other in others:
         for group, columns in groups.items():
-            pair = setting.alone(ours.entry), setting.alone(other.entry)
-            if columns and (result := setting.difference(*pair, columns)):
+            if columns and (result := setting.difference(ours.model, other.model, columns)):
                 lines.append({"other": other.entry, "group": group, **result})
     lines = adjusted(lines, ("other", "group"))
     by_pair = {(line["other"], line["group"]): line for line in lines}

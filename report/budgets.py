@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from data.build import read_recipe
 from engine.records import SUBSETS
 from grids import task1
+from grids.run import Run
 from report.figures import Panel, Series
 from report.markdown import mean_sd, table
-from report.numbers import NARROW, NOTHING, Numbers
+from report.numbers import DATA, NARROW, NOTHING, Numbers
+from report.results import Runs
 
 BACKWARD = 3  # a training step costs about three times the forward pass
 
@@ -24,9 +27,9 @@ class Budget(NamedTuple):
     answers: dict[int, float]  # number of channels present -> MFLOPs of an answer
 
 
-def budget(numbers: Numbers, name: str) -> Budget | None:
-    """Add up the costs of a model of preset S; None without results."""
-    setting, model = numbers.find(NARROW, name) or (None, None)
+def budget(numbers: Numbers, runs: Runs) -> Budget | None:
+    """Add up the costs of a model of preset S; None if it has no results."""
+    setting, model = numbers.find(NARROW, runs)
     if not model:
         return None
     flops = {subset: 2 * setting.mean({subset: entry}, "macs") for subset, entry in model.items()}
@@ -34,11 +37,12 @@ def budget(numbers: Numbers, name: str) -> Budget | None:
     for subset in SUBSETS:  # all channels come first: a network for any set is trained on them
         epochs = setting.record(model[subset])["config"]["epochs"]
         trained.setdefault(model[subset], (flops[subset], epochs))
-    parts = 3 if name == "late-fusion" else 1  # its cost on all channels is the cost of three networks
-    images = numbers.count_images()
+    # a late fusion trains several networks, and its cost on all channels is the cost of all
+    parts = len(runs.parts) or 1 if isinstance(runs, Run) else 1
+    images = sum(row.split == "train" for row in read_recipe(DATA).rows)
     by_size = {n: [flops[subset] for subset in SUBSETS if len(subset) == n] for n in (1, 2, 3)}
     return Budget(
-        numbers.by_seed(NARROW, name),
+        numbers.by_seed(NARROW, runs),
         sum(setting.of(entry)["params"].max() for entry in trained) / 1e6,
         sum(BACKWARD * each * epochs * images for each, epochs in trained.values()) / 1e15,
         sum(flops.values()) / len(flops) / 1e6,
@@ -57,7 +61,7 @@ def make_panels(numbers: Numbers) -> list[Panel]:
     ):
         series = []
         for family, rows in task1.BUDGETS.items():
-            points = [(text, costs) for text, name in rows if (costs := budget(numbers, name))]
+            points = [(text, costs) for text, runs in rows if (costs := budget(numbers, runs))]
             if points:
                 series.append(
                     Series(
@@ -75,14 +79,14 @@ def make_panels(numbers: Numbers) -> list[Panel]:
 def choice_table(numbers: Numbers) -> str:
     """Compare the methods a user can choose: accuracy, parameters, cost of an answer, training."""
     lines = []
-    for label, name, use in (
-        ("seven specialists", "specialists", "few sets, known in advance"),
-        ("late fusion", "late-fusion", "few channels, accuracy first"),
-        ("sliced kernel", "sliced", "nothing known of the channels"),
-        ("dynamic convolution", "dynamic", "no export to other frameworks"),
-        ("ours", "ours", "many sets, one network, export"),
+    for label, runs, use in (
+        ("seven specialists", task1.SPECIALISTS, "few sets, known in advance"),
+        ("late fusion", task1.LATE_FUSION, "few channels, accuracy first"),
+        ("sliced kernel", task1.SLICED, "nothing known of the channels"),
+        ("dynamic convolution", task1.GENERATED["dynamic"], "hardly: below ours, and it does not fold"),
+        ("ours", task1.CHANNELSET, "many sets, one network, export"),
     ):
-        costs = budget(numbers, name)
+        costs = budget(numbers, runs)
         if costs:
             answers = " / ".join(f"{costs.answers[n]:.1f}" for n in (1, 2, 3))
             lines.append(

@@ -191,10 +191,10 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
 
 
 def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: str) -> str:
-    """Replace the fields of a text by blocks and numbers.
+    """Replace each field `{{ ... }}` of a text by a block or a number.
 
     Raises:
-        UserError: an unknown field, with file and line.
+        UserError: a field is unknown; the message names file and line.
     """
 
     def value(match: re.Match) -> str:

@@ -12,8 +12,9 @@ from grids import task1, task2
 from report import figures
 from report.compare import SEVEN, STRONGEST, Line, confusion_rates, headline, lines_of
 from report.figures import Chart, Confusion, Cost, Panel, Panels, Series, SetScores, Share
-from report.results import Setting
+from report.results import Model, Runs, Setting
 
+TOP1 = ("top1_pct", "ci95_low", "ci95_high")
 KINDS = {
     "task1": ("channels", "map", "curves", "length", "bands"),
     "task2": ("depth", "cost", "field", "confusion", "curves", "fraction"),
@@ -34,24 +35,69 @@ def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str,
 
 
 def curves(
-    records: Mapping[str, dict], accuracy: str = "val_top1_pct", label: str = "validation top-1 (%)"
-) -> list[Panel]:
-    """Show training loss and validation accuracy by epoch; [] without a log.
+    records: Mapping[str, dict],
+    accuracy: str = "val_top1_pct",
+    label: str = "validation top-1 (%)",
+    val_loss: str = "",
+) -> Panels | None:
+    """Show training loss and validation accuracy by epoch; None if there is no log.
 
     Args:
         records: name in the legend -> record.
         accuracy: key of the accuracy in the log.
         label: name of the accuracy for readers.
+        val_loss: name of a third panel, the validation loss; "": without it.
     """
-    panels = [Panel("epoch", "training loss", []), Panel("epoch", label, [])]
+    keys = {"loss": "training loss", accuracy: label} | ({"val_loss": val_loss} if val_loss else {})
+    panels = [Panel("epoch", text, []) for text in keys.values()]
     for name, record in records.items():
-        for panel, key in zip(panels, ("loss", accuracy)):
+        for panel, key in zip(panels, keys):
             lines = [line for line in record["history"] if key in line]
             if lines:
                 panel.series.append(
                     Series(name, [line["epoch"] for line in lines], [line[key] for line in lines])
                 )
-    return panels if panels[0].series else []
+    return Panels(panels) if panels[0].series else None
+
+
+def points_of(
+    setting: Setting, families: Mapping[str, list[tuple[float, Runs]]], x: str, y: str, unit: float = 1
+) -> Panels | None:
+    """Show top-1 of families of models against a number; None unless a family has two points.
+
+    Args:
+        families: name -> (number, model).
+        x, y: labels of the axes.
+        unit: the numbers are shown times `unit`.
+    """
+    series = []
+    for name, points in families.items():
+        models = [(unit * number, model) for number, runs in points if (model := setting.model(runs))]
+        means = [statistics.fmean(setting.top1(model)) for _, model in models]
+        if models:
+            series.append(Series(name, [number for number, _ in models], means, apart=len(models) < 3))
+    several = any(len(line.x) > 1 for line in series)
+    return Panels([Panel(x, y, series, log=True)]) if several else None
+
+
+def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool = True) -> Cost:
+    """Return a model's point in a figure of cost; `timed`: with its latencies."""
+    one, batch = (setting.mean(model, f"latency_ms_b{size}") if timed else None for size in (1, 256))
+    top1 = setting.top1(model if isinstance(model, dict) else setting.alone(model))
+    spread = statistics.stdev(top1) if len(top1) > 1 else 0
+    return Cost(
+        name, setting.mean(model, "top1_pct"), 2 * setting.mean(model, "macs") / 1e9, one, batch, spread
+    )
+
+
+def share_of(name: str, ratio: Mapping, depth: int, of: str = "") -> Share:
+    """Return a model's point in a figure of shares.
+
+    Args:
+        ratio: ratio of accuracies with its interval, see `Setting.ratio`.
+        depth, of: as in `Share`.
+    """
+    return Share(name, *(100 * ratio[key] for key in ("ratio", *TOP1[1:])), of, depth)
 
 
 # ---------------------------------------------------------------- Task 1
@@ -64,7 +110,13 @@ def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
         "channels": (figures.channel_bars, list(scores.values()), "top-1 by channels present, test split"),
         "map": (figures.subset_map, _map(lines), "top-1 by model and channels present, test split"),
         "curves": (figures.lines, _curves(setting), "training curves, validation split, seed 0"),
-        "length": (figures.lines, _lengths(setting), "accuracy against training compute, test split"),
+        "length": (
+            figures.lines,
+            points_of(
+                setting, task1.LENGTHS, "epochs, all networks together", "top-1, mean of the seven sets (%)"
+            ),
+            "accuracy against training compute, test split",
+        ),
     }
 
 
@@ -79,9 +131,8 @@ def _chosen(setting: Setting, lines: list[Line]) -> dict[str, Line]:
 
 
 def _scores(line: Line, name: str) -> SetScores:
-    columns = ("top1_pct", "ci95_low", "ci95_high")
     return SetScores(
-        name, *({subset: line.mean(column, subset) for subset in line.entries} for column in columns)
+        name, *({subset: line.mean(column, subset) for subset in line.entries} for column in TOP1)
     )
 
 
@@ -111,8 +162,7 @@ def _curves(setting: Setting) -> Panels | None:
         }
         if histories and all(histories.values()):
             averaged[name] = {"history": _mean_history(histories, own=len(runs) > 1)}
-    panels = curves(averaged, "val_mean_pct", "top-1 on the sets it is for, mean (%)")
-    return Panels(panels) if panels else None
+    return curves(averaged, "val_mean_pct", "top-1 on the sets it is for, mean (%)")
 
 
 def _mean_history(histories: dict[str, list[dict]], own: bool) -> list[dict]:
@@ -137,22 +187,6 @@ def _mean_history(histories: dict[str, list[dict]], own: bool) -> list[dict]:
     return averaged
 
 
-def _lengths(setting: Setting) -> Panels | None:
-    series = []
-    for name, points in task1.LENGTHS.items():
-        models = [(epochs, model) for epochs, run in points if (model := setting.model(run))]
-        means = [
-            statistics.fmean(100 * setting.correct(model, (subset,)).mean() for subset in SUBSETS)
-            for _, model in models
-        ]
-        if models:
-            series.append(Series(name, [epochs for epochs, _ in models], means, apart=len(models) < 3))
-    if not any(len(line.x) > 1 for line in series):
-        return None
-    x, y = "epochs, all networks together", "top-1, mean of the seven sets (%)"
-    return Panels([Panel(x, y, series, log=True)])
-
-
 # ---------------------------------------------------------------- Task 2
 
 
@@ -170,7 +204,6 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
     }
     legend = {entry: name for name, entry in chosen.items()}
     names = [legend.get(entry) or entry is not None and setting.describe(entry) for entry in (ours, against)]
-    panels = curves(records)
     return {
         "depth": (
             figures.share_against_depth,
@@ -188,23 +221,19 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
             None if ours is None else _confusion(setting, ours),
             f"confusions of {names[0]}, test split",
         ),
-        "curves": (
+        "curves": (figures.lines, curves(records), "training curves, validation split, seed 0"),
+        "fraction": (
             figures.lines,
-            Panels(panels) if panels else None,
-            "training curves, validation split, seed 0",
+            points_of(setting, task2.DATA_SHARES, "share of the training images (%)", "top-1 (%)", unit=100),
+            "accuracy against training data, test split",
         ),
-        "fraction": (figures.lines, _fraction(setting), "accuracy against training data, test split"),
     }
 
 
 def _depth(setting: Setting, shares: list[dict], against: int | None, legend: dict[int, str]) -> list[Share]:
     by_run = {setting.run_name(entry): name for entry, name in legend.items()}
     points = [
-        Share(
-            by_run[line["run"]],
-            *(100 * line[key] for key in ("ratio", "ci95_low", "ci95_high")),
-            depth=int(line["strict_depth"]),
-        )
+        share_of(by_run[line["run"]], line, int(line["strict_depth"]))
         for line in shares
         if line["denominator_run"] == setting.run_name(against) and line["run"] in by_run
     ]
@@ -216,22 +245,10 @@ def _depth(setting: Setting, shares: list[dict], against: int | None, legend: di
 
 def _cost(setting: Setting, legend: dict[int, str]) -> list[Cost]:
     """Show the networks of the legend by name, and other networks without a name."""
-
-    def mean(entry: int, column: str) -> float | None:
-        return setting.mean(setting.alone(entry), column)
-
     # the latency panel is drawn only if all networks have a latency
-    timed = all(mean(entry, "latency_ms_b1") for entry in setting.compared)
+    timed = all(setting.mean(entry, "latency_ms_b1") for entry in setting.compared)
     order = sorted(setting.compared, key=lambda entry: entry in legend)  # draw named networks last, so on top
-    return [
-        Cost(
-            legend.get(entry),
-            mean(entry, "top1_pct"),
-            2 * mean(entry, "macs") / 1e9,
-            mean(entry, "latency_ms_b1") if timed else None,
-        )
-        for entry in order
-    ]
+    return [cost_of(setting, entry, legend.get(entry), timed) for entry in order]
 
 
 def _field(records: dict[str, dict]) -> Panels | None:
@@ -259,15 +276,3 @@ def _field(records: dict[str, dict]) -> Panels | None:
 def _confusion(setting: Setting, entry: int) -> Confusion:
     classes, rates = confusion_rates(setting, entry)
     return Confusion(classes, rates.tolist())
-
-
-def _fraction(setting: Setting) -> Panels | None:
-    series = []
-    for name, points in task2.DATA_SHARES.items():
-        models = [(100 * share, model) for share, run in points if (model := setting.model(run))]
-        if models:
-            means = [float(np.mean(setting.top1(model))) for _, model in models]
-            series.append(Series(name, [share for share, _ in models], means))
-    if not any(len(line.x) > 1 for line in series):
-        return None
-    return Panels([Panel("share of the training images (%)", "top-1 (%)", series, log=True)])

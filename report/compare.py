@@ -33,43 +33,19 @@ MEASURED = {  # measured columns of an ablation
 VARIANTS = {
     task: (
         *SETTING,
-        "split",
-        "group",
-        "variant",
-        "model",
-        "run",
+        *("split", "group", "variant", "model", "run"),
         *measured,
-        "reference",
-        "reference_run",
+        *("reference", "reference_run"),
         *RESULT,
     )
     for task, measured in MEASURED.items()
 }
 RATIOS = (
     *SETTING,
-    "split",
-    "section",
-    "model",
-    "label",
-    "stem",
-    "width",
-    "epochs",
-    "augment",
-    "weight_decay",
-    "run",
-    "strict_depth",
-    "seeds",
-    "top1_pct",
-    "comparison",
-    "denominator",
-    "denominator_run",
-    "denominator_seeds",
-    "denominator_top1_pct",
-    "ratio",
-    "ci95_low",
-    "ci95_high",
-    "p_value",
-    "p_holm",
+    *("split", "section", "model", "label", "stem", "width", "epochs", "augment", "weight_decay", "run"),
+    *("strict_depth", "seeds", "top1_pct", "comparison"),
+    *("denominator", "denominator_run", "denominator_seeds", "denominator_top1_pct"),
+    *("ratio", *RESULT[1:]),
 )
 DECIMALS = {
     **dict.fromkeys((*SUBSETS, "mean_pct", "mean_sd", "top1_pct", "top1_sd", "denominator_top1_pct"), 2),
@@ -113,7 +89,7 @@ class Line(NamedTuple):
         return self.rows.loc[self.rows["subset"].isin(subsets), column].dropna().tolist()
 
     def mean(self, column: str, *subsets: str) -> float | None:
-        """Average `values`; None without values."""
+        """Average `values`; None if there are none."""
         values = self.values(column, *subsets)
         return statistics.fmean(values) if values else None
 
@@ -138,7 +114,7 @@ class Line(NamedTuple):
 
     @property
     def at_test(self) -> str:
-        """The way it was evaluated."""
+        """Describe how it was evaluated."""
         return ", ".join(test_words(self.rows.iloc[0])) or "as trained"
 
     @property
@@ -151,7 +127,7 @@ class Line(NamedTuple):
 
     @property
     def run(self) -> str:
-        """The name of its runs; "" for the specialists, which have several names."""
+        """Return the name of its runs; "" for the specialists, which have several names."""
         return (
             "" if self.section == "specialist" else self.setting.run_name(next(iter(self.entries.values())))
         )

@@ -36,7 +36,7 @@ class Chart(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The sha256 of the data, the title and the drawing code; it is saved in the figure."""
+        """Return the sha256 of the data, the title and the drawing code; it is saved in the figure."""
         code = inspect.getsource(inspect.getmodule(self.draw))
         return hashlib.sha256((repr([self.title, self.data]) + code).encode()).hexdigest()
 
@@ -86,7 +86,9 @@ class Cost(NamedTuple):
     name: str | None
     top1: float  # percent
     gflops: float
-    latency: float | None = None  # ms
+    latency: float | None = None  # of one image, ms
+    batch: float | None = None  # of 256 images together, ms
+    spread: float = 0  # standard deviation of top-1 over seeds, points
 
 
 class Share(NamedTuple):
@@ -96,8 +98,10 @@ class Share(NamedTuple):
     share: float
     low: float
     high: float
-    of: str = ""  # the other network
+    of: str = ""  # the other network, or the preset whose strongest network it is
     depth: int = 0  # strict depth of the model
+    stride: str = ""  # of its stem
+    hollow: bool = False  # whether its marker is
 
 
 class Series(NamedTuple):
@@ -201,8 +205,11 @@ def subset_map(figure: Figure, data: list[SetScores]) -> None:
 
 
 def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
-    """Draw top-1 against operations and, if measured, latency: a marker for each model."""
-    labels = {"gflops": "GFLOPs for one image", "latency": "latency of one image (ms)"}
+    """Draw top-1 against operations and, if measured, latencies: a marker for each model.
+
+    The names stand beside the points, or in a legend if there are models without a name.
+    """
+    labels = {"gflops": "GFLOPs for one image", "latency": "one image (ms)", "batch": "256 images (ms)"}
     panels = {key: label for key, label in labels.items() if getattr(data[0], key) is not None}
     figure.set_size_inches(10, 4.8)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -214,16 +221,29 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
                 style = {"label": model.name, **_marker(named.index(model))}
             else:
                 style = {"label": "_", "linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75"}
-            axis.plot(cost, model.top1, **style)
+            bars = {"ecolor": "0.4", "elinewidth": 0.9, "capsize": 3}
+            axis.errorbar(cost, model.top1, yerr=model.spread or None, **bars, **style)
+            if len(named) == len(data):
+                right = cost < (min(costs) * max(costs)) ** 0.5
+                axis.annotate(
+                    model.name,
+                    (cost, model.top1),
+                    xytext=(8 if right else -8, 5 if model.name.startswith("ours") else -12),
+                    ha="left" if right else "right",
+                    textcoords="offset points",
+                    fontsize=8,
+                )
         axis.set(xlabel=label, xscale="log")
         if max(costs) > 10 * min(costs):  # not enough room for all tick labels
             axis.xaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
         axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axis.tick_params(axis="x", which="both", labelsize=8)
+        axis.margins(x=0.12)
         axis.grid(color="0.88")
     axes[0].set_ylabel("top-1 (%)")
-    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=5, fontsize=8)
+    if len(named) < len(data):
+        _legend_below(figure, *_plain_legend(axes[0]), columns=5, fontsize=8)
 
 
 def share_against_depth(figure: Figure, data: list[Share]) -> None:
@@ -236,8 +256,43 @@ def share_against_depth(figure: Figure, data: list[Share]) -> None:
     axis = figure.subplots()
     for rank, model in enumerate(data):
         _share_points(axis, [rank], [model], model.name, rank)
-    depths = [model.depth for model in data]
-    for rank in range(1, len(data)):
+    _depth_ticks(axis, [model.depth for model in data])
+    axis.set(xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval")
+    _share_axis(axis, len(data))
+    _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
+
+
+def shares(figure: Figure, data: list[Share]) -> None:
+    """Draw accuracy as a share of the strongest network's, by strict depth; a colour for each preset.
+
+    Args:
+        data: sorted by depth.
+    """
+    figure.set_size_inches(10, 5)
+    axis = figure.subplots()
+    presets = list(dict.fromkeys(model.of for model in data))
+    for kind in dict.fromkeys((model.of, model.stride) for model in data):
+        places = [place for place, model in enumerate(data) if (model.of, model.stride) == kind]
+        members = [data[place] for place in places]
+        label = f"{kind[0]}, stem of stride {kind[1]}"
+        _share_points(axis, places, members, label, presets.index(kind[0]), hollow=members[0].hollow)
+    for place, model in enumerate(data):
+        axis.annotate(
+            f"{model.name}\n{model.share:.1f}",
+            (place, model.share),
+            xytext=(7, 3),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    _depth_ticks(axis, [model.depth for model in data])
+    axis.set(xlabel="strict depth", ylabel="top-1 in % of the strongest ResNet-34's, 95 % interval")
+    _share_axis(axis, len(data) + 0.4)
+    axis.legend(*_plain_legend(axis), frameon=False, fontsize=9)
+
+
+def _depth_ticks(axis, depths: list[int]) -> None:
+    """Label the models side by side with their depth; a line separates different depths."""
+    for rank in range(1, len(depths)):
         if depths[rank] != depths[rank - 1]:
             axis.axvline(rank - 0.5, color="0.8", linewidth=0.8)
     middles = {
@@ -245,31 +300,6 @@ def share_against_depth(figure: Figure, data: list[Share]) -> None:
     }
     axis.set_xticks(list(middles.values()), [str(depth) for depth in middles])
     axis.tick_params(axis="x", length=0)
-    axis.set(xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval")
-    _share_axis(axis, len(data))
-    _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
-
-
-def shares(figure: Figure, data: list[Share]) -> None:
-    """Draw accuracy as a share of several other networks'."""
-    axis = figure.subplots()
-    models, others = (list(dict.fromkeys(names)) for names in zip(*((one.name, one.of) for one in data)))
-    for rank, other in enumerate(others):
-        members = [model for model in data if model.of == other]
-        x = np.array([models.index(model.name) for model in members]) + 0.14 * (rank - (len(others) - 1) / 2)
-        _share_points(axis, x, members, other, rank, hollow=rank > 0)
-        for place, model in zip(x, members):
-            axis.annotate(
-                f"{model.share:.1f}",
-                (place, model.share),
-                xytext=(8, -3),
-                textcoords="offset points",
-                fontsize=8,
-            )
-    axis.set_xticks(range(len(models)), models)
-    axis.set(ylabel="top-1 in %, 95 % interval")
-    _share_axis(axis, len(models))
-    axis.legend(*_plain_legend(axis), frameon=False, fontsize=9)
 
 
 def _share_points(axis, x, models: list[Share], label: str, rank: int, hollow: bool = False) -> None:
@@ -279,7 +309,7 @@ def _share_points(axis, x, models: list[Share], label: str, rank: int, hollow: b
     axis.errorbar(x, share, yerr=[share - low, high - share], label=label, **bars, **_marker(rank, hollow))
 
 
-def _share_axis(axis, count: int) -> None:
+def _share_axis(axis, count: float) -> None:
     """Draw the lines at 90 and 100 %, and the frame of `count` models side by side."""
     for level, style in ((90, (0, (5, 2))), (100, "solid")):
         axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)
@@ -345,7 +375,7 @@ def lines(figure: Figure, data: Panels) -> None:
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axis.grid(color="0.88")
         if rows > 1:  # rows of panels may have different curves
-            axis.legend(frameon=False, fontsize=8)
+            axis.legend(frameon=False, fontsize=7)
     if rows == 1:
         _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
 

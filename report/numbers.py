@@ -1,22 +1,25 @@
 """Compute the numbers in the texts of report/text from the results: `{{ function arguments }}`.
 
+The values below are examples; they change with the results.
+
     {{ top1 48px-quarter ours mean }}            46.7            mean over seeds; a set, or mean, pairs, singles
-    {{ val 48px-quarter ours }}                  46.5            top-1 on the validation images
+    {{ val 48px-quarter ours }}                  45.8            top-1 on the validation images
     {{ gap 48px-quarter specialists ours mean }} 1.0 (0.4 to 1.7)  the first minus the second, 95 % interval
-    {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.4)  in % of the strongest ResNet-34
-    {{ ratio 64px-full depth6-wide stock }}      ... in % of another network
+    {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.3)  in % of the strongest ResNet-34
+    {{ ratio 48px-quarter plain resnet34-coarse }}  ... in % of another network
     {{ cost 64px-full depth6-wide macs /1e6 .0f }}                a column of the results, scaled and formatted
     {{ top1 bands ours random }}                 75.6            thirteen bands: all, rgb, one, but-one, random
-    {{ gap bands ours sliced random }}           13.0 (9.6 to 16.4)
+    {{ gap bands ours sliced random }}           13.0 (11.1 to 14.8)
     {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
-    {{ seeds 48px-quarter specialists-90 }}      one             number of seeds, in words up to ten
+    {{ changing 48px-quarter ours }}             60              percent of images whose answer changes with the set
+    {{ seeds 48px-quarter specialists-90 }}      one seed        number of seeds, in words up to ten
     {{ total 48px-quarter specialists params /1e6 .2f }}         a column, summed over the networks of a model
     {{ example RB }}                             how the fill rule predicts the absent channels of a set
     {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
     {{ provenance }}                             a sentence on evaluations whose code is not a commit
     {{ about date }}                             a field of report/text/about.json
-    {{ count runs }}                             321             evaluations of the data that the texts are about
+    {{ count runs }}                             331             evaluations of the data that the texts are about
 
 Models have the names of `NAMED` in grids/; a dash means that there are no results. Only results of `DATA` and of the
 thirteen bands are used, so other results in results/ never change these texts.
@@ -32,14 +35,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.build import read_recipe
 from engine.records import SINGLE, SUBSETS
-from grids import task1, task2
+from grids import NAMED
 from metrics.fill_error import mean_energy
 from report import bands
 from report.compare import denominator
 from report.markdown import interval
-from report.results import Model, Setting
+from report.results import Model, Runs, Setting
 from utils import ROOT, UserError
 
 DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
@@ -50,7 +52,7 @@ PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 FUNCTIONS = (
     *("top1", "sd", "val", "gap", "ratio", "cost", "total", "energy", "csv", "count", "seeds"),
-    *("example", "compute", "provenance", "about"),
+    *("example", "compute", "provenance", "about", "changing"),
 )
 
 
@@ -64,7 +66,7 @@ class Numbers:
         """Return the text that replaces an expression.
 
         Raises:
-            UserError: unknown function, model, file or column, or wrong arguments.
+            UserError: a function, model, file or column is unknown, or the arguments are wrong.
         """
         name, *words = shlex.split(expression)
         if name not in FUNCTIONS:
@@ -74,27 +76,28 @@ class Numbers:
         except (TypeError, KeyError) as error:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
-    def find(self, preset: str, name: str) -> tuple[Setting, Model] | None:
-        """Find the setting and the model for a name; None without results.
+    def find(self, preset: str, model: str | Runs) -> tuple[Setting, Model] | tuple[None, None]:
+        """Find the setting and the model; (None, None) if there are no results.
 
         Args:
             preset: a preset of the results of `DATA`; or "bands" for the thirteen bands; or "sobel", "luma", ... for
                 RGB and this channel.
+            model: a name in `NAMED`, or the model's run, or a run for each channel set.
 
         Raises:
             UserError: no model has that name.
         """
-        task = "task1" if name in task1.NAMED else "task2"
-        runs = {**task1.NAMED, **task2.NAMED}
-        if name not in runs:
-            raise UserError(f"unknown model {name!r}; known: {', '.join(runs)}")
+        if isinstance(model, str) and model not in NAMED:
+            raise UserError(f"unknown model {model!r}; known: {', '.join(NAMED)}")
+        models = NAMED[model] if isinstance(model, str) else (model,)
         others = {"bands": bands.BANDS, **{name: data for data, name in bands.EXTRA.items()}}
         wanted = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
-        for setting in self.settings[task]:
+        for setting in (setting for settings in self.settings.values() for setting in settings):
             if (setting.dataset, setting.preset) == wanted:
-                models = (setting.model(run) for run in runs[name])
-                return next(((setting, model) for model in models if model), None)
-        return None
+                for result in map(setting.model, models):
+                    if result:
+                        return setting, result
+        return None, None
 
     @staticmethod
     def columns(setting: Setting, place: str) -> tuple[str, ...]:
@@ -105,13 +108,13 @@ class Numbers:
             return bands.groups_of(setting)[GROUPS[place]]
         return PLACES.get(place, (place,))
 
-    def by_seed(self, preset: str, name: str, place: str = "mean") -> list[float]:
-        """Return top-1 on test in percent for each seed; [] without results."""
-        setting, model = self.find(preset, name) or (None, None)
+    def by_seed(self, preset: str, name: str | Runs, place: str = "mean") -> list[float]:
+        """Return top-1 on test in percent for each seed; [] if there are no results."""
+        setting, model = self.find(preset, name)
         columns = self.columns(setting, place) if model else ()
-        return setting.top1(model, columns) if columns and setting.seeds(model, columns) else []
+        return setting.top1(model, columns) if columns else []
 
-    def top1(self, preset: str, name: str, place: str = "mean") -> str:
+    def top1(self, preset: str, name: str | Runs, place: str = "mean") -> str:
         values = self.by_seed(preset, name, place)
         return f"{statistics.fmean(values):.1f}" if values else NOTHING
 
@@ -119,8 +122,8 @@ class Numbers:
         values = self.by_seed(preset, name, place)
         return f"{statistics.stdev(values):.1f}" if len(values) > 1 else NOTHING
 
-    def val(self, preset: str, name: str, column: str = "top1_pct", form: str = ".1f") -> str:
-        setting, model = self.find(preset, name) or (None, None)
+    def val(self, preset: str, name: str | Runs, column: str = "top1_pct", form: str = ".1f") -> str:
+        setting, model = self.find(preset, name)
         value = model and setting.mean(model, column, "val")
         return NOTHING if value is None else f"{value:{form}}"
 
@@ -128,9 +131,11 @@ class Numbers:
         result = self.difference(preset, name, other, place)
         return interval(result, "difference_points", to="to") if result else NOTHING
 
-    def difference(self, preset: str, name: str, other: str, place: str = "mean") -> dict | None:
+    def difference(
+        self, preset: str, name: str | Runs, other: str | Runs, place: str = "mean"
+    ) -> dict | None:
         """Subtract two models, with interval and p; None if one has no results or both are the same."""
-        (setting, model), (_, against) = (self.find(preset, each) or (None, None) for each in (name, other))
+        (setting, model), (_, against) = self.find(preset, name), self.find(preset, other)
         if not model or not against or model == against:
             return None
         return setting.difference(model, against, self.columns(setting, place))
@@ -139,21 +144,21 @@ class Numbers:
         result = self.share(preset, name, other)
         return interval(result, "ratio", 100, "to") if result else NOTHING
 
-    def share(self, preset: str, name: str, other: str = "strongest") -> dict | None:
+    def share(self, preset: str, name: str | Runs, other: str | Runs = "strongest") -> dict | None:
         """Divide two networks of Task 2, with interval and p; None if one has no results or both are the same."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         if not model:
             return None
         if other == "strongest":
             best = denominator(setting, model[SINGLE])
             against = None if best is None else setting.alone(best)
         else:
-            against = (self.find(preset, other) or (None, None))[1]
+            against = self.find(preset, other)[1]
         return None if against in (None, model) else setting.ratio(model, against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Average a numeric column of the test rows over seeds (and sets), and divide by N of "/N"."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         if not model:
             return NOTHING
         values = setting.test.loc[setting.test["entry"].isin({*model.values()}), column].dropna()
@@ -161,7 +166,7 @@ class Numbers:
 
     def energy(self, preset: str, name: str) -> str:
         """Average the share over seeds, for the first eight RGB kernels, which records hold."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         shares = [
             100 * mean_energy(np.array(record["kernels"]["RGB"]))
             for (entry, _), record in (setting.records.items() if setting else ())
@@ -186,34 +191,33 @@ class Numbers:
     def count(self, what: str) -> str:
         if what != "runs":
             raise UserError(f"count {what!r}: use `count runs`")
-        return str(
-            sum(
-                len(setting.records)
-                for settings in self.settings.values()
-                for setting in settings
-                if setting.dataset == DATA
-            )
-        )
-
-    def count_images(self) -> int:
-        """Count the training images of `DATA` in its recipe."""
-        return sum(row.split == "train" for row in read_recipe(DATA).rows)
+        return str(len(self._records()))
 
     def seeds(self, preset: str, name: str) -> str:
         count = len(self.by_seed(preset, name))
-        return WORDS[count] if count < len(WORDS) else str(count)
+        return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Sum a numeric column over the networks of a model, and divide by N of "/N"."""
-        setting, model = self.find(preset, name) or (None, None)
+        setting, model = self.find(preset, name)
         if not model:
             return NOTHING
         values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}]
         return f"{sum(values) / float(scale.removeprefix('/')):{form}}"
 
+    def changing(self, preset: str, name: str) -> str:
+        """Return the share of test images, in percent, whose answer is not the same for all sets; mean over seeds."""
+        setting, model = self.find(preset, name)
+        if not model:
+            return NOTHING
+        answers = np.array(
+            [[p.by_column[column] for p in setting.predictions(model[column], column)] for column in SUBSETS]
+        )  # (sets, seeds, images)
+        return f"{100 * float((answers != answers[:1]).any(axis=0).mean()):.0f}"
+
     def example(self, subset: str) -> str:
         """Write how a set predicts its absent channels, computed from the recorded kernels K(S) = W P(S)."""
-        setting, model = self.find(NARROW, "ours") or (None, None)
+        setting, model = self.find(NARROW, "ours")
         kernels = setting and setting.record(model["RGB"]).get("kernels")
         if not kernels:
             return NOTHING

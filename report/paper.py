@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
 from grids import task1, task2
+from grids.run import Run
 from report import budgets, diagrams, figures
-from report.charts import curves
+from report.charts import TOP1, cost_of, curves, share_of
+from report.class_names import class_names
 from report.compare import adjusted, denominator, mistakes
 from report.figures import Chart, Cost, Panel, Panels, Series, SetScores, Share
-from report.markdown import difference, interval, mean_sd, table
+from report.markdown import difference, interval, mean_sd, number, table
 from report.numbers import FULL, NARROW, NOTHING, PLACES, Numbers
+from report.results import Runs
 
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
-SHORT = ("specialists", "specialists-90", "late-fusion", "ours", "ours-90", "ours-wide", "sliced", "rgb")
 PRESETS = {FULL: "L", NARROW: "S"}  # names in the texts
 # columns in README and in the report
 README_TASK1 = ("model", "seeds", "RGB", "mean of 7", "vs specialists", "params (M)")
@@ -50,7 +54,11 @@ COSTS_TASK2 = (
     *("model", "preset", "width", "params (M)", "GFLOPs", "ms, batch 1", "ms, batch 256", "val loss"),
     "precision / F1",
 )
-APPENDED = ("ResNet-34, decay 0.001", "ResNet-34, stock")  # rows that only the report shows
+APPENDED = {  # rows that only the report shows
+    *("mean fill", "tied filter (C/n)", "hypernetwork (C/n)", "dynamic convolution (C/n)"),
+    *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
+    *("ResNet-34, decay 0.001", "ResNet-34, stock"),
+}
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # keys in records
 DIAGRAMS = (diagrams.module, diagrams.layer)  # need no data
 # The comparisons that support the claims: (words, preset, model, other)
@@ -66,28 +74,27 @@ CHANGED = ("seeds", "val top-1", "test top-1", "reference", "difference on test"
 
 def make_tables(numbers: Numbers) -> dict[str, str]:
     """Make the tables of README and report: name of a block -> Markdown."""
-    channels = {name: _task1_row(numbers, label, name) for label, name in task1.MAIN_ROWS}
-    classifiers = {
-        preset: [_task2_row(numbers, preset, label, name) for label, name in rows]
-        for preset, rows in task2.MAIN_ROWS.items()
-    }
-    every = [row for rows in classifiers.values() for row in rows]
+    channels = [_task1_row(numbers, *row) for row in task1.MAIN_ROWS]
+    classifiers = [
+        _task2_row(numbers, preset, *row) for preset, rows in task2.MAIN_ROWS.items() for row in rows
+    ]
+    short = [[row for row in rows if row.get("model") not in APPENDED] for rows in (channels, classifiers)]
+    of_layers = ("what changes", "strict depth", "GFLOPs", *CHANGED)
     return {
-        "task1-main": chosen(list(channels.values()), REPORT_TASK1),
-        "task1-short": chosen([channels[name] for name in SHORT], README_TASK1),
-        "task1-ablations": chosen(_changes(numbers, task1.ABLATION_ROWS), ("what changes", *CHANGED)),
+        "task1-main": chosen(channels, REPORT_TASK1),
+        "task1-short": chosen(short[0], README_TASK1),
+        "task1-ablations": chosen(
+            _changes(numbers, task1.ABLATION_ROWS, task1.CHANNELSET), ("what changes", *CHANGED)
+        ),
         "task1-bands-short": bands_table(numbers),
         "task1-fill": fill_table(numbers),
         "task1-choice": budgets.choice_table(numbers),
-        "task2-main": chosen(every, REPORT_TASK2),
-        "task2-costs": chosen(every, COSTS_TASK2),
-        "task2-short": chosen([row for row in every if row.get("model") not in APPENDED], README_TASK2),
-        **{
-            f"task2-{name}": chosen(
-                _changes(numbers, rows), ("what changes", "strict depth", "GFLOPs", *CHANGED)
-            )
-            for name, rows in (("ablations", task2.ABLATION_ROWS), ("screening", task2.SCREENING_ROWS))
-        },
+        "task2-main": chosen(classifiers, REPORT_TASK2),
+        "task2-costs": chosen(classifiers, COSTS_TASK2),
+        "task2-short": chosen(short[1], README_TASK2),
+        "task2-ablations": chosen(_changes(numbers, task2.ABLATION_ROWS, task2.PLAIN_STRONG), of_layers),
+        "task2-screening": chosen(_changes(numbers, task2.SCREENING_ROWS, task2.REFERENCE), of_layers),
+        "task1-answers": answers_table(numbers),
         "task2-confusions": confusions(numbers),
         "primary": primary_table(numbers),
     }
@@ -128,23 +135,23 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
 
 
 def chosen(rows: list[dict[str, str]], columns: tuple[str, ...]) -> str:
-    """Write a table with the columns that at least one row fills; "" without rows."""
+    """Write a table with the columns that at least one row fills; "" if there are no rows."""
     rows = [row for row in rows if row]
     filled = [column for column in columns if any(row[column] != NOTHING for row in rows)]
     return table(filled, [[row[column] for column in filled] for row in rows]) if rows else ""
 
 
-def _row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]:
-    """Make a model's cells that both tasks share: column -> cell; {} without results."""
-    setting, model = numbers.find(preset, name) or (None, None)
+def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> dict[str, str]:
+    """Make a model's cells that both tasks share: column -> cell; {} if it has no results."""
+    setting, model = numbers.find(preset, runs)
     if not model:
         return {}
     params = sum(setting.of(entry)["params"].iloc[0] for entry in {*model.values()}) / 1e6
     return {
         "model": label,
-        "seeds": str(len(numbers.by_seed(preset, name))),
-        "val top-1": numbers.val(preset, name),
-        "val loss": numbers.val(preset, name, "loss", ".2f"),
+        "seeds": str(len(numbers.by_seed(preset, runs))),
+        "val top-1": numbers.val(preset, runs),
+        "val loss": numbers.val(preset, runs, "loss", ".2f"),
         "precision / F1": " / ".join(
             f"{setting.mean(model, f'{name}_macro'):.3f}" for name in ("precision", "f1")
         ),
@@ -152,12 +159,12 @@ def _row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]
     }
 
 
-def _task1_row(numbers: Numbers, label: str, name: str) -> dict[str, str]:
-    row = _row(numbers, NARROW, label, name)
+def _task1_row(numbers: Numbers, label: str, runs: Runs) -> dict[str, str]:
+    row = _row(numbers, NARROW, label, runs)
     if not row:
         return {}
-    gap = numbers.difference(NARROW, name, "specialists")
-    means = {place: mean_sd(numbers.by_seed(NARROW, name, place)) for place in ("RGB", *PLACES)}
+    gap = numbers.difference(NARROW, runs, task1.SPECIALISTS)
+    means = {place: mean_sd(numbers.by_seed(NARROW, runs, place)) for place in ("RGB", *PLACES)}
     return {**row, **means, "mean of 7": means["mean"], "vs specialists": signed(gap) if gap else NOTHING}
 
 
@@ -167,46 +174,39 @@ def signed(result: dict) -> str:
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
 
 
-def _task2_row(numbers: Numbers, preset: str, label: str, name: str) -> dict[str, str]:
-    row = _row(numbers, preset, label, name)
+def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> dict[str, str]:
+    row = _row(numbers, preset, label, run)
     if not row:
         return {}
-    setting, model = numbers.find(preset, name)
+    setting, model = numbers.find(preset, run)
     entry = model[SINGLE]
-    record, share = setting.record(entry), numbers.share(preset, name)
+    record, share = setting.record(entry), numbers.share(preset, run)
     whole = denominator(setting, entry) == entry
     config = record["config"]
     return {
         **row,
         "preset": PRESETS[preset],
-        "stem": config["stem"].split("s")[0],
+        "stem": config["stem"].replace("s", "/"),
         "width": f"{config['width']:g}",
         "epochs": str(config["epochs"]),
         "depth": " / ".join(str(record[kind]) for kind in DEPTHS),
         "% of strongest": "100" if whole else interval(share, "ratio", 100) if share else NOTHING,
         "strict depth": str(record["strict_depth"]),
-        "test top-1": mean_sd(numbers.by_seed(preset, name)),
+        "test top-1": mean_sd(numbers.by_seed(preset, run)),
         "GFLOPs": f"{2 * setting.mean(model, 'macs') / 1e9:.2f}",
-        "ms, batch 1": _milliseconds(setting, model, 1),
-        "ms, batch 256": _milliseconds(setting, model, 256),
+        **{
+            f"ms, batch {batch}": number(setting.mean(model, f"latency_ms_b{batch}"), 2) for batch in (1, 256)
+        },
     }
-
-
-def _milliseconds(setting, model, batch: int) -> str:
-    value = setting.mean(model, f"latency_ms_b{batch}")
-    return NOTHING if value is None else f"{value:.2f}"
 
 
 def primary_table(numbers: Numbers) -> str:
     """Test the primary comparisons, with Holm's correction over all of them."""
     lines = []
     for label, preset, name, other in PRIMARY:
-        (setting, model), (_, against) = (
-            numbers.find(preset, each) or (None, None) for each in (name, other)
-        )
-        if model and against:
-            ratio = setting.task == "task2"
-            result = setting.ratio(model, against) if ratio else setting.difference(model, against)
+        setting, _ = numbers.find(preset, name)
+        ratio = setting is not None and setting.task == "task2"
+        if result := (numbers.share if ratio else numbers.difference)(preset, name, other):
             text = interval(result, "ratio", 100) + " %" if ratio else signed(result) + " points"
             lines.append({**result, "comparison": label, "result": text})
     rows = [
@@ -270,25 +270,25 @@ def _fill_errors(numbers: Numbers) -> pd.DataFrame | None:
     return None if errors is None else errors[errors["subset"].isin(SUBSETS[1:])]
 
 
-def _changes(numbers: Numbers, rows) -> list[dict]:
+def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
     """Make the rows of a table of changes, corrected over the rows.
 
     Args:
-        rows: (what changes, name, name of the reference).
+        rows: (what changes, run, reference).
+        usual: the reference if it is left out.
     """
     lines = []
-    for label, name, against in rows:
-        (setting, model), (_, other) = (
-            numbers.find(NARROW, each) or (None, None) for each in (name, against)
-        )
-        if model and other:
+    for label, run, *reference in rows:
+        against = reference[0] if reference else usual
+        if result := numbers.difference(NARROW, run, against):
+            setting, model = numbers.find(NARROW, run)
             line = {
-                **setting.difference(model, other),
+                **result,
                 "what changes": label,
-                "val top-1": numbers.val(NARROW, name),
-                "test top-1": numbers.top1(NARROW, name),
+                "val top-1": numbers.val(NARROW, run),
+                "test top-1": numbers.top1(NARROW, run),
                 "reference": numbers.top1(NARROW, against),
-                "seeds": f"{len(setting.seeds(model))} / {len(setting.seeds(other))}",
+                "seeds": " / ".join(str(len(numbers.by_seed(NARROW, each))) for each in (run, against)),
             }
             if setting.task == "task2":
                 line |= {
@@ -299,9 +299,45 @@ def _changes(numbers: Numbers, rows) -> list[dict]:
     return [{**line, "difference on test": difference(line)} for line in adjusted(lines, ("what changes",))]
 
 
+def answers_table(numbers: Numbers) -> str:
+    """Show the answers for three test images from each set, by ours and by the sliced kernel, seed 0 of each.
+
+    The images lie a quarter, a half and three quarters down the list of those whose answer by ours changes with the
+    set. So nobody picks them.
+    """
+    models = {name: numbers.find(NARROW, name) for name in ("ours", "sliced")}
+    if not all(model for _, model in models.values()):
+        return ""
+    answers = {
+        name: [setting.predictions(model[column], column)[0] for column in SUBSETS]
+        for name, (setting, model) in models.items()
+    }
+    first = answers["ours"][0]
+    names = class_names(first.images, first.labels)
+    columns = {
+        label: np.stack([one.by_column[column] for one, column in zip(each, SUBSETS)], axis=1)  # (N, 7)
+        for label, each in answers.items()
+    }
+    changing = np.flatnonzero((columns["ours"] != columns["ours"][:, :1]).any(axis=1))
+    chosen_images = [changing[len(changing) * quarter // 4] for quarter in (1, 2, 3) if len(changing)]
+    rows = [
+        [
+            names[first.labels[image]],
+            label,
+            *(
+                "right" if answer == first.labels[image] else names[answer]
+                for answer in columns[label][image]
+            ),
+        ]
+        for image in chosen_images
+        for label in columns
+    ]
+    return table(["image of class", "network", *SUBSETS], rows) if rows else ""
+
+
 def confusions(numbers: Numbers) -> str:
     """List the most frequent confusions of ours at full width, one in each line: true class and answer."""
-    setting, _ = numbers.find(FULL, "depth6-wide") or (None, None)
+    setting, _ = numbers.find(FULL, "depth6-wide")
     wrong = setting and mistakes(setting)
     return "\n".join(
         f"- {true}, taken for {taken}: {ours:.0f} % of its images (ResNet-34 {other:.0f} %)"
@@ -322,13 +358,13 @@ def _channels(numbers: Numbers) -> list[SetScores]:
         ("RGB-trained, regression fill", "rgb+regression"),
         ("RGB-trained, zero fill", "rgb"),
     ):
-        setting, model = numbers.find(NARROW, name) or (None, None)
+        setting, model = numbers.find(NARROW, name)
         if model:
-            top1, low, high = (
+            values = (
                 {subset: setting.mean({subset: entry}, column) for subset, entry in model.items()}
-                for column in ("top1_pct", "ci95_low", "ci95_high")
+                for column in TOP1
             )
-            scores.append(SetScores(label, top1, low, high))
+            scores.append(SetScores(label, *values))
     return scores
 
 
@@ -355,49 +391,54 @@ def _fill(numbers: Numbers) -> list[Panel]:
 def _depth(numbers: Numbers) -> list[Share]:
     """Show top-1 as a share of each preset's strongest ResNet-34, by strict depth."""
     shares = []
-    for preset, text in ((FULL, "7x7 stem, full width, 64 px"), (NARROW, "quarter width, 48 px")):
-        for label, name in task2.MAIN_ROWS[preset]:
-            setting, model = numbers.find(preset, name) or (None, None)
-            share = numbers.share(preset, name)
-            if share and not label.startswith("ResNet"):
-                values = (100 * share[key] for key in ("ratio", "ci95_low", "ci95_high"))
-                depth = setting.record(model[SINGLE])["strict_depth"]
-                shares.append(
-                    Share(label.removeprefix("ours, ").replace(", ", "\n"), *values, of=text, depth=depth)
+    for preset, text in ((FULL, "full width (L)"), (NARROW, "quarter width (S)")):
+        for label, run in task2.MAIN_ROWS[preset]:
+            result = numbers.share(preset, run)
+            if result and not label.startswith("ResNet"):
+                setting, model = numbers.find(preset, run)
+                record = setting.record(model[SINGLE])
+                stride = record["config"]["stem"][-1]
+                name = (
+                    re.sub("^ours, (depth .)?(, )?|, fine stem", "", label).replace("operations", "").strip()
                 )
+                share = share_of(name, result, record["strict_depth"], text)
+                shares.append(share._replace(stride=stride, hollow=stride == "1"))
     return sorted(shares, key=lambda share: share.depth)
 
 
 def _cost(numbers: Numbers) -> list[Cost]:
-    return [
-        Cost(
-            label,
-            setting.mean(model, "top1_pct"),
-            2 * setting.mean(model, "macs") / 1e9,
-            setting.mean(model, "latency_ms_b1"),
-        )
-        for label, name in task2.MAIN_ROWS[FULL]
-        for setting, model in [numbers.find(FULL, name) or (None, None)]
-        if model
-    ]
+    models = ((label, *numbers.find(FULL, run)) for label, run in task2.MAIN_ROWS[FULL])
+    return [cost_of(setting, model, label) for label, setting, model in models if model]
 
 
 def _curves(numbers: Numbers) -> Panels | None:
-    """Show training loss and validation accuracy of seed 0; None unless both tasks have curves."""
+    """Show losses and validation accuracy, one seed of each network; None unless both tasks have curves.
+
+    The seed is the first whose log has the validation loss, or the first of all: older logs do not have it.
+    """
 
     def logs(preset: str, rows) -> dict[str, dict]:
         records = {}
-        for label, name in rows:
-            setting, model = numbers.find(preset, name) or (None, None)
-            if model and (record := setting.records.get(([*model.values()][-1], 0))):
-                records[label] = record
+        for label, runs in rows:
+            setting, model = numbers.find(preset, runs)
+            seeds = (
+                [record for (entry, _), record in sorted(setting.records.items()) if entry in model.values()]
+                if model
+                else []
+            )
+            if seeds:
+                records[label] = min(seeds, key=lambda record: "val_loss" not in record["history"][-1])
         return records
 
-    narrow = logs(
-        NARROW, (("ours", "ours"), ("ours, 90 epochs, strong", "ours-90"), ("sliced kernel", "sliced"))
-    )
+    names = ("ours", "ours-90", "ours-wide", "sliced")
+    labels = ("ours", "ours, 90 epochs, strong", "ours, 1/2 wide, 50, strong", "sliced kernel")
+    narrow, small = logs(NARROW, zip(labels, names)), logs(NARROW, task2.MAIN_ROWS[NARROW])
     parts = (
-        curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)"),
+        curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)", "validation loss"),
         curves(logs(FULL, task2.MAIN_ROWS[FULL])),
+        curves(small, val_loss="validation loss, preset S"),
     )
-    return Panels([panel for part in parts for panel in part], columns=2) if all(parts) else None
+    if not all(parts):
+        return None
+    one, two, three = (part.panels for part in parts)
+    return Panels([panel for panel in (*one, *two, three[2]) if panel.series], columns=3)

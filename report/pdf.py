@@ -75,7 +75,9 @@ def make_pdf(root: Path, digest: str) -> bytes:
         import pypandoc  # only where a PDF is made
         import typst
     except ImportError as error:
-        raise UserError(f"no {error.name}: pip install pypandoc_binary typst==0.14.9") from error
+        raise UserError(
+            f"the package {error.name} is missing: run `pip install pypandoc_binary typst==0.14.9`"
+        ) from error
     try:
         body = pypandoc.convert_text(
             prepared((root / TEXT).read_text(encoding="utf-8")),
@@ -84,7 +86,7 @@ def make_pdf(root: Path, digest: str) -> bytes:
             ["--wrap=none", "--fail-if-warnings"],
         )
     except OSError as error:  # pypandoc without its binary
-        raise UserError("no pandoc: pip install pypandoc_binary") from error
+        raise UserError("pandoc is missing: run `pip install pypandoc_binary`") from error
     except RuntimeError as error:
         message = str(error).partition("during conversion: ")[2] or str(error)
         raise UserError(f"pandoc cannot read {TEXT}: {message.splitlines()[0]}") from error
@@ -96,10 +98,10 @@ def make_pdf(root: Path, digest: str) -> bytes:
         try:
             made, warnings = typst.compile_with_warnings(str(source), root=folder, ignore_system_fonts=True)
         except typst.TypstError as error:
-            raise UserError(f"typst cannot set the report: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"typst cannot make the PDF: {str(error).strip().splitlines()[0]}") from error
     for warning in warnings:
         if "is deprecated" not in str(warning):  # pandoc uses old names of symbols, which still work
-            raise UserError(f"typst warns of the report: {str(warning).strip().splitlines()[0]}")
+            raise UserError(f"typst gave a warning: {str(warning).strip().splitlines()[0]}")
     return made
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -68,7 +69,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
                 "What the answers rest on (Grad-CAM, last feature map)",
             ),
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"
@@ -123,7 +124,7 @@ def reconstructions(figure: Figure, data: Rebuilt) -> None:
     axes = figure.subplots(len(data.rows), len(data.sets))
     for row, (rule, pictures) in zip(axes, data.rows.items()):
         for axis, picture in zip(row, pictures):
-            _bare(axis).imshow(np.array(picture, dtype=np.uint8))
+            bare(axis).imshow(np.array(picture, dtype=np.uint8))
         row[0].set_ylabel(rule, fontsize=10)
     for axis, name in zip(axes[0], data.sets):
         axis.set_title(name, fontsize=10)
@@ -150,7 +151,7 @@ def kernels(figure: Figure, data: dict[str, list]) -> None:
             patch = np.full((*slices.shape[1:], 3), 0.5)
             for plane, channel in zip(slices, name):
                 patch[..., "RGB".index(channel)] += plane / scale[place] / 2
-            _bare(axis).imshow(patch.clip(0, 1), interpolation="nearest")
+            bare(axis).imshow(patch.clip(0, 1), interpolation="nearest")
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
     for place, axis in enumerate(axes[0]):
         axis.set_title(f"filter {place + 1}", fontsize=9)
@@ -163,24 +164,31 @@ def activation(figure: Figure, data: list[RestsOn]) -> None:
     axes = figure.subplots(len(data), columns, squeeze=False)
     for row, rest in zip(axes, data):
         picture = np.array(rest.picture, dtype=np.uint8)
-        _bare(row[0]).imshow(picture)
+        bare(row[0]).imshow(picture)
         for axis, (_, (answer, share), rests_on) in zip(row[1:], rest.networks):
-            _bare(axis).imshow(picture)
-            axis.imshow(
-                np.array(rests_on),
-                cmap="inferno",
-                alpha=0.55,
-                interpolation="bilinear",
-                vmin=0,
-                vmax=1,
-                extent=(-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5),
-            )
+            bare(axis).imshow(picture)
+            draw_support(axis, rests_on, picture)
             axis.set_xlabel(f"{answer}, {share:.0f} %", fontsize=10)
     for axis, (name, *_) in zip(axes[0, 1:], data[0].networks):
         axis.set_title(name, fontsize=11)
 
 
-def _bare(axis):
-    axis.set_xticks([]), axis.set_yticks([])
+def bare(axis: Axes) -> Axes:
+    """Hide the frame and the ticks of a picture's axis, and return it."""
+    axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     return axis
+
+
+def draw_support(axis: Axes, support: list[list[float]], picture: np.ndarray) -> None:
+    """Draw a map (h, w) of the parts that support an answer, from 0 to 1, over a picture (H, W, ...)."""
+    height, width = picture.shape[:2]
+    axis.imshow(
+        np.array(support),
+        cmap="inferno",
+        alpha=0.55,
+        interpolation="bilinear",
+        vmin=0,
+        vmax=1,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+    )

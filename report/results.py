@@ -76,7 +76,7 @@ def test_words(row: pd.Series, note: str = "") -> list[str]:
 
 
 class Setting:
-    """The results of a preset, data set and image size.
+    """A group of results with the same preset, data set and image size.
 
     Args:
         task: "task1" or "task2".
@@ -86,9 +86,11 @@ class Setting:
         folder: results/.
 
     Attributes:
-        columns: columns of predictions; a model has an entry for each.
+        columns: columns of predictions, such as the channel sets; a model has an entry for each column.
         channels: names of the data's channels.
         rows: the rows, with the entry's number in a column "entry".
+        test: the rows of the test split.
+        files: (entry, column of predictions) -> seed -> file of the test predictions.
         others: the task's other settings with the same data, used to estimate seed variance when this setting has
             too few seeds.
 
@@ -119,12 +121,14 @@ class Setting:
                     f"two records have the same model and seed, {name} and another of {record['model']}: delete one"
                 )
         self.rows = rows.assign(entry=rows["run"].map(entries))
+        self.test = self.rows[self.rows["split"] == "test"]
+        # (entry, column of predictions) -> seed -> file
+        self.files: dict[tuple[int, str], dict[int, Path]] = {}
+        for row in self.test.to_dict("records"):
+            file = RunFiles(folder, task, row["run"]).predictions
+            self.files.setdefault((row["entry"], row.get("subset", SINGLE)), {})[row["seed"]] = file
 
     # ------------------------------------------------------------ entries and models
-
-    @cached_property
-    def test(self) -> pd.DataFrame:
-        return self.rows[self.rows["split"] == "test"]
 
     @cached_property
     def compared(self) -> list[int]:
@@ -136,8 +140,12 @@ class Setting:
         rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
         return rows if column == SINGLE else rows[rows["subset"] == column]
 
-    def mean(self, model: Model, name: str, split: str = "test") -> float | None:
-        """Average a table's column `name` over seeds and columns of predictions; None if a value is missing."""
+    def mean(self, model: Model | int, name: str, split: str = "test") -> float | None:
+        """Average a table's column `name` over seeds and columns of predictions; None if a value is missing.
+
+        `model` may be an entry: a network that is used for every column.
+        """
+        model = model if isinstance(model, Mapping) else self.alone(model)
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
@@ -165,7 +173,7 @@ class Setting:
         """Find the entry of a run of the grids; None if the run has no test results here."""
         try:
             key = identity(resolve_run(self.task, run, self.preset, self.channels))
-        except UserError:  # the run is for data with other channels
+        except UserError:  # the run is for data with other channels, or for the other task
             return None
         entry = self.numbers.get((run.model, key, tuple(sorted(run.test.items()))))
         return entry if entry in set(self.test["entry"]) else None
@@ -177,7 +185,8 @@ class Setting:
     def model(self, runs: Runs) -> Model | None:
         """Find a run, or a run for each channel set, in the results.
 
-        Return None without test results. The seven colour sets need results on all sets, other channels on any set.
+        Return None if a run has no test results. The seven colour sets need results on all sets; other channels need
+        results on any set.
         """
         if isinstance(runs, Run):
             runs = dict.fromkeys(self.columns, runs)
@@ -206,28 +215,15 @@ class Setting:
 
     # ------------------------------------------------------------ predictions
 
-    @cached_property
-    def _files(self) -> dict[tuple[int, str], dict[int, Path]]:
-        """Map (entry, column of predictions) to seed -> file."""
-        files: dict[tuple[int, str], dict[int, Path]] = {}
-        for entry, column, seed, run in zip(
-            self.test["entry"],
-            self.test.get("subset", [SINGLE] * len(self.test)),
-            self.test["seed"],
-            self.test["run"],
-        ):
-            files.setdefault((entry, column), {})[seed] = RunFiles(self.folder, self.task, run).predictions
-        return files
-
     def predictions(self, entry: int, column: str = SINGLE) -> list[Predictions]:
         """Return the test predictions of each seed."""
-        return [read_predictions(file) for _, file in sorted(self._files.get((entry, column), {}).items())]
+        return [read_predictions(file) for _, file in sorted(self.files.get((entry, column), {}).items())]
 
     def seeds(self, model: Model, columns=None) -> list[int]:
         """List the seeds that have test predictions in all of the columns."""
         return sorted(
             set.intersection(
-                *({*self._files.get((model[column], column), {})} for column in columns or self.columns)
+                *({*self.files.get((model[column], column), {})} for column in columns or self.columns)
             )
         )
 
@@ -238,9 +234,9 @@ class Setting:
         Raises:
             UserError: the images differ from those of the setting's first file.
         """
-        path = self._files[entry, column][seed]
+        path = self.files[entry, column][seed]
         predictions = read_predictions(path)
-        first = read_predictions(next(iter(next(iter(self._files.values())).values())))
+        first = read_predictions(next(iter(next(iter(self.files.values())).values())))
         if predictions.images != first.images or (predictions.labels != first.labels).any():
             raise UserError(
                 f"{path} has other images than the other predictions of its setting: evaluate it again"
@@ -259,7 +255,7 @@ class Setting:
 
     def top1(self, model: Model, columns=None) -> list[float]:
         """Return top-1 in percent for each seed."""
-        return (100 * self.correct(model, columns).mean(1)).tolist()
+        return [100 * float(right.mean()) for right in self.correct(model, columns)]
 
     # ------------------------------------------------------------ how much seeds matter
 
@@ -280,7 +276,7 @@ class Setting:
 
     @cache
     def pooled(self, kind: str, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Pool the seed variance over the models of a kind with several seeds; None without such models.
+        """Pool the seed variance over the models of a kind with several seeds; None if there are no such models.
 
         Models of the task's other settings are added if this setting has fewer than `FEW` degrees of freedom.
         """

@@ -249,7 +249,7 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
         return "100" if name in against[comparison] else "–"
 
     def mean(column: str, entry: int) -> str:
-        return number(setting.mean(setting.alone(entry), column), 4)
+        return number(setting.mean(entry, column), 4)
 
     columns = {
         **_training(setting),
@@ -293,19 +293,17 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
 
 
 def classifier_cost_table(setting: Setting, against: int | None) -> str:
-    """Show the cost of each model; latency also as a multiple of that of `against`."""
+    """Show the cost of each model; latency also as a multiple of the latency of `against`."""
     if not setting.compared:
         return ""
     machines = {entry: _timed_on(setting, entry) for entry in setting.compared}
 
-    def mean(column: str, entry: int) -> float | None:
-        return setting.mean(setting.alone(entry), column)
-
     def latency(column: str, entry: int) -> str:
-        ours = mean(column, entry)
-        theirs = (
-            mean(column, against) if against is not None and machines[entry] == machines[against] else None
+        ours, alike = (
+            setting.mean(entry, column),
+            against is not None and machines[entry] == machines[against],
         )
+        theirs = setting.mean(against, column) if alike else None
         multiple = f" ({ours / theirs:.2f}×)" if ours is not None and theirs else ""
         return number(ours, 2) + multiple
 
@@ -321,8 +319,8 @@ def classifier_cost_table(setting: Setting, against: int | None) -> str:
         "MACs (M)": lambda entry: number(setting.same(entry, "macs"), 0, MILLION),
         "latency (ms), batch 1": partial(latency, "latency_ms_b1"),
         "latency (ms), batch 256": partial(latency, "latency_ms_b256"),
-        "memory (MB)": lambda entry: number(mean("peak_mem_mb", entry), 0),
-        "training (min)": lambda entry: number(mean("train_s", entry), 1, 60),
+        "memory (MB)": lambda entry: number(setting.mean(entry, "peak_mem_mb"), 0),
+        "training (min)": lambda entry: number(setting.mean(entry, "train_s"), 1, 60),
         "training depth": lambda entry: f"{setting.same(entry, 'train_depth'):.0f}",
         "operations": operations,
     }

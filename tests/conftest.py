@@ -25,8 +25,9 @@ from utils import write_json  # noqa: E402
 
 @pytest.fixture
 def tiny_dataset(tmp_path) -> Path:
-    """A folder in the course's layout: 3 classes of 10 x 8 px pictures (4 train, 2 val, 2 test), one
-    greyscale.
+    """Write a data set in the course's layout: 3 classes of 10 x 8 px pictures (4 train, 2 val, 2 test).
+
+    One picture is greyscale.
     """
     root, rng = tmp_path / "tiny", np.random.default_rng(0)
     lists = {"train": [], "val": [], "test": []}
@@ -45,7 +46,7 @@ def tiny_dataset(tmp_path) -> Path:
 
 @pytest.fixture
 def zipped():
-    """A function that zips a folder's content into a file."""
+    """Return a function that zips a folder's content into a file."""
 
     def make(folder: Path, file: Path) -> Path:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -101,7 +102,7 @@ def command(tiny_dataset, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def finished_runs(tmp_path_factory) -> Path:
-    """A folder for the runs of `ready`."""
+    """Make a folder for the runs of `ready`."""
     return tmp_path_factory.mktemp("runs")
 
 
@@ -127,7 +128,7 @@ def ready(command, finished_runs):
 
 @pytest.fixture
 def trained(ready, tiny) -> Path:
-    """A finished run of the module: its model.pt."""
+    """Return the model.pt of a finished run, which the tests of a module share."""
     return ready(train_task1, *tiny)
 
 

@@ -1,14 +1,15 @@
 """Break the code on purpose, one line at a time: a test must notice each change.
 
-    python -m tests.mutants                # all, about ten minutes on two cores
+    python -m tests.mutants                # all, about twenty minutes on two cores
     python -m tests.mutants M02 kills      # some
 
-A change is made in a copy of the repository, where the tests that it names are run: one of them must fail. Without a
-change they must pass. A test "robust:ROW" is a row of tests/robust.py.
+A change is made in a copy of the repository, where the test that it names is run: it must fail. Without a change it
+must pass. A test "robust:FAULT" is a part of tests/robust.py; the rows of its table that the change names must fail.
 """
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import subprocess
@@ -21,13 +22,17 @@ from utils import ROOT, ArgumentParser, UserError, cli
 
 
 class Mutant(NamedTuple):
-    """A change of one place in a file, and the test that must notice it."""
+    """A change of one place in a file, and the test that must notice it.
+
+    `rows`: beginnings of the rows in the table of tests/robust.py that must fail.
+    """
 
     name: str
     file: str
     old: str
     new: str
     test: str
+    rows: tuple[str, ...] = ()
 
 
 MUTANTS = (
@@ -142,6 +147,15 @@ MUTANTS = (
         'self.optimizer.load_state_dict(state["optimizer"])',
         "pass",
         "robust:kills",
+        ("training killed between",),
+    ),
+    Mutant(
+        "kills: nothing was saved, and --resume is refused",
+        "engine/trainer.py",
+        "if not last.exists() and not older.exists():",
+        "if not last.exists() and not older.exists() and not self.config.resume:",
+        "robust:kills",
+        ("process killed in its first",),
     ),
     Mutant(
         "bits: a cache's checksums are not compared",
@@ -149,6 +163,15 @@ MUTANTS = (
         "if checksum(self.folder / name) != expected:",
         "if False:",
         "robust:bits",
+        ("pixel cache",),
+    ),
+    Mutant(
+        "bits: the checksums in a checkpoint are not compared",
+        "utils.py",
+        "            damaged = archive.testzip()\n",
+        "            damaged = None\n",
+        "robust:bits",
+        ("checkpoint",),
     ),
     Mutant(
         "weights: values that are not finite pass",
@@ -156,6 +179,15 @@ MUTANTS = (
         "    broken = _not_finite(state)\n",
         '    broken = ""\n',
         "robust:weights",
+        ("evaluation of", "--teacher of", "--resume of"),
+    ),
+    Mutant(
+        "weights: a file that is no checkpoint is not named",
+        "utils.py",
+        "    except Exception as error:  # torch raises many types",
+        "    except KeyError as error:  # torch raises many types",
+        "robust:weights",
+        ("a file of another task",),
     ),
     Mutant(
         "options: ranges are not checked",
@@ -163,6 +195,15 @@ MUTANTS = (
         "        given = {key: limit for key, limit in limits.items() if limit is not None}\n",
         "        continue\n",
         "robust:options",
+        ("train_task1.py", "train_task2.py"),
+    ),
+    Mutant(
+        "options: numbers of the command line have no range",
+        "utils.py",
+        "        if not least <= value <= most:",
+        "        if False:",
+        "robust:options",
+        ("eval_channels.py", "eval_shallow.py", "experiments.py"),
     ),
     Mutant(
         "inputs: pictures are scaled otherwise",
@@ -170,6 +211,31 @@ MUTANTS = (
         "image = image.resize((size, size), Image.Resampling.BICUBIC,",
         "image = image.resize((size, size), Image.Resampling.BILINEAR,",
         "robust:inputs",
+        ("pictures",),
+    ),
+    Mutant(
+        "inputs: the labels of a list are lost",
+        "data/lists.py",
+        "labels.append(int(label))",
+        "labels.append(0)",
+        "robust:inputs",
+        ("lists",),
+    ),
+    Mutant(
+        "inputs: an empty bands.txt passes",
+        "data/lists.py",
+        "    if not bands:\n",
+        "    if False:\n",
+        "robust:inputs",
+        ("bands.txt",),
+    ),
+    Mutant(
+        "inputs: errors of zips are not named",
+        "data/source.py",
+        "            self._archive = zipfile.ZipFile(path)\n        except BROKEN as error:",
+        "            self._archive = zipfile.ZipFile(path)\n        except KeyError as error:",
+        "robust:inputs",
+        ("zips",),
     ),
     Mutant(
         "surroundings: a lone WORLD_SIZE starts a group",
@@ -177,6 +243,7 @@ MUTANTS = (
         'if not {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():',
         'if "WORLD_SIZE" not in os.environ:',
         "robust:surroundings",
+        ("environments",),
     ),
     Mutant(
         "together: nobody waits",
@@ -184,6 +251,15 @@ MUTANTS = (
         'lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)',
         'lock = FileLock(folder / ".lock")',
         "robust:together",
+        ("evaluations",),
+    ),
+    Mutant(
+        "together: a training gives its lock back at once",
+        "engine/trainer.py",
+        "self.lock = hold(self.folder)\n",
+        "self.lock = hold(self.folder)\n            self.lock.release()\n",
+        "robust:together",
+        ("two trainings",),
     ),
     Mutant(
         "honesty: the test pictures are trained on",
@@ -191,19 +267,31 @@ MUTANTS = (
         'make_batches(cache, "train", config.image_size,',
         'make_batches(cache, "test", config.image_size,',
         "robust:honesty",
+        ("other test pictures",),
+    ),
+    Mutant(
+        "honesty: wrong answers count",
+        "metrics/accuracy.py",
+        "correct, total = int(counts.trace()), int(counts.sum())",
+        "correct, total = int(counts.sum() - counts.trace()), int(counts.sum())",
+        "robust:honesty",
+        ("labels",),
     ),
 )
 
 
-def passes(folder: Path, tests: list[str]) -> bool:
-    """Whether tests pass in a copy of the repository: some of pytest's, or one row of tests/robust.py.
+def failing(folder: Path, tests: list[str]) -> list[str]:
+    """Run tests in a copy of the repository: some of pytest's, or one part of tests/robust.py.
+
+    Returns:
+        what failed: the rows of tests/robust.py, or "a test".
 
     Raises:
         UserError: they did not run.
     """
-    row = tests[0].removeprefix("robust:") if tests[0].startswith("robust:") else None
-    if row:
-        words = ["-m", "tests.robust", row, "--scale", "0.2"]
+    fault = tests[0].removeprefix("robust:") if tests[0].startswith("robust:") else None
+    if fault:
+        words = ["-m", "tests.robust", fault, "--scale", "0.2"]
     else:
         words = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
     done = subprocess.run(
@@ -215,14 +303,17 @@ def passes(folder: Path, tests: list[str]) -> bool:
         start_new_session=True,  # what a mutant signals must not reach this process
         timeout=1800,
     )
-    failed = "did not survive" in done.stderr if row else done.returncode == 1
+    failed = "did not survive" in done.stderr if fault else done.returncode == 1
     if done.returncode and not failed:
         raise UserError(f"{' '.join(tests)} did not run: {(done.stdout + done.stderr)[-500:]}")
-    return not done.returncode
+    if fault:
+        rows = csv.DictReader(done.stdout.splitlines())
+        return [row["what is tried"] for row in rows if row["tries"] != row["survived"]]
+    return ["a test"] if failed else []
 
 
 def copy(folder: Path) -> None:
-    """The files that git knows, as they are now."""
+    """Copy the files that git knows, as they are now, into the folder."""
     names = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -244,8 +335,8 @@ def main(argv: list[str] | None = None) -> None:
         tests = list(dict.fromkeys(mutant.test for mutant in chosen))
         rows = [[test] for test in tests if test.startswith("robust:")]
         for together in [[test for test in tests if [test] not in rows], *rows]:
-            if together and not passes(folder, together):
-                raise UserError(f"without a mutant one fails of {' '.join(together)}: mend it first")
+            if together and (failed := failing(folder, together)):
+                raise UserError(f"without a mutant {failed[0]} of {' '.join(together)} fails: mend it first")
         for mutant in chosen:
             file = folder / mutant.file
             text = file.read_text(encoding="utf-8")
@@ -254,7 +345,8 @@ def main(argv: list[str] | None = None) -> None:
                     f"{mutant.name}: {mutant.file} has its place {text.count(mutant.old)} times, not once"
                 )
             file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-            noticed = not passes(folder, [mutant.test])
+            failed = failing(folder, [mutant.test])
+            noticed = all(any(row.startswith(begin) for row in failed) for begin in mutant.rows or [""])
             file.write_text(text, encoding="utf-8")
             print(f"{'noticed  ' if noticed else 'UNNOTICED'} {mutant.name}: {mutant.test}", flush=True)
             if not noticed:

@@ -44,7 +44,7 @@ NETWORKS = {  # name in torchvision -> (side of the images, options)
 
 
 def make(name: str) -> tuple[nn.Module, int]:
-    """The network with BatchNorm statistics that are not those it started with."""
+    """Make the network, with BatchNorm statistics that differ from those at the start."""
     torch.manual_seed(0)
     size, options = NETWORKS[name]
     net = torchvision.models.get_model(name, weights=None, **options).eval()
@@ -64,7 +64,7 @@ def adapted(net: nn.Module, fill: str = "regression", **options) -> nn.Module:
 
 
 def outputs(value) -> list[torch.Tensor]:
-    """The tensors in what a network returns; of a detector, what comes before boxes are sorted out."""
+    """List the tensors that a network returns; for a detector, those before boxes are sorted out."""
     if isinstance(value, torch.Tensor):
         return [value]
     return [

@@ -235,9 +235,9 @@ def test_filling_at_the_input_is_filling_at_the_stem():
 def test_filling_at_the_input_refuses_what_it_cannot_do():
     for options, message in (
         ({"fill": "luma_chroma"}, "its own kernels"),
-        ({"path": "0"}, "path= has no use"),
-        ({"embedding": True}, "embedding= has no use"),
-        ({"init": "repeat"}, "init= has no use"),
+        ({"path": "0"}, "path= has no effect"),
+        ({"embedding": True}, "embedding= has no effect"),
+        ({"init": "repeat"}, "init= has no effect"),
         ({"where": "middle"}, "expected 'stem' or 'input'"),
     ):
         with pytest.raises(ValueError, match=message):

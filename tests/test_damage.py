@@ -51,7 +51,7 @@ def lines(folder) -> list[dict]:
 
 @pytest.fixture
 def cut(command, tiny, interrupt_at, monkeypatch):
-    """A run of nine steps that was stopped after five, and then went one step further: both states are there."""
+    """Stop a run of nine steps after five, then let it go one step further: both states exist."""
     for call in (5, 1):
         with monkeypatch.context() as patch:
             interrupt_at(patch, call)
@@ -122,7 +122,7 @@ def test_the_seconds_of_both_parts_are_added(command, tiny, interrupt_at, monkey
     run = TrainStep._step
     monkeypatch.setattr(TrainStep, "_step", lambda *args: (time.sleep(0.1), run(*args))[1])  # a slow machine
     command(train_task1, *tiny, "--out", "cut", "--resume")
-    assert 1000.4 <= load_checkpoint("cut/model.pt", "task1-model")["train_s"] < 1060  # four steps of 0.1 s
+    assert 1000.4 <= load_checkpoint("cut/model.pt", "task1-model")["train_s"] < 2000  # four steps of 0.1 s
     assert json.loads(Path("cut/metrics.jsonl").read_text().splitlines()[-1])["train_s"] >= 1000.4
 
 
@@ -360,7 +360,7 @@ def test_work_goes_on_when_nobody_reads_its_messages(tiny, tiny_dataset, tmp_pat
     process = subprocess.Popen(script, cwd=tmp_path, stderr=subprocess.PIPE)
     process.stderr.close()
     try:
-        assert process.wait(timeout=120) == 0 and (tmp_path / "run/model.pt").exists()
+        assert process.wait(timeout=600) == 0 and (tmp_path / "run/model.pt").exists()
     finally:
         process.kill()
 
@@ -380,7 +380,7 @@ def test_closed_streams_are_no_reason_to_stop(tmp_path, closed):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 2 and (tmp_path / "file").read_text() == "x"
     assert done.stdout == "" if ">&-" in closed.split() else "out\n"

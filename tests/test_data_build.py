@@ -23,7 +23,7 @@ ORIGINALS = {"copy": "{head}{number:0>8}.jpg", "shrink": "{name}", "tiff": "{nam
 
 
 def draw(kind: str, rng, quality: int = 95) -> bytes:
-    """An original as the set of this kind has them, with pictures that differ from quarter to quarter."""
+    """Draw an original of a set of this kind, with different colours in its quarters."""
     out = io.BytesIO()
     if kind == "tiff":
         pixels = rng.integers(0, 9000, (8, 8, 13), np.uint16)
@@ -39,7 +39,7 @@ def draw(kind: str, rng, quality: int = 95) -> bytes:
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A function: kind of set -> folder of the originals; the recipe "tiny" makes the set in `published`."""
+    """Return a function: kind of set -> folder of the originals; the recipe "tiny" makes the set in `published`."""
     monkeypatch.setattr(module, "RECIPES", tmp_path / "recipes")
 
     def make(kind: str) -> Path:
@@ -112,7 +112,7 @@ def test_pictures_shrink_as_those_of_imagewoof_146():
 
 
 def refuse(tmp_path, source, match: str) -> str:
-    """Building fails with this message and leaves no set; what it says about single images."""
+    """Check that building fails with this message and leaves no set; return its lines about single images."""
     with pytest.raises(UserError, match=match):
         build("tiny", source, tmp_path / "out" / "tiny.zip", progress=False)
     left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []

@@ -284,3 +284,23 @@ def test_a_killed_process_is_reported(tiny_dataset, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="ended with exit status 3; see its messages above"):
         build(tiny_dataset, tmp_path / "cache", workers=2)
     assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, "9" * 5000, "[]", "null"], ids=["deep", "long", "list", "null"]
+)
+def test_a_description_that_cannot_be_read_is_damage(tiny_dataset, tmp_path, text):
+    folder = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False).folder
+    (folder / "meta.json").write_text(text)
+    with pytest.raises(UserError, match="is damaged .*delete that folder"):
+        PixelCache(folder)
+
+
+def test_nothing_of_a_changed_description_is_used(tiny_dataset, tmp_path, monkeypatch):
+    """A number of channels of 10^30 would be counted for ever."""
+    folder = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False).folder
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps({**meta, "channels": 5}))
+    monkeypatch.setattr("data.cache.Channels", lambda value: pytest.fail("used before it was compared"))
+    with pytest.raises(UserError, match="meta.json was changed"):
+        PixelCache(folder)

@@ -1,17 +1,22 @@
 """What a data set may hold: regular files of bounded size, pixels of one kind, names with one meaning."""
 
+import gzip
 import io
+import lzma
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from data import decode as decode_module
@@ -19,9 +24,12 @@ from data import lists as lists_module
 from data.cache import open_cache
 from data.decode import decode
 from data.derive import derive
+from data.files import read_gzip
 from data.lists import read_channels, read_lists
 from data.prepare import main as prepare
-from utils import ROOT, UserError
+from engine import records
+from engine.records import write_predictions
+from utils import ROOT, UserError, load_checkpoint
 
 
 def as_npy(array: np.ndarray) -> bytes:
@@ -48,7 +56,7 @@ def pixels(number: int, kind=np.uint16) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (8, 9, 4)).astype(kind)
 
 
-def python(code: str, timeout: int = 60) -> subprocess.CompletedProcess:
+def python(code: str, timeout: int = 600) -> subprocess.CompletedProcess:
     words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout)
 
@@ -144,6 +152,100 @@ def test_a_tiff_of_many_pixels_is_not_decoded(monkeypatch):
         decode(file.getvalue(), 8, 4)
 
 
+def tiff(channels: int, payload: bytes, method: int = 8, tile: int | None = None) -> bytes:
+    """Make a TIFF of 8 x 8 pixels whose strip, or whose tiles of `tile` pixels a side, are all the same `payload`."""
+    tags = {256: 8, 257: 8, 258: 8, 259: method, 262: 2 if channels == 3 else 1, 277: channels, 284: 1}
+    tags |= {322: tile, 323: tile} if tile else {278: 8}
+    place = 8 + 2 + 12 * (len(tags) + 2) + 4
+    tags |= {324: place, 325: len(payload)} if tile else {273: place, 279: len(payload)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + payload
+
+
+@pytest.mark.parametrize("method, pack", [(8, zlib.compress), (32946, zlib.compress), (34925, lzma.compress)])
+@pytest.mark.parametrize("tile", [None, 16])
+def test_a_part_of_a_tiff_unpacks_to_what_its_header_says(method, pack, tile):
+    pixels = np.random.default_rng(0).integers(0, 256, (tile or 8, tile or 8, 4), np.uint8)
+    read = decode(tiff(4, pack(pixels.tobytes()), method, tile), 8, 4)
+    assert np.array_equal(read, pixels[:8, :8])
+    with pytest.raises(ValueError, match=f"to more than the {pixels.size:,} bytes that the header says"):
+        decode(tiff(4, pack(pixels.tobytes() + b"!"), method, tile), 8, 4)
+
+
+@pytest.mark.parametrize(
+    "channels, tile, why",
+    [(4, None, "to more than the 256"), (4, 16384, "more than"), (3, 16384, "tiles of")],
+)
+def test_a_bomb_in_a_tiff_is_not_unpacked(tmp_path, channels, tile, why):
+    """200 MB of zeros in a picture of 8 x 8 pixels."""
+    (tmp_path / "bomb.tif").write_bytes(tiff(channels, zlib.compress(bytes(200 << 20)), tile=tile))
+    done = python(
+        "import resource; from pathlib import Path; from data import decode; import tifffile\n"
+        f"data = Path({str(tmp_path / 'bomb.tif')!r}).read_bytes()\n"
+        "decode.LARGEST_IMAGE = 1 << 29\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"try: decode.decode(data, 8, {channels})\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    reason, grown = done.stdout.splitlines()
+    assert reason.startswith("ValueError") and why in reason and int(grown) < 50_000, done.stdout  # kB
+
+
+@pytest.mark.parametrize("method", [6, 7, 34712, 50001])
+def test_a_tiff_of_packed_pictures_is_named(method):
+    """Such a picture has a size of its own, which the header of the TIFF does not bound."""
+    with pytest.raises(ValueError, match=f"a TIFF with compression {method}; save it with deflate"):
+        decode(tiff(4, bytes(256), method), 8, 4)
+
+
+def test_a_gzip_file_is_unpacked_up_to_its_limit(tmp_path):
+    path = tmp_path / "table.gz"
+    path.write_bytes(gzip.compress(b"a" * 1000))
+    assert read_gzip(path, 1000) == b"a" * 1000
+    with pytest.raises(ValueError, match="unpacks to more than the 999 bytes"):
+        read_gzip(path, 999)
+    for damaged in (path.read_bytes()[:-1], path.read_bytes() * 2):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="truncated, or something follows"):
+            read_gzip(path, 1000)
+
+
+def test_predictions_are_unpacked_up_to_their_limit(tmp_path, monkeypatch):
+    path = tmp_path / "run-test.csv.gz"
+    write_predictions(path, ["a.png"] * 100, np.zeros(100, int), {"R": np.zeros(100, int)})
+    monkeypatch.setattr(records, "LARGEST_TABLE", 500)
+    with pytest.raises(UserError, match="run-test.csv.gz: it unpacks to more than the 500 bytes"):
+        records.read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    "line", ["a,,1", "a,0,1.5", "a,0,-1", "a,0,1,2", "a,0," + "9" * 30, "a,x,1", "a,0", "a,0,nan", ""]
+)
+def test_predictions_hold_numbers_of_classes(tmp_path, line):
+    path = tmp_path / "run-test.csv.gz"
+    path.write_bytes(gzip.compress(f"image,label,R\n{line}\n".encode()))
+    with pytest.raises(UserError, match="cannot read .*run-test.csv.gz: .*; evaluate the model again"):
+        records.read_predictions(path)
+
+
+def test_predictions_keep_the_names_of_images(tmp_path):
+    path, names = tmp_path / "run-test.csv.gz", ["001", "NA", "1e5"]
+    write_predictions(path, names, np.zeros(3, int), {"R": np.zeros(3, int)})
+    assert records.read_predictions(path).images == names
+
+
+def test_a_checkpoint_is_not_packed(tmp_path):
+    torch.save({"kind": "task1-model", "state": torch.zeros(1000)}, tmp_path / "model.pt")
+    with zipfile.ZipFile(tmp_path / "model.pt") as old:
+        with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+    assert torch.load(tmp_path / "packed.pt")["kind"] == "task1-model"  # torch unpacks it without a limit
+    with pytest.raises(UserError, match="packed.pt is not a readable checkpoint"):
+        load_checkpoint(tmp_path / "packed.pt", "task1-model")
+
+
 def test_a_picture_of_many_pixels_is_named_by_derive_too(tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
     with pytest.raises(
@@ -206,7 +308,10 @@ def test_a_plane_has_one_channel():
         decode(as_npy(np.zeros((4, 9), np.uint8)), 4, 4)
 
 
-@pytest.mark.parametrize("kind, value", [("f8", 1e300), ("f4", 3e38), ("f4", -2e18), ("f8", np.inf)])
+@pytest.mark.parametrize(
+    "kind, value",
+    [("f8", 1e300), ("f4", 3e38), ("f4", -2e18), ("f8", np.inf), ("u8", 2**64 - 1), ("i8", -(2**63))],
+)
 def test_floats_too_large_for_statistics_are_left_out(tmp_path, kind, value):
     def make(number):
         array = pixels(number, kind)
@@ -220,6 +325,24 @@ def test_floats_too_large_for_statistics_are_left_out(tmp_path, kind, value):
     assert np.isfinite(cache.covariance).all() and [path for path, _ in cache.failures["train"]] == [
         "images/5.npy"
     ]
+
+
+# ---------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize("text", ["Größe 443\n".encode("latin-1"), "A\nB\n".encode("utf-16")])
+@pytest.mark.parametrize(
+    "parse, name", [(lists_module.parse_bands, "bands.txt"), (lists_module.parse_list, "val.txt")]
+)
+def test_a_text_in_another_encoding_is_named(parse, name, text):
+    with pytest.raises(UserError, match=f"{name} is not UTF-8 text .*save it again as UTF-8"):
+        parse(text, name)
+
+
+@pytest.mark.parametrize("digits", [21, 5000])
+def test_a_label_of_many_digits_is_named(digits):
+    with pytest.raises(UserError, match="val.txt:1: label 9{20} is out of range"):
+        lists_module.parse_list(b"a.png " + b"9" * digits, "val.txt")
 
 
 # ---------------------------------------------------------------- reasons

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 
-from grids import task1, task2
+from grids import NAMED, task1, task2
 from report.build import DOCUMENTS, FIELD
 from utils import ROOT
 
@@ -14,7 +14,7 @@ README, REPORT = ((ROOT / name).read_text(encoding="utf-8") for name in ("README
 
 
 def tables(text: str) -> list[list[str]]:
-    """The lines of each table, with heading and rule."""
+    """List the lines of each table, with heading and rule."""
     return [found.strip().splitlines() for found in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
 
 
@@ -45,7 +45,7 @@ def test_the_report_is_a_paper():
     text = REPORT.split("## References")[0]
     prose = " ".join(line for line in text.splitlines() if not line.startswith("|"))
     assert len([word for word in prose.split() if re.search(r"\w", word)]) <= 4500
-    assert len(tables(REPORT)) == 10
+    assert len(tables(REPORT)) == 11
     for table in tables(REPORT):
         assert len(table) - 2 <= 16 and table[0].count("|") - 1 <= 10
     figures = re.findall(r"^!\[Figure (\d+)\. ", REPORT, re.MULTILINE)
@@ -108,8 +108,12 @@ def test_typed_numbers_are_told_from_others(text, typed):
     assert typed_numbers(text) == typed
 
 
-def test_names_of_the_texts_belong_to_one_task():
+def test_names_of_the_texts_belong_to_one_task_and_are_used():
     assert not task1.NAMED.keys() & task2.NAMED.keys()
+    texts = [(ROOT / source).read_text(encoding="utf-8") for source in DOCUMENTS.values()]
+    words = {word for text in texts for field in FIELD.findall(text) for word in field.split()}
+    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "report").glob("*.py"))
+    assert not [name for name in NAMED if name not in words and f'"{name}"' not in code]
 
 
 def test_measurements_beside_the_records_have_their_provenance():

@@ -50,14 +50,14 @@ PATHS = ["table: run/evaluation.md", "chart: run/evaluation.png"]  # the last li
 
 @pytest.fixture
 def sets():
-    """A record of Task 1, two sets on both splits."""
+    """Make a record of Task 1: two sets on both splits."""
     rows = [{"subset": name, **QUALITY, "macs": 4e6, "latency_ms": 0.37} for name in ("RGB", "R")]
     return {**HEAD, "task": "task1", "splits": {"val": rows, "test": rows}, "history": []}
 
 
 @pytest.fixture
 def classifier():
-    """A record of Task 2 with a log of two epochs."""
+    """Make a record of Task 2 with a log of two epochs."""
     row = {
         **QUALITY,
         "strict_depth": 6,

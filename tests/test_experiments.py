@@ -35,7 +35,7 @@ def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
 
 
 def folder(name: str) -> Path:
-    """The one run directory of a model."""
+    """Return the only run directory of a model."""
     (found,) = Path("runs/tiny-64px-half").glob(f"{name}-????????-s0")
     return found
 
@@ -119,7 +119,9 @@ def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
 
 
 def test_unknown_row_is_an_error(queue):
-    with pytest.raises(UserError, match="--only nothing: grid task1 has good,fill=mean other,fill=zero"):
+    with pytest.raises(
+        UserError, match="--only nothing: grid task1 has no such run; it has good,fill=mean other,fill=zero"
+    ):
         queue([GOOD, OTHER], "--only", "nothing")
 
 
@@ -211,8 +213,17 @@ def test_names_hold_no_options():
 def test_what_the_tables_and_figures_show_is_in_a_grid():
     for task in (grids.task1, grids.task2):
         queued = {(run.model, str(run), str(run.teacher)) for runs in task.GRIDS.values() for run in runs}
-        shown = [variant[1:] for variants in task.ABLATIONS.values() for variant in variants]
-        shown = [model for models in shown for model in models] + list(task.FIGURE_MODELS.values())
+        rows = [variant for variants in task.ABLATIONS.values() for variant in variants]
+        rows += [*task.ABLATION_ROWS, *getattr(task, "SCREENING_ROWS", ())]
+        tables = task.MAIN_ROWS.values() if task is grids.task2 else (task.MAIN_ROWS, *task.BUDGETS.values())
+        rows += [row for table in tables for row in table]
+        shown = [model for _, *models in rows for model in models] + list(task.FIGURE_MODELS.values())
+        shown += [model for models in task.NAMED.values() for model in models]
         for model in shown:
             for run in model.values() if isinstance(model, dict) else [model]:
                 assert (run.model, str(run), str(run.teacher)) in queued, str(run)
+
+
+def test_a_run_of_one_task_is_refused_for_the_other():
+    with pytest.raises(UserError, match="is not for task2, which has no option embedding, fill"):
+        resolve_run("task2", grids.task1.SLICED, "48px-quarter")

@@ -35,7 +35,7 @@ def test_one_folder_is_split_by_shares_of_each_class(fill, capsys):
     counts = {key: np.bincount(split.labels).tolist() for key, split in lists.splits.items()}
     assert counts == {"train": [14, 28, 1], "val": [2, 4, 1], "test": [4, 8, 1]}
     assert lists.class_names == ["cat", "dog", "zebra"]
-    paths = [path for split in lists.splits.values() for path in split.paths]
+    paths = lists.paths
     assert len(set(paths)) == 63 and "dog/my photo 7.png" in paths
     first = (folder / "test.txt").read_text()
     for name in ("train.txt", "val.txt", "test.txt"):

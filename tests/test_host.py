@@ -384,7 +384,7 @@ def test_a_training_says_what_it_does_and_when_it_will_end(command, tiny, capsys
         "channelset: resnet10 of width 0.1, 0.05 million parameters; 3 classes, 8 px; 3 epochs of 3 steps; preset "
         "64px-half; cpu, 1 thread; in run"
     )
-    assert len(re.findall(r"^about \d+ s on this CPU, until \d\d:\d\d", shown, re.MULTILINE)) == 1
+    assert len(re.findall(r"^about \d+ (s|min) .*on this CPU, until \d\d:\d\d", shown, re.MULTILINE)) == 1
 
 
 def test_a_long_training_on_a_processor_names_a_short_one():
@@ -432,7 +432,7 @@ def test_a_terminal_gets_a_bar():
 def test_tensorboard_is_asked_for_before_anything_is_decoded(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match="--tensorboard: the package is not there; run `pip install tensorboard`"
+        UserError, match="--tensorboard: the package is not installed; run `pip install tensorboard`"
     ):
         Task1Config(device="cpu", tensorboard=True).resolve()
 

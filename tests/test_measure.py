@@ -54,13 +54,28 @@ def test_latency_percentiles_are_ordered(model):
         latency_ms(model, torch.zeros(1, 3, 32, 32), repeats=0)
 
 
-def test_networks_timed_in_turn(model):
-    x = torch.zeros(1, 3, 32, 32)
-    wide = nn.Sequential(*(nn.Conv2d(3, 3, 31, padding=15) for _ in range(20)), model).train()
-    times = latencies_ms({"narrow": model, "wide": wide}, x, rounds=3)
-    assert 0 < times["narrow"] < times["wide"] and wide.training
+class Takes(nn.Module):
+    """Moves a clock on by as many seconds in each pass, and more in the first."""
+
+    def __init__(self, clock: list[float], seconds: float):
+        super().__init__()
+        self.clock, self.seconds, self.passes = clock, seconds, 0
+
+    def forward(self, x):
+        self.passes += 1
+        self.clock[0] += self.seconds if self.passes > 1 else 100 * self.seconds
+        return x
+
+
+def test_networks_timed_in_turn(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    narrow, wide = Takes(clock, 0.001), Takes(clock, 0.003).train()
+    times = latencies_ms({"narrow": narrow, "wide": wide}, torch.zeros(1), rounds=3)
+    assert times == pytest.approx({"narrow": 1, "wide": 3}) and wide.training
+    assert narrow.passes == wide.passes == 6  # the first pass of a round is not timed
     with pytest.raises(ValueError, match="rounds"):
-        latencies_ms({"narrow": model}, x, rounds=0)
+        latencies_ms({"narrow": narrow}, torch.zeros(1), rounds=0)
 
 
 # ---------------------------------------------------------------- memory

@@ -162,6 +162,13 @@ def test_seed_variance_by_hand():
     )
 
 
+def test_the_freedom_of_a_mean_follows_its_largest_variance():
+    parts = [SeedVariance(1.0, 0.0, 2), SeedVariance(4.0, 0.0, 2)]
+    variance = mean_variance(parts)
+    assert variance.between == 5 / 4
+    assert variance.freedom == pytest.approx(5**2 / (1 / 2 + 4**2 / 2))  # 2.9, not the sum of 4
+
+
 def test_the_excess_of_the_seeds_is_what_all_images_would_show():
     """Networks whose accuracy on all images varies by 2 points, tested on 500 of them."""
     rng = np.random.default_rng(0)

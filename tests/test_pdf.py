@@ -24,7 +24,7 @@ $$y = \\frac{1}{n} \\sum_{c \\in S} e_c, \\qquad \\operatorname{tr}(W E W^\\top)
 
 @pytest.fixture
 def root(tmp_path):
-    """A repository with a small report."""
+    """Make a repository with a small report."""
     (tmp_path / "report/figures").mkdir(parents=True)
     (tmp_path / "report/README.md").write_text(TEXT, encoding="utf-8")
     picture = next((ROOT / "report/figures").glob("*.png"))
@@ -56,7 +56,7 @@ def test_a_missing_figure_or_text_is_named(root):
 
 def test_what_cannot_be_set_is_an_error(root):
     (root / "report/README.md").write_text("```{=typst}\n#nothing()\n```", encoding="utf-8")
-    with pytest.raises(UserError, match="typst cannot set the report: .*nothing"):
+    with pytest.raises(UserError, match="typst cannot make the PDF: .*nothing"):
         pdf.main([], root)
 
 
@@ -64,7 +64,7 @@ def test_what_cannot_be_set_is_an_error(root):
     "text, message",
     [
         ("$\\nosuch{x}$", r"pandoc cannot read report/README.md: .*TeX math"),
-        ('```{=typst}\n#text(font: "Nope")[a]\n```', "typst warns of the report: unknown font family"),
+        ('```{=typst}\n#text(font: "Nope")[a]\n```', "typst gave a warning: unknown font family"),
         ("![Figure 2. First.](figures/one.png)", "figure 1 from the top is called Figure 2"),
     ],
 )

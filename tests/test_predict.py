@@ -1,6 +1,7 @@
 """Answers for files: the numbers of an evaluation, whatever holds the image."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from utils import UserError
 
 @pytest.fixture
 def banded(tmp_path) -> Path:
-    """A data set of .npy images of four bands, uint16: 3 classes of 12 x 12 px."""
+    """Write a data set of .npy images of four bands, uint16: 3 classes of 12 x 12 px."""
     root, rng = tmp_path / "banded", np.random.default_rng(0)
     lists = {"train": [], "val": [], "test": []}
     for label in range(3):
@@ -129,3 +130,9 @@ def test_the_map_is_where_the_slope_of_the_likeliest_class_is():
     image[0, 0, 3, 1] = 2.0
     logits, rests_on = grad_cam(Corner(), image)
     assert logits.item() == pytest.approx(2 / 16) and rests_on.argmax() == 13 and rests_on.sum() == 1
+
+
+def test_a_pipe_is_no_image(trained):
+    os.mkfifo("pipe.png")
+    with pytest.raises(UserError, match="cannot read pipe.png .*not a regular file"):
+        Predictor(trained).pixels("pipe.png", (0, 1, 2))

@@ -23,7 +23,7 @@ STATISTICS = {
 
 
 def record(networks: int = 2) -> dict:
-    """What tools.qualitative writes, made up."""
+    """Make up a record of tools.qualitative."""
     sets = ("RGB", "RG", "RB", "GB", "R", "G", "B")
     ours = {
         "answers": {"coffee": dict.fromkeys(sets, ["wok", 50.0])},
@@ -40,7 +40,7 @@ def record(networks: int = 2) -> dict:
 
 @pytest.fixture
 def root(tmp_path):
-    """A repository with a picture and a record."""
+    """Make a repository with a picture and a record."""
     (tmp_path / "results").mkdir()
     (tmp_path / "report/photographs").mkdir(parents=True)
     pixel = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)

@@ -76,6 +76,17 @@ def test_the_table_can_be_made_again_from_the_records(publish, tmp_path):
     assert path.read_bytes() == written
 
 
+def test_the_table_names_the_machine_that_measured_the_latency(publish, tmp_path, rewrite):
+    files = publish("task2", PLAIN, 60, seeds=(0,))
+    publish("task2", STOCK, 60, seeds=(0,), latency_ms_b1=None, latency_ms_b256=None)
+    record = json.loads(files.record.read_text())
+    rewrite(files.record, {**record, "timed_with": {**record["evaluated_with"], "hardware": "timer"}})
+    table = make_table(load_records(tmp_path / "results", "task2"), "task2").set_index("model")
+    assert set(table["hardware"]) == {"made up"}
+    assert set(table.loc["plain6-k5", "latency_hardware"]) == {"timer"}
+    assert table.loc["resnet34", "latency_hardware"].isna().all()
+
+
 @pytest.mark.parametrize(
     "value, message",
     [
@@ -214,6 +225,16 @@ def test_evaluations_write_one_table_in_turn(publish, monkeypatch):
     second[0].join()
     assert order == ["begins", "ends"] * 2
     assert all(model in files.table.read_text() for model in ("plain6-k5", "resnet34"))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, "9" * 5000, "\ufffd", "null"], ids=["deep", "long", "no text", "null"]
+)
+def test_json_that_cannot_be_read_is_named(publish, text):
+    files = publish("task1", RGB_ONLY, 60, seeds=(0,))
+    files.record.write_text(text)
+    with pytest.raises(UserError, match="is no record of an evaluation .*evaluate the model again"):
+        load_records(files.folder, "task1")
 
 
 def test_the_tasks_are_kept_apart(publish, tmp_path):

@@ -5,6 +5,7 @@ All numbers are made up.
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from report.charts import KINDS, make_charts
 from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
 from report.figures import Chart, SetScores
-from report.numbers import DATA
+from report.numbers import DATA, Numbers
+from report.paper import answers_table
 from report.results import load_settings
 from report.tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from tools import pictures
@@ -46,13 +48,13 @@ EACH = {
 
 @pytest.fixture
 def root(documents, tmp_path):
-    """A repository with both documents and no results."""
+    """Make a repository with both documents and no results."""
     return documents(blocks_of(tmp_path), "task1-channels")
 
 
 @pytest.fixture
 def results(root, publish):
-    """The same with results of ours, a baseline, the specialists and an ablation."""
+    """Add results of ours, a baseline, the specialists and an ablation to `root`."""
     kernels = {subset: np.ones((8, len(subset), 3, 3)).tolist() for subset in SUBSETS}
     history = [
         {
@@ -80,7 +82,7 @@ def blocks_of(root) -> list[str]:
 
 
 def only(root):
-    """The one setting of the results."""
+    """Return the only setting of the results."""
     (setting,) = load_settings(root, "task1")[1]
     return setting
 
@@ -90,8 +92,7 @@ def only(root):
 
 def test_channel_table_by_hand(publish, tmp_path, cells, rewrite):
     def add(run, seed, top1):
-        publish("task1", run, 0, (seed,), subsets=tuple(top1))
-        path = max(tmp_path.glob("results/task1/runs/*.json"), key=lambda path: path.stat().st_mtime_ns)
+        path = publish("task1", run, 0, (seed,), subsets=tuple(top1)).record
         record = json.loads(path.read_text())
         for rows in record["splits"].values():
             for line in rows:
@@ -472,3 +473,29 @@ def test_pictures_need_results_of_the_model(results):
 def test_the_ablation_table_compares_with_something():
     for group, variants in ABLATIONS.items():
         assert len(variants) > 1 and len({label for label, *_ in variants}) == len(variants), group
+
+
+def test_answers_are_of_images_whose_answer_changes_with_the_set():
+    labels = np.arange(8) % 2
+    answers = {name: labels.copy() for name in SUBSETS}
+    answers["B"] = np.where(np.arange(8) >= 4, 1 - labels, labels)  # the last four images: wrong from B alone
+    images = [f"images/{('finch', 'wok')[label]}/{i}.JPEG" for i, label in enumerate(labels)]
+    setting = SimpleNamespace(
+        predictions=lambda entry, column: [Predictions(images, labels, {column: entry[column]})]
+    )
+    same = dict.fromkeys(SUBSETS, dict.fromkeys(SUBSETS, labels))
+    found = {"ours": (setting, dict.fromkeys(SUBSETS, answers)), "sliced": (setting, same)}
+    numbers = SimpleNamespace(find=lambda preset, name: found[name])
+    lines = [line.strip("| ").split(" | ") for line in answers_table(numbers).splitlines()][2:]
+    rights = ["right"] * 7
+    assert lines == [
+        [true, network, *(rights if network == "sliced" else [*rights[:6], wrong])]
+        for true, wrong in (("wok", "finch"), ("finch", "wok"), ("wok", "finch"))  # images 5, 6 and 7
+        for network in ("ours", "sliced")
+    ]
+    assert Numbers.changing(numbers, "48px-quarter", "ours") == "50"
+    assert Numbers.changing(numbers, "48px-quarter", "sliced") == "0"
+    assert answers_table(SimpleNamespace(find=lambda preset, name: (None, None))) == ""
+    assert (
+        answers_table(SimpleNamespace(find=lambda preset, name: found["sliced"])) == ""
+    )  # no answer changes

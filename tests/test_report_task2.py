@@ -49,7 +49,7 @@ MISSING = BARE.but(lr=0.9)
 
 @pytest.fixture
 def root(documents, tmp_path):
-    """A repository with both documents and no results."""
+    """Make a repository with both documents and no results."""
     return documents(blocks_of(tmp_path), "task2-main-all")
 
 
@@ -113,7 +113,7 @@ def blocks_of(root) -> list[str]:
 
 
 def only(root):
-    """The one setting of the results."""
+    """Return the only setting of the results."""
     (setting,) = load_settings(root, "task2")[1]
     return setting
 

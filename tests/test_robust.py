@@ -1,16 +1,20 @@
 """The fast part of `make robust`: a few tries of each fault that needs no process of its own, and properties."""
 
+import csv
 import os
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.lists import normal_path, parse_list
 from report.engineering import make_tables, speed_tables
 from tests import mutants, robust
 from utils import ROOT, UserError, check_name, free_cores, read_jsonl
+
+# the same examples in every run, however slow the machine is
+ANY_MACHINE = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,17 @@ def test_faults_are_survived(world, fault, scale, capsys):
     counts = Counter(robust.FAULTS[fault](scale))
     assert sum(counts.values()) > 10
     assert not [what for what, survived in counts if not survived], capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, tried", [([], ["a", "b"]), (["b"], ["b"])])
+def test_all_faults_are_tried_unless_some_are_named(monkeypatch, capsys, words, tried):
+    monkeypatch.setattr(robust, "FAULTS", {name: lambda scale, name=name: [(name, True)] for name in "ab"})
+    monkeypatch.setattr(robust, "make_world", lambda folder: None)
+    robust.main([*words, "--scale", "0.5"])
+    assert [row.split(",")[0] for row in capsys.readouterr().out.splitlines()[1:]] == tried
+    with pytest.raises(SystemExit):
+        robust.main(["c"])
+    assert "there is no fault c; choose from a, b" in capsys.readouterr().err
 
 
 def test_a_silent_fault_is_counted(world, monkeypatch):
@@ -58,14 +73,21 @@ def test_a_mutant_has_its_place_and_its_test(mutant):
 
 
 def test_each_row_of_faults_has_its_mutant():
-    rows = {
-        mutant.test.removeprefix("robust:") for mutant in mutants.MUTANTS if mutant.test.startswith("robust:")
-    }
-    assert rows == set(robust.FAULTS)
+    """A row that no change of the code makes fail shows nothing."""
+    begins = {(mutant.test.removeprefix("robust:"), row) for mutant in mutants.MUTANTS for row in mutant.rows}
+    assert {fault for fault, _ in begins} == set(robust.FAULTS)
+    for row in read_table(ROOT / "results/robustness.csv"):
+        assert any(
+            fault == row["fault"] and row["what is tried"].startswith(begin) for fault, begin in begins
+        ), row
+
+
+def read_table(file):
+    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()[1:]))
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, **ANY_MACHINE)
 def test_any_list_is_read_or_named(text):
     try:
         split = parse_list(text.encode(), "list.txt")
@@ -77,7 +99,7 @@ def test_any_list_is_read_or_named(text):
 
 
 @given(st.lists(st.sampled_from(["a", "b c", ".", "", "\\", "/", "d.png"]), min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, **ANY_MACHINE)
 def test_a_path_has_one_normal_form(parts):
     for joint in ("/", "\\", "//", "\\\\", "/./"):
         assert normal_path(joint.join(parts)).lstrip("/") == normal_path("/".join(parts)).lstrip("/")
@@ -85,7 +107,7 @@ def test_a_path_has_one_normal_form(parts):
 
 
 @given(st.text(max_size=120))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, **ANY_MACHINE)
 def test_a_name_that_is_taken_is_one_part_of_a_path(name):
     try:
         check_name(name, "--name")
@@ -102,9 +124,10 @@ def test_a_line_that_a_kill_cut_is_left_out(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
     assert read_jsonl(file) == [{"epoch": 1}, {"epoch": 2}]
-    file.write_text('{"epo\n{"epoch": 2}\n')
-    with pytest.raises(UserError, match="metrics.jsonl:1"):
-        read_jsonl(file)
+    for damaged in ('{"epo', "[" * 10**5, "9" * 5000):
+        file.write_text(damaged + '\n{"epoch": 2}\n')
+        with pytest.raises(UserError, match="metrics.jsonl:1"):
+            read_jsonl(file)
 
 
 def test_free_cores_are_some_of_the_cores():

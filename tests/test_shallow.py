@@ -251,6 +251,25 @@ def test_gates_multiply():
     torch.testing.assert_close(layer(x), F.max_pool2d(expected, 2))
 
 
+def test_one_kind_of_gate_alone():
+    x = torch.rand(2, 64, 6, 6)
+    for kind in ("pixel", "channel"):
+        layer = ShallowNet(3, widths=(8,), gates=True, gate_kind=kind).eval().streams[0][0]
+        gate = (
+            layer.pixel_gate(x).sigmoid()
+            if kind == "pixel"
+            else layer.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+        )
+        torch.testing.assert_close(layer(x), F.relu(layer.conv(x) * gate))
+        assert (layer.pixel_gate is None) == (kind == "channel") and (layer.channel_gate is None) == (
+            kind == "pixel"
+        )
+    with pytest.raises(ValueError, match="it needs gates"):
+        ShallowNet(3, gate_kind="pixel")
+    with pytest.raises(ValueError, match="gate_kind must be one of both, pixel, channel"):
+        ShallowNet(3, gates=True, gate_kind="row")
+
+
 @pytest.mark.parametrize("side", [6, 7])
 def test_pooled_gates_multiply_what_is_pooled(side):
     net = ShallowNet(3, widths=(8, 8), gates=True, pooled_gates=True).eval()
@@ -330,3 +349,8 @@ def test_small_images_and_given_stems_stay_as_they_are():
     assert (given.stem, given.stem_pool) == ("7x7s2", False)
     assert fit_stem("gated6-k3", 128) == ("7x7s2", True) and fit_stem("gated6-k3", 224) == ("11x11s4", True)
     assert fit_stem("gated4-k7", 64) == ("7x7s2", True) and fit_stem("gated4-k7", 128) == ("11x11s4", True)
+
+
+def test_an_unknown_option_is_refused_with_its_name():
+    with pytest.raises(TypeError, match="no option 'kernel_size'; known: .*kernels"):
+        ShallowNet(5, kernel_size=3)

@@ -21,7 +21,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GP
 
 
 def make(device="cpu", augment="strong", teacher=False, seed=0, **options):
-    """Steps of a training of 4 epochs of 6 steps, on random images."""
+    """Make the steps of a training of 4 epochs of 6 steps, on random images."""
     config = Task1Config(
         preset="48px-quarter",
         epochs=4,

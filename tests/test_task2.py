@@ -82,7 +82,7 @@ def evaluate(tiny_dataset, train, read_rows):
 
 
 def record_of(model: str) -> dict:
-    """The one record of a model."""
+    """Return the only record of a model."""
     (path,) = Path("results/task2/runs").glob(f"*-{model}-????????-s0.json")
     return json.loads(path.read_text())
 

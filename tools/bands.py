@@ -52,7 +52,12 @@ def make_parser() -> ArgumentParser:
         "--folds", type=within(0, 1000), default=5, metavar="K", help="number of folds; 0: none"
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=within(0, 2**63 - 1), default=[0, 1, 2], metavar="N", help="seeds"
+        "--seeds",
+        nargs="+",
+        type=within(0, 2**63 - 1),
+        default=[0, 1, 2],
+        metavar="N",
+        help="seeds; every run is trained with each of them",
     )
     parser.add_argument(
         "--jobs", type=within(1, 1000), default=2, help="number of trainings at the same time"
@@ -134,7 +139,7 @@ def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple
 
 
 def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Predictions]:
-    """Join a network's records and test predictions of all folds; costs are those of the first fold."""
+    """Join a network's records and test predictions of all folds; costs come from the first fold."""
     records = [record for record, _ in parts]
     first, digests = records[0], "".join(record["dataset_digest"] for record in records)
     labels = np.concatenate([predictions.labels for _, predictions in parts])

@@ -6,7 +6,7 @@
     python -m tools.benchmark step epoch --device cuda:0 --compile --keep
 
 cache     images per second decoded into the pixel cache, against a bare Pillow loop on all cores
-data      a CPU training step that makes its batch, against the step alone
+data      a CPU training step that makes its batch, against a step on a constant batch
 epoch     images per second in whole epochs, against the plain pipeline of PyTorch's ImageNet example (Dataset,
           Pillow, torchvision transforms, DataLoader) and against a constant batch
 step      whole training steps of the training scripts, against steps on a constant batch
@@ -25,6 +25,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ from channelset import adapt_first_conv, fold_channels, sample_channels
 from config import Task2Config
 from data.batches import Batches
 from data.cache import open_cache
-from data.dataset import cached_size, make_batches, open_data
+from data.dataset import add_data_options, cached_size, make_batches, open_data
 from data.decode import ImageReader, decode
 from data.lists import find_dataset, read_lists
 from data.workers import cores
@@ -61,17 +62,8 @@ STEPS = {  # network -> options, at full width, for `step`
 }
 SIZES = {"48 px, quarter width": ("48px-quarter", "resnet10"), "64 px, half width": ("64px-half", "resnet18")}
 COLUMNS = (
-    "benchmark",
-    "case",
-    "value",
-    "unit",
-    "reference",
-    "ratio",
-    "low",
-    "high",
-    "hardware",
-    "threads",
-    "commit",
+    *("benchmark", "case", "value", "unit", "reference", "ratio", "low", "high"),
+    *("hardware", "threads", "commit"),
 )
 
 
@@ -105,13 +97,15 @@ class Rows:
         reference: str,
         pairs: int,
         images: tuple[int, int] | None = None,
+        unit: str = "ms/step",
     ) -> float:
-        """Measure two functions in alternating pairs and add a row: milliseconds per step, or images per second.
+        """Measure two functions in alternating pairs and add a row: milliseconds, or images per second.
 
         Args:
             ours, other: return seconds.
             reference: name of `other` for readers.
             images: numbers of images that `ours` and `other` process in that time; None: report the time.
+            unit: unit of the time.
 
         Returns:
             The median seconds of `ours`.
@@ -119,7 +113,7 @@ class Rows:
         mine, theirs = pairs_of(ours, other, pairs)
         seconds = statistics.median(mine)
         if images is None:
-            value, unit, compared = 1000 * seconds, "ms/step", ratios(mine, theirs)
+            value, compared = 1000 * seconds, ratios(mine, theirs)
         else:
             value, unit = images[0] / seconds, "images/s"
             compared = [images[0] / images[1] * ratio for ratio in ratios(theirs, mine)]
@@ -127,7 +121,7 @@ class Rows:
         return seconds
 
     def keep(self, path: Path) -> None:
-        """Write the rows into a file that keeps rows of other machines and cases."""
+        """Write the rows into a file; its rows of other machines and cases stay."""
         check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)
@@ -145,7 +139,7 @@ class Rows:
 def pairs_of(
     ours: Callable[[], float], other: Callable[[], float], pairs: int
 ) -> tuple[list[float], list[float]]:
-    """Time both in alternating order and return their seconds; one extra pair warms up."""
+    """Time two functions in alternating order and return their seconds; an extra pair at the start warms up."""
     mine, theirs = [], []
     for pair in range(pairs + 1):
         for which in ((ours, mine), (other, theirs))[:: 1 if pair % 2 else -1]:
@@ -182,7 +176,7 @@ def _decode_all(job) -> None:
 
 def bench_cache(args, rows: Rows) -> None:
     lists = read_lists(find_dataset(args.data))
-    paths = [path for split in lists.splits.values() for path in split.paths]
+    paths = lists.paths
     size = cached_size(args.image_size)
     chunks = [(paths[i : i + 64], size) for i in range(0, len(paths), 64)]
 
@@ -216,6 +210,14 @@ def make_train_step(config: Task2Config, device: torch.device, train: Batches, c
     return TrainStep(
         config, model, model, average, optimizer, train, lambda count, random: {}, None, Processes(0, 1)
     )
+
+
+def real_and_constant(
+    config: Task2Config, device: torch.device, batches: Callable[[], Batches]
+) -> tuple[TrainStep, TrainStep]:
+    """Make the steps of a training twice: with new batches, and with one batch that stays the same."""
+    real, constant = (make_train_step(config, device, batches(), same) for same in (False, True))
+    return real, constant
 
 
 def random_images(count: int, image_size: int, device: torch.device) -> Batches:
@@ -260,11 +262,9 @@ def bench_step(args, rows: Rows) -> None:
             **{"width": 1.0, **options},
         ).resolve()
         start = time.perf_counter()
-        real, constant = (
-            make_train_step(
-                config, device, random_images(40 * config.batch_size, args.image_size, device), constant
-            )
-            for constant in (False, True)
+        images = 40 * config.batch_size
+        real, constant = real_and_constant(
+            config, device, partial(random_images, images, args.image_size, device)
         )
         case = f"{name}, {args.image_size} px, batch {config.batch_size}"
         seconds = rows.pair(
@@ -304,11 +304,9 @@ def bench_data(args, rows: Rows) -> None:
                 epochs=1000,
                 width=0.25 if "quarter" in name else 0.5,
             ).resolve()
-            real, constant = (
-                make_train_step(
-                    config, cpu, random_images(20 * config.batch_size, config.image_size, cpu), constant
-                )
-                for constant in (False, True)
+            images = 20 * config.batch_size
+            real, constant = real_and_constant(
+                config, cpu, partial(random_images, images, config.image_size, cpu)
             )
             rows.pair(
                 "data",
@@ -355,11 +353,8 @@ def bench_epoch(args, rows: Rows) -> None:
     )
     config = Task2Config(device=args.device, epochs=1000, compile=args.compile, **options).resolve()
     cache = open_data(args.data, config.image_size, args.cache)
-    ours, constant = (
-        make_train_step(
-            config, device, make_batches(cache, "train", config.image_size, (0, 1, 2), device), constant
-        )
-        for constant in (False, True)
+    ours, constant = real_and_constant(
+        config, device, partial(make_batches, cache, "train", config.image_size, (0, 1, 2), device)
     )
     loader = DataLoader(
         Plain(lists, cache, config.image_size),
@@ -422,6 +417,7 @@ def bench_stem(args, rows: Rows) -> None:
     # on a CPU measure only the time of this process, since other processes may be busy
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     for channels, sizes in ((3, (1, 2, 3)), (13, (1, 3, 13)), (224, (112, 224))):
+        head = f"ResNet-18, {args.image_size} px, C={channels}"
         samples = torch.randn(500, channels) @ torch.randn(channels, channels)
         images = torch.randn(64, channels, args.image_size, args.image_size, device=device)
         labels = torch.randint(0, 50, (64,), device=device)
@@ -445,77 +441,42 @@ def bench_stem(args, rows: Rows) -> None:
 
             return timed(work, clock)
 
-        random = generator("benchmark")
-        plain = network(channels)
-        mine, theirs = pairs_of(
+        def row(case: str, ours, other, count: int = channels, unit: str = "ms/step") -> None:
+            rows.pair(
+                "stem", f"{head}, {case}", ours, other, f"plain, {count} channels", args.pairs, None, unit
+            )
+
+        def inference(case: str, ours: nn.Module, other: nn.Module, x, count: int, **how) -> None:
+            x = x.contiguous(memory_format=torch.channels_last)
+            with torch.inference_mode():
+                works = [lambda: ours(x, **how).sum().item(), lambda: other(x).sum().item()]
+                row(case, *(timed(work, clock) for work in works), count, "ms/batch")
+
+        random, plain = generator("benchmark"), network(channels)
+        row(
+            "training, a set an image",
             step(net, images, mask=lambda: sample_channels(64, channels, generator=random).to(device)),
             step(plain, images),
-            args.pairs,
-        )
-        rows.add(
-            "stem",
-            f"ResNet-18, {args.image_size} px, C={channels}, training, a set an image",
-            1000 * statistics.median(mine),
-            "ms/step",
-            f"plain, {channels} channels",
-            ratios(mine, theirs),
         )
         masked = {"mask": sample_channels(64, channels, generator=random).to(device)}
         saved = [saved_bytes(lambda: net(images, **masked)), saved_bytes(lambda: plain(images))]
         rows.add(
             "stem",
-            f"ResNet-18, {args.image_size} px, C={channels}, saved for the backward pass",
+            f"{head}, saved for the backward pass",
             saved[0] / 2**20,
             "MiB",
             f"plain, {channels} channels",
             [saved[0] / saved[1]],
         )
-        still = images.contiguous(memory_format=torch.channels_last)
-        for case, how in (("inference, a set an image", masked), ("inference, all channels", {})):
-            net.eval()
-            plain.eval()
-            with torch.inference_mode():
-                mine, theirs = pairs_of(
-                    timed(lambda: net(still, **how).sum().item(), clock),
-                    timed(lambda: plain(still).sum().item(), clock),
-                    args.pairs,
-                )
-            rows.add(
-                "stem",
-                f"ResNet-18, {args.image_size} px, C={channels}, {case}",
-                1000 * statistics.median(mine),
-                "ms/batch",
-                f"plain, {channels} channels",
-                ratios(mine, theirs),
-            )
+        net.eval()
+        plain.eval()
+        inference("inference, a set an image", net, plain, images, channels, **masked)
+        inference("inference, all channels", net, plain, images, channels)
         net.train()
         for n in sizes:
             ids, x = list(range(n)), images[:, :n]
-            mine, theirs = pairs_of(step(net, x, channels=ids), step(network(n), x), args.pairs)
-            rows.add(
-                "stem",
-                f"ResNet-18, {args.image_size} px, C={channels}, training, one set of n={n}",
-                1000 * statistics.median(mine),
-                "ms/step",
-                f"plain, {n} channels",
-                ratios(mine, theirs),
-            )
-            folded, alike = fold_channels(net, ids).eval(), network(n).eval()
-            still = x.contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode():
-                mine, theirs = pairs_of(
-                    timed(lambda: folded(still).sum().item(), clock),
-                    timed(lambda: alike(still).sum().item(), clock),
-                    args.pairs,
-                )
-            rows.add(
-                "stem",
-                f"ResNet-18, {args.image_size} px, C={channels}, folded, n={n}",
-                1000 * statistics.median(mine),
-                "ms/batch",
-                f"plain, {n} channels",
-                ratios(mine, theirs),
-            )
+            row(f"training, one set of n={n}", step(net, x, channels=ids), step(network(n), x), n)
+            inference(f"folded, n={n}", fold_channels(net, ids).eval(), network(n).eval(), x, n)
 
 
 # ---------------------------------------------------------------- scaling
@@ -562,10 +523,7 @@ BENCHMARKS = {
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
     parser.add_argument("which", nargs="*", choices=tuple(BENCHMARKS), help="which benchmarks (default: all)")
-    parser.add_argument(
-        "--data", default="auto", help="data set for `cache` and `epoch`, as in train_task1.py"
-    )
-    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    add_data_options(parser, "data set for `cache` and `epoch`, as in train_task1.py")
     parser.add_argument("--image-size", type=within(8, 1024), default=64, help="image side in px")
     parser.add_argument("--pairs", type=within(1, 1000), default=7, help="number of repetitions")
     parser.add_argument(

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from channelset import build_fill, find_stem
 from data.channels import parse_subset
-from data.dataset import make_batches, open_data
+from data.dataset import add_data_options, make_batches, open_data
 from data.identity import difference
 from engine.records import SUBSETS, note_checksums, to_csv
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
@@ -36,25 +36,12 @@ from utils import (
 RULES = ("zero", "rescale", "mean", "grey", "regression")
 NEIGHBOURS = (3, 5)  # px a side
 PATCHES = 400  # number of images to fit the predictors from neighbours, and number to test them
-COLUMNS = {
-    "dataset": None,
-    "image_size": None,
-    "preset": None,
-    "model": None,
-    "sampler": None,
-    "rule": None,
-    "seed": None,
-    "subset": None,
-    "pixel_error": 4,
-    "stem_error": 4,
-    "bn_shift": 4,
-    "variance_ratio": 4,
-    "mean_energy": 4,
+COLUMNS = {  # column -> number of decimals
+    **dict.fromkeys(("dataset", "image_size", "preset", "model", "sampler", "rule", "seed", "subset")),
+    **dict.fromkeys(("pixel_error", "stem_error", "bn_shift", "variance_ratio", "mean_energy"), 4),
     "val_top1_pct": 2,
     "val_loss": 4,
-    "dataset_digest": None,
-    "commit": None,
-    "hardware": None,
+    **dict.fromkeys(("dataset_digest", "commit", "hardware")),
 }
 
 
@@ -83,8 +70,7 @@ def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor,
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.fill_error", description=__doc__)
     parser.add_argument("checkpoint", nargs="*", help="model.pt files from train_task1.py")
-    parser.add_argument("--data", default="auto", help="data set, as in train_task1.py")
-    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    add_data_options(parser, "data set, as in train_task1.py")
     parser.add_argument("--size", type=within(1, 4096), default=48, help="side of the images, px")
     parser.add_argument(
         "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one for each idle core"

@@ -65,13 +65,13 @@ def time_setting(
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(prog="python -m tools.latency", description=__doc__)
     parser.add_argument("--preset", help="preset of the results (default: all)")
     parser.add_argument(
         "--rounds",
         type=int,
         default=60,
-        help=f"timed passes of each network for one image; a twentieth of it for a batch of {BATCH}",
+        help=f"number of timed passes of each network for one image; a twentieth of that number for a batch of {BATCH}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

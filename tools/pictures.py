@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from data.dataset import open_data
+from data.dataset import add_data_options, open_data
 from engine.records import SINGLE, SUBSETS, Predictions
 from grids.task1 import CHANNELSET
 from report.class_names import class_names
@@ -25,7 +25,10 @@ from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
 
 
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Sort pictures by the channel sets with a right answer: kind -> whether each picture belongs to it, (N,)."""
+    """Sort pictures by the channel sets from which the answer is right.
+
+    Return kind -> (N,) bool: whether each picture is of this kind.
+    """
     by_set = {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
     return {
         "needs colour": by_set["RGB"] & ~by_set["R"] & ~by_set["G"] & ~by_set["B"],
@@ -36,7 +39,7 @@ def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Sort pictures by which of two networks is right, as `kinds_task1`."""
+    """Sort pictures by which of two networks is right; return the kinds as `kinds_task1` does."""
     return agreement(predictions.labels, predictions.by_column)
 
 
@@ -141,7 +144,7 @@ TASKS = {"task1": (find_task1, kinds_task1), "task2": (find_task2, kinds_task2)}
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
-    parser = ArgumentParser(description=__doc__)
+    parser = ArgumentParser(prog="python -m tools.pictures", description=__doc__)
     parser.add_argument("task", nargs="?", choices=TASKS, default="task1", help="task of the networks")
     parser.add_argument("--preset", help="preset of the results (default: the first with the model)")
     parser.add_argument(
@@ -149,8 +152,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         help=f"model of the results (default: {CHANNELSET.model}; for task2 the "
         f"shallow network that is best on validation)",
     )
-    parser.add_argument("--data", default="auto", help="data set of the results, as in train_task1.py")
-    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    add_data_options(parser, "data set of the results, as in train_task1.py")
     parser.add_argument("--each", type=int, default=6, help="number of pictures of each kind")
     args = parser.parse_args(argv)
     find, kinds = TASKS[args.task]

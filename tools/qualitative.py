@@ -5,7 +5,7 @@
 --ours is a network from train_task1.py for any set of channels; the file gets its answers and kernels for every set.
 --networks are from train_task2.py; the file gets their answers and the parts of the picture that support them
 (Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391, on the last feature map). `python -m report.build` draws the
-figures from this file alone.
+figures from only this file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def describe(checkpoint: dict) -> dict:
 
 @torch.no_grad()
 def any_set(path: str, names: list[str]) -> dict:
-    """Collect answers of Task 1's network by picture and set, kernels by set and the channels' statistics."""
+    """Return facts about a network of Task 1: answers for each picture and set, kernels for each set, statistics."""
     model, checkpoint = load_channel_net(path)
     channels, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
     if list(channels.names) != list("RGB"):

@@ -1,0 +1,70 @@
+"""Publish a trained network: copy its checkpoint, without the paths of this machine, to results/weights/NAME/model.pt.
+
+    python -m tools.weights runs/NAME/model.pt any-channels
+    python eval_channels.py results/weights/any-channels/model.pt      # gives its row of the table again
+
+Only networks whose record is in results/ are published. So everybody can compare their answers with the recorded ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.evaluation import PLACES
+from engine.records import load_records, note_checksums
+from utils import ROOT, ArgumentParser, UserError, check_name, cli, load_checkpoint, save_checkpoint
+
+MOST_BYTES = 20_000_000
+WEIGHTS = "weights"  # folder of results/
+
+
+def record_of(checkpoint: dict, folder: Path) -> str:
+    """Return the name of the record of a checkpoint, evaluated as it was trained.
+
+    Raises:
+        UserError: there is no such record.
+    """
+    options = {key: value for key, value in checkpoint["config"].items() if key not in PLACES}
+    key = (checkpoint["environment"], checkpoint["train_s"], options)
+    task = checkpoint["kind"].removesuffix("-model")
+    for name, record in load_records(folder, task).items():
+        if (record["trained_with"], record["train_s"], record["config"]) == key and not record["test"]:
+            return name
+    raise UserError(f"{folder}/{task}/runs has no record of this training: evaluate it first")
+
+
+def publish(path: Path, name: str, folder: Path) -> Path:
+    """Copy a checkpoint to folder/weights/name/model.pt and return this path.
+
+    Raises:
+        UserError: the checkpoint has no record, is too large, or was taught by another network.
+    """
+    checkpoint = load_checkpoint(path, ("task1-model", "task2-model"))
+    record_of(checkpoint, folder)
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(
+            f"{path} has {path.stat().st_size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} MB are published"
+        )
+    config = checkpoint["config"]
+    if config.get("teacher") or config.get("init_from"):
+        raise UserError(f"{path} began from another network, whose path it holds: it cannot be published")
+    places = {*PLACES} - {"name"}
+    target = folder / WEIGHTS / check_name(name, "the name") / "model.pt"
+    save_checkpoint(
+        target, {**checkpoint, "config": {key: value for key, value in config.items() if key not in places}}
+    )
+    note_checksums(target, folder=folder)
+    return target
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(prog="python -m tools.weights", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help="model.pt of a run")
+    parser.add_argument("name", help="name of the folder in results/weights")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of results")
+    args = parser.parse_args(argv)
+    print(f"wrote {publish(args.checkpoint, args.name, args.results)}")
+
+
+if __name__ == "__main__":
+    cli(main)
