@@ -391,7 +391,7 @@ def _fill(numbers: Numbers) -> list[Panel]:
 def _depth(numbers: Numbers) -> list[Share]:
     """Show top-1 as a share of each preset's strongest ResNet-34, by strict depth."""
     shares = []
-    for preset, text in ((FULL, "full width (L)"), (NARROW, "quarter width (S)")):
+    for preset, text in ((FULL, "full width (L)"), (NARROW, "small networks (S)")):
         for label, run in task2.MAIN_ROWS[preset]:
             result = numbers.share(preset, run)
             if result and not label.startswith("ResNet"):
