@@ -32,6 +32,13 @@ from utils import (
 PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 
+def kept_options(options: dict) -> dict:
+    """Return the options of a training that its record keeps."""
+    kept = {key: value for key, value in options.items() if key not in PLACES}
+    teacher = options.get("taught_by")
+    return {**kept, "teacher": teacher} if teacher else kept
+
+
 def add_options(parser: ArgumentParser, task: str) -> None:
     """Add the options that every evaluation has."""
     add_data_options(parser, "the data it was trained on, as in the training scripts")
@@ -80,14 +87,8 @@ def results_folder(task: str, dataset: dict) -> Path:
         try:
             if json.loads(path.read_text(encoding="utf-8"))["dataset_digest"] == dataset["digest"]:
                 return ROOT / "results"
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-            KeyError,
-            TypeError,
-        ):  # a damaged record: look at the next
-            continue
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+            continue  # a damaged record: look at the next
     return Path("runs/results")
 
 
@@ -131,13 +132,6 @@ class Evaluation:
         self.files = RunFiles(folder, task, run_name(self.head))
         self.published = folder.resolve() == (ROOT / "results").resolve()
 
-    @property
-    def kept_options(self) -> dict:
-        """Return the training's options that a record keeps."""
-        options = {key: value for key, value in self.options.items() if key not in PLACES}
-        teacher = self.options.get("taught_by")
-        return {**options, "teacher": teacher} if teacher else options
-
     def is_done(self) -> bool:
         """Check whether --skip-existing is given and the results of this run are there already.
 
@@ -151,14 +145,14 @@ class Evaluation:
             same = (old["trained_with"], old["train_s"], old["config"]) == (
                 self.checkpoint["environment"],
                 self.checkpoint["train_s"],
-                self.kept_options,
+                kept_options(self.options),
             )
         except (UserError, KeyError):  # a damaged record: evaluate again
             return False
         if self.args.skip_existing and same and self._is_whole(old):
             print(f"{self.files.record} is of this very run: skipped")
             return True
-        if differing(self.kept_options, old["config"], self.config_class):
+        if differing(kept_options(self.options), old["config"], self.config_class):
             raise UserError(
                 f"{self.files.record} has the results of {self.head['model']!r} trained with "
                 f"other options: add --name to give this run its own row"
@@ -218,7 +212,7 @@ class Evaluation:
             "dataset_digest": cache.digest,
             "channels": list(cache.channel_names),
             "images_digest": self.checkpoint["dataset"].get("images_digest", LISTS_ONLY),
-            "config": self.kept_options,
+            "config": kept_options(self.options),
             "trained_with": self.checkpoint["environment"],
             "evaluated_with": environment(device),
             "train_s": self.checkpoint["train_s"],

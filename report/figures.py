@@ -101,7 +101,6 @@ class Share(NamedTuple):
     of: str = ""  # the other network, or the preset whose strongest network it is
     depth: int = 0  # strict depth of the model
     stride: str = ""  # of its stem
-    hollow: bool = False  # whether its marker is
 
 
 class Series(NamedTuple):
@@ -263,7 +262,9 @@ def share_against_depth(figure: Figure, data: list[Share]) -> None:
 
 
 def shares(figure: Figure, data: list[Share]) -> None:
-    """Draw accuracy as a share of the strongest network's, by strict depth; a colour for each preset.
+    """Draw accuracy as a share of the strongest network's, by strict depth.
+
+    Each preset has a colour. Networks with a stem of stride 1 have hollow markers.
 
     Args:
         data: sorted by depth.
@@ -275,7 +276,7 @@ def shares(figure: Figure, data: list[Share]) -> None:
         places = [place for place, model in enumerate(data) if (model.of, model.stride) == kind]
         members = [data[place] for place in places]
         label = f"{kind[0]}, stem of stride {kind[1]}"
-        _share_points(axis, places, members, label, presets.index(kind[0]), hollow=members[0].hollow)
+        _share_points(axis, places, members, label, presets.index(kind[0]), hollow=kind[1] == "1")
     for place, model in enumerate(data):
         axis.annotate(
             f"{model.name}\n{model.share:.1f}",

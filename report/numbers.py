@@ -41,7 +41,7 @@ from metrics.fill_error import mean_energy
 from report import bands
 from report.compare import denominator
 from report.markdown import interval
-from report.results import Model, Runs, Setting
+from report.results import Model, Runs, Setting, answers
 from utils import ROOT, UserError
 
 DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
@@ -210,10 +210,8 @@ class Numbers:
         setting, model = self.find(preset, name)
         if not model:
             return NOTHING
-        answers = np.array(
-            [[p.by_column[column] for p in setting.predictions(model[column], column)] for column in SUBSETS]
-        )  # (sets, seeds, images)
-        return f"{100 * float((answers != answers[:1]).any(axis=0).mean()):.0f}"
+        by_set = answers(setting, model)
+        return f"{100 * float((by_set != by_set[:1]).any(axis=0).mean()):.0f}"
 
     def example(self, subset: str) -> str:
         """Write how a set predicts its absent channels, computed from the recorded kernels K(S) = W P(S)."""

@@ -18,7 +18,7 @@ from report.compare import adjusted, denominator, mistakes
 from report.figures import Chart, Cost, Panel, Panels, Series, SetScores, Share
 from report.markdown import difference, interval, mean_sd, number, table
 from report.numbers import FULL, NARROW, NOTHING, PLACES, Numbers
-from report.results import Runs
+from report.results import Runs, answers
 
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
 PRESETS = {FULL: "L", NARROW: "S"}  # names in the texts
@@ -308,16 +308,12 @@ def answers_table(numbers: Numbers) -> str:
     models = {name: numbers.find(NARROW, name) for name in ("ours", "sliced")}
     if not all(model for _, model in models.values()):
         return ""
-    answers = {
-        name: [setting.predictions(model[column], column)[0] for column in SUBSETS]
-        for name, (setting, model) in models.items()
-    }
-    first = answers["ours"][0]
+    setting, ours = models["ours"]
+    first = setting.predictions(ours[SUBSETS[0]], SUBSETS[0])[0]
     names = class_names(first.images, first.labels)
     columns = {
-        label: np.stack([one.by_column[column] for one, column in zip(each, SUBSETS)], axis=1)  # (N, 7)
-        for label, each in answers.items()
-    }
+        name: answers(*result)[:, 0].T for name, result in models.items()
+    }  # name -> (N, 7), first seed
     changing = np.flatnonzero((columns["ours"] != columns["ours"][:, :1]).any(axis=1))
     chosen_images = [changing[len(changing) * quarter // 4] for quarter in (1, 2, 3) if len(changing)]
     rows = [
@@ -397,12 +393,11 @@ def _depth(numbers: Numbers) -> list[Share]:
             if result and not label.startswith("ResNet"):
                 setting, model = numbers.find(preset, run)
                 record = setting.record(model[SINGLE])
-                stride = record["config"]["stem"][-1]
                 name = (
                     re.sub("^ours, (depth .)?(, )?|, fine stem", "", label).replace("operations", "").strip()
                 )
                 share = share_of(name, result, record["strict_depth"], text)
-                shares.append(share._replace(stride=stride, hollow=stride == "1"))
+                shares.append(share._replace(stride=record["config"]["stem"][-1]))
     return sorted(shares, key=lambda share: share.depth)
 
 

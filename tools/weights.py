@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.evaluation import PLACES
+from engine.evaluation import PLACES, kept_options
 from engine.records import load_records, note_checksums
 from utils import ROOT, ArgumentParser, UserError, check_name, cli, load_checkpoint, save_checkpoint
 
@@ -24,8 +24,7 @@ def record_of(checkpoint: dict, folder: Path) -> str:
     Raises:
         UserError: there is no such record.
     """
-    options = {key: value for key, value in checkpoint["config"].items() if key not in PLACES}
-    key = (checkpoint["environment"], checkpoint["train_s"], options)
+    key = (checkpoint["environment"], checkpoint["train_s"], kept_options(checkpoint["config"]))
     task = checkpoint["kind"].removesuffix("-model")
     for name, record in load_records(folder, task).items():
         if (record["trained_with"], record["train_s"], record["config"]) == key and not record["test"]:
