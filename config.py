@@ -129,6 +129,11 @@ class TrainConfig:
     image_size: int = option(
         None, "side of the training and test images, px (default: by preset)", least=1, most=4096
     )
+    train_sizes: str | None = option(
+        None,
+        "sides of the training images in px, such as 40,48,56; each step draws one of them, so that the network "
+        "also works at other sizes (default: --image-size alone)",
+    )
     fraction: float = option(
         1.0,
         "share of each class's training images to use; every --seed uses the same images, and a larger share "
@@ -236,6 +241,8 @@ class TrainConfig:
             )
         check_ranges(self)
         check_name(self.name, "--name")
+        if self.train_sizes is not None:
+            self.train_sizes = ",".join(str(side) for side in parse_sizes(self.train_sizes))
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError(
                 "--tensorboard: the package is not installed; run `pip install tensorboard`, or leave the option out"
@@ -243,6 +250,22 @@ class TrainConfig:
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         return self
+
+
+def parse_sizes(text: str | None) -> tuple[int, ...]:
+    """Return the sides in px that --train-sizes names, in order and each once; none for None.
+
+    Raises:
+        UserError: a side is not a whole number from 1 to 4096.
+    """
+    if text is None:
+        return ()
+    sides = [side.strip() for side in text.split(",")]
+    if not all(re.fullmatch("[0-9]{1,4}", side) and 1 <= int(side) <= 4096 for side in sides):
+        raise UserError(
+            f"--train-sizes {text}: give whole numbers from 1 to 4096 with commas, such as 40,48,56"
+        )
+    return tuple(sorted({int(side) for side in sides}))
 
 
 @dataclass

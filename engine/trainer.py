@@ -98,8 +98,8 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
     if config.out and not config.resume and Path(config.out, "last.pt").exists():
         raise UserError(_holds_a_run(config.out))
     choose_threads(config)
-    # all training batches have one shape, so a GPU times its convolution algorithms only once
-    torch.backends.cudnn.benchmark = True
+    # where all training batches have one shape, a GPU times its convolution algorithms only once
+    torch.backends.cudnn.benchmark = config.train_sizes is None
     device = torch.device(config.device)
     return (
         device,
@@ -569,7 +569,8 @@ class Trainer:
         done = f", of which {self.step} steps are done" if self.step else ""
         return (
             f"{config.name}: {config.arch} of width {config.width:g}, {count / 1e6:.2f} million parameters; "
-            f"{self.cache.num_classes} classes, {config.image_size} px; "
+            f"{self.cache.num_classes} classes, {config.image_size} px"
+            f"{f' (training: {config.train_sizes} px)' if config.train_sizes else ''}; "
             f"{counted(config.epochs, 'epoch')} of {self.steps_per_epoch} steps{done}; "
             f"preset {config.preset}; {where}; in {self.folder}"
         )
