@@ -55,8 +55,8 @@ def make_panels(numbers: Numbers) -> list[Panel]:
     """Show the mean of the seven sets against parameters, training and the cost of an answer."""
     panels = []
     for label, column in (
-        ("parameters of all networks (million)", "params"),
-        ("training of all networks (PFLOPs)", "training"),
+        ("parameters (million)", "params"),
+        ("training (PFLOPs)", "training"),
         ("one answer (MFLOPs)", "answer"),
     ):
         series = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from engine.records import SUBSETS
@@ -382,22 +384,25 @@ def lines(figure: Figure, data: Panels) -> None:
 
 
 def budgets(figure: Figure, data: list[Panel]) -> None:
-    """Draw named points against a cost, a panel for each cost; only the second family has filled markers."""
+    """Draw numbered points against a cost, a panel for each cost; the numbers are explained at the right.
+
+    Only the second family has filled markers.
+    """
     figure.set_size_inches(10, 4.6)
-    axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
+    *axes, key = figure.subplots(1, len(data) + 1, width_ratios=[*[1] * len(data), 0.85])
     for axis, panel in zip(axes, data):
+        number = itertools.count(1)
         for rank, series in enumerate(panel.series):
-            for x, y, name, seeds in zip(series.x, series.y, series.labels, series.sizes):
+            for x, y, seeds in zip(series.x, series.y, series.sizes):
                 style = _marker(rank, hollow=rank != 1) | {"markersize": 5 if seeds == 1 else 8}
-                label = series.name if name == series.labels[0] else "_"
-                axis.plot(x, y, label=label, **style)
+                axis.plot(x, y, **style)
                 axis.annotate(
-                    name,
+                    str(next(number)),
                     (x, y),
-                    xytext=(7, -9) if rank == 1 else (-6, 6),
+                    xytext=((-5, 5), (5, -11), (-5, -11))[rank],
                     ha="left" if rank == 1 else "right",
                     textcoords="offset points",
-                    fontsize=7,
+                    fontsize=8,
                     color=style["color"],
                 )
         axis.set(xlabel=panel.x, xscale="log")
@@ -405,8 +410,17 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axis.margins(x=0.2, y=0.08)
         axis.grid(color="0.88")
+        axis.sharey(axes[0])
+        axis.tick_params(labelleft=axis is axes[0])
     axes[0].set_ylabel(data[0].y)
-    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
+    key.axis("off")
+    number, handles, texts = itertools.count(1), [], []
+    for rank, series in enumerate(data[0].series):
+        handles.append(Line2D([], [], **_marker(rank, hollow=rank != 1)))
+        texts.append("\n".join([series.name, *(f"{next(number):2}  {name}" for name in series.labels)]))
+    key.legend(
+        handles, texts, loc="center left", frameon=False, fontsize=8, borderaxespad=0, labelspacing=1.2
+    )
 
 
 def labelled_points(figure: Figure, data: list[Panel]) -> None:

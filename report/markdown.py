@@ -17,9 +17,17 @@ def caption(setting: Setting, split: str, text: str) -> str:
 
 
 def table(header: list[str], lines: Iterable[list[str]]) -> str:
-    """Write a Markdown table: the first column is text, the others are numbers."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
+    """Write a Markdown table: numbers stand at the right, the first column and words at the left."""
+    lines = list(lines)
+    columns = zip(*lines) if lines else [()] * len(header)
+    rule = ["---" if not i or _words(column) else "---:" for i, column in enumerate(columns)]
     return "\n".join("| " + " | ".join(map(literal, cells)) + " |" for cells in (header, rule, *lines))
+
+
+def _words(column: Iterable[str]) -> bool:
+    """Check whether each cell begins with a letter or is a dash, and not all are dashes."""
+    cells = [cell for cell in column if cell != "–"]
+    return bool(cells) and all(cell[:1].isalpha() for cell in cells)
 
 
 def literal(text: str) -> str:

@@ -143,6 +143,7 @@ def wide_tables(text: str) -> str:
 
     text = re.sub(r"#figure\(\s*align\(center\)\[#table\(", "#plain-table(table(", text)
     text = re.sub(r"columns: (\d+|\([^)]*\)),", sized, text)
+    text = re.sub(r"^#emph\[(Table \d+\..*)\]$", r"#caption[\1]", text, flags=re.MULTILINE)
     return re.sub(r"\)\]\s*, kind: table\s*\)", "))", text)
 
 
