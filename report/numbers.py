@@ -3,14 +3,12 @@
 The values below are examples; they change with the results.
 
     {{ top1 48px-quarter ours mean }}            46.7            mean over seeds; a set, or mean, pairs, singles
-    {{ val 48px-quarter ours }}                  45.8            top-1 on the validation images
     {{ gap 48px-quarter specialists ours mean }} 1.0 (0.4 to 1.7)  the first minus the second, 95 % interval
     {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.3)  in % of the strongest ResNet-34
     {{ ratio 48px-quarter plain resnet34-coarse }}  ... in % of another network
     {{ cost 64px-full depth6-wide macs /1e6 .0f }}                a column of the results, scaled and formatted
     {{ top1 bands ours random }}                 75.6            thirteen bands: all, rgb, one, but-one, random
     {{ gap bands ours sliced random }}           13.0 (11.1 to 14.8)
-    {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
     {{ changing 48px-quarter ours }}             60              percent of images whose answer changes with the set
     {{ seeds 48px-quarter specialists-90 }}      one seed        number of seeds, in words up to ten
@@ -37,7 +35,6 @@ import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
 from grids import NAMED
-from metrics.fill_error import mean_energy
 from report import bands
 from report.compare import denominator
 from report.markdown import interval
@@ -51,7 +48,7 @@ NOTHING = "–"
 PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 FUNCTIONS = (
-    *("top1", "sd", "val", "gap", "ratio", "cost", "total", "energy", "csv", "count", "seeds"),
+    *("top1", "sd", "gap", "ratio", "cost", "total", "csv", "count", "seeds"),
     *("example", "compute", "provenance", "about", "changing"),
 )
 
@@ -163,16 +160,6 @@ class Numbers:
             return NOTHING
         values = setting.test.loc[setting.test["entry"].isin({*model.values()}), column].dropna()
         return f"{values.mean() / float(scale.removeprefix('/')):{form}}" if len(values) else NOTHING
-
-    def energy(self, preset: str, name: str) -> str:
-        """Average the share over seeds, for the first eight RGB kernels, which records hold."""
-        setting, model = self.find(preset, name)
-        shares = [
-            100 * mean_energy(np.array(record["kernels"]["RGB"]))
-            for (entry, _), record in (setting.records.items() if setting else ())
-            if entry == model["RGB"] and "kernels" in record
-        ]
-        return f"{statistics.fmean(shares):.0f}" if shares else NOTHING
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
         path = self.results / file
