@@ -98,7 +98,8 @@ def choose_device(device: str) -> str:
 class TrainConfig:
     """The options that every training script has.
 
-    Types are those after `resolve`, which replaces None by the preset's value. Options that may stay None say so.
+    Types are those after `resolve`, which replaces None by the preset's value. The text of an option says
+    if it may stay None.
     """
 
     data: str = option(

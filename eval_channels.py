@@ -6,9 +6,9 @@
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
-The script updates results/task1/channels.csv. It writes a JSON with all provenance to results/task1/runs/, the
-predictions on test to results/task1/predictions/, and evaluation.md and evaluation.png beside the checkpoint. Then
-`python -m report.build` makes the documents.
+The script updates results/task1/channels.csv. It writes a JSON to results/task1/runs/, which says how the result was
+made, the predictions on test to results/task1/predictions/, and evaluation.md and evaluation.png beside the checkpoint.
+Then `python -m report.build` makes the documents.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
 In the fused network, each sum of branches is one convolution. The script updates results/task2/classifiers.csv. It
-writes a JSON for each run, with all provenance, to results/task2/runs/, the predictions on test to
+writes a JSON for each run to results/task2/runs/, which says how the result was made, the predictions on test to
 results/task2/predictions/, and evaluation.md and evaluation.png beside each checkpoint. Then `python -m report.build`
 makes the documents.
 """

@@ -104,7 +104,7 @@ def more_options(run: Run, args, seed: int) -> dict:
 
 
 def own_words(run: Run, args, seed: int) -> list[str]:
-    """Return the part of the training command that describes the run."""
+    """Return the arguments of the training command that belong to this run alone."""
     return [
         "--name",
         run.model,

@@ -561,7 +561,7 @@ def making(path: Path, replace: bool = False):
     """Yield an empty folder. At the end it is renamed to `path`, unless it is still empty.
 
     So an interrupted process never leaves a folder that looks finished. A second process that makes the same `path`
-    waits. The work is done in the folder .NAME.making beside `path`. The next start removes what a killed process
+    waits. The work is done in the folder .NAME.making beside `path`. The next call removes what a killed process
     left there, but only if it finds the lock file that this function writes.
 
     Args:

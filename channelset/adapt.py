@@ -401,7 +401,7 @@ class _Given:
 def _checked(
     model: nn.Module, place: ChannelPlace, example: Any, undo: Callable[[], None], shared: bool = False
 ) -> nn.Module:
-    """Check the network on the example and return it. If the check fails, undo the change first."""
+    """Check the network on the example and return it. If the check fails, undo the change and raise the error."""
     if example is not None:
         try:
             check_example(model, place, example, shared)

@@ -232,12 +232,12 @@ class Regression(Fill):
     """A best linear prediction from the training covariance of the normalised channels.
 
     Args:
-        covariance: (C, C). It stays float32 when the network is converted, since rounding would change P.
+        covariance: (C, C). It stays float32 when the network is converted, since rounding would change the prediction.
         ridge: noise in the present channels, as a share of their mean variance. The small default keeps the
             prediction defined when two channels are copies of each other; 1e-2 suits noisy channels.
 
     Raises:
-        ValueError: the covariance has a wrong shape or is no covariance of any data, see
+        ValueError: the covariance has a wrong shape, or no data can have it, see
             `statistics.correlations`.
     """
 
@@ -550,8 +550,8 @@ def build_fill(
             by `std`, by default the root of its diagonal, which gives correlations.
         ridge: as in `Regression`.
         names: C names, for messages.
-        centre: (C,) mean of the network's images, if it was not subtracted. Default: the rules expect a mean of
-            zero in every channel.
+        centre: (C,) mean of the images that the network gets, if it was not subtracted from them. Default: the
+            rules expect a mean of zero in every channel.
 
     Raises:
         ValueError: the name is unknown, a statistic is missing or impossible, or the rule cannot use a centre.

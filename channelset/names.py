@@ -100,7 +100,7 @@ class Channels:
         }
 
     def differs(self, other: Channels) -> str:
-        """Describe how `other` has other names or wavelengths than this object; "" if they agree."""
+        """Describe how the names or wavelengths of `other` differ from those of this object; "" if they are equal."""
         if len(self) != len(other):
             return f"{len(other)} channels, not {len(self)}"
         if self.are_named and other.are_named and self.names != other.names:

@@ -143,7 +143,10 @@ class Sampler:
 
 
 def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Generator | None) -> Tensor:
-    """Draw sizes (draws, 1) of sets with probability 1/2 for each channel, 62 channels at a time."""
+    """Draw the sizes (draws, 1) of sets in which each channel is present with probability 1/2.
+
+    A random integer of 62 bits decides on 62 channels.
+    """
     size = torch.zeros(draws, 1, dtype=torch.long)
     for start in range(0, channels, 62):
         bits = min(62, channels - start)

@@ -24,7 +24,7 @@ class Batches:
         labels: (N,) int64.
         image_size: side of the crops in px, at most S.
         mean, std: (C,), of the pixels; uint8 pixels count as [0, 1].
-        channels: ids of the channels that the batches hold. For a specialist they are only its channels.
+        channels: ids of the channels that the batches hold. A network for one channel set needs only its channels.
         device: the device of the batches.
     """
 
@@ -108,7 +108,8 @@ class Batches:
     def _gather(self, indices: Tensor, crop) -> Tensor:
         """Return pixels (B, s, s, C) on the device, in the type of the disk.
 
-        `crop` is None for whole images, or (top, left, flip), each (B,): crops, mirrored if flip is set.
+        If `crop` is None, these are whole images. Otherwise they are crops, and `crop` is (top, left, flip), each
+        (B,). They are mirrored where flip is true.
         """
         if crop is None:
             batch = self.images[indices.to(self.images.device)]

@@ -48,7 +48,7 @@ class Recipe:
     rows: list[Row]
 
     def original(self, path: str) -> str:
-        """Return the name of the public file from which the listed image is made."""
+        """Return the file name that the image of a list's line has in the public data set."""
         file = PurePosixPath(path)
         head, _, number = file.stem.rpartition("_")
         return self.facts["original"].format(name=file.name, head=head, number=number)

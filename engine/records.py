@@ -365,7 +365,10 @@ class Predictions(NamedTuple):
 
 
 def write_predictions(path: Path, images: list[str], labels, predictions: dict) -> None:
-    """Write one line for each image: path, true class, predicted class in each column; for paired tests."""
+    """Write one line for each image: path, true class, predicted class for each column's channel set.
+
+    Paired tests use this file.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "label", *predictions])

@@ -113,7 +113,7 @@ def _holds_a_run(folder: str | Path) -> str:
 
 
 def choose_threads(config: TrainConfig) -> None:
-    """Set the number of CPU threads: --threads, else as in the interrupted run, else one for each idle core."""
+    """Set the number of CPU threads: --threads; without it, that of the interrupted run, or one for each idle core."""
     if not config.threads and config.device == "cpu":
         earlier = Path(config.out or "", "config.json")
         if config.resume and config.out and earlier.is_file():

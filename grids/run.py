@@ -39,7 +39,7 @@ class Run:
         teacher: Run | None = None,
         **options,
     ) -> Run:
-        """Return this run with some changes; everything that is not passed stays, also the section."""
+        """Return a copy of this run with the given values changed; the others, also the section, stay the same."""
         return replace(
             self,
             model=model or self.model,
@@ -75,7 +75,7 @@ class Run:
         return [f"{key}={value}" for key, value in {**self.options, **test}.items()]
 
     def fits(self, pattern: str) -> bool:
-        """Check whether the run matches `pattern`: MODEL, or MODEL,OPTION=VALUE,... in any order."""
+        """Check whether the run matches `pattern`: MODEL or MODEL,OPTION=VALUE,... with the options in any order."""
         model, *words = re.split(r",(?=\w+=)", pattern)  # a value may hold commas: widths=128,256
         return model == self.model and {*words} <= {*self.words}
 

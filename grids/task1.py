@@ -18,7 +18,7 @@ GREY = Run("fill-grey", "luminance alone", options={"fill": "grey", "embedding":
 
 
 def specialists(**options) -> dict[str, Run]:
-    """Return a network for each channel set, trained only on this set: set -> run. With options they are ablations."""
+    """Return a dict from channel set to the run that trains only on this set. With options, the runs are ablations."""
     specialist = Run("specialist", "seven specialists", "specialist")
     sets = ("RG", "RB", "GB", "R", "G", "B")
     networks = {"RGB": RGB_ONLY, **{channels: specialist.but(channels=channels) for channels in sets}}

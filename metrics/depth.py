@@ -10,15 +10,15 @@ not:
     0   BatchNorm, per-channel scales, activations, pooling, sums (biases, residuals, position embeddings),
         concatenation, elementwise products of activations (gates)
 
-Of parallel branches the longest counts, and each use of a shared weight counts. The stricter depth adds one
-for each matrix product of two activations. This adds two for attention and one for covariance pooling. It also
-adds one for a convolution written as a matrix product with a kernel made from the input.
+Among parallel branches, only the longest counts. A shared weight counts each time it is used. The stricter depth
+adds one for each matrix product of two activations. This adds two for attention and one for covariance pooling. It
+also adds one for a convolution written as a matrix product with a kernel made from the input.
 
 The counter follows the operations that torch dispatches while the network runs. So it does not matter which module,
 function or library calls them, or whether a weight is trained. (Autograd's graph misses frozen weights; hooks on
 modules miss functional calls.) All views of one memory share a count. If a network writes parts of different depth
-into one tensor, the count may be too large, never too small. Not seen are computations outside torch, and a
-convolution written as shifts, per-channel scales and sums.
+into one tensor, the count may be too large, never too small. The counter does not see computations outside torch,
+or a convolution written as shifts, per-channel scales and sums.
 """
 
 from __future__ import annotations

@@ -69,9 +69,9 @@ def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
 
 
 def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
-    """Return the seed variance of the mean of independent models; None if there are no `parts`.
+    """Return the variance over seeds that the mean of several independent models has; None if `parts` is empty.
 
-    The degrees of freedom follow Satterthwaite (1946).
+    Its degrees of freedom follow Satterthwaite (1946).
     """
     parts = list(parts)
     if not parts:
@@ -139,7 +139,10 @@ def _of_mean(values: np.ndarray) -> float:
 
 
 def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[float, float, float]:
-    """Return the 95 % interval of an estimate and the two-sided p for `null`; `variance` is over images."""
+    """Return the 95 % interval of an estimate, and the two-sided p of the hypothesis that the true value is `null`.
+
+    `variance` is the variance over images.
+    """
     parts = [(share, of_seeds) for share, of_seeds in seeds if of_seeds.excess]
     variance += sum(share * of_seeds.excess for share, of_seeds in parts)
     if variance == 0:

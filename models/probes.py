@@ -2,11 +2,11 @@
 
 recalibrated-bn   BatchNorm gets separate statistics for each channel set, from the training images without
                   augmentation (as US-Nets calibrate each width, 1903.05134; the usual repair of a plain network)
-wrong-ids         the images are unchanged, but the network gets wrong channel ids: R as G, G as B, B as R
+wrong-ids         the images are unchanged, but the network gets wrong ids: G for R, B for G, R for B
 duplicates        the network gets the ids of all channels; copies of present channels replace absent channels
 grey-images       every channel shows the image's luma (BT.601), so all sets hold the same information
-average-of-seen   a channel that training left out (--train-channels) gets the average kernel of the seen channels;
-                  only in sets that hold such a channel
+average-of-seen   a channel that training left out (--train-channels) gets the average kernel of the seen channels.
+                  This probe uses only sets that hold such a channel
 """
 
 from __future__ import annotations

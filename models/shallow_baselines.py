@@ -57,7 +57,9 @@ class ResidualInResidual(nn.Sequential):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over all positions (1706.03762), normalised before and added to its input.
+    """Multi-head self-attention over all positions (1706.03762).
+
+    It normalises its input first, and adds its result to it.
 
     It has no position embedding, so it takes any image size. The convolutions before it encode positions by their
     padding.

@@ -208,7 +208,7 @@ def for_channels(net: nn.Module, channels=None) -> nn.Module:
 
 
 class FixedChannels(nn.Module):
-    """A network that applies `net` to one set of channels."""
+    """A wrapper that gives `net` the same set of channels at every call."""
 
     def __init__(self, net: nn.Module, channels=None):
         super().__init__()

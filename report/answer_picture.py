@@ -90,7 +90,11 @@ def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
 
 
 def answers(figure: Figure, data: list[dict]) -> None:
-    """Draw the columns: set, present and filled (s, s, 3; filled may be None), answer [class, percent], map."""
+    """Draw a column for each set of channels.
+
+    A column is a dict: "set"; "present" and "filled", images (s, s, 3), where "filled" may be None; "answer", [class,
+    percent]; "map".
+    """
     rows = {"present": "channels present", "filled": "as filled up", "map": "the answer rests on"}
     if any(column["filled"] is None for column in data):
         del rows["filled"]

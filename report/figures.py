@@ -94,7 +94,7 @@ class Cost(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A model's accuracy in % of another network's, with its interval."""
+    """The accuracy of a model in % of another network's accuracy, with its 95 % interval."""
 
     name: str
     share: float

@@ -154,7 +154,7 @@ class Numbers:
         return None if against in (None, model) else setting.ratio(model, against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Average a numeric column of the test rows over seeds (and sets), and divide by N of "/N"."""
+        """Average a numeric column of the test rows over seeds (and sets); a `scale` of "/N" divides it by N."""
         setting, model = self.find(preset, name)
         if not model:
             return NOTHING
@@ -185,7 +185,7 @@ class Numbers:
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Sum a numeric column over the networks of a model, and divide by N of "/N"."""
+        """Sum a numeric column over the networks of a model; a `scale` of "/N" divides it by N."""
         setting, model = self.find(preset, name)
         if not model:
             return NOTHING

@@ -181,7 +181,7 @@ def bare(axis: Axes) -> Axes:
 
 
 def draw_support(axis: Axes, support: list[list[float]], picture: np.ndarray) -> None:
-    """Draw a map (h, w) of the parts that support an answer, from 0 to 1, over a picture (H, W, ...)."""
+    """Draw a map (h, w) over a picture (H, W, ...); its values, 0 to 1, say how much each part supports an answer."""
     height, width = picture.shape[:2]
     axis.imshow(
         np.array(support),

@@ -42,7 +42,7 @@ def small_net(channels: int = 3, bias: bool = False) -> nn.Sequential:
 
 
 def adapted(net: nn.Module, fill: str = "regression", **options) -> nn.Module:
-    """With an embedding that is not zero any more."""
+    """Return an adapted network whose embedding is no longer zero."""
     net = adapt_first_conv(
         net, fill, **({"covariance": COVARIANCE} if fill == "regression" else {}), **options
     )

@@ -98,7 +98,7 @@ def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(cel
 
 
 def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, monkeypatch):
-    """Whatever lies in the current folder, and whatever signs the path of the repository has."""
+    """They do so in a folder with files of the same names, and with special characters in the repository's path."""
     home = tmp_path / "a:b c"
     (home / "data").mkdir(parents=True)
     for file in (ROOT / "data").glob("*.py"):

@@ -5,9 +5,9 @@
     python -m tools.bands rgb-sobel --grid task1-extra --folds 0       # ten minutes
 
 First it writes lists for the folds, then it trains and evaluates the grid on each fold with experiments.py. Finished
-runs are skipped. Last it joins the folds: each image has its prediction from the fold that did not train on it. Each
-network gets one record in results/task1, whose key "folds" holds commits, hardware and data hashes. With --folds 0
-the lists are used unchanged.
+runs are skipped. At the end it joins the predictions of the folds: each image has its prediction from the fold that
+did not train on it. Each network gets one record in results/task1, whose key "folds" holds commits, hardware and data
+hashes. With --folds 0 the lists are used unchanged.
 """
 
 from __future__ import annotations

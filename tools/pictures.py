@@ -44,7 +44,7 @@ def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """Find the first setting with the model; return it with the model's name and predictions by channel set.
+    """Return the first setting that has results of the model, the model's name and its predictions by channel set.
 
     Raises:
         UserError: no setting has it.
@@ -107,7 +107,7 @@ def answer(column: str, text: str) -> str:
 
 
 def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[int]], path: Path) -> None:
-    """Draw a row of pictures (N, S, S, 3) uint8 for each kind, with the true class and wrong answers below."""
+    """Draw one row of pictures for each kind of image: (N, S, S, 3) uint8, with true class and wrong answers below."""
     columns = max(map(len, chosen.values()))
     names = class_names(predictions.images, predictions.labels)
     lines = 1 + sum(

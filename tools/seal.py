@@ -56,7 +56,7 @@ def seal_records(folder: Path, task: str) -> int:
 
 
 def seal_files(folder: Path) -> int:
-    """Add missing measured files to SHA256SUMS; return how many were added."""
+    """Add to SHA256SUMS the measured files that it does not list yet; return how many these are."""
     files = [folder / name for name in MEASURED if (folder / name).is_file()]
     for file in files:
         check_file(file, folder)
