@@ -355,7 +355,8 @@ NAMED = {
     "ours-90-light": (LONG[90],),
     "ours-wide": (WIDE_STRONG,),
     "ours-fine": (FINE_STRONG,),
-    "rgb-fine": (FINE_SPECIALISTS["RGB"],),
+    "ours-fine-wide": (FINE_WIDE,),
+    "specialists-fine": (FINE_SPECIALISTS,),
     "rgb": (RGB_ONLY, FULL_RGB_ONLY),
     "rgb+regression": (RGB_REGRESSION, FULL_RGB_ONLY.tested(fill="regression")),
     "hypernet": (GENERATED["hypernet"],),
@@ -369,7 +370,7 @@ NAMED = {
     "sliced-without-blue-average": (probed(WITHOUT_BLUE["sliced"], "average-of-seen"),),
     **{
         f"{name}at-{size}px": (resized(run, size),)
-        for name, run in (("", CHANNELSET), ("wide-", WIDE_STRONG), ("fine-", FINE_STRONG))
+        for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG), ("sizes-", FINE_SIZES))
         for size in (40, 64)
     },
     "weighted": (BANDS_WEIGHTED,),
@@ -381,11 +382,12 @@ NAMED = {
 MAIN_ROWS = (
     ("seven specialists", SPECIALISTS),
     ("the same, 90 epochs, strong", LONG_SPECIALISTS),
+    ("the same, no pooling, 50 epochs, strong", FINE_SPECIALISTS),
     ("late fusion of R, G, B", LATE_FUSION),
     ("ours", CHANNELSET),
     ("ours, 90 epochs, strong †", LONG_STRONG),
-    ("ours, 1/2 wide, 50 epochs, strong †", WIDE_STRONG),
     ("ours, no pooling, 50 epochs, strong †", FINE_STRONG),
+    ("the same, 1/2 wide †", FINE_WIDE),
     ("mean fill", BY_FILL["mean"]),
     ("sliced kernel (C/n)", SLICED),
     ("tied filter (C/n)", GENERATED["tied"]),
@@ -420,6 +422,7 @@ BUDGETS = {
         ("1/4, 10", SHORT_SPECIALISTS[10]),
         ("1/4", SPECIALISTS),
         ("1/4, 90, strong", LONG_SPECIALISTS),
+        ("1/4, no pooling, 50, strong", FINE_SPECIALISTS),
         ("1/2", WIDE_SPECIALISTS),
     ),
     "one network (ours)": (
@@ -431,6 +434,7 @@ BUDGETS = {
         ("3/8, 90, strong", MEDIUM_STRONG),
         ("1/2, 50, strong", WIDE_STRONG),
         ("1/4, no pooling, 50, strong", FINE_STRONG),
+        ("1/2, no pooling, 50, strong", FINE_WIDE),
     ),
     "late fusion": (("1/4", LATE_FUSION),),
 }
