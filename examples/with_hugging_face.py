@@ -37,9 +37,8 @@ with tempfile.TemporaryDirectory() as folder:
     save_adapted(net, f"{folder}/adapted.pt")
     loaded = load_adapted(ViTForImageClassification(config), f"{folder}/adapted.pt").eval()
 
-    class Adapted(
-        ViTForImageClassification
-    ):  # a class that adapts its network works with from_pretrained, too
+    # a class that adapts its network also works with from_pretrained
+    class Adapted(ViTForImageClassification):
         def __init__(self, config):
             super().__init__(config)
             adapt_first_conv(self, covariance=covariance, channels="RGB")
