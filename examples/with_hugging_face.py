@@ -1,4 +1,4 @@
-"""Adapt a network of Hugging Face after from_pretrained, then save and load it with its channels.
+"""Adapt a network of Hugging Face after from_pretrained, then save and load the network with its channels.
 
 python examples/with_hugging_face.py        # needs transformers; ten seconds; writes into a temporary folder
 """

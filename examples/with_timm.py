@@ -1,4 +1,4 @@
-"""Adapt a network of timm to thirteen bands, and train it with code that only calls model(x).
+"""Adapt a network of timm to thirteen bands, and train the network with code that only calls model(x).
 
 python examples/with_timm.py        # needs timm; ten seconds
 """

@@ -17,8 +17,8 @@ from channelset import ChannelSetConv2d, adapt_first_conv, find_stem, fold_chann
 class Trainer(DetectionTrainer):
     """A trainer that adapts the network that it builds. Use it as Trainer(...).train().
 
-    ultralytics builds a new network for every training, so an adapted YOLO(...) would be lost. Its images are divided
-    by 255 and not centred, so the fill rule gets the mean of the images.
+    ultralytics builds a new network for every training, so an adapted YOLO(...) would be lost. ultralytics divides the
+    images by 255 and does not centre them, so the fill rule gets the mean of the images.
     """
 
     def get_model(self, cfg=None, weights=None, verbose=False):

@@ -101,7 +101,7 @@ FINE_GATED = SHALLOW.but(stem="3x3s1")
 FINE_WIDE = SCREEN["gated6-k3, 5/16 wide"].but(**STRONG, stem="3x3s1")
 FINE_THREE = SCREEN["3 layers, 3/8"].but(**STRONG, num_pools=3, stem="3x3s1")
 
-# ResNet-34 and a shallow network train with MixUp and CutMix. They have the cheapest stem and one seed; the better
+# ResNet-34 and a shallow network train with MixUp and CutMix. Both have the cheapest stem and one seed; the better
 # mix is chosen on validation. Predicted for CutMix in 30 epochs: ResNet-34 gains up to one point, and the shallow
 # network loses one point
 MIXED = {

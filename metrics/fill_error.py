@@ -62,14 +62,16 @@ def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> f
     def rows(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         edge = size // 2
         height, width = images.shape[2] - 2 * edge, images.shape[3] - 2 * edge
-        seen = F.unfold(images[:, ids], size).transpose(1, 2).flatten(0, 1)  # (N H' W', n size^2)
-        wanted = images[:, absent, edge : edge + height, edge : edge + width].flatten(2)
-        return seen.double().numpy(), wanted.transpose(1, 2).flatten(0, 1).double().numpy()
+        inputs = F.unfold(images[:, ids], size).transpose(1, 2).flatten(0, 1)  # (N H' W', n size^2)
+        targets = images[:, absent, edge : edge + height, edge : edge + width].flatten(2)
+        return inputs.double().numpy(), targets.transpose(1, 2).flatten(0, 1).double().numpy()
 
-    seen, wanted = rows(train)
-    solution = np.linalg.solve(seen.T @ seen + 1e-6 * len(seen) * np.eye(seen.shape[1]), seen.T @ wanted)
-    seen, wanted = rows(test)
-    return float(((wanted - seen @ solution) ** 2).mean(0).sum()) / train.shape[1]
+    inputs, targets = rows(train)
+    solution = np.linalg.solve(
+        inputs.T @ inputs + 1e-6 * len(inputs) * np.eye(inputs.shape[1]), inputs.T @ targets
+    )
+    inputs, targets = rows(test)
+    return float(((targets - inputs @ solution) ** 2).mean(0).sum()) / train.shape[1]
 
 
 @torch.inference_mode()

@@ -52,11 +52,11 @@ def initialise(
     counts = {"channels": len(channels), "classes": len(classes)}
     # a network with one channel more, or one class more, shows which axes belong to channels or classes
     shapes = {what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts}
-    own, parameters = model.state_dict(), dict(model.named_parameters())
-    for key, value in own.items():
+    current, parameters = model.state_dict(), dict(model.named_parameters())
+    for key, value in current.items():
         if key.endswith("_extra_state") or (".fill." in key and key not in parameters):
-            continue  # the model keeps the names and statistics of its own data
-        part, given = {}, old.get(key)
+            continue  # the model keeps the channel names and statistics of the new data
+        part, old_value = {}, old.get(key)
         for what, others in shapes.items():
             for axis, (size, larger) in enumerate(zip(value.shape, others.get(key, value.shape))):
                 if size != larger and size == counts[what]:
@@ -67,19 +67,21 @@ def initialise(
                         f"that has the same {what} as the data"
                     )
         if (
-            given is None
-            or given.ndim != value.ndim
-            or any(given.shape[axis] != value.shape[axis] for axis in range(value.ndim) if axis not in part)
+            old_value is None
+            or old_value.ndim != value.ndim
+            or any(
+                old_value.shape[axis] != value.shape[axis] for axis in range(value.ndim) if axis not in part
+            )
         ):
             raise UserError(
-                f"--init-from {path}: its network has {'no ' if given is None else 'another '}{key}; give the "
+                f"--init-from {path}: its network has {'no ' if old_value is None else 'another '}{key}; give the "
                 f"options that it was trained with (--arch, --width, --stem, ...); its config.json lists them"
             )
         if all(pairs for pairs in part.values()):
             for axis, pairs in part.items():
                 # channels and classes that the checkpoint does not have keep their random weights
-                given = _moved(given, value.transpose(0, axis), axis, pairs)
-            value.copy_(given)
+                old_value = _moved(old_value, value.transpose(0, axis), axis, pairs)
+            value.copy_(old_value)
     names = [channels[new] for _, new in shared["channels"]]
     fresh = [name for name in channels if name not in names]
     line = f"starts from {path}: channels {', '.join(names)} by name"
@@ -103,12 +105,14 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     }
 
 
-def _moved(given: torch.Tensor, own: torch.Tensor, axis: int, pairs: list[tuple[int, int]]) -> torch.Tensor:
-    """Return a copy of `own`, with some slices along `axis` taken from `given`.
+def _moved(
+    old_value: torch.Tensor, current: torch.Tensor, axis: int, pairs: list[tuple[int, int]]
+) -> torch.Tensor:
+    """Return a copy of `current`, with some slices along `axis` taken from `old_value`.
 
-    A pair of `pairs` holds the position of a slice in `given` and its position in `own`.
+    Each pair in `pairs` holds the position of a slice in `old_value` and its position in `current`.
     """
-    given, result = given.transpose(0, axis), own.clone()
+    old_value, result = old_value.transpose(0, axis), current.clone()
     for old, new in pairs:
-        result[new] = given[old]
+        result[new] = old_value[old]
     return result.transpose(0, axis)

@@ -28,7 +28,7 @@ LUMA = (0.299, 0.587, 0.114)
 class ToLuma(nn.Module):
     """A layer that computes the luma of normalised RGB images (B, 3, H, W).
 
-    The output (B, n, H, W) holds the luma once for each of the n channels `ids`, normalised as this channel is.
+    The output (B, n, H, W) holds the luma n times, normalised like each of the n channels `ids`.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, ids):
@@ -107,7 +107,7 @@ def average_of_seen(model: nn.Module, seen: list[int]) -> nn.Module:
     stem = find_stem(model)
     channels = stem.in_channels
     unseen = [i for i in range(channels) if i not in seen]
-    first = stem.fill.rows - channels  # 1 if a luminance kernel comes before those of the channels
+    first = stem.fill.rows - channels  # 1 if a luminance kernel comes before the kernels of the channels
     if not unseen or stem.weight is None or first > 1:
         raise UserError(
             "--probe average-of-seen: needs a plain kernel trained with --train-channels on some "

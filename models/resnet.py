@@ -89,7 +89,7 @@ class ScaledResNet(ResNet):
         return self.fc(self.avgpool(self.feature_maps(x)[0]).flatten(1))
 
     def fuse(self) -> ScaledResNet:
-        """Merge each BatchNorm into the convolution before it, and return this network. It must be in eval mode."""
+        """Merge each BatchNorm into the convolution before it; return this network, which must be in eval mode."""
         for module in list(self.modules()):
             for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):  # 0 and 1: in a shortcut
                 if isinstance(getattr(module, norm, None), nn.BatchNorm2d):

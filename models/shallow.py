@@ -199,31 +199,31 @@ class ShallowNet(nn.Module):
         super().__init__()
         if unknown := options.keys() - SHALLOW_OPTIONS.keys():
             raise TypeError(f"ShallowNet has no option {min(unknown)!r}; known: {', '.join(SHALLOW_OPTIONS)}")
-        given = SimpleNamespace(**SHALLOW_OPTIONS | options)
+        chosen = SimpleNamespace(**SHALLOW_OPTIONS | options)
         if (
             not width > 0
-            or min(num_classes, in_channels, *given.widths) < 1
-            or given.covariance_channels < 0
-            or not given.kernels
-            or not 0 <= given.dropout < 1
+            or min(num_classes, in_channels, *chosen.widths) < 1
+            or chosen.covariance_channels < 0
+            or not chosen.kernels
+            or not 0 <= chosen.dropout < 1
         ):
             raise ValueError(
                 "num_classes, in_channels and widths must be at least 1, width above 0, "
                 "covariance_channels at least 0, dropout at least 0 and below 1, and there must "
                 "be a kernel"
             )
-        if given.gate_kind not in GATE_KINDS or (given.gate_kind != "both" and not given.gates):
+        if chosen.gate_kind not in GATE_KINDS or (chosen.gate_kind != "both" and not chosen.gates):
             raise ValueError(f"gate_kind must be one of {', '.join(GATE_KINDS)}, and it needs gates")
-        num_pools = len(given.widths) - 1 if given.num_pools is None else given.num_pools
+        num_pools = len(chosen.widths) - 1 if chosen.num_pools is None else chosen.num_pools
 
         def scaled(channels):
             return max(1, round(channels * width))
 
-        channels = [scaled(64), *map(scaled, given.widths)]
-        self.covariance_channels, self.multi_level_head = given.covariance_channels, given.multi_level_head
+        channels = [scaled(64), *map(scaled, chosen.widths)]
+        self.covariance_channels, self.multi_level_head = chosen.covariance_channels, chosen.multi_level_head
         kernel, stride = STEMS[stem]
         self.stem = ShallowLayer(
-            in_channels, channels[0], kernel, stride, given.reparam, pool=given.stem_pool
+            in_channels, channels[0], kernel, stride, chosen.reparam, pool=chosen.stem_pool
         )
         self.streams = nn.ModuleList(
             nn.Sequential(
@@ -233,35 +233,35 @@ class ShallowNet(nn.Module):
                         after,
                         size,
                         1,
-                        given.reparam,
-                        given.gates,
+                        chosen.reparam,
+                        chosen.gates,
                         number < num_pools,
-                        given.pooled_gates,
-                        given.gate_kind,
+                        chosen.pooled_gates,
+                        chosen.gate_kind,
                     )
                     for number, (before, after) in enumerate(zip(channels, channels[1:]))
                 )
             )
-            for size in given.kernels
+            for size in chosen.kernels
         )
         # number of channels with covariances, for each level of the network
         orders = [min(self.covariance_channels, count) for count in channels]
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
-        seen = sum(features[1:]) if self.multi_level_head else features[-1]
-        self.head = NormLinear(len(given.kernels) * seen, num_classes, given.dropout)
+        num_features = sum(features[1:]) if self.multi_level_head else features[-1]
+        self.head = NormLinear(len(chosen.kernels) * num_features, num_classes, chosen.dropout)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Return the feature maps, each (B, O, H', W'), that the head pools for the images x (B, C, H, W).
 
         The head pools the last map of each stream. A multi-level head pools the maps of all hidden layers.
         """
-        x, seen = self.stem(x), []
+        x, pooled_maps = self.stem(x), []
         for stream in self.streams:
             maps = [x]
             for layer in stream:
                 maps.append(layer(maps[-1]))
-            seen += maps[1:] if self.multi_level_head else maps[-1:]
-        return seen
+            pooled_maps += maps[1:] if self.multi_level_head else maps[-1:]
+        return pooled_maps
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to logits (B, num_classes)."""

@@ -61,8 +61,8 @@ class SelfAttention(nn.Module):
 
     The layer normalises its input, computes the attention, and adds the result to the input.
 
-    The layer has no position embedding, so it takes any image size. The padding of the convolutions before it tells it
-    where a position lies.
+    The layer has no position embedding, so it takes any image size. The convolutions before the layer encode positions
+    by their zero padding.
     """
 
     def __init__(self, channels: int, heads: int = 8):

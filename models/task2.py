@@ -31,22 +31,22 @@ def network_options(options: Mapping) -> dict:
         UserError: the network does not take one of the options, or a list does not hold whole numbers in range.
     """
     arch = options["arch"]
-    given = {key: options[key] for key in SHALLOW_OPTIONS if options.get(key) is not None}
+    chosen = {key: options[key] for key in SHALLOW_OPTIONS if options.get(key) is not None}
     names = tuple(SHALLOW_OPTIONS) if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
-    for key in given.keys() - set(names):
+    for key in chosen.keys() - set(names):
         raise UserError(
             f"--{key.replace('_', '-')}: --arch {arch} has no such option; leave it out, or choose one of "
             f"{', '.join(SHALLOW)}"
         )
-    for key in given.keys() & {"widths", "kernels"}:
+    for key in chosen.keys() & {"widths", "kernels"}:
         try:
-            given[key] = tuple(int(number) for number in given[key].split(","))
+            chosen[key] = tuple(int(number) for number in chosen[key].split(","))
         except ValueError:
-            raise UserError(f"--{key} {given[key][:40]}: expected whole numbers, such as 3,5,7") from None
+            raise UserError(f"--{key} {chosen[key][:40]}: expected whole numbers, such as 3,5,7") from None
         most = 99 if key == "kernels" else 10**5
-        if not all(1 <= number <= most for number in given[key]):
-            raise UserError(f"--{key} {','.join(map(str, given[key]))[:40]}: must be from 1 to {most:,}")
-    return given
+        if not all(1 <= number <= most for number in chosen[key]):
+            raise UserError(f"--{key} {','.join(map(str, chosen[key]))[:40]}: must be from 1 to {most:,}")
+    return chosen
 
 
 def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn.Module:

@@ -18,7 +18,7 @@ from data.decode import pixel_unit
 from report.figures import Chart
 from report.qualitative import bare, draw_support
 
-SHOWN = 7  # largest number of sets that fit into the picture
+MOST_SETS = 7  # largest number of sets that fit into the picture
 
 
 def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Path) -> None:
@@ -42,13 +42,13 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
         else [range(len(ids))]
     )
     columns = []
-    for places in sets[:SHOWN]:
-        chosen, part = tuple(ids[i] for i in places), image[..., list(places)]
+    for positions in sets[:MOST_SETS]:
+        chosen, part = tuple(ids[i] for i in positions), image[..., list(positions)]
         name, share = predictor.named(predictor.probabilities([part], chosen)[0], 1)[0]
         columns.append(
             {
                 "set": subset_name(chosen, names),
-                "present": _shown(part, chosen, predictor),
+                "present": _picture(part, chosen, predictor),
                 "filled": _filled(part, chosen, predictor),
                 "answer": [name, 100 * share],
                 "map": predictor.rests_on(part, chosen).tolist(),
@@ -58,7 +58,7 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
     Chart(answers, columns, title).write(path)
 
 
-def _shown(part: np.ndarray, ids: Sequence[int], predictor) -> list:
+def _picture(part: np.ndarray, ids: Sequence[int], predictor) -> list:
     """Return the present channels `part` (s, s, n) as a picture (s, s, 3) with red, green and blue in 0..1.
 
     Absent channels are black. If the channels are not R, G and B, the picture shows the mean of the channels in grey.
@@ -67,8 +67,8 @@ def _shown(part: np.ndarray, ids: Sequence[int], predictor) -> list:
     scaled = part / unit if unit > 1 else _stretched(part, ids, predictor)
     colours = np.zeros((*part.shape[:2], 3))
     if set(names) <= set("RGB"):
-        for place, i in enumerate(ids):
-            colours[..., "RGB".index(names[i])] = scaled[..., place]
+        for position, i in enumerate(ids):
+            colours[..., "RGB".index(names[i])] = scaled[..., position]
     else:
         colours[:] = scaled.mean(2, keepdims=True)
     return colours.clip(0, 1).round(3).tolist()
@@ -81,7 +81,7 @@ def _stretched(part: np.ndarray, ids: Sequence[int], predictor) -> np.ndarray:
 
 
 def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
-    """Fill the image by the network's fill rule; return a picture as `_shown` does, or None if no image is filled."""
+    """Fill the image by the network's fill rule; return a picture as `_picture` does, or None if no image is filled."""
     rule = find_stem(predictor.model).fill if predictor.any_set else None
     if rule is None or rule.per_image or rule.rows != len(predictor.channels):
         return None
@@ -92,7 +92,7 @@ def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
     whole = (normalised @ matrix.T * std + mean) * unit
     if part.dtype.kind == "u":
         whole = whole.clip(0, np.iinfo(part.dtype).max)
-    return _shown(whole.astype(part.dtype), range(len(mean)), predictor)
+    return _picture(whole.astype(part.dtype), range(len(mean)), predictor)
 
 
 def answers(figure: Figure, data: list[dict]) -> None:

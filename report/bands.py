@@ -71,7 +71,7 @@ class Network(NamedTuple):
         return self.setting.seeds(self.model, columns)
 
     def top1(self, columns: Sequence[str]) -> str:
-        """Write the mean top-1 over the sets, ± its deviation over seeds; write a dash if a set has no results."""
+        """Write the mean top-1 over the sets and its deviation over seeds, or a dash if a set has no results."""
         has = columns and self.seeds(columns)
         return mean_sd(self.setting.top1(self.model, columns)) if has else "–"
 

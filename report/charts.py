@@ -172,23 +172,26 @@ def _curves(setting: Setting) -> Panels | None:
             if (entry, 0) in setting.records
         }
         if histories and all(histories.values()):
-            averaged[name] = {"history": _mean_history(histories, own=len(runs) > 1)}
+            averaged[name] = {"history": _mean_history(histories, only_own_set=len(runs) > 1)}
     return curves(averaged, "val_mean_pct", "top-1 on the sets it is for, mean (%)")
 
 
-def _mean_history(histories: dict[str, list[dict]], own: bool) -> list[dict]:
+def _mean_history(histories: dict[str, list[dict]], only_own_set: bool) -> list[dict]:
     """Average the logs of several networks by epoch; return a log.
 
     Args:
         histories: channel set -> log of the network for this set.
-        own: whether the validation accuracy of a network is taken on this set alone. (The network for RGB was validated
-            on every set.)
+        only_own_set: whether the validation accuracy of a network is taken only on the set of this network. (The
+            network for RGB was validated on every set.)
     """
     averaged = []
     for key in ("loss", "val_mean_pct"):
         logs = {subset: [line for line in history if key in line] for subset, history in histories.items()}
         values = [
-            [line["val_top1_pct"][subset] if own and key == "val_mean_pct" else line[key] for line in log]
+            [
+                line["val_top1_pct"][subset] if only_own_set and key == "val_mean_pct" else line[key]
+                for line in log
+            ]
             for subset, log in logs.items()
         ]
         epochs = [line["epoch"] for line in next(iter(logs.values()))]

@@ -224,12 +224,13 @@ def in_section(setting: Setting, section: str) -> list[int]:
 def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST) -> int | None:
     """Find the ResNet-34 to compare an entry with; return its entry, or None if there is no such ResNet-34.
 
-    The accuracy of the entry is divided by the accuracy of this ResNet-34. It has the highest mean top-1 on validation.
+    The tables divide the accuracy of the entry by the accuracy of this ResNet-34. Of all ResNet-34s to choose from, it
+    has the highest mean top-1 on validation.
 
     Args:
         entry: a ResNet-34 that trained for more epochs than this entry is left out. None: no ResNet-34 is left out.
-        comparison: with SAME_STEM, a ResNet-34 with another first convolution than the entry is left out; with
-            STRONGEST, it is not.
+        comparison: SAME_STEM leaves out each ResNet-34 whose first convolution differs from the entry's; STRONGEST does
+            not.
     """
 
     def fits(other: int) -> bool:
@@ -250,7 +251,7 @@ def headline(setting: Setting) -> tuple[int | None, int | None]:
 
 
 def ratios(setting: Setting) -> list[dict]:
-    """Divide the top-1 of every model by that of its denominator; return lines with the columns `RATIOS`.
+    """Divide the top-1 of every model by the top-1 of its denominator; return lines with the columns `RATIOS`.
 
     Each comparison (STRONGEST, SAME_STEM) has a line for a model. Holm's correction is over the lines of a comparison.
     A model without a denominator has no line, and a denominator is not divided by itself. Ablations are left out,
@@ -331,7 +332,7 @@ def confusion_rates(setting: Setting, entry: int, seeds: int | None = None) -> t
 
 
 def mistakes(setting: Setting) -> Mistakes | None:
-    """Summarise the mistakes of the two networks of `headline`; None if one is missing."""
+    """Summarise the mistakes of the two networks of `headline`; return None if a network is missing."""
     ours, against = headline(setting)
     if ours is None or against is None:
         return None
@@ -378,7 +379,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
             model, reference = setting.model(run), setting.model(against)
             if model:
                 pair = _identity(setting, model), reference and _identity(setting, reference)
-                # skip a pair that was there before, and a network that was there before and is its own reference
+                # skip an earlier pair (model, reference); if a model is compared with itself, skip an earlier model
                 if not seen & {pair, pair[:1] if pair[0] == pair[1] else None} or setting.task == "task2":
                     members.append((label, run, model, against, reference))
                 seen |= {pair, pair[:1]}

@@ -41,7 +41,7 @@ def module(figure: Figure, data) -> None:
 
 
 def layer(figure: Figure, data) -> None:
-    """Draw a gated layer. Its gates read the same input as its convolution, so they do not add to the depth."""
+    """Draw a gated layer. The gates read the same input as the convolution, so the gates do not add to the depth."""
     figure.set_size_inches(10, 3.5)
     axis = _canvas(figure, 10, 3.5)
     _box(axis, 0.1, 1.35, 0.9, 0.7, "input x\ndepth d", GREY)
@@ -96,22 +96,22 @@ def _arrow(axis: Axes, start: float, y: float, end: float) -> None:
 
 def _planes(axis: Axes, x: float, y: float, channels: str, text: str, predicted: str = "") -> None:
     """Draw channels as cards that overlap; predicted channels are hatched."""
-    for place, channel in enumerate(channels):
-        made_up = channel in predicted
+    for position, channel in enumerate(channels):
+        is_predicted = channel in predicted
         axis.add_patch(
             Rectangle(
-                (x + 0.24 * place, y + 0.12 * place),
+                (x + 0.24 * position, y + 0.12 * position),
                 0.75,
                 0.75,
                 facecolor=CHANNEL[channel],
                 edgecolor="white",
-                alpha=0.35 if made_up else 0.85,
-                hatch="///" if made_up else None,
+                alpha=0.35 if is_predicted else 0.85,
+                hatch="///" if is_predicted else None,
             )
         )
         axis.text(
-            x + 0.24 * place + 0.06,
-            y + 0.12 * place + 0.06,
+            x + 0.24 * position + 0.06,
+            y + 0.12 * position + 0.06,
             channel,
             color="white",
             fontsize=8,

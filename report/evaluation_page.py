@@ -28,7 +28,7 @@ QUALITY = {  # heading of a column -> function that makes the cell of a row
     "recall": lambda row: f"{row['recall_macro']:.3f}",
     "F1": lambda row: f"{row['f1_macro']:.3f}",
 }
-SHOWN = 30  # largest number of bars in a chart
+MOST_BARS = 30  # largest number of bars in a chart
 SETS = 7  # largest number of channel sets in the table of classes
 CLASSES = 100  # largest number of classes in a confusion matrix
 
@@ -77,8 +77,8 @@ def write_page(
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     """Return the name of both files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
 
-    The name tells evaluations of the same training apart. It contains the checkpoint (if it is not model.pt), the model
-    (if it is not `trained`), the options of the evaluation, and the split (if there is only one split).
+    So each evaluation of a training has a different name. The name contains the checkpoint if this is not model.pt, the
+    model if this is not `trained`, the options of the evaluation, and the split if there is only one split.
     """
     splits = [split for split in SPLITS if record["splits"].get(split)]
     parts = ["evaluation"]
@@ -215,8 +215,8 @@ def sets_chart(record: dict) -> Chart:
     """Make a chart of top-1 by channel set."""
     split = next(split for split in SPLITS if record["splits"].get(split))
     rows = record["splits"][split]
-    some = f" (the first {SHOWN} of {len(rows)} sets)" if len(rows) > SHOWN else ""
-    bars = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:SHOWN]})
+    some = f" (the first {MOST_BARS} of {len(rows)} sets)" if len(rows) > MOST_BARS else ""
+    bars = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:MOST_BARS]})
     return Chart(_draw_bars, bars, f"{_subject(record)}: top-1 on {split}{some}")
 
 

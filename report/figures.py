@@ -280,14 +280,14 @@ def shares(figure: Figure, data: list[Share]) -> None:
     axis = figure.subplots()
     presets = list(dict.fromkeys(model.of for model in data))
     for kind in dict.fromkeys((model.of, model.stride) for model in data):
-        places = [place for place, model in enumerate(data) if (model.of, model.stride) == kind]
-        members = [data[place] for place in places]
+        positions = [position for position, model in enumerate(data) if (model.of, model.stride) == kind]
+        members = [data[position] for position in positions]
         label = f"{kind[0]}, stem of stride {kind[1]}"
-        _share_points(axis, places, members, label, presets.index(kind[0]), hollow=kind[1] == "1")
-    for place, model in enumerate(data):
+        _share_points(axis, positions, members, label, presets.index(kind[0]), hollow=kind[1] == "1")
+    for position, model in enumerate(data):
         axis.annotate(
             f"{model.name}\n{model.share:.1f}",
-            (place, model.share),
+            (position, model.share),
             xytext=(7, 3),
             textcoords="offset points",
             fontsize=8,

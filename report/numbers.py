@@ -47,7 +47,7 @@ DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
 WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 COLOURS = {"R": "red", "G": "green", "B": "blue"}
 NOTHING = "–"
-PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
+COLOUR_GROUPS = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 FUNCTIONS = (
     *("top1", "sd", "gap", "ratio", "cost", "total", "csv", "count", "seeds"),
@@ -105,26 +105,26 @@ class Numbers:
         return None, None
 
     @staticmethod
-    def columns(setting: Setting, place: str) -> tuple[str, ...]:
+    def columns(setting: Setting, group: str) -> tuple[str, ...]:
         """List the columns of predictions (channel sets) that a group such as "mean" or "pairs" stands for."""
         if setting.task == "task2":
             return setting.columns
         if setting.dataset == bands.BANDS:
-            return bands.groups_of(setting)[GROUPS[place]]
-        return PLACES.get(place, (place,))
+            return bands.groups_of(setting)[GROUPS[group]]
+        return COLOUR_GROUPS.get(group, (group,))
 
-    def by_seed(self, preset: str, name: str | Runs, place: str = "mean") -> list[float]:
+    def by_seed(self, preset: str, name: str | Runs, group: str = "mean") -> list[float]:
         """Return top-1 on test in percent for each seed; return [] if there are no results."""
         setting, model = self.find(preset, name)
-        columns = self.columns(setting, place) if model else ()
+        columns = self.columns(setting, group) if model else ()
         return setting.top1(model, columns) if columns else []
 
-    def top1(self, preset: str, name: str | Runs, place: str = "mean") -> str:
-        values = self.by_seed(preset, name, place)
+    def top1(self, preset: str, name: str | Runs, group: str = "mean") -> str:
+        values = self.by_seed(preset, name, group)
         return f"{statistics.fmean(values):.1f}" if values else NOTHING
 
-    def sd(self, preset: str, name: str, place: str = "mean") -> str:
-        values = self.by_seed(preset, name, place)
+    def sd(self, preset: str, name: str, group: str = "mean") -> str:
+        values = self.by_seed(preset, name, group)
         return f"{statistics.stdev(values):.1f}" if len(values) > 1 else NOTHING
 
     def val(self, preset: str, name: str | Runs, column: str = "top1_pct", form: str = ".1f") -> str:
@@ -132,12 +132,12 @@ class Numbers:
         value = model and setting.mean(model, column, "val")
         return NOTHING if value is None else f"{value:{form}}"
 
-    def gap(self, preset: str, name: str, other: str, place: str = "mean") -> str:
-        result = self.difference(preset, name, other, place)
+    def gap(self, preset: str, name: str, other: str, group: str = "mean") -> str:
+        result = self.difference(preset, name, other, group)
         return interval(result, "difference_points", to="to") if result else NOTHING
 
     def difference(
-        self, preset: str, name: str | Runs, other: str | Runs, place: str = "mean"
+        self, preset: str, name: str | Runs, other: str | Runs, group: str = "mean"
     ) -> dict | None:
         """Subtract the top-1 of two models; return the result of `Setting.difference`.
 
@@ -146,7 +146,7 @@ class Numbers:
         (setting, model), (_, against) = self.find(preset, name), self.find(preset, other)
         if not model or not against or model == against:
             return None
-        return setting.difference(model, against, self.columns(setting, place))
+        return setting.difference(model, against, self.columns(setting, group))
 
     def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
         result = self.share(preset, name, other)
@@ -228,8 +228,8 @@ class Numbers:
         absent = [channel for channel in "RGB" if channel not in subset]
         absent_kernels = np.stack([whole[:, "RGB".index(channel)].ravel() for channel in absent], 1)
         texts = {channel: [] for channel in absent}
-        for place, present in enumerate(subset):
-            change = (folded[:, place] - whole[:, "RGB".index(present)]).ravel()
+        for position, present in enumerate(subset):
+            change = (folded[:, position] - whole[:, "RGB".index(present)]).ravel()
             for channel, share in zip(absent, np.linalg.lstsq(absent_kernels, change, rcond=None)[0]):
                 texts[channel].append(f"{share:.2f} {COLOURS[present]}")
         return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())

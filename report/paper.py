@@ -20,7 +20,7 @@ from report.class_names import class_names
 from report.compare import adjusted, denominator, mistakes
 from report.figures import Chart, Cost, Panel, Panels, Series, SetScores, Share
 from report.markdown import difference, interval, mean_sd, number, table
-from report.numbers import FULL, NARROW, NOTHING, PLACES, Numbers
+from report.numbers import COLOUR_GROUPS, FULL, NARROW, NOTHING, Numbers
 from report.results import Runs, answers
 
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
@@ -170,7 +170,7 @@ def _task1_row(numbers: Numbers, label: str, runs: Runs) -> dict[str, str]:
     if not row:
         return {}
     gap = numbers.difference(NARROW, runs, task1.SPECIALISTS)
-    means = {place: mean_sd(numbers.by_seed(NARROW, runs, place)) for place in ("RGB", *PLACES)}
+    means = {group: mean_sd(numbers.by_seed(NARROW, runs, group)) for group in ("RGB", *COLOUR_GROUPS)}
     return {**row, **means, "mean of 7": means["mean"], "vs specialists": signed(gap) if gap else NOTHING}
 
 
@@ -421,8 +421,8 @@ def _cost(numbers: Numbers) -> list[Cost]:
 def _curves(numbers: Numbers) -> Panels | None:
     """Make panels of losses and validation accuracy; return None unless both tasks have curves.
 
-    Each network shows one seed: the first seed whose log has the validation loss. Older logs have no validation loss;
-    if no seed has it, the panels show the first seed.
+    Each network shows one seed: the first seed whose log has the validation loss. Older logs have no validation loss.
+    If all logs of a network are older, its first seed is shown.
     """
 
     def logs(preset: str, rows) -> dict[str, dict]:

@@ -102,13 +102,13 @@ def make_pdf(root: Path, digest: str) -> bytes:
         source.write_text(text, encoding="utf-8")
         shutil.copytree(root / "report" / "figures", Path(folder) / "figures")
         try:
-            made, warnings = typst.compile_with_warnings(str(source), root=folder, ignore_system_fonts=True)
+            pdf, warnings = typst.compile_with_warnings(str(source), root=folder, ignore_system_fonts=True)
         except typst.TypstError as error:
             raise UserError(f"typst cannot make the PDF: {str(error).strip().splitlines()[0]}") from error
     for warning in warnings:
         if "is deprecated" not in str(warning):  # pandoc writes old names of symbols, which still work
             raise UserError(f"typst gave a warning: {str(warning).strip().splitlines()[0]}")
-    return made
+    return pdf
 
 
 def prepared(text: str) -> str:

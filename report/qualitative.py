@@ -150,19 +150,19 @@ def kernels(figure: Figure, data: dict[str, list]) -> None:
     figure.set_size_inches(10, 6)
     axes = figure.subplots(len(data), filters)
     scale = [
-        max(np.abs(kernel[place]).max() for kernel in map(np.array, data.values()))
-        for place in range(filters)
+        max(np.abs(kernel[number]).max() for kernel in map(np.array, data.values()))
+        for number in range(filters)
     ]
     for row, (name, kernel) in zip(axes, data.items()):
-        for place, axis in enumerate(row):
-            slices = np.array(kernel[place])
+        for number, axis in enumerate(row):
+            slices = np.array(kernel[number])
             patch = np.full((*slices.shape[1:], 3), 0.5)
             for plane, channel in zip(slices, name):
-                patch[..., "RGB".index(channel)] += plane / scale[place] / 2
+                patch[..., "RGB".index(channel)] += plane / scale[number] / 2
             bare(axis).imshow(patch.clip(0, 1), interpolation="nearest")
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-    for place, axis in enumerate(axes[0]):
-        axis.set_title(f"filter {place + 1}", fontsize=9)
+    for number, axis in enumerate(axes[0]):
+        axis.set_title(f"filter {number + 1}", fontsize=9)
 
 
 def activation(figure: Figure, data: list[RestsOn]) -> None:

@@ -150,7 +150,7 @@ class Setting:
         return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
 
     def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
-        """Return the rows of an entry for a split. In Task 1, `column` may be a channel set; then only its rows."""
+        """Return the rows of an entry for a split; if `column` is a channel set, return only the rows of this set."""
         rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
         return rows if column == SINGLE else rows[rows["subset"] == column]
 
@@ -314,9 +314,9 @@ class Setting:
                 setting.correct(model, columns) for model in models if len(setting.seeds(model, columns)) > 1
             ]
 
-        own = seed_variance(several(self))
-        if kind == "specialist" or own and own.freedom >= FEW:
-            return own
+        variance = seed_variance(several(self))
+        if kind == "specialist" or variance and variance.freedom >= FEW:
+            return variance
         return seed_variance(outcomes for setting in (self, *self.others) for outcomes in several(setting))
 
     def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
@@ -334,9 +334,9 @@ class Setting:
         kind = self.kind(next(iter(model.values())))
         if kind in ("plain", "specialist"):
             seeds = self.seeds(model, columns)
-            own = seed_variance([self.correct(model, columns)]) if len(seeds) > 1 else None
-            if own:
-                return own
+            variance = seed_variance([self.correct(model, columns)]) if len(seeds) > 1 else None
+            if variance:
+                return variance
         return self.pooled(kind if self.task == "task2" else "any set", columns)
 
     @cache

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         "--rounds",
         type=int,
         default=60,
-        help=f"number of timed passes of each network for one image; a batch of {BATCH} gets a twentieth of it",
+        help=f"number of timed passes of each network for one image; a twentieth for a batch of {BATCH}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
