@@ -239,7 +239,7 @@ def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
     )
     assert student.isfinite().all() and not torch.equal(plain, student)
     with pytest.raises(
-        UserError, match="--teacher run/model.pt: teacher and student must both take all channels"
+        UserError, match="--teacher run/model.pt: it and the student must both take all channels"
     ):
         command(train_task1, *tiny, "--channels", "R", "--teacher", trained, "--out", "other")
 
