@@ -1,4 +1,4 @@
-"""The runs of Task 1: the model for any set of channels, its rivals and its ablations."""
+"""The runs of Task 1: the network for any set of channels, the models to compare it with, and its ablations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ GREY = Run("fill-grey", "luminance alone", options={"fill": "grey", "embedding":
 
 
 def specialists(**options) -> dict[str, Run]:
-    """Return a dict from channel set to the run that trains only on this set. With options, the runs are ablations."""
+    """Return a dict from a channel set to its specialist, a run that trains only on this set.
+
+    If `options` are given, they change each run, and the runs belong to the section "ablation".
+    """
     specialist = Run("specialist", "seven specialists", "specialist")
     sets = ("RG", "RB", "GB", "R", "G", "B")
     networks = {"RGB": RGB_ONLY, **{channels: specialist.but(channels=channels) for channels in sets}}
@@ -26,13 +29,13 @@ def specialists(**options) -> dict[str, Run]:
     return {channels: run.but(section=section, **options) for channels, run in networks.items()}
 
 
-# The specialist for RGB is the RGB-trained network of the baselines, tested only on RGB
+# The specialist for RGB is the baseline RGB_ONLY, but it is tested only on RGB
 SPECIALISTS = {
     **specialists(),
     "RGB": RGB_ONLY.tested("specialist", "seven specialists", "specialist", subsets="RGB"),
 }
 
-# Kernel generators from papers on varying channels; all use the fill rule of the sliced kernel
+# Kernel generators from papers on varying channels; all of these runs use the fill rule of the sliced kernel
 GENERATED = {
     kernel: Run(model, label, "baseline", {**SLICED.options, "kernel": kernel})
     for kernel, model, label in (
@@ -85,15 +88,15 @@ WITHOUT_BLUE = {
 }
 STRONG, RGB_STRONG = (run.but(augment="strong") for run in (OURS_ABLATED, RGB_ABLATED))
 LONG = {epochs: OURS_ABLATED.but(epochs=epochs) for epochs in (60, 90, 210)}
-# of the longer trainings, this is the best on validation
+# this run has the best validation accuracy of the longer trainings
 LONG_STRONG = CHANNELSET.but(epochs=90, augment="strong")
 SHORT_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (4, 10)}
 LONG_SPECIALISTS = specialists(epochs=90, augment="strong")
 NARROW, WIDE = (OURS_ABLATED.but(width=width) for width in (0.125, 0.5))
 NARROW_SPECIALISTS, WIDE_SPECIALISTS = (specialists(width=width) for width in (0.125, 0.5))
-# One wider network that costs no more than seven specialists of the preset's width together. Predicted: half the full
-# width and 50 epochs give 52 % over the seven sets, four points above the specialists, with 1.24 M parameters against
-# their 2.20 M
+# A wider network that costs no more than seven specialists of the preset's width together. Predicted before the run:
+# half the full width and 50 epochs give 52 % over the seven sets, four points more than the specialists. The network
+# has 1.24 M parameters, the seven specialists 2.20 M
 WIDE_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), 1/2 wide", width=0.5, epochs=50, augment="strong"
 )
@@ -101,38 +104,43 @@ MEDIUM_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), 3/8 wide", width=0.375, epochs=90, augment="strong"
 )
 
-# The same FLOPs as the wide network, spent on finer maps: no pooling behind the stem. Predicted: 52 % over the seven
-# sets with a quarter of the parameters, and at most five points lost at 64 px: the last map has 3 x 3 cells, not 2 x 2
+# This network has the FLOPs of the wide network, but finer maps, because no pooling follows the stem. Predicted: it
+# reaches 52 % over the seven sets with a quarter of the parameters. It loses at most five points at 64 px, because its
+# last map has 3 x 3 cells, not 2 x 2
 FINE_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), no pooling", stem_pool=False, epochs=50, augment="strong"
 )
 
-# The same training with images of five sizes. Predicted: it loses one point at 48 px, where the other network is at its
-# best; it has 50 % at 40 px, where the other network has 38 %, and 55 % at 64 px, two points more
+# The same training with images of five sizes. Predicted: FINE_SIZES loses one point against FINE_STRONG at 48 px, where
+# FINE_STRONG is at its best. FINE_SIZES has 50 % at 40 px, where FINE_STRONG has 38 %. It has 55 % at 64 px, two points
+# more than FINE_STRONG
 FINE_SIZES = FINE_STRONG.but(section="ablation", train_sizes="32,40,48,56,64")
 
-# Twice as wide: 1.24 M parameters and 4/7 of the training of seven specialists with the same recipe. Predicted: 57.5 %
-# over the seven sets, one point above these specialists
+# FINE_STRONG, but twice as wide. The network has 1.24 M parameters and 4/7 of the training of seven specialists with
+# the same recipe. Predicted: it reaches 57.5 % over the seven sets, one point more than these specialists
 FINE_WIDE = FINE_STRONG.but(label="channel-set stem (ours), 1/2 wide, no pooling", width=0.5)
 
-# Seven specialists with the same recipe. Predicted: one point above the one network, at seven times its training
+# Seven specialists with the recipe of FINE_STRONG. Predicted: they reach one point more than FINE_STRONG, with seven
+# times its training
 FINE_SPECIALISTS = specialists(epochs=50, augment="strong", stem_pool=False)
 
 # ---------------------------------------------------------------- full width, for a GPU
 
-# ResNet-18 as wide as in its paper, with a 7x7 stem of stride 2. It has no pooling, which is too coarse for 64 px
+# ResNet-18 as wide as in its paper, with a 7x7 stem of stride 2. No pooling follows the stem, because the maps would be
+# too coarse for images of 64 px
 FULL_CHANNELSET, FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN = (
     run.but(stem_pool=False) for run in (CHANNELSET, RGB_ONLY, SLICED, BY_FILL["mean"])
 )
 FULL_SPECIALISTS = {channels: run.but(stem_pool=False) for channels, run in SPECIALISTS.items()}
-# 3/7 of the epochs of seven specialists together
+# this network trains for 3/7 of the epochs of seven specialists together
 FULL_LONG = FULL_CHANNELSET.but(epochs=90)
-# The stock network, trained for several lengths: seven specialists, and one network with 3/7 of their epochs together
+# The stock network, trained for several lengths: seven specialists, and one network that trains for 3/7 of the epochs
+# of the seven specialists together
 STOCK_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (30, 60, 90, 150)}
 STOCK_LENGTHS = {epochs: OURS_ABLATED.but(epochs=epochs) for epochs in (30, 90, 180, 270, 450)}
 
 
-# ---------------------------------------------------------------- thirteen bands, small images, few of them
+# ---------------------------------------------------------------- thirteen bands, a few small images
 
 SENTINEL_2 = (*(f"B{band:02}" for band in range(1, 13)), "B8A")  # in the order of bands.txt
 _SMALL = {"image_size": 56, "batch_size": 32, "epochs": 60, "lr": 0.05, "augment": "strong"}
@@ -143,7 +151,7 @@ BANDS_PLAIN = Run("all-bands", "trained on all bands alone", "baseline", {"sampl
 BANDS_RGB = Run(
     "specialist", "specialist for red, green, blue", "specialist", {"channels": "B02,B03,B04", **_SMALL}
 )
-# half of the training images use one of the two sets that users need; the other half use any set
+# half of the training images use RGB or all bands, the sets that users need; the other half use any set
 BANDS_WEIGHTED = BANDS_CHANNELSET.but(
     label="ours, half of the sets RGB or all", set_shares="B02,B03,B04:0.25 all:0.25"
 )
@@ -163,8 +171,8 @@ def probed(run: Run, probe: str) -> Run:
     return run.tested(section="ablation", probe=probe)
 
 
-# Sides of the test images, px. Predicted: the wide network, whose training cut out parts of many scales, loses ten
-# points at 40 px and four at 64 px; the usual network, which saw a single scale, loses twice as much
+# Sides of the test images in px. Predicted: WIDE_STRONG loses ten points at 40 px and four at 64 px, because its
+# training cut out parts of many scales. CHANNELSET loses twice as much, because its training used a single scale
 TEST_SIZES = (32, 40, 56, 64, 80, 96)
 
 
@@ -172,7 +180,7 @@ def resized(run: Run, size: int) -> Run:
     return run.tested(section="ablation", image_size=size)
 
 
-# Rows of the tables of bands; the first row is our model
+# Rows of the tables for thirteen bands; the first row is our model
 BANDS_ROWS = (
     BANDS_CHANNELSET,
     BANDS_WEIGHTED,
@@ -186,8 +194,8 @@ BANDS_ROWS = (
 UNSEEN_ROWS = (*BANDS_UNSEEN, probed(BANDS_UNSEEN[2], "average-of-seen"))
 SEEN_ROWS = (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
 
-# Rows of the ablation table: group -> (variant, model, reference). The reference is CHANNELSET if it is left out.
-# A model is one run, or one run for each channel set.
+# Rows of the ablation table: name of a group -> list of tuples (name of the variant, model, reference model). Without a
+# reference, a variant is compared with CHANNELSET. A model is one run, or a dict from a channel set to a run.
 ABLATIONS = {
     "sampler": [
         ("HCS, one set an image", CHANNELSET),
@@ -330,7 +338,7 @@ ABLATIONS = {
 
 # ---------------------------------------------------------------- figures
 
-# Models in the figures that have little space: name in the legend -> model
+# Models in the figures that have room for only a few models: name in the legend -> model
 FIGURE_MODELS = {
     "channel-set stem (ours)": CHANNELSET,
     "ours, 90 epochs, strong augmentation": LONG_STRONG,
@@ -342,7 +350,7 @@ FIGURE_MODELS = {
     "sliced kernel, full width": FULL_SLICED,
     "RGB-trained, full width": FULL_RGB_ONLY,
 }
-# Names that the report's texts use -> the model's runs, at most one run for each preset
+# Name of a model in the report's texts -> runs of this model, at most one run for each preset
 NAMED = {
     "ours": (CHANNELSET, FULL_CHANNELSET, BANDS_CHANNELSET),
     "ours-90": (LONG_STRONG, FULL_LONG),
@@ -378,7 +386,7 @@ NAMED = {
     "all-bands+regression": (BANDS_FILLED[1],),
     "specialist": (BANDS_RGB,),
 }
-# Rows of the report's main table: (label, run)
+# Rows of the report's main table: tuples (label, model)
 MAIN_ROWS = (
     ("seven specialists", SPECIALISTS),
     ("the same, 90 epochs, strong", LONG_SPECIALISTS),
@@ -397,7 +405,8 @@ MAIN_ROWS = (
     ("RGB-trained, regression fill", RGB_REGRESSION),
     ("RGB-trained, zero fill", RGB_ONLY),
 )
-# Rows of the report's ablation table: (change, run, reference). The reference is CHANNELSET if it is left out
+# Rows of the report's ablation table: tuples (change, run, reference run). Without a reference, a run is compared with
+# CHANNELSET
 ABLATION_ROWS = (
     ("fill: mean", BY_FILL["mean"]),
     ("fill: C/n", BY_FILL["rescale"]),
@@ -415,7 +424,7 @@ ABLATION_ROWS = (
     ("sliced: one set per batch", SLICED_PER_BATCH, SLICED),
     ("told wrong channels", probed(CHANNELSET, "wrong-ids")),
 )
-# Points of the figure of budgets: family -> (label, run)
+# Points of the figure of budgets: name of a family of models -> tuples (label, model)
 BUDGETS = {
     "seven specialists": (
         ("1/8 wide", NARROW_SPECIALISTS),
@@ -438,7 +447,7 @@ BUDGETS = {
     ),
     "late fusion": (("1/4", LATE_FUSION),),
 }
-# Points of the figure of training length: family -> (epochs of all networks together, model)
+# Points of the figure of training length: name of a family -> tuples (epochs of all its networks together, model)
 LENGTHS = {
     "ours, one network": [(30, CHANNELSET), *LONG.items()],
     "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
@@ -490,7 +499,7 @@ GRIDS = {
         *(resized(CHANNELSET, size) for size in TEST_SIZES),
         *(resized(RGB_ONLY, size) for size in (40, 64)),
     ],
-    # Short and long trainings, to compare at equal compute: seven networks cost seven times as much as one network
+    # Short and long trainings, to compare models at equal compute: seven networks cost seven times as much as one
     "task1-compute": [
         *(run for family in SHORT_SPECIALISTS.values() for run in family.values()),
         LONG[60],
@@ -532,7 +541,7 @@ GRIDS = {
         *BANDS_FILLED,
         UNSEEN_ROWS[3],
     ],
-    # RGB and a fourth channel, which data.prepare computes from RGB
+    # The data have R, G, B and a fourth channel, which data.prepare computes from RGB
     "task1-extra": [CHANNELSET, SLICED],
     **{
         f"task1-full-stock-{epochs}": [*STOCK_SPECIALISTS[epochs].values(), STOCK_LENGTHS[3 * epochs]]

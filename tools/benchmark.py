@@ -1,19 +1,21 @@
-"""Measure speeds, each against a reference in alternating pairs.
+"""Measure speeds. Each benchmark measures our code and a reference in turn, in several pairs of measurements.
 
-    python -m tools.benchmark                    # all, about ten minutes; writes results/speed.csv;
-                                                 # `step` runs at full width, so only on a GPU
-    python -m tools.benchmark stem --pairs 20    # only the stem; a part is printed, and not written without --keep
+    python -m tools.benchmark                    # all benchmarks, about ten minutes; writes results/speed.csv;
+                                                 # `step` is left out on a CPU, because its networks have full width
+    python -m tools.benchmark stem --pairs 20    # only the stem; prints the result, and writes it only with --keep
     python -m tools.benchmark step epoch --device cuda:0 --compile --keep
 
-cache     images per second decoded into the pixel cache, against a bare Pillow loop on all cores
-data      a CPU training step that makes its batch, against a step on a constant batch
-epoch     images per second in whole epochs, against the plain pipeline of PyTorch's ImageNet example (Dataset,
-          Pillow, torchvision transforms, DataLoader) and against a constant batch
-step      whole training steps of the training scripts, against steps on a constant batch
-stem      ChannelSetConv2d in ResNet-18, against a plain convolution with the same channels: training and folded
-scaling   time to draw and make the batches of an epoch: for 1,000 to 64,000 images, and one process against two
+cache     decodes images into the pixel cache; the reference is a bare Pillow loop on all cores
+data      runs training steps on a CPU that make their batches; the reference trains on a constant batch
+epoch     runs whole epochs; the references are the pipeline of PyTorch's ImageNet example (Dataset, Pillow,
+          torchvision transforms, DataLoader) and a constant batch
+step      runs whole steps of the training scripts; the reference trains on a constant batch
+stem      runs ChannelSetConv2d in ResNet-18, in training and folded; the reference is a plain convolution with the
+          same channels
+scaling   draws and makes the batches of an epoch for 1,000 to 64,000 images; also compares one process with two
 
-A ratio is the median over pairs, with quartiles in brackets. results/speed.csv has a row for each case and machine.
+A ratio divides our value by the reference's value. The table shows the median over the pairs, with quartiles in
+brackets. results/speed.csv has a row for each case and machine.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ from models.resnet import ScaledResNet
 from models.task2 import build_classifier
 from utils import ROOT, ArgumentParser, cli, environment, generator, within, write_text
 
-STEPS = {  # network -> options, at full width, for `step`
+STEPS = {  # networks of the benchmark `step`, at full width: name -> options
     "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},
     "ResNet-34, stock": {"arch": "resnet34"},
     "ResNet-18, 7x7 stem": {"arch": "resnet18", "stem_pool": False},
@@ -68,7 +70,7 @@ COLUMNS = (
 
 
 class Rows:
-    """A table of one run's rows; each row is printed as soon as it is measured."""
+    """A table of measurements; `add` prints each new row at once."""
 
     def __init__(self, device: torch.device):
         machine = environment(device)
@@ -76,7 +78,14 @@ class Rows:
         self.rows: list[dict] = []
 
     def add(self, benchmark: str, case: str, value: float, unit: str, reference: str = "", ratios=()) -> None:
-        """Add a row; ratios: value / reference value, for each pair."""
+        """Add a row to the table.
+
+        Args:
+            benchmark, case: name of the benchmark, and description of the case.
+            value, unit: the measured value and its unit.
+            reference: name of the reference for readers.
+            ratios: our value divided by the reference's value, for each pair of measurements.
+        """
         quartiles = [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])] if len(ratios) else [None] * 3
         self.rows.append(
             dict(zip(COLUMNS, (benchmark, case, value, unit, reference, *quartiles)), **self.machine)
@@ -99,16 +108,19 @@ class Rows:
         images: tuple[int, int] | None = None,
         unit: str = "ms/step",
     ) -> float:
-        """Measure two functions in alternating pairs and add a row: milliseconds, or images per second.
+        """Time two functions in alternating order and add a row, in milliseconds or in images per second.
 
         Args:
-            ours, other: return seconds.
+            benchmark, case: as in `add`.
+            ours, other: functions that do the work of our code and of the reference, and return seconds.
             reference: name of `other` for readers.
-            images: numbers of images that `ours` and `other` process in that time; None: report the time.
-            unit: unit of the time.
+            pairs: number of pairs of measurements.
+            images: number of images that `ours` processes in a call, and number that `other` processes. With these
+                numbers, the row shows images per second. None: the row shows milliseconds.
+            unit: unit of the time for readers.
 
         Returns:
-            The median seconds of `ours`.
+            The median of the seconds of `ours`.
         """
         mine, theirs = pairs_of(ours, other, pairs)
         seconds = statistics.median(mine)
@@ -121,7 +133,7 @@ class Rows:
         return seconds
 
     def keep(self, path: Path) -> None:
-        """Write the rows into a file; its rows of other machines and cases stay."""
+        """Write the rows into the file `path`; rows of the file for other machines and cases stay."""
         check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)
@@ -139,7 +151,10 @@ class Rows:
 def pairs_of(
     ours: Callable[[], float], other: Callable[[], float], pairs: int
 ) -> tuple[list[float], list[float]]:
-    """Time two functions in alternating order and return their seconds; an extra pair at the start warms up."""
+    """Time two functions in alternating order; return the seconds of `ours` and the seconds of `other`.
+
+    One more pair at the start is not returned, because it warms up the caches.
+    """
     mine, theirs = [], []
     for pair in range(pairs + 1):
         for which in ((ours, mine), (other, theirs))[:: 1 if pair % 2 else -1]:
@@ -164,7 +179,7 @@ def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_count
 
 
 def _start(reader: ImageReader) -> None:
-    global _reader  # one for each worker, since opening a zip of 30,000 images takes longer than decoding 64
+    global _reader  # a reader for each worker, since opening a zip of 30,000 images takes longer than decoding 64
     _reader = reader
 
 
@@ -197,7 +212,7 @@ def bench_cache(args, rows: Rows) -> None:
 
 
 def make_train_step(config: Task2Config, device: torch.device, train: Batches, constant: bool) -> TrainStep:
-    """Make the steps of a training; constant: each step gets the same batch, made once."""
+    """Make the object that runs the steps of a training; `constant`: every step gets the same batch, made once."""
     torch.manual_seed(0)
     if constant:
         images, labels = next(train.eval_batches(config.batch_size))
@@ -215,7 +230,7 @@ def make_train_step(config: Task2Config, device: torch.device, train: Batches, c
 def real_and_constant(
     config: Task2Config, device: torch.device, batches: Callable[[], Batches]
 ) -> tuple[TrainStep, TrainStep]:
-    """Make the steps of a training twice: with new batches, and with one batch that stays the same."""
+    """Make two objects that run training steps: the first with new batches, the second with a constant batch."""
     real, constant = (make_train_step(config, device, batches(), same) for same in (False, True))
     return real, constant
 
@@ -234,7 +249,7 @@ def random_images(count: int, image_size: int, device: torch.device) -> Batches:
 
 
 def runner(steps: TrainStep, count: int) -> Callable[[], float]:
-    """Return a function that runs the next `count` steps, waits for the device and returns seconds per step."""
+    """Return a function that runs the next `count` steps, waits for the device, and returns the seconds per step."""
     position = [0]
 
     def run() -> float:
@@ -285,7 +300,7 @@ def bench_step(args, rows: Rows) -> None:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Measure FLOP/s of a product of two random bfloat16 matrices: 8192 x 8192, on a CPU 1024 x 1024."""
+    """Measure the FLOP/s of a product of two random bfloat16 matrices of side 8192, or 1024 on a CPU."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     run = timed(lambda: (a @ b)[0, 0].item())
@@ -322,7 +337,7 @@ def bench_data(args, rows: Rows) -> None:
 
 
 class Plain(Dataset):
-    """A dataset that reads images like PyTorch's ImageNet example: file, Pillow, torchvision transforms."""
+    """A dataset that reads images as PyTorch's ImageNet example does: from a file, with Pillow and torchvision."""
 
     def __init__(self, lists, cache, image_size: int):
         self.reader, self.split = ImageReader(lists), lists.splits["train"]
@@ -399,7 +414,7 @@ def bench_epoch(args, rows: Rows) -> None:
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
-    """Count the bytes that a forward pass saves for the backward pass, each storage once."""
+    """Count the bytes that a forward pass saves for the backward pass; memory that tensors share counts once."""
     sizes: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -414,7 +429,7 @@ def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
 
 def bench_stem(args, rows: Rows) -> None:
     device = torch.device(args.device)
-    # on a CPU measure only the time of this process, since other processes may be busy
+    # on a CPU, the clock counts only the time of this process, since other processes may be busy
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     for channels, sizes in ((3, (1, 2, 3)), (13, (1, 3, 13)), (224, (112, 224))):
         head = f"ResNet-18, {args.image_size} px, C={channels}"
@@ -483,7 +498,7 @@ def bench_stem(args, rows: Rows) -> None:
 
 
 def _batches_of_an_epoch(count: int, image_size: int) -> float:
-    """Time the batches of an epoch of random images, without a network, in seconds."""
+    """Return the seconds that an epoch of batches from `count` random images takes, without a network."""
     torch.set_num_threads(1)
     batches = random_images(count, image_size, torch.device("cpu"))
     start = time.perf_counter()
@@ -522,12 +537,14 @@ BENCHMARKS = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=tuple(BENCHMARKS), help="which benchmarks (default: all)")
+    parser.add_argument(
+        "which", nargs="*", choices=tuple(BENCHMARKS), help="benchmarks to run (default: all)"
+    )
     add_data_options(parser, "data set for `cache` and `epoch`, as in train_task1.py")
     parser.add_argument("--image-size", type=within(8, 1024), default=64, help="image side in px")
-    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="number of repetitions")
+    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="number of pairs of measurements")
     parser.add_argument(
-        "--steps", type=within(1, 10**5), default=5, help="number of steps in each repetition"
+        "--steps", type=within(1, 10**5), default=5, help="number of steps in each measurement"
     )
     parser.add_argument("--device", default="cpu", help="device of `epoch`, `step` and `stem`: cpu or cuda:N")
     parser.add_argument("--compile", action="store_true", help="use torch.compile in `epoch` and `step`")
@@ -535,9 +552,7 @@ def main(argv: list[str] | None = None) -> None:
         "--threads", type=within(1, 4096), default=1, help="CPU threads of the training steps"
     )
     parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="write rows into results/speed.csv also if only some benchmarks run",
+        "--keep", action="store_true", help="write results/speed.csv even if only some benchmarks run"
     )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
