@@ -365,6 +365,8 @@ NAMED = {
     "ours-fine": (FINE_STRONG,),
     "ours-fine-wide": (FINE_WIDE,),
     "specialists-fine": (FINE_SPECIALISTS,),
+    "ours-sizes": (FINE_SIZES,),
+    "sizes-at-80px": (resized(FINE_SIZES, 80),),
     "rgb": (RGB_ONLY, FULL_RGB_ONLY),
     "rgb+regression": (RGB_REGRESSION, FULL_RGB_ONLY.tested(fill="regression")),
     "hypernet": (GENERATED["hypernet"],),
