@@ -681,6 +681,28 @@ def write_json(path: str | Path, value) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def parse_json(text: str | bytes):
+    """Return the value that JSON text holds.
+
+    Raises:
+        ValueError: it is not JSON, or its brackets are nested too deeply for Python to read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+
+
+def read_json(path: str | Path):
+    """Return the value that a JSON file holds.
+
+    Raises:
+        ValueError: see `parse_json`; or the file is not UTF-8.
+        OSError: the file cannot be read.
+    """
+    return parse_json(Path(path).read_bytes())
+
+
 def append_jsonl(path: str | Path, record: dict) -> None:
     """Append one JSON line and flush it to the file."""
     with open(path, "a", encoding="utf-8") as file:
@@ -696,8 +718,8 @@ def read_jsonl(path: str | Path) -> list[dict]:
     lines, records = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
+            records.append(parse_json(line))
+        except ValueError as error:
             if number == len(lines):
                 break
             raise UserError(f"{path}:{number} is not JSON ({error}): delete that line") from error

@@ -49,6 +49,7 @@ from utils import (
     is_out_of_memory,
     load_checkpoint,
     progress_bar,
+    read_json,
     read_jsonl,
     save_checkpoint,
     use_threads,
@@ -117,8 +118,8 @@ def choose_threads(config: TrainConfig) -> None:
     if not config.threads and config.device == "cpu":
         earlier = Path(config.out or "", "config.json")
         if config.resume and config.out and earlier.is_file():
-            with suppress(ValueError, RecursionError, AttributeError):
-                threads = json.loads(earlier.read_text(encoding="utf-8")).get("threads")
+            with suppress(ValueError, AttributeError):
+                threads = read_json(earlier).get("threads")
                 config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
     if config.threads or config.device == "cpu":
         config.threads = use_threads(config.threads)
