@@ -103,10 +103,10 @@ class TrainConfig:
 
     data: str = option(
         "auto",
-        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in data/; if there is "
-        "none, a demo set is made there",
+        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in the repository's data/; "
+        "if there is none, a demo set is made there",
     )
-    cache: str | None = option(None, "folder for the decoded pixels (default: data/cache)")
+    cache: str | None = option(None, "folder for the decoded pixels (default: data/cache in the repository)")
     out: str = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
     name: str = option(None, "name of the model in the results (default: from the options)")
     resume: bool = option(False, "go on with the run in --out; if there is none, start it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import errno
@@ -111,12 +112,22 @@ class BusyError(UserError):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A help formatter that shows defaults and keeps the line breaks of the description."""
+    """A help formatter that shows defaults and keeps the line breaks of the description.
+
+    A default path inside the repository is shown without the path of the repository.
+    """
 
     def _get_help_string(self, action):
         # defaults that would print as None, an empty text, [], inf, or False for a flag without --no-
         silent = action.default in (None, "", [], math.inf) or isinstance(action, argparse._StoreTrueAction)
         return action.help if silent else super()._get_help_string(action)
+
+    def _expand_help(self, action):
+        default = action.default if isinstance(action.default, (str, Path)) else ""
+        if Path(default).is_relative_to(ROOT):  # true wherever the user stands
+            action = copy.copy(action)
+            action.default = f"{Path(default).relative_to(ROOT).as_posix()} in the repository"
+        return super()._expand_help(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):

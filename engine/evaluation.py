@@ -65,8 +65,8 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     )
     parser.add_argument(
         "--results",
-        help="folder for the results (default: results/ if it already holds results of this data, "
-        "else runs/results; for the demo set runs/demo-results)",
+        help="folder for the results (default: the repository's results/ if it already holds results "
+        "of this data, else runs/results; for the demo set runs/demo-results)",
     )
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing if the results of this run are there already"

@@ -52,17 +52,41 @@ def test_a_reader_that_has_gone_where_the_output_has_no_file(monkeypatch):
     assert stop.value.code == 1
 
 
-def test_every_script_and_tool_takes_a_list_of_words():
+def mains() -> list[str]:
+    """Return the names of the modules that are scripts or tools."""
     files = [*ROOT.glob("*.py"), *(file for part in PARTS for file in (ROOT / part).rglob("*.py"))]
-    mains = [file for file in files if "\ndef main(" in file.read_text(encoding="utf-8")]
-    assert len(mains) > 10
-    for file in mains:
-        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in files
+        if "\ndef main(" in file.read_text(encoding="utf-8")
+    ]
+
+
+def test_every_script_and_tool_takes_a_list_of_words():
+    assert len(mains()) > 10
+    for name in mains():
         first = next(iter(inspect.signature(importlib.import_module(name).main).parameters.values()))
         assert (first.name, first.default) == ("argv", None), name
     for script in (train_task1, train_task2):
         with pytest.raises(SystemExit):
             script.main(["--no-such-option"])
+
+
+def test_help_names_no_folder_of_this_machine(monkeypatch, capsys):
+    """A default in the repository is shown in a way that is true wherever the user stands."""
+    monkeypatch.setenv("COLUMNS", "1000")  # no path is broken at the end of a line
+    names = ("download", "build", "check", "demo", "lists", "folds", "derive", "cache")
+    calls = [(name, ["--help"]) for name in mains()] + [("data.prepare", [name, "--help"]) for name in names]
+    shown = {}
+    for name, words in calls:
+        with pytest.raises(SystemExit) as stop:
+            importlib.import_module(name).main(words)
+        shown[name, words[0]] = capsys.readouterr().out
+        assert stop.value.code == 0 and shown[name, words[0]].startswith("usage: ")
+        assert str(ROOT) not in shown[name, words[0]] and str(Path.home()) not in shown[name, words[0]], name
+    assert "(default: data/cache in the repository)" in shown["data.prepare", "cache"]
+    assert "(default: data/cache in the repository)" in shown["train_task1", "--help"]
+    assert "(default: results/fill_error.csv in the repository)" in shown["tools.fill_error", "--help"]
 
 
 @pytest.fixture
