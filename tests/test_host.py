@@ -140,6 +140,29 @@ def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, mo
     assert len(cache.split("train").labels) == 12
 
 
+def test_figures_are_drawn_whatever_backend_a_notebook_asks_for():
+    """A notebook's `!python eval_channels.py` inherits MPLBACKEND, which this Python may not have."""
+    code = (
+        "import os, report, matplotlib.figure\n"
+        "print(os.environ['MPLBACKEND'], matplotlib.get_backend(auto_select=False))"
+    )
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("[!rt]*/*.py"), *ROOT.glob("tools/*.py")):  # all but report/
+        assert not re.search(r"^ *(from|import) matplotlib", file.read_text(encoding="utf-8"), re.M), file
+    shown = {}
+    for backend in ("module://no_such_package.backend", "nonsense", "svg"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "MPLBACKEND": backend},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        shown[backend] = done.stdout.split()
+    assert shown["svg"] == ["svg", "svg"]  # the notebook's backend stays, where it is there
+    assert shown["nonsense"] == ["nonsense", "None"]
+
+
 # ---------------------------------------------------------------- threads, locks
 
 
