@@ -42,6 +42,7 @@ from utils import (
     append_jsonl,
     brief,
     check_options,
+    check_writable,
     counted,
     duration,
     environment,
@@ -90,7 +91,9 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
         data: path of the data set, if it was searched already (default: search by `config.data`).
 
     Raises:
-        UserError: a file that an option names is missing, or the run directory holds a run already.
+        UserError: a file that an option names is missing, or the run directory holds a run already or cannot be
+            written.
+        BusyError: another process trains there.
     """
     for option in ("teacher", "init_from"):  # checked first: decoding the data may take minutes
         path = getattr(config, option)
@@ -102,9 +105,14 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
     # all training batches have one shape, so a GPU times its convolution algorithms only once
     torch.backends.cudnn.benchmark = True
     device = torch.device(config.device)
+    processes = Processes.start(device)
+    if processes.rank == 0:
+        if config.out and Path(config.out).exists():
+            hold(Path(config.out)).release()
+        check_writable(Path(config.out or "runs"))
     return (
         device,
-        Processes.start(device),
+        processes,
         open_data(data or config.data, config.image_size, config.cache, config.max_failed),
     )
 
@@ -312,9 +320,7 @@ class Trainer:
         # loss_sum: sum of the losses of this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped, self.lock = 0, 0.0, 0.0, None, None
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
-        self.board = None
-        if config.tensorboard and processes.rank == 0:
-            self.board = Board(self.folder / "tensorboard")
+        self.board: Board | None = None
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
         if config.compile:  # in place, after the average was copied, so that no state dict changes its keys
             called.compile(dynamic=False)
@@ -498,6 +504,8 @@ class Trainer:
         bar, handlers, messages = None, {}, sys.stderr
         try:
             self.open_run()
+            if self.config.tensorboard and self.processes.rank == 0:
+                self.board = Board(self.folder / "tensorboard")  # the folder is locked now
             for number in _stop_signals():
                 # only the main thread may set handlers; in another thread, the caller must stop the training
                 with suppress(ValueError):
@@ -518,6 +526,8 @@ class Trainer:
         finally:
             if bar is not None:
                 bar.close()
+            if self.board is not None:
+                self.board.writer.close()
             if self.lock is not None:
                 self.lock.release()
             for number, handler in handlers.items():
