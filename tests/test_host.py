@@ -355,6 +355,20 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(trained, comman
     assert not (tmp_path / "new").exists()
 
 
+def test_a_compiler_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        UserError, match="--compile: there is no C.. compiler 'no-such-compiler' here; install it"
+    ):
+        Task1Config(device="cpu", compile=True).resolve()
+    monkeypatch.setenv("CXX", sys.executable)  # any program that is there
+    Task1Config(device="cpu", compile=True).resolve()
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="--compile"):
+        Task1Config(device="cpu", compile=True).resolve()
+
+
 def test_a_gpu_takes_the_preset_that_results_stand_behind(monkeypatch):
     assert Task1Config(device="cpu").resolve().preset == "64px-half"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
