@@ -37,6 +37,7 @@ from engine.board import Board
 from engine.step import TrainStep
 from models.resnet import LAYERS
 from utils import (
+    OPTIONS,
     PARTIAL,
     UserError,
     append_jsonl,
@@ -91,14 +92,16 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
         data: path of the data set, if it was searched already (default: search by `config.data`).
 
     Raises:
-        UserError: a file that an option names is missing, or the run directory holds a run already or cannot be
-            written.
+        UserError: a file that an option names is missing or no model; or the run directory holds a run already or
+            cannot be written.
         BusyError: another process trains there.
     """
     for option in ("teacher", "init_from"):  # checked first: decoding the data may take minutes
         path = getattr(config, option)
         if path and not Path(path).is_file():
             raise UserError(f"--{option.replace('_', '-')} {path}: no such file; give the path of a model.pt")
+        if path:
+            load_checkpoint(path, tuple(OPTIONS))
     if config.out and not config.resume and Path(config.out, "last.pt").exists():
         raise UserError(_holds_a_run(config.out))
     choose_threads(config)
@@ -527,7 +530,8 @@ class Trainer:
             if bar is not None:
                 bar.close()
             if self.board is not None:
-                self.board.writer.close()
+                with suppress(OSError):  # the disk is full
+                    self.board.writer.close()
             if self.lock is not None:
                 self.lock.release()
             for number, handler in handlers.items():
@@ -662,7 +666,10 @@ class Trainer:
         self.metrics.append(json.loads(json.dumps(record)))  # numbers exactly as the file will hold them
         if self.board:
             rate = float(self.optimizer.param_groups[0]["lr"])
-            self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
+            try:
+                self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
+            except OSError as error:  # metrics.jsonl holds the numbers as well
+                bar.write(f"warning: cannot write to {self.folder / 'tensorboard'}: {error}", file=bar.fp)
         if self.processes.rank == 0:
             try:
                 append_jsonl(self.folder / "metrics.jsonl", record)

@@ -321,6 +321,8 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch
         (["--out", "file/run"], "cannot write to file/run.*check that path"),
         (["--init-from", "no.pt"], "--init-from no.pt: no such file"),
         (["--teacher", "no.pt"], "--teacher no.pt: no such file"),
+        (["--teacher", "file"], "file is not a readable checkpoint"),
+        (["--init-from", "file"], "file is not a readable checkpoint"),
     ],
 )
 def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, monkeypatch, words, message):
@@ -590,7 +592,7 @@ def test_tensorboard_is_asked_for_before_anything_is_decoded(monkeypatch):
         Task1Config(device="cpu", tensorboard=True).resolve()
 
 
-def test_what_tensorboard_is_given(monkeypatch, command, tiny):
+def test_what_tensorboard_is_given(monkeypatch, command, tiny, capsys):
     class Writer:
         def __init__(self, folder):
             seen["folder"] = folder
@@ -625,6 +627,15 @@ def test_what_tensorboard_is_given(monkeypatch, command, tiny):
     with pytest.raises(UserError, match="the run.* was started with|it was started with"):
         command(train_task1, *tiny, "--out", "run", "--tensorboard", "--resume", "--lr", "0.02")
     assert seen == {}  # nothing is written into the folder of a run that is refused
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Writer, "add_scalar", full)
+    monkeypatch.setattr(Writer, "close", full)
+    command(train_task1, *tiny, "--out", "full", "--tensorboard")
+    assert "warning: cannot write to full/tensorboard: [Errno 28]" in capsys.readouterr().err
+    assert Path("full/model.pt").exists()
 
 
 # ---------------------------------------------------------------- make
