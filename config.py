@@ -7,6 +7,8 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -104,10 +106,10 @@ class TrainConfig:
 
     data: str = option(
         "auto",
-        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in data/; if there is "
-        "none, a demo set is made there",
+        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in the repository's data/; "
+        "if there is none, a demo set is made there",
     )
-    cache: str | None = option(None, "folder for the decoded pixels (default: data/cache)")
+    cache: str | None = option(None, "folder for the decoded pixels (default: data/cache in the repository)")
     out: str = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
     name: str = option(None, "name of the model in the results (default: from the options)")
     resume: bool = option(False, "go on with the run in --out; if there is none, start it")
@@ -247,6 +249,13 @@ class TrainConfig:
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError(
                 "--tensorboard: the package is not installed; run `pip install tensorboard`, or leave the option out"
+            )
+        # the compiler that torch.compile calls for networks on a CPU
+        compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+        if self.compile and self.device == "cpu" and shutil.which(compiler) is None:
+            raise UserError(
+                f"--compile: there is no C++ compiler {compiler!r} here; install it, name another compiler in the "
+                "environment variable CXX, or leave the option out"
             )
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")

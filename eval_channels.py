@@ -29,7 +29,7 @@ from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
 from report.evaluation_page import ClassAnswers, write_page
-from utils import ArgumentParser, UserError, cli, progress_bar
+from utils import ArgumentParser, UserError, check_writable, cli, progress_bar
 
 
 def make_parser() -> ArgumentParser:
@@ -188,6 +188,8 @@ def main(argv: list[str] | None = None) -> None:
         print(
             "only some of the splits or sets: the results are printed, not saved; --results FOLDER saves them"
         )
+    else:
+        check_writable(evaluation.files.folder)
     size = args.image_size or checkpoint["config"]["image_size"]
     config, cache = evaluation.open_data(args.checkpoint[0], size)
     device = torch.device(config.device)

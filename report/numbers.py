@@ -27,7 +27,6 @@ other results in results/ never change these texts.
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 from pathlib import Path
@@ -41,7 +40,7 @@ from report import bands
 from report.compare import denominator
 from report.markdown import interval
 from report.results import Model, Runs, Setting, answers
-from utils import ROOT, UserError
+from utils import ROOT, UserError, read_json
 
 DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
 WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -257,4 +256,4 @@ class Numbers:
         )
 
     def about(self, field: str) -> str:
-        return json.loads((ROOT / "report" / "text" / "about.json").read_text(encoding="utf-8"))[field]
+        return read_json(ROOT / "report" / "text" / "about.json")[field]

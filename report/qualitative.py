@@ -5,7 +5,6 @@ tools/qualitative.py writes results/qualitative.json.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from PIL import Image
 from channelset import build_fill
 from engine.records import SUBSETS
 from report.figures import Chart
-from utils import UserError
+from utils import UserError, read_json
 
 REBUILT = "coffee"  # this photograph is rebuilt, because its colours matter
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "regression": "regression"}
@@ -51,7 +50,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         pictures = {
             name: _seen(Image.open(root / "report" / "photographs" / f"{name}.png").convert("RGB"))
             for name in content["pictures"]
@@ -71,7 +70,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
                 "What the answers rest on (Grad-CAM, last feature map)",
             ),
         }
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"

@@ -68,7 +68,9 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--options", default="", help="more options for every training, such as '--epochs 2'")
     parser.add_argument(
-        "--results", metavar="FOLDER", help="folder for the joined results (default: results)"
+        "--results",
+        metavar="FOLDER",
+        help="folder for the joined results (default: the repository's results/)",
     )
     parser.add_argument(
         "--collect", action="store_true", help="only join the folds; do not train or evaluate"

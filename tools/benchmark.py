@@ -13,6 +13,8 @@ step      runs whole steps of the training scripts; the reference trains on a co
 stem      runs ChannelSetConv2d in ResNet-18, in training and folded; the reference is a plain convolution with the
           same channels
 scaling   draws and makes the batches of an epoch for 1,000 to 64,000 images; also compares one process with two
+course    measures time and memory of the commands for a drawn set of as many images as the course's archive, on
+          --threads cores; it runs only if it is named, and needs 20 to 60 minutes and 4 GB of disk
 
 A ratio divides our value by the reference's value. The table shows the median over the pairs, with quartiles in
 brackets. results/speed.csv has a row for each case and machine.
@@ -24,6 +26,8 @@ import io
 import multiprocessing
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -54,7 +58,7 @@ from engine.trainer import Processes
 from metrics.cost import count_macs
 from models.resnet import ScaledResNet
 from models.task2 import build_classifier
-from utils import ROOT, ArgumentParser, cli, environment, generator, within, write_text
+from utils import ROOT, ArgumentParser, UserError, cli, environment, generator, within, write_text
 
 STEPS = {  # networks of the benchmark `step`, at full width: name -> options
     "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},
@@ -62,6 +66,7 @@ STEPS = {  # networks of the benchmark `step`, at full width: name -> options
     "ResNet-18, 7x7 stem": {"arch": "resnet18", "stem_pool": False},
     "ours (depth 6), x1.25": {"arch": "gated6-k3", "width": 1.25},
 }
+COURSE = {"train": 63_325, "val": 450, "test": 450}  # images of the course's archive
 SIZES = {"48 px, quarter width": ("48px-quarter", "resnet10"), "64 px, half width": ("64px-half", "resnet18")}
 COLUMNS = (
     *("benchmark", "case", "value", "unit", "reference", "ratio", "low", "high"),
@@ -494,6 +499,89 @@ def bench_stem(args, rows: Rows) -> None:
             inference(f"folded, n={n}", fold_channels(net, ids).eval(), network(n).eval(), x, n)
 
 
+# ---------------------------------------------------------------- the course's archive
+
+
+def draw_course(folder: Path, counts: dict[str, int]) -> Path:
+    """Draw a data set like the course's archive: JPEGs of 256 px in 50 classes, about 20 kB each.
+
+    The pictures repeat, but each file differs, since bytes after a picture's end are not decoded.
+
+    Args:
+        folder: the folder to make.
+        counts: split -> number of images.
+    """
+    random, pictures = np.random.default_rng(0), []
+    for _ in range(100):
+        clouds = random.normal(128, 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+        pixels = np.asarray(Image.fromarray(clouds).resize((256, 256)), np.int16)
+        pixels = (pixels + random.normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "JPEG", quality=75)
+        pictures.append(data.getvalue())
+    for label in range(50):
+        (folder / f"images/n{label:08d}").mkdir(parents=True)
+    number = 0
+    for split, count in counts.items():
+        lines = []
+        for _ in range(count):
+            path = f"images/n{number % 50:08d}/{number}.JPEG"
+            (folder / path).write_bytes(pictures[number % 100] + number.to_bytes(8, "big"))
+            lines.append(f"{path} {number % 50}\n")
+            number += 1
+        write_text(folder / f"{split}.txt", "".join(lines))
+    return folder
+
+
+# a small program in between: Linux counts the memory of the process that starts another as that of the other too
+LAUNCH = (
+    "import resource, subprocess, sys, time; begun = time.perf_counter()\n"
+    "status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)\n"
+    "print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    "sys.exit(status)"
+)
+
+
+def cost_of(words: list[str]) -> tuple[float, float]:
+    """Run Python with the arguments `words` in the repository; return seconds, and MiB of its largest process.
+
+    Raises:
+        UserError: it failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LAUNCH, sys.executable, *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(f"`python {' '.join(words)}` failed; see its messages above")
+    seconds, memory = map(float, done.stdout.split())
+    return seconds, memory / 1024  # Linux counts in KiB
+
+
+def bench_course(args, rows: Rows) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        data, run = str(draw_course(Path(place, "course"), COURSE)), f"{place}/run"
+        count, prepare = sum(COURSE.values()), ["-m", "data.prepare"]
+        opened = ["--data", data, "--cache", f"{place}/cache", "--threads", str(args.threads)]
+        size, workers = str(args.image_size), ["--workers", str(args.threads)]
+        training = ["train_task1.py", *opened, "--image-size", size, "--epochs", "1", "--out", run]
+        evaluation = ["eval_channels.py", f"{run}/model.pt", *opened, "--results", f"{place}/results"]
+        for case, words in {
+            "check": [*prepare, "check", data, *workers],
+            "check --decode": [*prepare, "check", data, "--decode", *workers],
+            f"cache for {size} px": [
+                *(*prepare, "cache", data, "--image-size", size, "--out", f"{place}/cache", *workers)
+            ],
+            f"train_task1.py, one epoch at {size} px": [*training, "--device", args.device],
+            "eval_channels.py": [*evaluation, "--repeats", "0", "--device", args.device],
+        }.items():
+            seconds, memory = cost_of(words)
+            rows.add("course", f"{count:,} images: {case}", seconds, "s")
+            rows.add("course", f"{count:,} images: {case}, largest process", memory, "MiB")
+
+
 # ---------------------------------------------------------------- scaling
 
 
@@ -532,6 +620,7 @@ BENCHMARKS = {
     "step": bench_step,
     "stem": bench_stem,
     "scaling": bench_scaling,
+    "course": bench_course,
 }
 
 
@@ -546,19 +635,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--steps", type=within(1, 10**5), default=5, help="number of steps in each measurement"
     )
-    parser.add_argument("--device", default="cpu", help="device of `epoch`, `step` and `stem`: cpu or cuda:N")
+    parser.add_argument(
+        "--device", default="cpu", help="device of `course`, `epoch`, `step` and `stem`: cpu or cuda:N"
+    )
     parser.add_argument("--compile", action="store_true", help="use torch.compile in `epoch` and `step`")
     parser.add_argument(
         "--threads", type=within(1, 4096), default=1, help="CPU threads of the training steps"
     )
     parser.add_argument(
-        "--keep", action="store_true", help="write results/speed.csv even if only some benchmarks run"
+        "--keep",
+        action="store_true",
+        help="write rows into the repository's results/speed.csv also if only some benchmarks run",
     )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     rows = Rows(torch.device(args.device))
-    chosen = args.which or [name for name in BENCHMARKS if name != "step" or args.device != "cpu"]
+    chosen = args.which or [
+        name for name in BENCHMARKS if name != "course" and (name != "step" or args.device != "cpu")
+    ]
     for name in chosen:
         BENCHMARKS[name](args, rows)
         if args.keep or not args.which:  # after each benchmark, so that a later error loses nothing

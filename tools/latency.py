@@ -20,7 +20,7 @@ from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
 from report.results import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar
+from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, within
 
 CHANNELS = 3  # Task 2 uses all channels of the pixel cache
 
@@ -73,15 +73,13 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("--preset", help="preset of the results (default: all)")
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=within(1, 10**6),
         default=60,
         help=f"number of timed passes of each network for one image; a twentieth for a batch of {BATCH}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=within(1, 4096), default=1, help="CPU threads")
     args = parser.parse_args(argv)
-    if args.rounds < 1:
-        raise UserError(f"--rounds {args.rounds}: give at least 1")
     torch.set_num_threads(args.threads)
     device, records = torch.device(args.device), load_records(root / "results", "task2")
     settings = [one for one in load_settings(root, "task2")[1] if args.preset in (None, one.preset)]

@@ -14,15 +14,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from data.dataset import add_data_options, open_data
 from engine.records import SINGLE, SUBSETS, Predictions
 from grids.task1 import CHANNELSET
 from report.class_names import class_names
 from report.compare import agreement, denominator, headline
+from report.figures import Figure
 from report.results import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
+from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, within
 
 
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         f"shallow network that is best on validation)",
     )
     add_data_options(parser, "data set of the results, as in train_task1.py")
-    parser.add_argument("--each", type=int, default=6, help="number of pictures of each kind")
+    parser.add_argument("--each", type=within(1, 1000), default=6, help="number of pictures of each kind")
     args = parser.parse_args(argv)
     find, kinds = TASKS[args.task]
     settings = [one for one in load_settings(root, args.task)[1] if args.preset in (None, one.preset)]
