@@ -17,10 +17,7 @@ BANDS = dict(zip(sensor("sentinel-2").names, sensor("sentinel-2").wavelengths)) 
 
 
 def make_tiles(count: int, seed: int):
-    """Draw random tiles (N, 13, 16, 16) and their labels (N,); there are six classes.
-
-    A class has one of three smooth spectra, mixed with the other spectra, and one of two textures.
-    """
+    """Draw random tiles (N, 13, 16, 16) and labels (N,): six classes of three spectra, mixed, and two textures."""
     random, nm = torch.Generator().manual_seed(seed), torch.tensor(list(BANDS.values())).float()
     spectra = torch.stack([torch.exp(-(((nm - peak) / 350) ** 2)) for peak in (500, 900, 1900)])  # (3, 13)
     labels = torch.randint(0, 6, (count,), generator=random)

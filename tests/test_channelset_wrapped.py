@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from test_channelset_networks import (
+from small_networks import (
     COVARIANCE,
     MASK,
     Residual,
