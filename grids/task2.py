@@ -452,6 +452,10 @@ NAMED = {
     "branches-10": (NAMED_10["reparam6-k5"],),
     "branches-30": (REPARAM_GATED_STRONG,),
     "gated-30": (GATED_K5_STRONG,),
+    "pixel-gates": (GATES_30["pixel"],),
+    "channel-gates": (GATES_30["channel"],),
+    "kernels-3x3": (KERNELS_30[3],),
+    "two-layers": (TWO_LAYERS_30,),
 }
 # Rows of the report's main table: preset -> tuples (label, run)
 MAIN_ROWS = {
