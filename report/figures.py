@@ -407,8 +407,8 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
                 axis.annotate(
                     str(next(number)),
                     (x, y),
-                    xytext=((-5, 5), (5, -11), (-5, -11))[rank],
-                    ha="left" if rank == 1 else "right",
+                    xytext=((-5, 5), (5, -11), (0, 7))[rank],
+                    ha=("right", "left", "center")[rank],
                     textcoords="offset points",
                     fontsize=8,
                     color=style["color"],
