@@ -97,6 +97,7 @@ def compare(rank: int, kind: str) -> None:
             sampler = copy.deepcopy(alone[0].sampler)  # the n-th draw is known before
             sampler.count, both, how = step, [None, None], {}
             distributed.all_gather_object(both, sampler.draw(2, 3))
+            assert step or not torch.equal(*both)  # each process draws its own sets
             masks = torch.cat(both)
         dirty = torch.where(masks[:, :, None, None], x, torch.nan)
         logits = torch.cat(
