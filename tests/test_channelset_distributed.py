@@ -74,7 +74,7 @@ def work(rank: int, folder: str) -> None:
             init_method=f"file://{folder}/{kind}.store",
             rank=rank,
             world_size=2,
-            timeout=timedelta(seconds=20),
+            timeout=timedelta(seconds=60),
         )
         error = ""
         try:

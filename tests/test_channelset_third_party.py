@@ -452,12 +452,7 @@ def test_trainers_of_ultralytics(tmp_path, monkeypatch):
         "G",
         "B",
     )
-    x, mask, dirty = (
-        torch.rand(2, 3, 64, 64),
-        torch.tensor([[True, False, True]] * 2),
-        torch.rand(2, 3, 64, 64),
-    )
-    dirty = without_green(x)
+    x, mask = torch.rand(2, 3, 64, 64), torch.tensor([[True, False, True]] * 2)
     with torch.no_grad():
         wanted = net.eval()(x[:, IDS], channels=IDS)[0]
         torch.testing.assert_close(net(without_green(x), mask=mask)[0], wanted, rtol=1e-4, atol=1e-3)
