@@ -13,7 +13,7 @@ from . import context
 from .fill import Fill, LumaChroma, captured, rule_name
 from .names import Channels
 from .restore import Restored
-from .sampling import REPEATED, Sampler
+from .sampling import REPEATED, Sampler, in_backward
 
 EXTRA = "_extra_state"  # torch's key for the result of `get_extra_state`
 
@@ -64,7 +64,7 @@ class ChannelPlace(Restored):
             if channels is None and mask is None:
                 if self.training and self.sampler is not None:
                     mask = self.sampler.draw(batch, self.in_channels)
-                elif self.followed and torch._C._current_graph_task_id() != -1:  # within a backward pass
+                elif self.followed and not captured() and in_backward():
                     raise RuntimeError(REPEATED)
             elif not captured():
                 self.followed |= self.training or torch.is_grad_enabled()

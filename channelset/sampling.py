@@ -129,7 +129,7 @@ class Sampler:
         Raises:
             RuntimeError: activation checkpointing repeats the draw of a batch.
         """
-        if torch._C._current_graph_task_id() != -1:  # within a backward pass
+        if in_backward():
             raise RuntimeError(REPEATED)
         parallel = torch.distributed
         rank = parallel.get_rank() if parallel.is_available() and parallel.is_initialized() else 0
@@ -142,6 +142,11 @@ class Sampler:
             self.weights,
             torch.Generator().manual_seed(int.from_bytes(digest[:7], "big")),
         )
+
+
+def in_backward() -> bool:
+    """Check whether this thread runs a backward pass, in which activation checkpointing repeats a call."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Generator | None) -> Tensor:
