@@ -361,7 +361,6 @@ NAMED = {
     "specialists-90": (LONG_SPECIALISTS,),
     "specialists-4": (SHORT_SPECIALISTS[4],),
     "ours-90-light": (LONG[90],),
-    "ours-wide": (WIDE_STRONG,),
     "ours-fine": (FINE_STRONG,),
     "ours-fine-wide": (FINE_WIDE,),
     "specialists-fine": (FINE_SPECIALISTS,),

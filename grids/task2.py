@@ -456,6 +456,7 @@ NAMED = {
     "channel-gates": (GATES_30["channel"],),
     "kernels-3x3": (KERNELS_30[3],),
     "two-layers": (TWO_LAYERS_30,),
+    "attention": (OTHERS_30["attention"],),
 }
 # Rows of the report's main table: preset -> tuples (label, run)
 MAIN_ROWS = {

@@ -439,8 +439,8 @@ def _curves(numbers: Numbers) -> Panels | None:
                 records[label] = min(seeds, key=lambda record: "val_loss" not in record["history"][-1])
         return records
 
-    names = ("ours", "ours-90", "ours-wide", "sliced")
-    labels = ("ours", "ours, 90 epochs, strong", "ours, 1/2 wide, 50, strong", "sliced kernel")
+    names = ("ours", "ours-90", "ours-fine", "sliced")
+    labels = ("ours", "ours, 90 epochs, strong", "ours, no pooling, 50, strong", "sliced kernel")
     narrow, small = logs(NARROW, zip(labels, names)), logs(NARROW, task2.MAIN_ROWS[NARROW])
     parts = (
         curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)", "validation loss"),
