@@ -7,6 +7,8 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -98,15 +100,16 @@ def choose_device(device: str) -> str:
 class TrainConfig:
     """The options that every training script has.
 
-    Types are those after `resolve`, which replaces None by the preset's value. Options that may stay None say so.
+    Types are those after `resolve`, which replaces None by the preset's value. The text of an option says
+    if it may stay None.
     """
 
     data: str = option(
         "auto",
-        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in data/; if there is "
-        "none, a demo set is made there",
+        "folder or zip with train.txt, val.txt, test.txt and images/; auto: the data set in the repository's data/; "
+        "if there is none, a demo set is made there",
     )
-    cache: str | None = option(None, "folder for the decoded pixels (default: data/cache)")
+    cache: str | None = option(None, "folder for the decoded pixels (default: data/cache in the repository)")
     out: str = option(None, "run directory (default: runs/DATASET-SIZEpx/NAME-OPTIONS-sSEED)")
     name: str = option(None, "name of the model in the results (default: from the options)")
     resume: bool = option(False, "go on with the run in --out; if there is none, start it")
@@ -128,6 +131,11 @@ class TrainConfig:
     )
     image_size: int = option(
         None, "side of the training and test images, px (default: by preset)", least=1, most=4096
+    )
+    train_sizes: str | None = option(
+        None,
+        "sides of the training images in px, such as 40,48,56; each step draws one of them, so that the network "
+        "also works at other sizes (default: --image-size alone)",
     )
     fraction: float = option(
         1.0,
@@ -236,13 +244,38 @@ class TrainConfig:
             )
         check_ranges(self)
         check_name(self.name, "--name")
+        if self.train_sizes is not None:
+            self.train_sizes = ",".join(str(side) for side in parse_sizes(self.train_sizes))
         if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
             raise UserError(
                 "--tensorboard: the package is not installed; run `pip install tensorboard`, or leave the option out"
             )
+        # the compiler that torch.compile calls for networks on a CPU
+        compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+        if self.compile and self.device == "cpu" and shutil.which(compiler) is None:
+            raise UserError(
+                f"--compile: there is no C++ compiler {compiler!r} here; install it, name another compiler in the "
+                "environment variable CXX, or leave the option out"
+            )
         if self.batch_size < 2:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         return self
+
+
+def parse_sizes(text: str | None) -> tuple[int, ...]:
+    """Return the sides in px that --train-sizes names, in order and each once; none for None.
+
+    Raises:
+        UserError: a side is not a whole number from 1 to 4096.
+    """
+    if text is None:
+        return ()
+    sides = [side.strip() for side in text.split(",")]
+    if not all(re.fullmatch("[0-9]{1,4}", side) and 1 <= int(side) <= 4096 for side in sides):
+        raise UserError(
+            f"--train-sizes {text}: give whole numbers from 1 to 4096 with commas, such as 40,48,56"
+        )
+    return tuple(sorted({int(side) for side in sides}))
 
 
 @dataclass

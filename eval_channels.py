@@ -6,9 +6,9 @@
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
-The script updates results/task1/channels.csv. It writes a JSON with all provenance to results/task1/runs/, the
-predictions on test to results/task1/predictions/, and evaluation.md and evaluation.png beside the checkpoint. Then
-`python -m report.build` makes the documents.
+The script updates results/task1/channels.csv. It writes a JSON to results/task1/runs/, which says how the result was
+made, the predictions on test to results/task1/predictions/, and evaluation.md and evaluation.png beside the checkpoint.
+Then `python -m report.build` makes the documents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
 from report.evaluation_page import ClassAnswers, write_page
-from utils import ArgumentParser, UserError, cli, progress_bar
+from utils import ArgumentParser, UserError, check_writable, cli, progress_bar
 
 
 def make_parser() -> ArgumentParser:
@@ -188,6 +188,8 @@ def main(argv: list[str] | None = None) -> None:
         print(
             "only some of the splits or sets: the results are printed, not saved; --results FOLDER saves them"
         )
+    else:
+        check_writable(evaluation.files.folder)
     size = args.image_size or checkpoint["config"]["image_size"]
     config, cache = evaluation.open_data(args.checkpoint[0], size)
     device = torch.device(config.device)

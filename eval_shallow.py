@@ -5,7 +5,7 @@
     python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
 In the fused network, each sum of branches is one convolution. The script updates results/task2/classifiers.csv. It
-writes a JSON for each run, with all provenance, to results/task2/runs/, the predictions on test to
+writes a JSON for each run to results/task2/runs/, which says how the result was made, the predictions on test to
 results/task2/predictions/, and evaluation.md and evaluation.png beside each checkpoint. Then `python -m report.build`
 makes the documents.
 """
@@ -28,7 +28,7 @@ from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import MAX_DEPTH, load_classifier, measure_depth
 from report.evaluation_page import ClassAnswers, write_page
-from utils import ArgumentParser, UserError, cli
+from utils import ArgumentParser, UserError, check_writable, cli
 
 LIMITED = ("ours", "distilled")  # sections whose networks may not be deeper than MAX_DEPTH
 
@@ -114,6 +114,8 @@ def evaluate(path: str, args) -> bool:
     keep = args.results or args.split == "both"
     if not keep:
         print("only one of the splits: the results are printed, not saved; --results FOLDER saves them")
+    else:
+        check_writable(evaluation.files.folder)
     config, cache = evaluation.open_data(path, size)
     device, channels = torch.device(config.device), range(len(cache.channel_names))
     shape, name = (len(channels), size, size), evaluation.head["model"]

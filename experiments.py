@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def more_options(run: Run, args, seed: int) -> dict:
 
 
 def own_words(run: Run, args, seed: int) -> list[str]:
-    """Return the part of the training command that describes the run."""
+    """Return the arguments of the training command that belong to this run alone."""
     return [
         "--name",
         run.model,
@@ -382,8 +383,9 @@ def main(argv: list[str] | None = None) -> None:
     check_words(args)
     if args.list:
         return show(args)
-    # SIGTERM acts as Ctrl-C: the trainings save, then stop
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGTERM acts as Ctrl-C: the trainings save, then stop. Only the main thread may set this.
+    with suppress(ValueError):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     jobs = [] if args.no_train else training_jobs(args)
     evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)

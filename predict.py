@@ -20,7 +20,7 @@ from pathlib import Path
 from config import DEVICES, choose_device
 from engine.prediction import Predictor, find_images
 from report.answer_picture import draw_answers
-from utils import ArgumentParser, UserError, atomic_path, cli, use_threads, within
+from utils import ArgumentParser, UserError, atomic_path, check_writable, cli, use_threads, within
 
 TOGETHER = 64  # images in memory at the same time
 
@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     files, device = list(find_images(args.images)), choose_device(args.device)
     if args.threads or device == "cpu":
         use_threads(args.threads)
+    for path in filter(None, (args.csv, args.picture)):
+        check_writable(Path(path).parent)
     predictor = Predictor(args.checkpoint, device)
     ids = predictor.ids(args.channels)
     rows, failed, left = [], [], iter(files)

@@ -1,7 +1,7 @@
 """Train a classifier for Task 2 from scratch, on all channels: a shallow network or ResNet-34.
 
     python train_task2.py                                    # gated6-k3, on data/, else on the demo set
-    python train_task2.py --arch resnet34 --no-stem-pool     # the network to compare with, for small images
+    python train_task2.py --arch resnet34 --no-stem-pool     # ResNet-34 for comparison, without pooling
     python train_task2.py --kernels 3,5 --widths 128,256,512 # a network with other layers
     python train_task2.py --teacher runs/.../model.pt        # learn from a trained ResNet-34 too
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import errno
@@ -111,12 +112,22 @@ class BusyError(UserError):
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A help formatter that shows defaults and keeps the line breaks of the description."""
+    """A help formatter that shows defaults and keeps the line breaks of the description.
+
+    A default path inside the repository is shown without the path of the repository.
+    """
 
     def _get_help_string(self, action):
         # defaults that would print as None, an empty text, [], inf, or False for a flag without --no-
         silent = action.default in (None, "", [], math.inf) or isinstance(action, argparse._StoreTrueAction)
         return action.help if silent else super()._get_help_string(action)
+
+    def _expand_help(self, action):
+        default = action.default if isinstance(action.default, (str, Path)) else ""
+        if Path(default).is_relative_to(ROOT):  # true wherever the user stands
+            action = copy.copy(action)
+            action.default = f"{Path(default).relative_to(ROOT).as_posix()} in the repository"
+        return super()._expand_help(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -412,18 +423,27 @@ def free_cores(seconds: float = 0.3) -> int:
         seconds: how long to watch.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    limit = len(allowed)
-    try:  # the limit of a container
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        limit = limit if quota == "max" else max(1, min(limit, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
+    limit = max(1, round(min(len(allowed), _container_cores())))
     try:
         before, _, after = _idle_times(allowed), time.sleep(seconds), _idle_times(allowed)
         idle = sum(after[core] - before[core] for core in allowed) / os.sysconf("SC_CLK_TCK") / seconds
         return max(1, min(limit, round(idle)))
     except (OSError, ValueError, KeyError, AttributeError):  # not Linux
         return limit
+
+
+def _container_cores(folder: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return how many cores this container may use; infinite if it has no limit.
+
+    Args:
+        folder: where the system shows the limits of its control groups, in their second or first version.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # another version, or "max", which means no limit
+            quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
+            if quota > 0:  # -1 means no limit
+                return quota / period
+    return math.inf
 
 
 def counted(count: int, noun: str) -> str:
@@ -486,9 +506,12 @@ def hold(folder: Path) -> FileLock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = acquire(folder / ".lock", timeout=0)
-        holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}")
+        text = f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}"
+        holder.write_text(text, encoding="utf-8")
     except Timeout:
-        user = holder.read_text() if holder.exists() else "another process"
+        user = "another process"
+        with suppress(OSError):  # there is no such file, or it belongs to another user
+            user = printable(holder.read_text(encoding="utf-8", errors="replace"))[:200]
         raise BusyError(
             f"{folder} is in use by {user}: wait until it ends, or choose another folder"
         ) from None
@@ -497,6 +520,27 @@ def hold(folder: Path) -> FileLock:
             lock.release()
         raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
     return lock
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, or that the folder can be made. Leave nothing behind.
+
+    Raises:
+        UserError: they cannot.
+    """
+    place = folder.absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
+
+
+def home_path(path: str | Path) -> Path:
+    """Return the path with a leading "~" or "~USER" replaced by the home folder, if there is such a folder."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises RuntimeError for a user who is not there
 
 
 def acquire(path: Path, timeout: float = -1):
@@ -561,7 +605,7 @@ def making(path: Path, replace: bool = False):
     """Yield an empty folder. At the end it is renamed to `path`, unless it is still empty.
 
     So an interrupted process never leaves a folder that looks finished. A second process that makes the same `path`
-    waits. The work is done in the folder .NAME.making beside `path`. The next start removes what a killed process
+    waits. The work is done in the folder .NAME.making beside `path`. The next call removes what a killed process
     left there, but only if it finds the lock file that this function writes.
 
     Args:
@@ -681,6 +725,28 @@ def write_json(path: str | Path, value) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def parse_json(text: str | bytes):
+    """Return the value that JSON text holds.
+
+    Raises:
+        ValueError: it is not JSON, or its brackets are nested too deeply for Python to read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+
+
+def read_json(path: str | Path):
+    """Return the value that a JSON file holds.
+
+    Raises:
+        ValueError: see `parse_json`; or the file is not UTF-8.
+        OSError: the file cannot be read.
+    """
+    return parse_json(Path(path).read_bytes())
+
+
 def append_jsonl(path: str | Path, record: dict) -> None:
     """Append one JSON line and flush it to the file."""
     with open(path, "a", encoding="utf-8") as file:
@@ -696,8 +762,8 @@ def read_jsonl(path: str | Path) -> list[dict]:
     lines, records = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
+            records.append(parse_json(line))
+        except ValueError as error:
             if number == len(lines):
                 break
             raise UserError(f"{path}:{number} is not JSON ({error}): delete that line") from error
@@ -880,13 +946,10 @@ def environment(device: torch.device) -> dict:
         hardware = torch.cuda.get_device_name(device)
     else:
         hardware = platform.processor() or platform.machine()
-        if Path("/proc/cpuinfo").exists():
-            names = [
-                line.split(":")[1].strip()
-                for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")
-            ]
-            hardware = names[0] if names else hardware
+        with suppress(OSError):  # not Linux, or hidden
+            text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+            names = re.findall(r"^model name\s*:(.*)", text, re.MULTILINE)
+            hardware = names[0].strip() if names else hardware
     import torchvision
 
     return {

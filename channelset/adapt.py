@@ -18,7 +18,7 @@ from .init import kernel_sources
 from .names import Channels
 from .place import ChannelPlace, FixedFill, InputFill
 from .sampling import Sampler
-from .statistics import ChannelStatistics, numbers
+from .statistics import IMAGE_KEYS, ChannelStatistics, numbers
 from .stem import ChannelSetConv2d, why_not_plain
 
 ARGUMENTS = ("channels", "mask")
@@ -225,7 +225,8 @@ def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) 
     Raises:
         ValueError: there is no stem, both or neither of the arguments are given, or the network runs in several
             threads.
-        RuntimeError: at the end of the block, if the network fills at its input and was not called itself.
+        RuntimeError: at the end of the block, if no call used the set: the network fills at its input and only
+            a part of it was called, or the calls were made in other threads.
     """
     if (channels is None) == (mask is None):
         raise ValueError("give `channels` (one set for the batch) or `mask` (one set for each image)")
@@ -233,17 +234,18 @@ def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) 
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
             raise ValueError("nn.DataParallel calls the network in other threads: give it mask= instead")
     place = find_place(model)
-    before, context.calls.filled = getattr(context.calls, "filled", False), False
     context.push(place, channels, mask, call=False)
     try:
         yield model
-        if isinstance(place, InputFill) and not context.calls.filled:
-            raise RuntimeError(
-                "the images were not filled: where='input' sees calls of the network itself, not of its parts"
-            )
-    finally:
+    except BaseException:
         context.pop(place, call=False)
-        context.calls.filled = before or context.calls.filled
+        raise
+    if not context.pop(place, call=False):
+        raise RuntimeError(
+            "the images were not filled: where='input' sees calls of the network itself, not of its parts"
+            if isinstance(place, InputFill)
+            else "no call in the block used the set: the first layer did not run, or ran in another thread"
+        )
 
 
 class WithMask(nn.Module):
@@ -276,10 +278,12 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
             raise ValueError("the fill rule is not a linear map for one set, so the network cannot be folded")
         if min(ids) < 0:
             raise ValueError("channels unseen in training cannot be filled at the input")
+        owner = next(name for name, module in model.named_modules() if module is place)
         folded = copy.deepcopy(model)
         remove_hooks(folded)
-        setattr(folded, INPUT, FixedFill(place.fill, ids).train(place.training))
-        folded.register_forward_pre_hook(_FillFixed(INPUT, _first_argument(model)), with_kwargs=True)
+        filled = folded.get_submodule(owner.rpartition(".")[0])  # the adapted network, perhaps in a wrapper
+        setattr(filled, INPUT, FixedFill(place.fill, ids).train(place.training))
+        filled.register_forward_pre_hook(_FillFixed(INPUT, _first_argument(filled)), with_kwargs=True)
         return folded
     assert isinstance(place, ChannelSetConv2d)
     conv = place.fold(channels)
@@ -296,12 +300,13 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
 
 
 def remove_hooks(model: nn.Module) -> None:
-    """Remove the hooks that let a network's forward take `channels` and `mask`."""
-    for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key in [key for key, hook in hooks.items() if isinstance(hook, _OfTheSet)]:
-            del hooks[key]
-            for flags in (model._forward_pre_hooks_with_kwargs, model._forward_hooks_always_called):
-                flags.pop(key, None)
+    """Remove the hooks that let the forward of a network, or of a part of it, take `channels` and `mask`."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, _OfTheSet)]:
+                del hooks[key]
+                for flags in (module._forward_pre_hooks_with_kwargs, module._forward_hooks_always_called):
+                    flags.pop(key, None)
 
 
 # ---------------------------------------------------------------- statistics of the images, from the caller
@@ -401,7 +406,7 @@ class _Given:
 def _checked(
     model: nn.Module, place: ChannelPlace, example: Any, undo: Callable[[], None], shared: bool = False
 ) -> nn.Module:
-    """Check the network on the example and return it. If the check fails, undo the change first."""
+    """Check the network on the example and return it. If the check fails, undo the change and raise the error."""
     if example is not None:
         try:
             check_example(model, place, example, shared)
@@ -420,6 +425,26 @@ class _OfTheSet:
     def __init__(self, path: str):
         self.path = path
 
+    def place(self, model: nn.Module) -> Any:
+        """Return the stem or the fill, also if other code wrapped it.
+
+        Raises:
+            ValueError: other code replaced it.
+        """
+        try:
+            module = model.get_submodule(self.path)
+        except AttributeError:
+            module = model
+        if isinstance(module, (ChannelPlace, FixedFill)):
+            return module
+        inside = [part for part in module.modules() if isinstance(part, ChannelPlace)]
+        if len(inside) != 1:
+            raise ValueError(
+                f"{self.path} does not take sets of channels any more: other code replaced it. "
+                f"Use fold_channels before you fuse or replace the first layer"
+            )
+        return inside[0]
+
 
 def _one_of(kwargs: dict[str, Any]) -> tuple[Any, Any]:
     channels, mask = kwargs.pop("channels", None), kwargs.pop("mask", None)
@@ -434,31 +459,36 @@ class _TakeSet(_OfTheSet):
     """Pass `channels` and `mask` to the stem before forward, which is then called without them."""
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        stem: Any = model.get_submodule(self.path)
+        stem = self.place(model)
         channels = mask = None
         try:
             kwargs = dict(kwargs)
             channels, mask = _one_of(kwargs)
-            if channels is not None and (args or kwargs):
-                name = None if args else next(iter(kwargs))
-                images = args[0] if name is None else kwargs[name]
+            key = None if channels is None else _images_key(args, kwargs, "")
+            if key is not None:
+                images = kwargs[key] if isinstance(key, str) else args[key]
                 if isinstance(images, (list, tuple)) or _counts_channels(model, self.path, stem.in_channels):
                     images, mask = _spread(images, stem, channels)
                     channels = None
-                    if name is None:
-                        args = (images, *args[1:])
-                    else:
-                        kwargs[name] = images
+                    args, kwargs = _with_images(args, kwargs, key, images)
         finally:
             context.push(stem, channels, mask)
         return args, kwargs
 
 
 class _ForgetSet(_OfTheSet):
-    """Forget the set after forward, also after an error in it."""
+    """Forget the set after forward, also after an error in it, where the output is None."""
 
     def __call__(self, model: nn.Module, args: Any, output: Any) -> None:
-        context.pop(model.get_submodule(self.path))
+        try:
+            place = self.place(model)
+        except ValueError:
+            return  # it was replaced, and `_TakeSet` said so
+        if not context.pop(place) and output is not None:
+            raise RuntimeError(
+                f"the network did not call {self.path}, so the set of channels had no effect: the network may use "
+                f"the layer's weight without the layer, or call it in another thread. Use where='input'"
+            )
 
 
 class _FillInput(_OfTheSet):
@@ -469,24 +499,29 @@ class _FillInput(_OfTheSet):
         self.first, self.own = first, own  # name of the images' argument; whether forward itself takes a mask
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        place: Any = model.get_submodule(self.path)
+        place = self.place(model)
         kwargs = dict(kwargs)
         channels, mask = (None, None) if self.own else _one_of(kwargs)
-        context.calls.filled = True
-        return _on_images(args, kwargs, self.first, lambda images: self._fill(place, images, channels, mask))
+        ambient = context.read(place)
+        key = _images_key(args, kwargs, self.first)
+        if key is None:
+            drawn = place.training and place.sampler is not None
+            if drawn or any(given is not None for given in (channels, mask, *ambient)):
+                raise ValueError(
+                    f"the network was called with {_kinds(args, kwargs)}, not with images to fill"
+                )
+            return args, kwargs
+        images = kwargs[key] if isinstance(key, str) else args[key]
+        return _with_images(args, kwargs, key, self._fill(place, images, channels, mask))
 
     def _fill(self, place: Any, images: Any, channels: Any, mask: Any) -> Any:
         if isinstance(images, Tensor):
             return place.fill_images(images, channels, mask)
-        if isinstance(images, (list, tuple)) and all(isinstance(image, Tensor) for image in images):
-            channels, mask = place.asked(len(images), channels, mask)
-            rows = [None if mask is None else mask[i : i + 1] for i in range(len(images))]
-            if channels is None and mask is None:
-                return images
-            return [place.fill_images(image[None], channels, row)[0] for image, row in zip(images, rows)]
-        if channels is None and mask is None and place.asked(0, None, None) == (None, None):
+        channels, mask = place.asked(len(images), channels, mask)
+        rows = [None if mask is None else mask[i : i + 1] for i in range(len(images))]
+        if channels is None and mask is None:
             return images
-        raise ValueError(f"the network was called with a {type(images).__name__}, not with images to fill")
+        return [place.fill_images(image[None], channels, row)[0] for image, row in zip(images, rows)]
 
 
 class _FillFixed(_OfTheSet):
@@ -497,22 +532,42 @@ class _FillFixed(_OfTheSet):
         self.first = first
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        place: Any = model.get_submodule(self.path)
+        place, key = self.place(model), _images_key(args, kwargs, self.first)
+        if key is None:
+            raise ValueError(f"the network was called with {_kinds(args, kwargs)}, not with images to fill")
+        images = kwargs[key] if isinstance(key, str) else args[key]
+        several = isinstance(images, (list, tuple))
+        filled = (
+            [place.fill_images(image[None])[0] for image in images] if several else place.fill_images(images)
+        )
+        return _with_images(args, dict(kwargs), key, filled)
 
-        def fill(images: Any) -> Any:
-            if isinstance(images, Tensor):
-                return place.fill_images(images)
-            return [place.fill_images(image[None])[0] for image in images]
 
-        return _on_images(args, dict(kwargs), self.first, fill)
+def _images_key(args: Sequence[Any], kwargs: Mapping[str, Any], first: str) -> int | str | None:
+    """Return the position or name of a call's images, or None: the first argument that can be images.
+
+    Of arguments by name, `first` comes before usual names of images, and these before the rest.
+    """
+    names = dict.fromkeys(name for name in (first, *IMAGE_KEYS, *kwargs) if name in kwargs)
+    pairs: list[tuple[int | str, Any]] = [*enumerate(args), *((name, kwargs[name]) for name in names)]
+    return next((key for key, value in pairs if _may_be_images(value)), None)
 
 
-def _on_images(args: Any, kwargs: dict[str, Any], first: str, change: Callable[[Any], Any]) -> Any:
-    if args:
-        return (change(args[0]), *args[1:]), kwargs
-    if first in kwargs:
-        kwargs[first] = change(kwargs[first])
-    return args, kwargs
+def _may_be_images(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(_may_be_images(part) for part in value)
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+
+
+def _with_images(args: Sequence[Any], kwargs: dict[str, Any], key: int | str, images: Any) -> Any:
+    if isinstance(key, str):
+        return tuple(args), {**kwargs, key: images}
+    return (*args[:key], images, *args[key + 1 :]), kwargs
+
+
+def _kinds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    kinds = [f"a {type(value).__name__}" for value in args]
+    return ", ".join([*kinds, *(f"{name}= a {type(v).__name__}" for name, v in kwargs.items())]) or "nothing"
 
 
 def _first_argument(model: nn.Module) -> str:

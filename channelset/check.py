@@ -53,6 +53,7 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
             changed.append(torch.where(absent, 7 - 3 * part if value is None else value, part))
         given: Any = changed if several else changed[0]
         ran.clear()
+        torch.set_rng_state(random)  # some networks draw in eval mode, too
         context.push(place, None, mask, call=False)
         try:
             return _tensors(model(given) if name is None else model(**{**example, name: given}))
@@ -64,6 +65,7 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            random = torch.get_rng_state()
             try:
                 first = run(0.0)
                 count = len(ran)
@@ -76,10 +78,13 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
                 )
             if shared and count != 1:
                 raise ValueError(f"the adapted convolution runs {count} times in a call: use where='input'")
-            if not all(_same(first, other) for other in later):
+            shown = any(tensor.numel() for tensor in first)  # a detector may find nothing: then look into it
+            same = all(_same(first, other) for other in later)
+            reader = "" if same and shown else _reader(model, place, run)
+            if not same or reader:
                 raise ValueError(
-                    f"pixels of absent channels have an influence: {_reader(model, place, run)} reads the images, "
-                    f"too. Use where='input', which fills them before any layer reads them"
+                    f"pixels of absent channels have an influence: {reader or 'code outside the layers'} reads the "
+                    f"images, too. Use where='input', which fills them before any layer reads them"
                 )
     finally:
         handle.remove()
@@ -120,7 +125,7 @@ def _same(first: list[Tensor], other: list[Tensor]) -> bool:
 
 
 def _reader(model: nn.Module, place: ChannelPlace, run: Any) -> str:
-    """Name the first layer, other than the stem, that reads the pixels of absent channels."""
+    """Name the first layer, other than the stem, that reads the pixels of absent channels; "" if none does."""
     readers: list[str] = []
 
     def hook(path: str, module: nn.Module) -> Any:
@@ -142,4 +147,4 @@ def _reader(model: nn.Module, place: ChannelPlace, run: Any) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return readers[0] if readers else "code outside the layers"
+    return readers[0] if readers else ""

@@ -232,12 +232,12 @@ class Regression(Fill):
     """A best linear prediction from the training covariance of the normalised channels.
 
     Args:
-        covariance: (C, C). It stays float32 when the network is converted, since rounding would change P.
+        covariance: (C, C). It stays float32 when the network is converted, since rounding would change the prediction.
         ridge: noise in the present channels, as a share of their mean variance. The small default keeps the
             prediction defined when two channels are copies of each other; 1e-2 suits noisy channels.
 
     Raises:
-        ValueError: the covariance has a wrong shape or is no covariance of any data, see
+        ValueError: the covariance has a wrong shape, or no data can have it, see
             `statistics.correlations`.
     """
 
@@ -269,8 +269,11 @@ class Regression(Fill):
             "covariance",
             covariance + ridge * variance * torch.eye(channels, dtype=torch.float64, device="cpu"),
         )
-        self.cache: dict[tuple[int, ...], tuple[Any, Tensor]] = {}  # set -> (stamp of the covariance, P)
-        self.inverse: tuple[Any, Tensor] | None = None  # (stamp of the covariance, its inverse)
+        # set -> (stamp of the covariance, P, the covariance)
+        self.cache: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
+        self.inverse: tuple[Any, Tensor, Tensor] | None = (
+            None  # (stamp of the covariance, its inverse, itself)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "cache": {}, "inverse": None}
@@ -315,8 +318,9 @@ class Regression(Fill):
     def _regression(self, ids: Sequence[int]) -> Tensor:
         """Return the regression's columns (C, n) for one set; cache them in eval mode."""
         stamp, key = self._stamp(), tuple(ids)
-        if not self.training and key in self.cache and self.cache[key][0] == stamp:
-            return self.cache[key][1]
+        held = None if self.training else self.cache.get(key)
+        if held is not None and held[0] == stamp and held[2] is self.covariance:
+            return held[1]
         with (
             torch.inference_mode(False),
             torch.no_grad(),
@@ -325,7 +329,7 @@ class Regression(Fill):
         if not self.training:
             if len(self.cache) >= CACHED:
                 self.cache.clear()
-            self.cache[key] = (stamp, columns)
+            self.cache[key] = (stamp, columns, self.covariance)
         return columns
 
     def _stamp(self) -> tuple[int, int | None]:
@@ -343,8 +347,8 @@ class Regression(Fill):
             exact = self.covariance.to(torch.float32 if device.type == "mps" else torch.float64)
             if len(absent) < len(ids):  # the smaller system: with L = Sigma^-1 it is -L_AA^-1 L_AS
                 stamp, held = self._stamp(), self.inverse
-                if held is None or held[0] != stamp:
-                    self.inverse = held = (stamp, torch.linalg.pinv(exact, hermitian=True))
+                if held is None or held[0] != stamp or held[2] is not self.covariance:
+                    self.inverse = held = (stamp, torch.linalg.pinv(exact, hermitian=True), self.covariance)
                 rows = held[1][absent]
                 factor, wrong = torch.linalg.cholesky_ex(rows[:, absent])
                 if not wrong:
@@ -550,8 +554,8 @@ def build_fill(
             by `std`, by default the root of its diagonal, which gives correlations.
         ridge: as in `Regression`.
         names: C names, for messages.
-        centre: (C,) mean of the network's images, if it was not subtracted. Default: the rules expect a mean of
-            zero in every channel.
+        centre: (C,) mean of the images that the network gets, if it was not subtracted from them. Default: the
+            rules expect a mean of zero in every channel.
 
     Raises:
         ValueError: the name is unknown, a statistic is missing or impossible, or the rule cannot use a centre.

@@ -100,7 +100,7 @@ class Channels:
         }
 
     def differs(self, other: Channels) -> str:
-        """Describe how `other` has other names or wavelengths than this object; "" if they agree."""
+        """Describe how the names or wavelengths of `other` differ from those of this object; "" if they are equal."""
         if len(self) != len(other):
             return f"{len(other)} channels, not {len(self)}"
         if self.are_named and other.are_named and self.names != other.names:
@@ -149,8 +149,9 @@ class Channels:
                 f"channel {wavelength:g}: a number with a fraction is a wavelength in nm, and these "
                 f"channels have none; ids are integers"
             )
-        distance, nearest = min(known)
-        reach = max(TOLERANCE, (self.widths[nearest] or 0.0) / 2)
+        reaches = [max(TOLERANCE, (width or 0.0) / 2) for width in self.widths]
+        distance, nearest = min([pair for pair in known if pair[0] <= reaches[pair[1]]] or known)
+        reach = reaches[nearest]
         if not distance <= reach:
             raise ValueError(
                 f"no channel within {reach:g} nm of {wavelength:g} nm; the nearest is "
@@ -204,6 +205,9 @@ class Channels:
 
 def _plain(item: Any) -> Any:
     """Convert a number of numpy or torch to a Python number."""
+    # torch.compile makes integers symbolic: with an `item`, and then without the guards that tell two lists apart
+    if isinstance(item, int):
+        return item
     return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item
 
 

@@ -13,7 +13,7 @@ from . import context
 from .fill import Fill, LumaChroma, captured, rule_name
 from .names import Channels
 from .restore import Restored
-from .sampling import Sampler
+from .sampling import REPEATED, Sampler, in_backward
 
 EXTRA = "_extra_state"  # torch's key for the result of `get_extra_state`
 
@@ -38,6 +38,7 @@ class ChannelPlace(Restored):
         self.in_channels = len(self.channels)
         self.fill, self.sampler = fill, sampler
         self.normalisation: dict[str, list[float]] | None = None
+        self.followed = False  # whether the set of a training call came from the network's call
         if fill.channels != self.in_channels:
             raise ValueError(
                 f"the fill rule is for {fill.channels} channels, the stem for {self.in_channels}"
@@ -60,8 +61,13 @@ class ChannelPlace(Restored):
         """Return (channels, mask) from a call's arguments, else from the network, else drawn in training."""
         if channels is None and mask is None:
             channels, mask = context.read(self)
-            if channels is None and mask is None and self.training and self.sampler is not None:
-                mask = self.sampler.draw(batch, self.in_channels)
+            if channels is None and mask is None:
+                if self.training and self.sampler is not None:
+                    mask = self.sampler.draw(batch, self.in_channels)
+                elif self.followed and not captured() and in_backward():
+                    raise RuntimeError(REPEATED)
+            elif not captured():
+                self.followed |= self.training or torch.is_grad_enabled()
         if channels is not None and mask is not None:
             raise ValueError(
                 "give `channels` (one set for the batch) or `mask` (one set for each image), not both"
@@ -101,7 +107,12 @@ class ChannelPlace(Restored):
             state["normalisation"] = self.normalisation
         if self.sampler is not None:
             state["sampler"] = {"seed": self.sampler.seed, "count": self.sampler.count}
-        return torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8).clone()
+        text = json.dumps(state)
+        if (
+            self.sampler is not None
+        ):  # the length does not depend on the count, as averages of networks copy it
+            text = text.ljust(len(text) + 20 - len(str(self.sampler.count)))
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Any) -> None:
         """Load the result of `get_extra_state`.

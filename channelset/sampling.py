@@ -11,6 +11,11 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # torch.compiler.disable would import the compiler here
 
 HOW = ("hcs", "hcs-batch", "uniform", "bernoulli", "sandwich", "all")
+REPEATED = (  # the error if activation checkpointing runs the stem again
+    "activation checkpointing repeats a part of the network that takes sets of channels, but not the set: leave the "
+    "first layer out, or repeat the whole network with the set as an argument, "
+    "checkpoint(net, x, mask=sample_channels(...), use_reentrant=False)"
+)
 MOST = 64  # largest number of sets to list in full; of more, some are drawn
 
 
@@ -124,11 +129,8 @@ class Sampler:
         Raises:
             RuntimeError: activation checkpointing repeats the draw of a batch.
         """
-        if torch._C._current_graph_task_id() != -1:  # within a backward pass
-            raise RuntimeError(
-                "activation checkpointing repeats a part of the network that draws sets of channels, and would "
-                "draw different sets: leave sample= out and give mask=sample_channels(...) in the call"
-            )
+        if in_backward():
+            raise RuntimeError(REPEATED)
         parallel = torch.distributed
         rank = parallel.get_rank() if parallel.is_available() and parallel.is_initialized() else 0
         digest = hashlib.sha256(f"{self.seed} {rank} {self.count}".encode()).digest()
@@ -142,8 +144,16 @@ class Sampler:
         )
 
 
+def in_backward() -> bool:
+    """Check whether this thread runs a backward pass, in which activation checkpointing repeats a call."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Generator | None) -> Tensor:
-    """Draw sizes (draws, 1) of sets with probability 1/2 for each channel, 62 channels at a time."""
+    """Draw the sizes (draws, 1) of sets in which each channel is present with probability 1/2.
+
+    A random integer of 62 bits decides on 62 channels.
+    """
     size = torch.zeros(draws, 1, dtype=torch.long)
     for start in range(0, channels, 62):
         bits = min(62, channels - start)

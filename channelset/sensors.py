@@ -10,7 +10,7 @@ Sources (numbers are rounded):
 sentinel-2    ESA, Sentinel-2 User Handbook, nominal values of MSI; each satellite differs by a few nm
 landsat-8     USGS, Landsat 8 Data Users Handbook (LSDS-1574), OLI and TIRS; middle and width of each band.
               Landsat 9 has the same bands
-hls           NASA, HLS products L30 and S30: the bands in both products, with OLI's spectral response
+hls           NASA, HLS products L30 and S30: bands of the surface in both products, with OLI's spectral response
 planetscope   Planet, band ranges of the 8-band asset (SuperDove)
 naip          Leica ADS100, the camera of many NAIP flights; other contractors' cameras differ by some 20 nm
 """

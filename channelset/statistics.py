@@ -139,7 +139,9 @@ def _pixels(
                 f"mask of shape {tuple(valid.shape)} does not fit images of shape {tuple(images.shape)}"
             ) from None
     if nodata is not None:
-        absent = pixels.isnan() if math.isnan(nodata) else pixels == nodata
+        # in the images' type, which may round the value
+        value = torch.tensor(nodata, dtype=images.dtype if images.is_floating_point() else pixels.dtype)
+        absent = pixels.isnan() if math.isnan(nodata) else pixels == value.double()
         keep &= ~absent.any(0)
     return pixels if bool(keep.all()) else pixels[:, keep]
 

@@ -131,8 +131,21 @@ class ChannelSetConv2d(ChannelPlace):
         else:
             self.seen = fused.look(self.weight, self.bias, self.embedding)
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        super().register_parameter(name, param)
+        seen = getattr(self, "seen", None)
+        if seen is not None and name in ("weight", "bias") and self.embedding is not None:
+            version = self.embedding._version
+            self._follow()  # other code may fuse BatchNorm, and then save or compile before any call
+            if self.embedding._version == version:
+                self.seen = seen  # perhaps the other parameter follows
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self._follow()
+        super()._save_to_state_dict(*args)
+
     def _follow(self) -> None:
-        if self.seen is None or self.weight is None or self.embedding is None:
+        if self.training or self.seen is None or self.weight is None or self.embedding is None:
             return
         if captured():
             if self.had_bias != (self.bias is not None):
@@ -145,8 +158,8 @@ class ChannelSetConv2d(ChannelPlace):
         self.had_bias = self.bias is not None
 
     def train(self, mode: bool = True) -> ChannelSetConv2d:
-        super().train(mode)
         self._follow()
+        super().train(mode)
         if mode or self.seen is None:
             self._look()
         return self

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.decode import pixel_unit
@@ -23,7 +24,7 @@ class Batches:
         labels: (N,) int64.
         image_size: side of the crops in px, at most S.
         mean, std: (C,), of the pixels; uint8 pixels count as [0, 1].
-        channels: ids of the channels that the batches hold. For a specialist they are only its channels.
+        channels: ids of the channels that the batches hold. A network for one channel set needs only its channels.
         device: the device of the batches.
     """
 
@@ -73,19 +74,25 @@ class Batches:
             top[:], left[:], flip[:] = margin // 2, margin // 2, False
         return {"flip": flip, "top": top, "left": left}
 
-    def train_batch(self, now: dict[str, Tensor], augment: str) -> tuple[Tensor, Tensor]:
+    def train_batch(
+        self, now: dict[str, Tensor], augment: str, size: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return augmented images (B, C, s, s), float32, channels_last, and labels (B,), on the device.
 
         Args:
             now: the result of `draw`, with "indices" (B,), the rows of the images.
             augment: the same augmentation as in `draw`.
+            size: side s of the images in px (default: `image_size`).
         """
-        labels = self._labels(now["indices"])
+        labels, size = self._labels(now["indices"]), size or self.image_size
         if augment == "strong":
             images = self._normalise(self._gather(now["indices"], None))
-            crops = random_resized_crop(images, self.image_size, now["flip"], now["crop"])
-            return erase(crops, now["erased"]), labels
-        return self._normalise(self._gather(now["indices"], (now["top"], now["left"], now["flip"]))), labels
+            crops = random_resized_crop(images, size, now["flip"], now["crop"])
+            return erase(crops, now["erased"] * (size / self.image_size)), labels
+        images = self._normalise(self._gather(now["indices"], (now["top"], now["left"], now["flip"])))
+        if size != self.image_size:
+            images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        return images, labels
 
     def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield centre crops and labels of the whole split in order, without random numbers."""
@@ -101,7 +108,8 @@ class Batches:
     def _gather(self, indices: Tensor, crop) -> Tensor:
         """Return pixels (B, s, s, C) on the device, in the type of the disk.
 
-        `crop` is None for whole images, or (top, left, flip), each (B,): crops, mirrored if flip is set.
+        If `crop` is None, these are whole images. Otherwise they are crops, and `crop` is (top, left, flip), each
+        (B,). They are mirrored where flip is true.
         """
         if crop is None:
             batch = self.images[indices.to(self.images.device)]

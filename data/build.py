@@ -22,7 +22,7 @@ from data.decode import PICTURES, ImageReader, check_array, read_array
 from data.files import LARGEST_IMAGE
 from data.lists import BANDS, LIST_FILES, ImageLists, read_lists
 from data.source import open_source
-from utils import ROOT, UserError, atomic_path, progress_bar, write_text
+from utils import ROOT, UserError, atomic_path, home_path, progress_bar, read_json, write_text
 
 RECIPES = ROOT / "data" / "recipes"
 TOLERANCE = 3  # out of 255: another resizer or JPEG quality changes a quarter's mean colour by up to 2.7
@@ -48,7 +48,7 @@ class Recipe:
     rows: list[Row]
 
     def original(self, path: str) -> str:
-        """Return the name of the public file from which the listed image is made."""
+        """Return the file name that the image of a list's line has in the public data set."""
         file = PurePosixPath(path)
         head, _, number = file.stem.rpartition("_")
         return self.facts["original"].format(name=file.name, head=head, number=number)
@@ -135,9 +135,7 @@ def look(data: bytes) -> tuple[str, np.ndarray]:
 
 def read_recipes() -> dict[str, dict]:
     """Read name -> facts of all recipes."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECIPES.glob("*.json"))
-    }
+    return {path.stem: read_json(path) for path in sorted(RECIPES.glob("*.json"))}
 
 
 def read_recipe(name: str) -> Recipe:
@@ -242,7 +240,7 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
         UserError: an original is missing, damaged or another picture, or `out` exists or cannot be written. Then
             only the text file with the names is written.
     """
-    recipe, source, out = read_recipe(name), Path(source).expanduser(), Path(out)
+    recipe, source, out = read_recipe(name), home_path(source), Path(out)
     if out.suffix != ".zip":
         raise UserError(f"--out {out}: name a file that ends in .zip")
     if out.exists():

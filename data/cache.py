@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import zlib
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from data import identity
 from data.decode import ImageReader, Target, decode, pixel_kind, pixel_unit, stored_kind
 from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
-from utils import ROOT, UserError, counted, making, printable, progress_bar, write_json, write_text
+from utils import ROOT, UserError, counted, making, printable, progress_bar, read_json, write_json, write_text
 
 FORMAT = 2  # part of the key, so caches of another format are ignored
 CHUNK = 64  # images for one job
@@ -76,8 +76,8 @@ class PixelCache:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        try:
-            self._meta = meta = json.loads((self.folder / "meta.json").read_text(encoding="utf-8"))
+        with self._reading():
+            self._meta = meta = read_json(self.folder / "meta.json")
             if meta["meta_crc32"] != meta_checksum(meta):
                 raise ValueError("meta.json was changed")
             self.name, self.digest, self.size = meta["name"], meta["digest"], meta["size"]
@@ -95,11 +95,16 @@ class PixelCache:
                 raise ValueError("mean or deviation is not finite")
             # mapped now: if the cache is replaced later, the old and the new files are not mixed
             self._splits = {name: self._map(name, count) for name, count in meta["images"].items()}
+
+    @contextmanager
+    def _reading(self):
+        """Turn the errors of a damaged or unreadable cache into the `UserError`s of this class."""
+        try:
+            yield
         except (
             FileNotFoundError,
             NotADirectoryError,
             ValueError,
-            RecursionError,
             KeyError,
             TypeError,
             AttributeError,
@@ -126,17 +131,21 @@ class PixelCache:
         return stamp in self.sources.values() and not self._mended(lists)
 
     def difference(self, lists: ImageLists, sums: identity.Sums) -> str:
-        """Return how the pictures of `lists` differ from those of the cache, or "" if they are the same."""
+        """Return how the pictures of `lists` differ from those of the cache, or "" if they are the same.
+
+        Raises:
+            DamagedCache: pictures.json is damaged.
+        """
         if self.images_digest is None:
             return (
                 ""
                 if self._is_surely_of(lists, sums)
                 else "an earlier version made it and did not note the pictures"
             )
-        used = json.loads((self.folder / PICTURES).read_text(encoding="utf-8"))
-        changed = [path for path, expected in used.items() if sums.get(path) != expected] + self._mended(
-            lists
-        )
+        with self._reading():
+            used = read_json(self.folder / PICTURES)
+            changed = [path for path, expected in used.items() if sums.get(path) != expected]
+        changed += self._mended(lists)
         return f"{counted(len(changed), 'picture')} changed, such as {changed[0]}" if changed else ""
 
     def _mended(self, lists: ImageLists) -> list[str]:
@@ -279,7 +288,11 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
             return cache, cache.folder, ""
     sums, outdated = identity.sums_of(lists, progress) if caches else {}, []
     for cache in caches:
-        difference = cache.difference(lists, sums)
+        try:
+            difference = cache.difference(lists, sums)
+        except DamagedCache as error:
+            damaged.append((None, cache.folder, str(error)))
+            continue
         if not difference:
             cache.remember(lists, stamp, sums)
             return cache, cache.folder, ""

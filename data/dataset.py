@@ -15,7 +15,9 @@ from utils import ArgumentParser, UserError, generator
 def add_data_options(parser: ArgumentParser, data: str) -> None:
     """Add the options --data, with the help text `data`, and --cache."""
     parser.add_argument("--data", default="auto", help=data)
-    parser.add_argument("--cache", help="folder for the decoded pixels (default: data/cache)")
+    parser.add_argument(
+        "--cache", help="folder for the decoded pixels (default: data/cache in the repository)"
+    )
 
 
 def cached_size(image_size: int) -> int:

@@ -7,14 +7,13 @@ colours, and one channel gives only a weak hint.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from data.files import read_file
-from utils import UserError, making, write_json, write_text
+from utils import UserError, making, parse_json, write_json, write_text
 
 VERSION = 1  # version of the pictures; a set of another version must be drawn again
 SIZE = 84  # px
@@ -103,8 +102,8 @@ def _write(folder: Path) -> None:
 def read_marker(path: Path) -> dict:
     """Read the marker, the file that is written last into a data set; {} if it is missing or damaged."""
     try:
-        content = json.loads(read_file(path, 1 << 20))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(read_file(path, 1 << 20))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.lists import LIST_FILES
-from utils import UserError, write_text
+from utils import UserError, home_path, write_text
 
 # endings of image files
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".npy")
@@ -28,13 +28,19 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     Raises:
         UserError: the lists exist already, there are no images, a class has too few, or a name has a line break.
     """
-    folder = Path(folder).expanduser()
+    folder = home_path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name the folder that holds a folder for each class")
     there = [name for names in LIST_FILES.values() for name in names if (folder / name).exists()]
     if there:
+        whole = all(any(name in there for name in names) for names in LIST_FILES.values())
         raise UserError(
-            f"{folder / there[0]} is there already: delete it to make new lists, or use it as it is"
+            f"{folder} holds {', '.join(there)} already: delete that to make new lists"
+            + (
+                ", or use the lists as they are"
+                if whole
+                else "; other lists are missing, as after an interruption"
+            )
         )
     if not 0 < val + test < 1 or min(val, test) < 0:
         raise UserError(

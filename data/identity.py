@@ -27,8 +27,8 @@ Sums = dict[str, list[int] | None]  # listed path -> [bytes, CRC-32], or None if
 def stamp(lists) -> str:
     """Return a digest that changes when a picture changes. No picture is read.
 
-    It is made from sizes and CRC-32 in a zip, or from sizes and times in a folder. It stays the same if a zip is
-    copied or a folder is moved.
+    It is made from sizes and CRC-32 in a zip, or from sizes and modification times in a folder. So it stays the
+    same if a zip is copied or a folder is moved.
     """
     paths = lists.paths
     entries = list(_members(lists).values()) if lists.source.is_file() else _stats(lists, paths)

@@ -18,7 +18,7 @@ from data.demo import make_demo
 from data.files import LARGEST_BANDS, LARGEST_LIST
 from data.identity import sizes_of
 from data.source import PASSED_OVER, open_source
-from utils import ROOT, UserError, check_name
+from utils import ROOT, UserError, check_name, home_path
 
 LIST_FILES = {"train": ("train.txt",), "val": ("val.txt", "validation.txt"), "test": ("test.txt",)}
 COURSE_SHA256 = {  # of the three list files as the course gives them, with CRLF line ends
@@ -216,7 +216,7 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         UserError: a list or an image is wrong (the message names list, line and remedy), or the name of the data set
             cannot be used in file names.
     """
-    given = Path(source).expanduser().absolute()
+    given = home_path(source).absolute()
     source = given.resolve()
     called = source if given.name == ".." else given  # the name of a link counts, not that of its target
     tree = open_source(source)
@@ -273,7 +273,7 @@ def read_channels(source: str | Path) -> Channels:
     Raises:
         UserError: a line of bands.txt is wrong; the message names it.
     """
-    tree = open_source(Path(source).expanduser().resolve())
+    tree = open_source(home_path(source).resolve())
     roots = tree.list_roots()
     # `read_lists` reports missing or several lists
     return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB
@@ -341,7 +341,7 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
         UserError: the path does not exist, or `folder` holds several data sets.
     """
     if data != "auto":
-        path = Path(data).expanduser()
+        path = home_path(data)
         if not path.exists():
             raise UserError(f"--data {data}: no such folder or zip; use --data auto for the demo set")
         return path

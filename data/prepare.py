@@ -90,14 +90,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             help=help,
             description=help[0].upper() + help[1:] + ".",
             epilog=f"example: python -m data.prepare {example}",
-            formatter_class=argparse.HelpFormatter,
         )
 
     def add_source(sub: ArgumentParser) -> None:
         sub.add_argument(
             "source",
             metavar="SOURCE",
-            help="folder or zip with lists and images; auto: the data set in data/",
+            help="folder or zip with lists and images; auto: the data set in the repository's data/",
         )
 
     def add_workers(sub: ArgumentParser) -> None:
@@ -106,7 +105,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             type=within(1, 4096),
             default=cores(),
             metavar="N",
-            help="number of cores that decode (default: %(default)s)",
+            help="number of cores that decode",
         )
 
     sub = command(
@@ -114,13 +113,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "fetch the course's archive (1.45 GB); a download that was cut off is continued",
         "download --out data",
     )
-    sub.add_argument("--url", default=URL, help="address of the zip (default: %(default)s)")
-    sub.add_argument(
-        "--out",
-        default=str(ROOT / "data"),
-        metavar="FOLDER",
-        help="folder for the zip (default: %(default)s)",
-    )
+    sub.add_argument("--url", default=URL, help="address of the zip")
+    sub.add_argument("--out", default=str(ROOT / "data"), metavar="FOLDER", help="folder for the zip")
 
     sub = command(
         "build",
@@ -131,7 +125,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     sub.add_argument(
         "--from", dest="source", required=True, metavar="SOURCE", help="folder or zip with the originals"
     )
-    sub.add_argument("--out", metavar="FILE", help=f"the zip to make (default: {ROOT / 'data' / 'NAME.zip'})")
+    sub.add_argument(
+        "--out", metavar="FILE", help="the zip to make (default: data/NAME.zip in the repository)"
+    )
     add_workers(sub)
 
     sub = command("check", "check lists and images, and count them", "check data/images.zip --decode")
@@ -140,12 +136,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_workers(sub)
 
     sub = command("demo", "draw the demo set: 8 classes, 1,280 images, a few seconds", "demo")
-    sub.add_argument(
-        "--out",
-        default=str(ROOT / "data" / "demo"),
-        metavar="FOLDER",
-        help="folder to write (default: %(default)s)",
-    )
+    sub.add_argument("--out", default=str(ROOT / "data" / "demo"), metavar="FOLDER", help="folder to write")
 
     sub = command(
         "lists",
@@ -163,14 +154,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             type=within(0.0, 1.0, float),
             default=0.1,
             metavar="SHARE",
-            help=f"share of each class's training images, if there is no folder {name}/ (default: %(default)s)",
+            help=f"share of each class's training images, if there is no folder {name}/",
         )
     sub.add_argument(
-        "--seed",
-        type=within(0, 2**32),
-        default=0,
-        metavar="N",
-        help="seed of the random choice (default: %(default)s)",
+        "--seed", type=within(0, 2**32), default=0, metavar="N", help="seed of the random choice"
     )
 
     sub = command(
@@ -179,9 +166,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "folds data/small.zip --folds 5 --out data-folds",
     )
     add_source(sub)
-    sub.add_argument(
-        "--folds", type=within(2, 1000), default=5, metavar="K", help="number of folds (default: %(default)s)"
-    )
+    sub.add_argument("--folds", type=within(2, 1000), default=5, metavar="K", help="number of folds")
     sub.add_argument(
         "--out", required=True, metavar="FOLDER", help="folder for the folds and a copy of the images"
     )
@@ -213,17 +198,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="the --image-size of the training; the cached images are a seventh larger, for crops",
     )
     sub.add_argument(
-        "--out",
-        default=str(ROOT / "data" / "cache"),
-        metavar="FOLDER",
-        help="folder of all caches (default: %(default)s)",
+        "--out", default=str(ROOT / "data" / "cache"), metavar="FOLDER", help="folder of all caches"
     )
     sub.add_argument(
         "--max-failed",
-        type=float,
+        type=within(0.0, 1.0, float),
         default=0.01,
         metavar="SHARE",
-        help="share of a split that may fail to decode and be left out (default: %(default)s)",
+        help="share of a split that may fail to decode and be left out",
     )
     add_workers(sub)
 

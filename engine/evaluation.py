@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import glob
-import json
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from utils import (
     check_label,
     check_name,
     environment,
+    read_json,
     read_jsonl,
     use_threads,
     within,
@@ -65,8 +65,8 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     )
     parser.add_argument(
         "--results",
-        help="folder for the results (default: results/ if it already holds results of this data, "
-        "else runs/results; for the demo set runs/demo-results)",
+        help="folder for the results (default: the repository's results/ if it already holds results "
+        "of this data, else runs/results; for the demo set runs/demo-results)",
     )
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing if the results of this run are there already"
@@ -85,9 +85,9 @@ def results_folder(task: str, dataset: dict) -> Path:
         return Path("runs/demo-results")
     for path in (ROOT / "results" / task / "runs").glob(f"*-{glob.escape(dataset['name'])}-*px-*.json"):
         try:
-            if json.loads(path.read_text(encoding="utf-8"))["dataset_digest"] == dataset["digest"]:
+            if read_json(path)["dataset_digest"] == dataset["digest"]:
                 return ROOT / "results"
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # a damaged record: look at the next
     return Path("runs/results")
 

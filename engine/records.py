@@ -28,7 +28,16 @@ import numpy as np
 import pandas as pd
 
 from data.files import LARGEST_TABLE, read_gzip
-from utils import UserError, atomic_path, check_label, check_name, one_at_a_time, write_json, write_text
+from utils import (
+    UserError,
+    atomic_path,
+    check_label,
+    check_name,
+    one_at_a_time,
+    read_json,
+    write_json,
+    write_text,
+)
 
 SETTING = ("preset", "dataset", "image_size")  # results are compared only within one setting
 SECTIONS = {  # sections of the tables, in order
@@ -112,7 +121,7 @@ def read_record(path: Path, task: str) -> dict:
         UserError: the file is not a record, or was changed since the evaluation wrote it; names the file.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if run_name(record) != path.stem or record["section"] not in SECTIONS[task]:
             raise ValueError(f"section {record['section']!r} of {run_name(record)}")
         if "checksums" in record and record["checksums"]["record"] != record_checksum(record):
@@ -123,7 +132,7 @@ def read_record(path: Path, task: str) -> dict:
         if not all(isinstance(line, dict) for line in record.get("history", ())):
             raise ValueError("its history is no list of epochs")
         return record
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError, UserError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{path} is no record of an evaluation ({error}): evaluate the model again or delete the file"
         ) from error
@@ -365,7 +374,10 @@ class Predictions(NamedTuple):
 
 
 def write_predictions(path: Path, images: list[str], labels, predictions: dict) -> None:
-    """Write one line for each image: path, true class, predicted class in each column; for paired tests."""
+    """Write one line for each image: path, true class, predicted class for each column's channel set.
+
+    Paired tests use this file.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "label", *predictions])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from config import TrainConfig
+from config import TrainConfig, parse_sizes
 from data.batches import Batches, draw_mix, mix
 from utils import generator
 
@@ -68,7 +68,11 @@ class TrainStep:
         self.per_epoch = len(train) // config.batch_size
         self.total = config.epochs * self.per_epoch
         self.losses = torch.zeros(self.per_epoch, device=self.device)
-        self.capturable = self.device.type == "cuda" and self.world == 1 and train.images.is_cuda
+        self.sizes = parse_sizes(config.train_sizes)
+        # a captured graph has fixed shapes
+        self.capturable = (
+            self.device.type == "cuda" and self.world == 1 and train.images.is_cuda and not self.sizes
+        )
         self.epoch, self.drawn, self.ahead = None, {}, (None, {})
         self.graph, self.eager_steps = None, 0
         if self.capturable:
@@ -109,8 +113,15 @@ class TrainStep:
         """Draw the inputs of `data.batches.mix`; near the end of the training they are zero, which mixes nothing."""
         if self.config.mix == "none":
             return {}
-        drawn = draw_mix(self.config.mix, self.config.image_size, random)
+        drawn = draw_mix(self.config.mix, self._size(step), random)
         return drawn if step < MIXED * self.total else {key: 0 * value for key, value in drawn.items()}
+
+    def _size(self, step: int) -> int:
+        """Draw the side of the step's images in px, the same in every process. Source: YOLO9000, 1612.08242."""
+        if not self.sizes:
+            return self.config.image_size
+        chosen = torch.randint(len(self.sizes), (), generator=generator(self.config.seed, "size", step))
+        return self.sizes[int(chosen)]
 
     def _schedule(self, step: int) -> tuple[float, float]:
         """Return the learning rate of the step and the share of the distillation loss."""
@@ -146,7 +157,7 @@ class TrainStep:
                 self.position.fill_(position)
         if not self.capturable:
             now = {key: value[position] for key, value in self.drawn.items()}
-            self._step(now, position, *self._schedule(step))
+            self._step(now, position, *self._schedule(step), self._size(step))
         elif self.graph is None and self.eager_steps < WARM_UP:
             self.stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(self.stream):
@@ -170,17 +181,22 @@ class TrainStep:
     def _step_at_position(self) -> None:
         """Run the step whose index is on the device, then increment the index."""
         now = {key: value.index_select(0, self.position)[0] for key, value in self.drawn.items()}
-        self._step(now, self.position, now["rate"], now["share"])
+        self._step(now, self.position, now["rate"], now["share"], self.config.image_size)
         self.position.add_(1)
 
     def _step(
-        self, now: dict[str, Tensor], position: int | Tensor, rate: float | Tensor, share: float | Tensor
+        self,
+        now: dict[str, Tensor],
+        position: int | Tensor,
+        rate: float | Tensor,
+        share: float | Tensor,
+        size: int,
     ) -> None:
         config = self.config
         extra = {key.removeprefix("input:"): value for key, value in now.items() if key.startswith("input:")}
         self.called.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
-            images, labels = self.train.train_batch(now, config.augment)
+            images, labels = self.train.train_batch(now, config.augment, size)
             if config.mix != "none":
                 part, box = (now[key].to(self.device) for key in ("mix_share", "mix_box"))
                 images = mix(images, config.mix, part, box)

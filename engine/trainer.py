@@ -37,11 +37,13 @@ from engine.board import Board
 from engine.step import TrainStep
 from models.resnet import LAYERS
 from utils import (
+    OPTIONS,
     PARTIAL,
     UserError,
     append_jsonl,
     brief,
     check_options,
+    check_writable,
     counted,
     duration,
     environment,
@@ -49,6 +51,7 @@ from utils import (
     is_out_of_memory,
     load_checkpoint,
     progress_bar,
+    read_json,
     read_jsonl,
     save_checkpoint,
     use_threads,
@@ -89,21 +92,30 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
         data: path of the data set, if it was searched already (default: search by `config.data`).
 
     Raises:
-        UserError: a file that an option names is missing, or the run directory holds a run already.
+        UserError: a file that an option names is missing or no model; or the run directory holds a run already or
+            cannot be written.
+        BusyError: another process trains there.
     """
     for option in ("teacher", "init_from"):  # checked first: decoding the data may take minutes
         path = getattr(config, option)
         if path and not Path(path).is_file():
             raise UserError(f"--{option.replace('_', '-')} {path}: no such file; give the path of a model.pt")
+        if path:
+            load_checkpoint(path, tuple(OPTIONS))
     if config.out and not config.resume and Path(config.out, "last.pt").exists():
         raise UserError(_holds_a_run(config.out))
     choose_threads(config)
-    # all training batches have one shape, so a GPU times its convolution algorithms only once
-    torch.backends.cudnn.benchmark = True
+    # where all training batches have one shape, a GPU times its convolution algorithms only once
+    torch.backends.cudnn.benchmark = config.train_sizes is None
     device = torch.device(config.device)
+    processes = Processes.start(device)
+    if processes.rank == 0:
+        if config.out and Path(config.out).exists():
+            hold(Path(config.out)).release()
+        check_writable(Path(config.out or "runs"))
     return (
         device,
-        Processes.start(device),
+        processes,
         open_data(data or config.data, config.image_size, config.cache, config.max_failed),
     )
 
@@ -113,12 +125,12 @@ def _holds_a_run(folder: str | Path) -> str:
 
 
 def choose_threads(config: TrainConfig) -> None:
-    """Set the number of CPU threads: --threads, else as in the interrupted run, else one for each idle core."""
+    """Set the number of CPU threads: --threads; without it, that of the interrupted run, or one for each idle core."""
     if not config.threads and config.device == "cpu":
         earlier = Path(config.out or "", "config.json")
         if config.resume and config.out and earlier.is_file():
-            with suppress(ValueError, RecursionError, AttributeError):
-                threads = json.loads(earlier.read_text(encoding="utf-8")).get("threads")
+            with suppress(ValueError, AttributeError):
+                threads = read_json(earlier).get("threads")
                 config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
     if config.threads or config.device == "cpu":
         config.threads = use_threads(config.threads)
@@ -311,9 +323,7 @@ class Trainer:
         # loss_sum: sum of the losses of this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped, self.lock = 0, 0.0, 0.0, None, None
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
-        self.board = None
-        if config.tensorboard and processes.rank == 0:
-            self.board = Board(self.folder / "tensorboard")
+        self.board: Board | None = None
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
         if config.compile:  # in place, after the average was copied, so that no state dict changes its keys
             called.compile(dynamic=False)
@@ -497,6 +507,8 @@ class Trainer:
         bar, handlers, messages = None, {}, sys.stderr
         try:
             self.open_run()
+            if self.config.tensorboard and self.processes.rank == 0:
+                self.board = Board(self.folder / "tensorboard")  # the folder is locked now
             for number in _stop_signals():
                 # only the main thread may set handlers; in another thread, the caller must stop the training
                 with suppress(ValueError):
@@ -517,6 +529,9 @@ class Trainer:
         finally:
             if bar is not None:
                 bar.close()
+            if self.board is not None:
+                with suppress(OSError):  # the disk is full
+                    self.board.writer.close()
             if self.lock is not None:
                 self.lock.release()
             for number, handler in handlers.items():
@@ -569,7 +584,8 @@ class Trainer:
         done = f", of which {self.step} steps are done" if self.step else ""
         return (
             f"{config.name}: {config.arch} of width {config.width:g}, {count / 1e6:.2f} million parameters; "
-            f"{self.cache.num_classes} classes, {config.image_size} px; "
+            f"{self.cache.num_classes} classes, {config.image_size} px"
+            f"{f' (training: {config.train_sizes} px)' if config.train_sizes else ''}; "
             f"{counted(config.epochs, 'epoch')} of {self.steps_per_epoch} steps{done}; "
             f"preset {config.preset}; {where}; in {self.folder}"
         )
@@ -651,7 +667,10 @@ class Trainer:
         self.metrics.append(json.loads(json.dumps(record)))  # numbers exactly as the file will hold them
         if self.board:
             rate = float(self.optimizer.param_groups[0]["lr"])
-            self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
+            try:
+                self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
+            except OSError as error:  # metrics.jsonl holds the numbers as well
+                bar.write(f"warning: cannot write to {self.folder / 'tensorboard'}: {error}", file=bar.fp)
         if self.processes.rank == 0:
             try:
                 append_jsonl(self.folder / "metrics.jsonl", record)

@@ -20,26 +20,26 @@ args = parser.parse_args()
 
 torch.manual_seed(0)
 net = torchvision.models.get_model(args.network, weights=None, num_classes=10).eval()
-images = torch.randn(4, 3, 64, 64)  # each channel is normalised before channels are taken away
+images = torch.randn(4, 3, 64, 64)  # normalised channels, as the network expects
 before = net(images)
 
-# with all channels it computes the same as before; all other parameters keep their names
+# with all channels, the adapted network gives the same output as before
 net = adapt_first_conv(net, fill="mean", channels=["red", "green", "blue"])
 print(f"all channels: largest difference {(net(images) - before).abs().max().item():.1e}")
 
-# one set for the whole batch, by names in any order, or a mask with a set for each image
+# give the names of the channels in any order, or a mask that has a channel set for each image
 two = net(images[:, [2, 0]], channels=["blue", "red"])
 present = torch.tensor([[True, False, True]]).expand(4, 3)
 print(f"a set of names and a mask: {(net(images, mask=present) - two).abs().max().item():.1e}")
 
-# in training, each image has a random set
+# in training, each image has a random set of channels
 net.train()
 loss = torch.nn.functional.cross_entropy(net(images, mask=sample_channels(4, 3)), torch.tensor([0, 1, 2, 3]))
 loss.backward()
 print(f"a training step with sampled sets: loss {loss.item():.2f}")
 net.eval()
 
-# a plain network of two channels; it shares no tensors with `net`
+# fold the stem: `plain` is a plain network of two channels and shares no tensors with `net`
 plain = fold_channels(net, ["blue", "red"])
 difference = (plain(images[:, [2, 0]]) - net(images[:, [2, 0]], channels=["blue", "red"])).abs().max().item()
 print(f"folded to {plain.conv1 if hasattr(plain, 'conv1') else 'a plain network'}: {difference:.1e}")

@@ -37,9 +37,9 @@ with tempfile.TemporaryDirectory() as folder:
         torch.onnx.export(
             model, inputs, file, input_names=names, dynamic_shapes=shapes, dynamo=True, verbose=False
         )
-        given = {key: value.numpy() for key, value in zip(names, inputs)}
-        (got,) = onnxruntime.InferenceSession(file).run(None, given)
+        feed = {key: value.numpy() for key, value in zip(names, inputs)}
+        (output,) = onnxruntime.InferenceSession(file).run(None, feed)
         with torch.no_grad():
-            worst = max(worst, (torch.from_numpy(got) - model(*inputs)).abs().max().item())
+            worst = max(worst, (torch.from_numpy(output) - model(*inputs)).abs().max().item())
 print(f"ONNX and PyTorch differ by {worst:.1e}")
 assert worst < 1e-4

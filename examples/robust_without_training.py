@@ -1,4 +1,4 @@
-"""Compare zeros and the regression fill on a network that was trained on all bands and then loses some.
+"""Compare zeros and the regression fill for a network that was trained on all bands, when test images lack some bands.
 
 python examples/robust_without_training.py        # twenty seconds
 """
@@ -40,7 +40,7 @@ print(f"all bands {accuracy(net, test, test_labels):5.1f} %")
 filled = adapt_first_conv(copy.deepcopy(net), "regression", channels=BANDS, covariance=covariance, std=std)
 for lost in (1, 6, 10):
     zeros, ours = [], []
-    for _ in range(10):  # each image loses a different choice of bands
+    for _ in range(10):  # each image loses different bands
         present = torch.rand(len(test), len(BANDS)).argsort(1) >= lost
         zeros.append(accuracy(net, test * present[:, :, None, None], test_labels))
         ours.append(accuracy(filled, test, test_labels, mask=present))

@@ -1,6 +1,6 @@
 """Train one network on random sets of thirteen bands, then test it on several sets.
 
-python examples/thirteen_bands.py        # half a minute, on drawn tiles; for your images see README, "Data"
+python examples/thirteen_bands.py        # half a minute, on random tiles; for your images see README, "Data"
 """
 
 import sys
@@ -17,7 +17,7 @@ BANDS = dict(zip(sensor("sentinel-2").names, sensor("sentinel-2").wavelengths)) 
 
 
 def make_tiles(count: int, seed: int):
-    """Draw tiles (N, 13, 16, 16) of six classes, (N,): three smooth spectra, mixed, with two textures."""
+    """Draw random tiles (N, 13, 16, 16) and labels (N,): six classes of three spectra, mixed, and two textures."""
     random, nm = torch.Generator().manual_seed(seed), torch.tensor(list(BANDS.values())).float()
     spectra = torch.stack([torch.exp(-(((nm - peak) / 350) ** 2)) for peak in (500, 900, 1900)])  # (3, 13)
     labels = torch.randint(0, 6, (count,), generator=random)

@@ -1,4 +1,4 @@
-"""Adapt a network of Hugging Face after from_pretrained, then save and load it with its channels.
+"""Adapt a network of Hugging Face after from_pretrained, then save and load the network with its channels.
 
 python examples/with_hugging_face.py        # needs transformers; ten seconds; writes into a temporary folder
 """
@@ -21,7 +21,7 @@ covariance = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.9], [0.8, 0.9, 1.0]])
 images = torch.randn(4, 3, 64, 64)
 
 with tempfile.TemporaryDirectory() as folder:
-    ViTForImageClassification(config).save_pretrained(folder)  # takes the place of a download from the hub
+    ViTForImageClassification(config).save_pretrained(folder)  # replaces a download from the hub
     net = ViTForImageClassification.from_pretrained(folder)
     before = net.eval()(images).logits
     net = adapt_first_conv(
@@ -37,7 +37,8 @@ with tempfile.TemporaryDirectory() as folder:
     save_adapted(net, f"{folder}/adapted.pt")
     loaded = load_adapted(ViTForImageClassification(config), f"{folder}/adapted.pt").eval()
 
-    class Adapted(ViTForImageClassification):  # a class that adapts itself works with from_pretrained, too
+    # a class that adapts its network also works with from_pretrained
+    class Adapted(ViTForImageClassification):
         def __init__(self, config):
             super().__init__(config)
             adapt_first_conv(self, covariance=covariance, channels="RGB")

@@ -1,4 +1,4 @@
-"""Train with Lightning: the stem draws the sets, and a resumed training draws the same sets as a whole one.
+"""Train with Lightning: the stem draws the channel sets, and a resumed training draws the same sets again.
 
 python examples/with_lightning.py        # needs lightning; ten seconds; writes into a temporary folder
 """

@@ -1,4 +1,4 @@
-"""Train a residual UNet of MONAI for volumes with missing MRI sequences, which are filled at its input.
+"""Train a residual UNet of MONAI for volumes with missing MRI sequences, which are filled at the network's input.
 
 python examples/with_monai.py        # needs monai; ten seconds
 """
@@ -14,7 +14,7 @@ from channelset import adapt_first_conv, channel_statistics, fold_channels  # no
 
 SEQUENCES = ["T1", "T1c", "T2", "FLAIR"]
 torch.manual_seed(0)
-tissue = torch.rand(4, 3, 16, 16, 16)  # drawn patients
+tissue = torch.rand(4, 3, 16, 16, 16)  # four random patients
 volumes = torch.einsum("cs,bsdhw->bcdhw", torch.rand(4, 3), tissue) + 0.02 * torch.randn(4, 4, 16, 16, 16)
 statistics = channel_statistics([volumes], SEQUENCES)
 volumes = ((volumes - statistics.mean[:, None, None, None]) / statistics.std[:, None, None, None]).float()

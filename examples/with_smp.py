@@ -17,11 +17,11 @@ bands = sensor("sentinel-2")
 images = torch.einsum("cs,bshw->bchw", torch.rand(13, 3), torch.rand(8, 3, 64, 64)) + 0.01 * torch.randn(
     8, 13, 64, 64
 )
-statistics = channel_statistics([{"image": images}], bands.names)  # reflectances, not normalised
+statistics = channel_statistics([{"image": images}], bands.names)
 truth = (images[:, 3] > images[:, 3].median()).long()
 
 net = segmentation_models_pytorch.Unet("resnet18", encoder_weights=None, in_channels=13, classes=2)
-# normalised=False: the images are not normalised, and missing bands are predicted around their mean
+# normalised=False: the images are reflectances, and missing bands are predicted around their mean
 net = adapt_first_conv(
     net, statistics=statistics, normalised=False, channels=bands, sample="hcs", example=images
 ).train()
@@ -34,7 +34,7 @@ for _ in range(6):
 
 net.eval()
 present = torch.ones(8, 13, dtype=torch.bool)
-present[:, bands.ids(["B10", "B09"])] = False  # level 2A has no B10
+present[:, bands.ids(["B10", "B09"])] = False  # for example, images of level 2A have no B10
 with torch.no_grad():
     whole, lost = net(images), net(torch.where(present[:, :, None, None], images, torch.nan), mask=present)
     difference = (net(images) - fold_channels(net)(images)).abs().max().item()

@@ -1,4 +1,4 @@
-"""Adapt a network of timm to thirteen bands, and train it with code that only calls model(x).
+"""Adapt a network of timm to thirteen bands, and train the network with code that only calls model(x).
 
 python examples/with_timm.py        # needs timm; ten seconds
 """
@@ -36,7 +36,7 @@ net = adapt_first_conv(
 average = ModelEmaV3(net, decay=0.9)
 optimizer = torch.optim.AdamW(param_groups_weight_decay(net), 1e-3)
 net.train()
-for _ in range(4):  # timm's train.py does the same with the network
+for _ in range(4):  # timm's train.py uses the network in the same way
     optimizer.zero_grad()
     torch.nn.functional.cross_entropy(net(images), labels).backward()
     optimizer.step()
@@ -45,7 +45,7 @@ for _ in range(4):  # timm's train.py does the same with the network
 net = average.module.eval()
 with torch.no_grad():
     red_green = net(images[:, [3, 2]], channels=["B04", "B03"])
-    landsat = net(images[:, [3, 2]], channels=[654.6, 561.4])  # by wavelength: red and green of Landsat
+    landsat = net(images[:, [3, 2]], channels=[654.6, 561.4])  # nm, wavelengths of Landsat's red and green
     plain = fold_channels(net, ["B04", "B03"])(images[:, [3, 2]])
 difference = max((other - red_green).abs().max().item() for other in (landsat, plain))
 print(f"two bands by name, by wavelength and folded differ by {difference:.1e}")

@@ -1,4 +1,4 @@
-"""Adapt a detector of ultralytics in its trainer, and predict with some channels.
+"""Adapt a detector of ultralytics in its trainer, and predict from images that lack some channels.
 
 python examples/with_ultralytics.py        # needs ultralytics; ten seconds
 """
@@ -15,9 +15,10 @@ from channelset import ChannelSetConv2d, adapt_first_conv, find_stem, fold_chann
 
 
 class Trainer(DetectionTrainer):
-    """A trainer that adapts the network it builds. An adapted YOLO(...) would be lost, since it builds a new one.
+    """A trainer that adapts the network that it builds. Use it as Trainer(...).train().
 
-    Its images are divided by 255 and not centred, so the fill gets their mean. Use it as Trainer(...).train().
+    ultralytics builds a new network for every training, so an adapted YOLO(...) would be lost. ultralytics divides the
+    images by 255 and does not centre them, so the fill rule gets the mean of the images.
     """
 
     def get_model(self, cfg=None, weights=None, verbose=False):
@@ -26,7 +27,7 @@ class Trainer(DetectionTrainer):
 
 
 torch.manual_seed(0)
-trainer = Trainer.__new__(Trainer)  # without its constructor, which needs a data set
+trainer = Trainer.__new__(Trainer)  # skip the constructor, which needs a data set
 trainer.data = {"nc": 3, "channels": 3}
 trainer.args = type("Args", (), {"single_cls": False})
 net = trainer.get_model("yolov8n.yaml")

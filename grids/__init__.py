@@ -1,7 +1,8 @@
-"""The experiments as data: the runs (GRIDS), and which of them the tables and figures show.
+"""The experiments as data: lists of runs, and the choice of runs that the tables and figures show.
 
-A grid is a list of runs, the most informative first. A run that only re-evaluates another run is not trained
-again. `python experiments.py GRID` trains and evaluates a grid.
+A run is a training, or one way to evaluate a training. A grid is a list of runs; the most informative runs come first.
+A run that only evaluates another run in a different way is not trained again. `python experiments.py GRID` trains and
+evaluates a grid.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from grids import task1, task2
 from grids.run import Run
 
 GRIDS: dict[str, list[Run]] = {**task1.GRIDS, **task2.GRIDS}
-NAMED = {**task1.NAMED, **task2.NAMED}  # name in the report's texts -> the model's runs
+NAMED = {**task1.NAMED, **task2.NAMED}  # name of a model in the report's texts -> runs of this model
 
 
 def channels_of(grid: str) -> tuple[str, ...]:
-    """Return the channel names of the data that the grid is for."""
+    """Return the channel names of the data set that a grid needs."""
     return task1.SENTINEL_2 if grid == "task1-bands" else ("R", "G", "B")
 
 

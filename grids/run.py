@@ -7,19 +7,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity: a run can then be a key although it holds dicts
+@dataclass(frozen=True, eq=False)  # without eq, a run can be a key of a dict although it holds dicts
 class Run:
     """A description of one training, or of one way to evaluate a training.
 
     Attributes:
         model: name of the method or network, without its options.
-        label: name that readers see.
-        section: part of the tables, see `engine.records.SECTIONS`.
+        label: name of the model in tables and figures.
+        section: section of the tables in which the run is listed, see `engine.records.SECTIONS`.
         options: options of the training script that differ from its defaults and from the preset.
-        test: options of the evaluation script (fill, probe, image_size, subsets); empty: evaluated as trained.
+        test: options of the evaluation script (fill, probe, image_size, subsets). If there are none, the network is
+            evaluated as it was trained.
         teacher: the run whose network teaches this network.
-        parts: runs that are evaluated together as one model.
-        source: the run that is trained, if this run only evaluates that training in another way.
+        parts: runs whose networks are evaluated together as one model.
+        source: the run that is trained, if this run only evaluates the same network in another way.
     """
 
     model: str
@@ -39,7 +40,10 @@ class Run:
         teacher: Run | None = None,
         **options,
     ) -> Run:
-        """Return this run with some changes; everything that is not passed stays, also the section."""
+        """Return a copy of this run in which the given values replace the old values.
+
+        All other values stay the same; the section also stays.
+        """
         return replace(
             self,
             model=model or self.model,
@@ -53,7 +57,7 @@ class Run:
     def tested(
         self, model: str | None = None, label: str | None = None, section: str | None = None, **how
     ) -> Run:
-        """Return a run that evaluates the same trained network in another way."""
+        """Return a run that evaluates the same trained network with the evaluation options `how`."""
         return replace(
             self,
             model=model or self.model,
@@ -65,7 +69,7 @@ class Run:
 
     @property
     def trained(self) -> Run:
-        """Return the run that is trained: this run, or the run that it evaluates."""
+        """Return the run that trains the network: this run, or its `source`."""
         return self.source or self
 
     @property
@@ -75,7 +79,10 @@ class Run:
         return [f"{key}={value}" for key, value in {**self.options, **test}.items()]
 
     def fits(self, pattern: str) -> bool:
-        """Check whether the run matches `pattern`: MODEL, or MODEL,OPTION=VALUE,... in any order."""
+        """Check whether the run matches `pattern`.
+
+        A pattern is MODEL or MODEL,OPTION=VALUE,... with the options in any order.
+        """
         model, *words = re.split(r",(?=\w+=)", pattern)  # a value may hold commas: widths=128,256
         return model == self.model and {*words} <= {*self.words}
 
@@ -84,7 +91,7 @@ class Run:
 
 
 def distinct(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs in order; leave out a run whose training and evaluation an earlier run has."""
+    """Return the runs in order, without a run that has the same training and evaluation as an earlier run."""
     first: dict[tuple, Run] = {}
     for run in runs:
         first.setdefault((run.model, *sorted(run.words), str(run.teacher), bool(run.parts)), run)

@@ -1,4 +1,4 @@
-"""The runs of Task 1: the model for any set of channels, its rivals and its ablations."""
+"""The runs of Task 1: the network for any set of channels, the models to compare it with, and its ablations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ GREY = Run("fill-grey", "luminance alone", options={"fill": "grey", "embedding":
 
 
 def specialists(**options) -> dict[str, Run]:
-    """Return a network for each channel set, trained only on this set: set -> run. With options they are ablations."""
+    """Return a dict from a channel set to its specialist, a run that trains only on this set.
+
+    If `options` are given, they change each run, and the runs belong to the section "ablation".
+    """
     specialist = Run("specialist", "seven specialists", "specialist")
     sets = ("RG", "RB", "GB", "R", "G", "B")
     networks = {"RGB": RGB_ONLY, **{channels: specialist.but(channels=channels) for channels in sets}}
@@ -26,13 +29,13 @@ def specialists(**options) -> dict[str, Run]:
     return {channels: run.but(section=section, **options) for channels, run in networks.items()}
 
 
-# The specialist for RGB is the RGB-trained network of the baselines, tested only on RGB
+# The specialist for RGB is the baseline RGB_ONLY, but it is tested only on RGB
 SPECIALISTS = {
     **specialists(),
     "RGB": RGB_ONLY.tested("specialist", "seven specialists", "specialist", subsets="RGB"),
 }
 
-# Kernel generators from papers on varying channels; all use the fill rule of the sliced kernel
+# Kernel generators from papers on varying channels; all of these runs use the fill rule of the sliced kernel
 GENERATED = {
     kernel: Run(model, label, "baseline", {**SLICED.options, "kernel": kernel})
     for kernel, model, label in (
@@ -85,15 +88,15 @@ WITHOUT_BLUE = {
 }
 STRONG, RGB_STRONG = (run.but(augment="strong") for run in (OURS_ABLATED, RGB_ABLATED))
 LONG = {epochs: OURS_ABLATED.but(epochs=epochs) for epochs in (60, 90, 210)}
-# of the longer trainings, this is the best on validation
+# this run has the best validation accuracy of the longer trainings
 LONG_STRONG = CHANNELSET.but(epochs=90, augment="strong")
 SHORT_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (4, 10)}
 LONG_SPECIALISTS = specialists(epochs=90, augment="strong")
 NARROW, WIDE = (OURS_ABLATED.but(width=width) for width in (0.125, 0.5))
 NARROW_SPECIALISTS, WIDE_SPECIALISTS = (specialists(width=width) for width in (0.125, 0.5))
-# One wider network that costs no more than seven specialists of the preset's width together. Predicted: half the full
-# width and 50 epochs give 52 % over the seven sets, four points above the specialists, with 1.24 M parameters against
-# their 2.20 M
+# A wider network that costs no more than seven specialists of the preset's width together. Predicted before the run:
+# half the full width and 50 epochs give 52 % over the seven sets, four points more than the specialists. The network
+# has 1.24 M parameters, the seven specialists 2.20 M
 WIDE_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), 1/2 wide", width=0.5, epochs=50, augment="strong"
 )
@@ -101,30 +104,43 @@ MEDIUM_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), 3/8 wide", width=0.375, epochs=90, augment="strong"
 )
 
-# The same FLOPs as the wide network, spent on finer maps: no pooling behind the stem. Predicted: 52 % over the seven
-# sets with a quarter of the parameters, and at most five points lost at 64 px: the last map has 3 x 3 cells, not 2 x 2
+# This network has the FLOPs of the wide network, but finer maps, because no pooling follows the stem. Predicted: it
+# reaches 52 % over the seven sets with a quarter of the parameters. It loses at most five points at 64 px, because its
+# last map has 3 x 3 cells, not 2 x 2
 FINE_STRONG = CHANNELSET.but(
     label="channel-set stem (ours), no pooling", stem_pool=False, epochs=50, augment="strong"
 )
 
-# Seven specialists with the same recipe. Predicted: one point above the one network, at seven times its training
+# The same training with images of five sizes. Predicted: FINE_SIZES loses one point against FINE_STRONG at 48 px, where
+# FINE_STRONG is at its best. FINE_SIZES has 50 % at 40 px, where FINE_STRONG has 38 %. It has 55 % at 64 px, two points
+# more than FINE_STRONG
+FINE_SIZES = FINE_STRONG.but(section="ablation", train_sizes="32,40,48,56,64")
+
+# FINE_STRONG, but twice as wide. The network has 1.24 M parameters and 4/7 of the training of seven specialists with
+# the same recipe. Predicted: it reaches 57.5 % over the seven sets, one point more than these specialists
+FINE_WIDE = FINE_STRONG.but(label="channel-set stem (ours), 1/2 wide, no pooling", width=0.5)
+
+# Seven specialists with the recipe of FINE_STRONG. Predicted: they reach one point more than FINE_STRONG, with seven
+# times its training
 FINE_SPECIALISTS = specialists(epochs=50, augment="strong", stem_pool=False)
 
 # ---------------------------------------------------------------- full width, for a GPU
 
-# ResNet-18 as wide as in its paper, with a 7x7 stem of stride 2. It has no pooling, which is too coarse for 64 px
+# ResNet-18 as wide as in its paper, with a 7x7 stem of stride 2. No pooling follows the stem, because the maps would be
+# too coarse for images of 64 px
 FULL_CHANNELSET, FULL_RGB_ONLY, FULL_SLICED, FULL_MEAN = (
     run.but(stem_pool=False) for run in (CHANNELSET, RGB_ONLY, SLICED, BY_FILL["mean"])
 )
 FULL_SPECIALISTS = {channels: run.but(stem_pool=False) for channels, run in SPECIALISTS.items()}
-# 3/7 of the epochs of seven specialists together
+# this network trains for 3/7 of the epochs of seven specialists together
 FULL_LONG = FULL_CHANNELSET.but(epochs=90)
-# The stock network, trained for several lengths: seven specialists, and one network with 3/7 of their epochs together
+# The stock network, trained for several lengths: seven specialists, and one network that trains for 3/7 of the epochs
+# of the seven specialists together
 STOCK_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (30, 60, 90, 150)}
 STOCK_LENGTHS = {epochs: OURS_ABLATED.but(epochs=epochs) for epochs in (30, 90, 180, 270, 450)}
 
 
-# ---------------------------------------------------------------- thirteen bands, small images, few of them
+# ---------------------------------------------------------------- thirteen bands, a few small images
 
 SENTINEL_2 = (*(f"B{band:02}" for band in range(1, 13)), "B8A")  # in the order of bands.txt
 _SMALL = {"image_size": 56, "batch_size": 32, "epochs": 60, "lr": 0.05, "augment": "strong"}
@@ -135,7 +151,7 @@ BANDS_PLAIN = Run("all-bands", "trained on all bands alone", "baseline", {"sampl
 BANDS_RGB = Run(
     "specialist", "specialist for red, green, blue", "specialist", {"channels": "B02,B03,B04", **_SMALL}
 )
-# half of the training images use one of the two sets that users need; the other half use any set
+# half of the training images use RGB or all bands, the sets that users need; the other half use any set
 BANDS_WEIGHTED = BANDS_CHANNELSET.but(
     label="ours, half of the sets RGB or all", set_shares="B02,B03,B04:0.25 all:0.25"
 )
@@ -155,8 +171,8 @@ def probed(run: Run, probe: str) -> Run:
     return run.tested(section="ablation", probe=probe)
 
 
-# Sides of the test images, px. Predicted: the wide network, whose training cut out parts of many scales, loses ten
-# points at 40 px and four at 64 px; the usual network, which saw a single scale, loses twice as much
+# Sides of the test images in px. Predicted: WIDE_STRONG loses ten points at 40 px and four at 64 px, because its
+# training cut out parts of many scales. CHANNELSET loses twice as much, because its training used a single scale
 TEST_SIZES = (32, 40, 56, 64, 80, 96)
 
 
@@ -164,7 +180,7 @@ def resized(run: Run, size: int) -> Run:
     return run.tested(section="ablation", image_size=size)
 
 
-# Rows of the tables of bands; the first row is our model
+# Rows of the tables for thirteen bands; the first row is our model
 BANDS_ROWS = (
     BANDS_CHANNELSET,
     BANDS_WEIGHTED,
@@ -178,8 +194,8 @@ BANDS_ROWS = (
 UNSEEN_ROWS = (*BANDS_UNSEEN, probed(BANDS_UNSEEN[2], "average-of-seen"))
 SEEN_ROWS = (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
 
-# Rows of the ablation table: group -> (variant, model, reference). The reference is CHANNELSET if it is left out.
-# A model is one run, or one run for each channel set.
+# Rows of the ablation table: name of a group -> list of tuples (name of the variant, model, reference model). Without a
+# reference, a variant is compared with CHANNELSET. A model is one run, or a dict from a channel set to a run.
 ABLATIONS = {
     "sampler": [
         ("HCS, one set an image", CHANNELSET),
@@ -308,12 +324,21 @@ ABLATIONS = {
         *((f"1/2 wide, strong, {size} px", resized(WIDE_STRONG, size), WIDE_STRONG) for size in TEST_SIZES),
         ("no pooling, strong, as trained", FINE_STRONG),
         *((f"no pooling, strong, {size} px", resized(FINE_STRONG, size), FINE_STRONG) for size in TEST_SIZES),
+        ("no pooling, trained at 32 to 64 px, 48 px", FINE_SIZES, FINE_STRONG),
+        *(
+            (
+                f"no pooling, trained at 32 to 64 px, {size} px",
+                resized(FINE_SIZES, size),
+                resized(FINE_STRONG, size),
+            )
+            for size in TEST_SIZES
+        ),
     ],
 }
 
 # ---------------------------------------------------------------- figures
 
-# Models in the figures that have little space: name in the legend -> model
+# Models in the figures that have room for only a few models: name in the legend -> model
 FIGURE_MODELS = {
     "channel-set stem (ours)": CHANNELSET,
     "ours, 90 epochs, strong augmentation": LONG_STRONG,
@@ -325,7 +350,7 @@ FIGURE_MODELS = {
     "sliced kernel, full width": FULL_SLICED,
     "RGB-trained, full width": FULL_RGB_ONLY,
 }
-# Names that the report's texts use -> the model's runs, at most one run for each preset
+# Name of a model in the report's texts -> runs of this model, at most one run for each preset
 NAMED = {
     "ours": (CHANNELSET, FULL_CHANNELSET, BANDS_CHANNELSET),
     "ours-90": (LONG_STRONG, FULL_LONG),
@@ -336,9 +361,11 @@ NAMED = {
     "specialists-90": (LONG_SPECIALISTS,),
     "specialists-4": (SHORT_SPECIALISTS[4],),
     "ours-90-light": (LONG[90],),
-    "ours-wide": (WIDE_STRONG,),
     "ours-fine": (FINE_STRONG,),
-    "rgb-fine": (FINE_SPECIALISTS["RGB"],),
+    "ours-fine-wide": (FINE_WIDE,),
+    "specialists-fine": (FINE_SPECIALISTS,),
+    "ours-sizes": (FINE_SIZES,),
+    "sizes-at-80px": (resized(FINE_SIZES, 80),),
     "rgb": (RGB_ONLY, FULL_RGB_ONLY),
     "rgb+regression": (RGB_REGRESSION, FULL_RGB_ONLY.tested(fill="regression")),
     "hypernet": (GENERATED["hypernet"],),
@@ -352,7 +379,7 @@ NAMED = {
     "sliced-without-blue-average": (probed(WITHOUT_BLUE["sliced"], "average-of-seen"),),
     **{
         f"{name}at-{size}px": (resized(run, size),)
-        for name, run in (("", CHANNELSET), ("wide-", WIDE_STRONG), ("fine-", FINE_STRONG))
+        for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG), ("sizes-", FINE_SIZES))
         for size in (40, 64)
     },
     "weighted": (BANDS_WEIGHTED,),
@@ -360,15 +387,16 @@ NAMED = {
     "all-bands+regression": (BANDS_FILLED[1],),
     "specialist": (BANDS_RGB,),
 }
-# Rows of the report's main table: (label, run)
+# Rows of the report's main table: tuples (label, model)
 MAIN_ROWS = (
     ("seven specialists", SPECIALISTS),
     ("the same, 90 epochs, strong", LONG_SPECIALISTS),
+    ("the same, no pooling, 50 epochs, strong", FINE_SPECIALISTS),
     ("late fusion of R, G, B", LATE_FUSION),
     ("ours", CHANNELSET),
     ("ours, 90 epochs, strong †", LONG_STRONG),
-    ("ours, 1/2 wide, 50 epochs, strong †", WIDE_STRONG),
     ("ours, no pooling, 50 epochs, strong †", FINE_STRONG),
+    ("the same, 1/2 wide †", FINE_WIDE),
     ("mean fill", BY_FILL["mean"]),
     ("sliced kernel (C/n)", SLICED),
     ("tied filter (C/n)", GENERATED["tied"]),
@@ -378,7 +406,8 @@ MAIN_ROWS = (
     ("RGB-trained, regression fill", RGB_REGRESSION),
     ("RGB-trained, zero fill", RGB_ONLY),
 )
-# Rows of the report's ablation table: (change, run, reference). The reference is CHANNELSET if it is left out
+# Rows of the report's ablation table: tuples (change, run, reference run). Without a reference, a run is compared with
+# CHANNELSET
 ABLATION_ROWS = (
     ("fill: mean", BY_FILL["mean"]),
     ("fill: C/n", BY_FILL["rescale"]),
@@ -396,13 +425,14 @@ ABLATION_ROWS = (
     ("sliced: one set per batch", SLICED_PER_BATCH, SLICED),
     ("told wrong channels", probed(CHANNELSET, "wrong-ids")),
 )
-# Points of the figure of budgets: family -> (label, run)
+# Points of the figure of budgets: name of a family of models -> tuples (label, model)
 BUDGETS = {
     "seven specialists": (
         ("1/8 wide", NARROW_SPECIALISTS),
         ("1/4, 10", SHORT_SPECIALISTS[10]),
         ("1/4", SPECIALISTS),
         ("1/4, 90, strong", LONG_SPECIALISTS),
+        ("1/4, no pooling, 50, strong", FINE_SPECIALISTS),
         ("1/2", WIDE_SPECIALISTS),
     ),
     "one network (ours)": (
@@ -414,10 +444,11 @@ BUDGETS = {
         ("3/8, 90, strong", MEDIUM_STRONG),
         ("1/2, 50, strong", WIDE_STRONG),
         ("1/4, no pooling, 50, strong", FINE_STRONG),
+        ("1/2, no pooling, 50, strong", FINE_WIDE),
     ),
     "late fusion": (("1/4", LATE_FUSION),),
 }
-# Points of the figure of training length: family -> (epochs of all networks together, model)
+# Points of the figure of training length: name of a family -> tuples (epochs of all its networks together, model)
 LENGTHS = {
     "ours, one network": [(30, CHANNELSET), *LONG.items()],
     "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
@@ -469,7 +500,7 @@ GRIDS = {
         *(resized(CHANNELSET, size) for size in TEST_SIZES),
         *(resized(RGB_ONLY, size) for size in (40, 64)),
     ],
-    # Short and long trainings, to compare at equal compute: seven networks cost seven times as much as one network
+    # Short and long trainings, to compare models at equal compute: seven networks cost seven times as much as one
     "task1-compute": [
         *(run for family in SHORT_SPECIALISTS.values() for run in family.values()),
         LONG[60],
@@ -477,8 +508,11 @@ GRIDS = {
         LONG_STRONG,
         LONG[210],
     ],
-    "task1-frontier": [WIDE_STRONG, FINE_STRONG, *FINE_SPECIALISTS.values(), MEDIUM_STRONG],
-    "task1-sizes": [resized(run, size) for run in (WIDE_STRONG, FINE_STRONG) for size in TEST_SIZES],
+    "task1-frontier": [WIDE_STRONG, FINE_STRONG, *FINE_SPECIALISTS.values(), MEDIUM_STRONG, FINE_WIDE],
+    "task1-sizes": [
+        FINE_SIZES,
+        *(resized(run, size) for run in (WIDE_STRONG, FINE_STRONG, FINE_SIZES) for size in TEST_SIZES),
+    ],
     "task1-long-specialists": [*LONG_SPECIALISTS.values()],
     # Our model and the specialists at half and at twice the preset's width
     "task1-capacity": [NARROW, *NARROW_SPECIALISTS.values(), WIDE, *WIDE_SPECIALISTS.values()],
@@ -508,7 +542,7 @@ GRIDS = {
         *BANDS_FILLED,
         UNSEEN_ROWS[3],
     ],
-    # RGB and a fourth channel, which data.prepare computes from RGB
+    # The data have R, G, B and a fourth channel, which data.prepare computes from RGB
     "task1-extra": [CHANNELSET, SLICED],
     **{
         f"task1-full-stock-{epochs}": [*STOCK_SPECIALISTS[epochs].values(), STOCK_LENGTHS[3 * epochs]]

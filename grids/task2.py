@@ -1,4 +1,4 @@
-"""The runs of Task 2: shallow networks, the ResNets that they are compared with, and the ablations."""
+"""The runs of Task 2: shallow networks, the ResNets to compare them with, and the ablations."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ FINE_RESNET = STOCK.but(label="ResNet-34, 3x3 stem", stem="3x3s1")
 
 # ---------------------------------------------------------------- 30 epochs
 
-# First ResNet-34 with several stems and augmentations, then the shallow networks. All accuracies are divided by the
-# accuracy of the ResNet-34 that is best on validation.
+# First come ResNet-34s with several stems and augmentations, then the shallow networks. All accuracies are divided by
+# the accuracy of the ResNet-34 that is best on validation.
 RESNETS = {decay: RESNET.but(augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
 RESNET_LIGHT, PLAIN_LIGHT = RESNET.but(**LIGHT), PLAIN.but(**LIGHT)
 PLAIN_STRONG = PLAIN_LIGHT.but(augment="strong")
@@ -41,7 +41,8 @@ DEEP, SHALLOW = (RESNETS[0.001], GATED_30[0.001])
 
 # ---------------------------------------------------------------- which networks are trained longer
 
-# All take about half of ResNet-34's time for one image. The first network has four hidden layers, the others fewer.
+# Each network takes about half of ResNet-34's time for one image. The first network has four hidden layers; all other
+# networks have fewer.
 SCREEN = {
     "gated6-k3, 5/16 wide": GATED.but(width=0.3125),
     "3 layers, 25/64": THREE_LAYERS.but(width=0.390625),
@@ -57,9 +58,9 @@ SCREEN = {
 }
 SCREENED = {label: run.but(section="ablation", **STRONG, epochs=10) for label, run in SCREEN.items()}
 
-# Twice the epochs, with the options that were best on validation at 30 epochs. Width 0.3125 has half of ResNet-34's
-# MACs. Width 0.4375 has as many MACs as ResNet-34; its training loss falls further, so its decay is doubled. Then four
-# of the screened networks.
+# These networks train twice as long, with the options that were best on validation at 30 epochs. A network of width
+# 0.3125 has half of ResNet-34's MACs. A network of width 0.4375 has as many MACs as ResNet-34; its training loss falls
+# further, so its weight decay is doubled. Then come four of the screened networks.
 RESNET_60 = {decay: RESNET.but(augment="strong", weight_decay=decay, epochs=60) for decay in (0.001, 0.002)}
 RESNET_60[0.0005] = RESNETS[0.0005].but(section="ablation", epochs=60)
 GATED_60 = SHALLOW.but(epochs=60)
@@ -79,8 +80,9 @@ TAUGHT = SHALLOW.but(
 
 # ---------------------------------------------------------------- a 3x3 stride-1 first convolution
 
-# The fine stem costs four times the MACs of the 7x7 stem. Ten epochs compare three stems: both of these, and the fine
-# stem with pooling, whose maps are as small as those of the 7x7 stem. Then the fine stem trains for thirty epochs.
+# The fine stem, 3x3 with stride 1, costs four times the MACs of the 7x7 stem. Trainings of ten epochs compare three
+# stems: the 7x7 stem, the fine stem, and the fine stem with pooling. With pooling, the maps are as small as behind the
+# 7x7 stem. Then networks with the fine stem train for thirty epochs.
 STEMS_10 = {
     label: run.but(section="ablation", augment="strong", weight_decay=0.001, epochs=10)
     for label, run in {
@@ -99,20 +101,23 @@ FINE_GATED = SHALLOW.but(stem="3x3s1")
 FINE_WIDE = SCREEN["gated6-k3, 5/16 wide"].but(**STRONG, stem="3x3s1")
 FINE_THREE = SCREEN["3 layers, 3/8"].but(**STRONG, num_pools=3, stem="3x3s1")
 
-# MixUp and CutMix for both families, with the cheapest stem and one seed, chosen on validation. Predicted for CutMix in
-# 30 epochs: ResNet-34 gains up to one point, the shallow networks lose one point
+# ResNet-34 and a shallow network train with MixUp and CutMix. Both have the cheapest stem and one seed; the better
+# mix is chosen on validation. Predicted for CutMix in 30 epochs: ResNet-34 gains up to one point, and the shallow
+# network loses one point
 MIXED = {
     (name, mix): run.but(mix=mix)
     for name, run in (("ResNet-34", RESNETS[0.001]), ("gated6-k3", GATED_30[0.001]))
     for mix in ("cutmix", "mixup")
 }
 FINE_RESNET_MIXED = FINE_RESNETS[0.002].but(mix="cutmix")
-# The literal reading of the task, six weighted operations in all, with the fine stem. Predicted: 63 to 64 %, which is
-# 94 % of the strongest ResNet-34. The stem gains 4 to 5 points, as it does for the gated network; the decay gains 2
+# This network follows the task literally: it has six weighted operations in all. It has the fine stem. Predicted: it
+# reaches 63 to 64 %, which is 94 % of the strongest ResNet-34. The stem gains 4 to 5 points, as it does for the gated
+# network; the weight decay gains 2 points
 PLAIN_FINE = PLAIN.but(label="plain, six operations, 3x3 stem", **STRONG, stem="3x3s1")
-# Depth 4 with a pooled 7x7 stem of stride 1: it samples finely and still sees 7 px. Predicted: 62 %, which is 92 % of
-# the strongest ResNet-34. With the 7x7 stem of stride 2 it reaches 59.9 % in 60 epochs. Measured: 60.3 %. So a wider
-# network follows, with 2.25 times the FLOPs. Predicted: 62 %
+# A network of depth 4 with a pooled 7x7 stem of stride 1. The stem samples the image finely, and its kernel still spans
+# 7 px. Predicted: the network reaches 62 %, which is 92 % of the strongest ResNet-34. Measured: 60.3 %. (With the 7x7
+# stem of stride 2, the network reaches 59.9 % in 60 epochs.) So a wider network follows, with 2.25 times the FLOPs.
+# Predicted for the wider network: 62 %
 GATED4_FINE = GATED4.but(
     label="ours (depth 4), 7x7 stem of stride 1", **STRONG, stem="7x7s1", num_pools=2, pooled_gates=True
 )
@@ -127,8 +132,9 @@ GATED4_FINE_10 = {
     }.items()
 }
 
-# Each run makes one change in PLAIN_STRONG: 30 epochs, strong augmentation, decay 0.0005. Predicted, in points: gates
-# gain 2.7, as with seed 0; 3x3 equals 5x5 within 1; 1x1 loses 12; two layers fewer lose 8; attention and graph lose 4
+# Each run makes one change in PLAIN_STRONG, which trains for 30 epochs with strong augmentation and weight decay
+# 0.0005. Predicted: gates gain 2.7 points, as with seed 0. Kernels of 3x3 and 5x5 differ by at most 1 point. Kernels
+# of 1x1 lose 12 points, two layers fewer lose 8, and attention and graph layers lose 4
 KERNELS_30 = {
     size: PLAIN_STRONG.but(f"plain6-k{size}", f"plain, {size}x{size}", "ablation", kernels=str(size))
     for size in (1, 3, 7)
@@ -140,7 +146,7 @@ OTHERS_30 = {
     for name in ("attention", "graph")
 }
 
-# One kind of gate beside the plain layers. Predicted: the pixel gate alone gains 1.5 points, the channel gate 0.8
+# Each run adds only one kind of gate. Predicted: the pixel gate alone gains 1.5 points, the channel gate alone 0.8
 GATES_30 = {
     kind: GATED_K5_STRONG.but("gated6-k5", f"gated, {kind} gates only", "ablation", gate_kind=kind)
     for kind in ("pixel", "channel")
@@ -148,9 +154,9 @@ GATES_30 = {
 
 # ---------------------------------------------------------------- full width, for a GPU
 
-# ResNet-34 as wide as in its paper, and the shallow networks four times as wide as above. ResNet-34 and the network
-# with half its MACs train with three weight decays. Then come a network with ResNet-34's MACs, and networks with fewer
-# layers.
+# ResNet-34 is as wide as in its paper, and the shallow networks are four times as wide as above. ResNet-34 and the
+# shallow network with half of ResNet-34's MACs train with three weight decays. Then come a network with as many MACs as
+# ResNet-34, and networks with fewer layers.
 FULL_RESNETS, FULL_WIDE = (
     {decay: run.but(augment="strong", weight_decay=decay) for decay in (0.002, 0.001, 0.004)}
     for run in (RESNET.but(width=1.0), GATED.but(width=1.25))
@@ -160,8 +166,8 @@ FULL_THREE, FULL_GATED4, FULL_STOCK, FULL_SAME_MACS = (
     for run, width in ((THREE_LAYERS, 1.5625), (GATED4_K5, 1.25), (STOCK, 1.0), (GATED, 1.75))
 )
 
-# Six plain operations, the literal reading of the task, with about half of ResNet-34's MACs; and ResNets with fewer
-# layers
+# Networks of six plain operations follow the task literally; they have about half of ResNet-34's MACs. Then come
+# ResNets with fewer layers
 PLAIN_K3 = PLAIN.but("plain6-k3", "plain, six operations, 3x3", kernels="3")
 FULL_PLAIN, FULL_PLAIN_K5 = PLAIN_K3.but(**STRONG, width=1.4375), PLAIN.but(**STRONG, width=0.875)
 RESNET_18, RESNET_10 = (
@@ -170,7 +176,7 @@ RESNET_18, RESNET_10 = (
 )
 FULL_RESNET_18, FULL_RESNET_10 = (run.but(**STRONG, width=1.0) for run in (RESNET_18, RESNET_10))
 # At a quarter of the width, the 3x3 stem of stride 1 is the most accurate, at four times the FLOPs. Predicted:
-# ResNet-34 gains more from it than the shallow network, which falls a few per cent behind.
+# ResNet-34 gains more from this stem than the shallow network, so the shallow network falls a few per cent behind.
 FULL_FINE_RESNET = FINE_RESNET.but(**STRONG, width=1.0)
 FULL_FINE_WIDE = GATED.but(**STRONG, width=1.25, stem="3x3s1")
 # The strongest networks, trained twice as long or with other learning rates
@@ -181,7 +187,7 @@ FULL_RESNET_60, FULL_WIDE_60, FULL_SAME_MACS_60 = (
 
 # ---------------------------------------------------------------- less data, ablations
 
-# Less training data; more epochs replace some of the lost steps
+# These runs use a share of the training images; they train for more epochs, which replace some of the lost steps
 FRACTIONS = {
     name: {
         share: run.but(section="ablation", fraction=share, epochs=epochs)
@@ -221,13 +227,14 @@ POOLS_10, LEVELS_10 = REFERENCE.but(num_pools=2), REFERENCE.but(multi_level_head
 WIDTHS_10 = {width: REFERENCE.but(width=width) for width in (0.125, 0.5)}
 AUGMENTED_10 = {augment: REFERENCE.but(augment=augment) for augment in ("none", "strong")}
 
-SIZES = (32, 40, 64, 96)  # px, sides of the test images; the training is unchanged
+SIZES = (32, 40, 64, 96)  # sides of the test images in px; the training is unchanged
 RESIZED = {
     name: {size: run.tested(section="ablation", image_size=size) for size in SIZES}
     for name, run in (("ResNet-34", RESNETS[0.0005]), ("gated6-k3", SHALLOW))
 }
 
-# Rows of the ablation table: group -> (variant, run, reference). The reference is REFERENCE if it is left out
+# Rows of the ablation table: name of a group -> list of tuples (name of the variant, run, reference run). Without a
+# reference, a run is compared with REFERENCE
 ABLATIONS = {
     "what a layer is": [
         ("one 5x5 convolution", REFERENCE),
@@ -425,7 +432,7 @@ FIGURE_MODELS = {
     "ResNet-34": FULL_RESNETS[0.002],
     "ResNet-34, stock": FULL_STOCK,
 }
-# Names that the report's texts use -> the model's runs, at most one run for each preset
+# Name of a model in the report's texts -> runs of this model, at most one run for each preset
 NAMED = {
     "depth6-wide": (FULL_SAME_MACS, SAME_MACS_60),
     "depth6": (FULL_WIDE[0.002], FINE_WIDE),
@@ -445,8 +452,13 @@ NAMED = {
     "branches-10": (NAMED_10["reparam6-k5"],),
     "branches-30": (REPARAM_GATED_STRONG,),
     "gated-30": (GATED_K5_STRONG,),
+    "pixel-gates": (GATES_30["pixel"],),
+    "channel-gates": (GATES_30["channel"],),
+    "kernels-3x3": (KERNELS_30[3],),
+    "two-layers": (TWO_LAYERS_30,),
+    "attention": (OTHERS_30["attention"],),
 }
-# Rows of the report's main table: preset -> (label, run)
+# Rows of the report's main table: preset -> tuples (label, run)
 MAIN_ROWS = {
     "64px-full": (
         ("ours, depth 6, x1.75", FULL_SAME_MACS),
@@ -469,8 +481,8 @@ MAIN_ROWS = {
         ("ResNet-34, decay 0.001", FINE_RESNETS[0.001]),
     ),
 }
-# Rows of the report's ablation tables: (change, run, reference). A reference that is left out is PLAIN_STRONG after 30
-# epochs, REFERENCE after 10
+# Rows of the report's ablation tables: tuples (change, run, reference run). Without a reference, ABLATION_ROWS (30
+# epochs) are compared with PLAIN_STRONG, and SCREENING_ROWS (10 epochs) with REFERENCE
 ABLATION_ROWS = (
     ("gates beside each convolution", GATED_K5_STRONG),
     *((f"{kind} gates only", run) for kind, run in GATES_30.items()),
@@ -493,7 +505,7 @@ SCREENING_ROWS = (
     ("graph layers (GCN)", NAMED_10["graph"]),
     ("RRDB (strict depth 17)", NAMED_10["rrdb"]),
 )
-# Points of the figure of training data: family -> (share of the training images, run)
+# Points of the figure of training data: name of a network -> tuples (share of the training images, run)
 DATA_SHARES = {
     name: [*runs.items(), (1.0, whole)] for (name, runs), whole in zip(FRACTIONS.items(), (DEEP, SHALLOW))
 }

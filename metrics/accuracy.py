@@ -1,4 +1,4 @@
-"""Compute classification metrics from labels and predictions, without a model or a file."""
+"""Compute classification metrics from arrays of labels and predictions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metrics.statistics import wilson_interval
 
 
 def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
-    """Return counts (num_classes, num_classes), int64: row = true class, column = predicted class.
+    """Count the images by true class (row) and predicted class (column): (num_classes, num_classes), int64.
 
     Args:
         labels, predictions: class numbers (N,), integers in 0..num_classes-1.
@@ -25,10 +25,11 @@ def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
 
 
 def classification_metrics(labels, predictions, num_classes: int) -> dict[str, float]:
-    """Return top-1 with its 95 % interval (percent), and macro precision, recall and F1 (fractions in 0..1).
+    """Return a dict with top-1, its 95 % interval, and macro precision, recall and F1.
 
-    Macro: the plain mean over the classes that have true samples. So a perfect model scores 1 even if a class is
-    absent from the split. A class that is never predicted has precision 0.
+    Top-1 and the interval are in percent; the macro averages are fractions in 0..1. A macro average is the plain mean
+    over the classes that have images in the split. So a perfect model scores 1 even if the split has no image of some
+    class. A class that is never predicted has precision 0.
 
     For arguments and errors see `confusion_matrix`.
     """
@@ -49,7 +50,7 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
 
 
 def _class_ids(*values) -> list[np.ndarray]:
-    """Return the values as arrays (N,); check that they are integers, not empty and of equal length."""
+    """Return each value as an array (N,); check that all arrays have integers, equal length and N > 0."""
     arrays = [np.asarray(value) for value in values]
     if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):
         raise ValueError(f"labels and predictions must share one shape (N,), got {[a.shape for a in arrays]}")

@@ -1,14 +1,14 @@
 """Measure what a model costs: parameters, multiply-accumulates (MACs), memory and latency.
 
-MACs here count only convolutions and linear layers, as papers do (ResNet-18 at 224 px: 1.81 G). BatchNorm folds
-into the convolution before it; ReLU and pooling have no weights. One MAC is two FLOPs. Two counters agree on any
-model of plain layers and check each other:
+Only the MACs of convolutions and linear layers are counted, as in papers (1.81 G for ResNet-18 at 224 px). BatchNorm
+can be folded into the convolution before it. ReLU and pooling have no weights. One MAC is two FLOPs. Two counters check
+each other. They agree on any model of plain layers:
 
-    count_macs          thop's hooks on modules; misses functional calls and subclasses of nn.Conv2d
-    flop_counter_macs   torch's dispatcher; sees every convolution and matrix product, also functional calls
+    count_macs          uses thop's hooks on modules; misses functional calls and subclasses of nn.Conv2d
+    flop_counter_macs   uses torch's dispatcher; counts every convolution and matrix product, also functional calls
 
-A stem that generates its kernel and calls F.conv2d must therefore be folded into a plain Conv2d before
-`count_macs`.
+Some stems generate a kernel and call F.conv2d. `count_macs` would miss this call. So fold such a stem into a plain
+Conv2d first.
 """
 
 from __future__ import annotations
@@ -34,27 +34,28 @@ try:
     from thop.profile import register_hooks
     from thop.vision.basic_hooks import zero_ops
 
-    # thop counts BatchNorm, average pooling and softmax as operations, which the MACs of papers leave out
+    # thop also counts BatchNorm, average pooling and softmax, but papers do not
     NOT_WEIGHTED = {kind: zero_ops for kind in register_hooks if not issubclass(kind, (_ConvNd, nn.Linear))}
 except ImportError:  # thop needs distutils, which newer Pythons have only with setuptools
     thop = None
 
 
 def count_params(model: nn.Module) -> int:
-    """Count the parameters, trainable or frozen.
+    """Count the parameters of the model, both trainable and frozen.
 
-    A shared parameter counts once. Buffers, such as BatchNorm statistics, do not count.
+    A shared parameter counts once. Buffers, such as the statistics of a BatchNorm, do not count.
     """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Count the MACs of one forward pass of one image with thop; see the top of this file for what counts.
+    """Count the MACs of a forward pass for one image with thop; the top of this file says which MACs count.
 
-    If thop is not installed, `flop_counter_macs` counts, and a note is printed once. Plain layers give the same result.
+    If thop is not installed, `flop_counter_macs` counts instead, and a note is printed once. Both counters give the
+    same number for plain layers.
 
     Args:
-        model: takes a single tensor; not changed (thop adds `total_ops` buffers, so it works on a copy).
+        model: a module that takes a single tensor. It is not changed: thop adds buffers `total_ops` to a copy.
         input_shape: (C, H, W) of one image.
     """
     model = _apart(copy.deepcopy(model).cpu().float().eval(), set())
@@ -68,9 +69,10 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 
 
 def _apart(model: nn.Module, seen: set[nn.Module]) -> nn.Module:
-    """Copy each layer that is used at several paths, so that every path has its own layer; return the model.
+    """Replace each layer that has several names in `model` by one copy for each name; return the model.
 
-    thop would count a call of a shared layer once for each of its paths.
+    Without the copies, thop would count each call of the layer once for each of its names. `seen` collects the layers
+    that were met before.
     """
     for name, child in model._modules.items():
         if child is not None:
@@ -88,9 +90,9 @@ def _say_without_thop() -> None:
 
 
 def flop_counter_macs(model: nn.Module, *inputs) -> int:
-    """Count the MACs of `model(*inputs)` in eval mode: half of torch's FLOPs for the whole batch.
+    """Count the MACs of `model(*inputs)` in eval mode, for the whole batch: half of the FLOPs that torch counts.
 
-    The generation of kernels is included.
+    If a kernel is generated, the MACs of its generation are included.
     """
     with _eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
@@ -100,10 +102,10 @@ def flop_counter_macs(model: nn.Module, *inputs) -> int:
 def peak_memory_mb(model: nn.Module, *inputs) -> float:
     """Measure the largest total size of live tensors during `model(*inputs)`, in MB (1e6 bytes).
 
-    The model runs in eval mode without gradients. Parameters, buffers and inputs always count. Other tensors
-    count from the operation that returns or first uses them until nothing refers to them. This includes results
-    that are dropped at once, such as the int64 indices of max-pooling. Memory shared by tensors counts once. Memory
-    that a kernel allocates and frees itself is not seen.
+    The model runs in eval mode without gradients. Parameters, buffers and inputs always count. Any other tensor counts
+    from the operation that returns or first uses it until nothing refers to it. This includes results that are dropped
+    at once, such as the int64 indices of max-pooling. Memory that several tensors share counts once. Memory that an
+    operation allocates and frees inside is not measured.
     """
     with (
         _eval_mode(model),
@@ -115,15 +117,15 @@ def peak_memory_mb(model: nn.Module, *inputs) -> float:
 
 
 class _LiveMemory(TorchDispatchMode):
-    """A mode that follows the memory of all tensors; `peak` is the largest sum of live bytes after any operation.
+    """A torch mode that follows the memory of all tensors; `peak` is the largest sum of live bytes after an operation.
 
     Args:
-        tensors: values that are alive from the start; other types than tensors are ignored.
+        tensors: values that are alive from the start; a value that is not a tensor is ignored.
     """
 
     def __init__(self, tensors: list):
         super().__init__()
-        # memory -> bytes; weak references do not keep the memory alive
+        # memory of a tensor -> bytes; a weak reference does not keep the memory alive
         self.sizes: dict[StorageWeakRef, int] = {}
         self.peak = 0
         self.meet(tensors)
@@ -142,12 +144,12 @@ class _LiveMemory(TorchDispatchMode):
 
 
 def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> dict[str, float]:
-    """Time `model(*inputs)` in eval mode: median, 10th and 90th percentile in milliseconds.
+    """Time `model(*inputs)` in eval mode; return a dict with median, 10th and 90th percentile in milliseconds.
 
-    On CUDA each run is timed from an idle GPU to an idle GPU, so launch time counts.
+    On CUDA, the time of a run begins and ends with an idle GPU. So it includes the time to launch the operations.
 
     Raises:
-        ValueError: `repeats` < 1.
+        ValueError: `repeats` is below 1.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
@@ -158,13 +160,13 @@ def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) ->
 
 
 def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dict[str, float]:
-    """Time all `models` in turn on the same inputs and return the median milliseconds of each.
+    """Time all `models` in turn on the same inputs; return the median milliseconds by name of the model.
 
-    Since they run in turn, a slow phase of the machine slows all of them. A round runs each model twice and times
-    the second pass.
+    Since the models run in turn, a slow phase of the machine affects all models. A round runs each model twice and
+    times the second pass.
 
     Raises:
-        ValueError: `rounds` < 1.
+        ValueError: `rounds` is below 1.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -181,7 +183,7 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dic
 
 
 def _pass_ms(model: nn.Module, *inputs) -> float:
-    """Return the milliseconds of one pass, from an idle GPU to an idle GPU."""
+    """Return the milliseconds of one pass; on CUDA, the time begins and ends with an idle GPU."""
     on_cuda = any(isinstance(value, Tensor) and value.is_cuda for value in inputs)
     wait = (lambda: torch.cuda.synchronize(inputs[0].device)) if on_cuda else (lambda: None)
     wait()
@@ -193,7 +195,7 @@ def _pass_ms(model: nn.Module, *inputs) -> float:
 
 @contextmanager
 def _eval_mode(model: nn.Module):
-    """Switch to eval mode, then restore every module's own mode (frozen BatchNorm stays frozen)."""
+    """Switch the model to eval mode, then restore the former mode of every module, so frozen BatchNorm stays frozen."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

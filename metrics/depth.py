@@ -1,7 +1,7 @@
-"""Count strict depth: the most weighted operations on any path from a network's input to its output.
+"""Count the strict depth: the largest number of weighted operations on a path from a network's input to its output.
 
-A weighted operation is a convolution, or a product of a value that depends on the input and a weight that does
-not:
+A weighted operation is a convolution, or a product of a value that depends on the input and a weight that does not.
+Operations add to the depth as follows:
 
     1   convolution (also one whose kernel depends on the input), matrix product with a parameter or a
         constant matrix, elementwise product with a weight that varies along two or more dimensions (a global
@@ -10,15 +10,15 @@ not:
     0   BatchNorm, per-channel scales, activations, pooling, sums (biases, residuals, position embeddings),
         concatenation, elementwise products of activations (gates)
 
-Of parallel branches the longest counts, and each use of a shared weight counts. The stricter depth adds one
-for each matrix product of two activations. This adds two for attention and one for covariance pooling. It also
-adds one for a convolution written as a matrix product with a kernel made from the input.
+Among parallel branches, only the longest branch counts. A shared weight counts each time it is used. The stricter depth
+also adds one for each matrix product of two activations. So attention adds two, and covariance pooling adds one. A
+convolution that is written as a matrix product with a kernel made from the input also adds one.
 
 The counter follows the operations that torch dispatches while the network runs. So it does not matter which module,
-function or library calls them, or whether a weight is trained. (Autograd's graph misses frozen weights; hooks on
-modules miss functional calls.) All views of one memory share a count. If a network writes parts of different depth
-into one tensor, the count may be too large, never too small. Not seen are computations outside torch, and a
-convolution written as shifts, per-channel scales and sums.
+function or library calls an operation, or whether a weight is trained. (Autograd's graph misses frozen weights; hooks
+on modules miss functional calls.) All views of one memory share a count. If a network writes parts of different depth
+into one tensor, the count may be too large, but never too small. The counter does not notice computations outside
+torch, or a convolution that is written as shifts, per-channel scales and sums.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# matrix products: position of the first of the two factors (before it stands the summand)
+# name of a matrix product -> position of its first factor among the arguments; some products take a summand before it
 PRODUCTS = {
     "mm": 0,
     "bmm": 0,
@@ -44,7 +44,7 @@ PRODUCTS = {
     "baddbmm": 1,
     "addbmm": 1,
 }
-# operations that add, choose or move values: an operand that is independent of the input is no weight
+# operations that add, choose or move values: an operand that does not depend on the input is not a weight
 SUMS = {
     "add",
     "sub",
@@ -74,7 +74,14 @@ SUMS = {
 
 
 class Depth(NamedTuple):
-    """A result of `count_depth`; `path` names the weight of each of the `strict` operations on the longest path."""
+    """A result of `count_depth`.
+
+    Attributes:
+        strict: strict depth.
+        stricter: stricter depth.
+        operations: number of all weighted operations.
+        path: names of the weights on the longest path, one for each weighted operation.
+    """
 
     strict: int
     stricter: int
@@ -86,13 +93,13 @@ def count_depth(model: nn.Module, input_shape: tuple[int, ...], training: bool =
     """Count the depth and the weighted operations of one forward pass.
 
     Args:
-        model: takes a single tensor; not changed (a copy makes the pass).
+        model: a module that takes a single tensor. It is not changed: a copy makes the forward pass.
         input_shape: (C, H, W) of one image.
-        training: whether the pass is in training mode; otherwise it is in eval mode.
+        training: whether the model runs in training mode or in eval mode.
 
     Raises:
-        ValueError: the path cannot be followed: one operation has several weights, a value is read into Python, or
-            the output does not depend on the input.
+        ValueError: the depth cannot be counted, because one operation has several weights, a value is read into
+            Python, or the output does not depend on the input.
     """
     model = copy.deepcopy(model).train(training)
     parameter = next(model.parameters(), torch.zeros(()))
@@ -119,25 +126,25 @@ def _memory(tensor: Tensor) -> torch.UntypedStorage:
 
 
 def _longest(candidates: list) -> tuple | None:
-    """Return the longest strict and the longest stricter path of several pairs.
+    """Choose the longest path of each kind from pairs (strict path, stricter path); return a pair.
 
-    None stands for values that do not depend on the input.
+    A candidate is None if its value does not depend on the input. Return None if all candidates are None.
     """
     pairs = [pair for pair in candidates if pair is not None]
     return tuple(max(paths, key=len) for paths in zip(*pairs)) if pairs else None
 
 
 class _Counter(TorchDispatchMode):
-    """A mode that follows every tensor that depends on the input: memory -> (strict path, stricter path).
+    """A torch mode that stores a pair (strict path, stricter path) for every tensor that depends on the input.
 
     Args:
-        names: address of a parameter's memory -> name.
+        names: a dict from the address of a parameter's memory to the name of the parameter.
     """
 
     def __init__(self, names: dict[int, str]):
         super().__init__()
         self.names, self.operations = names, 0
-        # address -> (memory, paths); the reference keeps the memory, so its address is not used again
+        # address -> (memory, paths); the reference to the memory ensures that its address is not used again
         self.by_address: dict[int, tuple] = {}
 
     def paths(self, value) -> tuple | None:
@@ -150,7 +157,9 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        with self:  # inference mode does not split composite operations: count their parts
+        with (
+            self
+        ):  # inference mode does not split composite operations, so split them here and count their parts
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
             return result
@@ -181,7 +190,7 @@ class _Counter(TorchDispatchMode):
         return result
 
     def _count(self, name: str, args: tuple, operands: list[Tensor]) -> tuple[Tensor | None, int]:
-        """Return the operation's weight, or None, and its number of products of two activations."""
+        """Return the weight of an operation, or None, and the number of products of two activations in it."""
         if "convolution" in name:
             return args[0] if self.paths(args[0]) is None else args[1], 0
         if name in PRODUCTS:

@@ -1,9 +1,12 @@
-"""Measure the error of filled images and of the stem's responses to them, to compare fill rules.
+"""Measure the errors of filled images and of the stem's responses to filled images, to compare fill rules.
 
-pixel error       mean over channels of E (x_hat - x)^2, of normalised channels: a channel filled with zero has 1
-stem error        E |W x_hat - W x|^2 / E |W x - E W x|^2, of the responses before BatchNorm
-BatchNorm shift   KL divergence in nats, mean over filters, from a set's response (as a normal distribution)
-                  to the normal distribution with BatchNorm's running mean and variance
+S is the set of channels that an image has. The fill rule is a matrix P(S) that predicts all channels from the present
+channels. The errors compare an image x with the filled image x_hat; W is the kernel of the stem:
+
+pixel error       mean over the normalised channels of E (x_hat - x)^2; a channel filled with zero has error 1
+stem error        E |W x_hat - W x|^2 / E |W x - E W x|^2, for the responses before BatchNorm
+BatchNorm shift   KL divergence in nats, mean over filters, between two normal distributions: from the responses to
+                  the filled images to the distribution with BatchNorm's running mean and variance
 """
 
 from __future__ import annotations
@@ -18,15 +21,15 @@ from channelset.fill import Fill
 
 
 def pixel_error(rule: Fill, moments: Tensor, ids: list[int]) -> float:
-    """Compute the mean squared error of a filled pixel over all C channels, in closed form: tr(E) / C.
+    """Compute the mean squared error of a filled pixel over all C channels: the trace of its covariance, over C.
 
     Args:
-        rule: computes P(S), with as many rows as channels.
+        rule: fill rule, which computes P(S) with C rows.
         moments: second moments E x x' of the normalised channels, (C, C).
-        ids: S, the present channels.
+        ids: ids of the present channels S.
 
     Raises:
-        ValueError: the rule's kernel channels are not the image's channels.
+        ValueError: the number of rows of P(S) is not C.
     """
     channels = len(moments)
     if rule.rows != channels:
@@ -37,12 +40,15 @@ def pixel_error(rule: Fill, moments: Tensor, ids: list[int]) -> float:
 
 
 def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> float:
-    """Compute `pixel_error` on `test` for the best linear prediction from `size` x `size` neighbours.
+    """Compute the pixel error on `test` when absent channels are predicted from neighbouring pixels.
 
-    It predicts absent channels from all pixels of the present channels in a square. Least squares fit it on `train`.
+    The predictor is linear. It reads all pixels of the present channels in a square of `size` x `size` pixels. Least
+    squares fit the predictor on `train`.
 
     Args:
         train, test: images (N, C, H, W) of normalised channels.
+        ids: ids of the present channels.
+        size: side of the square in pixels, odd.
 
     Raises:
         ValueError: the size is even, or larger than the images.
@@ -56,14 +62,16 @@ def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> f
     def rows(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         edge = size // 2
         height, width = images.shape[2] - 2 * edge, images.shape[3] - 2 * edge
-        seen = F.unfold(images[:, ids], size).transpose(1, 2).flatten(0, 1)  # (N H' W', n size^2)
-        wanted = images[:, absent, edge : edge + height, edge : edge + width].flatten(2)
-        return seen.double().numpy(), wanted.transpose(1, 2).flatten(0, 1).double().numpy()
+        inputs = F.unfold(images[:, ids], size).transpose(1, 2).flatten(0, 1)  # (N H' W', n size^2)
+        targets = images[:, absent, edge : edge + height, edge : edge + width].flatten(2)
+        return inputs.double().numpy(), targets.transpose(1, 2).flatten(0, 1).double().numpy()
 
-    seen, wanted = rows(train)
-    solution = np.linalg.solve(seen.T @ seen + 1e-6 * len(seen) * np.eye(seen.shape[1]), seen.T @ wanted)
-    seen, wanted = rows(test)
-    return float(((wanted - seen @ solution) ** 2).mean(0).sum()) / train.shape[1]
+    inputs, targets = rows(train)
+    solution = np.linalg.solve(
+        inputs.T @ inputs + 1e-6 * len(inputs) * np.eye(inputs.shape[1]), inputs.T @ targets
+    )
+    inputs, targets = rows(test)
+    return float(((targets - inputs @ solution) ** 2).mean(0).sum()) / train.shape[1]
 
 
 @torch.inference_mode()
@@ -75,26 +83,27 @@ def stem_statistics(
     whole: nn.Conv2d | None = None,
     batch: int = 500,
 ) -> dict[str, float]:
-    """Measure how a set S of channels changes the responses of the stem.
+    """Measure how the responses of the stem change if only a set S of channels is present.
 
     Args:
-        stem, norm: the first convolution and the BatchNorm behind it, in eval mode.
+        stem: the first convolution, in eval mode.
+        norm: the BatchNorm behind the stem, in eval mode.
         images: (N, C, H, W), normalised, with all channels.
-        ids: S.
-        whole: convolution to compare with. Default: the stem itself with all channels.
+        ids: ids of the channels S.
+        whole: convolution that gives the responses to all channels. None: the stem with all channels.
         batch: number of images in a batch.
 
     Returns:
-        "stem_error", "bn_shift" (see above), and "variance_ratio": the variance of the responses relative to that
-        with all channels, as a geometric mean over filters.
+        A dict with "stem_error" and "bn_shift", see the top of this file, and "variance_ratio". The variance ratio
+        divides the variance of the responses to S by the variance of the responses to all channels. It is a geometric
+        mean over the filters.
 
     Raises:
-        ValueError: the BatchNorm keeps no running statistics.
+        ValueError: the BatchNorm has no running statistics.
     """
     whole, part = whole or stem.fold(list(range(images.shape[1]))), stem.fold(ids)
-    totals = torch.zeros(
-        5, stem.out_channels, dtype=torch.float64
-    )  # sums of x and x^2 with all channels, of both with S, and of the squared error
+    # five sums: of x and x^2 with all channels, of x and x^2 with S, and of the squared error
+    totals = torch.zeros(5, stem.out_channels, dtype=torch.float64)
     count = 0
     for some in images.split(batch):
         a, b = (y.double().transpose(0, 1).flatten(1) for y in (whole(some), part(some[:, ids])))
@@ -115,5 +124,8 @@ def stem_statistics(
 
 
 def mean_energy(kernel: np.ndarray) -> float:
-    """Return the share of energy of a kernel (O, C, k, k) in its mean over channels; 1 means equal channels."""
+    """Return the share of a kernel's energy that lies in its mean over channels; 1 means that all channels are equal.
+
+    The shape of the kernel is (O, C, k, k).
+    """
     return float((kernel.mean(1) ** 2).sum() * kernel.shape[1] / (kernel**2).sum())

@@ -1,14 +1,14 @@
-"""Measure which pixels the centre unit of a network's last feature map sees, and how much each pixel counts.
+"""Measure which pixels affect the centre unit of a network's last feature map, and how much each pixel counts.
 
     theoretical   side of the square of pixels that can change the unit for some weights
     effective     how the unit's squared gradient is spread over the image (Luo et al., 1701.04128)
 
-The network must have `feature_maps(x)`, which its forward uses: x (B, C, H, W) -> list of the maps
-(B, O, H', W') that its head pools, one for each parallel stream.
+The network must have a method `feature_maps(x)` that its forward method uses. For images x (B, C, H, W), the method
+returns a list of the maps (B, O, H', W') that the head pools. The list has a map for each parallel stream.
 
-Global average pooling (a mean over H and W, or adaptive average pooling to 1 x 1) is treated as a constant. So
-channel gates after it are ignored: any gate would make every receptive field the whole image. Other operations
-that join all positions, such as self-attention, are not ignored.
+Global average pooling (a mean over H and W, or adaptive average pooling to 1 x 1) is treated as a constant. So channel
+gates that read this mean are ignored. Otherwise, a single gate would make every receptive field the whole image. Other
+operations that join all positions, such as self-attention, are not ignored.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from torch.overrides import TorchFunctionMode
 
 from utils import generator
 
-# px; a unit that sees almost all of such a long image counts as seeing the whole image
+# px; if a unit depends on almost all pixels of such a long image, its field is reported as the whole image
 LONGEST = 4096
 
 
 def receptive_field(
     model: nn.Module, input_px: int, images: int = 16, seed: int = 0, channels: int = 3
 ) -> dict:
-    """Measure the receptive field of the unit in the centre of the last map; each of several maps has such a unit.
+    """Measure the receptive field of the centre unit in each map that the network's head pools; return a dict.
 
     Args:
-        model: has `feature_maps`, on any device; not changed (copies in eval mode are measured). Kernels, strides
-            and paddings must be the same along both axes.
-        input_px: side of the profile's images; `size_px` does not depend on it.
-        images: number of images of normal noise; the squared gradients are averaged over them.
+        model: a network with a method `feature_maps`, on any device. It is not changed: copies in eval mode are
+            measured. Kernels, strides and paddings must be the same along both axes.
+        input_px: side of the images for the profile; `size_px` does not depend on `input_px`.
+        images: number of images of normal noise; the squared gradients are averaged over these images.
         seed: seed of the images and of the random upstream gradients of the unit's channels.
         channels: number of channels of the images.
 
     Returns:
-        size_px: theoretical side, the largest of all maps; None: the whole image at any size.
-        input_px: as given.
-        profile: share of the squared gradients, of all maps together, within r = 0, 1, ... px of the unit's
-            centre along both axes. This is a square of side 2 r + 1, or 2 r + 2 if the centre lies between
+        size_px: theoretical side, the largest over all maps; None: the whole image at any size.
+        input_px: the argument `input_px`.
+        profile: a list. Value r is the share of the squared gradients of all maps that lies within r px of the unit's
+            centre along both axes. These pixels form a square of side 2 r + 1, or 2 r + 2 if the centre lies between
             pixels. The last value is 1.
 
     Raises:
-        ValueError: `input_px` or `images` out of range, or no gradient reaches the image.
+        ValueError: `input_px` or `images` is out of range, or no gradient reaches the image.
     """
     if not 1 <= input_px <= LONGEST // 2 or images < 1:
         raise ValueError(f"input_px {input_px} must be in 1..{LONGEST // 2}, images {images} at least 1")
@@ -88,15 +88,18 @@ def receptive_field(
 def theoretical(
     model: nn.Module, number: int, row: int, input_px: int, channels: int
 ) -> tuple[int, float] | None:
-    """Return the size of a map's receptive field in px, and its centre for the unit in `row`, in px from the top.
+    """Return the size of a receptive field in px, and the position of its centre in px from the top; or None.
 
-    NaN passes every convolution, pooling, activation and sum, even a weight of zero. So rows of NaN show exactly
-    which rows a unit sees. A narrow strip is enough, and cheap even for a field of a thousand pixels. It is made
-    longer until the unit in its middle does not see the outer eighths.
+    None means that the field is the whole image. The size is the same for all units of a map. The centre is given for
+    the unit in `row`.
+
+    NaN passes every convolution, pooling, activation and sum, even a weight of zero. So rows of NaN show exactly which
+    rows of the image affect a unit. A narrow strip of an image is enough, and cheap even for a field of a thousand
+    pixels. The strip is made longer until its outer eighths do not affect the unit in its middle.
 
     Args:
-        model: in eval mode, float64 (convolutions of float32 may be computed in tiles, which spread a NaN),
-            on the CPU.
+        model: a network in eval mode, in float64 and on the CPU. (Convolutions in float32 may be computed in tiles,
+            which spread a NaN.)
         number: index of the map.
         row: row of the unit in the map of an image with side `input_px`.
         channels: number of channels of the image.
@@ -120,7 +123,7 @@ def theoretical(
 
 @torch.no_grad()
 def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> int:
-    """Find a small width in px that the model accepts: the first power of two, at most `input_px`."""
+    """Find a small width in px that the model accepts: the first power of two that works, but at most `input_px`."""
     width = 1
     while width < input_px:
         try:
@@ -135,7 +138,7 @@ def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> i
 def _sees(
     model: nn.Module, number: int, channels: int, width: int, length: int, unit: int | None, rows: slice
 ) -> bool:
-    """Check whether NaN in `rows` of a strip reaches row `unit` of a map; None: the middle row."""
+    """Check whether NaN in the rows `rows` of a strip reaches the row `unit` of a map (None: the middle row)."""
     strip = torch.zeros(1, channels, length, width, dtype=torch.float64)
     strip[:, :, rows] = torch.nan
     with _ConstantMeans():
@@ -148,7 +151,7 @@ def _feature_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 class _ConstantMeans(TorchFunctionMode):
-    """A mode in which global average pooling passes on no gradient and no NaN."""
+    """A torch mode in which global average pooling passes on no gradient and no NaN."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

@@ -1,8 +1,8 @@
 """Compute how certain a number is: intervals of proportions, paired comparisons, correction for many tests.
 
-Two models are compared on the same images, each trained with some seeds. Images and seeds are crossed random
-effects. The error of an accuracy is the sum of a part due to images, a part due to seeds and a part due to both.
-Studies of diagnosis treat readers and cases in the same way (Dorfman, Berbaum, Metz 1992; Gallas 2006).
+Two models are compared on the same images. Each model is trained with one or more seeds. Images and seeds are crossed
+random effects. So the variance of an accuracy has three parts: due to images, due to seeds, and due to both. Studies of
+diagnosis treat readers and cases in the same way (Dorfman, Berbaum, Metz 1992; Gallas 2006).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from scipy import stats
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a proportion, in percent (Wilson 1927, eq. 2).
 
-    There is no continuity correction. Unlike the normal interval it stays inside 0-100, and at 0 or `total` correct
-    it does not shrink to zero width.
+    The Wilson interval always stays inside 0-100. When `correct` is 0 or `total`, it does not shrink to zero width, as
+    the normal interval does. There is no continuity correction.
 
     Raises:
-        ValueError: `total` < 1, or `correct` outside 0..total.
+        ValueError: `total` is below 1, or `correct` is outside 0..total.
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"need 0 <= correct <= total and total >= 1, got correct={correct}, total={total}")
@@ -31,14 +31,14 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 class SeedVariance(NamedTuple):
-    """A variance of top-1 over training seeds on fixed images, in points squared.
+    """A variance of top-1 over training seeds on fixed images, in squared percentage points.
 
     The variance `between` seeds includes a part `within`, which is due to images and seeds together. The variance
-    over images already includes that part. So only the rest, `excess`, is added to the variance over images.
+    over images already includes `within`. So only the rest, `excess`, is added to the variance over images.
 
     Attributes:
-        between: variance over seeds of the mean over images.
-        within: the part of `between` that independent images would cause by themselves.
+        between: variance over the seeds; for each seed, the value is the mean over the images.
+        within: the value that `between` would have if a new seed changed the outcome of each image independently.
         freedom: degrees of freedom of `between`.
     """
 
@@ -52,10 +52,11 @@ class SeedVariance(NamedTuple):
 
 
 def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
-    """Pool the seed variance over models with several seeds; None if no model has several.
+    """Pool the seed variance over the models with several seeds; return None if no model has several seeds.
 
     Args:
-        models: outcomes (seeds, N) of each model: 1 where right, or means or differences of these.
+        models: for each model, outcomes (seeds, N). An outcome is 1 if the answer is right, else 0; means and
+            differences of outcomes are also allowed.
     """
     between = within = freedom = 0.0
     for outcomes in models:
@@ -69,9 +70,9 @@ def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
 
 
 def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
-    """Return the seed variance of the mean of independent models; None if there are no `parts`.
+    """Return the seed variance of the mean top-1 of several independent models; None if `parts` is empty.
 
-    The degrees of freedom follow Satterthwaite (1946).
+    `parts` holds the seed variance of each model. The degrees of freedom follow Satterthwaite (1946).
     """
     parts = list(parts)
     if not parts:
@@ -85,18 +86,19 @@ def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
 
 
 def paired_difference(correct_a, correct_b, seeds=()) -> dict[str, float]:
-    """Return the top-1 difference a - b in points, its 95 % interval and two-sided p.
+    """Return a dict with the top-1 difference a - b in points, its 95 % interval and its two-sided p value.
 
-    The variance over images comes from each image's difference, averaged over seeds. The excess variance of the
-    seeds is added. Interval and p use Student's t with Welch-Satterthwaite degrees of freedom.
+    The variance over images comes from the difference for each image, averaged over seeds. The excess variance of the
+    seeds is added. The interval and the p value use Student's t with Welch-Satterthwaite degrees of freedom.
 
     Args:
-        correct_a, correct_b: (seeds, N), 1 where the model is right, or means of these over channel sets.
-        seeds: independent parts of the difference's variance over seeds: (share, `SeedVariance`). A model's
-            share is 1 / its number of seeds.
+        correct_a, correct_b: outcomes (seeds, N) of the two models. An outcome is 1 if the answer is right, else 0; a
+            mean of outcomes over channel sets is also allowed.
+        seeds: independent parts of the seed variance of the difference. A part is a tuple (share, `SeedVariance`). The
+            share of a model with n seeds is 1 / n.
 
     Raises:
-        ValueError: the shape is not (seeds, N), or N differs.
+        ValueError: a shape is not (seeds, N), or the models differ in N.
     """
     a, b = _checked(correct_a, correct_b)
     gain = 100 * (a.mean(0) - b.mean(0))  # (N,)
@@ -105,14 +107,16 @@ def paired_difference(correct_a, correct_b, seeds=()) -> dict[str, float]:
 
 
 def paired_ratio(correct_a, correct_b, seeds=()) -> dict[str, float]:
-    """Return the top-1 ratio a / b, its 95 % interval and two-sided p for a ratio of 1, by the delta method.
+    """Return a dict with the top-1 ratio a / b, its 95 % interval and its two-sided p value, by the delta method.
+
+    The p value tests whether the true ratio is 1.
 
     Args:
-        correct_a, correct_b: (seeds, N), 1 where the model is right.
-        seeds: as in `paired_difference`, but with two shares: (share of a, share of b, `SeedVariance`).
+        correct_a, correct_b: outcomes (seeds, N) of the two models: 1 if the answer is right, else 0.
+        seeds: as in `paired_difference`, but a part is a tuple (share of a, share of b, `SeedVariance`).
 
     Raises:
-        ValueError: the shape is not (seeds, N), N differs, or b is right on too few images for a ratio.
+        ValueError: a shape is not (seeds, N), the models differ in N, or b is right on too few images for a ratio.
     """
     a, b = _checked(correct_a, correct_b)
     top1_a, top1_b = 100 * float(a.mean()), 100 * float(b.mean())
@@ -139,7 +143,11 @@ def _of_mean(values: np.ndarray) -> float:
 
 
 def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[float, float, float]:
-    """Return the 95 % interval of an estimate and the two-sided p for `null`; `variance` is over images."""
+    """Return (lower end, upper end, p value) for an estimate.
+
+    The ends are those of the 95 % interval. The two-sided p value tests whether the true value is `null`. `variance` is
+    the variance over images; `seeds` is as in `paired_difference`.
+    """
     parts = [(share, of_seeds) for share, of_seeds in seeds if of_seeds.excess]
     variance += sum(share * of_seeds.excess for share, of_seeds in parts)
     if variance == 0:
@@ -151,7 +159,7 @@ def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[flo
 
 
 def holm(p_values) -> list[float]:
-    """Adjust a family of p values by Holm's step-down method (Holm 1979); the order stays."""
+    """Return the p values of a family of tests, adjusted by Holm's step-down method (Holm 1979), in the same order."""
     p = np.asarray(p_values, dtype=float)
     order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
     adjusted[order] = np.minimum(1, np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]))

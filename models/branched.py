@@ -1,6 +1,7 @@
-"""Convolutions that train as a sum of linear branches and are evaluated as one convolution, the same function.
+"""Convolutions that train as a sum of parallel branches and are evaluated as one equivalent convolution.
 
-Parallel kernels of several sizes with BatchNorm: ACNet (1908.03930), RepVGG (2101.03697), DBB (2103.13425).
+These papers train parallel kernels of several sizes, each with BatchNorm: ACNet (1908.03930), RepVGG (2101.03697), DBB
+(2103.13425).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from models.resnet import Subsampled
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Return a copy of `model` in eval mode: the same function with fewer operations.
+    """Return a copy of `model` in eval mode that computes the same function with fewer operations.
 
-    Every module with a method `fuse` is replaced by the result of this method.
+    Every module that has a method `fuse` is replaced by the result of this method.
     """
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
@@ -28,23 +29,29 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return the scale and the shift of a BatchNorm in eval mode: (C,) each, float64."""
+    """Return the scale and the shift that a BatchNorm applies in eval mode, each with shape (C,) and type float64."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
 class BranchedConv2d(nn.Module):
-    """A convolution with a bias that trains as a sum of branches; zero padding of size // 2.
+    """A convolution with a bias and zero padding of size // 2 that trains as a sum of branches.
 
-    The branches: the k x k convolution; smaller convolutions of 3 x 3 and 1 x 1; depthwise k x k, then 1 x 1; the
-    identity, if the shapes allow it. Each has its own BatchNorm, and all are centred on the same pixel. The depthwise
-    convolution comes before the 1 x 1 convolution. In the reverse order, a BatchNorm's shift would come before the zero
-    padding, and no single convolution would have the same borders.
+    These are the branches:
+
+        a k x k convolution
+        smaller convolutions of 3 x 3 and 1 x 1
+        a depthwise k x k convolution, then a 1 x 1 convolution
+        the identity, if input and output have the same shape
+
+    Each branch has a BatchNorm, and all branches are centred on the same pixel. The depthwise convolution comes before
+    the 1 x 1 convolution. In the reverse order, a BatchNorm's shift would come before the zero padding. Then no single
+    convolution would give the same values at the borders.
 
     Args:
         in_channels, out_channels, stride: as in nn.Conv2d.
-        size: k, odd.
-        reparam: True: all branches; False: only the k x k convolution.
+        size: side k of the kernel, odd.
+        reparam: True uses all branches; False uses only the k x k convolution.
 
     Raises:
         ValueError: `size` is even or below 1.
@@ -81,7 +88,7 @@ class BranchedConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise as He et al. do; the sum of the branches starts with unit variance."""
+        """Initialise the kernels as He et al. do, so that the sum of the branches starts with unit variance."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -92,7 +99,7 @@ class BranchedConv2d(nn.Module):
             nn.init.constant_(norm.weight, len(last) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, ceil(H / stride), ceil(W / stride))."""
+        """Map x (B, C, H, W) to an output (B, O, ceil(H / stride), ceil(W / stride))."""
         y = sum(branch(x) for branch in self.dense)
         if self.separable is not None:
             y = y + self.separable(x)
@@ -100,7 +107,7 @@ class BranchedConv2d(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """Return the plain convolution that is the same function in eval mode, also at the borders."""
+        """Return a plain convolution that computes the same function in eval mode, also at the borders."""
         out_channels, in_channels, size, _ = self.shape
         like = self.dense[0][0].weight
         kernel, bias = torch.zeros(self.shape, dtype=torch.float64, device=like.device), 0
@@ -134,11 +141,11 @@ class BranchedConv2d(nn.Module):
 
 
 class NormLinear(nn.Module):
-    """A linear layer behind BatchNorm: x (B, C) -> (B, K).
+    """A BatchNorm and then a linear layer, which map x (B, C) to outputs (B, K).
 
     In training, a share `dropout` of the normalised features is dropped. A step of gradient descent changes the outputs
-    in proportion to the squared length of the layer's input. So this squared length starts at LENGTH ** 2 for any
-    number of features: with thousands of features of unit variance, the training would diverge.
+    in proportion to the squared length of the layer's input. With thousands of features of unit variance, the training
+    would diverge. So the squared length starts at LENGTH ** 2 for any number of features.
     """
 
     LENGTH = 4.0

@@ -21,19 +21,20 @@ def initialise(
     channels: Sequence[str],
     classes: Sequence[str],
 ) -> str:
-    """Copy the weights of a checkpoint into `model`; return one line of text that says which.
+    """Copy the weights of a checkpoint into `model`; return one line of text that lists the copied channels.
 
-    The weights of a channel go to the channel of the same name, those of a class to the class of the same name. All
-    other weights must have the same shape. The statistics of the data, which fill rules hold, are not copied.
+    The weights of a channel go to the channel of the same name. The weights of a class go to the class of the same
+    name. All other weights must have the same shape. Fill rules hold statistics of the data, which are not copied.
 
     Args:
-        build: (number of channels, number of classes) -> a network with the model's options.
+        build: a function that builds a network with the model's options, from a number of channels and of classes.
         path: path of a model.pt.
-        kind: kind of that checkpoint, see `utils.load_checkpoint`.
+        kind: value of "kind" in the checkpoint, such as "task1-model"; see `utils.load_checkpoint`.
         channels, classes: names of the model's channels and classes, in order.
 
     Raises:
-        UserError: there is no such checkpoint, its network differs, or it shares no channel with the model.
+        UserError: the file is not a checkpoint of this kind, its network has another architecture, or it shares no
+            channel with the model.
     """
     checkpoint = load_checkpoint(path, kind)
     dataset, old = checkpoint["dataset"], checkpoint["state"]
@@ -41,7 +42,7 @@ def initialise(
     old_classes = list(dataset["class_names"])
     same = {"channels": list(old_channels) == list(channels), "classes": old_classes == list(classes)}
     if not same["classes"] and all(name.isdigit() for name in classes):
-        old_classes = []  # a number as a name means another class in other data
+        old_classes = []  # classes whose names are numbers: the same number means another class in other data
     shared = {"channels": _pairs(old_channels, channels), "classes": _pairs(old_classes, classes)}
     if not shared["channels"]:
         raise UserError(
@@ -49,36 +50,38 @@ def initialise(
             f"{', '.join(channels[:6])}; use a model.pt that shares a channel with the data"
         )
     counts = {"channels": len(channels), "classes": len(classes)}
-    # shapes with one channel more, or one class more: they show which axes belong to channels or classes
+    # a network with one channel more, or one class more, shows which axes belong to channels or classes
     shapes = {what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts}
-    own, parameters = model.state_dict(), dict(model.named_parameters())
-    for key, value in own.items():
+    current, parameters = model.state_dict(), dict(model.named_parameters())
+    for key, value in current.items():
         if key.endswith("_extra_state") or (".fill." in key and key not in parameters):
-            continue  # names and statistics of the channels are those of the new data
-        part, given = {}, old.get(key)
+            continue  # the model keeps the channel names and statistics of the new data
+        part, old_value = {}, old.get(key)
         for what, others in shapes.items():
             for axis, (size, larger) in enumerate(zip(value.shape, others.get(key, value.shape))):
                 if size != larger and size == counts[what]:
                     part[axis] = shared[what]
                 elif size != larger and not same[what]:
                     raise UserError(
-                        f"--init-from {path}: {key} has no separate values for each of the {what}; so the {what} of "
-                        f"both networks must be the same"
+                        f"--init-from {path}: {key} has no separate values for each of the {what}; use a model.pt "
+                        f"that has the same {what} as the data"
                     )
         if (
-            given is None
-            or given.ndim != value.ndim
-            or any(given.shape[axis] != value.shape[axis] for axis in range(value.ndim) if axis not in part)
+            old_value is None
+            or old_value.ndim != value.ndim
+            or any(
+                old_value.shape[axis] != value.shape[axis] for axis in range(value.ndim) if axis not in part
+            )
         ):
             raise UserError(
-                f"--init-from {path}: its network has {'no ' if given is None else 'another '}{key}; give the "
+                f"--init-from {path}: its network has {'no ' if old_value is None else 'another '}{key}; give the "
                 f"options that it was trained with (--arch, --width, --stem, ...); its config.json lists them"
             )
         if all(pairs for pairs in part.values()):
             for axis, pairs in part.items():
-                # channels and classes that are not shared keep their random weights
-                given = _moved(given, value.transpose(0, axis), axis, pairs)
-            value.copy_(given)
+                # channels and classes that the checkpoint does not have keep their random weights
+                old_value = _moved(old_value, value.transpose(0, axis), axis, pairs)
+            value.copy_(old_value)
     names = [channels[new] for _, new in shared["channels"]]
     fresh = [name for name in channels if name not in names]
     line = f"starts from {path}: channels {', '.join(names)} by name"
@@ -92,7 +95,7 @@ def initialise(
 
 
 def _pairs(theirs: Sequence[str], ours: Sequence[str]) -> list[tuple[int, int]]:
-    """Return the positions of the names in both lists: (in `theirs`, in `ours`)."""
+    """Return a pair of positions for each name in both lists: the position in `theirs`, then in `ours`."""
     return [(theirs.index(name), position) for position, name in enumerate(ours) if name in theirs]
 
 
@@ -102,9 +105,14 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     }
 
 
-def _moved(given: torch.Tensor, own: torch.Tensor, axis: int, pairs: list[tuple[int, int]]) -> torch.Tensor:
-    """Return a copy of `own`, in which the entries of `pairs` along `axis` come from `given`."""
-    given, result = given.transpose(0, axis), own.clone()
+def _moved(
+    old_value: torch.Tensor, current: torch.Tensor, axis: int, pairs: list[tuple[int, int]]
+) -> torch.Tensor:
+    """Return a copy of `current`, with some slices along `axis` taken from `old_value`.
+
+    Each pair in `pairs` holds the position of a slice in `old_value` and its position in `current`.
+    """
+    old_value, result = old_value.transpose(0, axis), current.clone()
     for old, new in pairs:
-        result[new] = given[old]
+        result[new] = old_value[old]
     return result.transpose(0, axis)

@@ -1,25 +1,29 @@
 """Kernel generators: modules that compute the full kernel W of a stem, if W is not simply a parameter.
 
-A generator gives W (O, rows, k, k), one slice for each kernel channel. The fill rule then makes K(S) = W P(S) from it.
-The stems of other papers on varying channels differ only in W. All use the same P (`rescale`: the slices of the present
-channels):
+A generator gives W (O, rows, k, k), which usually has one slice for each channel. S is the set of channels that an
+image has. The fill rule is a matrix P(S) that predicts all channels from the present channels. The stem convolves the
+image with the kernel K(S) = W P(S).
+
+The stems of other papers on varying channels differ only in W. All of them use the fill rule `rescale`, which takes the
+slices of the present channels. In the formulas, c is an input channel and o an output channel:
 
     free        W itself is the parameter
     tied        W[o, c] = g[o, c] w[o]: one spatial filter an output channel
-    templates   W[:, c] = sum_t a[c, t] B[:, t]     TemplateMixing of CHAMMI (2310.19224); few limit the rank
+    templates   W[:, c] = sum_t a[c, t] B[:, t]     TemplateMixing of CHAMMI (2310.19224); few templates give low rank
     hypernet    W[:, c] = MLP(z[c]), z learned      HyperNet of CHAMMI
     wavelength  W[:, c] = MLP(Fourier(lambda[c]))   wavelength-conditioned generator, after DOFA (2403.15356)
 
-CHAMMI's Depthwise stem with mean pooling over channels equals `free` under `rescale` up to the constant C. It averages
-the responses of the filters of the present channels.
+CHAMMI's Depthwise stem averages the responses of the filters of the present channels. It equals `free` with the fill
+rule `rescale`, up to the constant C, the number of channels.
 
 The dynamic convolutions of other papers have kernels that depend on the image's content:
 
     dynamic   W(x) = sum_k a_k(x) W_k                              DynConv (Chen et al. 2020, 1912.03458)
-    omni      the same, times attention over positions in the filter, input channels and output channels
+    omni      as dynamic, times attention over positions in the filter, input channels and output channels
               ODConv (Li et al. 2022, openreview DmpCfq6Mg39)
 
-The attention reads the mean of each channel of the filled image. Each image has its own kernel, so it cannot be folded.
+The attention reads the mean of each channel of the filled image. So the kernel depends on the image, and the stem
+cannot be folded into a plain convolution.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ class Kernel(nn.Module):
         out_channels, rows, size: the shape (O, rows, k, k) of W.
 
     Attributes:
-        per_image: True if W depends on the image; it cannot be folded into a plain convolution then.
+        per_image: True if W depends on the image. Then the stem cannot be folded into a plain convolution.
     """
 
     per_image = False
@@ -57,7 +61,7 @@ class Kernel(nn.Module):
         raise NotImplementedError
 
     def convolve(self, x: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
-        """Convolve the filled image x (B, rows, H, W) with W: (B, O, H', W')."""
+        """Convolve the filled image x (B, rows, H, W) with W; return the responses (B, O, H', W')."""
         return F.conv2d(x, self(), None, stride, padding, dilation)
 
     def macs(self) -> int:
@@ -66,9 +70,10 @@ class Kernel(nn.Module):
 
 
 class Tied(Kernel):
-    """One spatial filter for each output channel, times a gain for each input channel.
+    """A kernel W that is one spatial filter for each output channel, times a gain for each input channel.
 
-    Filters and gains start with the same norm, so that a training step of each moves W by the same amount.
+    Filters and gains start with the same norm. So a training step of the filters moves W as much as a step of the
+    gains.
     """
 
     def __init__(self, out_channels, rows, size):
@@ -86,9 +91,10 @@ class Tied(Kernel):
 
 
 class Templates(Kernel):
-    """Mixtures of `count` shared templates.
+    """A kernel W that mixes `count` templates, which all channels share.
 
-    W starts at the scale of a plain kernel. Its slices start orthogonal, if `count` allows it.
+    W starts at the scale of a plain kernel. Its slices start orthogonal if there are at least as many templates as
+    slices.
     """
 
     def __init__(self, out_channels, rows, size, count: int = 128):
@@ -107,14 +113,14 @@ class Templates(Kernel):
 class _Generated(Kernel):
     """A kernel W[:, c] = network(descriptor of c) that starts as large as a plain kernel and learns as fast.
 
-    At the start, the output of the network is homogeneous in its weights. So scaling the weights up and the output down
-    by a fixed gain does not change W. They are scaled until a gradient step at the common learning rate moves W as far
-    as it moves a plain kernel. Without this, a step would move W many times as far. The last layer has no bias, which
-    would be the same kernel for all channels.
+    At the start, the biases of the network are zero. So W does not change if its weights are scaled up and its output
+    is scaled down by a fixed gain. This scale is chosen so that a gradient step at the common learning rate moves W as
+    far as it moves a plain kernel. Without it, a step would move W many times as far. The last layer has no bias: a
+    bias would add the same kernel to all channels.
     """
 
     def _finish(self, sizes: list[int], descriptors: Tensor) -> None:
-        """Make the network, with inputs and hidden layers of these sizes, for descriptors (rows, sizes[0])."""
+        """Make the network that reads descriptors (rows, sizes[0]) and has hidden layers of sizes[1:]."""
         hidden = [(nn.Linear(before, after), nn.ReLU()) for before, after in zip(sizes, sizes[1:])]
         last = nn.Linear(sizes[-1], self.shape[0] * self.shape[2] ** 2, bias=False)
         network = self.network = nn.Sequential(*(layer for pair in hidden for layer in pair), last)
@@ -145,7 +151,7 @@ class _Generated(Kernel):
 
 
 class HyperNetwork(_Generated):
-    """A network that generates the kernel of each channel from a learned descriptor (HyperNet of CHAMMI)."""
+    """A network that generates the kernel of each channel from a learned vector (HyperNet of CHAMMI)."""
 
     def __init__(self, out_channels, rows, size, descriptor: int = 128, hidden: int = 256):
         super().__init__(out_channels, rows, size)
@@ -157,13 +163,13 @@ class HyperNetwork(_Generated):
 
 
 class Wavelength(_Generated):
-    """A network with two hidden layers that reads sines and cosines of each channel's wavelength.
+    """A network with two hidden layers that generates a channel's kernel from sines and cosines of its wavelength.
 
     Args:
-        wavelengths: (rows,) in micrometres; default: red, green, blue.
+        wavelengths: (rows,) in micrometres; the default is red, green and blue.
 
     Raises:
-        ValueError: there is not one wavelength for each channel.
+        ValueError: the number of wavelengths is not the number of channels.
     """
 
     def __init__(self, out_channels, rows, size, wavelengths=None, features: int = 128, hidden: int = 256):
@@ -184,12 +190,14 @@ class Wavelength(_Generated):
 
 
 def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> Tensor:
-    """Convolve each image with its own kernel: x (B, C, H, W), weight (B, O, C, k, k) -> (B, O, H', W').
+    """Convolve each image with a separate kernel; return the responses (B, O, H', W').
 
-    It is one batched matrix product over patches. The usual way, a convolution with B groups, is many times slower on
-    CPUs.
+    The function computes one batched matrix product over patches. The usual way, a convolution with B groups, is many
+    times slower on CPUs.
 
     Args:
+        x: images (B, C, H, W).
+        weight: kernels (B, O, C, k, k), one for each image.
         stride, padding, dilation: a number, or a number for each axis.
     """
     height, width = (
@@ -202,7 +210,7 @@ def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> 
 
 
 class Dynamic(Kernel):
-    """A sum of `count` kernels whose weights are a softmax attention that reads the image.
+    """A weighted sum of `count` kernels; a softmax attention computes the weights from the image.
 
     The temperature of the softmax falls from 30 to 1 in the first `anneal_steps` steps.
 
@@ -231,7 +239,7 @@ class Dynamic(Kernel):
         return self._attend(x, self.trunk(x.mean((2, 3))), (stride, padding, dilation))
 
     def _mix(self, features: Tensor) -> Tensor:
-        """Return the kernel of each image: (B, O, rows, k, k)."""
+        """Return the kernels (B, O, rows, k, k), one for each image."""
         attention = F.softmax(self.over_kernels(features).float() / self.temperature, dim=1)
         return (attention @ self.kernels).unflatten(1, self.shape)
 
@@ -240,10 +248,10 @@ class Dynamic(Kernel):
 
 
 class Omni(Dynamic):
-    """`Dynamic` with three more attentions: over positions in the filter, input channels and output channels.
+    """A `Dynamic` kernel with three more attentions: over positions in the filter, input and output channels.
 
-    These three are sigmoids. The trunk has BatchNorm, as in the authors' code, so training needs batches of at least
-    two images.
+    These three attentions are sigmoids. The trunk has BatchNorm, as in the authors' code. So training needs batches of
+    at least two images.
     """
 
     def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):

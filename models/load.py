@@ -13,14 +13,14 @@ from utils import UserError, brief, load_checkpoint
 def load(
     path: str | Path, kind: str, build: Callable[[Mapping, Mapping], nn.Module]
 ) -> tuple[nn.Module, dict]:
-    """Rebuild the network of a model.pt; return it in eval mode, and the checkpoint.
+    """Rebuild the network that a model.pt holds; return the network, in eval mode, and the content of the file.
 
     Args:
-        kind: kind of the checkpoint, see `utils.load_checkpoint`.
-        build: (the training's options, its data set) -> the network.
+        kind: value of "kind" in the checkpoint, such as "task1-model"; see `utils.load_checkpoint`.
+        build: a function that builds the network from the training's options and the description of its data set.
 
     Raises:
-        UserError: the file is no such checkpoint, or this version cannot build its network.
+        UserError: the file is not a checkpoint of this kind, or this version cannot build its network.
     """
     checkpoint = load_checkpoint(path, kind)
     try:

@@ -1,12 +1,11 @@
 """Probes: special tests of a trained network of Task 1, besides its plain evaluation.
 
 recalibrated-bn   BatchNorm gets separate statistics for each channel set, from the training images without
-                  augmentation (as US-Nets calibrate each width, 1903.05134; the usual repair of a plain network)
-wrong-ids         the images are unchanged, but the network gets wrong channel ids: R as G, G as B, B as R
+                  augmentation. US-Nets calibrate each width in this way (1903.05134)
+wrong-ids         the images are unchanged, but the network gets wrong channel ids: G for R, B for G, R for B
 duplicates        the network gets the ids of all channels; copies of present channels replace absent channels
-grey-images       every channel shows the image's luma (BT.601), so all sets hold the same information
-average-of-seen   a channel that training left out (--train-channels) gets the average kernel of the seen channels;
-                  only in sets that hold such a channel
+grey-images       every channel shows the image's luma (BT.601), so all channel sets hold the same information
+average-of-seen   a channel that training left out (--train-channels) gets the average kernel of the trained channels
 """
 
 from __future__ import annotations
@@ -27,7 +26,10 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class ToLuma(nn.Module):
-    """A layer that maps normalised RGB (B, 3, H, W) to its luma in each channel of `ids`, normalised: (B, n, H, W)."""
+    """A layer that computes the luma of normalised RGB images (B, 3, H, W).
+
+    The output (B, n, H, W) holds the luma n times, normalised like each of the n channels `ids`.
+    """
 
     def __init__(self, mean: Tensor, std: Tensor, ids):
         super().__init__()
@@ -47,13 +49,13 @@ def probe_network(
     seen: list[int],
     statistics: dict,
 ) -> tuple[nn.Module, list[int]]:
-    """Return the network to evaluate on the channel set `ids`, and the image channels that it takes, in order.
+    """Return the network to evaluate on the channel set `ids`, and a list of the image channels that it takes.
 
     Args:
-        probe: one of `PROBES`, or None for the plain network of that set.
+        probe: a name in `PROBES`, or None for the plain evaluation.
         train: training images with all channels of the model; only `recalibrated-bn` needs them.
-        seen: channel ids from which training drew its sets.
-        statistics: mean and std (C,) of the channels.
+        seen: ids of the channels that were in training.
+        statistics: a dict with "mean" and "std" of the channels, each (C,).
 
     Raises:
         UserError: the probe makes no sense for this model.
@@ -84,7 +86,7 @@ def probe_network(
         ]
     if probe == "average-of-seen":
         averaged = average_of_seen(model, seen)
-        # without an unseen channel in the set, the fill rule uses its kernel, which is trained
+        # a set of seen channels needs no average: its fill rule uses the unseen channel's kernel as in training
         model = averaged if set(ids) - set(seen) else model
     network = for_channels(model, ids)
     if probe == "recalibrated-bn":
@@ -94,16 +96,18 @@ def probe_network(
 
 
 def average_of_seen(model: nn.Module, seen: list[int]) -> nn.Module:
-    """Return a copy in which kernel and embedding of each unseen channel are the mean over the seen channels.
+    """Return a copy of `model` in which each unseen channel gets the mean kernel and embedding of the seen channels.
+
+    A channel is seen if its id is in `seen`, the ids of the channels that were in training.
 
     Raises:
-        UserError: every channel was seen, or the kernel is generated.
+        UserError: every channel was in training, or the kernel is generated.
     """
     model = copy.deepcopy(model)
     stem = find_stem(model)
     channels = stem.in_channels
     unseen = [i for i in range(channels) if i not in seen]
-    first = stem.fill.rows - channels  # 1 if a luminance kernel comes before those of the channels
+    first = stem.fill.rows - channels  # 1 if a luminance kernel comes before the kernels of the channels
     if not unseen or stem.weight is None or first > 1:
         raise UserError(
             "--probe average-of-seen: needs a plain kernel trained with --train-channels on some "

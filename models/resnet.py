@@ -6,18 +6,19 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, ResNet
 
-# first convolution: side, stride
+# name of the first convolution -> (side of its kernel in pixels, stride)
 STEMS = {"7x7s2": (7, 2), "3x3s1": (3, 1), "7x7s1": (7, 1), "11x11s4": (11, 4)}
 LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
 
 
 class Subsampled(nn.Sequential):
-    """Modules that read only every `stride`-th pixel.
+    """A chain of modules that reads only every `stride`-th pixel.
 
-    `Subsampled(2, Conv2d(C, O, 1), BatchNorm2d(O))` is the same function as a 1 x 1 convolution of stride 2 and a
-    BatchNorm. PyTorch's 1 x 1 convolution with a stride has a bug in training: on a processor with AVX2 but without
-    AVX-512, it writes outside its memory if C is not a multiple of eight. The process dies, or other data is
-    overwritten (oneDNN, jit_1x1 backward weights, channels_last; seen in PyTorch 2.11).
+    `Subsampled(2, Conv2d(C, O, 1), BatchNorm2d(O))` computes the same function as a 1 x 1 convolution with stride 2 and
+    a BatchNorm. This class avoids a bug that PyTorch's 1 x 1 convolution with a stride has in training. On a processor
+    with AVX2 but without AVX-512, PyTorch writes outside its memory if C is not a multiple of eight. The process dies,
+    or other data is overwritten. (The bug is in oneDNN, jit_1x1 backward weights, channels_last, as used by PyTorch
+    2.11.)
 
     Args:
         stride: stride along both axes.
@@ -34,15 +35,15 @@ class Subsampled(nn.Sequential):
 
 
 class ScaledResNet(ResNet):
-    """A ResNet of basic blocks whose layers are `width` times as wide as the paper's 64, 128, 256, 512.
+    """A ResNet of basic blocks whose layers have `width` times 64, 128, 256 and 512 channels.
 
     Args:
         arch: resnet10, resnet18 or resnet34.
-        num_classes: size of the output layer.
-        in_channels: channels of the images.
-        width: multiplier; 1.0 as in the paper.
-        stem: a key of `STEMS`; "3x3s1" is for images under about 64 px.
-        stem_pool: max-pooling after the first convolution (default: True, but not with the stem "3x3s1").
+        num_classes: number of classes.
+        in_channels: number of channels of the images.
+        width: factor for the numbers of channels; 1.0 gives the network of the paper.
+        stem: name of the first convolution, a key of `STEMS`; "3x3s1" is for images under about 64 px.
+        stem_pool: whether max-pooling follows the first convolution. None: yes, but not with the stem "3x3s1".
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ScaledResNet(ResNet):
         return layer
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """Return a list with the last map (B, O, H', W') of x (B, C, H, W)."""
+        """Return a list that holds the last feature map (B, O, H', W') of the images x (B, C, H, W)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return [self.layer4(self.layer3(self.layer2(self.layer1(x))))]
 
@@ -88,7 +89,7 @@ class ScaledResNet(ResNet):
         return self.fc(self.avgpool(self.feature_maps(x)[0]).flatten(1))
 
     def fuse(self) -> ScaledResNet:
-        """Merge each BatchNorm into the convolution before it, in place, in eval mode; return the network."""
+        """Merge each BatchNorm into the convolution before it; return this network, which must be in eval mode."""
         for module in list(self.modules()):
             for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("0", "1")):  # 0 and 1: in a shortcut
                 if isinstance(getattr(module, norm, None), nn.BatchNorm2d):

@@ -1,10 +1,12 @@
-"""Shallow networks: a stem, two to four hidden layers in parallel streams, and a linear layer.
+"""Shallow networks: a stem, parallel streams of two to four hidden layers, and a linear layer.
+
+A hidden layer with gates computes
 
     y = relu(pool(conv(x) * sigmoid(conv3x3(x)))) * sigmoid(W mean(x))
 
-Both gates read the input of the layer, in parallel to its convolution. `models.branched.fuse` replaces each sum of
-branches by one convolution. So a fused layer is one weighted operation deep. The covariances of the head have no
-weights (bilinear CNN, 1504.07889).
+The two sigmoids are gates. Both gates read the input of the layer, in parallel to its convolution.
+`models.branched.fuse` replaces each sum of branches by one convolution. So a fused layer is one weighted operation
+deep. The last layer can also read covariances of the channels, which have no weights (bilinear CNN, 1504.07889).
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ GATE_KINDS = ("both", "pixel", "channel")
 class ShallowOptions:
     """The options of a `ShallowNet` as a user types them.
 
-    None means the value of the named network, or else the usual value.
+    None means the value that belongs to the name of the network. If the name sets no value, the usual value is used.
     """
 
     stem_pool: bool | None = option(
         None,
-        "max-pooling after the first convolution (default: by --arch; ResNets have it, but not with --stem 3x3s1)",
+        "max-pooling after the first convolution (default: by --arch; ResNets pool, but not with --stem 3x3s1)",
         usual=False,
     )
     widths: str | None = option(
@@ -57,19 +59,19 @@ class ShallowOptions:
     )
     gate_kind: str | None = option(
         None,
-        "which gates a gated layer has: one for each pixel and channel, one for each channel, or both",
+        "kind of gates: a gate for each pixel and channel, a gate for each channel, or both",
         choices=GATE_KINDS,
         usual="both",
     )
     pooled_gates: bool | None = option(
         None,
-        "a gate for each pooled cell instead of each pixel before the pooling (default: by --arch)",
+        "compute a gate for each pooled cell, not for each pixel before the pooling (default: by --arch)",
         usual=False,
     )
     covariance_channels: int | None = option(
         None,
-        "number of channels of each stream whose covariances the last layer reads; --width does not scale it; "
-        "0: only means (default: by --arch)",
+        "number of channels of each stream whose covariances the last layer reads; --width does not scale this "
+        "number; 0: the last layer reads only means (default: by --arch)",
         least=0,
         most=10**4,
         usual=0,
@@ -85,7 +87,7 @@ class ShallowOptions:
     )
     dropout: float | None = option(
         None,
-        "share of the last layer's inputs that training drops (default: none)",
+        "share of the last layer's inputs that training drops, from 0 to 1 (default: 0)",
         least=0,
         below=1,
         usual=0.0,
@@ -99,17 +101,17 @@ SHALLOW_OPTIONS: dict[str, Any] = {field.name: field.metadata["usual"] for field
 class ShallowLayer(nn.Module):
     """A hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
 
-    The pooling commutes with the ReLU and the channel gate. It comes before them, so that they process a quarter of the
-    pixels.
+    The pooling commutes with the ReLU and the channel gate. It comes first, so that the ReLU and the channel gate
+    process only a quarter of the pixels.
 
     Args:
         in_channels, out_channels, size, stride, reparam: as in `BranchedConv2d`.
-        gates: multiply the output by two gates, which read the input. One has a value for each pixel and channel,
-            the other a value for each channel.
+        gates: whether the output is multiplied by two gates, which read the input. The pixel gate has a value for each
+            pixel and channel. The channel gate has a value for each channel.
         gate_kind: "both", or only the "pixel" or the "channel" gate.
-        pool: halve the sides, rounding up.
-        pooled_gates: if the layer pools, compute a gate for each pooled cell, not for each pixel. That is a quarter
-            of the gates.
+        pool: whether the layer halves the sides of the map, rounding up.
+        pooled_gates: whether a layer that pools computes a gate for each pooled cell, not for each pixel. Then there
+            are a quarter as many gates.
     """
 
     def __init__(
@@ -153,10 +155,10 @@ class ShallowLayer(nn.Module):
 
 
 def pooled(x: Tensor, covariance_channels: int) -> Tensor:
-    """Pool x (B, C, H, W) to means and covariances: (B, C + d (d + 1) / 2), float32.
+    """Pool x (B, C, H, W) over its pixels to features (B, C + d (d + 1) / 2), float32.
 
-    The means are those of all channels. The covariances are those of the first d = `covariance_channels` channels, as
-    signed square roots.
+    The first C features are the means of the channels. The other features are the covariances of the first d =
+    `covariance_channels` channels with each other; each covariance is replaced by its signed square root.
     """
     # in bfloat16 a covariance would lose most of its digits
     with torch.autocast(x.device.type, enabled=False):
@@ -174,18 +176,21 @@ def pooled(x: Tensor, covariance_channels: int) -> Tensor:
 
 
 class ShallowNet(nn.Module):
-    """A stem, parallel streams of hidden layers, pooling and a linear layer: strict depth len(widths) + 2.
+    """A network of a stem, parallel streams of hidden layers, pooling and a linear layer.
+
+    Its strict depth is len(widths) + 2.
 
     Args:
-        num_classes: size of the output layer.
-        in_channels: channels of the images.
-        width: multiplier of the numbers of channels.
-        stem: first convolution, a key of `models.resnet.STEMS`.
-        options: as in `ShallowOptions`, but widths and kernels are tuples of numbers; default: the usual values.
+        num_classes: number of classes.
+        in_channels: number of channels of the images.
+        width: factor for the numbers of channels.
+        stem: name of the first convolution, a key of `models.resnet.STEMS`.
+        options: as in `ShallowOptions`, but widths and kernels are tuples of numbers. An option that is left out has
+            its usual value.
 
     Raises:
-        TypeError: there is no such option.
-        ValueError: a value is out of range, or a kernel is even.
+        TypeError: an option is unknown.
+        ValueError: a value is out of range, or the side of a kernel is even.
     """
 
     def __init__(
@@ -194,31 +199,31 @@ class ShallowNet(nn.Module):
         super().__init__()
         if unknown := options.keys() - SHALLOW_OPTIONS.keys():
             raise TypeError(f"ShallowNet has no option {min(unknown)!r}; known: {', '.join(SHALLOW_OPTIONS)}")
-        given = SimpleNamespace(**SHALLOW_OPTIONS | options)
+        chosen = SimpleNamespace(**SHALLOW_OPTIONS | options)
         if (
             not width > 0
-            or min(num_classes, in_channels, *given.widths) < 1
-            or given.covariance_channels < 0
-            or not given.kernels
-            or not 0 <= given.dropout < 1
+            or min(num_classes, in_channels, *chosen.widths) < 1
+            or chosen.covariance_channels < 0
+            or not chosen.kernels
+            or not 0 <= chosen.dropout < 1
         ):
             raise ValueError(
                 "num_classes, in_channels and widths must be at least 1, width above 0, "
                 "covariance_channels at least 0, dropout at least 0 and below 1, and there must "
                 "be a kernel"
             )
-        if given.gate_kind not in GATE_KINDS or (given.gate_kind != "both" and not given.gates):
+        if chosen.gate_kind not in GATE_KINDS or (chosen.gate_kind != "both" and not chosen.gates):
             raise ValueError(f"gate_kind must be one of {', '.join(GATE_KINDS)}, and it needs gates")
-        num_pools = len(given.widths) - 1 if given.num_pools is None else given.num_pools
+        num_pools = len(chosen.widths) - 1 if chosen.num_pools is None else chosen.num_pools
 
         def scaled(channels):
             return max(1, round(channels * width))
 
-        channels = [scaled(64), *map(scaled, given.widths)]
-        self.covariance_channels, self.multi_level_head = given.covariance_channels, given.multi_level_head
+        channels = [scaled(64), *map(scaled, chosen.widths)]
+        self.covariance_channels, self.multi_level_head = chosen.covariance_channels, chosen.multi_level_head
         kernel, stride = STEMS[stem]
         self.stem = ShallowLayer(
-            in_channels, channels[0], kernel, stride, given.reparam, pool=given.stem_pool
+            in_channels, channels[0], kernel, stride, chosen.reparam, pool=chosen.stem_pool
         )
         self.streams = nn.ModuleList(
             nn.Sequential(
@@ -228,48 +233,50 @@ class ShallowNet(nn.Module):
                         after,
                         size,
                         1,
-                        given.reparam,
-                        given.gates,
+                        chosen.reparam,
+                        chosen.gates,
                         number < num_pools,
-                        given.pooled_gates,
-                        given.gate_kind,
+                        chosen.pooled_gates,
+                        chosen.gate_kind,
                     )
                     for number, (before, after) in enumerate(zip(channels, channels[1:]))
                 )
             )
-            for size in given.kernels
+            for size in chosen.kernels
         )
-        # for each level: how many of its channels have covariances
+        # number of channels with covariances, for each level of the network
         orders = [min(self.covariance_channels, count) for count in channels]
         features = [count + d * (d + 1) // 2 for count, d in zip(channels, orders)]
-        seen = sum(features[1:]) if self.multi_level_head else features[-1]
-        self.head = NormLinear(len(given.kernels) * seen, num_classes, given.dropout)
+        num_features = sum(features[1:]) if self.multi_level_head else features[-1]
+        self.head = NormLinear(len(chosen.kernels) * num_features, num_classes, chosen.dropout)
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """Return the maps of x (B, C, H, W) that the head pools, each (B, O, H', W').
+        """Return the feature maps, each (B, O, H', W'), that the head pools for the images x (B, C, H, W).
 
-        They are the last map of each stream; with a multi-level head, all maps.
+        The head pools the last map of each stream. A multi-level head pools the maps of all hidden layers.
         """
-        x, seen = self.stem(x), []
+        x, pooled_maps = self.stem(x), []
         for stream in self.streams:
             maps = [x]
             for layer in stream:
                 maps.append(layer(maps[-1]))
-            seen += maps[1:] if self.multi_level_head else maps[-1:]
-        return seen
+            pooled_maps += maps[1:] if self.multi_level_head else maps[-1:]
+        return pooled_maps
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to logits (B, num_classes)."""
         return self.head(torch.cat([pooled(y, self.covariance_channels) for y in self.feature_maps(x)], 1))
 
 
-# ---------------------------------------------------------------- networks by name, each for one idea
+# ---------------------------------------------------------------- networks by name, each tests one idea
 
-SHALLOW: dict[str, dict] = {  # `shallow_name` -> options that differ from the usual values
-    "plain6-k5": {},  # only four dense 5x5 convolutions; the others are compared with it
+SHALLOW: dict[
+    str, dict
+] = {  # name of a network, see `shallow_name` -> options that differ from the usual values
+    "plain6-k5": {},  # only four dense 5x5 convolutions; all other networks are compared with plain6-k5
     "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # three narrower streams
-    "reparam6-k5": {"reparam": True},  # the same function as plain6-k5, trained as a sum of branches
-    # covariances of the last map; fewer poolings give it more positions to average over
+    "reparam6-k5": {"reparam": True},  # computes the same function as plain6-k5, trains as a sum of branches
+    # covariances of the last map; with fewer poolings this map has more positions to average over
     "covariance6-k5": {"covariance_channels": 64, "num_pools": 2},
     "gated6-k5": {"gates": True},
     # as accurate as gated6-k5, with less than half the MACs
@@ -282,24 +289,28 @@ SHALLOW: dict[str, dict] = {  # `shallow_name` -> options that differ from the u
 
 
 def shallow_name(options: Mapping) -> str:
-    """Return the name of a `ShallowNet` with these options: KIND, DEPTH, "-k", KERNEL, such as "gated6-k3"."""
+    """Return the name of a `ShallowNet` with these options, such as "gated6-k3".
+
+    The name joins the special features ("plain" if there are none), the strict depth, "-k" and the kernel sides.
+    """
     options = {**SHALLOW_OPTIONS, **options}
     names = {"reparam": "reparam", "covariance_channels": "covariance", "gates": "gated"}
     kind = "-".join(name for key, name in names.items() if options[key]) or "plain"
     return f"{kind}{len(options['widths']) + 2}-k{'-'.join(map(str, options['kernels']))}"
 
 
-# First convolutions (stem, with pooling?); each halves the sides of the maps once more than the entry before it
+# First convolutions as (stem, whether pooling follows); each halves the maps once more than the convolution before it
 HALVINGS = (("7x7s2", False), ("7x7s2", True), ("11x11s4", True))
-DESIGNED_FOR = 64  # px, side of the images for which the named networks are made
+DESIGNED_FOR = 64  # px, side of the images for which the networks in SHALLOW are made
 
 
 def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
-    """Return the first convolution of a named network for images of this side: (stem, whether it is pooled).
+    """Choose the first convolution of a named network for images of this side; return (stem, whether pooling follows).
 
-    Images of twice the side are halved once more: log2(image_size / 64) times, rounded. So the maps behind the stem
-    keep their size, and the receptive field covers the same share of the image. Images under 64 px use the stem for
-    64 px: at 48 px the last layer still has a map of 3 x 3.
+    When the side of the images doubles, the first convolution halves the maps once more. Compared with images of 64 px,
+    these are log2(image_size / 64) more halvings, rounded. So the maps behind the stem keep their size, and the
+    receptive field covers the same share of the image. Images under 64 px use the stem for 64 px: at 48 px, the last
+    layer still has a map of 3 x 3.
     """
     start = int(SHALLOW[arch].get("stem_pool", False))
     more = max(0, round(math.log2(image_size / DESIGNED_FOR)))
@@ -307,7 +318,7 @@ def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
 
 
 def build_shallow(arch: str, num_classes: int, **options) -> ShallowNet:
-    """Build a network of `SHALLOW` by name; `options` replace the options that belong to the name.
+    """Build the network that has the name `arch` in `SHALLOW`; `options` replace the options of that name.
 
     Raises:
         ValueError: see `ShallowNet`.

@@ -1,7 +1,7 @@
 """Other shallow designs to compare with: dense residual blocks, self-attention and graph layers.
 
-Each design has a small stem. Each block is a few lines and names its paper. metrics/depth.py counts the strict depths,
-and the tests check them.
+Each design has a small stem and one special block. The docstring of a block names its paper. metrics/depth.py counts
+the strict depths, and the tests check these depths.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def conv_bn(in_channels: int, out_channels: int, size: int, stride: int = 1) -> 
 
 
 class ConvPool(nn.Sequential):
-    """A convolution with BatchNorm, ReLU, and 2x2 max-pooling that rounds sides up."""
+    """A convolution with BatchNorm, then a ReLU, then 2 x 2 max-pooling that rounds the sides of the map up."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1):
         super().__init__(
@@ -50,22 +50,26 @@ class DenseBlock(nn.Module):
 
 
 class ResidualInResidual(nn.Sequential):
-    """The RRDB of ESRGAN: dense blocks inside one more residual connection."""
+    """The RRDB of ESRGAN: a chain of dense blocks with a residual connection around the chain."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.2 * super().forward(x)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over all positions (1706.03762), normalised before and added to its input.
+    """Multi-head self-attention over all positions (1706.03762).
 
-    It has no position embedding, so it takes any image size. The convolutions before it encode positions by their
-    padding.
+    The layer normalises its input, computes the attention, and adds the result to the input.
+
+    The layer has no position embedding, so it takes any image size. The convolutions before the layer encode positions
+    by their zero padding.
     """
 
     def __init__(self, channels: int, heads: int = 8):
         super().__init__()
-        self.heads = math.gcd(channels, heads)  # fewer, if `heads` does not divide the channels
+        self.heads = math.gcd(
+            channels, heads
+        )  # fewer heads if `heads` does not divide the number of channels
         self.norm = nn.LayerNorm(channels)
         self.qkv, self.projection = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
@@ -99,13 +103,17 @@ class GraphLayer(nn.Module):
 
 
 class BlockNet(nn.Sequential):
-    """A chain of layers, global average pooling and a linear layer: x (B, C, H, W) -> logits (B, num_classes)."""
+    """A chain of layers, global average pooling and a linear layer.
+
+    The network maps images x (B, C, H, W) to logits (B, num_classes). `channels` is the number of channels behind the
+    layers.
+    """
 
     def __init__(self, layers: list[nn.Module], channels: int, num_classes: int):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """Return a list with the last map (B, O, H', W') of x (B, C, H, W)."""
+        """Return a list that holds the last feature map (B, O, H', W') of the images x (B, C, H, W)."""
         for layer in list(self)[:-3]:
             x = layer(x)
         return [x]
@@ -119,10 +127,11 @@ class BlockNet(nn.Sequential):
 
 
 def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -> tuple[list[nn.Module], int]:
-    """Build the layers before the special block; return them and the number of their output channels.
+    """Build the layers before the special block; return a list of the layers and the number of their output channels.
 
-    They are a first convolution (a key of `STEMS`) and 5x5 convolutions of `widths`. All but the last are pooled; a
-    single convolution is pooled.
+    The first layer is the convolution that `stem` names, a key of `STEMS`. The next layers are 5 x 5 convolutions.
+    `widths` are the numbers of output channels before `width` scales them. Pooling follows each convolution except the
+    last. If there is only one convolution, pooling follows it.
     """
     channels = [in_channels] + [max(1, round(planes * width)) for planes in widths]
     kernel, stride = STEMS[stem]
@@ -148,7 +157,7 @@ def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str =
 
 
 def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
-    """Build the part of `rrdb` that fits in six layers: one dense block of four convolutions, twice as wide."""
+    """Build a stem, one dense block of four convolutions and a linear layer: six layers, twice as wide as `rrdb`."""
     layers, channels = _trunk(in_channels, width, stem, (128,))
     return BlockNet([*layers, DenseBlock(channels, max(1, channels // 2), 4)], channels, num_classes)
 

@@ -17,9 +17,9 @@ from models.load import load
 from models.resnet import ScaledResNet
 from utils import UserError
 
-CHECKPOINT = "task1-model"  # kind of the checkpoint, see `utils.load_checkpoint`
+CHECKPOINT = "task1-model"  # value of "kind" in a checkpoint of this task, see `utils.load_checkpoint`
 
-# generators of the stem's kernel; None: the kernel is a parameter
+# name -> class that generates the stem's kernel; None: the kernel is a plain parameter
 KERNELS = {
     "free": None,
     "tied": Tied,
@@ -52,12 +52,12 @@ def build_channel_net(
     Call it as net(x, channels=...) or net(x, mask=...).
 
     Args:
-        channels: their number, or their names and wavelengths, see `channelset.Channels`.
+        channels: number of channels, or names and wavelengths of the channels, see `channelset.Channels`.
         arch, num_classes, width, stem, stem_pool: as in `ScaledResNet`.
         fill, mean, std, covariance: as in `build_fill`.
-        kernel: a key of `KERNELS`.
-        templates: number of templates, for kernel "templates".
-        kernel_size: side of the first convolution, odd (default: that of the ResNet).
+        kernel: how the kernel of the first convolution is generated, a key of `KERNELS`.
+        templates: number of templates for the kernel "templates".
+        kernel_size: side of the first convolution, odd. None: the side that `stem` names.
         embedding: as in `ChannelSetConv2d`.
 
     Raises:
@@ -88,32 +88,37 @@ def build_channel_net(
 
 
 def build_from_options(options: Mapping, channels, num_classes: int, statistics: Mapping) -> ScaledResNet:
-    """Build the network of a training's options; `statistics` are mean, std and covariance of the channels."""
+    """Build the network that the options of a training name.
+
+    `statistics` is a dict with "mean", "std" and "covariance" of the channels.
+    """
     names = ("arch", "fill", "kernel", "templates", "kernel_size", "embedding", "width", "stem", "stem_pool")
     chosen = {name: options[name] for name in names}
     return build_channel_net(channels=channels, num_classes=num_classes, **chosen, **statistics)
 
 
 def statistics_of(dataset: Mapping) -> dict[str, Tensor]:
-    """Return the statistics of a network's channels, from the entry `dataset` of its checkpoint."""
+    """Return the mean, std and covariance of a network's channels, from the value `dataset` of its checkpoint."""
     return {key: torch.tensor(dataset[key]) for key in ("mean", "std", "covariance")}
 
 
 def channels_of(dataset: Mapping) -> Channels:
-    """Return the channels of a network, from the entry `dataset` of its checkpoint."""
+    """Return the channels of a network, from the value `dataset` of its checkpoint."""
     names = dataset["channel_names"]
     return Channels(dict(zip(names, dataset.get("wavelengths") or [None] * len(names))))
 
 
 def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledResNet, dict]:
-    """Rebuild the network of a model.pt of train_task1.py; return it in eval mode, and the checkpoint.
+    """Rebuild the network from a model.pt of train_task1.py; return the network and the content of the file.
+
+    The network is in eval mode.
 
     Args:
-        path: path of the checkpoint.
-        fill: fill rule to use instead of the rule of the training.
+        path: path of the model.pt.
+        fill: fill rule that replaces the rule of the training; None: the rule of the training stays.
 
     Raises:
-        UserError: see `load`; or `fill` needs other kernels than the network has.
+        UserError: see `load`; or the rule `fill` needs other kernels than the network has.
     """
 
     def build(options: Mapping, dataset: Mapping) -> ScaledResNet:
@@ -135,13 +140,14 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
 
 
 def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
-    """Join one specialist for each channel of the data to a late fusion; return it and its checkpoint.
+    """Join specialists to a late fusion; return the late fusion and a checkpoint for it.
 
-    The checkpoint is that of the first channel, with all channels and the sum of the training times.
+    A specialist is a network that was trained for one channel set. Here each channel of the data has a specialist. The
+    checkpoint is a copy of the first channel's checkpoint, with all channels and the sum of the training times.
 
     Raises:
-        UserError: see `load_channel_net`; or a channel has no specialist or two; or the specialists differ in preset,
-            data, image size or seed.
+        UserError: see `load_channel_net`; or a channel has no specialist or several; or the specialists differ in
+            preset, data, image size or seed.
     """
     loaded = [load_channel_net(path) for path in paths]
     by_channel = {
@@ -175,21 +181,22 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
 
 
 def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module, dict]:
-    """Rebuild the network of the checkpoint `path` on all channels; return it, and the options of its training.
+    """Rebuild the teacher from the checkpoint `path`; return the network for all channels and its training options.
 
     Args:
-        cache: the student's data.
-        channels: number of channels of the student's images; the student takes all of them.
+        cache: data of the student, the network that learns from the teacher.
+        channels: number of channels of the student's images; the student takes all of these channels.
 
     Raises:
-        UserError: `path` is no checkpoint of train_task1.py, or was trained on other data or only some channels.
+        UserError: `path` is not a checkpoint of train_task1.py, or its network was trained on other data or on only
+            some of the channels.
     """
     model, checkpoint = load_channel_net(path)
     mismatch = difference(cache, checkpoint["dataset"], f"--teacher {path}")
     if mismatch or find_stem(model).in_channels != channels:
         reason = f"; {mismatch}" if mismatch else ""
         raise UserError(
-            f"--teacher {path}: it and the student must both take all channels of the same data{reason}"
+            f"--teacher {path}: teacher and student must both take all channels of the same data{reason}"
         )
     return for_channels(model), checkpoint["config"]
 
@@ -198,9 +205,9 @@ def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module
 
 
 def for_channels(net: nn.Module, channels=None) -> nn.Module:
-    """Specialise `net` to one set of channels (None: all); return a network that takes only x (B, n, H, W).
+    """Fix the channel set of `net` (None: all channels); return a network that takes only images x (B, n, H, W).
 
-    The stem is folded into a plain convolution. If its kernel depends on the image, the stem stays.
+    The stem is folded into a plain convolution. If the kernel depends on the image, the stem stays.
     """
     if isinstance(net, LateFusion):
         return net.for_channels(channels)
@@ -208,7 +215,7 @@ def for_channels(net: nn.Module, channels=None) -> nn.Module:
 
 
 class FixedChannels(nn.Module):
-    """A network that applies `net` to one set of channels."""
+    """A wrapper that passes the same set of channels to `net` at every call."""
 
     def __init__(self, net: nn.Module, channels=None):
         super().__init__()
@@ -219,10 +226,10 @@ class FixedChannels(nn.Module):
 
 
 class LateFusion(nn.Module):
-    """An average of the softmax outputs of single-channel networks.
+    """A model that averages the softmax outputs of single-channel networks.
 
     Args:
-        networks: a network for each channel, in the order of the ids; each takes (B, 1, H, W).
+        networks: a network for each channel, in the order of the channel ids. Each network takes images (B, 1, H, W).
     """
 
     def __init__(self, networks: list[nn.Module]):
@@ -230,7 +237,7 @@ class LateFusion(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def for_channels(self, channels=None) -> nn.Module:
-        """Return the fusion of only the channels `channels`: x (B, n, H, W) -> class probabilities (B, K)."""
+        """Return a network for only these channels; it maps x (B, n, H, W) to class probabilities (B, K)."""
         ids = range(len(self.networks)) if channels is None else channels
         return _Average([self.networks[i] for i in ids])
 

@@ -17,41 +17,43 @@ from models.shallow import SHALLOW, SHALLOW_OPTIONS, build_shallow
 from models.shallow_baselines import SHALLOW_BASELINES
 from utils import UserError
 
-CHECKPOINT = "task2-model"  # kind of the checkpoint, see `utils.load_checkpoint`
+CHECKPOINT = "task2-model"  # value of "kind" in a checkpoint of this task, see `utils.load_checkpoint`
 ARCHS = (*LAYERS, *SHALLOW, *SHALLOW_BASELINES)
-MAX_DEPTH = 6  # strict depth: input layer, four layers, output layer
+MAX_DEPTH = 6  # largest strict depth: an input layer, four hidden layers and an output layer
 
 
 def network_options(options: Mapping) -> dict:
-    """Return the options in `SHALLOW_OPTIONS` that are not None; lists become tuples of numbers.
+    """Return the options in `SHALLOW_OPTIONS` that are not None.
+
+    A list such as "3,5,7" becomes a tuple of numbers.
 
     Raises:
-        UserError: the network has no such option, or a list does not hold whole numbers in range.
+        UserError: the network does not take one of the options, or a list does not hold whole numbers in range.
     """
     arch = options["arch"]
-    given = {key: options[key] for key in SHALLOW_OPTIONS if options.get(key) is not None}
+    chosen = {key: options[key] for key in SHALLOW_OPTIONS if options.get(key) is not None}
     names = tuple(SHALLOW_OPTIONS) if arch in SHALLOW else ("stem_pool",) if arch in LAYERS else ()
-    for key in given.keys() - set(names):
+    for key in chosen.keys() - set(names):
         raise UserError(
             f"--{key.replace('_', '-')}: --arch {arch} has no such option; leave it out, or choose one of "
             f"{', '.join(SHALLOW)}"
         )
-    for key in given.keys() & {"widths", "kernels"}:
+    for key in chosen.keys() & {"widths", "kernels"}:
         try:
-            given[key] = tuple(int(number) for number in given[key].split(","))
+            chosen[key] = tuple(int(number) for number in chosen[key].split(","))
         except ValueError:
-            raise UserError(f"--{key} {given[key][:40]}: expected whole numbers, such as 3,5,7") from None
+            raise UserError(f"--{key} {chosen[key][:40]}: expected whole numbers, such as 3,5,7") from None
         most = 99 if key == "kernels" else 10**5
-        if not all(1 <= number <= most for number in given[key]):
-            raise UserError(f"--{key} {','.join(map(str, given[key]))[:40]}: must be from 1 to {most:,}")
-    return given
+        if not all(1 <= number <= most for number in chosen[key]):
+            raise UserError(f"--{key} {','.join(map(str, chosen[key]))[:40]}: must be from 1 to {most:,}")
+    return chosen
 
 
 def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn.Module:
-    """Build the network of a training's options: x (B, C, H, W) -> logits (B, K).
+    """Build the network that the options of a training name; it maps x (B, C, H, W) to logits (B, K).
 
     Raises:
-        UserError: no network can be built with these values.
+        UserError: no network can be built with these options.
     """
     arch = options["arch"]
     common = {"in_channels": in_channels, "width": options["width"], "stem": options["stem"]}
@@ -67,7 +69,9 @@ def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn
 
 
 def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
-    """Rebuild the network of a model.pt of train_task2.py; return it in eval mode, not fused, and the checkpoint.
+    """Rebuild the network from a model.pt of train_task2.py; return the network and the content of the file.
+
+    The network is in eval mode and not fused.
 
     Raises:
         UserError: see `load`.
@@ -80,13 +84,13 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
 
 
 def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
-    """Rebuild the network of the checkpoint `path`; return it fused, and the options of its training.
+    """Rebuild the teacher from the checkpoint `path`; return the fused network and the options of its training.
 
     Args:
-        cache: the student's data.
+        cache: data of the student, the network that learns from the teacher.
 
     Raises:
-        UserError: `path` is no checkpoint of train_task2.py, or was trained on other data.
+        UserError: `path` is not a checkpoint of train_task2.py, or its network was trained on other data.
     """
     model, checkpoint = load_classifier(path)
     mismatch = difference(cache, checkpoint["dataset"], f"--teacher {path}")
@@ -100,15 +104,15 @@ def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
 def measure_depth(
     model: nn.Module, shape: tuple[int, ...], limit: int | None = None, name: str = "the network"
 ) -> dict:
-    """Measure the depths of the network, fused and as it trains; return them for the record.
+    """Measure the depth of the network, fused and as it trains; return a dict that the record stores.
 
     Args:
         shape: (C, H, W) of one image.
         limit: largest strict depth that is allowed; None: no limit.
-        name: name of the network, for the message.
+        name: name of the network, for the error message.
 
     Raises:
-        UserError: the fused network is deeper than `limit`.
+        UserError: the strict depth of the fused network is above `limit`.
     """
     depth = count_depth(fuse(model), shape)
     if limit is not None and depth.strict > limit:

@@ -1,4 +1,7 @@
-"""Draw an image as a network sees it from each set of channels, with the answer and its Grad-CAM map."""
+"""Draw an image as a network gets it from each set of channels, with the answer and its Grad-CAM map.
+
+The map shows which parts of the image support the answer.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,22 @@ from data.decode import pixel_unit
 from report.figures import Chart
 from report.qualitative import bare, draw_support
 
-SHOWN = 7  # largest number of sets that fit into the picture
+MOST_SETS = 7  # largest number of sets that fit into the picture
 
 
 def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Path) -> None:
-    """Write a PNG with a column for each set of channels within `ids`; all channels come first.
+    """Write a PNG that has a column for each set of channels within `ids`; the set of all channels comes first.
 
-    Rows: the present channels, the image after filling, and the parts that support the answer (Grad-CAM).
+    The rows show the present channels, the image after filling, and the parts that support the answer (Grad-CAM).
 
     Args:
-        predictor: `engine.prediction.Predictor`.
+        predictor: an `engine.prediction.Predictor`, which holds the network.
+        file: image file to answer.
+        ids: ids of the channels that the image has.
+        path: PNG file to write.
 
     Raises:
-        UserError: the file cannot be read, or `path` cannot be written.
+        UserError: the image cannot be read, or `path` cannot be written.
     """
     image, names = predictor.pixels(file, ids), predictor.channels.names
     sets = (
@@ -36,13 +42,13 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
         else [range(len(ids))]
     )
     columns = []
-    for places in sets[:SHOWN]:
-        chosen, part = tuple(ids[i] for i in places), image[..., list(places)]
+    for positions in sets[:MOST_SETS]:
+        chosen, part = tuple(ids[i] for i in positions), image[..., list(positions)]
         name, share = predictor.named(predictor.probabilities([part], chosen)[0], 1)[0]
         columns.append(
             {
                 "set": subset_name(chosen, names),
-                "present": _shown(part, chosen, predictor),
+                "present": _picture(part, chosen, predictor),
                 "filled": _filled(part, chosen, predictor),
                 "answer": [name, 100 * share],
                 "map": predictor.rests_on(part, chosen).tolist(),
@@ -52,30 +58,30 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
     Chart(answers, columns, title).write(path)
 
 
-def _shown(part: np.ndarray, ids: Sequence[int], predictor) -> list:
-    """Return present channels (s, s, n) as red, green, blue in 0..1, with absent channels black.
+def _picture(part: np.ndarray, ids: Sequence[int], predictor) -> list:
+    """Return the present channels `part` (s, s, n) as a picture (s, s, 3) with red, green and blue in 0..1.
 
-    Channels other than R, G and B are shown as their mean in grey.
+    Absent channels are black. If the channels are not R, G and B, the picture shows the mean of the channels in grey.
     """
     unit, names = pixel_unit(part.dtype), predictor.channels.names
     scaled = part / unit if unit > 1 else _stretched(part, ids, predictor)
     colours = np.zeros((*part.shape[:2], 3))
     if set(names) <= set("RGB"):
-        for place, i in enumerate(ids):
-            colours[..., "RGB".index(names[i])] = scaled[..., place]
+        for position, i in enumerate(ids):
+            colours[..., "RGB".index(names[i])] = scaled[..., position]
     else:
         colours[:] = scaled.mean(2, keepdims=True)
     return colours.clip(0, 1).round(3).tolist()
 
 
 def _stretched(part: np.ndarray, ids: Sequence[int], predictor) -> np.ndarray:
-    """Scale pixels of any unit to 0..1: the mean of the training data plus and minus two deviations."""
+    """Scale pixels of any unit to 0..1; 0 and 1 are two standard deviations from the mean of the training data."""
     mean, std = predictor.mean[list(ids)], predictor.std[list(ids)]
     return ((part - mean) / std / 4 + 0.5).clip(0, 1)
 
 
 def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
-    """Return the image filled by the network's rule, as `_shown` does; None if the rule fills no image."""
+    """Fill the image by the network's fill rule; return a picture as `_picture` does, or None if no image is filled."""
     rule = find_stem(predictor.model).fill if predictor.any_set else None
     if rule is None or rule.per_image or rule.rows != len(predictor.channels):
         return None
@@ -86,11 +92,20 @@ def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
     whole = (normalised @ matrix.T * std + mean) * unit
     if part.dtype.kind == "u":
         whole = whole.clip(0, np.iinfo(part.dtype).max)
-    return _shown(whole.astype(part.dtype), range(len(mean)), predictor)
+    return _picture(whole.astype(part.dtype), range(len(mean)), predictor)
 
 
 def answers(figure: Figure, data: list[dict]) -> None:
-    """Draw the columns: set, present and filled (s, s, 3; filled may be None), answer [class, percent], map."""
+    """Draw a column for each set of channels.
+
+    A column is a dict with these keys:
+
+        set       name of the channel set
+        present   picture (s, s, 3) of the present channels
+        filled    picture (s, s, 3) of the filled image, or None
+        answer    list [name of the class, probability in percent]
+        map       Grad-CAM map (h, w) from 0 to 1
+    """
     rows = {"present": "channels present", "filled": "as filled up", "map": "the answer rests on"}
     if any(column["filled"] is None for column in data):
         del rows["filled"]
@@ -100,7 +115,7 @@ def answers(figure: Figure, data: list[dict]) -> None:
         row[0].set_ylabel(label, fontsize=9)
         for axis, column in zip(row, data):
             picture = np.array(column["present"])
-            if key == "map":  # on a grey picture, so that only the map has colours
+            if key == "map":  # drawn on a grey picture, so that only the map has colours
                 bare(axis).imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
                 draw_support(axis, column["map"], picture)
             else:

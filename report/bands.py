@@ -1,4 +1,8 @@
-"""Make tables and a figure for other channels than RGB: thirteen bands, and RGB with one derived channel."""
+"""Make tables and a figure for data with other channels than RGB: thirteen bands, and RGB with one derived channel.
+
+A setting is a group of results with the same preset, data set and image size. An entry is the number of an evaluated
+network in a setting. See report/results.py.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +22,25 @@ from report.markdown import difference, mean_sd, table, table_of
 from report.results import Model, Setting
 
 PRESET, BANDS, RGB_DATA = "48px-quarter", "eurosat-13band-469", "mini-imagenet-50"
-EXTRA = {f"{RGB_DATA}-{channel}": channel for channel in CHANNELS}  # data set -> its fourth channel
+EXTRA = {
+    f"{RGB_DATA}-{channel}": channel for channel in CHANNELS
+}  # name of a data set -> name of its fourth channel
 RGB = "B02,B03,B04"
 GROUPS = ("all bands", "red, green, blue", "one band", "all but one", "random sets")
 
 
 def is_other(setting: Setting) -> bool:
-    """Check whether this file shows the setting; the common tables then leave it out."""
+    """Check whether this file shows the results of the setting; if so, the common tables leave the setting out."""
     return setting.task == "task1" and setting.preset == PRESET and setting.dataset in (BANDS, *EXTRA)
 
 
 def size_of(name: str, channels: int) -> int:
-    """Count the channels of a set, for data with `channels` channels."""
+    """Count the channels of the set `name`; the data have `channels` channels."""
     return channels - name.startswith("all-") if name.startswith("all") else name.count(",") + 1
 
 
 def groups_of(setting: Setting) -> dict[str, tuple[str, ...]]:
-    """Sort the sets of bands into groups: one of `GROUPS` -> its sets."""
+    """Sort the sets of bands into groups; return a dict from each name in `GROUPS` to its sets."""
     groups: dict[str, list[str]] = {group: [] for group in GROUPS}
     fixed = {"all": GROUPS[0], RGB: GROUPS[1]}
     for name in setting.columns:
@@ -44,7 +50,7 @@ def groups_of(setting: Setting) -> dict[str, tuple[str, ...]]:
 
 
 class Network(NamedTuple):
-    """A network in a line of the tables of bands."""
+    """A network in a line of the tables; `model` maps every channel set to the network's entry."""
 
     setting: Setting
     entry: int
@@ -56,7 +62,7 @@ class Network(NamedTuple):
 
     @property
     def at_test(self) -> str:
-        """Describe how it was evaluated."""
+        """Describe how the network was evaluated."""
         test = self.setting.record(self.entry)["test"]
         words = [f"{value} fill" if key == "fill" else f"{key} {value}" for key, value in test.items()]
         return ", ".join(words) or "as trained"
@@ -65,28 +71,28 @@ class Network(NamedTuple):
         return self.setting.seeds(self.model, columns)
 
     def top1(self, columns: Sequence[str]) -> str:
-        """Write the mean over the sets, ± over seeds; a dash if a set has no results."""
+        """Write the mean top-1 over the sets and its deviation over seeds, or a dash if a set has no results."""
         has = columns and self.seeds(columns)
         return mean_sd(self.setting.top1(self.model, columns)) if has else "–"
 
     def mean(self, columns: Sequence[str]) -> float:
-        """Average top-1 over the sets and seeds, percent."""
+        """Return the mean top-1 over the sets and seeds in percent."""
         return float(np.mean(self.setting.top1(self.model, columns)))
 
     def worst(self, columns: Sequence[str]) -> str:
-        """Write the lowest top-1 over the sets, each averaged over seeds."""
+        """Average top-1 over seeds for each set; write the lowest average, or a dash if a set has no results."""
         has = columns and self.seeds(columns)
         return f"{min(self.mean((column,)) for column in columns):.1f}" if has else "–"
 
 
 def networks_of(setting: Setting, runs: Iterable) -> list[Network]:
-    """List the runs with results in the setting."""
+    """List the networks of those runs that have results in the setting."""
     entries = [setting.find(run) for run in runs]
     return [Network(setting, entry, setting.alone(entry)) for entry in entries if entry is not None]
 
 
 def accuracy_table(setting: Setting) -> str:
-    """Show top-1 by group of sets, for the networks trained on all bands."""
+    """Write a table of top-1 by group of sets, for the networks trained on all bands."""
     networks, groups = networks_of(setting, task1.BANDS_ROWS), groups_of(setting)
     if not networks:
         return ""
@@ -122,7 +128,7 @@ def accuracy_table(setting: Setting) -> str:
 
 
 def difference_table(setting: Setting) -> str:
-    """Compare ours with every other network trained on all bands."""
+    """Write a table that compares our network with every other network trained on all bands."""
     networks, groups = networks_of(setting, task1.BANDS_ROWS), groups_of(setting)
     if not networks:
         return ""
@@ -148,7 +154,7 @@ def difference_table(setting: Setting) -> str:
 
 
 def unseen_table(setting: Setting) -> str:
-    """Show accuracy on a band that was not in training, alone and with the other bands."""
+    """Write a table of top-1 on a band that was not in training, alone and with the other bands."""
     without, whole = networks_of(setting, task1.UNSEEN_ROWS), networks_of(setting, task1.SEEN_ROWS)
     if not without:
         return ""
@@ -169,7 +175,10 @@ def unseen_table(setting: Setting) -> str:
 
 
 def extra_table(settings: list[Setting]) -> str:
-    """Show RGB and one more channel: top-1 on sets with and without it, beside networks for RGB alone."""
+    """Write a table for data with RGB and a fourth channel: top-1 on channel sets with and without the fourth channel.
+
+    The first lines show networks for RGB alone.
+    """
     lines = []
     extra = sorted((setting for setting in settings if setting.dataset in EXTRA), key=lambda one: one.dataset)
     rgb = [setting for setting in settings if (setting.preset, setting.dataset) == (PRESET, RGB_DATA)]
@@ -202,12 +211,12 @@ def extra_table(settings: list[Setting]) -> str:
 
 
 def make_charts(setting: Setting) -> dict[str, Chart]:
-    """Draw top-1 against the number of bands: file name -> chart."""
+    """Make the chart of top-1 against the number of bands; return a dict from its file name to the chart."""
     series, by_size = [], defaultdict(list)
     for name in setting.columns:
         by_size[size_of(name, len(setting.channels))].append(name)
     for network in networks_of(setting, task1.BANDS_ROWS):
-        if network.seeds(setting.columns):  # specialists have no results on every set
+        if network.seeds(setting.columns):  # a specialist has results only on some sets
             name = (
                 network.label if network.at_test == "as trained" else f"{network.label} ({network.at_test})"
             )

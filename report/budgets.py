@@ -1,4 +1,8 @@
-"""Compare the total cost of Task 1's models with their accuracy: a figure of three budgets and a table of advice."""
+"""Compare the total costs of the models of Task 1 with their accuracy, in a figure and in a table of advice.
+
+A model is one network for all channel sets, or several specialists, each for one channel set. The costs are summed over
+its networks.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +21,27 @@ BACKWARD = 3  # a training step costs about three times the forward pass
 
 
 class Budget(NamedTuple):
-    """A model's accuracy and its costs: storage, training and inference."""
+    """The accuracy of a model, and its costs in storage, training and inference."""
 
-    top1: list[float]  # mean of the seven sets, percent, for each seed
-    params: float  # millions, sum over its networks
-    training: float  # PFLOPs, sum over its networks
-    answer: float  # MFLOPs of an answer, mean of the seven sets
-    epochs: float  # training epochs, sum over its networks
-    answers: dict[int, float]  # number of channels present -> MFLOPs of an answer
+    top1: list[float]  # for each seed: top-1 in percent, mean of the seven channel sets
+    params: float  # parameters in millions, sum over the networks
+    training: float  # PFLOPs of the training, sum over the networks
+    answer: float  # MFLOPs of an answer, mean of the seven channel sets
+    epochs: float  # training epochs, sum over the networks
+    answers: dict[int, float]  # number of present channels -> MFLOPs of an answer
 
 
 def budget(numbers: Numbers, runs: Runs) -> Budget | None:
-    """Add up the costs of a model of preset S; None if it has no results."""
+    """Add up the costs of a model of the preset 48px-quarter; return None if the model has no results."""
     setting, model = numbers.find(NARROW, runs)
     if not model:
         return None
     flops = {subset: 2 * setting.mean({subset: entry}, "macs") for subset, entry in model.items()}
-    trained: dict[int, tuple[float, int]] = {}  # entry -> FLOPs of an image, epochs
-    for subset in SUBSETS:  # all channels come first: a network for any set is trained on them
+    trained: dict[int, tuple[float, int]] = {}  # number of a network -> (FLOPs for an image, epochs)
+    for subset in SUBSETS:  # RGB comes first: a network for any set is trained at the cost of all channels
         epochs = setting.record(model[subset])["config"]["epochs"]
         trained.setdefault(model[subset], (flops[subset], epochs))
-    # a late fusion trains several networks, and its cost on all channels is the cost of all
+    # a late fusion trains several networks; its cost on all channels is the sum of their costs
     parts = len(runs.parts) or 1 if isinstance(runs, Run) else 1
     images = sum(row.split == "train" for row in read_recipe(DATA).rows)
     by_size = {n: [flops[subset] for subset in SUBSETS if len(subset) == n] for n in (1, 2, 3)}
@@ -52,11 +56,11 @@ def budget(numbers: Numbers, runs: Runs) -> Budget | None:
 
 
 def make_panels(numbers: Numbers) -> list[Panel]:
-    """Show the mean of the seven sets against parameters, training and the cost of an answer."""
+    """Make three panels that show accuracy against parameters, training cost and the cost of an answer."""
     panels = []
     for label, column in (
-        ("parameters of all networks (million)", "params"),
-        ("training of all networks (PFLOPs)", "training"),
+        ("parameters (million)", "params"),
+        ("training (PFLOPs)", "training"),
         ("one answer (MFLOPs)", "answer"),
     ):
         series = []
@@ -77,7 +81,7 @@ def make_panels(numbers: Numbers) -> list[Panel]:
 
 
 def choice_table(numbers: Numbers) -> str:
-    """Compare the methods a user can choose: accuracy, parameters, cost of an answer, training."""
+    """Write a table of the methods that a user can choose, with accuracy, parameters and costs."""
     lines = []
     for label, runs, use in (
         ("seven specialists", task1.SPECIALISTS, "few sets, known in advance"),

@@ -1,10 +1,11 @@
 """Write the documents and figures from the texts in report/text and the results in results/.
 
     python -m report.build            write README.md, report/README.md, report/appendix.md, tables, figures
-    python -m report.build --check    write nothing; exit 1 and name each file that is stale
+    python -m report.build --check    write nothing; exit 1 and name each file that is not up to date
 
-In a text, `{{ table NAME }}` stands for a generated Markdown block and `{{ top1 ... }}` for a number, see `numbers`.
-Results of the data set "demo" are for tests and are left out.
+In a text, `{{ table NAME }}` is replaced by a block, which is a generated piece of Markdown. `{{ top1 ... }}` and
+similar expressions are replaced by numbers, see report/numbers.py. Results of the data set "demo" are for tests and are
+left out. A setting is a group of results with the same preset, data set and image size.
 """
 
 from __future__ import annotations
@@ -41,32 +42,32 @@ DOCUMENTS = {
     "README.md": "report/text/README.md",
     "report/README.md": "report/text/report.md",
     "report/appendix.md": "report/text/appendix.md",
-}  # document -> its source text
+}  # name of a document -> file with its source text
 FIGURES = "report/figures"
 COMMANDS = {
     "task1": "python train_task1.py",
     "task2": "python experiments.py task2",
-}  # commands that produce first results
+}  # task -> command that produces its first results
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 
 
 class Collected(NamedTuple):
     """A collection of everything that is made from the results."""
 
-    texts: dict[str, str]  # file, relative to the repository -> its text
+    texts: dict[str, str]  # path of a file, relative to the repository -> its text
     charts: dict[str, Chart]  # file name in report/figures -> its chart
-    blocks: dict[str, str]  # name of a block in the texts -> Markdown
-    numbers: Numbers
+    blocks: dict[str, str]  # name of a block -> its Markdown
+    numbers: Numbers  # computes the numbers in the texts
     rows: int  # number of rows in the tables of records
 
 
 def collect(root: Path) -> Collected:
     """Collect everything that is made from the results below `root`.
 
-    A block TASK-figure-KIND holds links relative to report/, so only documents in that folder can use it.
+    A block TASK-figure-KIND holds links relative to report/, so only documents in report/ can use such a block.
 
     Raises:
-        UserError: a file of the results is malformed.
+        UserError: a file in results/ is malformed.
     """
     texts, all_charts, blocks, settings = {}, {}, {}, {}
     for task, part in (("task1", _task1), ("task2", _task2)):
@@ -87,7 +88,7 @@ def collect(root: Path) -> Collected:
 
 
 def _task1(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], dict[str, str]]:
-    """Make the CSV files, charts and blocks of Task 1."""
+    """Make what belongs to Task 1; return a tuple (texts, charts, blocks), each as in `Collected`."""
     colour = [setting for setting in settings if not bands.is_other(setting)]
     stats = {setting.key: compare_models(setting) for setting in colour}
     variants = {setting.key: ablations(setting, task1.ABLATIONS, task1.CHANNELSET) for setting in colour}
@@ -112,7 +113,7 @@ def _task1(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], d
 
 
 def _task2(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], dict[str, str]]:
-    """Make the CSV files, charts and blocks of Task 2."""
+    """Make what belongs to Task 2; return a tuple (texts, charts, blocks), each as in `Collected`."""
     shares = {setting.key: ratios(setting) for setting in settings}
     variants = {setting.key: ablations(setting, task2.ABLATIONS, task2.REFERENCE) for setting in settings}
     texts = {
@@ -130,12 +131,12 @@ def _task2(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], d
 
 
 def _joined(make: Callable[[Setting], str], settings: list[Setting]) -> str:
-    """Join the tables of all settings; skip empty tables."""
+    """Make a table for each setting; join all tables that are not empty."""
     return "\n\n".join(filter(None, map(make, settings)))
 
 
 def _links(task: str, drawn: dict[str, Chart]) -> dict[str, str]:
-    """Make the blocks of figures: kind of figure -> links to its figures."""
+    """Make a block of links for each kind of figure; return a dict from the name of a block to its Markdown."""
     links: dict[str, list[str]] = {kind: [] for kind in charts.KINDS[task]}
     for name in drawn:
         links[name.split("_")[1]].append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
@@ -153,7 +154,9 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         prog="python -m report.build",
         description="Make the documents, tables and figures from report/text and results/.",
     )
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a file is not up to date"
+    )
     check = parser.parse_args(argv).check
     check_results(root / "results")
     collected = collect(root)
@@ -192,6 +195,12 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
 
 def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: str) -> str:
     """Replace each field `{{ ... }}` of a text by a block or a number.
+
+    Args:
+        text: text with fields.
+        blocks: name of a block -> its Markdown.
+        number: a function that returns the number for the words of a field.
+        name: file of the text, for error messages.
 
     Raises:
         UserError: a field is unknown; the message names file and line.

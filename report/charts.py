@@ -1,4 +1,8 @@
-"""Make the appendix's figures from the results of a setting: file name -> `figures.Chart`."""
+"""Make the figures of the appendix from the results of a setting.
+
+A setting is a group of results with the same preset, data set and image size. An entry is the number of an evaluated
+network in a setting, and a model maps columns of predictions to entries. See report/results.py.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,10 @@ KINDS = {
 
 
 def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str, Chart]:
-    """Collect all figures that the setting has data for; Task 2 needs the lines of `compare.ratios`."""
+    """Return a dict from file names to charts, for all figures that the setting has data for.
+
+    For Task 2, `ratios` are the lines of `compare.ratios`.
+    """
     charts = _task1(setting) if setting.task == "task1" else _task2(setting, ratios or [])
     where = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}"
     return {
@@ -40,13 +47,13 @@ def curves(
     label: str = "validation top-1 (%)",
     val_loss: str = "",
 ) -> Panels | None:
-    """Show training loss and validation accuracy by epoch; None if there is no log.
+    """Make panels of training loss and validation accuracy by epoch; return None if no record has a log.
 
     Args:
         records: name in the legend -> record.
         accuracy: key of the accuracy in the log.
         label: name of the accuracy for readers.
-        val_loss: name of a third panel, the validation loss; "": without it.
+        val_loss: name for readers of a third panel with the validation loss; "" leaves this panel out.
     """
     keys = {"loss": "training loss", accuracy: label} | ({"val_loss": val_loss} if val_loss else {})
     panels = [Panel("epoch", text, []) for text in keys.values()]
@@ -63,12 +70,12 @@ def curves(
 def points_of(
     setting: Setting, families: Mapping[str, list[tuple[float, Runs]]], x: str, y: str, unit: float = 1
 ) -> Panels | None:
-    """Show top-1 of families of models against a number; None unless a family has two points.
+    """Make a panel of top-1 against a number, such as the epochs; return None unless a family has two points.
 
     Args:
-        families: name -> (number, model).
+        families: a dict from the name of a family of models to tuples (number, runs of a model).
         x, y: labels of the axes.
-        unit: the numbers are shown times `unit`.
+        unit: factor for the numbers on the x axis.
     """
     series = []
     for name, points in families.items():
@@ -81,7 +88,7 @@ def points_of(
 
 
 def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool = True) -> Cost:
-    """Return a model's point in a figure of cost; `timed`: with its latencies."""
+    """Return the point of a model in a figure of cost; with `timed`, the point has latencies."""
     one, batch = (setting.mean(model, f"latency_ms_b{size}") if timed else None for size in (1, 256))
     top1 = setting.top1(model if isinstance(model, dict) else setting.alone(model))
     spread = statistics.stdev(top1) if len(top1) > 1 else 0
@@ -91,10 +98,11 @@ def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool 
 
 
 def share_of(name: str, ratio: Mapping, depth: int, of: str = "") -> Share:
-    """Return a model's point in a figure of shares.
+    """Return the point of a model in a figure of shares.
 
     Args:
-        ratio: ratio of accuracies with its interval, see `Setting.ratio`.
+        name: name of the model for readers.
+        ratio: ratio of two accuracies with its interval, see `Setting.ratio`.
         depth, of: as in `Share`.
     """
     return Share(name, *(100 * ratio[key] for key in ("ratio", *TOP1[1:])), of, depth)
@@ -121,7 +129,7 @@ def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
 
 
 def _chosen(setting: Setting, lines: list[Line]) -> dict[str, Line]:
-    """Choose the models for small figures: name in the legend -> line, in the order of the legend."""
+    """Choose the models for small figures; return a dict from the name in the legend to the line of a table."""
     by_entry = {
         entry: line for line in lines for entry in line.entries.values() if line.section != "specialist"
     }
@@ -137,7 +145,10 @@ def _scores(line: Line, name: str) -> SetScores:
 
 
 def _map(lines: list[Line]) -> list[SetScores]:
-    """Show the models with results on all seven sets, the best first, with unique names."""
+    """Return the scores of the models with results on all seven channel sets; the best model comes first.
+
+    A name also says how the model was tested and how long it was trained, so that names are unique.
+    """
 
     def name(line: Line) -> str:
         words = [
@@ -161,22 +172,26 @@ def _curves(setting: Setting) -> Panels | None:
             if (entry, 0) in setting.records
         }
         if histories and all(histories.values()):
-            averaged[name] = {"history": _mean_history(histories, own=len(runs) > 1)}
+            averaged[name] = {"history": _mean_history(histories, only_own_set=len(runs) > 1)}
     return curves(averaged, "val_mean_pct", "top-1 on the sets it is for, mean (%)")
 
 
-def _mean_history(histories: dict[str, list[dict]], own: bool) -> list[dict]:
-    """Average the logs of a family of networks by epoch.
+def _mean_history(histories: dict[str, list[dict]], only_own_set: bool) -> list[dict]:
+    """Average the logs of several networks by epoch; return a log.
 
     Args:
-        histories: channel set -> log.
-        own: whether a network counts only on its own set. (The network for RGB was validated on every set.)
+        histories: channel set -> log of the network for this set.
+        only_own_set: whether the validation accuracy of a network is taken only on the set of this network. (The
+            network for RGB was validated on every set.)
     """
     averaged = []
     for key in ("loss", "val_mean_pct"):
         logs = {subset: [line for line in history if key in line] for subset, history in histories.items()}
         values = [
-            [line["val_top1_pct"][subset] if own and key == "val_mean_pct" else line[key] for line in log]
+            [
+                line["val_top1_pct"][subset] if only_own_set and key == "val_mean_pct" else line[key]
+                for line in log
+            ]
             for subset, log in logs.items()
         ]
         epochs = [line["epoch"] for line in next(iter(logs.values()))]
@@ -244,7 +259,7 @@ def _depth(setting: Setting, shares: list[dict], against: int | None, legend: di
 
 
 def _cost(setting: Setting, legend: dict[int, str]) -> list[Cost]:
-    """Show the networks of the legend by name, and other networks without a name."""
+    """Return the points of all networks; only the networks in the legend have a name."""
     # the latency panel is drawn only if all networks have a latency
     timed = all(setting.mean(entry, "latency_ms_b1") for entry in setting.compared)
     order = sorted(setting.compared, key=lambda entry: entry in legend)  # draw named networks last, so on top
@@ -255,7 +270,7 @@ def _field(records: dict[str, dict]) -> Panels | None:
     series, sizes = [], set()
     for name, record in records.items():
         field = record.get("receptive_field")
-        if field and field["size_px"]:  # None means the whole image
+        if field and field["size_px"]:  # a size of None means the whole image
             half, profile = (field["size_px"] - 1) / 2, field["profile"]
             sizes.add(field["input_px"])
             series.append(

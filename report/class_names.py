@@ -1,4 +1,4 @@
-"""Provide English class names from data/recipes; an unknown class keeps its folder's name."""
+"""Provide English class names from data/recipes; an unknown class keeps the name of its folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ NAMES = {wnid: name for facts in read_recipes().values() for wnid, name in facts
 
 
 def class_names(images, labels) -> dict[int, str]:
-    """Map each label to its class name, from image paths .../CLASS/NAME.JPEG and labels (N,)."""
+    """Return a dict from each label to its class name.
+
+    Args:
+        images: N paths of images, such as .../CLASS/NAME.JPEG.
+        labels: labels (N,) of these images.
+    """
     folders = {int(label): PurePosixPath(image).parent.name for image, label in zip(images, labels)}
     return {label: NAMES.get(folders[label], folders[label]) for label in sorted(folders)}

@@ -1,4 +1,9 @@
-"""Compare models for the tables: ours with specialists, baselines and ResNet-34, and ablations."""
+"""Compare models for the tables: our models with specialists, baselines and ResNet-34, and ablations.
+
+A specialist is a network that was trained for one channel set. A setting is a group of results with the same preset,
+data set and image size. An entry is the number of an evaluated network in a setting. A line is a dict, a row of a
+table. See also report/results.py.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +24,17 @@ from utils import UserError
 
 MEAN = "mean of 7"
 SEVEN = "seven specialists"
-STRONGEST, SAME_STEM = "strongest", "same stem"  # which ResNet-34 a model is compared with
+STRONGEST, SAME_STEM = (
+    "strongest",
+    "same stem",
+)  # the two choices of a ResNet-34 to compare with, see `denominator`
 CONFUSIONS = 8  # number of confusions in the table
 
 # Columns of the CSV files
 RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
 COMPARED = ("model", "run", "other", "other_run")
 STATS = (*SETTING, "split", *COMPARED, "subset", "seeds", "other_seeds", *RESULT)
-MEASURED = {  # measured columns of an ablation
+MEASURED = {  # task -> columns with measured values of an ablation
     "task1": ("seeds", *SUBSETS, "mean_pct", "mean_sd"),
     "task2": ("strict_depth", "macs", "seeds", "top1_pct", "top1_sd"),
 }
@@ -56,13 +64,22 @@ SHARES = {**DECIMALS, **dict.fromkeys(("ratio", "ci95_low", "ci95_high"), 4)}
 
 
 def csv_of(lines: dict[tuple, list[dict]], columns: tuple[str, ...], decimals: Mapping[str, int]) -> str:
-    """Write the lines of all settings as CSV text; `decimals` as in `records.to_csv`."""
+    """Write the lines of all settings as CSV text.
+
+    Args:
+        lines: key of a setting -> its lines.
+        columns: columns of the CSV text.
+        decimals: name of a column -> number of decimals.
+    """
     frame = pd.DataFrame([line for members in lines.values() for line in members], columns=columns)
     return to_csv(frame, {name: decimals.get(name) for name in columns})
 
 
 def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
-    """Add p_holm to the lines, corrected over distinct comparisons; the columns `keys` identify a comparison."""
+    """Return the lines with a new column "p_holm", the p value corrected over all comparisons.
+
+    Lines with the same values in the columns `keys` show the same comparison, which counts once.
+    """
 
     def pair(line: dict) -> tuple:
         return tuple(line[key] for key in keys)
@@ -76,35 +93,38 @@ def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
 
 
 class Line(NamedTuple):
-    """A line of Task 1's tables: a model, or all specialists together, each on its own subset."""
+    """A model in a line of the tables of Task 1.
+
+    All specialists together are also such a model: each channel set (subset) has the entry of its specialist.
+    """
 
     setting: Setting
     name: str
     section: str
-    rows: pd.DataFrame
+    rows: pd.DataFrame  # rows of the table of results
     entries: Model  # subset -> entry
 
     def values(self, column: str, *subsets: str) -> list[float]:
-        """Return the column's values on these subsets, for all seeds, without empty cells."""
+        """Return the values of a column on these subsets, for all seeds, without empty cells."""
         return self.rows.loc[self.rows["subset"].isin(subsets), column].dropna().tolist()
 
     def mean(self, column: str, *subsets: str) -> float | None:
-        """Average `values`; None if there are none."""
+        """Return the mean of `values`, or None if there are no values."""
         values = self.values(column, *subsets)
         return statistics.fmean(values) if values else None
 
     def seeds(self) -> str:
-        """Write the number of seeds; "1–3" if it differs between subsets."""
+        """Write the number of seeds, or a range such as "1–3" if the subsets have different numbers."""
         counts = sorted({len(self.values("top1_pct", subset)) for subset in self.entries})
         return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
     def params(self) -> float | None:
-        """Return the network's number of parameters; for the specialists the sum."""
+        """Return the number of parameters; for the specialists, return the sum over their networks."""
         means = [self.mean("params", subset) for subset in self.entries]
         return None if None in means else sum(means) if self.section == "specialist" else means[0]
 
     def minutes(self) -> float:
-        """Return the training time of all its networks, in minutes per seed."""
+        """Return the training time in minutes per seed, summed over the networks of the model."""
         records = self.setting.records
         seconds = [
             statistics.fmean(record["train_s"] for (number, _), record in records.items() if number == entry)
@@ -114,7 +134,7 @@ class Line(NamedTuple):
 
     @property
     def at_test(self) -> str:
-        """Describe how it was evaluated."""
+        """Describe how the model was evaluated."""
         return ", ".join(test_words(self.rows.iloc[0])) or "as trained"
 
     @property
@@ -127,17 +147,17 @@ class Line(NamedTuple):
 
     @property
     def run(self) -> str:
-        """Return the name of its runs; "" for the specialists, which have several names."""
+        """Return the name of the model's runs, or "" for the specialists, whose runs have several names."""
         return (
             "" if self.section == "specialist" else self.setting.run_name(next(iter(self.entries.values())))
         )
 
 
 def lines_of(setting: Setting, split: str = "test") -> list[Line]:
-    """List the lines to compare, in the order of the tables.
+    """List the models to compare, in the order of the tables.
 
     Raises:
-        UserError: two specialists claim one subset and seed.
+        UserError: two specialists have the same subset and seed.
     """
     rows = setting.rows[(setting.rows["split"] == split) & (setting.rows["section"] != "ablation")]
     merged = rows["entry"].where(rows["section"] != "specialist", -1)
@@ -163,7 +183,7 @@ def lines_of(setting: Setting, split: str = "test") -> list[Line]:
 def compare_models(setting: Setting) -> list[dict]:
     """Compare each of our models with the specialists and every baseline.
 
-    Returns lines of `STATS`, corrected over the setting.
+    Return lines with the columns `STATS`. The p values are corrected over all lines.
     """
     lines, compared = lines_of(setting), []
     others = [line for section in ("specialist", "baseline") for line in lines if line.section == section]
@@ -184,9 +204,10 @@ def compare_models(setting: Setting) -> list[dict]:
 
 
 def best(setting: Setting, entries: list[int]) -> int | None:
-    """Find the entry with the highest mean top-1 on validation; test images are not used.
+    """Find the entry with the highest mean top-1 on validation; return None if no entry has validation results.
 
-    The mean is over the seeds that all entries share, or over all seeds if they share none.
+    The mean is over the seeds that all entries have. If they have no seed in common, it is over all seeds. Test images
+    are not used.
     """
     val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
     by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
@@ -201,11 +222,15 @@ def in_section(setting: Setting, section: str) -> list[int]:
 
 
 def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST) -> int | None:
-    """Find the ResNet-34 with the highest mean validation top-1; None if there is none.
+    """Find the ResNet-34 to compare an entry with; return its entry, or None if there is no such ResNet-34.
+
+    The tables divide the accuracy of the entry by the accuracy of this ResNet-34. Of all ResNet-34s to choose from, it
+    has the highest mean top-1 on validation.
 
     Args:
-        entry: only a ResNet-34 trained for no more epochs than this entry counts. None: all count.
-        comparison: STRONGEST, or SAME_STEM: only those with the entry's first convolution count.
+        entry: a ResNet-34 that trained for more epochs than this entry is left out. None: no ResNet-34 is left out.
+        comparison: SAME_STEM leaves out each ResNet-34 whose first convolution differs from the entry's; STRONGEST does
+            not.
     """
 
     def fits(other: int) -> bool:
@@ -220,16 +245,17 @@ def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST
 
 
 def headline(setting: Setting) -> tuple[int | None, int | None]:
-    """Find the two networks to compare in detail: ours with the best validation top-1, and its denominator."""
+    """Find the two entries to compare in detail: our network with the best validation top-1, and its `denominator`."""
     ours = best(setting, in_section(setting, "ours"))
     return ours, denominator(setting, ours)
 
 
 def ratios(setting: Setting) -> list[dict]:
-    """Divide every model by its denominators: lines of `RATIOS`, corrected over each comparison.
+    """Divide the top-1 of every model by the top-1 of its denominator; return lines with the columns `RATIOS`.
 
-    There is no line for a model without a denominator, nor for a denominator divided by itself. Ablations are left
-    out: most are shorter trainings with their own references.
+    Each comparison (STRONGEST, SAME_STEM) has a line for a model. Holm's correction is over the lines of a comparison.
+    A model without a denominator has no line, and a denominator is not divided by itself. Ablations are left out,
+    because most are shorter trainings, which are compared with other references.
     """
     table = []
     for comparison in (STRONGEST, SAME_STEM):
@@ -262,24 +288,25 @@ def ratios(setting: Setting) -> list[dict]:
 
 
 class Mistakes(NamedTuple):
-    """A summary of the mistakes of both `headline` networks, averaged over their common seeds."""
+    """A summary of the mistakes of both `headline` networks, averaged over pairs of seeds."""
 
     ours: str
     denominator: str
     seeds: int
-    shares: dict[str, float]  # kind of image -> percent
-    # (true class, answer, ours, denominator), in percent of the class: the most frequent confusions of ours
+    shares: dict[str, float]  # kind of image, see `agreement` -> percent of the images
+    # the most frequent confusions of our network: tuples (true class, answer, percent of the class's images that our
+    # network confuses, percent that the denominator confuses)
     confusions: list[tuple[str, str, float, float]]
 
 
 def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Sort images by the answers of two models.
+    """Sort images by which of two models is right.
 
     Args:
         labels: (N,).
-        answers: name of a model -> predictions (..., N), of two models.
+        answers: a dict with two models: name of the model -> predictions (..., N).
 
-    Returns: kind of image -> whether each image belongs to it, (..., N).
+    Returns: a dict from a kind of image to an array (..., N) of bool: whether each image is of this kind.
     """
     (one, other), (p, q) = answers, answers.values()
     a, b = p == labels, q == labels
@@ -293,10 +320,10 @@ def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, n
 
 
 def confusion_rates(setting: Setting, entry: int, seeds: int | None = None) -> tuple[list[str], np.ndarray]:
-    """Return the names of the classes and the confusion matrix (K, K), in % of the true class.
+    """Return the names of the classes and the confusion matrix (K, K), in percent of the true class.
 
     Args:
-        seeds: number of the entry's seeds to use, from the first; None: all.
+        seeds: use only this number of seeds, from the first; None: use all seeds.
     """
     predictions = setting.predictions(entry)[:seeds]
     classes = list(class_names(predictions[0].images, predictions[0].labels).values())
@@ -305,7 +332,7 @@ def confusion_rates(setting: Setting, entry: int, seeds: int | None = None) -> t
 
 
 def mistakes(setting: Setting) -> Mistakes | None:
-    """Summarise the mistakes of the two networks of `headline`; None if one is missing."""
+    """Summarise the mistakes of the two networks of `headline`; return None if a network is missing."""
     ours, against = headline(setting)
     if ours is None or against is None:
         return None
@@ -335,10 +362,14 @@ def mistakes(setting: Setting) -> Mistakes | None:
 
 
 def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[dict]:
-    """Compare every variant of a grid's `ABLATIONS` with its reference (default: `usual`).
+    """Compare every variant with its reference; return lines with the columns `VARIANTS`.
 
-    Returns lines of `VARIANTS`, corrected over the setting. Left out are groups with a single variant, and variants
-    that equal an earlier variant in this preset.
+    The p values are corrected over all lines. A group with a single variant is left out. In Task 1, a variant that
+    equals an earlier variant of its group is left out, too.
+
+    Args:
+        groups: the dict `ABLATIONS` of a grid: name of a group -> variants.
+        usual: reference of a variant that names no reference.
     """
     lines = []
     for group, variants in groups.items():
@@ -348,7 +379,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
             model, reference = setting.model(run), setting.model(against)
             if model:
                 pair = _identity(setting, model), reference and _identity(setting, reference)
-                # skip a repeated pair, and a repeated network that has nothing to compare with
+                # skip an earlier pair (model, reference); if a model is compared with itself, skip an earlier model
                 if not seen & {pair, pair[:1] if pair[0] == pair[1] else None} or setting.task == "task2":
                     members.append((label, run, model, against, reference))
                 seen |= {pair, pair[:1]}
@@ -382,7 +413,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
 
 
 def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
-    """Return a model's name and the name of its runs; for seven networks use those for RGB and R."""
+    """Return the name of a model and the names of its runs; of seven networks, only RGB and R are named."""
     if model is None:
         return str(run["R"] if isinstance(run, Mapping) else run), ""
     entries = dict.fromkeys([model["RGB"], model["R"]] if isinstance(run, Mapping) else model.values())
@@ -390,7 +421,7 @@ def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
 
 
 def _identity(setting: Setting, model: Model) -> tuple:
-    """Return a key of a model's networks and their evaluation; equal keys mean equal models."""
+    """Return a key that is equal for two models exactly if their networks and their evaluations are equal."""
     tests = [
         {key: value for key, value in setting.record(entry)["test"].items() if key != "subsets"}
         for entry in model.values()

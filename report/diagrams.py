@@ -1,4 +1,4 @@
-"""Draw diagrams of the two networks, without data."""
+"""Draw diagrams of the channel-set stem and of a gated layer. These figures show no data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ CHANNEL = {"R": "#D55E00", "G": "#009E73", "B": "#0072B2"}
 
 
 def module(figure: Figure, data) -> None:
-    """Draw two ways to compute one function: fill and convolve with W, or fold W P(S) and convolve."""
+    """Draw two ways to compute the same responses: fill and convolve with W, or convolve with the folded W P(S).
+
+    S is the set of present channels, P(S) the fill rule and W the kernel of the stem.
+    """
     figure.set_size_inches(10, 4.0)
     axis = _canvas(figure, 10, 4.0)
     axis.text(0.1, 3.72, "training: each image of a batch has a set of its own", fontsize=9.5, weight="bold")
@@ -38,7 +41,7 @@ def module(figure: Figure, data) -> None:
 
 
 def layer(figure: Figure, data) -> None:
-    """Draw a gated layer: gates read the same input as the convolution, so the path does not get longer."""
+    """Draw a gated layer. The gates read the same input as the convolution, so the gates do not add to the depth."""
     figure.set_size_inches(10, 3.5)
     axis = _canvas(figure, 10, 3.5)
     _box(axis, 0.1, 1.35, 0.9, 0.7, "input x\ndepth d", GREY)
@@ -92,23 +95,23 @@ def _arrow(axis: Axes, start: float, y: float, end: float) -> None:
 
 
 def _planes(axis: Axes, x: float, y: float, channels: str, text: str, predicted: str = "") -> None:
-    """Draw channels as cards, one behind another; predicted channels are hatched."""
-    for place, channel in enumerate(channels):
-        made_up = channel in predicted
+    """Draw channels as cards that overlap; predicted channels are hatched."""
+    for position, channel in enumerate(channels):
+        is_predicted = channel in predicted
         axis.add_patch(
             Rectangle(
-                (x + 0.24 * place, y + 0.12 * place),
+                (x + 0.24 * position, y + 0.12 * position),
                 0.75,
                 0.75,
                 facecolor=CHANNEL[channel],
                 edgecolor="white",
-                alpha=0.35 if made_up else 0.85,
-                hatch="///" if made_up else None,
+                alpha=0.35 if is_predicted else 0.85,
+                hatch="///" if is_predicted else None,
             )
         )
         axis.text(
-            x + 0.24 * place + 0.06,
-            y + 0.12 * place + 0.06,
+            x + 0.24 * position + 0.06,
+            y + 0.12 * position + 0.06,
             channel,
             color="white",
             fontsize=8,

@@ -12,7 +12,7 @@ NO_RESULTS = "No results yet: run `{command}`, then `python -m report.build`."
 
 
 def make_tables(root: Path) -> dict[str, str]:
-    """Make the tables: name of a block -> Markdown.
+    """Make all tables of this file; return a dict from the name of a block in the texts to its Markdown.
 
     Raises:
         UserError: a file is malformed.
@@ -22,7 +22,7 @@ def make_tables(root: Path) -> dict[str, str]:
 
 
 def robustness_table(file: Path) -> str:
-    """Show the faults that were made on purpose, and how many tries survived."""
+    """Write a table of the faults that were made on purpose, and of how many tries survived."""
     if not file.is_file():
         return NO_RESULTS.format(command="make robust")
     note, *lines = file.read_text(encoding="utf-8").splitlines()
@@ -38,7 +38,7 @@ def robustness_table(file: Path) -> str:
 
 
 def speed_tables(file: Path) -> dict[str, str]:
-    """Show the speeds of the pipeline and of the stem: name of a block -> Markdown."""
+    """Make the tables of the speed of the pipeline and of the stem; return a dict as `make_tables` does."""
     notes = {
         "speed": "In speed (images/s) a ratio above 1 is better, in time (ms) one below.",
         "speed-stem": "Time against a plain ResNet-18 of as many channels; below 1 is faster.",

@@ -20,39 +20,41 @@ from report.markdown import literal, number, table, table_of
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
-QUALITY = {  # heading -> row -> cell
+QUALITY = {  # heading of a column -> function that makes the cell of a row
     "top-1 %": lambda row: f"{row['top1_pct']:.2f}",
     "95 % interval": lambda row: f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}",
-    "top-5 %": lambda row: number(row.get("top5_pct"), 2),  # of more than five classes
+    "top-5 %": lambda row: number(row.get("top5_pct"), 2),  # only for data with more than five classes
     "precision": lambda row: f"{row['precision_macro']:.3f}",
     "recall": lambda row: f"{row['recall_macro']:.3f}",
     "F1": lambda row: f"{row['f1_macro']:.3f}",
 }
-SHOWN = 30  # largest number of bars in a chart
-SETS, CLASSES = 7, 100  # largest number of sets in the table of classes, and of classes in a confusion matrix
+MOST_BARS = 30  # largest number of bars in a chart
+SETS = 7  # largest number of channel sets in the table of classes
+CLASSES = 100  # largest number of classes in a confusion matrix
 
 
 class ClassAnswers(NamedTuple):
-    """A network's answers on a split: labels (N,), channel set -> predictions (N,), and class names."""
+    """The answers of a network on a split."""
 
     split: str
-    labels: np.ndarray
-    predictions: dict[str, np.ndarray]
-    classes: list[str]
+    labels: np.ndarray  # (N,)
+    predictions: dict[str, np.ndarray]  # channel set -> predicted classes (N,)
+    classes: list[str]  # names of the classes
 
 
 def write_page(
     checkpoint: str | Path, record: dict, trained: str, answers: ClassAnswers | None = None
 ) -> None:
-    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and print their paths.
+    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and print the paths of both files.
 
-    With `answers` also write a table by class and `evaluation-confusion.png`. If the network is evaluated in another
-    way than it was trained, or not on both splits, the files get other names. If the folder cannot be written, print
-    one line on stderr and go on.
+    With `answers`, also write a table by class and `evaluation-confusion.png`. `page_name` says when the files get
+    other names. If the folder cannot be written, print one line on stderr and go on.
 
     Args:
-        record: record of an evaluation, see `records`.
+        checkpoint: path of the evaluated checkpoint.
+        record: record of the evaluation, see engine/records.py.
         trained: name of the run that trained the network.
+        answers: answers of the network, or None.
     """
     name = page_name(record, trained, Path(checkpoint).stem)
     text, chart = (Path(checkpoint).parent / f"{name}.{kind}" for kind in ("md", "png"))
@@ -75,8 +77,8 @@ def write_page(
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     """Return the name of both files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
 
-    The name contains all that differs from the run `trained`: checkpoint (if it is not model.pt), model, options of
-    the evaluation, and split.
+    So each evaluation of a training has a different name. The name contains the checkpoint if this is not model.pt, the
+    model if this is not `trained`, the options of the evaluation, and the split if there is only one split.
     """
     splits = [split for split in SPLITS if record["splits"].get(split)]
     parts = ["evaluation"]
@@ -89,7 +91,7 @@ def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
 
 
 def _test_words(record: dict) -> list[str]:
-    """List where the evaluation differs from the training, such as ["fill mean", "40 px"]."""
+    """List the options in which the evaluation differs from the training, such as ["fill mean", "40 px"]."""
     return [
         f"{value} px" if key == "image_size" else f"{key} {value}" for key, value in record["test"].items()
     ]
@@ -115,7 +117,7 @@ def make_text(record: dict) -> str:
 
 
 def _table(record: dict, rows: list[dict]) -> str:
-    """Make the table of one split."""
+    """Write the table of one split."""
 
     def cell(name: str, decimals: int, unit: float = 1) -> Callable[[dict], str]:
         return lambda row: number(row.get(name), decimals, unit)
@@ -151,9 +153,10 @@ def _table(record: dict, rows: list[dict]) -> str:
 
 
 def class_text(answers: ClassAnswers) -> str:
-    """Write the answers by class as Markdown.
+    """Write a Markdown table that describes the answers for each class.
 
-    Recall has a column for each set. Precision, F1 and the most frequent wrong class are for the first set.
+    The table has a column of recall for each channel set. Precision, F1 and the most frequent wrong class are for the
+    first set.
     """
     names, sets = _names(answers), list(answers.predictions)[:SETS]
     count = range(len(names))
@@ -179,7 +182,10 @@ def class_text(answers: ClassAnswers) -> str:
 
 
 def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
-    """Show the confusions of the first set; with many classes only those with the most errors."""
+    """Make a confusion matrix for the first channel set.
+
+    If there are more than `CLASSES` classes, the matrix shows only the classes with the most errors.
+    """
     names, first = _names(answers), next(iter(answers.predictions))
     counts = confusion_matrix(answers.labels, answers.predictions[first], len(names))
     rows = np.sort(np.argsort(counts.diagonal() - counts.sum(1), kind="stable")[:CLASSES])
@@ -199,23 +205,23 @@ def _names(answers: ClassAnswers) -> list[str]:
 
 
 class Bars(NamedTuple):
-    """A set of bars with intervals; x: label of the axis."""
+    """A group of bars with intervals."""
 
-    x: str
-    bars: list[tuple[str, float, float, float]]  # name, top-1, low, high, percent
+    x: str  # label of the x axis
+    bars: list[tuple[str, float, float, float]]  # (name, top-1, lower end, upper end), in percent
 
 
 def sets_chart(record: dict) -> Chart:
-    """Show top-1 by channel set."""
+    """Make a chart of top-1 by channel set."""
     split = next(split for split in SPLITS if record["splits"].get(split))
     rows = record["splits"][split]
-    some = f" (the first {SHOWN} of {len(rows)} sets)" if len(rows) > SHOWN else ""
-    bars = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:SHOWN]})
+    some = f" (the first {MOST_BARS} of {len(rows)} sets)" if len(rows) > MOST_BARS else ""
+    bars = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:MOST_BARS]})
     return Chart(_draw_bars, bars, f"{_subject(record)}: top-1 on {split}{some}")
 
 
 def training_chart(record: dict) -> Chart:
-    """Show loss and validation accuracy by epoch; without a log only the accuracies."""
+    """Make a chart of loss and validation accuracy by epoch; without a log, make a chart of top-1 by split."""
     loss, val_loss, val_top1 = (
         _by_epoch(record["history"], key) for key in ("loss", "val_loss", "val_top1_pct")
     )
@@ -233,7 +239,7 @@ def training_chart(record: dict) -> Chart:
 
 
 def _by_epoch(history: list[dict], key: str) -> tuple[list, list]:
-    """Return the epochs whose log line has `key`, and its values."""
+    """Return the epochs whose log line has the key `key`, and the values of this key."""
     logged = [line for line in history if key in line]
     return [line["epoch"] for line in logged], [line[key] for line in logged]
 
@@ -245,13 +251,18 @@ def _subject(record: dict) -> str:
 
 
 def _bars_of(label: str, rows: dict[str, dict]) -> Bars:
-    """Make a bar for each row; label: label of the axis; rows: name of a bar -> its row."""
+    """Make a bar for each row.
+
+    Args:
+        label: label of the x axis.
+        rows: name of a bar -> row of the evaluation.
+    """
     columns = ("top1_pct", "ci95_low", "ci95_high")
     return Bars(label, [(name, *(row[column] for column in columns)) for name, row in rows.items()])
 
 
 def _draw_bars(figure: Figure, data: Bars) -> None:
-    """Draw a bar for each value."""
+    """Draw the bars, with their intervals and numbers."""
     axis, bars = figure.subplots(), data.bars
     for x, (_, top1, low, high) in enumerate(bars):
         axis.bar(x, top1, 0.7, color=PALETTE[0], edgecolor="black", linewidth=0.6, zorder=2)

@@ -1,9 +1,13 @@
-"""Draw figures, and define the types of their data; equal data give equal bytes. All are readable in grey."""
+"""Draw figures, and define the types of their data.
+
+Equal data give equal files. All figures are readable when they are printed in grey.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +16,13 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure  # without pyplot: no display, no global state
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from engine.records import SUBSETS
 from utils import atomic_path
 
-# colour-blind readers can distinguish these (Okabe and Ito 2008); in grey, markers and line styles differ
+# colour-blind readers can distinguish these colours (Okabe and Ito 2008); in grey, markers and line styles differ
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 LINES = ((0, ()), (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = "osD^vPX*<>hp"
@@ -28,15 +33,15 @@ HATCHES = ("", "//", "", "\\\\", "..", "xx")
 
 
 class Chart(NamedTuple):
-    """A figure to draw: one of the functions below, its data and its title."""
+    """A figure to draw: a function that draws it, its data and its title."""
 
-    draw: Callable
+    draw: Callable  # takes a matplotlib figure and the data
     data: object
     title: str
 
     @property
     def digest(self) -> str:
-        """Return the sha256 of the data, the title and the drawing code; it is saved in the figure."""
+        """Return the sha256 of the data, the title and the drawing code; `write` saves it in the PNG."""
         code = inspect.getsource(inspect.getmodule(self.draw))
         return hashlib.sha256((repr([self.title, self.data]) + code).encode()).hexdigest()
 
@@ -49,7 +54,7 @@ class Chart(NamedTuple):
             return False
 
     def write(self, path: str | Path) -> None:
-        """Draw a PNG and save the digest of its data in it.
+        """Draw the figure into a PNG file, which also stores the digest.
 
         Raises:
             UserError: the file cannot be written.
@@ -72,35 +77,35 @@ class Chart(NamedTuple):
 
 
 class SetScores(NamedTuple):
-    """A model's top-1 by channel set, percent; the interval is optional."""
+    """The top-1 of a model by channel set, in percent; the interval is optional."""
 
     name: str
-    top1: dict[str, float]
-    low: dict[str, float] = {}
-    high: dict[str, float] = {}
+    top1: dict[str, float]  # channel set -> top-1
+    low: dict[str, float] = {}  # channel set -> lower end of the interval
+    high: dict[str, float] = {}  # channel set -> upper end of the interval
 
 
 class Cost(NamedTuple):
-    """A model's top-1 and cost; without a name a grey point."""
+    """The top-1 and the cost of a model; a model without a name is drawn as a grey point."""
 
     name: str | None
     top1: float  # percent
     gflops: float
-    latency: float | None = None  # of one image, ms
-    batch: float | None = None  # of 256 images together, ms
+    latency: float | None = None  # ms for one image
+    batch: float | None = None  # ms for 256 images together
     spread: float = 0  # standard deviation of top-1 over seeds, points
 
 
 class Share(NamedTuple):
-    """A model's accuracy in % of another network's, with its interval."""
+    """The accuracy of a model divided by the accuracy of a reference network, in percent, with its 95 % interval."""
 
     name: str
     share: float
-    low: float
-    high: float
-    of: str = ""  # the other network, or the preset whose strongest network it is
+    low: float  # lower end of the interval
+    high: float  # upper end of the interval
+    of: str = ""  # the reference network, or the preset whose strongest network is the reference
     depth: int = 0  # strict depth of the model
-    stride: str = ""  # of its stem
+    stride: str = ""  # stride of the model's stem
 
 
 class Series(NamedTuple):
@@ -109,41 +114,43 @@ class Series(NamedTuple):
     name: str
     x: list
     y: list
-    mark: float | None = None  # x of a vertical line in the curve's style
-    apart: bool = False  # draw no lines between points
-    labels: list[str] | None = None  # names beside its points
-    sizes: list[int] | None = None  # number of seeds of each point: with several seeds the point is larger
+    mark: float | None = None  # x position of a vertical line in the style of the curve
+    apart: bool = False  # whether the points are drawn without lines between them
+    labels: list[str] | None = None  # names of the points
+    sizes: list[int] | None = (
+        None  # number of seeds of each point; a point with several seeds is drawn larger
+    )
 
 
 class Panel(NamedTuple):
-    """A panel of curves or points; x and y: labels of the axes."""
+    """A panel of curves or points."""
 
-    x: str
-    y: str
+    x: str  # label of the x axis
+    y: str  # label of the y axis
     series: list[Series]
     title: str = ""
-    log: bool = False  # logarithmic x axis
+    log: bool = False  # whether the x axis is logarithmic
 
 
 class Panels(NamedTuple):
-    """A group of panels, in `columns` columns (default: all side by side)."""
+    """A group of panels."""
 
     panels: list[Panel]
-    columns: int | None = None
+    columns: int | None = None  # number of columns; None: all panels side by side
 
 
 class Confusion(NamedTuple):
     """A confusion matrix."""
 
     classes: list[str]
-    shares: list[list[float]]  # (K, K), percent of the true class
+    shares: list[list[float]]  # (K, K): row = true class, column = predicted class, percent of the true class
 
 
 # ---------------------------------------------------------------- drawing
 
 
 def channel_bars(figure: Figure, data: list[SetScores]) -> None:
-    """Draw top-1 by channel set: a bar with an interval for each model."""
+    """Draw top-1 by channel set, with a bar and an interval for each model."""
     axis = figure.subplots()
     subsets = [subset for subset in SUBSETS if any(subset in model.top1 for model in data)]
     width = 0.84 / len(data)
@@ -180,7 +187,7 @@ def channel_bars(figure: Figure, data: list[SetScores]) -> None:
 
 
 def subset_map(figure: Figure, data: list[SetScores]) -> None:
-    """Draw top-1 of models by channel sets as a map with numbers, in the order of the data."""
+    """Draw a table of top-1 with coloured cells: a row for each model, a column for each channel set."""
     figure.set_size_inches(10, 1.4 + 0.3 * len(data))
     axis = figure.subplots()
     values = np.array([[model.top1.get(subset, np.nan) for subset in SUBSETS] for model in data])
@@ -204,9 +211,9 @@ def subset_map(figure: Figure, data: list[SetScores]) -> None:
 
 
 def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
-    """Draw top-1 against operations and, if measured, latencies: a marker for each model.
+    """Draw top-1 against operations and, if they were measured, against latencies, with a marker for each model.
 
-    The names stand beside the points, or in a legend if there are models without a name.
+    The names are written beside the points. If some models have no name, the names are in a legend.
     """
     labels = {"gflops": "GFLOPs for one image", "latency": "one image (ms)", "batch": "256 images (ms)"}
     panels = {key: label for key, label in labels.items() if getattr(data[0], key) is not None}
@@ -215,7 +222,7 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
     named = [model for model in data if model.name]
     for axis, (key, label) in zip(axes, panels.items()):
         costs = [getattr(model, key) for model in data]
-        for model, cost in zip(data, costs):  # a model without a name is there for comparison
+        for model, cost in zip(data, costs):  # a model without a name is only drawn for comparison
             if model.name:
                 style = {"label": model.name, **_marker(named.index(model))}
             else:
@@ -246,10 +253,10 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
 
 
 def share_against_depth(figure: Figure, data: list[Share]) -> None:
-    """Draw accuracy as a share of ResNet-34's by strict depth; models of equal depth stand side by side.
+    """Draw accuracy in percent of ResNet-34's accuracy by strict depth; models of equal depth are side by side.
 
     Args:
-        data: sorted by depth.
+        data: shares, sorted by depth.
     """
     figure.set_size_inches(10, 4.8)
     axis = figure.subplots()
@@ -262,25 +269,25 @@ def share_against_depth(figure: Figure, data: list[Share]) -> None:
 
 
 def shares(figure: Figure, data: list[Share]) -> None:
-    """Draw accuracy as a share of the strongest network's, by strict depth.
+    """Draw accuracy in percent of the strongest network's accuracy, by strict depth.
 
     Each preset has a colour. Networks with a stem of stride 1 have hollow markers.
 
     Args:
-        data: sorted by depth.
+        data: shares, sorted by depth.
     """
     figure.set_size_inches(10, 5)
     axis = figure.subplots()
     presets = list(dict.fromkeys(model.of for model in data))
     for kind in dict.fromkeys((model.of, model.stride) for model in data):
-        places = [place for place, model in enumerate(data) if (model.of, model.stride) == kind]
-        members = [data[place] for place in places]
+        positions = [position for position, model in enumerate(data) if (model.of, model.stride) == kind]
+        members = [data[position] for position in positions]
         label = f"{kind[0]}, stem of stride {kind[1]}"
-        _share_points(axis, places, members, label, presets.index(kind[0]), hollow=kind[1] == "1")
-    for place, model in enumerate(data):
+        _share_points(axis, positions, members, label, presets.index(kind[0]), hollow=kind[1] == "1")
+    for position, model in enumerate(data):
         axis.annotate(
             f"{model.name}\n{model.share:.1f}",
-            (place, model.share),
+            (position, model.share),
             xytext=(7, 3),
             textcoords="offset points",
             fontsize=8,
@@ -292,7 +299,7 @@ def shares(figure: Figure, data: list[Share]) -> None:
 
 
 def _depth_ticks(axis, depths: list[int]) -> None:
-    """Label the models side by side with their depth; a line separates different depths."""
+    """Write the depth below the models, which are drawn side by side; a line separates different depths."""
     for rank in range(1, len(depths)):
         if depths[rank] != depths[rank - 1]:
             axis.axvline(rank - 0.5, color="0.8", linewidth=0.8)
@@ -304,14 +311,14 @@ def _depth_ticks(axis, depths: list[int]) -> None:
 
 
 def _share_points(axis, x, models: list[Share], label: str, rank: int, hollow: bool = False) -> None:
-    """Draw shares with their intervals, all in one style."""
+    """Draw shares with their intervals, all in the same style."""
     share, low, high = np.array([(model.share, model.low, model.high) for model in models]).T
     bars = {"ecolor": "black", "elinewidth": 0.9, "capsize": 3, "zorder": 3}
     axis.errorbar(x, share, yerr=[share - low, high - share], label=label, **bars, **_marker(rank, hollow))
 
 
 def _share_axis(axis, count: float) -> None:
-    """Draw the lines at 90 and 100 %, and the frame of `count` models side by side."""
+    """Draw lines at 90 and 100 %, and set the limits of an axis that has `count` models side by side."""
     for level, style in ((90, (0, (5, 2))), (100, "solid")):
         axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)
     axis.set_xlim(-0.6, count - 0.4)
@@ -319,7 +326,10 @@ def _share_axis(axis, count: float) -> None:
 
 
 def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int, fontsize: int) -> None:
-    """Draw a legend of at most `columns` columns; fewer if long labels do not fit a width of 10 inches."""
+    """Draw a legend with at most `columns` columns below the figure.
+
+    It has fewer columns if long labels do not fit a width of 10 inches.
+    """
     fitting = 1080 // fontsize // max(map(len, labels))
     figure.legend(
         handles,
@@ -332,13 +342,13 @@ def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int
 
 
 def _plain_legend(axis) -> tuple[list, list]:
-    """Return handles and labels of error bars, without the bars."""
+    """Return the handles and the labels of a legend, in which a point has no error bar."""
     handles, labels = axis.get_legend_handles_labels()
     return [handle[0] for handle in handles], labels
 
 
 def _marker(rank: int, hollow: bool = False) -> dict:
-    """Return the style of a model's marker; the shape identifies it in grey."""
+    """Return the style of the marker for the model number `rank`; in grey, the shape identifies the model."""
     colour = PALETTE[rank % len(PALETTE)]
     if hollow:
         return _marker(rank) | {"markerfacecolor": "white", "markeredgecolor": colour}
@@ -382,22 +392,25 @@ def lines(figure: Figure, data: Panels) -> None:
 
 
 def budgets(figure: Figure, data: list[Panel]) -> None:
-    """Draw named points against a cost, a panel for each cost; only the second family has filled markers."""
+    """Draw accuracy against costs, with a panel for each cost. The points have numbers, and a legend explains them.
+
+    A series of a panel is a family of models. Only the second family has filled markers.
+    """
     figure.set_size_inches(10, 4.6)
-    axes = figure.subplots(1, len(data), sharey=True, squeeze=False)[0]
+    *axes, key = figure.subplots(1, len(data) + 1, width_ratios=[*[1] * len(data), 0.85])
     for axis, panel in zip(axes, data):
+        number = itertools.count(1)
         for rank, series in enumerate(panel.series):
-            for x, y, name, seeds in zip(series.x, series.y, series.labels, series.sizes):
+            for x, y, seeds in zip(series.x, series.y, series.sizes):
                 style = _marker(rank, hollow=rank != 1) | {"markersize": 5 if seeds == 1 else 8}
-                label = series.name if name == series.labels[0] else "_"
-                axis.plot(x, y, label=label, **style)
+                axis.plot(x, y, **style)
                 axis.annotate(
-                    name,
+                    str(next(number)),
                     (x, y),
-                    xytext=(7, -9) if rank == 1 else (-6, 6),
-                    ha="left" if rank == 1 else "right",
+                    xytext=((-5, 5), (5, -11), (0, 7))[rank],
+                    ha=("right", "left", "center")[rank],
                     textcoords="offset points",
-                    fontsize=7,
+                    fontsize=8,
                     color=style["color"],
                 )
         axis.set(xlabel=panel.x, xscale="log")
@@ -405,12 +418,21 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axis.margins(x=0.2, y=0.08)
         axis.grid(color="0.88")
+        axis.sharey(axes[0])
+        axis.tick_params(labelleft=axis is axes[0])
     axes[0].set_ylabel(data[0].y)
-    _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
+    key.axis("off")
+    number, handles, texts = itertools.count(1), [], []
+    for rank, series in enumerate(data[0].series):
+        handles.append(Line2D([], [], **_marker(rank, hollow=rank != 1)))
+        texts.append("\n".join([series.name, *(f"{next(number):2}  {name}" for name in series.labels)]))
+    key.legend(
+        handles, texts, loc="center left", frameon=False, fontsize=8, borderaxespad=0, labelspacing=1.2
+    )
 
 
 def labelled_points(figure: Figure, data: list[Panel]) -> None:
-    """Draw points with their names beside them; each series has one point."""
+    """Draw points and write their names beside them; each series has one point."""
     axes = figure.subplots(1, len(data), squeeze=False)[0]
     for axis, panel in zip(axes, data):
         for rank, (name, (x,), (y,), *_) in enumerate(panel.series):
@@ -423,7 +445,7 @@ def labelled_points(figure: Figure, data: list[Panel]) -> None:
 
 
 def confusion(figure: Figure, data: Confusion) -> None:
-    """Draw a confusion matrix as a grey map: row = true class, column = predicted class; black: 100 %."""
+    """Draw a confusion matrix in grey: row = true class, column = predicted class; black means 100 %."""
     figure.set_size_inches(8.6, 7.4)
     axis = figure.subplots()
     image = axis.imshow(np.array(data.shares), vmin=0, vmax=100, cmap="gray_r")
@@ -435,7 +457,7 @@ def confusion(figure: Figure, data: Confusion) -> None:
 
 
 def _bar_style(rank: int) -> dict:
-    """Return a bar's colour and hatch; hatches separate neighbours in grey."""
+    """Return the colour and hatch of the bars of model number `rank`; in grey, hatches separate neighbours."""
     return {
         "color": PALETTE[rank % len(PALETTE)],
         "hatch": HATCHES[rank % len(HATCHES)],

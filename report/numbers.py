@@ -2,16 +2,14 @@
 
 The values below are examples; they change with the results.
 
-    {{ top1 48px-quarter ours mean }}            46.7            mean over seeds; a set, or mean, pairs, singles
-    {{ val 48px-quarter ours }}                  45.8            top-1 on the validation images
-    {{ gap 48px-quarter specialists ours mean }} 1.0 (0.4 to 1.7)  the first minus the second, 95 % interval
-    {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.3)  in % of the strongest ResNet-34
-    {{ ratio 48px-quarter plain resnet34-coarse }}  ... in % of another network
-    {{ cost 64px-full depth6-wide macs /1e6 .0f }}                a column of the results, scaled and formatted
-    {{ top1 bands ours random }}                 75.6            thirteen bands: all, rgb, one, but-one, random
+    {{ top1 48px-quarter ours mean }}            46.7            mean over seeds; the last word is a group, see below
+    {{ gap 48px-quarter specialists ours mean }} 1.0 (0.4 to 1.7)  first minus second model, with 95 % interval
+    {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.3)  top-1 in % of the strongest ResNet-34
+    {{ ratio 48px-quarter plain resnet34-coarse }}  ...          top-1 in % of the second network
+    {{ cost 64px-full depth6-wide macs /1e6 .0f }}               a column of the results, scaled and formatted
+    {{ top1 bands ours random }}                 75.6            top-1 on the data with thirteen bands
     {{ gap bands ours sliced random }}           13.0 (11.1 to 14.8)
-    {{ energy 64px-full ours }}                  80              share of the first kernels' energy in the mean, percent
-    {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table of results/
+    {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table in results/
     {{ changing 48px-quarter ours }}             60              percent of images whose answer changes with the set
     {{ seeds 48px-quarter specialists-90 }}      one seed        number of seeds, in words up to ten
     {{ total 48px-quarter specialists params /1e6 .2f }}         a column, summed over the networks of a model
@@ -19,15 +17,16 @@ The values below are examples; they change with the results.
     {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
     {{ provenance }}                             a sentence on evaluations whose code is not a commit
     {{ about date }}                             a field of report/text/about.json
-    {{ count runs }}                             331             evaluations of the data that the texts are about
+    {{ count runs }}                             331             number of evaluations on the data set `DATA`
 
-Models have the names of `NAMED` in grids/; a dash means that there are no results. Only results of `DATA` and of the
-thirteen bands are used, so other results in results/ never change these texts.
+The first word after a function is usually a preset. The next words are names of models, as in `NAMED` in grids/. A
+group of channel sets is the name of a set, or mean, pairs or singles; for the thirteen bands it is all, rgb, one,
+but-one or random. A dash means that there are no results. Only results of `DATA` and of the thirteen bands are used. So
+other results in results/ never change these texts.
 """
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 from pathlib import Path
@@ -37,27 +36,32 @@ import pandas as pd
 
 from engine.records import SINGLE, SUBSETS
 from grids import NAMED
-from metrics.fill_error import mean_energy
 from report import bands
 from report.compare import denominator
 from report.markdown import interval
 from report.results import Model, Runs, Setting, answers
-from utils import ROOT, UserError
+from utils import ROOT, UserError, read_json
 
 DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
 WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 COLOURS = {"R": "red", "G": "green", "B": "blue"}
 NOTHING = "–"
-PLACES = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
+COLOUR_GROUPS = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 FUNCTIONS = (
-    *("top1", "sd", "val", "gap", "ratio", "cost", "total", "energy", "csv", "count", "seeds"),
+    *("top1", "sd", "gap", "ratio", "cost", "total", "csv", "count", "seeds"),
     *("example", "compute", "provenance", "about", "changing"),
 )
 
 
 class Numbers:
-    """A collection of the functions above; `settings`: "task1" and "task2" -> settings; `results`: the folder."""
+    """A collection of the functions that the top of this file lists.
+
+    Args:
+        settings: "task1" or "task2" -> settings of this task. A setting is a group of results with the same preset,
+            data set and image size.
+        results: the folder results/.
+    """
 
     def __init__(self, settings: dict[str, list[Setting]], results: Path):
         self.settings, self.results = settings, results
@@ -77,15 +81,15 @@ class Numbers:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
     def find(self, preset: str, model: str | Runs) -> tuple[Setting, Model] | tuple[None, None]:
-        """Find the setting and the model; (None, None) if there are no results.
+        """Find the setting and the model; return a pair, which is (None, None) if there are no results.
 
         Args:
-            preset: a preset of the results of `DATA`; or "bands" for the thirteen bands; or "sobel", "luma", ... for
-                RGB and this channel.
-            model: a name in `NAMED`, or the model's run, or a run for each channel set.
+            preset: a preset of the results of `DATA`. "bands" stands for the data with thirteen bands. The name of a
+                fourth channel, such as "sobel" or "luma", stands for the data with RGB and this channel.
+            model: a name in `NAMED`, or the run of a model, or a dict from a channel set to a run.
 
         Raises:
-            UserError: no model has that name.
+            UserError: no model has this name.
         """
         if isinstance(model, str) and model not in NAMED:
             raise UserError(f"unknown model {model!r}; known: {', '.join(NAMED)}")
@@ -100,26 +104,26 @@ class Numbers:
         return None, None
 
     @staticmethod
-    def columns(setting: Setting, place: str) -> tuple[str, ...]:
-        """List the columns of predictions that a word such as "mean" or "pairs" stands for."""
+    def columns(setting: Setting, group: str) -> tuple[str, ...]:
+        """List the columns of predictions (channel sets) that a group such as "mean" or "pairs" stands for."""
         if setting.task == "task2":
             return setting.columns
         if setting.dataset == bands.BANDS:
-            return bands.groups_of(setting)[GROUPS[place]]
-        return PLACES.get(place, (place,))
+            return bands.groups_of(setting)[GROUPS[group]]
+        return COLOUR_GROUPS.get(group, (group,))
 
-    def by_seed(self, preset: str, name: str | Runs, place: str = "mean") -> list[float]:
-        """Return top-1 on test in percent for each seed; [] if there are no results."""
+    def by_seed(self, preset: str, name: str | Runs, group: str = "mean") -> list[float]:
+        """Return top-1 on test in percent for each seed; return [] if there are no results."""
         setting, model = self.find(preset, name)
-        columns = self.columns(setting, place) if model else ()
+        columns = self.columns(setting, group) if model else ()
         return setting.top1(model, columns) if columns else []
 
-    def top1(self, preset: str, name: str | Runs, place: str = "mean") -> str:
-        values = self.by_seed(preset, name, place)
+    def top1(self, preset: str, name: str | Runs, group: str = "mean") -> str:
+        values = self.by_seed(preset, name, group)
         return f"{statistics.fmean(values):.1f}" if values else NOTHING
 
-    def sd(self, preset: str, name: str, place: str = "mean") -> str:
-        values = self.by_seed(preset, name, place)
+    def sd(self, preset: str, name: str, group: str = "mean") -> str:
+        values = self.by_seed(preset, name, group)
         return f"{statistics.stdev(values):.1f}" if len(values) > 1 else NOTHING
 
     def val(self, preset: str, name: str | Runs, column: str = "top1_pct", form: str = ".1f") -> str:
@@ -127,25 +131,31 @@ class Numbers:
         value = model and setting.mean(model, column, "val")
         return NOTHING if value is None else f"{value:{form}}"
 
-    def gap(self, preset: str, name: str, other: str, place: str = "mean") -> str:
-        result = self.difference(preset, name, other, place)
+    def gap(self, preset: str, name: str, other: str, group: str = "mean") -> str:
+        result = self.difference(preset, name, other, group)
         return interval(result, "difference_points", to="to") if result else NOTHING
 
     def difference(
-        self, preset: str, name: str | Runs, other: str | Runs, place: str = "mean"
+        self, preset: str, name: str | Runs, other: str | Runs, group: str = "mean"
     ) -> dict | None:
-        """Subtract two models, with interval and p; None if one has no results or both are the same."""
+        """Subtract the top-1 of two models; return the result of `Setting.difference`.
+
+        Return None if a model has no results or if both models are the same.
+        """
         (setting, model), (_, against) = self.find(preset, name), self.find(preset, other)
         if not model or not against or model == against:
             return None
-        return setting.difference(model, against, self.columns(setting, place))
+        return setting.difference(model, against, self.columns(setting, group))
 
     def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
         result = self.share(preset, name, other)
         return interval(result, "ratio", 100, "to") if result else NOTHING
 
     def share(self, preset: str, name: str | Runs, other: str | Runs = "strongest") -> dict | None:
-        """Divide two networks of Task 2, with interval and p; None if one has no results or both are the same."""
+        """Divide the top-1 of two networks of Task 2; return the result of `Setting.ratio`.
+
+        Return None if a network has no results or if both networks are the same.
+        """
         setting, model = self.find(preset, name)
         if not model:
             return None
@@ -157,22 +167,12 @@ class Numbers:
         return None if against in (None, model) else setting.ratio(model, against)
 
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Average a numeric column of the test rows over seeds (and sets), and divide by N of "/N"."""
+        """Average a numeric column of the test rows over seeds and sets; a `scale` of "/N" divides the mean by N."""
         setting, model = self.find(preset, name)
         if not model:
             return NOTHING
         values = setting.test.loc[setting.test["entry"].isin({*model.values()}), column].dropna()
         return f"{values.mean() / float(scale.removeprefix('/')):{form}}" if len(values) else NOTHING
-
-    def energy(self, preset: str, name: str) -> str:
-        """Average the share over seeds, for the first eight RGB kernels, which records hold."""
-        setting, model = self.find(preset, name)
-        shares = [
-            100 * mean_energy(np.array(record["kernels"]["RGB"]))
-            for (entry, _), record in (setting.records.items() if setting else ())
-            if entry == model["RGB"] and "kernels" in record
-        ]
-        return f"{statistics.fmean(shares):.0f}" if shares else NOTHING
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
         path = self.results / file
@@ -198,7 +198,7 @@ class Numbers:
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Sum a numeric column over the networks of a model, and divide by N of "/N"."""
+        """Sum a numeric column over the networks of a model; a `scale` of "/N" divides the sum by N."""
         setting, model = self.find(preset, name)
         if not model:
             return NOTHING
@@ -206,7 +206,7 @@ class Numbers:
         return f"{sum(values) / float(scale.removeprefix('/')):{form}}"
 
     def changing(self, preset: str, name: str) -> str:
-        """Return the share of test images, in percent, whose answer is not the same for all sets; mean over seeds."""
+        """Return the percentage of test images whose answer differs between channel sets, averaged over seeds."""
         setting, model = self.find(preset, name)
         if not model:
             return NOTHING
@@ -214,7 +214,11 @@ class Numbers:
         return f"{100 * float((by_set != by_set[:1]).any(axis=0).mean()):.0f}"
 
     def example(self, subset: str) -> str:
-        """Write how a set predicts its absent channels, computed from the recorded kernels K(S) = W P(S)."""
+        """Write how the fill rule predicts the absent channels of a set.
+
+        The weights are computed from the recorded kernels. For a set S, the kernel is K(S) = W P(S), where P(S) is the
+        fill rule and W the kernel of all channels.
+        """
         setting, model = self.find(NARROW, "ours")
         kernels = setting and setting.record(model["RGB"]).get("kernels")
         if not kernels:
@@ -223,8 +227,8 @@ class Numbers:
         absent = [channel for channel in "RGB" if channel not in subset]
         absent_kernels = np.stack([whole[:, "RGB".index(channel)].ravel() for channel in absent], 1)
         texts = {channel: [] for channel in absent}
-        for place, present in enumerate(subset):
-            change = (folded[:, place] - whole[:, "RGB".index(present)]).ravel()
+        for position, present in enumerate(subset):
+            change = (folded[:, position] - whole[:, "RGB".index(present)]).ravel()
             for channel, share in zip(absent, np.linalg.lstsq(absent_kernels, change, rcond=None)[0]):
                 texts[channel].append(f"{share:.2f} {COLOURS[present]}")
         return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())
@@ -234,7 +238,7 @@ class Numbers:
         return [record for one in settings for record in one.records.values() if one.dataset == DATA]
 
     def compute(self, kind: str) -> str:
-        """Add up the training times; evaluations of the same training count once."""
+        """Add up the training times; several evaluations of the same training count once."""
         times = {}
         for record in self._records():
             on_gpu = any(word in record["trained_with"]["hardware"] for word in ("NVIDIA", "H100", "H200"))
@@ -252,4 +256,4 @@ class Numbers:
         )
 
     def about(self, field: str) -> str:
-        return json.loads((ROOT / "report" / "text" / "about.json").read_text(encoding="utf-8"))[field]
+        return read_json(ROOT / "report" / "text" / "about.json")[field]

@@ -1,4 +1,7 @@
-"""Make the tables and figures of the report, from the results of its data set; `numbers` makes its numbers."""
+"""Make the tables and figures of the report; report/numbers.py makes its numbers.
+
+The report calls the preset 48px-quarter "S" (small networks) and the preset 64px-full "L" (full width).
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from report.class_names import class_names
 from report.compare import adjusted, denominator, mistakes
 from report.figures import Chart, Cost, Panel, Panels, Series, SetScores, Share
 from report.markdown import difference, interval, mean_sd, number, table
-from report.numbers import FULL, NARROW, NOTHING, PLACES, Numbers
+from report.numbers import COLOUR_GROUPS, FULL, NARROW, NOTHING, Numbers
 from report.results import Runs, answers
 
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
-PRESETS = {FULL: "L", NARROW: "S"}  # names in the texts
-# columns in README and in the report
+PRESETS = {FULL: "L", NARROW: "S"}  # preset -> name in the texts
+# columns of the tables in README and in the report
 README_TASK1 = ("model", "seeds", "RGB", "mean of 7", "vs specialists", "params (M)")
 REPORT_TASK1 = (
     *("model", "seeds", "val top-1", "val loss", "RGB", "pairs", "singles", "mean of 7", "vs specialists"),
@@ -57,11 +60,12 @@ COSTS_TASK2 = (
 APPENDED = {  # rows that only the report shows
     *("mean fill", "tied filter (C/n)", "hypernetwork (C/n)", "dynamic convolution (C/n)"),
     *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
+    *("the same, 90 epochs, strong", "ours, 90 epochs, strong †"),
     *("ResNet-34, decay 0.001", "ResNet-34, stock"),
 }
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # keys in records
-DIAGRAMS = (diagrams.module, diagrams.layer)  # need no data
-# The comparisons that support the claims: (words, preset, model, other)
+DIAGRAMS = (diagrams.module, diagrams.layer)  # these functions need no data
+# The comparisons that support the claims: (description, preset, model, other model)
 PRIMARY = (
     ("ours against seven specialists (S, mean of 7)", NARROW, "ours", "specialists"),
     ("ours against the sliced kernel (S, mean of 7)", NARROW, "ours", "sliced"),
@@ -73,7 +77,7 @@ CHANGED = ("seeds", "val top-1", "test top-1", "reference", "difference on test"
 
 
 def make_tables(numbers: Numbers) -> dict[str, str]:
-    """Make the tables of README and report: name of a block -> Markdown."""
+    """Make the tables of README and report; return a dict from the name of a block in the texts to its Markdown."""
     channels = [_task1_row(numbers, *row) for row in task1.MAIN_ROWS]
     classifiers = [
         _task2_row(numbers, preset, *row) for preset, rows in task2.MAIN_ROWS.items() for row in rows
@@ -101,7 +105,7 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
 
 
 def make_charts(numbers: Numbers) -> dict[str, Chart]:
-    """Collect the figures of the report: file name -> chart."""
+    """Make the figures of the report; return a dict from the file name to the chart."""
     charts = {
         "module": Chart(diagrams.module, "", "The channel-set stem: one function, computed in two ways"),
         "layer": Chart(diagrams.layer, "", "A gated layer and its depth"),
@@ -135,14 +139,17 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
 
 
 def chosen(rows: list[dict[str, str]], columns: tuple[str, ...]) -> str:
-    """Write a table with the columns that at least one row fills; "" if there are no rows."""
+    """Write a table of `rows`, without the columns that no row fills; return "" if there are no rows.
+
+    A row is a dict from the name of a column to the text of its cell.
+    """
     rows = [row for row in rows if row]
     filled = [column for column in columns if any(row[column] != NOTHING for row in rows)]
     return table(filled, [[row[column] for column in filled] for row in rows]) if rows else ""
 
 
 def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> dict[str, str]:
-    """Make a model's cells that both tasks share: column -> cell; {} if it has no results."""
+    """Make the cells of a model that both tasks show; return a dict from column to cell, or {} without results."""
     setting, model = numbers.find(preset, runs)
     if not model:
         return {}
@@ -164,12 +171,12 @@ def _task1_row(numbers: Numbers, label: str, runs: Runs) -> dict[str, str]:
     if not row:
         return {}
     gap = numbers.difference(NARROW, runs, task1.SPECIALISTS)
-    means = {place: mean_sd(numbers.by_seed(NARROW, runs, place)) for place in ("RGB", *PLACES)}
+    means = {group: mean_sd(numbers.by_seed(NARROW, runs, group)) for group in ("RGB", *COLOUR_GROUPS)}
     return {**row, **means, "mean of 7": means["mean"], "vs specialists": signed(gap) if gap else NOTHING}
 
 
 def signed(result: dict) -> str:
-    """Write a difference with its sign and interval: "+1.2 [0.3, 2.1]"."""
+    """Write a difference with its sign and its interval, such as "+1.2 [0.3, 2.1]"."""
     value, low, high = (result[key] for key in ("difference_points", "ci95_low", "ci95_high"))
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
 
@@ -201,7 +208,7 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> dict[str,
 
 
 def primary_table(numbers: Numbers) -> str:
-    """Test the primary comparisons, with Holm's correction over all of them."""
+    """Write a table of the comparisons in `PRIMARY`, with Holm's correction over all rows."""
     lines = []
     for label, preset, name, other in PRIMARY:
         setting, _ = numbers.find(preset, name)
@@ -222,7 +229,7 @@ def primary_table(numbers: Numbers) -> str:
 
 
 def bands_table(numbers: Numbers) -> str:
-    """Show the networks for thirteen bands by group of sets."""
+    """Write a table of top-1 of the networks for thirteen bands, by group of channel sets."""
     groups = ("all", "rgb", "one", "but-one", "random")
     rows = []
     for label, name in (
@@ -242,7 +249,10 @@ def bands_table(numbers: Numbers) -> str:
 
 
 def fill_table(numbers: Numbers) -> str:
-    """Show errors and accuracy of the fill rules, without and with training, averaged over the six partial sets."""
+    """Write a table of the errors and the accuracy of the fill rules, averaged over the six sets that miss a channel.
+
+    A network was trained either on all channels (column "fixed") or with the fill rule (column "trained").
+    """
     errors = _fill_errors(numbers)
     if errors is None:
         return ""
@@ -271,11 +281,11 @@ def _fill_errors(numbers: Numbers) -> pd.DataFrame | None:
 
 
 def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
-    """Make the rows of a table of changes, corrected over the rows.
+    """Make the rows of a table of ablations; the p values are corrected over the rows.
 
     Args:
-        rows: (what changes, run, reference).
-        usual: the reference if it is left out.
+        rows: tuples (what changes, run, reference run); the reference may be left out.
+        usual: reference of a row that names no reference.
     """
     lines = []
     for label, run, *reference in rows:
@@ -300,10 +310,10 @@ def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
 
 
 def answers_table(numbers: Numbers) -> str:
-    """Show the answers for three test images from each set, by ours and by the sliced kernel, seed 0 of each.
+    """Write a table of the answers for three test images from each channel set, by our network and the sliced kernel.
 
-    The images lie a quarter, a half and three quarters down the list of those whose answer by ours changes with the
-    set. So nobody picks them.
+    Both networks have the first seed. Nobody picks the images. They come from the list of images for which the answer
+    of our network changes with the set. The three images lie a quarter, a half and three quarters down this list.
     """
     models = {name: numbers.find(NARROW, name) for name in ("ours", "sliced")}
     if not all(model for _, model in models.values()):
@@ -313,7 +323,7 @@ def answers_table(numbers: Numbers) -> str:
     names = class_names(first.images, first.labels)
     columns = {
         name: answers(*result)[:, 0].T for name, result in models.items()
-    }  # name -> (N, 7), first seed
+    }  # name of the network -> answers (N, 7) of the first seed
     changing = np.flatnonzero((columns["ours"] != columns["ours"][:, :1]).any(axis=1))
     chosen_images = [changing[len(changing) * quarter // 4] for quarter in (1, 2, 3) if len(changing)]
     rows = [
@@ -332,7 +342,7 @@ def answers_table(numbers: Numbers) -> str:
 
 
 def confusions(numbers: Numbers) -> str:
-    """List the most frequent confusions of ours at full width, one in each line: true class and answer."""
+    """List the most frequent confusions of our network at full width; a line names the true class and the answer."""
     setting, _ = numbers.find(FULL, "depth6-wide")
     wrong = setting and mistakes(setting)
     return "\n".join(
@@ -365,7 +375,10 @@ def _channels(numbers: Numbers) -> list[SetScores]:
 
 
 def _fill(numbers: Numbers) -> list[Panel]:
-    """Show accuracy on the six partial sets against errors of the rules, for the networks in fill_error.csv."""
+    """Make panels of accuracy against the errors of fill rules, for the networks in fill_error.csv.
+
+    All values are means over the six sets that miss a channel.
+    """
     errors, panels = _fill_errors(numbers), []
     if errors is None:
         return []
@@ -385,7 +398,7 @@ def _fill(numbers: Numbers) -> list[Panel]:
 
 
 def _depth(numbers: Numbers) -> list[Share]:
-    """Show top-1 as a share of each preset's strongest ResNet-34, by strict depth."""
+    """Return the shares to draw: top-1 in percent of the strongest ResNet-34 of the preset, sorted by strict depth."""
     shares = []
     for preset, text in ((FULL, "full width (L)"), (NARROW, "small networks (S)")):
         for label, run in task2.MAIN_ROWS[preset]:
@@ -407,9 +420,10 @@ def _cost(numbers: Numbers) -> list[Cost]:
 
 
 def _curves(numbers: Numbers) -> Panels | None:
-    """Show losses and validation accuracy, one seed of each network; None unless both tasks have curves.
+    """Make panels of losses and validation accuracy; return None unless both tasks have curves.
 
-    The seed is the first whose log has the validation loss, or the first of all: older logs do not have it.
+    Each network shows one seed: the first seed whose log has the validation loss. Older logs have no validation loss.
+    If all logs of a network are older, its first seed is shown.
     """
 
     def logs(preset: str, rows) -> dict[str, dict]:
@@ -425,8 +439,8 @@ def _curves(numbers: Numbers) -> Panels | None:
                 records[label] = min(seeds, key=lambda record: "val_loss" not in record["history"][-1])
         return records
 
-    names = ("ours", "ours-90", "ours-wide", "sliced")
-    labels = ("ours", "ours, 90 epochs, strong", "ours, 1/2 wide, 50, strong", "sliced kernel")
+    names = ("ours", "ours-90", "ours-fine", "sliced")
+    labels = ("ours", "ours, 90 epochs, strong", "ours, no pooling, 50, strong", "sliced kernel")
     narrow, small = logs(NARROW, zip(labels, names)), logs(NARROW, task2.MAIN_ROWS[NARROW])
     parts = (
         curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)", "validation loss"),

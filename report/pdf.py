@@ -1,7 +1,7 @@
 """Make report/report.pdf from the report (without its appendix); LaTeX is not needed.
 
-python -m report.pdf            a few seconds; needs pypandoc_binary and typst, see requirements.txt
-python -m report.pdf --check    write nothing; exit 1 if texts or figures changed after the PDF
+python -m report.pdf            write the PDF in a few seconds; needs pypandoc_binary and typst, see requirements.txt
+python -m report.pdf --check    write nothing; exit 1 if texts or figures changed after the PDF was made
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ MARK = "sha256 of texts and figures: "
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(prog="python -m report.pdf", description=__doc__.splitlines()[0])
     parser.add_argument("--out", default=str(root / "report" / "report.pdf"), help="file for the PDF")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the PDF is stale")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if the PDF is not up to date"
+    )
     args = parser.parse_args(argv)
     out, digest = Path(args.out), source_digest(root)
     if args.check:
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
 
 
 def sources(root: Path) -> list[Path]:
-    """List the text, its figures and the template.
+    """List the files from which the PDF is made: the text, its figures and the template.
 
     Raises:
         UserError: a file is missing.
@@ -57,7 +59,7 @@ def sources(root: Path) -> list[Path]:
 
 
 def source_digest(root: Path) -> str:
-    """Compute the sha256 of all sources of the PDF."""
+    """Compute the sha256 over the contents of all `sources`."""
     total = hashlib.sha256()
     for path in sources(root):
         total.update(path.read_bytes())
@@ -65,14 +67,18 @@ def source_digest(root: Path) -> str:
 
 
 def make_pdf(root: Path, digest: str) -> bytes:
-    """Make the PDF: pandoc converts the texts to Typst's language, then Typst sets them.
+    """Make the PDF; return its bytes. pandoc converts the text to the language of Typst, and Typst sets the pages.
+
+    Args:
+        root: folder of the repository.
+        digest: result of `source_digest`, which the PDF stores.
 
     Raises:
-        UserError: a package is missing, or pandoc or Typst fails. A warning also counts as a failure, since its
-            subject (a formula, a font) would be wrong on the page.
+        UserError: a package is missing, or pandoc or Typst fails. A warning also counts as a failure, since a formula
+            or a font would be wrong on the page.
     """
     try:
-        import pypandoc  # only where a PDF is made
+        import pypandoc  # imported here, because only this function needs it
         import typst
     except ImportError as error:
         raise UserError(
@@ -85,7 +91,7 @@ def make_pdf(root: Path, digest: str) -> bytes:
             FORMAT,
             ["--wrap=none", "--fail-if-warnings"],
         )
-    except OSError as error:  # pypandoc without its binary
+    except OSError as error:  # pypandoc is installed without the pandoc program
         raise UserError("pandoc is missing: run `pip install pypandoc_binary`") from error
     except RuntimeError as error:
         message = str(error).partition("during conversion: ")[2] or str(error)
@@ -96,20 +102,20 @@ def make_pdf(root: Path, digest: str) -> bytes:
         source.write_text(text, encoding="utf-8")
         shutil.copytree(root / "report" / "figures", Path(folder) / "figures")
         try:
-            made, warnings = typst.compile_with_warnings(str(source), root=folder, ignore_system_fonts=True)
+            pdf, warnings = typst.compile_with_warnings(str(source), root=folder, ignore_system_fonts=True)
         except typst.TypstError as error:
             raise UserError(f"typst cannot make the PDF: {str(error).strip().splitlines()[0]}") from error
     for warning in warnings:
-        if "is deprecated" not in str(warning):  # pandoc uses old names of symbols, which still work
+        if "is deprecated" not in str(warning):  # pandoc writes old names of symbols, which still work
             raise UserError(f"typst gave a warning: {str(warning).strip().splitlines()[0]}")
-    return made
+    return pdf
 
 
 def prepared(text: str) -> str:
-    """Prepare the Markdown for pages: images become figures, links to files of the repository plain text.
+    """Prepare the Markdown for pages: images become figures, and links to files of the repository become plain text.
 
     Raises:
-        UserError: figures are not numbered from 1 in their order, which is how Typst numbers them.
+        UserError: the numbers of the figures in the text are not 1, 2, 3, ... Typst numbers the figures in this way.
     """
     positions = itertools.count(1)
 
@@ -124,25 +130,27 @@ def prepared(text: str) -> str:
         return f'```{{=typst}}\n#picture("{match[2]}", "{caption}")\n```'
 
     parts = FENCED.split(text)
-    for i in range(0, len(parts), 2):  # code stays as it is
+    for i in range(0, len(parts), 2):  # the parts between are code, which stays as it is
         part = IMAGE.sub(figure, re.sub(r"<!--.*?-->\n?", "", parts[i], flags=re.DOTALL))
         parts[i] = re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]*\)", r"\1", part)
     return "".join(parts)
 
 
 def wide_tables(text: str) -> str:
-    """Fit the widths of Typst tables to their columns, and let tables break across pages."""
+    """Change the tables in a Typst text: fit their widths to the columns, and let tables break across pages."""
 
     def sized(match: re.Match) -> str:
         widths = [width for width in match[1].strip("()").split(",") if width.strip()]
         count = len(widths) if match[1].startswith("(") else int(match[1])
-        # the first column takes the remaining width; with four columns the second, which holds a command
+        # the first column takes the remaining width; in tables of four columns, the second column holds a command and
+        # takes the remaining width
         kinds = ["auto"] * count
         kinds[count == 4] = "1fr"
         return f"columns: ({', '.join(kinds)},),"
 
     text = re.sub(r"#figure\(\s*align\(center\)\[#table\(", "#plain-table(table(", text)
     text = re.sub(r"columns: (\d+|\([^)]*\)),", sized, text)
+    text = re.sub(r"^#emph\[(Table \d+\..*)\]$", r"#caption[\1]", text, flags=re.MULTILINE)
     return re.sub(r"\)\]\s*, kind: table\s*\)", "))", text)
 
 

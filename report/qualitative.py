@@ -1,10 +1,10 @@
-"""Draw the networks' answers on photographs, from results/qualitative.json and report/photographs.
+"""Draw the answers of networks for photographs, from results/qualitative.json and report/photographs.
 
-tools/qualitative.py writes that file."""
+tools/qualitative.py writes results/qualitative.json.
+"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,39 +17,40 @@ from PIL import Image
 from channelset import build_fill
 from engine.records import SUBSETS
 from report.figures import Chart
-from utils import UserError
+from utils import UserError, read_json
 
-REBUILT = "coffee"  # the photograph to rebuild, since its colours matter
+REBUILT = "coffee"  # this photograph is rebuilt, because its colours matter
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "regression": "regression"}
 LABELS = {"gated6-k3": "ours (depth 6)", "resnet34": "ResNet-34"}
 
 
 class Rebuilt(NamedTuple):
-    """A picture that each rule rebuilt from each channel set."""
+    """A picture that each fill rule rebuilt from each channel set."""
 
     sets: list[str]
-    rows: dict[str, list[list]]  # rule -> picture (H, W, 3) of each set
-    answers: list[tuple[str, float]]  # class and percent, of each set
+    rows: dict[str, list[list]]  # fill rule -> list with a picture (H, W, 3) for each set
+    answers: list[tuple[str, float]]  # for each set: (name of the class, probability in percent)
 
 
 class RestsOn(NamedTuple):
-    """A picture and the parts of it that support the networks' answers."""
+    """A picture, and maps of its parts that support the answers of networks."""
 
     picture: list  # (H, W, 3)
-    networks: list[tuple[str, tuple[str, float], list]]  # name, class and percent, map (h, w) from 0 to 1
+    # for each network: (name, (name of the class, probability in percent), map (h, w) from 0 to 1)
+    networks: list[tuple[str, tuple[str, float], list]]
 
 
 def make_charts(root: Path) -> dict[str, Chart]:
-    """Collect the figures: file name -> chart; none without results.
+    """Make the figures; return a dict from the file name to the chart, which is empty without results.
 
     Raises:
-        UserError: the file is damaged, or a picture is missing.
+        UserError: results/qualitative.json is damaged, or a picture is missing.
     """
     file = root / "results" / "qualitative.json"
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         pictures = {
             name: _seen(Image.open(root / "report" / "photographs" / f"{name}.png").convert("RGB"))
             for name in content["pictures"]
@@ -69,7 +70,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
                 "What the answers rest on (Grad-CAM, last feature map)",
             ),
         }
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"
@@ -78,7 +79,10 @@ def make_charts(root: Path) -> dict[str, Chart]:
 
 
 def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dict) -> np.ndarray:
-    """Fill a picture (H, W, 3) uint8 by a rule from the channels `ids`: (H, W, 3) uint8."""
+    """Rebuild a picture (H, W, 3), uint8, from its channels `ids` by a fill rule; return the same shape and type.
+
+    `statistics` is a dict with "mean", "std" and "covariance" of the channels.
+    """
     mean, std = (np.array(statistics[key]) for key in ("mean", "std"))
     normalised = (picture / 255 - mean) / std
     matrix = build_fill(rule, 3, **{key: torch.tensor(value) for key, value in statistics.items()}).columns(
@@ -89,7 +93,7 @@ def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dic
 
 
 def _seen(picture: Image.Image) -> np.ndarray:
-    """Cut out the part that evaluation uses, the middle seven eighths of a picture: (H, W, 3) uint8."""
+    """Cut out the part of a picture that evaluation uses, its middle seven eighths; return (H, W, 3), uint8."""
     left, top = picture.width // 16, picture.height // 16
     return np.array(picture.crop((left, top, picture.width - left, picture.height - top)))
 
@@ -119,7 +123,7 @@ def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[Res
 
 
 def reconstructions(figure: Figure, data: Rebuilt) -> None:
-    """Draw the rebuilt pictures: a row for each rule, a column for each set, the answers below."""
+    """Draw the rebuilt pictures, with a row for each rule and a column for each set; write the answers below."""
     figure.set_size_inches(10, 6.6)
     axes = figure.subplots(len(data.rows), len(data.sets))
     for row, (rule, pictures) in zip(axes, data.rows.items()):
@@ -133,32 +137,35 @@ def reconstructions(figure: Figure, data: Rebuilt) -> None:
 
 
 def kernels(figure: Figure, data: dict[str, list]) -> None:
-    """Draw kernels (filters, n, k, k) of each set.
+    """Draw the kernels of the stem, with a row for each channel set and a column for each filter.
 
-    A patch's red, green and blue are the filter's slices around grey, with one scale for each filter. An absent
-    channel is grey.
+    The red, green and blue of a patch show the slices of the filter for R, G and B. The value 0 and absent channels are
+    grey. Each filter has one scale.
+
+    Args:
+        data: channel set -> kernels (filters, n, k, k).
     """
     filters = len(next(iter(data.values())))
     figure.set_size_inches(10, 6)
     axes = figure.subplots(len(data), filters)
     scale = [
-        max(np.abs(kernel[place]).max() for kernel in map(np.array, data.values()))
-        for place in range(filters)
+        max(np.abs(kernel[number]).max() for kernel in map(np.array, data.values()))
+        for number in range(filters)
     ]
     for row, (name, kernel) in zip(axes, data.items()):
-        for place, axis in enumerate(row):
-            slices = np.array(kernel[place])
+        for number, axis in enumerate(row):
+            slices = np.array(kernel[number])
             patch = np.full((*slices.shape[1:], 3), 0.5)
             for plane, channel in zip(slices, name):
-                patch[..., "RGB".index(channel)] += plane / scale[place] / 2
+                patch[..., "RGB".index(channel)] += plane / scale[number] / 2
             bare(axis).imshow(patch.clip(0, 1), interpolation="nearest")
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-    for place, axis in enumerate(axes[0]):
-        axis.set_title(f"filter {place + 1}", fontsize=9)
+    for number, axis in enumerate(axes[0]):
+        axis.set_title(f"filter {number + 1}", fontsize=9)
 
 
 def activation(figure: Figure, data: list[RestsOn]) -> None:
-    """Draw the parts that support answers: a row for each picture, a column for each network."""
+    """Draw the parts of pictures that support answers, with a row for each picture and a column for each network."""
     columns = 1 + len(data[0].networks)
     figure.set_size_inches(8.2, 2.5 * len(data))
     axes = figure.subplots(len(data), columns, squeeze=False)
@@ -174,14 +181,17 @@ def activation(figure: Figure, data: list[RestsOn]) -> None:
 
 
 def bare(axis: Axes) -> Axes:
-    """Hide the frame and the ticks of a picture's axis, and return it."""
+    """Hide the frame and the ticks of an axis that shows a picture; return the axis."""
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
     return axis
 
 
 def draw_support(axis: Axes, support: list[list[float]], picture: np.ndarray) -> None:
-    """Draw a map (h, w) of the parts that support an answer, from 0 to 1, over a picture (H, W, ...)."""
+    """Draw a map (h, w) over a picture (H, W, ...).
+
+    The values of the map are from 0 to 1. They say how much each part of the picture supports an answer.
+    """
     height, width = picture.shape[:2]
     axis.imshow(
         np.array(support),

@@ -1,7 +1,9 @@
 """Read published results, and compute how certain a difference between two models is.
 
-An entry is an evaluated network with all of its seeds. A model maps columns of predictions to entries: {column: entry}.
-In Task 1 there is a column for each channel set, in Task 2 a single column. Seven specialists are a model of seven
+A record is the result of one evaluation with one seed. An entry is an evaluated network with all of its seeds; it is
+written as a number. A file of predictions has columns: in Task 1 a column for each channel set, in Task 2 a single
+column. A model is a dict from each column to the entry that answers it. So one network for all channel sets is a model
+with a single entry. Seven specialists, networks that were trained for one channel set each, are a model of seven
 entries.
 """
 
@@ -35,16 +37,17 @@ from metrics.statistics import SeedVariance, mean_variance, paired_difference, p
 from models.resnet import LAYERS
 from utils import UserError
 
-FEW = 4  # with fewer degrees of freedom, a setting's own seeds cannot estimate their variance well
+FEW = 4  # with fewer degrees of freedom, the seeds of a setting cannot estimate the seed variance well
 
 Model = Mapping[str, int]
-Runs = Run | Mapping[str, Run]  # a run, or one for each channel set
+Runs = Run | Mapping[str, Run]  # a run, or a dict from a channel set to a run
 
 
 def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]:
-    """Return the table of a task's results, as file -> text, and one `Setting` for each group of results.
+    """Read the results of a task; return the table of all results and a list of settings.
 
-    Results of the "demo" data set are for tests and have no setting.
+    The table is a dict from the path of its file to its text; it is empty without results. Results of the "demo" data
+    set are for tests and have no setting.
     """
     records = load_records(root / "results", task)
     table = make_table(records, task)
@@ -59,7 +62,11 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
 
 
 def prediction_columns(task: str, rows: pd.DataFrame) -> tuple[str, ...]:
-    """Return the columns of predictions in these rows: the seven colour subsets, or all sets of other channels."""
+    """Return the columns of predictions that the rows describe.
+
+    Task 2 has a single column. For RGB data, the columns of Task 1 are the seven sets of colours. For other data, they
+    are all channel sets in the rows.
+    """
     if task == "task2":
         return (SINGLE,)
     subsets = tuple(dict.fromkeys(rows["subset"]))
@@ -67,9 +74,9 @@ def prediction_columns(task: str, rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 def test_words(row: pd.Series, note: str = "") -> list[str]:
-    """List how a row of Task 1 was evaluated, if not as trained, such as ["mean fill"].
+    """List the ways in which the evaluation in a row of Task 1 differs from the training, such as ["mean fill"].
 
-    `note` is added after a fill rule.
+    `note` is written after a fill rule.
     """
     words = {"test_fill": f"{row['test_fill']} fill{note}", "test_probe": row["test_probe"]}
     return [text for column, text in words.items() if pd.notna(row[column])]
@@ -88,18 +95,18 @@ class Setting:
     Args:
         task: "task1" or "task2".
         key: (preset, dataset, image_size).
-        rows: rows of the task's table.
+        rows: rows of the table of results that belong to this group.
         records: name of a run -> record.
-        folder: results/.
+        folder: the folder results/.
 
     Attributes:
         columns: columns of predictions, such as the channel sets; a model has an entry for each column.
-        channels: names of the data's channels.
-        rows: the rows, with the entry's number in a column "entry".
+        channels: names of the channels of the data.
+        rows: the rows, with a new column "entry" for the number of the entry.
         test: the rows of the test split.
-        files: (entry, column of predictions) -> seed -> file of the test predictions.
-        others: the task's other settings with the same data, used to estimate seed variance when this setting has
-            too few seeds.
+        files: a dict from (entry, column of predictions) to a dict from seed to the file of the test predictions.
+        others: other settings of the task with the same data. They help to estimate the seed variance when this setting
+            has too few seeds.
 
     Raises:
         UserError: two records have the same model and seed.
@@ -139,18 +146,19 @@ class Setting:
 
     @cached_property
     def compared(self) -> list[int]:
-        """List the entries to compare, in the order of the tables: all but the ablations."""
+        """List the entries to compare, in the order of the tables: all entries except the ablations."""
         return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
 
     def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
-        """Return an entry's rows; in Task 1 the rows of all sets, or of one set."""
+        """Return the rows of an entry for a split; if `column` is a channel set, return only the rows of this set."""
         rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
         return rows if column == SINGLE else rows[rows["subset"] == column]
 
     def mean(self, model: Model | int, name: str, split: str = "test") -> float | None:
-        """Average a table's column `name` over seeds and columns of predictions; None if a value is missing.
+        """Average the column `name` of the table over the seeds and the columns of predictions of a model.
 
-        `model` may be an entry: a network that is used for every column.
+        Return None if a column of predictions has no value. `model` may also be an entry, a network that answers every
+        column.
         """
         model = model if isinstance(model, Mapping) else self.alone(model)
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
@@ -161,10 +169,10 @@ class Setting:
         return self.records[entry, min(seed for number, seed in self.records if number == entry)]
 
     def same(self, entry: int, column: str):
-        """Return the value of a column that all seeds must share.
+        """Return the value of a column that must be the same for all seeds of an entry.
 
         Raises:
-            UserError: the seeds differ in it.
+            UserError: the seeds have different values.
         """
         values = sorted(set(self.of(entry)[column]))
         if len(values) > 1:
@@ -177,7 +185,7 @@ class Setting:
 
     @cache
     def find(self, run: Run) -> int | None:
-        """Find the entry of a run of the grids; None if the run has no test results here."""
+        """Find the entry of a run that grids/ lists; return None if the run has no test results in this setting."""
         try:
             key = identity(resolve_run(self.task, run, self.preset, self.channels))
         except UserError:  # the run is for data with other channels, or for the other task
@@ -190,10 +198,10 @@ class Setting:
         return dict.fromkeys(self.columns, entry)
 
     def model(self, runs: Runs) -> Model | None:
-        """Find a run, or a run for each channel set, in the results.
+        """Find the model that belongs to a run, or to a run for each channel set; return None if results are missing.
 
-        Return None if a run has no test results. The seven colour sets need results on all sets; other channels need
-        results on any set.
+        Every run needs test results. For RGB data, at least one seed must have results on all seven sets. For other
+        data, results on any set are enough.
         """
         if isinstance(runs, Run):
             runs = dict.fromkeys(self.columns, runs)
@@ -203,15 +211,15 @@ class Setting:
         return model if self.columns not in (SUBSETS, (SINGLE,)) or self.seeds(model) else None
 
     def trained(self, entry: int) -> tuple:
-        """Return a key of the trained networks: equal exactly if two entries evaluate the same networks."""
+        """Return a key that is equal for two entries exactly if they evaluate the same trained networks."""
         return identity(CONFIGS[self.task].of(self.record(entry)["config"]))
 
     def run_name(self, entry: int) -> str:
-        """Return the name of the files of the entry's runs, without the seed."""
+        """Return the name of an entry's files, without the seed."""
         return self.of(entry)["run"].iloc[0].rpartition("-s")[0]
 
     def describe(self, entry: int) -> str:
-        """Return the label, and in brackets the options that distinguish entries with the same label."""
+        """Return the label of an entry and, in brackets, the options that distinguish entries with the same label."""
         row = self.rows[self.rows["entry"] == entry].iloc[0]
         length = [f"{row['epochs']} epochs", row["augment"]]
         if self.task == "task2":
@@ -223,7 +231,7 @@ class Setting:
     # ------------------------------------------------------------ predictions
 
     def predictions(self, entry: int, column: str = SINGLE) -> list[Predictions]:
-        """Return the test predictions of each seed."""
+        """Return a list with the test predictions of an entry for each seed."""
         return [read_predictions(file) for _, file in sorted(self.files.get((entry, column), {}).items())]
 
     def seeds(self, model: Model, columns=None) -> list[int]:
@@ -236,10 +244,10 @@ class Setting:
 
     @cache
     def right(self, entry: int, column: str, seed: int) -> np.ndarray:
-        """Return 1 where the prediction is right, else 0: (N,).
+        """Return an array (N,) with 1 for each image whose prediction is right, and 0 for all other images.
 
         Raises:
-            UserError: the images differ from those of the setting's first file.
+            UserError: the images differ from the images of the other predictions in this setting.
         """
         path = self.files[entry, column][seed]
         predictions = read_predictions(path)
@@ -251,7 +259,12 @@ class Setting:
         return (predictions.by_column[column] == predictions.labels).astype(int)
 
     def correct(self, model: Model, columns=None, seeds: list[int] | None = None) -> np.ndarray:
-        """Return 1 where right, else 0, averaged over columns: (seeds, N). Default: all columns, all seeds."""
+        """Average `right` over the columns of predictions; return an array (seeds, N).
+
+        Args:
+            columns: columns of predictions; None: all columns.
+            seeds: seeds to use; None: all seeds that have predictions for these columns.
+        """
         columns = columns or self.columns
         return np.array(
             [
@@ -267,13 +280,15 @@ class Setting:
     # ------------------------------------------------------------ how much seeds matter
 
     def kind(self, entry: int) -> str:
-        """Return the kind of a network. Networks of a kind vary alike over seeds, so their variances are pooled."""
+        """Return the kind of a network.
+
+        Networks of the same kind vary alike over seeds. So their seed variances are pooled.
+        """
         record = self.record(entry)
         if self.task == "task2":
             return "ResNet" if record["config"]["arch"] in LAYERS else "shallow"
-        if (
-            self.columns != SUBSETS
-        ):  # with many channels every network is tested on sets that were rare in training
+        # with many channels, every network is tested on sets that were rare in training
+        if self.columns != SUBSETS:
             return "any set" if record["config"]["train_channels"] == "all" else "some channels"
         if record["section"] == "specialist":
             return "specialist"
@@ -283,9 +298,10 @@ class Setting:
 
     @cache
     def pooled(self, kind: str, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Pool the seed variance over the models of a kind with several seeds; None if there are no such models.
+        """Pool the seed variance over the models of a kind that have several seeds.
 
-        Models of the task's other settings are added if this setting has fewer than `FEW` degrees of freedom.
+        If this setting has fewer than `FEW` degrees of freedom, the models of other settings of the task are added.
+        Return None if no model has several seeds.
         """
 
         def several(setting: Setting) -> list[np.ndarray]:
@@ -298,18 +314,18 @@ class Setting:
                 setting.correct(model, columns) for model in models if len(setting.seeds(model, columns)) > 1
             ]
 
-        own = seed_variance(several(self))
-        if kind == "specialist" or own and own.freedom >= FEW:
-            return own
+        variance = seed_variance(several(self))
+        if kind == "specialist" or variance and variance.freedom >= FEW:
+            return variance
         return seed_variance(outcomes for setting in (self, *self.others) for outcomes in several(setting))
 
     def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Estimate the variance of a model's top-1 over training seeds; None if no model of its kind has several.
+        """Estimate the variance of a model's top-1 over training seeds; return None if too few seeds are repeated.
 
-        A few seeds say little about one model, and a model with one seed varies too. So models of a kind are pooled.
-        The mean of independent networks, one for each set, varies less. A plain network varies differently on sets
-        that it was not trained for, so only its own seeds count. A kind without repeated seeds uses the variance of
-        the networks for any set.
+        A few seeds say little about a single model. So the variance is pooled over the models of a kind. There are
+        three special cases. Seven specialists are independent networks, so the variance of their mean is smaller. A
+        plain network varies differently on sets that it was not trained for. So if this network has several seeds, only
+        these seeds count. In all other cases, Task 1 uses the variance of the networks for any channel set.
         """
         if len({*model.values()}) > 1:
             parts = [self.pooled("specialist", (column,)) for column in columns]
@@ -318,14 +334,17 @@ class Setting:
         kind = self.kind(next(iter(model.values())))
         if kind in ("plain", "specialist"):
             seeds = self.seeds(model, columns)
-            own = seed_variance([self.correct(model, columns)]) if len(seeds) > 1 else None
-            if own:
-                return own
+            variance = seed_variance([self.correct(model, columns)]) if len(seeds) > 1 else None
+            if variance:
+                return variance
         return self.pooled(kind if self.task == "task2" else "any set", columns)
 
     @cache
     def evaluation_variance(self, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Estimate the seed variance of the change caused by a different evaluation, pooled over models."""
+        """Estimate the seed variance of the change in top-1 that a different evaluation of the same networks causes.
+
+        The variance is pooled over models. Return None if no model has several seeds.
+        """
         entries, differences = sorted({*self.test["entry"]}), []
         for entry in entries:
             for plain in entries:
@@ -345,9 +364,10 @@ class Setting:
     # ------------------------------------------------------------ comparisons
 
     def difference(self, model: Model, other: Model, columns=None) -> dict | None:
-        """Subtract two models: model - other in points, with interval and p; None if one has no results.
+        """Subtract the top-1 of `other` from the top-1 of `model`; return None if a model has no results.
 
-        Two evaluations of the same trained networks are compared seed by seed.
+        The result is the dict of `paired_difference`, with the numbers of seeds of both models as "seeds" and
+        "other_seeds". Two evaluations of the same trained networks are compared seed by seed.
         """
         columns = tuple(columns or self.columns)
         ours, theirs = self.seeds(model, columns), self.seeds(other, columns)
@@ -369,10 +389,10 @@ class Setting:
         return {"seeds": len(a), "other_seeds": len(b), **paired_difference(a, b, errors)}
 
     def ratio(self, model: Model, other: Model) -> dict:
-        """Divide the mean top-1 of two models: model / other, with interval and p for a ratio of 1.
+        """Divide the mean top-1 of `model` by the mean top-1 of `other`; return the dict of `paired_ratio`.
 
         Raises:
-            UserError: the other model is right on too few images.
+            UserError: `other` is right on too few images.
         """
         try:
             return paired_ratio(
@@ -385,7 +405,10 @@ class Setting:
             ) from error
 
     def _shares(self, model: Model, other: Model, columns: tuple) -> list[tuple[float, float, SeedVariance]]:
-        """Return the shares of each seed variance in the two means: (in model's, in other's, variance)."""
+        """Return a tuple (share for `model`, share for `other`, variance) for each seed variance.
+
+        The share is the factor with which the seed variance enters the variance of a model's mean.
+        """
         shares: dict[SeedVariance, list[float]] = {}
         for index, one in enumerate((model, other)):
             if variance := self.variance(one, columns):

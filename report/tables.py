@@ -1,4 +1,8 @@
-"""Make the appendix's tables in Markdown, each for one setting; "" if there is nothing to show."""
+"""Make the tables of the appendix in Markdown. A table without rows is the empty text "".
+
+A table shows one setting, a group of results with the same preset, data set and image size. An entry is the number of
+an evaluated network in a setting. A specialist is a network that was trained for one channel set.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from report.compare import MEAN, SAME_STEM, STRONGEST, Line, Mistakes, lines_of
 from report.markdown import caption, difference, interval, mean_sd, number, plus_minus, star, table, table_of
 from report.results import Setting
 
-SEEDS = {  # how the variance over seeds enters an interval
+SEEDS = {  # task -> text that says how the variance over seeds enters an interval
     "task1": "and the spread over training seeds, pooled over models of a kind (where none has several seeds: images "
     "alone).",
     "task2": "and the spread over training seeds, pooled over the models that have several (where none has: images "
@@ -32,11 +36,11 @@ HOW: dict[str, Callable[[Line], str]] = {
 
 
 def channel_table(setting: Setting, split: str = "test") -> str:
-    """Show top-1 on the seven colour subsets and values computed from it.
+    """Write a table of top-1 on the seven colour subsets, and of values computed from it.
 
-    Mean and worst are taken per seed, then averaged over seeds, and need all seven subsets. The expert gap is
-    the mean of specialist - model over the subsets that have a specialist, their number in brackets.
-    Retention is the mean of R, G and B relative to RGB.
+    Mean and worst are computed for each seed, then averaged over seeds. They need results on all seven subsets. The
+    expert gap is the top-1 of the specialist minus the top-1 of the model, averaged over the subsets that have a
+    specialist; the number of these subsets is in brackets. Retention is the mean of R, G and B relative to RGB.
     """
     lines = lines_of(setting, split)
     if not lines:
@@ -75,7 +79,10 @@ def channel_table(setting: Setting, split: str = "test") -> str:
 
 
 def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
-    """Make the cells of a line in the columns `QUALITY`: (number for the ranking, text)."""
+    """Make the cells of a line in the columns `QUALITY`; return a dict from the column to (number to rank, text).
+
+    `experts` maps a subset to the mean top-1 of its specialist.
+    """
     cells: dict[str, tuple[float | None, str]] = dict.fromkeys(QUALITY, (None, "–"))
     top1 = {subset: line.mean("top1_pct", subset) for subset in line.entries if subset in SUBSETS}
     cells |= {subset: _ranked(line.values("top1_pct", subset)) for subset in top1}
@@ -99,7 +106,7 @@ def _ranked(values) -> tuple[float, str]:
 
 
 def _best(numbers: list[float | None], lowest: bool) -> float | None:
-    """Find the best number, rounded as in the table, so that equal texts are equally bold."""
+    """Find the best number, rounded as in the table, so that cells with equal texts are all bold or all not bold."""
     written = [round(value, 1) for value in numbers if value is not None]
     return (min if lowest else max)(written) if written else None
 
@@ -109,7 +116,7 @@ def _bold(value: float | None, text: str, best: float | None) -> str:
 
 
 def detail_table(setting: Setting, split: str = "test") -> str:
-    """Show top-1 with its interval, macro precision, recall and F1 per model and subset, averaged over seeds."""
+    """Write a table of top-1 with its interval, macro precision, recall and F1, for each model and subset."""
     columns = {**MODEL, **HOW}
     rows = [
         [
@@ -131,7 +138,7 @@ def detail_table(setting: Setting, split: str = "test") -> str:
 
 
 def channel_cost_table(setting: Setting, split: str = "test") -> str:
-    """Show parameters, training time, and MACs and latency with 1, 2 and 3 present channels."""
+    """Write a table of parameters and training time, and of MACs and latency with 1, 2 and 3 present channels."""
 
     def sized(line: Line, count: int) -> list[str]:
         return [subset for subset in line.entries if len(subset) == count]
@@ -165,7 +172,10 @@ def channel_cost_table(setting: Setting, split: str = "test") -> str:
 
 
 def stats_table(setting: Setting, lines: list[dict]) -> str:
-    """Show our models against all others (lines of `compare_models`): difference, 95 % interval, Holm's p."""
+    """Write a table of the differences between our models and all other models, with interval and significance.
+
+    `lines` are the lines of `compare.compare_models`.
+    """
     pairs: dict[tuple, dict[str, dict]] = {}
     for line in lines:
         pairs.setdefault((line["run"], line["other_run"]), {})[line["subset"]] = line
@@ -197,15 +207,15 @@ def stats_table(setting: Setting, lines: list[dict]) -> str:
 
 # ---------------------------------------------------------------- Task 2
 
-MAIN = (
-    "ours",
-    "reference",
-    "baseline",
-)  # distilled networks learned from ResNet-34, so they are listed apart
+# sections of the main table; distilled networks learned from ResNet-34, so they have a separate table
+MAIN = ("ours", "reference", "baseline")
 
 
 def _training(setting: Setting) -> dict[str, Callable[[int], str]]:
-    """Return columns that describe a network and its training: heading -> function of an entry."""
+    """Return the columns that describe a network and its training.
+
+    The result is a dict from the heading of a column to a function that makes the cell of an entry.
+    """
 
     def row(entry: int):
         return setting.of(entry).iloc[0]
@@ -225,11 +235,12 @@ def _training(setting: Setting) -> dict[str, Callable[[int], str]]:
 
 
 def main_table(setting: Setting, ratios: list[dict]) -> str:
-    """Show accuracy, also as a share of the denominators' accuracy; the longest trainings come first.
+    """Write a table of accuracy, also in percent of the accuracy of ResNet-34; the longest trainings come first.
 
     Distilled networks are in a second table.
 
     Args:
+        setting: the results to show.
         ratios: lines of `compare.ratios`.
     """
     shares = {(line["comparison"], line["run"]): line for line in ratios}
@@ -293,7 +304,7 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
 
 
 def classifier_cost_table(setting: Setting, against: int | None) -> str:
-    """Show the cost of each model; latency also as a multiple of the latency of `against`."""
+    """Write a table of the cost of each model; it also shows latency as a multiple of the latency of `against`."""
     if not setting.compared:
         return ""
     machines = {entry: _timed_on(setting, entry) for entry in setting.compared}
@@ -342,7 +353,7 @@ def classifier_cost_table(setting: Setting, against: int | None) -> str:
 
 
 def _timed_on(setting: Setting, entry: int) -> set[str]:
-    """Name the machines that the latencies of a model's seeds were measured on."""
+    """Return the descriptions of the machines on which the latencies of an entry were measured."""
     timed = setting.of(entry).dropna(subset="latency_ms_b1")["seed"]
     records = [setting.records[entry, seed] for seed in timed]
     machines = [record.get("timed_with", record["evaluated_with"]) for record in records]
@@ -350,7 +361,7 @@ def _timed_on(setting: Setting, entry: int) -> set[str]:
 
 
 def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
-    """Show on which images ours and ResNet-34 are right, and our most frequent confusions."""
+    """Write a table of the images on which our network and ResNet-34 are right, and of our most frequent confusions."""
     if not mistakes:
         return ""
     ours, against, seeds, shares, confusions = mistakes
@@ -371,7 +382,7 @@ def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
 
 # ---------------------------------------------------------------- ablations of both tasks
 
-VARIANT = {  # measured values: heading -> line of `compare.ablations` -> cell
+VARIANT = {  # task -> heading of a measured value -> function that makes the cell of a line of `compare.ablations`
     "task1": {
         "seeds": lambda line: str(line["seeds"]),
         **{subset: (lambda line, subset=subset: f"{line[subset]:.1f}") for subset in SUBSETS},
@@ -392,13 +403,16 @@ MEASURED = {
 
 
 def variant_table(setting: Setting, lines: list[dict]) -> str:
-    """Show variants by group (lines of `compare.ablations`), with the difference from the reference."""
+    """Write a table of variants by group, with the difference between a variant and its reference.
+
+    `lines` are the lines of `compare.ablations`.
+    """
     if not lines:
         return ""
     rows = []
     for group, members in groupby(lines, key=lambda line: line["group"]):
         members = list(members)
-        # reversed, so that the first variant of a run wins
+        # the dict keeps the last variant of a run, so reverse the lines to keep the first variant
         variants = {line["run"]: line["variant"] for line in reversed(members)}
         for line in members:
             reference = variants.get(line["reference_run"], line["reference"])

@@ -56,7 +56,7 @@ def make(name: str) -> tuple[nn.Module, int]:
 
 
 def adapted(net: nn.Module, fill: str = "regression", **options) -> nn.Module:
-    """With an embedding that is not zero any more."""
+    """Return an adapted network whose embedding is no longer zero."""
     options = {"covariance": COVARIANCE, **options} if fill == "regression" else options
     net = adapt_first_conv(net, fill, **options)
     nn.init.normal_(find_stem(net).embedding, 0, 0.1)

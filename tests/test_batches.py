@@ -42,6 +42,25 @@ def train_batch(batches, augment, key, count=6):
     return batches.train_batch({"indices": torch.arange(count), **drawn}, augment)
 
 
+@pytest.mark.parametrize("augment", ["none", "light", "strong"])
+@pytest.mark.parametrize("size", [5, 14])
+def test_a_batch_of_another_size_shows_the_same_crops(augment, size):
+    """Enlarged or reduced to one another, both batches agree but for the blur of the resampling."""
+    smooth = np.linspace(0, 255, 24 * 24 * 3).reshape(1, 24, 24, 3).repeat(6, 0).astype(np.uint8)
+    batches = Batches(smooth, LABELS, 20, MEAN, STD, (0, 1, 2), CPU)
+    drawn = {"indices": torch.arange(6), **batches.draw(6, augment, generator(4))}
+    usual, labels = batches.train_batch(drawn, augment)
+    other, same = batches.train_batch(drawn, augment, size)
+    assert other.shape == (6, 3, size, size) and torch.equal(labels, same)
+    expected = F.interpolate(usual, (size, size), mode="bilinear", antialias=True)
+    if augment == "strong":  # the erased boxes have hard borders
+        assert (
+            (other == 0).all(1).float().mean((1, 2)) - (usual == 0).all(1).float().mean((1, 2))
+        ).abs().max() < 0.1
+        expected, other = expected.mean((2, 3)), other.mean((2, 3))
+    assert (other - expected).abs().max() < 0.35
+
+
 @pytest.mark.parametrize("channels", [(0, 1, 2), (1,), (0, 2)])
 def test_evaluation_is_the_normalised_centre_crop_in_order(channels):
     images, labels = zip(*make(channels).eval_batches(4))

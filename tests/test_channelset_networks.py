@@ -8,8 +8,18 @@ import threading
 
 import pytest
 import torch
+from small_networks import (
+    COVARIANCE,
+    MASK,
+    Patches,
+    Residual,
+    adapted,
+    fuse_data,
+    fuse_in_place,
+    fuse_of_torch,
+    small_net,
+)
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 import channelset
 from channelset import (
@@ -21,57 +31,6 @@ from channelset import (
     present,
     sample_channels,
 )
-
-COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
-MASK = torch.tensor([[True, False, True], [False, True, False]])
-
-
-def small_net(channels: int = 3, bias: bool = False) -> nn.Sequential:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(channels, 6, 3, padding=1, bias=bias),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(6 * 64, 2),
-    )
-    nn.init.uniform_(net[1].running_var, 0.5, 1.5)
-    nn.init.normal_(net[1].running_mean)
-    nn.init.normal_(net[1].weight)
-    return net.eval()
-
-
-def adapted(net: nn.Module, fill: str = "regression", **options) -> nn.Module:
-    """With an embedding that is not zero any more."""
-    net = adapt_first_conv(
-        net, fill, **({"covariance": COVARIANCE} if fill == "regression" else {}), **options
-    )
-    with torch.no_grad():
-        find_stem(net).embedding.normal_(0, 0.3)
-    return net
-
-
-class Residual(nn.Module):
-    """A second layer reads the images, as in residual units, RepVGG and UNETR."""
-
-    def __init__(self, conv=nn.Conv2d, channels: int = 3):
-        super().__init__()
-        self.conv, self.skip = conv(channels, 6, 3, padding=1), conv(channels, 6, 1)
-
-    def forward(self, x):
-        return self.conv(x) + self.skip(x)
-
-
-class Patches(nn.Module):
-    """The images go into a linear layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Linear(3 * 16, 5)
-
-    def forward(self, x):
-        return self.embed(x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3))
-
 
 # ---------------------------------------------------------------- the meta device
 
@@ -277,30 +236,6 @@ def test_one_convolution_under_two_names_is_replaced_under_both():
 # ---------------------------------------------------------------- BatchNorm's fusion
 
 
-def fuse_of_torch(conv, norm):
-    return fuse_conv_bn_eval(conv, norm)
-
-
-def fuse_in_place(conv, norm):
-    """As detectors do it."""
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    return conv.requires_grad_(False)
-
-
-def fuse_data(conv, norm):
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    conv.weight.data = weight.data
-    if conv.bias is None:
-        conv.register_parameter("bias", nn.Parameter(bias.data))
-    else:
-        conv.bias.data = bias.data
-    return conv
-
-
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("fuse", [fuse_of_torch, fuse_in_place, fuse_data])
 @pytest.mark.parametrize("switched", [False, True])
@@ -334,11 +269,12 @@ def test_other_changes_of_the_weights_leave_the_embedding():
     torch.testing.assert_close(stem.embedding, before, rtol=1e-3, atol=1e-3)
 
 
-def test_a_fused_network_that_is_compiled_first_is_refused():
+def test_a_fused_network_is_exported_right_before_any_call():
     net, x = adapted(small_net()), torch.randn(2, 3, 8, 8)
+    expected = net(x, mask=MASK)
     net[0], net[1] = fuse_in_place(net[0], net[1]), nn.Identity()
-    with pytest.raises(Exception, match="BatchNorm was fused"):
-        torch.export.export(net, (x,), strict=False)
+    program = torch.export.export(channelset.WithMask(net).eval(), (x, MASK), strict=False).module()
+    torch.testing.assert_close(program(x, MASK), expected, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- sets in threads, tasks and copies
@@ -398,6 +334,7 @@ def test_a_copy_made_within_a_block_forgets_the_set():
     net, x = adapt_first_conv(small_net(), "mean"), torch.randn(2, 3, 8, 8)
     with present(net, channels=[0]):
         copied = copy.deepcopy(net)
+        net(x[:, :1])
     torch.testing.assert_close(copied(x), net(x))
     with contextlib.suppress(KeyboardInterrupt):
         with pytest.MonkeyPatch.context() as patch:

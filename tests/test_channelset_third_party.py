@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from channelset import adapt_first_conv, find_place, find_stem, fold_channels, load_adapted, save_adapted
+from channelset import (
+    Sampler,
+    adapt_first_conv,
+    find_place,
+    find_stem,
+    fold_channels,
+    load_adapted,
+    save_adapted,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
@@ -246,3 +254,324 @@ def test_fully_sharded_from_the_meta_device(tmp_path):
         assert "0._extra_state" in dcp.get_model_state_dict(net)
     finally:
         torch.distributed.destroy_process_group()
+
+
+# ---------------------------------------------------------------- trainings by code of others
+
+ONE_SET = {(0, 2): 1.0}  # every image of a training batch gets these channels
+IDS = [0, 2]
+
+
+def with_sets(net: nn.Module, fill: str = "regression") -> nn.Module:
+    """Return an adapted network that trains on the channels 0 and 2 alone, whatever its trainer calls."""
+    statistics = {"covariance": COVARIANCE} if fill == "regression" else {}
+    return adapt_first_conv(net, fill, sample=Sampler("hcs", ONE_SET), **statistics)
+
+
+def with_sets_exactly(net: nn.Module) -> nn.Module:
+    """Do the same for BatchNorm of few pixels, which makes much of rounding: in float64, with the rule "mean"."""
+    return with_sets(net, "mean").double()
+
+
+def without_green(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(torch.tensor([True, False, True])[:, None, None], x, torch.nan)
+
+
+def assert_same_training(net: nn.Module, other: nn.Module, start: nn.Module, tolerance: float = 1e-5) -> None:
+    """Check that training from `start` gave both networks the same weights, and changed the stem's."""
+    assert (find_stem(net).weight - find_stem(start).weight).abs().max() > 10 * tolerance
+    for (name, value), wanted in zip(net.named_parameters(), other.parameters(), strict=True):
+        assert (value - wanted).abs().max() <= tolerance, name  # false for NaN
+
+
+def assert_reloads(state: dict, fresh: nn.Module, net: nn.Module) -> None:
+    fresh.load_state_dict(state, strict=True)
+    for (name, value), wanted in zip(fresh.state_dict().items(), net.state_dict().values(), strict=True):
+        assert torch.equal(value, wanted), name
+
+
+# Hugging Face
+
+
+def small_vit():
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=32
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def fit_hugging_face(net, rows, folder, **options):
+    transformers = pytest.importorskip("transformers")
+    words = {
+        "output_dir": str(folder),
+        "max_steps": 3,
+        "per_device_train_batch_size": len(rows),
+        "use_cpu": True,
+    }
+    words |= {"optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    words |= {"report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+    transformers.Trainer(net, transformers.TrainingArguments(**words, **options), train_dataset=rows).train()
+
+
+def steps_alone(net, x, labels, masks):
+    """Train three steps on each image's channels, without a trainer."""
+    optimizer = torch.optim.SGD(net.train().parameters(), 0.1)
+    for _ in range(3):
+        parts = [
+            net(x[i : i + 1, m], channels=m.nonzero()[:, 0].tolist()).logits for i, m in enumerate(masks)
+        ]
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(torch.cat(parts), labels).backward()
+        optimizer.step()
+    return net
+
+
+def test_trainer_of_hugging_face_with_sets_from_the_stem(tmp_path):
+    net = with_sets(small_vit())
+    x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0])
+    rows = [{"pixel_values": image, "labels": label} for image, label in zip(without_green(x), labels)]
+    other = steps_alone(copy.deepcopy(net), x, labels, torch.tensor([[True, False, True]] * 4))
+    fit_hugging_face(net, rows, tmp_path)
+    assert find_stem(net).sampler.count == 3
+    assert_same_training(net, other, with_sets(small_vit()))
+    assert_reloads(net.state_dict(), with_sets(small_vit()), net)
+
+
+def test_trainer_of_hugging_face_with_a_column_of_masks(tmp_path):
+    net = adapt_first_conv(small_vit(), covariance=COVARIANCE)
+    x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0])
+    masks = torch.tensor([[True, False, True], [False, True, False], [True, True, False], [True, True, True]])
+    dirty = torch.where(masks[:, :, None, None], x, torch.nan)
+    rows = [dict(zip(("pixel_values", "labels", "mask"), row)) for row in zip(dirty, labels, masks)]
+    removed = copy.deepcopy(net)
+    other = steps_alone(copy.deepcopy(net), x, labels, masks)
+    fit_hugging_face(net, rows, tmp_path, remove_unused_columns=False)
+    assert_same_training(net, other, adapt_first_conv(small_vit(), "mean"))
+    assert_reloads(net.state_dict(), adapt_first_conv(small_vit(), covariance=COVARIANCE), net)
+    # as the README's limits say: by default the trainer removes the column
+    fit_hugging_face(removed, rows, tmp_path)
+    assert find_stem(removed).weight.isnan().any()
+
+
+# torchgeo
+
+
+@pytest.mark.parametrize("kind", ["Classification", "SemanticSegmentation"])
+def test_tasks_of_torchgeo(kind, tmp_path):
+    trainers = pytest.importorskip("torchgeo.trainers")
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Task(getattr(trainers, f"{kind}Task")):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    def make():
+        torch.manual_seed(0)
+        model = "resnet18" if kind == "Classification" else "unet"
+        extra = {} if kind == "Classification" else {"backbone": "resnet18"}
+        task = Task(model=model, weights=None, in_channels=3, num_classes=2, task="multiclass", **extra)
+        with_sets_exactly(task.model)
+        return task
+
+    x = torch.randn(2, 3, 32, 32).double()
+    key, labels = (
+        ("label", torch.tensor([0, 1])) if kind == "Classification" else ("mask", (x[:, 0] > 0).long())
+    )
+    rows = [{"image": image, key: label} for image, label in zip(without_green(x), labels)]
+    task, other = make(), make().train()
+    loss = other.criterion(other.model(x[:, IDS], channels=IDS), labels)
+    loss.backward()
+    other.configure_optimizers().step()
+    words = {"accelerator": "cpu", "max_steps": 1, "logger": False, "enable_checkpointing": False}
+    words |= {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": tmp_path}
+    trainer = lightning.Trainer(**words, devices=1)
+    trainer.fit(task, torch.utils.data.DataLoader(rows, batch_size=2))
+    assert_same_training(task.model, other.model, make().model, 1e-6)
+    check(copy.deepcopy(task.model), x)
+    trainer.save_checkpoint(tmp_path / "task.ckpt")
+    stored = torch.load(tmp_path / "task.ckpt", weights_only=False)["state_dict"]
+    assert_reloads(stored, make(), task)
+
+
+# ultralytics
+
+
+def boxes_data(folder):
+    """Write four drawn pictures with a box in each, as ultralytics reads them."""
+    image = pytest.importorskip("PIL.Image")
+    (folder / "images").mkdir(parents=True)
+    (folder / "labels").mkdir()
+    for number in range(4):
+        picture = (torch.rand(64, 64, 3) * 60).byte()
+        picture[16:48, 16:48] = torch.tensor([250, 30 * number, 20], dtype=torch.uint8)
+        image.fromarray(picture.numpy()).save(folder / f"images/{number}.png")
+        (folder / f"labels/{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (folder / "data.yaml").write_text(f"path: {folder}\ntrain: images\nval: images\nnames: [square]\n")
+    return str(folder / "data.yaml")
+
+
+def test_trainers_of_ultralytics(tmp_path, monkeypatch):
+    ultralytics = pytest.importorskip("ultralytics")
+    detect = pytest.importorskip("ultralytics.models.yolo.detect")
+    monkeypatch.setattr("ultralytics.data.utils.check_font", lambda font: None)  # it would download the font
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    class Trainer(detect.DetectionTrainer):
+        def get_model(self, cfg=None, weights=None, verbose=False):
+            net = super().get_model(cfg, weights, verbose)
+            return adapt_first_conv(net, "mean", channels="RGB", sample=Sampler("hcs", ONE_SET))
+
+        def preprocess_batch(self, batch):
+            batch = super().preprocess_batch(batch)
+            batch["img"][:, 1] = torch.nan
+            return batch
+
+        def optimizer_step(self):
+            seen.append((float(self.loss.detach().sum()), find_stem(self.model).embedding.grad.abs().max()))
+            super().optimizer_step()
+
+    words = {"data": boxes_data(tmp_path / "drawn"), "epochs": 1, "imgsz": 64, "batch": 4, "device": "cpu"}
+    words |= {
+        "workers": 0,
+        "plots": False,
+        "val": False,
+        "amp": False,
+        "verbose": False,
+        "project": str(tmp_path),
+    }
+    yolo = ultralytics.YOLO("yolov8n.yaml")
+    yolo.train(trainer=Trainer, **words, name="adapted")
+    assert seen and all(torch.isfinite(torch.tensor(pair)).all() and pair[1] > 0 for pair in seen)
+    net = yolo.model.float()
+    assert find_stem(yolo.trainer.model).sampler.count == 1 and find_place(net).channels.names == (
+        "R",
+        "G",
+        "B",
+    )
+    x, mask = torch.rand(2, 3, 64, 64), torch.tensor([[True, False, True]] * 2)
+    with torch.no_grad():
+        wanted = net.eval()(x[:, IDS], channels=IDS)[0]
+        torch.testing.assert_close(net(without_green(x), mask=mask)[0], wanted, rtol=1e-4, atol=1e-3)
+    fresh = adapt_first_conv(copy.deepcopy(yolo.trainer.model), "mean", channels="RGB")
+    stored = torch.load(yolo.trainer.last, weights_only=False)
+    assert_reloads((stored["ema"] or stored["model"]).float().state_dict(), fresh.float(), net)
+
+    # as the README's limits say: without this trainer the network is built anew, and is a plain network
+    yolo = ultralytics.YOLO("yolov8n.yaml")
+    adapt_first_conv(yolo.model, "mean", channels="RGB")
+    yolo.train(**words, name="plain")
+    with pytest.raises(ValueError, match="0 stems"):
+        find_stem(yolo.model)
+
+
+# timm
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+def test_training_step_of_timm_with_average_channels_last_and_bf16(name):
+    timm = pytest.importorskip("timm")
+    from timm.optim import create_optimizer_v2
+    from timm.utils import ModelEmaV3
+
+    size = {"img_size": 64} if "vit" in name else {}
+
+    def make():
+        torch.manual_seed(0)
+        net = with_sets(timm.create_model(name, num_classes=4, **size)).train()
+        nn.init.normal_(find_stem(net).embedding, 0, 0.1)
+        return net.to(memory_format=torch.channels_last)
+
+    def step(net, *args, amp=True, **how):
+        average = ModelEmaV3(net, decay=0.5)
+        optimizer = create_optimizer_v2(net, opt="momentum", lr=0.1, weight_decay=0.05)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            loss = nn.functional.cross_entropy(net(*args, **how), labels)
+        loss.backward()
+        optimizer.step()
+        average.update(net, step=1)
+        return average.module
+
+    x, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
+    clean, dirty = (each.contiguous(memory_format=torch.channels_last) for each in (x, without_green(x)))
+    net, other = make(), make()
+    average, _ = step(net, dirty), step(other, clean)
+    assert_same_training(net, other, make(), 0.0)  # pixels of absent channels have no influence at all
+    net, other = make(), make()  # without bf16, whose rounding hides differences
+    step(net, dirty, amp=False)
+    step(other, clean[:, IDS].contiguous(memory_format=torch.channels_last), amp=False, channels=IDS)
+    assert_same_training(net, other, make())
+    check(copy.deepcopy(average).to(memory_format=torch.contiguous_format), x)
+    assert_reloads(average.state_dict(), make(), average)
+
+
+# torchvision
+
+
+def reference_step(net, *args, loss, **how):
+    """Train a step as torchvision's reference scripts do, and return the average of the weights."""
+    average = torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5), use_buffers=True
+    )
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.02, momentum=0.9)
+    torch.manual_seed(1)  # dropout, and the regions that a detector draws
+    loss(net.train()(*args, **how)).backward()
+    optimizer.step()
+    average.update_parameters(net)
+    return average
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large"])
+def test_segmentation_of_torchvision(name):
+    segmentation = pytest.importorskip("torchvision.models.segmentation")
+
+    def make():
+        torch.manual_seed(0)
+        return with_sets_exactly(
+            getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=2)
+        )
+
+    x = torch.randn(2, 3, 32, 32).double()
+    loss = lambda output: nn.functional.cross_entropy(output["out"], (x[:, 0] > 0).long())  # noqa: E731
+    net, other = make(), make()
+    average = reference_step(net, without_green(x), loss=loss)
+    reference_step(other, x[:, IDS], loss=loss, channels=IDS)
+    assert_same_training(net, other, make(), 1e-6)
+    check(copy.deepcopy(net), x)
+    fresh = torch.optim.swa_utils.AveragedModel(make(), use_buffers=True)
+    assert_reloads(average.state_dict(), fresh, average)
+
+
+def test_detector_of_torchvision():
+    detection = pytest.importorskip("torchvision.models.detection")
+
+    def make():
+        torch.manual_seed(0)
+        net = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+            weights=None, weights_backbone=None, num_classes=2, min_size=64, max_size=96
+        )
+        return with_sets(net)
+
+    images = [torch.rand(3, 64, 64), torch.rand(3, 48, 80)]
+    targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}] * 2
+    loss = lambda losses: sum(losses.values())  # noqa: E731
+    net, other = make(), make()
+    average = reference_step(net, [without_green(x) for x in images], targets, loss=loss)
+    reference_step(other, [x[IDS] for x in images], targets, loss=loss, channels=IDS)
+    assert_same_training(net, other, make(), 1e-5)
+    net.eval()
+    mask = torch.tensor([[True, False, True]] * 2)
+    with torch.no_grad():
+        wanted = net([x[IDS] for x in images], channels=IDS)
+        for got in (
+            net([without_green(x) for x in images], mask=mask),
+            fold_channels(net, IDS)([x[IDS] for x in images]),
+        ):
+            for mine, theirs in zip(got, wanted, strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    assert any(len(part["boxes"]) for part in wanted)
+    fresh = torch.optim.swa_utils.AveragedModel(make(), use_buffers=True)
+    assert_reloads(average.state_dict(), fresh, average)

@@ -8,6 +8,7 @@ import pytest
 
 from grids import NAMED, task1, task2
 from report.build import DOCUMENTS, FIELD
+from report.numbers import FUNCTIONS
 from utils import ROOT
 
 README, REPORT = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "report/README.md"))
@@ -114,6 +115,7 @@ def test_names_of_the_texts_belong_to_one_task_and_are_used():
     words = {word for text in texts for field in FIELD.findall(text) for word in field.split()}
     code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "report").glob("*.py"))
     assert not [name for name in NAMED if name not in words and f'"{name}"' not in code]
+    assert not [function for function in FUNCTIONS if function not in words]
 
 
 def test_measurements_beside_the_records_have_their_provenance():

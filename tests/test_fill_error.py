@@ -49,7 +49,7 @@ def test_neighbours_help_where_channels_are_shifted_and_not_where_they_are_noisy
 
 
 def test_stem_statistics_by_hand():
-    """One filter that adds two channels, of independent pixels: the zero fill halves the response's variance."""
+    """A filter adds two channels with independent pixels. If one is filled with zero, the variance is halved."""
     stem, norm = ChannelSetConv2d(2, 1, 1, embedding=False).eval(), nn.BatchNorm2d(1).eval()
     with torch.no_grad():
         stem.weight.fill_(1)

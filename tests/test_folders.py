@@ -87,7 +87,13 @@ def test_what_does_not_suffice_is_named_and_nothing_is_written(fill, tmp_path, i
 def test_lists_that_are_there_are_kept(fill):
     folder = fill("cat", 9)
     (folder / "validation.txt").write_text("mine")
-    with pytest.raises(UserError, match="validation.txt is there already: delete it"):
+    with pytest.raises(
+        UserError, match="holds validation.txt already: delete that .*; other lists are missing"
+    ):
+        write_lists(folder)
+    for name in ("train.txt", "test.txt"):
+        (folder / name).write_text("mine")
+    with pytest.raises(UserError, match="holds train.txt, validation.txt, test.txt already.* as they are"):
         write_lists(folder)
     with pytest.raises(UserError, match="is not a folder"):
         write_lists(folder / "validation.txt")

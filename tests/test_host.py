@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from PIL import Image
 
+import eval_channels
+import experiments
 import predict
 import train_task1
 import train_task2
@@ -24,9 +27,21 @@ import utils
 from config import PRESETS, Task1Config, choose_device
 from data import dataset as dataset_module
 from data.cache import open_cache
-from data.lists import read_lists
+from data.folders import write_lists
+from data.lists import find_dataset, read_channels, read_lists
 from engine import trainer
-from utils import ROOT, UserError, cli, duration, hold, one_at_a_time, progress_bar, remedy, write_text
+from utils import (
+    ROOT,
+    BusyError,
+    UserError,
+    cli,
+    duration,
+    hold,
+    one_at_a_time,
+    progress_bar,
+    remedy,
+    write_text,
+)
 
 PARTS = ("data", "engine", "metrics", "models", "report", "tools")
 
@@ -52,17 +67,41 @@ def test_a_reader_that_has_gone_where_the_output_has_no_file(monkeypatch):
     assert stop.value.code == 1
 
 
-def test_every_script_and_tool_takes_a_list_of_words():
+def mains() -> list[str]:
+    """Return the names of the modules that are scripts or tools."""
     files = [*ROOT.glob("*.py"), *(file for part in PARTS for file in (ROOT / part).rglob("*.py"))]
-    mains = [file for file in files if "\ndef main(" in file.read_text(encoding="utf-8")]
-    assert len(mains) > 10
-    for file in mains:
-        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in files
+        if "\ndef main(" in file.read_text(encoding="utf-8")
+    ]
+
+
+def test_every_script_and_tool_takes_a_list_of_words():
+    assert len(mains()) > 10
+    for name in mains():
         first = next(iter(inspect.signature(importlib.import_module(name).main).parameters.values()))
         assert (first.name, first.default) == ("argv", None), name
     for script in (train_task1, train_task2):
         with pytest.raises(SystemExit):
             script.main(["--no-such-option"])
+
+
+def test_help_names_no_folder_of_this_machine(monkeypatch, capsys):
+    """A default in the repository is shown in a way that is true wherever the user stands."""
+    monkeypatch.setenv("COLUMNS", "1000")  # no path is broken at the end of a line
+    names = ("download", "build", "check", "demo", "lists", "folds", "derive", "cache")
+    calls = [(name, ["--help"]) for name in mains()] + [("data.prepare", [name, "--help"]) for name in names]
+    shown = {}
+    for name, words in calls:
+        with pytest.raises(SystemExit) as stop:
+            importlib.import_module(name).main(words)
+        shown[name, words[0]] = capsys.readouterr().out
+        assert stop.value.code == 0 and shown[name, words[0]].startswith("usage: ")
+        assert str(ROOT) not in shown[name, words[0]] and str(Path.home()) not in shown[name, words[0]], name
+    assert "(default: data/cache in the repository)" in shown["data.prepare", "cache"]
+    assert "(default: data/cache in the repository)" in shown["train_task1", "--help"]
+    assert "(default: results/fill_error.csv in the repository)" in shown["tools.fill_error", "--help"]
 
 
 @pytest.fixture
@@ -98,7 +137,7 @@ def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(cel
 
 
 def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, monkeypatch):
-    """Whatever lies in the current folder, and whatever signs the path of the repository has."""
+    """They do so in a folder with files of the same names, and with special characters in the repository's path."""
     home = tmp_path / "a:b c"
     (home / "data").mkdir(parents=True)
     for file in (ROOT / "data").glob("*.py"):
@@ -114,6 +153,29 @@ def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, mo
     monkeypatch.setattr(sys, "path", [str(home), "", *others])
     cache = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", workers=2, progress=False)
     assert len(cache.split("train").labels) == 12
+
+
+def test_figures_are_drawn_whatever_backend_a_notebook_asks_for():
+    """A notebook's `!python eval_channels.py` inherits MPLBACKEND, which this Python may not have."""
+    code = (
+        "import os, report, matplotlib.figure\n"
+        "print(os.environ['MPLBACKEND'], matplotlib.get_backend(auto_select=False))"
+    )
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("[!rt]*/*.py"), *ROOT.glob("tools/*.py")):  # all but report/
+        assert not re.search(r"^ *(from|import) matplotlib", file.read_text(encoding="utf-8"), re.M), file
+    shown = {}
+    for backend in ("module://no_such_package.backend", "nonsense", "svg"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "MPLBACKEND": backend},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        shown[backend] = done.stdout.split()
+    assert shown["svg"] == ["svg", "svg"]  # the notebook's backend stays, where it is there
+    assert shown["nonsense"] == ["nonsense", "None"]
 
 
 # ---------------------------------------------------------------- threads, locks
@@ -182,6 +244,61 @@ def test_a_file_system_without_locks_is_said_and_used(command, tiny, tmp_path, m
         assert Path("run/model.pt").exists()
 
 
+def test_a_note_of_the_holder_that_cannot_be_read(tmp_path, monkeypatch):
+    lock = hold(tmp_path / "run")
+    (tmp_path / "run/.holder").write_bytes(b"process 7 on \xff\x1b[2J")
+    with pytest.raises(BusyError, match=r"in use by process 7 on \ufffd\\x1b\[2J: wait"):
+        hold(tmp_path / "run")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # of another user
+    with pytest.raises(BusyError, match="in use by another process: wait"):
+        hold(tmp_path / "run")
+    assert utils.environment(torch.device("cpu"))["hardware"]  # /proc/cpuinfo cannot be read either
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    "files, cores",
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, float("inf")),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
+        ({}, float("inf")),
+    ],
+)
+def test_the_limit_of_a_container(tmp_path, files, cores):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert utils._container_cores(tmp_path) == cores
+
+
+def test_a_home_folder_of_nobody(tmp_path):
+    for call in (find_dataset, read_lists, read_channels, write_lists):
+        with pytest.raises(UserError, match="~nobody-here"):
+            call("~nobody-here/data")
+
+
+def test_a_queue_in_a_thread(tiny_dataset, monkeypatch):
+    failed = []
+    monkeypatch.setattr(experiments, "run_jobs", lambda jobs, *_: ([], []))
+
+    def queue():
+        try:
+            experiments.main(["task1", "--only", "sliced", "--no-eval", "--data", str(tiny_dataset)])
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=queue)
+    thread.start()
+    thread.join()
+    assert failed == []
+
+
 # ---------------------------------------------------------------- devices, builds
 
 
@@ -200,8 +317,12 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch
     "words, message",
     [
         (["--out", "run"], "run already holds a run: add --resume"),
+        (["--out", "busy"], "busy is in use by process"),
+        (["--out", "file/run"], "cannot write to file/run.*check that path"),
         (["--init-from", "no.pt"], "--init-from no.pt: no such file"),
         (["--teacher", "no.pt"], "--teacher no.pt: no such file"),
+        (["--teacher", "file"], "file is not a readable checkpoint"),
+        (["--init-from", "file"], "file is not a readable checkpoint"),
     ],
 )
 def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, monkeypatch, words, message):
@@ -210,10 +331,44 @@ def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, 
 
     Path("run").mkdir()
     Path("run/last.pt").write_bytes(b"")
+    Path("file").touch()
+    lock = hold(Path("busy"))
     monkeypatch.setattr(trainer, "open_data", decode)
     for script in (train_task1, train_task2):
         with pytest.raises(UserError, match=message):
             command(script, *tiny, *words)
+    lock.release()
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(trained, command, tmp_path, monkeypatch):
+    def work(*_, **__):
+        raise AssertionError("worked first")
+
+    Path("file").touch()
+    monkeypatch.setattr("engine.evaluation.open_data", work)
+    with pytest.raises(UserError, match="cannot write to file/results"):
+        command(eval_channels, trained, "--results", "file/results")
+    monkeypatch.setattr(predict, "Predictor", work)
+    Image.new("RGB", (8, 8)).save("a.png")
+    for option in ("--csv", "--picture"):
+        with pytest.raises(UserError, match="cannot write to file"):
+            predict.main([str(trained), "a.png", "--device", "cpu", option, "file/answers"])
+    utils.check_writable(tmp_path / "new/folder")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_compiler_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        UserError, match="--compile: there is no C.. compiler 'no-such-compiler' here; install it"
+    ):
+        Task1Config(device="cpu", compile=True).resolve()
+    monkeypatch.setenv("CXX", sys.executable)  # any program that is there
+    Task1Config(device="cpu", compile=True).resolve()
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="--compile"):
+        Task1Config(device="cpu", compile=True).resolve()
 
 
 def test_a_gpu_takes_the_preset_that_results_stand_behind(monkeypatch):
@@ -437,7 +592,7 @@ def test_tensorboard_is_asked_for_before_anything_is_decoded(monkeypatch):
         Task1Config(device="cpu", tensorboard=True).resolve()
 
 
-def test_what_tensorboard_is_given(monkeypatch, command, tiny):
+def test_what_tensorboard_is_given(monkeypatch, command, tiny, capsys):
     class Writer:
         def __init__(self, folder):
             seen["folder"] = folder
@@ -450,6 +605,9 @@ def test_what_tensorboard_is_given(monkeypatch, command, tiny):
 
         def flush(self):
             pass
+
+        def close(self):
+            seen["closed"] = True
 
     seen = {}
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type(sys)("torch.utils.tensorboard"))
@@ -464,6 +622,20 @@ def test_what_tensorboard_is_given(monkeypatch, command, tiny):
     assert seen["learning_rate"][-1][1] < seen["learning_rate"][0][1] <= 0.01
     image = seen["first kernels"]
     assert image.shape[0] == 3 and image.min() >= 0 and image.max() <= 1
+    assert seen["closed"]
+    seen.clear()
+    with pytest.raises(UserError, match="the run.* was started with|it was started with"):
+        command(train_task1, *tiny, "--out", "run", "--tensorboard", "--resume", "--lr", "0.02")
+    assert seen == {}  # nothing is written into the folder of a run that is refused
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Writer, "add_scalar", full)
+    monkeypatch.setattr(Writer, "close", full)
+    command(train_task1, *tiny, "--out", "full", "--tensorboard")
+    assert "warning: cannot write to full/tensorboard: [Errno 28]" in capsys.readouterr().err
+    assert Path("full/model.pt").exists()
 
 
 # ---------------------------------------------------------------- make

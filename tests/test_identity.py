@@ -299,3 +299,16 @@ def test_a_cache_with_statistics_that_are_not_finite_is_built_again(tiny_dataset
     with pytest.raises(UserError, match="is damaged .mean or deviation is not finite"):
         PixelCache(folder)
     assert np.isfinite(opened(tiny_dataset, tmp_path / "cache").mean).all()
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, "[]", "5", "no JSON"], ids=["deep", "list", "number", "text"])
+def test_a_cache_whose_list_of_pictures_makes_no_sense_is_built_again(tiny_dataset, tmp_path, capsys, text):
+    """Its checksum may be right all the same, so the list is read with care as well."""
+    folder = opened(tiny_dataset, tmp_path / "cache").folder
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / PICTURES).write_text(text)
+    sums = {**meta["crc32"], PICTURES: cache_module.checksum(folder / PICTURES)}
+    cache_module._write_meta(folder, {**meta, "crc32": sums, "sources": {}})
+    assert opened(tiny_dataset, tmp_path / "cache").folder == folder
+    assert "is damaged" in capsys.readouterr().err
+    assert len(json.loads((folder / PICTURES).read_text())) == 24

@@ -1,4 +1,4 @@
-"""Start from a checkpoint: weights of a channel and of a class go by name, all others must fit."""
+"""Start from a checkpoint: weights of channels and classes are matched by name, all others must have the same shape."""
 
 import json
 from functools import partial

@@ -1,12 +1,20 @@
 """Costs: two independent counters agree, and measuring leaves the model as it was."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.models import resnet18
 
+import eval_channels
+from config import Task1Config
+from data.lists import read_lists
+from data.prepare import check, parse
 from metrics.cost import count_macs, count_params, flop_counter_macs, latencies_ms, latency_ms, peak_memory_mb
+from tools import benchmark
+from utils import UserError, parse_config
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +25,34 @@ def model():
 def test_params(model):
     assert count_params(nn.Conv2d(3, 8, 3)) == 3 * 8 * 9 + 8
     assert count_params(model) == 11_689_512 - 990 * 513  # torchvision's figure for 1,000 classes
+
+
+def test_a_set_of_the_course_size_and_the_cost_of_its_commands(tmp_path, monkeypatch):
+    folder = benchmark.draw_course(tmp_path / "course", {"train": 120, "val": 50, "test": 50})
+    lists = read_lists(folder)
+    assert [len(lists.splits[name].paths) for name in ("train", "val", "test")] == [120, 50, 50]
+    check(lists, True, 1)  # every picture is decoded, and none is there twice
+    seconds, memory = benchmark.cost_of(["-c", "import time; x = b'x' * (99 << 20); time.sleep(0.2)"])
+    assert seconds > 0.2 and 99 < memory < 150  # less than this process has
+    with pytest.raises(UserError, match="-c raise SystemExit.3.` failed"):
+        benchmark.cost_of(["-c", "raise SystemExit(3)"])
+
+    tried, rows = [], benchmark.Rows(torch.device("cpu"))
+    monkeypatch.setattr(benchmark, "COURSE", {"train": 100, "val": 50, "test": 50})
+    monkeypatch.setattr(benchmark, "cost_of", lambda words: tried.append(words) or (2.0, 3.0))
+    benchmark.bench_course(SimpleNamespace(threads=1, image_size=64, device="cpu"), rows)
+    assert [row["case"] for row in rows.rows[::2]] == [
+        "200 images: check",
+        "200 images: check --decode",
+        "200 images: cache for 64 px",
+        "200 images: train_task1.py, one epoch at 64 px",
+        "200 images: eval_channels.py",
+    ]
+    assert {(row["value"], row["unit"]) for row in rows.rows} == {(2.0, "s"), (3.0, "MiB")}
+    for words in tried[:3]:
+        parse(words[2:])  # the command knows these options
+    assert parse_config(Task1Config, tried[3][1:]).epochs == 1
+    assert eval_channels.make_parser().parse_args(tried[4][1:]).repeats == 0
 
 
 def test_both_counters_agree_on_resnet18(model):

@@ -101,6 +101,12 @@ def test_links_to_files_are_text_and_tables_leave_room_for_names():
     assert pdf.wide_tables("columns: (10%, 20%,),") == "columns: (1fr, auto,),"
 
 
+def test_the_text_below_a_table_is_its_caption():
+    """The caption must stay on the table's page: in the paper a figure once came between them."""
+    body = "#emph[Table 9. Top-1 of #emph[all] sets.]\n\n#emph[No table.]"
+    assert pdf.wide_tables(body) == "#caption[Table 9. Top-1 of #emph[all] sets.]\n\n#emph[No table.]"
+
+
 def test_the_report_is_set_and_its_pdf_is_current(tmp_path):
     pdf.main(["--check"])
     pdf.main(["--out", str(tmp_path / "report.pdf")])

@@ -14,6 +14,7 @@ import predict
 import train_task1
 import train_task2
 from data.dataset import make_batches, open_data
+from data.files import LARGEST_IMAGE
 from engine.prediction import Predictor, grad_cam
 from engine.records import read_predictions
 from utils import UserError
@@ -136,3 +137,10 @@ def test_a_pipe_is_no_image(trained):
     os.mkfifo("pipe.png")
     with pytest.raises(UserError, match="cannot read pipe.png .*not a regular file"):
         Predictor(trained).pixels("pipe.png", (0, 1, 2))
+
+
+def test_a_file_of_more_than_a_gibibyte_is_not_read(trained):
+    with open("huge.png", "wb") as file:  # it has no blocks on the disk
+        file.truncate(LARGEST_IMAGE + 1)
+    with pytest.raises(UserError, match="huge.png.* bytes"):
+        Predictor(trained).pixels("huge.png", (0, 1, 2))

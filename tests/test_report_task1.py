@@ -23,7 +23,7 @@ from grids.task1 import (
     SPECIALISTS,
     probed,
 )
-from report import build, figures
+from report import build, figures, markdown
 from report.charts import KINDS, make_charts
 from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
@@ -499,3 +499,10 @@ def test_answers_are_of_images_whose_answer_changes_with_the_set():
     assert (
         answers_table(SimpleNamespace(find=lambda preset, name: found["sliced"])) == ""
     )  # no answer changes
+
+
+def test_words_stand_at_the_left_of_a_table_and_numbers_at_the_right():
+    lines = [["ours", "many sets", "–", "L", "7x7/2", "–"], ["sliced", "–", "+1.2", "S", "right", "–"]]
+    rule = markdown.table(["a", "b", "c", "d", "e", "f"], iter(lines)).splitlines()[1]
+    assert rule == "| --- | --- | ---: | --- | ---: | ---: |"
+    assert markdown.table(["a", "b"], []).splitlines()[1] == "| --- | ---: |"

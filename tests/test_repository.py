@@ -165,6 +165,15 @@ def imports(path: Path, known: set[str]) -> set[str]:
     return found & known
 
 
+def test_json_of_a_file_has_one_reader():
+    """Only utils.parse_json knows every error of json.loads; the package channelset cannot import it."""
+    for name, file in sources().items():
+        text = file.read_text(encoding="utf-8")
+        if name != "utils" and not name.startswith("channelset"):
+            assert "RecursionError" not in text, name
+            assert re.findall(r"json\.loads?\((?!json\.dumps)", text) == [], name
+
+
 def test_imports_point_downwards_and_make_no_circle():
     files = sources()
     graph = {name: imports(path, set(files)) - {name} for name, path in files.items()}

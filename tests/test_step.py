@@ -179,3 +179,24 @@ def test_mixing_changes_what_is_learned():
             steps.run(step)
         losses[kind] = steps.losses[2].item()
     assert len({*losses.values()}) == 3
+
+
+def test_each_step_draws_one_of_the_sizes():
+    """The sides that the network sees are drawn from seed and step alone; a resumed training sees the same."""
+    steps, sides = make(train_sizes="24,36,32"), []
+    steps.model.register_forward_pre_hook(lambda model, inputs: sides.append(inputs[0].shape[2:]))
+    run(steps)
+    assert {*sides} == {(24, 24), (32, 32), (36, 36)}
+    assert [side for side, _ in sides[9:]] == [
+        make(train_sizes="24,36,32")._size(step) for step in range(9, 24)
+    ]
+    assert [make(train_sizes="24,36,32", seed=1)._size(step) for step in range(24)] != [
+        side for side, _ in sides
+    ]
+
+
+def test_a_cut_box_belongs_to_the_size_of_its_step():
+    steps = make(train_sizes="8,64", mix="cutmix")
+    boxes = torch.cat([steps._draw(epoch)["mix_box"] for epoch in range(4)])
+    small = torch.tensor([steps._size(step) == 8 for step in range(24)])
+    assert boxes[small].max() <= 8 < boxes[~small].max() <= 64

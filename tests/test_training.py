@@ -506,6 +506,8 @@ def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows
         (["--fraction", "nan"], "--fraction nan"),
         (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
         (["--batch-size", "1"], "at least 2"),
+        (["--train-sizes", "40,x"], "--train-sizes 40,x: give whole numbers"),
+        (["--train-sizes", "0,40"], "--train-sizes 0,40: give whole numbers"),
         (["--label-smoothing", "2"], "--label-smoothing"),
         (["--data", "nowhere"], "nowhere"),
         pytest.param(

@@ -4,10 +4,11 @@
     python -m tools.bands data/eurosat-13band-469.zip --collect        # only join finished evaluations
     python -m tools.bands rgb-sobel --grid task1-extra --folds 0       # ten minutes
 
-First it writes lists for the folds, then it trains and evaluates the grid on each fold with experiments.py. Finished
-runs are skipped. Last it joins the folds: each image has its prediction from the fold that did not train on it. Each
-network gets one record in results/task1, whose key "folds" holds commits, hardware and data hashes. With --folds 0
-the lists are used unchanged.
+A grid is a list of runs in grids/. A fold divides the images into training and test images; each image is a test image
+in one fold. First the command writes image lists for the folds. Then experiments.py trains and evaluates the grid on
+each fold. Finished runs are skipped. At the end the command joins the test predictions of all folds. Each network gets
+a record in results/task1. The record's key "folds" holds commits, hardware and data hashes. With --folds 0 there are no
+folds, and the lists of the data set are used unchanged.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ from metrics.accuracy import classification_metrics
 from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, one_at_a_time, within
 
 PRESET = "48px-quarter"
-# keys of each fold's record
+# keys of a fold's record that the joined record keeps
 PROVENANCE = ("dataset", "dataset_digest", "images_digest", "trained_with", "evaluated_with", "train_s")
-SUBSETS = {"task1-bands": "every B02,B03,B04", "task1-extra": "every"}  # grid -> channel sets to evaluate
+SUBSETS = {"task1-bands": "every B02,B03,B04", "task1-extra": "every"}  # grid -> value of --subsets
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tools.bands", description=__doc__)
     parser.add_argument("data", help="folder or zip with lists, images and bands.txt")
-    parser.add_argument("--grid", choices=tuple(SUBSETS), default="task1-bands", help="which runs")
+    parser.add_argument("--grid", choices=tuple(SUBSETS), default="task1-bands", help="list of runs to train")
     parser.add_argument(
-        "--folds", type=within(0, 1000), default=5, metavar="K", help="number of folds; 0: none"
+        "--folds", type=within(0, 1000), default=5, metavar="K", help="number of folds; 0: no folds"
     )
     parser.add_argument(
         "--seeds",
@@ -57,17 +58,19 @@ def make_parser() -> ArgumentParser:
         type=within(0, 2**63 - 1),
         default=[0, 1, 2],
         metavar="N",
-        help="seeds; every run is trained with each of them",
+        help="seeds; every run is trained with each seed",
     )
     parser.add_argument(
         "--jobs", type=within(1, 1000), default=2, help="number of trainings at the same time"
     )
     parser.add_argument(
-        "--work", default="runs/bands", metavar="FOLDER", help="folder for folds and evaluations"
+        "--work", default="runs/bands", metavar="FOLDER", help="folder for the folds and their evaluations"
     )
     parser.add_argument("--options", default="", help="more options for every training, such as '--epochs 2'")
     parser.add_argument(
-        "--results", metavar="FOLDER", help="folder for the joined results (default: results)"
+        "--results",
+        metavar="FOLDER",
+        help="folder for the joined results (default: the repository's results/)",
     )
     parser.add_argument(
         "--collect", action="store_true", help="only join the folds; do not train or evaluate"
@@ -83,7 +86,7 @@ def run_folds(args, folds: list[Path]) -> None:
     """
     cache, results = args.work / "cache", args.work / "results"
     for fold in folds:
-        # the queue watches its stdin, so it ends with this process, even if that is killed
+        # the queue watches its stdin, so the queue ends with this process, even if this process is killed
         queue = subprocess.Popen(
             [
                 sys.executable,
@@ -113,18 +116,18 @@ def run_folds(args, folds: list[Path]) -> None:
 
 
 def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple[dict, Predictions]]:
-    """Join the folds' evaluations of each network and seed into one record of the whole data set.
+    """Join the evaluations of all folds into one record of the whole data set, for each network and seed.
 
     Args:
-        results: folder with the folds' records.
-        folds: names of the folds' data sets; each image is tested in one fold.
+        results: folder with the records of the folds.
+        folds: names of the data sets of the folds; each image is a test image in one fold.
         dataset: name of the whole data set.
 
     Returns:
-        Name of a run -> its record and predictions. The record's key `folds` names the data of each fold.
+        A dict from the name of a run to a tuple (record, predictions). The record's key "folds" describes each fold.
 
     Raises:
-        UserError: a fold has no evaluation of a network.
+        UserError: a network is not evaluated on every fold.
     """
     parts: dict[str, dict] = defaultdict(dict)
     for name, record in load_records(results, "task1").items():
@@ -139,7 +142,7 @@ def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple
 
 
 def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Predictions]:
-    """Join a network's records and test predictions of all folds; costs come from the first fold."""
+    """Join the records and test predictions that a network has for the folds; costs come from the first fold."""
     records = [record for record, _ in parts]
     first, digests = records[0], "".join(record["dataset_digest"] for record in records)
     labels = np.concatenate([predictions.labels for _, predictions in parts])
@@ -169,7 +172,7 @@ def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Pre
 
 
 def _joined_digest(digests: list[str]) -> str:
-    """Join the digests of the folds' pictures; LISTS_ONLY if one is missing."""
+    """Join the digests of the images of all folds; return LISTS_ONLY if a fold has no digest."""
     if LISTS_ONLY in digests:
         return LISTS_ONLY
     return sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else digests[0]

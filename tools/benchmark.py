@@ -1,19 +1,23 @@
-"""Measure speeds, each against a reference in alternating pairs.
+"""Measure speeds. Each benchmark measures our code and a reference in turn, in several pairs of measurements.
 
-    python -m tools.benchmark                    # all, about ten minutes; writes results/speed.csv;
-                                                 # `step` runs at full width, so only on a GPU
-    python -m tools.benchmark stem --pairs 20    # only the stem; a part is printed, and not written without --keep
+    python -m tools.benchmark                    # all benchmarks, about ten minutes; writes results/speed.csv;
+                                                 # `step` is left out on a CPU, because its networks have full width
+    python -m tools.benchmark stem --pairs 20    # only the stem; prints the result, and writes it only with --keep
     python -m tools.benchmark step epoch --device cuda:0 --compile --keep
 
-cache     images per second decoded into the pixel cache, against a bare Pillow loop on all cores
-data      a CPU training step that makes its batch, against a step on a constant batch
-epoch     images per second in whole epochs, against the plain pipeline of PyTorch's ImageNet example (Dataset,
-          Pillow, torchvision transforms, DataLoader) and against a constant batch
-step      whole training steps of the training scripts, against steps on a constant batch
-stem      ChannelSetConv2d in ResNet-18, against a plain convolution with the same channels: training and folded
-scaling   time to draw and make the batches of an epoch: for 1,000 to 64,000 images, and one process against two
+cache     decodes images into the pixel cache; the reference is a bare Pillow loop on all cores
+data      runs training steps on a CPU that make their batches; the reference trains on a constant batch
+epoch     runs whole epochs; the references are the pipeline of PyTorch's ImageNet example (Dataset, Pillow,
+          torchvision transforms, DataLoader) and a constant batch
+step      runs whole steps of the training scripts; the reference trains on a constant batch
+stem      runs ChannelSetConv2d in ResNet-18, in training and folded; the reference is a plain convolution with the
+          same channels
+scaling   draws and makes the batches of an epoch for 1,000 to 64,000 images; also compares one process with two
+course    measures time and memory of the commands for a drawn set of as many images as the course's archive, on
+          --threads cores; it runs only if it is named, and needs 20 to 60 minutes and 4 GB of disk
 
-A ratio is the median over pairs, with quartiles in brackets. results/speed.csv has a row for each case and machine.
+A ratio divides our value by the reference's value. The table shows the median over the pairs, with quartiles in
+brackets. results/speed.csv has a row for each case and machine.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ import io
 import multiprocessing
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -52,14 +58,15 @@ from engine.trainer import Processes
 from metrics.cost import count_macs
 from models.resnet import ScaledResNet
 from models.task2 import build_classifier
-from utils import ROOT, ArgumentParser, cli, environment, generator, within, write_text
+from utils import ROOT, ArgumentParser, UserError, cli, environment, generator, within, write_text
 
-STEPS = {  # network -> options, at full width, for `step`
+STEPS = {  # networks of the benchmark `step`, at full width: name -> options
     "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},
     "ResNet-34, stock": {"arch": "resnet34"},
     "ResNet-18, 7x7 stem": {"arch": "resnet18", "stem_pool": False},
     "ours (depth 6), x1.25": {"arch": "gated6-k3", "width": 1.25},
 }
+COURSE = {"train": 63_325, "val": 450, "test": 450}  # images of the course's archive
 SIZES = {"48 px, quarter width": ("48px-quarter", "resnet10"), "64 px, half width": ("64px-half", "resnet18")}
 COLUMNS = (
     *("benchmark", "case", "value", "unit", "reference", "ratio", "low", "high"),
@@ -68,7 +75,7 @@ COLUMNS = (
 
 
 class Rows:
-    """A table of one run's rows; each row is printed as soon as it is measured."""
+    """A table of measurements; `add` prints each new row at once."""
 
     def __init__(self, device: torch.device):
         machine = environment(device)
@@ -76,7 +83,14 @@ class Rows:
         self.rows: list[dict] = []
 
     def add(self, benchmark: str, case: str, value: float, unit: str, reference: str = "", ratios=()) -> None:
-        """Add a row; ratios: value / reference value, for each pair."""
+        """Add a row to the table.
+
+        Args:
+            benchmark, case: name of the benchmark, and description of the case.
+            value, unit: the measured value and its unit.
+            reference: name of the reference for readers.
+            ratios: our value divided by the reference's value, for each pair of measurements.
+        """
         quartiles = [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])] if len(ratios) else [None] * 3
         self.rows.append(
             dict(zip(COLUMNS, (benchmark, case, value, unit, reference, *quartiles)), **self.machine)
@@ -99,16 +113,19 @@ class Rows:
         images: tuple[int, int] | None = None,
         unit: str = "ms/step",
     ) -> float:
-        """Measure two functions in alternating pairs and add a row: milliseconds, or images per second.
+        """Time two functions in alternating order and add a row, in milliseconds or in images per second.
 
         Args:
-            ours, other: return seconds.
+            benchmark, case: as in `add`.
+            ours, other: functions that do the work of our code and of the reference, and return seconds.
             reference: name of `other` for readers.
-            images: numbers of images that `ours` and `other` process in that time; None: report the time.
-            unit: unit of the time.
+            pairs: number of pairs of measurements.
+            images: number of images that `ours` processes in a call, and number that `other` processes. With these
+                numbers, the row shows images per second. None: the row shows milliseconds.
+            unit: unit of the time for readers.
 
         Returns:
-            The median seconds of `ours`.
+            The median of the seconds of `ours`.
         """
         mine, theirs = pairs_of(ours, other, pairs)
         seconds = statistics.median(mine)
@@ -121,7 +138,7 @@ class Rows:
         return seconds
 
     def keep(self, path: Path) -> None:
-        """Write the rows into a file; its rows of other machines and cases stay."""
+        """Write the rows into the file `path`; rows of the file for other machines and cases stay."""
         check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)
@@ -139,7 +156,10 @@ class Rows:
 def pairs_of(
     ours: Callable[[], float], other: Callable[[], float], pairs: int
 ) -> tuple[list[float], list[float]]:
-    """Time two functions in alternating order and return their seconds; an extra pair at the start warms up."""
+    """Time two functions in alternating order; return the seconds of `ours` and the seconds of `other`.
+
+    One more pair at the start is not returned, because it warms up the caches.
+    """
     mine, theirs = [], []
     for pair in range(pairs + 1):
         for which in ((ours, mine), (other, theirs))[:: 1 if pair % 2 else -1]:
@@ -164,7 +184,7 @@ def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_count
 
 
 def _start(reader: ImageReader) -> None:
-    global _reader  # one for each worker, since opening a zip of 30,000 images takes longer than decoding 64
+    global _reader  # a reader for each worker, since opening a zip of 30,000 images takes longer than decoding 64
     _reader = reader
 
 
@@ -197,11 +217,11 @@ def bench_cache(args, rows: Rows) -> None:
 
 
 def make_train_step(config: Task2Config, device: torch.device, train: Batches, constant: bool) -> TrainStep:
-    """Make the steps of a training; constant: each step gets the same batch, made once."""
+    """Make the object that runs the steps of a training; `constant`: every step gets the same batch, made once."""
     torch.manual_seed(0)
     if constant:
         images, labels = next(train.eval_batches(config.batch_size))
-        train.train_batch = lambda now, augment: (images, labels)
+        train.train_batch = lambda *_: (images, labels)
     model = build_classifier(vars(config), 3, 50).to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, device, use_buffers=True)
     optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True)
@@ -215,7 +235,7 @@ def make_train_step(config: Task2Config, device: torch.device, train: Batches, c
 def real_and_constant(
     config: Task2Config, device: torch.device, batches: Callable[[], Batches]
 ) -> tuple[TrainStep, TrainStep]:
-    """Make the steps of a training twice: with new batches, and with one batch that stays the same."""
+    """Make two objects that run training steps: the first with new batches, the second with a constant batch."""
     real, constant = (make_train_step(config, device, batches(), same) for same in (False, True))
     return real, constant
 
@@ -234,7 +254,7 @@ def random_images(count: int, image_size: int, device: torch.device) -> Batches:
 
 
 def runner(steps: TrainStep, count: int) -> Callable[[], float]:
-    """Return a function that runs the next `count` steps, waits for the device and returns seconds per step."""
+    """Return a function that runs the next `count` steps, waits for the device, and returns the seconds per step."""
     position = [0]
 
     def run() -> float:
@@ -285,7 +305,7 @@ def bench_step(args, rows: Rows) -> None:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Measure FLOP/s of a product of two random bfloat16 matrices: 8192 x 8192, on a CPU 1024 x 1024."""
+    """Measure the FLOP/s of a product of two random bfloat16 matrices of side 8192, or 1024 on a CPU."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     run = timed(lambda: (a @ b)[0, 0].item())
@@ -322,7 +342,7 @@ def bench_data(args, rows: Rows) -> None:
 
 
 class Plain(Dataset):
-    """A dataset that reads images like PyTorch's ImageNet example: file, Pillow, torchvision transforms."""
+    """A dataset that reads images as PyTorch's ImageNet example does: from a file, with Pillow and torchvision."""
 
     def __init__(self, lists, cache, image_size: int):
         self.reader, self.split = ImageReader(lists), lists.splits["train"]
@@ -399,7 +419,7 @@ def bench_epoch(args, rows: Rows) -> None:
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
-    """Count the bytes that a forward pass saves for the backward pass, each storage once."""
+    """Count the bytes that a forward pass saves for the backward pass; memory that tensors share counts once."""
     sizes: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -414,7 +434,7 @@ def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
 
 def bench_stem(args, rows: Rows) -> None:
     device = torch.device(args.device)
-    # on a CPU measure only the time of this process, since other processes may be busy
+    # on a CPU, the clock counts only the time of this process, since other processes may be busy
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     for channels, sizes in ((3, (1, 2, 3)), (13, (1, 3, 13)), (224, (112, 224))):
         head = f"ResNet-18, {args.image_size} px, C={channels}"
@@ -479,11 +499,94 @@ def bench_stem(args, rows: Rows) -> None:
             inference(f"folded, n={n}", fold_channels(net, ids).eval(), network(n).eval(), x, n)
 
 
+# ---------------------------------------------------------------- the course's archive
+
+
+def draw_course(folder: Path, counts: dict[str, int]) -> Path:
+    """Draw a data set like the course's archive: JPEGs of 256 px in 50 classes, about 20 kB each.
+
+    The pictures repeat, but each file differs, since bytes after a picture's end are not decoded.
+
+    Args:
+        folder: the folder to make.
+        counts: split -> number of images.
+    """
+    random, pictures = np.random.default_rng(0), []
+    for _ in range(100):
+        clouds = random.normal(128, 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+        pixels = np.asarray(Image.fromarray(clouds).resize((256, 256)), np.int16)
+        pixels = (pixels + random.normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "JPEG", quality=75)
+        pictures.append(data.getvalue())
+    for label in range(50):
+        (folder / f"images/n{label:08d}").mkdir(parents=True)
+    number = 0
+    for split, count in counts.items():
+        lines = []
+        for _ in range(count):
+            path = f"images/n{number % 50:08d}/{number}.JPEG"
+            (folder / path).write_bytes(pictures[number % 100] + number.to_bytes(8, "big"))
+            lines.append(f"{path} {number % 50}\n")
+            number += 1
+        write_text(folder / f"{split}.txt", "".join(lines))
+    return folder
+
+
+# a small program in between: Linux counts the memory of the process that starts another as that of the other too
+LAUNCH = (
+    "import resource, subprocess, sys, time; begun = time.perf_counter()\n"
+    "status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)\n"
+    "print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    "sys.exit(status)"
+)
+
+
+def cost_of(words: list[str]) -> tuple[float, float]:
+    """Run Python with the arguments `words` in the repository; return seconds, and MiB of its largest process.
+
+    Raises:
+        UserError: it failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LAUNCH, sys.executable, *words],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode:
+        raise UserError(f"`python {' '.join(words)}` failed; see its messages above")
+    seconds, memory = map(float, done.stdout.split())
+    return seconds, memory / 1024  # Linux counts in KiB
+
+
+def bench_course(args, rows: Rows) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        data, run = str(draw_course(Path(place, "course"), COURSE)), f"{place}/run"
+        count, prepare = sum(COURSE.values()), ["-m", "data.prepare"]
+        opened = ["--data", data, "--cache", f"{place}/cache", "--threads", str(args.threads)]
+        size, workers = str(args.image_size), ["--workers", str(args.threads)]
+        training = ["train_task1.py", *opened, "--image-size", size, "--epochs", "1", "--out", run]
+        evaluation = ["eval_channels.py", f"{run}/model.pt", *opened, "--results", f"{place}/results"]
+        for case, words in {
+            "check": [*prepare, "check", data, *workers],
+            "check --decode": [*prepare, "check", data, "--decode", *workers],
+            f"cache for {size} px": [
+                *(*prepare, "cache", data, "--image-size", size, "--out", f"{place}/cache", *workers)
+            ],
+            f"train_task1.py, one epoch at {size} px": [*training, "--device", args.device],
+            "eval_channels.py": [*evaluation, "--repeats", "0", "--device", args.device],
+        }.items():
+            seconds, memory = cost_of(words)
+            rows.add("course", f"{count:,} images: {case}", seconds, "s")
+            rows.add("course", f"{count:,} images: {case}, largest process", memory, "MiB")
+
+
 # ---------------------------------------------------------------- scaling
 
 
 def _batches_of_an_epoch(count: int, image_size: int) -> float:
-    """Time the batches of an epoch of random images, without a network, in seconds."""
+    """Return the seconds that an epoch of batches from `count` random images takes, without a network."""
     torch.set_num_threads(1)
     batches = random_images(count, image_size, torch.device("cpu"))
     start = time.perf_counter()
@@ -517,19 +620,24 @@ BENCHMARKS = {
     "step": bench_step,
     "stem": bench_stem,
     "scaling": bench_scaling,
+    "course": bench_course,
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.benchmark", description=__doc__)
-    parser.add_argument("which", nargs="*", choices=tuple(BENCHMARKS), help="which benchmarks (default: all)")
+    parser.add_argument(
+        "which", nargs="*", choices=tuple(BENCHMARKS), help="benchmarks to run (default: all)"
+    )
     add_data_options(parser, "data set for `cache` and `epoch`, as in train_task1.py")
     parser.add_argument("--image-size", type=within(8, 1024), default=64, help="image side in px")
-    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="number of repetitions")
+    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="number of pairs of measurements")
     parser.add_argument(
-        "--steps", type=within(1, 10**5), default=5, help="number of steps in each repetition"
+        "--steps", type=within(1, 10**5), default=5, help="number of steps in each measurement"
     )
-    parser.add_argument("--device", default="cpu", help="device of `epoch`, `step` and `stem`: cpu or cuda:N")
+    parser.add_argument(
+        "--device", default="cpu", help="device of `course`, `epoch`, `step` and `stem`: cpu or cuda:N"
+    )
     parser.add_argument("--compile", action="store_true", help="use torch.compile in `epoch` and `step`")
     parser.add_argument(
         "--threads", type=within(1, 4096), default=1, help="CPU threads of the training steps"
@@ -537,13 +645,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="write rows into results/speed.csv also if only some benchmarks run",
+        help="write rows into the repository's results/speed.csv also if only some benchmarks run",
     )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     rows = Rows(torch.device(args.device))
-    chosen = args.which or [name for name in BENCHMARKS if name != "step" or args.device != "cpu"]
+    chosen = args.which or [
+        name for name in BENCHMARKS if name != "course" and (name != "step" or args.device != "cpu")
+    ]
     for name in chosen:
         BENCHMARKS[name](args, rows)
         if args.keep or not args.which:  # after each benchmark, so that a later error loses nothing

@@ -1,11 +1,12 @@
 """Measure the errors of fill rules in pixels and in the stem's responses; write results/fill_error.csv.
 
     python -m tools.fill_error --data data/mini-imagenet-50.zip --size 48          # only pixels; a minute
-    python -m tools.fill_error --data ... --size 48 runs/.../model.pt [...]        # also these networks
+    python -m tools.fill_error --data ... --size 48 runs/.../model.pt [...]        # also responses of networks
 
-The table has a row for each rule, network and channel set. Moments and predictors come from the training images,
-errors from the validation images; no test image is read. A network trained without a sampler is measured under every
-rule, a network trained on channel sets only under its own rule.
+A fill rule predicts the absent channels of an image from the present channels. The table has a row for each rule,
+network and channel set. Fill rules and predictors are fitted on the training images. Errors are measured on the
+validation images; no test image is read. A network that was trained without a sampler is measured with every rule. A
+network that was trained on channel sets is measured only with the rule of its training.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ from utils import (
 )
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")
-NEIGHBOURS = (3, 5)  # px a side
-PATCHES = 400  # number of images to fit the predictors from neighbours, and number to test them
+NEIGHBOURS = (3, 5)  # px, sides of the squares of neighbours
+PATCHES = (
+    400  # number of images to fit the predictors from neighbours, and number of images to test the predictors
+)
 COLUMNS = {  # column -> number of decimals
     **dict.fromkeys(("dataset", "image_size", "preset", "model", "sampler", "rule", "seed", "subset")),
     **dict.fromkeys(("pixel_error", "stem_error", "bn_shift", "variance_ratio", "mean_energy"), 4),
@@ -48,7 +51,7 @@ COLUMNS = {  # column -> number of decimals
 def images_of(cache, split: str, size: int, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return normalised centre crops (N, C, size, size) and labels (N,) of a split in a fixed random order.
 
-    `count` limits N.
+    N is at most `count`.
     """
     batches = make_batches(cache, split, size, range(len(cache.channel_names)), torch.device("cpu"))
     images, labels = map(torch.cat, zip(*batches.eval_batches(1000)))
@@ -58,7 +61,7 @@ def images_of(cache, split: str, size: int, count: int | None = None) -> tuple[t
 
 @torch.inference_mode()
 def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ids: list[int]) -> dict:
-    """Measure top-1 in percent and cross-entropy in nats on a channel set."""
+    """Measure a model on the channel set `ids`; return a dict with top-1 in percent and cross-entropy in nats."""
     network = for_channels(model, ids).eval()
     logits = torch.cat([network(some[:, ids]) for some in images.split(250)])
     return {
@@ -69,7 +72,7 @@ def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor,
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.fill_error", description=__doc__)
-    parser.add_argument("checkpoint", nargs="*", help="model.pt files from train_task1.py")
+    parser.add_argument("checkpoint", nargs="*", help="model.pt files that train_task1.py wrote")
     add_data_options(parser, "data set, as in train_task1.py")
     parser.add_argument("--size", type=within(1, 4096), default=48, help="side of the images, px")
     parser.add_argument(

@@ -1,11 +1,11 @@
-"""Time all networks of Task 2's results again, in turn on one machine, so that latencies can be compared.
+"""Time all networks in the results of Task 2 again, in turn on one machine, so that latencies can be compared.
 
     python -m tools.latency                          # ten minutes on a CPU; run nothing else meanwhile
     python -m tools.latency --preset 48px-quarter --rounds 50
 
 Latency does not depend on the weights. So the networks are built from the options in results/task2/runs/, and no
-checkpoint is needed. The command updates latencies, machine and versions in the records, and the table of all
-records. Ablations are left out, as in the table of cost.
+checkpoint is needed. The command updates latencies, machine and versions in the records, and then the table of all
+records. It does not time ablations, because the table of cost does not show them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
 from report.results import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar
+from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, within
 
 CHANNELS = 3  # Task 2 uses all channels of the pixel cache
 
 
 def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
-    """Build the fused network of the record `name`, with new weights.
+    """Build the fused network that the record `name` describes, with new weights.
 
     Raises:
-        UserError: this version cannot build it.
+        UserError: this version cannot build the network.
     """
     files = RunFiles(root / "results", "task2", name)
     try:
@@ -42,7 +42,11 @@ def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
 def time_setting(
     setting: Setting, records: dict[str, dict], device: torch.device, rounds: int
 ) -> dict[str, dict]:
-    """Time the networks of a setting's tables: name of a record -> its new latencies."""
+    """Time the networks of a setting; return a dict from the name of a record to its new latencies.
+
+    A setting is a group of results with the same preset, data set and image size. An entry is a network with all of its
+    seeds; only entries that are not ablations are timed.
+    """
     runs = {entry: list(dict.fromkeys(setting.of(entry)["run"])) for entry in setting.compared}
     nets = {
         entry: rebuild(records[names[0]], names[0], setting.folder.parent).to(
@@ -69,15 +73,13 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("--preset", help="preset of the results (default: all)")
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=within(1, 10**6),
         default=60,
-        help=f"number of timed passes of each network for one image; a twentieth of that number for a batch of {BATCH}",
+        help=f"number of timed passes of each network for one image; a twentieth for a batch of {BATCH}",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=within(1, 4096), default=1, help="CPU threads")
     args = parser.parse_args(argv)
-    if args.rounds < 1:
-        raise UserError(f"--rounds {args.rounds}: give at least 1")
     torch.set_num_threads(args.threads)
     device, records = torch.device(args.device), load_records(root / "results", "task2")
     settings = [one for one in load_settings(root, "task2")[1] if args.preset in (None, one.preset)]

@@ -2,10 +2,11 @@
 
     python -m tools.pictures                       # our network of Task 1 on each channel set
     python -m tools.pictures --preset 64px-half --model sliced
-    python -m tools.pictures task2                 # the best shallow network on validation, and ResNet-34
+    python -m tools.pictures task2                 # ResNet-34, and the shallow network that is best on validation
 
-The command writes report/local/*.png, which git ignores, because the pictures belong to the data set. It uses the
-first seed of each network.
+The command writes PNG files into report/local, which git ignores, because the pictures belong to the data set. It uses
+the first seed of each network. A setting is a group of results with the same preset, data set and image size. An entry
+is the number of an evaluated network in a setting.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from data.dataset import add_data_options, open_data
 from engine.records import SINGLE, SUBSETS, Predictions
 from grids.task1 import CHANNELSET
 from report.class_names import class_names
 from report.compare import agreement, denominator, headline
+from report.figures import Figure
 from report.results import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
+from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, within
 
 
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
     """Sort pictures by the channel sets from which the answer is right.
 
-    Return kind -> (N,) bool: whether each picture is of this kind.
+    Return a dict from the name of a kind of pictures to an array (N,) of bool: whether each picture is of this kind.
     """
     by_set = {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
     return {
@@ -39,15 +40,17 @@ def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Sort pictures by which of two networks is right; return the kinds as `kinds_task1` does."""
+    """Sort pictures by which of two networks is right; return a dict as `kinds_task1` does."""
     return agreement(predictions.labels, predictions.by_column)
 
 
 def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """Find the first setting with the model; return it with the model's name and predictions by channel set.
+    """Find the first setting that has results of the model; return (setting, name of the model, predictions).
+
+    The predictions have a column for each channel set. None as `model` means our network for any channel set.
 
     Raises:
-        UserError: no setting has it.
+        UserError: no setting has results of the model.
     """
     for setting in settings:
         entry = named(setting, model) if model else setting.find(CHANNELSET)
@@ -57,9 +60,9 @@ def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str
 
 
 def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """Find a setting as `find_task1`, with predictions of the model and of ResNet-34.
+    """Find a setting as `find_task1` does; the predictions have a column for the model and a column for ResNet-34.
 
-    The default model is ours that is best on validation.
+    None as `model` means our shallow network that is best on validation.
     """
     for setting in settings:
         entry = named(setting, model) if model else headline(setting)[0]
@@ -69,7 +72,7 @@ def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str
             if one.images != other.images:
                 raise UserError(
                     f"{setting.describe(entry)} and {setting.describe(against)} were evaluated "
-                    f"on other images: evaluate them again with eval_shallow.py"
+                    f"on different images: evaluate both networks again with eval_shallow.py"
                 )
             answers = {
                 setting.describe(network): p.by_column[SINGLE]
@@ -80,7 +83,7 @@ def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str
 
 
 def named(setting: Setting, model: str) -> int | None:
-    """Find the first entry of the tables with the name `model`."""
+    """Find the first entry of the setting that has the name `model`; None if there is no such entry."""
     entries = setting.test[setting.test["model"] == model]["entry"]
     return None if entries.empty else int(entries.iloc[0])
 
@@ -94,7 +97,7 @@ def missing(model: str, settings: list[Setting], script: str) -> str:
 
 
 def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, list[int]]:
-    """Choose up to `each` random test images of each kind: kind -> their row numbers."""
+    """Choose up to `each` random images of each kind; return a dict from the kind to the numbers of the images."""
     random = np.random.default_rng(seed)
     return {
         kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()
@@ -102,12 +105,19 @@ def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, 
 
 
 def answer(column: str, text: str) -> str:
-    """Write a column's answer, on two lines if its name is long."""
+    """Return "COLUMN: TEXT", on two lines if the name of the column is long."""
     return f"{column}: {text}" if len(column) < 12 else f"{column}:\n{text}"
 
 
 def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[int]], path: Path) -> None:
-    """Draw a row of pictures (N, S, S, 3) uint8 for each kind, with the true class and wrong answers below."""
+    """Draw a row of pictures for each kind, with the true class and the wrong answers below each picture.
+
+    Args:
+        images: (N, S, S, 3), uint8.
+        predictions: answers for the same images.
+        chosen: a dict from a kind to the numbers of the images to draw.
+        path: PNG file to write.
+    """
     columns = max(map(len, chosen.values()))
     names = class_names(predictions.images, predictions.labels)
     lines = 1 + sum(
@@ -146,14 +156,14 @@ TASKS = {"task1": (find_task1, kinds_task1), "task2": (find_task2, kinds_task2)}
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser = ArgumentParser(prog="python -m tools.pictures", description=__doc__)
     parser.add_argument("task", nargs="?", choices=TASKS, default="task1", help="task of the networks")
-    parser.add_argument("--preset", help="preset of the results (default: the first with the model)")
+    parser.add_argument("--preset", help="preset of the results (default: first preset that has the model)")
     parser.add_argument(
         "--model",
         help=f"model of the results (default: {CHANNELSET.model}; for task2 the "
         f"shallow network that is best on validation)",
     )
     add_data_options(parser, "data set of the results, as in train_task1.py")
-    parser.add_argument("--each", type=int, default=6, help="number of pictures of each kind")
+    parser.add_argument("--each", type=within(1, 1000), default=6, help="number of pictures of each kind")
     args = parser.parse_args(argv)
     find, kinds = TASKS[args.task]
     settings = [one for one in load_settings(root, args.task)[1] if args.preset in (None, one.preset)]

@@ -2,10 +2,10 @@
 
     python -m tools.qualitative --ours runs/.../model.pt --networks runs/.../model.pt runs/.../model.pt
 
---ours is a network from train_task1.py for any set of channels; the file gets its answers and kernels for every set.
---networks are from train_task2.py; the file gets their answers and the parts of the picture that support them
-(Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391, on the last feature map). `python -m report.build` draws the
-figures from only this file.
+--ours is a network from train_task1.py for any set of channels. The file gets the network's answers and kernels for
+every channel set. --networks are networks from train_task2.py. The file gets their answers, and maps that show which
+parts of a picture support an answer (Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391, on the last feature map).
+`python -m report.build` draws the figures from this file alone.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ FILTERS = 12  # number of kernels in the figure
 
 
 def as_evaluated(name: str, checkpoint: dict) -> Tensor:
-    """Load a picture (1, 3, s, s), normalised like the data set's images in evaluation.
+    """Load the picture `name`; return it as (1, 3, s, s), prepared and normalised as images are in the evaluation.
 
-    It is decoded as for the cache; `Batches` cuts out the centre.
+    The picture is decoded as for the pixel cache, and `Batches` cuts out its centre.
     """
     dataset, size = checkpoint["dataset"], checkpoint["config"]["image_size"]
     image = np.array(decode((PHOTOGRAPHS / f"{name}.png").read_bytes(), cached_size(size)))
@@ -53,14 +53,14 @@ def as_evaluated(name: str, checkpoint: dict) -> Tensor:
 
 
 def answer(logits: Tensor, classes: list[str]) -> list:
-    """Return [name of the likeliest class, its probability in percent] for logits (1, K)."""
+    """Return a list [name of the likeliest class, its probability in percent] for logits (1, K)."""
     share, label = logits.softmax(1)[0].max(0)
     name = classes[int(label)]
     return [NAMES.get(name, name), round(100 * float(share), 1)]
 
 
 def describe(checkpoint: dict) -> dict:
-    """Describe a network's training: model, data, options, machine."""
+    """Return a dict that describes the training of a network: its model, data, options and machine."""
     config = checkpoint["config"]
     return {
         "model": config["name"],
@@ -76,7 +76,17 @@ def describe(checkpoint: dict) -> dict:
 
 @torch.no_grad()
 def any_set(path: str, names: list[str]) -> dict:
-    """Return facts about a network of Task 1: answers for each picture and set, kernels for each set, statistics."""
+    """Return a dict about a network of Task 1.
+
+    It holds the answers for each picture and channel set, the kernels for each set, and the statistics of the channels.
+
+    Args:
+        path: path of a model.pt of train_task1.py.
+        names: names of the pictures.
+
+    Raises:
+        UserError: the network is not for RGB.
+    """
     model, checkpoint = load_channel_net(path)
     channels, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
     if list(channels.names) != list("RGB"):
@@ -108,7 +118,10 @@ def any_set(path: str, names: list[str]) -> dict:
 
 
 def classifier(path: str, names: list[str]) -> dict:
-    """Collect a Task 2 network's answers by picture, and the Grad-CAM maps that support them."""
+    """Return a dict about a network of Task 2, with its answer and a Grad-CAM map for each picture.
+
+    The map shows which parts of the picture support the answer.
+    """
     model, checkpoint = load_classifier(path)
     net, dataset = fuse(model).eval(), checkpoint["dataset"]
     answers, maps = {}, {}
@@ -121,8 +134,10 @@ def classifier(path: str, names: list[str]) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.qualitative", description=__doc__)
-    parser.add_argument("--ours", required=True, metavar="CHECKPOINT", help="from train_task1.py")
-    parser.add_argument("--networks", nargs="+", default=[], metavar="CHECKPOINT", help="from train_task2.py")
+    parser.add_argument("--ours", required=True, metavar="CHECKPOINT", help="model.pt of train_task1.py")
+    parser.add_argument(
+        "--networks", nargs="+", default=[], metavar="CHECKPOINT", help="model.pt files of train_task2.py"
+    )
     parser.add_argument(
         "--out", default=str(ROOT / "results" / "qualitative.json"), help="file for the answers"
     )

@@ -1,8 +1,9 @@
 """Add checksums to results from an older version: python -m tools.seal [FOLDER]
 
-A record without checksums gets them if its test metrics agree with its predictions. Measured files that are not in
-SHA256SUMS are added to it. A file that has a checksum is only checked: damage is reported and never sealed. The
-checksums show that nothing changed after this command ran. They cannot show that nothing changed before.
+A record without checksums gets checksums if its test metrics agree with its predictions. A measured file, such as
+speed.csv, is added to SHA256SUMS if it is not listed there. A file that has a checksum is only checked. A damaged file
+is reported and gets no new checksum. The checksums show that nothing changed after this command ran. They cannot show
+that nothing changed before.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MEASURED = ("fill_error.csv", "qualitative.json", "robustness.csv", "speed.csv")
 
 
 def seal_records(folder: Path, task: str) -> int:
-    """Add checksums to the records of a task; return how many had none.
+    """Add checksums to the records of a task; return the number of records that had no checksums.
 
     Raises:
         UserError: a record does not agree with its predictions.
@@ -56,7 +57,7 @@ def seal_records(folder: Path, task: str) -> int:
 
 
 def seal_files(folder: Path) -> int:
-    """Add missing measured files to SHA256SUMS; return how many were added."""
+    """Add each measured file that is not listed in SHA256SUMS; return the number of added files."""
     files = [folder / name for name in MEASURED if (folder / name).is_file()]
     for file in files:
         check_file(file, folder)

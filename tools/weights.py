@@ -1,9 +1,10 @@
 """Publish a trained network: copy its checkpoint, without the paths of this machine, to results/weights/NAME/model.pt.
 
     python -m tools.weights runs/NAME/model.pt any-channels
-    python eval_channels.py results/weights/any-channels/model.pt      # gives its row of the table again
+    python eval_channels.py results/weights/any-channels/model.pt      # evaluates the published network again
 
-Only networks whose record is in results/ are published. So everybody can compare their answers with the recorded ones.
+Only networks with a record in results/ are published. So everybody can evaluate the network and compare the answers
+with the record.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ WEIGHTS = "weights"  # folder of results/
 
 
 def record_of(checkpoint: dict, folder: Path) -> str:
-    """Return the name of the record of a checkpoint, evaluated as it was trained.
+    """Return the name of the record in which the network of a checkpoint is evaluated as it was trained.
 
     Raises:
-        UserError: there is no such record.
+        UserError: the folder has no such record.
     """
     key = (checkpoint["environment"], checkpoint["train_s"], kept_options(checkpoint["config"]))
     task = checkpoint["kind"].removesuffix("-model")
@@ -33,10 +34,10 @@ def record_of(checkpoint: dict, folder: Path) -> str:
 
 
 def publish(path: Path, name: str, folder: Path) -> Path:
-    """Copy a checkpoint to folder/weights/name/model.pt and return this path.
+    """Copy the checkpoint `path` to folder/weights/name/model.pt and return the path of the copy.
 
     Raises:
-        UserError: the checkpoint has no record, is too large, or was taught by another network.
+        UserError: the checkpoint has no record, is too large, or its training used another network.
     """
     checkpoint = load_checkpoint(path, ("task1-model", "task2-model"))
     record_of(checkpoint, folder)
@@ -46,7 +47,9 @@ def publish(path: Path, name: str, folder: Path) -> Path:
         )
     config = checkpoint["config"]
     if config.get("teacher") or config.get("init_from"):
-        raise UserError(f"{path} began from another network, whose path it holds: it cannot be published")
+        raise UserError(
+            f"{path} began from another network, whose path it holds: publish a network trained from scratch"
+        )
     places = {*PLACES} - {"name"}
     target = folder / WEIGHTS / check_name(name, "the name") / "model.pt"
     save_checkpoint(

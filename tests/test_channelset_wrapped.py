@@ -1,0 +1,400 @@
+"""Sets of channels where other code wraps, repeats, compiles or averages the network."""
+
+import copy
+import itertools
+import threading
+
+import pytest
+import torch
+from small_networks import (
+    COVARIANCE,
+    MASK,
+    Residual,
+    adapted,
+    fuse_data,
+    fuse_in_place,
+    fuse_of_torch,
+    small_net,
+)
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from channelset import (
+    adapt_first_conv,
+    channel_statistics,
+    find_stem,
+    fold_channels,
+    load_adapted,
+    present,
+    save_adapted,
+    sensor,
+)
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+DIRTY = torch.where(MASK[:, :, None, None], X, torch.nan)
+
+
+# ---------------------------------------------------------------- the first layer is wrapped, replaced or not called
+
+
+def wrap_checkpoint(stem):
+    module = pytest.importorskip("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
+    return module.checkpoint_wrapper(stem)
+
+
+WRAPPERS = {
+    "checkpoint": wrap_checkpoint,
+    "parallel": nn.DataParallel,
+    "compiled": lambda stem: torch.compile(stem, backend="eager"),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapped_stem_still_gets_the_set(name):
+    torch._dynamo.reset()
+    net = adapted(small_net())
+    expected = net(X, mask=MASK)
+    net[0] = WRAPPERS[name](net[0])
+    with torch.no_grad():
+        torch.testing.assert_close(net(DIRTY, mask=MASK), expected)
+        torch.testing.assert_close(net(X[:, [0, 2]], channels=[0, 2])[0], expected[0])
+
+
+class Part(nn.Module):
+    """Its attributes are not those of its module, as in DataParallel."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
+
+
+def test_a_wrapper_around_a_part_of_the_network_hides_no_stem():
+    net = nn.Sequential(small_net(), nn.ReLU())
+    net = adapted(net)
+    expected = net(X, mask=MASK)
+    net[0] = Part(net[0])
+    torch.testing.assert_close(net(DIRTY, mask=MASK), expected)
+
+
+def test_a_stem_that_other_code_replaced_is_an_error():
+    net = adapted(small_net())
+    net[0] = find_stem(net).fold()
+    with pytest.raises(ValueError, match="0 does not take sets of channels any more"):
+        net(X, mask=MASK)
+
+
+class Functional(nn.Module):
+    """It uses the weight of a layer without the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.conv.weight, self.conv.bias)
+
+
+class Elsewhere(nn.Module):
+    """It calls its first layer in another thread, as nn.DataParallel within a network does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        result = []
+        thread = threading.Thread(target=lambda: result.append(self.conv(x)))
+        thread.start()
+        thread.join()
+        return result[0]
+
+
+@pytest.mark.parametrize("make", [Functional, Elsewhere])
+def test_a_set_that_reaches_no_stem_is_an_error(make):
+    net = adapt_first_conv(make(), "mean")
+    net(X)
+    with pytest.raises(RuntimeError, match="did not call conv"):
+        net(X, mask=MASK)
+    with pytest.raises(RuntimeError, match="no call in the block used the set"), present(net, mask=MASK):
+        net(X)
+    with pytest.raises(ValueError, match="does not run|any influence|influence"):
+        adapt_first_conv(Functional(), "mean", example=X)
+
+
+def test_a_block_around_calls_in_other_threads_is_an_error():
+    net = adapt_first_conv(small_net(), "mean")
+    with pytest.raises(RuntimeError, match="in another thread"), present(net, mask=MASK):
+        thread = threading.Thread(target=lambda: net(X))
+        thread.start()
+        thread.join()
+    with present(net, mask=MASK):
+        net(X, mask=~MASK)  # a call's own set is no error
+
+
+# ---------------------------------------------------------------- activation checkpointing
+
+
+class Repeated(nn.Module):
+    def __init__(self, reentrant: bool):
+        super().__init__()
+        self.net, self.reentrant = small_net(), reentrant
+
+    def forward(self, x):
+        return self.net[2:](checkpoint(self.net[:2], x, use_reentrant=self.reentrant))
+
+
+@pytest.mark.parametrize("fill", ["zero", "mean"])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_stem_that_is_repeated_without_its_set_is_an_error(reentrant, fill):
+    x = X.clone().requires_grad_()
+    net = adapt_first_conv(Repeated(reentrant), fill, embedding=False).train()
+    net(x).sum().backward()  # all channels: the same when repeated
+    with pytest.raises(RuntimeError, match="activation checkpointing repeats"):
+        net(x, mask=MASK).sum().backward()
+    net = adapt_first_conv(small_net(), fill).train()
+    expected = torch.autograd.grad(net(X, mask=MASK).square().sum(), net[0].weight)[0]
+    y = checkpoint(net, X, mask=MASK, use_reentrant=False)  # the set is an argument of what is repeated
+    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), net[0].weight)[0], expected)
+
+
+# ---------------------------------------------------------------- images among other arguments
+
+
+class Captions(nn.Module):
+    """As CLIP: its first argument is a text."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = small_net()
+
+    def forward(self, input_ids=None, pixel_values=None):
+        return self.net(pixel_values)
+
+
+class Anything(nn.Module):
+    """As a wrapper of adapters: its arguments have no names."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = small_net()
+
+    def forward(self, *args, **kwargs):
+        return self.net(*args, *kwargs.values())
+
+
+@pytest.mark.parametrize("make", [Captions, Anything])
+def test_images_are_filled_whatever_their_argument(make):
+    net = adapt_first_conv(make(), "mean", where="input")
+    text = torch.ones(2, 5, dtype=torch.long)
+    with torch.no_grad():
+        expected = net.net(net.channel_fill.fill.complete(X, MASK))
+        results = [net(pixel_values=DIRTY, mask=MASK)]
+        if make is Captions:
+            results += [net(text, DIRTY, mask=MASK), net(input_ids=text, pixel_values=DIRTY, mask=MASK)]
+            net(text, X)
+        else:
+            results += [net(DIRTY, mask=MASK), net(y=DIRTY, mask=MASK)]
+        for got in results:
+            torch.testing.assert_close(got, expected)
+        folded = fold_channels(net, [2, 0])
+        one = net(pixel_values=X[:, [2, 0]], channels=[2, 0])
+        torch.testing.assert_close(folded(pixel_values=X[:, [2, 0]]), one, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="called with input_ids= a Tensor, not with images to fill"):
+        net(input_ids=text, mask=MASK)
+    with pytest.raises(ValueError, match="called with nothing, not with images"):
+        fold_channels(net, [0])()
+    drawing = adapt_first_conv(make(), "mean", where="input", sample="hcs").train()
+    with pytest.raises(ValueError, match="not with images"):
+        drawing(input_ids=text)
+
+
+class Counts(nn.Module):
+    """It compares the images with its number of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_channels, self.projection = 3, nn.Conv2d(3, 4, 4, 4)
+
+    def forward(self, pixel_values=None, labels=None):
+        assert pixel_values.shape[1] == self.num_channels
+        return self.projection(pixel_values)
+
+
+def test_channels_find_the_images_beside_labels():
+    net = adapted(Counts())
+    labels, ids = torch.zeros(2, dtype=torch.long), [2, 0]
+    expected = net(X[:, ids], channels=ids)
+    torch.testing.assert_close(net(labels=labels, pixel_values=X[:, ids], channels=ids), expected)
+
+
+# ---------------------------------------------------------------- an example that shows nothing
+
+
+class Finds(nn.Module):
+    """A detector that finds nothing, where a second layer reads the images."""
+
+    def __init__(self, twice: bool):
+        super().__init__()
+        self.net = Residual() if twice else nn.Conv2d(3, 6, 3)
+
+    def forward(self, x):
+        return [{"boxes": part[part > 1e9]} for part in self.net(x)]
+
+
+class Draws(nn.Module):
+    """It draws in eval mode, as masked autoencoders do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y * torch.rand(y.shape)
+
+
+def test_an_example_that_shows_nothing_or_draws():
+    with pytest.raises(ValueError, match="influence: net.skip"):
+        adapt_first_conv(Finds(True), "mean", example=X)
+    adapt_first_conv(Finds(False), "mean", example=X)
+    adapt_first_conv(Draws(), "mean", example=X)
+
+
+def test_an_example_leaves_no_copy_of_the_weights_in_a_training_stem():
+    net = adapt_first_conv(small_net().train(), "mean", example=X)
+    nn.init.normal_(net[0].embedding)
+    before = net[0].embedding.clone()
+    with torch.no_grad():  # a step with decay of the weight and without a gradient
+        net[0].weight *= 0.9
+        net[0].bias = nn.Parameter(torch.ones(6))
+    net(X)
+    assert torch.equal(net[0].embedding, before)
+
+
+# ---------------------------------------------------------------- torch.compile
+
+
+@pytest.mark.parametrize("fill", ["zero", "mean", "regression"])
+@pytest.mark.parametrize("where", ["stem", "input", "the stem alone"])
+def test_compiled_code_follows_every_list_of_channels(where, fill):
+    torch._dynamo.reset()
+    options = {"covariance": COVARIANCE} if fill == "regression" else {}
+    net = adapt_first_conv(
+        small_net()[:1], fill, where="input" if where == "input" else "stem", **options
+    ).eval()
+    net = net[0] if where == "the stem alone" else net
+    compiled = torch.compile(net, backend="eager")
+    with torch.no_grad():
+        for count in (1, 2, 3):
+            for ids in map(list, itertools.permutations(range(3), count)):
+                x = X[:, ids]
+                torch.testing.assert_close(compiled(x, channels=ids), net(x, channels=ids))
+
+
+def test_compiled_code_follows_blocks():
+    torch._dynamo.reset()
+    net = adapted(small_net())
+    compiled = torch.compile(net, backend="eager")
+    with torch.no_grad():
+        for mask in (None, MASK, ~MASK, None):
+            if mask is None:
+                torch.testing.assert_close(compiled(X), net(X))
+                continue
+            with present(net, mask=mask):
+                torch.testing.assert_close(compiled(X), net(X, mask=mask))
+
+
+# ---------------------------------------------------------------- averages of a network that draws sets
+
+
+def test_an_average_copies_the_state_of_a_network_that_draws_sets():
+    net = adapt_first_conv(small_net(), "mean", sample="hcs").train()
+    average = copy.deepcopy(net)
+    for _ in range(12):  # as timm's ModelEmaV2: the count grows to two digits
+        net(X)
+        for mine, theirs in zip(average.state_dict().values(), net.state_dict().values()):
+            mine.copy_(theirs)
+    other = adapt_first_conv(small_net(), "mean", sample="hcs")
+    other.load_state_dict(net.state_dict())
+    assert find_stem(other).sampler.count == 12
+
+
+# ---------------------------------------------------------------- BatchNorm's fusion, then no call
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("fuse", [fuse_of_torch, fuse_in_place, fuse_data])
+def test_a_fused_network_is_saved_or_compiled_right_before_any_call(fuse, bias, tmp_path):
+    net = adapted(small_net(bias=bias))
+    expected = net(X, mask=MASK)
+    net[0], net[1] = fuse(net[0], net[1]), nn.Identity()
+    others = []
+    for _ in range(2):
+        plain = small_net(bias=True)
+        plain[1] = nn.Identity()
+        others.append(plain)
+    others[0] = adapted(others[0])
+    state = copy.deepcopy(net).state_dict()
+    others[0].load_state_dict(state)
+    save_adapted(copy.deepcopy(net), tmp_path / "net.pt")
+    others[1] = load_adapted(others[1], tmp_path / "net.pt").eval()
+    if not (fuse is fuse_data and bias):  # this alone changes no parameter but its values
+        torch._dynamo.reset()
+        others.append(torch.compile(net, backend="eager"))
+    for other in others:
+        torch.testing.assert_close(other(X, mask=MASK), expected, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- networks within networks
+
+
+class Task(nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, **kwargs):
+        return self.net(x, **kwargs)
+
+
+@pytest.mark.parametrize("where", ["stem", "input"])
+def test_a_network_within_another_folds_without_a_trace(where):
+    net = Residual().eval() if where == "input" else small_net()
+    task = Task(adapt_first_conv(net, "zero", where=where, sample="hcs")).eval()
+    expected = task(X[:, [2, 0]], channels=[2, 0])
+    folded = fold_channels(task, [2, 0])
+    for part in (folded, folded.net):
+        torch.testing.assert_close(part(X[:, [2, 0]]), expected, rtol=1e-4, atol=1e-5)
+        with pytest.raises(TypeError, match="mask"):
+            part(X[:, [2, 0]], mask=MASK)
+
+
+# ---------------------------------------------------------------- statistics, sensors, remembered sets
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.int16])
+def test_missing_pixels_are_found_in_every_type(kind):
+    value = -3.4e38 if kind in (torch.float32, torch.bfloat16) else -9999
+    x = (100 * torch.rand(4, 3, 5, 5)).to(kind)
+    x[0, 1, 2:, 2:] = value
+    got = channel_statistics([x], nodata=value)
+    kept = torch.ones(4, 5, 5, dtype=torch.bool)
+    kept[0, 2:, 2:] = False
+    torch.testing.assert_close(got.mean, x.movedim(1, 0).double()[:, kept].mean(1))
+
+
+def test_a_wavelength_means_the_nearest_band_that_holds_it():
+    bands = sensor("sentinel-2")
+    assert [bands.names[bands.id_of(value)] for value in (880.0, 866.0, 830.0)] == ["B08", "B8A", "B08"]
+
+
+def test_a_covariance_put_in_the_place_of_another_is_used():
+    net = adapt_first_conv(small_net(), covariance=COVARIANCE).eval()
+    fill = find_stem(net).fill
+    for size in torch.linspace(0.1, 0.9, 9):
+        fill.covariance = None  # its memory is free, and may be taken by the next
+        fill.covariance = torch.eye(3) * (1 - size) + size
+        torch.testing.assert_close(fill.columns([0])[:, 0], torch.tensor([1.0, size, size]))
