@@ -228,6 +228,11 @@ FINE_GATES_K3, POOLED_K3 = GATED_10.but("gated6-k3", kernels="3"), GATED.but(**S
 REPARAM_K3 = REPARAM_10.but("reparam-gated6-k3", kernels="3")
 POOLS_10, LEVELS_10 = REFERENCE.but(num_pools=2), REFERENCE.but(multi_level_head=True)
 WIDTHS_10 = {width: REFERENCE.but(width=width) for width in (0.125, 0.5)}
+# Depth against width. Predicted: twice the width gains 4 points at each depth; but two hidden layers, 1/2 wide, stay
+# below four hidden layers, 1/4 wide, though they have more FLOPs
+DEPTH_WIDTH_10 = {
+    (layers, width): LAYERS_10[layers].but(width=width) for layers in (2, 3, 6) for width in (0.125, 0.5)
+}
 AUGMENTED_10 = {augment: REFERENCE.but(augment=augment) for augment in ("none", "strong")}
 
 SIZES = (32, 40, 64, 96)  # sides of the test images in px; the training is unchanged
@@ -270,6 +275,10 @@ ABLATIONS = {
         (label, run, SCREENED["gated6-k3, 5/16 wide"]) for label, run in SCREENED.items()
     ],
     "width": [("the preset's", REFERENCE), ("1/8", WIDTHS_10[0.125]), ("1/2", WIDTHS_10[0.5])],
+    "hidden layers and width, 10 epochs": [
+        (f"{layers} layers, {width:g} wide", run, WIDTHS_10[width])
+        for (layers, width), run in DEPTH_WIDTH_10.items()
+    ],
     "width and layers, 60 epochs": [
         (label, run, RESNET_60[0.001])
         for label, run in (
@@ -582,6 +591,7 @@ GRIDS = {
         POOLS_10,
         LEVELS_10,
         *WIDTHS_10.values(),
+        *DEPTH_WIDTH_10.values(),
         *AUGMENTED_10.values(),
         *(run for runs in RESIZED.values() for run in runs.values()),
     ],
