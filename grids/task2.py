@@ -142,6 +142,8 @@ KERNELS_30 = {
     size: PLAIN_STRONG.but(f"plain6-k{size}", f"plain, {size}x{size}", "ablation", kernels=str(size))
     for size in (1, 3, 7)
 }
+# The plain network, wide enough for the FLOPs of the gated one. Predicted: it gains 1 point, half of the gain of gates
+WIDER_30 = PLAIN_STRONG.but(label="plain, FLOPs of the gated network", section="ablation", width=0.296875)
 TWO_LAYERS_30 = PLAIN_STRONG.but("plain4-k5", "plain, two hidden layers", "ablation", widths="128,256")
 BRANCHES_30 = PLAIN_STRONG.but("reparam6-k5", "plain, branches in training", "ablation", arch="reparam6-k5")
 OTHERS_30 = {
@@ -344,6 +346,7 @@ ABLATIONS = {
         *((f"{kind} gates only", run, PLAIN_STRONG) for kind, run in GATES_30.items()),
         ("branches in training", BRANCHES_30, PLAIN_STRONG),
         *((f"one {size}x{size} convolution", run, PLAIN_STRONG) for size, run in KERNELS_30.items()),
+        ("19/64 wide instead of 16/64", WIDER_30, PLAIN_STRONG),
         ("two layers fewer", TWO_LAYERS_30, PLAIN_STRONG),
         ("self-attention", OTHERS_30["attention"], PLAIN_STRONG),
         ("graph layers", OTHERS_30["graph"], PLAIN_STRONG),
@@ -499,6 +502,7 @@ MAIN_ROWS = {
 ABLATION_ROWS = (
     ("gates beside each convolution", GATED_K5_STRONG),
     *((f"{kind} gates only", run) for kind, run in GATES_30.items()),
+    ("wider, FLOPs of the gates", WIDER_30),
     ("branches in training", BRANCHES_30),
     ("branches, gated", REPARAM_GATED_STRONG, GATED_K5_STRONG),
     ("1x1 kernels", KERNELS_30[1]),
@@ -563,6 +567,7 @@ GRIDS = {
         *GATES_30.values(),
         BRANCHES_30,
         *KERNELS_30.values(),
+        WIDER_30,
         TWO_LAYERS_30,
         *OTHERS_30.values(),
     ],
