@@ -380,7 +380,7 @@ NAMED = {
     **{
         f"{name}at-{size}px": (resized(run, size),)
         for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG), ("sizes-", FINE_SIZES))
-        for size in (40, 64)
+        for size in (40, 56, 64)
     },
     "weighted": (BANDS_WEIGHTED,),
     "all-bands": (BANDS_PLAIN,),

@@ -455,8 +455,13 @@ NAMED = {
     "depth6-coarse": (SHALLOW,),
     "depth5": (FULL_THREE, THREE_60),
     "depth4": (FULL_GATED4, GATED4_K5_60),
-    "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],),
-    "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
+    "depth6-60": (GATED_60,),
+    **{
+        f"{name}-{word}": (FRACTIONS[label][share],)
+        for name, label in (("depth6", "gated6-k3"), ("resnet34", "ResNet-34"))
+        for word, share in (("tenth", 0.1), ("fourth", 0.25), ("half", 0.5))
+    },
+    "resnet34-60": (RESNET_60[0.001],),
     "resnet34-0.001": (RESNETS[0.001],),
     "resnet34-fine-0.001": (FINE_RESNETS[0.001],),
     "plain": (FULL_PLAIN, PLAIN_STRONG),
