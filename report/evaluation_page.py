@@ -275,7 +275,7 @@ def _draw_bars(figure: Figure, data: Bars) -> None:
         linewidth=0.6,
         zorder=2,
     )
-    axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    axis.bar_label(bars, fmt="%.1f", padding=1, fontsize=8)
     crowded = max(map(len, names)) * len(names) > 90
     axis.set_xticks(range(len(names)), names, rotation=90 if crowded else 0, fontsize=8 if crowded else 10)
     axis.set(xlabel=data.x, ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(names), 4) - 0.3))
