@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grids.run import Run
+from grids.run import Run, against
 
 # ---------------------------------------------------------------- networks
 
@@ -281,13 +281,16 @@ ABLATIONS = {
         ("width 3/8, ours, 90 epochs, strong", MEDIUM_STRONG),
         ("width 1/2, specialists", WIDE_SPECIALISTS, WIDE),
     ],
-    "full width, 64 px": [
-        ("ours, 30 epochs", FULL_CHANNELSET, FULL_CHANNELSET),
-        ("mean fill, 30", FULL_MEAN, FULL_CHANNELSET),
-        ("sliced kernel, 30", FULL_SLICED, FULL_CHANNELSET),
-        ("ours, 90", FULL_LONG, FULL_CHANNELSET),
-        ("7 specialists, 30 each", FULL_SPECIALISTS, FULL_CHANNELSET),
-    ],
+    "full width, 64 px": against(
+        FULL_CHANNELSET,
+        {
+            "ours, 30 epochs": FULL_CHANNELSET,
+            "mean fill, 30": FULL_MEAN,
+            "sliced kernel, 30": FULL_SLICED,
+            "ours, 90": FULL_LONG,
+            "7 specialists, 30 each": FULL_SPECIALISTS,
+        },
+    ),
     "augmentation": [
         ("the preset's", CHANNELSET),
         ("strong", STRONG),
