@@ -390,16 +390,17 @@ NAMED = {
     "all-bands+regression": (BANDS_FILLED[1],),
     "specialist": (BANDS_RGB,),
 }
-# Rows of the report's main table: tuples (label, model)
+# Rows of the report's main table: tuples (label, model, specialists with the same recipe). Without specialists, a model
+# is compared with SPECIALISTS
 MAIN_ROWS = (
     ("seven specialists", SPECIALISTS),
-    ("the same, 90 epochs, strong", LONG_SPECIALISTS),
-    ("the same, no pooling, 50 epochs, strong", FINE_SPECIALISTS),
+    ("the same, 90 epochs, strong", LONG_SPECIALISTS, LONG_SPECIALISTS),
+    ("the same, no pooling, 50 epochs, strong", FINE_SPECIALISTS, FINE_SPECIALISTS),
     ("late fusion of R, G, B", LATE_FUSION),
     ("ours", CHANNELSET),
-    ("ours, 90 epochs, strong †", LONG_STRONG),
-    ("ours, no pooling, 50 epochs, strong †", FINE_STRONG),
-    ("the same, 1/2 wide †", FINE_WIDE),
+    ("ours, 90 epochs, strong †", LONG_STRONG, LONG_SPECIALISTS),
+    ("ours, no pooling, 50 epochs, strong †", FINE_STRONG, FINE_SPECIALISTS),
+    ("the same, 1/2 wide †", FINE_WIDE, FINE_SPECIALISTS),
     ("mean fill", BY_FILL["mean"]),
     ("sliced kernel (C/n)", SLICED),
     ("tied filter (C/n)", GENERATED["tied"]),

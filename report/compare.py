@@ -139,6 +139,12 @@ class Line(NamedTuple):
         return {"at test": at_test, "epochs": str(row["epochs"]), "augment": row["augment"]}
 
     @property
+    def recipe(self) -> list:
+        """List the options that must be equal in a fair comparison of ours with the specialists."""
+        config = self.setting.record(next(iter(self.entries.values())))["config"]
+        return [config[name] for name in ("epochs", "augment", "stem_pool", "width")]
+
+    @property
     def run(self) -> str:
         """Return the name of the model's runs, or "" for the specialists, whose runs have several names."""
         return (

@@ -122,8 +122,11 @@ class Numbers:
         columns = self.columns(setting, group) if model else ()
         return setting.top1(model, columns) if columns else []
 
-    def top1(self, preset: str, name: str | Runs, group: str = "mean") -> str:
+    def top1(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> str:
         values = self.by_seed(preset, name, group)
+        if values and seed:
+            setting, model = self.find(preset, name)
+            values = [values[setting.seeds(model, self.columns(setting, group)).index(int(seed))]]
         return f"{statistics.fmean(values):.1f}" if values else NOTHING
 
     def sd(self, preset: str, name: str, group: str = "mean") -> str:
@@ -189,7 +192,7 @@ class Numbers:
         return NOTHING if table.empty else f"{table[column].astype(float).mean():{form}}"
 
     def count(self, what: str) -> str:
-        return str({"runs": len(self._records())}[what])
+        return str(len({"runs": self._records(), "trainings": self._trainings()}[what]))
 
     def seeds(self, preset: str, name: str) -> str:
         count = len(self.by_seed(preset, name))
@@ -226,15 +229,23 @@ class Numbers:
     def _records(self) -> list[dict]:
         return [record for one in self.settings if one.dataset == DATA for record in one.records.values()]
 
+    def _trainings(self) -> list[dict]:
+        """List a record for each training; several evaluations of the same training count once."""
+        by_training = {
+            (record["preset"], record["digest"], record["seed"]): record
+            for record in self._records()
+            if not record["test"]
+        }
+        return list(by_training.values())
+
     def compute(self, kind: str) -> str:
-        """Add up the training times; several evaluations of the same training count once."""
-        times = {}
-        for record in self._records():
+        """Add up the training times on processors in core-hours, or on GPUs in minutes."""
+        seconds = dict.fromkeys(("cpu", "gpu"), 0.0)
+        for record in self._trainings():
             on_gpu = any(word in record["trained_with"]["hardware"] for word in ("NVIDIA", "H100", "H200"))
-            if on_gpu == {"cpu": False, "gpu": True}[kind] and not record["test"]:
-                threads = 1 if on_gpu else record["trained_with"].get("threads") or 1
-                times[record["preset"], record["digest"], record["seed"]] = record["train_s"] * threads
-        return f"{sum(times.values()) / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
+            threads = 1 if on_gpu else record["trained_with"].get("threads") or 1
+            seconds["gpu" if on_gpu else "cpu"] += record["train_s"] * threads
+        return f"{seconds[kind] / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
 
     def provenance(self) -> str:
         changed = sum(record["evaluated_with"]["commit"].endswith("+changes") for record in self._records())

@@ -165,11 +165,14 @@ def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> dict[str, str
     }
 
 
-def _task1_row(numbers: Numbers, label: str, runs: Runs) -> dict[str, str]:
+def _task1_row(
+    numbers: Numbers, label: str, runs: Runs, specialists: Runs = task1.SPECIALISTS
+) -> dict[str, str]:
+    """Make the cells of a model; `specialists` are the seven networks to compare it with."""
     row = _row(numbers, NARROW, label, runs)
     if not row:
         return {}
-    gap = numbers.difference(NARROW, runs, task1.SPECIALISTS)
+    gap = runs is not specialists and numbers.difference(NARROW, runs, specialists)
     means = {group: mean_sd(numbers.by_seed(NARROW, runs, group)) for group in ("RGB", *COLOUR_GROUPS)}
     return {**row, **means, "mean of 7": means["mean"], "vs specialists": signed(gap) if gap else NOTHING}
 
