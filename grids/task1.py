@@ -383,8 +383,9 @@ NAMED = {
     **{
         f"{name}at-{size}px": (resized(run, size),)
         for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG), ("sizes-", FINE_SIZES))
-        for size in (40, 56, 64)
+        for size in (40, 64)
     },
+    "fine-at-56px": (resized(FINE_STRONG, 56),),
     "weighted": (BANDS_WEIGHTED,),
     "all-bands": (BANDS_PLAIN,),
     "all-bands+regression": (BANDS_FILLED[1],),

@@ -459,7 +459,6 @@ NAMED = {
     "depth6-coarse": (SHALLOW,),
     "depth5": (FULL_THREE, THREE_60),
     "depth4": (FULL_GATED4, GATED4_K5_60),
-    "depth6-60": (GATED_60,),
     **{
         f"{name}-{word}": (FRACTIONS[label][share],)
         for name, label in (("depth6", "gated6-k3"), ("resnet34", "ResNet-34"))
