@@ -177,11 +177,8 @@ class Wavelength(_Generated):
         wavelengths = RGB_WAVELENGTHS if wavelengths is None and rows == 3 else wavelengths
         if wavelengths is None or len(wavelengths) != rows:
             raise ValueError(f"kernel 'wavelength' needs one wavelength for each of {rows} channels")
-        angles = (
-            1000
-            * torch.tensor(wavelengths)[:, None]
-            / 10_000 ** (torch.arange(features // 2) / (features // 2))
-        )
+        half = features // 2
+        angles = 1000 * torch.tensor(wavelengths)[:, None] / 10_000 ** (torch.arange(half) / half)
         self.register_buffer("features", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
         self._finish([features, hidden, hidden], self.features)
 
