@@ -183,17 +183,17 @@ class Channels:
         if isinstance(channels, str):
             channels = self._split(channels)
         ids = [self.id_of(item) for item in (channels if isinstance(channels, Iterable) else [channels])]
-        known = [i for i in ids if i != UNSEEN]
+        seen = [i for i in ids if i != UNSEEN]
         if not ids:
             raise ValueError("at least one channel must be present")
-        for i in known:
+        for i in seen:
             if not 0 <= i < len(self):
                 hint = f" ({i}.0 is a wavelength)" if any(self.wavelengths) and i >= len(self) else ""
                 raise ValueError(f"channel id {i} of {ids}: known ids are 0 to {len(self) - 1}{hint}")
-        if len(set(known)) < len(known):
-            twice = sorted(known)[[a == b for a, b in zip(sorted(known), sorted(known)[1:])].index(True)]
+        if len(set(seen)) < len(seen):
+            twice = sorted(seen)[[a == b for a, b in zip(sorted(seen), sorted(seen)[1:])].index(True)]
             raise ValueError(f"channels {ids} repeat a channel: {self.names[twice]!r}")
-        if len(known) < len(ids) and not unseen:
+        if len(seen) < len(ids) and not unseen:
             raise ValueError(
                 "channel id -1 means a channel unseen in training; only fill rule 'luma_chroma' accepts it"
             )

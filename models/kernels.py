@@ -8,7 +8,7 @@ The stems of other papers on varying channels differ only in W. All of them use 
 slices of the present channels. In the formulas, c is an input channel and o an output channel:
 
     free        W itself is the parameter
-    tied        W[o, c] = g[o, c] w[o]: one spatial filter an output channel
+    tied        W[o, c] = g[o, c] w[o]: one spatial filter for each output channel
     templates   W[:, c] = sum_t a[c, t] B[:, t]     TemplateMixing of CHAMMI (2310.19224); few templates give low rank
     hypernet    W[:, c] = MLP(z[c]), z learned      HyperNet of CHAMMI
     wavelength  W[:, c] = MLP(Fourier(lambda[c]))   wavelength-conditioned generator, after DOFA (2403.15356)
