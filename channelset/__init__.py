@@ -3,7 +3,7 @@
 from channelset import adapt_first_conv, fold_channels
 net = adapt_first_conv(torchvision.models.resnet18(), fill="mean", sample="hcs")
 net(x_rb, channels=[0, 2])           # (B, 2, H, W): one set for the batch
-net(x_rgb, mask=present)             # (B, 3) bool: one set an image
+net(x_rgb, mask=present)             # (B, 3) bool: a set for each image
 plain = fold_channels(net, [0, 2])   # a plain network of two channels, to export
 
 stem         ChannelSetConv2d: K(S) = W P(S)

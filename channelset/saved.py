@@ -16,18 +16,24 @@ from .place import read_extra
 from .stem import ChannelSetConv2d
 
 FORMAT = "channelset 1"
+# these hold the network as their part `module`
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
 
 def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the weights of an adapted network with its channels, rule and statistics.
 
+    Wrappers of torch (torch.compile, data parallel, averages) are left out, so the file fits the plain network.
     The endings .safetensors and .pt, .pth or .bin choose the file's format. With another ending the format is
     safetensors if that is installed, else torch's.
 
     Raises:
         ValueError: the network is not adapted, or safetensors is not installed for a file .safetensors.
     """
-    place = find_place(model)
+    wrapped: Any = model
+    while isinstance(wrapped, WRAPPERS) or hasattr(wrapped, "_orig_mod"):  # torch.compile has no public type
+        wrapped = wrapped._orig_mod if hasattr(wrapped, "_orig_mod") else wrapped.module
+    model, place = wrapped, find_place(wrapped)
     where = next(name for name, module in model.named_modules() if module is place)
     generator = isinstance(place, ChannelSetConv2d) and place.generator is not None
     if generator or where == "":
@@ -73,7 +79,7 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
     about, tensors = _read(path)
     names, count = about["channels"], len(about["channels"])
     channels = Channels({n: tuple(v) if isinstance(v, list) else v for n, v in names.items()})
-    known: dict[str, Any] = {} if about["embedding"] or about["path"] == INPUT else {"embedding": False}
+    values: dict[str, Any] = {} if about["embedding"] or about["path"] == INPUT else {"embedding": False}
     # placeholders: the real statistics are read from the file afterwards
     kind = FILLS.get(about["fill"])
     if kind is None:
@@ -81,18 +87,18 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
             f"{path}: this version has no fill rule {about['fill']!r}; use torch.save for your own rules"
         )
     if issubclass(kind, Regression):
-        known["covariance"] = torch.eye(count, device="cpu")
+        values["covariance"] = torch.eye(count, device="cpu")
     if kind is Black or not about["centred"]:
-        known["mean"] = torch.zeros(count, device="cpu")
-        known["std"] = (
+        values["mean"] = torch.zeros(count, device="cpu")
+        values["std"] = (
             torch.ones(count, device="cpu") if kind is Black or issubclass(kind, Regression) else None
         )
     if about["path"] == INPUT:
-        known["where"] = "input"
+        values["where"] = "input"
     else:
-        known.update(path=about["path"], init={0: 0})
+        values.update(path=about["path"], init={0: 0})
     adapted = adapt_first_conv(
-        model, about["fill"], channels=channels if about["named"] else count, **known, **options
+        model, about["fill"], channels=channels if about["named"] else count, **values, **options
     )
     try:
         adapted.load_state_dict(tensors)
