@@ -241,7 +241,7 @@ def test_several_checkpoints_and_evaluating_again(train, have, evaluate, capsys)
     assert [row["strict_depth"] for row in rows[:3]] == [6, 6, 34]
     capsys.readouterr()
     evaluate(*every, "--skip-existing")
-    assert capsys.readouterr().out.count("is of this very run: skipped") == 3
+    assert capsys.readouterr().out.count("already holds the results of this run: skipped") == 3
     with pytest.raises(UserError, match="--name x: 3 checkpoints would have the same name"):
         evaluate(*every, "--name", "x")
     train("--arch", "plain6-k5", "--epochs", 1, "--lr", 0.02, "--out", "other")
