@@ -32,7 +32,7 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
     """
     address = urllib.parse.urlsplit(url)
     name = os.path.basename(urllib.parse.unquote(address.path))
-    if address.scheme not in ("http", "https") or not name:
+    if address.scheme not in ("http", "https") or name in ("", ".", ".."):
         raise UserError(f"{url!r} is not the http or https address of a file; give such an address")
     target, part = Path(folder) / name, Path(folder) / f"{name}.part"
     if not target.exists():

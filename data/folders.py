@@ -97,15 +97,16 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(inner) == 1 and any(path.is_dir() for path in inner[0].iterdir()):
         return _classes(inner[0])
-    images = {
-        path.name: sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
-        )
-        for path in inner
-    }
-    return {name: files for name, files in images.items() if files}
+    return {path.name: files for path in inner if (files := image_files(path))}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in a folder at any depth, sorted, without hidden files such as those that macOS adds."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
+    )
 
 
 def _draw(images: list[Path], shares: dict[str, float], seed: int, name: str) -> dict[str, list[Path]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import glob
 from collections.abc import Callable
 from pathlib import Path
@@ -195,8 +196,9 @@ class Evaluation:
         """Check whether the record's predictions and table are there and undamaged."""
         try:
             check_predictions(self.files, record)
-            return self.files.name in self.files.table.read_text(encoding="utf-8")
-        except (OSError, UserError):
+            with open(self.files.table, encoding="utf-8", newline="") as file:
+                return any(row["run"] == self.files.name for row in csv.DictReader(file))
+        except (OSError, ValueError, KeyError, csv.Error, UserError):
             return False
 
     def is_kept(self, whole: bool = True) -> bool:
@@ -223,9 +225,12 @@ class Evaluation:
             UserError: --data is not the data that the model was trained on.
         """
         args, dataset = self.args, self.checkpoint["dataset"]
-        config = self.config_class.of(
-            self.options, image_size=self.size, data=args.data, cache=args.cache, device=args.device
-        ).resolve(Channels(dataset.get("data_channels") or RGB))
+        here = {"data": args.data, "cache": args.cache, "device": args.device, "image_size": self.size}
+        # the training needed a compiler and the package tensorboard for these options, the evaluation does not
+        unused = {"compile": False, "tensorboard": False}
+        config = self.config_class.of(self.options, **here, **unused).resolve(
+            Channels(dataset.get("data_channels") or RGB)
+        )
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
         cache = open_data(config.data, self.size, config.cache, config.max_failed)

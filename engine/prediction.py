@@ -16,7 +16,7 @@ from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode, pixel_kind
 from data.files import LARGEST_IMAGE, read_file
-from data.folders import ENDINGS
+from data.folders import ENDINGS, image_files
 from data.lists import RGB
 from models import task1, task2
 from models.branched import fuse
@@ -150,16 +150,14 @@ class Predictor:
 
 
 def find_images(paths: Sequence[str | Path]) -> Iterator[Path]:
-    """Yield the files of `paths`; of a folder, all files with an ending in `ENDINGS`, sorted.
+    """Yield the files of `paths`. A folder stands for its images, see `image_files`.
 
     Raises:
         UserError: a path does not exist, or a folder has no images.
     """
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
-            )
+            files = image_files(path)
             if not files:
                 raise UserError(f"no images in {path}; known endings: {' '.join(ENDINGS)}")
             yield from files

@@ -298,6 +298,37 @@ def test_a_deeper_network_is_not_ours(train, evaluate):
     assert evaluate("run/model.pt", "--section", "ablation")[0]["strict_depth"] == 7
 
 
+def test_a_part_of_an_evaluation_is_printed_and_not_saved(have, tiny_dataset, capsys):
+    have("--arch", "plain6-k5", "--epochs", 1)
+    where = ("--data", tiny_dataset, "--cache", "cache", "--device", "cpu", "--repeats", 0)
+    capsys.readouterr()
+    eval_shallow.main([str(word) for word in ("run/model.pt", *where, "--split", "val")])
+    shown = capsys.readouterr().out
+    assert "the results are printed, not saved" in shown and "wrote" not in shown
+    assert "plain6-k5 val  top-1" in shown and "strict depth 6" in shown
+    assert Path("run/evaluation-val.md").exists() and not Path("runs/results").exists()
+
+
+def test_results_without_a_row_in_the_table_are_not_skipped(have, evaluate):
+    have("--arch", "plain6-k5", "--epochs", 1, "--seed", 1)
+    evaluate("run/model.pt")
+    table = Path("results/task2/classifiers.csv")
+    whole = table.read_text()
+    table.write_text(whole.replace("-s1\n", "-s10\n"))  # as if the row of seed 1 were lost
+    evaluate("run/model.pt", "--skip-existing")
+    assert table.read_text() == whole
+
+
+def test_an_evaluation_needs_nothing_that_only_the_training_needs(train, evaluate, monkeypatch):
+    train("--arch", "plain6-k5", "--epochs", 1, "--out", "run")
+    checkpoint = load_checkpoint("run/model.pt", "task2-model")
+    checkpoint["config"] |= {"compile": True, "tensorboard": True}
+    save_checkpoint("run/model.pt", checkpoint)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert evaluate("run/model.pt")[0]["strict_depth"] == 6
+
+
 @pytest.mark.parametrize("arch", ["attention", "graph", "dense-block", "gated4-k7"])
 def test_every_kind_trains(train, evaluate, arch):
     train("--arch", arch, "--epochs", 1, "--out", "run")
