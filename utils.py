@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent
-LIMITS = {
+LIMITS = {  # kind of a limit -> its words in a message, and its test
     "least": ("at least", operator.ge),
     "above": ("above", operator.gt),
     "most": ("at most", operator.le),
@@ -158,21 +158,14 @@ class ArgumentParser(argparse.ArgumentParser):
         return parsed
 
 
-def option(
-    default,
-    help: str,
-    choices: typing.Sequence | None = None,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    usual=None,
-):
+def option(default, help: str, choices: typing.Sequence | None = None, usual=None, **limits: float):
     """Make a dataclass field that `parse_config` turns into `--name`, with its help text and its range.
 
-    `usual` is the value that replaces the default None, for options whose default depends on other options.
+    Args:
+        default, help, choices: as in `add_argument` of argparse.
+        usual: the value that replaces the default None, for an option whose default depends on other options.
+        limits: the range of a number: least, above, most or below, see `LIMITS`.
     """
-    limits = {"least": least, "above": above, "most": most, "below": below}
     metadata = {"help": help, "choices": choices, "limits": limits, "usual": usual}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -205,9 +198,8 @@ def check_ranges(config) -> None:
         value, limits = getattr(config, field.name), field.metadata["limits"]
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
-        given = {key: limit for key, limit in limits.items() if limit is not None}
-        if not math.isfinite(value) or not all(LIMITS[key][1](value, limit) for key, limit in given.items()):
-            wanted = " and ".join(f"{LIMITS[key][0]} {limit}" for key, limit in given.items())
+        if not math.isfinite(value) or not all(LIMITS[key][1](value, limit) for key, limit in limits.items()):
+            wanted = " and ".join(f"{LIMITS[key][0]} {limit}" for key, limit in limits.items())
             raise UserError(f"--{field.name.replace('_', '-')} {value}: must be {wanted}")
 
 

@@ -192,8 +192,8 @@ MUTANTS = (
     Mutant(
         "options: ranges are not checked",
         "utils.py",
-        "        given = {key: limit for key, limit in limits.items() if limit is not None}\n",
-        "        continue\n",
+        "        if not math.isfinite(value) or not all(LIMITS",
+        "        if False and not all(LIMITS",
         "robust:options",
         ("train_task1.py", "train_task2.py"),
     ),
