@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each channel alone, all "
             f"but one, and some random sets; choose sets with --subsets"
         )
-    kept, cache = evaluation.is_kept(whole), evaluation.open_data()
+    saved, cache = evaluation.is_saved(whole), evaluation.open_data()
     config, device = evaluation.config, evaluation.device
     model.to(device, memory_format=torch.channels_last)
 
@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
         return network.to(device), inputs
 
     answer = partial(evaluate, model, subsets, prepare, cache.num_classes, args.repeats)
-    if evaluation.run(record, columns, kept, answer):
+    if evaluation.run(record, columns, saved, answer):
         print(NEXT)
 
 

@@ -103,7 +103,7 @@ def evaluate(path: str, args) -> bool:
     evaluation = Evaluation("task2", path, checkpoint, args, section, options["name"], test)
     if evaluation.is_done():
         return False
-    kept, cache = evaluation.is_kept(), evaluation.open_data()
+    saved, cache = evaluation.is_saved(), evaluation.open_data()
     channels, size, device = range(len(cache.channel_names)), evaluation.size, evaluation.device
     shape, name, section = (len(channels), size, size), evaluation.head["model"], evaluation.head["section"]
     limit = MAX_DEPTH if section in LIMITED else None
@@ -125,7 +125,7 @@ def evaluate(path: str, args) -> bool:
         quality = classification_metrics(batches.labels.cpu().numpy(), predictions, cache.num_classes)
         return [{**quality, "top5_pct": top5, "loss": loss, **columns}], {SINGLE: predictions}
 
-    return evaluation.run(record, channels, kept, answer)
+    return evaluation.run(record, channels, saved, answer)
 
 
 def main(argv: list[str] | None = None) -> None:

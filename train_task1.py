@@ -58,6 +58,11 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config(Task1Config, argv, __doc__)
     source = find_dataset(config.data)
     config.resolve(read_channels(source))
+    if config.teacher and config.channels != "all":
+        raise UserError(
+            f"--teacher {config.teacher}: teacher and student must both take all channels of the data; leave out "
+            f"--channels or --teacher"
+        )
     device, processes, cache = start(config, str(source))
     ids = parse_subset(config.channels, cache.channels)
     channels = cache.channels.chosen(ids)
@@ -75,11 +80,6 @@ def main(argv: list[str] | None = None) -> None:
     if config.init_from:
         shaped = partial(build_shaped, vars(config))
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
-    if config.teacher and config.channels != "all":
-        raise UserError(
-            f"--teacher {config.teacher}: teacher and student must both take all channels of the data; leave out "
-            f"--channels or --teacher"
-        )
     teacher = None
     if config.teacher:
         teacher, options = load_teacher(config.teacher, cache, len(names))

@@ -510,11 +510,11 @@ def check_writable(folder: Path) -> None:
     Raises:
         UserError: files cannot be written there.
     """
-    place = folder.absolute()
+    existing = folder.absolute()
     try:
-        while not place.exists():
-            place = place.parent
-        with tempfile.TemporaryFile(dir=place):
+        while not existing.exists():
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error

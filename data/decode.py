@@ -130,7 +130,7 @@ def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.
         )
     if kind != "uint8":
         raise ValueError(
-            f"a picture has 8-bit pixels, but those of the first image are {kind}: save all images as one type"
+            f"a picture has 8-bit pixels, but the first image has {kind}: save all images as one type"
         )
     with open_picture(data) as image:
         # decodes a large JPEG at 1/2, 1/4 or 1/8, as long as that is not below `size`
@@ -288,7 +288,7 @@ def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
         array = array.transpose(1, 2, 0)
     if array.dtype.kind not in "fiu" or kind_of(array) != kind:
         raise ValueError(
-            f"the pixels are {array.dtype}, but those of the first image are {kind}: save all images as one type"
+            f"the pixels are {array.dtype}, but the first image has {kind}: save all images as one type"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")

@@ -47,9 +47,9 @@ PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 def kept_options(options: dict) -> dict:
     """Return the options of a training that its record keeps."""
-    kept = {key: value for key, value in options.items() if key not in PLACES}
+    stored = {key: value for key, value in options.items() if key not in PLACES}
     teacher = options.get("taught_by")
-    return {**kept, "teacher": teacher} if teacher else kept
+    return {**stored, "teacher": teacher} if teacher else stored
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
@@ -201,7 +201,7 @@ class Evaluation:
         except (OSError, ValueError, KeyError, csv.Error, UserError):
             return False
 
-    def is_kept(self, whole: bool = True) -> bool:
+    def is_saved(self, whole: bool = True) -> bool:
         """Check whether the results are saved, which needs --results or an evaluation of all splits and sets.
 
         Args:
@@ -243,13 +243,13 @@ class Evaluation:
         self.config, self.cache, self.device = config, cache, torch.device(config.device)
         return cache
 
-    def run(self, record: dict, channels, kept: bool, evaluate: Callable[[Batches], tuple]) -> bool:
-        """Evaluate each split, print the results, and save them if `kept`.
+    def run(self, record: dict, channels, saved: bool, evaluate: Callable[[Batches], tuple]) -> bool:
+        """Evaluate each split, print the results, and save them if `saved`.
 
         Args:
             record: from `new_record`.
             channels: ids of the image channels that the network takes.
-            kept: from `is_kept`.
+            saved: from `is_saved`.
             evaluate: batches -> the rows of the table, and column of the predictions -> (N,) int.
 
         Returns:
@@ -261,9 +261,9 @@ class Evaluation:
             record["splits"][split] = rows
             print("\n".join(readable(record["model"], split, row) for row in rows))
             labels = batches.labels.cpu().numpy()
-            if kept and split == "test":
+            if saved and split == "test":
                 write_predictions(self.files.predictions, self.cache.split(split).paths, labels, predictions)
-        if kept:
+        if saved:
             self.write(record)
         write_page(
             self.path,
@@ -271,7 +271,7 @@ class Evaluation:
             self.options["name"],
             ClassAnswers(split, labels, predictions, self.cache.class_names),
         )
-        return kept and self.published
+        return saved and self.published
 
     def new_record(self) -> dict:
         """Return a record with everything but the metrics."""
