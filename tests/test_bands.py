@@ -130,7 +130,7 @@ def test_float_pixels_and_the_kinds_that_go_into_them(tmp_path):
         (
             as_npy(np.zeros((8, 8, 5), np.float32)),
             "uint16",
-            "pixels are float32, but those of the first image are uint16",
+            "pixels are float32, but the first image has uint16",
         ),
         (as_npy(np.full((8, 8, 5), np.nan)), "float32", "320 pixels are NaN"),
         (as_npy(np.array([None, {}], object)), "uint16", "allow_pickle"),

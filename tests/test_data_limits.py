@@ -265,8 +265,7 @@ def test_pixels_of_two_kinds_are_named(tmp_path, first, second):
         tmp_path / "set", lambda number: as_npy(pixels(number, second if number % 2 else first))
     )
     with pytest.raises(
-        UserError,
-        match=f"pixels are {second}, but those of the first image are {first}: save all images as one type",
+        UserError, match=f"pixels are {second}, but the first image has {first}: save all images as one type"
     ):
         open_cache(read_lists(folder), 8, tmp_path / "cache", progress=False)
 

@@ -399,7 +399,7 @@ def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
 
 def test_a_broken_record_is_named(results):
     (results / "results/task1/runs/bad.json").write_text("{}")
-    with pytest.raises(UserError, match="bad.json is no record"):
+    with pytest.raises(UserError, match="bad.json is not a record"):
         build.main([], results)
 
 
