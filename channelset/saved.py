@@ -30,10 +30,9 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: the network is not adapted, or safetensors is not installed for a file .safetensors.
     """
-    wrapped: Any = model
-    while isinstance(wrapped, WRAPPERS) or hasattr(wrapped, "_orig_mod"):  # torch.compile has no public type
-        wrapped = wrapped._orig_mod if hasattr(wrapped, "_orig_mod") else wrapped.module
-    model, place = wrapped, find_place(wrapped)
+    while isinstance(model, WRAPPERS) or "_orig_mod" in model._modules:  # torch.compile has no public type
+        model = model.get_submodule("module" if isinstance(model, WRAPPERS) else "_orig_mod")
+    place = find_place(model)
     where = next(name for name, module in model.named_modules() if module is place)
     generator = isinstance(place, ChannelSetConv2d) and place.generator is not None
     if generator or where == "":

@@ -32,7 +32,8 @@ def channel_table(setting: Setting) -> str:
 
     Mean and worst are computed for each seed, then averaged over seeds. They need results on all seven subsets. The
     expert gap is the top-1 of the specialist minus the top-1 of the model, averaged over the subsets that have a
-    specialist; the number of these subsets is in brackets. A model with another recipe has no gap. Retention is the mean of R, G and B relative to RGB.
+    specialist; the number of these subsets is in brackets. A model with another recipe has no gap. Retention is the
+    mean of R, G and B relative to RGB.
     """
     lines = lines_of(setting)
     if not lines:
@@ -73,7 +74,8 @@ def channel_table(setting: Setting) -> str:
         "Top-1 in %, mean over seeds (± standard deviation where there are several); a single result's 95 % "
         f"interval is typically ±{statistics.median(halves):.1f} points. Bold: best of ours and the "
         "baselines. Expert gap: specialist − model in points, over the (number of) subsets that have a "
-        "specialist, for models with the epochs, augmentation, pooling and width of the specialists. Retention: mean of R, G, B relative to RGB."
+        "specialist, for models with the epochs, augmentation, pooling and width of the specialists. Retention: "
+        "mean of R, G, B relative to RGB."
     )
     return captioned(setting, text, rows)
 
