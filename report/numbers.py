@@ -31,6 +31,7 @@ other results in results/ never change these texts.
 
 from __future__ import annotations
 
+import copy
 import shlex
 import statistics
 from pathlib import Path
@@ -106,6 +107,13 @@ class Numbers:
                     if result:
                         return setting, result
         return None, None
+
+    def by_preset(self) -> Numbers:
+        """Return numbers whose intervals take the seed variance of a preset from this preset alone."""
+        settings = [copy.copy(setting) for setting in self.settings]
+        for setting in settings:
+            setting.others = []
+        return Numbers(settings, self.results)
 
     @staticmethod
     def columns(setting: Setting, group: str) -> tuple[str, ...]:

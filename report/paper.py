@@ -211,17 +211,27 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> dict[str,
 
 def primary_table(numbers: Numbers) -> str:
     """Write a table of the comparisons in `PRIMARY`, with Holm's correction over all rows."""
+    alone = numbers.by_preset()
     lines = []
     for label, preset, name, other in PRIMARY:
         setting, _ = numbers.find(preset, name)
-        ratio = setting is not None and setting.task == "task2"
-        if result := (numbers.share if ratio else numbers.difference)(preset, name, other):
-            text = interval(result, "ratio", 100) + " %" if ratio else signed(result) + " points"
-            lines.append({**result, "comparison": label, "result": text})
+        if setting is None:
+            continue
+        results = [
+            (each.share if setting.task == "task2" else each.difference)(preset, name, other)
+            for each in (numbers, alone)
+        ]
+        if all(results):
+            texts = [
+                interval(result, "ratio", 100) + " %" if "ratio" in result else signed(result) + " points"
+                for result in results
+            ]
+            lines.append({**results[0], "comparison": label, "result": texts[0], "alone": texts[1]})
     rows = [
         {
             "comparison": line["comparison"],
             "result": line["result"],
+            "with the preset's seeds alone": line["alone"],
             "p": f"{line['p_value']:.2g}",
             "p, Holm": f"{line['p_holm']:.2g}",
         }

@@ -275,6 +275,17 @@ def test_a_setting_of_one_seed_learns_the_spread_from_the_others(results, publis
     many = settings["48px-quarter"]
     assert few.variance(ours, SUBSETS) == many.variance(many.model(CHANNELSET), SUBSETS)
     assert few.difference(ours, sliced)["ci95_high"] > 5
+    few.dataset = many.dataset = DATA
+    numbers = Numbers([few, many], results / "results")
+    widths = [one.difference("64px-half", CHANNELSET, SLICED) for one in (numbers, numbers.by_preset())]
+    assert widths[0]["ci95_high"] > widths[1]["ci95_high"] + 1  # alone, this preset has no seed variance
+    assert few.others == [many]  # the copies changed, not the settings
+
+
+def test_the_gap_to_specialists_needs_their_recipe(results, publish, cells):
+    publish("task1", Run("longer", "longer", "ours", {"epochs": 90}), 64)
+    table = channel_table(only(results))
+    assert cells(table, "longer")["expert gap"] == "–" != cells(table, CHANNELSET.label)["expert gap"]
 
 
 def test_predictions_of_other_images_are_refused(results, publish, rewrite):
