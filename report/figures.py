@@ -230,10 +230,11 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
             axis.errorbar(cost, model.top1, yerr=model.spread or None, **bars, **style)
             if len(named) == len(data):
                 right = cost < (min(costs) * max(costs)) ** 0.5
+                ours = model.name.startswith("ours")  # the other names stand below the bars
                 axis.annotate(
                     model.name,
-                    (cost, model.top1),
-                    xytext=(8 if right else -8, 5 if model.name.startswith("ours") else -12),
+                    (cost, model.top1 if ours else model.top1 - (model.spread or 0)),
+                    xytext=(8 if right else -8, 5 if ours else -12),
                     ha="left" if right else "right",
                     textcoords="offset points",
                     fontsize=8,
@@ -373,7 +374,7 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
                 axis.annotate(
                     str(next(number)),
                     (x, y),
-                    xytext=((-5, 5), (5, -11), (0, 7))[rank],
+                    xytext=((-5, 5), (5, -11), (0, -14))[rank],
                     ha=("right", "left", "center")[rank],
                     textcoords="offset points",
                     fontsize=8,

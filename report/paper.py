@@ -129,7 +129,11 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
             _cost(numbers),
             "Task 2: accuracy and cost, preset L (log scales)",
         ),
-        "curves": (figures.lines, _curves(numbers), "Training: Task 1 in preset S, Task 2 in preset L"),
+        "curves": (
+            figures.lines,
+            _curves(numbers),
+            "Training. Top: Task 1, preset S. Bottom: Task 2, preset L, last panel preset S",
+        ),
     }
     return {f"paper_{name}.png": Chart(*chart) for name, chart in charts.items() if chart[1]}
 
