@@ -149,7 +149,7 @@ def evaluate(
 
 
 def kernels(model: nn.Module, subsets: dict) -> dict:
-    """Return the first filters for each set, for the figure: name of a set -> (8, n, k, k), rounded."""
+    """Return the first eight filters for each set, for the figure: name of a set -> (8, n, k, k), rounded."""
     return {
         subset: [
             [[[round(v, 4) for v in row] for row in plane] for plane in kernel]

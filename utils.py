@@ -873,7 +873,7 @@ def brief(error: Exception) -> str:
 
 
 def _not_finite(value, name: str = "") -> str:
-    """Return the name of the first tensor in nested containers that is not all finite, or ""."""
+    """Return the name of the first tensor, also in nested containers, that holds NaN or infinity; else ""."""
     if isinstance(value, torch.Tensor):
         return name if value.is_floating_point() and not value.isfinite().all() else ""
     items = value.items() if isinstance(value, Mapping) else ()

@@ -18,7 +18,7 @@ init         kernels of new channels
 check        test whether another layer reads the images
 context      the channel set of the running call
 fused        rescale the embedding when BatchNorm is fused into the stem
-restore      set values again after the meta device
+restore      set the values that tensors on the meta device lack
 saved        save and load an adapted network
 """
 

@@ -153,7 +153,7 @@ def _check(how: str) -> None:
 def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Generator | None) -> Tensor:
     """Draw the sizes (draws, 1) of sets in which each channel is present with probability 1/2.
 
-    A random integer of 62 bits decides on 62 channels.
+    Each bit of a random integer decides about one channel, up to 62 channels for each integer.
     """
     size = torch.zeros(draws, 1, dtype=torch.long)
     for start in range(0, channels, 62):

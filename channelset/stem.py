@@ -92,9 +92,9 @@ class ChannelSetConv2d(ChannelPlace):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise W like the equivalent Conv2d, with He's method; set the rest to zero.
+        """Initialise W like the equivalent Conv2d; set the rest to zero.
 
-        He et al. with fan-out, as in torchvision's ResNet.
+        W is initialised as by He et al. (1502.01852), with fan-out, as in torchvision's ResNet.
 
         A generator sets its own parameters.
         """
@@ -330,7 +330,7 @@ class ChannelSetConv2d(ChannelPlace):
         return F.conv2d(x, kernel, self._offset(ids), self.stride, self.padding, self.dilation)
 
     def _presence(self, ids: Sequence[int]) -> Tensor:
-        """Count each known channel in `ids`: (C,); an unseen channel counts as an equal share of all."""
+        """Count each known channel in `ids`: (C,); an unseen channel adds 1 / C to each known channel."""
         share = ids.count(UNSEEN) / self.in_channels
         return torch.tensor([ids.count(i) + share for i in range(self.in_channels)])
 

@@ -166,7 +166,7 @@ def random_resized_crop(
         images: (B, C, S, S), channels_last.
         flip: (B,) bool, whether to mirror the crop.
         drawn: (4, B) random numbers in 0..1: area, position in x and y, aspect ratio.
-        scale: range of the crop's share of the image area.
+        scale: range of (area of the crop) / (area of the image).
         ratio: range of width / height.
     """
     area, where_x, where_y, aspect = drawn.to(images.device)

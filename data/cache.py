@@ -366,7 +366,7 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
 
     Returns:
         failures: split -> list of (row, path, reason).
-        sums, products: (C,) and (C, C), the moments of the train pixels.
+        sums, products: (C,) and (C, C), the sums of x and of x x^T over the train pixels x.
         pictures: path -> bytes and CRC-32 of its file.
     """
     jobs, owners, reader, pictures = [], [], ImageReader(lists), {}

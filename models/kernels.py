@@ -57,7 +57,7 @@ class Kernel(nn.Module):
         self.std = math.sqrt(2 / (out_channels * size**2))  # He, fan-out, as in torchvision's ResNet
 
     def forward(self) -> Tensor:
-        """Return W: (O, rows, k, k)."""
+        """Return W: (O, rows of P(S), k, k)."""
         raise NotImplementedError
 
     def convolve(self, x: Tensor, stride: int, padding: int, dilation: int) -> Tensor:

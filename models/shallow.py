@@ -302,8 +302,8 @@ DESIGNED_FOR = 64  # px, side of the images for which the networks in SHALLOW ar
 def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
     """Choose the first convolution of a named network for images of this side; return (stem, whether pooling follows).
 
-    When the side of the images doubles, the first convolution halves the maps once more. Compared with images of 64 px,
-    these are log2(image_size / 64) more halvings, rounded. So the maps behind the stem keep their size, and the
+    When the side of the images doubles, the first convolution halves the maps once more. So above 64 px, it makes
+    log2(image_size / 64) more halvings than at 64 px, rounded. So the maps behind the stem keep their size, and the
     receptive field covers the same share of the image. Images under 64 px use the stem for 64 px: at 48 px, the last
     layer still has a map of 3 x 3.
     """
