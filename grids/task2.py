@@ -497,6 +497,7 @@ MAIN_ROWS = {
     "48px-quarter": (
         ("ours, depth 6", FINE_WIDE),
         ("ours, depth 5", THREE_60),
+        ("ours, depth 5, fine stem", FINE_THREE),
         ("ours, depth 4", GATED4_K5_60),
         ("ours, depth 4, fine stem", GATED4_FINE_WIDE),
         ("six plain operations", PLAIN_STRONG),
