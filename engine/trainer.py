@@ -318,9 +318,8 @@ class Trainer:
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
         self.board: Board | None = None
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
-        if (
-            config.compile
-        ):  # in place and after the average was copied, so that no state dict changes its keys
+        # in place and after the average was copied, so that no state dict changes its keys
+        if config.compile:
             called.compile(dynamic=False)
         self.steps = TrainStep(
             config,
