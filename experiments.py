@@ -137,7 +137,7 @@ def check_words(args) -> None:
     """
     runs = chosen_runs(args)
     of_training = {
-        f"run {run}": [*run.options, *(["teacher"] * bool(run.teacher))] for run in trainings(runs)
+        f"run {run}": [*run.options, "teacher"] if run.teacher else [*run.options] for run in trainings(runs)
     }
     of_evaluation = {f"run {run}": run.test for run in runs}
     for option, text, owners in (

@@ -386,17 +386,17 @@ def _others(ids: Sequence[int], channels: int) -> list[int]:
 
 
 def _square(covariance: Any, channels: int) -> Tensor:
-    covariance = numbers(covariance, "covariance")
-    if covariance.shape != (channels, channels):
-        raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, {channels})")
-    return covariance
+    matrix = numbers(covariance, "covariance")
+    if matrix.shape != (channels, channels):
+        raise ValueError(f"covariance has shape {tuple(matrix.shape)}, expected ({channels}, {channels})")
+    return matrix
 
 
 def _vector(value: Any, name: str, channels: int) -> Tensor:
-    value = numbers(value, name)
-    if value.shape != (channels,) or not value.isfinite().all():
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {channels} finite numbers")
-    return value
+    vector = numbers(value, name)
+    if vector.shape != (channels,) or not vector.isfinite().all():
+        raise ValueError(f"{name} has shape {tuple(vector.shape)}, expected {channels} finite numbers")
+    return vector
 
 
 def captured() -> bool:

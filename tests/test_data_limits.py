@@ -282,7 +282,7 @@ def test_a_picture_among_wider_pixels_is_named(tmp_path, tiny_dataset):
     for path in sorted(tiny_dataset.rglob("*.JPEG"))[:-1]:
         path.write_bytes(as_npy(np.asarray(Image.open(path).convert("RGB")).astype(np.uint16) * 257))
     with pytest.raises(
-        UserError, match="n00000002_7.JPEG .ValueError: a picture has 8-bit pixels, .* are uint16"
+        UserError, match="n00000002_7.JPEG .ValueError: a picture has 8-bit pixels, .* has uint16"
     ):
         open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False)
 
