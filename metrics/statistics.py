@@ -34,7 +34,7 @@ class SeedVariance(NamedTuple):
     """A variance of top-1 over training seeds on fixed images, in squared percentage points.
 
     The variance `between` seeds includes a part `within`: a new seed changes the answers to single images at random.
-    The variance over images already includes `within`. So only the rest, `excess`, is added to the variance over images.
+    The variance over images already includes `within`. So only the rest, `excess`, is added to it.
 
     Attributes:
         between: variance over the seeds; for each seed, the value is the mean over the images.
