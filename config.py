@@ -1,4 +1,4 @@
-"""Options of the training scripts, presets that set their defaults, and the rule for when two trainings are equal."""
+"""Define the options of the training scripts, the presets of their defaults, and when two trainings are equal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
 from utils import OPTIONS, UserError, check_name, check_ranges, option
 
-# Defaults of the options that a preset sets, the shortest training first; an option on the command line wins.
+# Defaults that each preset sets, the shortest training first; an option on the command line replaces a default.
 PRESET_OPTIONS = ("arch", "width", "image_size", "epochs", "batch_size", "lr", "augment")
 PRESETS: dict[str, dict[str, Any]] = {
     name: dict(zip(PRESET_OPTIONS, values))
@@ -46,8 +46,8 @@ PRESETS_IN_WORDS = "; ".join(
 DEVICES = "cpu, cuda, cuda:N or mps (Apple GPU, float32, not tested); auto: cuda if there is a GPU, else cpu"
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
-# Options that do not change the training, so they may differ when a run is resumed. `taught_by` is compared as the
-# option `teacher`
+# Options that do not change the training, so they may differ when a run is resumed. `taught_by` is compared together
+# with the option `teacher`
 SESSION_OPTIONS = {
     "name",
     "out",
@@ -86,8 +86,8 @@ def choose_device(device: str) -> str:
     if device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise UserError(f"--device {device}: CUDA is not available here; use --device cpu")
-        number, count = int(device.removeprefix("cuda:")), torch.cuda.device_count()
-        if number >= count:
+        count = torch.cuda.device_count()
+        if int(device.removeprefix("cuda:")) >= count:
             devices = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
             raise UserError(
                 f"--device {device}: there is no such GPU, only {devices}"
@@ -100,8 +100,8 @@ def choose_device(device: str) -> str:
 class TrainConfig:
     """The options that every training script has.
 
-    Types are those after `resolve`, which replaces None by the preset's value. The text of an option says
-    if it may stay None.
+    The types are those after `resolve`, which replaces None by the value of the preset. An option whose type contains
+    None may stay None.
     """
 
     data: str = option(
@@ -134,13 +134,13 @@ class TrainConfig:
     )
     train_sizes: str | None = option(
         None,
-        "sides of the training images in px, such as 40,48,56; each step draws one of them, so that the network "
-        "also works at other sizes (default: --image-size alone)",
+        "sides of the training images in px, such as 40,48,56; each step draws a side, so that the network also "
+        "works at other sizes (default: only --image-size)",
     )
     fraction: float = option(
         1.0,
         "share of each class's training images to use; every --seed uses the same images, and a larger share "
-        "contains a smaller share; normalisation is computed from all images",
+        "contains a smaller share; the normalisation uses all images",
         above=0,
         most=1,
     )
@@ -165,7 +165,7 @@ class TrainConfig:
     )
     init_from: str | None = option(
         None,
-        "model.pt with the first weights, of the same task and network; its data may have other classes (then "
+        "model.pt of the same task and network, with the weights to start from; its data may have other classes (then "
         "the last layer is new) or other channels (they are matched by name)",
     )
     tensorboard: bool = option(
@@ -211,7 +211,7 @@ class TrainConfig:
     device: str = option("auto", DEVICES)
     threads: int = option(0, "CPU threads; 0: one for each idle core", least=0, most=4096)
 
-    # `training_name` of the teacher. It is no option: the training script reads it in the teacher's checkpoint
+    # `training_name` of the teacher. It is not an option: the training script reads it from the teacher's checkpoint
     taught_by: str | None = None
 
     @classmethod
@@ -237,7 +237,7 @@ class TrainConfig:
         for key, value in PRESETS[self.preset].items():
             if getattr(self, key) is None:
                 setattr(self, key, value)
-        # on a CPU, oneDNN's bfloat16 leaves kernel gradients of 1x1 feature maps undefined
+        # on a CPU, the kernel gradients of 1x1 feature maps are undefined with oneDNN's bfloat16
         if self.amp is None:
             self.amp = self.device.startswith("cuda") or (
                 self.device == "cpu" and torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32
@@ -263,7 +263,7 @@ class TrainConfig:
 
 
 def parse_sizes(text: str | None) -> tuple[int, ...]:
-    """Return the sides in px that --train-sizes names, in order and each once; none for None.
+    """Return the different sides in px that --train-sizes names, in ascending order; () for None.
 
     Raises:
         UserError: a side is not a whole number from 1 to 4096.
@@ -284,8 +284,8 @@ class Task1Config(TrainConfig):
 
     channels: str = option(
         "all",
-        "channels that the model takes, such as RGB or R; fewer than all without --sampler: a specialist for "
-        "this set",
+        "channels that the model takes, such as RGB or R; with fewer than all and no --sampler, the model is a "
+        "specialist for this set",
     )
     fill: str = option(
         None,
@@ -306,7 +306,7 @@ class Task1Config(TrainConfig):
         None, "side of the first convolution, odd (default: the network's)", least=1, most=99
     )
     embedding: bool = option(
-        None, "learned offset that tells the network which channels are present (default: with a sampler)"
+        None, "learned offset that shows the network which channels are present (default: with a sampler)"
     )
     train_channels: str = option(
         "all", "channels from which training draws its sets; only the evaluation uses the other channels"
@@ -314,7 +314,7 @@ class Task1Config(TrainConfig):
     sampler: str = option(
         None,
         "how training draws a channel set for each image: hcs (hierarchical), sandwich, uniform, bernoulli; "
-        "hcs-batch: one set for each batch; none: all channels; see channelset/sampling.py (default: hcs; none "
+        "hcs-batch: one set for each batch; none: all channels; see channelset/sampling.py (default: hcs, but none "
         "with --channels)",
         SAMPLERS,
     )
@@ -326,7 +326,7 @@ class Task1Config(TrainConfig):
 
     @property
     def is_specialist(self) -> bool:
-        """Check whether the network is trained on one set with only some of the channels."""
+        """Check whether the network is trained on only one set, which lacks some of the channels."""
         return self.sampler == "none" and self.channels != "all"
 
     def resolve(self, channels: Channels = RGB) -> Self:
@@ -348,9 +348,8 @@ class Task1Config(TrainConfig):
         if self.embedding is None:
             self.embedding = not plain
         if self.train_channels != "all":
-            self.train_channels = subset_name(
-                tuple(sorted(parse_subset(self.train_channels, channels))), names
-            )
+            trained = sorted(parse_subset(self.train_channels, channels))
+            self.train_channels = subset_name(tuple(trained), names)
             if plain or partial:
                 raise UserError("--train-channels needs a --sampler and --channels all")
         if (self.kernel_size or 1) % 2 == 0:
@@ -397,11 +396,11 @@ class Task2Config(ShallowOptions, TrainConfig):
         if self.name is None:
             self.name = shallow_name({**SHALLOW[self.arch], **options}) if self.arch in SHALLOW else self.arch
         super().resolve()
-        # Shallow networks are designed for small images: on larger images the stem halves the sides more often
+        # shallow networks are designed for small images: on larger images the stem halves the sides more often
         if self.arch in SHALLOW and self.stem_pool is None and self.stem == "7x7s2":
-            stem, pool = fit_stem(self.arch, self.image_size)
-            if (stem, pool) != fit_stem(self.arch, DESIGNED_FOR):
-                self.stem, self.stem_pool = stem, pool
+            fitting = fit_stem(self.arch, self.image_size)
+            if fitting != fit_stem(self.arch, DESIGNED_FOR):
+                self.stem, self.stem_pool = fitting
         return self
 
 
@@ -443,11 +442,11 @@ def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
 
     Autocast is left out, because its default depends on the processor. A teacher is compared by its name, not its path.
     """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     options = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != field.default
-        and field.name not in {*SESSION_OPTIONS, "seed", "amp"}
+        key: value
+        for key, value in vars(config).items()
+        if value != defaults[key] and key not in {*SESSION_OPTIONS, "seed", "amp"}
     }
     if "teacher" in options:
         options["teacher"] = config.taught_by or config.teacher
@@ -472,10 +471,10 @@ def folder_name(config: TrainConfig) -> str:
 
 
 def differing(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> dict[str, tuple[Any, Any]]:
-    """Return the options by which two runs train different networks: name -> (ours, theirs).
+    """Return the options in which two trainings differ: name -> (ours, theirs).
 
-    If an older version did not have an option, it trained with the default. If it saved only the path of a teacher,
-    equal paths mean the same teacher.
+    An older version that did not have an option trained with its default. If a version saved only the path of a
+    teacher, equal paths mean the same teacher.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     our, their = ({**defaults, **options, "teacher": _teacher(options)} for options in (ours, theirs))
@@ -507,6 +506,6 @@ def _teacher(options: Mapping) -> str | None:
 
 
 def _training_of(path: str) -> str:
-    """Return NAME-OPTIONS of a checkpoint's path NAME-OPTIONS-sSEED/model.pt; any other path is returned unchanged."""
+    """Return NAME-OPTIONS for a path NAME-OPTIONS-sSEED/model.pt; return any other path unchanged."""
     match = re.fullmatch(r"(?:.*/)?([^/]+)-s\d+/[^/]+", path)
     return match[1] if match else path

@@ -1,4 +1,4 @@
-"""Evaluate a Task 1 checkpoint on every set of its channels; for each set it is folded into a plain network.
+"""Evaluate a Task 1 checkpoint on every set of its channels. For each set it is folded into a plain network.
 
     python eval_channels.py runs/main/model.pt                # under a minute; demo set: about 80 % with RGB
     python eval_channels.py runs/plain/model.pt --fill mean   # plain network; absent channels: mean of the others
@@ -6,12 +6,14 @@
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
-The script updates results/task1/channels.csv. It writes a JSON to results/task1/runs/, which says how the result was
-made, the predictions on test to results/task1/predictions/, and evaluation.md and evaluation.png beside the checkpoint.
-Then `python -m report.build` makes the documents.
+The script updates results/task1/channels.csv. It writes a JSON to results/task1/runs/ that says how the result was
+made, and the predictions on test to results/task1/predictions/. It writes evaluation.md and evaluation.png beside the
+checkpoint. Then `python -m report.build` makes the documents.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import nn
@@ -22,14 +24,13 @@ from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
 from engine.evaluation import Evaluation, add_options
-from engine.records import NEXT, write_predictions
+from engine.records import NEXT
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
-from report.evaluation_page import ClassAnswers, write_page
-from utils import ArgumentParser, UserError, check_writable, cli, progress_bar
+from utils import ArgumentParser, UserError, cli, progress_bar
 
 
 def make_parser() -> ArgumentParser:
@@ -37,7 +38,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "checkpoint",
         nargs="+",
-        help="model.pt of a run of train_task1.py; for late fusion, those of all single-channel specialists",
+        help="model.pt of a run of train_task1.py; for late fusion, the model.pt of each single-channel specialist",
     )
     add_options(parser, "task1")
     parser.add_argument(
@@ -58,7 +59,7 @@ def make_parser() -> ArgumentParser:
 
 
 def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
-    """Load the model of one checkpoint, or the late fusion of several specialists; return it and its checkpoint.
+    """Load the model of one checkpoint, or the late fusion of several specialists. Return the model and a checkpoint.
 
     Raises:
         UserError: see `load_channel_net` and `load_late_fusion`.
@@ -67,14 +68,14 @@ def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
         return load_channel_net(paths[0], fill)
     if fill:
         raise UserError(
-            f"--fill {fill}: late fusion does not fill channels; it uses only the networks of the present channels; "
+            f"--fill {fill}: late fusion does not fill channels, it uses only the networks of the present channels; "
             f"leave out --fill"
         )
     return load_late_fusion(paths)
 
 
 def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
-    """Return the section of the tables for a model; "ours" are networks with the stem of this repository."""
+    """Return the section of the tables for a model. In "ours" are networks with the stem of this repository."""
     if {"probe", "image_size"} & test.keys():
         return "ablation"
     if config.is_specialist and not fusion:
@@ -93,12 +94,11 @@ def start_evaluation(args, checkpoint: dict) -> Evaluation:
     options = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
     test = {key: value for key, value in options.items() if value not in (None, getattr(config, key, None))}
     section = args.section or default_section(config, fusion, test)
-    if section == "specialist" and not config.is_specialist:  # --section: evaluate it on its whole set only
+    if section == "specialist" and not config.is_specialist:  # from --section: evaluate the whole set only
         names = checkpoint["dataset"]["channel_names"]
         test["subsets"] = subset_name(range(len(names)), names)
-    return Evaluation(
-        "task1", checkpoint, args, section, "late-fusion" if fusion else config.name, test, Task1Config
-    )
+    name = "late-fusion" if fusion else config.name
+    return Evaluation("task1", args.checkpoint[0], checkpoint, args, section, name, test)
 
 
 def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
@@ -122,11 +122,11 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
 
 
 def evaluate(
-    model: nn.Module, batches: Batches, subsets: dict, prepare, num_classes: int, repeats: int
+    model: nn.Module, subsets: dict, prepare, num_classes: int, repeats: int, batches: Batches
 ) -> tuple[list[dict], dict]:
-    """Evaluate the model on each set; return the rows of the table, and the predictions: name of a set -> (N,) int.
+    """Evaluate the model on each set. Return the rows of the table, and the predictions: name of a set -> (N,) int.
 
-    The cost of a set is that of its plain network.
+    The cost is measured on the plain network for the set.
 
     Args:
         subsets: name of a set -> ids.
@@ -149,7 +149,7 @@ def evaluate(
 
 
 def kernels(model: nn.Module, subsets: dict) -> dict:
-    """Return the first filters for each set, for the figure: name of a set -> (8, n, k, k), rounded."""
+    """Return the first eight filters for each set, for the figure: name of a set -> (8, n, k, k), rounded."""
     return {
         subset: [
             [[[round(v, 4) for v in row] for row in plane] for plane in kernel]
@@ -157,14 +157,6 @@ def kernels(model: nn.Module, subsets: dict) -> dict:
         ]
         for subset, ids in subsets.items()
     }
-
-
-def readable(name: str, split: str, row: dict) -> str:
-    latency = "" if row["latency_ms"] is None else f"  {row['latency_ms']:.2f} ms"
-    return (
-        f"{name} {split:4} {row['subset']:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to "
-        f"{row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  {row['macs'] / 1e6:.1f} MMAC{latency}"
-    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -183,22 +175,14 @@ def main(argv: list[str] | None = None) -> None:
             f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each channel alone, all "
             f"but one, and some random sets; choose sets with --subsets"
         )
-    keep = args.results or args.split == "both" and whole
-    if not keep:
-        print(
-            "only some of the splits or sets: the results are printed, not saved; --results FOLDER saves them"
-        )
-    else:
-        check_writable(evaluation.files.folder)
-    size = args.image_size or checkpoint["config"]["image_size"]
-    config, cache = evaluation.open_data(args.checkpoint[0], size)
-    device = torch.device(config.device)
+    saved, cache = evaluation.is_saved(whole), evaluation.open_data()
+    config, device = evaluation.config, evaluation.device
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
-    # the name of a set is that of its channels in the data
+    # a set is named after its channels in the data
     subsets = {subset_name(sorted(columns[i] for i in ids), cache.channel_names): ids for ids in subsets}
-    record = evaluation.new_record(args.checkpoint[0], cache, device)
+    record = evaluation.new_record()
     if (
         record["section"] == "ours"
         and len(names) <= 3
@@ -207,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     ):
         record["kernels"] = kernels(model, subsets)
     train = (
-        make_batches(cache, "train", size, columns, device, config.fraction)
+        make_batches(cache, "train", evaluation.size, columns, device, config.fraction)
         if args.probe == "recalibrated-bn"
         else None
     )
@@ -217,24 +201,8 @@ def main(argv: list[str] | None = None) -> None:
         network, inputs = probe_network(args.probe, model, ids, train, seen, dataset)
         return network.to(device), inputs
 
-    for split in ("val", "test") if args.split == "both" else (args.split,):
-        batches = make_batches(cache, split, size, columns, device)
-        rows, predictions = evaluate(model, batches, subsets, prepare, cache.num_classes, args.repeats)
-        record["splits"][split] = rows
-        print("\n".join(readable(record["model"], split, row) for row in rows))
-        if split == "test" or args.split == "val":
-            by_class = ClassAnswers(split, batches.labels.cpu().numpy(), predictions, cache.class_names)
-        if keep and split == "test":
-            write_predictions(
-                evaluation.files.predictions,
-                cache.split(split).paths,
-                batches.labels.cpu().numpy(),
-                predictions,
-            )
-    if keep:
-        evaluation.write(record)
-    write_page(args.checkpoint[0], record, checkpoint["config"]["name"], by_class)
-    if keep and evaluation.published:
+    answer = partial(evaluate, model, subsets, prepare, cache.num_classes, args.repeats)
+    if evaluation.run(record, columns, saved, answer):
         print(NEXT)
 
 

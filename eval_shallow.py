@@ -4,10 +4,10 @@
     python eval_shallow.py runs/64px-half/*/model.pt --skip-existing
     python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
-In the fused network, each sum of branches is one convolution. The script updates results/task2/classifiers.csv. It
-writes a JSON for each run to results/task2/runs/, which says how the result was made, the predictions on test to
-results/task2/predictions/, and evaluation.md and evaluation.png beside each checkpoint. Then `python -m report.build`
-makes the documents.
+In the fused network, each sum of branches is one convolution. The script updates results/task2/classifiers.csv. For
+each run it writes a JSON to results/task2/runs/ that says how the result was made, and the predictions on test to
+results/task2/predictions/. It writes evaluation.md and evaluation.png beside each checkpoint. Then
+`python -m report.build` makes the documents.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from config import Task2Config
-from data.dataset import make_batches
+from data.batches import Batches
 from engine.evaluation import Evaluation, add_options
-from engine.records import NEXT, SINGLE, write_predictions
+from engine.records import NEXT, SINGLE
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import BATCH, count_params, flop_counter_macs, latency_ms, peak_memory_mb
@@ -27,8 +26,7 @@ from models.branched import fuse
 from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import MAX_DEPTH, load_classifier, measure_depth
-from report.evaluation_page import ClassAnswers, write_page
-from utils import ArgumentParser, UserError, check_writable, cli
+from utils import ArgumentParser, UserError, cli
 
 LIMITED = ("ours", "distilled")  # sections whose networks may not be deeper than MAX_DEPTH
 
@@ -46,13 +44,9 @@ def default_section(options: dict, test: dict) -> str:
         return "ablation"
     if options["arch"] in SHALLOW:
         return "distilled" if options["teacher"] else "ours"
-    return (
-        "reference"
-        if options["arch"] == "resnet34"
-        else "baseline"
-        if options["arch"] in LAYERS
-        else "ablation"
-    )
+    if options["arch"] == "resnet34":
+        return "reference"
+    return "baseline" if options["arch"] in LAYERS else "ablation"
 
 
 def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats: int) -> dict:
@@ -75,7 +69,7 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
         "params": count_params(fused),
         "macs": flop_counter_macs(fused, image),
         "latency_ms_b1": milliseconds(image, repeats=repeats),
-        # a batch takes long, so a tenth of the passes is enough
+        # a pass of a whole batch takes long, so a tenth of the passes is enough
         "latency_ms_b256": milliseconds(batch, repeats=max(1, repeats // 10), warmup=1),
         "peak_mem_mb": peak_memory_mb(fused, batch),
     }
@@ -99,32 +93,21 @@ def evaluate(path: str, args) -> bool:
         True if it wrote results that the documents show.
 
     Raises:
-        UserError: it is not a checkpoint of train_task2.py; the data are not those of the training; the results on
-            disk come from other options; or the network is too deep for its section.
+        UserError: `path` is not a checkpoint of train_task2.py; the data are not those of the training; the results
+            on disk come from other options; or the network is too deep for its section.
     """
     model, checkpoint = load_classifier(path)
     options = checkpoint["config"]
-    size = args.image_size or options["image_size"]
-    test = {"image_size": size} if size != options["image_size"] else {}
-    evaluation = Evaluation(
-        "task2", checkpoint, args, default_section(options, test), options["name"], test, Task2Config
-    )
+    test = {"image_size": args.image_size} if args.image_size not in (None, options["image_size"]) else {}
+    section = default_section(options, test)
+    evaluation = Evaluation("task2", path, checkpoint, args, section, options["name"], test)
     if evaluation.is_done():
         return False
-    keep = args.results or args.split == "both"
-    if not keep:
-        print("only one of the splits: the results are printed, not saved; --results FOLDER saves them")
-    else:
-        check_writable(evaluation.files.folder)
-    config, cache = evaluation.open_data(path, size)
-    device, channels = torch.device(config.device), range(len(cache.channel_names))
-    shape, name = (len(channels), size, size), evaluation.head["model"]
-    depths = measure_depth(
-        model,
-        shape,
-        MAX_DEPTH if evaluation.head["section"] in LIMITED else None,
-        f"{name}, in section {evaluation.head['section']!r},",
-    )
+    saved, cache = evaluation.is_saved(), evaluation.open_data()
+    channels, size, device = range(len(cache.channel_names)), evaluation.size, evaluation.device
+    shape, name, section = (len(channels), size, size), evaluation.head["model"], evaluation.head["section"]
+    limit = MAX_DEPTH if section in LIMITED else None
+    depths = measure_depth(model, shape, limit, f"{name}, in section {section!r},")
     fused = fuse(model).to(device, memory_format=torch.channels_last)
     columns = {
         **{key: depths[key] for key in ("strict_depth", "train_depth")},
@@ -132,36 +115,17 @@ def evaluate(path: str, args) -> bool:
         "train_s": checkpoint["train_s"],
     }
     record = {
-        **evaluation.new_record(path, cache, device),
+        **evaluation.new_record(),
         **depths,
         "receptive_field": None if test else field(fused, size, len(channels)),
     }
-    for split in ("val", "test") if args.split == "both" else (args.split,):
-        batches = make_batches(cache, split, size, channels, device)
-        labels, (predictions, loss, top5) = batches.labels.cpu().numpy(), predict(fused, batches, amp=False)
-        quality = classification_metrics(labels, predictions, cache.num_classes)
-        row = {**quality, "top5_pct": top5, "loss": loss, **columns}
-        record["splits"][split] = [row]
-        print(readable(name, split, row))
-        if split == "test" or args.split == "val":
-            by_class = ClassAnswers(split, labels, {SINGLE: predictions}, cache.class_names)
-        if keep and split == "test":
-            write_predictions(
-                evaluation.files.predictions, cache.split(split).paths, labels, {SINGLE: predictions}
-            )
-    if keep:
-        evaluation.write(record)
-    write_page(path, record, options["name"], by_class)
-    return bool(keep) and evaluation.published
 
+    def answer(batches: Batches) -> tuple[list[dict], dict]:
+        predictions, loss, top5 = predict(fused, batches, amp=False)
+        quality = classification_metrics(batches.labels.cpu().numpy(), predictions, cache.num_classes)
+        return [{**quality, "top5_pct": top5, "loss": loss, **columns}], {SINGLE: predictions}
 
-def readable(name: str, split: str, row: dict) -> str:
-    latency = "" if row["latency_ms_b1"] is None else f"  {row['latency_ms_b1']:.2f} ms"
-    return (
-        f"{name} {split:4} top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to "
-        f"{row['ci95_high']:.2f})  F1 {row['f1_macro']:.3f}  strict depth {row['strict_depth']}  "
-        f"{row['macs'] / 1e6:.1f} MMAC{latency}"
-    )
+    return evaluation.run(record, channels, saved, answer)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,13 +1,13 @@
-"""Run a grid of trainings, several at once, then evaluate each of them: one command repeats a table.
+"""Run a grid of trainings, several at once, then evaluate each model: one command repeats a table.
 
     python experiments.py task1 --jobs 2                     # every run of Task 1 that is not finished
-    python experiments.py task1 --list                       # which runs it has, and which are finished
+    python experiments.py task1 --list                       # the runs of the grid, and which are finished
     python experiments.py task1 --only channelset            # one row of the table
     python experiments.py task2-long --only gated6-k3,width=0.3125,weight_decay=0.002
     python experiments.py task1 --minutes 60                 # stop after an hour; run it again to go on
     python experiments.py task1-ablations --no-train         # evaluate trained runs that have no results
 
-At --preset 48px-quarter a training of Task 1 takes three to six minutes on one core. Finished runs are skipped,
+At --preset 48px-quarter a training of Task 1 takes three to six minutes on one core. Finished runs are skipped, and
 interrupted runs are resumed. Each run has a directory with its log: runs/DATA-PRESET/NAME-OPTIONS-sSEED.
 """
 
@@ -32,8 +32,8 @@ from grids.run import Run, distinct
 from report import build as report_build
 from utils import BUSY, ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, parse_config, within
 
-RETRY = 10  # seconds; if another process trains a run, it is tried again after this time
-# options that the queue sets for every training, and for every evaluation
+RETRY = 10  # seconds until a run that another process trains is tried again
+# options that the queue itself sets for every training, and for every evaluation
 TRAINING_HAS = {"data", "threads", "out", "resume", "name", "seed", "preset", "help"}
 EVALUATION_HAS = {"name", "label", "section", "skip-existing", "report", "data", "threads", "help"}
 EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
@@ -41,7 +41,7 @@ EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 @dataclass
 class Job:
-    """One training or one evaluation, run as a process."""
+    """A training or an evaluation that runs as a process."""
 
     name: str
     command: list[str]
@@ -63,9 +63,8 @@ class Job:
         """
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            with open(
-                self.log, "a"
-            ) as log:  # the job stops when its stdin closes, so also when this process dies
+            # the job stops when its stdin closes, so also when this process dies
+            with open(self.log, "a") as log:
                 self.process = subprocess.Popen(
                     self.command,
                     stdin=subprocess.PIPE,
@@ -75,7 +74,12 @@ class Job:
                 )
         except OSError as error:
             raise UserError(f"cannot start {self.name}: {error}") from error
-        print(f"{time.strftime('%H:%M:%S')} start   {self.name}: {self.log}", flush=True)
+        say("start", f"{self.name}: {self.log}")
+
+
+def say(event: str, text: str) -> None:
+    """Print a line that begins with the time and the event."""
+    print(f"{time.strftime('%H:%M:%S')} {event:7} {text}", flush=True)
 
 
 def chosen_runs(args) -> list[Run]:
@@ -85,7 +89,7 @@ def chosen_runs(args) -> list[Run]:
         UserError: the grid has no such run.
     """
     runs = GRIDS[args.grid]
-    for pattern in args.only or ():
+    for pattern in args.only:
         if not any(run.fits(pattern) for run in runs):
             raise UserError(
                 f"--only {pattern}: grid {args.grid} has no such run; it has {' '.join(map(str, runs))}"
@@ -99,23 +103,12 @@ def trainings(runs: list[Run]) -> list[Run]:
     return distinct([run.teacher for run in needed if run.teacher] + needed)
 
 
-def more_options(run: Run, args, seed: int) -> dict:
-    """Return the option that the queue adds to a run: the checkpoint of its teacher, if it has a teacher."""
-    return {"teacher": str(run_folder(run.teacher, args, seed) / "model.pt")} if run.teacher else {}
-
-
 def own_words(run: Run, args, seed: int) -> list[str]:
     """Return the arguments of the training command that belong to this run alone."""
-    return [
-        "--name",
-        run.model,
-        "--seed",
-        str(seed),
-        "--preset",
-        args.preset,
-        *words({**run.options, **more_options(run, args, seed)}),
-        *given_words(args.options, "--options"),
-    ]
+    options = {"name": run.model, "seed": seed, "preset": args.preset, **run.options}
+    if run.teacher:
+        options["teacher"] = model_file(run.teacher, args, seed)
+    return [*words(options), *given_words(args.options, "--options")]
 
 
 def given_words(text: str, option: str) -> list[str]:
@@ -134,12 +127,6 @@ def given_words(text: str, option: str) -> list[str]:
     return parts
 
 
-def named_options(words: list[str]) -> set[str]:
-    """Return the names of the options in a command line; --no-gates has the name "gates"."""
-    names = {word[2:].split("=")[0] for word in words if word.startswith("--")}
-    return {name.removeprefix("no-") for name in names}
-
-
 def check_words(args) -> None:
     """Check that --options and --eval-options do not replace options that the queue sets.
 
@@ -149,18 +136,18 @@ def check_words(args) -> None:
         UserError: an option of --options or --eval-options is set by the queue or by a run.
     """
     runs = chosen_runs(args)
-    training_options = {
-        str(run): {**run.options, **({"teacher": ""} if run.teacher else {})} for run in trainings(runs)
+    of_training = {
+        f"run {run}": [*run.options, "teacher"] if run.teacher else [*run.options] for run in trainings(runs)
     }
-    test_options = {str(run): run.test for run in runs}
-    for option, text, of_queue, of_runs in (
-        ("--options", args.options, TRAINING_HAS, training_options),
-        ("--eval-options", args.eval_options, EVALUATION_HAS, test_options),
+    of_evaluation = {f"run {run}": run.test for run in runs}
+    for option, text, owners in (
+        ("--options", args.options, {"queue": TRAINING_HAS, **of_training}),
+        ("--eval-options", args.eval_options, {"queue": EVALUATION_HAS, **of_evaluation}),
     ):
-        names = named_options(given_words(text, option))
-        for run, options in {"queue": dict.fromkeys(of_queue, ""), **of_runs}.items():
-            for name in sorted(names & named_options(words(options))):
-                owner = run if run == "queue" else f"run {run}"
+        names = {word.split("=")[0] for word in given_words(text, option) if word.startswith("--")}
+        names = {name.removeprefix("--").removeprefix("no-") for name in names}
+        for owner, options in owners.items():
+            for name in sorted(names & {key.replace("_", "-") for key in options}):
                 raise UserError(f"{option} has --{name}, which the {owner} sets itself: leave it out")
 
 
@@ -177,106 +164,81 @@ def run_folder(run: Run, args, seed: int) -> Path:
     return Path("runs") / f"{args.dataset}-{args.preset}" / folder_name(training_config(run, args, seed))
 
 
+def model_file(run: Run, args, seed: int) -> Path:
+    """Return the path of the checkpoint that a training makes."""
+    return run_folder(run, args, seed) / "model.pt"
+
+
 def words(options: dict) -> list[str]:
     """Write options as on the command line: {"image_size": 48, "gates": False} -> --image-size 48 --no-gates."""
-    flags = {key: key.replace("_", "-") for key in options}
-    return [
-        word
-        for key, value in options.items()
-        for word in (
-            [f"--{'' if value else 'no-'}{flags[key]}"]
-            if isinstance(value, bool)
-            else [f"--{flags[key]}", str(value)]
-        )
-    ]
+    parts = []
+    for key, value in options.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            parts += [f"--{flag}", str(value)]
+    return parts
+
+
+def model_files(run: Run, args, seed: int) -> list[Path]:
+    """Return the checkpoints that the evaluation of a run reads."""
+    return [model_file(part.trained, args, seed) for part in (run.parts or (run,))]
 
 
 def training_jobs(args) -> list[Job]:
-    """Return the trainings that are not finished yet."""
-    jobs, task = [], task_of(args.grid)
+    """Return a job for each training that is not finished yet."""
+    jobs, script = [], str(ROOT / f"train_{task_of(args.grid)}.py")
     for seed in args.seeds:
         for run in trainings(chosen_runs(args)):
             folder = run_folder(run, args, seed)
-            teacher = more_options(run, args, seed).get("teacher")
-            command = [
-                sys.executable,
-                str(ROOT / f"train_{task}.py"),
-                "--data",
-                args.data,
-                "--threads",
-                str(args.threads),
-                "--out",
-                str(folder),
-                "--resume",
-                *own_words(run, args, seed),
-            ]
-            jobs.append(
-                Job(
-                    f"{run} seed {seed}",
-                    command,
-                    folder / "log.txt",
-                    folder / "model.pt",
-                    [Path(teacher)] if teacher else [],
-                )
-            )
+            options = {"data": args.data, "threads": args.threads, "out": folder, "resume": True}
+            command = [sys.executable, script, *words(options), *own_words(run, args, seed)]
+            needs = [model_file(run.teacher, args, seed)] if run.teacher else []
+            jobs.append(Job(f"{run} seed {seed}", command, folder / "log.txt", folder / "model.pt", needs))
     return [job for job in jobs if not job.makes.exists()]
 
 
 def evaluation_jobs(args) -> list[Job]:
-    """Return the evaluations of all runs; an evaluation does nothing if its results are there already."""
-    jobs, task = [], task_of(args.grid)
+    """Return a job for the evaluation of each run. It does nothing if the results are there already."""
+    jobs, script = [], str(ROOT / EVALUATION[task_of(args.grid)])
     for seed in args.seeds:
         for run in chosen_runs(args):
-            models = [run_folder(part.trained, args, seed) / "model.pt" for part in (run.parts or (run,))]
-            # --section already implies the subsets
-            test = {key: value for key, value in run.test.items() if key != "subsets"}
-            command = [
-                sys.executable,
-                str(ROOT / EVALUATION[task]),
-                *map(str, models),
-                "--name",
-                run.model,
-                "--label",
-                run.label,
-                "--section",
-                run.section,
-                "--skip-existing",
-                "--data",
-                args.data,
-                "--threads",
-                str(args.threads),
-                *words(test),
-                *([] if args.latency else ["--repeats", "0"]),
-                *given_words(args.eval_options, "--eval-options"),
-            ]
-            jobs.append(
-                Job(
-                    f"evaluation of {run} seed {seed}",
-                    command,
-                    models[0].parent / "evaluation.txt",
-                    None,
-                    models,
-                )
-            )
+            models = model_files(run, args, seed)
+            options = {
+                "name": run.model,
+                "label": run.label,
+                "section": run.section,
+                "skip_existing": True,
+                "data": args.data,
+                "threads": args.threads,
+                # --section already implies the subsets
+                **{key: value for key, value in run.test.items() if key != "subsets"},
+                **({} if args.latency else {"repeats": 0}),
+            }
+            more = given_words(args.eval_options, "--eval-options")
+            command = [sys.executable, script, *map(str, models), *words(options), *more]
+            log = models[0].parent / "evaluation.txt"
+            jobs.append(Job(f"evaluation of {run} seed {seed}", command, log, needs=models))
     return jobs
 
 
 def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tuple[list[Job], list[Job]]:
-    """Run the jobs, `at_once` at a time, each as soon as the checkpoints that it needs exist.
+    """Run the jobs, at most `at_once` at a time. A job starts when the checkpoints that it needs exist.
 
     After `minutes` minutes the running jobs save and stop.
 
     Returns:
-        The jobs that failed, and the jobs that are not finished.
+        the jobs that failed, and the jobs that are not finished.
     """
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, list(jobs), [], []
     try:
         while (waiting or running) and time.monotonic() < deadline:
-            # another queue may have trained a busy run meanwhile
+            # meanwhile another queue may have trained a run that was busy
             waiting = [job for job in waiting if not (job.not_before and job.makes and job.makes.exists())]
             ready = [job for job in waiting if job.ready]
             if not ready and not running and not any(job.not_before for job in waiting):
-                # its teacher's training failed: start it anyway, so that it reports the missing file
+                # the training of the teacher failed: start the job anyway, so that it reports the missing file
                 ready = [job for job in waiting if job.makes][:1]
                 if not ready:
                     break
@@ -288,28 +250,19 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 if job.process.returncode == BUSY:
-                    print(
-                        f"{time.strftime('%H:%M:%S')} busy    {job.name}: another process works on it",
-                        flush=True,
-                    )
+                    say("busy", f"{job.name}: another process works on it")
                     job.not_before = time.monotonic() + RETRY
                     waiting.append(job)
                     continue
                 if job.process.returncode:
                     failed.append(job)
-                print(
-                    f"{time.strftime('%H:%M:%S')} {'failed ' if job in failed else 'done   '} {job.name}",
-                    flush=True,
-                )
+                say("failed" if job in failed else "done", job.name)
     finally:  # time is up, or Ctrl-C
         for job in running:
             job.process.terminate()
         for job in running:
             job.process.wait()
-            print(
-                f"{time.strftime('%H:%M:%S')} stopped {job.name}: run the same command again to go on",
-                flush=True,
-            )
+            say("stopped", f"{job.name}: run the same command again to go on")
     return failed, running + waiting
 
 
@@ -317,9 +270,9 @@ def show(args) -> None:
     """Print each run of the grid, with its folder and whether it is trained."""
     for seed in args.seeds:
         for run in chosen_runs(args):
-            folders = [run_folder(part.trained, args, seed) for part in (run.parts or (run,))]
-            done = "trained" if all((folder / "model.pt").exists() for folder in folders) else "-"
-            print(f"{done:8} {run}   {folders[0]}")
+            models = model_files(run, args, seed)
+            done = "trained" if all(model.exists() for model in models) else "-"
+            print(f"{done:8} {run}   {models[0].parent}")
 
 
 def make_parser() -> ArgumentParser:
@@ -328,6 +281,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--only",
         nargs="+",
+        default=[],
         metavar="NAME",
         help="only these runs of the grid: NAME or NAME,OPTION=VALUE,... (default: all)",
     )
@@ -389,7 +343,7 @@ def main(argv: list[str] | None = None) -> None:
     jobs = [] if args.no_train else training_jobs(args)
     evaluations = [] if args.no_eval else evaluation_jobs(args)
     print(f"{len(jobs)} runs to train", flush=True)
-    # latency is measured on a machine that does nothing else
+    # the latency is right only on a machine that does nothing else
     together = jobs if args.latency else jobs + evaluations
     failed, left = run_jobs(together, args.jobs, args.minutes)
     left = evaluations if args.latency else [job for job in left if job.makes is None]

@@ -6,21 +6,22 @@
     python predict.py runs/main/model.pt photo.jpg --picture answer.png
 
 Images are prepared as in an evaluation: the middle of the picture, at the image size of the training. An image is a
-picture, or a TIFF or .npy file. Such a file holds the channels of the training, or only those of --channels.
---picture draws the image with each set of channels, the answer for it, and where the answer comes from.
+picture, or a TIFF or .npy file. A TIFF or .npy file holds the channels of the training, or only those of --channels.
+--picture draws the image with each set of channels, the answer for it, and the parts that the answer depends on.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 from config import DEVICES, choose_device
 from engine.prediction import Predictor, find_images
 from report.answer_picture import draw_answers
-from utils import ArgumentParser, UserError, atomic_path, check_writable, cli, use_threads, within
+from utils import ArgumentParser, UserError, atomic_path, check_writable, cli, printable, use_threads, within
 
 TOGETHER = 64  # images in memory at the same time
 
@@ -55,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         use_threads(args.threads)
     for path in filter(None, (args.csv, args.picture)):
         check_writable(Path(path).parent)
+    pictures = picture_paths(args.picture, files) if args.picture else {}
     predictor = Predictor(args.checkpoint, device)
     ids = predictor.ids(args.channels)
     rows, failed, left = [], [], iter(files)
@@ -65,15 +67,16 @@ def main(argv: list[str] | None = None) -> None:
                 images[file] = predictor.pixels(file, ids)
             except UserError as error:
                 failed.append(error)
-                print(error, file=sys.stderr)
+                print(printable(str(error)), file=sys.stderr)
         if not images:
             continue
         for file, shares in zip(images, predictor.probabilities(list(images.values()), ids)):
             answers = predictor.named(shares, args.top)
-            print(f"{file}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers))
+            text = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
+            print(printable(f"{file}: {text}"))
             rows += [(file, rank, name, f"{share:.6f}") for rank, (name, share) in enumerate(answers, 1)]
             if args.picture:
-                draw_answers(predictor, file, ids, picture_path(args.picture, file, files))
+                draw_answers(predictor, file, ids, pictures[file])
     if args.csv:
         with atomic_path(args.csv) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
             csv.writer(out).writerows([("image", "rank", "class", "probability"), *rows])
@@ -82,13 +85,21 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{len(failed)} of {len(files)} images cannot be read; see the messages above")
 
 
-def picture_path(target: str, file: Path, files: list[Path]) -> Path:
-    """Return the path of the picture of `file`: `target`, or for several files a path in the folder `target`."""
+def picture_paths(target: str, files: list[Path]) -> dict[Path, Path]:
+    """Return the path of each file's picture: `target` for one file, else a path in the folder `target`.
+
+    The names of the pictures are the names of the files. Equal names get the ending and, as far as needed, the folders.
+    """
     if len(files) == 1:
-        return Path(target)
-    same = sum(other.stem == file.stem for other in files) > 1
-    name = "-".join(file.with_suffix("").parts[-2:]) + file.suffix.replace(".", "-") if same else file.stem
-    return Path(target) / f"{name}.png"
+        return {files[0]: Path(target)}
+    names = {file: file.stem for file in files}
+    for count in range(2, max(len(file.parts) for file in files) + 1):
+        times = Counter(names.values())
+        for file in names:
+            if times[names[file]] > 1:
+                folders = [part.strip("/\\:.") for part in file.parts[-count:-1]]
+                names[file] = "-".join([*filter(None, folders), file.stem + file.suffix.replace(".", "-")])
+    return {file: Path(target) / f"{name}.png" for file, name in names.items()}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Train one model that takes any set of input channels, or a baseline, or a specialist for one set.
+"""Train a model that takes any set of input channels, or a baseline, or a specialist for one set.
 
-    python train_task1.py                       # our model, on the data in data/, else on the demo set
+    python train_task1.py                       # our model, on the data in data/ or the demo set
     python train_task1.py --sampler none        # a plain RGB-trained network
     python train_task1.py --channels R          # the specialist for red
     torchrun --nproc_per_node=4 train_task1.py  # four GPUs
 
 The demo set takes a minute on two CPU cores; eval_channels.py then shows about 80 % top-1 with RGB. On one core,
-mini-imagenet-50 at --preset 48px-quarter takes three to four minutes and reaches 47 %, the mean over the seven sets.
+mini-imagenet-50 at --preset 48px-quarter takes three to four minutes and reaches a mean of 47 % over the seven sets.
 Ctrl-C saves and stops; to go on, add --resume. Next: python eval_channels.py runs/.../model.pt
 """
 
@@ -30,9 +30,9 @@ from utils import UserError, cli, parse_config
 
 
 def subset_metrics(model, batches, names, config: Task1Config) -> dict:
-    """Return the top-1 of the model on each of its sets, and the means of top-1 and loss over these sets.
+    """Return the top-1 of the model on each channel set, and the means of top-1 and loss over these sets.
 
-    A specialist has one set. Other models have all sets, or some sets if there are many channels.
+    A specialist has one set. Another model is tested on all sets, or on some sets if there are many channels.
     """
     top1, losses, labels = {}, [], batches.labels.cpu().numpy()
     num_classes = model.fc.out_features
@@ -49,7 +49,7 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
 
 
 def build_shaped(options: Mapping, channels: int, num_classes: int) -> torch.nn.Module:
-    """Build a network of the options for `channels` channels and `num_classes` classes, without data."""
+    """Build the network of the options for `channels` channels and `num_classes` classes, without data."""
     moments = {"mean": torch.zeros(channels), "std": torch.ones(channels), "covariance": torch.eye(channels)}
     return build_from_options(options, channels, num_classes, moments)
 
@@ -58,6 +58,11 @@ def main(argv: list[str] | None = None) -> None:
     config = parse_config(Task1Config, argv, __doc__)
     source = find_dataset(config.data)
     config.resolve(read_channels(source))
+    if config.teacher and config.channels != "all":
+        raise UserError(
+            f"--teacher {config.teacher}: teacher and student must both take all channels of the data; leave out "
+            f"--channels or --teacher"
+        )
     device, processes, cache = start(config, str(source))
     ids = parse_subset(config.channels, cache.channels)
     channels = cache.channels.chosen(ids)
@@ -75,11 +80,6 @@ def main(argv: list[str] | None = None) -> None:
     if config.init_from:
         shaped = partial(build_shaped, vars(config))
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
-    if config.teacher and config.channels != "all":
-        raise UserError(
-            f"--teacher {config.teacher}: it and the student must both take all channels of the same data; "
-            f"leave out --channels or --teacher"
-        )
     teacher = None
     if config.teacher:
         teacher, options = load_teacher(config.teacher, cache, len(names))

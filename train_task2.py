@@ -1,9 +1,9 @@
 """Train a classifier for Task 2 from scratch, on all channels: a shallow network or ResNet-34.
 
-    python train_task2.py                                    # gated6-k3, on data/, else on the demo set
+    python train_task2.py                                    # gated6-k3, on the data in data/ or the demo set
     python train_task2.py --arch resnet34 --no-stem-pool     # ResNet-34 for comparison, without pooling
     python train_task2.py --kernels 3,5 --widths 128,256,512 # a network with other layers
-    python train_task2.py --teacher runs/.../model.pt        # learn from a trained ResNet-34 too
+    python train_task2.py --teacher runs/.../model.pt        # also learn from a trained ResNet-34
 
 On one CPU core, mini-imagenet-50 at --preset 48px-quarter --augment strong takes eight minutes and reaches 60 %
 top-1. Ctrl-C saves and stops; to go on, add --resume. Next: python eval_shallow.py runs/.../model.pt

@@ -34,25 +34,24 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent
-LIMITS = {
+LIMITS = {  # kind of a limit -> its words in a message, and its test
     "least": ("at least", operator.ge),
     "above": ("above", operator.gt),
     "most": ("at most", operator.le),
     "below": ("below", operator.lt),
 }
-FORMULA = ("=", "+", "-", "@")  # a spreadsheet reads text that begins so as a formula
-BUSY = 75  # exit status: another process uses the files that this process needs; try again later
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a text with such a first letter for a formula
+BUSY = 75  # exit status: another process uses the files that this process needs, so try again later
 LOG_EVERY = 60  # seconds between two lines of a progress bar in a log file
-# words in the messages of torch, CUDA, cuDNN and C++ when memory runs out
+# words of the messages of torch, CUDA, cuDNN and C++ about too little memory
 NO_MEMORY = r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|unable to find an engine"
 SMALLER = ("--batch-size", "--width", "--image-size", "--workers", "--jobs")  # options that save memory
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 ROOM_LOCK = "unfinished.lock"  # marks a work folder that `making` created
 PARTIAL = ".partial"  # end of the name of a file that is still being written
 ENDS_WITH_STDIN = (
-    "ENDS_WITH_STDIN"  # environment variable: if set, the script stops when its standard input closes
+    "ENDS_WITH_STDIN"  # if this environment variable is set, the script stops when its stdin closes
 )
-
 
 CONTENT = {  # kind of a checkpoint -> its required entries and their types
     "training-state": {
@@ -159,21 +158,14 @@ class ArgumentParser(argparse.ArgumentParser):
         return parsed
 
 
-def option(
-    default,
-    help: str,
-    choices: typing.Sequence | None = None,
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    below: float | None = None,
-    usual=None,
-):
+def option(default, help: str, choices: typing.Sequence | None = None, usual=None, **limits: float):
     """Make a dataclass field that `parse_config` turns into `--name`, with its help text and its range.
 
-    `usual` is the value that replaces the default None, for options whose default depends on other options.
+    Args:
+        default, help, choices: as in `add_argument` of argparse.
+        usual: the value that replaces the default None, for an option whose default depends on other options.
+        limits: the range of a number: least, above, most or below, see `LIMITS`.
     """
-    limits = {"least": least, "above": above, "most": most, "below": below}
     metadata = {"help": help, "choices": choices, "limits": limits, "usual": usual}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -206,9 +198,8 @@ def check_ranges(config) -> None:
         value, limits = getattr(config, field.name), field.metadata["limits"]
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             continue
-        given = {key: limit for key, limit in limits.items() if limit is not None}
-        if not math.isfinite(value) or not all(LIMITS[key][1](value, limit) for key, limit in given.items()):
-            wanted = " and ".join(f"{LIMITS[key][0]} {limit}" for key, limit in given.items())
+        if not math.isfinite(value) or not all(LIMITS[key][1](value, limit) for key, limit in limits.items()):
+            wanted = " and ".join(f"{LIMITS[key][0]} {limit}" for key, limit in limits.items())
             raise UserError(f"--{field.name.replace('_', '-')} {value}: must be {wanted}")
 
 
@@ -217,21 +208,14 @@ def parse_config(cls, argv=None, description: str | None = None):
     parser = ArgumentParser(description=description)
     hints = typing.get_type_hints(cls)
     for field in option_fields(cls):
-        kind = [t for t in typing.get_args(hints[field.name]) or (hints[field.name],) if t is not type(None)][
-            0
-        ]
-        flag = "--" + field.name.replace("_", "-")
-        extra = {
-            "help": field.metadata["help"],
-            "choices": field.metadata["choices"],
-            "default": field.default,
-        }
+        hint, choices = hints[field.name], field.metadata["choices"]
+        kind = next(part for part in typing.get_args(hint) or (hint,) if part is not types.NoneType)
         if kind is bool:
-            extra.pop("choices")
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **extra)
+            how = {"action": argparse.BooleanOptionalAction}
         else:
-            metavar = None if extra["choices"] else kind.__name__.upper()
-            parser.add_argument(flag, type=kind, metavar=metavar, **extra)
+            how = {"type": kind, "choices": choices, "metavar": None if choices else kind.__name__.upper()}
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, help=field.metadata["help"], default=field.default, **how)
     return cls(**vars(parser.parse_args(argv)))
 
 
@@ -241,7 +225,7 @@ def cli(main) -> None:
     The status is 2 for a `UserError`, 75 for a `BusyError` and 130 for Ctrl-C.
     """
     _open_streams()
-    for stream in (sys.stdout, sys.stderr):  # print what the terminal cannot show as an escape
+    for stream in (sys.stdout, sys.stderr):  # a letter that the terminal cannot show is printed as an escape
         with suppress(AttributeError, OSError, ValueError):  # a notebook's stream is not a text file
             stream.reconfigure(errors="backslashreplace")
     plain, sys.stderr = sys.stderr, Output(sys.stderr)
@@ -263,7 +247,7 @@ def cli(main) -> None:
         if is_out_of_memory(error):
             message = f"out of memory; {_memory_advice()}"
         elif isinstance(error, OSError):  # the path is too long or the disk failed
-            message = f"{printable(str(error))[:300]}; {remedy(error)}"
+            message = f"{printable(str(error))[:300]}; {remedy(error.errno)}"
         else:
             raise
         print(f"error: {message}", file=sys.stderr)
@@ -282,22 +266,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _memory_advice() -> str:
-    """Return advice for saving memory, with those options that the running script has."""
+    """Return advice for saving memory. It names only options that the running script has."""
     names = ArgumentParser.last._option_string_actions if ArgumentParser.last else SMALLER[:3]
-    smaller = [name for name in SMALLER if name in names]
-    advice = "run fewer processes at once"
-    if smaller:
-        advice += f", or try a smaller {' or '.join(smaller)}"
-    return (
-        f"{advice}. The saved files are complete: --resume continues from them"
-        if "--resume" in names
-        else advice
-    )
+    smaller = " or ".join(name for name in SMALLER if name in names)
+    advice = "run fewer processes at once" + (f", or try a smaller {smaller}" if smaller else "")
+    saved = ". The saved files are complete: --resume continues from them" if "--resume" in names else ""
+    return advice + saved
 
 
-def remedy(error: BaseException) -> str:
-    """Return what the user can do about an error in reading or writing a file."""
-    number = getattr(error, "errno", None)
+def remedy(number: int | None) -> str:
+    """Return what the user can do about an `OSError` with the error number `number`."""
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "you have no right to write there: choose another folder, or change its rights"
     if number == errno.ENAMETOOLONG:
@@ -372,7 +350,7 @@ def _open_streams() -> None:
 
 
 def _end_with_stdin() -> None:
-    """Save and stop when the parent process dies: our standard input closes then, even after SIGKILL."""
+    """Stop this process as SIGTERM does when its stdin closes: the parent process has died, perhaps by SIGKILL."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -387,7 +365,7 @@ def check_name(name, what: str) -> str:
     """Return `name` if it can be part of a file name on every system.
 
     Raises:
-        UserError: it is empty, too long, or holds a separator, a control character or a similar sign.
+        UserError: the name is empty, too long, or holds a separator, a control character or a similar sign.
     """
     if (
         not isinstance(name, str)
@@ -406,7 +384,7 @@ def check_label(text, what: str) -> str:
     """Return `text` if it can be a cell of a table that a spreadsheet opens.
 
     Raises:
-        UserError: it is empty, too long, begins like a formula, or holds a line break or a control character.
+        UserError: the text is empty, too long, begins like a formula, or holds a line break or a control character.
     """
     if not isinstance(text, str) or not 0 < len(text) <= 200 or not text.isprintable() or text[0] in FORMULA:
         raise UserError(
@@ -416,13 +394,18 @@ def check_label(text, what: str) -> str:
     return text
 
 
+def allowed_cores() -> set[int]:
+    """Return the cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
 def free_cores(seconds: float = 0.3) -> int:
     """Count the idle cores among those that this process may use; at least one.
 
     Args:
         seconds: how long to watch.
     """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    allowed = allowed_cores()
     limit = max(1, round(min(len(allowed), _container_cores())))
     try:
         before, _, after = _idle_times(allowed), time.sleep(seconds), _idle_times(allowed)
@@ -436,7 +419,7 @@ def _container_cores(folder: Path = Path("/sys/fs/cgroup")) -> float:
     """Return how many cores this container may use; infinite if it has no limit.
 
     Args:
-        folder: where the system shows the limits of its control groups, in their second or first version.
+        folder: folder where the system shows the limits of its control groups, of version 2 or 1.
     """
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         with suppress(OSError, ValueError):  # another version, or "max", which means no limit
@@ -474,10 +457,9 @@ def _idle_times(cores: set[int]) -> dict[int, int]:
 
 
 class Output:
-    """A text stream that drops its text without an error when nobody can read it.
+    """A text stream that drops its text without an error when nobody can read it, so that the work goes on.
 
-    This happens when the terminal is closed, the reader of a pipe has ended, or the disk of a log file is full. The
-    work goes on.
+    This happens when the terminal is closed, the reader of a pipe has ended, or the disk of a log file is full.
     """
 
     def __init__(self, stream: typing.TextIO):
@@ -518,7 +500,7 @@ def hold(folder: Path) -> FileLock:
     except OSError as error:
         if lock:
             lock.release()
-        raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
     return lock
 
 
@@ -526,21 +508,21 @@ def check_writable(folder: Path) -> None:
     """Check that files can be written into a folder, or that the folder can be made. Leave nothing behind.
 
     Raises:
-        UserError: they cannot.
+        UserError: files cannot be written there.
     """
-    place = folder.absolute()
+    existing = folder.absolute()
     try:
-        while not place.exists():
-            place = place.parent
-        with tempfile.TemporaryFile(dir=place):
+        while not existing.exists():
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
 
 
 def home_path(path: str | Path) -> Path:
-    """Return the path with a leading "~" or "~USER" replaced by the home folder, if there is such a folder."""
-    return Path(os.path.expanduser(path))  # Path.expanduser raises RuntimeError for a user who is not there
+    """Return the path with a leading "~" or "~USER" replaced by the home folder of an existing user."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises RuntimeError for an unknown user
 
 
 def acquire(path: Path, timeout: float = -1):
@@ -555,7 +537,7 @@ def acquire(path: Path, timeout: float = -1):
     try:
         import fcntl
 
-        # without locks FileLock would wait for ever, or report a wrong reason
+        # where there are no locks, FileLock would wait for ever or report a wrong reason
         with tempfile.TemporaryFile(dir=path.parent) as probe:
             fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except ImportError:  # Windows, where FileLock uses other locks
@@ -584,7 +566,7 @@ def one_at_a_time(folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; {remedy(error)}") from error
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
     try:
         yield
     finally:
@@ -602,11 +584,11 @@ def _wait_for(file: Path, why: str, patience: float) -> FileLock:
 
 @contextmanager
 def making(path: Path, replace: bool = False):
-    """Yield an empty folder. At the end it is renamed to `path`, unless it is still empty.
+    """Yield an empty folder. At the end rename it to `path`, unless it is still empty.
 
     So an interrupted process never leaves a folder that looks finished. A second process that makes the same `path`
-    waits. The work is done in the folder .NAME.making beside `path`. The next call removes what a killed process
-    left there, but only if it finds the lock file that this function writes.
+    waits. The folder lies in .NAME.making beside `path`. The next call removes the files that a killed process left
+    there, but only if it finds the lock file that this function writes.
 
     Args:
         path: the folder to make.
@@ -639,7 +621,7 @@ def _lock_room(room: Path, path: Path) -> FileLock:
     """Make and lock the work folder of `path`.
 
     Raises:
-        OSError: the work folder cannot be written, or holds a folder that this project did not make.
+        OSError: the work folder cannot be written, or another program made it.
     """
     file = room / ROOM_LOCK
     while True:
@@ -665,8 +647,8 @@ def _lock_room(room: Path, path: Path) -> FileLock:
 def atomic_path(path: str | Path):
     """Yield a temporary path beside `path` that replaces `path` on success.
 
-    A reader never sees half a file. The new bytes are on the disk before the file is renamed, so a power cut leaves
-    either the old file or the new file.
+    A reader never sees half a file. The new bytes are on the disk before the file is renamed. So after a power cut
+    there is either the old file or the new file.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old file is unchanged.
@@ -681,8 +663,7 @@ def atomic_path(path: str | Path):
         os.replace(temporary, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-        # the RuntimeError of torch.save has no error number; it means a full disk
-        advice = remedy(error if isinstance(error, OSError) else OSError(errno.ENOSPC, ""))
+        advice = remedy(getattr(error, "errno", errno.ENOSPC))
         raise UserError(
             f"cannot write {path}: {error}; {advice}. An older file there is unchanged."
         ) from error
@@ -729,7 +710,7 @@ def parse_json(text: str | bytes):
     """Return the value that JSON text holds.
 
     Raises:
-        ValueError: it is not JSON, or its brackets are nested too deeply for Python to read.
+        ValueError: the text is not JSON, or its brackets are nested too deeply for Python to read.
     """
     try:
         return json.loads(text)
@@ -754,10 +735,10 @@ def append_jsonl(path: str | Path, record: dict) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Read a file that `append_jsonl` wrote. Leave out the last line if a kill cut it off.
+    """Read a file that `append_jsonl` wrote. If a kill cut off the last line, leave this line out.
 
     Raises:
-        UserError: a line before the last is not JSON.
+        UserError: a line before the last line is not JSON.
     """
     lines, records = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
     for number, line in enumerate(lines, 1):
@@ -791,15 +772,15 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
         hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
         raise UserError(f"no checkpoint at {path}{hint}")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
-            # torch packs nothing, but unpacks whatever a file holds
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not compare them
+            # torch writes no packed parts, but would unpack those of any file
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("its parts are packed")
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"{damaged} was changed")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged files; they mean the same to the user
+    except Exception as error:  # torch raises many types of errors for damaged files
         raise UserError(
             f"{path} is not a readable checkpoint ({type(error).__name__}): it is truncated, "
             "or not written by this project. Train again or copy the file again."
@@ -810,21 +791,19 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
             f"{path} is {f'a {actual!r} checkpoint' if actual else 'not a checkpoint of this project'}; "
             f"expected {' or '.join(map(repr, kinds))}. Name the file that the matching training script wrote."
         )
-    missing = [
-        f"{key} ({getattr(wanted, '__name__', wanted)})"
-        for key, wanted in CONTENT.get(actual, CONTENT["model"]).items()
-        if not fits(state.get(key), wanted)
-    ]
-    if not missing:
-        missing = [
-            f"config {key}" for key, hint in TRAINED_WITH.items() if not fits(state["config"].get(key), hint)
+    missing = (
+        [
+            f"{key} ({getattr(wanted, '__name__', wanted)})"
+            for key, wanted in CONTENT.get(actual, CONTENT["model"]).items()
+            if not fits(state.get(key), wanted)
         ]
-    entries = [*state.items(), *state.get("dataset", {}).items()] if not missing else []
-    missing += [
-        f"{key} of the right kind"
-        for key, value in entries
-        if key in MAY_HOLD and not fits(value, MAY_HOLD[key])
-    ]
+        or [f"config {key}" for key, hint in TRAINED_WITH.items() if not fits(state["config"].get(key), hint)]
+        or [
+            f"{key} of the right kind"
+            for key, value in [*state.items(), *state.get("dataset", {}).items()]
+            if key in MAY_HOLD and not fits(value, MAY_HOLD[key])
+        ]
+    )
     if missing:
         raise UserError(
             f"{path} has no {', '.join(missing)}: it was written by another version, or changed. Train again."
@@ -832,8 +811,8 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
     broken = _not_finite(state)
     if broken:
         raise UserError(
-            f"{path} holds values that are not finite ({broken}): the training diverged, or the file "
-            f"is damaged. Train again, with a lower --lr."
+            f"{path} holds values that are not finite ({broken}): the training diverged, or the file is damaged. "
+            f"Train again, with a lower --lr."
         )
     for key, part in (("name", "config"), ("preset", "config"), ("name", "dataset")):
         if part in state:
@@ -846,16 +825,15 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
 def check_options(config: Mapping, cls: type, path: str | Path) -> None:
     """Check the types, choices and ranges of the options in a checkpoint.
 
-    Options that the dataclass `cls` does not have come from another version; they are ignored.
+    Options that the dataclass `cls` does not have come from another version and are ignored.
 
     Raises:
         UserError: an option is wrong; the message names it and the file `path`.
     """
     hints, fields = typing.get_type_hints(cls), {field.name: field for field in option_fields(cls)}
-    for name, value in config.items():
-        if name not in fields:
-            continue
-        choices = fields[name].metadata.get("choices")  # fields that are not options have no choices
+    options = {name: value for name, value in config.items() if name in fields}
+    for name, value in options.items():
+        choices = fields[name].metadata["choices"]
         empty = value is None and fields[name].default is None
         if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
             raise UserError(
@@ -863,7 +841,7 @@ def check_options(config: Mapping, cls: type, path: str | Path) -> None:
                 f"--{name.replace('_', '-')} is {value!r:.60}. Use it with the version that trained it."
             )
     try:
-        check_ranges(cls(**{name: value for name, value in config.items() if name in fields}))
+        check_ranges(cls(**options))
     except UserError as error:
         raise UserError(f"{path} was changed: its option {error}. Train again.") from error
 
@@ -895,7 +873,7 @@ def brief(error: Exception) -> str:
 
 
 def _not_finite(value, name: str = "") -> str:
-    """Return the name of the first tensor in nested containers that is not all finite, or ""."""
+    """Return the name of the first tensor, also in nested containers, that holds NaN or infinity; else ""."""
     if isinstance(value, torch.Tensor):
         return name if value.is_floating_point() and not value.isfinite().all() else ""
     items = value.items() if isinstance(value, Mapping) else ()
@@ -909,7 +887,7 @@ def _not_finite(value, name: str = "") -> str:
 def generator(*key, device: str | torch.device = "cpu") -> torch.Generator:
     """Return a random generator that depends only on `key`, such as (seed, "batch", epoch, step).
 
-    So its state need not be saved.
+    So nobody has to save its state.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -918,7 +896,7 @@ def generator(*key, device: str | torch.device = "cpu") -> torch.Generator:
 def git_commit() -> str:
     """Return the commit of the running code, with "+changes" if an imported file differs from it.
 
-    The variable `GIT_COMMIT` is used if it is set, for machines without git. Without either the answer is "unknown".
+    On machines without git, the environment variable `GIT_COMMIT` can name the commit; else it is "unknown".
     """
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]

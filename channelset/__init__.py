@@ -3,7 +3,7 @@
 from channelset import adapt_first_conv, fold_channels
 net = adapt_first_conv(torchvision.models.resnet18(), fill="mean", sample="hcs")
 net(x_rb, channels=[0, 2])           # (B, 2, H, W): one set for the batch
-net(x_rgb, mask=present)             # (B, 3) bool: one set an image
+net(x_rgb, mask=present)             # (B, 3) bool: a set for each image
 plain = fold_channels(net, [0, 2])   # a plain network of two channels, to export
 
 stem         ChannelSetConv2d: K(S) = W P(S)
@@ -18,7 +18,7 @@ init         kernels of new channels
 check        test whether another layer reads the images
 context      the channel set of the running call
 fused        rescale the embedding when BatchNorm is fused into the stem
-restore      set values again after the meta device
+restore      set the values that tensors on the meta device lack
 saved        save and load an adapted network
 """
 

@@ -16,19 +16,15 @@ from .check import check_example
 from .fill import FILLS, RIDGE, BySize, Fill, Regression, build_fill
 from .init import kernel_sources
 from .names import Channels
-from .place import ChannelPlace, FixedFill, InputFill
+from .place import ChannelPlace, FixedFill, InputFill, either
 from .sampling import Sampler
 from .statistics import IMAGE_KEYS, ChannelStatistics, numbers
 from .stem import ChannelSetConv2d, why_not_plain
 
 ARGUMENTS = ("channels", "mask")
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
-COUNTS = (
-    "num_channels",
-    "in_channels",
-    "in_chans",
-    "n_channels",
-)  # attributes in which networks store the channel count
+# attributes in which networks store the channel count
+COUNTS = ("num_channels", "in_channels", "in_chans", "n_channels")
 
 
 def adapt_first_conv(
@@ -93,22 +89,25 @@ def adapt_first_conv(
             "wavelength": interpolate between the old kernels by wavelength. "repeat": repeat the old kernels in
             turn. "mean": use their mean. These three keep the response to an image with equal channels.
         trained_on: names and wavelengths of the channels that a plain convolution was trained with, for `init`.
-        sample: how to draw a set for each image in training mode if the call names none, see `sample_channels`;
-            or a `Sampler`. So a trainer that calls `model(x)` needs no change. The sampler's position is saved in
-            the state dict. In eval mode nothing is drawn.
-        seed: seed of the drawn sets.
+        sample: how to draw a set for each image in training mode if the call gives no set, see
+            `sample_channels`; or a `Sampler`. So a trainer that calls `model(x)` needs no change. The sampler's
+            position is saved in the state dict. In eval mode nothing is drawn.
+        seed: seed of the drawn sets, if `sample` is a name.
         example: images as the network gets them, or a mapping of its arguments. The network runs on them a few
             times in eval mode, to check that absent channels have no influence.
 
     Raises:
-        ValueError: there is no such convolution; the stem cannot replace it (the message names path and type);
-            channels, statistics or init do not fit; the rule does not use an argument; or the check with the
-            example fails. The network is then unchanged.
+        ValueError: there is no such convolution; the network already fills at its input; the stem cannot replace the
+            convolution (the message names path and type); channels, statistics or init do not fit; the rule does
+            not use an argument; or the check with the example fails. The network is then unchanged.
     """
     if where not in ("stem", "input"):
         raise ValueError(f"where={where!r}: expected 'stem' or 'input'")
     sampler = Sampler(sample, seed=seed) if isinstance(sample, str) else sample
     given = _Given(fill, statistics, normalised, covariance, mean, std, ridge)
+    kind = InputFill if where == "stem" else ChannelPlace  # a stem may replace another stem
+    if any(isinstance(module, kind) for module in model.modules()):
+        raise ValueError(f"{type(model).__name__} is adapted already: start from the plain network")
     if where == "input":
         unused = {"path": path, "embedding": embedding, "trained_on": trained_on, "init": init != "keep"}
         for name, value in unused.items():
@@ -121,8 +120,7 @@ def adapt_first_conv(
         if place.fill.rows != len(wanted):
             raise ValueError(f"fill rule {fill!r} needs its own kernels, which where='input' does not have")
         place.normalisation = given.normalisation()
-        undo = _insert_input(model, place)
-        return _checked(model, place, example, undo)
+        return _checked(model, place, example, _insert_input(model, place))
 
     path, places, old = _first_conv(model, path, channels, given, example)
     if isinstance(old, ChannelSetConv2d):
@@ -140,7 +138,7 @@ def adapt_first_conv(
         wrong = why_not_plain(old)
         if wrong:
             raise ValueError(
-                f"{path} is not a plain convolution: {wrong}; use where='input', which needs none"
+                f"{path} is not a plain convolution: {wrong}; use where='input', which keeps this layer"
             )
         assert isinstance(old, nn.Conv2d)
         old_channels, kernel = Channels(old.in_channels), old.weight.detach()
@@ -203,7 +201,7 @@ def find_stem(model: nn.Module) -> ChannelSetConv2d:
 
 
 def find_place(model: nn.Module) -> ChannelPlace:
-    """Return the part of an adapted network that knows the channels: its stem, or the fill at its input.
+    """Return the part of an adapted network that handles the channel sets: its stem, or the fill at its input.
 
     Raises:
         ValueError: it has none, or several stems.
@@ -216,8 +214,8 @@ def find_place(model: nn.Module) -> ChannelPlace:
 def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) -> Iterator[nn.Module]:
     """Use these channels in every call of `model`, or of a part of it, within a `with` block.
 
-    Parts are timm's forward_features, or a feature extractor. Arguments of a call win over the block. The block
-    applies only to the running thread or asynchronous task.
+    Parts are timm's forward_features, or a feature extractor. Arguments of a call take precedence over the block.
+    The block applies only to the running thread or asynchronous task.
 
         with present(net, channels=["B04", "B03"]):
             features = net.forward_features(x)
@@ -265,8 +263,8 @@ class WithMask(nn.Module):
 def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
     """Return a plain copy of the network for images (B, n, H, W) of these channels, with a plain Conv2d as stem.
 
-    The copy knows no sets. Type, device and mode stay. Fold before you fuse BatchNorm or quantise the network.
-    If the network fills at its input, the copy fills there too, for this one set.
+    The copy takes only these channels. Type, device and mode stay. Fold before you fuse BatchNorm or quantise the
+    network. If the network fills at its input, the copy fills there too, for this one set.
 
     Raises:
         ValueError: wrong channels, or the stem does not fold, see `ChannelSetConv2d.unfoldable`.
@@ -276,14 +274,12 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
     if isinstance(place, InputFill):
         if place.fill.per_image or place.fill.absent is not None:
             raise ValueError("the fill rule is not a linear map for one set, so the network cannot be folded")
-        if min(ids) < 0:
-            raise ValueError("channels unseen in training cannot be filled at the input")
         owner = next(name for name, module in model.named_modules() if module is place)
         folded = copy.deepcopy(model)
         remove_hooks(folded)
         filled = folded.get_submodule(owner.rpartition(".")[0])  # the adapted network, perhaps in a wrapper
         setattr(filled, INPUT, FixedFill(place.fill, ids).train(place.training))
-        filled.register_forward_pre_hook(_FillFixed(INPUT, _first_argument(filled)), with_kwargs=True)
+        filled.register_forward_pre_hook(_FillInput(INPUT, filled), with_kwargs=True)
         return folded
     assert isinstance(place, ChannelSetConv2d)
     conv = place.fold(channels)
@@ -313,7 +309,7 @@ def remove_hooks(model: nn.Module) -> None:
 
 
 class _Given:
-    """A holder of the caller's statistics and rule that checks them against each other."""
+    """A holder of the fill rule's name and the statistics. The constructor checks that they fit together."""
 
     def __init__(
         self,
@@ -328,58 +324,46 @@ class _Given:
         if fill not in FILLS:
             raise ValueError(f"unknown fill rule {fill!r}; choose one of {', '.join(FILLS)}")
         self.fill, self.normalised, self.ridge = fill, normalised, ridge
-        self.regression = issubclass(FILLS[fill], Regression)
         self.whole = statistics is not None
-        self.mean: Tensor | None
-        self.std: Tensor | None
-        self.covariance: Tensor | None
-        if ridge is not None and not self.regression:
+        regression, names = issubclass(FILLS[fill], Regression), ChannelStatistics._fields
+        if ridge is not None and not regression:
             raise ValueError(f"fill rule {fill!r} does not use ridge=")
         if self.whole:
             if any(value is not None for value in (covariance, mean, std)):
                 raise ValueError("statistics= holds mean, std and covariance: do not give these as well")
-            values = statistics.values() if isinstance(statistics, Mapping) else statistics
             if isinstance(statistics, Mapping):
-                if set(statistics) != set(ChannelStatistics._fields):
-                    raise ValueError(
-                        f"statistics= must have the entries {', '.join(ChannelStatistics._fields)}"
-                    )
-                values = [statistics[name] for name in ChannelStatistics._fields]
-            if not isinstance(values, Sequence) or len(values) != 3:
+                if set(statistics) != set(names):
+                    raise ValueError(f"statistics= must have the entries {', '.join(names)}")
+                statistics = [statistics[name] for name in names]
+            if not isinstance(statistics, Sequence) or len(statistics) != 3:
                 raise ValueError(
                     "statistics= must be the result of channel_statistics: mean, std and covariance"
                 )
-            self.mean, self.std, self.covariance = (
-                numbers(value, name) for value, name in zip(values, ChannelStatistics._fields)
-            )
             if fill == "black" and not normalised:
                 raise ValueError(
                     "fill rule 'black' is for normalised images; in raw images black is zero: use 'zero'"
                 )
-            return
-        if not normalised:
+            mean, std, covariance = statistics
+        elif not normalised:
             raise ValueError("normalised=False needs statistics=; or give covariance=, std= and mean=")
-        if covariance is not None and not self.regression:
-            raise ValueError(
-                f"fill rule {fill!r} does not use covariance=: leave it out, or give statistics=, "
-                f"which any rule accepts"
-            )
-        if std is not None and not self.regression and mean is None:
-            raise ValueError(
-                f"fill rule {fill!r} does not use std=: leave it out, or give statistics=, which any rule accepts"
-            )
+        elif not regression:
+            unused = {"covariance": covariance, "std": std if mean is None and fill != "black" else None}
+            for name, value in unused.items():
+                if value is not None:
+                    raise ValueError(
+                        f"fill rule {fill!r} does not use {name}=: leave it out, or give statistics=, "
+                        f"which any rule accepts"
+                    )
         self.mean, self.std, self.covariance = (
-            None if value is None else numbers(value, name)
-            for value, name in ((mean, "mean"), (std, "std"), (covariance, "covariance"))
+            None if value is None and not self.whole else numbers(value, name)
+            for name, value in zip(names, (mean, std, covariance))
         )
 
     @property
     def channels(self) -> int | None:
         """Return the number of channels in the statistics, or None."""
-        for value in (self.covariance, self.mean, self.std):
-            if value is not None and value.ndim:
-                return len(value)
-        return None
+        values = (self.covariance, self.mean, self.std)
+        return next((len(value) for value in values if value is not None and value.ndim), None)
 
     def rule(self, channels: Channels) -> Fill:
         centre, std, count = None, self.std, len(channels)
@@ -446,15 +430,6 @@ class _OfTheSet:
         return inside[0]
 
 
-def _one_of(kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    channels, mask = kwargs.pop("channels", None), kwargs.pop("mask", None)
-    if channels is not None and mask is not None:
-        raise ValueError(
-            "give `channels` (one set for the batch) or `mask` (one set for each image), not both"
-        )
-    return channels, mask
-
-
 class _TakeSet(_OfTheSet):
     """Pass `channels` and `mask` to the stem before forward, which is then called without them."""
 
@@ -463,7 +438,7 @@ class _TakeSet(_OfTheSet):
         channels = mask = None
         try:
             kwargs = dict(kwargs)
-            channels, mask = _one_of(kwargs)
+            channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
             key = None if channels is None else _images_key(args, kwargs, "")
             if key is not None:
                 images = kwargs[key] if isinstance(key, str) else args[key]
@@ -494,18 +469,20 @@ class _ForgetSet(_OfTheSet):
 class _FillInput(_OfTheSet):
     """Fill the images before forward."""
 
-    def __init__(self, path: str, first: str, own: bool):
+    def __init__(self, path: str, model: nn.Module):
         super().__init__(path)
-        self.first, self.own = first, own  # name of the images' argument; whether forward itself takes a mask
+        self.first, self.own = _first_argument(model), _takes_set(model)  # of the network's forward
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        place = self.place(model)
-        kwargs = dict(kwargs)
-        channels, mask = (None, None) if self.own else _one_of(kwargs)
-        ambient = context.read(place)
+        place, kwargs = self.place(model), dict(kwargs)
+        fixed = isinstance(place, FixedFill)
+        channels = mask = None
+        if not fixed and not self.own:
+            channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
+        ambient = () if fixed else context.read(place)
         key = _images_key(args, kwargs, self.first)
         if key is None:
-            drawn = place.training and place.sampler is not None
+            drawn = fixed or (place.training and place.sampler is not None)
             if drawn or any(given is not None for given in (channels, mask, *ambient)):
                 raise ValueError(
                     f"the network was called with {_kinds(args, kwargs)}, not with images to fill"
@@ -518,29 +495,14 @@ class _FillInput(_OfTheSet):
         if isinstance(images, Tensor):
             return place.fill_images(images, channels, mask)
         channels, mask = place.asked(len(images), channels, mask)
-        rows = [None if mask is None else mask[i : i + 1] for i in range(len(images))]
-        if channels is None and mask is None:
+        if channels is None and mask is None and place.fill.whole:
             return images
+        if mask is not None and len(mask) != len(images):
+            raise ValueError(
+                f"the mask has {len(mask)} rows for {len(images)} images: give a row for each image"
+            )
+        rows = [None if mask is None else mask[i : i + 1] for i in range(len(images))]
         return [place.fill_images(image[None], channels, row)[0] for image, row in zip(images, rows)]
-
-
-class _FillFixed(_OfTheSet):
-    """Fill the images of a folded network's one set before forward."""
-
-    def __init__(self, path: str, first: str):
-        super().__init__(path)
-        self.first = first
-
-    def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        place, key = self.place(model), _images_key(args, kwargs, self.first)
-        if key is None:
-            raise ValueError(f"the network was called with {_kinds(args, kwargs)}, not with images to fill")
-        images = kwargs[key] if isinstance(key, str) else args[key]
-        several = isinstance(images, (list, tuple))
-        filled = (
-            [place.fill_images(image[None])[0] for image in images] if several else place.fill_images(images)
-        )
-        return _with_images(args, dict(kwargs), key, filled)
 
 
 def _images_key(args: Sequence[Any], kwargs: Mapping[str, Any], first: str) -> int | str | None:
@@ -570,6 +532,11 @@ def _kinds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     return ", ".join([*kinds, *(f"{name}= a {type(v).__name__}" for name, v in kwargs.items())]) or "nothing"
 
 
+def _takes_set(model: nn.Module) -> bool:
+    """Check whether forward itself has an argument `channels` or `mask`."""
+    return not inspect.signature(model.forward).parameters.keys().isdisjoint(ARGUMENTS)
+
+
 def _first_argument(model: nn.Module) -> str:
     return next(iter(inspect.signature(model.forward).parameters), "")
 
@@ -580,9 +547,8 @@ def _counts_channels(model: nn.Module, path: str, channels: int) -> bool:
         return True
     module = model
     for name in path.split("."):
-        if (
-            getattr(module, "num_channels", None) == channels
-        ):  # Hugging Face checks the images against this number
+        # Hugging Face checks the images against this number
+        if getattr(module, "num_channels", None) == channels:
             return True
         module = getattr(module, name)
     return False
@@ -597,22 +563,10 @@ def _spread(images: Any, stem: ChannelPlace, channels: Any) -> tuple[Any, Tensor
         ValueError: images and channels disagree.
     """
     ids = stem.check_ids(channels)
-    if min(ids) < 0:
-        raise ValueError(
-            "this network processes each channel before its first convolution, so it cannot take channels "
-            "that were unseen in training"
-        )
-    several = isinstance(images, (list, tuple))
-    spread = []
-    for image in images if several else [images]:
-        if image.shape[-3] != len(ids):
-            raise ValueError(f"an image has {image.shape[-3]} channels but {len(ids)} were named")
-        full = image.new_zeros(*image.shape[:-3], stem.in_channels, *image.shape[-2:])
-        full[..., ids, :, :] = image
-        spread.append(full)
-    mask = torch.zeros(stem.in_channels, dtype=torch.bool, device=spread[0].device)
-    mask[ids] = True
-    return (spread, mask.expand(len(spread), -1)) if several else (spread[0], mask.expand(len(spread[0]), -1))
+    if isinstance(images, Tensor):
+        return stem.spread(images, ids)
+    pairs = [stem.spread(image[None], ids) for image in images]
+    return [full[0] for full, _ in pairs], torch.cat([mask for _, mask in pairs])
 
 
 # ---------------------------------------------------------------- insert and replace modules
@@ -621,9 +575,8 @@ def _spread(images: Any, stem: ChannelPlace, channels: Any) -> tuple[Any, Tensor
 def _insert(model: nn.Module, paths: list[str], stem: ChannelSetConv2d) -> list[Any]:
     for path in paths:
         _replace(model, path, stem)
-    own = inspect.signature(model.forward).parameters
     hooked = any(isinstance(hook, _OfTheSet) for hook in model._forward_pre_hooks.values())
-    if hooked or set(ARGUMENTS) & own.keys():
+    if hooked or _takes_set(model):
         return []
     return [
         model.register_forward_pre_hook(_TakeSet(paths[0]), with_kwargs=True),
@@ -632,16 +585,13 @@ def _insert(model: nn.Module, paths: list[str], stem: ChannelSetConv2d) -> list[
 
 
 def _insert_input(model: nn.Module, place: ChannelPlace) -> Callable[[], None]:
-    if any(isinstance(module, ChannelPlace) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} is adapted already")
     if hasattr(model, INPUT):
         raise ValueError(f"{type(model).__name__} already has a part named {INPUT!r}: rename it")
-    own = bool(set(ARGUMENTS) & inspect.signature(model.forward).parameters.keys())
     reference = next(model.parameters(), None)
     if reference is not None:
         place.to(reference.device)
     model.add_module(INPUT, place.train(model.training))
-    hook = model.register_forward_pre_hook(_FillInput(INPUT, _first_argument(model), own), with_kwargs=True)
+    hook = model.register_forward_pre_hook(_FillInput(INPUT, model), with_kwargs=True)
 
     def undo() -> None:
         hook.remove()
@@ -722,15 +672,12 @@ def _first_conv(
         ValueError: there is none, it is unclear which it is, or the module is used at several paths.
     """
     modules, chosen = dict(model.named_modules()), path is not None
+    cfg = getattr(model, "default_cfg", None) or {}
     if path is None:
         stems = [name for name, module in modules.items() if isinstance(module, ChannelSetConv2d)]
-        noted = (getattr(model, "default_cfg", None) or {}).get("first_conv")
-        noted = noted if isinstance(noted, str) and isinstance(modules.get(noted), nn.Conv2d) else None
-        path = (
-            (stems[0] if stems else None)
-            or noted
-            or next((name for name, module in modules.items() if isinstance(module, nn.Conv2d)), None)
-        )
+        convs = [name for name, module in modules.items() if isinstance(module, nn.Conv2d)]
+        noted = [name for name in convs if name == cfg.get("first_conv")]
+        path = next(iter([*stems, *noted, *convs]), None)
         if path is None:
             other = next(
                 (type(m).__name__ for m in modules.values() if isinstance(m, (nn.Conv1d, nn.Conv3d))), ""
@@ -751,7 +698,7 @@ def _first_conv(
             f"which checks that it runs once, or use where='input'"
         )
     if isinstance(conv, nn.Conv2d) and not chosen and example is None:
-        size = (getattr(model, "default_cfg", None) or {}).get("input_size")
+        size = cfg.get("input_size")
         counted = channels is not None or given.channels is not None
         if not counted and isinstance(size, (tuple, list)) and size[0] != conv.in_channels:
             raise ValueError(

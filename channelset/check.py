@@ -78,9 +78,10 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
                 )
             if shared and count != 1:
                 raise ValueError(f"the adapted convolution runs {count} times in a call: use where='input'")
-            shown = any(tensor.numel() for tensor in first)  # a detector may find nothing: then look into it
+            # a detector may return no boxes: then look at what its layers read
+            has_values = any(tensor.numel() for tensor in first)
             same = all(_same(first, other) for other in later)
-            reader = "" if same and shown else _reader(model, place, run)
+            reader = "" if same and has_values else _reader(model, place, run)
             if not same or reader:
                 raise ValueError(
                     f"pixels of absent channels have an influence: {reader or 'code outside the layers'} reads the "
@@ -106,15 +107,12 @@ def _check_centre(place: ChannelPlace, parts: list[Tensor], axis: int) -> None:
 
 
 def _tensors(value: Any) -> list[Tensor]:
+    """Return all tensors in an output: in lists, mappings and attributes."""
     if isinstance(value, Tensor):
         return [value]
-    if isinstance(value, Mapping):
-        return [tensor for part in value.values() for tensor in _tensors(part)]
-    if isinstance(value, (list, tuple)):
-        return [tensor for part in value for tensor in _tensors(part)]
-    if hasattr(value, "__dict__"):
-        return [tensor for part in vars(value).values() for tensor in _tensors(part)]
-    return []
+    if not isinstance(value, (list, tuple)):
+        value = (value if isinstance(value, Mapping) else getattr(value, "__dict__", {})).values()
+    return [tensor for part in value for tensor in _tensors(part)]
 
 
 def _same(first: list[Tensor], other: list[Tensor]) -> bool:

@@ -30,7 +30,7 @@ def push(place: nn.Module, channels: Any, mask: Any, call: bool = True) -> None:
 def pop(place: nn.Module, call: bool = True) -> bool:
     """Remove the newest entry of `place` from a call, or with call=False from a `present` block.
 
-    Returns: False if the entry has a set that the stem did not read. Within compiled code this is not known.
+    Returns: False if the entry has a set that the stem did not read. Compiled code always returns True.
     """
     _THREAD.entries = _without(getattr(_THREAD, "entries", ()), place, call)[0]
     if torch.compiler.is_compiling():

@@ -21,7 +21,7 @@ Every simple treatment of missing channels is one choice of P:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -114,11 +114,10 @@ class Fill(Restored):
 
         Pixels of absent channels have no influence, even where they are NaN.
         """
-        present = mask.view(*mask.shape, *[1] * (x.ndim - 2))
         if self.centre is not None:
             x = x - _along(self.centre.to(x), x)
         absent = x.new_zeros(()) if self.absent is None else _along(self.absent.to(x), x)
-        x = self._mix(torch.where(present, x, absent), mask)
+        x = self._mix(torch.where(_along(mask, x), x, absent), mask)
         return x if self.centre is None else x + _along(self.centre.to(x), x)
 
     def shift(self, ids: Sequence[int]) -> Tensor | None:
@@ -146,14 +145,15 @@ def exactly(device: torch.device) -> AbstractContextManager[Any]:
 
 def _product(matrices: Tensor, x: Tensor) -> Tensor:
     """Multiply (B, r, C) with the channels of images (B, C, ...)."""
-    if _channels_last(x):
+    if are_channels_last(x):
         # pixels as rows, (B, H W, C): so neither the input nor the output is copied
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
         return torch.unflatten(pixels @ matrices.mT, 1, x.shape[2:]).permute(0, 3, 1, 2)
     return torch.unflatten(matrices @ x.flatten(2), 2, x.shape[2:])
 
 
-def _channels_last(x: Tensor) -> bool:
+def are_channels_last(x: Tensor) -> bool:
+    """Check whether images are (B, C, H, W) in torch's memory format channels_last, and in no other."""
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
@@ -229,7 +229,7 @@ class Black(Fill):
 
 
 class Regression(Fill):
-    """A best linear prediction from the training covariance of the normalised channels.
+    """The best linear prediction of absent channels, from the training covariance of the normalised channels.
 
     Args:
         covariance: (C, C). It stays float32 when the network is converted, since rounding would change the prediction.
@@ -246,37 +246,27 @@ class Regression(Fill):
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE):
         super().__init__(channels)
-        covariance = numbers(covariance, "covariance")
-        if covariance.shape != (channels, channels):
-            raise ValueError(
-                f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, {channels})"
-            )
+        covariance = _square(covariance, channels)
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"ridge {ridge}: must be at least 0")
         covariance = correlations(covariance, torch.ones(channels, device="cpu"))
         variance = covariance.diagonal().mean()
         least, vectors = torch.linalg.eigh(covariance)
-        if (
-            least[0] < -1e-7 * variance
-        ):  # rounding made it indefinite; P needs the nearest covariance without negative variance
+        if least[0] < -1e-7 * variance:
+            # rounding made it indefinite; P needs the nearest covariance without a negative variance
             covariance = vectors @ torch.diag(least.clamp(min=0)) @ vectors.T
         if least[0].clamp(min=0) + ridge * variance < 3e-7 * variance:
             raise ValueError(
                 f"ridge {ridge}: channel {int(vectors[:, 0].abs().argmax())} follows exactly from the others: "
                 f"use a ridge of 1e-6 or more"
             )
-        self.hold(
-            "covariance",
-            covariance + ridge * variance * torch.eye(channels, dtype=torch.float64, device="cpu"),
-        )
-        # set -> (stamp of the covariance, P, the covariance)
+        noise = ridge * variance * torch.eye(channels, dtype=torch.float64, device="cpu")
+        self.hold("covariance", covariance + noise)
+        # set -> (stamp of the covariance, P, the covariance); the empty set has the inverse of the covariance
         self.cache: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
-        self.inverse: tuple[Any, Tensor, Tensor] | None = (
-            None  # (stamp of the covariance, its inverse, itself)
-        )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "cache": {}, "inverse": None}
+        return {**self.__dict__, "cache": {}}
 
     def forward(self, mask: Tensor) -> Tensor:
         mask = mask.to(self.covariance.device)
@@ -303,8 +293,8 @@ class Regression(Fill):
                 ids = [i for i, here in enumerate(row) if here]
                 matrix[:, ids] = self._regression(ids)
             return matrices
-        exact = torch.float32 if mask.device.type == "mps" else torch.float64
-        covariance, present = self.covariance.to(exact), mask.to(exact)
+        covariance = _exact(self.covariance)
+        present = mask.to(covariance)
         rows = covariance * present.unsqueeze(-1)
         factor = torch.linalg.cholesky_ex(rows * present.unsqueeze(-2) + torch.diag_embed(1 - present))[0]
         solved = torch.cholesky_solve(rows, factor).mT * present.unsqueeze(-2)
@@ -317,25 +307,22 @@ class Regression(Fill):
 
     def _regression(self, ids: Sequence[int]) -> Tensor:
         """Return the regression's columns (C, n) for one set; cache them in eval mode."""
-        stamp, key = self._stamp(), tuple(ids)
-        held = None if self.training else self.cache.get(key)
-        if held is not None and held[0] == stamp and held[2] is self.covariance:
-            return held[1]
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # a later call with gradients may use the cached value
-            columns = self._compute(list(ids))
-        if not self.training:
+        # a later call with gradients may use the cached value
+        with torch.inference_mode(False), torch.no_grad():
+            if self.training:
+                return self._compute(list(ids))
+            return self._remembered(tuple(ids), lambda: self._compute(list(ids)))
+
+    def _remembered(self, key: tuple[int, ...], compute: Callable[[], Tensor]) -> Tensor:
+        """Return the cached value of `key`; compute it again after each change of the covariance."""
+        version = None if self.covariance.is_inference() else self.covariance._version
+        stamp, entry = (self.covariance.data_ptr(), version), self.cache.get(key)
+        if entry is None or entry[0] != stamp or entry[2] is not self.covariance:
+            entry = (stamp, compute(), self.covariance)
             if len(self.cache) >= CACHED:
                 self.cache.clear()
-            self.cache[key] = (stamp, columns, self.covariance)
-        return columns
-
-    def _stamp(self) -> tuple[int, int | None]:
-        """Return what differs after each change of the covariance."""
-        version = None if self.covariance.is_inference() else self.covariance._version
-        return self.covariance.data_ptr(), version
+            self.cache[key] = entry
+        return entry[1]
 
     def _compute(self, ids: list[int]) -> Tensor:
         device, absent = self.covariance.device, _others(ids, self.channels)
@@ -344,12 +331,10 @@ class Regression(Fill):
         columns = torch.zeros(self.channels, len(ids), device=device)
         columns[ids, range(len(ids))] = 1
         if absent:
-            exact = self.covariance.to(torch.float32 if device.type == "mps" else torch.float64)
+            exact = _exact(self.covariance)
             if len(absent) < len(ids):  # the smaller system: with L = Sigma^-1 it is -L_AA^-1 L_AS
-                stamp, held = self._stamp(), self.inverse
-                if held is None or held[0] != stamp or held[2] is not self.covariance:
-                    self.inverse = held = (stamp, torch.linalg.pinv(exact, hermitian=True), self.covariance)
-                rows = held[1][absent]
+                inverse = self._remembered((), lambda: torch.linalg.pinv(exact, hermitian=True))
+                rows = inverse[absent]
                 factor, wrong = torch.linalg.cholesky_ex(rows[:, absent])
                 if not wrong:
                     columns[absent] = -torch.cholesky_solve(rows[:, ids], factor).float()
@@ -367,7 +352,7 @@ class Regression(Fill):
         if x.requires_grad or not self.by_image(x):
             return super()._mix(x, mask)
         # compute only the absent channels of each image: at most a quarter of the products
-        last, sets = _channels_last(x), dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]()
+        last, sets = are_channels_last(x), dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]()
         x = x if last else x.contiguous()
         for image, row in zip(x, mask.tolist()):
             present = [i for i, here in enumerate(row) if here]
@@ -390,9 +375,28 @@ class Regression(Fill):
         return not self.corrected and self.channels > SWEPT and x.device.type == "cpu" and not captured()
 
 
+def _exact(value: Tensor) -> Tensor:
+    """Convert to the most precise type of the device: MPS has no float64."""
+    return value.to(torch.float32 if value.device.type == "mps" else torch.float64)
+
+
 def _others(ids: Sequence[int], channels: int) -> list[int]:
     present = set(ids)
     return [i for i in range(channels) if i not in present]
+
+
+def _square(covariance: Any, channels: int) -> Tensor:
+    matrix = numbers(covariance, "covariance")
+    if matrix.shape != (channels, channels):
+        raise ValueError(f"covariance has shape {tuple(matrix.shape)}, expected ({channels}, {channels})")
+    return matrix
+
+
+def _vector(value: Any, name: str, channels: int) -> Tensor:
+    vector = numbers(value, name)
+    if vector.shape != (channels,) or not vector.isfinite().all():
+        raise ValueError(f"{name} has shape {tuple(vector.shape)}, expected {channels} finite numbers")
+    return vector
 
 
 def captured() -> bool:
@@ -432,14 +436,15 @@ class BySize(Regression):
 
 
 class _Corrected(Regression):
-    """A regression fill whose absent rows are corrected by a small network with `inputs` numbers a channel.
+    """A regression fill whose absent rows are corrected by a small network.
 
-    The correction is zero at the start.
+    The network reads `inputs` numbers for each channel. The correction is zero at the start.
     """
 
     inputs: int
     corrected = True
-    whole = False  # it is, but the correction must get a gradient of zero, not none, as distributed training wants
+    # with all channels P is the identity, but distributed training needs a gradient of zero for the correction
+    whole = False
     correction: nn.Sequential
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE, hidden: int = 16):
@@ -489,7 +494,7 @@ class Conditioned(_Corrected):
 
 
 class LumaChroma(Fill):
-    """An open-set rule: kernel channel 0 reads the mean of the present channels, 1 + c reads channel c minus it.
+    """An open-set rule: kernel channel 0 reads the mean of the present channels, 1 + c reads channel c minus this mean.
 
     A channel that was not in training (`UNSEEN`) uses the mean chroma kernel of the known channels.
     """
@@ -565,19 +570,18 @@ def build_fill(
     if name == "black":
         if mean is None or std is None:
             raise ValueError("fill rule 'black' needs the channels' mean and std")
-        fill: Fill = Black(channels, -numbers(mean, "mean") / numbers(std, "std"))
+        mean, std = _vector(mean, "mean", channels), _vector(std, "std", channels)
+        if std.min() <= 0:
+            raise ValueError(f"std {std.min():g} is not above zero")
+        fill: Fill = Black(channels, -mean / std)
     elif issubclass(FILLS[name], Regression):
         if covariance is None:
             raise ValueError(
                 f"fill rule {name!r} needs the channels' training covariance: give covariance= "
                 f"(channel_statistics computes it), or use fill='mean', which needs none"
             )
-        covariance = numbers(covariance, "covariance")
-        if covariance.shape != (channels, channels):
-            raise ValueError(
-                f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, {channels})"
-            )
-        fill = FILLS[name](channels, correlations(covariance, std, names), ridge)  # type: ignore[call-arg]
+        scaled = correlations(_square(covariance, channels), std, names)
+        fill = FILLS[name](channels, scaled, ridge)  # type: ignore[call-arg]
     else:
         fill = FILLS[name](channels)
     if centre is not None:
@@ -585,8 +589,5 @@ def build_fill(
             raise ValueError(
                 f"fill rule {name!r} needs images with a mean of zero: subtract the mean and leave mean= out"
             )
-        centre = numbers(centre, "mean")
-        if centre.shape != (channels,) or not centre.isfinite().all():
-            raise ValueError(f"mean has shape {tuple(centre.shape)}, expected {channels} finite numbers")
-        fill.hold("centre", centre)
+        fill.hold("centre", _vector(centre, "mean", channels))
     return fill

@@ -64,5 +64,5 @@ def follow(seen: Seen, weight: Tensor, bias: Tensor | None, embedding: Tensor) -
 
 
 def _are_plain(*parameters: Tensor | None) -> bool:
-    """Check whether these are parameters in memory, not shards, meta tensors or results of a transform."""
+    """Check whether these are parameters in memory, not shards, meta tensors or tensors of torch.func."""
     return all(p is None or (type(p) is nn.Parameter and not p.is_meta) for p in parameters)

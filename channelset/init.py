@@ -15,7 +15,9 @@ WAYS = ("keep", "wavelength", "repeat", "mean")
 
 
 def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Channels) -> Tensor:
-    """Return the share of each known channel's kernel in each wanted channel's kernel: (C wanted, C known).
+    """Return the share of each old channel's kernel in each new channel's kernel: (C new, C old).
+
+    `known` are the old channels, `wanted` the new channels.
 
     With "wavelength", "repeat" and "mean" an image with equal channels keeps its response, so a trained network's
     statistics stay right. "repeat" follows timm's `in_chans`; it is exact for one channel and close for more.
@@ -34,9 +36,8 @@ def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Chann
         source.fill_diagonal_(1)
     elif init == "wavelength":
         _interpolate(source, known, wanted)
-        source /= source.sum(0).clamp(
-            min=1e-12
-        )  # the shares of an old kernel sum to one over the new channels
+        # the shares of an old kernel then sum to one over the new channels
+        source /= source.sum(0).clamp(min=1e-12)
     elif init == "repeat":
         for i in range(new):
             source[i, i % old] = old / new
@@ -78,11 +79,7 @@ def _interpolate(source: Tensor, known: Channels, wanted: Channels) -> None:
         )
     values.sort()
     for row, value in zip(source, asked):
-        right = (
-            min(max(bisect([known for known, _ in values], value), 1), len(values) - 1)
-            if len(values) > 1
-            else 0
-        )
+        right = min(max(bisect([old for old, _ in values], value), 1), len(values) - 1)
         left = max(right - 1, 0)
         width = values[right][0] - values[left][0]
         share = min(max((value - values[left][0]) / width, 0.0), 1.0) if width else 1.0

@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 UNSEEN = -1  # id of a channel that was not in the training data
-TOLERANCE = (
-    10.0  # nm, largest distance between a wavelength and its channel, if half the bandwidth is smaller
-)
+TOLERANCE = 10.0  # nm, largest distance of a wavelength from its channel, unless half the bandwidth is larger
 
 
 class Channels:
@@ -38,17 +36,18 @@ class Channels:
     def __init__(self, channels: int | Iterable[Any] | Mapping[str, Any] | Channels):
         names: list[Any]
         values: list[Any]
+        channels = _plain(channels)
+        if isinstance(channels, Channels):
+            channels = channels.as_dict()
         if isinstance(channels, int) and not isinstance(channels, bool):
             names, values = [str(i) for i in range(channels)], [None] * max(channels, 0)
-        elif isinstance(channels, Channels):
-            names, values = list(channels.names), list(channels.as_dict().values())
         elif isinstance(channels, Mapping):
             names, values = list(channels), list(channels.values())
+        elif isinstance(channels, bool) or not isinstance(channels, Iterable):
+            raise ValueError(
+                f"channels {channels!r}: give their number, their names or a mapping of names to nm"
+            )
         else:
-            if isinstance(channels, bool) or not isinstance(channels, Iterable):
-                raise ValueError(
-                    f"channels {channels!r}: give their number, their names or a mapping of names to nm"
-                )
             _refuse_sets(channels)
             given = [_plain(item) for item in channels]
             spectral = [isinstance(item, float) for item in given]
@@ -68,15 +67,21 @@ class Channels:
                 )
             if names.count(name) > 1:
                 raise ValueError(f"channel {name!r} is named twice")
-        pairs = [value if isinstance(value, (tuple, list)) else (value, None) for value in values]
-        for name, pair in zip(names, pairs):
-            if len(pair) != 2 or (pair[1] is not None and not 0 < pair[1] <= 1e9):
+        pairs = []
+        for name, value in zip(names, values):
+            pair = value if isinstance(value, (tuple, list)) else (value, None)
+            try:
+                nm, width = (None if number is None else float(number) for number in pair)
+                right = not any(isinstance(number, (bool, str)) for number in pair)
+            except (TypeError, ValueError, RuntimeError):
+                right, nm, width = False, None, None
+            if not right or (width is not None and not 0 < width <= 1e9):
                 raise ValueError(f"channel {name!r}: {pair} is not (wavelength, bandwidth) in nm")
-            if pair[0] is not None and not 1 <= pair[0] <= 1e9:
-                raise ValueError(f"channel {name!r}: a wavelength of {pair[0]} nm is out of range")
+            if nm is not None and not 1 <= nm <= 1e9:
+                raise ValueError(f"channel {name!r}: a wavelength of {nm} nm is out of range")
+            pairs.append((nm, width))
         self.names = tuple(names)
-        self.wavelengths = tuple(None if value is None else float(value) for value, _ in pairs)
-        self.widths = tuple(None if width is None else float(width) for _, width in pairs)
+        self.wavelengths, self.widths = zip(*pairs)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -128,33 +133,33 @@ class Channels:
         if isinstance(item, str):
             if item in self.names:
                 return self.names.index(item)
-            if re.fullmatch(r"\s*[0-9.]+\s*nm\s*", item):
-                return self._nearest(float(item.replace("nm", "")))
+            if match := re.fullmatch(r"\s*(\d+\.?\d*)\s*nm\s*", item):
+                return self._nearest(float(match[1]))
             raise ValueError(f"no channel {item!r}; the channels are {self!r}")
         try:
             return operator.index(item)
         except TypeError:
             pass
         try:
-            return self._nearest(float(item))
-        except TypeError:
+            wavelength = float(item)
+        except (TypeError, ValueError, RuntimeError):
             raise ValueError(f"channel {item!r} is neither an id, a name nor a wavelength") from None
+        return self._nearest(wavelength)
 
     def _nearest(self, wavelength: float) -> int:
-        known = [
+        distances = [
             (abs(value - wavelength), i) for i, value in enumerate(self.wavelengths) if value is not None
         ]
-        if not known:
+        if not distances:
             raise ValueError(
                 f"channel {wavelength:g}: a number with a fraction is a wavelength in nm, and these "
                 f"channels have none; ids are integers"
             )
         reaches = [max(TOLERANCE, (width or 0.0) / 2) for width in self.widths]
-        distance, nearest = min([pair for pair in known if pair[0] <= reaches[pair[1]]] or known)
-        reach = reaches[nearest]
-        if not distance <= reach:
+        distance, nearest = min([pair for pair in distances if pair[0] <= reaches[pair[1]]] or distances)
+        if not distance <= reaches[nearest]:
             raise ValueError(
-                f"no channel within {reach:g} nm of {wavelength:g} nm; the nearest is "
+                f"no channel within {reaches[nearest]:g} nm of {wavelength:g} nm; the nearest is "
                 f"{self.names[nearest]} at {self.wavelengths[nearest]:g} nm"
             )
         return nearest
@@ -174,22 +179,21 @@ class Channels:
         if channels is None:
             return list(range(len(self)))
         _refuse_sets(channels)
+        channels = _plain(channels)
         if isinstance(channels, str):
             channels = self._split(channels)
-        elif isinstance(channels, (int, float)):
-            channels = [channels]
-        ids = [self.id_of(item) for item in channels]
-        known = [i for i in ids if i != UNSEEN]
+        ids = [self.id_of(item) for item in (channels if isinstance(channels, Iterable) else [channels])]
+        seen = [i for i in ids if i != UNSEEN]
         if not ids:
             raise ValueError("at least one channel must be present")
-        for i in known:
+        for i in seen:
             if not 0 <= i < len(self):
                 hint = f" ({i}.0 is a wavelength)" if any(self.wavelengths) and i >= len(self) else ""
                 raise ValueError(f"channel id {i} of {ids}: known ids are 0 to {len(self) - 1}{hint}")
-        if len(set(known)) < len(known):
-            twice = sorted(known)[[a == b for a, b in zip(sorted(known), sorted(known)[1:])].index(True)]
+        if len(set(seen)) < len(seen):
+            twice = sorted(seen)[[a == b for a, b in zip(sorted(seen), sorted(seen)[1:])].index(True)]
             raise ValueError(f"channels {ids} repeat a channel: {self.names[twice]!r}")
-        if len(known) < len(ids) and not unseen:
+        if len(seen) < len(ids) and not unseen:
             raise ValueError(
                 "channel id -1 means a channel unseen in training; only fill rule 'luma_chroma' accepts it"
             )
@@ -205,7 +209,8 @@ class Channels:
 
 def _plain(item: Any) -> Any:
     """Convert a number of numpy or torch to a Python number."""
-    # torch.compile makes integers symbolic: with an `item`, and then without the guards that tell two lists apart
+    # torch.compile makes integers symbolic. These have an `item`, too, whose result has no guards: then a graph
+    # compiled for one list of ids would also be used for others
     if isinstance(item, int):
         return item
     return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item

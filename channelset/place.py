@@ -25,7 +25,7 @@ class ChannelPlace(Restored):
         channels: the known channels with their names and wavelengths.
         in_channels: their number.
         fill: the rule.
-        sampler: draws a set for each image in training if the call names none; None: no drawing.
+        sampler: draws a set for each image in training if the call gives no set; None: no drawing.
         normalisation: mean and std of the normalisation, if given, as lists of C numbers. They are saved for
             users who load the network.
     """
@@ -58,7 +58,10 @@ class ChannelPlace(Restored):
         return self.channels.ids(channels, unseen=isinstance(self.fill, LumaChroma))
 
     def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
-        """Return (channels, mask) from a call's arguments, else from the network, else drawn in training."""
+        """Return the set of a call as (channels, mask).
+
+        It comes from the arguments, else from the call of the network. Else, in training, it is drawn.
+        """
         if channels is None and mask is None:
             channels, mask = context.read(self)
             if channels is None and mask is None:
@@ -68,11 +71,30 @@ class ChannelPlace(Restored):
                     raise RuntimeError(REPEATED)
             elif not captured():
                 self.followed |= self.training or torch.is_grad_enabled()
-        if channels is not None and mask is not None:
+        return either(channels, mask)
+
+    def spread(self, x: Tensor, ids: list[int]) -> tuple[Tensor, Tensor]:
+        """Return images of all channels (B, C, ...), zero where absent, and their mask (B, C).
+
+        Args:
+            x: (B, n, ...) images of the channels `ids`.
+
+        Raises:
+            ValueError: the number of channels is another, or a channel was unseen in training.
+        """
+        if x.shape[1] != len(ids):
+            raise ValueError(f"images have {x.shape[1]} channels but the call names {len(ids)}")
+        if min(ids) < 0:
             raise ValueError(
-                "give `channels` (one set for the batch) or `mask` (one set for each image), not both"
+                "this network processes all channels before the convolution, so it cannot take channels that were "
+                "unseen in training: leave them out"
             )
-        return channels, mask
+        full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
+        full[:, ids] = x
+        mask = torch.tensor(
+            [i in ids for i in range(self.in_channels)]
+        )  # on the CPU, where it can be checked
+        return full, mask.expand(len(x), -1)
 
     def check_mask(self, mask: Any, x: Tensor) -> tuple[Tensor, bool]:
         """Return the mask on the images' device, and whether all channels are certainly present.
@@ -108,9 +130,8 @@ class ChannelPlace(Restored):
         if self.sampler is not None:
             state["sampler"] = {"seed": self.sampler.seed, "count": self.sampler.count}
         text = json.dumps(state)
-        if (
-            self.sampler is not None
-        ):  # the length does not depend on the count, as averages of networks copy it
+        if self.sampler is not None:
+            # averages of networks copy the bytes, so their number must not depend on the count
             text = text.ljust(len(text) + 20 - len(str(self.sampler.count)))
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).clone()
 
@@ -163,16 +184,22 @@ class ChannelPlace(Restored):
 
     def _complete_state(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Add the keys that a plain network's checkpoint lacks; `state_dict` is torch's copy, so change it."""
-        if any(key.startswith(prefix + "fill.") for key in state_dict) or prefix + EXTRA in state_dict:
-            return
-        if not self._is_plain_state(state_dict, prefix):
-            return
-        for name, value in self.fill.state_dict(prefix=prefix + "fill.").items():
-            held = name.removeprefix(prefix + "fill.")
-            state_dict[name] = self.fill.exact.get(held, value)
+        if self._is_plain_state(state_dict, prefix):
+            for name, value in self.fill.state_dict().items():
+                state_dict[f"{prefix}fill.{name}"] = self.fill.exact.get(name, value)
 
     def _is_plain_state(self, state_dict: Mapping[str, Any], prefix: str) -> bool:
-        return True
+        """Check whether a checkpoint is that of a plain network, without a stem."""
+        return not any(key.startswith((prefix + "fill.", prefix + EXTRA)) for key in state_dict)
+
+
+def either(channels: Any, mask: Any) -> tuple[Any, Any]:
+    """Return both arguments of a call; raise a ValueError if both are given."""
+    if channels is not None and mask is not None:
+        raise ValueError(
+            "give `channels` (one set for the batch) or `mask` (one set for each image), not both"
+        )
+    return channels, mask
 
 
 def read_extra(state: Any) -> dict[str, Any]:
@@ -204,15 +231,11 @@ class InputFill(ChannelPlace):
             ValueError: ids and images disagree, or the mask is wrong, see `ChannelPlace.check_mask`.
         """
         channels, mask = self.asked(len(x), channels, mask)
-        if channels is not None:
+        if mask is None and (channels is not None or not self.fill.whole):
             ids = self.check_ids(channels)
-            if x.shape[1] != len(ids):
-                raise ValueError(f"images have {x.shape[1]} channels but the call names {len(ids)}")
-            if ids == list(range(self.in_channels)):
+            if self.fill.whole and x.shape[1] == self.in_channels and ids == list(range(self.in_channels)):
                 return x
-            full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
-            full[:, ids] = x
-            x, mask = full, torch.tensor([i in ids for i in range(self.in_channels)]).expand(len(x), -1)
+            x, mask = self.spread(x, ids)
         if mask is None:
             return x
         mask, every = self.check_mask(mask, x)
@@ -227,6 +250,7 @@ class FixedFill(nn.Module):
 
     def __init__(self, fill: Fill, ids: list[int]):
         super().__init__()
+        self.ids = ids
         self.register_buffer("matrix", fill.columns(ids).detach().clone())
         shift = fill.shift(ids)
         self.register_buffer("shift", None if shift is None else shift.detach().clone())
@@ -234,6 +258,11 @@ class FixedFill(nn.Module):
     def forward(self, x: Any) -> Any:
         return x
 
-    def fill_images(self, x: Tensor) -> Tensor:
+    def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
+        """Return (channels, mask) as `ChannelPlace.asked`: always the set of this fill."""
+        return self.ids, None
+
+    def fill_images(self, x: Tensor, channels: Any = None, mask: Any = None) -> Tensor:
+        """Return images of all channels (B, C, ...) from images (B, n, ...) of the fill's set."""
         filled = torch.unflatten(self.matrix.to(x) @ x.flatten(2), 2, x.shape[2:])
         return filled if self.shift is None else filled + self.shift.to(x).view(-1, *[1] * (x.ndim - 2))

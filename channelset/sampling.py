@@ -77,8 +77,7 @@ def sample_channels(
     Raises:
         ValueError: the method or an id is unknown, or shares are negative or sum to more than one.
     """
-    if how not in HOW:
-        raise ValueError(f"unknown way to sample {how!r}; choose one of {', '.join(HOW)}")
+    _check(how)
     if batch < 0 or channels < 1:
         raise ValueError(f"cannot sample {batch} sets of {channels} channels")
     if how == "all":
@@ -88,10 +87,8 @@ def sample_channels(
         size = torch.randint(1, channels + 1, (draws, 1), generator=generator)
         if how == "sandwich":  # batches are in random order, so the position is as good as a draw
             size[: batch // 3], size[batch // 3 : 2 * (batch // 3)] = channels, 1
-        if how in ("uniform", "bernoulli"):
-            size = _independent_sizes(
-                how, draws, channels, generator
-            )  # for a given size, the set is uniform in both
+        if how in ("uniform", "bernoulli"):  # sets of the same size are equally likely
+            size = _independent_sizes(how, draws, channels, generator)
         rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)
         mask = (rank < size).expand(batch, channels)
     mask = _insert(mask, weights, generator) if weights else mask
@@ -118,8 +115,7 @@ class Sampler:
     def __init__(
         self, how: str = "hcs", weights: Mapping[tuple[int, ...], float] | None = None, seed: int = 0
     ):
-        if how not in HOW:
-            raise ValueError(f"unknown way to sample {how!r}; choose one of {', '.join(HOW)}")
+        _check(how)
         self.how, self.weights, self.seed, self.count = how, weights, seed, 0
 
     @_disable_dynamo
@@ -149,10 +145,15 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _check(how: str) -> None:
+    if how not in HOW:
+        raise ValueError(f"unknown way to sample {how!r}; choose one of {', '.join(HOW)}")
+
+
 def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Generator | None) -> Tensor:
     """Draw the sizes (draws, 1) of sets in which each channel is present with probability 1/2.
 
-    A random integer of 62 bits decides on 62 channels.
+    Each bit of a random integer decides about one channel, up to 62 channels for each integer.
     """
     size = torch.zeros(draws, 1, dtype=torch.long)
     for start in range(0, channels, 62):

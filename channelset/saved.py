@@ -16,17 +16,22 @@ from .place import read_extra
 from .stem import ChannelSetConv2d
 
 FORMAT = "channelset 1"
+# these hold the network as their part `module`
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
 
 def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write the weights of an adapted network with its channels, rule and statistics.
 
+    Wrappers of torch (torch.compile, data parallel, averages) are left out, so the file fits the plain network.
     The endings .safetensors and .pt, .pth or .bin choose the file's format. With another ending the format is
     safetensors if that is installed, else torch's.
 
     Raises:
         ValueError: the network is not adapted, or safetensors is not installed for a file .safetensors.
     """
+    while isinstance(model, WRAPPERS) or "_orig_mod" in model._modules:  # torch.compile has no public type
+        model = model.get_submodule("module" if isinstance(model, WRAPPERS) else "_orig_mod")
     place = find_place(model)
     where = next(name for name, module in model.named_modules() if module is place)
     generator = isinstance(place, ChannelSetConv2d) and place.generator is not None
@@ -73,7 +78,7 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
     about, tensors = _read(path)
     names, count = about["channels"], len(about["channels"])
     channels = Channels({n: tuple(v) if isinstance(v, list) else v for n, v in names.items()})
-    known: dict[str, Any] = {} if about["embedding"] or about["path"] == INPUT else {"embedding": False}
+    values: dict[str, Any] = {} if about["embedding"] or about["path"] == INPUT else {"embedding": False}
     # placeholders: the real statistics are read from the file afterwards
     kind = FILLS.get(about["fill"])
     if kind is None:
@@ -81,18 +86,18 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
             f"{path}: this version has no fill rule {about['fill']!r}; use torch.save for your own rules"
         )
     if issubclass(kind, Regression):
-        known["covariance"] = torch.eye(count, device="cpu")
+        values["covariance"] = torch.eye(count, device="cpu")
     if kind is Black or not about["centred"]:
-        known["mean"] = torch.zeros(count, device="cpu")
-        known["std"] = (
+        values["mean"] = torch.zeros(count, device="cpu")
+        values["std"] = (
             torch.ones(count, device="cpu") if kind is Black or issubclass(kind, Regression) else None
         )
     if about["path"] == INPUT:
-        known["where"] = "input"
+        values["where"] = "input"
     else:
-        known.update(path=about["path"], init={0: 0})
+        values.update(path=about["path"], init={0: 0})
     adapted = adapt_first_conv(
-        model, about["fill"], channels=channels if about["named"] else count, **known, **options
+        model, about["fill"], channels=channels if about["named"] else count, **values, **options
     )
     try:
         adapted.load_state_dict(tensors)

@@ -49,7 +49,7 @@ def channel_statistics(
         ValueError: there is no image, the number of channels changes, channels stand last, a pixel is not
             finite, or a channel is constant. The message names the channel.
     """
-    count, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
+    count, mean, scatter = 0, torch.zeros((), device="cpu"), torch.zeros((), device="cpu")
     for batch in batches:
         pixels = _pixels(batch, names, key, mask, nodata)
         if not pixels.shape[1]:
@@ -67,17 +67,15 @@ def channel_statistics(
             )
         new, own = pixels.shape[1], pixels.mean(1)
         centred = pixels - own[:, None]
-        if not count:
-            count, mean, scatter = new, own, centred @ centred.T
-        else:  # Chan, Golub and LeVeque's update: no cancellation however large the mean
-            difference = own - mean
-            scatter = (
-                scatter
-                + centred @ centred.T
-                + torch.outer(difference, difference) * (count * new / (count + new))
-            )
-            mean = mean + difference * (new / (count + new))
-            count += new
+        # the update of Chan, Golub and LeVeque loses no digits, however large the mean is
+        difference = own - mean
+        scatter = (
+            scatter
+            + centred @ centred.T
+            + torch.outer(difference, difference) * (count * new / (count + new))
+        )
+        mean = mean + difference * (new / (count + new))
+        count += new
     if not count:
         raise ValueError("no image to take statistics from")
     covariance = scatter / count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import fused
-from .fill import Fill, Zero, captured, exactly
+from .fill import Fill, Zero, are_channels_last, captured, exactly
 from .names import UNSEEN, Channels
-from .place import EXTRA, ChannelPlace
+from .place import ChannelPlace
 from .sampling import Sampler
 
 
@@ -45,7 +45,7 @@ class ChannelSetConv2d(ChannelPlace):
         fill: the rule that computes P(S), see `fill`. Default: `Zero`.
         kernel: generator of W, see `Generator`. Default: W is a parameter.
         embedding: learn e (C, O), zero at the start; it tells the network which channels are present.
-        sampler: draws a set for each image in training if the call names none.
+        sampler: draws a set for each image in training if the call gives no set.
 
     A call with only images uses the set from the call of the surrounding network, see `context`.
     Attributes: see `ChannelPlace`.
@@ -92,9 +92,9 @@ class ChannelSetConv2d(ChannelPlace):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise W like the equivalent Conv2d, with He's method; set the rest to zero.
+        """Initialise W like the equivalent Conv2d; set the rest to zero.
 
-        He et al. with fan-out, as in torchvision's ResNet.
+        W is initialised as by He et al. (1502.01852), with fan-out, as in torchvision's ResNet.
 
         A generator sets its own parameters.
         """
@@ -322,16 +322,15 @@ class ChannelSetConv2d(ChannelPlace):
             source = "the stem has" if channels is None else "the call names"
             raise ValueError(f"x has {x.shape[1]} channels but {source} {len(ids)}: {', '.join(names)}")
         if self._why_two_steps(ids):
-            full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
-            full[:, ids] = x
-            return self._forward_mask(full, self._presence(ids).bool().to(x.device).expand(x.shape[0], -1))
+            full, mask = self.spread(x, ids)
+            return self._forward_mask(full, mask.to(x.device))
         kernel = self.kernel(ids)
-        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        if are_channels_last(x):
             kernel = kernel.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, kernel, self._offset(ids), self.stride, self.padding, self.dilation)
 
     def _presence(self, ids: Sequence[int]) -> Tensor:
-        """Count each known channel in `ids`: (C,); an unseen channel counts as an equal share of all."""
+        """Count each known channel in `ids`: (C,); an unseen channel adds 1 / C to each known channel."""
         share = ids.count(UNSEEN) / self.in_channels
         return torch.tensor([ids.count(i) + share for i in range(self.in_channels)])
 
@@ -357,8 +356,9 @@ class ChannelSetConv2d(ChannelPlace):
             rows = [row for row, other in enumerate(sets) if other == ids]
             outputs[ids] = iter(self(x[rows].index_select(1, torch.tensor(ids)), list(ids)))
         y = torch.stack([next(outputs[ids]) for ids in sets])
-        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        return y.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        return y.contiguous(
+            memory_format=torch.channels_last if are_channels_last(x) else torch.contiguous_format
+        )
 
     def fold(self, channels: Any = None) -> nn.Conv2d:
         """Return the plain Conv2d with n input channels that equals this module on the set `channels`.
@@ -405,16 +405,16 @@ class ChannelSetConv2d(ChannelPlace):
 
     # ------------------------------------------------------------ checkpoints
 
-    def _is_plain_state(self, state_dict: Any, prefix: str) -> bool:
+    def _is_plain_state(self, state_dict: Mapping[str, Any], prefix: str) -> bool:
         return (
-            self.generator is None
+            super()._is_plain_state(state_dict, prefix)
+            and self.generator is None
             and prefix + "weight" in state_dict
             and prefix + "embedding" not in state_dict
         )
 
     def _complete_state(self, state_dict: dict[str, Any], prefix: str) -> None:
-        plain = prefix + EXTRA not in state_dict and self._is_plain_state(state_dict, prefix)
-        plain = plain and not any(key.startswith(prefix + "fill.") for key in state_dict)
+        plain = self._is_plain_state(state_dict, prefix)
         super()._complete_state(state_dict, prefix)
         if self.weight is None or prefix + "weight" not in state_dict:
             return

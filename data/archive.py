@@ -22,7 +22,7 @@ ATTEMPTS = 5  # number of connections before giving up; each continues the downl
 def download(url: str, folder: str | Path, progress: bool = True) -> Path:
     """Fetch the data set's zip at `url` into `folder` and check its lists.
 
-    The file is called `<name>.part` until then. If the zip is already there, it is only checked.
+    Until the checks are done, the file is called `<name>.part`. A zip that is there already is only checked.
 
     Returns:
         path of the zip.
@@ -32,7 +32,7 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
     """
     address = urllib.parse.urlsplit(url)
     name = os.path.basename(urllib.parse.unquote(address.path))
-    if address.scheme not in ("http", "https") or not name:
+    if address.scheme not in ("http", "https") or name in ("", ".", ".."):
         raise UserError(f"{url!r} is not the http or https address of a file; give such an address")
     target, part = Path(folder) / name, Path(folder) / f"{name}.part"
     if not target.exists():
@@ -55,9 +55,8 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
         if not zipfile.is_zipfile(part):
             part.unlink()
             raise UserError(
-                f"{url} gave no readable zip (perhaps a web page, or a file that changed between two "
-                f"tries); it was removed: run the command again, or check the address in a "
-                f"browser"
+                f"{url} gave no readable zip (perhaps a web page, or a file that changed between two tries); it was "
+                f"removed: run the command again, or check the address in a browser"
             )
         _check(url, part)
         os.replace(part, target)
@@ -80,7 +79,7 @@ def _check(url: str, part: Path) -> None:
             damaged = archive.testzip()
         if damaged:
             raise UserError(
-                f"its member {damaged} is damaged; perhaps the download continued a part of another file"
+                f"its member {damaged} is damaged; perhaps the download continued the part of another file"
             )
         read_lists(part)
     except (UserError, *BROKEN) as error:
@@ -109,7 +108,7 @@ def _fetch(url: str, part: Path, progress: bool) -> bool:
         if error.code != 416:
             raise
         whole = error.headers.get("Content-Range", "").rpartition("/")[2] == str(have)
-        if not whole:  # `part` is longer than the file on the server, so it is of another file
+        if not whole:  # `part` is longer than the file on the server, so it is a part of another file
             part.unlink()
         return whole
     with response:

@@ -1,4 +1,4 @@
-"""Make batches on the device: crop, flip and normalise. Pixels keep their type of the disk until then."""
+"""Make batches on the device: crop, flip and normalise. Until then the pixels have the same type as on disk."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MIXING = {"mixup": 0.2, "cutmix": 1.0}  # parameter of the Beta distribution of 
 
 
 class Batches:
-    """One split of the pixel cache that gives batches.
+    """The images of one split of the pixel cache, as batches.
 
     Args:
-        images: (N, S, S, C) array, uint8, uint16 or float32, memory-mapped or not. It is copied to the GPU if the
-            GPU has room for it.
+        images: (N, S, S, C) array, uint8, uint16 or float32, memory-mapped or not. It is copied to the GPU if there
+            is room.
         labels: (N,) int64.
         image_size: side of the crops in px, at most S.
         mean, std: (C,), of the pixels; uint8 pixels count as [0, 1].
-        channels: ids of the channels that the batches hold. A network for one channel set needs only its channels.
+        channels: ids of the channels that the batches hold.
         device: the device of the batches.
     """
 
@@ -40,7 +40,7 @@ class Batches:
     ):
         if image_size > images.shape[1]:
             raise ValueError(f"image_size {image_size} is larger than the cached {images.shape[1]} px")
-        # torch cannot index uint16 well: it is viewed as int16 until it is a batch
+        # torch cannot index uint16 well, so these pixels are viewed as int16 until they are a batch
         self.wide = images.dtype == np.uint16
         self.images = torch.from_numpy(images.view(np.int16) if self.wide else images)
         self.labels = torch.from_numpy(labels)
@@ -48,7 +48,7 @@ class Batches:
         if device.type == "cuda" and self.images.nbytes < 0.6 * torch.cuda.mem_get_info(device)[0]:
             self.images, self.labels = self.images.to(device), self.labels.to(device)
         ids = list(channels)
-        # a list would be copied to the device at every batch, which a captured graph must not do
+        # a tensor, because a list would be copied to the device at every batch, and a captured graph cannot copy
         self.channels = None if ids == list(range(images.shape[3])) else torch.tensor(ids, device=device)
         unit = pixel_unit(images.dtype)
         self.scale = (1 / (unit * torch.as_tensor(std, dtype=torch.float32)[ids])).to(device)  # (C,)
@@ -106,23 +106,22 @@ class Batches:
         return self.labels[indices.to(self.labels.device)].to(self.device, non_blocking=True)
 
     def _gather(self, indices: Tensor, crop) -> Tensor:
-        """Return pixels (B, s, s, C) on the device, in the type of the disk.
+        """Return pixels (B, s, s, C) on the device, with the type that they have on disk.
 
-        If `crop` is None, these are whole images. Otherwise they are crops, and `crop` is (top, left, flip), each
-        (B,). They are mirrored where flip is true.
+        If `crop` is None, return whole images. Otherwise `crop` is (top, left, flip), each (B,): return crops, mirrored
+        where flip is true.
         """
         if crop is None:
             batch = self.images[indices.to(self.images.device)]
         else:
-            batch = (crop_slices if self.images.device.type == "cpu" else crop_gather)(
-                self.images, indices, *crop, self.image_size
-            )
+            cut = crop_slices if self.images.device.type == "cpu" else crop_gather
+            batch = cut(self.images, indices, *crop, self.image_size)
         batch = batch.to(self.device, non_blocking=True)
         return batch if self.channels is None else batch.index_select(3, self.channels)
 
     def _normalise(self, images: Tensor) -> Tensor:
         """Normalise (B, s, s, C) to zero mean and unit variance: float32 (B, C, s, s), channels_last in memory."""
-        # rows of width * C values are five times as fast on a CPU as rows of C values
+        # on a CPU, rows of width * C values are five times as fast as rows of C values
         rows, width = images.flatten(2), images.shape[2]
         rows = rows.view(torch.uint16).float() if self.wide else rows.float()
         rows = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
@@ -132,7 +131,7 @@ class Batches:
 def crop_slices(
     images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
 ) -> Tensor:
-    """Cut crops (B, size, size, C) from images (N, S, S, C) with one slice per image: fastest on a CPU."""
+    """Cut crops (B, size, size, C) from images (N, S, S, C), one slice for each image: fastest on a CPU."""
     batch = torch.empty(len(indices), size, size, images.shape[3], dtype=images.dtype)
     for out, i, y, x, mirrored in zip(batch, indices.tolist(), top.tolist(), left.tolist(), flip.tolist()):
         crop = images[i, y : y + size, x : x + size]
@@ -143,7 +142,7 @@ def crop_slices(
 def crop_gather(
     images: Tensor, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int
 ) -> Tensor:
-    """Cut the crops of `crop_slices` in one indexing operation: fastest on a GPU."""
+    """Cut the same crops as `crop_slices` with one indexing operation: fastest on a GPU."""
     indices, top, left, flip = (value.to(images.device) for value in (indices, top, left, flip))
     steps = torch.arange(size, device=images.device)
     columns = torch.where(flip[:, None], steps.flip(0), steps) + left[:, None]  # (B, size)
@@ -167,7 +166,7 @@ def random_resized_crop(
         images: (B, C, S, S), channels_last.
         flip: (B,) bool, whether to mirror the crop.
         drawn: (4, B) random numbers in 0..1: area, position in x and y, aspect ratio.
-        scale: range of the crop's share of the image area.
+        scale: range of (area of the crop) / (area of the image).
         ratio: range of width / height.
     """
     area, where_x, where_y, aspect = drawn.to(images.device)
@@ -188,9 +187,8 @@ def resampling_matrix(start: Tensor, length: Tensor, source: int, target: int) -
     """
     step = (length / target)[:, None, None]
     centre = start[:, None, None] + (torch.arange(target, device=step.device)[:, None] + 0.5) * step
-    weight = (1 - (torch.arange(source, device=step.device) + 0.5 - centre).abs() / step.clamp(min=1)).clamp(
-        min=0
-    )
+    distance = (torch.arange(source, device=step.device) + 0.5 - centre).abs()
+    weight = (1 - distance / step.clamp(min=1)).clamp(min=0)
     return weight / weight.sum(2, keepdim=True)
 
 
@@ -214,16 +212,14 @@ def resample(images: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
     return output.contiguous(memory_format=torch.channels_last)
 
 
-def draw_boxes(
-    count: int, height: int, width: int, generator: torch.Generator, probability: float = 0.25
-) -> Tensor:
-    """Draw the boxes of random erasing (1708.04896): for each image, 2 to 20 % of its area or nothing.
+def draw_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Draw the boxes of random erasing (1708.04896): for a quarter of the images, 2 to 20 % of the area.
 
     Returns:
-        (count, 4) left, right, top, bottom, px; all are zero if nothing is erased.
+        (count, 4) left, right, top, bottom, px; all zero if nothing is erased.
     """
     chance, area, aspect, where_x, where_y = torch.rand(5, count, generator=generator)
-    chosen = (chance < probability).nonzero()[:, 0]
+    chosen = (chance < 0.25).nonzero()[:, 0]
     side = (0.02 + 0.18 * area[chosen]).sqrt()
     aspect = torch.exp((2 * aspect[chosen] - 1) * np.log(3.3) / 2)
     box_w, box_h = (side * aspect).clamp(max=1) * width, (side / aspect).clamp(max=1) * height
@@ -238,7 +234,7 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
 
     images: (B, C, H, W); boxes: (B, 4) from `draw_boxes`.
     """
-    if images.device.type == "cpu":  # few images have a box; on a GPU, asking for them would stop the queue
+    if images.device.type == "cpu":  # only some images have a box; a GPU would have to wait for their numbers
         chosen = boxes.any(1).nonzero()[:, 0]
         images[chosen] = images[chosen].masked_fill(inside(boxes[chosen], *images.shape[2:]), 0)
         return images
@@ -261,8 +257,8 @@ def draw_mix(kind: str, size: int, generator: torch.Generator) -> dict[str, Tens
         generator: on the CPU.
 
     Returns:
-        "mix_share" (), the partner's share of an image, and "mix_box" (4,): left, right, top, bottom, px.
-        MixUp has no box. CutMix's box has whole pixels, so that the share is exact.
+        "mix_share" (), the partner's share of an image, and "mix_box" (4,): left, right, top, bottom, px. MixUp has
+        no box. The box of CutMix has whole pixels, so that the share is exact.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
     random = np.random.default_rng(seed)
@@ -278,7 +274,7 @@ def draw_mix(kind: str, size: int, generator: torch.Generator) -> dict[str, Tens
 
 
 def mix(images: Tensor, kind: str, share: Tensor, box: Tensor) -> Tensor:
-    """Mix each image with the previous image of its batch, paired as in torchvision's MixUp and CutMix.
+    """Mix each image with the previous image of its batch, as torchvision's MixUp and CutMix do.
 
     Args:
         images: (B, C, H, W).

@@ -1,4 +1,4 @@
-"""Build a published image set from its public originals and check every image: see data/recipes/README.md."""
+"""Build a published image set from its public originals and check every image, see data/recipes/README.md."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ from data.source import open_source
 from utils import ROOT, UserError, atomic_path, home_path, progress_bar, read_json, write_text
 
 RECIPES = ROOT / "data" / "recipes"
-TOLERANCE = 3  # out of 255: another resizer or JPEG quality changes a quarter's mean colour by up to 2.7
+TOLERANCE = (
+    3  # of 255; another way to resize, or another JPEG quality, changes the means of `look` by up to 2.7
+)
 
 
 class Row(NamedTuple):
-    """A line of a recipe: one image. `size` and `quarters` are empty if the recipe writes TIFF."""
+    """A line of a recipe, for one image. `size` and `quarters` are empty if the recipe writes TIFF."""
 
     path: str  # as in the lists
     label: int
@@ -41,7 +43,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe for the image set `name`: `facts` from NAME.json, and `rows` from NAME.csv.gz in list order."""
+    """A recipe for the image set `name`: `facts` from NAME.json, and `rows` from NAME.csv.gz in the lists' order."""
 
     name: str
     facts: dict
@@ -103,9 +105,9 @@ MAKE: dict[str, Callable[[bytes], bytes]] = {"copy": copy, "shrink": shrink, "ti
 
 
 def checksum(data: bytes, make: str) -> str:
-    """Return the sha256 of a file.
+    """Return the sha256 of a file, or of its pixels if `make` is "tiff", so that headers may differ.
 
-    If `make` is "tiff", it is of the pixels, (H, W, C) little-endian, so that headers may differ.
+    The pixels are (H, W, C) and little-endian.
     """
     if make == "tiff":
         pixels = read_array(data)
@@ -173,10 +175,10 @@ def images_sha256(rows: list[Row]) -> str:
 
 
 def find_originals(source: Path, recipe: Recipe) -> tuple[object, dict[str, str]]:
-    """Find the originals by file name, in any folder of `source`.
+    """Find the originals by their file names, in any folder of `source`.
 
     Returns:
-        the opened source, and listed path -> path of its original in the source.
+        the opened source, and a dict: listed path -> path of its original in the source.
 
     Raises:
         UserError: originals are missing or exist more than once; the message names some.
@@ -206,7 +208,7 @@ def make_image(read: Callable[[], bytes], row: Row, make: str) -> tuple[bytes, s
     """Make one image from the original that `read` returns, and compare it with the published image.
 
     Returns:
-        the file, how it differs from the published file (or ""), and whether it may be used.
+        the file, how it differs from the published file ("" if it does not), and whether it may be used.
     """
     try:
         image = MAKE[make](read())
@@ -215,7 +217,7 @@ def make_image(read: Callable[[], bytes], row: Row, make: str) -> tuple[bytes, s
         if make == "tiff":
             return image, "different pixels", False
         size, means = look(image)
-    except Exception as error:  # damaged files raise many types; all are reported
+    except Exception as error:  # damaged files raise many types of errors; all are reported
         reason = re.sub(r" <_io.BytesIO[^>]*>", "", f"{type(error).__name__}: {error}")
         return b"", f"cannot be used ({reason})", False
     if size != row.size:
@@ -233,8 +235,8 @@ def make_image(read: Callable[[], bytes], row: Row, make: str) -> tuple[bytes, s
 def build(name: str, source: str | Path, out: str | Path, workers: int = 1, progress: bool = True) -> Path:
     """Make the published set `name` from a folder or zip of its originals. Write it to the zip `out`.
 
-    Images whose bytes differ from the published set are named in a text file beside `out`. The set is still made if
-    they show the published pictures (`TOLERANCE`).
+    A text file beside `out` names the images whose bytes differ from the published images. The set is still made if
+    these images show the published pictures (`TOLERANCE`).
 
     Raises:
         UserError: an original is missing, damaged or another picture, or `out` exists or cannot be written. Then
@@ -248,12 +250,12 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
     tree, places = find_originals(source, recipe)
     report, differing, unusable = out.with_suffix(".differences.txt"), [], []
 
-    def make_row(row: Row) -> tuple[bytes, str, bool]:
+    def make(row: Row) -> tuple[bytes, str, bool]:
         return make_image(lambda: tree.read(places[row.path], LARGEST_IMAGE), row, recipe.facts["make"])
 
     with atomic_path(out) as temporary, ThreadPoolExecutor(workers) as pool:
         results = progress_bar(
-            pool.map(make_row, recipe.rows), name, len(recipe.rows), unit=" images", disable=not progress
+            pool.map(make, recipe.rows), name, len(recipe.rows), unit=" images", disable=not progress
         )
         with zipfile.ZipFile(temporary, "w") as archive:
             for row, (image, difference, usable) in zip(recipe.rows, results):
@@ -275,9 +277,7 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
                 f"{recipe.facts['source']}"
             )
         if read_lists(temporary, out.stem).digest != recipe.facts["lists_sha256"]:
-            raise UserError(
-                f"the lists of {RECIPES / name}.csv.gz were changed: take them from the repository"
-            )
+            raise UserError(f"the lists of {RECIPES / name}.csv.gz were changed: restore that file from git")
     if progress:
         equal = len(recipe.rows) - len(differing)
         print(f"{equal:,} of {len(recipe.rows):,} images are exactly the published images")

@@ -4,10 +4,10 @@ Each data set and size has a directory `<name>-<size>px-<key>`. It is either com
 - `<split>.raw`: pixels (N, size, size, C), uint8, uint16 or float32,
 - `<split>.txt`: the list of the N images that could be decoded,
 - pictures.json: bytes and CRC-32 of their files,
-- meta.json: everything else.
+- meta.json: all other facts.
 
-When a cache is opened, the checksums of all its files are compared. It is also compared with the pictures of the
-data set, see data/identity.py. If two data sets have the same lists but different pictures, the second cache is
+Opening a cache compares the checksums of all its files. It also compares the pictures of the data set with those of
+the cache, see data/identity.py. If two data sets have the same lists but different pictures, the second cache is
 `<name>-<size>px-<key>-2`.
 """
 
@@ -35,18 +35,18 @@ from utils import ROOT, UserError, counted, making, printable, progress_bar, rea
 
 FORMAT = 2  # part of the key, so caches of another format are ignored
 CHUNK = 64  # images for one job
-FEW = 500  # for fewer images, starting workers takes longer than they save
+FEW = 500  # with fewer images, the start of worker processes takes longer than they save
 SAMPLE = 256  # number of images to decode again for a cache without pictures.json
 PICTURES = "pictures.json"
 
 
 class DamagedCache(UserError):
-    """An error for a cache with a missing or changed file."""
+    """An error for a cache in which a file is missing or changed."""
 
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """One split: images (N, size, size, C) mapped from disk, labels (N,) int64, and N paths as in the list."""
+    """A split: images (N, size, size, C) mapped from disk, labels (N,) int64, and N paths as in the list."""
 
     images: np.memmap
     labels: np.ndarray
@@ -61,13 +61,13 @@ class PixelCache:
         size: side of the images, px.
         class_names, num_classes: the classes, in the order of the labels.
         images_digest: digest of the pictures, see `data.identity`; None if an earlier version made the cache.
-        sources: path of a data set -> its `data.identity.stamp` when it had these pictures.
+        sources: path of a data set with these pictures -> its `data.identity.stamp`.
         channels: names and wavelengths of the images' last axis; channel_names: only the names.
         kind: type of the pixels, uint8, uint16 or float32.
         mean, std: (C,) float32, of the train pixels. uint8 counts as 0..1; other pixels are not scaled.
         covariance: (C, C) float32, of the train pixels, scaled in the same way.
-        failures: split -> list of [path, reason]: images that could not be decoded and are left out.
-        left_out: path -> CRC-32 of each such file, or None if it could not be read.
+        failures: split -> list of [path, reason] of the images that are left out because they cannot be decoded.
+        left_out: path of such an image -> CRC-32 of its file, or None if the file cannot be read.
 
     Raises:
         DamagedCache: the directory is damaged.
@@ -98,7 +98,7 @@ class PixelCache:
 
     @contextmanager
     def _reading(self):
-        """Turn the errors of a damaged or unreadable cache into the `UserError`s of this class."""
+        """Turn the errors of a damaged or unreadable cache into a `DamagedCache` or another `UserError`."""
         try:
             yield
         except (
@@ -117,7 +117,7 @@ class PixelCache:
 
     def _map(self, name: str, count: int) -> CachedSplit:
         listed = parse_list((self.folder / f"{name}.txt").read_bytes(), str(self.folder / f"{name}.txt"))
-        # mode "c" (copy-on-write): nothing is written, but torch warns about read-only arrays
+        # mode "c", copy-on-write: nothing writes to the arrays, but torch warns about read-only arrays
         shape = (count, self.size, self.size, len(self.channels))
         images = np.memmap(self.folder / f"{name}.raw", self.kind, "c", shape=shape)
         return CachedSplit(images, listed.labels, listed.paths)
@@ -127,21 +127,18 @@ class PixelCache:
         return self._splits[name]
 
     def has_seen(self, lists: ImageLists, stamp: str) -> bool:
-        """Check whether the cache was compared with these pictures before; stamp: their `data.identity.stamp`."""
+        """Check whether the pictures with this `data.identity.stamp` were compared with the cache before."""
         return stamp in self.sources.values() and not self._mended(lists)
 
     def difference(self, lists: ImageLists, sums: identity.Sums) -> str:
-        """Return how the pictures of `lists` differ from those of the cache, or "" if they are the same.
+        """Say how the pictures of `lists` differ from those of the cache; return "" if they are the same.
 
         Raises:
             DamagedCache: pictures.json is damaged.
         """
         if self.images_digest is None:
-            return (
-                ""
-                if self._is_surely_of(lists, sums)
-                else "an earlier version made it and did not note the pictures"
-            )
+            same = self._is_surely_of(lists)
+            return "" if same else "an earlier version made the cache and did not note the pictures"
         with self._reading():
             used = read_json(self.folder / PICTURES)
             changed = [path for path, expected in used.items() if sums.get(path) != expected]
@@ -149,9 +146,9 @@ class PixelCache:
         return f"{counted(len(changed), 'picture')} changed, such as {changed[0]}" if changed else ""
 
     def _mended(self, lists: ImageLists) -> list[str]:
-        """Return the paths that were left out and whose files have changed.
+        """Return the paths of the images that were left out and whose files have changed.
 
-        The files are read: for a damaged member, the checksum in the zip's list may be that of the whole picture.
+        The files are read, since the list of a zip may hold a wrong checksum for a damaged member.
         """
         reader = ImageReader(lists)
         return [
@@ -160,14 +157,13 @@ class PixelCache:
             if (reader.sums(path) or [0, None])[1] != checksum
         ]
 
-    def _is_surely_of(self, lists: ImageLists, sums: identity.Sums) -> bool:
+    def _is_surely_of(self, lists: ImageLists) -> bool:
         """Check whether a cache without pictures.json holds these pictures.
 
-        No picture may have changed after the cache was written. Some are decoded and compared.
+        No picture may have changed after the cache was written. Some pictures are decoded and compared.
         """
-        if identity.last_change(lists) > (self.folder / "meta.json").stat().st_mtime_ns or self._mended(
-            lists
-        ):
+        written = (self.folder / "meta.json").stat().st_mtime_ns
+        if identity.last_change(lists) > written or self._mended(lists):
             return False
         reader, channels = ImageReader(lists), len(self.channels)
         for split in self._splits.values():
@@ -182,7 +178,7 @@ class PixelCache:
         return True
 
     def remember(self, lists: ImageLists, stamp: str, sums: identity.Sums) -> None:
-        """Note in the cache that `lists` has these pictures. If that fails, they are compared again next time."""
+        """Note in the cache that `lists` has these pictures. If this fails, the next opening compares them again."""
         meta, source = dict(self._meta), str(lists.source)
         if self.sources.get(source) == stamp:
             return
@@ -198,7 +194,7 @@ class PixelCache:
 
 
 def checksum(path: Path) -> int:
-    """Return the CRC-32 of a file. It takes about a second for some gigabytes."""
+    """Return the CRC-32 of a file. This takes about a second for some gigabytes."""
     value = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -231,10 +227,10 @@ def open_cache(
     Args:
         lists: from `read_lists`.
         size: side of the square images, px. The short side is resized to it, and the centre is cropped.
-        folder: folder of all caches; data/cache of the repository by default.
-        workers: number of processes; one per core by default.
-        max_failed_share: share of a split that may fail to decode, in 0..1. It is checked for an old cache too.
-        progress: show a bar with images/s.
+        folder: folder of all caches (default: data/cache of the repository).
+        workers: number of processes (default: one per core).
+        max_failed_share: share of a split that may fail to decode, in 0..1. It also holds for an existing cache.
+        progress: whether to show a progress bar.
 
     Raises:
         UserError: the size is below 1, the disk is full, too many images fail to decode, or a worker was killed.
@@ -261,18 +257,19 @@ def open_cache(
             "folder with --cache"
         ) from error
     for key, split in lists.splits.items():
-        _check_failures(
-            key,
-            [f"{path} ({reason})" for path, reason in cache.failures[key]],
-            len(split.paths),
-            max_failed_share,
-        )
-    _warn(cache.failures)
+        _check_failures(key, cache.failures[key], len(split.paths), max_failed_share)
+    for key, failed in cache.failures.items():
+        if failed:
+            text = f"warning: {len(failed)} {key} images cannot be decoded and are left out: {_named(failed[:5])}"
+            print(printable(text), file=sys.stderr)
     return cache
 
 
 def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCache | None, Path, str]:
-    """Return the cache of these pictures and its folder, or None, the folder to build in, and why to replace it."""
+    """Return the cache of these pictures, its folder and "".
+
+    If there is no such cache, return None, the folder to build it in, and why the cache there must be replaced.
+    """
     caches, damaged, stamp = [], [], identity.stamp(lists)
     for number in itertools.count(2):
         if not target.exists():
@@ -306,8 +303,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     channels, stamp = len(lists.channels), identity.stamp(lists)  # before any picture is read
     kind = first_kind(lists)
     stored = stored_kind(kind)
-    pixel = channels * np.dtype(stored).itemsize
-    need = sum(len(split.paths) for split in lists.splits.values()) * size * size * pixel
+    need = len(lists.paths) * size * size * channels * np.dtype(stored).itemsize
     free = shutil.disk_usage(folder.parent).free
     if need > free:
         raise UserError(
@@ -328,10 +324,6 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     pixels, unit = counts["train"] * size * size, pixel_unit(stored)
     mean = sums / pixels
     covariance = (products / pixels - np.outer(mean, mean)) / unit**2
-    named = {
-        key: [[lists.splits[key].paths[row], reason] for row, reason in rows]
-        for key, rows in failures.items()
-    }
     meta = {
         "name": lists.name,
         "digest": lists.digest,
@@ -345,10 +337,10 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
         "mean": (mean / unit).tolist(),
         "std": np.sqrt(np.maximum(np.diag(covariance), 0)).tolist(),
         "covariance": covariance.tolist(),
-        "failures": named,
+        "failures": {key: [[path, reason] for _, path, reason in rows] for key, rows in failures.items()},
         "class_names": lists.class_names,
         "left_out": {
-            path: (reader.sums(path) or [0, None])[1] for rows in named.values() for path, _ in rows
+            path: (reader.sums(path) or [0, None])[1] for rows in failures.values() for _, path, _ in rows
         },
         "crc32": {path.name: checksum(path) for path in sorted(folder.iterdir())},
     }
@@ -364,7 +356,7 @@ def first_kind(lists) -> str:
             kind = pixel_kind(data, channels)
             decode(data, 8, channels, kind)
             return kind
-        except Exception:  # it is reported later, when all images are decoded
+        except Exception:  # reported later, when all images are decoded
             continue
     return "uint8"
 
@@ -373,63 +365,54 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
     """Fill `<split>.raw` and return four values.
 
     Returns:
-        failures: split -> list of (row, reason).
-        sums, products: (C,) and (C, C), the moments of the train pixels.
+        failures: split -> list of (row, path, reason).
+        sums, products: (C,) and (C, C), the sums of x and of x x^T over the train pixels x.
         pictures: path -> bytes and CRC-32 of its file.
     """
     jobs, owners, reader, pictures = [], [], ImageReader(lists), {}
     for key, split in lists.splits.items():
         target = targets[key]
         with open(target.file, "wb") as out:
-            out.truncate(
-                len(split.paths)
-                * target.size**2
-                * target.channels
-                * np.dtype(stored_kind(target.kind)).itemsize
-            )
+            pixel = target.channels * np.dtype(stored_kind(target.kind)).itemsize
+            out.truncate(len(split.paths) * target.size**2 * pixel)
         for row in range(0, len(split.paths), CHUNK):
             jobs.append((split.paths[row : row + CHUNK], target, row, key == "train"))
             owners.append(key)
-    channels, size = len(lists.channels), targets["train"].size
-    failures, sums, products = (
-        {key: [] for key in lists.splits},
-        np.zeros(channels),
-        np.zeros((channels, channels)),
-    )
-    total = sum(len(job[0]) for job in jobs)
+    channels, size, total = len(lists.channels), targets["train"].size, len(lists.paths)
+    failures = {key: [] for key in lists.splits}
+    sums, products = np.zeros(channels), np.zeros((channels, channels))
     with (
         closing(answers(reader, jobs, workers if total >= FEW else 1)) as results,
         progress_bar(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
     ):
         for key, job, (failed, moments, good) in zip(owners, jobs, results):
-            paths = lists.splits[key].paths
             failures[key] += failed
             pictures.update(good)
-            _check_failures(
-                key,
-                [f"{paths[row]} ({reason})" for row, reason in failures[key]],
-                len(paths),
-                max_failed_share,
-            )
+            _check_failures(key, failures[key], len(lists.splits[key].paths), max_failed_share)
             if moments:
                 sums, products = sums + moments[0], products + moments[1]
             bar.update(len(job[0]))
     return failures, sums, products, pictures
 
 
-def _check_failures(key: str, failed: list[str], count: int, max_failed_share: float) -> None:
-    """Raise a UserError if too many of the `count` images of split `key` failed."""
+def _named(failed: list) -> str:
+    """Name images that cannot be decoded; failed: list of [..., path, reason]."""
+    return "; ".join(f"{path} ({reason})" for *_, path, reason in failed)
+
+
+def _check_failures(key: str, failed: list, count: int, max_failed_share: float) -> None:
+    """Raise a UserError if too many of the `count` images of split `key` failed; failed: see `_named`."""
     if len(failed) > max_failed_share * count:
         raise UserError(
             f"at least {len(failed)} of {count} {key} images cannot be decoded (limit "
-            f"{max_failed_share:.1%}): {'; '.join(failed[:3])}. Replace them, or allow more with "
+            f"{max_failed_share:.1%}): {_named(failed[:3])}. Replace them, or allow more with "
             f"--max-failed {min(1.0, 1.1 * len(failed) / count):.2g}"
         )
 
 
 def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -> int:
     """Remove the failed rows from `<key>.raw`, write the list of the good rows, and return their number."""
-    rows = np.setdiff1d(np.arange(len(split.paths)), [row for row, _ in failed])
+    rows = np.setdiff1d(np.arange(len(split.paths)), [row for row, *_ in failed])
     if not len(rows):
         raise UserError(f"no {key} image can be decoded; get the data set again")
     if failed:
@@ -443,12 +426,3 @@ def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -
         os.truncate(target.file, len(rows) * row)
     write_text(folder / f"{key}.txt", "".join(f"{split.paths[row]} {split.labels[row]}\n" for row in rows))
     return len(rows)
-
-
-def _warn(failures: dict[str, list]) -> None:
-    """Print the images that are left out."""
-    for key, failed in failures.items():
-        if failed:
-            named = "; ".join(f"{path} ({reason})" for path, reason in failed[:5])
-            text = f"warning: {len(failed)} {key} images cannot be decoded and are left out: {named}"
-            print(printable(text), file=sys.stderr)

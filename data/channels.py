@@ -9,7 +9,7 @@ from utils import UserError
 def parse_subset(text: str, channels: Channels | tuple[str, ...]) -> tuple[int, ...]:
     """Return the channel ids of a subset, in the order of the text.
 
-    Examples are "RG", "B04,665nm", "all" for all channels, and "all-B10,B12" for all but these two.
+    Examples: "RG", "B04,665nm", "all" for all channels, and "all-B10,B12" for all channels except these two.
 
     Raises:
         UserError: a channel is empty, unknown or repeated.
@@ -27,7 +27,7 @@ def parse_subset(text: str, channels: Channels | tuple[str, ...]) -> tuple[int, 
 def parse_subsets(text: str, channels: Channels | tuple[str, ...]) -> list[tuple[int, ...]]:
     """Return several subsets, each as ascending ids, from a text such as "RGB RG R" with spaces between subsets.
 
-    The word "every" means all 2^C - 1 subsets, or for many channels the choice of `some_subsets`.
+    The word "every" means all 2^C - 1 subsets, or for many channels the subsets of `some_subsets`.
 
     Raises:
         UserError: see `parse_subset`; or a subset is named twice.
@@ -47,7 +47,7 @@ def parse_subsets(text: str, channels: Channels | tuple[str, ...]) -> list[tuple
 
 
 def parse_shares(text: str | None, channels: Channels | tuple[str, ...]) -> dict[tuple[int, ...], float]:
-    """Return set of ids -> share of the images, from a text such as "RGB:0.5 R:0.1".
+    """Return a dict (ids of a set -> share of the images) from a text such as "RGB:0.5 R:0.1".
 
     Raises:
         UserError: see `parse_subset`; or a share is not a number from 0 to 1, or the sum of shares is above 1.
@@ -70,8 +70,8 @@ def parse_shares(text: str | None, channels: Channels | tuple[str, ...]) -> dict
 def subset_name(ids: tuple[int, ...], names: tuple[str, ...]) -> str:
     """Return the name of a set: "RG" for (0, 1).
 
-    If a name has several letters, names are joined with commas. Of more than four channels, all are "all", and all
-    but one are "all-B10".
+    Names of several letters are joined with commas. If there are more than four channels, the set of all is "all", and
+    the set of all but one is "all-B10".
     """
     if all(len(name) == 1 for name in names):
         return "".join(names[i] for i in ids)

@@ -37,17 +37,13 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
         max_failed: share of a split that may fail to decode.
 
     Raises:
-        UserError: the data set is wrong; the message says what and where.
+        UserError: the data set is wrong; the message names the fault and the file.
     """
-
-    def load() -> PixelCache:
-        lists = read_lists(find_dataset(data))
-        return open_cache(lists, cached_size(image_size), cache, max_failed_share=max_failed)
-
     several = dist.is_available() and dist.is_initialized()  # some builds of PyTorch have no distributed part
     if several and dist.get_rank() > 0:
         dist.barrier()  # the first process builds the cache
-    pixels = load()
+    lists = read_lists(find_dataset(data))
+    pixels = open_cache(lists, cached_size(image_size), cache, max_failed_share=max_failed)
     if several and dist.get_rank() == 0:
         dist.barrier()
     for name, variance in zip(pixels.channel_names, np.diag(pixels.covariance)):
@@ -64,8 +60,8 @@ def make_batches(
 ) -> Batches:
     """Make batches of "train", "val" or "test" with the image channels `channels` (ids).
 
-    For "train", only the share `fraction` of the images is used, see `draw_fraction`. They are copied into memory.
-    The mean and standard deviation are still those of all training images.
+    For "train", only the share `fraction` of the images is used, see `draw_fraction`, and copied into memory. The mean
+    and standard deviation are those of all training images.
     """
     part = cache.split(split)
     images, labels = part.images, part.labels

@@ -28,11 +28,11 @@ UNPACKERS = {  # number of a TIFF's compression -> object whose `decompress` tak
     32946: zlib.decompressobj,
     34925: lzma.LZMADecompressor,
 }
-# not compressed, PackBits (at most 64 times smaller), LZW and Zstandard (imagecodecs gets the size from tifffile)
+# no compression, PackBits (at most 64 times smaller), LZW and Zstandard (tifffile tells imagecodecs the size)
 BOUNDED = (1, 32773, 5, 34926, 50000)
 NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of such files
-LARGEST_PIXEL = 1e18  # its square fits well into float32, the type of the covariances
-OTHERS = {  # first bytes of other files: pattern -> description
+LARGEST_PIXEL = 1e18  # the square of a larger pixel may not fit into float32, the type of the covariances
+OTHERS = {  # pattern of the first bytes of other files -> description
     rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC picture",
     rb".{4}ftypavi": "an AVIF picture",
     rb".{4}ftypcrx": "a raw picture of a camera",
@@ -61,7 +61,7 @@ OTHERS = {  # first bytes of other files: pattern -> description
 class ImageReader:
     """A reader of the listed images in a folder or a zip.
 
-    It can be pickled and forked: each process opens the zip once, at its first read.
+    It can be pickled and forked. Each process opens the zip at its first read.
     """
 
     def __init__(self, lists):
@@ -75,8 +75,8 @@ class ImageReader:
         """Return the bytes of the image listed as `path`.
 
         Raises:
-            ValueError: it is not a regular file, or too large.
-            OSError, KeyError, zipfile.BadZipFile: it cannot be read.
+            ValueError: the file is too large or not a regular file.
+            OSError, KeyError, zipfile.BadZipFile: the file cannot be read.
         """
         if not self.is_zip:
             return read_file(self.source / (self.prefix + path), LARGEST_IMAGE)
@@ -85,7 +85,7 @@ class ImageReader:
         return read_member(self._archive, self.prefix + path, LARGEST_IMAGE)
 
     def sums(self, path: str) -> list[int] | None:
-        """Return bytes and CRC-32 of the file listed as `path`, or None if it cannot be read."""
+        """Return bytes and CRC-32 of the file listed as `path`, or None if the file cannot be read."""
         try:
             return sums(self.read(path))
         except Exception:  # damaged files raise many types
@@ -106,8 +106,8 @@ def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.
     """Decode an image, resize its short side to `size` (bicubic, antialiased) and crop the centre.
 
     A picture (`PICTURES`) is turned upright by its EXIF tag and converted to RGB, or to grey for one channel.
-    Transparent parts become white. A .npy file may have any number of channels, as (H, W, C) or (C, H, W). So may a
-    TIFF file, except that with 1 or 3 channels it is read as a picture.
+    Transparent parts become white. A .npy or TIFF file may have any number of channels, as (H, W, C) or (C, H, W). A
+    TIFF file with 1 or 3 channels is read as a picture.
 
     Args:
         channels: C.
@@ -130,7 +130,7 @@ def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.
         )
     if kind != "uint8":
         raise ValueError(
-            f"a picture has 8-bit pixels, but those of the first image are {kind}: save all images as one type"
+            f"a picture has 8-bit pixels, but the first image has {kind}: save all images as one type"
         )
     with open_picture(data) as image:
         # decodes a large JPEG at 1/2, 1/4 or 1/8, as long as that is not below `size`
@@ -146,8 +146,8 @@ def open_picture(data: bytes) -> Image.Image:
     """Open a picture without decoding it.
 
     Raises:
-        ValueError: it is an animation or a stack, or Pillow cannot read it.
-        Image.DecompressionBombError: it has too many pixels.
+        ValueError: the file is an animation or a stack, or Pillow cannot read it.
+        Image.DecompressionBombError: the picture has too many pixels.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=PICTURES)
@@ -157,7 +157,7 @@ def open_picture(data: bytes) -> Image.Image:
         ) from None
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise ValueError(f"an animation or a stack of {image.n_frames} pictures")
-    if image.format == "TIFF":  # a tile is unpacked whole, and Pillow looks at the size of the picture alone
+    if image.format == "TIFF":  # Pillow checks only the size of the picture, but unpacks whole tiles
         width, height = image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)
         if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise ValueError(f"tiles of {width} x {height} pixels are too large; save it without tiles")
@@ -165,7 +165,7 @@ def open_picture(data: bytes) -> Image.Image:
 
 
 def what_it_is(data: bytes) -> str:
-    """Describe a file that is not a picture, judged by its first bytes."""
+    """Describe a file that is not a picture, by its first bytes."""
     head = data[:64]
     names = (name for pattern, name in OTHERS.items() if re.match(pattern, head, re.DOTALL))
     return next(names, f"of an unknown kind that begins with {head[:8]!r}")
@@ -175,10 +175,10 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert the picture to "RGB" or "L", with 8 bits per channel.
 
     Raises:
-        ValueError: it has 32-bit pixels, whose range is not known.
+        ValueError: the picture has 32-bit pixels, whose range is not known.
     """
     if image.mode == mode:
-        return image  # `convert` would copy it
+        return image  # `convert` would make a copy
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -219,7 +219,7 @@ def read_array(data: bytes) -> np.ndarray:
 
 
 def check_parts(series, data: bytes) -> None:
-    """Check what the strips or tiles of a TIFF unpack to, before tifffile unpacks each of them whole.
+    """Check the unpacked size of the strips or tiles of a TIFF, before tifffile unpacks each of them whole.
 
     Args:
         series: a `tifffile.TiffPageSeries`.
@@ -227,7 +227,7 @@ def check_parts(series, data: bytes) -> None:
 
     Raises:
         ValueError: the parts are too many bytes, a part unpacks to more than the header says, or the compression is
-            one of pictures, which have a size of their own.
+            unknown, or that of a picture such as JPEG, whose data hold a second size.
     """
     total = 0
     for page in filter(None, series.pages):
@@ -251,13 +251,11 @@ def pixel_kind(data: bytes, channels: int) -> str:
 
     All images of a set have the same type.
     """
-    if not is_array(data, channels):
-        return "uint8"
-    return kind_of(read_array(data))
+    return kind_of(read_array(data)) if is_array(data, channels) else "uint8"
 
 
 def kind_of(array: np.ndarray) -> str:
-    """Return the type of pixels that are already read; see `pixel_kind`."""
+    """Return the type of the pixels of an array, as `pixel_kind` names it."""
     return "float32" if array.dtype.kind == "f" else array.dtype.newbyteorder("=").name
 
 
@@ -267,7 +265,7 @@ def stored_kind(kind: str) -> str:
 
 
 def pixel_unit(kind) -> int:
-    """Return the value that counts as 1: 255 for uint8 pixels, 1 for others, which are not scaled."""
+    """Return the pixel value that counts as 1: 255 for uint8, and 1 for other types, which are not scaled."""
     return 255 if np.dtype(kind) == np.uint8 else 1
 
 
@@ -290,11 +288,11 @@ def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
         array = array.transpose(1, 2, 0)
     if array.dtype.kind not in "fiu" or kind_of(array) != kind:
         raise ValueError(
-            f"the pixels are {array.dtype}, but those of the first image are {kind}: save all images as one type"
+            f"the pixels are {array.dtype}, but the first image has {kind}: save all images as one type"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(array))} pixels are NaN or infinite")
-    largest = max(array.max(), -array.min().astype(float))  # abs() of the least whole number is negative
+    largest = max(array.max(), -array.min().astype(float))  # as float: -(-128) does not fit into int8
     if not largest <= LARGEST_PIXEL:
         raise ValueError(
             f"a pixel of {largest:g} is too large; the largest value allowed is {LARGEST_PIXEL:g}"
@@ -325,10 +323,10 @@ def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     For 8 and 16 bits they are exact integers.
     """
     channels = images.shape[3]
-    # a last row of ones, so that one product also gives the sums
+    # the last row is all ones, so that one product also gives the sums
     planes = np.ones((channels + 1, images[0].size // channels))
     total = np.zeros((channels + 1, channels + 1))
-    for image in images:  # a single image fits into the processor's cache
+    for image in images:  # one at a time, since one image fits into the processor's cache
         planes[:channels] = image.reshape(-1, channels).T
         total += planes @ planes.T
     return total[channels, :channels], total[:channels, :channels]
@@ -347,8 +345,8 @@ def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_m
     """Decode `paths` into the rows `row`, `row + 1`, ... of the raw file. A row that fails stays zero.
 
     Returns:
-        failures: list of (row, reason).
-        moments: of the good rows, or None.
+        failures: list of (row, path, reason).
+        moments: those of the good rows, or None.
         sums: path -> bytes and CRC-32 of the file, for the good rows.
 
     Raises:
@@ -363,7 +361,7 @@ def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_m
             block[index] = decode(data, size, channels, kind)
             good[path] = sums(data)
         except Exception as error:  # Pillow raises many types for damaged files; all are reported
-            failures.append((row + index, reason(error)))
+            failures.append((row + index, path, reason(error)))
     with open(file, "r+b") as out:
         out.seek(row * block[0].nbytes)
         out.write(block)
@@ -376,7 +374,7 @@ def serve() -> None:
 
     Write each answer of `pack`, or its OSError, to stdout.
     """
-    # on Ctrl-C the parent cleans up: it closes our stdin, and this process ends
+    # on Ctrl-C the parent closes the stdin of this process, which ends it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     receive, send = sys.stdin.buffer, sys.stdout.buffer
     try:

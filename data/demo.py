@@ -1,8 +1,8 @@
 """Draw a data set in the course's layout, for a first run without a download.
 
 It has eight classes: four shapes, each in two opposite colours. Disc and ring are red or green, triangle and cross
-are blue or yellow. Brightness varies more than colour. So three channels show every class, two channels only some
-colours, and one channel gives only a weak hint.
+are blue or yellow. Brightness varies more than colour. So three channels show every class, two channels show only some
+colours, and one channel shows almost none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from data.files import read_file
 from utils import UserError, making, parse_json, write_json, write_text
 
-VERSION = 1  # version of the pictures; a set of another version must be drawn again
+VERSION = 1  # version of the pictures; a demo set of another version must be drawn again
 SIZE = 84  # px
 COUNTS = {"train": 120, "val": 20, "test": 20}  # images per class
 SHAPES = ("disc", "ring", "triangle", "cross")
@@ -36,7 +36,7 @@ def _corners(shape: str, centre: np.ndarray, radius: float, angle: float) -> lis
 
 def _mask(shape: str, rng: np.random.Generator) -> np.ndarray:
     """Draw the mask of an object with random position, size and angle: (SIZE, SIZE, 1) in 0..1."""
-    scale = 2  # drawn larger and then reduced, for smooth edges
+    scale = 2  # draw larger, then reduce: this gives smooth edges
     radius, angle = rng.uniform(18, 30) * scale, rng.uniform(0, 2 * np.pi)
     centre = rng.uniform(0.8 * radius, SIZE * scale - 0.8 * radius, 2)
     image = Image.new("L", (SIZE * scale, SIZE * scale))
@@ -69,7 +69,7 @@ def _background(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_image(label: int, rng: np.random.Generator) -> Image.Image:
-    """Draw a SIZE x SIZE picture of class `label` (0..7). One in fifty is greyscale (mode L)."""
+    """Draw a SIZE x SIZE picture of class `label` (0..7). One picture in fifty is greyscale (mode L)."""
     shape, sign = SHAPES[label // 2], 1 - 2 * (label % 2)
     colour = (
         rng.uniform(0.25, 0.75)
@@ -88,7 +88,7 @@ def _write(folder: Path) -> None:
     rng = np.random.default_rng(20240)
     lists = {split: [] for split in COUNTS}
     for label in range(2 * len(SHAPES)):
-        wnid = f"d{VERSION}{label:07d}"  # old caches are found by their lists, so new pictures need new names
+        wnid = f"d{VERSION}{label:07d}"  # caches belong to lists, so new pictures need new names
         (folder / "images" / wnid).mkdir(parents=True)
         for number, split in enumerate(split for split, count in COUNTS.items() for _ in range(count)):
             path = f"images/{wnid}/{wnid}_{number}.JPEG"
@@ -100,7 +100,7 @@ def _write(folder: Path) -> None:
 
 
 def read_marker(path: Path) -> dict:
-    """Read the marker, the file that is written last into a data set; {} if it is missing or damaged."""
+    """Read the marker, the file that is written last into a data set. Return {} if it is missing or damaged."""
     try:
         content = parse_json(read_file(path, 1 << 20))
     except (OSError, ValueError):
@@ -123,9 +123,9 @@ def make_demo(folder: str | Path) -> Path:
         content = read_marker(marker)
         if content.get("version") == VERSION:
             return True
-        what = "the demo set of another version, or a damaged one" if content else "no demo set"
+        other = "the demo set of another version, or a damaged demo set" if content else "no demo set"
         raise UserError(
-            f"{folder} is not empty and holds {what}; remove it, or name another folder with --out"
+            f"{folder} is not empty and holds {other}; remove it, or name another folder with --out"
         )
 
     try:

@@ -1,4 +1,4 @@
-"""Write RGB data sets with a fourth channel computed from R, G and B, to study one more channel."""
+"""Write an RGB data set with a fourth channel computed from R, G and B, to study one more channel."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def sobel(rgb: np.ndarray) -> np.ndarray:
 
 
 def nir(rgb: np.ndarray) -> np.ndarray:
-    """Compute a stand-in for near infrared: G + 2 (G - R), cut to 8 bits later.
+    """Compute a channel like near infrared: G + 2 (G - R), later cut to 8 bits.
 
-    Like true near infrared it is bright for plants, where green is larger than red.
+    As in near infrared, plants are bright, because their green is larger than their red.
     """
     return rgb[..., 1] + 2 * (rgb[..., 1] - rgb[..., 0])
 
@@ -41,7 +41,7 @@ def _read_rgb(reader: ImageReader, path: str) -> np.ndarray:
     """Read the pixels of a picture, (H, W, 3) uint8.
 
     Raises:
-        UserError: it cannot be decoded.
+        UserError: the picture cannot be decoded.
     """
     try:
         with open_picture(reader.read(path)) as image:

@@ -10,7 +10,7 @@ import stat
 import zipfile
 import zlib
 
-# largest sizes in bytes, packed and unpacked
+# largest sizes in bytes, both packed and unpacked
 LARGEST_LIST = 1 << 27  # over two million lines
 LARGEST_BANDS = 1 << 20
 LARGEST_IMAGE = 1 << 30
@@ -25,13 +25,14 @@ def read_file(path: str | os.PathLike, largest: int) -> bytes:
         largest: largest number of bytes allowed.
 
     Raises:
-        ValueError: it is too large, or not a regular file, such as a pipe or a device.
-        OSError: it cannot be read.
+        ValueError: the file is too large, or not a regular file, such as a pipe or a device.
+        OSError: the file cannot be read.
     """
-    # a plain open() of a pipe without a writer would wait for ever
-    with open(
-        path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-    ) as file:
+
+    def opener(name, flags):  # without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(path, "rb", opener=opener) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file, but a pipe, a device or similar")
@@ -48,15 +49,16 @@ def read_member(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
         largest: largest number of unpacked bytes allowed.
 
     Raises:
-        ValueError: it is too large, or packed with a method other than deflate, for which reading cannot be limited.
-        KeyError, RuntimeError, OSError, zipfile.BadZipFile: it cannot be read.
+        ValueError: the member is too large; or it is packed with a method other than deflate, whose unpacked size
+            cannot be limited.
+        KeyError, RuntimeError, OSError, zipfile.BadZipFile: the member cannot be read.
     """
     info = archive.getinfo(name)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError("packed with another method than deflate; pack the zip again")
     check_bytes(info.file_size, largest)
     with archive.open(info) as file:
-        return file.read(info.file_size)  # without a limit, a member could hold more than the zip says
+        return file.read(info.file_size)  # with a limit, since a member may hold more than the zip says
 
 
 def read_gzip(path: str | os.PathLike, largest: int) -> bytes:
@@ -67,10 +69,10 @@ def read_gzip(path: str | os.PathLike, largest: int) -> bytes:
         largest: largest number of bytes allowed, packed and unpacked.
 
     Raises:
-        ValueError: it is too large, truncated, or not a regular file.
-        OSError, zlib.error: it cannot be read.
+        ValueError: the file is too large, truncated, or not a regular file.
+        OSError, zlib.error: the file cannot be read.
     """
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)  # of gzip, whose checksum it compares
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: the gzip format; compares its checksum
     data = unpacker.decompress(read_file(path, largest), largest + 1)
     if len(data) > largest:
         raise ValueError(f"it unpacks to more than the {largest:,} bytes that are allowed")

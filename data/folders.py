@@ -17,16 +17,17 @@ SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
 def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: int = 0) -> dict[str, int]:
     """Write train.txt, val.txt and test.txt into a folder of images. Return the number of images in each.
 
-    The folder holds train/CLASS/..., val/CLASS/... and test/CLASS/..., or only CLASS/... . A split without a folder
-    gets a random share of the training images of each class. Labels follow the sorted class names.
+    The folder holds train/CLASS/..., val/CLASS/... and test/CLASS/..., or only CLASS/... . If val or test has no
+    folder, it gets a random share of the training images of each class. Labels follow the sorted class names.
 
     Args:
         folder: the folder of images.
-        val, test: these shares, in 0..1.
+        val, test: shares for val and test, in 0..1.
         seed: seed of the random choice.
 
     Raises:
-        UserError: the lists exist already, there are no images, a class has too few, or a name has a line break.
+        UserError: the lists exist already, there are no images, a class has too few images, or a name has a line
+            break.
     """
     folder = home_path(folder)
     if not folder.is_dir():
@@ -34,19 +35,20 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     there = [name for names in LIST_FILES.values() for name in names if (folder / name).exists()]
     if there:
         whole = all(any(name in there for name in names) for names in LIST_FILES.values())
-        raise UserError(
-            f"{folder} holds {', '.join(there)} already: delete that to make new lists"
-            + (
-                ", or use the lists as they are"
-                if whole
-                else "; other lists are missing, as after an interruption"
-            )
+        more = (
+            ", or use the lists as they are"
+            if whole
+            else "; other lists are missing, as after an interruption"
         )
+        raise UserError(f"{folder} holds {', '.join(there)} already: delete that to make new lists{more}")
     if not 0 < val + test < 1 or min(val, test) < 0:
         raise UserError(
             f"--val {val} --test {test}: use shares of at least 0 whose sum is above 0 and below 1"
         )
-    splits = {split: _find(folder, names) for split, names in SPLITS.items()}
+    splits = {
+        split: next((_classes(folder / name) for name in names if (folder / name).is_dir()), {})
+        for split, names in SPLITS.items()
+    }
     if not splits["train"]:
         splits = {"train": _classes(folder), "val": {}, "test": {}}
     if not splits["train"]:
@@ -65,9 +67,7 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     shares = {split: share for split, share in (("val", val), ("test", test)) if not splits[split]}
     drawn = {name: _draw(splits["train"][name], shares, seed, name) for name in classes}
     chosen = {
-        split: {
-            name: drawn[name][split] if split in drawn[name] else images.get(name, []) for name in classes
-        }
+        split: {name: drawn[name].get(split, images.get(name, [])) for name in classes}
         for split, images in splits.items()
     }
     for split, images in chosen.items():
@@ -80,7 +80,7 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
             for label, name in enumerate(classes)
             for path in images[name]
         ]
-        for line in lines:  # a name that is not Unicode has surrogates
+        for line in lines:  # Python shows a name that is not Unicode with surrogates, such as "\udc80"
             if len(line.splitlines()) != 1 or any("\ud800" <= letter <= "\udfff" for letter in line):
                 raise UserError(f"the name {line!r} has a line break or is not Unicode: rename that file")
         texts[split] = "".join(lines)
@@ -89,35 +89,31 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     return {split: sum(map(len, images.values())) for split, images in chosen.items()}
 
 
-def _find(folder: Path, names: tuple[str, ...]) -> dict[str, list[Path]]:
-    """Return class -> images of the split whose folder has one of `names`; empty if there is no such folder."""
-    return next((_classes(folder / name) for name in names if (folder / name).is_dir()), {})
-
-
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Return class -> its sorted images, at any depth. Empty classes are left out.
+    """Return class -> its sorted images at any depth. Empty classes are left out.
 
-    If `folder` holds a single folder and that holds folders, as with images/, the inner folder is used.
+    If `folder` holds only one folder, such as images/, and this folder holds folders, the classes are in there.
     """
     inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(inner) == 1 and any(path.is_dir() for path in inner[0].iterdir()):
         return _classes(inner[0])
-    images = {
-        path.name: sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
-        )
-        for path in inner
-    }
-    return {name: files for name, files in images.items() if files}
+    return {path.name: files for path in inner if (files := image_files(path))}
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in a folder at any depth, sorted, without hidden files such as those that macOS adds."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
+    )
 
 
 def _draw(images: list[Path], shares: dict[str, float], seed: int, name: str) -> dict[str, list[Path]]:
-    """Divide the images of a class: each split in `shares` gets its share, at least one, and train the rest.
+    """Divide the images of a class: each split in `shares` gets its share, at least one image, and train the rest.
 
     Raises:
-        UserError: too few images.
+        UserError: there are too few images.
     """
     shares = {split: share for split, share in shares.items() if share}
     order = np.random.default_rng([seed, *name.encode("utf-8", "surrogateescape")]).permutation(len(images))

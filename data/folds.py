@@ -13,46 +13,38 @@ from data.lists import BANDS, RGB, ImageLists
 from data.source import BROKEN
 from utils import UserError, making, write_json, write_text
 
+VAL_SHARE = 0.1
 
-def split_folds(labels: np.ndarray, folds: int, val_share: float = 0.1, seed: int = 0) -> list[dict]:
-    """Return the sorted rows of train, val and test for each fold.
 
-    Each row is in the test of exactly one fold, and each class is spread evenly over the folds.
+def split_folds(labels: np.ndarray, folds: int) -> list[dict]:
+    """Return the sorted rows of train, val and test for each fold; labels: (N,) int.
 
-    Args:
-        labels: (N,) int.
-        folds: number of folds.
-        val_share: share for validation of those rows that are not in the test.
-        seed: seed of the random order.
+    Each row is in the test of exactly one fold, and each class is spread evenly over the folds. The share `VAL_SHARE`
+    of the other rows of each class is for validation.
 
     Raises:
         UserError: a class has fewer images than folds, or too few for training and validation.
     """
-    rng, fold_of = np.random.default_rng(seed), np.empty(len(labels), int)
+    rng, fold_of = np.random.default_rng(0), np.empty(len(labels), int)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < folds:
             raise UserError(
                 f"--folds {folds}: class {label} has only {len(rows)} images: use fewer folds, or add images"
             )
-        # start at a random fold: otherwise the first folds would get all remainders
+        # start at a random fold, or the first folds would get all remainders
         fold_of[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds
     parts = []
     for fold in range(folds):
         rest = rng.permutation(np.flatnonzero(fold_of != fold))
-        val = np.concatenate(
-            [
-                rows[: max(1, round(val_share * len(rows)))]
-                for label in np.unique(labels)
-                for rows in [rest[labels[rest] == label]]
-            ]
-        )
+        by_class = (rest[labels[rest] == label] for label in np.unique(labels))
+        val = np.concatenate([rows[: max(1, round(VAL_SHARE * len(rows)))] for rows in by_class])
         parts.append(
             {"train": np.setdiff1d(rest, val), "val": np.sort(val), "test": np.flatnonzero(fold_of == fold)}
         )
         if len(np.unique(labels[parts[-1]["train"]])) < len(np.unique(labels)):
             raise UserError(
-                f"--folds {folds}: a class is left without a training image: add images of the small classes"
+                f"--folds {folds}: a class has no training image in a fold: add images of the small classes"
             )
     return parts
 
@@ -63,7 +55,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     All folds share one copy of the images, beside them in `out`.
 
     Returns:
-        the folders of the data sets, each for `--data`.
+        the folders of the data sets, for `--data`.
 
     Raises:
         UserError: `out` holds something else or cannot be written, or a class has too few images.
@@ -91,18 +83,11 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
                 target.write_bytes(reader.read(path))
             for folder, part in zip(folders, parts):
                 for split, rows in part.items():
-                    write_text(
-                        temporary / folder.name / f"{split}.txt",
-                        "".join(f"{paths[row]} {labels[row]}\n" for row in rows),
-                    )
+                    text = "".join(f"{paths[row]} {labels[row]}\n" for row in rows)
+                    write_text(temporary / folder.name / f"{split}.txt", text)
                 if lists.channels is not RGB:
-                    write_text(
-                        temporary / folder.name / BANDS,
-                        "".join(
-                            f"{name} {nm or ''}".rstrip() + "\n"
-                            for name, nm in lists.channels.as_dict().items()
-                        ),
-                    )
+                    lines = (f"{name} {nm or ''}" for name, nm in lists.channels.as_dict().items())
+                    write_text(temporary / folder.name / BANDS, "".join(f"{line}\n" for line in lines))
             write_json(temporary / marker.name, content)
     except BROKEN as error:
         raise UserError(

@@ -1,8 +1,8 @@
 """Identify the pictures of a data set by sizes and checksums of their files, and notice quickly if they change.
 
 A zip lists the size and CRC-32 of each member, and zipfile checks them when it reads the member. In a folder, sizes
-and times are compared first. If a time is new, as after a copy, all files are read and their checksums compared.
-`lists` always comes from `data.lists.read_lists`.
+and times are compared first. If a time has changed, as after a copy, all files are read and their checksums compared.
+The argument `lists` is the result of `data.lists.read_lists`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from data.decode import ImageReader
 from data.workers import cores
 from utils import progress_bar
 
-LISTS_ONLY = "lists only"  # replaces a digest, if an earlier version did not look at the pictures
+LISTS_ONLY = "lists only"  # stands for a digest if an earlier version did not look at the pictures
 
 Sums = dict[str, list[int] | None]  # listed path -> [bytes, CRC-32], or None if it cannot be read
 
@@ -64,7 +64,7 @@ def last_change(lists) -> int:
 
 
 def as_text(sums: Sums) -> str:
-    """Write the sums as text that does not depend on their order."""
+    """Return the sums as a text that does not depend on their order."""
     return json.dumps(sums, sort_keys=True)
 
 
@@ -74,21 +74,21 @@ def digest_of(text: str) -> str:
 
 
 def difference(cache, trained: Mapping, what: str) -> str:
-    """Return how the data of `cache` differ from the training data, or "" if they are the same.
+    """Say how the data of `cache` differ from the training data; return "" if they are the same.
 
-    An earlier version kept only the digest of the lists. Then a line on stderr says so.
+    An earlier version kept only the digest of the lists. Then a line on stderr says that the pictures are not compared.
 
     Args:
         cache: an open `PixelCache`.
         trained: the part of a checkpoint with "digest" and, unless it is old, "images_digest".
-        what: the name of what was trained, for the message.
+        what: name of the checkpoint for the message.
     """
     if trained["digest"] != cache.digest:
         return f"its lists ({trained['digest'][:12]}) are not those of {cache.name!r} ({cache.digest[:12]})"
     images = trained.get("images_digest") or LISTS_ONLY
     if images == LISTS_ONLY:
         print(
-            f"{what} is from an earlier version: {LISTS_ONLY}; it cannot be checked whether the pictures are the same",
+            f"{what} is from an earlier version: {LISTS_ONLY}; nothing can check whether the pictures are the same",
             file=sys.stderr,
         )
     elif images != cache.images_digest:

@@ -17,7 +17,7 @@ from channelset import Channels
 from data.demo import make_demo
 from data.files import LARGEST_BANDS, LARGEST_LIST
 from data.identity import sizes_of
-from data.source import PASSED_OVER, open_source
+from data.source import is_searched, open_source
 from utils import ROOT, UserError, check_name, home_path
 
 LIST_FILES = {"train": ("train.txt",), "val": ("val.txt", "validation.txt"), "test": ("test.txt",)}
@@ -28,7 +28,7 @@ COURSE_SHA256 = {  # of the three list files as the course gives them, with CRLF
 }
 BANDS = "bands.txt"
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # some terminals obey them as commands
-# these names already mean a set of channels, a column of the predictions, or an empty cell of a table
+# names that already mean a set of channels, a column of the predictions, or an empty cell of a table
 NO_BANDS = {"all", "every", "image", "label", "na", "n/a", "none", "null", "<na>", "#n/a", "#na"}
 RGB = Channels("RGB")
 LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a folder images/"
@@ -36,7 +36,7 @@ LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a 
 
 @dataclass(frozen=True)
 class Split:
-    """One list file: N image paths, labels (N,) int64, and line numbers from 1 for messages."""
+    """A list file: N image paths, labels (N,) int64, and line numbers from 1 for messages."""
 
     paths: list[str]
     labels: np.ndarray
@@ -45,14 +45,14 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageLists:
-    """The three lists of a data set, with the place of its images."""
+    """The three lists of a data set, and where its images are."""
 
     source: Path  # folder or zip file
-    prefix: str  # goes before each listed path inside `source`, such as "" or "images/"
+    prefix: str  # stands before each listed path inside `source`, such as "" or "images/"
     splits: dict[str, Split]  # train, val, test
     class_names: list[str]  # by label
     name: str  # "course", or the name of the folder or zip
-    digest: str  # sha256 of the lists; LF or CRLF, folder or zip make no difference
+    digest: str  # sha256 of the lists; the same for LF and CRLF, and for a folder and a zip
     channels: Channels = RGB  # of each image, from bands.txt if it exists
 
     @property
@@ -66,7 +66,7 @@ class ImageLists:
 
 
 def normal_path(path: str) -> str:
-    """Return the path in the form for comparisons: with single slashes and without "." parts."""
+    """Return the path with single slashes and without "." parts, so that equal paths are equal texts."""
     parts = path.replace("\\", "/").split("/")
     return "/".join(part for i, part in enumerate(parts) if part not in ("", ".") or (i == 0 and part == ""))
 
@@ -78,10 +78,9 @@ def parse_list(data: bytes, name: str) -> Split:
         UserError: the text is not UTF-8, the list is empty, or a line is not `<path> <label>`.
     """
     paths, labels, lines = [], [], []
-    for number, line in enumerate(
-        _as_text(data, name).replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1
-    ):
-        words = line.rsplit(None, 1)  # from the right, since a path may hold spaces
+    text = _as_text(data, name).replace("\r\n", "\n").replace("\r", "\n")
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.rsplit(None, 1)  # split from the right, since a path may hold spaces
         if not words:
             continue
         if len(words) == 1:
@@ -164,7 +163,7 @@ def means_something_else(band: str, wavelength: float | None) -> bool:
 
 
 def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
-    """Check the labels of all splits and that no image is in two lists or has two labels.
+    """Check the labels of all splits, and that no image is in two lists or has two labels.
 
     The labels of train must be 0..K-1. val and test may only have labels of train.
 
@@ -172,9 +171,9 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
         UserError: a line is wrong; the message names the list and the line.
     """
     classes = set(splits["train"].labels.tolist())
+    seen = {}
     for key, split in splits.items():
-        labels = split.labels.tolist()
-        for label, number in zip(labels, split.lines):
+        for path, label, number in zip(split.paths, split.labels.tolist(), split.lines):
             if key == "train" and label >= len(classes):
                 gap = min(set(range(label)) - classes)
                 raise UserError(
@@ -187,9 +186,6 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
                     f"{names[key]}:{number}: class {label} has no image in {names['train']} "
                     f"(labels 0..{len(classes) - 1}); remove the line or add training images"
                 )
-    seen = {}
-    for key, split in splits.items():
-        for path, label, number in zip(split.paths, split.labels.tolist(), split.lines):
             first = seen.setdefault(path, (key, label, number))
             if first[0] != key:
                 raise UserError(
@@ -204,13 +200,13 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
 
 
 def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
-    """Read and check the lists of a folder or zip, and that every image exists. No image is decoded.
+    """Read and check the lists of a folder or zip, and check that every image exists. No image is decoded.
 
-    The lists may lie in `source`, in its folder images/ or up to two folders deeper. images/ may be nested.
+    The lists may lie in `source` or up to two folders deeper, such as in images/. images/ may hold a second images/.
 
     Args:
         source: a folder or zip.
-        name: name of the data set; by default the name of the folder or zip.
+        name: name of the data set (default: the name of the folder or zip).
 
     Raises:
         UserError: a list or an image is wrong (the message names list, line and remedy), or the name of the data set
@@ -218,7 +214,7 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     """
     given = home_path(source).absolute()
     source = given.resolve()
-    called = source if given.name == ".." else given  # the name of a link counts, not that of its target
+    called = source if given.name == ".." else given  # a link gives its own name, not that of its target
     tree = open_source(source)
     roots = tree.list_roots()
     if not roots:
@@ -260,22 +256,19 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
 
 
 def _read_bands(tree, root: str) -> Channels:
-    return (
-        parse_bands(tree.read(root + BANDS, LARGEST_BANDS), str(tree.path / (root + BANDS)))
-        if root + BANDS in tree
-        else RGB
-    )
+    file = root + BANDS
+    return parse_bands(tree.read(file, LARGEST_BANDS), str(tree.path / file)) if file in tree else RGB
 
 
 def read_channels(source: str | Path) -> Channels:
-    """Return names and wavelengths of a data set's channels from its bands.txt, or R, G, B if it has no such file.
+    """Return names and wavelengths of a data set's channels from its bands.txt, or R, G, B if there is no bands.txt.
 
     Raises:
         UserError: a line of bands.txt is wrong; the message names it.
     """
     tree = open_source(home_path(source).resolve())
     roots = tree.list_roots()
-    # `read_lists` reports missing or several lists
+    # `read_lists` reports lists that are missing or exist more than once
     return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB
 
 
@@ -316,7 +309,7 @@ def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, s
 def _class_names(train: Split) -> list[str]:
     """Return the class names: the folder names (wnids) if each class has exactly one folder, otherwise the labels.
 
-    If two folders have the same name, the names of the folders above are added.
+    If two folders have the same name, the names of the folders above them are added.
     """
     folders = {}
     for path, label in zip(train.paths, train.labels.tolist()):
@@ -335,7 +328,7 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
     """Return the folder or zip that `--data` means.
 
     Args:
-        data: a path or "auto". "auto" means the data set in `folder`, or a drawn demo set in `folder`/demo.
+        data: a path or "auto". "auto" means the data set in `folder`; if there is none, a demo set is drawn.
 
     Raises:
         UserError: the path does not exist, or `folder` holds several data sets.
@@ -345,26 +338,17 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
         if not path.exists():
             raise UserError(f"--data {data}: no such folder or zip; use --data auto for the demo set")
         return path
-    places = (
-        sorted(
-            path
-            for path in folder.iterdir()
-            if path.is_dir() and path.name not in PASSED_OVER and not path.name.startswith(".")
-        )
-        if folder.is_dir()
-        else []
-    )
-    datasets: dict[tuple, list[Path]] = {}  # by content: an archive and its unpacked folder count once
-    for path in (
-        ([folder] if (folder / "train.txt").is_file() else []) + places + sorted(folder.glob("*.zip"))
-    ):
+    places = [folder] if (folder / "train.txt").is_file() else []
+    places += [path for path in sorted(folder.glob("*")) if path.is_dir() and is_searched((path.name,))]
+    datasets: dict = {}  # lines of train.txt -> paths: an archive and its unpacked folder count once
+    for path in places + sorted(folder.glob("*.zip")):
         source = open_source(path)
         for root in source.list_roots():
             lines = tuple(source.read(root + "train.txt", LARGEST_LIST).splitlines())
             datasets.setdefault(lines, []).append(path)
     for paths in datasets.values():
         if len(paths) > 1 and len({tuple(sizes_of(read_lists(path)).items()) for path in paths}) > 1:
-            datasets = dict(enumerate([path] for path in paths))  # same lists, but different pictures
+            datasets = {path: [path] for path in paths}  # the lists are equal, but the pictures differ
             break
     if len(datasets) > 1:
         names = [paths[0].name for paths in datasets.values()]

@@ -26,7 +26,7 @@ URL = "https://cchsu.info/files/images.zip"
 
 
 def check(lists: ImageLists, decode: bool, workers: int) -> None:
-    """Print how many images each split and class has. With `decode`, also decode every image.
+    """Print the number of images of each split and class. With `decode`, also decode every image.
 
     Raises:
         UserError: images cannot be decoded, or are in two splits; the message counts and names them.
@@ -45,7 +45,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     reader, channels, kind = ImageReader(lists), len(lists.channels), first_kind(lists)
 
     def look(path: str) -> tuple[bool, str, bytes]:
-        """Return whether the image is grey, why it cannot be decoded (or ""), and a checksum of its file."""
+        """Return whether the image is grey, why it cannot be decoded ("" if it can), and a checksum of its file."""
         try:
             data = reader.read(path)
             image = decode_image(data, 64, channels, kind)
@@ -53,9 +53,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
         except Exception as error:  # Pillow raises many types for damaged files; all are reported
             return False, f"{path} ({reason(error)})", b""
 
-    with ThreadPoolExecutor(
-        workers
-    ) as pool:  # threads suffice: Pillow decodes without the interpreter's lock
+    with ThreadPoolExecutor(workers) as pool:  # threads, since Pillow decodes without the interpreter's lock
         results = list(progress_bar(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
     grey = f", {sum(same for same, _, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
     print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
@@ -65,7 +63,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
             f"or download the archive again, or remove them from the lists."
         )
-    first: dict[bytes, tuple[str, str]] = {}  # checksum -> split and path of the first image with it
+    first: dict[bytes, tuple[str, str]] = {}  # checksum -> split and path of the first image that has it
     copies, contents = [], iter(content for _, _, content in results)
     for split, part in lists.splits.items():
         for path, content in zip(part.paths, contents):
@@ -110,7 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
     sub = command(
         "download",
-        "fetch the course's archive (1.45 GB); a download that was cut off is continued",
+        "fetch the course's archive (1.45 GB), or continue a download that was cut off",
         "download --out data",
     )
     sub.add_argument("--url", default=URL, help="address of the zip")

@@ -1,6 +1,6 @@
-"""Read files and list names in a folder or zip in the same way.
+"""Read files and list names in a folder and in a zip in the same way.
 
-Looking up 63,000 names is fast, since each folder is listed only once.
+A look-up of 63,000 names is fast, since each folder is listed only once.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from utils import UserError
 
 # errors of zipfile for archives that are damaged, encrypted or packed with an unknown method
 BROKEN = (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, KeyError, zlib.error, struct.error)
-PASSED_OVER = {"__MACOSX", "__pycache__", "demo", "cache"}  # folders that are never searched for lists
+PASSED_OVER = {"__MACOSX", "__pycache__", "demo", "cache"}  # names of folders that are not searched
 
 
-def _searched(parts: tuple[str, ...]) -> bool:
+def is_searched(parts: tuple[str, ...]) -> bool:
     """Check whether a path is searched: no part of it is hidden or in `PASSED_OVER`."""
     return not any(part in PASSED_OVER or part.startswith(".") for part in parts)
 
 
 class FolderSource:
-    """The files below a folder, named with "/". The prefix "../" means the folder above."""
+    """The files below a folder. Names have "/" between their parts, and "../" means the folder above."""
 
     def __init__(self, path: Path):
         self.path, self._listed = path, {}
@@ -52,22 +52,22 @@ class FolderSource:
             raise UserError(f"cannot read {self.path / name}: {error}; put the right file there") from error
 
     def list_roots(self) -> list[str]:
-        """Return the folders with a train.txt, "" or ending in "/".
+        """Return the names of the folders with a train.txt. A name is "" or ends in "/".
 
-        Folders up to two levels down are searched, and only those of the least depth are returned.
+        Folders up to two levels down are searched. Only the folders of the first level with a train.txt are returned.
         """
         for pattern in ("train.txt", "*/train.txt", "*/*/train.txt"):
             folders = [file.relative_to(self.path).parent for file in self.path.glob(pattern)]
-            folders = [folder for folder in folders if _searched(folder.parts)]
+            folders = [folder for folder in folders if is_searched(folder.parts)]
             if folders:
                 return sorted("".join(f"{part}/" for part in folder.parts) for folder in folders)
         return []
 
     def walk(self) -> list[str]:
-        """Return the names of all files at any depth, without hidden folders and the files that macOS adds."""
+        """Return the names of all files at any depth, except in folders that are not searched."""
         files = (file for file in self.path.rglob("*") if file.is_file())
         parts = (file.relative_to(self.path).parts for file in files)
-        return ["/".join(names) for names in parts if _searched(names)]
+        return ["/".join(names) for names in parts if is_searched(names)]
 
     def top(self) -> list[str]:
         """Return the names of the first level, sorted."""
@@ -84,7 +84,7 @@ def _is_tar(path: Path) -> bool:
 
 
 class ZipSource:
-    """The files in a zip archive, named as its members."""
+    """The files in a zip archive. Their names are those of its members."""
 
     def __init__(self, path: Path):
         try:
@@ -116,13 +116,13 @@ class ZipSource:
     def list_roots(self) -> list[str]:
         """Return the folders with a train.txt, as `FolderSource.list_roots` does."""
         parts = [tuple(name.split("/")[:-1]) for name in self.names if name.rpartition("/")[2] == "train.txt"]
-        parts = [folder for folder in parts if len(folder) <= 2 and _searched(folder)]
+        parts = [folder for folder in parts if len(folder) <= 2 and is_searched(folder)]
         least = min(map(len, parts), default=0)
         return sorted("".join(f"{part}/" for part in folder) for folder in parts if len(folder) == least)
 
     def walk(self) -> list[str]:
         """Return the names of all files, as `FolderSource.walk` does."""
-        return [name for name in self.names if not name.endswith("/") and _searched(tuple(name.split("/")))]
+        return [name for name in self.names if not name.endswith("/") and is_searched(tuple(name.split("/")))]
 
     def top(self) -> list[str]:
         """Return the names of the first level, as `FolderSource.top` does."""

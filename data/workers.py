@@ -1,7 +1,7 @@
 """Start decoding processes and give them jobs.
 
-They are plain subprocesses that import only data.decode. Unlike a fork, they share no locks with the threads of
-torch. Unlike multiprocessing's spawn, they do not import the training script again.
+These are plain subprocesses that import only data.decode. Unlike forked processes, they share no locks with the
+threads of torch. Unlike the processes of multiprocessing's "spawn", they do not import the training script again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 
 from data.decode import ImageReader, pack
-from utils import ROOT, UserError
+from utils import ROOT, UserError, allowed_cores
 
 # the paths are arguments, since PYTHONPATH splits at ":" and comes after the current folder
 COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from data.decode import serve; serve()"
@@ -23,23 +23,18 @@ COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from data.decode import serve
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(allowed_cores())
 
 
 def _start() -> subprocess.Popen:
     """Start a decoding process with one thread."""
+    command = [sys.executable, "-c", COMMAND, str(ROOT), *filter(None, map(str, sys.path))]
     environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-    paths = [str(ROOT), *filter(None, map(str, sys.path))]
-    return subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *paths],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def _why(process: subprocess.Popen) -> str:
-    """Return how a process without an answer ended, and what to do."""
+    """Return how a process that gave no answer ended, and what to do."""
     try:
         status = process.wait(timeout=5)
     except subprocess.TimeoutExpired:
@@ -87,7 +82,7 @@ def answers(reader: ImageReader, jobs: list[tuple], workers: int):
         for _ in range(workers):
             processes.append(_start())
         for process in processes:
-            with suppress(BrokenPipeError):  # a process that ended at once is reported by its first job
+            with suppress(BrokenPipeError):  # the process ended at once; its first job reports that
                 _send(process, reader)
             idle.put(process)
         yield from pool.map(ask, jobs)

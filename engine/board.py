@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ class Board:
     def add(self, epoch: int, record: Mapping, model: nn.Module) -> None:
         """Write one line of metrics.jsonl and the model's first kernels.
 
-        A nested number is called NAME/PART.
+        A number inside a dict gets the name NAME/PART.
         """
         for name, value in _flat(record):
             if name != "epoch":
@@ -31,6 +32,11 @@ class Board:
         if kernels is not None:
             self.writer.add_image("first kernels", kernel_grid(kernels), epoch)
         self.writer.flush()
+
+    def close(self) -> None:
+        """Close the event files."""
+        with suppress(OSError):  # the disk is full
+            self.writer.close()
 
 
 def _flat(record: Mapping, prefix: str = "") -> Sequence[tuple[str, float]]:

@@ -1,26 +1,39 @@
-"""The code that both evaluations share: their options, their records, the check whether results are there already."""
+"""The code that both evaluations share: options, records, and the check whether the results are there already."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import glob
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from channelset import Channels
-from config import DEVICES, TrainConfig, changed_options, differing, digest, identity
+from config import CONFIGS, DEVICES, changed_options, differing, digest, identity
+from data.batches import Batches
 from data.cache import PixelCache
-from data.dataset import add_data_options, open_data
+from data.dataset import add_data_options, make_batches, open_data
 from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
-from engine.records import SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
+from engine.records import (
+    SECTIONS,
+    RunFiles,
+    check_predictions,
+    read_record,
+    run_name,
+    write_predictions,
+    write_record,
+)
+from report.evaluation_page import ClassAnswers, write_page
 from utils import (
     ROOT,
     ArgumentParser,
     UserError,
     check_label,
     check_name,
+    check_writable,
     environment,
     read_json,
     read_jsonl,
@@ -28,15 +41,15 @@ from utils import (
     within,
 )
 
-# Names and paths of one machine. A record leaves them out; it holds the teacher's name instead of its path
+# names and paths of one machine. A record leaves them out; instead of the teacher's path it holds the teacher's name
 PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 
 def kept_options(options: dict) -> dict:
     """Return the options of a training that its record keeps."""
-    kept = {key: value for key, value in options.items() if key not in PLACES}
+    stored = {key: value for key, value in options.items() if key not in PLACES}
     teacher = options.get("taught_by")
-    return {**kept, "teacher": teacher} if teacher else kept
+    return {**stored, "teacher": teacher} if teacher else stored
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
@@ -76,7 +89,7 @@ def add_options(parser: ArgumentParser, task: str) -> None:
 
 
 def results_folder(task: str, dataset: dict) -> Path:
-    """Return the folder for results if --results is not given; results/ is for published data only.
+    """Return the folder for the results if --results is not given. The folder results/ is for published data only.
 
     Args:
         dataset: the entry `dataset` of a checkpoint.
@@ -88,34 +101,46 @@ def results_folder(task: str, dataset: dict) -> Path:
             if read_json(path)["dataset_digest"] == dataset["digest"]:
                 return ROOT / "results"
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # a damaged record: look at the next
+            continue  # the record is damaged
     return Path("runs/results")
 
 
+def readable(name: str, split: str, row: dict) -> str:
+    """Return a row of the table of either task as one line of text."""
+    latency = row["latency_ms"] if "subset" in row else row["latency_ms_b1"]
+    return (
+        f"{name} {split:4} "
+        + (f"{row['subset']:4} " if "subset" in row else "")
+        + f"top-1 {row['top1_pct']:5.2f} % ({row['ci95_low']:.2f} to {row['ci95_high']:.2f})  "
+        + f"F1 {row['f1_macro']:.3f}  "
+        + ("" if "subset" in row else f"strict depth {row['strict_depth']}  ")
+        + f"{row['macs'] / 1e6:.1f} MMAC"
+        + ("" if latency is None else f"  {latency:.2f} ms")
+    )
+
+
 class Evaluation:
-    """One way to evaluate one trained model: its name, the files of its results, and its record.
+    """An evaluation of one trained model: its name, its data, its record and the files of its results.
 
     Args:
         task: "task1" or "task2".
-        checkpoint: checkpoint that the training wrote.
+        path, checkpoint: the checkpoint that the training wrote, and its content.
         args: the parsed options of `add_options`.
         section, model: section and name in the results, if --section and --name are not given.
         test: options of the evaluation that differ from the training, such as image_size.
-        config_class: class of the training's options.
+
+    Attributes:
+        size: side of the images, px.
+        head: entries of the record that identify it.
+        files: paths of the results.
+        published: whether the documents show these results.
+        config, cache, device: options of the training on this machine, data and device; set by `open_data`.
     """
 
-    def __init__(
-        self,
-        task: str,
-        checkpoint: dict,
-        args,
-        section: str,
-        model: str,
-        test: dict,
-        config_class: type[TrainConfig],
-    ):
-        self.task, self.checkpoint, self.args, self.test = task, checkpoint, args, test
-        self.config_class, self.options = config_class, checkpoint["config"]
+    def __init__(self, task: str, path: str, checkpoint: dict, args, section: str, model: str, test: dict):
+        self.task, self.path, self.checkpoint, self.args, self.test = task, path, checkpoint, args, test
+        self.options, self.config_class = checkpoint["config"], CONFIGS[task]
+        self.size = test.get("image_size", self.options["image_size"])
         name = check_name(args.name or model, "--name")
         self.head = {
             "task": task,
@@ -126,7 +151,7 @@ class Evaluation:
             "model": name,
             "label": check_label(args.label or name, "--label"),
             "seed": self.options["seed"],
-            "digest": digest(identity(config_class.of(self.options)), sorted(test.items())),
+            "digest": digest(identity(self.config_class.of(self.options)), sorted(test.items())),
         }
         folder = Path(args.results or results_folder(task, checkpoint["dataset"]))
         self.files = RunFiles(folder, task, run_name(self.head))
@@ -136,7 +161,7 @@ class Evaluation:
         """Check whether --skip-existing is given and the results of this run are there already.
 
         Raises:
-            UserError: the results on disk come from another run with the same name.
+            UserError: the results on disk are those of another run with the same name.
         """
         if not self.files.record.exists():
             return False
@@ -147,10 +172,10 @@ class Evaluation:
                 self.checkpoint["train_s"],
                 kept_options(self.options),
             )
-        except (UserError, KeyError):  # a damaged record: evaluate again
+        except (UserError, KeyError):  # the record is damaged: evaluate again
             return False
         if self.args.skip_existing and same and self._is_whole(old):
-            print(f"{self.files.record} is of this very run: skipped")
+            print(f"{self.files.record} already holds the results of this run: skipped")
             return True
         if differing(kept_options(self.options), old["config"], self.config_class):
             raise UserError(
@@ -171,61 +196,107 @@ class Evaluation:
         """Check whether the record's predictions and table are there and undamaged."""
         try:
             check_predictions(self.files, record)
-            return self.files.name in self.files.table.read_text(encoding="utf-8")
-        except (OSError, UserError):
+            with open(self.files.table, encoding="utf-8", newline="") as file:
+                return any(row["run"] == self.files.name for row in csv.DictReader(file))
+        except (OSError, ValueError, KeyError, csv.Error, UserError):
             return False
 
-    def open_data(self, path: str, image_size: int) -> tuple[TrainConfig, PixelCache]:
-        """Open the data that the model was trained on; return the training's options and the data.
-
-        Options of the command line replace those of the training.
+    def is_saved(self, whole: bool = True) -> bool:
+        """Check whether the results are saved, which needs --results or an evaluation of all splits and sets.
 
         Args:
-            path: path of the checkpoint.
-            image_size: side of the images, px.
+            whole: whether all channel sets are evaluated.
+
+        Raises:
+            UserError: the results cannot be written.
+        """
+        if self.args.results or self.args.split == "both" and whole:
+            check_writable(self.files.folder)
+            return True
+        print(
+            "only some of the splits or sets: the results are printed, not saved; --results FOLDER saves them"
+        )
+        return False
+
+    def open_data(self) -> PixelCache:
+        """Open the data that the model was trained on. Options of the command line replace those of the training.
 
         Raises:
             UserError: --data is not the data that the model was trained on.
         """
         args, dataset = self.args, self.checkpoint["dataset"]
-        config = self.config_class.of(
-            self.options, image_size=image_size, data=args.data, cache=args.cache, device=args.device
-        ).resolve(Channels(dataset.get("data_channels") or RGB))
+        here = {"data": args.data, "cache": args.cache, "device": args.device, "image_size": self.size}
+        # the training needed a compiler and the package tensorboard for these options, the evaluation does not
+        unused = {"compile": False, "tensorboard": False}
+        config = self.config_class.of(self.options, **here, **unused).resolve(
+            Channels(dataset.get("data_channels") or RGB)
+        )
         if args.threads or config.device == "cpu":
             use_threads(args.threads)
-        cache = open_data(config.data, image_size, config.cache, config.max_failed)
-        mismatch = difference(cache, dataset, path)
+        cache = open_data(config.data, self.size, config.cache, config.max_failed)
+        mismatch = difference(cache, dataset, self.path)
         if mismatch:
             raise UserError(
-                f"{path} was trained on {dataset['name']!r}, not on --data {args.data}: {mismatch}; give with --data "
-                f"the data it was trained on"
+                f"{self.path} was trained on {dataset['name']!r}, not on --data {args.data}: {mismatch}; give with "
+                f"--data the data it was trained on"
             )
-        return config, cache
+        self.config, self.cache, self.device = config, cache, torch.device(config.device)
+        return cache
 
-    def new_record(self, path: str, cache: PixelCache, device: torch.device) -> dict:
-        """Return a record with everything but the metrics; `path`: path of the checkpoint."""
+    def run(self, record: dict, channels, saved: bool, evaluate: Callable[[Batches], tuple]) -> bool:
+        """Evaluate each split, print the results, and save them if `saved`.
+
+        Args:
+            record: from `new_record`.
+            channels: ids of the image channels that the network takes.
+            saved: from `is_saved`.
+            evaluate: batches -> the rows of the table, and column of the predictions -> (N,) int.
+
+        Returns:
+            True if it wrote results that the documents show.
+        """
+        for split in ("val", "test") if self.args.split == "both" else (self.args.split,):
+            batches = make_batches(self.cache, split, self.size, channels, self.device)
+            rows, predictions = evaluate(batches)
+            record["splits"][split] = rows
+            print("\n".join(readable(record["model"], split, row) for row in rows))
+            labels = batches.labels.cpu().numpy()
+            if saved and split == "test":
+                write_predictions(self.files.predictions, self.cache.split(split).paths, labels, predictions)
+        if saved:
+            self.write(record)
+        write_page(
+            self.path,
+            record,
+            self.options["name"],
+            ClassAnswers(split, labels, predictions, self.cache.class_names),
+        )
+        return saved and self.published
+
+    def new_record(self) -> dict:
+        """Return a record with everything but the metrics."""
         changed = changed_options(self.config_class.of(self.options, device="cpu"))
         return {
             **self.head,
             "options": {key: value for key, value in changed.items() if key != "amp"},
             "test": self.test,
-            "dataset_digest": cache.digest,
-            "channels": list(cache.channel_names),
+            "dataset_digest": self.cache.digest,
+            "channels": list(self.cache.channel_names),
             "images_digest": self.checkpoint["dataset"].get("images_digest", LISTS_ONLY),
             "config": kept_options(self.options),
             "trained_with": self.checkpoint["environment"],
-            "evaluated_with": environment(device),
+            "evaluated_with": environment(self.device),
             "train_s": self.checkpoint["train_s"],
-            "failed_images": {split: len(failed) for split, failed in cache.failures.items()},
-            "history": self._history(Path(path).parent / "metrics.jsonl"),
+            "failed_images": {split: len(failed) for split, failed in self.cache.failures.items()},
+            "history": self._history(Path(self.path).with_name("metrics.jsonl")),
             "splits": {},
         }
 
     def _history(self, log: Path) -> list[dict]:
         """Return the training's metrics, one line for each epoch.
 
-        Checkpoints of older versions do not hold them: then they are read from the `log` beside it. If there is no
-        log either, the list is empty.
+        A checkpoint of an older version does not hold them. Then they are read from the `log` beside it. Without a
+        log the list is empty.
 
         Raises:
             UserError: the log is damaged, or belongs to another training.
@@ -245,7 +316,7 @@ class Evaluation:
         return lines
 
     def write(self, record: dict) -> None:
-        """Write the record, and write the task's table again with it."""
+        """Write the record, and write the table of the task again."""
         write_record(self.files, record)
         print(f"wrote {self.files.table} and {self.files.record}")
         if not self.args.results and not self.published and self.head["dataset"] != "demo":

@@ -16,7 +16,7 @@ from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode, pixel_kind
 from data.files import LARGEST_IMAGE, read_file
-from data.folders import ENDINGS
+from data.folders import ENDINGS, image_files
 from data.lists import RGB
 from models import task1, task2
 from models.branched import fuse
@@ -25,10 +25,10 @@ from utils import UserError, brief, load_checkpoint
 
 
 class Predictor:
-    """A network of either task's checkpoint that classifies image files.
+    """A trained network of either task that classifies image files.
 
-    Example: `Predictor("runs/main/model.pt")("photo.jpg", "RG")` returns the five likeliest classes, each with its
-    probability, from only red and green.
+    Example: `Predictor("runs/main/model.pt")("photo.jpg", "RG")` uses only red and green. It returns the five likeliest
+    classes, each with its probability.
 
     Args:
         path: path of a model.pt that train_task1.py or train_task2.py wrote.
@@ -40,16 +40,15 @@ class Predictor:
         model, checkpoint: the network and the checkpoint as they were loaded.
 
     Raises:
-        UserError: `path` is not such a file.
+        UserError: `path` is not a checkpoint of these scripts.
     """
 
     def __init__(self, path: str | Path, device: str | torch.device = "cpu"):
         self.device = torch.device(device)
         kind = load_checkpoint(path, (task1.CHECKPOINT, task2.CHECKPOINT))["kind"]
         self.any_set = kind == task1.CHECKPOINT
-        self.model, self.checkpoint = (task1.load_channel_net if self.any_set else task2.load_classifier)(
-            path
-        )
+        load = task1.load_channel_net if self.any_set else task2.load_classifier
+        self.model, self.checkpoint = load(path)
         dataset = self.checkpoint["dataset"]
         self.mean, self.std = np.array(dataset["mean"]), np.array(dataset["std"])
         self.stored = Channels(
@@ -91,17 +90,17 @@ class Predictor:
         return network.eval().to(self.device)
 
     def pixels(self, file: str | Path, ids: Sequence[int]) -> np.ndarray:
-        """Read a file as an evaluation does, cropped: (s, s, n), channels in the order of `ids`.
+        """Read and crop a file as an evaluation does: (s, s, n), with the channels in the order of `ids`.
 
         The file holds all channels of the training data, or only the channels of `ids`.
 
         Raises:
             UserError: the file cannot be read, or holds other channels.
         """
-        side, names, size = cached_size(self.image_size), self.channels.names, self.image_size
+        side, size = cached_size(self.image_size), self.image_size
         try:
             data = read_file(file, LARGEST_IMAGE)
-            columns, image = [self.stored.names.index(names[i]) for i in ids], None
+            columns = [self.stored.names.index(self.channels.names[i]) for i in ids]
             try:
                 image = self._decode(data, side, len(self.stored))[..., columns]
             except ValueError:  # perhaps the file holds only the channels of `ids`
@@ -151,16 +150,14 @@ class Predictor:
 
 
 def find_images(paths: Sequence[str | Path]) -> Iterator[Path]:
-    """Yield the files of `paths`; of a folder, all files with an ending in `ENDINGS`, sorted.
+    """Yield the files of `paths`. A folder stands for its images, see `image_files`.
 
     Raises:
         UserError: a path does not exist, or a folder has no images.
     """
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
-            )
+            files = image_files(path)
             if not files:
                 raise UserError(f"no images in {path}; known endings: {' '.join(ENDINGS)}")
             yield from files

@@ -5,11 +5,11 @@
     results/task1/channels.csv                  all records of Task 1 as one table
     results/task2/classifiers.csv               all records of Task 2 as one table
 
-The folds of a cross-validation form one evaluation, with their provenance under "folds" (tools/bands.py).
+The folds of a cross-validation are one evaluation; "folds" in its record holds their provenance (tools/bands.py).
 NAME is PRESET-DATASET-SIZEpx-MODEL-OPTIONS-sSEED; OPTIONS is a digest of all options in eight letters.
 
-A record holds its own checksum and that of its predictions. The files that tools measure, such as speed.csv, have
-their checksums in the file SHA256SUMS beside them. `check_results` compares all checksums at every build of the report.
+A record holds its own checksum and that of its predictions. The checksums of the files that tools measure, such as
+speed.csv, are in the file SHA256SUMS beside them. `check_results` compares all checksums at every build of the report.
 """
 
 from __future__ import annotations
@@ -73,14 +73,14 @@ COSTS = {
 }
 NEXT = "next: python -m report.build"  # this command makes the documents from the results
 MAY_MISS = ("latency", "loss")  # latency is not measured with --repeats 0; older records have no loss
-# options of the training with their own column; the others stand in "options" if they differ from the default
+# options of the training with a column for each; other options are in "options" if they differ from the default
 OPTIONS = {
     "task1": ("width", "epochs", "augment", "weight_decay"),
     "task2": ("stem", "stem_pool", "width", "epochs", "augment", "weight_decay"),
 }
-# options of the evaluation with their own column; empty if the model was evaluated as trained
+# options of the evaluation with a column for each; it is empty if the model was evaluated as trained
 TEST = {"task1": ("fill", "probe", "image_size"), "task2": ("image_size",)}
-UNTOLD = {"arch", "kernels"}  # options that "options" omits: the model's name contains them
+UNTOLD = {"arch", "kernels"}  # "options" leaves these out: the model's name contains them
 
 
 def run_name(record: dict) -> str:
@@ -118,23 +118,23 @@ def read_record(path: Path, task: str) -> dict:
     """Read one record. Records of older versions have no checksums.
 
     Raises:
-        UserError: the file is not a record, or was changed since the evaluation wrote it; names the file.
+        UserError: the file is not a record, or was changed after the evaluation wrote it; the message names it.
     """
     try:
         record = read_json(path)
         if run_name(record) != path.stem or record["section"] not in SECTIONS[task]:
             raise ValueError(f"section {record['section']!r} of {run_name(record)}")
         if "checksums" in record and record["checksums"]["record"] != record_checksum(record):
-            raise ValueError("it was changed since it was written")
+            raise ValueError("it was changed after it was written")
         for key in ("model", "dataset"):
             check_name(record[key], key)
         check_label(record.get("label", record["model"]), "label")
         if not all(isinstance(line, dict) for line in record.get("history", ())):
-            raise ValueError("its history is no list of epochs")
+            raise ValueError("its history is not a list of epochs")
         return record
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(
-            f"{path} is no record of an evaluation ({error}): evaluate the model again or delete the file"
+            f"{path} is not a record of an evaluation ({error}): evaluate the model again or delete the file"
         ) from error
 
 
@@ -155,7 +155,7 @@ def record_checksum(record: dict) -> str:
 
 
 def save_record(files: RunFiles, record: dict) -> None:
-    """Write a record with its checksums; the predictions must be written before."""
+    """Write a record with its checksums. Its predictions must be written before."""
     record = json.loads(json.dumps(record))  # exactly the values that a reader will get
     predictions = file_checksum(files.predictions) if "test" in record["splits"] else None
     record["checksums"] = {"record": record_checksum(record), "predictions": predictions}
@@ -163,10 +163,10 @@ def save_record(files: RunFiles, record: dict) -> None:
 
 
 def write_record(files: RunFiles, record: dict) -> None:
-    """Write the record, and write the task's table again with it; one process at a time.
+    """Write the record, and write the table of the task again. Only one process at a time does this.
 
     Raises:
-        UserError: another record is damaged; then this record is written, and the table stays as it was.
+        UserError: another record is damaged. Then this record is written, but the table is unchanged.
     """
     with one_at_a_time(files.folder / files.task):
         save_record(files, record)
@@ -185,7 +185,7 @@ def check_results(folder: str | Path) -> None:
     Also compare the top-1 of each record with its predictions.
 
     Raises:
-        UserError: a file is damaged or missing; the message names the first such file, and what to do.
+        UserError: a file is damaged or missing; the message names the first such file and says what to do.
     """
     for task in SECTIONS:
         for name, record in load_records(folder, task).items():
@@ -206,7 +206,7 @@ def check_file(path: Path, folder: Path) -> None:
     expected = read_sums(folder / SUMS).get(path.relative_to(folder).as_posix())
     if expected and not (path.is_file() and file_checksum(path) == expected):
         raise UserError(
-            f"{path} is missing, or was changed since it was measured: restore it from git or measure again. "
+            f"{path} is missing, or was changed after it was measured: restore it from git or measure again. "
             f"Its checksum is in {folder / SUMS}"
         )
 
@@ -215,20 +215,20 @@ def check_predictions(files: RunFiles, record: dict) -> None:
     """Compare the predictions on test with their checksum, and their top-1 with that of the record.
 
     Raises:
-        UserError: they differ, or the file of the predictions is missing; names the file.
+        UserError: they differ, or the file of the predictions is missing; the message names the file.
     """
     if "test" not in record["splits"]:
         return
     predictions, checksum = read_predictions(files.predictions), file_checksum(files.predictions)
     if record.get("checksums", {}).get("predictions", checksum) != checksum:
-        raise UserError(f"{files.predictions} was changed since it was written: evaluate the model again")
+        raise UserError(f"{files.predictions} was changed after it was written: evaluate the model again")
     for row in record["splits"]["test"]:
         column = row.get("subset", SINGLE)
         top1 = 100 * float(np.mean(predictions.by_column.get(column, np.nan) == predictions.labels))
         if not abs(top1 - row["top1_pct"]) < 1e-6:
             raise UserError(
-                f"{files.record} has top-1 {row['top1_pct']} % in column {column}, its predictions "
-                f"{files.predictions} have {top1:.2f} %: one of them is damaged; evaluate the model again"
+                f"{files.record} has top-1 {row['top1_pct']} % in column {column}, but its predictions "
+                f"{files.predictions} have {top1:.2f} %: one of the two files is damaged; evaluate the model again"
             )
 
 
@@ -242,7 +242,7 @@ def read_sums(path: Path) -> dict[str, str]:
     """Read a file SHA256SUMS: name of a file -> its sha256.
 
     Raises:
-        UserError: SHA256SUMS is damaged.
+        UserError: the file is damaged.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     parts = [line.split("  ", 1) for line in lines]
@@ -351,14 +351,13 @@ def write_table(folder: str | Path, task: str) -> None:
 def to_csv(table: pd.DataFrame, decimals: dict[str, int | None]) -> str:
     """Return the table as the text of a CSV file.
 
-    Numbers have their decimals, p values four significant digits; unknown values are empty.
+    A number has the decimals of its column, a p value four significant digits. An unknown value is empty.
     """
-    text = table[list(decimals)].astype(object).where(table[list(decimals)].notna(), None)
+    text = table[list(decimals)].astype(object)
     for name, digits in decimals.items():
-        if digits is not None:
-            text[name] = [None if value is None else f"{value:.{digits}f}" for value in text[name]]
-        elif name.startswith("p_"):
-            text[name] = [None if value is None else f"{value:.4g}" for value in text[name]]
+        form = f".{digits}f" if digits is not None else ".4g" if name.startswith("p_") else ""
+        if form:
+            text[name] = text[name].map(lambda value: format(value, form), na_action="ignore")
     return text.to_csv(index=False, lineterminator="\n")
 
 
@@ -366,7 +365,7 @@ def to_csv(table: pd.DataFrame, decimals: dict[str, int | None]) -> str:
 
 
 class Predictions(NamedTuple):
-    """The test predictions of one evaluated model; a column is a channel set in Task 1, "predicted" in Task 2."""
+    """The predictions of a model on test. A column is a channel set in Task 1, and "predicted" in Task 2."""
 
     images: list[str]
     labels: np.ndarray  # (N,)
@@ -374,9 +373,9 @@ class Predictions(NamedTuple):
 
 
 def write_predictions(path: Path, images: list[str], labels, predictions: dict) -> None:
-    """Write one line for each image: path, true class, predicted class for each column's channel set.
+    """Write a line for each image: path, true class, and the predicted class of each column.
 
-    Paired tests use this file.
+    Paired tests of two models read this file.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -399,7 +398,7 @@ def read_predictions(path: Path) -> Predictions:
         table = pd.read_csv(text, dtype={"image": str}, keep_default_na=False)
         images, labels, *answers = table.columns
         classes = table[[labels, *answers]]
-        # pandas makes an index of cells that are too many, and other numbers of cells that are empty
+        # a line with too many cells makes pandas use the first as an index; an empty cell makes it use floats
         if not isinstance(table.index, pd.RangeIndex) or any(kind.kind != "i" for kind in classes.dtypes):
             raise ValueError("a line is not a path and the numbers of classes")
         if (classes < 0).any(axis=None):

@@ -1,4 +1,4 @@
-"""One optimiser step: batch, forward, backward, SGD, average. On a GPU the whole step is one CUDA graph."""
+"""Run one optimiser step: batch, forward, backward, SGD, average. On a GPU the whole step is one CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from config import TrainConfig, parse_sizes
 from data.batches import Batches, draw_mix, mix
 from utils import generator
 
-MIXED = 0.9  # share of the training, from its start, in which images are mixed
-WARM_UP = 3  # steps before the graph is captured: they choose algorithms and create the optimiser's state
+MIXED = 0.9  # images are mixed in this first share of the training
+WARM_UP = 3  # steps before the graph is captured; they choose algorithms and create the optimiser's state
 
 
 def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
@@ -30,18 +30,18 @@ def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
 class TrainStep:
     """A runner of the steps of a training: one step for each call of `run`.
 
-    All random numbers of an epoch are drawn at once and copied to the device once. They are drawn on the CPU from
-    only (seed, step), so a batch is the same on every device. If a GPU holds the images, a step is then one launch:
-    it copies nothing from the host.
+    All random numbers of an epoch are drawn at once and copied to the device once. They are drawn on the CPU and
+    depend only on (seed, step), so a batch is the same on every device. If a GPU holds the images, each step is one
+    launch that copies nothing from the host.
 
     Args:
         config: resolved options.
-        called: the network to call: `model` itself, compiled or wrapped for several processes.
+        called: the network to call: `model`, perhaps compiled or wrapped for several processes.
         model: the network itself, on its device.
         average: moving average of `model`, with horizon `ema_epochs`.
         train: training batches.
         batch_inputs: (batch size, generator) -> extra keyword tensors for the network for one batch, on the CPU.
-        teacher: images -> logits that the network learns from too, or None.
+        teacher: images -> logits. The network learns from these logits too; or None.
         processes: number of this process (`rank`) and of all processes (`world`).
 
     Attributes:
@@ -85,7 +85,7 @@ class TrainStep:
     # ------------------------------------------------------------ random numbers
 
     def _draw(self, epoch: int) -> dict[str, Tensor]:
-        """Draw everything random that the steps of an epoch use: name -> (per_epoch, ...), on the CPU."""
+        """Draw all random numbers of an epoch: name -> (per_epoch, ...), on the CPU."""
         config, steps = self.config, range(epoch * self.per_epoch, (epoch + 1) * self.per_epoch)
         order = torch.randperm(len(self.train), generator=generator(config.seed, "order", epoch))
         batches = []
@@ -110,7 +110,7 @@ class TrainStep:
         }
 
     def _draw_mix(self, step: int, random: torch.Generator) -> dict[str, Tensor]:
-        """Draw the inputs of `data.batches.mix`; near the end of the training they are zero, which mixes nothing."""
+        """Draw the inputs of `data.batches.mix`. Near the end of the training they are zero, so nothing is mixed."""
         if self.config.mix == "none":
             return {}
         drawn = draw_mix(self.config.mix, self._size(step), random)
@@ -133,6 +133,7 @@ class TrainStep:
         )
 
     def _begin_epoch(self, epoch: int) -> None:
+        """Put the random numbers of the epoch on the device."""
         drawn_epoch, drawn = self.ahead
         drawn = drawn if drawn_epoch == epoch else self._draw(epoch)
         if self.device.type == "cuda":
@@ -207,9 +208,7 @@ class TrainStep:
             loss = torch.lerp(loss, other, part)
         if self.teacher is not None:
             loss = (1 - share) * loss + share * self._distillation(images, logits)
-        for (
-            group
-        ) in self.optimizer.param_groups:  # within a graph the rate is a tensor, so that it can change
+        for group in self.optimizer.param_groups:  # in a graph the rate is a tensor, so that it can change
             group["lr"], group["fused"] = rate, self.capturable
         if self.graph is None:
             self.optimizer.zero_grad(set_to_none=True)
@@ -222,9 +221,9 @@ class TrainStep:
             self.losses[position] = loss.detach()
 
     def _distillation(self, images: Tensor, logits: Tensor) -> Tensor:
-        """Return the Kullback-Leibler divergence of the model from the teacher, times temperature squared.
+        """Return the Kullback-Leibler divergence of the model from the teacher, times the temperature squared.
 
-        Both predictions are softened by the temperature.
+        The temperature softens both predictions.
         """
         temperature = self.config.distill_temperature
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
@@ -250,7 +249,7 @@ class TrainStep:
 
 
 def _by_kind(average: nn.Module, model: nn.Module) -> list[tuple[bool, list[Tensor], list[Tensor]]]:
-    """Group the parameters and buffers of both by type: a list of (is it floating point, averages, values)."""
+    """Group the parameters and buffers of both networks by type: [(is it floating point, averages, values)]."""
     groups: dict = {}
     for mean, value in zip(
         [*average.parameters(), *average.buffers()], [*model.parameters(), *model.buffers()], strict=True

@@ -1,8 +1,8 @@
 """The training loop that both tasks share: mixed precision, EMA, exact resume, one directory for each run.
 
-last.pt holds the whole state, with the lines of metrics.jsonl. A resumed run writes that file again from last.pt.
-While a training runs, previous.pt holds the state saved before last.pt. If last.pt is damaged, the run goes on from
-previous.pt.
+last.pt holds the whole state, with the lines of metrics.jsonl. A resumed run writes metrics.jsonl again from last.pt.
+While a training runs, previous.pt holds the state that was saved before last.pt. If last.pt is damaged, the run goes
+on from previous.pt.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ OLDER = "previous.pt"  # the state saved before last.pt; it is deleted when the 
 
 @dataclass(frozen=True)
 class Processes:
-    """The number of this process (`rank`) and how many `torchrun` started (`world`; 1 without torchrun)."""
+    """The number of this process (`rank`) among the `world` processes that torchrun started (1 without torchrun)."""
 
     rank: int
     world: int
@@ -86,21 +86,21 @@ class Processes:
 
 
 def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, Processes, PixelCache]:
-    """Set the threads, choose the device, join the other processes and open the data; return the last three.
+    """Set the threads, then return the device, the processes of torchrun and the opened data.
 
     Args:
-        data: path of the data set, if it was searched already (default: search by `config.data`).
+        data: path of the data set, if it is known already (default: search by `config.data`).
 
     Raises:
-        UserError: a file that an option names is missing or no model; or the run directory holds a run already or
+        UserError: a file that an option names is missing or not a model; or the run directory holds a run already or
             cannot be written.
-        BusyError: another process trains there.
+        BusyError: another process uses the run directory.
     """
     for option in ("teacher", "init_from"):  # checked first: decoding the data may take minutes
-        path = getattr(config, option)
-        if path and not Path(path).is_file():
-            raise UserError(f"--{option.replace('_', '-')} {path}: no such file; give the path of a model.pt")
-        if path:
+        if path := getattr(config, option):
+            if not Path(path).is_file():
+                flag = option.replace("_", "-")
+                raise UserError(f"--{flag} {path}: no such file; give the path of a model.pt")
             load_checkpoint(path, tuple(OPTIONS))
     if config.out and not config.resume and Path(config.out, "last.pt").exists():
         raise UserError(_holds_a_run(config.out))
@@ -113,11 +113,8 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
         if config.out and Path(config.out).exists():
             hold(Path(config.out)).release()
         check_writable(Path(config.out or "runs"))
-    return (
-        device,
-        processes,
-        open_data(data or config.data, config.image_size, config.cache, config.max_failed),
-    )
+    cache = open_data(data or config.data, config.image_size, config.cache, config.max_failed)
+    return device, processes, cache
 
 
 def _holds_a_run(folder: str | Path) -> str:
@@ -125,13 +122,14 @@ def _holds_a_run(folder: str | Path) -> str:
 
 
 def choose_threads(config: TrainConfig) -> None:
-    """Set the number of CPU threads: --threads; without it, that of the interrupted run, or one for each idle core."""
-    if not config.threads and config.device == "cpu":
-        earlier = Path(config.out or "", "config.json")
-        if config.resume and config.out and earlier.is_file():
-            with suppress(ValueError, AttributeError):
-                threads = read_json(earlier).get("threads")
-                config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
+    """Set the number of CPU threads.
+
+    Without --threads it is the number of the interrupted run, or one for each idle core.
+    """
+    if not config.threads and config.device == "cpu" and config.resume and config.out:
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
+            threads = read_json(Path(config.out, "config.json")).get("threads")
+            config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
     if config.threads or config.device == "cpu":
         config.threads = use_threads(config.threads)
 
@@ -150,14 +148,14 @@ class Answers(NamedTuple):
 
     predictions: np.ndarray  # (N,), the likeliest class of each image
     loss: float  # mean cross-entropy of the true classes, in nats
-    # per cent of the images whose class is among the five likeliest; None where there are at most five classes
+    # per cent of the images whose true class is among the five likeliest; None if there are at most five classes
     top5_pct: float | None
 
 
 def predict(model: nn.Module, batches: Batches, columns=None, amp: bool = True) -> Answers:
-    """Evaluate the model, in eval mode, on the image channels `columns` (None: all).
+    """Evaluate the model in eval mode on the image channels `columns` (None: all).
 
-    If memory runs out, it tries again with half as many images at once.
+    If the memory is too small, try again with half as many images at once.
     """
     count = min(len(batches), 1024 if batches.device.type == "cuda" else 256)
     while True:
@@ -190,14 +188,13 @@ def _predict(model: nn.Module, batches: Batches, columns, amp: bool, count: int)
 def _stop_signals() -> list[int]:
     """Return the signals after which a training saves and stops: Ctrl-C, SIGTERM and a closed terminal.
 
-    Under nohup a closed terminal is ignored.
+    Clusters send SIGUSR1, SIGUSR2 or SIGXCPU before they end a job. SIGBREAK is Ctrl-Break on Windows.
     """
-    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
-    heard = hang_up is not None and signal.getsignal(hang_up) != signal.SIG_IGN
-    # clusters warn with these signals before they end a job; SIGBREAK is Ctrl-Break on Windows
-    others = [getattr(signal, name, None) for name in ("SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")]
-    ends = [hang_up] if heard else []
-    return [signal.SIGINT, signal.SIGTERM, *ends, *(number for number in others if number is not None)]
+    names = ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK"]
+    # Windows has no SIGHUP; nohup ignores it, so that the training goes on without the terminal
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        names.append("SIGHUP")
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 class Estimate:
@@ -230,15 +227,11 @@ class Estimate:
     def line(self, seconds: float) -> str:
         """Return the line of text for `seconds` left.
 
-        If more than an hour is left on a CPU, it also names the shortest preset.
+        If more than an hour is left on a CPU, the line also names the shortest preset.
         """
-        end = time.strftime(
-            "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", time.localtime(time.time() + seconds)
-        )
-        text, least = (
-            f"about {duration(seconds)} on this {self.device.type.upper()}, until {end}",
-            next(iter(PRESETS)),
-        )
+        form, least = "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", next(iter(PRESETS))
+        end = time.strftime(form, time.localtime(time.time() + seconds))
+        text = f"about {duration(seconds)} on this {self.device.type.upper()}, until {end}"
         share = work(PRESETS[least]) / work(vars(self.config))
         if self.device.type == "cpu" and seconds > 3600 and share < 0.5:
             text += f"; --preset {least} takes about {duration(seconds * share)}"
@@ -247,7 +240,7 @@ class Estimate:
 
 def work(options: Mapping) -> float:
     """Return the cost of a training up to a constant factor: pixels * width ** 2 * blocks * epochs."""
-    blocks = sum(LAYERS[options["arch"]]) if options["arch"] in LAYERS else sum(LAYERS["resnet10"])
+    blocks = sum(LAYERS.get(options["arch"], LAYERS["resnet10"]))
     return options["image_size"] ** 2 * options["width"] ** 2 * blocks * options["epochs"]
 
 
@@ -263,8 +256,8 @@ class Trainer:
         train: training batches.
         validate: model -> dict of validation metrics; called with the averaged weights.
         batch_inputs: (batch size, generator) -> extra keyword tensors for the model for one batch, on the CPU.
-        processes: this process among those that torchrun started.
-        teacher: images (B, C, s, s) -> logits (B, K) that the model learns from too (knowledge distillation,
+        processes: this process and the number of processes that torchrun started.
+        teacher: images (B, C, s, s) -> logits (B, K). The model learns from these logits too (knowledge distillation,
             1503.02531).
 
     Raises:
@@ -321,11 +314,12 @@ class Trainer:
         )
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
         # loss_sum: sum of the losses of this epoch's steps
-        self.step, self.seconds, self.loss_sum, self.stopped, self.lock = 0, 0.0, 0.0, None, None
+        self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, False
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
         self.board: Board | None = None
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
-        if config.compile:  # in place, after the average was copied, so that no state dict changes its keys
+        # in place and after the average was copied, so that no state dict changes its keys
+        if config.compile:
             called.compile(dynamic=False)
         self.steps = TrainStep(
             config,
@@ -373,12 +367,12 @@ class Trainer:
                     spare.unlink(missing_ok=True)  # a rename of one name of a file to another does nothing
                     os.link(last, spare)
                     os.replace(spare, older)
-                except OSError:  # a file system without links
+                except OSError:  # the file system has no links
                     os.replace(last, older)
             save_checkpoint(last, self._state())
 
     def _load(self) -> dict | None:
-        """Return the saved state that the run goes on from; None if nothing was saved.
+        """Return the saved state of the run, or None if nothing was saved.
 
         Raises:
             UserError: last.pt is damaged and previous.pt is missing or damaged too; or --resume was not given.
@@ -396,7 +390,7 @@ class Trainer:
             except UserError:
                 raise error from None
             if last.exists() and self.processes.rank == 0:
-                print(f"{error}\ngoing on from the state before it, {older}", file=sys.stderr)
+                print(f"{error}\nThe run goes on from the state before it, {older}.", file=sys.stderr)
         check_options(state["config"], type(self.config), last)
         return state
 
@@ -406,37 +400,14 @@ class Trainer:
         Raises:
             UserError: the directory holds a run and --resume was not given; or the run had other options, other
                 data, another network or another number of processes.
-            BusyError: another process trains there.
         """
         if self.processes.rank == 0:
-            self.lock = hold(self.folder)
             for name in ("last.pt", "model.pt", "metrics.jsonl"):
                 for unfinished in self.folder.glob(f".{name}.????????{PARTIAL}"):  # a killed run left them
                     unfinished.unlink()
         if state := self._load():
-            mismatch = difference(self.cache, state, str(self.folder / "last.pt"))
-            if mismatch:
-                raise UserError(
-                    f"cannot resume {self.folder}: it was started on other data: {mismatch}; give that data set with "
-                    f"--data, or choose another --out"
-                )
-            if state["world"] != self.processes.world:
-                raise UserError(
-                    f"cannot resume {self.folder}: it was started with {state['world']} "
-                    f"processes, now there are {self.processes.world}; use the same number of processes: each "
-                    f"draws its own images"
-                )
-            differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
-            if differ:
-                if set(differ) == {"epochs"}:
-                    raise UserError(f"cannot resume {self.folder}: {self._other_length(differ['epochs'][1])}")
-                raise UserError(
-                    f"cannot resume {self.folder}: it was started with "
-                    + ", ".join(
-                        f"--{key.replace('_', '-')} {theirs} (now {ours})"
-                        for key, (ours, theirs) in differ.items()
-                    )
-                )
+            if mismatch := self._mismatch(state):
+                raise UserError(f"cannot resume {self.folder}: {mismatch}")
             self.environment = state["environment"]
             # older versions did not save the digest of the pictures
             self.images_digest = state.get("images_digest", LISTS_ONLY)
@@ -450,11 +421,6 @@ class Trainer:
                     f"cannot resume {self.folder}: last.pt holds another network "
                     f"({brief(error)}); choose another --out or delete last.pt"
                 ) from error
-            if not 0 <= state["step"] <= self.steps.total:
-                raise UserError(
-                    f"cannot resume {self.folder}: last.pt is at step {state['step']} of "
-                    f"{self.steps.total}; choose another --out or delete last.pt"
-                )
             self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
             self.metrics = self._lines(state)
             if self.processes.rank == 0:
@@ -465,6 +431,26 @@ class Trainer:
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
             write_json(self.folder / "environment.json", self.environment)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    def _mismatch(self, state: dict) -> str:
+        """Return why the run cannot go on from `state`, and what to do; "" if it can."""
+        if mismatch := difference(self.cache, state, str(self.folder / "last.pt")):
+            return f"it was started on other data: {mismatch}; give that data set with --data, or choose another --out"
+        if state["world"] != self.processes.world:
+            return (
+                f"it was started with {state['world']} processes, now there are {self.processes.world}; use the same "
+                f"number of processes: each draws its own images"
+            )
+        differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
+        if set(differ) == {"epochs"}:
+            return self._other_length(differ["epochs"][1])
+        if differ:
+            return "it was started with " + ", ".join(
+                f"--{key.replace('_', '-')} {theirs} (now {ours})" for key, (ours, theirs) in differ.items()
+            )
+        if not 0 <= state["step"] <= self.steps.total:
+            return f"last.pt is at step {state['step']} of {self.steps.total}; choose another --out or delete last.pt"
+        return ""
 
     def _other_length(self, epochs: int) -> str:
         """Return why a run of `epochs` epochs cannot go on with another number, and the commands to use instead."""
@@ -480,10 +466,10 @@ class Trainer:
         return text + "; add your other options to it"
 
     def _lines(self, state: dict) -> list[dict]:
-        """Return the metrics of the epochs that are done; older versions saved them only in metrics.jsonl.
+        """Return the metrics of the finished epochs. Older versions saved them only in metrics.jsonl.
 
         Raises:
-            UserError: there is not exactly one line for each epoch that is done.
+            UserError: there is not exactly one line for each finished epoch.
         """
         epochs, log = list(range(1, self.step // self.steps_per_epoch + 1)), self.folder / "metrics.jsonl"
         lines = state["metrics"] if "metrics" in state else read_jsonl(log)[: len(epochs)] if epochs else []
@@ -499,46 +485,41 @@ class Trainer:
     def fit(self) -> nn.Module:
         """Train to the end and return the averaged model.
 
-        After Ctrl-C, SIGTERM or a closed terminal it saves, then exits with status 130.
+        After Ctrl-C, SIGTERM or a closed terminal, save and exit with status 130.
 
         Raises:
-            UserError: the loss or a weight is not finite; the last checkpoint is kept.
+            UserError: see `open_run`; or the loss or a weight is not finite, then last.pt is unchanged.
+            BusyError: another process uses the run directory.
         """
-        bar, handlers, messages = None, {}, sys.stderr
-        try:
+        first = self.processes.rank == 0
+        with ExitStack() as stack:  # at the end it calls in reverse order what was added to it
+            if first:
+                lock = hold(self.folder)
+                stack.callback(lock.release)
             self.open_run()
-            if self.config.tensorboard and self.processes.rank == 0:
-                self.board = Board(self.folder / "tensorboard")  # the folder is locked now
+            if self.config.tensorboard and first:
+                self.board = Board(self.folder / "tensorboard")
+                stack.callback(self.board.close)
             for number in _stop_signals():
                 # only the main thread may set handlers; in another thread, the caller must stop the training
                 with suppress(ValueError):
-                    handlers[number] = signal.signal(
-                        number, lambda number, _: setattr(self, "stopped", number)
-                    )
-            if self.processes.rank == 0:
-                print(self.describe(), file=messages)
-            bar = progress_bar(
-                total=self.steps.total,
-                initial=self.step,
-                unit="step",
-                desc=self.folder.name,
-                file=messages,
-                disable=self.processes.rank != 0,
+                    handler = signal.signal(number, lambda *_: setattr(self, "stopped", True))
+                    stack.callback(signal.signal, number, handler)
+            if first:
+                print(self.describe(), file=sys.stderr)
+            bar = stack.enter_context(
+                progress_bar(
+                    total=self.steps.total,
+                    initial=self.step,
+                    unit="step",
+                    desc=self.folder.name,
+                    disable=not first,
+                )
             )
-            self._train(bar, messages)
-        finally:
-            if bar is not None:
-                bar.close()
-            if self.board is not None:
-                with suppress(OSError):  # the disk is full
-                    self.board.writer.close()
-            if self.lock is not None:
-                self.lock.release()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            self._train(bar)
         return self.ema.module
 
-    def _train(self, bar: tqdm, messages: TextIO) -> None:
+    def _train(self, bar: tqdm) -> None:
         """Run the steps that are left."""
         total, estimate = self.steps.total, Estimate(self.config, self.device, self.steps.total - self.step)
         began, checked, saved = time.perf_counter(), self.step, time.monotonic()
@@ -547,7 +528,7 @@ class Trainer:
             self.step += 1
             bar.update()
             if (text := estimate.step()) and self.processes.rank == 0:
-                bar.write(text, file=messages)
+                bar.write(text, file=sys.stderr)
             stop, epoch_ended = self._stop_asked(), self.step % self.steps_per_epoch == 0
             due = time.monotonic() - saved > SAVE_EVERY
             if epoch_ended or stop or due or self.step - checked >= 50:
@@ -564,7 +545,8 @@ class Trainer:
                     except UserError as error:
                         if stop or self.step == total:
                             raise
-                        bar.write(f"warning: {error} The training goes on and tries again.", file=messages)
+                        text = f"warning: {error} The training goes on and tries again."
+                        bar.write(text, file=sys.stderr)
                     saved = time.monotonic()
                 began = time.perf_counter()
             if stop:
@@ -572,7 +554,7 @@ class Trainer:
                 print(
                     f"stopped after step {self.step} of {total}; everything is saved in {self.folder}. "
                     "To go on, run the same command with --resume.",
-                    file=messages,
+                    file=sys.stderr,
                 )
                 sys.exit(130)
 
@@ -634,25 +616,24 @@ class Trainer:
             UserError: the mean is not finite; or, at the end of an epoch, a weight is not finite.
         """
         count, first = self.step - since, since % self.steps_per_epoch
-        # in double precision the sum does not depend on how often it is asked for
+        # double precision: the sum does not depend on the number of its parts
         total = self.steps.losses[first : first + count].double().sum().item()
         self.loss_sum, loss = self.loss_sum + total, total / count
-        finite = self.step % self.steps_per_epoch or self._weights_are_finite()
+        finite = self.step % self.steps_per_epoch or (
+            torch.stack(torch._foreach_norm([*self.model.parameters()], torch.inf)).isfinite().all()
+        )
         if not math.isfinite(loss) or not finite:
-            what = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
+            fault = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
-            before = f"; last.pt in {self.folder} was saved before that"
+            saved = f"; last.pt in {self.folder} was saved before that"
             raise UserError(
-                f"{what} in epoch {epoch}, before step {self.step}; try a lower --lr or --no-amp"
-                + before * (self.folder / "last.pt").exists()
+                f"{fault} in epoch {epoch}, before step {self.step}; try a lower --lr or --no-amp"
+                + saved * (self.folder / "last.pt").exists()
             )
         return loss
 
-    def _weights_are_finite(self) -> bool:
-        return torch.stack(torch._foreach_norm([*self.model.parameters()], torch.inf)).isfinite().all().item()
-
     def _end_epoch(self, bar: tqdm) -> None:
-        """Validate if this epoch is due for it, and write the epoch's line of metrics."""
+        """Validate if this is due, and write the epoch's line of metrics."""
         epoch, config = self.step // self.steps_per_epoch, self.config
         record = {
             "epoch": epoch,
@@ -664,18 +645,20 @@ class Trainer:
             record.update(self.validate(self.ema.module))
             if self.processes.rank == 0:
                 bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=sys.stderr)
-        self.metrics.append(json.loads(json.dumps(record)))  # numbers exactly as the file will hold them
+        self.metrics.append(json.loads(json.dumps(record)))  # the numbers exactly as in the file
         if self.board:
             rate = float(self.optimizer.param_groups[0]["lr"])
             try:
                 self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
             except OSError as error:  # metrics.jsonl holds the numbers as well
-                bar.write(f"warning: cannot write to {self.folder / 'tensorboard'}: {error}", file=bar.fp)
+                bar.write(f"warning: cannot write to {self.folder / 'tensorboard'}: {error}", file=sys.stderr)
         if self.processes.rank == 0:
             try:
                 append_jsonl(self.folder / "metrics.jsonl", record)
             except OSError as error:  # last.pt holds the line as well
-                bar.write(f"warning: cannot write to {self.folder / 'metrics.jsonl'}: {error}", file=bar.fp)
+                bar.write(
+                    f"warning: cannot write to {self.folder / 'metrics.jsonl'}: {error}", file=sys.stderr
+                )
 
     def _stop_asked(self) -> bool:
         """Check whether any process was asked to stop.
@@ -683,9 +666,9 @@ class Trainer:
         Several processes exchange this every 20 steps, so that all stop at the same step.
         """
         if self.processes.world == 1:
-            return self.stopped is not None
+            return self.stopped
         if self.step % 20:
             return False
-        flag = torch.tensor(float(self.stopped is not None), device=self.device)
+        flag = torch.tensor(float(self.stopped), device=self.device)
         dist.all_reduce(flag)
         return flag.item() > 0

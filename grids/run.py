@@ -96,3 +96,8 @@ def distinct(runs: Iterable[Run]) -> list[Run]:
     for run in runs:
         first.setdefault((run.model, *sorted(run.words), str(run.teacher), bool(run.parts)), run)
     return list(first.values())
+
+
+def against(reference: Run, variants: dict[str, Run]) -> list[tuple[str, Run, Run]]:
+    """Return the rows (name, run, reference run) of an ablation table whose variants have the same reference."""
+    return [(name, run, reference) for name, run in variants.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grids.run import Run
+from grids.run import Run, against
 
 # ---------------------------------------------------------------- networks
 
@@ -281,13 +281,16 @@ ABLATIONS = {
         ("width 3/8, ours, 90 epochs, strong", MEDIUM_STRONG),
         ("width 1/2, specialists", WIDE_SPECIALISTS, WIDE),
     ],
-    "full width, 64 px": [
-        ("ours, 30 epochs", FULL_CHANNELSET, FULL_CHANNELSET),
-        ("mean fill, 30", FULL_MEAN, FULL_CHANNELSET),
-        ("sliced kernel, 30", FULL_SLICED, FULL_CHANNELSET),
-        ("ours, 90", FULL_LONG, FULL_CHANNELSET),
-        ("7 specialists, 30 each", FULL_SPECIALISTS, FULL_CHANNELSET),
-    ],
+    "full width, 64 px": against(
+        FULL_CHANNELSET,
+        {
+            "ours, 30 epochs": FULL_CHANNELSET,
+            "mean fill, 30": FULL_MEAN,
+            "sliced kernel, 30": FULL_SLICED,
+            "ours, 90": FULL_LONG,
+            "7 specialists, 30 each": FULL_SPECIALISTS,
+        },
+    ),
     "augmentation": [
         ("the preset's", CHANNELSET),
         ("strong", STRONG),
@@ -382,21 +385,23 @@ NAMED = {
         for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG), ("sizes-", FINE_SIZES))
         for size in (40, 64)
     },
+    "fine-at-56px": (resized(FINE_STRONG, 56),),
     "weighted": (BANDS_WEIGHTED,),
     "all-bands": (BANDS_PLAIN,),
     "all-bands+regression": (BANDS_FILLED[1],),
     "specialist": (BANDS_RGB,),
 }
-# Rows of the report's main table: tuples (label, model)
+# Rows of the report's main table: tuples (label, model, specialists with the same recipe). Without specialists, a model
+# is compared with SPECIALISTS
 MAIN_ROWS = (
     ("seven specialists", SPECIALISTS),
-    ("the same, 90 epochs, strong", LONG_SPECIALISTS),
-    ("the same, no pooling, 50 epochs, strong", FINE_SPECIALISTS),
+    ("the same, 90 epochs, strong", LONG_SPECIALISTS, LONG_SPECIALISTS),
+    ("the same, no pooling, 50 epochs, strong", FINE_SPECIALISTS, FINE_SPECIALISTS),
     ("late fusion of R, G, B", LATE_FUSION),
     ("ours", CHANNELSET),
-    ("ours, 90 epochs, strong †", LONG_STRONG),
-    ("ours, no pooling, 50 epochs, strong †", FINE_STRONG),
-    ("the same, 1/2 wide †", FINE_WIDE),
+    ("ours, 90 epochs, strong †", LONG_STRONG, LONG_SPECIALISTS),
+    ("ours, no pooling, 50 epochs, strong †", FINE_STRONG, FINE_SPECIALISTS),
+    ("the same, 1/2 wide †", FINE_WIDE, FINE_SPECIALISTS),
     ("mean fill", BY_FILL["mean"]),
     ("sliced kernel (C/n)", SLICED),
     ("tied filter (C/n)", GENERATED["tied"]),

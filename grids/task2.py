@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grids.run import Run
+from grids.run import Run, against
 
 STRONG = {"augment": "strong", "weight_decay": 0.002}
 LIGHT = {"augment": "light", "weight_decay": 0.0005}
@@ -273,27 +273,25 @@ ABLATIONS = {
         ("3, gated", NAMED_10["gated5-k5"], GATED_10),
         ("2 of 7x7, gated", NAMED_10["gated4-k7"], GATED_10),
     ],
-    "about half of ResNet-34's latency, strong": [
-        (label, run, SCREENED["gated6-k3, 5/16 wide"]) for label, run in SCREENED.items()
-    ],
+    "about half of ResNet-34's latency, strong": against(SCREENED["gated6-k3, 5/16 wide"], SCREENED),
     "width": [("the preset's", REFERENCE), ("1/8", WIDTHS_10[0.125]), ("1/2", WIDTHS_10[0.5])],
     "hidden layers and width, 10 epochs": [
         (f"{layers} layers, {width:g} wide", run, WIDTHS_10[width])
         for (layers, width), run in DEPTH_WIDTH_10.items()
     ],
-    "width and layers, 60 epochs": [
-        (label, run, RESNET_60[0.001])
-        for label, run in (
-            ("gated6-k3, 5/16", WIDE_60[0.001]),
-            ("gated6-k3, 5/16, decay 0.002", WIDE_60[0.002]),
-            ("gated6-k3, 7/16, decay 0.002", SAME_MACS_60),
-            ("3 layers, 25/64, decay 0.002", THREE_60),
-            ("3 layers, 3/8, the last of 144 channels, decay 0.002", THREE_384_60),
-            ("gated4-k7, 1/4", GATED4_60),
-            ("gated4-k5, 5/16, decay 0.002", GATED4_K5_60),
-            ("ResNet-34, 1/4", RESNET_60[0.001]),
-        )
-    ],
+    "width and layers, 60 epochs": against(
+        RESNET_60[0.001],
+        {
+            "gated6-k3, 5/16": WIDE_60[0.001],
+            "gated6-k3, 5/16, decay 0.002": WIDE_60[0.002],
+            "gated6-k3, 7/16, decay 0.002": SAME_MACS_60,
+            "3 layers, 25/64, decay 0.002": THREE_60,
+            "3 layers, 3/8, the last of 144 channels, decay 0.002": THREE_384_60,
+            "gated4-k7, 1/4": GATED4_60,
+            "gated4-k5, 5/16, decay 0.002": GATED4_K5_60,
+            "ResNet-34, 1/4": RESNET_60[0.001],
+        },
+    ),
     "other layers": [
         ("convolutions", REFERENCE),
         ("self-attention", NAMED_10["attention"]),
@@ -340,17 +338,20 @@ ABLATIONS = {
         ("ResNet-34, light", RESNET_LIGHT, RESNET_LIGHT),
         ("ResNet-34, strong", RESNETS[0.0005], RESNET_LIGHT),
     ],
-    "components, 30 epochs": [
-        ("one 5x5 convolution", PLAIN_STRONG, PLAIN_STRONG),
-        ("gates beside it", GATED_K5_STRONG, PLAIN_STRONG),
-        *((f"{kind} gates only", run, PLAIN_STRONG) for kind, run in GATES_30.items()),
-        ("branches in training", BRANCHES_30, PLAIN_STRONG),
-        *((f"one {size}x{size} convolution", run, PLAIN_STRONG) for size, run in KERNELS_30.items()),
-        ("19/64 wide instead of 16/64", WIDER_30, PLAIN_STRONG),
-        ("two layers fewer", TWO_LAYERS_30, PLAIN_STRONG),
-        ("self-attention", OTHERS_30["attention"], PLAIN_STRONG),
-        ("graph layers", OTHERS_30["graph"], PLAIN_STRONG),
-    ],
+    "components, 30 epochs": against(
+        PLAIN_STRONG,
+        {
+            "one 5x5 convolution": PLAIN_STRONG,
+            "gates beside it": GATED_K5_STRONG,
+            **{f"{kind} gates only": run for kind, run in GATES_30.items()},
+            "branches in training": BRANCHES_30,
+            **{f"one {size}x{size} convolution": run for size, run in KERNELS_30.items()},
+            "19/64 wide instead of 16/64": WIDER_30,
+            "two layers fewer": TWO_LAYERS_30,
+            "self-attention": OTHERS_30["attention"],
+            "graph layers": OTHERS_30["graph"],
+        },
+    ),
     "MixUp and CutMix, 30 epochs": [
         ("ResNet-34, neither", RESNETS[0.001], RESNETS[0.001]),
         ("ResNet-34, CutMix", MIXED["ResNet-34", "cutmix"], RESNETS[0.001]),
@@ -360,23 +361,26 @@ ABLATIONS = {
         ("gated6-k3, CutMix", MIXED["gated6-k3", "cutmix"], GATED_30[0.001]),
         ("gated6-k3, MixUp", MIXED["gated6-k3", "mixup"], GATED_30[0.001]),
     ],
-    "fine stems, 30 epochs": [
-        ("ResNet-34, 3x3 stem", FINE_RESNETS[0.002], FINE_RESNETS[0.002]),
-        ("depth 6, 3x3 stem, 7/16 wide", FINE_SAME_MACS, FINE_RESNETS[0.002]),
-        ("six plain operations, 3x3 stem", PLAIN_FINE, FINE_RESNETS[0.002]),
-        ("depth 4, 7x7 stem of stride 1", GATED4_FINE, FINE_RESNETS[0.002]),
-        ("the same, 3/8 wide", GATED4_FINE_WIDE, FINE_RESNETS[0.002]),
-    ],
-    "kernel, 30 epochs": [
-        (label, run, GATED_K5_STRONG)
-        for label, run in (
-            ("gated, 5x5", GATED_K5_STRONG),
-            ("gated, 3x3, gates of pooled cells", GATED_30[0.0005]),
-            ("branches in training, 5x5, gates of pooled cells", REPARAM_GATED_STRONG),
-            ("3x3, decay 0.001", SHALLOW),
-            ("5x5, gates of pooled cells, decay 0.001", POOLED_K5),
-        )
-    ],
+    "fine stems, 30 epochs": against(
+        FINE_RESNETS[0.002],
+        {
+            "ResNet-34, 3x3 stem": FINE_RESNETS[0.002],
+            "depth 6, 3x3 stem, 7/16 wide": FINE_SAME_MACS,
+            "six plain operations, 3x3 stem": PLAIN_FINE,
+            "depth 4, 7x7 stem of stride 1": GATED4_FINE,
+            "the same, 3/8 wide": GATED4_FINE_WIDE,
+        },
+    ),
+    "kernel, 30 epochs": against(
+        GATED_K5_STRONG,
+        {
+            "gated, 5x5": GATED_K5_STRONG,
+            "gated, 3x3, gates of pooled cells": GATED_30[0.0005],
+            "branches in training, 5x5, gates of pooled cells": REPARAM_GATED_STRONG,
+            "3x3, decay 0.001": SHALLOW,
+            "5x5, gates of pooled cells, decay 0.001": POOLED_K5,
+        },
+    ),
     "weight decay": [
         *((f"gated6-k3, {decay}", run, GATED_30[0.0005]) for decay, run in GATED_30.items()),
         *((f"ResNet-34, {decay}", run, RESNETS[0.0005]) for decay, run in RESNETS.items()),
@@ -395,17 +399,17 @@ ABLATIONS = {
         for label, runs in (("ResNet-34", FULL_RESNETS), ("gated6-k3, 5/4", FULL_WIDE))
         for decay in (0.001, 0.002, 0.004)
     ],
-    "width and layers, full width": [
-        (label, run, FULL_RESNETS[0.002])
-        for label, run in (
-            ("gated6-k3, 5/4", FULL_WIDE[0.002]),
-            ("gated6-k3, 7/4", FULL_SAME_MACS),
-            ("3 layers, 25/16", FULL_THREE),
-            ("gated4-k5, 5/4", FULL_GATED4),
-            ("ResNet-34", FULL_RESNETS[0.002]),
-            ("ResNet-34, stem pooled", FULL_STOCK),
-        )
-    ],
+    "width and layers, full width": against(
+        FULL_RESNETS[0.002],
+        {
+            "gated6-k3, 5/4": FULL_WIDE[0.002],
+            "gated6-k3, 7/4": FULL_SAME_MACS,
+            "3 layers, 25/16": FULL_THREE,
+            "gated4-k5, 5/4": FULL_GATED4,
+            "ResNet-34": FULL_RESNETS[0.002],
+            "ResNet-34, stem pooled": FULL_STOCK,
+        },
+    ),
     "training length": [
         ("ResNet-34, 30 epochs", DEEP, DEEP),
         ("ResNet-34, 60", RESNET_60[0.001], DEEP),
@@ -455,8 +459,12 @@ NAMED = {
     "depth6-coarse": (SHALLOW,),
     "depth5": (FULL_THREE, THREE_60),
     "depth4": (FULL_GATED4, GATED4_K5_60),
-    "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],),
-    "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
+    **{
+        f"{name}-{word}": (FRACTIONS[label][share],)
+        for name, label in (("depth6", "gated6-k3"), ("resnet34", "ResNet-34"))
+        for word, share in (("tenth", 0.1), ("fourth", 0.25), ("half", 0.5))
+    },
+    "resnet34-60": (RESNET_60[0.001],),
     "resnet34-0.001": (RESNETS[0.001],),
     "resnet34-fine-0.001": (FINE_RESNETS[0.001],),
     "plain": (FULL_PLAIN, PLAIN_STRONG),
@@ -489,6 +497,7 @@ MAIN_ROWS = {
     "48px-quarter": (
         ("ours, depth 6", FINE_WIDE),
         ("ours, depth 5", THREE_60),
+        ("ours, depth 5, fine stem", FINE_THREE),
         ("ours, depth 4", GATED4_K5_60),
         ("ours, depth 4, fine stem", GATED4_FINE_WIDE),
         ("six plain operations", PLAIN_STRONG),

@@ -17,8 +17,16 @@ def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
     Raises:
         ValueError: the values are empty, not one-dimensional, not integers, out of range, or differ in length.
     """
-    labels, predictions = _class_ids(labels, predictions)
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.ndim != 1 or predictions.shape != labels.shape:
+        raise ValueError(
+            f"labels and predictions must share one shape (N,), got {labels.shape} and {predictions.shape}"
+        )
+    if not labels.size:
+        raise ValueError("no samples: labels and predictions are empty")
     for name, ids in (("labels", labels), ("predictions", predictions)):
+        if ids.dtype.kind not in "iu":
+            raise ValueError(f"{name} must be integers, got {ids.dtype}")
         if ids.min() < 0 or ids.max() >= num_classes:
             raise ValueError(f"{name} span {ids.min()}..{ids.max()}, outside 0..{num_classes - 1}")
     return metrics.confusion_matrix(labels, predictions, labels=range(num_classes))
@@ -47,15 +55,3 @@ def classification_metrics(labels, predictions, num_classes: int) -> dict[str, f
         "recall_macro": float(recall),
         "f1_macro": float(f1),
     }
-
-
-def _class_ids(*values) -> list[np.ndarray]:
-    """Return each value as an array (N,); check that all arrays have integers, equal length and N > 0."""
-    arrays = [np.asarray(value) for value in values]
-    if any(array.ndim != 1 or array.shape != arrays[0].shape for array in arrays):
-        raise ValueError(f"labels and predictions must share one shape (N,), got {[a.shape for a in arrays]}")
-    if arrays[0].size == 0:
-        raise ValueError("no samples: labels and predictions are empty")
-    if any(array.dtype.kind not in "iu" for array in arrays):
-        raise ValueError(f"labels and predictions must be integers, got {[str(a.dtype) for a in arrays]}")
-    return arrays

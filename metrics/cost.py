@@ -69,9 +69,9 @@ def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
 
 
 def _apart(model: nn.Module, seen: set[nn.Module]) -> nn.Module:
-    """Replace each layer that has several names in `model` by one copy for each name; return the model.
+    """Give a layer that has several names in `model` a separate copy for each name; return the model.
 
-    Without the copies, thop would count each call of the layer once for each of its names. `seen` collects the layers
+    Without the copies, thop counts each call once for each name. `seen` collects the layers
     that were met before.
     """
     for name, child in model._modules.items():

@@ -104,9 +104,8 @@ def count_depth(model: nn.Module, input_shape: tuple[int, ...], training: bool =
     model = copy.deepcopy(model).train(training)
     parameter = next(model.parameters(), torch.zeros(()))
     images = torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device)
-    counter = _Counter(
-        {_memory(p)._cdata: name.removesuffix(".weight") for name, p in model.named_parameters()}
-    )
+    names = {_memory(p)._cdata: name.removesuffix(".weight") for name, p in model.named_parameters()}
+    counter = _Counter(names)
     counter.write(images, ((), ()))
     fast_attention = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one operation for a whole layer
@@ -148,18 +147,15 @@ class _Counter(TorchDispatchMode):
         self.by_address: dict[int, tuple] = {}
 
     def paths(self, value) -> tuple | None:
-        return (
-            self.by_address.get(_memory(value)._cdata, (None, None))[1] if isinstance(value, Tensor) else None
-        )
+        entry = self.by_address.get(_memory(value)._cdata) if isinstance(value, Tensor) else None
+        return entry[1] if entry else None
 
     def write(self, tensor: Tensor, paths: tuple) -> None:
         self.by_address[_memory(tensor)._cdata] = _memory(tensor), paths
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        with (
-            self
-        ):  # inference mode does not split composite operations, so split them here and count their parts
+        with self:  # inference mode does not split composite operations, so split them and count their parts
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
             return result
@@ -197,17 +193,14 @@ class _Counter(TorchDispatchMode):
             factors = args[PRODUCTS[name] :][:2]
             weights = [factor for factor in factors if self.paths(factor) is None]
             return (weights[0], 0) if len(weights) == 1 else (None, 1 - len(weights) // 2)
-        weights = (
-            []
-            if name in SUMS
-            else [
-                value
-                for value in operands
-                if self.paths(value) is None
-                and (value.is_floating_point() or value.is_complex())
-                and sum(side > 1 for side in value.shape) > 1
-            ]
-        )
+        weights = [
+            value
+            for value in operands
+            if name not in SUMS
+            and self.paths(value) is None
+            and (value.is_floating_point() or value.is_complex())
+            and sum(side > 1 for side in value.shape) > 1
+        ]
         if len(weights) > 1:
             raise ValueError(
                 f"{name} has {len(weights)} weights in one operation: its depth cannot be counted"

@@ -21,7 +21,7 @@ from channelset.fill import Fill
 
 
 def pixel_error(rule: Fill, moments: Tensor, ids: list[int]) -> float:
-    """Compute the mean squared error of a filled pixel over all C channels: the trace of its covariance, over C.
+    """Compute the mean squared error of a filled pixel over all C channels: trace(error moments) / C.
 
     Args:
         rule: fill rule, which computes P(S) with C rows.

@@ -65,10 +65,8 @@ def receptive_field(
     rings, powers = [], []
     for number, y in enumerate(maps):
         row = y.shape[2] // 2
-        size, centre = theoretical(exact, number, row, input_px, channels) or (
-            None,
-            input_px * (row + 0.5) / y.shape[2] - 0.5,
-        )
+        middle = input_px * (row + 0.5) / y.shape[2] - 0.5
+        size, centre = theoretical(exact, number, row, input_px, channels) or (None, middle)
         upstream = torch.randn(images, y.shape[1], generator=random).to(y)
         (gradient,) = torch.autograd.grad(y[:, :, row, row], x, upstream, retain_graph=True)
         distance = (torch.arange(input_px) - centre).abs()
@@ -79,7 +77,7 @@ def receptive_field(
     if not shares[-1] > 0:
         raise ValueError("no gradient of the centre unit reaches the image")
     return {
-        "size_px": None if None in sizes else max(size for size in sizes if size is not None),
+        "size_px": None if None in sizes else max(cast(list[int], sizes)),
         "input_px": input_px,
         "profile": (shares / shares[-1]).tolist(),
     }

@@ -92,11 +92,10 @@ class BranchedConv2d(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        last = [branch[-1] for branch in [*self.dense, self.separable] if branch is not None]
-        if self.identity is not None:
-            last.append(self.identity)
-        for norm in last:
-            nn.init.constant_(norm.weight, len(last) ** -0.5)
+        norms = [branch[-1] for branch in [*self.dense, self.separable] if branch is not None]
+        norms += [self.identity] if self.identity is not None else []
+        for norm in norms:
+            nn.init.constant_(norm.weight, len(norms) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to an output (B, O, ceil(H / stride), ceil(W / stride))."""
@@ -133,11 +132,8 @@ class BranchedConv2d(nn.Module):
         ).eval()
         conv.weight.copy_(kernel)
         conv.bias.copy_(bias)
-        return (
-            conv.to(memory_format=torch.channels_last)
-            if like.is_contiguous(memory_format=torch.channels_last)
-            else conv
-        )
+        last = like.is_contiguous(memory_format=torch.channels_last)
+        return conv.to(memory_format=torch.channels_last) if last else conv
 
 
 class NormLinear(nn.Module):
@@ -152,11 +148,9 @@ class NormLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, dropout: float = 0.0):
         super().__init__()
-        self.norm, self.linear, self.dropout = (
-            nn.BatchNorm1d(in_features),
-            nn.Linear(in_features, out_features),
-            dropout,
-        )
+        self.norm = nn.BatchNorm1d(in_features)
+        self.linear = nn.Linear(in_features, out_features)
+        self.dropout = dropout
         nn.init.constant_(self.norm.weight, self.LENGTH * in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -77,10 +77,12 @@ def initialise(
                 f"--init-from {path}: its network has {'no ' if old_value is None else 'another '}{key}; give the "
                 f"options that it was trained with (--arch, --width, --stem, ...); its config.json lists them"
             )
-        if all(pairs for pairs in part.values()):
+        if all(part.values()):
             for axis, pairs in part.items():
                 # channels and classes that the checkpoint does not have keep their random weights
-                old_value = _moved(old_value, value.transpose(0, axis), axis, pairs)
+                origins, targets = (torch.tensor(positions) for positions in zip(*pairs))
+                slices = old_value.index_select(axis, origins).to(value)
+                old_value = value.index_copy(axis, targets, slices)
             value.copy_(old_value)
     names = [channels[new] for _, new in shared["channels"]]
     fresh = [name for name in channels if name not in names]
@@ -103,16 +105,3 @@ def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     return {
         key: value.shape for key, value in network.state_dict().items() if not key.endswith("_extra_state")
     }
-
-
-def _moved(
-    old_value: torch.Tensor, current: torch.Tensor, axis: int, pairs: list[tuple[int, int]]
-) -> torch.Tensor:
-    """Return a copy of `current`, with some slices along `axis` taken from `old_value`.
-
-    Each pair in `pairs` holds the position of a slice in `old_value` and its position in `current`.
-    """
-    old_value, result = old_value.transpose(0, axis), current.clone()
-    for old, new in pairs:
-        result[new] = old_value[old]
-    return result.transpose(0, axis)

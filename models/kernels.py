@@ -8,7 +8,7 @@ The stems of other papers on varying channels differ only in W. All of them use 
 slices of the present channels. In the formulas, c is an input channel and o an output channel:
 
     free        W itself is the parameter
-    tied        W[o, c] = g[o, c] w[o]: one spatial filter an output channel
+    tied        W[o, c] = g[o, c] w[o]: one spatial filter for each output channel
     templates   W[:, c] = sum_t a[c, t] B[:, t]     TemplateMixing of CHAMMI (2310.19224); few templates give low rank
     hypernet    W[:, c] = MLP(z[c]), z learned      HyperNet of CHAMMI
     wavelength  W[:, c] = MLP(Fourier(lambda[c]))   wavelength-conditioned generator, after DOFA (2403.15356)
@@ -57,7 +57,7 @@ class Kernel(nn.Module):
         self.std = math.sqrt(2 / (out_channels * size**2))  # He, fan-out, as in torchvision's ResNet
 
     def forward(self) -> Tensor:
-        """Return W: (O, rows, k, k)."""
+        """Return W: (O, rows of P(S), k, k)."""
         raise NotImplementedError
 
     def convolve(self, x: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
@@ -177,11 +177,8 @@ class Wavelength(_Generated):
         wavelengths = RGB_WAVELENGTHS if wavelengths is None and rows == 3 else wavelengths
         if wavelengths is None or len(wavelengths) != rows:
             raise ValueError(f"kernel 'wavelength' needs one wavelength for each of {rows} channels")
-        angles = (
-            1000
-            * torch.tensor(wavelengths)[:, None]
-            / 10_000 ** (torch.arange(features // 2) / (features // 2))
-        )
+        half = features // 2
+        angles = 1000 * torch.tensor(wavelengths)[:, None] / 10_000 ** (torch.arange(half) / half)
         self.register_buffer("features", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
         self._finish([features, hidden, hidden], self.features)
 

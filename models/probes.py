@@ -34,8 +34,9 @@ class ToLuma(nn.Module):
     def __init__(self, mean: Tensor, std: Tensor, ids):
         super().__init__()
         mean, std, ids = torch.as_tensor(mean).float(), torch.as_tensor(std).float(), list(ids)
-        self.register_buffer("mix", (std * torch.tensor(LUMA))[None, :].repeat(len(ids), 1) / std[ids, None])
-        self.register_buffer("shift", ((mean @ torch.tensor(LUMA)) - mean[ids]) / std[ids])
+        luma = torch.tensor(LUMA)
+        self.register_buffer("mix", std * luma / std[ids, None])
+        self.register_buffer("shift", (mean @ luma - mean[ids]) / std[ids])
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.einsum("nc,bchw->bnhw", self.mix, x) + self.shift[:, None, None]
@@ -79,11 +80,8 @@ def probe_network(
             raise UserError(
                 "--probe grey-images: the network must take the channels R, G and B; use another probe"
             )
-        return nn.Sequential(ToLuma(statistics["mean"], statistics["std"], ids), for_channels(model, ids)), [
-            0,
-            1,
-            2,
-        ]
+        luma = ToLuma(statistics["mean"], statistics["std"], ids)
+        return nn.Sequential(luma, for_channels(model, ids)), [0, 1, 2]
     if probe == "average-of-seen":
         averaged = average_of_seen(model, seen)
         # a set of seen channels needs no average: its fill rule uses the unseen channel's kernel as in training

@@ -130,12 +130,11 @@ class ShallowLayer(nn.Module):
         self.pool, self.pooled_gates = pool, pool and pooled_gates
         gate_stride = 2 * stride if self.pooled_gates else stride
         self.conv = BranchedConv2d(in_channels, out_channels, size, stride, reparam)
-        self.pixel_gate = (
-            BranchedConv2d(in_channels, out_channels, 3, gate_stride, reparam=False)
-            if gates and gate_kind != "channel"
-            else None
-        )
-        self.channel_gate = nn.Linear(in_channels, out_channels) if gates and gate_kind != "pixel" else None
+        self.pixel_gate = self.channel_gate = None
+        if gates and gate_kind != "channel":
+            self.pixel_gate = BranchedConv2d(in_channels, out_channels, 3, gate_stride, reparam=False)
+        if gates and gate_kind != "pixel":
+            self.channel_gate = nn.Linear(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, O, H', W')."""
@@ -147,11 +146,9 @@ class ShallowLayer(nn.Module):
         if self.pool and not self.pooled_gates:
             y = F.max_pool2d(y, 2, ceil_mode=True)
         y = F.relu(y)
-        return (
-            y
-            if self.channel_gate is None
-            else y * self.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
-        )
+        if self.channel_gate is not None:
+            y = y * self.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+        return y
 
 
 def pooled(x: Tensor, covariance_channels: int) -> Tensor:
@@ -221,9 +218,8 @@ class ShallowNet(nn.Module):
 
         channels = [scaled(64), *map(scaled, chosen.widths)]
         self.covariance_channels, self.multi_level_head = chosen.covariance_channels, chosen.multi_level_head
-        kernel, stride = STEMS[stem]
         self.stem = ShallowLayer(
-            in_channels, channels[0], kernel, stride, chosen.reparam, pool=chosen.stem_pool
+            in_channels, channels[0], *STEMS[stem], chosen.reparam, pool=chosen.stem_pool
         )
         self.streams = nn.ModuleList(
             nn.Sequential(
@@ -270,9 +266,8 @@ class ShallowNet(nn.Module):
 
 # ---------------------------------------------------------------- networks by name, each tests one idea
 
-SHALLOW: dict[
-    str, dict
-] = {  # name of a network, see `shallow_name` -> options that differ from the usual values
+# name of a network, see `shallow_name` -> options that differ from the usual values
+SHALLOW: dict[str, dict] = {
     "plain6-k5": {},  # only four dense 5x5 convolutions; all other networks are compared with plain6-k5
     "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # three narrower streams
     "reparam6-k5": {"reparam": True},  # computes the same function as plain6-k5, trains as a sum of branches
@@ -307,8 +302,8 @@ DESIGNED_FOR = 64  # px, side of the images for which the networks in SHALLOW ar
 def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
     """Choose the first convolution of a named network for images of this side; return (stem, whether pooling follows).
 
-    When the side of the images doubles, the first convolution halves the maps once more. Compared with images of 64 px,
-    these are log2(image_size / 64) more halvings, rounded. So the maps behind the stem keep their size, and the
+    When the side of the images doubles, the first convolution halves the maps once more. So above 64 px, it makes
+    log2(image_size / 64) more halvings than at 64 px, rounded. So the maps behind the stem keep their size, and the
     receptive field covers the same share of the image. Images under 64 px use the stem for 64 px: at 48 px, the last
     layer still has a map of 3 x 3.
     """

@@ -7,6 +7,7 @@ the strict depths, and the tests check these depths.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,7 @@ from torch import Tensor, nn
 from models.branched import BranchedConv2d
 from models.resnet import STEMS
 
-
-def conv_bn(in_channels: int, out_channels: int, size: int, stride: int = 1) -> BranchedConv2d:
-    return BranchedConv2d(in_channels, out_channels, size, stride, reparam=False)
+conv_bn = partial(BranchedConv2d, reparam=False)  # a plain convolution with BatchNorm
 
 
 class ConvPool(nn.Sequential):
@@ -67,9 +66,8 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8):
         super().__init__()
-        self.heads = math.gcd(
-            channels, heads
-        )  # fewer heads if `heads` does not divide the number of channels
+        # fewer heads if `heads` does not divide the number of channels
+        self.heads = math.gcd(channels, heads)
         self.norm = nn.LayerNorm(channels)
         self.qkv, self.projection = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
@@ -114,13 +112,7 @@ class BlockNet(nn.Sequential):
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Return a list that holds the last feature map (B, O, H', W') of the images x (B, C, H, W)."""
-        for layer in list(self)[:-3]:
-            x = layer(x)
-        return [x]
-
-    def forward(self, x: Tensor) -> Tensor:
-        pool, flatten, linear = list(self)[-3:]
-        return linear(flatten(pool(self.feature_maps(x)[0])))
+        return [nn.Sequential(*list(self)[:-3])(x)]
 
 
 # ---------------------------------------------------------------- by name
@@ -133,11 +125,10 @@ def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -
     `widths` are the numbers of output channels before `width` scales them. Pooling follows each convolution except the
     last. If there is only one convolution, pooling follows it.
     """
-    channels = [in_channels] + [max(1, round(planes * width)) for planes in widths]
-    kernel, stride = STEMS[stem]
-    layers = [ConvPool(in_channels, channels[1], kernel, stride)]
-    layers += [ConvPool(before, after, 5) for before, after in zip(channels[1:-2], channels[2:-1])]
-    if len(channels) > 2:
+    channels = [max(1, round(planes * width)) for planes in widths]
+    layers = [ConvPool(in_channels, channels[0], *STEMS[stem])]
+    layers += [ConvPool(before, after, 5) for before, after in zip(channels[:-2], channels[1:-1])]
+    if len(channels) > 1:
         layers += [conv_bn(channels[-2], channels[-1], 5), nn.ReLU()]
     return layers, channels[-1]
 
@@ -148,12 +139,8 @@ def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str =
     The block has three dense blocks with five convolutions each.
     """
     layers, channels = _trunk(in_channels, width, stem, (64,))
-    growth = max(1, channels // 2)
-    return BlockNet(
-        [*layers, ResidualInResidual(*(DenseBlock(channels, growth, 5) for _ in range(3)))],
-        channels,
-        num_classes,
-    )
+    blocks = [DenseBlock(channels, max(1, channels // 2), 5) for _ in range(3)]
+    return BlockNet([*layers, ResidualInResidual(*blocks)], channels, num_classes)
 
 
 def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:

@@ -155,16 +155,13 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
         for model, checkpoint in loaded
         if len(checkpoint["dataset"]["channel_names"]) == 1
     }
+    checkpoints = [checkpoint for _, checkpoint in loaded]
     origins = {
-        (
-            checkpoint["dataset"]["digest"],
-            *(checkpoint["config"][key] for key in ("image_size", "preset", "seed")),
-        )
-        for _, checkpoint in loaded
+        (c["dataset"]["digest"], *(c["config"][key] for key in ("image_size", "preset", "seed")))
+        for c in checkpoints
     }
-    pictures = {checkpoint["dataset"].get("images_digest", LISTS_ONLY) for _, checkpoint in loaded}
-    pictures -= {LISTS_ONLY}
-    channels = Channels(loaded[0][1]["dataset"].get("data_channels") or RGB)
+    pictures = {c["dataset"].get("images_digest", LISTS_ONLY) for c in checkpoints} - {LISTS_ONLY}
+    channels = Channels(checkpoints[0]["dataset"].get("data_channels") or RGB)
     names = channels.names
     if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1 or len(pictures) > 1:
         raise UserError(
@@ -176,7 +173,7 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
     return fusion, {
         **first,
         "dataset": {**first["dataset"], "channel_names": names, "wavelengths": channels.wavelengths},
-        "train_s": sum(checkpoint["train_s"] for _, checkpoint in loaded),
+        "train_s": sum(c["train_s"] for c in checkpoints),
     }
 
 

@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data.derive import CHANNELS
-from engine.records import SUBSETS
 from grids import task1
 from report import figures
 from report.compare import adjusted
-from report.figures import Chart, Panel, Panels, Series
+from report.figures import Chart, Panel, Series
 from report.markdown import difference, mean_sd, table, table_of
 from report.results import Model, Setting
 
@@ -72,8 +71,7 @@ class Network(NamedTuple):
 
     def top1(self, columns: Sequence[str]) -> str:
         """Write the mean top-1 over the sets and its deviation over seeds, or a dash if a set has no results."""
-        has = columns and self.seeds(columns)
-        return mean_sd(self.setting.top1(self.model, columns)) if has else "–"
+        return mean_sd(self.setting.top1(self.model, columns) if columns else [])
 
     def mean(self, columns: Sequence[str]) -> float:
         """Return the mean top-1 over the sets and seeds in percent."""
@@ -140,17 +138,19 @@ def difference_table(setting: Setting) -> str:
                 lines.append({"other": other.entry, "group": group, **result})
     lines = adjusted(lines, ("other", "group"))
     by_pair = {(line["other"], line["group"]): line for line in lines}
+    rows = [
+        {
+            "ours minus": other.label,
+            "at test": other.at_test,
+            **{group: difference(by_pair.get((other.entry, group))) for group in GROUPS},
+        }
+        for other in others
+    ]
     return (
         f"**The same: ours − other, points,** with the 95 % interval over images and seeds. An asterisk: "
         f"p < 0.05 after Holm's correction over these {len(lines)} comparisons. The tiles of two folds share "
         f"training images, which the intervals leave out.\n\n"
-    ) + table(
-        ["ours minus", "at test", *GROUPS],
-        [
-            [other.label, other.at_test, *(difference(by_pair.get((other.entry, group))) for group in GROUPS)]
-            for other in others
-        ],
-    )
+    ) + table_of(rows)
 
 
 def unseen_table(setting: Setting) -> str:
@@ -159,19 +159,22 @@ def unseen_table(setting: Setting) -> str:
     if not without:
         return ""
     band = task1.NEVER_SEEN
-    columns = {
-        "network": lambda network: network.label,
-        "at test": lambda network: network.at_test,
-        "trained on": lambda network: "all but this" if network in without else "all bands",
-        f"{band} alone": lambda network: network.top1((band,)),
-        "all bands": lambda network: network.top1(("all",)),
-        f"all but {band}": lambda network: network.top1((f"all-{band}",)),
-    }
+    rows = [
+        {
+            "network": network.label,
+            "at test": network.at_test,
+            "trained on": "all but this" if network in without else "all bands",
+            f"{band} alone": network.top1((band,)),
+            "all bands": network.top1(("all",)),
+            f"all but {band}": network.top1((f"all-{band}",)),
+        }
+        for network in (*without, *whole)
+    ]
     return (
         f"**A band that training never saw ({band}, near infrared).** Top-1 in %, mean over seeds ± "
         f"standard deviation. The regression fill knows its covariance with the others, from unlabelled "
         f"images.\n\n"
-    ) + table_of(columns, [*without, *whole])
+    ) + table_of(rows)
 
 
 def extra_table(settings: list[Setting]) -> str:
@@ -179,35 +182,30 @@ def extra_table(settings: list[Setting]) -> str:
 
     The first lines show networks for RGB alone.
     """
-    lines = []
     extra = sorted((setting for setting in settings if setting.dataset in EXTRA), key=lambda one: one.dataset)
     rgb = [setting for setting in settings if (setting.preset, setting.dataset) == (PRESET, RGB_DATA)]
-    for setting in rgb if extra else ():
-        for network in networks_of(setting, task1.GRIDS["task1-extra"]):
-            seeds = str(len(network.seeds(SUBSETS)))
-            lines.append(
-                ["none", network.label, seeds, network.top1(("RGB",)), "–", "–", network.top1(SUBSETS), "–"]
-            )
-    for setting in extra:
-        channel = EXTRA[setting.dataset]
+    rows = []
+    for setting in [*rgb, *extra] if extra else ():
+        channel = EXTRA.get(setting.dataset, "none")
         more = [name for name in setting.columns if channel in name.split(",")]
-        sets = (
-            ["R,G,B"],
-            [f"R,G,B,{channel}"],
-            [channel],
-            [name for name in setting.columns if name not in more],
-            [name for name in more if name != channel],
-        )
+        without = [name for name in setting.columns if name not in more]
+        sets = {
+            "RGB": [name for name in without if name in ("RGB", "R,G,B")],
+            "RGB and it": [name for name in more if name == f"R,G,B,{channel}"],
+            "it alone": [name for name in more if name == channel],
+            "7 sets without it": without,
+            "7 sets with it and others": [name for name in more if name != channel],
+        }
         for network in networks_of(setting, task1.GRIDS["task1-extra"]):
-            seeds = str(len(network.seeds(setting.columns)))
-            lines.append([channel, network.label, seeds, *(network.top1(columns) for columns in sets)])
-    if not lines:
+            head = {"fourth channel": channel, "network": network.label}
+            seeds = {"seeds": str(len(network.seeds(setting.columns)))}
+            rows.append({**head, **seeds, **{name: network.top1(columns) for name, columns in sets.items()}})
+    if not rows:
         return ""
-    header = ["fourth channel", "network", "seeds", "RGB", "RGB and it", "it alone", "7 sets without it"]
     return (
         f"**RGB and one derived channel: {RGB_DATA}, 48 px, preset {PRESET}, test split.** Top-1 in %. The "
         "networks of a fourth channel sample sets of four in training, those of none sets of three.\n\n"
-    ) + table([*header, "7 sets with it and others"], lines)
+    ) + table_of(rows)
 
 
 def make_charts(setting: Setting) -> dict[str, Chart]:
@@ -226,4 +224,4 @@ def make_charts(setting: Setting) -> dict[str, Chart]:
         return {}
     title = "EuroSAT, 13 bands, 5-fold cross-validation: top-1 by number of bands present"
     panel = Panel("bands present", "top-1, mean over those sets (%)", series)
-    return {"task1_bands_eurosat.png": Chart(figures.lines, Panels([panel]), title)}
+    return {"task1_bands_eurosat.png": Chart(figures.lines, [panel], title)}

@@ -13,7 +13,7 @@ from engine.records import SUBSETS
 from grids import task1
 from grids.run import Run
 from report.figures import Panel, Series
-from report.markdown import mean_sd, table
+from report.markdown import mean_sd, table_of
 from report.numbers import DATA, NARROW, NOTHING, Numbers
 from report.results import Runs
 
@@ -82,7 +82,7 @@ def make_panels(numbers: Numbers) -> list[Panel]:
 
 def choice_table(numbers: Numbers) -> str:
     """Write a table of the methods that a user can choose, with accuracy, parameters and costs."""
-    lines = []
+    rows = []
     for label, runs, use in (
         ("seven specialists", task1.SPECIALISTS, "few sets, known in advance"),
         ("late fusion", task1.LATE_FUSION, "few channels, accuracy first"),
@@ -90,11 +90,15 @@ def choice_table(numbers: Numbers) -> str:
         ("dynamic convolution", task1.GENERATED["dynamic"], "hardly: below ours, and it does not fold"),
         ("ours", task1.CHANNELSET, "many sets, one network, export"),
     ):
-        costs = budget(numbers, runs)
-        if costs:
-            answers = " / ".join(f"{costs.answers[n]:.1f}" for n in (1, 2, 3))
-            lines.append(
-                [label, use, mean_sd(costs.top1), f"{costs.params:.2f}", answers, f"{costs.epochs:g}"]
+        if costs := budget(numbers, runs):
+            rows.append(
+                {
+                    "method": label,
+                    "use it for": use,
+                    "top-1": mean_sd(costs.top1),
+                    "params (M)": f"{costs.params:.2f}",
+                    "MFLOPs at n = 1 / 2 / 3": " / ".join(f"{costs.answers[n]:.1f}" for n in (1, 2, 3)),
+                    "epochs in all": f"{costs.epochs:g}",
+                }
             )
-    header = ["method", "use it for", "top-1", "params (M)", "MFLOPs at n = 1 / 2 / 3", "epochs in all"]
-    return table(header, lines) if lines else NOTHING
+    return table_of(rows) or NOTHING

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,10 +70,11 @@ def collect(root: Path) -> Collected:
     Raises:
         UserError: a file in results/ is malformed.
     """
-    texts, all_charts, blocks, settings = {}, {}, {}, {}
+    texts, all_charts, blocks, settings = {}, {}, {}, []
     for task, part in (("task1", _task1), ("task2", _task2)):
-        records, settings[task] = load_settings(root, task)
-        comparisons, drawn, markdown = part(settings[task])
+        records, of_task = load_settings(root, task)
+        settings += of_task
+        comparisons, drawn, markdown = part(of_task)
         texts |= records | comparisons
         all_charts |= drawn
         blocks |= {name: text or _no_results(task) for name, text in markdown.items()}
@@ -83,56 +85,68 @@ def collect(root: Path) -> Collected:
         {**paper.make_charts(numbers), **qualitative.make_charts(root), **all_charts},
         {**paper.make_tables(numbers), **engineering.make_tables(root), **blocks},
         numbers,
-        sum(len(setting.rows) for members in settings.values() for setting in members),
+        sum(len(setting.rows) for setting in settings),
     )
 
 
 def _task1(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], dict[str, str]]:
     """Make what belongs to Task 1; return a tuple (texts, charts, blocks), each as in `Collected`."""
     colour = [setting for setting in settings if not bands.is_other(setting)]
-    stats = {setting.key: compare_models(setting) for setting in colour}
-    variants = {setting.key: ablations(setting, task1.ABLATIONS, task1.CHANNELSET) for setting in colour}
+    of_bands = [setting for setting in settings if bands.is_other(setting) and setting.dataset == bands.BANDS]
+    stats = {setting: compare_models(setting) for setting in colour}
+    variants = {setting: ablations(setting, task1.ABLATIONS, task1.CHANNELSET) for setting in colour}
     texts = {
         "results/task1/stats.csv": csv_of(stats, STATS, DECIMALS),
         "results/task1/ablations.csv": csv_of(variants, VARIANTS["task1"], DECIMALS),
     }
-    of_bands = [setting for setting in settings if bands.is_other(setting) and setting.dataset == bands.BANDS]
     blocks = {
         "task1-channels": _joined(tables.channel_table, colour),
         "task1-detail": _joined(tables.detail_table, colour),
         "task1-cost": _joined(tables.channel_cost_table, colour),
-        "task1-stats": _joined(lambda one: tables.stats_table(one, stats[one.key]), colour),
-        "task1-ablations-all": _joined(lambda one: tables.variant_table(one, variants[one.key]), colour),
+        "task1-stats": _joined(tables.stats_table, colour, stats),
+        "task1-ablations-all": _joined(tables.variant_table, colour, variants),
         "task1-extra": bands.extra_table(settings),
         "task1-bands": _joined(bands.accuracy_table, of_bands),
         "task1-bands-differences": _joined(bands.difference_table, of_bands),
         "task1-bands-unseen": _joined(bands.unseen_table, of_bands),
     }
-    drawn = [charts.make_charts(setting) for setting in colour] + [bands.make_charts(one) for one in of_bands]
-    return texts if colour else {}, {name: one for each in drawn for name, one in each.items()}, blocks
+    drawn: dict[str, Chart] = {}
+    for setting in colour:
+        drawn |= charts.make_charts(setting)
+    for setting in of_bands:
+        drawn |= bands.make_charts(setting)
+    return texts if colour else {}, drawn, blocks
 
 
 def _task2(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], dict[str, str]]:
     """Make what belongs to Task 2; return a tuple (texts, charts, blocks), each as in `Collected`."""
-    shares = {setting.key: ratios(setting) for setting in settings}
-    variants = {setting.key: ablations(setting, task2.ABLATIONS, task2.REFERENCE) for setting in settings}
+    shares = {setting: ratios(setting) for setting in settings}
+    variants = {setting: ablations(setting, task2.ABLATIONS, task2.REFERENCE) for setting in settings}
     texts = {
         "results/task2/ratios.csv": csv_of(shares, RATIOS, SHARES),
         "results/task2/ablations.csv": csv_of(variants, VARIANTS["task2"], DECIMALS),
     }
     blocks = {
-        "task2-main-all": _joined(lambda one: tables.main_table(one, shares[one.key]), settings),
-        "task2-cost": _joined(lambda one: tables.classifier_cost_table(one, headline(one)[1]), settings),
-        "task2-ablations-all": _joined(lambda one: tables.variant_table(one, variants[one.key]), settings),
-        "task2-mistakes": _joined(lambda one: tables.mistakes_table(one, mistakes(one)), settings),
+        "task2-main-all": _joined(tables.main_table, settings, shares),
+        "task2-cost": _joined(
+            tables.classifier_cost_table, settings, {one: headline(one)[1] for one in settings}
+        ),
+        "task2-ablations-all": _joined(tables.variant_table, settings, variants),
+        "task2-mistakes": _joined(tables.mistakes_table, settings, {one: mistakes(one) for one in settings}),
     }
-    drawn = [charts.make_charts(setting, shares[setting.key]) for setting in settings]
-    return texts if settings else {}, {name: one for each in drawn for name, one in each.items()}, blocks
+    drawn: dict[str, Chart] = {}
+    for setting in settings:
+        drawn |= charts.make_charts(setting, shares[setting])
+    return texts if settings else {}, drawn, blocks
 
 
-def _joined(make: Callable[[Setting], str], settings: list[Setting]) -> str:
-    """Make a table for each setting; join all tables that are not empty."""
-    return "\n\n".join(filter(None, map(make, settings)))
+def _joined(make: Callable[..., str], settings: list[Setting], lines: dict | None = None) -> str:
+    """Make a table for each setting; join all tables that are not empty.
+
+    `lines` maps a setting to the second argument of `make`, such as the lines of the table.
+    """
+    parts = [make(setting, lines[setting]) if lines else make(setting) for setting in settings]
+    return "\n\n".join(filter(None, parts))
 
 
 def _links(task: str, drawn: dict[str, Chart]) -> dict[str, str]:
@@ -168,24 +182,20 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         texts[name] = f"<!-- made from {source} by python -m report.build: edit that file -->\n" + fill(
             text, collected.blocks, collected.numbers, source
         )
-    stale = []
+    stale: dict[str, Callable[[], object]] = {}  # name of a file -> function that brings it up to date
     for name, text in texts.items():
         path = root / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            stale.append(name)
-            if not check:
-                write_text(path, text)
+            stale[name] = partial(write_text, path, text)
     for name, chart in collected.charts.items():
         if not chart.is_current(root / FIGURES / name):
-            stale.append(f"{FIGURES}/{name}")
-            if not check:
-                chart.write(root / FIGURES / name)
+            stale[f"{FIGURES}/{name}"] = partial(chart.write, root / FIGURES / name)
     for path in sorted((root / FIGURES).glob("*.png")):
         if path.name not in collected.charts:
-            stale.append(f"{FIGURES}/{path.name} (no results for it)")
-            if not check:
-                path.unlink()
-    for name in stale:
+            stale[f"{FIGURES}/{path.name} (no results for it)"] = path.unlink
+    for name, mend in stale.items():
+        if not check:
+            mend()
         print(f"{name} does not match results/" if check else f"updated {name}", file=sys.stderr)
     if check and stale:
         print("run `python -m report.build` and commit the files it writes", file=sys.stderr)

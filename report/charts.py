@@ -9,13 +9,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from engine.records import SUBSETS
 from grids import task1, task2
 from report import figures
 from report.compare import SEVEN, STRONGEST, Line, confusion_rates, headline, lines_of
-from report.figures import Chart, Confusion, Cost, Panel, Panels, Series, SetScores, Share
+from report.figures import Chart, Confusion, Cost, Panel, Series, SetScores, Share, curve
 from report.results import Model, Runs, Setting
 
 TOP1 = ("top1_pct", "ci95_low", "ci95_high")
@@ -46,8 +44,8 @@ def curves(
     accuracy: str = "val_top1_pct",
     label: str = "validation top-1 (%)",
     val_loss: str = "",
-) -> Panels | None:
-    """Make panels of training loss and validation accuracy by epoch; return None if no record has a log.
+) -> list[Panel]:
+    """Make panels of training loss and validation accuracy by epoch; return [] if no record has a log.
 
     Args:
         records: name in the legend -> record.
@@ -56,21 +54,17 @@ def curves(
         val_loss: name for readers of a third panel with the validation loss; "" leaves this panel out.
     """
     keys = {"loss": "training loss", accuracy: label} | ({"val_loss": val_loss} if val_loss else {})
-    panels = [Panel("epoch", text, []) for text in keys.values()]
-    for name, record in records.items():
-        for panel, key in zip(panels, keys):
-            lines = [line for line in record["history"] if key in line]
-            if lines:
-                panel.series.append(
-                    Series(name, [line["epoch"] for line in lines], [line[key] for line in lines])
-                )
-    return Panels(panels) if panels[0].series else None
+    panels = []
+    for key, text in keys.items():
+        logged = [curve(name, record["history"], key) for name, record in records.items()]
+        panels.append(Panel("epoch", text, [series for series in logged if series.x]))
+    return panels if panels[0].series else []
 
 
 def points_of(
     setting: Setting, families: Mapping[str, list[tuple[float, Runs]]], x: str, y: str, unit: float = 1
-) -> Panels | None:
-    """Make a panel of top-1 against a number, such as the epochs; return None unless a family has two points.
+) -> list[Panel]:
+    """Make a panel of top-1 against a number, such as the epochs; return [] unless a family has two points.
 
     Args:
         families: a dict from the name of a family of models to tuples (number, runs of a model).
@@ -78,13 +72,12 @@ def points_of(
         unit: factor for the numbers on the x axis.
     """
     series = []
-    for name, points in families.items():
-        models = [(unit * number, model) for number, runs in points if (model := setting.model(runs))]
-        means = [statistics.fmean(setting.top1(model)) for _, model in models]
-        if models:
-            series.append(Series(name, [number for number, _ in models], means, apart=len(models) < 3))
+    for name, members in families.items():
+        models = {unit * number: model for number, runs in members if (model := setting.model(runs))}
+        means = [statistics.fmean(setting.top1(model)) for model in models.values()]
+        series.append(Series(name, list(models), means, apart=len(models) < 3))
     several = any(len(line.x) > 1 for line in series)
-    return Panels([Panel(x, y, series, log=True)]) if several else None
+    return [Panel(x, y, [line for line in series if line.x], log=True)] if several else []
 
 
 def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool = True) -> Cost:
@@ -97,15 +90,15 @@ def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool 
     )
 
 
-def share_of(name: str, ratio: Mapping, depth: int, of: str = "") -> Share:
+def share_of(name: str, ratio: Mapping, depth: int, of: str = "", stride: str = "") -> Share:
     """Return the point of a model in a figure of shares.
 
     Args:
         name: name of the model for readers.
         ratio: ratio of two accuracies with its interval, see `Setting.ratio`.
-        depth, of: as in `Share`.
+        depth, of, stride: as in `Share`.
     """
-    return Share(name, *(100 * ratio[key] for key in ("ratio", *TOP1[1:])), of, depth)
+    return Share(name, *(100 * ratio[key] for key in ("ratio", *TOP1[1:])), of, depth, stride)
 
 
 # ---------------------------------------------------------------- Task 1
@@ -113,9 +106,12 @@ def share_of(name: str, ratio: Mapping, depth: int, of: str = "") -> Share:
 
 def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
     lines = lines_of(setting)
-    scores = {name: _scores(line, name) for name, line in _chosen(setting, lines).items()}
     return {
-        "channels": (figures.channel_bars, list(scores.values()), "top-1 by channels present, test split"),
+        "channels": (
+            figures.channel_bars,
+            _channels(setting, lines),
+            "top-1 by channels present, test split",
+        ),
         "map": (figures.subset_map, _map(lines), "top-1 by model and channels present, test split"),
         "curves": (figures.lines, _curves(setting), "training curves, validation split, seed 0"),
         "length": (
@@ -128,20 +124,25 @@ def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
     }
 
 
-def _chosen(setting: Setting, lines: list[Line]) -> dict[str, Line]:
-    """Choose the models for small figures; return a dict from the name in the legend to the line of a table."""
+def scores_of(setting: Setting, model: Model, name: str) -> SetScores:
+    """Return the top-1 of a model by channel set, with the interval of each value."""
+    return SetScores(
+        name,
+        *(
+            {subset: setting.mean({subset: entry}, column) for subset, entry in model.items()}
+            for column in TOP1
+        ),
+    )
+
+
+def _channels(setting: Setting, lines: list[Line]) -> list[SetScores]:
+    """Return the scores of the models that a figure with room for a few models shows."""
     by_entry = {
-        entry: line for line in lines for entry in line.entries.values() if line.section != "specialist"
+        entry: line for line in lines if line.section != "specialist" for entry in line.entries.values()
     }
     chosen = {name: by_entry.get(setting.find(run)) for name, run in task1.FIGURE_MODELS.items()}
     chosen[SEVEN] = next((line for line in lines if line.name == SEVEN), None)
-    return {name: line for name, line in chosen.items() if line is not None}
-
-
-def _scores(line: Line, name: str) -> SetScores:
-    return SetScores(
-        name, *({subset: line.mean(column, subset) for subset in line.entries} for column in TOP1)
-    )
+    return [scores_of(setting, line.entries, name) for name, line in chosen.items() if line]
 
 
 def _map(lines: list[Line]) -> list[SetScores]:
@@ -149,19 +150,18 @@ def _map(lines: list[Line]) -> list[SetScores]:
 
     A name also says how the model was tested and how long it was trained, so that names are unique.
     """
+    scores = []
+    for line in lines:
+        at_test, epochs, _ = line.how.values()
+        words = [at_test] if at_test != "as trained" else []
+        words += [f"{epochs} epochs"] if epochs != "30" else []
+        name = f"{line.name} ({', '.join(words)})" if words else line.name
+        if line.entries.keys() >= {*SUBSETS}:
+            scores.append(scores_of(line.setting, line.entries, name))
+    return sorted(scores, key=lambda one: -sum(one.top1.values()))
 
-    def name(line: Line) -> str:
-        words = [
-            *([] if line.at_test == "as trained" else [line.at_test]),
-            *([] if line.epochs == "30" else [f"{line.epochs} epochs"]),
-        ]
-        return f"{line.name} ({', '.join(words)})" if words else line.name
 
-    scores = [_scores(line, name(line)) for line in lines if line.entries.keys() >= {*SUBSETS}]
-    return [SetScores(one.name, one.top1) for one in sorted(scores, key=lambda one: -sum(one.top1.values()))]
-
-
-def _curves(setting: Setting) -> Panels | None:
+def _curves(setting: Setting) -> list[Panel]:
     trained = {name: {"RGB": run} for name, run in task1.FIGURE_MODELS.items() if not run.test}
     averaged = {}
     for name, runs in {**trained, "specialists, mean": task1.SPECIALISTS}.items():
@@ -186,19 +186,17 @@ def _mean_history(histories: dict[str, list[dict]], only_own_set: bool) -> list[
     """
     averaged = []
     for key in ("loss", "val_mean_pct"):
-        logs = {subset: [line for line in history if key in line] for subset, history in histories.items()}
-        values = [
+        own = only_own_set and key == "val_mean_pct"
+        logs = [
             [
-                line["val_top1_pct"][subset] if only_own_set and key == "val_mean_pct" else line[key]
-                for line in log
+                (line["epoch"], line["val_top1_pct"][subset] if own else line[key])
+                for line in history
+                if key in line
             ]
-            for subset, log in logs.items()
+            for subset, history in histories.items()
         ]
-        epochs = [line["epoch"] for line in next(iter(logs.values()))]
-        averaged += [
-            {"epoch": epoch, key: value}
-            for epoch, value in zip(epochs, np.mean(values, axis=0).tolist(), strict=True)
-        ]
+        for epochs, values in (zip(*networks) for networks in zip(*logs, strict=True)):
+            averaged.append({"epoch": epochs[0], key: statistics.fmean(values)})
     return averaged
 
 
@@ -221,7 +219,7 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
     names = [legend.get(entry) or entry is not None and setting.describe(entry) for entry in (ours, against)]
     return {
         "depth": (
-            figures.share_against_depth,
+            figures.shares,
             _depth(setting, shares, against, legend),
             f"top-1 in % of that of {names[1]}, by strict depth, test split",
         ),
@@ -233,7 +231,7 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
         ),
         "confusion": (
             figures.confusion,
-            None if ours is None else _confusion(setting, ours),
+            None if ours is None else Confusion(*confusion_rates(setting, ours)),
             f"confusions of {names[0]}, test split",
         ),
         "curves": (figures.lines, curves(records), "training curves, validation split, seed 0"),
@@ -266,28 +264,18 @@ def _cost(setting: Setting, legend: dict[int, str]) -> list[Cost]:
     return [cost_of(setting, entry, legend.get(entry), timed) for entry in order]
 
 
-def _field(records: dict[str, dict]) -> Panels | None:
+def _field(records: dict[str, dict]) -> list[Panel]:
     series, sizes = [], set()
     for name, record in records.items():
         field = record.get("receptive_field")
         if field and field["size_px"]:  # a size of None means the whole image
-            half, profile = (field["size_px"] - 1) / 2, field["profile"]
+            size, shares = field["size_px"], [100 * share for share in field["profile"]]
+            half = (size - 1) / 2
             sizes.add(field["input_px"])
-            series.append(
-                Series(
-                    f"{name} (field {field['size_px']} px)",
-                    list(range(len(profile))),
-                    [100 * share for share in profile],
-                    half if half < len(profile) else None,
-                )
-            )
+            mark = half if half < len(shares) else None
+            series.append(Series(f"{name} (field {size} px)", [*range(len(shares))], shares, mark))
     if not series:
-        return None
+        return []
     marked = "; vertical: theoretical field" if any(line.mark is not None for line in series) else ""
     label = f"half-width around the centre (px of {'–'.join(map(str, sorted(sizes)))}){marked}"
-    return Panels([Panel(label, "squared gradient inside (%)", series)])
-
-
-def _confusion(setting: Setting, entry: int) -> Confusion:
-    classes, rates = confusion_rates(setting, entry)
-    return Confusion(classes, rates.tolist())
+    return [Panel(label, "squared gradient inside (%)", series)]

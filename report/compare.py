@@ -7,7 +7,9 @@ table. See also report/results.py.
 
 from __future__ import annotations
 
+import itertools
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -24,10 +26,7 @@ from utils import UserError
 
 MEAN = "mean of 7"
 SEVEN = "seven specialists"
-STRONGEST, SAME_STEM = (
-    "strongest",
-    "same stem",
-)  # the two choices of a ResNet-34 to compare with, see `denominator`
+STRONGEST, SAME_STEM = "strongest", "same stem"  # which ResNet-34 to compare with, see `denominator`
 CONFUSIONS = 8  # number of confusions in the table
 
 # Columns of the CSV files
@@ -63,11 +62,11 @@ DECIMALS = {
 SHARES = {**DECIMALS, **dict.fromkeys(("ratio", "ci95_low", "ci95_high"), 4)}
 
 
-def csv_of(lines: dict[tuple, list[dict]], columns: tuple[str, ...], decimals: Mapping[str, int]) -> str:
+def csv_of(lines: dict[Setting, list[dict]], columns: tuple[str, ...], decimals: Mapping[str, int]) -> str:
     """Write the lines of all settings as CSV text.
 
     Args:
-        lines: key of a setting -> its lines.
+        lines: setting -> its lines.
         columns: columns of the CSV text.
         decimals: name of a column -> number of decimals.
     """
@@ -133,17 +132,17 @@ class Line(NamedTuple):
         return sum(seconds) / 60
 
     @property
-    def at_test(self) -> str:
-        """Describe how the model was evaluated."""
-        return ", ".join(test_words(self.rows.iloc[0])) or "as trained"
+    def how(self) -> dict[str, str]:
+        """Return the cells of a table that say how the model was evaluated and trained."""
+        row = self.rows.iloc[0]
+        at_test = ", ".join(test_words(row)) or "as trained"
+        return {"at test": at_test, "epochs": str(row["epochs"]), "augment": row["augment"]}
 
     @property
-    def epochs(self) -> str:
-        return str(self.rows["epochs"].iloc[0])
-
-    @property
-    def augment(self) -> str:
-        return self.rows["augment"].iloc[0]
+    def recipe(self) -> list:
+        """List the options that must be equal in a fair comparison of ours with the specialists."""
+        config = self.setting.record(next(iter(self.entries.values())))["config"]
+        return [config[name] for name in ("epochs", "augment", "stem_pool", "width")]
 
     @property
     def run(self) -> str:
@@ -153,13 +152,13 @@ class Line(NamedTuple):
         )
 
 
-def lines_of(setting: Setting, split: str = "test") -> list[Line]:
+def lines_of(setting: Setting) -> list[Line]:
     """List the models to compare, in the order of the tables.
 
     Raises:
         UserError: two specialists have the same subset and seed.
     """
-    rows = setting.rows[(setting.rows["split"] == split) & (setting.rows["section"] != "ablation")]
+    rows = setting.test[setting.test["section"] != "ablation"]
     merged = rows["entry"].where(rows["section"] != "specialist", -1)
     lines = []
     for _, members in rows.groupby(merged, sort=False):
@@ -185,18 +184,19 @@ def compare_models(setting: Setting) -> list[dict]:
 
     Return lines with the columns `STATS`. The p values are corrected over all lines.
     """
-    lines, compared = lines_of(setting), []
-    others = [line for section in ("specialist", "baseline") for line in lines if line.section == section]
-    pairs = [(ours, other) for ours in lines if ours.section == "ours" for other in others]
-    for ours, other in pairs:
+    by_section, compared = defaultdict(list), []
+    for line in lines_of(setting):
+        by_section[line.section].append(line)
+    others = by_section["specialist"] + by_section["baseline"]
+    for ours, other in itertools.product(by_section["ours"], others):
         for subset in (MEAN, *SUBSETS):
             columns = SUBSETS if subset == MEAN else (subset,)
             if not {*columns} <= ours.entries.keys() & other.entries.keys():
                 continue
             if result := setting.difference(ours.entries, other.entries, columns):
+                head = dict(zip(SETTING, setting.key), split="test", subset=subset)
                 names = dict(zip(COMPARED, (ours.name, ours.run, other.name, other.run)))
-                head = {**dict(zip(SETTING, setting.key)), "split": "test"}
-                compared.append({**head, **names, "subset": subset, **result})
+                compared.append({**head, **names, **result})
     return adjusted(compared, ("run", "other_run", "subset"))
 
 
@@ -374,32 +374,27 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
     lines = []
     for group, variants in groups.items():
         members, seen = [], set()
-        for label, run, *against in variants:
-            against = against[0] if against else usual
+        for label, run, *given in variants:
+            against = given[0] if given else usual
             model, reference = setting.model(run), setting.model(against)
-            if model:
-                pair = _identity(setting, model), reference and _identity(setting, reference)
-                # skip an earlier pair (model, reference); if a model is compared with itself, skip an earlier model
-                if not seen & {pair, pair[:1] if pair[0] == pair[1] else None} or setting.task == "task2":
-                    members.append((label, run, model, against, reference))
-                seen |= {pair, pair[:1]}
-        for label, run, model, against, reference in members if len(members) > 1 else ():
+            if not model:
+                continue
+            pair = _identity(setting, model), reference and _identity(setting, reference)
+            # skip an earlier pair (model, reference); if a model is compared with itself, skip an earlier model
+            repeated = seen & {pair, pair[:1] if pair[0] == pair[1] else None}
+            seen |= {pair, pair[:1]}
+            if repeated and setting.task == "task1":
+                continue
             result = setting.difference(model, reference) if reference and model != reference else None
             values, first = setting.top1(model), next(iter(model.values()))
             mean, sd = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-            by_set = {column: float(np.mean(setting.top1(model, (column,)))) for column in setting.columns}
-            costs = {
-                key: setting.same(first, key) for key in ("strict_depth", "macs") if setting.task == "task2"
-            }
-            lines.append(
+            costs = ("strict_depth", "macs") if setting.task == "task2" else ()
+            members.append(
                 {
-                    **dict(zip(SETTING, setting.key)),
-                    "split": "test",
-                    "group": group,
-                    "variant": label,
+                    **dict(zip(SETTING, setting.key), split="test", group=group, variant=label),
                     **dict(zip(("model", "run"), _title(setting, run, model))),
-                    **by_set,
-                    **costs,
+                    **{each: float(np.mean(setting.top1(model, (each,)))) for each in setting.columns},
+                    **{cost: setting.same(first, cost) for cost in costs},
                     "seeds": len(values),
                     "mean_pct": mean,
                     "mean_sd": sd,
@@ -409,6 +404,8 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
                     **{key: (result or {}).get(key) for key in RESULT[:-1]},
                 }
             )
+        if len(members) > 1:
+            lines += members
     return adjusted(lines, ("run", "reference_run"))
 
 
@@ -422,10 +419,5 @@ def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
 
 def _identity(setting: Setting, model: Model) -> tuple:
     """Return a key that is equal for two models exactly if their networks and their evaluations are equal."""
-    tests = [
-        {key: value for key, value in setting.record(entry)["test"].items() if key != "subsets"}
-        for entry in model.values()
-    ]
-    return tuple(
-        (setting.trained(entry), tuple(sorted(test.items()))) for entry, test in zip(model.values(), tests)
-    )
+    keys = [setting.keys[entry] for entry in model.values()]
+    return tuple((key.trained, tuple(pair for pair in key.test if pair[0] != "subsets")) for key in keys)

@@ -41,13 +41,16 @@ def module(figure: Figure, data) -> None:
 
 
 def layer(figure: Figure, data) -> None:
-    """Draw a gated layer. The gates read the same input as the convolution, so the gates do not add to the depth."""
+    """Draw a gated layer with pooled gates. All branches read the same input, so the gates do not add to the depth.
+
+    The ReLU commutes with the channel gate, which is positive.
+    """
     figure.set_size_inches(10, 3.5)
     axis = _canvas(figure, 10, 3.5)
     _box(axis, 0.1, 1.35, 0.9, 0.7, "input x\ndepth d", GREY)
     for y, text, colour in (
-        (2.5, "convolution k x k, BatchNorm", BLUE),
-        (1.35, "pixel gate: convolution, sigmoid", ORANGE),
+        (2.5, "convolution k x k, BatchNorm, pooling", BLUE),
+        (1.35, "pixel gate: convolution 3 x 3\nof stride 2, BatchNorm, sigmoid", ORANGE),
         (0.2, "channel gate: mean, linear layer, sigmoid", ORANGE),
     ):
         axis.plot([1.0, 1.3, 1.3, 1.6], [1.7, 1.7, y + 0.35, y + 0.35], color=GREY, linewidth=1.2)
@@ -57,7 +60,7 @@ def layer(figure: Figure, data) -> None:
     _arrow(axis, 6.1, 1.7, 6.5)
     _box(axis, 6.5, 1.35, 1.25, 0.7, "product\nno weight", GREEN)
     _arrow(axis, 7.75, 1.7, 8.2)
-    _box(axis, 8.2, 1.35, 1.6, 0.7, "pooling, ReLU\ndepth d + 1", GREY)
+    _box(axis, 8.2, 1.35, 1.6, 0.7, "ReLU\ndepth d + 1", GREY)
     axis.text(
         6.4,
         0.62,

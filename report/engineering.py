@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from report.markdown import table, table_of
+from report.markdown import Row, table_of
 from utils import UserError, counted
 
 NO_RESULTS = "No results yet: run `{command}`, then `python -m report.build`."
@@ -27,14 +27,16 @@ def robustness_table(file: Path) -> str:
         return NO_RESULTS.format(command="make robust")
     note, *lines = file.read_text(encoding="utf-8").splitlines()
     try:
-        rows = [[row["what is tried"], row["tries"], row["survived"]] for row in csv.DictReader(lines)]
-        tries, survived = (sum(int(row[i]) for row in rows) for i in (1, 2))
+        rows = [
+            {key: row[key] for key in ("what is tried", "tries", "survived")} for row in csv.DictReader(lines)
+        ]
+        tries, survived = (sum(int(row[key]) for row in rows) for key in ("tries", "survived"))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): make it again with `make robust`") from error
     return (
         f"**{survived:,} of {tries:,} tries survived** ({note.removeprefix('# ')}): the outcome was right, or the "
-        f"fault was named in one line.\n\n"
-    ) + table(["what is tried", "tries", "survived"], rows)
+        f"fault was named in one line.\n\n{table_of(rows)}"
+    )
 
 
 def speed_tables(file: Path) -> dict[str, str]:
@@ -45,31 +47,27 @@ def speed_tables(file: Path) -> dict[str, str]:
     }
     if not file.is_file():
         return dict.fromkeys(notes, NO_RESULTS.format(command="python -m tools.benchmark"))
-    columns = {
-        "case": lambda row: row["case"],
-        "measured": lambda row: f"{float(row['value']):,.4g} {row['unit']}",
-        "against": lambda row: row["reference"] or "–",
-        "ratio (quartiles)": _ratio,
-        "hardware": lambda row: f"{row['hardware']}, {counted(int(row['threads']), 'thread')}",
-    }
     try:
         with open(file, encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
-        parts = {
-            "speed": [row for row in rows if row["benchmark"] != "stem"],
-            "speed-stem": [row for row in rows if row["benchmark"] == "stem"],
-        }
+        parts: dict[str, list[Row]] = {name: [] for name in notes}
+        for row in rows:
+            values = {key: float(row[key]) for key in ("value", "ratio", "low", "high") if row[key]}
+            quartiles = "{ratio:.3f} ({low:.3f} – {high:.3f})".format(**values) if row["ratio"] else "–"
+            parts["speed-stem" if row["benchmark"] == "stem" else "speed"].append(
+                {
+                    "case": row["case"],
+                    "measured": f"{values['value']:,.4g} {row['unit']}",
+                    "against": row["reference"] or "–",
+                    "ratio (quartiles)": quartiles,
+                    "hardware": f"{row['hardware']}, {counted(int(row['threads']), 'thread')}",
+                }
+            )
         return {
-            name: f"**Medians over alternating pairs.** {note}\n\n" + table_of(columns, parts[name])
+            name: f"**Medians over alternating pairs.** {note}\n\n{table_of(parts[name])}"
             for name, note in notes.items()
         }
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{file} is damaged ({error}): make it again with python -m tools.benchmark"
         ) from error
-
-
-def _ratio(row: dict) -> str:
-    if not row["ratio"]:
-        return "–"
-    return f"{float(row['ratio']):.3f} ({float(row['low']):.3f} – {float(row['high']):.3f})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +14,11 @@ from sklearn.metrics import precision_recall_fscore_support, recall_score
 
 from metrics.accuracy import confusion_matrix
 from report.class_names import NAMES
-from report.figures import PALETTE, Chart, Confusion, Panel, Panels, Series, confusion, lines
-from report.markdown import literal, number, table, table_of
+from report.figures import PALETTE, Chart, Confusion, Panel, Series, confusion, curve, lines
+from report.markdown import Row, literal, number, table_of
 from utils import UserError, write_text
 
 SPLITS = ("test", "val")
-QUALITY = {  # heading of a column -> function that makes the cell of a row
-    "top-1 %": lambda row: f"{row['top1_pct']:.2f}",
-    "95 % interval": lambda row: f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}",
-    "top-5 %": lambda row: number(row.get("top5_pct"), 2),  # only for data with more than five classes
-    "precision": lambda row: f"{row['precision_macro']:.3f}",
-    "recall": lambda row: f"{row['recall_macro']:.3f}",
-    "F1": lambda row: f"{row['f1_macro']:.3f}",
-}
 MOST_BARS = 30  # largest number of bars in a chart
 SETS = 7  # largest number of channel sets in the table of classes
 CLASSES = 100  # largest number of classes in a confusion matrix
@@ -118,38 +109,43 @@ def make_text(record: dict) -> str:
 
 def _table(record: dict, rows: list[dict]) -> str:
     """Write the table of one split."""
-
-    def cell(name: str, decimals: int, unit: float = 1) -> Callable[[dict], str]:
-        return lambda row: number(row.get(name), decimals, unit)
-
-    loss, macs = cell("loss", 3), cell("macs", 1, 1e6)
-    if record["task"] == "task1":
-        columns = {
-            "channels present": lambda row: row["subset"],
-            **QUALITY,
-            "loss": loss,
-            "MACs (M)": macs,
-            "latency (ms)": cell("latency_ms", 2),
-        }
-    else:
-        columns = {
-            **QUALITY,
-            "loss": loss,
-            "strict depth": cell("strict_depth", 0),
-            "weighted operations": lambda row: str(record["weighted_operations"]),
-            "params (M)": cell("params", 2, 1e6),
-            "MACs (M)": macs,
-            "latency (ms), batch 1": cell("latency_ms_b1", 2),
-            "batch 256": cell("latency_ms_b256", 1),
-            "memory (MB), batch 256": cell("peak_mem_mb", 1),
-        }
-    if all(row.get("top5_pct") is None for row in rows):
-        del columns["top-5 %"]
-    text = table_of(columns, rows)
-    if len(rows) > 1:
+    lines = [_row(record, row) for row in rows]
+    if len(lines) > 1:
         mean = statistics.fmean(row["top1_pct"] for row in rows)
-        text += "\n| " + " | ".join(["mean", f"{mean:.2f}", *["–" for _ in range(len(columns) - 2)]]) + " |"
-    return text
+        lines.append(dict.fromkeys(lines[0], "–") | {"channels present": "mean", "top-1 %": f"{mean:.2f}"})
+    if all(line["top-5 %"] == "–" for line in lines):  # only data with more than five classes have a top-5
+        for line in lines:
+            del line["top-5 %"]
+    return table_of(lines)
+
+
+def _row(record: dict, row: dict) -> Row:
+    """Write the cells of one row of an evaluation."""
+
+    def cell(name: str, decimals: int, unit: float = 1) -> str:
+        return number(row.get(name), decimals, unit)
+
+    quality = {
+        "top-1 %": f"{row['top1_pct']:.2f}",
+        "95 % interval": f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}",
+        "top-5 %": cell("top5_pct", 2),
+        **{name: cell(f"{name.lower()}_macro", 3) for name in ("precision", "recall", "F1")},
+        "loss": cell("loss", 3),
+    }
+    macs = cell("macs", 1, 1e6)
+    if record["task"] == "task1":
+        latency = cell("latency_ms", 2)
+        return {"channels present": row["subset"], **quality, "MACs (M)": macs, "latency (ms)": latency}
+    return {
+        **quality,
+        "strict depth": cell("strict_depth", 0),
+        "weighted operations": str(record["weighted_operations"]),
+        "params (M)": cell("params", 2, 1e6),
+        "MACs (M)": macs,
+        "latency (ms), batch 1": cell("latency_ms_b1", 2),
+        "batch 256": cell("latency_ms_b256", 1),
+        "memory (MB), batch 256": cell("peak_mem_mb", 1),
+    }
 
 
 def class_text(answers: ClassAnswers) -> str:
@@ -164,21 +160,30 @@ def class_text(answers: ClassAnswers) -> str:
     precision, _, f1, images = precision_recall_fscore_support(
         answers.labels, answers.predictions[sets[0]], labels=count, zero_division=0
     )
-    recalls = [
-        recall_score(answers.labels, answers.predictions[one], labels=count, average=None, zero_division=0)
+    recalls = {
+        f"recall %, {one}" if len(sets) > 1 else "recall %": recall_score(
+            answers.labels, answers.predictions[one], labels=count, average=None, zero_division=0
+        )
         for one in sets
-    ]
-    lines = []
+    }
+    rows = []
     for label, name in enumerate(names):
         wrong = np.where(np.arange(len(names)) == label, 0, counts[label])
-        taken = f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–"
-        shares = [f"{100 * recall[label]:.1f}" if images[label] else "–" for recall in recalls]
-        lines.append(
-            [name, str(images[label]), *shares, f"{precision[label]:.3f}", f"{f1[label]:.3f}", taken]
+        shares = {
+            heading: f"{100 * recall[label]:.1f}" if images[label] else "–"
+            for heading, recall in recalls.items()
+        }
+        rows.append(
+            {
+                "class": name,
+                "images": str(images[label]),
+                **shares,
+                "precision": f"{precision[label]:.3f}",
+                "F1": f"{f1[label]:.3f}",
+                "most often taken for": f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–",
+            }
         )
-    headings = ["recall %"] if len(sets) == 1 else [f"recall %, {one}" for one in sets]
-    header = ["class", "images", *headings, "precision", "F1", "most often taken for"]
-    return f"\n## Classes on {answers.split}\n\n{table(header, lines)}\n"
+    return f"\n## Classes on {answers.split}\n\n{table_of(rows)}\n"
 
 
 def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
@@ -222,26 +227,19 @@ def sets_chart(record: dict) -> Chart:
 
 def training_chart(record: dict) -> Chart:
     """Make a chart of loss and validation accuracy by epoch; without a log, make a chart of top-1 by split."""
-    loss, val_loss, val_top1 = (
-        _by_epoch(record["history"], key) for key in ("loss", "val_loss", "val_top1_pct")
-    )
-    if loss[0] and val_top1[0]:
+    log = record["history"]
+    loss, top1 = curve("training", log, "loss"), curve("validation", log, "val_top1_pct")
+    if loss.x and top1.x:
+        val_loss, empty = curve("validation", log, "val_loss"), Series("training", [], [])
         # an empty first curve gives validation the same style in both panels
-        pairs = {"loss": (loss, val_loss), "validation top-1 (%)": (([], []), val_top1)}
         panels = [
-            Panel("epoch", label, [Series("training", *training), Series("validation", *validation)])
-            for label, (training, validation) in pairs.items()
+            Panel("epoch", "loss", [loss, val_loss]),
+            Panel("epoch", "validation top-1 (%)", [empty, top1]),
         ]
         title = f"{record['label']}, {record['dataset']}: training at {record['image_size']} px"
-        return Chart(lines, Panels(panels), title)
+        return Chart(lines, panels, title)
     rows = {split: record["splits"][split][0] for split in SPLITS if record["splits"].get(split)}
     return Chart(_draw_bars, _bars_of("split", rows), f"{_subject(record)}: top-1")
-
-
-def _by_epoch(history: list[dict], key: str) -> tuple[list, list]:
-    """Return the epochs whose log line has the key `key`, and the values of this key."""
-    logged = [line for line in history if key in line]
-    return [line["epoch"] for line in logged], [line[key] for line in logged]
 
 
 def _subject(record: dict) -> str:
@@ -263,24 +261,23 @@ def _bars_of(label: str, rows: dict[str, dict]) -> Bars:
 
 def _draw_bars(figure: Figure, data: Bars) -> None:
     """Draw the bars, with their intervals and numbers."""
-    axis, bars = figure.subplots(), data.bars
-    for x, (_, top1, low, high) in enumerate(bars):
-        axis.bar(x, top1, 0.7, color=PALETTE[0], edgecolor="black", linewidth=0.6, zorder=2)
-        axis.errorbar(
-            x,
-            top1,
-            yerr=[[max(0, top1 - low)], [max(0, high - top1)]],
-            fmt="none",
-            ecolor="black",
-            capsize=3,
-            zorder=3,
-        )
-        axis.annotate(
-            f"{top1:.1f}", (x, high), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8
-        )
-    names = [name for name, *_ in bars]
+    axis = figure.subplots()
+    names, *values = zip(*data.bars)
+    top1, low, high = map(np.array, values)
+    bars = axis.bar(
+        range(len(names)),
+        top1,
+        0.7,
+        yerr=np.maximum([top1 - low, high - top1], 0),
+        error_kw={"zorder": 3},
+        color=PALETTE[0],
+        edgecolor="black",
+        linewidth=0.6,
+        zorder=2,
+    )
+    axis.bar_label(bars, fmt="%.1f", padding=1, fontsize=8)
     crowded = max(map(len, names)) * len(names) > 90
     axis.set_xticks(range(len(names)), names, rotation=90 if crowded else 0, fontsize=8 if crowded else 10)
-    axis.set(xlabel=data.x, ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(bars), 4) - 0.3))
+    axis.set(xlabel=data.x, ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(names), 4) - 0.3))
     axis.set_ylim(bottom=0)
-    axis.grid(axis="y", color="0.88", zorder=0)
+    axis.grid(axis="y", zorder=0)

@@ -27,6 +27,16 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#0
 LINES = ((0, ()), (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = "osD^vPX*<>hp"
 HATCHES = ("", "//", "", "\\\\", "..", "xx")
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "errorbar.capsize": 3,
+    "font.size": 10,
+    "grid.color": "0.88",
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a name with dollar signs is not a formula
+}
 
 
 # ---------------------------------------------------------------- data of figures
@@ -59,16 +69,7 @@ class Chart(NamedTuple):
         Raises:
             UserError: the file cannot be written.
         """
-        with matplotlib.style.context("default"), atomic_path(path) as temporary:
-            matplotlib.rcParams.update(
-                {
-                    "hatch.linewidth": 0.6,
-                    "font.size": 10,
-                    "axes.spines.top": False,
-                    "axes.spines.right": False,
-                }
-            )
-            matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is not a formula
+        with matplotlib.style.context(["default", STYLE]), atomic_path(path) as temporary:
             figure = Figure(figsize=(10, 4.4), layout="constrained")
             self.draw(figure, self.data)
             figure.suptitle(self.title, x=0.01, ha="left", fontsize=11)
@@ -122,6 +123,12 @@ class Series(NamedTuple):
     )
 
 
+def curve(name: str, history: list[dict], key: str) -> Series:
+    """Make a curve by epoch of the value `key` in a log; older logs do not have every value."""
+    lines = [line for line in history if key in line]
+    return Series(name, [line["epoch"] for line in lines], [line[key] for line in lines])
+
+
 class Panel(NamedTuple):
     """A panel of curves or points."""
 
@@ -130,13 +137,6 @@ class Panel(NamedTuple):
     series: list[Series]
     title: str = ""
     log: bool = False  # whether the x axis is logarithmic
-
-
-class Panels(NamedTuple):
-    """A group of panels."""
-
-    panels: list[Panel]
-    columns: int | None = None  # number of columns; None: all panels side by side
 
 
 class Confusion(NamedTuple):
@@ -161,17 +161,18 @@ def channel_bars(figure: Figure, data: list[SetScores]) -> None:
             np.array([values[subset] for subset in here]) for values in (model.top1, model.low, model.high)
         )
         axis.bar(
-            x, top1, width, edgecolor="black", linewidth=0.6, zorder=2, label=model.name, **_bar_style(rank)
-        )
-        axis.errorbar(
             x,
             top1,
+            width,
             yerr=np.maximum([top1 - low, high - top1], 0),
-            fmt="none",
-            ecolor="black",
-            elinewidth=0.9,
-            capsize=min(2.5, 24 * width),
-            zorder=3,
+            error_kw={"elinewidth": 0.9, "capsize": min(2.5, 24 * width), "zorder": 3},
+            label=model.name,
+            color=PALETTE[rank % len(PALETTE)],
+            edgecolor="black",
+            linewidth=0.6,
+            hatch=HATCHES[rank % len(HATCHES)],  # in grey, hatches separate neighbours
+            hatchcolor="white",
+            zorder=2,
         )
     axis.set_xticks(range(len(subsets)), subsets)
     axis.set(
@@ -181,9 +182,7 @@ def channel_bars(figure: Figure, data: list[SetScores]) -> None:
     )
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.85", zorder=0)
-    axis.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(4, len(data)), frameon=False, fontsize=9
-    )
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(4, len(data)), fontsize=9)
 
 
 def subset_map(figure: Figure, data: list[SetScores]) -> None:
@@ -227,14 +226,15 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
                 style = {"label": model.name, **_marker(named.index(model))}
             else:
                 style = {"label": "_", "linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75"}
-            bars = {"ecolor": "0.4", "elinewidth": 0.9, "capsize": 3}
+            bars = {"ecolor": "0.4", "elinewidth": 0.9}
             axis.errorbar(cost, model.top1, yerr=model.spread or None, **bars, **style)
             if len(named) == len(data):
                 right = cost < (min(costs) * max(costs)) ** 0.5
+                ours = model.name.startswith("ours")  # the other names stand below the bars
                 axis.annotate(
                     model.name,
-                    (cost, model.top1),
-                    xytext=(8 if right else -8, 5 if model.name.startswith("ours") else -12),
+                    (cost, model.top1 if ours else model.top1 - (model.spread or 0)),
+                    xytext=(8 if right else -8, 5 if ours else -12),
                     ha="left" if right else "right",
                     textcoords="offset points",
                     fontsize=8,
@@ -242,87 +242,59 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
         axis.set(xlabel=label, xscale="log")
         if max(costs) > 10 * min(costs):  # not enough room for all tick labels
             axis.xaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
-        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axis.xaxis.set_minor_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
         axis.tick_params(axis="x", which="both", labelsize=8)
         axis.margins(x=0.12)
-        axis.grid(color="0.88")
+        axis.grid()
     axes[0].set_ylabel("top-1 (%)")
     if len(named) < len(data):
         _legend_below(figure, *_plain_legend(axes[0]), columns=5, fontsize=8)
 
 
-def share_against_depth(figure: Figure, data: list[Share]) -> None:
-    """Draw accuracy in percent of ResNet-34's accuracy by strict depth; models of equal depth are side by side.
-
-    Args:
-        data: shares, sorted by depth.
-    """
-    figure.set_size_inches(10, 4.8)
-    axis = figure.subplots()
-    for rank, model in enumerate(data):
-        _share_points(axis, [rank], [model], model.name, rank)
-    _depth_ticks(axis, [model.depth for model in data])
-    axis.set(xlabel="strict depth", ylabel="top-1 in % of ResNet-34's, 95 % interval")
-    _share_axis(axis, len(data))
-    _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
-
-
 def shares(figure: Figure, data: list[Share]) -> None:
-    """Draw accuracy in percent of the strongest network's accuracy, by strict depth.
+    """Draw accuracy in percent of a reference network's accuracy; models of equal depth are side by side.
 
-    Each preset has a colour. Networks with a stem of stride 1 have hollow markers.
+    With presets (`of`), each preset has a colour, a stem of stride 1 has hollow markers, and the names are beside the
+    points. Without presets, each model has its own marker, and the names are in a legend below.
 
     Args:
         data: shares, sorted by depth.
     """
-    figure.set_size_inches(10, 5)
     axis = figure.subplots()
-    presets = list(dict.fromkeys(model.of for model in data))
-    for kind in dict.fromkeys((model.of, model.stride) for model in data):
-        positions = [position for position, model in enumerate(data) if (model.of, model.stride) == kind]
-        members = [data[position] for position in positions]
-        label = f"{kind[0]}, stem of stride {kind[1]}"
-        _share_points(axis, positions, members, label, presets.index(kind[0]), hollow=kind[1] == "1")
+    presets, depths = list(dict.fromkeys(model.of for model in data)), [model.depth for model in data]
+    by_preset = presets != [""]
+    groups: dict[str, list[int]] = {}  # label in the legend -> positions of its models
     for position, model in enumerate(data):
-        axis.annotate(
-            f"{model.name}\n{model.share:.1f}",
-            (position, model.share),
-            xytext=(7, 3),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    _depth_ticks(axis, [model.depth for model in data])
-    axis.set(xlabel="strict depth", ylabel="top-1 in % of the strongest ResNet-34's, 95 % interval")
-    _share_axis(axis, len(data) + 0.4)
-    axis.legend(*_plain_legend(axis), frameon=False, fontsize=9)
-
-
-def _depth_ticks(axis, depths: list[int]) -> None:
-    """Write the depth below the models, which are drawn side by side; a line separates different depths."""
-    for rank in range(1, len(depths)):
-        if depths[rank] != depths[rank - 1]:
-            axis.axvline(rank - 0.5, color="0.8", linewidth=0.8)
-    middles = {
-        depth: np.mean([rank for rank, other in enumerate(depths) if other == depth]) for depth in depths
-    }
+        label = f"{model.of}, stem of stride {model.stride}" if by_preset else model.name
+        groups.setdefault(label, []).append(position)
+    for rank, (label, positions) in enumerate(groups.items()):
+        first = data[positions[0]]
+        style = _marker(presets.index(first.of), first.stride == "1") if by_preset else _marker(rank)
+        share, low, high = np.array([data[position][1:4] for position in positions]).T
+        bars = {"ecolor": "black", "elinewidth": 0.9, "zorder": 3}
+        axis.errorbar(positions, share, yerr=[share - low, high - share], label=label, **bars, **style)
+    for position, (depth, after) in enumerate(itertools.pairwise(depths)):
+        if depth != after:
+            axis.axvline(position + 0.5, color="0.8", linewidth=0.8)
+    for level, line in ((90, (0, (5, 2))), (100, "solid")):
+        axis.axhline(level, color="black", linewidth=0.9, linestyle=line, zorder=2)
+    middles = {d: np.mean([position for position, depth in enumerate(depths) if depth == d]) for d in depths}
     axis.set_xticks(list(middles.values()), [str(depth) for depth in middles])
     axis.tick_params(axis="x", length=0)
-
-
-def _share_points(axis, x, models: list[Share], label: str, rank: int, hollow: bool = False) -> None:
-    """Draw shares with their intervals, all in the same style."""
-    share, low, high = np.array([(model.share, model.low, model.high) for model in models]).T
-    bars = {"ecolor": "black", "elinewidth": 0.9, "capsize": 3, "zorder": 3}
-    axis.errorbar(x, share, yerr=[share - low, high - share], label=label, **bars, **_marker(rank, hollow))
-
-
-def _share_axis(axis, count: float) -> None:
-    """Draw lines at 90 and 100 %, and set the limits of an axis that has `count` models side by side."""
-    for level, style in ((90, (0, (5, 2))), (100, "solid")):
-        axis.axhline(level, color="black", linewidth=0.9, linestyle=style, zorder=2)
-    axis.set_xlim(-0.6, count - 0.4)
-    axis.grid(axis="y", color="0.88")
+    axis.set_xlabel("strict depth")
+    axis.grid(axis="y")
+    if by_preset:
+        figure.set_size_inches(10, 5)
+        axis.set(ylabel="top-1 in % of the strongest ResNet-34's, 95 % interval", xlim=(-0.6, len(data)))
+        for position, model in enumerate(data):
+            text, point = f"{model.name}\n{model.share:.1f}", (position, model.share)
+            axis.annotate(text, point, xytext=(7, 3), textcoords="offset points", fontsize=8)
+        axis.legend(*_plain_legend(axis), fontsize=9)
+    else:
+        figure.set_size_inches(10, 4.8)
+        axis.set(ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data) - 0.4))
+        _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
 
 
 def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int, fontsize: int) -> None:
@@ -332,12 +304,7 @@ def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int
     """
     fitting = 1080 // fontsize // max(map(len, labels))
     figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=max(1, min(columns, fitting)),
-        frameon=False,
-        fontsize=fontsize,
+        handles, labels, loc="outside lower center", ncols=max(1, min(columns, fitting)), fontsize=fontsize
     )
 
 
@@ -350,24 +317,24 @@ def _plain_legend(axis) -> tuple[list, list]:
 def _marker(rank: int, hollow: bool = False) -> dict:
     """Return the style of the marker for the model number `rank`; in grey, the shape identifies the model."""
     colour = PALETTE[rank % len(PALETTE)]
-    if hollow:
-        return _marker(rank) | {"markerfacecolor": "white", "markeredgecolor": colour}
+    face, edge = ("white", colour) if hollow else (colour, "black")
     return {
         "linestyle": "none",
         "marker": MARKERS[rank % len(MARKERS)],
         "markersize": 8,
-        "markeredgecolor": "black",
-        "color": PALETTE[rank % len(PALETTE)],
+        "color": colour,
+        "markerfacecolor": face,
+        "markeredgecolor": edge,
     }
 
 
-def lines(figure: Figure, data: Panels) -> None:
-    """Draw curves in one or more panels."""
-    columns = data.columns or len(data.panels)
-    rows = -(-len(data.panels) // columns)
+def lines(figure: Figure, data: list[Panel]) -> None:
+    """Draw curves in one or more panels, at most three side by side."""
+    columns = min(len(data), 3)
+    rows = -(-len(data) // columns)
     figure.set_size_inches(10, 4.4 if rows == 1 else 3.4 * rows)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, panel in zip(axes, data.panels):
+    for axis, panel in zip(axes, data):
         for rank, series in enumerate(panel.series):
             marker = MARKERS[rank % len(MARKERS)] if len(series.x) < 12 else None
             style = {
@@ -384,9 +351,9 @@ def lines(figure: Figure, data: Panels) -> None:
             axis.minorticks_off()
         elif all(isinstance(x, int) for series in panel.series for x in series.x):
             axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
-        axis.grid(color="0.88")
+        axis.grid()
         if rows > 1:  # rows of panels may have different curves
-            axis.legend(frameon=False, fontsize=7)
+            axis.legend(fontsize=7)
     if rows == 1:
         _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
 
@@ -407,17 +374,17 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
                 axis.annotate(
                     str(next(number)),
                     (x, y),
-                    xytext=((-5, 5), (5, -11), (0, 7))[rank],
+                    xytext=((-5, 5), (5, -11), (0, -14))[rank],
                     ha=("right", "left", "center")[rank],
                     textcoords="offset points",
                     fontsize=8,
                     color=style["color"],
                 )
         axis.set(xlabel=panel.x, xscale="log")
-        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axis.margins(x=0.2, y=0.08)
-        axis.grid(color="0.88")
+        axis.grid()
         axis.sharey(axes[0])
         axis.tick_params(labelleft=axis is axes[0])
     axes[0].set_ylabel(data[0].y)
@@ -426,9 +393,7 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
     for rank, series in enumerate(data[0].series):
         handles.append(Line2D([], [], **_marker(rank, hollow=rank != 1)))
         texts.append("\n".join([series.name, *(f"{next(number):2}  {name}" for name in series.labels)]))
-    key.legend(
-        handles, texts, loc="center left", frameon=False, fontsize=8, borderaxespad=0, labelspacing=1.2
-    )
+    key.legend(handles, texts, loc="center left", fontsize=8, borderaxespad=0, labelspacing=1.2)
 
 
 def labelled_points(figure: Figure, data: list[Panel]) -> None:
@@ -441,7 +406,7 @@ def labelled_points(figure: Figure, data: list[Panel]) -> None:
         axis.set(xlabel=panel.x, ylabel=panel.y)
         axis.set_title(panel.title, fontsize=10)
         axis.margins(x=0.22, y=0.12)
-        axis.grid(color="0.88")
+        axis.grid()
 
 
 def confusion(figure: Figure, data: Confusion) -> None:
@@ -454,12 +419,3 @@ def confusion(figure: Figure, data: Confusion) -> None:
     axis.tick_params(axis="x", rotation=90)
     axis.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axis, label="images of 100 of the true class")
-
-
-def _bar_style(rank: int) -> dict:
-    """Return the colour and hatch of the bars of model number `rank`; in grey, hatches separate neighbours."""
-    return {
-        "color": PALETTE[rank % len(PALETTE)],
-        "hatch": HATCHES[rank % len(HATCHES)],
-        "hatchcolor": "white",
-    }

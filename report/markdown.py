@@ -1,19 +1,26 @@
-"""Write parts of the Markdown tables: captions, tables, cells."""
+"""Write parts of the Markdown tables: captions, tables, cells.
+
+A row is a dict from the heading of a column to the text of its cell.
+"""
 
 from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from report.results import Setting
 
+Row = dict[str, str]
 
-def caption(setting: Setting, split: str, text: str) -> str:
-    """Write the caption of a table; it begins with the setting: data set, image size and preset of the results."""
-    return (
-        f"**{setting.dataset}, {setting.image_size} px, preset {setting.preset}, {split} split.** {text}\n\n"
-    )
+
+def captioned(setting: Setting, text: str, rows: Sequence[Row]) -> str:
+    """Write a table of test results with a caption, which begins with the data set, image size and preset.
+
+    Return "" if there are no rows.
+    """
+    where = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}, test split."
+    return f"**{where}** {text}\n\n{table_of(rows)}" if rows else ""
 
 
 def table(header: list[str], lines: Iterable[list[str]]) -> str:
@@ -35,12 +42,9 @@ def literal(text: str) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", text.replace("<", "&lt;"))
 
 
-def table_of(columns: Mapping[str, Callable], lines: Iterable) -> str:
-    """Write a Markdown table with a line for each object in `lines`.
-
-    `columns` maps the heading of a column to a function that makes the cell of an object.
-    """
-    return table(list(columns), [[cell(line) for cell in columns.values()] for line in lines])
+def table_of(rows: Sequence[Row]) -> str:
+    """Write a Markdown table whose rows all have the same headings; return "" if there are no rows."""
+    return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
 
 
 def difference(test: Mapping | None) -> str:
@@ -51,8 +55,10 @@ def difference(test: Mapping | None) -> str:
     return sign.replace("-", "") + interval(test, "difference_points") + star(test)
 
 
-def interval(test: Mapping, name: str, unit: float = 1, to: str = "–") -> str:
+def interval(test: Mapping | None, name: str, unit: float = 1, to: str = "–") -> str:
     """Write the value `name` of a test and its interval, both times `unit`, such as "1.2 (0.3 – 2.1)"."""
+    if test is None:
+        return "–"
     value, low, high = (unit * test[key] for key in (name, "ci95_low", "ci95_high"))
     return f"{value:.1f} ({low:.1f} {to} {high:.1f})"
 
@@ -68,8 +74,10 @@ def plus_minus(mean: float, sd: float | None) -> str:
 
 
 def mean_sd(values: Iterable[float]) -> str:
-    """Write the mean of the values; if there are several values, also write their standard deviation."""
+    """Write the mean of the values, and their standard deviation if there are several; write a dash without values."""
     values = list(values)
+    if not values:
+        return "–"
     return plus_minus(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 

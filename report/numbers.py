@@ -19,6 +19,10 @@ The values below are examples; they change with the results.
     {{ about date }}                             a field of report/text/about.json
     {{ count runs }}                             331             number of evaluations on the data set `DATA`
 
+A number comes from the files of predictions in this way: `build.fill` -> `Numbers.gap` -> `Numbers.difference` ->
+`Numbers.find` (`NAMED` in grids/task1.py, `Setting.model`, `Setting.find`) -> `Setting.difference` -> `Setting.correct`
+-> `Setting.right` -> `engine.records.read_predictions`.
+
 The first word after a function is usually a preset. The next words are names of models, as in `NAMED` in grids/. A
 group of channel sets is the name of a set, or mean, pairs or singles; for the thirteen bands it is all, rgb, one,
 but-one or random. A dash means that there are no results. Only results of `DATA` and of the thirteen bands are used. So
@@ -27,6 +31,7 @@ other results in results/ never change these texts.
 
 from __future__ import annotations
 
+import copy
 import shlex
 import statistics
 from pathlib import Path
@@ -58,12 +63,12 @@ class Numbers:
     """A collection of the functions that the top of this file lists.
 
     Args:
-        settings: "task1" or "task2" -> settings of this task. A setting is a group of results with the same preset,
-            data set and image size.
+        settings: the settings of both tasks. A setting is a group of results with the same preset, data set and image
+            size.
         results: the folder results/.
     """
 
-    def __init__(self, settings: dict[str, list[Setting]], results: Path):
+    def __init__(self, settings: list[Setting], results: Path):
         self.settings, self.results = settings, results
 
     def __call__(self, expression: str) -> str:
@@ -96,12 +101,19 @@ class Numbers:
         models = NAMED[model] if isinstance(model, str) else (model,)
         others = {"bands": bands.BANDS, **{name: data for data, name in bands.EXTRA.items()}}
         wanted = (others[preset], bands.PRESET) if preset in others else (DATA, preset)
-        for setting in (setting for settings in self.settings.values() for setting in settings):
+        for setting in self.settings:
             if (setting.dataset, setting.preset) == wanted:
                 for result in map(setting.model, models):
                     if result:
                         return setting, result
         return None, None
+
+    def by_preset(self) -> Numbers:
+        """Return numbers whose intervals take the seed variance of a preset from this preset alone."""
+        settings = [copy.copy(setting) for setting in self.settings]
+        for setting in settings:
+            setting.others = []
+        return Numbers(settings, self.results)
 
     @staticmethod
     def columns(setting: Setting, group: str) -> tuple[str, ...]:
@@ -118,22 +130,19 @@ class Numbers:
         columns = self.columns(setting, group) if model else ()
         return setting.top1(model, columns) if columns else []
 
-    def top1(self, preset: str, name: str | Runs, group: str = "mean") -> str:
+    def top1(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> str:
         values = self.by_seed(preset, name, group)
+        if values and seed:
+            setting, model = self.find(preset, name)
+            values = [values[setting.seeds(model, self.columns(setting, group)).index(int(seed))]]
         return f"{statistics.fmean(values):.1f}" if values else NOTHING
 
     def sd(self, preset: str, name: str, group: str = "mean") -> str:
         values = self.by_seed(preset, name, group)
         return f"{statistics.stdev(values):.1f}" if len(values) > 1 else NOTHING
 
-    def val(self, preset: str, name: str | Runs, column: str = "top1_pct", form: str = ".1f") -> str:
-        setting, model = self.find(preset, name)
-        value = model and setting.mean(model, column, "val")
-        return NOTHING if value is None else f"{value:{form}}"
-
     def gap(self, preset: str, name: str, other: str, group: str = "mean") -> str:
-        result = self.difference(preset, name, other, group)
-        return interval(result, "difference_points", to="to") if result else NOTHING
+        return interval(self.difference(preset, name, other, group), "difference_points", to="to")
 
     def difference(
         self, preset: str, name: str | Runs, other: str | Runs, group: str = "mean"
@@ -148,8 +157,7 @@ class Numbers:
         return setting.difference(model, against, self.columns(setting, group))
 
     def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
-        result = self.share(preset, name, other)
-        return interval(result, "ratio", 100, "to") if result else NOTHING
+        return interval(self.share(preset, name, other), "ratio", 100, "to")
 
     def share(self, preset: str, name: str | Runs, other: str | Runs = "strongest") -> dict | None:
         """Divide the top-1 of two networks of Task 2; return the result of `Setting.ratio`.
@@ -169,10 +177,13 @@ class Numbers:
     def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Average a numeric column of the test rows over seeds and sets; a `scale` of "/N" divides the mean by N."""
         setting, model = self.find(preset, name)
-        if not model:
-            return NOTHING
-        values = setting.test.loc[setting.test["entry"].isin({*model.values()}), column].dropna()
-        return f"{values.mean() / float(scale.removeprefix('/')):{form}}" if len(values) else NOTHING
+        return scaled(model and setting.mean(model, column), scale, form)
+
+    def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
+        """Sum a numeric column over the networks of a model; a `scale` of "/N" divides the sum by N."""
+        setting, model = self.find(preset, name)
+        values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}] if model else []
+        return scaled(sum(values) if values else None, scale, form)
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
         path = self.results / file
@@ -189,21 +200,11 @@ class Numbers:
         return NOTHING if table.empty else f"{table[column].astype(float).mean():{form}}"
 
     def count(self, what: str) -> str:
-        if what != "runs":
-            raise UserError(f"count {what!r}: use `count runs`")
-        return str(len(self._records()))
+        return str(len({"runs": self._records(), "trainings": self._trainings()}[what]))
 
     def seeds(self, preset: str, name: str) -> str:
         count = len(self.by_seed(preset, name))
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
-
-    def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Sum a numeric column over the networks of a model; a `scale` of "/N" divides the sum by N."""
-        setting, model = self.find(preset, name)
-        if not model:
-            return NOTHING
-        values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}]
-        return f"{sum(values) / float(scale.removeprefix('/')):{form}}"
 
     def changing(self, preset: str, name: str) -> str:
         """Return the percentage of test images whose answer differs between channel sets, averaged over seeds."""
@@ -234,18 +235,25 @@ class Numbers:
         return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())
 
     def _records(self) -> list[dict]:
-        settings = [setting for settings in self.settings.values() for setting in settings]
-        return [record for one in settings for record in one.records.values() if one.dataset == DATA]
+        return [record for one in self.settings if one.dataset == DATA for record in one.records.values()]
+
+    def _trainings(self) -> list[dict]:
+        """List a record for each training; several evaluations of the same training count once."""
+        by_training = {
+            (record["preset"], record["digest"], record["seed"]): record
+            for record in self._records()
+            if not record["test"]
+        }
+        return list(by_training.values())
 
     def compute(self, kind: str) -> str:
-        """Add up the training times; several evaluations of the same training count once."""
-        times = {}
-        for record in self._records():
+        """Add up the training times on processors in core-hours, or on GPUs in minutes."""
+        seconds = dict.fromkeys(("cpu", "gpu"), 0.0)
+        for record in self._trainings():
             on_gpu = any(word in record["trained_with"]["hardware"] for word in ("NVIDIA", "H100", "H200"))
-            if on_gpu == {"cpu": False, "gpu": True}[kind] and not record["test"]:
-                threads = 1 if on_gpu else record["trained_with"].get("threads") or 1
-                times[record["preset"], record["digest"], record["seed"]] = record["train_s"] * threads
-        return f"{sum(times.values()) / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
+            threads = 1 if on_gpu else record["trained_with"].get("threads") or 1
+            seconds["gpu" if on_gpu else "cpu"] += record["train_s"] * threads
+        return f"{seconds[kind] / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
 
     def provenance(self) -> str:
         changed = sum(record["evaluated_with"]["commit"].endswith("+changes") for record in self._records())
@@ -257,3 +265,8 @@ class Numbers:
 
     def about(self, field: str) -> str:
         return read_json(ROOT / "report" / "text" / "about.json")[field]
+
+
+def scaled(value: float | None, scale: str, form: str) -> str:
+    """Write a value divided by N in the format `form`, for a scale of "/N"; write a dash for None."""
+    return NOTHING if value is None else f"{value / float(scale.removeprefix('/')):{form}}"

@@ -6,7 +6,7 @@ The report calls the preset 48px-quarter "S" (small networks) and the preset 64p
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,11 @@ from engine.records import SINGLE, SUBSETS
 from grids import task1, task2
 from grids.run import Run
 from report import budgets, diagrams, figures
-from report.charts import TOP1, cost_of, curves, share_of
+from report.charts import cost_of, curves, scores_of, share_of
 from report.class_names import class_names
 from report.compare import adjusted, denominator, mistakes
-from report.figures import Chart, Cost, Panel, Panels, Series, SetScores, Share
-from report.markdown import difference, interval, mean_sd, number, table
+from report.figures import Chart, Cost, Panel, Series, SetScores, Share
+from report.markdown import difference, interval, mean_sd, number, table, table_of
 from report.numbers import COLOUR_GROUPS, FULL, NARROW, NOTHING, Numbers
 from report.results import Runs, answers
 
@@ -61,10 +61,9 @@ APPENDED = {  # rows that only the report shows
     *("mean fill", "tied filter (C/n)", "hypernetwork (C/n)", "dynamic convolution (C/n)"),
     *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
     *("the same, 90 epochs, strong", "ours, 90 epochs, strong †"),
-    *("ResNet-34, decay 0.001", "ResNet-34, stock"),
+    *("ResNet-34, decay 0.001", "ResNet-34, stock", "ours, depth 5, fine stem"),
 }
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # keys in records
-DIAGRAMS = (diagrams.module, diagrams.layer)  # these functions need no data
 # The comparisons that support the claims: (description, preset, model, other model)
 PRIMARY = (
     ("ours against seven specialists (S, mean of 7)", NARROW, "ours", "specialists"),
@@ -106,33 +105,37 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
 
 def make_charts(numbers: Numbers) -> dict[str, Chart]:
     """Make the figures of the report; return a dict from the file name to the chart."""
-    charts = {
-        "module": Chart(diagrams.module, "", "The channel-set stem: one function, computed in two ways"),
-        "layer": Chart(diagrams.layer, "", "A gated layer and its depth"),
-        "frontier": Chart(
-            figures.budgets, budgets.make_panels(numbers), "Task 1: accuracy against three budgets, preset S"
+    charts: dict[str, tuple[Callable, object, str]] = {
+        "module": (diagrams.module, "no data", "The channel-set stem: one function, computed in two ways"),
+        "layer": (diagrams.layer, "no data", "A gated layer and its depth"),
+        "frontier": (
+            figures.budgets,
+            budgets.make_panels(numbers),
+            "Task 1: accuracy against three budgets, preset S",
         ),
-        "channels": Chart(
-            figures.channel_bars, _channels(numbers), "Task 1: top-1 by channels present, preset S"
-        ),
-        "fill": Chart(
+        "channels": (figures.channel_bars, _channels(numbers), "Task 1: top-1 by channels present, preset S"),
+        "fill": (
             figures.labelled_points,
             _fill(numbers),
             "What fill rules do: the six sets that miss a channel, preset S, one seed per rule",
         ),
-        "depth": Chart(
+        "depth": (
             figures.shares,
             _depth(numbers),
             "Task 2: share of the strongest ResNet-34's accuracy, by strict depth",
         ),
-        "cost": Chart(
-            figures.top1_against_cost, _cost(numbers), "Task 2: accuracy and cost, preset L (log scales)"
+        "cost": (
+            figures.top1_against_cost,
+            _cost(numbers),
+            "Task 2: accuracy and cost, preset L (log scales)",
         ),
-        "curves": Chart(figures.lines, _curves(numbers), "Training: Task 1 in preset S, Task 2 in preset L"),
+        "curves": (
+            figures.lines,
+            _curves(numbers),
+            "Training. Top: Task 1, preset S. Bottom: Task 2, preset L, last panel preset S",
+        ),
     }
-    return {
-        f"paper_{name}.png": chart for name, chart in charts.items() if chart.data or chart.draw in DIAGRAMS
-    }
+    return {f"paper_{name}.png": Chart(*chart) for name, chart in charts.items() if chart[1]}
 
 
 # ---------------------------------------------------------------- tables
@@ -157,8 +160,8 @@ def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> dict[str, str
     return {
         "model": label,
         "seeds": str(len(numbers.by_seed(preset, runs))),
-        "val top-1": numbers.val(preset, runs),
-        "val loss": numbers.val(preset, runs, "loss", ".2f"),
+        "val top-1": number(setting.mean(model, "top1_pct", "val"), 1),
+        "val loss": number(setting.mean(model, "loss", "val"), 2),
         "precision / F1": " / ".join(
             f"{setting.mean(model, f'{name}_macro'):.3f}" for name in ("precision", "f1")
         ),
@@ -166,11 +169,14 @@ def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> dict[str, str
     }
 
 
-def _task1_row(numbers: Numbers, label: str, runs: Runs) -> dict[str, str]:
+def _task1_row(
+    numbers: Numbers, label: str, runs: Runs, specialists: Runs = task1.SPECIALISTS
+) -> dict[str, str]:
+    """Make the cells of a model; `specialists` are the seven networks to compare it with."""
     row = _row(numbers, NARROW, label, runs)
     if not row:
         return {}
-    gap = numbers.difference(NARROW, runs, task1.SPECIALISTS)
+    gap = runs is not specialists and numbers.difference(NARROW, runs, specialists)
     means = {group: mean_sd(numbers.by_seed(NARROW, runs, group)) for group in ("RGB", *COLOUR_GROUPS)}
     return {**row, **means, "mean of 7": means["mean"], "vs specialists": signed(gap) if gap else NOTHING}
 
@@ -197,7 +203,7 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> dict[str,
         "width": f"{config['width']:g}",
         "epochs": str(config["epochs"]),
         "depth": " / ".join(str(record[kind]) for kind in DEPTHS),
-        "% of strongest": "100" if whole else interval(share, "ratio", 100) if share else NOTHING,
+        "% of strongest": "100" if whole else interval(share, "ratio", 100),
         "strict depth": str(record["strict_depth"]),
         "test top-1": mean_sd(numbers.by_seed(preset, run)),
         "GFLOPs": f"{2 * setting.mean(model, 'macs') / 1e9:.2f}",
@@ -209,28 +215,44 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> dict[str,
 
 def primary_table(numbers: Numbers) -> str:
     """Write a table of the comparisons in `PRIMARY`, with Holm's correction over all rows."""
+    alone = numbers.by_preset()
     lines = []
     for label, preset, name, other in PRIMARY:
         setting, _ = numbers.find(preset, name)
-        ratio = setting is not None and setting.task == "task2"
-        if result := (numbers.share if ratio else numbers.difference)(preset, name, other):
-            text = interval(result, "ratio", 100) + " %" if ratio else signed(result) + " points"
-            lines.append({**result, "comparison": label, "result": text})
+        if setting is None:
+            continue
+        results = [
+            (each.share if setting.task == "task2" else each.difference)(preset, name, other)
+            for each in (numbers, alone)
+        ]
+        if all(results):
+            texts = [
+                interval(result, "ratio", 100) + " %" if "ratio" in result else signed(result) + " points"
+                for result in results
+            ]
+            lines.append({**results[0], "comparison": label, "result": texts[0], "alone": texts[1]})
     rows = [
         {
             "comparison": line["comparison"],
             "result": line["result"],
+            "with the preset's seeds alone": line["alone"],
             "p": f"{line['p_value']:.2g}",
             "p, Holm": f"{line['p_holm']:.2g}",
         }
         for line in adjusted(lines, ("comparison",))
     ]
-    return chosen(rows, ("comparison", "result", "p", "p, Holm"))
+    return table_of(rows)
 
 
 def bands_table(numbers: Numbers) -> str:
     """Write a table of top-1 of the networks for thirteen bands, by group of channel sets."""
-    groups = ("all", "rgb", "one", "but-one", "random")
+    groups = {
+        "all bands": "all",
+        "RGB": "rgb",
+        "one band": "one",
+        "all but one": "but-one",
+        "drawn sets": "random",
+    }
     rows = []
     for label, name in (
         ("ours", "ours"),
@@ -241,11 +263,10 @@ def bands_table(numbers: Numbers) -> str:
         ("trained on all bands, regression fill", "all-bands+regression"),
         ("specialist for RGB", "specialist"),
     ):
-        cells = {group: numbers.by_seed("bands", name, group) for group in groups}
+        cells = {heading: numbers.by_seed("bands", name, group) for heading, group in groups.items()}
         if any(cells.values()):
-            rows.append([label, *(mean_sd(cells[group]) if cells[group] else NOTHING for group in groups)])
-    header = ["network", "all bands", "RGB", "one band", "all but one", "drawn sets"]
-    return table(header, rows) if rows else ""
+            rows.append({"network": label, **{heading: mean_sd(values) for heading, values in cells.items()}})
+    return table_of(rows)
 
 
 def fill_table(numbers: Numbers) -> str:
@@ -253,31 +274,32 @@ def fill_table(numbers: Numbers) -> str:
 
     A network was trained either on all channels (column "fixed") or with the fill rule (column "trained").
     """
-    errors = _fill_errors(numbers)
-    if errors is None:
-        return ""
-    pixel = errors[errors["sampler"].isna()].groupby("rule")["pixel_error"].mean()
-    trained = {
-        sampler: errors[errors["sampler"] == sampler]
-        .groupby("rule")[["stem_error", "bn_shift", "val_top1_pct"]]
-        .mean()
-        for sampler in ("none", "hcs")
-    }
+    means = _fill_errors(numbers)
     rows = []
-    for rule, name in RULES.items():
-        cells = [f"{pixel[rule]:.2f}" if rule in pixel else NOTHING]
-        for column, form in (("stem_error", ".2f"), ("bn_shift", ".2f"), ("val_top1_pct", ".1f")):
-            for means in trained.values():
-                cells.append(f"{means.loc[rule, column]:{form}}" if rule in means.index else NOTHING)
+    for rule, name in RULES.items() if means else ():
+        cells = [number(means[""]["pixel_error"].get(rule), 2)]
+        for column, decimals in (("stem_error", 2), ("bn_shift", 2), ("val_top1_pct", 1)):
+            cells += [number(means[sampler][column].get(rule), decimals) for sampler in ("none", "hcs")]
         rows.append([name, *cells])
     header = ["rule", "pixel error", "response error, fixed", "trained", "shift, fixed", "trained"]
-    return table([*header, "accuracy, fixed", "trained"], rows)
+    return table([*header, "accuracy, fixed", "trained"], rows) if rows else ""
 
 
-def _fill_errors(numbers: Numbers) -> pd.DataFrame | None:
-    file = Path(numbers.results) / "fill_error.csv"
-    errors = pd.read_csv(file) if file.is_file() else None
-    return None if errors is None else errors[errors["subset"].isin(SUBSETS[1:])]
+def _fill_errors(numbers: Numbers) -> dict[str, pd.DataFrame]:
+    """Average the values in fill_error.csv over the six sets that miss a channel.
+
+    Return a dict from the sampler of the training, which is "" for pixels without a network, to a table with a row for
+    each fill rule. The dict is empty without results.
+    """
+    file = numbers.results / "fill_error.csv"
+    if not file.is_file():
+        return {}
+    errors = pd.read_csv(file).fillna({"sampler": ""})
+    errors = errors[errors["subset"].isin(SUBSETS[1:])]
+    return {
+        sampler: errors[errors["sampler"] == sampler].groupby("rule").mean(numeric_only=True)
+        for sampler in ("", "none", "hcs")
+    }
 
 
 def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
@@ -295,7 +317,7 @@ def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
             line = {
                 **result,
                 "what changes": label,
-                "val top-1": numbers.val(NARROW, run),
+                "val top-1": number(setting.mean(model, "top1_pct", "val"), 1),
                 "test top-1": numbers.top1(NARROW, run),
                 "reference": numbers.top1(NARROW, against),
                 "seeds": " / ".join(str(len(numbers.by_seed(NARROW, each))) for each in (run, against)),
@@ -326,19 +348,14 @@ def answers_table(numbers: Numbers) -> str:
     }  # name of the network -> answers (N, 7) of the first seed
     changing = np.flatnonzero((columns["ours"] != columns["ours"][:, :1]).any(axis=1))
     chosen_images = [changing[len(changing) * quarter // 4] for quarter in (1, 2, 3) if len(changing)]
-    rows = [
-        [
-            names[first.labels[image]],
-            label,
-            *(
-                "right" if answer == first.labels[image] else names[answer]
-                for answer in columns[label][image]
-            ),
-        ]
-        for image in chosen_images
-        for label in columns
-    ]
-    return table(["image of class", "network", *SUBSETS], rows) if rows else ""
+    rows = []
+    for image in chosen_images:
+        true = names[first.labels[image]]
+        for label, by_set in columns.items():
+            given = [names[answer] for answer in by_set[image]]
+            given = ["right" if name == true else name for name in given]
+            rows.append({"image of class": true, "network": label, **dict(zip(SUBSETS, given))})
+    return table_of(rows)
 
 
 def confusions(numbers: Numbers) -> str:
@@ -366,11 +383,7 @@ def _channels(numbers: Numbers) -> list[SetScores]:
     ):
         setting, model = numbers.find(NARROW, name)
         if model:
-            values = (
-                {subset: setting.mean({subset: entry}, column) for subset, entry in model.items()}
-                for column in TOP1
-            )
-            scores.append(SetScores(label, *values))
+            scores.append(scores_of(setting, model, label))
     return scores
 
 
@@ -380,14 +393,12 @@ def _fill(numbers: Numbers) -> list[Panel]:
     All values are means over the six sets that miss a channel.
     """
     errors, panels = _fill_errors(numbers), []
-    if errors is None:
-        return []
     for title, column, label, sampler in (
         ("the RGB-trained network, rule at test only", "stem_error", "error of the stem's responses", "none"),
         ("trained with the rule", "stem_error", "error of the stem's responses", "hcs"),
         ("trained with the rule", "bn_shift", "BatchNorm shift (nats)", "hcs"),
     ):
-        means = errors[errors["sampler"] == sampler].groupby("rule")[[column, "val_top1_pct"]].mean()
+        means = errors.get(sampler, pd.DataFrame())
         points = [
             Series(name, [float(means.loc[rule, column])], [float(means.loc[rule, "val_top1_pct"])])
             for rule, name in RULES.items()
@@ -409,8 +420,8 @@ def _depth(numbers: Numbers) -> list[Share]:
                 name = (
                     re.sub("^ours, (depth .)?(, )?|, fine stem", "", label).replace("operations", "").strip()
                 )
-                share = share_of(name, result, record["strict_depth"], text)
-                shares.append(share._replace(stride=record["config"]["stem"][-1]))
+                stride = record["config"]["stem"][-1]
+                shares.append(share_of(name, result, record["strict_depth"], text, stride))
     return sorted(shares, key=lambda share: share.depth)
 
 
@@ -419,8 +430,8 @@ def _cost(numbers: Numbers) -> list[Cost]:
     return [cost_of(setting, model, label) for label, setting, model in models if model]
 
 
-def _curves(numbers: Numbers) -> Panels | None:
-    """Make panels of losses and validation accuracy; return None unless both tasks have curves.
+def _curves(numbers: Numbers) -> list[Panel]:
+    """Make panels of losses and validation accuracy; return [] unless both tasks have curves.
 
     Each network shows one seed: the first seed whose log has the validation loss. Older logs have no validation loss.
     If all logs of a network are older, its first seed is shown.
@@ -430,11 +441,8 @@ def _curves(numbers: Numbers) -> Panels | None:
         records = {}
         for label, runs in rows:
             setting, model = numbers.find(preset, runs)
-            seeds = (
-                [record for (entry, _), record in sorted(setting.records.items()) if entry in model.values()]
-                if model
-                else []
-            )
+            entries = sorted({*model.values()}) if model else []
+            seeds = [record for entry in entries for record in setting.records_of(entry).values()]
             if seeds:
                 records[label] = min(seeds, key=lambda record: "val_loss" not in record["history"][-1])
         return records
@@ -448,6 +456,6 @@ def _curves(numbers: Numbers) -> Panels | None:
         curves(small, val_loss="validation loss, preset S"),
     )
     if not all(parts):
-        return None
-    one, two, three = (part.panels for part in parts)
-    return Panels([panel for panel in (*one, *two, three[2]) if panel.series], columns=3)
+        return []
+    one, two, three = parts
+    return [panel for panel in (*one, *two, three[2]) if panel.series]

@@ -60,10 +60,7 @@ def sources(root: Path) -> list[Path]:
 
 def source_digest(root: Path) -> str:
     """Compute the sha256 over the contents of all `sources`."""
-    total = hashlib.sha256()
-    for path in sources(root):
-        total.update(path.read_bytes())
-    return total.hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources(root))).hexdigest()
 
 
 def make_pdf(root: Path, digest: str) -> bytes:

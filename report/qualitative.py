@@ -56,15 +56,13 @@ def make_charts(root: Path) -> dict[str, Chart]:
             for name in content["pictures"]
         }
         figures = {
-            "reconstructions": Chart(
+            "reconstructions": (
                 reconstructions,
                 _rebuilt(content["ours"], pictures[REBUILT]),
                 "One photograph from each set of channels, filled by four rules",
             ),
-            "kernels": Chart(
-                kernels, content["ours"]["kernels"], "Kernels that the stem generates for each set"
-            ),
-            "activation": Chart(
+            "kernels": (kernels, content["ours"]["kernels"], "Kernels that the stem generates for each set"),
+            "activation": (
                 activation,
                 _rests_on(content["networks"], pictures),
                 "What the answers rest on (Grad-CAM, last feature map)",
@@ -75,7 +73,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"
         ) from error
-    return {f"qualitative_{name}.png": chart for name, chart in figures.items() if chart.data}
+    return {f"qualitative_{name}.png": Chart(*figure) for name, figure in figures.items() if figure[1]}
 
 
 def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dict) -> np.ndarray:
@@ -108,12 +106,13 @@ def _rebuilt(ours: dict, picture: np.ndarray) -> Rebuilt:
 
 
 def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[RestsOn]:
-    def of_network(network: dict, name: str) -> tuple:
-        label = LABELS.get(network["model"], network["model"])
-        return label, network["answers"][name], network["maps"][name]
-
+    """Return the parts that support the answers for each picture; return [] without networks."""
+    labels = [LABELS.get(network["model"], network["model"]) for network in networks]
     return [
-        RestsOn(picture.tolist(), [of_network(network, name) for network in networks])
+        RestsOn(
+            picture.tolist(),
+            [(label, each["answers"][name], each["maps"][name]) for label, each in zip(labels, networks)],
+        )
         for name, picture in pictures.items()
         if networks
     ]

@@ -12,7 +12,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from functools import cache, cached_property
+from itertools import permutations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -89,6 +91,14 @@ def answers(setting: Setting, model: Model) -> np.ndarray:
     )
 
 
+class Key(NamedTuple):
+    """The facts that are equal for all seeds of an entry, and differ between entries."""
+
+    model: str
+    trained: tuple  # identity of the training; two ways to evaluate the same networks have the same identity
+    test: tuple  # sorted options of the evaluation
+
+
 class Setting:
     """A group of results with the same preset, data set and image size.
 
@@ -104,6 +114,7 @@ class Setting:
         channels: names of the channels of the data.
         rows: the rows, with a new column "entry" for the number of the entry.
         test: the rows of the test split.
+        keys: the `Key` of each entry.
         files: a dict from (entry, column of predictions) to a dict from seed to the file of the test predictions.
         others: other settings of the task with the same data. They help to estimate the seed variance when this setting
             has too few seeds.
@@ -115,25 +126,22 @@ class Setting:
     def __init__(self, task: str, key: tuple, rows: pd.DataFrame, records: dict[str, dict], folder: Path):
         self.task, self.key, self.folder = task, key, folder
         self.preset, self.dataset, self.image_size = key
-        first = next(iter(records[name] for name in rows["run"]))
-        self.channels = tuple(first.get("channels") or RGB.names)
+        self.channels = tuple(records[rows["run"].iloc[0]].get("channels") or RGB.names)
         self.columns = prediction_columns(task, rows)
         self.others: list[Setting] = []
-        self.numbers: dict[tuple, int] = {}  # identity of an entry -> its number
+        self.numbers: dict[Key, int] = {}  # key of an entry -> its number
         self.records: dict[tuple[int, int], dict] = {}  # (entry, seed) -> record
         entries = {}
         for name in dict.fromkeys(rows["run"]):
             record = records[name]
-            key = (
-                record["model"],
-                identity(CONFIGS[task].of(record["config"])),
-                tuple(sorted(record["test"].items())),
-            )
+            trained = identity(CONFIGS[task].of(record["config"]))
+            key = Key(record["model"], trained, tuple(sorted(record["test"].items())))
             entries[name] = self.numbers.setdefault(key, len(self.numbers))
             if self.records.setdefault((entries[name], record["seed"]), record) is not record:
                 raise UserError(
                     f"two records have the same model and seed, {name} and another of {record['model']}: delete one"
                 )
+        self.keys = list(self.numbers)  # the key of each entry
         self.rows = rows.assign(entry=rows["run"].map(entries))
         self.test = self.rows[self.rows["split"] == "test"]
         # (entry, column of predictions) -> seed -> file
@@ -164,9 +172,14 @@ class Setting:
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
+    @cache
+    def records_of(self, entry: int) -> dict[int, dict]:
+        """Return a dict from each seed of an entry, in order, to its record."""
+        return {seed: record for (number, seed), record in sorted(self.records.items()) if number == entry}
+
     def record(self, entry: int) -> dict:
         """Return the record of an entry's first seed."""
-        return self.records[entry, min(seed for number, seed in self.records if number == entry)]
+        return next(iter(self.records_of(entry).values()))
 
     def same(self, entry: int, column: str):
         """Return the value of a column that must be the same for all seeds of an entry.
@@ -187,10 +200,10 @@ class Setting:
     def find(self, run: Run) -> int | None:
         """Find the entry of a run that grids/ lists; return None if the run has no test results in this setting."""
         try:
-            key = identity(resolve_run(self.task, run, self.preset, self.channels))
+            trained = identity(resolve_run(self.task, run, self.preset, self.channels))
         except UserError:  # the run is for data with other channels, or for the other task
             return None
-        entry = self.numbers.get((run.model, key, tuple(sorted(run.test.items()))))
+        entry = self.numbers.get(Key(run.model, trained, tuple(sorted(run.test.items()))))
         return entry if entry in set(self.test["entry"]) else None
 
     def alone(self, entry: int) -> Model:
@@ -209,10 +222,6 @@ class Setting:
         if len(model) < len(self.columns) or None in model.values():
             return None
         return model if self.columns not in (SUBSETS, (SINGLE,)) or self.seeds(model) else None
-
-    def trained(self, entry: int) -> tuple:
-        """Return a key that is equal for two entries exactly if they evaluate the same trained networks."""
-        return identity(CONFIGS[self.task].of(self.record(entry)["config"]))
 
     def run_name(self, entry: int) -> str:
         """Return the name of an entry's files, without the seed."""
@@ -345,20 +354,15 @@ class Setting:
 
         The variance is pooled over models. Return None if no model has several seeds.
         """
-        entries, differences = sorted({*self.test["entry"]}), []
-        for entry in entries:
-            for plain in entries:
-                if (
-                    entry != plain
-                    and not self.record(plain)["test"]
-                    and self.trained(entry) == self.trained(plain)
-                ):
-                    one, other = self.alone(entry), self.alone(plain)
-                    seeds = sorted({*self.seeds(one, columns)} & {*self.seeds(other, columns)})
-                    if len(seeds) > 1:
-                        differences.append(
-                            self.correct(one, columns, seeds) - self.correct(other, columns, seeds)
-                        )
+        differences = []
+        for entry, plain in permutations(sorted({*self.test["entry"]}), 2):
+            if not self.keys[plain].test and self.keys[entry].trained == self.keys[plain].trained:
+                one, other = self.alone(entry), self.alone(plain)
+                seeds = sorted({*self.seeds(one, columns)} & {*self.seeds(other, columns)})
+                if len(seeds) > 1:
+                    differences.append(
+                        self.correct(one, columns, seeds) - self.correct(other, columns, seeds)
+                    )
         return seed_variance(differences)
 
     # ------------------------------------------------------------ comparisons
@@ -371,7 +375,7 @@ class Setting:
         """
         columns = tuple(columns or self.columns)
         ours, theirs = self.seeds(model, columns), self.seeds(other, columns)
-        same = all(self.trained(model[column]) == self.trained(other[column]) for column in columns)
+        same = all(self.keys[model[column]].trained == self.keys[other[column]].trained for column in columns)
         if same:
             ours = theirs = sorted({*ours} & {*theirs})
         if not ours or not theirs:

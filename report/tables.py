@@ -7,13 +7,11 @@ an evaluated network in a setting. A specialist is a network that was trained fo
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from functools import partial
 from itertools import groupby
 
 from engine.records import SUBSETS
 from report.compare import MEAN, SAME_STEM, STRONGEST, Line, Mistakes, lines_of
-from report.markdown import caption, difference, interval, mean_sd, number, plus_minus, star, table, table_of
+from report.markdown import Row, captioned, difference, interval, mean_sd, number, plus_minus, star, table_of
 from report.results import Setting
 
 SEEDS = {  # task -> text that says how the variance over seeds enters an interval
@@ -27,22 +25,17 @@ MILLION = 1e6
 # ---------------------------------------------------------------- Task 1
 
 QUALITY = (*SUBSETS, MEAN, "worst of 7", "expert gap", "retention %")
-MODEL: dict[str, Callable[[Line], str]] = {"model": lambda line: line.name}
-HOW: dict[str, Callable[[Line], str]] = {
-    "at test": lambda line: line.at_test,
-    "epochs": lambda line: line.epochs,
-    "augment": lambda line: line.augment,
-}
 
 
-def channel_table(setting: Setting, split: str = "test") -> str:
+def channel_table(setting: Setting) -> str:
     """Write a table of top-1 on the seven colour subsets, and of values computed from it.
 
     Mean and worst are computed for each seed, then averaged over seeds. They need results on all seven subsets. The
     expert gap is the top-1 of the specialist minus the top-1 of the model, averaged over the subsets that have a
-    specialist; the number of these subsets is in brackets. Retention is the mean of R, G and B relative to RGB.
+    specialist; the number of these subsets is in brackets. A model with another recipe has no gap. Retention is the
+    mean of R, G and B relative to RGB.
     """
-    lines = lines_of(setting, split)
+    lines = lines_of(setting)
     if not lines:
         return ""
     experts = {
@@ -52,45 +45,55 @@ def channel_table(setting: Setting, split: str = "test") -> str:
         for subset in line.entries
         if subset in SUBSETS
     }
-    cells = {id(line): _quality(line, experts) for line in lines}
-    ranked = [cells[id(line)] for line in lines if line.section != "specialist"]
-    best = {name: _best([one[name][0] for one in ranked], lowest=name == "expert gap") for name in QUALITY}
+    recipes = [line.recipe for line in lines if line.section == "specialist"]
+    cells = [_quality(line, experts if line.recipe in recipes else {}) for line in lines]
+    best = {}  # column -> best value of ours and the baselines, rounded as in the table
+    for name in QUALITY:
+        ranked = [cell[name][0] for line, cell in zip(lines, cells) if line.section != "specialist"]
+        written = [round(value, 1) for value in ranked if value is not None]
+        best[name] = (min if name == "expert gap" else max)(written, default=None)
+    rows = []
+    for line, cell in zip(lines, cells):
+        quality = {name: text for name, (_, text) in cell.items()}
+        for name, (value, text) in cell.items():
+            if line.section != "specialist" and value is not None and round(value, 1) == best[name]:
+                quality[name] = f"**{text}**"
+        rows.append(
+            {
+                "model": line.name,
+                "section": line.section,
+                **line.how,
+                "seeds": line.seeds(),
+                **quality,
+                "params (M)": number(line.params(), 2, MILLION),
+                "MACs (M), n=3": number(line.mean("macs", "RGB"), 0, MILLION),
+            }
+        )
     halves = [half for line in lines for half in (line.rows["ci95_high"] - line.rows["ci95_low"]) / 2]
-
-    def quality(name: str, line: Line) -> str:
-        return _bold(*cells[id(line)][name], best[name] if line.section != "specialist" else None)
-
-    columns = {
-        **MODEL,
-        "section": lambda line: line.section,
-        **HOW,
-        "seeds": Line.seeds,
-        **{name: partial(quality, name) for name in QUALITY},
-        "params (M)": lambda line: number(line.params(), 2, MILLION),
-        "MACs (M), n=3": lambda line: number(line.mean("macs", "RGB"), 0, MILLION),
-    }
     text = (
         "Top-1 in %, mean over seeds (± standard deviation where there are several); a single result's 95 % "
         f"interval is typically ±{statistics.median(halves):.1f} points. Bold: best of ours and the "
         "baselines. Expert gap: specialist − model in points, over the (number of) subsets that have a "
-        "specialist. Retention: mean of R, G, B relative to RGB."
+        "specialist, for models with the epochs, augmentation, pooling and width of the specialists. Retention: "
+        "mean of R, G, B relative to RGB."
     )
-    return caption(setting, split, text) + table_of(columns, lines)
+    return captioned(setting, text, rows)
 
 
 def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
-    """Make the cells of a line in the columns `QUALITY`; return a dict from the column to (number to rank, text).
+    """Make the cells of a line in the columns `QUALITY`; return a dict from the column to (value to rank, text).
 
     `experts` maps a subset to the mean top-1 of its specialist.
     """
     cells: dict[str, tuple[float | None, str]] = dict.fromkeys(QUALITY, (None, "–"))
     top1 = {subset: line.mean("top1_pct", subset) for subset in line.entries if subset in SUBSETS}
-    cells |= {subset: _ranked(line.values("top1_pct", subset)) for subset in top1}
     by_seed = (
         line.rows.pivot(index="seed", columns="subset", values="top1_pct").reindex(columns=SUBSETS).dropna()
     )
+    values = {subset: line.values("top1_pct", subset) for subset in top1}
     if len(by_seed):
-        cells[MEAN], cells["worst of 7"] = _ranked(by_seed.mean(axis=1)), _ranked(by_seed.min(axis=1))
+        values |= {MEAN: by_seed.mean(axis=1), "worst of 7": by_seed.min(axis=1)}
+    cells |= {name: (statistics.fmean(each), mean_sd(each)) for name, each in values.items()}
     gaps = [expert - top1[subset] for subset, expert in experts.items() if subset in top1]
     if gaps and line.section != "specialist":
         gap = statistics.fmean(gaps)
@@ -101,66 +104,47 @@ def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | N
     return cells
 
 
-def _ranked(values) -> tuple[float, str]:
-    return statistics.fmean(values), mean_sd(values)
-
-
-def _best(numbers: list[float | None], lowest: bool) -> float | None:
-    """Find the best number, rounded as in the table, so that cells with equal texts are all bold or all not bold."""
-    written = [round(value, 1) for value in numbers if value is not None]
-    return (min if lowest else max)(written) if written else None
-
-
-def _bold(value: float | None, text: str, best: float | None) -> str:
-    return f"**{text}**" if value is not None and round(value, 1) == best else text
-
-
-def detail_table(setting: Setting, split: str = "test") -> str:
+def detail_table(setting: Setting) -> str:
     """Write a table of top-1 with its interval, macro precision, recall and F1, for each model and subset."""
-    columns = {**MODEL, **HOW}
     rows = [
-        [
-            *(cell(line) for cell in columns.values()),
-            subset,
-            str(len(line.values("top1_pct", subset))),
-            f"{line.mean('top1_pct', subset):.2f}",
-            f"{line.mean('ci95_low', subset):.2f} – {line.mean('ci95_high', subset):.2f}",
-            *(f"{line.mean(name, subset):.4f}" for name in ("precision_macro", "recall_macro", "f1_macro")),
-        ]
-        for line in lines_of(setting, split)
+        {
+            "model": line.name,
+            **line.how,
+            "subset": subset,
+            "seeds": str(len(line.values("top1_pct", subset))),
+            "top-1 %": f"{line.mean('top1_pct', subset):.2f}",
+            "95 % interval": f"{line.mean('ci95_low', subset):.2f} – {line.mean('ci95_high', subset):.2f}",
+            **{
+                f"{name} (macro)": f"{line.mean(f'{name.lower()}_macro', subset):.4f}"
+                for name in ("precision", "recall", "F1")
+            },
+        }
+        for line in lines_of(setting)
         for subset in line.entries
     ]
-    if not rows:
-        return ""
-    measured = ["top-1 %", "95 % interval", "precision (macro)", "recall (macro)", "F1 (macro)"]
-    text = "Means over seeds; the interval is Wilson's over the images."
-    return caption(setting, split, text) + table([*columns, "subset", "seeds", *measured], rows)
+    return captioned(setting, "Means over seeds; the interval is Wilson's over the images.", rows)
 
 
-def channel_cost_table(setting: Setting, split: str = "test") -> str:
+def channel_cost_table(setting: Setting) -> str:
     """Write a table of parameters and training time, and of MACs and latency with 1, 2 and 3 present channels."""
-
-    def sized(line: Line, count: int) -> list[str]:
-        return [subset for subset in line.entries if len(subset) == count]
-
-    def latency(count: int, line: Line) -> str:
-        values = line.values("latency_ms", *sized(line, count))
-        return number(statistics.median(values) if values else None, 2)
-
-    def macs(count: int, line: Line) -> str:
-        return number(line.mean("macs", *sized(line, count)), 1, MILLION)
-
-    lines = lines_of(setting, split)
-    columns = {
-        **MODEL,
-        **HOW,
-        "params (M)": lambda line: number(line.params(), 2, MILLION),
-        "training (min)": lambda line: number(line.minutes(), 1),
-        **{f"MACs (M), n={count}": partial(macs, count) for count in (1, 2, 3)},
-        **{f"latency (ms), n={count}": partial(latency, count) for count in (1, 2, 3)},
-    }
-    if not lines:
-        return ""
+    rows = []
+    for line in lines_of(setting):
+        macs, latency = {}, {}
+        for n in (1, 2, 3):
+            sized = [subset for subset in line.entries if len(subset) == n]
+            macs[f"MACs (M), n={n}"] = number(line.mean("macs", *sized), 1, MILLION)
+            times = line.values("latency_ms", *sized)
+            latency[f"latency (ms), n={n}"] = number(statistics.median(times) if times else None, 2)
+        rows.append(
+            {
+                "model": line.name,
+                **line.how,
+                "params (M)": number(line.params(), 2, MILLION),
+                "training (min)": number(line.minutes(), 1),
+                **macs,
+                **latency,
+            }
+        )
     text = (
         "n: channels present. Training: minutes a seed, all nets of the line together, as long as other "
         "trainings ran beside. MACs: convolutions and linear layers, one image. Latency: median for one "
@@ -168,7 +152,7 @@ def channel_cost_table(setting: Setting, split: str = "test") -> str:
         "Networks that are equal at one n differ here by the machine's noise alone. The specialists' "
         "parameters are the sum over their nets."
     )
-    return caption(setting, split, text) + table_of(columns, lines)
+    return captioned(setting, text, rows)
 
 
 def stats_table(setting: Setting, lines: list[dict]) -> str:
@@ -179,30 +163,25 @@ def stats_table(setting: Setting, lines: list[dict]) -> str:
     pairs: dict[tuple, dict[str, dict]] = {}
     for line in lines:
         pairs.setdefault((line["run"], line["other_run"]), {})[line["subset"]] = line
-    by_run = {setting.run_name(entry): line for line in lines_of(setting) for entry in line.entries.values()}
-
-    def first(pair: tuple) -> dict:
-        return next(iter(pairs[pair].values()))
-
-    columns = {
-        "model": lambda pair: first(pair)["model"],
-        "epochs": lambda pair: by_run[pair[0]].epochs,
-        "other": lambda pair: first(pair)["other"],
-        "other at test": lambda pair: by_run[pair[1]].at_test if pair[1] in by_run else "as trained",
-        "seeds": lambda pair: f"{first(pair)['seeds']} / {first(pair)['other_seeds']}",
-        **{
-            subset: (lambda pair, subset=subset: difference(pairs[pair].get(subset)))
-            for subset in (MEAN, *SUBSETS)
-        },
-    }
-    if not lines:
-        return ""
+    by_run, rows = {line.run: line for line in lines_of(setting)}, []
+    for (run, other_run), by_subset in pairs.items():
+        first = next(iter(by_subset.values()))
+        rows.append(
+            {
+                "model": first["model"],
+                "epochs": by_run[run].how["epochs"],
+                "other": first["other"],
+                "other at test": by_run[other_run].how["at test"],
+                "seeds": f"{first['seeds']} / {first['other_seeds']}",
+                **{subset: difference(by_subset.get(subset)) for subset in (MEAN, *SUBSETS)},
+            }
+        )
     text = (
         "Top-1 difference in points, model − other, with its 95 % interval: from paired differences over images, "
         f"{SEEDS['task1']} An asterisk: p < 0.05 after Holm's correction over the {len(lines)} comparisons of this "
         "table."
     )
-    return caption(setting, "test", text) + table_of(columns, pairs)
+    return captioned(setting, text, rows)
 
 
 # ---------------------------------------------------------------- Task 2
@@ -211,26 +190,23 @@ def stats_table(setting: Setting, lines: list[dict]) -> str:
 MAIN = ("ours", "reference", "baseline")
 
 
-def _training(setting: Setting) -> dict[str, Callable[[int], str]]:
-    """Return the columns that describe a network and its training.
-
-    The result is a dict from the heading of a column to a function that makes the cell of an entry.
-    """
-
-    def row(entry: int):
-        return setting.of(entry).iloc[0]
-
-    def stem(entry: int) -> str:
-        name = row(entry)["stem"]
-        return f"{name} pooled" if row(entry)["stem_pool"] is True else name
-
+def _training(setting: Setting, entry: int) -> Row:
+    """Return the cells that describe a network and its training."""
+    row = setting.of(entry).iloc[0]
     return {
-        "model": lambda entry: row(entry)["label"],
-        "stem": stem,
-        "width": lambda entry: f"{row(entry)['width']:g}",
-        "epochs": lambda entry: str(row(entry)["epochs"]),
-        "augment": lambda entry: row(entry)["augment"],
-        "decay": lambda entry: f"{row(entry)['weight_decay']:g}",
+        "model": row["label"],
+        "stem": f"{row['stem']} pooled" if row["stem_pool"] is True else row["stem"],
+        "width": f"{row['width']:g}",
+        "epochs": str(row["epochs"]),
+        "augment": row["augment"],
+        "decay": f"{row['weight_decay']:g}",
+    }
+
+
+def _size(setting: Setting, entry: int) -> Row:
+    return {
+        "params (M)": number(setting.same(entry, "params"), 2, MILLION),
+        "MACs (M)": number(setting.same(entry, "macs"), 0, MILLION),
     }
 
 
@@ -244,37 +220,30 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
         ratios: lines of `compare.ratios`.
     """
     shares = {(line["comparison"], line["run"]): line for line in ratios}
-    against = {
-        comparison: {
-            line["denominator_run"]: line["denominator"]
-            for line in sorted(ratios, key=lambda line: -line["epochs"])
-            if line["comparison"] == comparison
-        }
-        for comparison in (STRONGEST, SAME_STEM)
-    }
-
-    def ratio(comparison: str, entry: int) -> str:
-        name = setting.run_name(entry)
-        if share := shares.get((comparison, name)):
-            return interval(share, "ratio", 100) + star(share)
-        return "100" if name in against[comparison] else "–"
-
-    def mean(column: str, entry: int) -> str:
-        return number(setting.mean(entry, column), 4)
-
-    columns = {
-        **_training(setting),
-        "strict depth": lambda entry: f"{setting.same(entry, 'strict_depth'):.0f}",
-        "seeds": lambda entry: str(len(setting.of(entry))),
-        "top-1 %": lambda entry: mean_sd(setting.of(entry)["top1_pct"]),
-        "ratio %, strongest": partial(ratio, STRONGEST),
-        "ratio %, same stem": partial(ratio, SAME_STEM),
-        "precision": partial(mean, "precision_macro"),
-        "recall": partial(mean, "recall_macro"),
-        "F1": partial(mean, "f1_macro"),
-        "params (M)": lambda entry: number(setting.same(entry, "params"), 2, MILLION),
-        "MACs (M)": lambda entry: number(setting.same(entry, "macs"), 0, MILLION),
-    }
+    against: dict[str, dict[str, str]] = {STRONGEST: {}, SAME_STEM: {}}  # run of a denominator -> its name
+    for line in sorted(ratios, key=lambda line: -line["epochs"]):
+        against[line["comparison"]][line["denominator_run"]] = line["denominator"]
+    rows: dict[bool, list[Row]] = {True: [], False: []}  # whether a table is the main table -> its rows
+    for entry in sorted(setting.compared, key=lambda entry: -setting.of(entry)["epochs"].iloc[0]):
+        run, results, ratio = setting.run_name(entry), setting.of(entry), {}
+        for comparison in (STRONGEST, SAME_STEM):
+            share = shares.get((comparison, run))
+            whole = "100" if run in against[comparison] else "–"
+            ratio[f"ratio %, {comparison}"] = interval(share, "ratio", 100) + star(share) if share else whole
+        rows[results["section"].iloc[0] in MAIN].append(
+            {
+                **_training(setting, entry),
+                "strict depth": f"{setting.same(entry, 'strict_depth'):.0f}",
+                "seeds": str(len(results)),
+                "top-1 %": mean_sd(results["top1_pct"]),
+                **ratio,
+                **{
+                    name: number(setting.mean(entry, f"{name.lower()}_macro"), 4)
+                    for name in ("precision", "recall", "F1")
+                },
+                **_size(setting, entry),
+            }
+        )
     text = (
         "Means over seeds (± standard deviation where there are several); precision, recall and F1 are "
         "macro averages. "
@@ -288,75 +257,54 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
             f"< 0.05 after Holm's correction over the column. "
         )
     text += "Depth: strict, of the fused network (metrics/depth.py). Width: a multiplier."
-    section = {entry: setting.of(entry)["section"].iloc[0] for entry in setting.compared}
-    order = sorted(setting.compared, key=lambda entry: -setting.of(entry)["epochs"].iloc[0])
-    parts = {
-        text: [entry for entry in order if section[entry] in MAIN],
-        "Distilled: trained on the predictions of a ResNet-34 as well. Columns as above.": [
-            entry for entry in order if section[entry] == "distilled"
-        ],
-    }
-    return "\n\n".join(
-        caption(setting, "test", heading) + table_of(columns, entries)
-        for heading, entries in parts.items()
-        if entries
-    )
+    distilled = "Distilled: trained on the predictions of a ResNet-34 as well. Columns as above."
+    parts = (captioned(setting, text, rows[True]), captioned(setting, distilled, rows[False]))
+    return "\n\n".join(filter(None, parts))
 
 
 def classifier_cost_table(setting: Setting, against: int | None) -> str:
     """Write a table of the cost of each model; it also shows latency as a multiple of the latency of `against`."""
-    if not setting.compared:
-        return ""
     machines = {entry: _timed_on(setting, entry) for entry in setting.compared}
 
-    def latency(column: str, entry: int) -> str:
-        ours, alike = (
-            setting.mean(entry, column),
-            against is not None and machines[entry] == machines[against],
-        )
+    def latency(entry: int, column: str) -> str:
+        ours, alike = setting.mean(entry, column), machines[entry] == machines.get(against)
         theirs = setting.mean(against, column) if alike else None
-        multiple = f" ({ours / theirs:.2f}×)" if ours is not None and theirs else ""
-        return number(ours, 2) + multiple
+        return number(ours, 2) + (f" ({ours / theirs:.2f}×)" if ours and theirs else "")
 
-    def operations(entry: int) -> str:
-        counts = {
-            record["weighted_operations"] for (other, _), record in setting.records.items() if other == entry
-        }
-        return "–".join(map(str, sorted(counts)))
-
-    columns = {
-        **_training(setting),
-        "params (M)": lambda entry: number(setting.same(entry, "params"), 2, MILLION),
-        "MACs (M)": lambda entry: number(setting.same(entry, "macs"), 0, MILLION),
-        "latency (ms), batch 1": partial(latency, "latency_ms_b1"),
-        "latency (ms), batch 256": partial(latency, "latency_ms_b256"),
-        "memory (MB)": lambda entry: number(setting.mean(entry, "peak_mem_mb"), 0),
-        "training (min)": lambda entry: number(setting.mean(entry, "train_s"), 1, 60),
-        "training depth": lambda entry: f"{setting.same(entry, 'train_depth'):.0f}",
-        "operations": operations,
-    }
-    multiple = (
-        ""
-        if against is None
-        else f"; in brackets as a multiple of that of {setting.describe(against)} on the same machine"
-    )
-    where = "; ".join(sorted(set().union(*machines.values())))
-    on = f" on {where}" if where else ""
+    rows = []
+    for entry in setting.compared:
+        counts = {record["weighted_operations"] for record in setting.records_of(entry).values()}
+        rows.append(
+            {
+                **_training(setting, entry),
+                **_size(setting, entry),
+                "latency (ms), batch 1": latency(entry, "latency_ms_b1"),
+                "latency (ms), batch 256": latency(entry, "latency_ms_b256"),
+                "memory (MB)": number(setting.mean(entry, "peak_mem_mb"), 0),
+                "training (min)": number(setting.mean(entry, "train_s"), 1, 60),
+                "training depth": f"{setting.same(entry, 'train_depth'):.0f}",
+                "operations": "–".join(map(str, sorted(counts))),
+            }
+        )
+    hardware = "; ".join(sorted(set().union(*machines.values())))
+    on = f" on {hardware}" if hardware else ""
+    if against is not None:
+        on += f"; in brackets as a multiple of that of {setting.describe(against)} on the same machine"
     text = (
         "Of the fused network. MACs: convolutions and linear layers, one image. Latency: median in float32 "
-        f"for a batch of 1 and of 256{on}{multiple}. Memory: largest sum of all "
+        f"for a batch of 1 and of 256{on}. Memory: largest sum of all "
         f"live tensors in a pass of 256 images, weights included. Training: minutes a seed, as long as other "
         f"trainings ran beside. Training depth: strict depth before fusing. Operations: weighted operations "
         f"in a pass, of which the strict depth counts the longest chain."
     )
-    return caption(setting, "test", text) + table_of(columns, setting.compared)
+    return captioned(setting, text, rows)
 
 
 def _timed_on(setting: Setting, entry: int) -> set[str]:
     """Return the descriptions of the machines on which the latencies of an entry were measured."""
-    timed = setting.of(entry).dropna(subset="latency_ms_b1")["seed"]
-    records = [setting.records[entry, seed] for seed in timed]
-    machines = [record.get("timed_with", record["evaluated_with"]) for record in records]
+    records = setting.records_of(entry)
+    timed = [records[seed] for seed in setting.of(entry).dropna(subset="latency_ms_b1")["seed"]]
+    machines = [record.get("timed_with", record["evaluated_with"]) for record in timed]
     return {f"{machine['hardware']}, threads: {machine['threads']}" for machine in machines}
 
 
@@ -369,32 +317,18 @@ def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
         f"Images by what {ours} and {against} make of them, in %, mean over "
         f"{seeds} {'pair' if seeds == 1 else 'pairs'} of seeds."
     )
+    agreement = captioned(setting, text, [{kind: f"{share:.1f}" for kind, share in shares.items()}])
+    rows = [
+        {"class": true, "taken for": taken, ours: f"{a:.1f}", against: f"{b:.1f}"}
+        for true, taken, a, b in confusions
+    ]
     return (
-        caption(setting, "test", text)
-        + table(list(shares), [[f"{share:.1f}" for share in shares.values()]])
-        + f"\n\nThe commonest confusions of {ours}, in % of the class's images.\n\n"
-        + table(
-            ["class", "taken for", ours, against],
-            [[true, taken, f"{a:.1f}", f"{b:.1f}"] for true, taken, a, b in confusions],
-        )
+        f"{agreement}\n\nThe commonest confusions of {ours}, in % of the class's images.\n\n{table_of(rows)}"
     )
 
 
 # ---------------------------------------------------------------- ablations of both tasks
 
-VARIANT = {  # task -> heading of a measured value -> function that makes the cell of a line of `compare.ablations`
-    "task1": {
-        "seeds": lambda line: str(line["seeds"]),
-        **{subset: (lambda line, subset=subset: f"{line[subset]:.1f}") for subset in SUBSETS},
-        MEAN: lambda line: plus_minus(line["mean_pct"], line["mean_sd"]),
-    },
-    "task2": {
-        "strict depth": lambda line: f"{line['strict_depth']:.0f}",
-        "MACs (M)": lambda line: number(line["macs"], 0, MILLION),
-        "seeds": lambda line: str(line["seeds"]),
-        "top-1 %": lambda line: plus_minus(line["top1_pct"], line["top1_sd"]),
-    },
-}
 MEASURED = {
     "task1": "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of the mean of 7 "
     "in points",
@@ -407,22 +341,32 @@ def variant_table(setting: Setting, lines: list[dict]) -> str:
 
     `lines` are the lines of `compare.ablations`.
     """
-    if not lines:
-        return ""
     rows = []
     for group, members in groupby(lines, key=lambda line: line["group"]):
         members = list(members)
         # the dict keeps the last variant of a run, so reverse the lines to keep the first variant
         variants = {line["run"]: line["variant"] for line in reversed(members)}
         for line in members:
-            reference = variants.get(line["reference_run"], line["reference"])
-            compared = ["", ""] if line["p_value"] is None else [difference(line), reference]
-            measured = [cell(line) for cell in VARIANT[setting.task].values()]
-            rows.append([group if line is members[0] else "", line["variant"], *measured, *compared])
+            seeds, top1 = str(line["seeds"]), plus_minus(line["top1_pct"], line["top1_sd"])
+            if setting.task == "task1":
+                measured = {"seeds": seeds, **{each: f"{line[each]:.1f}" for each in SUBSETS}, MEAN: top1}
+            else:
+                macs = number(line["macs"], 0, MILLION)
+                measured = {"strict depth": f"{line['strict_depth']:.0f}", "MACs (M)": macs}
+                measured |= {"seeds": seeds, "top-1 %": top1}
+            compared = line["p_value"] is not None
+            rows.append(
+                {
+                    "what changes": group if line is members[0] else "",
+                    "variant": line["variant"],
+                    **measured,
+                    "difference": difference(line) if compared else "",
+                    "from": variants.get(line["reference_run"], line["reference"]) if compared else "",
+                }
+            )
     tests = len({(line["run"], line["reference_run"]) for line in lines if line["p_value"] is not None})
     text = (
         f"{MEASURED[setting.task]}, with its 95 % interval over images and training seeds, {SEEDS[setting.task]} "
         f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants."
     )
-    header = ["what changes", "variant", *VARIANT[setting.task], "difference", "from"]
-    return caption(setting, "test", text) + table(header, rows)
+    return captioned(setting, text, rows)

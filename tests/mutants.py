@@ -95,8 +95,8 @@ MUTANTS = (
     Mutant(
         "M53 a training gives its lock back at once",
         "engine/trainer.py",
-        "self.lock = hold(self.folder)\n",
-        "self.lock = hold(self.folder)\n            self.lock.release()\n",
+        "lock = hold(self.folder)\n",
+        "lock = hold(self.folder)\n                lock.release()\n",
         "test_damage.py::test_a_training_keeps_others_out_until_it_ends",
     ),
     Mutant(
@@ -116,8 +116,8 @@ MUTANTS = (
     Mutant(
         "terminal: its end is not heard",
         "engine/trainer.py",
-        "signal.SIGTERM, *ends, *(",
-        "signal.SIGTERM, *(",
+        'names.append("SIGHUP")',
+        "pass",
         "test_damage.py::test_the_end_of_the_terminal_saves_unless_nohup_ignores_it",
     ),
     Mutant(
@@ -192,8 +192,8 @@ MUTANTS = (
     Mutant(
         "options: ranges are not checked",
         "utils.py",
-        "        given = {key: limit for key, limit in limits.items() if limit is not None}\n",
-        "        continue\n",
+        "        if not math.isfinite(value) or not all(LIMITS",
+        "        if False and not all(LIMITS",
         "robust:options",
         ("train_task1.py", "train_task2.py"),
     ),
@@ -256,8 +256,8 @@ MUTANTS = (
     Mutant(
         "together: a training gives its lock back at once",
         "engine/trainer.py",
-        "self.lock = hold(self.folder)\n",
-        "self.lock = hold(self.folder)\n            self.lock.release()\n",
+        "lock = hold(self.folder)\n",
+        "lock = hold(self.folder)\n                lock.release()\n",
         "robust:together",
         ("two trainings",),
     ),

@@ -130,7 +130,7 @@ def test_float_pixels_and_the_kinds_that_go_into_them(tmp_path):
         (
             as_npy(np.zeros((8, 8, 5), np.float32)),
             "uint16",
-            "pixels are float32, but those of the first image are uint16",
+            "pixels are float32, but the first image has uint16",
         ),
         (as_npy(np.full((8, 8, 5), np.nan)), "float32", "320 pixels are NaN"),
         (as_npy(np.array([None, {}], object)), "uint16", "allow_pickle"),
@@ -296,7 +296,7 @@ def test_tables_of_bands_by_hand(publish_bands, tmp_path):
     assert rows[1][2] == "75.0 ± 0.0" and rows[1][5] == "0.0"
     assert "| sliced kernel | as trained | +25.0 (" in difference_table(setting)
     assert unseen_table(setting) == ""
-    (ours, sliced) = make_charts(setting)["task1_bands_eurosat.png"].data.panels[0].series
+    (ours, sliced) = make_charts(setting)["task1_bands_eurosat.png"].data[0].series
     assert ours.x == [1, 2, 3] and sliced.y == pytest.approx([100 / 12, 75, 75])
 
 

@@ -271,6 +271,13 @@ def test_wrong_ids_are_one_clear_error(channels, message):
         make_stem("regression")(torch.randn(1, 2, 8, 8), channels)
 
 
+def test_an_unseen_channel_is_refused_where_all_channels_are_needed():
+    """A kernel that depends on the image reads all channels, so it took the image for that of the last channel."""
+    net = build_channel_net("resnet10", 3, 2, fill="luma_chroma", kernel="dynamic", width=0.1).eval()
+    with pytest.raises(ValueError, match="unseen in training"):
+        net(torch.randn(1, 1, 32, 32), channels=[UNSEEN])
+
+
 def test_wrong_masks_are_one_clear_error():
     stem, x = make_stem("regression"), torch.randn(2, 3, 8, 8)
     for mask in (torch.ones(2, 3), torch.ones(2, 2, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool)):

@@ -163,6 +163,8 @@ STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
         ({"statistics": {"mean": 1}}, "must have the entries mean, std, covariance"),
         ({"normalised": False, "covariance": torch.eye(3)}, "normalised=False needs statistics="),
         ({"fill": "black", "statistics": STATISTICS, "normalised": False}, "in raw images black is zero"),
+        ({"fill": "black", "mean": [1, 2, 3], "std": [1, 0, 1]}, "std 0 is not above zero"),
+        ({"fill": "black", "std": [1, 1, 1]}, "'black' needs the channels' mean and std"),
         ({"fill": "wiener"}, "unknown fill rule 'wiener'"),
         ({"covariance": torch.ones(3, 3), "ridge": 0.0}, "ridge 0.0: channel . follows exactly"),
         (
@@ -276,9 +278,17 @@ def test_numbers_of_numpy_and_torch_name_wavelengths():
     assert len(Channels([2345.671, 2345.672])) == 2
     with pytest.raises(ValueError, match=r"known ids are 0 to 1 \(665.0 is a wavelength\)"):
         channels.ids([665])
-    for wrong in (None, True, {"a": (500.0, -1.0)}, {"a": (500.0, 1.0, 2.0)}):
+    for three in (numpy.int64(3), torch.tensor(3)):
+        assert len(Channels(three)) == 3 and Channels(3).ids(three - 1) == [2]
+    for wrong in (None, True, {"a": (500.0, -1.0)}, {"a": (500.0, 1.0, 2.0)}, {"a": "665"}, {"a": True}):
         with pytest.raises(ValueError, match="channel"):
             Channels(wrong)
+    for wrong, message in (
+        (torch.ones(2, 2).bool(), "is neither an id"),
+        ("6.6.5nm", "no channel '6.6.5nm'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            channels.ids(wrong)
 
 
 def test_bands_of_one_sensor_name_those_of_another():

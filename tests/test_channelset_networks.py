@@ -202,14 +202,38 @@ def test_filling_at_the_input_refuses_what_it_cannot_do():
         with pytest.raises(ValueError, match=message):
             adapt_first_conv(small_net(), **{"fill": "mean", "where": "input", **options})
     net = adapt_first_conv(small_net(), "mean", where="input")
-    with pytest.raises(ValueError, match="adapted already"):
-        adapt_first_conv(net, "mean", where="input")
+    for where in ("input", "stem"):
+        with pytest.raises(ValueError, match="adapted already"):
+            adapt_first_conv(net, "mean", where=where)
     with pytest.raises(RuntimeError, match="were not filled"), present(net, mask=MASK):
         net[0](torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match="called with a dict"):
         net({"img": torch.randn(2, 3, 8, 8)}, mask=MASK)
     with pytest.raises(ValueError, match="to read the channel count from"):
         adapt_first_conv(Patches(), "mean", where="input")
+
+
+def test_a_set_of_all_channels_is_filled_as_a_mask_of_all_channels():
+    x, every = torch.randn(2, 3, 8, 8), torch.ones(2, 3, dtype=torch.bool)
+    net = adapt_first_conv(small_net(), "grey", where="input")  # the one rule that changes a whole image
+    for how in ({}, {"channels": [0, 1, 2]}):
+        torch.testing.assert_close(net(x, **how), net(x, mask=every))
+
+
+def test_a_mask_has_a_row_for_each_image_of_a_list():
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return [self.conv(image) for image in images]
+
+    net, images = adapt_first_conv(Detector(), "mean", where="input"), [torch.randn(3, 8, 8)] * 2
+    assert len(net(images, mask=MASK)) == 2
+    for rows in (1, 5):
+        with pytest.raises(ValueError, match=f"mask has {rows} rows for 2 images"):
+            net(images, mask=torch.ones(rows, 3, dtype=torch.bool))
 
 
 def test_one_convolution_under_two_names_is_replaced_under_both():

@@ -117,6 +117,23 @@ def test_an_adapted_network_comes_back_from_its_file(fill, where, ending, tmp_pa
             assert torch.equal(value, loaded.state_dict()[name])
 
 
+def twice(net):
+    return nn.DataParallel(torch.compile(net))
+
+
+@pytest.mark.parametrize("where", ["stem", "input"])
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel, twice])
+def test_a_file_of_a_wrapped_network_loads_into_the_plain_network(wrap, where, tmp_path):
+    def plain():
+        return nn.Sequential(nn.Conv2d(3, 4, 3))
+
+    net = adapt_first_conv(plain(), "mean", where=where)
+    save_adapted(wrap(net), tmp_path / "net.pt")
+    x = torch.randn(1, 2, 8, 8)
+    loaded = load_adapted(plain(), tmp_path / "net.pt")
+    torch.testing.assert_close(loaded(x, channels=[2, 0]), net(x, channels=[2, 0]))
+
+
 def test_what_is_no_such_file_is_one_clear_error(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"PK no zip")
     (tmp_path / "text").write_text("hello")

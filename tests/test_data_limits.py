@@ -265,8 +265,7 @@ def test_pixels_of_two_kinds_are_named(tmp_path, first, second):
         tmp_path / "set", lambda number: as_npy(pixels(number, second if number % 2 else first))
     )
     with pytest.raises(
-        UserError,
-        match=f"pixels are {second}, but those of the first image are {first}: save all images as one type",
+        UserError, match=f"pixels are {second}, but the first image has {first}: save all images as one type"
     ):
         open_cache(read_lists(folder), 8, tmp_path / "cache", progress=False)
 
@@ -283,7 +282,7 @@ def test_a_picture_among_wider_pixels_is_named(tmp_path, tiny_dataset):
     for path in sorted(tiny_dataset.rglob("*.JPEG"))[:-1]:
         path.write_bytes(as_npy(np.asarray(Image.open(path).convert("RGB")).astype(np.uint16) * 257))
     with pytest.raises(
-        UserError, match="n00000002_7.JPEG .ValueError: a picture has 8-bit pixels, .* are uint16"
+        UserError, match="n00000002_7.JPEG .ValueError: a picture has 8-bit pixels, .* has uint16"
     ):
         open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False)
 

@@ -101,7 +101,7 @@ def test_download_errors(server, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("images.zip*"))
     with pytest.raises(UserError, match="by hand"):
         download("http://127.0.0.1:9/images.zip", tmp_path, progress=False)
-    for url in ("file:///etc/passwd", "http://127.0.0.1/", "images.zip"):
+    for url in ("file:///etc/passwd", "http://127.0.0.1/", "http://127.0.0.1/data/..", "images.zip"):
         with pytest.raises(UserError, match="is not the http or https address of a file"):
             download(url, tmp_path, progress=False)
     monkeypatch.setattr(

@@ -133,7 +133,7 @@ def test_the_bars_are_the_first_sets_of_the_split_that_there_is(sets):
 
 
 def test_the_curves_are_those_of_the_log_and_bars_where_there_is_none(classifier):
-    loss, top1 = training_chart(classifier).data.panels
+    loss, top1 = training_chart(classifier).data
     assert [line.y for line in loss.series] == [[2.0, 1.5], [1.7]]
     assert [(line.name, line.x, line.y) for line in top1.series] == [
         ("training", [], []),

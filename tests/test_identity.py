@@ -175,7 +175,7 @@ def test_an_earlier_cache_of_other_pictures_is_built_again(tiny_dataset, tmp_pat
         os.utime(first.folder / "meta.json", ns=(time.time_ns() + 10**9,) * 2)
     second = opened(tiny_dataset, tmp_path / "cache")
     assert not np.array_equal(first.split("train").images, second.split("train").images)
-    assert "an earlier version made it" in capsys.readouterr().err
+    assert "an earlier version made the cache" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- checkpoints and records

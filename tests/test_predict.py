@@ -144,3 +144,37 @@ def test_a_file_of_more_than_a_gibibyte_is_not_read(trained):
         file.truncate(LARGEST_IMAGE + 1)
     with pytest.raises(UserError, match="huge.png.* bytes"):
         Predictor(trained).pixels("huge.png", (0, 1, 2))
+
+
+def test_pictures_of_files_with_equal_names_and_folders_are_all_drawn(trained, tiny_dataset):
+    image = (tiny_dataset / "images" / "n00000001" / "n00000001_0.JPEG").read_bytes()
+    files = [Path(name) for name in ("one/c/a.jpg", "two/c/a.jpg", "two/c/a.jpeg", "two/c/b.jpg")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(image)
+    predict.main([str(trained), *map(str, files), "--device", "cpu", "--picture", "pictures"])
+    assert sorted(path.name for path in Path("pictures").iterdir()) == [
+        "b.png",
+        "c-a-jpeg.png",
+        "one-c-a-jpg.png",
+        "two-c-a-jpg.png",
+    ]
+
+
+def test_files_that_macos_adds_are_not_read(trained, tiny_dataset, capsys):
+    folder = tiny_dataset / "images" / "n00000001"
+    (folder / "._n00000001_0.JPEG").write_bytes(b"\0\5\26\7")
+    predict.main([str(trained), str(folder), "--device", "cpu"])
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
+def test_a_file_name_cannot_command_the_terminal(trained, tiny_dataset, capsys):
+    image = tiny_dataset / "images" / "n00000001" / "n00000001_0.JPEG"
+    good, bad = Path("good\x1b[2J.jpg"), Path("bad\x1b[2J.jpg")
+    good.write_bytes(image.read_bytes())
+    bad.write_bytes(b"none")
+    with pytest.raises(UserError, match="1 of 2 images"):
+        predict.main([str(trained), str(good), str(bad), "--device", "cpu"])
+    shown = capsys.readouterr()
+    assert "good\\x1b[2J.jpg: " in shown.out and "bad\\x1b[2J.jpg" in shown.err
+    assert "\x1b" not in shown.out + shown.err

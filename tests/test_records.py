@@ -109,20 +109,20 @@ def test_a_record_that_is_none_is_named(publish, tmp_path, rewrite):
         ("{}", "preset"),
         (json.dumps({**record, "seed": 3}), "-s3"),
         (json.dumps({**record, "section": "mine"}), "section 'mine'"),
-        (json.dumps({**record, "train_s": 61.0}), "it was changed since it was written"),
+        (json.dumps({**record, "train_s": 61.0}), "it was changed after it was written"),
         (json.dumps({**record, "checksums": {}}), "'record'"),
     ):
         files.record.write_text(text)
-        with pytest.raises(UserError, match=f"resnet34-.*-s0.json is no record .*{message}"):
+        with pytest.raises(UserError, match=f"resnet34-.*-s0.json is not a record .*{message}"):
             load_records(tmp_path / "results", "task2")
     for change, message in (
         ({"label": "two\nlines"}, "cannot be a table cell"),
         ({"label": "=1+1"}, "cannot be a table cell"),
         ({"label": "caf\udce9"}, "cannot be a table cell"),
-        ({"history": [5]}, "no list of epochs"),
+        ({"history": [5]}, "not a list of epochs"),
     ):
         rewrite(files.record, {**record, **change})
-        with pytest.raises(UserError, match=f"resnet34-.*-s0.json is no record .*{message}"):
+        with pytest.raises(UserError, match=f"resnet34-.*-s0.json is not a record .*{message}"):
             load_records(tmp_path / "results", "task2")
     rewrite(files.record, {key: value for key, value in record.items() if key != "label"})
     with pytest.raises(UserError, match="has no 'label': evaluate the model again"):
@@ -149,9 +149,9 @@ def test_damage_is_named_at_every_build_and_never_published(publish, tmp_path, r
     for damage, message in (
         (
             lambda: write_json(files.record, wrong),
-            "s0.json is no record .*changed since.*evaluate the model again",
+            "s0.json is not a record .*changed after.*evaluate the model again",
         ),
-        (lambda: files.record.write_text(json.dumps(record)[:-40]), "s0.json is no record"),
+        (lambda: files.record.write_text(json.dumps(record)[:-40]), "s0.json is not a record"),
         (
             lambda: rewrite(files.record, wrong),
             "has top-1 69.0 % in column predicted.*60.00 %.*evaluate the model again",
@@ -159,7 +159,7 @@ def test_damage_is_named_at_every_build_and_never_published(publish, tmp_path, r
         (sealed_over, "has top-1 69.0 % in column predicted"),
         (
             lambda: write_predictions(files.predictions, *other),
-            "test.csv.gz was changed since.*evaluate the model",
+            "test.csv.gz was changed after.*evaluate the model",
         ),
         (files.predictions.unlink, "cannot read .*test.csv.gz"),
         (lambda: speed.write_text("benchmark,case"), "speed.csv is missing, or was changed.*measure again"),
@@ -233,7 +233,7 @@ def test_evaluations_write_one_table_in_turn(publish, monkeypatch):
 def test_json_that_cannot_be_read_is_named(publish, text):
     files = publish("task1", RGB_ONLY, 60, seeds=(0,))
     files.record.write_text(text)
-    with pytest.raises(UserError, match="is no record of an evaluation .*evaluate the model again"):
+    with pytest.raises(UserError, match="is not a record of an evaluation .*evaluate the model again"):
         load_records(files.folder, "task1")
 
 

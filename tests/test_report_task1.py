@@ -125,7 +125,10 @@ def test_settings_and_splits_are_kept_apart(publish, tmp_path):
     settings = load_settings(tmp_path, "task1")[1]
     assert [setting.key for setting in settings] == [("48px-quarter", "toy", 48), ("64px-half", "toy", 64)]
     assert [channel_table(setting).count("**toy, ") for setting in settings] == [1, 1]
-    assert channel_table(settings[0], "train") == "" and "val split" in channel_table(settings[0], "val")
+    setting = settings[0]
+    assert "test split" in channel_table(setting)
+    setting.test = setting.test[:0]
+    assert channel_table(setting) == ""
 
 
 def test_two_specialists_for_one_subset_are_ambiguous(publish, tmp_path):
@@ -272,6 +275,17 @@ def test_a_setting_of_one_seed_learns_the_spread_from_the_others(results, publis
     many = settings["48px-quarter"]
     assert few.variance(ours, SUBSETS) == many.variance(many.model(CHANNELSET), SUBSETS)
     assert few.difference(ours, sliced)["ci95_high"] > 5
+    few.dataset = many.dataset = DATA
+    numbers = Numbers([few, many], results / "results")
+    widths = [one.difference("64px-half", CHANNELSET, SLICED) for one in (numbers, numbers.by_preset())]
+    assert widths[0]["ci95_high"] > widths[1]["ci95_high"] + 1  # alone, this preset has no seed variance
+    assert few.others == [many]  # the copies changed, not the settings
+
+
+def test_the_gap_to_specialists_needs_their_recipe(results, publish, cells):
+    publish("task1", Run("longer", "longer", "ours", {"epochs": 90}), 64)
+    table = channel_table(only(results))
+    assert cells(table, "longer")["expert gap"] == "–" != cells(table, CHANNELSET.label)["expert gap"]
 
 
 def test_predictions_of_other_images_are_refused(results, publish, rewrite):
@@ -322,14 +336,14 @@ def test_the_specialists_curve_is_of_their_own_sets(results):
     setting = only(results)
     for line in setting.records[setting.find(SPECIALISTS["RGB"]), 0]["history"]:
         line["val_mean_pct"] = 0
-    series = make_charts(setting)["task1_curves_48px-quarter_toy.png"].data.panels[1].series[-1]
+    series = make_charts(setting)["task1_curves_48px-quarter_toy.png"].data[1].series[-1]
     assert series.name == "specialists, mean" and series.y == pytest.approx([58, 59])
 
 
 def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
     publish("task1", LONG[60], 65)
     chart = make_charts(only(results))["task1_length_48px-quarter_toy.png"]
-    assert chart.data.panels[0].series[0].x == [30, 60]
+    assert chart.data[0].series[0].x == [30, 60]
 
 
 def test_build_then_check(results, publish, capsys):
@@ -396,7 +410,7 @@ def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
 
 def test_a_broken_record_is_named(results):
     (results / "results/task1/runs/bad.json").write_text("{}")
-    with pytest.raises(UserError, match="bad.json is no record"):
+    with pytest.raises(UserError, match="bad.json is not a record"):
         build.main([], results)
 
 
@@ -446,8 +460,7 @@ def test_entries_of_one_label_are_told_apart(publish, tmp_path):
         == "RGB-trained network (30 epochs, light, mean fill at test)"
     )
     assert len({setting.describe(entry) for entry in setting.compared}) == 4
-    last = lines_of(setting)[-1]
-    assert [last.at_test, last.epochs, last.augment] == ["mean fill", "30", "light"]
+    assert list(lines_of(setting)[-1].how.values()) == ["mean fill", "30", "light"]
 
 
 def test_pictures_are_chosen_by_what_the_sets_get_right():

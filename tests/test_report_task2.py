@@ -414,7 +414,7 @@ def test_what_the_figures_show(results):
     ]
     shares = {point.name.split(" (")[0]: point.share for point in data["depth"]}
     assert shares["long"] == 100 and shares["gated"] == pytest.approx(100 * 74 / 81)
-    (line,) = data["field"].panels[0].series
+    (line,) = data["field"][0].series
     assert line.name.endswith("(field 5 px)") and line.x == [0, 1, 2, 3] and line.mark == 2
     assert line.y == pytest.approx([20, 60, 90, 100])
     # gated, the best of ours on validation, is right on images 0 to 71 and 3 to 78: classes 0 to 3 of 25
@@ -422,8 +422,8 @@ def test_what_the_figures_show(results):
     right = np.stack([np.arange(100) < 72, np.roll(np.arange(100) < 76, 3)]).mean(0).reshape(4, 25).mean(1)
     assert np.diagonal(data["confusion"].shares) == pytest.approx(100 * right)
     assert np.sum(data["confusion"].shares, axis=1) == pytest.approx([100] * 4)
-    assert data["curves"].panels[1].series[0].y == [40.0] and "bare" not in str(data["curves"])
-    (fraction,) = data["fraction"].panels[0].series
+    assert data["curves"][1].series[0].y == [40.0] and "bare" not in str(data["curves"])
+    (fraction,) = data["fraction"][0].series
     assert (fraction.name, fraction.x) == ("gated", [10, 100]) and fraction.y == pytest.approx([64, 74])
     assert all(point.gflops and point.latency for point in data["cost"])
     setting.rows["latency_ms_b1"] = np.nan
@@ -434,14 +434,14 @@ def test_what_the_figures_show(results):
 def test_figures_of_many_lines_show_the_chosen_networks(results, monkeypatch):
     monkeypatch.setattr(task2, "FIGURE_MODELS", {"missing": MISSING, "the long one": LONG, "ours": GATED})
     curves = make_charts(only(results))["task2_curves_48px-quarter_toy.png"].data
-    assert [line.name for line in curves.panels[0].series] == ["the long one", "ours"]
+    assert [line.name for line in curves[0].series] == ["the long one", "ours"]
 
 
 def test_a_network_that_sees_more_than_the_image_has_no_mark(results):
     setting = only(results)
     setting.records[setting.find(GATED), 0]["receptive_field"]["size_px"] = 99
     field = make_charts(setting)["task2_field_48px-quarter_toy.png"].data
-    assert field.panels[0].series[0].mark is None
+    assert field[0].series[0].mark is None
 
 
 def test_build_then_check_finds_what_is_stale(results, publish, capsys):
@@ -474,7 +474,7 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     figure = results / build.FIGURES / "task2_depth_48px-quarter_toy.png"
     drawn = figure.read_bytes()
     figure.with_name("task2_depth_old_toy.png").write_bytes(drawn)  # of results that are gone
-    other = Chart(figures.share_against_depth, [Share("other", 1.0, 0.0, 2.0, depth=6)], "title")
+    other = Chart(figures.shares, [Share("other", 1.0, 0.0, 2.0, depth=6)], "title")
     other.write(figure)
     with pytest.raises(SystemExit):
         build.main(["--check"], results)

@@ -241,7 +241,7 @@ def test_several_checkpoints_and_evaluating_again(train, have, evaluate, capsys)
     assert [row["strict_depth"] for row in rows[:3]] == [6, 6, 34]
     capsys.readouterr()
     evaluate(*every, "--skip-existing")
-    assert capsys.readouterr().out.count("is of this very run: skipped") == 3
+    assert capsys.readouterr().out.count("already holds the results of this run: skipped") == 3
     with pytest.raises(UserError, match="--name x: 3 checkpoints would have the same name"):
         evaluate(*every, "--name", "x")
     train("--arch", "plain6-k5", "--epochs", 1, "--lr", 0.02, "--out", "other")
@@ -296,6 +296,37 @@ def test_a_deeper_network_is_not_ours(train, evaluate):
     with pytest.raises(UserError, match="plain7-k5, in section 'ours', has strict depth 7, above 6"):
         evaluate("run/model.pt")
     assert evaluate("run/model.pt", "--section", "ablation")[0]["strict_depth"] == 7
+
+
+def test_a_part_of_an_evaluation_is_printed_and_not_saved(have, tiny_dataset, capsys):
+    have("--arch", "plain6-k5", "--epochs", 1)
+    where = ("--data", tiny_dataset, "--cache", "cache", "--device", "cpu", "--repeats", 0)
+    capsys.readouterr()
+    eval_shallow.main([str(word) for word in ("run/model.pt", *where, "--split", "val")])
+    shown = capsys.readouterr().out
+    assert "the results are printed, not saved" in shown and "wrote" not in shown
+    assert "plain6-k5 val  top-1" in shown and "strict depth 6" in shown
+    assert Path("run/evaluation-val.md").exists() and not Path("runs/results").exists()
+
+
+def test_results_without_a_row_in_the_table_are_not_skipped(have, evaluate):
+    have("--arch", "plain6-k5", "--epochs", 1, "--seed", 1)
+    evaluate("run/model.pt")
+    table = Path("results/task2/classifiers.csv")
+    whole = table.read_text()
+    table.write_text(whole.replace("-s1\n", "-s10\n"))  # as if the row of seed 1 were lost
+    evaluate("run/model.pt", "--skip-existing")
+    assert table.read_text() == whole
+
+
+def test_an_evaluation_needs_nothing_that_only_the_training_needs(train, evaluate, monkeypatch):
+    train("--arch", "plain6-k5", "--epochs", 1, "--out", "run")
+    checkpoint = load_checkpoint("run/model.pt", "task2-model")
+    checkpoint["config"] |= {"compile": True, "tensorboard": True}
+    save_checkpoint("run/model.pt", checkpoint)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert evaluate("run/model.pt")[0]["strict_depth"] == 6
 
 
 @pytest.mark.parametrize("arch", ["attention", "graph", "dense-block", "gated4-k7"])

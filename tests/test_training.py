@@ -239,7 +239,7 @@ def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
     )
     assert student.isfinite().all() and not torch.equal(plain, student)
     with pytest.raises(
-        UserError, match="--teacher run/model.pt: it and the student must both take all channels"
+        UserError, match="--teacher run/model.pt: teacher and student must both take all channels"
     ):
         command(train_task1, *tiny, "--channels", "R", "--teacher", trained, "--out", "other")
 
@@ -469,7 +469,7 @@ def test_rgb_network_under_other_fill_rules(command, tiny, read_rows):
 def test_evaluating_again_skips_or_replaces(command, trained, capsys, read_rows):
     for extra in ([], [], ["--skip-existing"]):
         command(eval_channels, trained, "--results", "results", "--repeats", 1, *extra)
-    assert "is of this very run: skipped" in capsys.readouterr().out
+    assert "already holds the results of this run: skipped" in capsys.readouterr().out
     assert len(read_rows("results/task1/channels.csv")) == 14
 
 

@@ -110,30 +110,39 @@ class Rows:
         other: Callable[[], float],
         reference: str,
         pairs: int,
-        images: tuple[int, int] | None = None,
+        images: int | None = None,
+        other_images: int | None = None,
         unit: str = "ms/step",
     ) -> float:
         """Time two functions in alternating order and add a row, in milliseconds or in images per second.
+
+        One more pair at the start does not count, because it warms up the caches.
 
         Args:
             benchmark, case: as in `add`.
             ours, other: functions that do the work of our code and of the reference, and return seconds.
             reference: name of `other` for readers.
             pairs: number of pairs of measurements.
-            images: number of images that `ours` processes in a call, and number that `other` processes. With these
-                numbers, the row shows images per second. None: the row shows milliseconds.
+            images: number of images that `ours` processes in a call. With this number, the row shows images per
+                second. None: the row shows milliseconds.
+            other_images: number of images that `other` processes in a call, if it is a different number.
             unit: unit of the time for readers.
 
         Returns:
             The median of the seconds of `ours`.
         """
-        mine, theirs = pairs_of(ours, other, pairs)
-        seconds = statistics.median(mine)
+        mine: list[float] = []
+        theirs: list[float] = []
+        for number in range(pairs + 1):
+            for work, times in ((ours, mine), (other, theirs))[:: 1 if number % 2 else -1]:
+                times.append(work())
+        a, b = np.array(mine[1:]), np.array(theirs[1:])
+        seconds = float(np.median(a))
         if images is None:
-            value, compared = 1000 * seconds, ratios(mine, theirs)
+            value, compared = 1000 * seconds, a / b
         else:
-            value, unit = images[0] / seconds, "images/s"
-            compared = [images[0] / images[1] * ratio for ratio in ratios(theirs, mine)]
+            value, unit = images / seconds, "images/s"
+            compared = images / (other_images or images) * b / a
         self.add(benchmark, case, value, unit, reference, compared)
         return seconds
 
@@ -153,24 +162,6 @@ class Rows:
         note_checksums(path)
 
 
-def pairs_of(
-    ours: Callable[[], float], other: Callable[[], float], pairs: int
-) -> tuple[list[float], list[float]]:
-    """Time two functions in alternating order; return the seconds of `ours` and the seconds of `other`.
-
-    One more pair at the start is not returned, because it warms up the caches.
-    """
-    mine, theirs = [], []
-    for pair in range(pairs + 1):
-        for which in ((ours, mine), (other, theirs))[:: 1 if pair % 2 else -1]:
-            which[1].append(which[0]())
-    return mine[1:], theirs[1:]
-
-
-def ratios(mine: list[float], theirs: list[float]) -> list[float]:
-    return [a / b for a, b in zip(mine, theirs)]
-
-
 def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
     def run() -> float:
         start = clock()
@@ -184,7 +175,8 @@ def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_count
 
 
 def _start(reader: ImageReader) -> None:
-    global _reader  # a reader for each worker, since opening a zip of 30,000 images takes longer than decoding 64
+    # each worker opens the zip once, since opening a zip of 30,000 images takes longer than decoding 64 images
+    global _reader
     _reader = reader
 
 
@@ -209,11 +201,17 @@ def bench_cache(args, rows: Rows) -> None:
         with tempfile.TemporaryDirectory() as folder:
             open_cache(lists, size, folder, progress=False)
 
-    case, images = f"{len(paths):,} images to {size} px", (len(paths), len(paths))
+    case, images = f"{len(paths):,} images to {size} px", len(paths)
     rows.pair("cache", case, timed(ours), timed(bare), "a bare Pillow loop", args.pairs, images)
 
 
 # ---------------------------------------------------------------- steps
+
+
+def make_network(config: Task2Config, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Make a network of Task 2 with new weights, and its optimizer."""
+    model = build_classifier(vars(config), 3, 50).to(device, memory_format=torch.channels_last)
+    return model, torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True)
 
 
 def make_train_step(config: Task2Config, device: torch.device, train: Batches, constant: bool) -> TrainStep:
@@ -222,9 +220,8 @@ def make_train_step(config: Task2Config, device: torch.device, train: Batches, c
     if constant:
         images, labels = next(train.eval_batches(config.batch_size))
         train.train_batch = lambda *_: (images, labels)
-    model = build_classifier(vars(config), 3, 50).to(device, memory_format=torch.channels_last)
+    model, optimizer = make_network(config, device)
     average = AveragedModel(model, device, use_buffers=True)
-    optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True)
     if config.compile:
         model.compile(dynamic=False)
     return TrainStep(
@@ -294,7 +291,7 @@ def bench_step(args, rows: Rows) -> None:
             runner(constant, args.steps),
             "a constant batch",
             args.pairs,
-            (config.batch_size, config.batch_size),
+            config.batch_size,
         )
         flops = 6 * config.batch_size * count_macs(real.model, (3, args.image_size, args.image_size))
         print(
@@ -385,8 +382,8 @@ def bench_epoch(args, rows: Rows) -> None:
         pin_memory=cuda,
         persistent_workers=True,
     )
-    model = build_classifier(vars(config), 3, 50).to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True)
+    model, optimizer = make_network(config, device)
+    model.train()
 
     def plain() -> None:
         for images, labels in loader:
@@ -404,15 +401,9 @@ def bench_epoch(args, rows: Rows) -> None:
     case = f"{config.arch}, x{config.width:g}, {config.image_size} px, whole epochs, {cores()} cores"
     pairs, batch, images = max(1, args.pairs // 3), config.batch_size, count * config.batch_size
     rows.pair(
-        "epoch",
-        case,
-        lambda: count * epoch(),
-        timed(plain),
-        "Dataset, Pillow, DataLoader",
-        pairs,
-        (images, images),
+        "epoch", case, lambda: count * epoch(), timed(plain), "Dataset, Pillow, DataLoader", pairs, images
     )
-    rows.pair("epoch", case, epoch, limit, "a constant batch", pairs, (batch, batch))
+    rows.pair("epoch", case, epoch, limit, "a constant batch", pairs, batch)
 
 
 # ---------------------------------------------------------------- the stem
@@ -463,7 +454,7 @@ def bench_stem(args, rows: Rows) -> None:
 
         def row(case: str, ours, other, count: int = channels, unit: str = "ms/step") -> None:
             rows.pair(
-                "stem", f"{head}, {case}", ours, other, f"plain, {count} channels", args.pairs, None, unit
+                "stem", f"{head}, {case}", ours, other, f"plain, {count} channels", args.pairs, unit=unit
             )
 
         def inference(case: str, ours: nn.Module, other: nn.Module, x, count: int, **how) -> None:
@@ -479,15 +470,9 @@ def bench_stem(args, rows: Rows) -> None:
             step(plain, images),
         )
         masked = {"mask": sample_channels(64, channels, generator=random).to(device)}
-        saved = [saved_bytes(lambda: net(images, **masked)), saved_bytes(lambda: plain(images))]
-        rows.add(
-            "stem",
-            f"{head}, saved for the backward pass",
-            saved[0] / 2**20,
-            "MiB",
-            f"plain, {channels} channels",
-            [saved[0] / saved[1]],
-        )
+        ours, other = saved_bytes(lambda: net(images, **masked)), saved_bytes(lambda: plain(images))
+        case, reference = f"{head}, saved for the backward pass", f"plain, {channels} channels"
+        rows.add("stem", case, ours / 2**20, "MiB", reference, [ours / other])
         net.eval()
         plain.eval()
         inference("inference, a set an image", net, plain, images, channels, **masked)
@@ -533,7 +518,8 @@ def draw_course(folder: Path, counts: dict[str, int]) -> Path:
     return folder
 
 
-# a small program in between: Linux counts the memory of the process that starts another as that of the other too
+# Linux counts the memory of a parent process also as memory of the process that it starts. So this small program starts
+# the command
 LAUNCH = (
     "import resource, subprocess, sys, time; begun = time.perf_counter()\n"
     "status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)\n"
@@ -546,7 +532,7 @@ def cost_of(words: list[str]) -> tuple[float, float]:
     """Run Python with the arguments `words` in the repository; return seconds, and MiB of its largest process.
 
     Raises:
-        UserError: it failed.
+        UserError: the command failed.
     """
     done = subprocess.run(
         [sys.executable, "-I", "-c", LAUNCH, sys.executable, *words],
@@ -561,18 +547,18 @@ def cost_of(words: list[str]) -> tuple[float, float]:
 
 
 def bench_course(args, rows: Rows) -> None:
-    with tempfile.TemporaryDirectory() as place:
-        data, run = str(draw_course(Path(place, "course"), COURSE)), f"{place}/run"
+    with tempfile.TemporaryDirectory() as folder:
+        data, run = str(draw_course(Path(folder, "course"), COURSE)), f"{folder}/run"
         count, prepare = sum(COURSE.values()), ["-m", "data.prepare"]
-        opened = ["--data", data, "--cache", f"{place}/cache", "--threads", str(args.threads)]
+        opened = ["--data", data, "--cache", f"{folder}/cache", "--threads", str(args.threads)]
         size, workers = str(args.image_size), ["--workers", str(args.threads)]
         training = ["train_task1.py", *opened, "--image-size", size, "--epochs", "1", "--out", run]
-        evaluation = ["eval_channels.py", f"{run}/model.pt", *opened, "--results", f"{place}/results"]
+        evaluation = ["eval_channels.py", f"{run}/model.pt", *opened, "--results", f"{folder}/results"]
         for case, words in {
             "check": [*prepare, "check", data, *workers],
             "check --decode": [*prepare, "check", data, "--decode", *workers],
             f"cache for {size} px": [
-                *(*prepare, "cache", data, "--image-size", size, "--out", f"{place}/cache", *workers)
+                *(*prepare, "cache", data, "--image-size", size, "--out", f"{folder}/cache", *workers)
             ],
             f"train_task1.py, one epoch at {size} px": [*training, "--device", args.device],
             "eval_channels.py": [*evaluation, "--repeats", "0", "--device", args.device],
@@ -609,8 +595,8 @@ def bench_scaling(args, rows: Rows) -> None:
         pool.starmap(_batches_of_an_epoch, [(1000, 48)] * 2)  # warm up: start the processes and import
         one = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)]))
         two = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)] * 2, chunksize=1))
-        case, images = "two processes, 16,000 images each", (32_000, 16_000)
-        rows.pair("scaling", case, two, one, "one process", max(1, args.pairs // 2), images)
+        case, images = "two processes, 16,000 images each", 16_000
+        rows.pair("scaling", case, two, one, "one process", max(1, args.pairs // 2), 2 * images, images)
 
 
 BENCHMARKS = {

@@ -36,9 +36,7 @@ from utils import (
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")
 NEIGHBOURS = (3, 5)  # px, sides of the squares of neighbours
-PATCHES = (
-    400  # number of images to fit the predictors from neighbours, and number of images to test the predictors
-)
+PATCHES = 400  # number of images that fit the predictors from neighbours, and number of images that test them
 COLUMNS = {  # column -> number of decimals
     **dict.fromkeys(("dataset", "image_size", "preset", "model", "sampler", "rule", "seed", "subset")),
     **dict.fromkeys(("pixel_error", "stem_error", "bn_shift", "variance_ratio", "mean_energy"), 4),
@@ -87,20 +85,12 @@ def main(argv: list[str] | None = None) -> None:
             f"--data {args.data} has channels {', '.join(cache.channel_names)}: this table needs RGB data"
         )
     machine = environment(torch.device("cpu"))
-    head = {
-        "dataset": cache.name,
-        "image_size": args.size,
-        "dataset_digest": cache.digest[:12],
-        "commit": machine["commit"],
-        "hardware": machine["hardware"],
-    }
     val, labels = images_of(cache, "val", args.size)
     moments = torch.einsum("nchw,ndhw->cd", val.double(), val.double()) / (val.numel() / val.shape[1])
     sets = {name: list(parse_subset(name, cache.channels)) for name in SUBSETS}
     statistics = {"mean": cache.mean, "std": cache.std, "covariance": cache.covariance}
     rows = [
         {
-            **head,
             "rule": rule,
             "subset": name,
             "pixel_error": pixel_error(build_fill(rule, 3, **statistics), moments, ids),
@@ -111,7 +101,6 @@ def main(argv: list[str] | None = None) -> None:
     fit, test = images_of(cache, "train", args.size, PATCHES)[0], val[:PATCHES]
     rows += [
         {
-            **head,
             "rule": f"regression from {size} x {size} px",
             "subset": name,
             "pixel_error": neighbour_error(fit, test, ids, size),
@@ -133,7 +122,6 @@ def main(argv: list[str] | None = None) -> None:
             stem.fill = build_fill(rule, 3, **statistics)
             rows += [
                 {
-                    **head,
                     "preset": config["preset"],
                     "model": config["name"],
                     "sampler": config["sampler"],
@@ -147,7 +135,13 @@ def main(argv: list[str] | None = None) -> None:
                 }
                 for name, ids in sets.items()
             ]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).assign(
+        dataset=cache.name,
+        image_size=args.size,
+        dataset_digest=cache.digest[:12],
+        commit=machine["commit"],
+        hardware=machine["hardware"],
+    )
     table["seed"] = table["seed"].astype("Int64")
     write_text(args.out, to_csv(table, COLUMNS))
     note_checksums(args.out)

@@ -50,10 +50,10 @@ def publish(path: Path, name: str, folder: Path) -> Path:
         raise UserError(
             f"{path} began from another network, whose path it holds: publish a network trained from scratch"
         )
-    places = {*PLACES} - {"name"}
+    dropped = {*PLACES} - {"name"}
     target = folder / WEIGHTS / check_name(name, "the name") / "model.pt"
     save_checkpoint(
-        target, {**checkpoint, "config": {key: value for key, value in config.items() if key not in places}}
+        target, {**checkpoint, "config": {key: value for key, value in config.items() if key not in dropped}}
     )
     note_checksums(target, folder=folder)
     return target
