@@ -308,7 +308,7 @@ ABLATIONS = {
             for label, run in WITHOUT_BLUE.items()
         ),
     ],
-    "what the net is told": [
+    "channel names at test": [
         ("the truth", CHANNELSET),
         ("wrong channels", probed(CHANNELSET, "wrong-ids")),
         ("all channels, given copies", probed(CHANNELSET, "duplicates")),
@@ -428,7 +428,7 @@ ABLATION_ROWS = (
     ("no embedding", NO_EMBEDDING),
     ("one set per batch", PER_BATCH),
     ("sliced: one set per batch", SLICED_PER_BATCH, SLICED),
-    ("told wrong channels", probed(CHANNELSET, "wrong-ids")),
+    ("channels named wrongly at test", probed(CHANNELSET, "wrong-ids")),
 )
 # Points of the figure of budgets: name of a family of models -> tuples (label, model)
 BUDGETS = {

@@ -478,6 +478,7 @@ NAMED = {
     "gated-30": (GATED_K5_STRONG,),
     "pixel-gates": (GATES_30["pixel"],),
     "channel-gates": (GATES_30["channel"],),
+    "plain-wider": (WIDER_30,),
     "kernels-3x3": (KERNELS_30[3],),
     "two-layers": (TWO_LAYERS_30,),
     "attention": (OTHERS_30["attention"],),

@@ -72,7 +72,7 @@ PRIMARY = (
     ("depth 6 x1.25 in % of ResNet-34 (L)", FULL, "depth6", "resnet34"),
     ("depth 4 in % of ResNet-34 (L)", FULL, "depth4", "resnet34"),
 )
-CHANGED = ("seeds", "val top-1", "test top-1", "reference", "difference on test")
+CHANGED = ("seeds", "val top-1", "test top-1", "difference on test")
 
 
 def make_tables(numbers: Numbers) -> dict[str, str]:
@@ -314,12 +314,12 @@ def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
         against = reference[0] if reference else usual
         if result := numbers.difference(NARROW, run, against):
             setting, model = numbers.find(NARROW, run)
+            pair = (model, numbers.find(NARROW, against)[1])
             line = {
                 **result,
                 "what changes": label,
-                "val top-1": number(setting.mean(model, "top1_pct", "val"), 1),
-                "test top-1": numbers.top1(NARROW, run),
-                "reference": numbers.top1(NARROW, against),
+                "val top-1": " / ".join(number(setting.mean(each, "top1_pct", "val"), 1) for each in pair),
+                "test top-1": " / ".join(numbers.top1(NARROW, each) for each in (run, against)),
                 "seeds": " / ".join(str(len(numbers.by_seed(NARROW, each))) for each in (run, against)),
             }
             if setting.task == "task2":
