@@ -467,7 +467,7 @@ class _ForgetSet(_OfTheSet):
 
 
 class _FillInput(_OfTheSet):
-    """Fill the images before forward."""
+    """Fill the absent channels of the images before the network's `forward` runs."""
 
     def __init__(self, path: str, model: nn.Module):
         super().__init__(path)

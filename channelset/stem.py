@@ -393,7 +393,7 @@ class ChannelSetConv2d(ChannelPlace):
         return conv.requires_grad_(trainable).train(self.training)
 
     def generation_macs(self, n: int) -> int:
-        """Return the most multiply-adds that generate K(S) for n channels: W, W P(S) and the offset.
+        """Return the most multiply-accumulates that generate K(S) for n channels: W, W P(S) and the offset.
 
         W P(S) is counted also where P is the identity and it is not needed. Selecting rows of W costs nothing.
         The rule's own arithmetic, of order C^3, is left out.

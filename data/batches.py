@@ -58,7 +58,7 @@ class Batches:
         return len(self.labels)
 
     def draw(self, count: int, augment: str, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw the random numbers for augmenting `count` images, for `train_batch`: name -> tensor.
+        """Draw the random numbers with which `train_batch` augments `count` images; return a dict of tensors.
 
         `generator` is on the CPU.
         """

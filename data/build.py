@@ -56,7 +56,7 @@ class Recipe:
         return self.facts["original"].format(name=file.name, head=head, number=number)
 
     def texts(self) -> dict[str, list[str]]:
-        """Return file name -> lines, for the three lists, and for bands.txt if the set has it."""
+        """Return a dict from file name to lines: the three lists, and bands.txt if the set has one."""
         lists = {
             file: [f"{row.path} {row.label}" for row in self.rows if row.split == split]
             for split, (file, *_) in LIST_FILES.items()

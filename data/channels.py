@@ -1,4 +1,4 @@
-"""Convert sets of channels from and to text, for command lines and tables."""
+"""Convert sets of channels from and to text. The channels themselves are declared in bands.txt (data/lists.py)."""
 
 from __future__ import annotations
 

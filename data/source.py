@@ -26,7 +26,7 @@ def is_searched(parts: tuple[str, ...]) -> bool:
 
 
 class FolderSource:
-    """The files below a folder. Names have "/" between their parts, and "../" means the folder above."""
+    """Read the files below a folder. Names have "/" between their parts, and "../" means the folder above."""
 
     def __init__(self, path: Path):
         self.path, self._listed = path, {}

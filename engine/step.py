@@ -1,4 +1,7 @@
-"""Run one optimiser step: batch, forward, backward, SGD, average. On a GPU the whole step is one CUDA graph."""
+"""Run one optimiser step: learning rate, batch, forward, backward, SGD, average.
+
+On a GPU the whole step is one CUDA graph.
+"""
 
 from __future__ import annotations
 

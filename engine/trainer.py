@@ -573,7 +573,9 @@ class Trainer:
         )
 
     def fit_and_save(self, kind: str, dataset: dict, evaluation: str) -> None:
-        """Call `fit`, write the averaged model to model.pt and stop the processes.
+        """Call `fit`, write the averaged model of the last step to model.pt and stop the processes.
+
+        No best epoch is chosen.
 
         Args:
             kind: kind of the checkpoint, see `utils.load_checkpoint`.

@@ -1,4 +1,4 @@
-"""One run of the experiments: a training, or one way to evaluate a training."""
+"""Define one run of the experiments: a training, or one way to evaluate a training."""
 
 from __future__ import annotations
 

@@ -102,10 +102,10 @@ def flop_counter_macs(model: nn.Module, *inputs) -> int:
 def peak_memory_mb(model: nn.Module, *inputs) -> float:
     """Measure the largest total size of live tensors during `model(*inputs)`, in MB (1e6 bytes).
 
-    The model runs in eval mode without gradients. Parameters, buffers and inputs always count. Any other tensor counts
-    from the operation that returns or first uses it until nothing refers to it. This includes results that are dropped
-    at once, such as the int64 indices of max-pooling. Memory that several tensors share counts once. Memory that an
-    operation allocates and frees inside is not measured.
+    The model runs in eval mode without gradients. Parameters, buffers and inputs always count. Any other tensor
+    starts to count when an operation returns it or first uses it. It stops when nothing refers to it. This includes
+    results that are dropped at once, such as the int64 indices of max-pooling. Memory that several tensors share counts
+    once. Memory that an operation allocates and frees inside is not measured.
     """
     with (
         _eval_mode(model),

@@ -90,7 +90,7 @@ def stem_statistics(
         norm: the BatchNorm behind the stem, in eval mode.
         images: (N, C, H, W), normalised, with all channels.
         ids: ids of the channels S.
-        whole: convolution that gives the responses to all channels. None: the stem with all channels.
+        whole: convolution to compare with; it reads all channels. None: use the stem itself with all channels.
         batch: number of images in a batch.
 
     Returns:

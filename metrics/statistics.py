@@ -31,14 +31,15 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 class SeedVariance(NamedTuple):
-    """A variance of top-1 over training seeds on fixed images, in squared percentage points.
+    """Hold how much top-1 varies over training seeds on the same images, in squared percentage points.
 
     The variance `between` seeds includes a part `within`: a new seed changes the answers to single images at random.
     The variance over images already includes `within`. So only the rest, `excess`, is added to it.
 
     Attributes:
         between: variance over the seeds; for each seed, the value is the mean over the images.
-        within: the value of `between` if a new seed changes the outcome of each image independently.
+        within: the part of `between` that chance in single images explains. It is the value that `between` would have
+            if a new seed changed the outcome of each image independently.
         freedom: degrees of freedom of `between`.
     """
 

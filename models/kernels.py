@@ -65,7 +65,7 @@ class Kernel(nn.Module):
         return F.conv2d(x, self(), None, stride, padding, dilation)
 
     def macs(self) -> int:
-        """Return the number of multiply-adds that generate W once."""
+        """Return the number of multiply-accumulates that generate W once."""
         raise NotImplementedError
 
 

@@ -3,6 +3,8 @@
     python -m report.build            write README.md, report/README.md, report/appendix.md, tables, figures
     python -m report.build --check    write nothing; exit 1 and name each file that is not up to date
 
+Both exit with 1, and name the sentence, if the results no longer support what a text claims (report/claims.py).
+
 In a text, `{{ table NAME }}` is replaced by a block, which is a generated piece of Markdown. `{{ top1 ... }}` and
 similar expressions are replaced by numbers, see report/numbers.py. Results of the data set "demo" are for tests and are
 left out. A setting is a group of results with the same preset, data set and image size.
@@ -20,6 +22,7 @@ from typing import NamedTuple
 from engine.records import check_results
 from grids import task1, task2
 from report import bands, charts, engineering, paper, qualitative, tables
+from report.claims import broken_claims
 from report.compare import (
     DECIMALS,
     RATIOS,
@@ -174,7 +177,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     check = parser.parse_args(argv).check
     check_results(root / "results")
     collected = collect(root)
-    texts = collected.texts
+    texts, broken = collected.texts, []
     for name, source in DOCUMENTS.items():
         if not (root / source).is_file():
             raise UserError(f"{source} is missing: restore it from git")
@@ -182,6 +185,7 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         texts[name] = f"<!-- made from {source} by python -m report.build: edit that file -->\n" + fill(
             text, collected.blocks, collected.numbers, source
         )
+        broken += broken_claims(text, collected.numbers, source)
     stale: dict[str, Callable[[], object]] = {}  # name of a file -> function that brings it up to date
     for name, text in texts.items():
         path = root / name
@@ -199,6 +203,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         print(f"{name} does not match results/" if check else f"updated {name}", file=sys.stderr)
     if check and stale:
         print("run `python -m report.build` and commit the files it writes", file=sys.stderr)
+    print(*broken, sep="\n", end="\n" * bool(broken), file=sys.stderr)
+    if broken or (check and stale):
         sys.exit(1)
     print(f"{collected.rows} rows, {len(collected.charts)} figures: up to date")
 

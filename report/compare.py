@@ -418,6 +418,6 @@ def _title(setting: Setting, run: Runs, model: Model | None) -> tuple[str, str]:
 
 
 def _identity(setting: Setting, model: Model) -> tuple:
-    """Return a key that is equal for two models exactly if their networks and their evaluations are equal."""
+    """Return a key. Two models have the same key only if their networks and their evaluations are the same."""
     keys = [setting.keys[entry] for entry in model.values()]
     return tuple((key.trained, tuple(pair for pair in key.test if pair[0] != "subsets")) for key in keys)

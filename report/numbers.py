@@ -77,7 +77,9 @@ class Numbers:
         Raises:
             UserError: a function, model, file or column is unknown, or the arguments are wrong.
         """
-        name, *words = shlex.split(expression)
+        name, *words = shlex.split(
+            expression.partition("|")[0]
+        )  # after the bar: a claim, see report/claims.py
         if name not in FUNCTIONS:
             raise UserError(f"unknown function {name!r}; known: {', '.join(FUNCTIONS)}")
         try:

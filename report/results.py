@@ -291,7 +291,7 @@ class Setting:
     def kind(self, entry: int) -> str:
         """Return the kind of a network.
 
-        Networks of the same kind vary alike over seeds. So their seed variances are pooled.
+        We assume that networks of the same kind vary equally from seed to seed. So their seed variances are averaged.
         """
         record = self.record(entry)
         if self.task == "task2":

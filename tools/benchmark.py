@@ -147,7 +147,7 @@ class Rows:
         return seconds
 
     def keep(self, path: Path) -> None:
-        """Write the rows into the file `path`; rows of the file for other machines and cases stay."""
+        """Write the rows into the file `path`. Keep the old rows in it that are for other machines or cases."""
         check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)

@@ -26,7 +26,7 @@ from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, within
 
 
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Sort pictures by the channel sets from which the answer is right.
+    """Sort pictures into kinds. A kind says with which channel sets the network answers correctly.
 
     Return a dict from the name of a kind of pictures to an array (N,) of bool: whether each picture is of this kind.
     """

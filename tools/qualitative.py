@@ -76,9 +76,9 @@ def describe(checkpoint: dict) -> dict:
 
 @torch.no_grad()
 def any_set(path: str, names: list[str]) -> dict:
-    """Return a dict about a network of Task 1.
+    """Return a dict with the answers, kernels and channel statistics of a network of Task 1.
 
-    It holds the answers for each picture and channel set, the kernels for each set, and the statistics of the channels.
+    Answers are for each picture and channel set, kernels for each set.
 
     Args:
         path: path of a model.pt of train_task1.py.

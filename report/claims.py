@@ -1,0 +1,56 @@
+"""Compare what the texts of report/text say about an interval with the interval itself.
+
+The sentences are written by hand, so they must be read again when the results change. A field says what its sentence
+claims:
+
+    {{ gap ... }}                  the interval of the difference lies above 0
+    {{ gap ... | unclear }}        0 is in the interval: the sentence must say that a difference is not shown
+    {{ ratio ... | above 90 }}     the interval lies above 90 %; also `below 100` and `unclear 100`
+    {{ ratio ... }}                nothing
+"""
+
+from __future__ import annotations
+
+import re
+
+from report.numbers import Numbers
+from utils import UserError
+
+FIELD = re.compile(r"\{\{\s*(gap|ratio)\s([^|}]*)(?:\|([^}]*))?\}\}")
+
+
+def verdict(low: float, high: float, bound: float) -> str:
+    """Return "above", "below" or "unclear": where the interval from `low` to `high` lies, seen from `bound`."""
+    return "above" if low > bound else "below" if high < bound else "unclear"
+
+
+def broken_claims(text: str, numbers: Numbers, name: str) -> list[str]:
+    """List the claims of a text that the results do not support; each message names file and line.
+
+    Args:
+        text: a text with fields.
+        numbers: the numbers of the results.
+        name: file of the text, for the messages.
+
+    Raises:
+        UserError: a claim has other words than those at the top of this file.
+    """
+    messages = []
+    for field in FIELD.finditer(text):
+        function, words, claim = field[1], field[2].split(), (field[3] or "").split()
+        place = f"{name}:{text.count(chr(10), 0, field.start()) + 1}"
+        claimed, bound = (*claim, "0")[:2] if claim else ("above" if function == "gap" else "", "0")
+        if claim and (claimed not in ("above", "below", "unclear") or not bound.isdigit() or len(claim) > 2):
+            raise UserError(
+                f"{place}: the claim {' '.join(claim)!r} is unknown: write above, below or unclear, and a number"
+            )
+        test = (numbers.difference if function == "gap" else numbers.share)(*words) if claimed else None
+        if test is None:  # without results the text shows a dash
+            continue
+        low, high = ((100 if function == "ratio" else 1) * test[key] for key in ("ci95_low", "ci95_high"))
+        if (shown := verdict(low, high, float(bound))) != claimed:
+            messages.append(
+                f"{place}: the text claims {claimed} {bound}, but the interval {low:.2f} to {high:.2f} of "
+                f"`{function} {' '.join(words)}` is {shown}: change the sentence, then its claim (report/claims.py)"
+            )
+    return messages

@@ -1,0 +1,46 @@
+"""A sentence about an interval must agree with it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from report.claims import broken_claims
+from utils import UserError
+
+INTERVALS = {"ahead": (0.2, 1.4), "behind": (-1.4, -0.2), "level": (-0.4, 0.9), "share": (0.88, 0.93)}
+
+
+def claims_of(field: str) -> list[str]:
+    def test(name):
+        return dict(zip(("ci95_low", "ci95_high"), INTERVALS[name])) if name in INTERVALS else None
+
+    return broken_claims(f"Words.\n{{{{ {field} }}}}", SimpleNamespace(difference=test, share=test), "a.md")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("gap ahead", "gap ahead | above", "gap level | unclear", "gap behind | below", "gap absent"),
+        *("ratio share", "ratio share | unclear 90", "ratio share | below 95", "ratio share | above 85"),
+    ],
+)
+def test_claims_that_hold(field):
+    assert claims_of(field) == []
+
+
+@pytest.mark.parametrize(
+    "field, verdict",
+    [
+        *(("gap level", "unclear"), ("gap behind", "below"), ("gap ahead | unclear", "above")),
+        *(("ratio share | above 90", "unclear"), ("ratio share | unclear 100", "below")),
+    ],
+)
+def test_a_claim_that_the_results_do_not_support_is_named_with_its_line(field, verdict):
+    (message,) = claims_of(field)
+    assert message.startswith("a.md:2: ") and f"is {verdict}:" in message
+
+
+@pytest.mark.parametrize("claim", ["equal", "above x", "above 9 0", "unclear 90 %"])
+def test_an_unknown_claim_is_refused(claim):
+    with pytest.raises(UserError, match=r"a\.md:2: the claim '.*' is unknown"):
+        claims_of(f"ratio share | {claim}")
