@@ -418,7 +418,7 @@ ABLATIONS = {
         ("gated4-k7, 30, decay 0.0005", GATED4_STRONG, GATED4_STRONG),
         ("gated4-k7, 60", GATED4_60, GATED4_STRONG),
     ],
-    "distillation from ResNet-34, 60 epochs": [
+    "distillation from a ResNet-34 of 60 epochs": [
         ("gated6-k3, none", SHALLOW, SHALLOW),
         ("gated6-k3, half of the loss", TAUGHT, SHALLOW),
     ],

@@ -367,7 +367,7 @@ def mistakes(setting: Setting) -> Mistakes | None:
 def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[dict]:
     """Compare every variant with its reference; return lines with the columns `VARIANTS`.
 
-    The p values are corrected over all lines. A group with a single variant is left out. In Task 1, a variant that
+    The p values are corrected over all lines. A group is left out if it has a single variant or no difference. In Task 1, a variant that
     equals an earlier variant of its group is left out, too.
 
     Args:
@@ -407,7 +407,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
                     **{key: (result or {}).get(key) for key in RESULT[:-1]},
                 }
             )
-        if len(members) > 1:
+        if len(members) > 1 and any(line["difference_points"] is not None for line in members):
             lines += members
     return adjusted(lines, ("run", "reference_run"))
 
