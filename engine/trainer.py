@@ -92,8 +92,8 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
         data: path of the data set, if it is known already (default: search by `config.data`).
 
     Raises:
-        UserError: a file that an option names is missing or not a model; or the run directory holds a run already or
-            cannot be written.
+        UserError: a file that an option names is missing or not a model; an option of a new run has no effect; or the
+            run directory holds a run already or cannot be written.
         BusyError: another process uses the run directory.
     """
     for option in ("teacher", "init_from"):  # checked first: decoding the data may take minutes
@@ -104,6 +104,8 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
             load_checkpoint(path, tuple(OPTIONS))
     if config.out:
         _check_folder(config.out, config.resume)
+    if not config.out or not Path(config.out, "last.pt").exists():
+        config.check_effects()
     choose_threads(config)
     # where all training batches have one shape, a GPU times its convolution algorithms only once
     torch.backends.cudnn.benchmark = config.train_sizes is None
