@@ -164,6 +164,12 @@ def open_picture(data: bytes) -> Image.Image:
     return image
 
 
+def is_grey(data: bytes) -> bool:
+    """Check whether a picture is stored in grey. Raises as `open_picture` does."""
+    with open_picture(data) as image:
+        return image.mode.partition(";")[0] in ("1", "L", "LA", "I", "F")
+
+
 def what_it_is(data: bytes) -> str:
     """Describe a file that is not a picture, by its first bytes."""
     head = data[:64]

@@ -116,6 +116,14 @@ def test_bands_are_taken_by_name_also_where_a_file_holds_these_alone(command, ti
         predictor("photo.png")
     with pytest.raises(UserError, match="B99"):
         predictor(file, "B99")
+    for path in banded.glob("images/*/*.npy"):
+        np.save(path, (np.load(path) // 16).astype(np.uint8))
+    command(train_task1, *tiny, "--data", banded, "--epochs", 1, "--out", "eight")
+    predictor, grey = Predictor("eight/model.pt"), np.load(file)[..., 0]
+    Image.fromarray(grey).save("grey.png")
+    assert predictor("grey.png", "B02") == predictor(file, "B02")
+    with pytest.raises(UserError, match="cannot read photo.png .*a picture in colour does not hold one"):
+        predictor("photo.png", "B02")
 
 
 def test_what_cannot_be_read_is_named_and_the_others_are_answered(trained, tiny_dataset, capsys):
