@@ -399,6 +399,7 @@ class ChannelSetConv2d(ChannelPlace):
         """Compute the weight as a call does, if pruning or the older spectral and weight norms of torch compute it."""
         training, self.training = self.training, False  # spectral norm then keeps its vectors
         try:
+            hook: Any
             for hook in self._forward_pre_hooks.values():
                 if isinstance(hook, BasePruningMethod) or hasattr(hook, "compute_weight"):
                     hook(self, ())
