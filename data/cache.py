@@ -301,8 +301,10 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
 def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     """Fill the empty `folder` with a cache."""
     channels, stamp = len(lists.channels), identity.stamp(lists)  # before any picture is read
-    kind = first_kind(lists)
+    kind, first = first_image(lists)
     stored = stored_kind(kind)
+    # near the mean; the moments of whole numbers are exact without it
+    origin = None if first is None or stored != "float32" else tuple(first.mean((0, 1), np.float64).tolist())
     need = len(lists.paths) * size * size * channels * np.dtype(stored).itemsize
     free = shutil.disk_usage(folder.parent).free
     if need > free:
@@ -311,7 +313,8 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
             f"GB are free; free disk space or use a smaller image size"
         )
     targets = {
-        key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind) for key in lists.splits
+        key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind, origin)
+        for key in lists.splits
     }
     failures, sums, products, pictures = _decode_all(lists, targets, workers, max_failed_share, progress)
     counts = {
@@ -324,6 +327,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     pixels, unit = counts["train"] * size * size, pixel_unit(stored)
     mean = sums / pixels
     covariance = (products / pixels - np.outer(mean, mean)) / unit**2
+    mean = mean if origin is None else mean + origin
     meta = {
         "name": lists.name,
         "digest": lists.digest,
@@ -349,16 +353,20 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
 
 def first_kind(lists) -> str:
     """Return the kind of the first train image that can be decoded, see `data.decode.pixel_kind`."""
+    return first_image(lists)[0]
+
+
+def first_image(lists) -> tuple[str, np.ndarray | None]:
+    """Return the kind of the first train image that can be decoded, and the image (8, 8, C); else "uint8" and None."""
     reader, channels = ImageReader(lists), len(lists.channels)
     for path in lists.splits["train"].paths[:CHUNK]:
         try:
             data = reader.read(path)
             kind = pixel_kind(data, channels)
-            decode(data, 8, channels, kind)
-            return kind
+            return kind, decode(data, 8, channels, kind)
         except Exception:  # reported later, when all images are decoded
             continue
-    return "uint8"
+    return "uint8", None
 
 
 def _decode_all(lists, targets, workers, max_failed_share, progress):
@@ -366,7 +374,7 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
 
     Returns:
         failures: split -> list of (row, path, reason).
-        sums, products: (C,) and (C, C), the sums of x and of x x^T over the train pixels x.
+        sums, products: (C,) and (C, C), the sums of x and of x x^T over the train pixels x, less the origin.
         pictures: path -> bytes and CRC-32 of its file.
     """
     jobs, owners, reader, pictures = [], [], ImageReader(lists), {}
