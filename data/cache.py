@@ -68,6 +68,7 @@ class PixelCache:
         covariance: (C, C) float32, of the train pixels, scaled in the same way.
         failures: split -> list of [path, reason] of the images that are left out because they cannot be decoded.
         left_out: path of such an image -> CRC-32 of its file, or None if the file cannot be read.
+        copies: images that are in two splits, see `data.identity.copies`; [] if an earlier version made the cache.
 
     Raises:
         DamagedCache: the directory is damaged.
@@ -88,6 +89,7 @@ class PixelCache:
             self.channels, self.kind = Channels(meta["channels"]), np.dtype(meta["kind"])
             self.channel_names = self.channels.names
             self.failures, self.left_out = meta["failures"], meta["left_out"]
+            self.copies = meta.get("copies", [])
             for name, expected in meta["crc32"].items():
                 if checksum(self.folder / name) != expected:
                     raise ValueError(f"{name} was changed")
@@ -262,6 +264,12 @@ def open_cache(
         if failed:
             text = f"warning: {len(failed)} {key} images cannot be decoded and are left out: {_named(failed[:5])}"
             print(printable(text), file=sys.stderr)
+    if cache.copies:
+        text = (
+            f"warning: {len(cache.copies)} images are in two splits under different names, which spoils the test: "
+            f"{'; '.join(cache.copies[:5])}; remove one of each pair from the lists"
+        )
+        print(printable(text), file=sys.stderr)
     return cache
 
 
@@ -343,6 +351,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
         "covariance": covariance.tolist(),
         "failures": {key: [[path, reason] for _, path, reason in rows] for key, rows in failures.items()},
         "class_names": lists.class_names,
+        "copies": identity.copies(lists, {path: tuple(sums) for path, sums in pictures.items() if sums}),
         "left_out": {
             path: (reader.sums(path) or [0, None])[1] for rows in failures.values() for _, path, _ in rows
         },

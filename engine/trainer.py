@@ -372,6 +372,7 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def _save(self) -> None:
@@ -431,6 +432,8 @@ class Trainer:
                 self.ema.load_state_dict(state["ema"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 torch.set_rng_state(state["torch_rng"])
+                if self.device.type == "cuda" and state.get("cuda_rng") is not None:  # dropout draws from it
+                    torch.cuda.set_rng_state(state["cuda_rng"], self.device)
             except (KeyError, ValueError, RuntimeError, TypeError) as error:
                 raise UserError(
                     f"cannot resume {self.folder}: last.pt holds another network "

@@ -367,8 +367,8 @@ def mistakes(setting: Setting) -> Mistakes | None:
 def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[dict]:
     """Compare every variant with its reference; return lines with the columns `VARIANTS`.
 
-    The p values are corrected over all lines. A group is left out if it has a single variant or no difference. In Task 1, a variant that
-    equals an earlier variant of its group is left out, too.
+    The p values are corrected over all lines. A group is left out if it has a single variant or no difference. In Task
+    1, a variant that equals an earlier variant of its group is left out, too.
 
     Args:
         groups: the dict `ABLATIONS` of a grid: name of a group -> variants.
