@@ -1,4 +1,4 @@
-# `make main` and `make test` need nothing but Python 3.11 to 3.13. They make .venv and install the packages of
+# `make main`, `make task2` and `make test` need nothing but Python 3.11 to 3.13. They make .venv and install the packages of
 # requirements.lock there; pip refuses a file whose checksum is not in that list.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,6 +10,10 @@ endif
 main: $(VENV)/installed
 	$(VENV)/bin/python train_task1.py --out runs/main --resume
 	$(VENV)/bin/python eval_channels.py runs/main/model.pt
+
+task2: $(VENV)/installed
+	$(VENV)/bin/python train_task2.py --out runs/task2 --resume
+	$(VENV)/bin/python eval_shallow.py runs/task2/model.pt
 
 test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -q -n 2
@@ -37,4 +41,4 @@ lock:
 	  --annotation-style=line --output-file requirements.lock requirements.txt
 	sed -i -E '/^(nvidia|cuda|triton)/ { /sys_platform/! s/ \\$$/ ; sys_platform == "linux" \\/ }' requirements.lock
 
-.PHONY: main test robust mutants lock
+.PHONY: main task2 test robust mutants lock

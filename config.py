@@ -261,6 +261,24 @@ class TrainConfig:
             raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """Return the options that have no effect with the other options: name -> what they need."""
+        distilling = ("distill_weight", "distill_temperature", "distill_ramp")
+        return {} if self.teacher else dict.fromkeys(distilling, "a --teacher")
+
+    def check_effects(self) -> None:
+        """Check that each option that was given has an effect. Older versions trained without this check.
+
+        Raises:
+            UserError: an option has no effect.
+        """
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, needs in self.without_effect().items():
+            if getattr(self, name) != usual[name]:
+                raise UserError(
+                    f"--{name.replace('_', '-')} has no effect without {needs}: add it, or leave the option out"
+                )
+
 
 def parse_sizes(text: str | None) -> tuple[int, ...]:
     """Return the different sides in px that --train-sizes names, in ascending order; () for None.
@@ -356,6 +374,14 @@ class Task1Config(TrainConfig):
             raise UserError(f"--kernel-size {self.kernel_size}: must be odd")
         self.name = self.name or self._default_name()
         return super().resolve()
+
+    def without_effect(self) -> dict[str, str]:
+        unused = super().without_effect()
+        if self.sampler == "none":
+            unused["set_shares"] = "a --sampler"
+        if self.kernel != "templates":
+            unused["templates"] = "--kernel templates"
+        return unused
 
     def _default_name(self) -> str:
         if self.is_specialist:

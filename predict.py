@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in filter(None, (args.csv, args.picture)):
         check_writable(Path(path).parent)
     pictures = picture_paths(args.picture, files) if args.picture else {}
+    check_outputs(args, files, pictures)
     predictor = Predictor(args.checkpoint, device)
     ids = predictor.ids(args.channels)
     rows, failed, left = [], [], iter(files)
@@ -83,6 +85,31 @@ def main(argv: list[str] | None = None) -> None:
         print(f"wrote {args.csv}")
     if failed:
         raise UserError(f"{len(failed)} of {len(files)} images cannot be read; see the messages above")
+
+
+def check_outputs(args, files: list[Path], pictures: dict[Path, Path]) -> None:
+    """Check that no output replaces an image, the checkpoint or another output.
+
+    Raises:
+        UserError: an output has the path of such a file; the message names both.
+    """
+    inputs = {}
+    for path in (Path(args.checkpoint), *files):
+        with suppress(OSError):  # it is missing, which is reported later
+            inputs[_file_id(path)] = path
+    outputs = [("--csv", Path(args.csv))] if args.csv else []
+    for option, path in outputs + [("--picture", path) for path in pictures.values()]:
+        with suppress(OSError):  # nothing is there
+            if same := inputs.get(_file_id(path)):
+                raise UserError(f"{option} {path} would replace {same}: choose another path")
+        if option == "--picture" and args.csv and path.absolute() == Path(args.csv).absolute():
+            raise UserError(f"--csv and --picture both name {path}: choose two paths")
+
+
+def _file_id(path: Path) -> tuple[int, int]:
+    """Return what two paths of one file have in common."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def picture_paths(target: str, files: list[Path]) -> dict[Path, Path]:

@@ -286,7 +286,7 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
     if model is place:
         return conv
     paths = [name for name, module in model.named_modules(remove_duplicate=False) if module is place]
-    folded = copy.deepcopy(model)
+    folded = copy.deepcopy(model, {id(place): conv})  # without the stem, which torch may not be able to copy
     remove_hooks(folded)
     put = _with_preprocessing(folded, conv, ids)
     for path in paths:

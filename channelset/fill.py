@@ -154,7 +154,9 @@ def _product(matrices: Tensor, x: Tensor) -> Tensor:
 
 def are_channels_last(x: Tensor) -> bool:
     """Check whether images are (B, C, H, W) in torch's memory format channels_last, and in no other."""
-    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    if x.ndim != 4 or _transformed():  # vmap does not tell the format
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _along(value: Tensor, x: Tensor) -> Tensor:
@@ -400,8 +402,13 @@ def _vector(value: Any, name: str, channels: int) -> Tensor:
 
 
 def captured() -> bool:
-    """Check whether a compiler or an exporter is tracing; these cannot follow a solver."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    """Check whether a compiler, an exporter or `torch.func` is tracing; these cannot follow a solver or read values."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or _transformed()
+
+
+def _transformed() -> bool:
+    """Check whether `torch.func` transforms the call, as vmap does."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None
 
 
 class _ZeroAtStart(nn.Linear):

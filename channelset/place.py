@@ -94,7 +94,7 @@ class ChannelPlace(Restored):
         mask = torch.tensor(
             [i in ids for i in range(self.in_channels)]
         )  # on the CPU, where it can be checked
-        return full, mask.expand(len(x), -1)
+        return full, mask.expand(x.shape[0], -1)
 
     def check_mask(self, mask: Any, x: Tensor) -> tuple[Tensor, bool]:
         """Return the mask on the images' device, and whether all channels are certainly present.
@@ -230,7 +230,7 @@ class InputFill(ChannelPlace):
         Raises:
             ValueError: ids and images disagree, or the mask is wrong, see `ChannelPlace.check_mask`.
         """
-        channels, mask = self.asked(len(x), channels, mask)
+        channels, mask = self.asked(x.shape[0], channels, mask)
         if mask is None and (channels is not None or not self.fill.whole):
             ids = self.check_ids(channels)
             if self.fill.whole and x.shape[1] == self.in_channels and ids == list(range(self.in_channels)):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+EXACT = 1e-12  # share of a whole number, or of a pixel of 64 bits, that rounding changes
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x")
 
 
@@ -49,9 +50,11 @@ def channel_statistics(
         ValueError: there is no image, the number of channels changes, channels stand last, a pixel is not
             finite, or a channel is constant. The message names the channel.
     """
+    precision = EXACT
     count, mean, scatter = 0, torch.zeros((), device="cpu"), torch.zeros((), device="cpu")
     for batch in batches:
-        pixels = _pixels(batch, names, key, mask, nodata)
+        pixels, rounding = _pixels(batch, names, key, mask, nodata)
+        precision = max(precision, rounding)
         if not pixels.shape[1]:
             continue
         if count and len(pixels) != len(mean):
@@ -80,7 +83,7 @@ def channel_statistics(
         raise ValueError("no image to take statistics from")
     covariance = scatter / count
     std = covariance.diagonal().sqrt()
-    flat = (std <= 1e-12 * mean.abs()).nonzero()[:, 0].tolist()
+    flat = (std <= precision * mean.abs()).nonzero()[:, 0].tolist()
     if flat:
         raise ValueError(
             f"{named(flat, names)}: the same value in every pixel; leave it out, since nothing can be "
@@ -95,8 +98,8 @@ def _pixels(
     key: str | None,
     mask: str | Callable[[Any], Any] | None,
     nodata: float | None,
-) -> Tensor:
-    """Return the valid pixels of a batch: (C, N), float64."""
+) -> tuple[Tensor, float]:
+    """Return the valid pixels of a batch, (C, N), float64, and the share of a pixel that rounding changes."""
     images = _images(batch, key)
     valid = None
     if callable(mask):
@@ -141,7 +144,10 @@ def _pixels(
         value = torch.tensor(nodata, dtype=images.dtype if images.is_floating_point() else pixels.dtype)
         absent = pixels.isnan() if math.isnan(nodata) else pixels == value.double()
         keep &= ~absent.any(0)
-    return pixels if bool(keep.all()) else pixels[:, keep]
+    # resizing rounds equal pixels to different numbers
+    short = images.is_floating_point() and images.dtype != torch.float64
+    rounding = torch.finfo(torch.float32).eps if short else EXACT
+    return pixels if bool(keep.all()) else pixels[:, keep], rounding
 
 
 def _images(batch: Any, key: str | None) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from . import fused
 from .fill import Fill, Zero, are_channels_last, captured, exactly
@@ -307,7 +308,7 @@ class ChannelSetConv2d(ChannelPlace):
         if x.ndim != 4:
             raise ValueError(f"x must be (B, n, H, W); got {tuple(x.shape)}")
         self._follow()
-        channels, mask = self.asked(len(x), channels, mask)
+        channels, mask = self.asked(x.shape[0], channels, mask)
         if mask is not None:
             mask, every = self.check_mask(mask, x)
             if not (every and self.fill.whole) or self._unfoldable_kernel:
@@ -351,10 +352,10 @@ class ChannelSetConv2d(ChannelPlace):
 
     def _forward_sets(self, x: Tensor, mask: Tensor) -> Tensor:
         sets = [tuple(i for i, here in enumerate(row) if here) for row in mask.tolist()]
-        outputs = {}
+        outputs = {}  # of `forward`, because a call would run the stem's hooks again for each set
         for ids in dict.fromkeys(sets):
             rows = [row for row, other in enumerate(sets) if other == ids]
-            outputs[ids] = iter(self(x[rows].index_select(1, torch.tensor(ids)), list(ids)))
+            outputs[ids] = iter(self.forward(x[rows].index_select(1, torch.tensor(ids)), list(ids)))
         y = torch.stack([next(outputs[ids]) for ids in sets])
         return y.contiguous(
             memory_format=torch.channels_last if are_channels_last(x) else torch.contiguous_format
@@ -371,6 +372,7 @@ class ChannelSetConv2d(ChannelPlace):
         if wrong:
             raise ValueError(f"{wrong}: the stem cannot be folded")
         self._follow()
+        self._renew_weight()
         with torch.no_grad():
             offset, kernel = self._offset(ids), self.kernel(ids)
         conv = nn.Conv2d(
@@ -391,6 +393,18 @@ class ChannelSetConv2d(ChannelPlace):
                 conv.bias.copy_(offset)
         trainable = any(p.requires_grad for p in self.parameters())
         return conv.requires_grad_(trainable).train(self.training)
+
+    @torch.no_grad()
+    def _renew_weight(self) -> None:
+        """Compute the weight as a call does, if pruning or the older spectral and weight norms of torch compute it."""
+        training, self.training = self.training, False  # spectral norm then keeps its vectors
+        try:
+            hook: Any
+            for hook in self._forward_pre_hooks.values():
+                if isinstance(hook, BasePruningMethod) or hasattr(hook, "compute_weight"):
+                    hook(self, ())
+        finally:
+            self.training = training
 
     def generation_macs(self, n: int) -> int:
         """Return the most multiply-accumulates that generate K(S) for n channels: W, W P(S) and the offset.

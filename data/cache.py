@@ -68,6 +68,7 @@ class PixelCache:
         covariance: (C, C) float32, of the train pixels, scaled in the same way.
         failures: split -> list of [path, reason] of the images that are left out because they cannot be decoded.
         left_out: path of such an image -> CRC-32 of its file, or None if the file cannot be read.
+        copies: images that are in two splits, see `data.identity.copies`; [] if an earlier version made the cache.
 
     Raises:
         DamagedCache: the directory is damaged.
@@ -88,6 +89,7 @@ class PixelCache:
             self.channels, self.kind = Channels(meta["channels"]), np.dtype(meta["kind"])
             self.channel_names = self.channels.names
             self.failures, self.left_out = meta["failures"], meta["left_out"]
+            self.copies = meta.get("copies", [])
             for name, expected in meta["crc32"].items():
                 if checksum(self.folder / name) != expected:
                     raise ValueError(f"{name} was changed")
@@ -262,6 +264,12 @@ def open_cache(
         if failed:
             text = f"warning: {len(failed)} {key} images cannot be decoded and are left out: {_named(failed[:5])}"
             print(printable(text), file=sys.stderr)
+    if cache.copies:
+        text = (
+            f"warning: {len(cache.copies)} images are in two splits under different names, which spoils the test: "
+            f"{'; '.join(cache.copies[:5])}; remove one of each pair from the lists"
+        )
+        print(printable(text), file=sys.stderr)
     return cache
 
 
@@ -301,8 +309,10 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
 def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     """Fill the empty `folder` with a cache."""
     channels, stamp = len(lists.channels), identity.stamp(lists)  # before any picture is read
-    kind = first_kind(lists)
+    kind, first = first_image(lists)
     stored = stored_kind(kind)
+    # near the mean; the moments of whole numbers are exact without it
+    origin = None if first is None or stored != "float32" else tuple(first.mean((0, 1), np.float64).tolist())
     need = len(lists.paths) * size * size * channels * np.dtype(stored).itemsize
     free = shutil.disk_usage(folder.parent).free
     if need > free:
@@ -311,7 +321,8 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
             f"GB are free; free disk space or use a smaller image size"
         )
     targets = {
-        key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind) for key in lists.splits
+        key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind, origin)
+        for key in lists.splits
     }
     failures, sums, products, pictures = _decode_all(lists, targets, workers, max_failed_share, progress)
     counts = {
@@ -324,6 +335,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     pixels, unit = counts["train"] * size * size, pixel_unit(stored)
     mean = sums / pixels
     covariance = (products / pixels - np.outer(mean, mean)) / unit**2
+    mean = mean if origin is None else mean + origin
     meta = {
         "name": lists.name,
         "digest": lists.digest,
@@ -339,6 +351,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
         "covariance": covariance.tolist(),
         "failures": {key: [[path, reason] for _, path, reason in rows] for key, rows in failures.items()},
         "class_names": lists.class_names,
+        "copies": identity.copies(lists, {path: tuple(sums) for path, sums in pictures.items() if sums}),
         "left_out": {
             path: (reader.sums(path) or [0, None])[1] for rows in failures.values() for _, path, _ in rows
         },
@@ -349,16 +362,20 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
 
 def first_kind(lists) -> str:
     """Return the kind of the first train image that can be decoded, see `data.decode.pixel_kind`."""
+    return first_image(lists)[0]
+
+
+def first_image(lists) -> tuple[str, np.ndarray | None]:
+    """Return the kind of the first train image that can be decoded, and the image (8, 8, C); else "uint8" and None."""
     reader, channels = ImageReader(lists), len(lists.channels)
     for path in lists.splits["train"].paths[:CHUNK]:
         try:
             data = reader.read(path)
             kind = pixel_kind(data, channels)
-            decode(data, 8, channels, kind)
-            return kind
+            return kind, decode(data, 8, channels, kind)
         except Exception:  # reported later, when all images are decoded
             continue
-    return "uint8"
+    return "uint8", None
 
 
 def _decode_all(lists, targets, workers, max_failed_share, progress):
@@ -366,7 +383,7 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
 
     Returns:
         failures: split -> list of (row, path, reason).
-        sums, products: (C,) and (C, C), the sums of x and of x x^T over the train pixels x.
+        sums, products: (C,) and (C, C), the sums of x and of x x^T over the train pixels x, less the origin.
         pictures: path -> bytes and CRC-32 of its file.
     """
     jobs, owners, reader, pictures = [], [], ImageReader(lists), {}

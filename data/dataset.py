@@ -46,8 +46,9 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
     pixels = open_cache(lists, cached_size(image_size), cache, max_failed_share=max_failed)
     if several and dist.get_rank() == 0:
         dist.barrier()
-    for name, variance in zip(pixels.channel_names, np.diag(pixels.covariance)):
-        if variance == 0:
+    for name, mean, deviation in zip(pixels.channel_names, pixels.mean, pixels.std):
+        # the least that float32 can show; resizing rounds equal pixels to different numbers
+        if deviation <= np.finfo(np.float32).eps * abs(mean):
             raise UserError(
                 f"channel {name} has the same value in every training pixel, so nothing can be learned from it; "
                 "remove that channel"

@@ -164,6 +164,12 @@ def open_picture(data: bytes) -> Image.Image:
     return image
 
 
+def is_grey(data: bytes) -> bool:
+    """Check whether a picture is stored in grey. Raises as `open_picture` does."""
+    with open_picture(data) as image:
+        return image.mode.partition(";")[0] in ("1", "L", "LA", "I", "F")
+
+
 def what_it_is(data: bytes) -> str:
     """Describe a file that is not a picture, by its first bytes."""
     head = data[:64]
@@ -317,28 +323,37 @@ def resize(array: np.ndarray, size: int) -> np.ndarray:
     return out.astype(array.dtype)
 
 
-def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moments(images: np.ndarray, origin=None) -> tuple[np.ndarray, np.ndarray]:
     """Return sums (C,) and sums of products (C, C) over the pixels of images (N, H, W, C), float64.
 
     For 8 and 16 bits they are exact integers.
+
+    Args:
+        origin: C values that are subtracted from the pixels first, so that large floats lose no digits.
     """
     channels = images.shape[3]
     # the last row is all ones, so that one product also gives the sums
-    planes = np.ones((channels + 1, images[0].size // channels))
+    planes = np.ones((channels + 1, images.shape[1] * images.shape[2]))
     total = np.zeros((channels + 1, channels + 1))
     for image in images:  # one at a time, since one image fits into the processor's cache
         planes[:channels] = image.reshape(-1, channels).T
+        if origin is not None:
+            planes[:channels] -= np.asarray(origin)[:, None]
         total += planes @ planes.T
     return total[channels, :channels], total[:channels, :channels]
 
 
 class Target(NamedTuple):
-    """The raw file that `pack` writes: images (N, size, size, channels) of the type `stored_kind(kind)`."""
+    """The raw file that `pack` writes: images (N, size, size, channels) of the type `stored_kind(kind)`.
+
+    `origin` is that of the images' `moments`.
+    """
 
     file: str
     size: int
     channels: int
     kind: str
+    origin: tuple[float, ...] | None = None
 
 
 def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_moments: bool):
@@ -352,21 +367,21 @@ def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_m
     Raises:
         OSError: the file cannot be written.
     """
-    file, size, channels, kind = target
+    file, size, channels, kind, origin = target
     block = np.zeros((len(paths), size, size, channels), stored_kind(kind))
-    failures, good = [], {}
+    failures, good, rows = [], {}, []
     for index, path in enumerate(paths):
         try:
             data = reader.read(path)
             block[index] = decode(data, size, channels, kind)
             good[path] = sums(data)
+            rows.append(index)
         except Exception as error:  # Pillow raises many types for damaged files; all are reported
             failures.append((row + index, path, reason(error)))
     with open(file, "r+b") as out:
         out.seek(row * block[0].nbytes)
         out.write(block)
-    # zero rows add nothing to the moments
-    return failures, moments(block) if with_moments else None, good
+    return failures, moments(block[rows], origin) if with_moments else None, good
 
 
 def serve() -> None:

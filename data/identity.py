@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from data.decode import ImageReader
@@ -71,6 +71,23 @@ def as_text(sums: Sums) -> str:
 def digest_of(text: str) -> str:
     """Return the digest of the pictures for checkpoints and records; text: from `as_text`."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def copies(lists, content: Mapping[str, Hashable]) -> list[str]:
+    """List the images that are in two splits under different names, each as "test a.JPEG = train b.JPEG".
+
+    Args:
+        content: path -> a value that is equal for equal files; images without a value are left out.
+    """
+    first: dict[Hashable, tuple[str, str]] = {}  # value -> split and path of the first image that has it
+    pairs = []
+    for split, part in lists.splits.items():
+        for path in part.paths:
+            if content.get(path) is not None:
+                where, other = first.setdefault(content[path], (split, path))
+                if where != split:
+                    pairs.append(f"{split} {path} = {where} {other}")
+    return pairs
 
 
 def difference(cache, trained: Mapping, what: str) -> str:

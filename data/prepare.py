@@ -18,6 +18,7 @@ from data.demo import make_demo
 from data.derive import CHANNELS, derive
 from data.folders import write_lists
 from data.folds import make_folds
+from data.identity import copies
 from data.lists import ImageLists, find_dataset, read_lists
 from data.workers import cores
 from utils import ROOT, ArgumentParser, UserError, cli, printable, progress_bar, within
@@ -63,16 +64,9 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
             f"or download the archive again, or remove them from the lists."
         )
-    first: dict[bytes, tuple[str, str]] = {}  # checksum -> split and path of the first image that has it
-    copies, contents = [], iter(content for _, _, content in results)
-    for split, part in lists.splits.items():
-        for path, content in zip(part.paths, contents):
-            where, other = first.setdefault(content, (split, path))
-            if where != split:
-                copies.append(f"{split} {path} = {where} {other}")
-    if copies:
+    if same := copies(lists, dict(zip(paths, (content for _, _, content in results)))):
         raise UserError(
-            f"{len(copies)} images are in two splits under different names: {'; '.join(copies[:5])}. An "
+            f"{len(same)} images are in two splits under different names: {'; '.join(same[:5])}. An "
             f"image in two splits spoils the test: remove one of each pair from the lists."
         )
     print("  no image is in two splits")

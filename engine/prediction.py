@@ -14,7 +14,7 @@ from channelset import Channels
 from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
-from data.decode import decode, pixel_kind
+from data.decode import decode, is_array, is_grey, pixel_kind
 from data.files import LARGEST_IMAGE, read_file
 from data.folders import ENDINGS, image_files
 from data.lists import RGB
@@ -106,6 +106,8 @@ class Predictor:
             except ValueError:  # perhaps the file holds only the channels of `ids`
                 if len(ids) == len(self.stored):
                     raise
+                if len(ids) == 1 and not is_array(data, 1) and not is_grey(data):
+                    raise ValueError("a picture in colour does not hold one channel alone") from None
                 image = self._decode(data, side, len(ids))
         except Exception as error:  # Pillow raises many types for damaged files
             names = [*self.stored.names[:4], "..."] if len(self.stored) > 4 else self.stored.names

@@ -92,8 +92,8 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
         data: path of the data set, if it is known already (default: search by `config.data`).
 
     Raises:
-        UserError: a file that an option names is missing or not a model; or the run directory holds a run already or
-            cannot be written.
+        UserError: a file that an option names is missing or not a model; an option of a new run has no effect; or the
+            run directory holds a run already or cannot be written.
         BusyError: another process uses the run directory.
     """
     for option in ("teacher", "init_from"):  # checked first: decoding the data may take minutes
@@ -102,8 +102,10 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
                 flag = option.replace("_", "-")
                 raise UserError(f"--{flag} {path}: no such file; give the path of a model.pt")
             load_checkpoint(path, tuple(OPTIONS))
-    if config.out and not config.resume and Path(config.out, "last.pt").exists():
-        raise UserError(_holds_a_run(config.out))
+    if config.out:
+        _check_folder(config.out, config.resume)
+    if not config.out or not Path(config.out, "last.pt").exists():
+        config.check_effects()
     choose_threads(config)
     # where all training batches have one shape, a GPU times its convolution algorithms only once
     torch.backends.cudnn.benchmark = config.train_sizes is None
@@ -117,8 +119,22 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
     return device, processes, cache
 
 
-def _holds_a_run(folder: str | Path) -> str:
-    return f"{folder} already holds a run: add --resume to go on with it, or choose another --out"
+def _check_folder(folder: str | Path, resume: bool) -> None:
+    """Check that a training in `folder` replaces no run and no network.
+
+    Raises:
+        UserError: there is a run and `resume` is false; or there is a model.pt without the state of its run.
+    """
+    names = {name for name in ("last.pt", OLDER, "model.pt") if Path(folder, name).exists()}
+    if names == {"model.pt"}:
+        raise UserError(
+            f"{folder} holds a model.pt, which this training would replace, but no last.pt to go on from: choose "
+            f"another --out, or delete or rename model.pt"
+        )
+    if names and not resume:
+        raise UserError(
+            f"{folder} already holds a run: add --resume to go on with it, or choose another --out"
+        )
 
 
 def choose_threads(config: TrainConfig) -> None:
@@ -356,6 +372,7 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def _save(self) -> None:
@@ -377,11 +394,10 @@ class Trainer:
         Raises:
             UserError: last.pt is damaged and previous.pt is missing or damaged too; or --resume was not given.
         """
+        _check_folder(self.folder, self.config.resume)
         last, older = self.folder / "last.pt", self.folder / OLDER
         if not last.exists() and not older.exists():
             return None
-        if not self.config.resume:
-            raise UserError(_holds_a_run(self.folder))
         try:
             state = load_checkpoint(last, "training-state")
         except UserError as error:
@@ -416,6 +432,8 @@ class Trainer:
                 self.ema.load_state_dict(state["ema"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 torch.set_rng_state(state["torch_rng"])
+                if self.device.type == "cuda" and state.get("cuda_rng") is not None:  # dropout draws from it
+                    torch.cuda.set_rng_state(state["cuda_rng"], self.device)
             except (KeyError, ValueError, RuntimeError, TypeError) as error:
                 raise UserError(
                     f"cannot resume {self.folder}: last.pt holds another network "

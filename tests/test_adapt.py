@@ -558,3 +558,13 @@ def test_the_folder_can_be_copied_and_needs_torch_alone(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("value", [0.1, 273.15])
+def test_a_channel_that_resizing_alone_changes_is_constant(value):
+    x = torch.randn(8, 3, 9, 11, generator=torch.Generator().manual_seed(0))
+    x[:, 1] = value
+    x = nn.functional.interpolate(x, (7, 7), mode="bilinear", antialias=True)
+    with pytest.raises(ValueError, match="channel 1: the same value in every pixel"):
+        channel_statistics([x])
+    assert channel_statistics([1e9 + x.double().mul(10)[:, [0, 2]]]).std.min() > 1  # 64 bits tell more

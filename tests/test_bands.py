@@ -13,6 +13,7 @@ import train_task1
 from channelset import Channels
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
+from data.dataset import open_data
 from data.decode import decode, pixel_kind
 from data.derive import sobel
 from data.folds import make_folds, split_folds
@@ -69,6 +70,31 @@ def write_set(root, make, count: int = 5):
 def bands(tmp_path):
     write_set(tmp_path / "five", lambda array: (as_tiff(array, planarconfig="contig"), "tif"))
     return tmp_path / "five"
+
+
+def test_statistics_of_large_floats_lose_no_digits(tmp_path):
+    write_set(tmp_path / "five", lambda a: (as_npy(1e8 + 8 * (a % 5).astype(np.float32)), "npy"))
+    (tmp_path / "five/images/c1/2.npy").write_bytes(b"damaged")
+    lists = read_lists(tmp_path / "five")
+    cache = open_cache(lists, 8, tmp_path / "cache", max_failed_share=1, progress=False)
+    pixels = cache.split("train").images.astype(np.float64)
+    assert len(pixels) == 17
+    np.testing.assert_allclose(cache.std, pixels.std((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(cache.mean, pixels.mean((0, 1, 2)), rtol=1e-7)
+    np.testing.assert_allclose(cache.covariance, np.cov(pixels.reshape(-1, 5).T, bias=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.7, 273.15, -1e8])
+@pytest.mark.parametrize("image_size", [7, 5])  # with and without resizing
+def test_a_constant_channel_is_named(value, image_size, tmp_path):
+    def make(array):
+        pixels = array.astype(np.float32)
+        pixels[:, :, 3] = value
+        return as_npy(pixels), "npy"
+
+    write_set(tmp_path / "five", make)
+    with pytest.raises(UserError, match="channel B04 has the same value in every training pixel"):
+        open_data(str(tmp_path / "five"), image_size, str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ from small_networks import (
     small_net,
 )
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from channelset import (
+    WithMask,
     adapt_first_conv,
     channel_statistics,
     find_stem,
@@ -30,8 +32,76 @@ from channelset import (
     sensor,
 )
 
+
+def adapted_at(where):
+    """Return an adapted network: its stem takes the set, or its images are filled."""
+    if where == "stem":
+        return adapted(small_net())
+    return adapt_first_conv(small_net(), covariance=COVARIANCE, where="input")
+
+
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 DIRTY = torch.where(MASK[:, :, None, None], X, torch.nan)
+
+
+HALF = torch.tensor([[True, False, True]] * 2)
+
+
+@pytest.mark.parametrize("where", ["stem", "input"])
+def test_an_exported_network_takes_any_number_of_images(where):
+    net, batch = adapted_at(where), torch.export.Dim("batch")
+    exported = torch.export.export(WithMask(net), (X, MASK), dynamic_shapes=({0: batch}, {0: batch})).module()
+    images, mask = torch.randn(5, 3, 8, 8), MASK[[0, 1, 1, 0, 1]]
+    torch.testing.assert_close(exported(images, mask), net(images, mask=mask))
+
+
+@pytest.mark.parametrize("where", ["stem", "input"])
+def test_several_networks_and_each_image_alone_in_a_vmap(where):
+    nets = [adapted_at(where) for _ in range(2)]
+    with torch.no_grad():
+        nets[1][0].weight.mul_(2)
+    state = torch.func.stack_module_state(nets)
+    for x, how in ((X, {"mask": HALF}), (X[:, [0, 2]], {"channels": [0, 2]})):
+        answers = torch.vmap(lambda p, b: torch.func.functional_call(nets[0], (p, b), (x,), how))(*state)
+        torch.testing.assert_close(
+            answers, torch.stack([net(x, mask=HALF) if x is X else net(x, **how) for net in nets])
+        )
+    alone = torch.vmap(lambda image, row: nets[0](image[None], mask=row[None])[0])(X, MASK)
+    torch.testing.assert_close(alone, nets[0](X, mask=MASK))
+
+
+@torch.no_grad()
+def test_a_hook_of_the_stem_runs_once_a_call():
+    stem = find_stem(adapt_first_conv(small_net(20), covariance=torch.eye(20)))
+    images, mask = torch.randn(4, 20, 16, 16), torch.rand(4, 20) < 0.5
+    mask[:, 0] = True
+    plain = stem(images, mask=mask)
+    stem.register_forward_hook(lambda module, args, output: 2 * output)
+    torch.testing.assert_close(stem(images, mask=mask), 2 * plain)
+
+
+COMPUTED = {
+    "spectral norm": lambda stem: nn.utils.spectral_norm(stem, "weight"),
+    "weight norm": lambda stem: nn.utils.weight_norm(stem, "weight"),
+    "pruning": lambda stem: prune.l1_unstructured(stem, "weight", 0.5),
+    "parametrization": lambda stem: nn.utils.parametrizations.weight_norm(stem),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_a_weight_that_other_code_computes_is_folded_as_it_is_now(name):
+    nets = [adapted(small_net()) for _ in range(2)]
+    for net in nets:
+        COMPUTED[name](net[0])
+    with torch.no_grad():
+        for parameter in nets[1].parameters():
+            parameter.mul_(1.3).add_(0.1)
+    nets[0].load_state_dict(nets[1].state_dict())
+    for _ in range(2):  # before the first call and after it
+        folded = fold_channels(nets[0], [0, 2])(X[:, [0, 2]])
+        torch.testing.assert_close(folded, nets[1](X, mask=HALF))
+        nets[0](X)
 
 
 # ---------------------------------------------------------------- the first layer is wrapped, replaced or not called

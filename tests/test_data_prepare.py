@@ -147,3 +147,7 @@ def test_copies_of_one_picture_in_two_splits_are_found(tiny_dataset, capsys):
     test.write_bytes(train.read_bytes())
     with pytest.raises(UserError, match="1 images are in two splits.*test .*_6.JPEG = train .*_0.JPEG"):
         main(["check", str(tiny_dataset), "--decode"])
+    cache = tiny_dataset.parent / "cache"
+    for _ in range(2):  # built, then only opened
+        main(["cache", str(tiny_dataset), "--size", "8", "--out", str(cache)])
+        assert "1 images are in two splits" in capsys.readouterr().err

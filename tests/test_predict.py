@@ -69,6 +69,26 @@ def test_one_line_an_image_a_table_and_a_picture(trained, tiny_dataset, capsys):
         assert whole.width > part.width  # seven sets, three sets
 
 
+def test_no_output_replaces_an_image_the_network_or_another_output(trained, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (9, 9)).save(folder / name)
+    (tmp_path / "link.png").symlink_to(folder / "a.png")
+    kept = [trained, *folder.iterdir()]
+    before = [path.read_bytes() for path in kept]
+    for images, options, message in (
+        (folder, ["--picture", folder], "--picture .*a.png would replace .*a.png"),
+        (folder / "a.png", ["--picture", folder / "a.png"], "--picture .* would replace"),
+        (tmp_path / "link.png", ["--csv", folder / "a.png"], "--csv .* would replace .*link.png"),
+        (folder, ["--csv", trained], "--csv .* would replace .*model.pt"),
+        (folder / "a.png", ["--csv", "out", "--picture", "out"], "--csv and --picture both name out"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict.main([*map(str, (trained, images, *options)), "--device", "cpu", "--threads", "1"])
+    assert [path.read_bytes() for path in kept] == before
+
+
 def test_a_network_of_task_2_takes_all_channels(command, tiny, tiny_dataset, capsys):
     command(train_task2, *tiny, "--epochs", 1, "--out", "two")
     file = str(tiny_dataset / "images/n00000000/n00000000_7.JPEG")
@@ -96,6 +116,14 @@ def test_bands_are_taken_by_name_also_where_a_file_holds_these_alone(command, ti
         predictor("photo.png")
     with pytest.raises(UserError, match="B99"):
         predictor(file, "B99")
+    for path in banded.glob("images/*/*.npy"):
+        np.save(path, (np.load(path) // 16).astype(np.uint8))
+    command(train_task1, *tiny, "--data", banded, "--epochs", 1, "--out", "eight")
+    predictor, grey = Predictor("eight/model.pt"), np.load(file)[..., 0]
+    Image.fromarray(grey).save("grey.png")
+    assert predictor("grey.png", "B02") == predictor(file, "B02")
+    with pytest.raises(UserError, match="cannot read photo.png .*a picture in colour does not hold one"):
+        predictor("photo.png", "B02")
 
 
 def test_what_cannot_be_read_is_named_and_the_others_are_answered(trained, tiny_dataset, capsys):

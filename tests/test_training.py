@@ -111,6 +111,15 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trai
     assert trained.read_bytes() == before
 
 
+def test_a_network_without_its_run_is_not_replaced(command, trained, tiny):
+    Path("given").mkdir()
+    Path("given/model.pt").write_bytes(trained.read_bytes())
+    for options in ([], ["--resume"]):
+        with pytest.raises(UserError, match="given holds a model.pt.*choose another --out"):
+            command(train_task1, *tiny, "--init-from", "given/model.pt", "--out", "given", *options)
+    assert Path("given/model.pt").read_bytes() == trained.read_bytes()
+
+
 def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(
     command, monkeypatch, tiny, interrupt_at
 ):
@@ -278,6 +287,9 @@ def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatc
         (["--kernel-size", "4"], "--kernel-size 4: must be odd"),
         (["--distill-weight", "2"], "--distill-weight 2.0: must be at least 0 and at most 1"),
         (["--teacher", "nothing.pt"], "nothing.pt"),
+        (["--distill-weight", "0.9"], "--distill-weight has no effect without a --teacher: add it"),
+        (["--set-shares", "R:0.5", "--sampler", "none"], "--set-shares has no effect without a --sampler"),
+        (["--templates", "5"], "--templates has no effect without --kernel templates"),
     ],
 )
 def test_bad_options_are_one_clear_error(command, options, message, tiny):
