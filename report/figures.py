@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from engine.records import SUBSETS
-from utils import atomic_path
+from storage.files import atomic_path
 
 # colour-blind readers can distinguish these colours (Okabe and Ito 2008); in grey, markers and line styles differ
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")

@@ -17,7 +17,8 @@ from PIL import Image
 from channelset import build_fill
 from engine.records import SUBSETS
 from report.figures import Chart
-from utils import UserError, read_json
+from storage.files import read_json
+from utils import UserError
 
 REBUILT = "coffee"  # this photograph is rebuilt, because its colours matter
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "regression": "regression"}
