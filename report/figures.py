@@ -265,7 +265,8 @@ def shares(figure: Figure, data: list[Share]) -> None:
         first = data[positions[0]]
         if by_preset:
             rank = presets.index(first.of)
-            style = _marker(rank + len(presets) * first.plain, first.stride == "1", colour=rank)
+            shape = rank + len(presets) if first.plain else rank
+            style = _marker(shape, first.stride == "1", colour=rank)
         else:
             style = _marker(rank)
         _point(
@@ -427,7 +428,7 @@ def _places(points: list[tuple]) -> list[tuple[float, float]]:
         points: tuples (family, cost, y, lower end, upper end, number of seeds).
     """
     _, costs, _, lows, highs, _ = zip(*points)
-    step = (np.log(max(costs) / min(costs)) or 1) * 0.035  # about half of a marker
+    step = 0.035 * max(np.log(max(costs) / min(costs)), 0.1)  # about half of a marker
     height = 0.05 * (max(highs) - min(lows))  # of a number
     steps, ends = [], []
     for _, cost, y, low, high, _ in points:
