@@ -34,6 +34,11 @@ class Subsampled(nn.Sequential):
         return super().forward(x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x)
 
 
+def stem_pools(stem: str, stem_pool: bool | None) -> bool:
+    """Check whether max-pooling follows the first convolution; None: yes, but not with the stem "3x3s1"."""
+    return stem != "3x3s1" if stem_pool is None else stem_pool
+
+
 class ScaledResNet(ResNet):
     """A ResNet of basic blocks whose layers have `width` times 64, 128, 256 and 512 channels.
 
@@ -43,7 +48,7 @@ class ScaledResNet(ResNet):
         in_channels: number of channels of the images.
         width: factor for the numbers of channels; 1.0 gives the network of the paper.
         stem: name of the first convolution, a key of `STEMS`; "3x3s1" is for images under about 64 px.
-        stem_pool: whether max-pooling follows the first convolution. None: yes, but not with the stem "3x3s1".
+        stem_pool: whether max-pooling follows the first convolution; None: see `stem_pools`.
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class ScaledResNet(ResNet):
         self.conv1 = nn.Conv2d(in_channels, base, kernel, stride, kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(base)
-        if stem == "3x3s1" if stem_pool is None else not stem_pool:
+        if not stem_pools(stem, stem_pool):
             self.maxpool = nn.Identity()
         self.fc = nn.Linear(self.scaled(512), num_classes)
 

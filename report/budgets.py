@@ -90,6 +90,7 @@ def choice_table(numbers: Numbers) -> str:
         ("late fusion", task1.LATE_FUSION, "few channels, accuracy first"),
         ("sliced kernel", task1.SLICED, "nothing known of the channels"),
         ("dynamic convolution", task1.GENERATED["dynamic"], "hardly: below ours, and it does not fold"),
+        ("hypernetwork", task1.GENERATED["hypernet"], "as ours; single channels first"),
         ("ours", task1.CHANNELSET, "many sets, one network, export"),
     ):
         if costs := budget(numbers, runs):

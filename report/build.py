@@ -203,7 +203,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         print(f"{name} does not match results/" if check else f"updated {name}", file=sys.stderr)
     if check and stale:
         print("run `python -m report.build` and commit the files it writes", file=sys.stderr)
-    print(*broken, sep="\n", end="\n" * bool(broken), file=sys.stderr)
+    for message in broken:
+        print(message, file=sys.stderr)
     if broken or (check and stale):
         sys.exit(1)
     print(f"{collected.rows} rows, {len(collected.charts)} figures: up to date")

@@ -206,14 +206,17 @@ def compare_models(setting: Setting) -> list[dict]:
 def best(setting: Setting, entries: list[int]) -> int | None:
     """Find the entry with the highest mean top-1 on validation; return None if no entry has validation results.
 
-    The mean is over the seeds that all entries have. If they have no seed in common, it is over all seeds. Test images
-    are not used.
+    The mean is over the seeds that all entries have. If they have no seed in common, it is over all seeds. The worst
+    entry drops out, then the rest is compared in the same way. So an entry with few seeds does not take seeds from the
+    comparison of better ones. Test images are not used.
     """
     val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
     by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
-    common = by_entry.dropna(axis=1)
-    means = (common if len(common.columns) else by_entry).mean(axis=1)
-    return int(means.idxmax()) if len(means) else None
+    while len(by_entry) > 1:
+        common = by_entry.dropna(axis=1)
+        means = (common if len(common.columns) else by_entry).mean(axis=1)
+        by_entry = by_entry.drop(means[::-1].idxmin())
+    return int(by_entry.index[0]) if len(by_entry) else None
 
 
 def in_section(setting: Setting, section: str) -> list[int]:

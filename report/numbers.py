@@ -42,7 +42,7 @@ import pandas as pd
 from engine.records import SINGLE, SUBSETS
 from grids import NAMED
 from report import bands
-from report.compare import denominator
+from report.compare import SAME_STEM, STRONGEST, denominator
 from report.markdown import interval
 from report.results import Model, Runs, Setting, answers
 from utils import ROOT, UserError, read_json
@@ -158,19 +158,21 @@ class Numbers:
             return None
         return setting.difference(model, against, self.columns(setting, group))
 
-    def ratio(self, preset: str, name: str, other: str = "strongest") -> str:
+    def ratio(self, preset: str, name: str, other: str = STRONGEST) -> str:
         return interval(self.share(preset, name, other), "ratio", 100, "to")
 
-    def share(self, preset: str, name: str | Runs, other: str | Runs = "strongest") -> dict | None:
+    def share(self, preset: str, name: str | Runs, other: str | Runs = STRONGEST) -> dict | None:
         """Divide the top-1 of two networks of Task 2; return the result of `Setting.ratio`.
+
+        `other` is a model, or STRONGEST or SAME_STEM, see `denominator`.
 
         Return None if a network has no results or if both networks are the same.
         """
         setting, model = self.find(preset, name)
         if not model:
             return None
-        if other == "strongest":
-            best = denominator(setting, model[SINGLE])
+        if other in (STRONGEST, SAME_STEM):
+            best = denominator(setting, model[SINGLE], other)
             against = None if best is None else setting.alone(best)
         else:
             against = self.find(preset, other)[1]

@@ -15,10 +15,13 @@ from config import PRESETS as PRESET_DEFAULTS
 from engine.records import SINGLE, SUBSETS
 from grids import task1, task2
 from grids.run import Run
+from models.resnet import stem_pools
+from models.shallow import SHALLOW, SHALLOW_OPTIONS
+from models.task2 import network_options
 from report import budgets, diagrams, figures
 from report.charts import cost_of, curves, scores_of, share_of
 from report.class_names import class_names
-from report.compare import adjusted, denominator, mistakes
+from report.compare import SAME_STEM, STRONGEST, adjusted, denominator, mistakes
 from report.figures import Chart, Cost, Panel, SetScores, Share
 from report.markdown import difference, interval, mean_sd, number, table, table_of
 from report.numbers import COLOUR_GROUPS, FULL, NARROW, NOTHING, Numbers
@@ -53,13 +56,24 @@ REPORT_TASK2 = (
     "val top-1",
     "test top-1",
     "% of strongest",
+    "% of same stem",
 )
 COSTS_TASK2 = (
-    *("model", "preset", "width", "params (M)", "GFLOPs", "ms, batch 1", "ms, batch 256", "val loss"),
+    *(
+        "model",
+        "preset",
+        "width",
+        "hidden layers",
+        "params (M)",
+        "GFLOPs",
+        "ms, batch 1",
+        "ms, batch 256",
+        "val loss",
+    ),
     "precision / F1",
 )
 APPENDED = {  # rows that only the report shows
-    *("mean fill", "tied filter (C/n)", "hypernetwork (C/n)", "dynamic convolution (C/n)"),
+    *("mean fill", "tied filter (C/n)", "dynamic convolution (C/n)"),
     *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
     *("the same, 90 epochs, strong", "ours, 90 epochs, strong †"),
     *("ResNet-34, decay 0.001", "ResNet-34, stock", "ours, depth 5, fine stem"),
@@ -189,17 +203,22 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> dict[str,
         return {}
     setting, model = numbers.find(preset, run)
     entry = model[SINGLE]
-    record, share = setting.record(entry), numbers.share(preset, run)
-    whole = denominator(setting, entry) == entry
+    record = setting.record(entry)
     config = record["config"]
     return {
         **row,
         "preset": PRESETS[preset],
         "stem": config["stem"].replace("s", "/"),
         "width": f"{config['width']:g}",
+        "hidden layers": hidden_layers(config),
         "epochs": str(config["epochs"]),
         "depth": " / ".join(str(record[kind]) for kind in DEPTHS),
-        "% of strongest": "100" if whole else interval(share, "ratio", 100),
+        **{
+            f"% of {which}": "100"
+            if denominator(setting, entry, which) == entry
+            else interval(numbers.share(preset, run, which), "ratio", 100)
+            for which in (STRONGEST, SAME_STEM)
+        },
         "strict depth": str(record["strict_depth"]),
         "test top-1": mean_sd(numbers.by_seed(preset, run)),
         "GFLOPs": f"{2 * setting.mean(model, 'macs') / 1e9:.2f}",
@@ -207,6 +226,18 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> dict[str,
             f"ms, batch {batch}": number(setting.mean(model, f"latency_ms_b{batch}"), 2) for batch in (1, 256)
         },
     }
+
+
+def hidden_layers(config: dict) -> str:
+    """Describe the layers between stem and head, such as "5x5: 80, 160; stem pools": sides of kernels, channels."""
+    if config["arch"] in SHALLOW:
+        options = {**SHALLOW_OPTIONS, **SHALLOW[config["arch"]], **network_options(config)}
+        sides = ", ".join(f"{side}x{side}" for side in options["kernels"])
+        channels = ", ".join(str(round(count * config["width"])) for count in options["widths"])
+        layers, pools = f"{sides}: {channels}", options["stem_pool"]
+    else:
+        layers, pools = "blocks", stem_pools(config["stem"], config["stem_pool"])
+    return f"{layers}; stem pools" if pools else layers
 
 
 def primary_table(numbers: Numbers) -> str:

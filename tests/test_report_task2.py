@@ -149,6 +149,18 @@ def test_models_of_other_seeds_are_chosen_on_the_seeds_that_both_have(results, p
     assert label(setting, denominator(setting, None)) == "long"
 
 
+def test_a_bad_candidate_with_one_seed_does_not_decide_between_the_others(results, publish, rewrite):
+    """ "short" is ahead of "long" with seed 0 alone, the only seed of "poor"."""
+    publish("task2", SHORT.but(label="poor", section="reference", lr=0.4), 40, seeds=(0,), val=40)
+    for path in (results / "results/task2/runs").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["label"] == "short":
+            record["splits"]["val"][0]["top1_pct"] = 80 if record["seed"] == 0 else 60
+            rewrite(path, record)
+    setting = only(results)
+    assert label(setting, denominator(setting, None)) == "long"
+
+
 def test_without_a_resnet34_there_is_no_ratio(root, publish, lists):
     publish("task2", GATED, 70)
     setting = only(root)
