@@ -6,6 +6,7 @@ The report calls the preset 48px-quarter "S" (small networks) and the preset 64p
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable
 
 import numpy as np
@@ -492,4 +493,5 @@ def seeds_of(preset: str, seeds: dict[str, int]) -> str:
     """
     usual, *others = sorted({*seeds.values()})
     named = [f"seed {other}: {', '.join(name for name in seeds if seeds[name] == other)}" for other in others]
-    return "\n".join([f"preset {PRESETS[preset]}, seed {usual}", *named])
+    lines = [f"preset {PRESETS[preset]}, seed {usual}", *named]
+    return "\n".join(textwrap.fill(line, 40) for line in lines)  # a panel is 40 letters wide
