@@ -25,7 +25,8 @@ from models.resnet import LAYERS, STEMS
 from models.shallow import DESIGNED_FOR, SHALLOW, ShallowOptions, fit_stem, shallow_name
 from models.task1 import KERNELS
 from models.task2 import ARCHS, MAX_DEPTH, network_options
-from utils import OPTIONS, UserError, check_name, check_ranges, option
+from storage.checkpoint import OPTIONS
+from utils import UserError, check_name, check_ranges, option
 
 # Defaults that each preset sets, the shortest training first; an option on the command line replaces a default.
 PRESET_OPTIONS = ("arch", "width", "image_size", "epochs", "batch_size", "lr", "augment")

@@ -22,7 +22,8 @@ from pathlib import Path
 from config import DEVICES, choose_device
 from engine.prediction import Predictor, find_images
 from report.answer_picture import draw_answers
-from utils import ArgumentParser, UserError, atomic_path, check_writable, cli, printable, use_threads, within
+from storage.files import atomic_path, check_writable
+from utils import ArgumentParser, UserError, cli, printable, use_threads, within
 
 TOGETHER = 64  # images in memory at the same time
 

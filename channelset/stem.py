@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.prune import BasePruningMethod
 
 from . import fused
 from .fill import Fill, Zero, are_channels_last, captured, exactly
@@ -401,7 +400,7 @@ class ChannelSetConv2d(ChannelPlace):
         try:
             hook: Any
             for hook in self._forward_pre_hooks.values():
-                if isinstance(hook, BasePruningMethod) or hasattr(hook, "compute_weight"):
+                if hasattr(hook, "compute_weight") or hasattr(hook, "apply_mask"):  # a norm; pruning
                     hook(self, ())
         finally:
             self.training = training

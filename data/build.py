@@ -22,7 +22,8 @@ from data.decode import PICTURES, ImageReader, check_array, read_array
 from data.files import LARGEST_IMAGE
 from data.lists import BANDS, LIST_FILES, ImageLists, read_lists
 from data.source import open_source
-from utils import ROOT, UserError, atomic_path, home_path, progress_bar, read_json, write_text
+from storage.files import atomic_path, home_path, read_json, write_text
+from utils import ROOT, UserError, progress_bar
 
 RECIPES = ROOT / "data" / "recipes"
 TOLERANCE = (

@@ -31,7 +31,9 @@ from data import identity
 from data.decode import ImageReader, Target, decode, pixel_kind, pixel_unit, stored_kind
 from data.lists import ImageLists, parse_list
 from data.workers import answers, cores
-from utils import ROOT, UserError, counted, making, printable, progress_bar, read_json, write_json, write_text
+from storage.files import read_json, write_json, write_text
+from storage.locks import making
+from utils import ROOT, UserError, counted, printable, progress_bar
 
 FORMAT = 2  # part of the key, so caches of another format are ignored
 CHUNK = 64  # images for one job

@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data.files import read_file
-from utils import UserError, making, parse_json, write_json, write_text
+from storage.files import parse_json, write_json, write_text
+from storage.locks import making
+from utils import UserError
 
 VERSION = 1  # version of the pictures; a demo set of another version must be drawn again
 SIZE = 84  # px

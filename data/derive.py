@@ -10,7 +10,9 @@ from PIL import ImageOps
 from data.decode import ImageReader, open_picture, reason, to_mode
 from data.lists import BANDS, ImageLists
 from data.source import BROKEN
-from utils import UserError, making, progress_bar, write_text
+from storage.files import write_text
+from storage.locks import making
+from utils import UserError, progress_bar
 
 
 def grey(rgb: np.ndarray) -> np.ndarray:

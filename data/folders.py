@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from data.lists import LIST_FILES
-from utils import UserError, home_path, write_text
+from storage.files import home_path, write_text
+from utils import UserError
 
 # endings of image files
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".npy")

@@ -11,7 +11,9 @@ from data.demo import read_marker
 from data.identity import as_text, digest_of, sums_of
 from data.lists import BANDS, RGB, ImageLists
 from data.source import BROKEN
-from utils import UserError, making, write_json, write_text
+from storage.files import write_json, write_text
+from storage.locks import making
+from utils import UserError
 
 VAL_SHARE = 0.1
 

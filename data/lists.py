@@ -18,7 +18,8 @@ from data.demo import make_demo
 from data.files import LARGEST_BANDS, LARGEST_LIST
 from data.identity import sizes_of
 from data.source import is_searched, open_source
-from utils import ROOT, UserError, check_name, home_path
+from storage.files import home_path
+from utils import ROOT, UserError, check_name
 
 LIST_FILES = {"train": ("train.txt",), "val": ("val.txt", "validation.txt"), "test": ("test.txt",)}
 COURSE_SHA256 = {  # of the three list files as the course gives them, with CRLF line ends

@@ -27,19 +27,8 @@ from engine.records import (
     write_record,
 )
 from report.evaluation_page import ClassAnswers, write_page
-from utils import (
-    ROOT,
-    ArgumentParser,
-    UserError,
-    check_label,
-    check_name,
-    check_writable,
-    environment,
-    read_json,
-    read_jsonl,
-    use_threads,
-    within,
-)
+from storage.files import check_writable, read_json, read_jsonl
+from utils import ROOT, ArgumentParser, UserError, check_label, check_name, environment, use_threads, within
 
 # names and paths of one machine. A record leaves them out; instead of the teacher's path it holds the teacher's name
 PLACES = ("name", "out", "resume", "cache", "data", "taught_by")

@@ -21,7 +21,8 @@ from data.lists import RGB
 from models import task1, task2
 from models.branched import fuse
 from report.class_names import NAMES
-from utils import UserError, brief, load_checkpoint
+from storage.checkpoint import brief, load_checkpoint
+from utils import UserError
 
 
 class Predictor:

@@ -28,16 +28,9 @@ import numpy as np
 import pandas as pd
 
 from data.files import LARGEST_TABLE, read_gzip
-from utils import (
-    UserError,
-    atomic_path,
-    check_label,
-    check_name,
-    one_at_a_time,
-    read_json,
-    write_json,
-    write_text,
-)
+from storage.files import atomic_path, read_json, write_json, write_text
+from storage.locks import one_at_a_time
+from utils import UserError, check_label, check_name
 
 SETTING = ("preset", "dataset", "image_size")  # results are compared only within one setting
 SECTIONS = {  # sections of the tables, in order

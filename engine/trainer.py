@@ -36,28 +36,10 @@ from data.identity import LISTS_ONLY, difference
 from engine.board import Board
 from engine.step import TrainStep
 from models.resnet import LAYERS
-from utils import (
-    OPTIONS,
-    PARTIAL,
-    UserError,
-    append_jsonl,
-    brief,
-    check_options,
-    check_writable,
-    counted,
-    duration,
-    environment,
-    hold,
-    is_out_of_memory,
-    load_checkpoint,
-    progress_bar,
-    read_json,
-    read_jsonl,
-    save_checkpoint,
-    use_threads,
-    write_json,
-    write_text,
-)
+from storage.checkpoint import OPTIONS, brief, check_options, load_checkpoint, save_checkpoint
+from storage.files import PARTIAL, append_jsonl, check_writable, read_json, read_jsonl, write_json, write_text
+from storage.locks import hold
+from utils import UserError, counted, duration, environment, is_out_of_memory, progress_bar, use_threads
 
 SAVE_EVERY = 20  # seconds; a kill costs at most this much training
 OLDER = "previous.pt"  # the state saved before last.pt; it is deleted when the training ends
@@ -596,7 +578,7 @@ class Trainer:
         No best epoch is chosen.
 
         Args:
-            kind: kind of the checkpoint, see `utils.load_checkpoint`.
+            kind: kind of the checkpoint, see `storage.checkpoint.load_checkpoint`.
             dataset: facts about the data that an evaluation needs besides name, digests and class names.
             evaluation: name of the script to run next.
         """

@@ -435,25 +435,25 @@ ABLATION_ROWS = (
 # Points of the figure of budgets: name of a family of models -> tuples (label, model)
 BUDGETS = {
     "seven specialists": (
-        ("1/8 wide", NARROW_SPECIALISTS),
-        ("1/4, 10", SHORT_SPECIALISTS[10]),
-        ("1/4", SPECIALISTS),
+        ("1/8, 30, light", NARROW_SPECIALISTS),
+        ("1/4, 10, light", SHORT_SPECIALISTS[10]),
+        ("1/4, 30, light", SPECIALISTS),
         ("1/4, 90, strong", LONG_SPECIALISTS),
         ("1/4, no pooling, 50, strong", FINE_SPECIALISTS),
-        ("1/2", WIDE_SPECIALISTS),
+        ("1/2, 30, light", WIDE_SPECIALISTS),
     ),
     "one network (ours)": (
-        ("1/8 wide", NARROW),
-        ("1/4", CHANNELSET),
+        ("1/8, 30, light", NARROW),
+        ("1/4, 30, light", CHANNELSET),
         ("1/4, 90, strong", LONG_STRONG),
-        ("1/4, 210", LONG[210]),
-        ("1/2", WIDE),
+        ("1/4, 210, light", LONG[210]),
+        ("1/2, 30, light", WIDE),
         ("3/8, 90, strong", MEDIUM_STRONG),
         ("1/2, 50, strong", WIDE_STRONG),
         ("1/4, no pooling, 50, strong", FINE_STRONG),
         ("1/2, no pooling, 50, strong", FINE_WIDE),
     ),
-    "late fusion": (("1/4", LATE_FUSION),),
+    "late fusion": (("1/4, 30, light", LATE_FUSION),),
 }
 # Points of the figure of training length: name of a family -> tuples (epochs of all its networks together, model)
 LENGTHS = {

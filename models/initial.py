@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from data.lists import RGB
-from utils import UserError, load_checkpoint
+from storage.checkpoint import load_checkpoint
+from utils import UserError
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def initialise(
     Args:
         build: a function that builds a network with the model's options, from a number of channels and of classes.
         path: path of a model.pt.
-        kind: value of "kind" in the checkpoint, such as "task1-model"; see `utils.load_checkpoint`.
+        kind: value of "kind" in the checkpoint, such as "task1-model"; see `storage.checkpoint.load_checkpoint`.
         channels, classes: names of the model's channels and classes, in order.
 
     Raises:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from utils import UserError, brief, load_checkpoint
+from storage.checkpoint import brief, load_checkpoint
+from utils import UserError
 
 
 def load(
@@ -16,7 +17,7 @@ def load(
     """Rebuild the network that a model.pt holds; return the network, in eval mode, and the content of the file.
 
     Args:
-        kind: value of "kind" in the checkpoint, such as "task1-model"; see `utils.load_checkpoint`.
+        kind: value of "kind" in the checkpoint, such as "task1-model"; see `storage.checkpoint.load_checkpoint`.
         build: a function that builds the network from the training's options and the description of its data set.
 
     Raises:

@@ -17,7 +17,7 @@ from models.load import load
 from models.resnet import ScaledResNet
 from utils import UserError
 
-CHECKPOINT = "task1-model"  # value of "kind" in a checkpoint of this task, see `utils.load_checkpoint`
+CHECKPOINT = "task1-model"  # value of "kind" in a checkpoint of this task, see storage/checkpoint.py
 
 # name -> class that generates the stem's kernel; None: the kernel is a plain parameter
 KERNELS = {

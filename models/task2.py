@@ -17,7 +17,7 @@ from models.shallow import SHALLOW, SHALLOW_OPTIONS, build_shallow
 from models.shallow_baselines import SHALLOW_BASELINES
 from utils import UserError
 
-CHECKPOINT = "task2-model"  # value of "kind" in a checkpoint of this task, see `utils.load_checkpoint`
+CHECKPOINT = "task2-model"  # value of "kind" in a checkpoint of this task, see storage/checkpoint.py
 # add a new network to SHALLOW in models/shallow.py or to SHALLOW_BASELINES
 ARCHS = (*LAYERS, *SHALLOW, *SHALLOW_BASELINES)
 MAX_DEPTH = 6  # largest strict depth: an input layer, four hidden layers and an output layer

@@ -16,7 +16,7 @@ from data.derive import CHANNELS
 from grids import task1
 from report import figures
 from report.compare import adjusted
-from report.figures import Chart, Panel, Series
+from report.figures import Chart, Panel, estimates
 from report.markdown import difference, mean_sd, table, table_of
 from report.results import Model, Setting
 
@@ -219,9 +219,10 @@ def make_charts(setting: Setting) -> dict[str, Chart]:
                 network.label if network.at_test == "as trained" else f"{network.label} ({network.at_test})"
             )
             sizes = sorted(by_size)
-            series.append(Series(name, sizes, [network.mean(by_size[size]) for size in sizes]))
+            intervals = [setting.interval(network.model, by_size[size]) for size in sizes]
+            series.append(estimates(name, sizes, intervals))
     if not series:
         return {}
-    title = "EuroSAT, 13 bands, 5-fold cross-validation: top-1 by number of bands present"
+    title = "EuroSAT, 13 bands, 5-fold cross-validation: top-1 by number of bands present, 95 % intervals"
     panel = Panel("bands present", "top-1, mean over those sets (%)", series)
     return {"task1_bands_eurosat.png": Chart(figures.lines, [panel], title)}

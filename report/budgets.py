@@ -12,7 +12,7 @@ from data.build import read_recipe
 from engine.records import SUBSETS
 from grids import task1
 from grids.run import Run
-from report.figures import Panel, Series
+from report.figures import Panel, estimates
 from report.markdown import mean_sd, table_of
 from report.numbers import DATA, NARROW, NOTHING, Numbers
 from report.results import Runs
@@ -24,6 +24,7 @@ class Budget(NamedTuple):
     """The accuracy of a model, and its costs in storage, training and inference."""
 
     top1: list[float]  # for each seed: top-1 in percent, mean of the seven channel sets
+    interval: tuple[float, float, float]  # mean over seeds and 95 % interval, see `Setting.interval`
     params: float  # parameters in millions, sum over the networks
     training: float  # PFLOPs of the training, sum over the networks
     answer: float  # MFLOPs of an answer, mean of the seven channel sets
@@ -47,6 +48,7 @@ def budget(numbers: Numbers, runs: Runs) -> Budget | None:
     by_size = {n: [flops[subset] for subset in SUBSETS if len(subset) == n] for n in (1, 2, 3)}
     return Budget(
         numbers.by_seed(NARROW, runs),
+        setting.interval(model),
         sum(setting.of(entry)["params"].max() for entry in trained) / 1e6,
         sum(BACKWARD * each * epochs * images for each, epochs in trained.values()) / 1e15,
         sum(flops.values()) / len(flops) / 1e6,
@@ -68,15 +70,15 @@ def make_panels(numbers: Numbers) -> list[Panel]:
             points = [(text, costs) for text, runs in rows if (costs := budget(numbers, runs))]
             if points:
                 series.append(
-                    Series(
+                    estimates(
                         family,
                         [getattr(costs, column) for _, costs in points],
-                        [sum(costs.top1) / len(costs.top1) for _, costs in points],
+                        [costs.interval for _, costs in points],
                         labels=[text for text, _ in points],
                         sizes=[len(costs.top1) for _, costs in points],
                     )
                 )
-        panels.append(Panel(label, "top-1, mean of the seven sets (%)", series, log=True))
+        panels.append(Panel(label, "top-1, mean of the seven sets (%), 95 % interval", series, log=True))
     return panels if panels[0].series else []
 
 

@@ -40,7 +40,8 @@ from report.engineering import NO_RESULTS
 from report.figures import Chart
 from report.numbers import Numbers
 from report.results import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, cli, write_text
+from storage.files import write_text
+from utils import ROOT, ArgumentParser, UserError, cli
 
 DOCUMENTS = {
     "README.md": "report/text/README.md",

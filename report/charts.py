@@ -13,10 +13,9 @@ from engine.records import SUBSETS
 from grids import task1, task2
 from report import figures
 from report.compare import SEVEN, STRONGEST, Line, confusion_rates, headline, lines_of
-from report.figures import Chart, Confusion, Cost, Panel, Series, SetScores, Share, curve
+from report.figures import Chart, Confusion, Cost, Panel, Series, SetScores, Share, curve, estimates
 from report.results import Model, Runs, Setting
 
-TOP1 = ("top1_pct", "ci95_low", "ci95_high")
 KINDS = {
     "task1": ("channels", "map", "curves", "length", "bands"),
     "task2": ("depth", "cost", "field", "confusion", "curves", "fraction"),
@@ -74,31 +73,29 @@ def points_of(
     series = []
     for name, members in families.items():
         models = {unit * number: model for number, runs in members if (model := setting.model(runs))}
-        means = [statistics.fmean(setting.top1(model)) for model in models.values()]
-        series.append(Series(name, list(models), means, apart=len(models) < 3))
+        if models:
+            intervals = [setting.interval(model) for model in models.values()]
+            series.append(estimates(name, list(models), intervals, apart=len(models) < 3))
     several = any(len(line.x) > 1 for line in series)
-    return [Panel(x, y, [line for line in series if line.x], log=True)] if several else []
+    return [Panel(x, y, series, log=True)] if several else []
 
 
 def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool = True) -> Cost:
     """Return the point of a model in a figure of cost; with `timed`, the point has latencies."""
     one, batch = (setting.mean(model, f"latency_ms_b{size}") if timed else None for size in (1, 256))
-    top1 = setting.top1(model if isinstance(model, dict) else setting.alone(model))
-    spread = statistics.stdev(top1) if len(top1) > 1 else 0
-    return Cost(
-        name, setting.mean(model, "top1_pct"), 2 * setting.mean(model, "macs") / 1e9, one, batch, spread
-    )
+    top1 = setting.interval(model if isinstance(model, dict) else setting.alone(model))
+    return Cost(name, *top1, 2 * setting.mean(model, "macs") / 1e9, one, batch)
 
 
-def share_of(name: str, ratio: Mapping, depth: int, of: str = "", stride: str = "") -> Share:
+def share_of(name: str, ratio: Mapping, depth: int, *more) -> Share:
     """Return the point of a model in a figure of shares.
 
     Args:
         name: name of the model for readers.
         ratio: ratio of two accuracies with its interval, see `Setting.ratio`.
-        depth, of, stride: as in `Share`.
+        depth, more: depth, and the last fields of a `Share`.
     """
-    return Share(name, *(100 * ratio[key] for key in ("ratio", *TOP1[1:])), of, depth, stride)
+    return Share(name, *(100 * ratio[key] for key in ("ratio", "ci95_low", "ci95_high")), depth, *more)
 
 
 # ---------------------------------------------------------------- Task 1
@@ -113,26 +110,21 @@ def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
             "top-1 by channels present, test split",
         ),
         "map": (figures.subset_map, _map(lines), "top-1 by model and channels present, test split"),
-        "curves": (figures.lines, _curves(setting), "training curves, validation split, seed 0"),
+        "curves": (figures.lines, _curves(setting), "training curves, seed 0; a lone marker: validated once"),
         "length": (
             figures.lines,
             points_of(
                 setting, task1.LENGTHS, "epochs, all networks together", "top-1, mean of the seven sets (%)"
             ),
-            "accuracy against training compute, test split",
+            "accuracy against training compute, test split, 95 % intervals",
         ),
     }
 
 
 def scores_of(setting: Setting, model: Model, name: str) -> SetScores:
     """Return the top-1 of a model by channel set, with the interval of each value."""
-    return SetScores(
-        name,
-        *(
-            {subset: setting.mean({subset: entry}, column) for subset, entry in model.items()}
-            for column in TOP1
-        ),
-    )
+    intervals = [setting.interval({subset: entry}, (subset,)) for subset, entry in model.items()]
+    return SetScores(name, *(dict(zip(model, values)) for values in zip(*intervals)))
 
 
 def _channels(setting: Setting, lines: list[Line]) -> list[SetScores]:
@@ -173,7 +165,7 @@ def _curves(setting: Setting) -> list[Panel]:
         }
         if histories and all(histories.values()):
             averaged[name] = {"history": _mean_history(histories, only_own_set=len(runs) > 1)}
-    return curves(averaged, "val_mean_pct", "top-1 on the sets it is for, mean (%)")
+    return curves(averaged, "val_mean_pct", "validation top-1, mean of its sets (%)")
 
 
 def _mean_history(histories: dict[str, list[dict]], only_own_set: bool) -> list[dict]:
@@ -234,11 +226,11 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
             None if ours is None else Confusion(*confusion_rates(setting, ours)),
             f"confusions of {names[0]}, test split",
         ),
-        "curves": (figures.lines, curves(records), "training curves, validation split, seed 0"),
+        "curves": (figures.lines, curves(records), "training curves, seed 0; a lone marker: validated once"),
         "fraction": (
             figures.lines,
             points_of(setting, task2.DATA_SHARES, "share of the training images (%)", "top-1 (%)", unit=100),
-            "accuracy against training data, test split",
+            "accuracy against training data, test split, 95 % intervals",
         ),
     }
 
@@ -252,7 +244,7 @@ def _depth(setting: Setting, shares: list[dict], against: int | None, legend: di
     ]
     if points:
         whole = by_run.get(setting.run_name(against), setting.describe(against))
-        points.append(Share(whole, 100.0, 100.0, 100.0, depth=int(setting.same(against, "strict_depth"))))
+        points.append(Share(whole, 100.0, 100.0, 100.0, int(setting.same(against, "strict_depth"))))
     return sorted(points, key=lambda point: (point.depth, point.name))
 
 
@@ -273,7 +265,7 @@ def _field(records: dict[str, dict]) -> list[Panel]:
             half = (size - 1) / 2
             sizes.add(field["input_px"])
             mark = half if half < len(shares) else None
-            series.append(Series(f"{name} (field {size} px)", [*range(len(shares))], shares, mark))
+            series.append(Series(f"{name} (field {size} px)", [*range(len(shares))], shares, mark=mark))
     if not series:
         return []
     marked = "; vertical: theoretical field" if any(line.mark is not None for line in series) else ""

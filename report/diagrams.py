@@ -6,6 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
+from report.figures import SMALL
+
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "0.45"
 CHANNEL = {"R": "#D55E00", "G": "#009E73", "B": "#0072B2"}
 
@@ -17,7 +19,9 @@ def module(figure: Figure, data) -> None:
     """
     figure.set_size_inches(10, 4.0)
     axis = _canvas(figure, 10, 4.0)
-    axis.text(0.1, 3.72, "training: each image of a batch has a set of its own", fontsize=9.5, weight="bold")
+    axis.text(
+        0.1, 3.72, "training: each image of a batch has a set of its own", fontsize=SMALL, weight="bold"
+    )
     _planes(axis, 0.15, 2.35, "RB", "x$_S$: R and B")
     _arrow(axis, 1.55, 2.85, 2.25)
     _box(axis, 2.25, 2.45, 1.75, 0.8, "fill rule P(S)\nG from R and B", ORANGE)
@@ -26,7 +30,7 @@ def module(figure: Figure, data) -> None:
     _arrow(axis, 6.2, 2.85, 6.8)
     _box(axis, 6.8, 2.45, 1.35, 0.8, "convolution\nW: 3 channels", BLUE)
     axis.text(
-        0.1, 1.72, "inference: the set is known, the kernel is folded once", fontsize=9.5, weight="bold"
+        0.1, 1.72, "inference: the set is known, the kernel is folded once", fontsize=SMALL, weight="bold"
     )
     _planes(axis, 0.15, 0.35, "RB", "x$_S$: R and B")
     _arrow(axis, 1.55, 0.85, 4.45)
@@ -35,9 +39,9 @@ def module(figure: Figure, data) -> None:
     _box(axis, 4.5, 0.45, 1.6, 0.8, "convolution\nK(S): 2 channels", BLUE)
     _arrow(axis, 6.1, 0.85, 8.35)
     axis.annotate("", (8.75, 2.1), (8.15, 2.8), arrowprops={"arrowstyle": "->", "color": GREY})
-    axis.text(6.3, 1.02, "the same responses", fontsize=8.5, style="italic", color=GREY)
+    axis.text(6.3, 1.02, "the same responses", fontsize=SMALL, style="italic", color=GREY)
     _box(axis, 8.35, 0.45, 1.5, 1.65, "+ mean of e$_c$\nBatchNorm\nbackbone\nhead", GREEN)
-    axis.text(9.1, 0.2, "shared by all sets", fontsize=8.5, ha="center", color=GREY)
+    axis.text(9.1, 0.2, "shared by all sets", fontsize=SMALL, ha="center", color=GREY)
 
 
 def layer(figure: Figure, data) -> None:
@@ -55,7 +59,7 @@ def layer(figure: Figure, data) -> None:
     ):
         axis.plot([1.0, 1.3, 1.3, 1.6], [1.7, 1.7, y + 0.35, y + 0.35], color=GREY, linewidth=1.2)
         _box(axis, 1.6, y, 3.2, 0.7, text, colour)
-        axis.text(4.95, y + 0.42, "depth d + 1", fontsize=8.5, color=GREY)
+        axis.text(4.95, y + 0.42, "depth d + 1", fontsize=SMALL, color=GREY)
         axis.plot([4.8, 6.1, 6.1], [y + 0.35, y + 0.35, 1.7], color=GREY, linewidth=1.2)
     _arrow(axis, 6.1, 1.7, 6.5)
     _box(axis, 6.5, 1.35, 1.25, 0.7, "product\nno weight", GREEN)
@@ -66,7 +70,7 @@ def layer(figure: Figure, data) -> None:
         0.62,
         "stem 1 + four layers 4 + linear head 1 = strict depth 6;\n"
         "three weighted operations a layer: 14 in all",
-        fontsize=8.5,
+        fontsize=SMALL,
         va="top",
     )
 
@@ -90,7 +94,7 @@ def _box(axis: Axes, x: float, y: float, width: float, height: float, text: str,
             linewidth=1.8,
         )
     )
-    axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, parse_math=True)
+    axis.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=SMALL, parse_math=True)
 
 
 def _arrow(axis: Axes, start: float, y: float, end: float) -> None:
@@ -117,7 +121,7 @@ def _planes(axis: Axes, x: float, y: float, channels: str, text: str, predicted:
             y + 0.12 * position + 0.06,
             channel,
             color="white",
-            fontsize=8,
+            fontsize=SMALL,
             weight="bold",
         )
-    axis.text(x, y - 0.2, text, fontsize=8.5, color=GREY, parse_math=True)
+    axis.text(x, y - 0.2, text, fontsize=SMALL, color=GREY, parse_math=True)

@@ -16,7 +16,8 @@ from metrics.accuracy import confusion_matrix
 from report.class_names import NAMES
 from report.figures import PALETTE, Chart, Confusion, Panel, Series, confusion, curve, lines
 from report.markdown import Row, literal, number, table_of
-from utils import UserError, write_text
+from storage.files import write_text
+from utils import UserError
 
 SPLITS = ("test", "val")
 MOST_BARS = 30  # largest number of bars in a chart

@@ -20,10 +20,12 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from engine.records import SUBSETS
-from utils import atomic_path
+from storage.files import atomic_path
 
-# colour-blind readers can distinguish these colours (Okabe and Ito 2008); in grey, markers and line styles differ
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
+# Colour-blind readers can distinguish these colours (Okabe and Ito 2008; wine and grey replace yellow, which is too
+# bright for lines). In grey, markers and line styles differ
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#882255", "#000000", "#888888"]
+SMALL = 9.6  # smallest font in points: figures are 10 inches wide and printed at 17 cm, so it has 6.5 points on paper
 LINES = ((0, ()), (0, (5, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 MARKERS = "osD^vPX*<>hp"
 HATCHES = ("", "//", "", "\\\\", "..", "xx")
@@ -34,6 +36,7 @@ STYLE = {
     "font.size": 10,
     "grid.color": "0.88",
     "hatch.linewidth": 0.6,
+    "legend.fontsize": SMALL,
     "legend.frameon": False,
     "text.parse_math": False,  # a name with dollar signs is not a formula
 }
@@ -78,12 +81,12 @@ class Chart(NamedTuple):
 
 
 class SetScores(NamedTuple):
-    """The top-1 of a model by channel set, in percent; the interval is optional."""
+    """The top-1 of a model by channel set, in percent, with its 95 % intervals."""
 
     name: str
     top1: dict[str, float]  # channel set -> top-1
-    low: dict[str, float] = {}  # channel set -> lower end of the interval
-    high: dict[str, float] = {}  # channel set -> upper end of the interval
+    low: dict[str, float]  # channel set -> lower end of the interval
+    high: dict[str, float]  # channel set -> upper end of the interval
 
 
 class Cost(NamedTuple):
@@ -91,10 +94,11 @@ class Cost(NamedTuple):
 
     name: str | None
     top1: float  # percent
+    low: float  # lower end of the 95 % interval
+    high: float  # upper end of the 95 % interval
     gflops: float
     latency: float | None = None  # ms for one image
     batch: float | None = None  # ms for 256 images together
-    spread: float = 0  # standard deviation of top-1 over seeds, points
 
 
 class Share(NamedTuple):
@@ -104,9 +108,10 @@ class Share(NamedTuple):
     share: float
     low: float  # lower end of the interval
     high: float  # upper end of the interval
-    of: str = ""  # the reference network, or the preset whose strongest network is the reference
-    depth: int = 0  # strict depth of the model
+    depth: int  # strict depth of the model
+    of: str = ""  # the preset whose strongest network is the reference
     stride: str = ""  # stride of the model's stem
+    plain: bool = False  # whether the model has no gates
 
 
 class Series(NamedTuple):
@@ -115,18 +120,24 @@ class Series(NamedTuple):
     name: str
     x: list
     y: list
+    low: list | None = None  # lower ends of the intervals of `y`
+    high: list | None = None  # upper ends of the intervals of `y`
     mark: float | None = None  # x position of a vertical line in the style of the curve
     apart: bool = False  # whether the points are drawn without lines between them
     labels: list[str] | None = None  # names of the points
-    sizes: list[int] | None = (
-        None  # number of seeds of each point; a point with several seeds is drawn larger
-    )
+    sizes: list[int] | None = None  # number of seeds of each point; a point with one seed is small
 
 
 def curve(name: str, history: list[dict], key: str) -> Series:
     """Make a curve by epoch of the value `key` in a log; older logs do not have every value."""
     lines = [line for line in history if key in line]
     return Series(name, [line["epoch"] for line in lines], [line[key] for line in lines])
+
+
+def estimates(name: str, x: list, intervals: list[tuple], **more) -> Series:
+    """Make a series of tuples (y, lower end, upper end), as `Setting.interval` returns them."""
+    y, low, high = map(list, zip(*intervals))
+    return Series(name, x, y, low, high, **more)
 
 
 class Panel(NamedTuple):
@@ -177,12 +188,12 @@ def channel_bars(figure: Figure, data: list[SetScores]) -> None:
     axis.set_xticks(range(len(subsets)), subsets)
     axis.set(
         xlabel="channels present at test time",
-        ylabel="top-1 (%), 95 % interval over images",
+        ylabel="top-1 (%), 95 % interval",
         xlim=(-0.5, len(subsets) - 0.5),
     )
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.85", zorder=0)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(4, len(data)), fontsize=9)
+    _legend_below(figure, *axis.get_legend_handles_labels())
 
 
 def subset_map(figure: Figure, data: list[SetScores]) -> None:
@@ -200,7 +211,7 @@ def subset_map(figure: Figure, data: list[SetScores]) -> None:
                 f"{value:.1f}",
                 ha="center",
                 va="center",
-                fontsize=9,
+                fontsize=SMALL,
                 color="white" if value < middle else "black",
             )
     axis.set_xticks(range(len(SUBSETS)), SUBSETS)
@@ -210,102 +221,87 @@ def subset_map(figure: Figure, data: list[SetScores]) -> None:
 
 
 def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
-    """Draw top-1 against operations and, if they were measured, against latencies, with a marker for each model.
-
-    The names are written beside the points. If some models have no name, the names are in a legend.
-    """
+    """Draw top-1 against operations and, if they were measured, against latencies, with a marker for each model."""
     labels = {"gflops": "GFLOPs for one image", "latency": "one image (ms)", "batch": "256 images (ms)"}
     panels = {key: label for key, label in labels.items() if getattr(data[0], key) is not None}
     figure.set_size_inches(10, 4.8)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     named = [model for model in data if model.name]
     for axis, (key, label) in zip(axes, panels.items()):
-        costs = [getattr(model, key) for model in data]
-        for model, cost in zip(data, costs):  # a model without a name is only drawn for comparison
+        for model in data:  # a model without a name is only drawn for comparison
             if model.name:
                 style = {"label": model.name, **_marker(named.index(model))}
             else:
-                style = {"label": "_", "linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75"}
-            bars = {"ecolor": "0.4", "elinewidth": 0.9}
-            axis.errorbar(cost, model.top1, yerr=model.spread or None, **bars, **style)
-            if len(named) == len(data):
-                right = cost < (min(costs) * max(costs)) ** 0.5
-                ours = model.name.startswith("ours")  # the other names stand below the bars
-                axis.annotate(
-                    model.name,
-                    (cost, model.top1 if ours else model.top1 - (model.spread or 0)),
-                    xytext=(8 if right else -8, 5 if ours else -12),
-                    ha="left" if right else "right",
-                    textcoords="offset points",
-                    fontsize=8,
-                )
-        axis.set(xlabel=label, xscale="log")
-        if max(costs) > 10 * min(costs):  # not enough room for all tick labels
-            axis.xaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="x", which="both", labelsize=8)
+                style = {"linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75"}
+                style["label"] = "_" if axis.get_legend_handles_labels()[1] else "others, see the table"
+            _point(axis, getattr(model, key), model.top1, model.low, model.high, **style)
+        axis.set(xlabel=label)
+        _log_axis(axis, [getattr(model, key) for model in data])
         axis.margins(x=0.12)
         axis.grid()
-    axes[0].set_ylabel("top-1 (%)")
-    if len(named) < len(data):
-        _legend_below(figure, *_plain_legend(axes[0]), columns=5, fontsize=8)
+    axes[0].set_ylabel("top-1 (%), 95 % interval")
+    _legend_below(figure, *_plain_legend(axes[0]), columns=5)
 
 
 def shares(figure: Figure, data: list[Share]) -> None:
     """Draw accuracy in percent of a reference network's accuracy; models of equal depth are side by side.
 
-    With presets (`of`), each preset has a colour, a stem of stride 1 has hollow markers, and the names are beside the
-    points. Without presets, each model has its own marker, and the names are in a legend below.
+    With presets (`of`), each preset has a colour. Models without gates have other markers, and a stem of stride 1 has
+    hollow markers. Names and values are beside the points. Without presets, each model has its own marker.
 
     Args:
         data: shares, sorted by depth.
     """
+    figure.set_size_inches(10, 5)
     axis = figure.subplots()
     presets, depths = list(dict.fromkeys(model.of for model in data)), [model.depth for model in data]
     by_preset = presets != [""]
     groups: dict[str, list[int]] = {}  # label in the legend -> positions of its models
     for position, model in enumerate(data):
-        label = f"{model.of}, stem of stride {model.stride}" if by_preset else model.name
+        kind = "plain" if model.plain else "gated"
+        label = f"{model.of}, {kind}, stem of stride {model.stride}" if by_preset else model.name
         groups.setdefault(label, []).append(position)
     for rank, (label, positions) in enumerate(groups.items()):
         first = data[positions[0]]
-        style = _marker(presets.index(first.of), first.stride == "1") if by_preset else _marker(rank)
-        share, low, high = np.array([data[position][1:4] for position in positions]).T
-        bars = {"ecolor": "black", "elinewidth": 0.9, "zorder": 3}
-        axis.errorbar(positions, share, yerr=[share - low, high - share], label=label, **bars, **style)
+        if by_preset:
+            rank = presets.index(first.of)
+            shape = rank + len(presets) if first.plain else rank
+            style = _marker(shape, first.stride == "1", colour=rank)
+        else:
+            style = _marker(rank)
+        _point(
+            axis,
+            positions,
+            *np.array([data[position][1:4] for position in positions]).T,
+            label=label,
+            **style,
+        )
     for position, (depth, after) in enumerate(itertools.pairwise(depths)):
         if depth != after:
             axis.axvline(position + 0.5, color="0.8", linewidth=0.8)
     for level, line in ((90, (0, (5, 2))), (100, "solid")):
-        axis.axhline(level, color="black", linewidth=0.9, linestyle=line, zorder=2)
+        axis.axhline(level, color="black", linewidth=0.9, linestyle=line, zorder=1)
+    for position, model in enumerate(data if by_preset else ()):
+        text, point = "\n".join(filter(None, [model.name, f"{model.share:.1f}"])), (position, model.share)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # no line crosses a text
+        axis.annotate(
+            text, point, (7, 0), va="center", textcoords="offset points", fontsize=SMALL, bbox=behind
+        )
     middles = {d: np.mean([position for position, depth in enumerate(depths) if depth == d]) for d in depths}
     axis.set_xticks(list(middles.values()), [str(depth) for depth in middles])
     axis.tick_params(axis="x", length=0)
     axis.set_xlabel("strict depth")
     axis.grid(axis="y")
-    if by_preset:
-        figure.set_size_inches(10, 5)
-        axis.set(ylabel="top-1 in % of the strongest ResNet-34's, 95 % interval", xlim=(-0.6, len(data)))
-        for position, model in enumerate(data):
-            text, point = f"{model.name}\n{model.share:.1f}", (position, model.share)
-            axis.annotate(text, point, xytext=(7, 3), textcoords="offset points", fontsize=8)
-        axis.legend(*_plain_legend(axis), fontsize=9)
-    else:
-        figure.set_size_inches(10, 4.8)
-        axis.set(ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data) - 0.4))
-        _legend_below(figure, *_plain_legend(axis), columns=5, fontsize=8)
-
-
-def _legend_below(figure: Figure, handles: list, labels: list[str], columns: int, fontsize: int) -> None:
-    """Draw a legend with at most `columns` columns below the figure.
-
-    It has fewer columns if long labels do not fit a width of 10 inches.
-    """
-    fitting = 1080 // fontsize // max(map(len, labels))
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=max(1, min(columns, fitting)), fontsize=fontsize
+    axis.set(
+        ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data) - (0 if by_preset else 0.4))
     )
+    _legend_below(figure, *_plain_legend(axis))
+
+
+def _legend_below(figure, handles: list, labels: list[str], columns: int = 4) -> None:
+    """Draw a legend with at most `columns` columns below the figure, or with fewer if long labels do not fit."""
+    fitting = int(1080 / SMALL / max(map(len, labels)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(columns, fitting)))
 
 
 def _plain_legend(axis) -> tuple[list, list]:
@@ -314,9 +310,12 @@ def _plain_legend(axis) -> tuple[list, list]:
     return [handle[0] for handle in handles], labels
 
 
-def _marker(rank: int, hollow: bool = False) -> dict:
-    """Return the style of the marker for the model number `rank`; in grey, the shape identifies the model."""
-    colour = PALETTE[rank % len(PALETTE)]
+def _marker(rank: int, hollow: bool = False, colour: int | None = None) -> dict:
+    """Return the style of the marker for the model number `rank`; in grey, the shape identifies the model.
+
+    `colour` is the number of the colour; None: `rank`.
+    """
+    colour = PALETTE[(rank if colour is None else colour) % len(PALETTE)]
     face, edge = ("white", colour) if hollow else (colour, "black")
     return {
         "linestyle": "none",
@@ -328,62 +327,85 @@ def _marker(rank: int, hollow: bool = False) -> dict:
     }
 
 
+def _point(axis, x, y, low, high, **style) -> None:
+    """Draw points, or a curve, with the intervals from `low` to `high`; without intervals, `low` is None."""
+    bars = None if low is None else np.abs(np.reshape([np.subtract(y, low), np.subtract(high, y)], (2, -1)))
+    axis.errorbar(x, y, yerr=bars, **{"ecolor": "0.35", "elinewidth": 0.9, "capsize": 2.5, **style})
+
+
+def _log_axis(axis, x: list[float]) -> None:
+    """Make the x axis logarithmic, with round ticks that have room for their labels."""
+    span = max(x) / min(x)
+    steps = (1,) if span > 50 else (1, 2, 5) if span > 5 else (1, 1.5, 2, 3, 4, 5, 7)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=steps))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
 def lines(figure: Figure, data: list[Panel]) -> None:
-    """Draw curves in one or more panels, at most three side by side."""
-    columns = min(len(data), 3)
-    rows = -(-len(data) // columns)
-    figure.set_size_inches(10, 4.4 if rows == 1 else 3.4 * rows)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, panel in zip(axes, data):
-        for rank, series in enumerate(panel.series):
-            marker = MARKERS[rank % len(MARKERS)] if len(series.x) < 12 else None
-            style = {
-                "linestyle": "none" if series.apart else LINES[rank % len(LINES)],
-                "color": PALETTE[rank % len(PALETTE)],
-            }
-            axis.plot(series.x, series.y, marker=marker, label=series.name, **style)
-            if series.mark is not None:
-                axis.axvline(series.mark, linewidth=1, **style)
-        axis.set(xlabel=panel.x, ylabel=panel.y, xscale="log" if panel.log else "linear")
-        if panel.log:
-            ticks = sorted({x for series in panel.series for x in series.x})
-            axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
-            axis.minorticks_off()
-        elif all(isinstance(x, int) for series in panel.series for x in series.x):
-            axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
-        axis.grid()
-        if rows > 1:  # rows of panels may have different curves
-            axis.legend(fontsize=7)
-    if rows == 1:
-        _legend_below(figure, *axes[0].get_legend_handles_labels(), columns=4, fontsize=9)
+    """Draw curves or points, with at most three panels in a row.
+
+    A row has one legend below it. A name has the same colour, line and marker in all panels of the row.
+    """
+    rows = [data[first : first + 3] for first in range(0, len(data), 3)]
+    figure.set_size_inches(10, 4.4 if len(rows) == 1 else 3.9 * len(rows))
+    for part, panels in zip(figure.subfigures(len(rows), 1, squeeze=False).flat, rows):
+        names, handles = list(dict.fromkeys(line.name for panel in panels for line in panel.series)), {}
+        for axis, panel in zip(part.subplots(1, len(panels), squeeze=False).flat, panels):
+            _curves(axis, panel, names)
+            handles |= dict(zip(*_plain_legend(axis)[::-1]))
+        _legend_below(part, [handles[name] for name in names], names)
+
+
+def _curves(axis, panel: Panel, names: list[str]) -> None:
+    """Draw the curves of a panel; the position of a curve's name in `names` decides its style."""
+    for series in panel.series:
+        rank = names.index(series.name)
+        style = {
+            "linestyle": "none" if series.apart else LINES[rank % len(LINES)],
+            "color": PALETTE[rank % len(PALETTE)],
+            "marker": MARKERS[rank % len(MARKERS)],
+            "markersize": 5,
+            "markevery": -(-len(series.x) // 15),  # at most 15 markers
+        }
+        bars = {"ecolor": style["color"], "label": series.name}
+        _point(axis, series.x, series.y, series.low, series.high, **bars, **style)
+        if series.mark is not None:
+            axis.axvline(series.mark, linewidth=1, linestyle=style["linestyle"], color=style["color"])
+    axis.set(xlabel=panel.x, ylabel=panel.y)
+    axis.set_title(panel.title, fontsize=SMALL)
+    if panel.log:
+        _log_axis(axis, [x for series in panel.series for x in series.x])
+    elif all(isinstance(x, int) for series in panel.series for x in series.x):
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+    axis.grid()
 
 
 def budgets(figure: Figure, data: list[Panel]) -> None:
     """Draw accuracy against costs, with a panel for each cost. The points have numbers, and a legend explains them.
 
-    A series of a panel is a family of models. Only the second family has filled markers.
+    A series of a panel is a family of models. Only the second family has filled markers. Points of equal cost whose
+    intervals overlap are drawn side by side.
     """
-    figure.set_size_inches(10, 4.6)
-    *axes, key = figure.subplots(1, len(data) + 1, width_ratios=[*[1] * len(data), 0.85])
+    figure.set_size_inches(10, 5)
+    *axes, key = figure.subplots(1, len(data) + 1, width_ratios=[*[1] * len(data), 0.95])
     for axis, panel in zip(axes, data):
-        number = itertools.count(1)
-        for rank, series in enumerate(panel.series):
-            for x, y, seeds in zip(series.x, series.y, series.sizes):
-                style = _marker(rank, hollow=rank != 1) | {"markersize": 5 if seeds == 1 else 8}
-                axis.plot(x, y, **style)
-                axis.annotate(
-                    str(next(number)),
-                    (x, y),
-                    xytext=((-5, 5), (5, -11), (0, -14))[rank],
-                    ha=("right", "left", "center")[rank],
-                    textcoords="offset points",
-                    fontsize=8,
-                    color=style["color"],
-                )
-        axis.set(xlabel=panel.x, xscale="log")
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-        axis.margins(x=0.2, y=0.08)
+        points = [
+            (rank, *point)
+            for rank, series in enumerate(panel.series)
+            for point in zip(series.x, series.y, series.low, series.high, series.sizes)
+        ]
+        costs = [x for _, x, *_ in points]
+        for number, (point, (x, end)) in enumerate(zip(points, _places(points)), start=1):
+            rank, _, y, low, high, seeds = point
+            style = _marker(rank, hollow=rank != 1) | {"markersize": 5 if seeds == 1 else 8}
+            _point(axis, x, y, low, high, **style | {"ecolor": style["color"]})
+            text = {"ha": "center", "va": "center", "fontsize": SMALL, "color": style["color"]}
+            axis.text(x, end, str(number), **text)
+        axis.set(xlabel=panel.x)
+        _log_axis(axis, costs)
+        axis.margins(x=0.14, y=0.08)
         axis.grid()
         axis.sharey(axes[0])
         axis.tick_params(labelleft=axis is axes[0])
@@ -393,29 +415,49 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
     for rank, series in enumerate(data[0].series):
         handles.append(Line2D([], [], **_marker(rank, hollow=rank != 1)))
         texts.append("\n".join([series.name, *(f"{next(number):2}  {name}" for name in series.labels)]))
-    key.legend(handles, texts, loc="center left", fontsize=8, borderaxespad=0, labelspacing=1.2)
+    key.legend(handles, texts, loc="center left", borderaxespad=0, labelspacing=1.2)
 
 
-def labelled_points(figure: Figure, data: list[Panel]) -> None:
-    """Draw points and write their names beside them; each series has one point."""
-    axes = figure.subplots(1, len(data), squeeze=False)[0]
-    for axis, panel in zip(axes, data):
-        for rank, (name, (x,), (y,), *_) in enumerate(panel.series):
-            axis.plot(x, y, **_marker(rank))
-            axis.annotate(name, (x, y), xytext=(7, 5), textcoords="offset points", fontsize=9)
-        axis.set(xlabel=panel.x, ylabel=panel.y)
-        axis.set_title(panel.title, fontsize=10)
-        axis.margins(x=0.22, y=0.12)
-        axis.grid()
+def _places(points: list[tuple]) -> list[tuple[float, float]]:
+    """Return for each point where it is drawn on the x axis, and the height of its number.
+
+    Points of equal cost whose intervals overlap are moved apart by half of a marker. A number stands at that end of the
+    interval where it covers fewer intervals and numbers.
+
+    Args:
+        points: tuples (family, cost, y, lower end, upper end, number of seeds).
+    """
+    _, costs, _, lows, highs, _ = zip(*points)
+    step = 0.035 * max(np.log(max(costs) / min(costs)), 0.1)  # about half of a marker
+    height = 0.05 * (max(highs) - min(lows))  # of a number
+    steps, ends = [], []
+    for _, cost, y, low, high, _ in points:
+        same = [
+            other
+            for _, x, other, bottom, top, _ in points
+            if abs(np.log(x / cost)) < 0.05 and bottom < high and low < top
+        ]
+        steps.append(np.log(cost) / step + sorted(same).index(y) - (len(same) - 1) / 2)
+    for here, low, high in zip(steps, lows, highs):
+
+        def covers(end: float, here=here) -> int:
+            bars = [
+                x != here and abs(x - here) < 2 and bottom - height < end < top + height
+                for x, bottom, top in zip(steps, lows, highs)
+            ]
+            return sum(bars) + sum(abs(x - here) < 3.5 and abs(y - end) < height for x, y in zip(steps, ends))
+
+        ends.append(min(high + 0.55 * height, low - 0.55 * height, key=covers))
+    return [(float(np.exp(x * step)), y) for x, y in zip(steps, ends)]
 
 
 def confusion(figure: Figure, data: Confusion) -> None:
     """Draw a confusion matrix in grey: row = true class, column = predicted class; black means 100 %."""
-    figure.set_size_inches(8.6, 7.4)
+    figure.set_size_inches(10, 9.4)
     axis = figure.subplots()
     image = axis.imshow(np.array(data.shares), vmin=0, vmax=100, cmap="gray_r")
     for ticks in (axis.set_xticks, axis.set_yticks):
-        ticks(range(len(data.classes)), data.classes, fontsize=6)
+        ticks(range(len(data.classes)), data.classes, fontsize=SMALL)
     axis.tick_params(axis="x", rotation=90)
     axis.set(xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axis, label="images of 100 of the true class")

@@ -45,7 +45,8 @@ from report import bands
 from report.compare import SAME_STEM, STRONGEST, denominator
 from report.markdown import interval
 from report.results import Model, Runs, Setting, answers
-from utils import ROOT, UserError, read_json
+from storage.files import read_json
+from utils import ROOT, UserError
 
 DATA, NARROW, FULL = "mini-imagenet-50", "48px-quarter", "64px-full"
 WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]

@@ -6,11 +6,13 @@ The report calls the preset 48px-quarter "S" (small networks) and the preset 64p
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
+from config import PRESETS as PRESET_DEFAULTS
 from engine.records import SINGLE, SUBSETS
 from grids import task1, task2
 from grids.run import Run
@@ -21,7 +23,7 @@ from report import budgets, diagrams, figures
 from report.charts import cost_of, curves, scores_of, share_of
 from report.class_names import class_names
 from report.compare import SAME_STEM, STRONGEST, adjusted, denominator, mistakes
-from report.figures import Chart, Cost, Panel, Series, SetScores, Share
+from report.figures import Chart, Cost, Panel, SetScores, Share
 from report.markdown import difference, interval, mean_sd, number, table, table_of
 from report.numbers import COLOUR_GROUPS, FULL, NARROW, NOTHING, Numbers
 from report.results import Runs, answers
@@ -75,7 +77,7 @@ APPENDED = {  # rows that only the report shows
     *("mean fill", "tied filter (C/n)", "dynamic convolution (C/n)"),
     *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
     *("the same, 90 epochs, strong", "ours, 90 epochs, strong †"),
-    *("ResNet-34, decay 0.001", "ResNet-34, stock", "ours, depth 5, fine stem"),
+    *("ResNet-34, decay 0.002", "ResNet-34, stock", "ours, depth 5, fine stem"),
 }
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # keys in records
 # The comparisons that support the claims: (description, preset, model, other model)
@@ -125,14 +127,9 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
         "frontier": (
             figures.budgets,
             budgets.make_panels(numbers),
-            "Task 1: accuracy against three budgets, preset S",
+            "Task 1: accuracy against three budgets, preset S (log scales)",
         ),
         "channels": (figures.channel_bars, _channels(numbers), "Task 1: top-1 by channels present, preset S"),
-        "fill": (
-            figures.labelled_points,
-            _fill(numbers),
-            "What fill rules do: the six sets that miss a channel, preset S, one seed per rule",
-        ),
         "depth": (
             figures.shares,
             _depth(numbers),
@@ -146,7 +143,7 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
         "curves": (
             figures.lines,
             _curves(numbers),
-            "Training. Top: Task 1, preset S. Bottom: Task 2, preset L, last panel preset S",
+            "Training, one seed for each network. Top: Task 1. Bottom: Task 2",
         ),
     }
     return {f"paper_{name}.png": Chart(*chart) for name, chart in charts.items() if chart[1]}
@@ -408,6 +405,7 @@ def _channels(numbers: Numbers) -> list[SetScores]:
         ("seven specialists", "specialists"),
         ("ours", "ours"),
         ("ours, 90 epochs, strong", "ours-90"),
+        ("hypernetwork", "hypernet"),
         ("sliced kernel", "sliced"),
         ("RGB-trained, regression fill", "rgb+regression"),
         ("RGB-trained, zero fill", "rgb"),
@@ -416,27 +414,6 @@ def _channels(numbers: Numbers) -> list[SetScores]:
         if model:
             scores.append(scores_of(setting, model, label))
     return scores
-
-
-def _fill(numbers: Numbers) -> list[Panel]:
-    """Make panels of accuracy against the errors of fill rules, for the networks in fill_error.csv.
-
-    All values are means over the six sets that miss a channel.
-    """
-    errors, panels = _fill_errors(numbers), []
-    for title, column, label, sampler in (
-        ("the RGB-trained network, rule at test only", "stem_error", "error of the stem's responses", "none"),
-        ("trained with the rule", "stem_error", "error of the stem's responses", "hcs"),
-        ("trained with the rule", "bn_shift", "BatchNorm shift (nats)", "hcs"),
-    ):
-        means = errors.get(sampler, pd.DataFrame())
-        points = [
-            Series(name, [float(means.loc[rule, column])], [float(means.loc[rule, "val_top1_pct"])])
-            for rule, name in RULES.items()
-            if rule in means.index
-        ]
-        panels.append(Panel(label, "validation top-1, mean of the six sets (%)", points, title))
-    return panels if all(panel.series for panel in panels) else []
 
 
 def _depth(numbers: Numbers) -> list[Share]:
@@ -448,11 +425,12 @@ def _depth(numbers: Numbers) -> list[Share]:
             if result and not label.startswith("ResNet"):
                 setting, model = numbers.find(preset, run)
                 record = setting.record(model[SINGLE])
-                name = (
-                    re.sub("^ours, (depth .)?(, )?|, fine stem", "", label).replace("operations", "").strip()
-                )
-                stride = record["config"]["stem"][-1]
-                shares.append(share_of(name, result, record["strict_depth"], text, stride))
+                config = record["config"]
+                words = re.findall(r"x[\d.]+", label)
+                if config["epochs"] != PRESET_DEFAULTS[preset]["epochs"]:
+                    words.append(f"{config['epochs']} ep.")
+                more = text, config["stem"][-1], config["arch"].startswith("plain")
+                shares.append(share_of(", ".join(words), result, record["strict_depth"], *more))
     return sorted(shares, key=lambda share: share.depth)
 
 
@@ -480,13 +458,40 @@ def _curves(numbers: Numbers) -> list[Panel]:
 
     names = ("ours", "ours-90", "ours-fine", "sliced")
     labels = ("ours", "ours, 90 epochs, strong", "ours, no pooling, 50, strong", "sliced kernel")
-    narrow, small = logs(NARROW, zip(labels, names)), logs(NARROW, task2.MAIN_ROWS[NARROW])
+    narrow, small, full = (
+        logs(preset, rows)
+        for preset, rows in (
+            (NARROW, zip(labels, names)),
+            (NARROW, task2.MAIN_ROWS[NARROW]),
+            (FULL, task2.MAIN_ROWS[FULL]),
+        )
+    )
     parts = (
         curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)", "validation loss"),
-        curves(logs(FULL, task2.MAIN_ROWS[FULL])),
-        curves(small, val_loss="validation loss, preset S"),
+        curves(full),
+        curves(small, val_loss="validation loss"),
     )
     if not all(parts):
         return []
     one, two, three = parts
-    return [panel for panel in (*one, *two, three[2]) if panel.series]
+    shown = (NARROW, narrow, one), (FULL, full, two), (NARROW, small, three[2:])
+    return [
+        panel._replace(
+            title=seeds_of(preset, {line.name: records[line.name]["seed"] for line in panel.series})
+        )
+        for preset, records, panels in shown
+        for panel in panels
+        if panel.series
+    ]
+
+
+def seeds_of(preset: str, seeds: dict[str, int]) -> str:
+    """Name the preset and the lowest seed of the networks in a panel, and the networks with other seeds.
+
+    Args:
+        seeds: name of a network -> its seed.
+    """
+    usual, *others = sorted({*seeds.values()})
+    named = [f"seed {other}: {', '.join(name for name in seeds if seeds[name] == other)}" for other in others]
+    lines = [f"preset {PRESETS[preset]}, seed {usual}", *named]
+    return "\n".join(textwrap.fill(line, 40) for line in lines)  # a panel is 40 letters wide

@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from utils import ROOT, ArgumentParser, UserError, atomic_path, cli
+from storage.files import atomic_path
+from utils import ROOT, ArgumentParser, UserError, cli
 
 TEXT = "report/README.md"
 TEMPLATE = Path(__file__).with_name("template.typ")

@@ -16,12 +16,12 @@ from PIL import Image
 
 from channelset import build_fill
 from engine.records import SUBSETS
-from report.figures import Chart
-from utils import UserError, read_json
+from report.figures import SMALL, Chart
+from storage.files import read_json
+from utils import UserError
 
 REBUILT = "coffee"  # this photograph is rebuilt, because its colours matter
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "regression": "regression"}
-LABELS = {"gated6-k3": "ours (depth 6)", "resnet34": "ResNet-34"}
 
 
 class Rebuilt(NamedTuple):
@@ -30,14 +30,6 @@ class Rebuilt(NamedTuple):
     sets: list[str]
     rows: dict[str, list[list]]  # fill rule -> list with a picture (H, W, 3) for each set
     answers: list[tuple[str, float]]  # for each set: (name of the class, probability in percent)
-
-
-class RestsOn(NamedTuple):
-    """A picture, and maps of its parts that support the answers of networks."""
-
-    picture: list  # (H, W, 3)
-    # for each network: (name, (name of the class, probability in percent), map (h, w) from 0 to 1)
-    networks: list[tuple[str, tuple[str, float], list]]
 
 
 def make_charts(root: Path) -> dict[str, Chart]:
@@ -51,21 +43,17 @@ def make_charts(root: Path) -> dict[str, Chart]:
         return {}
     try:
         content = read_json(file)
-        pictures = {
-            name: _seen(Image.open(root / "report" / "photographs" / f"{name}.png").convert("RGB"))
-            for name in content["pictures"]
-        }
+        picture = Image.open(root / "report" / "photographs" / f"{REBUILT}.png").convert("RGB")
         figures = {
             "reconstructions": (
                 reconstructions,
-                _rebuilt(content["ours"], pictures[REBUILT]),
+                _rebuilt(content["ours"], _seen(picture)),
                 "One photograph from each set of channels, filled by four rules",
             ),
-            "kernels": (kernels, content["ours"]["kernels"], "Kernels that the stem generates for each set"),
-            "activation": (
-                activation,
-                _rests_on(content["networks"], pictures),
-                "What the answers rest on (Grad-CAM, last feature map)",
+            "kernels": (
+                kernels,
+                content["ours"]["kernels"],
+                "Kernels that the stem generates for each set, a row for each channel",
             ),
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -73,7 +61,7 @@ def make_charts(root: Path) -> dict[str, Chart]:
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"
         ) from error
-    return {f"qualitative_{name}.png": Chart(*figure) for name, figure in figures.items() if figure[1]}
+    return {f"qualitative_{name}.png": Chart(*figure) for name, figure in figures.items()}
 
 
 def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dict) -> np.ndarray:
@@ -105,19 +93,6 @@ def _rebuilt(ours: dict, picture: np.ndarray) -> Rebuilt:
     return Rebuilt(list(sets), rows, [ours["answers"][REBUILT][name] for name in sets])
 
 
-def _rests_on(networks: list[dict], pictures: dict[str, np.ndarray]) -> list[RestsOn]:
-    """Return the parts that support the answers for each picture; return [] without networks."""
-    labels = [LABELS.get(network["model"], network["model"]) for network in networks]
-    return [
-        RestsOn(
-            picture.tolist(),
-            [(label, each["answers"][name], each["maps"][name]) for label, each in zip(labels, networks)],
-        )
-        for name, picture in pictures.items()
-        if networks
-    ]
-
-
 # ---------------------------------------------------------------- drawing
 
 
@@ -132,51 +107,41 @@ def reconstructions(figure: Figure, data: Rebuilt) -> None:
     for axis, name in zip(axes[0], data.sets):
         axis.set_title(name, fontsize=10)
     for axis, (name, share) in zip(axes[-1], data.answers):
-        axis.set_xlabel(f"{name}\n{share:.0f} %", fontsize=8)
+        axis.set_xlabel(f"{name}\n{share:.0f} %", fontsize=SMALL)
 
 
 def kernels(figure: Figure, data: dict[str, list]) -> None:
-    """Draw the kernels of the stem, with a row for each channel set and a column for each filter.
+    """Draw the kernels of the stem: a column for each filter, a row for each channel of each set.
 
-    The red, green and blue of a patch show the slices of the filter for R, G and B. The value 0 and absent channels are
-    grey. Each filter has one scale.
+    White is a large positive weight, black a large negative weight, the middle grey is 0. Each filter has one scale.
 
     Args:
         data: channel set -> kernels (filters, n, k, k).
     """
-    filters = len(next(iter(data.values())))
-    figure.set_size_inches(10, 6)
-    axes = figure.subplots(len(data), filters)
-    scale = [
-        max(np.abs(kernel[number]).max() for kernel in map(np.array, data.values()))
-        for number in range(filters)
-    ]
-    for row, (name, kernel) in zip(axes, data.items()):
-        for number, axis in enumerate(row):
-            slices = np.array(kernel[number])
-            patch = np.full((*slices.shape[1:], 3), 0.5)
-            for plane, channel in zip(slices, name):
-                patch[..., "RGB".index(channel)] += plane / scale[number] / 2
-            bare(axis).imshow(patch.clip(0, 1), interpolation="nearest")
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-    for number, axis in enumerate(axes[0]):
-        axis.set_title(f"filter {number + 1}", fontsize=9)
-
-
-def activation(figure: Figure, data: list[RestsOn]) -> None:
-    """Draw the parts of pictures that support answers, with a row for each picture and a column for each network."""
-    columns = 1 + len(data[0].networks)
-    figure.set_size_inches(8.2, 2.5 * len(data))
-    axes = figure.subplots(len(data), columns, squeeze=False)
-    for row, rest in zip(axes, data):
-        picture = np.array(rest.picture, dtype=np.uint8)
-        bare(row[0]).imshow(picture)
-        for axis, (_, (answer, share), rests_on) in zip(row[1:], rest.networks):
-            bare(axis).imshow(picture)
-            draw_support(axis, rests_on, picture)
-            axis.set_xlabel(f"{answer}, {share:.0f} %", fontsize=10)
-    for axis, (name, *_) in zip(axes[0, 1:], data[0].networks):
-        axis.set_title(name, fontsize=11)
+    figure.set_size_inches(10, 6.2)
+    axis, gap = figure.subplots(), 5
+    sets = {name: np.array(kernel) for name, kernel in data.items()}
+    scale = np.max([np.abs(kernel).max((1, 2, 3)) for kernel in sets.values()], axis=0)
+    filters, _, side, _ = next(iter(sets.values())).shape
+    bottom, ticks = 0, {}
+    for name, kernel in sets.items():
+        for plane, channel in enumerate(name):
+            for number in range(filters):
+                left = number * (side + gap)
+                extent = (left, left + side, bottom + side, bottom)
+                patch = kernel[number, plane] / scale[number]
+                axis.imshow(patch, cmap="gray", vmin=-1, vmax=1, extent=extent, interpolation="nearest")
+            ticks[bottom + side / 2] = f"{name}: {channel}" if len(name) > 1 else f"{name} alone"
+            bottom += side + 1
+        bottom += 2  # sets are apart
+    bare(axis).set(xlim=(-1, left + side + 1), ylim=(bottom, -1))
+    axis.set_yticks(list(ticks), list(ticks.values()), fontsize=SMALL)
+    axis.set_xticks(
+        [number * (side + gap) + side / 2 for number in range(filters)], range(1, filters + 1), fontsize=SMALL
+    )
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
+    axis.set_title("filter", fontsize=SMALL)
 
 
 def bare(axis: Axes) -> Axes:

@@ -367,6 +367,15 @@ class Setting:
 
     # ------------------------------------------------------------ comparisons
 
+    def interval(self, model: Model, columns=None) -> tuple[float, float, float]:
+        """Return (mean top-1, lower end, upper end) in percent; the 95 % interval is over images and seeds."""
+        columns = tuple(columns or self.columns)
+        correct, variance = self.correct(model, columns), self.variance(model, columns)
+        result = paired_difference(
+            correct, np.zeros_like(correct), [(1 / len(correct), variance)] if variance else []
+        )
+        return result["difference_points"], result["ci95_low"], result["ci95_high"]
+
     def difference(self, model: Model, other: Model, columns=None) -> dict | None:
         """Subtract the top-1 of `other` from the top-1 of `model`; return None if a model has no results.
 

@@ -20,7 +20,7 @@ from config import changed_options, digest, identity, resolve_run  # noqa: E402
 from engine.records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
 from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
-from utils import write_json  # noqa: E402
+from storage.files import write_json  # noqa: E402
 
 
 @pytest.fixture

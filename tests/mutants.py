@@ -38,7 +38,7 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "M02 a file is copied over the old one",
-        "utils.py",
+        "storage/files.py",
         "os.replace(temporary, path)\n        sync",
         "shutil.copy(temporary, path)\n        sync",
         "test_damage.py::test_a_file_that_is_replaced_is_another_file_and_on_the_disk_first",
@@ -101,7 +101,7 @@ MUTANTS = (
     ),
     Mutant(
         "sync: bytes are not waited for",
-        "utils.py",
+        "storage/files.py",
         "        sync(temporary)\n",
         "",
         "test_damage.py::test_a_file_that_is_replaced_is_another_file_and_on_the_disk_first",
@@ -167,7 +167,7 @@ MUTANTS = (
     ),
     Mutant(
         "bits: the checksums in a checkpoint are not compared",
-        "utils.py",
+        "storage/checkpoint.py",
         "            damaged = archive.testzip()\n",
         "            damaged = None\n",
         "robust:bits",
@@ -175,7 +175,7 @@ MUTANTS = (
     ),
     Mutant(
         "weights: values that are not finite pass",
-        "utils.py",
+        "storage/checkpoint.py",
         "    broken = _not_finite(state)\n",
         '    broken = ""\n',
         "robust:weights",
@@ -183,7 +183,7 @@ MUTANTS = (
     ),
     Mutant(
         "weights: a file that is no checkpoint is not named",
-        "utils.py",
+        "storage/checkpoint.py",
         "    except Exception as error:  # torch raises many types",
         "    except KeyError as error:  # torch raises many types",
         "robust:weights",
@@ -247,7 +247,7 @@ MUTANTS = (
     ),
     Mutant(
         "together: nobody waits",
-        "utils.py",
+        "storage/locks.py",
         'lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)',
         'lock = FileLock(folder / ".lock")',
         "robust:together",

@@ -38,7 +38,9 @@ from data.decode import decode
 from data.lists import parse_bands, parse_list, read_lists
 from engine import trainer
 from engine.records import load_records, note_checksums
-from utils import ROOT, ArgumentParser, UserError, cli, environment, load_checkpoint, within, write_text
+from storage.checkpoint import load_checkpoint
+from storage.files import write_text
+from utils import ROOT, ArgumentParser, UserError, cli, environment, within
 
 TINY = [
     "--arch",

@@ -21,17 +21,10 @@ import train_task2
 from data.archive import download
 from engine import trainer
 from engine.step import TrainStep
-from utils import (
-    ROOT,
-    BusyError,
-    Output,
-    UserError,
-    atomic_path,
-    hold,
-    load_checkpoint,
-    save_checkpoint,
-    write_text,
-)
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from storage.files import atomic_path, write_text
+from storage.locks import hold
+from utils import ROOT, BusyError, Output, UserError
 
 
 def weights(path) -> dict:

@@ -29,7 +29,8 @@ from data.lists import read_channels, read_lists
 from data.prepare import main as prepare
 from engine import records
 from engine.records import write_predictions
-from utils import ROOT, UserError, load_checkpoint
+from storage.checkpoint import load_checkpoint
+from utils import ROOT, UserError
 
 
 def as_npy(array: np.ndarray) -> bytes:

@@ -13,7 +13,8 @@ from data.lists import RGB
 from grids import GRIDS, channels_of, task_of
 from grids.run import Run, distinct
 from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
-from utils import UserError, hold
+from storage.locks import hold
+from utils import UserError
 
 GOOD, BAD, OTHER = (
     Run(name, f"the {name} one", "ours", {"fill": fill})

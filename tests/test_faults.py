@@ -12,19 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 import eval_channels
 import eval_shallow
 import experiments
 import train_task1
-import utils
 from config import Task1Config, Task2Config
 from data.cache import open_cache
 from data.demo import make_demo
 from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
-from utils import BUSY, ROOT, BusyError, UserError, check_ranges, cli, hold, parse_config
+from storage.locks import hold, one_at_a_time
+from utils import BUSY, ROOT, BusyError, UserError, check_ranges, cli, parse_config
 
 
 def test_a_folder_has_one_holder_at_a_time(tmp_path):
@@ -269,16 +270,16 @@ def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, 
 
 
 def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, capsys):
-    times, acquire = [], utils.FileLock.acquire
+    times, acquire = [], FileLock.acquire
 
     def wait(self, timeout=None):
         times.append(timeout)
         if timeout >= 0:
-            raise utils.Timeout("held")
+            raise Timeout("held")
         return acquire(self, timeout)
 
-    monkeypatch.setattr(utils.FileLock, "acquire", wait)
-    with utils.one_at_a_time(tmp_path):
+    monkeypatch.setattr(FileLock, "acquire", wait)
+    with one_at_a_time(tmp_path):
         assert f"another process writes into {tmp_path}: waiting for it" in capsys.readouterr().err
     assert times == [5, -1]  # then without limit
 

@@ -30,20 +30,11 @@ from data.cache import open_cache
 from data.folders import write_lists
 from data.lists import find_dataset, read_channels, read_lists
 from engine import trainer
-from utils import (
-    ROOT,
-    BusyError,
-    UserError,
-    cli,
-    duration,
-    hold,
-    one_at_a_time,
-    progress_bar,
-    remedy,
-    write_text,
-)
+from storage.files import check_writable, read_jsonl, write_text
+from storage.locks import hold, one_at_a_time
+from utils import ROOT, BusyError, UserError, cli, duration, progress_bar, remedy
 
-PARTS = ("data", "engine", "metrics", "models", "report", "tools")
+PARTS = ("data", "engine", "metrics", "models", "report", "storage", "tools")
 
 
 # ---------------------------------------------------------------- streams, interfaces
@@ -353,7 +344,7 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(trained, comman
     for option in ("--csv", "--picture"):
         with pytest.raises(UserError, match="cannot write to file"):
             predict.main([str(trained), "a.png", "--device", "cpu", option, "file/answers"])
-    utils.check_writable(tmp_path / "new/folder")
+    check_writable(tmp_path / "new/folder")
     assert not (tmp_path / "new").exists()
 
 
@@ -614,7 +605,7 @@ def test_what_tensorboard_is_given(monkeypatch, command, tiny, capsys):
     sys.modules["torch.utils.tensorboard"].SummaryWriter = Writer
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     command(train_task1, *tiny, "--out", "run", "--tensorboard")
-    log = utils.read_jsonl("run/metrics.jsonl")
+    log = read_jsonl("run/metrics.jsonl")
     assert seen["folder"] == "run/tensorboard" and seen["loss"] == [
         (line["epoch"], line["loss"]) for line in log
     ]

@@ -20,7 +20,8 @@ from data import identity
 from data.cache import PICTURES, PixelCache, open_cache
 from data.folds import make_folds
 from data.lists import find_dataset, read_lists
-from utils import ROOT, UserError, load_checkpoint, save_checkpoint
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from utils import ROOT, UserError
 
 
 def draw(folder: Path, seed: int) -> Path:

@@ -11,7 +11,8 @@ import train_task1
 import train_task2
 from models.initial import initialise
 from models.task1 import CHECKPOINT, load_channel_net
-from utils import UserError, load_checkpoint, save_checkpoint
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from utils import UserError
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ STATISTICS = {
 }
 
 
-def record(networks: int = 2) -> dict:
+def record() -> dict:
     """Make up a record of tools.qualitative."""
     sets = ("RGB", "RG", "RB", "GB", "R", "G", "B")
     ours = {
@@ -30,12 +30,7 @@ def record(networks: int = 2) -> dict:
         "statistics": STATISTICS,
         "kernels": {name: np.ones((8, len(name), 3, 3)).tolist() for name in sets},
     }
-    network = {
-        "model": "resnet34",
-        "answers": {"coffee": ["wok", 50.0]},
-        "maps": {"coffee": [[0.0, 1.0], [0.5, 0.2]]},
-    }
-    return {"pictures": ["coffee"], "ours": ours, "networks": [network] * networks}
+    return {"ours": ours}
 
 
 @pytest.fixture
@@ -51,7 +46,7 @@ def root(tmp_path):
 
 def test_every_figure_is_drawn_and_the_same_twice(root):
     made = qualitative.make_charts(root)
-    assert set(made) == {f"qualitative_{name}.png" for name in ("reconstructions", "kernels", "activation")}
+    assert set(made) == {f"qualitative_{name}.png" for name in ("reconstructions", "kernels")}
     for name, chart in made.items():
         chart.write(root / name)
         drawn = (root / name).read_bytes()
@@ -59,9 +54,7 @@ def test_every_figure_is_drawn_and_the_same_twice(root):
         assert (root / name).read_bytes() == drawn
 
 
-def test_without_networks_or_results_there_are_fewer_figures_and_damage_is_named(root):
-    (root / "results/qualitative.json").write_text(json.dumps(record(networks=0)))
-    assert "qualitative_activation.png" not in qualitative.make_charts(root)
+def test_without_results_there_is_no_figure_and_damage_is_named(root):
     (root / "results/qualitative.json").write_text("{}")
     with pytest.raises(UserError, match="qualitative.json is damaged .* python -m tools.qualitative"):
         qualitative.make_charts(root)

@@ -27,8 +27,9 @@ from engine.records import (
 )
 from grids.task1 import CHANNELSET, RGB_ONLY, SLICED, SPECIALISTS
 from grids.task2 import PLAIN, STOCK
+from storage.files import write_json
 from tools import benchmark, seal
-from utils import UserError, write_json
+from utils import UserError
 
 
 def test_the_table_has_the_columns_in_order_and_sorts_by_section(publish, tmp_path):

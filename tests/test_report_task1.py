@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from engine.records import SUBSETS, Predictions, read_predictions, write_predictions
 from grids.run import Run
@@ -27,9 +28,9 @@ from report import build, figures, markdown
 from report.charts import KINDS, make_charts
 from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
-from report.figures import Chart, SetScores
-from report.numbers import DATA, Numbers
-from report.paper import answers_table
+from report.figures import Chart, Panel, Series, SetScores
+from report.numbers import DATA, NARROW, Numbers
+from report.paper import answers_table, seeds_of
 from report.results import load_settings
 from report.tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from tools import pictures
@@ -329,6 +330,42 @@ def test_what_the_figures_show(results):
     assert [bar.name for bar in data["channels"]] == ["channel-set stem (ours)", "sliced kernel", SEVEN]
     # best first
     assert [line.name for line in data["map"]] == [SEVEN, "channel-set stem (ours)", "sliced kernel"]
+
+
+def test_an_interval_is_over_images_and_seeds(root, publish):
+    publish("task1", SLICED, 50, seeds=(0,))
+    setting = only(root)
+    top1, low, high = setting.interval(setting.model(SLICED), ("R",))
+    assert (top1, high - top1) == pytest.approx((50, 100 * 1.96 * (0.25 / 99) ** 0.5), rel=1e-3)
+    publish("task1", CHANNELSET, 40, spread=20)  # seeds that differ by 20 points
+    setting = only(root)
+    alone = setting.interval(setting.model(SLICED), ("R",))
+    assert alone[0] == 50 and alone[2] > high + 5 and alone[1] < low - 5
+
+
+def test_a_name_has_the_same_style_in_all_panels_of_a_row():
+    panels = [
+        Panel("epoch", "y", [Series(name, [1, 2], [1, 2]) for name in names]) for names in ("abc", "cb")
+    ]
+    figure = Figure()
+    figures.lines(figure, panels)
+    styles = {}
+    for axis in figure.axes:
+        for line, name in zip(*figures._plain_legend(axis)):
+            styles.setdefault(name, set()).add((line.get_color(), line.get_linestyle(), line.get_marker()))
+    assert [*styles] == [*"abc"] and {len(each) for each in styles.values()} == {1}
+    assert len(set.union(*styles.values())) == 3
+
+
+def test_points_of_equal_cost_are_side_by_side_and_their_numbers_apart():
+    points = [(0, 2.0, y, y - 1, y + 1, 3) for y in (50.0, 50.5, 60.0)] + [(1, 20.0, 50.0, 49.0, 51.0, 1)]
+    (a, above), (b, below), (c, _), (d, _) = figures._places(points)
+    assert a < 2 < b < 1.4 * a and (c, d) == pytest.approx((2, 20)) and abs(above - below) > 2
+    assert figures._places(points[:1])[0][0] == pytest.approx(2)
+
+
+def test_a_panel_names_the_seeds_of_its_networks():
+    assert seeds_of(NARROW, {"a": 0, "b": 1, "c": 0}) == "preset S, seed 0\nseed 1: b"
 
 
 def test_the_specialists_curve_is_of_their_own_sets(results):

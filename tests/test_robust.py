@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from data.lists import normal_path, parse_list
 from report.engineering import make_tables, speed_tables
+from storage.files import read_jsonl
 from tests import mutants, robust
-from utils import ROOT, UserError, check_name, free_cores, read_jsonl
+from utils import ROOT, UserError, check_name, free_cores
 
 # the same examples in every run, however slow the machine is
 ANY_MACHINE = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}

@@ -19,8 +19,9 @@ from metrics.cost import count_params
 from models.branched import BranchedConv2d, fuse
 from models.task2 import load_classifier
 from report.build import DOCUMENTS, collect
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import latency
-from utils import UserError, load_checkpoint, save_checkpoint
+from utils import UserError
 
 TINY = [
     "--width",

@@ -18,7 +18,8 @@ import eval_channels
 import train_task1
 from config import Task1Config, differing, folder_name, identity, training_name
 from engine import step
-from utils import ROOT, UserError, load_checkpoint, save_checkpoint
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from utils import ROOT, UserError
 
 # ---------------------------------------------------------------- runs
 

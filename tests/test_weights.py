@@ -7,8 +7,9 @@ import pytest
 import eval_channels
 import eval_shallow
 from engine.records import RunFiles, load_records, read_predictions, read_sums
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import weights
-from utils import ROOT, UserError, load_checkpoint, save_checkpoint
+from utils import ROOT, UserError
 
 RESULTS = ROOT / "results"
 PUBLISHED = sorted((RESULTS / weights.WEIGHTS).glob("*/model.pt"))

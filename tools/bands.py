@@ -37,7 +37,8 @@ from engine.records import (
     write_table,
 )
 from metrics.accuracy import classification_metrics
-from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, one_at_a_time, within
+from storage.locks import one_at_a_time
+from utils import ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, within
 
 PRESET = "48px-quarter"
 # keys of a fold's record that the joined record keeps

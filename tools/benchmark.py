@@ -58,7 +58,8 @@ from engine.trainer import Processes
 from metrics.cost import count_macs
 from models.resnet import ScaledResNet
 from models.task2 import build_classifier
-from utils import ROOT, ArgumentParser, UserError, cli, environment, generator, within, write_text
+from storage.files import write_text
+from utils import ROOT, ArgumentParser, UserError, cli, environment, generator, within
 
 STEPS = {  # networks of the benchmark `step`, at full width: name -> options
     "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},

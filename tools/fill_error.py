@@ -22,17 +22,8 @@ from data.identity import difference
 from engine.records import SUBSETS, note_checksums, to_csv
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from models.task1 import for_channels, load_channel_net
-from utils import (
-    ROOT,
-    ArgumentParser,
-    UserError,
-    cli,
-    environment,
-    progress_bar,
-    use_threads,
-    within,
-    write_text,
-)
+from storage.files import write_text
+from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, use_threads, within
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")
 NEIGHBOURS = (3, 5)  # px, sides of the squares of neighbours

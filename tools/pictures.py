@@ -22,7 +22,8 @@ from report.class_names import class_names
 from report.compare import agreement, denominator, headline
 from report.figures import Figure
 from report.results import Setting, load_settings
-from utils import ROOT, ArgumentParser, UserError, atomic_path, cli, within
+from storage.files import atomic_path
+from utils import ROOT, ArgumentParser, UserError, cli, within
 
 
 def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:

@@ -27,7 +27,8 @@ from models.branched import fuse
 from models.task1 import channels_of, for_channels, load_channel_net
 from models.task2 import load_classifier
 from report.class_names import NAMES
-from utils import ROOT, ArgumentParser, UserError, cli, environment, write_json
+from storage.files import write_json
+from utils import ROOT, ArgumentParser, UserError, cli, environment
 
 PHOTOGRAPHS = ROOT / "report" / "photographs"
 FILTERS = 12  # number of kernels in the figure

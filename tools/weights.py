@@ -13,7 +13,8 @@ from pathlib import Path
 
 from engine.evaluation import PLACES, kept_options
 from engine.records import load_records, note_checksums
-from utils import ROOT, ArgumentParser, UserError, check_name, cli, load_checkpoint, save_checkpoint
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from utils import ROOT, ArgumentParser, UserError, check_name, cli
 
 MOST_BYTES = 20_000_000
 WEIGHTS = "weights"  # folder of results/

@@ -1,0 +1,1 @@
+"""Keep files safe: locks, files that are whole or absent, checkpoints."""

@@ -1,0 +1,192 @@
+"""Save and load checkpoints; a file that is no checkpoint gives an error that says why."""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from storage.files import atomic_path
+from utils import UserError, check_name, check_ranges, option_fields
+
+CONTENT = {  # kind of a checkpoint -> its required entries and their types
+    "training-state": {
+        "config": dict[str, object],
+        "digest": str,
+        "environment": dict[str, str | int],
+        "world": int,
+        "step": int,
+        "seconds": float,
+        "loss_sum": float,
+        "model": dict,
+        "ema": dict,
+        "optimizer": dict,
+        "torch_rng": torch.Tensor,
+    },
+    "model": {
+        "config": dict[str, object],
+        "dataset": dict[str, object],
+        "environment": dict[str, str | int],
+        "train_s": float,
+        "state": dict[str, torch.Tensor],
+    },
+}
+TRAINED_WITH = {  # options that "config" of every checkpoint must hold
+    "name": str,
+    "preset": str,
+    "seed": int,
+    "image_size": int,
+    "epochs": int,
+    "width": float,
+}
+MAY_HOLD = {  # entries of a checkpoint, or of its "dataset", that only some versions wrote
+    "digest": str,
+    "metrics": list[dict[str, object]],
+    "images_digest": str,
+    "class_names": list[str],
+    "channel_names": list[str],
+    "wavelengths": list[float | None] | None,
+    "data_channels": dict[str, float | None] | list[str] | None,
+    "mean": list[float],
+    "std": list[float],
+    "covariance": list[list[float]],
+}
+
+
+# kind of a checkpoint -> dataclass of its training's options; config.py fills it
+OPTIONS: dict[str, type] = {}
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Save `state` with `torch.save`. If the save fails or is interrupted, the old file stays."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
+    """Load a checkpoint of this project. It may hold tensors and plain values, but no other pickled objects.
+
+    Args:
+        path: the file.
+        kind: the kind that the caller expects, such as "task1-model", or several kinds.
+
+    Raises:
+        UserError: the file is missing, damaged, unsafe, not of this project, or a checkpoint of another kind.
+    """
+    path, kinds = Path(path), (kind,) if isinstance(kind, str) else kind
+    if not path.is_file():
+        hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
+        raise UserError(f"no checkpoint at {path}{hint}")
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not compare them
+            # torch writes no packed parts, but would unpack those of any file
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("its parts are packed")
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"{damaged} was changed")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types of errors for damaged files
+        raise UserError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}): it is truncated, "
+            "or not written by this project. Train again or copy the file again."
+        ) from error
+    actual = state.get("kind") if isinstance(state, dict) else None
+    if actual not in kinds:
+        raise UserError(
+            f"{path} is {f'a {actual!r} checkpoint' if actual else 'not a checkpoint of this project'}; "
+            f"expected {' or '.join(map(repr, kinds))}. Name the file that the matching training script wrote."
+        )
+    missing = (
+        [
+            f"{key} ({getattr(wanted, '__name__', wanted)})"
+            for key, wanted in CONTENT.get(actual, CONTENT["model"]).items()
+            if not fits(state.get(key), wanted)
+        ]
+        or [f"config {key}" for key, hint in TRAINED_WITH.items() if not fits(state["config"].get(key), hint)]
+        or [
+            f"{key} of the right kind"
+            for key, value in [*state.items(), *state.get("dataset", {}).items()]
+            if key in MAY_HOLD and not fits(value, MAY_HOLD[key])
+        ]
+    )
+    if missing:
+        raise UserError(
+            f"{path} has no {', '.join(missing)}: it was written by another version, or changed. Train again."
+        )
+    broken = _not_finite(state)
+    if broken:
+        raise UserError(
+            f"{path} holds values that are not finite ({broken}): the training diverged, or the file is damaged. "
+            f"Train again, with a lower --lr."
+        )
+    for key, part in (("name", "config"), ("preset", "config"), ("name", "dataset")):
+        if part in state:
+            check_name(state[part].get(key), f"{path}: {part} {key}")
+    if actual in OPTIONS:
+        check_options(state["config"], OPTIONS[actual], path)
+    return state
+
+
+def check_options(config: Mapping, cls: type, path: str | Path) -> None:
+    """Check the types, choices and ranges of the options in a checkpoint.
+
+    Options that the dataclass `cls` does not have come from another version and are ignored.
+
+    Raises:
+        UserError: an option is wrong; the message names it and the file `path`.
+    """
+    hints, fields = typing.get_type_hints(cls), {field.name: field for field in option_fields(cls)}
+    options = {name: value for name, value in config.items() if name in fields}
+    for name, value in options.items():
+        choices = fields[name].metadata["choices"]
+        empty = value is None and fields[name].default is None
+        if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
+            raise UserError(
+                f"{path} holds an architecture that this version cannot build: its option "
+                f"--{name.replace('_', '-')} is {value!r:.60}. Use it with the version that trained it."
+            )
+    try:
+        check_ranges(cls(**options))
+    except UserError as error:
+        raise UserError(f"{path} was changed: its option {error}. Train again.") from error
+
+
+def fits(value, hint) -> bool:
+    """Check whether a value read from a file fits a type hint: a plain type, a union, list[...] or dict[...].
+
+    A tuple counts as a list, and a whole number as a float. A float must be finite.
+    """
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, part) for part in parts)
+    if origin is list:
+        return isinstance(value, (list, tuple)) and all(fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            fits(key, parts[0]) and fits(item, parts[1]) for key, item in value.items()
+        )
+    if hint in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
+        return whole or (hint is float and isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, hint)
+
+
+def brief(error: Exception) -> str:
+    """Return the beginning of a message that may have many lines."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])[:300]
+
+
+def _not_finite(value, name: str = "") -> str:
+    """Return the name of the first tensor, also in nested containers, that holds NaN or infinity; else ""."""
+    if isinstance(value, torch.Tensor):
+        return name if value.is_floating_point() and not value.isfinite().all() else ""
+    items = value.items() if isinstance(value, Mapping) else ()
+    items = enumerate(value) if isinstance(value, (list, tuple)) else items
+    return next(filter(None, (_not_finite(item, f"{name}.{key}".lstrip(".")) for key, item in items)), "")

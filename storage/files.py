@@ -1,0 +1,144 @@
+"""Write files whole or not at all, and read them with errors that name the file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from utils import UserError, remedy
+
+PARTIAL = ".partial"  # end of the name of a file that is still being written
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, or that the folder can be made. Leave nothing behind.
+
+    Raises:
+        UserError: files cannot be written there.
+    """
+    existing = folder.absolute()
+    try:
+        while not existing.exists():
+            existing = existing.parent
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
+
+
+def home_path(path: str | Path) -> Path:
+    """Return the path with a leading "~" or "~USER" replaced by the home folder of an existing user."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises RuntimeError for an unknown user
+
+
+@contextmanager
+def atomic_path(path: str | Path):
+    """Yield a temporary path beside `path` that replaces `path` on success.
+
+    A reader never sees half a file. The new bytes are on the disk before the file is renamed. So after a power cut
+    there is either the old file or the new file.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the old file is unchanged.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        open(temporary, "xb").close()  # this gives the rights of the user's umask
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        advice = remedy(getattr(error, "errno", errno.ENOSPC))
+        raise UserError(
+            f"cannot write {path}: {error}; {advice}. An older file there is unchanged."
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot wait for a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` atomically as UTF-8 with Unix line ends.
+
+    Raises:
+        UserError: see `atomic_path`; or the text is not valid Unicode.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 30) : error.end + 10]
+        raise UserError(f"cannot write {path}: {near!a} is not valid Unicode; use another name") from None
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, value) -> None:
+    """Write `value` atomically as indented JSON."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def parse_json(text: str | bytes):
+    """Return the value that JSON text holds.
+
+    Raises:
+        ValueError: the text is not JSON, or its brackets are nested too deeply for Python to read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+
+
+def read_json(path: str | Path):
+    """Return the value that a JSON file holds.
+
+    Raises:
+        ValueError: see `parse_json`; or the file is not UTF-8.
+        OSError: the file cannot be read.
+    """
+    return parse_json(Path(path).read_bytes())
+
+
+def append_jsonl(path: str | Path, record: dict) -> None:
+    """Append one JSON line and flush it to the file."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """Read a file that `append_jsonl` wrote. If a kill cut off the last line, leave this line out.
+
+    Raises:
+        UserError: a line before the last line is not JSON.
+    """
+    lines, records = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(parse_json(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path}:{number} is not JSON ({error}): delete that line") from error
+    return records

@@ -1,0 +1,162 @@
+"""Lock folders and files, so that two processes never write the same ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import types
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from utils import BusyError, UserError, printable, remedy
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+ROOM_LOCK = "unfinished.lock"  # marks a work folder that `making` created
+
+
+def hold(folder: Path) -> FileLock:
+    """Lock a folder until this process ends or the lock is released.
+
+    Raises:
+        BusyError: another process has locked it; the message names that process.
+    """
+    lock, holder = None, folder / ".holder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = acquire(folder / ".lock", timeout=0)
+        text = f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}"
+        holder.write_text(text, encoding="utf-8")
+    except Timeout:
+        user = "another process"
+        with suppress(OSError):  # there is no such file, or it belongs to another user
+            user = printable(holder.read_text(encoding="utf-8", errors="replace"))[:200]
+        raise BusyError(
+            f"{folder} is in use by {user}: wait until it ends, or choose another folder"
+        ) from None
+    except OSError as error:
+        if lock:
+            lock.release()
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
+    return lock
+
+
+def acquire(path: Path, timeout: float = -1):
+    """Lock a file and return the lock; its `release()` unlocks. Wait `timeout` seconds (-1: without limit).
+
+    Some network file systems have no locks. Then print a warning and lock nothing.
+
+    Raises:
+        Timeout: another process has the lock.
+        OSError: the folder cannot be written.
+    """
+    try:
+        import fcntl
+
+        # where there are no locks, FileLock would wait for ever or report a wrong reason
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows, where FileLock uses other locks
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"warning: the file system of {path.parent} has no locks: make sure that only one process works there",
+            file=sys.stderr,
+        )
+        return types.SimpleNamespace(release=lambda: None)
+    lock = FileLock(path)
+    lock.acquire(timeout=timeout)
+    return lock
+
+
+@contextmanager
+def one_at_a_time(folder: Path):
+    """Lock `folder` inside a `with` block; other processes that want it wait.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _wait_for(file: Path, why: str, patience: float) -> FileLock:
+    """Lock `file`. After `patience` seconds of waiting, print `why`."""
+    try:
+        return acquire(file, timeout=patience)
+    except Timeout:
+        print(f"{why}: waiting for it", file=sys.stderr)
+        return acquire(file)
+
+
+@contextmanager
+def making(path: Path, replace: bool = False):
+    """Yield an empty folder. At the end rename it to `path`, unless it is still empty.
+
+    So an interrupted process never leaves a folder that looks finished. A second process that makes the same `path`
+    waits. The folder lies in .NAME.making beside `path`. The next call removes the files that a killed process left
+    there, but only if it finds the lock file that this function writes.
+
+    Args:
+        path: the folder to make.
+        replace: whether to replace an existing folder; otherwise it must be empty.
+
+    Raises:
+        OSError: the parent folder cannot be written, or `path` exists and is not empty.
+    """
+    room = path.parent / f".{path.name}.making"
+    lock, new, old = _lock_room(room, path), room / "new", room / "old"
+    try:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        new.mkdir()
+        yield new
+        if any(new.iterdir()):
+            if path.exists():
+                os.replace(path, old) if replace else path.rmdir()
+            os.replace(new, path)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # a user put files there, or Windows does not remove open files
+            (room / ROOM_LOCK).unlink()
+            room.rmdir()
+        lock.release()
+
+
+def _lock_room(room: Path, path: Path) -> FileLock:
+    """Make and lock the work folder of `path`.
+
+    Raises:
+        OSError: the work folder cannot be written, or another program made it.
+    """
+    file = room / ROOM_LOCK
+    while True:
+        room.mkdir(parents=True, exist_ok=True)
+        try:
+            if not file.exists() and ((room / "new").exists() or (room / "old").exists()):
+                raise OSError(f"{room} is in the way: rename it")
+            file.touch()
+            before = file.stat()
+            lock = _wait_for(file, f"another process makes {path}", 0)
+        except FileNotFoundError:  # the process that had the lock has just removed the file
+            continue
+        with suppress(OSError):
+            if os.path.samestat(before, file.stat()):
+                return lock
+        lock.release()  # the locked file was removed, so the lock stops nobody
