@@ -21,10 +21,11 @@ from data.batches import AUGMENTATIONS, MIXING
 from data.channels import parse_subset, subset_name
 from data.lists import RGB
 from grids.run import Run
+from metrics.depth import MAX_DEPTH
 from models.resnet import LAYERS, STEMS
 from models.shallow import DESIGNED_FOR, SHALLOW, ShallowOptions, fit_stem, shallow_name
 from models.task1 import KERNELS
-from models.task2 import ARCHS, MAX_DEPTH, network_options
+from models.task2 import ARCHS, network_options
 from storage.checkpoint import OPTIONS
 from utils import UserError, check_name, check_ranges, option
 

@@ -21,11 +21,12 @@ from engine.records import NEXT, SINGLE
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from metrics.cost import BATCH, count_params, flop_counter_macs, latency_ms, peak_memory_mb
+from metrics.depth import MAX_DEPTH
 from metrics.receptive_field import receptive_field
 from models.branched import fuse
 from models.resnet import LAYERS
 from models.shallow import SHALLOW
-from models.task2 import MAX_DEPTH, load_classifier, measure_depth
+from models.task2 import load_classifier, measure_depth
 from utils import ArgumentParser, UserError, cli
 
 LIMITED = ("ours", "distilled")  # sections whose networks may not be deeper than MAX_DEPTH
@@ -107,7 +108,8 @@ def evaluate(path: str, args) -> bool:
     channels, size, device = range(len(cache.channel_names)), evaluation.size, evaluation.device
     shape, name, section = (len(channels), size, size), evaluation.head["model"], evaluation.head["section"]
     limit = MAX_DEPTH if section in LIMITED else None
-    depths = measure_depth(model, shape, limit, f"{name}, in section {section!r},")
+    remedy = "evaluate it with --section ablation, which allows"
+    depths = measure_depth(model, shape, limit, f"{name}, in section {section!r},", remedy)
     fused = fuse(model).to(device, memory_format=torch.channels_last)
     columns = {
         **{key: depths[key] for key in ("strict_depth", "train_depth")},

@@ -30,6 +30,17 @@ def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
     return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    """Make SGD with Nesterov momentum; only parameters with two or more dimensions get weight decay."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, config.lr, momentum=0.9, nesterov=True)
+
+
 class TrainStep:
     """A runner of the steps of a training: one step for each call of `run`.
 

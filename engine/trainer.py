@@ -34,7 +34,7 @@ from data.cache import PixelCache
 from data.dataset import open_data
 from data.identity import LISTS_ONLY, difference
 from engine.board import Board
-from engine.step import TrainStep
+from engine.step import TrainStep, make_optimizer
 from models.resnet import LAYERS
 from storage.checkpoint import OPTIONS, brief, check_options, load_checkpoint, save_checkpoint
 from storage.files import PARTIAL, append_jsonl, check_writable, read_json, read_jsonl, write_json, write_text
@@ -299,17 +299,7 @@ class Trainer:
                 f"--batch-size {config.batch_size} cannot be split equally among {processes.world} processes; use a "
                 f"multiple of {processes.world}"
             )
-        decayed = [p for p in self.model.parameters() if p.ndim > 1]
-        plain = [p for p in self.model.parameters() if p.ndim <= 1]
-        self.optimizer = torch.optim.SGD(
-            [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            config.lr,
-            momentum=0.9,
-            nesterov=True,
-        )
+        self.optimizer = make_optimizer(self.model, config)
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
         # loss_sum: sum of the losses of this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, False

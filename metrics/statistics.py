@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+LEVEL = 0.95  # of all intervals; captions say 95 %
+
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a proportion, in percent (Wilson 1927, eq. 2).
@@ -26,7 +28,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"need 0 <= correct <= total and total >= 1, got correct={correct}, total={total}")
-    interval = stats.binomtest(correct, total).proportion_ci(0.95, method="wilson")
+    interval = stats.binomtest(correct, total).proportion_ci(LEVEL, method="wilson")
     return 100 * float(interval.low), 100 * float(interval.high)
 
 
@@ -155,7 +157,7 @@ def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[flo
         return estimate, estimate, float(estimate == null)
     uncertain = sum((share * of_seeds.between) ** 2 / of_seeds.freedom for share, of_seeds in parts)
     df, error = variance**2 / uncertain if uncertain else math.inf, math.sqrt(variance)
-    half = float(stats.t.ppf(0.975, df)) * error
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
     return estimate - half, estimate + half, float(2 * stats.t.sf(abs(estimate - null) / error, df))
 
 

@@ -20,7 +20,6 @@ from utils import UserError
 CHECKPOINT = "task2-model"  # value of "kind" in a checkpoint of this task, see storage/checkpoint.py
 # add a new network to SHALLOW in models/shallow.py or to SHALLOW_BASELINES
 ARCHS = (*LAYERS, *SHALLOW, *SHALLOW_BASELINES)
-MAX_DEPTH = 6  # largest strict depth: an input layer, four hidden layers and an output layer
 
 
 def network_options(options: Mapping) -> dict:
@@ -103,14 +102,18 @@ def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
 
 
 def measure_depth(
-    model: nn.Module, shape: tuple[int, ...], limit: int | None = None, name: str = "the network"
+    model: nn.Module,
+    shape: tuple[int, ...],
+    limit: int | None = None,
+    name: str = "the network",
+    remedy: str = "allow more with --max-depth",
 ) -> dict:
     """Measure the depth of the network, fused and as it trains; return a dict that the record stores.
 
     Args:
         shape: (C, H, W) of one image.
         limit: largest strict depth that is allowed; None: no limit.
-        name: name of the network, for the error message.
+        name, remedy: name of the network, and what to do apart from removing layers, for the error message.
 
     Raises:
         UserError: the strict depth of the fused network is above `limit`.
@@ -119,8 +122,7 @@ def measure_depth(
     if limit is not None and depth.strict > limit:
         raise UserError(
             f"{name} has strict depth {depth.strict}, above {limit}; its longest path is "
-            f"{' > '.join(depth.path)}. Remove layers, or allow more with --max-depth "
-            f"{depth.strict}"
+            f"{' > '.join(depth.path)}. Remove layers, or {remedy} {depth.strict}"
         )
     return {
         "strict_depth": depth.strict,

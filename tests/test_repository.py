@@ -14,8 +14,7 @@ from config import CONFIGS, differing, identity, resolve_run
 from engine.records import load_records, make_table
 from grids import GRIDS, channels_of, task_of
 from metrics.cost import count_params
-from metrics.depth import count_depth
-from models.task2 import MAX_DEPTH
+from metrics.depth import MAX_DEPTH, count_depth
 from report import build
 from tools.latency import rebuild
 from utils import ROOT
