@@ -460,7 +460,7 @@ FIGURE_MODELS = {
 }
 # Name of a model in the report's texts -> runs of this model, at most one run for each preset
 NAMED = {
-    "depth6-wide": (FULL_SAME_MACS, SAME_MACS_60),
+    "depth6-wide": (FULL_SAME_MACS, FINE_SAME_MACS),
     "depth6": (FULL_WIDE[0.002], FINE_WIDE),
     "depth6-coarse": (SHALLOW,),
     "depth5": (FULL_THREE, THREE_60),
@@ -478,7 +478,6 @@ NAMED = {
     "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.001]),
     "plain-30": (PLAIN_STRONG,),
     "plain-10": (REFERENCE,),
-    "plain-10-wide": (WIDTHS_10[0.5],),
     "branches-10": (NAMED_10["reparam6-k5"],),
     "branches-30": (BRANCHES_30,),
     "gated-30": (GATED_K5_STRONG,),
@@ -500,6 +499,7 @@ MAIN_ROWS = {
         ("ResNet-34, stock", FULL_STOCK),
     ),
     "48px-quarter": (
+        ("ours, depth 6, 7/16 wide", FINE_SAME_MACS),
         ("ours, depth 6", FINE_WIDE),
         ("ours, depth 5", THREE_60),
         ("ours, depth 5, fine stem", FINE_THREE),
