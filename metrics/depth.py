@@ -32,9 +32,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-MAX_DEPTH = (
-    6  # largest strict depth that the task allows: an input layer, four hidden layers and an output layer
-)
+# largest strict depth that the task allows: an input layer, four hidden layers and an output layer
+MAX_DEPTH = 6
 # name of a matrix product -> position of its first factor among the arguments; some products take a summand before it
 PRODUCTS = {
     "mm": 0,

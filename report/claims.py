@@ -38,19 +38,21 @@ def broken_claims(text: str, numbers: Numbers, name: str) -> list[str]:
     messages = []
     for field in FIELD.finditer(text):
         function, words, claim = field[1], field[2].split(), (field[3] or "").split()
+        if not claim and function == "ratio":
+            continue
         place = f"{name}:{text.count(chr(10), 0, field.start()) + 1}"
-        claimed, bound = (*claim, "0")[:2] if claim else ("above" if function == "gap" else "", "0")
-        if claim and (claimed not in ("above", "below", "unclear") or not bound.isdigit() or len(claim) > 2):
+        claimed, bound, *_ = *(claim or ["above"]), "0"
+        if claimed not in ("above", "below", "unclear") or not bound.isdigit() or len(claim) > 2:
             raise UserError(
                 f"{place}: the claim {' '.join(claim)!r} is unknown: write above, below or unclear, and a number"
             )
-        test = (numbers.difference if function == "gap" else numbers.share)(*words) if claimed else None
+        test = (numbers.difference if function == "gap" else numbers.share)(*words)
         if test is None:  # without results the text shows a dash
             continue
         low, high = ((100 if function == "ratio" else 1) * test[key] for key in ("ci95_low", "ci95_high"))
-        if (shown := verdict(low, high, float(bound))) != claimed:
+        if (actual := verdict(low, high, float(bound))) != claimed:
             messages.append(
                 f"{place}: the text claims {claimed} {bound}, but the interval {low:.2f} to {high:.2f} of "
-                f"`{function} {' '.join(words)}` is {shown}: change the sentence, then its claim (report/claims.py)"
+                f"`{function} {' '.join(words)}` is {actual}: change the sentence, then its claim (report/claims.py)"
             )
     return messages

@@ -137,27 +137,27 @@ def test_the_denominator_is_chosen_on_validation(results, rewrite):
     assert label(only(results), denominator(only(results), setting.find(GATED))) == "short"
 
 
+def validated(results, rewrite, name: str, first: float, other: float):
+    """Give a network `first` % on validation with seed 0, and `other` % with other seeds; return the setting."""
+    for path in (results / "results/task2/runs").glob("*.json"):
+        record = json.loads(path.read_text())
+        if record["label"] == name:
+            record["splits"]["val"][0]["top1_pct"] = first if record["seed"] == 0 else other
+            rewrite(path, record)
+    return only(results)
+
+
 def test_models_of_other_seeds_are_chosen_on_the_seeds_that_both_have(results, publish, rewrite):
     """ "long" has 75 % on validation with two seeds; the other 76 with one, where "long" has 78."""
     publish("task2", SHORT.but(label="lucky", section="reference", lr=0.4), 90, seeds=(0,), val=76)
-    for path in (results / "results/task2/runs").glob("*.json"):
-        record = json.loads(path.read_text())
-        if record["label"] == "long":
-            record["splits"]["val"][0]["top1_pct"] = 78 if record["seed"] == 0 else 70
-            rewrite(path, record)
-    setting = only(results)
+    setting = validated(results, rewrite, "long", first=78, other=70)
     assert label(setting, denominator(setting, None)) == "long"
 
 
 def test_a_bad_candidate_with_one_seed_does_not_decide_between_the_others(results, publish, rewrite):
     """ "short" is ahead of "long" with seed 0 alone, the only seed of "poor"."""
     publish("task2", SHORT.but(label="poor", section="reference", lr=0.4), 40, seeds=(0,), val=40)
-    for path in (results / "results/task2/runs").glob("*.json"):
-        record = json.loads(path.read_text())
-        if record["label"] == "short":
-            record["splits"]["val"][0]["top1_pct"] = 80 if record["seed"] == 0 else 60
-            rewrite(path, record)
-    setting = only(results)
+    setting = validated(results, rewrite, "short", first=80, other=60)
     assert label(setting, denominator(setting, None)) == "long"
 
 
