@@ -390,7 +390,7 @@ NAMED = {
         for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG), ("sizes-", FINE_SIZES))
         for size in (40, 64)
     },
-    "fine-at-56px": (resized(FINE_STRONG, 56),),
+    "wrong-names": (probed(CHANNELSET, "wrong-ids"),),
     "weighted": (BANDS_WEIGHTED,),
     "all-bands": (BANDS_PLAIN,),
     "all-bands+regression": (BANDS_FILLED[1],),

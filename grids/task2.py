@@ -488,11 +488,8 @@ NAMED = {
     "depth6-coarse": (SHALLOW,),
     "depth5": (FULL_THREE, THREE_60),
     "depth4": (FULL_GATED4, GATED4_K5_60),
-    **{
-        f"{name}-{word}": (FRACTIONS[label][share],)
-        for name, label in (("depth6", "gated6-k3"), ("resnet34", "ResNet-34"))
-        for word, share in (("tenth", 0.1), ("fourth", 0.25), ("half", 0.5))
-    },
+    "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],),
+    "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
     "resnet34-60": (RESNET_60[0.001],),
     "resnet34-0.001": (RESNETS[0.001],),
     "plain": (FULL_PLAIN, PLAIN_STRONG),
@@ -503,11 +500,14 @@ NAMED = {
     "plain-10": (REFERENCE,),
     "branches-10": (NAMED_10["reparam6-k5"],),
     "branches-30": (BRANCHES_30,),
+    "branches-gated-30": (REPARAM_GATED_STRONG,),
+    "rrdb-10": (NAMED_10["rrdb"],),
     "gated-30": (GATED_K5_STRONG,),
     "plain-wider": (WIDER_30,),
     "kernels-3x3": (KERNELS_30[3],),
     "two-layers": (TWO_LAYERS_30,),
     "attention": (OTHERS_30["attention"],),
+    "graph": (OTHERS_30["graph"],),
 }
 # Rows of the report's main table: preset -> tuples (label, run)
 MAIN_ROWS = {

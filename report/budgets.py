@@ -89,7 +89,7 @@ def choice_table(numbers: Numbers) -> str:
         ("seven specialists", task1.SPECIALISTS, "few sets, known in advance"),
         ("late fusion", task1.LATE_FUSION, "few channels, accuracy first"),
         ("sliced kernel", task1.SLICED, "nothing known of the channels"),
-        ("dynamic convolution", task1.GENERATED["dynamic"], "hardly: below ours, and it does not fold"),
+        ("dynamic convolution", task1.GENERATED["dynamic"], "with C/n below ours; it does not fold"),
         ("hypernetwork", task1.GENERATED["hypernet"], "as ours; single channels first"),
         ("ours", task1.CHANNELSET, "many sets, one network, export"),
     ):

@@ -140,11 +140,7 @@ def wide_tables(text: str) -> str:
     def sized(match: re.Match) -> str:
         widths = [width for width in match[1].strip("()").split(",") if width.strip()]
         count = len(widths) if match[1].startswith("(") else int(match[1])
-        # the first column takes the remaining width; in tables of four columns, the second column holds a command and
-        # takes the remaining width
-        kinds = ["auto"] * count
-        kinds[count == 4] = "1fr"
-        return f"columns: ({', '.join(kinds)},),"
+        return f"columns: ({'auto, ' * count}),"
 
     text = re.sub(r"#figure\(\s*align\(center\)\[#table\(", "#plain-table(table(", text)
     text = re.sub(r"columns: (\d+|\([^)]*\)),", sized, text)
