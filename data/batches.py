@@ -1,4 +1,8 @@
-"""Make batches on the device: crop, flip and normalise. Until then the pixels have the same type as on disk."""
+"""Make batches on the device: normalise and augment. Until then the pixels have the same type as on disk.
+
+To add an augmentation, add its name to AUGMENTATIONS. Draw its random numbers in `Batches.draw`, and apply them in
+`Batches.train_batch`. The images there have all channels of the network: channels are dropped later, in its stem.
+"""
 
 from __future__ import annotations
 

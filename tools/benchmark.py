@@ -48,9 +48,9 @@ from channelset import adapt_first_conv, fold_channels, sample_channels
 from config import Task2Config
 from data.batches import Batches
 from data.cache import open_cache
-from data.dataset import add_data_options, cached_size, make_batches, open_data
+from data.dataset import add_data_options, cached_size, find_dataset, make_batches, open_data
 from data.decode import ImageReader, decode
-from data.lists import find_dataset, read_lists
+from data.lists import read_lists
 from data.workers import cores
 from engine.records import check_file, note_checksums
 from engine.step import TrainStep
