@@ -242,7 +242,8 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
         chosen = boxes.any(1).nonzero()[:, 0]
         images[chosen] = images[chosen].masked_fill(inside(boxes[chosen], *images.shape[2:]), 0)
         return images
-    return images.masked_fill_(inside(boxes.to(images.device), *images.shape[2:]), 0)  # keeps channels_last
+    # in place, so the memory format stays channels_last
+    return images.masked_fill_(inside(boxes.to(images.device), *images.shape[2:]), 0)
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:

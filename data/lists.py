@@ -52,7 +52,7 @@ class ImageLists:
     class_names: list[str]  # by label
     name: str  # "course", or the name of the folder or zip
     digest: str  # sha256 of the lists; the same for LF and CRLF, and for a folder and a zip
-    channels: Channels = RGB  # of each image, from bands.txt if it exists
+    channels: Channels = RGB  # channels of each image: from bands.txt, or RGB if there is no such file
 
     @property
     def paths(self) -> list[str]:

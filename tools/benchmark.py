@@ -632,7 +632,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="write rows into the repository's results/speed.csv also if only some benchmarks run",
+        help="write rows into the repository's results/speed.csv even if only some benchmarks run",
     )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
