@@ -501,6 +501,7 @@ def folder_name(config: TrainConfig) -> str:
 def differing(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> dict[str, tuple[Any, Any]]:
     """Return the options in which two trainings differ: name -> (ours, theirs).
 
+    A run is only resumed if there are none. Options in `SESSION_OPTIONS` may differ.
     An older version that did not have an option trained with its default. If a version saved only the path of a
     teacher, equal paths mean the same teacher.
     """

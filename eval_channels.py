@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each channel alone, all "
             f"but one, and some random sets; choose sets with --subsets"
         )
-    saved, cache = evaluation.is_saved(whole), evaluation.open_data()
+    saved, cache = evaluation.will_save(whole), evaluation.open_data()
     config, device = evaluation.config, evaluation.device
     model.to(device, memory_format=torch.channels_last)
 

@@ -104,7 +104,7 @@ def evaluate(path: str, args) -> bool:
     evaluation = Evaluation("task2", path, checkpoint, args, section, options["name"], test)
     if evaluation.is_done():
         return False
-    saved, cache = evaluation.is_saved(), evaluation.open_data()
+    saved, cache = evaluation.will_save(), evaluation.open_data()
     channels, size, device = range(len(cache.channel_names)), evaluation.size, evaluation.device
     shape, name, section = (len(channels), size, size), evaluation.head["model"], evaluation.head["section"]
     limit = MAX_DEPTH if section in LIMITED else None

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import CONFIGS, PRESETS, TrainConfig, folder_name, training_name
-from data.lists import find_dataset, read_channels
+from data.dataset import find_dataset
+from data.lists import read_channels
 from engine.records import NEXT
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
@@ -187,7 +188,7 @@ def model_files(run: Run, args, seed: int) -> list[Path]:
 
 
 def training_jobs(args) -> list[Job]:
-    """Return a job for each training that is not finished yet."""
+    """Return a job for each training that is not finished. A finished training has a model.pt."""
     jobs, script = [], str(ROOT / f"train_{task_of(args.grid)}.py")
     for seed in args.seeds:
         for run in trainings(chosen_runs(args)):
@@ -200,7 +201,10 @@ def training_jobs(args) -> list[Job]:
 
 
 def evaluation_jobs(args) -> list[Job]:
-    """Return a job for the evaluation of each run. It does nothing if the results are there already."""
+    """Return a job for the evaluation of each run.
+
+    If the results are there already, the job does nothing, see `engine.evaluation.Evaluation.is_done`.
+    """
     jobs, script = [], str(ROOT / EVALUATION[task_of(args.grid)])
     for seed in args.seeds:
         for run in chosen_runs(args):

@@ -92,7 +92,7 @@ def check_outputs(args, files: list[Path], pictures: dict[Path, Path]) -> None:
     """Check that no output replaces an image, the checkpoint or another output.
 
     Raises:
-        UserError: an output has the path of such a file; the message names both.
+        UserError: an output would replace a file; the message names both paths.
     """
     inputs = {}
     for path in (Path(args.checkpoint), *files):

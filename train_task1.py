@@ -20,8 +20,8 @@ import torch
 from channelset import sample_channels, some_subsets
 from config import Task1Config, training_name
 from data.channels import parse_shares, parse_subset, subset_name
-from data.dataset import make_batches
-from data.lists import find_dataset, read_channels
+from data.dataset import find_dataset, make_batches
+from data.lists import read_channels
 from engine.trainer import Trainer, predict, start
 from metrics.accuracy import classification_metrics
 from models.initial import initialise

@@ -33,7 +33,7 @@ LIMITS = {  # kind of a limit -> its words in a message, and its test
     "most": ("at most", operator.le),
     "below": ("below", operator.lt),
 }
-FORMULA = ("=", "+", "-", "@")  # a spreadsheet takes a text with such a first letter for a formula
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet reads a text that begins with one of these as a formula
 BUSY = 75  # exit status: another process uses the files that this process needs, so try again later
 LOG_EVERY = 60  # seconds between two lines of a progress bar in a log file
 # words of the messages of torch, CUDA, cuDNN and C++ about too little memory
@@ -126,7 +126,9 @@ def within(least: int | float, most: int | float, kind: type = int):
     def convert(text: str):
         value = kind(text)
         if not least <= value <= most:  # true for NaN as well
-            raise argparse.ArgumentTypeError(f"{text[:40]} is not from {least} to {most:,}")
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]} is out of range: give a number from {least} to {most:,}"
+            )
         return value
 
     convert.__name__ = kind.__name__  # argparse prints this name in its message

@@ -115,39 +115,11 @@ def adapt_first_conv(
                 raise ValueError(
                     f"where='input' leaves the first layer as it is: {name}= has no effect, leave it out"
                 )
-        wanted = Channels(_input_channels(model, given, example) if channels is None else channels)
-        place: ChannelPlace = InputFill(wanted, given.rule(wanted), sampler)
-        if place.fill.rows != len(wanted):
-            raise ValueError(f"fill rule {fill!r} needs its own kernels, which where='input' does not have")
-        place.normalisation = given.normalisation()
-        return _checked(model, place, example, _insert_input(model, place))
+        fill_place = _make_input_fill(model, given, channels, example, sampler)
+        return _checked(model, fill_place, example, _insert_input(model, fill_place))
 
     path, places, old = _first_conv(model, path, channels, given, example)
-    if isinstance(old, ChannelSetConv2d):
-        if trained_on is not None:
-            raise ValueError(
-                "trained_on= is for a plain convolution; this network is adapted already: leave it out"
-            )
-        old_channels, kernel = old.channels, old.kernel().detach()
-        if isinstance(old.fill, BySize):
-            raise ValueError(
-                f"{path}: fill rule 'by_size' has its own kernels for each size of a set, "
-                f"which cannot be copied to another stem"
-            )
-    else:
-        wrong = why_not_plain(old)
-        if wrong:
-            raise ValueError(
-                f"{path} is not a plain convolution: {wrong}; use where='input', which keeps this layer"
-            )
-        assert isinstance(old, nn.Conv2d)
-        old_channels, kernel = Channels(old.in_channels), old.weight.detach()
-        if trained_on is not None:
-            if len(Channels(trained_on)) != len(old_channels):
-                raise ValueError(
-                    f"trained_on= names {len(Channels(trained_on))} channels, {path} has {len(old_channels)}"
-                )
-            old_channels = Channels(trained_on)
+    conv, old_channels, kernel = _as_plain(old, path, trained_on)
     wanted = old_channels if channels is None else Channels(channels)
     if init == "keep" and len(wanted) != len(old_channels):
         raise ValueError(
@@ -156,18 +128,11 @@ def adapt_first_conv(
         )
     source = kernel_sources(init, old_channels, wanted)
     rule, embedded = given.rule(wanted), embedding is not False
-    conv = old.fold() if isinstance(old, ChannelSetConv2d) else old
     weight = kernel if init == "keep" else torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
     stem = ChannelSetConv2d.from_conv2d(conv, rule, embedded, wanted, weight, sampler)
     stem.normalisation = given.normalisation()
     if isinstance(old, ChannelSetConv2d):
-        stem.bias = old.bias  # `fold` also added the embedding to the bias; keep the bias alone
-        stem.sampler = sampler or old.sampler
-        if embedded and old.embedding is not None:
-            total = source.sum(1, keepdim=True)
-            share = torch.where(total != 0, source / total, 1 / len(old_channels)).to(old.embedding)
-            stem.embedding = nn.Parameter(share @ old.embedding.detach(), old.embedding.requires_grad)
-        stem.train(stem.training)
+        _inherit(stem, old, source)
     hooks = _insert(model, places, stem)
 
     def undo_stem() -> None:
@@ -387,6 +352,62 @@ class _Given:
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
 
+def _make_input_fill(
+    model: nn.Module, given: _Given, channels: Any, example: Any, sampler: Sampler | None
+) -> InputFill:
+    """Make the module that fills the images before the network sees them.
+
+    Raises:
+        ValueError: the fill rule needs its own kernels, or `channels` or the statistics do not fit.
+    """
+    wanted = Channels(_input_channels(model, given, example) if channels is None else channels)
+    place = InputFill(wanted, given.rule(wanted), sampler)
+    if place.fill.rows != len(wanted):
+        raise ValueError(f"fill rule {given.fill!r} needs its own kernels, which where='input' does not have")
+    place.normalisation = given.normalisation()
+    return place
+
+
+def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Channels, Tensor]:
+    """Return the layer `old` at `path` as a plain convolution, its channels and its kernel (O, C, H, W).
+
+    Raises:
+        ValueError: the stem cannot replace the layer, or `trained_on` does not fit it.
+    """
+    if isinstance(old, ChannelSetConv2d):
+        if trained_on is not None:
+            raise ValueError(
+                "trained_on= is for a plain convolution; this network is adapted already: leave it out"
+            )
+        kernel = old.kernel().detach()
+        if isinstance(old.fill, BySize):
+            raise ValueError(
+                f"{path}: fill rule 'by_size' has its own kernels for each size of a set, "
+                f"which cannot be copied to another stem"
+            )
+        return old.fold(), old.channels, kernel
+    if wrong := why_not_plain(old):
+        raise ValueError(
+            f"{path} is not a plain convolution: {wrong}; use where='input', which keeps this layer"
+        )
+    assert isinstance(old, nn.Conv2d)
+    channels = Channels(old.in_channels if trained_on is None else trained_on)
+    if len(channels) != old.in_channels:
+        raise ValueError(f"trained_on= names {len(channels)} channels, {path} has {old.in_channels}")
+    return old, channels, old.weight.detach()
+
+
+def _inherit(stem: ChannelSetConv2d, old: ChannelSetConv2d, source: Tensor) -> None:
+    """Give `stem` the bias, sampler and embedding of the stem that it replaces; `source` is from `kernel_sources`."""
+    stem.bias = old.bias  # `fold` also added the embedding to the bias; keep the bias alone
+    stem.sampler = stem.sampler or old.sampler
+    if stem.embedding is not None and old.embedding is not None:
+        total = source.sum(1, keepdim=True)
+        share = torch.where(total != 0, source / total, 1 / len(old.channels)).to(old.embedding)
+        stem.embedding = nn.Parameter(share @ old.embedding.detach(), old.embedding.requires_grad)
+    stem.train(stem.training)
+
+
 def _checked(
     model: nn.Module, place: ChannelPlace, example: Any, undo: Callable[[], None], shared: bool = False
 ) -> nn.Module:
@@ -410,7 +431,7 @@ class _OfTheSet:
         self.path = path
 
     def place(self, model: nn.Module) -> Any:
-        """Return the stem or the fill, also if other code wrapped it.
+        """Return the stem or the fill, even if other code wrapped it.
 
         Raises:
             ValueError: other code replaced it.
@@ -560,7 +581,7 @@ def _spread(images: Any, stem: ChannelPlace, channels: Any) -> tuple[Any, Tensor
     Images are a list of (n, H, W), or (B, n, H, W).
 
     Raises:
-        ValueError: images and channels disagree.
+        ValueError: the images do not have as many channels as `channels` names.
     """
     ids = stem.check_ids(channels)
     if isinstance(images, Tensor):

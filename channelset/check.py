@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,69 +27,104 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
         ValueError: absent channels have an influence; the first convolution does not run or does not read the
             images; or the images are far from centred under a rule that expects a mean of zero.
     """
-    name = next(iter(example)) if isinstance(example, Mapping) else None
-    images = example if name is None else example[name]
-    several = isinstance(images, (list, tuple))
-    parts: list[Tensor] = list(images) if several else [images]
-    if not parts or not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
-        raise ValueError("example= must be floating-point images, a list of them or a mapping of arguments")
-    channels, axis = place.in_channels, 0 if several else 1
-    for part in parts:
-        if part.ndim <= axis or part.shape[axis] != channels:
+    calls = _Calls(model, place, example)
+    _check_centre(place, calls.parts, calls.axis)
+    with _in_eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            first = calls.run(0.0)
+            count = calls.count
+            later = [calls.run(None), calls.run(float("nan"))]
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise ValueError(f"the adapted network fails on the example: {error}") from error
+        if not isinstance(place, InputFill) and not count:
             raise ValueError(
-                f"the example's images have the shape {tuple(part.shape)}, but the adapted layer takes {channels} "
-                f"channels, so it does not read the images: name the convolution that does with path=, or use "
-                f"where='input'"
+                "the adapted convolution does not run: use path= to name the convolution that reads the images"
             )
-    _check_centre(place, parts, axis)
-    mask = torch.arange(channels).expand(len(images), -1) % 2 == torch.arange(len(images))[:, None] % 2
-    mask[:, 0] |= ~mask.any(1)
-    ran: list[str] = []
+        if shared and count != 1:
+            raise ValueError(f"the adapted convolution runs {count} times in a call: use where='input'")
+        # a detector may return no boxes: then look at what its layers read
+        has_values = any(tensor.numel() for tensor in first)
+        same = all(_same(first, other) for other in later)
+        reader = "" if same and has_values else _reader(model, place, calls.run)
+        if not same or reader:
+            raise ValueError(
+                f"pixels of absent channels have an influence: {reader or 'code outside the layers'} reads the "
+                f"images, too. Use where='input', which fills them before any layer reads them"
+            )
 
-    def run(value: float | None) -> list[Tensor]:
+
+class _Calls:
+    """Calls of an adapted network on its example. Each image of the example lacks every second channel.
+
+    Args:
+        model, place, example: as in `check_example`.
+
+    Attributes:
+        parts: the images, one tensor of all or a tensor for each image.
+        axis: the axis of the channels in `parts`.
+        count: how often the module `place` ran in the last call.
+
+    Raises:
+        ValueError: the example holds no images with the channels of `place`.
+    """
+
+    def __init__(self, model: nn.Module, place: ChannelPlace, example: Any):
+        self.model, self.place, self.example, self.count = model, place, example, 0
+        self.name = next(iter(example)) if isinstance(example, Mapping) else None  # of the images' argument
+        images = example if self.name is None else example[self.name]
+        self.several = isinstance(images, (list, tuple))
+        self.parts: list[Tensor] = list(images) if self.several else [images]
+        self.axis = 0 if self.several else 1
+        if not self.parts or not all(isinstance(p, Tensor) and p.is_floating_point() for p in self.parts):
+            raise ValueError(
+                "example= must be floating-point images, a list of them or a mapping of arguments"
+            )
+        channels = place.in_channels
+        for part in self.parts:
+            if part.ndim <= self.axis or part.shape[self.axis] != channels:
+                raise ValueError(
+                    f"the example's images have the shape {tuple(part.shape)}, but the adapted layer takes {channels} "
+                    f"channels, so it does not read the images: name the convolution that reads them with path=, "
+                    f"or use where='input'"
+                )
+        self.mask = (
+            torch.arange(channels).expand(len(images), -1) % 2 == torch.arange(len(images))[:, None] % 2
+        )
+        self.mask[:, 0] |= ~self.mask.any(1)
+        self.random = torch.get_rng_state()
+
+    def run(self, value: float | None) -> list[Tensor]:
+        """Return the tensors in the output if the absent channels have this value; None: other pixels."""
         changed = []
-        for number, part in enumerate(parts):
-            absent = ~(mask[number] if several else mask).to(part.device)
+        for number, part in enumerate(self.parts):
+            absent = ~(self.mask[number] if self.several else self.mask).to(part.device)
             absent = absent.view(*absent.shape, *[1] * (part.ndim - absent.ndim))
             changed.append(torch.where(absent, 7 - 3 * part if value is None else value, part))
-        given: Any = changed if several else changed[0]
-        ran.clear()
-        torch.set_rng_state(random)  # some networks draw in eval mode, too
-        context.push(place, None, mask, call=False)
+        images: Any = changed if self.several else changed[0]
+        self.count = 0
+        handle = self.place.register_forward_hook(self._add_one)
+        torch.set_rng_state(self.random)  # some networks draw in eval mode, too
+        context.push(self.place, None, self.mask, call=False)
         try:
-            return _tensors(model(given) if name is None else model(**{**example, name: given}))
+            if self.name is None:
+                return _tensors(self.model(images))
+            return _tensors(self.model(**{**self.example, self.name: images}))
         finally:
-            context.pop(place, call=False)
+            context.pop(self.place, call=False)
+            handle.remove()
 
-    handle = place.register_forward_hook(lambda *_: ran.append(""))
+    def _add_one(self, *_: Any) -> None:
+        self.count += 1
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch the model to eval mode within a `with` block; afterwards each module has its former mode again."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            random = torch.get_rng_state()
-            try:
-                first = run(0.0)
-                count = len(ran)
-                later = [run(None), run(float("nan"))]
-            except (ValueError, RuntimeError, TypeError) as error:
-                raise ValueError(f"the adapted network fails on the example: {error}") from error
-            if not isinstance(place, InputFill) and not count:
-                raise ValueError(
-                    "the adapted convolution does not run: name the one that reads the images with path="
-                )
-            if shared and count != 1:
-                raise ValueError(f"the adapted convolution runs {count} times in a call: use where='input'")
-            # a detector may return no boxes: then look at what its layers read
-            has_values = any(tensor.numel() for tensor in first)
-            same = all(_same(first, other) for other in later)
-            reader = "" if same and has_values else _reader(model, place, run)
-            if not same or reader:
-                raise ValueError(
-                    f"pixels of absent channels have an influence: {reader or 'code outside the layers'} reads the "
-                    f"images, too. Use where='input', which fills them before any layer reads them"
-                )
+        yield
     finally:
-        handle.remove()
         for module, mode in modes.items():
             module.training = mode
 

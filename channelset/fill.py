@@ -576,7 +576,10 @@ def build_fill(
         raise ValueError(f"unknown fill rule {name!r}; choose one of {', '.join(FILLS)}")
     if name == "black":
         if mean is None or std is None:
-            raise ValueError("fill rule 'black' needs the channels' mean and std")
+            raise ValueError(
+                "fill rule 'black' needs mean and std of the channels: give mean= and std= (channel_statistics "
+                "computes them)"
+            )
         mean, std = _vector(mean, "mean", channels), _vector(std, "std", channels)
         if std.min() <= 0:
             raise ValueError(f"std {std.min():g} is not above zero")

@@ -36,7 +36,7 @@ def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Chann
         source.fill_diagonal_(1)
     elif init == "wavelength":
         _interpolate(source, known, wanted)
-        # the shares of an old kernel then sum to one over the new channels
+        # divide each old kernel among the new channels: its shares sum to one
         source /= source.sum(0).clamp(min=1e-12)
     elif init == "repeat":
         for i in range(new):

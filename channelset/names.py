@@ -152,8 +152,8 @@ class Channels:
         ]
         if not distances:
             raise ValueError(
-                f"channel {wavelength:g}: a number with a fraction is a wavelength in nm, and these "
-                f"channels have none; ids are integers"
+                f"channel {wavelength:g}: a float is a wavelength in nm, but these channels have no "
+                f"wavelengths; give names, or ids as integers"
             )
         reaches = [max(TOLERANCE, (width or 0.0) / 2) for width in self.widths]
         distance, nearest = min([pair for pair in distances if pair[0] <= reaches[pair[1]]] or distances)

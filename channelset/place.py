@@ -228,7 +228,8 @@ class InputFill(ChannelPlace):
             x: (B, n, ...) images of `channels`, or (B, C, ...) with a `mask` (B, C), or all channels.
 
         Raises:
-            ValueError: ids and images disagree, or the mask is wrong, see `ChannelPlace.check_mask`.
+            ValueError: the images do not have as many channels as `channels` names, or the mask is wrong, see
+                `ChannelPlace.check_mask`.
         """
         channels, mask = self.asked(x.shape[0], channels, mask)
         if mask is None and (channels is not None or not self.fill.whole):

@@ -85,7 +85,7 @@ def sample_channels(
     else:
         draws = 1 if how == "hcs-batch" else batch
         size = torch.randint(1, channels + 1, (draws, 1), generator=generator)
-        if how == "sandwich":  # batches are in random order, so the position is as good as a draw
+        if how == "sandwich":  # a batch is in random order, so its first third is a random third
             size[: batch // 3], size[batch // 3 : 2 * (batch // 3)] = channels, 1
         if how in ("uniform", "bernoulli"):  # sets of the same size are equally likely
             size = _independent_sizes(how, draws, channels, generator)

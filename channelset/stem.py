@@ -302,7 +302,8 @@ class ChannelSetConv2d(ChannelPlace):
         Returns: (B, O, H', W'), sizes as in Conv2d.
 
         Raises:
-            ValueError: ids and x disagree, unknown or repeated ids, an empty set, or a mask of another shape.
+            ValueError: x does not have as many channels as `channels` names; an id is unknown or repeated; the set is
+                empty; or the mask has another shape.
         """
         if x.ndim != 4:
             raise ValueError(f"x must be (B, n, H, W); got {tuple(x.shape)}")
@@ -330,7 +331,7 @@ class ChannelSetConv2d(ChannelPlace):
         return F.conv2d(x, kernel, self._offset(ids), self.stride, self.padding, self.dilation)
 
     def _presence(self, ids: Sequence[int]) -> Tensor:
-        """Count each known channel in `ids`: (C,); an unseen channel adds 1 / C to each known channel."""
+        """Return how often `ids` names each known channel: (C,). An unseen channel adds 1 / C to each known channel."""
         share = ids.count(UNSEEN) / self.in_channels
         return torch.tensor([ids.count(i) + share for i in range(self.in_channels)])
 

@@ -1,4 +1,8 @@
-"""Make batches on the device: crop, flip and normalise. Until then the pixels have the same type as on disk."""
+"""Make batches on the device: normalise and augment. Until then the pixels have the same type as on disk.
+
+To add an augmentation, add its name to AUGMENTATIONS. Draw its random numbers in `Batches.draw`, and apply them in
+`Batches.train_batch`. The images there have all channels of the network: channels are dropped later, in its stem.
+"""
 
 from __future__ import annotations
 
@@ -238,7 +242,8 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
         chosen = boxes.any(1).nonzero()[:, 0]
         images[chosen] = images[chosen].masked_fill(inside(boxes[chosen], *images.shape[2:]), 0)
         return images
-    return images.masked_fill_(inside(boxes.to(images.device), *images.shape[2:]), 0)  # keeps channels_last
+    # in place, so the memory format stays channels_last
+    return images.masked_fill_(inside(boxes.to(images.device), *images.shape[2:]), 0)
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:

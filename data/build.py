@@ -51,7 +51,7 @@ class Recipe:
     rows: list[Row]
 
     def original(self, path: str) -> str:
-        """Return the file name that the image of a list's line has in the public data set."""
+        """Return the file name in the public data set of the image that a list calls `path`."""
         file = PurePosixPath(path)
         head, _, number = file.stem.rpartition("_")
         return self.facts["original"].format(name=file.name, head=head, number=number)

@@ -6,6 +6,8 @@ Each data set and size has a directory `<name>-<size>px-<key>`. It is either com
 - pictures.json: bytes and CRC-32 of their files,
 - meta.json: all other facts.
 
+Images that cannot be decoded are left out and named. If there are too many of them, no cache is made (--max-failed).
+
 Opening a cache compares the checksums of all its files. It also compares the pictures of the data set with those of
 the cache, see data/identity.py. If two data sets have the same lists but different pictures, the second cache is
 `<name>-<size>px-<key>-2`.

@@ -1,6 +1,8 @@
-"""Open the data set of `--data` and make batches of it. All scripts use these functions."""
+"""Find and open the data set of `--data`, and make batches of it. All scripts use these functions."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,8 +10,13 @@ import torch.distributed as dist
 
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
-from data.lists import find_dataset, read_lists
-from utils import ArgumentParser, UserError, generator
+from data.demo import make_demo
+from data.files import LARGEST_LIST
+from data.identity import sizes_of
+from data.lists import read_lists
+from data.source import is_searched, open_source
+from storage.files import home_path
+from utils import ROOT, ArgumentParser, UserError, generator
 
 
 def add_data_options(parser: ArgumentParser, data: str) -> None:
@@ -18,6 +25,43 @@ def add_data_options(parser: ArgumentParser, data: str) -> None:
     parser.add_argument(
         "--cache", help="folder for the decoded pixels (default: data/cache in the repository)"
     )
+
+
+def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
+    """Return the folder or zip that `--data` means.
+
+    Args:
+        data: a path or "auto". "auto" means the data set in `folder`; if there is none, a demo set is drawn.
+
+    Raises:
+        UserError: the path does not exist, or `folder` holds several data sets.
+    """
+    if data != "auto":
+        path = home_path(data)
+        if not path.exists():
+            raise UserError(f"--data {data}: no such folder or zip; use --data auto for the demo set")
+        return path
+    places = [folder] if (folder / "train.txt").is_file() else []
+    places += [path for path in sorted(folder.glob("*")) if path.is_dir() and is_searched((path.name,))]
+    datasets: dict = {}  # lines of train.txt -> paths: an archive and its unpacked folder count once
+    for path in places + sorted(folder.glob("*.zip")):
+        source = open_source(path)
+        for root in source.list_roots():
+            lines = tuple(source.read(root + "train.txt", LARGEST_LIST).splitlines())
+            datasets.setdefault(lines, []).append(path)
+    for paths in datasets.values():
+        if len(paths) > 1 and len({tuple(sizes_of(read_lists(path)).items()) for path in paths}) > 1:
+            datasets = {path: [path] for path in paths}  # the lists are equal, but the pictures differ
+            break
+    if len(datasets) > 1:
+        names = [paths[0].name for paths in datasets.values()]
+        raise UserError(
+            f"several data sets in {folder}: {', '.join(names)}; choose one, such as --data {folder / names[0]}"
+        )
+    if datasets:
+        return next(iter(datasets.values()))[0]
+    print(f"no data set in {folder}: using the drawn demo set (see data/README.md for the course's data set)")
+    return make_demo(folder / "demo")
 
 
 def cached_size(image_size: int) -> int:
@@ -31,7 +75,7 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
     If there are several processes, only the first builds the cache.
 
     Args:
-        data: a folder or zip, or "auto", see `data.lists.find_dataset`.
+        data: a folder or zip, or "auto", see `find_dataset`.
         image_size: side of the crops, px.
         cache: folder of all caches; default: data/cache.
         max_failed: share of a split that may fail to decode.

@@ -203,7 +203,7 @@ def centre(width: int, height: int) -> tuple[float, float, float, float]:
 
 
 def is_array(data: bytes, channels: int) -> bool:
-    """Check whether the file is read as an array of pixels and not as a picture."""
+    """Check whether to read the file as an array of pixels, not as a picture."""
     return data.startswith(NPY) or channels not in (1, 3) and data.startswith(TIFF)
 
 

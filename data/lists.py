@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from channelset import Channels
-from data.demo import make_demo
 from data.files import LARGEST_BANDS, LARGEST_LIST
-from data.identity import sizes_of
-from data.source import is_searched, open_source
+from data.source import open_source
 from storage.files import home_path
-from utils import ROOT, UserError, check_name
+from utils import UserError, check_name
 
 LIST_FILES = {"train": ("train.txt",), "val": ("val.txt", "validation.txt"), "test": ("test.txt",)}
 COURSE_SHA256 = {  # of the three list files as the course gives them, with CRLF line ends
@@ -54,7 +52,7 @@ class ImageLists:
     class_names: list[str]  # by label
     name: str  # "course", or the name of the folder or zip
     digest: str  # sha256 of the lists; the same for LF and CRLF, and for a folder and a zip
-    channels: Channels = RGB  # of each image, from bands.txt if it exists
+    channels: Channels = RGB  # channels of each image: from bands.txt, or RGB if there is no such file
 
     @property
     def paths(self) -> list[str]:
@@ -323,40 +321,3 @@ def _class_names(train: Split) -> list[str]:
             if len(set(names)) == len(names):
                 return names
     return [str(label) for label in sorted(folders)]
-
-
-def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
-    """Return the folder or zip that `--data` means.
-
-    Args:
-        data: a path or "auto". "auto" means the data set in `folder`; if there is none, a demo set is drawn.
-
-    Raises:
-        UserError: the path does not exist, or `folder` holds several data sets.
-    """
-    if data != "auto":
-        path = home_path(data)
-        if not path.exists():
-            raise UserError(f"--data {data}: no such folder or zip; use --data auto for the demo set")
-        return path
-    places = [folder] if (folder / "train.txt").is_file() else []
-    places += [path for path in sorted(folder.glob("*")) if path.is_dir() and is_searched((path.name,))]
-    datasets: dict = {}  # lines of train.txt -> paths: an archive and its unpacked folder count once
-    for path in places + sorted(folder.glob("*.zip")):
-        source = open_source(path)
-        for root in source.list_roots():
-            lines = tuple(source.read(root + "train.txt", LARGEST_LIST).splitlines())
-            datasets.setdefault(lines, []).append(path)
-    for paths in datasets.values():
-        if len(paths) > 1 and len({tuple(sizes_of(read_lists(path)).items()) for path in paths}) > 1:
-            datasets = {path: [path] for path in paths}  # the lists are equal, but the pictures differ
-            break
-    if len(datasets) > 1:
-        names = [paths[0].name for paths in datasets.values()]
-        raise UserError(
-            f"several data sets in {folder}: {', '.join(names)}; choose one, such as --data {folder / names[0]}"
-        )
-    if datasets:
-        return next(iter(datasets.values()))[0]
-    print(f"no data set in {folder}: using the drawn demo set (see data/README.md for the course's data set)")
-    return make_demo(folder / "demo")

@@ -11,7 +11,7 @@ import numpy as np
 from data.archive import download
 from data.build import build, read_recipes
 from data.cache import first_kind, open_cache
-from data.dataset import cached_size
+from data.dataset import cached_size, find_dataset
 from data.decode import ImageReader, reason
 from data.decode import decode as decode_image
 from data.demo import make_demo
@@ -19,7 +19,7 @@ from data.derive import CHANNELS, derive
 from data.folders import write_lists
 from data.folds import make_folds
 from data.identity import copies
-from data.lists import ImageLists, find_dataset, read_lists
+from data.lists import ImageLists, read_lists
 from data.workers import cores
 from utils import ROOT, ArgumentParser, UserError, cli, printable, progress_bar, within
 

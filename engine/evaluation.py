@@ -190,8 +190,8 @@ class Evaluation:
         except (OSError, ValueError, KeyError, csv.Error, UserError):
             return False
 
-    def is_saved(self, whole: bool = True) -> bool:
-        """Check whether the results are saved, which needs --results or an evaluation of all splits and sets.
+    def will_save(self, whole: bool = True) -> bool:
+        """Check whether the results will be saved. This needs --results, or an evaluation of all splits and sets.
 
         Args:
             whole: whether all channel sets are evaluated.
@@ -238,7 +238,7 @@ class Evaluation:
         Args:
             record: from `new_record`.
             channels: ids of the image channels that the network takes.
-            saved: from `is_saved`.
+            saved: from `will_save`.
             evaluate: batches -> the rows of the table, and column of the predictions -> (N,) int.
 
         Returns:

@@ -80,7 +80,7 @@ class Predictor:
         ids = parse_subset(channels or "all", self.channels)
         if not self.any_set and len(ids) < len(self.channels):
             raise UserError(
-                f"--channels {channels}: this network takes all of {', '.join(self.channels.names)}; "
+                f"--channels {channels}: this network needs all of its channels {', '.join(self.channels.names)}; "
                 f"for other sets, train a network with train_task1.py"
             )
         return ids

@@ -42,7 +42,7 @@ SUBSETS = ("RGB", "RG", "RB", "GB", "R", "G", "B")  # channel sets in the order 
 SUMS = "SHA256SUMS"  # in the format of the program sha256sum
 SINGLE = "predicted"  # the column of predictions in Task 2, which has one answer for each image
 
-METRICS = {
+METRICS = {  # column -> decimals; metrics.accuracy computes the values, `engine.trainer.predict` the loss
     "top1_pct": 2,
     "ci95_low": 2,
     "ci95_high": 2,
@@ -51,7 +51,7 @@ METRICS = {
     "f1_macro": 4,
     "loss": 4,
 }
-COSTS = {
+COSTS = {  # task -> column -> decimals; metrics.cost and metrics.depth measure the values
     "task1": {"params": 0, "macs": 0, "latency_ms": 3},
     "task2": {
         "strict_depth": 0,

@@ -3,6 +3,9 @@
 A run is a training, or one way to evaluate a training. A grid is a list of runs; the most informative runs come first.
 A run that only evaluates another run in a different way is not trained again. `python experiments.py GRID` trains and
 evaluates a grid.
+
+To add a row to a table, define a `Run` in task1.py or task2.py. Add it to a grid in GRIDS, and to MAIN_ROWS or
+ABLATION_ROWS. After its evaluation, `python -m report.build` shows it.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Run:
     ) -> Run:
         """Return a copy of this run in which the given values replace the old values.
 
-        All other values stay the same; the section also stays.
+        All other values stay, also the section.
         """
         return replace(
             self,

@@ -168,7 +168,8 @@ class _Counter(TorchDispatchMode):
             return result
         if isinstance(result, (bool, int, float, complex)):
             raise ValueError(
-                f"{func} reads a value that depends on the input into Python, where the depth cannot be followed"
+                f"{func} turns a tensor that depends on the input into a Python number, and the depth cannot follow "
+                f"Python numbers: compute with tensors alone, without .item(), float() or bool()"
             )
         weight, products = self._count(func._schema.name.split("::")[1].rstrip("_"), args, operands)
         if weight is not None:

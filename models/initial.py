@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.lists import RGB
 from storage.checkpoint import load_checkpoint
@@ -39,60 +39,79 @@ def initialise(
     """
     checkpoint = load_checkpoint(path, kind)
     dataset, old = checkpoint["dataset"], checkpoint["state"]
-    old_channels = dataset.get("channel_names") or list(dataset.get("data_channels") or RGB.names)
-    old_classes = list(dataset["class_names"])
-    same = {"channels": list(old_channels) == list(channels), "classes": old_classes == list(classes)}
-    if not same["classes"] and all(name.isdigit() for name in classes):
-        old_classes = []  # classes whose names are numbers: the same number means another class in other data
-    shared = {"channels": _pairs(old_channels, channels), "classes": _pairs(old_classes, classes)}
+    ours = {"channels": list(channels), "classes": list(classes)}
+    theirs = {
+        "channels": list(dataset.get("channel_names") or dataset.get("data_channels") or RGB.names),
+        "classes": list(dataset["class_names"]),
+    }
+    same = {what for what in ours if theirs[what] == ours[what]}
+    if "classes" not in same and all(name.isdigit() for name in classes):
+        theirs[
+            "classes"
+        ] = []  # classes whose names are numbers: the same number means another class in other data
+    shared = {what: _pairs(theirs[what], ours[what]) for what in ours}
     if not shared["channels"]:
         raise UserError(
-            f"--init-from {path}: its channels {', '.join(old_channels[:6])} are none of "
+            f"--init-from {path}: its channels {', '.join(theirs['channels'][:6])} are none of "
             f"{', '.join(channels[:6])}; use a model.pt that shares a channel with the data"
         )
-    counts = {"channels": len(channels), "classes": len(classes)}
+    counts = {what: len(names) for what, names in ours.items()}
     # a network with one channel more, or one class more, shows which axes belong to channels or classes
-    shapes = {what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts}
-    current, parameters = model.state_dict(), dict(model.named_parameters())
-    for key, value in current.items():
+    larger = {what: _shapes(build(*({**counts, what: counts[what] + 1}).values())) for what in counts}
+    parameters = dict(model.named_parameters())
+    for key, value in model.state_dict().items():
         if key.endswith("_extra_state") or (".fill." in key and key not in parameters):
             continue  # the model keeps the channel names and statistics of the new data
-        part, old_value = {}, old.get(key)
-        for what, others in shapes.items():
-            for axis, (size, larger) in enumerate(zip(value.shape, others.get(key, value.shape))):
-                if size != larger and size == counts[what]:
-                    part[axis] = shared[what]
-                elif size != larger and not same[what]:
+        pairs = {}  # axis of channels or classes -> pairs of positions
+        for what, shapes in larger.items():
+            for axis in _changed_axes(value.shape, shapes.get(key, value.shape)):
+                if value.shape[axis] == counts[what]:
+                    pairs[axis] = shared[what]
+                elif what not in same:
                     raise UserError(
                         f"--init-from {path}: {key} has no separate values for each of the {what}; use a model.pt "
                         f"that has the same {what} as the data"
                     )
-        if (
-            old_value is None
-            or old_value.ndim != value.ndim
-            or any(
-                old_value.shape[axis] != value.shape[axis] for axis in range(value.ndim) if axis not in part
-            )
+        if not (
+            key in old
+            and old[key].ndim == value.ndim
+            and _changed_axes(value.shape, old[key].shape) <= pairs.keys()
         ):
             raise UserError(
-                f"--init-from {path}: its network has {'no ' if old_value is None else 'another '}{key}; give the "
+                f"--init-from {path}: its network has {'another' if key in old else 'no'} {key}; give the "
                 f"options that it was trained with (--arch, --width, --stem, ...); its config.json lists them"
             )
-        if all(part.values()):
-            for axis, pairs in part.items():
-                # channels and classes that the checkpoint does not have keep their random weights
-                origins, targets = (torch.tensor(positions) for positions in zip(*pairs))
-                slices = old_value.index_select(axis, origins).to(value)
-                old_value = value.index_copy(axis, targets, slices)
-            value.copy_(old_value)
+        if all(pairs.values()):
+            value.copy_(_merge(value, old[key], pairs))
+    return _summary(path, channels, shared, len(classes))
+
+
+def _changed_axes(shape: torch.Size, other: torch.Size) -> set[int]:
+    """Return the axes along which two shapes differ."""
+    return {axis for axis, (a, b) in enumerate(zip(shape, other)) if a != b}
+
+
+def _merge(value: Tensor, old: Tensor, pairs: dict[int, list[tuple[int, int]]]) -> Tensor:
+    """Return `value` with the values of `old` for all channels and classes that both have.
+
+    Args:
+        pairs: axis -> pairs of positions along this axis, in `old` and in `value`.
+    """
+    for axis, positions in pairs.items():
+        origins, targets = (torch.tensor(column) for column in zip(*positions))
+        old = value.index_copy(axis, targets, old.index_select(axis, origins).to(value))
+    return old
+
+
+def _summary(path: str | Path, channels: Sequence[str], shared: dict, num_classes: int) -> str:
+    """Return the line of text for `initialise`."""
     names = [channels[new] for _, new in shared["channels"]]
-    fresh = [name for name in channels if name not in names]
     line = f"starts from {path}: channels {', '.join(names)} by name"
-    if fresh:
+    if fresh := [name for name in channels if name not in names]:
         line += f", new {', '.join(fresh)}"
-    if len(shared["classes"]) < len(classes):
+    if len(shared["classes"]) < num_classes:
         line += (
-            f"; {len(shared['classes'])} of {len(classes)} classes are in it, the head is new for the others"
+            f"; {len(shared['classes'])} of {num_classes} classes are in it, the head is new for the others"
         )
     return line
 

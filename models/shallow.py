@@ -210,7 +210,9 @@ class ShallowNet(nn.Module):
                 "be a kernel"
             )
         if chosen.gate_kind not in GATE_KINDS or (chosen.gate_kind != "both" and not chosen.gates):
-            raise ValueError(f"gate_kind must be one of {', '.join(GATE_KINDS)}, and it needs gates")
+            raise ValueError(
+                f"gate_kind must be one of {', '.join(GATE_KINDS)}; pixel and channel also need gates=True"
+            )
         num_pools = len(chosen.widths) - 1 if chosen.num_pools is None else chosen.num_pools
 
         def scaled(channels):

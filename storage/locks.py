@@ -1,4 +1,4 @@
-"""Lock folders and files, so that two processes never write the same ones."""
+"""Lock folders and files, so that two processes never write the same file."""
 
 from __future__ import annotations
 

@@ -164,7 +164,10 @@ STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
         ({"normalised": False, "covariance": torch.eye(3)}, "normalised=False needs statistics="),
         ({"fill": "black", "statistics": STATISTICS, "normalised": False}, "in raw images black is zero"),
         ({"fill": "black", "mean": [1, 2, 3], "std": [1, 0, 1]}, "std 0 is not above zero"),
-        ({"fill": "black", "std": [1, 1, 1]}, "'black' needs the channels' mean and std"),
+        (
+            {"fill": "black", "std": [1, 1, 1]},
+            "'black' needs mean and std of the channels: give mean= and std=",
+        ),
         ({"fill": "wiener"}, "unknown fill rule 'wiener'"),
         ({"covariance": torch.ones(3, 3), "ridge": 0.0}, "ridge 0.0: channel . follows exactly"),
         (

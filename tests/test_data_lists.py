@@ -2,14 +2,13 @@
 
 import pickle
 import shutil
-import zipfile
 
 import pytest
 
 from data import lists as lists_module
 from data.decode import ImageReader
 from data.demo import make_demo
-from data.lists import find_dataset, parse_list, read_lists
+from data.lists import parse_list, read_lists
 from utils import UserError
 
 
@@ -188,28 +187,6 @@ def test_parses_a_long_crlf_list_fast():
     data = b"".join(b"images/n%08d/n%08d_%d.JPEG %d\r\n" % (i % 50, i % 50, i, i % 50) for i in range(60_000))
     split = parse_list(data, "train.txt")
     assert len(split.paths) == 60_000 and split.labels.max() == 49 and split.lines[-1] == 60_000
-
-
-def test_find_dataset(tiny_dataset, tmp_path, zipped, capsys):
-    data = tmp_path / "data"
-    data.mkdir()
-    assert find_dataset("auto", data) == data / "demo" and "demo" in capsys.readouterr().out
-    assert find_dataset("auto", data) == data / "demo"
-    archive = zipped(tiny_dataset, data / "images.zip")
-    assert find_dataset("auto", data) == archive
-    with zipfile.ZipFile(archive) as source:  # unpacked beside: the same data set
-        source.extractall(data / "unpacked")
-    assert find_dataset("auto", data) == data / "unpacked"
-    shutil.copytree(data / "demo", data / "other")
-    with pytest.raises(UserError, match="several data sets.*other, unpacked.*--data"):
-        find_dataset("auto", data)
-    assert find_dataset(str(archive), data) == archive
-    with pytest.raises(UserError, match="no such folder or zip"):
-        find_dataset(str(data / "nowhere"), data)
-
-
-def test_find_dataset_takes_lists_in_data_itself(tiny_dataset):
-    assert find_dataset("auto", tiny_dataset) == tiny_dataset
 
 
 def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):

@@ -1,15 +1,41 @@
-"""Opening a data set: the share of the training images that --fraction leaves."""
+"""Finding and opening a data set, and the share of the training images that --fraction leaves."""
+
+import shutil
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
 from data.cache import open_cache
-from data.dataset import draw_fraction, make_batches
+from data.dataset import draw_fraction, find_dataset, make_batches
 from data.lists import read_lists
+from utils import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [40, 30, 10, 3, 1]))
 CPU = torch.device("cpu")
+
+
+def test_find_dataset(tiny_dataset, tmp_path, zipped, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    assert find_dataset("auto", data) == data / "demo" and "demo" in capsys.readouterr().out
+    assert find_dataset("auto", data) == data / "demo"
+    archive = zipped(tiny_dataset, data / "images.zip")
+    assert find_dataset("auto", data) == archive
+    with zipfile.ZipFile(archive) as source:  # unpacked beside: the same data set
+        source.extractall(data / "unpacked")
+    assert find_dataset("auto", data) == data / "unpacked"
+    shutil.copytree(data / "demo", data / "other")
+    with pytest.raises(UserError, match="several data sets.*other, unpacked.*--data"):
+        find_dataset("auto", data)
+    assert find_dataset(str(archive), data) == archive
+    with pytest.raises(UserError, match="no such folder or zip"):
+        find_dataset(str(data / "nowhere"), data)
+
+
+def test_find_dataset_takes_lists_in_data_itself(tiny_dataset):
+    assert find_dataset("auto", tiny_dataset) == tiny_dataset
 
 
 @pytest.mark.parametrize("fraction", [1e-9, 0.03, 0.1, 0.25, 0.5, 0.9, 1.0])

@@ -352,8 +352,8 @@ def test_inference_mode_and_frozen_weights_hide_nothing():
 @pytest.mark.parametrize(
     "forward, message",
     [
-        (lambda net, x: x * net.a(x).mean().item(), "reads a value that depends on the input"),
-        (lambda net, x: net.a(x) if x.sum() > 0 else x, "reads a value that depends on the input"),
+        (lambda net, x: x * net.a(x).mean().item(), "turns a tensor that depends on the input into a"),
+        (lambda net, x: net.a(x) if x.sum() > 0 else x, "turns a tensor that depends on the input into a"),
         (lambda net, x: torch.ones(2, 5), "does not depend on the input"),
         (lambda net, x: torch.from_numpy(x.numpy().copy()), "does not depend on the input"),
         (lambda net, x: net.lstm(x[:, 0])[0], "weights in one operation"),

@@ -27,8 +27,9 @@ import utils
 from config import PRESETS, Task1Config, choose_device
 from data import dataset as dataset_module
 from data.cache import open_cache
+from data.dataset import find_dataset
 from data.folders import write_lists
-from data.lists import find_dataset, read_channels, read_lists
+from data.lists import read_channels, read_lists
 from engine import trainer
 from storage.files import check_writable, read_jsonl, write_text
 from storage.locks import hold, one_at_a_time

@@ -18,8 +18,9 @@ import train_task1
 from data import cache as cache_module
 from data import identity
 from data.cache import PICTURES, PixelCache, open_cache
+from data.dataset import find_dataset
 from data.folds import make_folds
-from data.lists import find_dataset, read_lists
+from data.lists import read_lists
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from utils import ROOT, UserError
 

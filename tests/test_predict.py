@@ -96,7 +96,7 @@ def test_a_network_of_task_2_takes_all_channels(command, tiny, tiny_dataset, cap
     assert (
         capsys.readouterr().out.splitlines()[-1].startswith(f"{file}: n0000000") and Path("two.png").exists()
     )
-    with pytest.raises(UserError, match="--channels RG: this network takes all of R, G, B"):
+    with pytest.raises(UserError, match="--channels RG: this network needs all of its channels R, G, B"):
         predict.main(["two/model.pt", file, "--channels", "RG", "--device", "cpu"])
 
 

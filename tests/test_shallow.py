@@ -264,7 +264,7 @@ def test_one_kind_of_gate_alone():
         assert (layer.pixel_gate is None) == (kind == "channel") and (layer.channel_gate is None) == (
             kind == "pixel"
         )
-    with pytest.raises(ValueError, match="it needs gates"):
+    with pytest.raises(ValueError, match="pixel and channel also need gates=True"):
         ShallowNet(3, gate_kind="pixel")
     with pytest.raises(ValueError, match="gate_kind must be one of both, pixel, channel"):
         ShallowNet(3, gates=True, gate_kind="row")

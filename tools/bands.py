@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data.dataset import find_dataset
 from data.folds import make_folds
 from data.identity import LISTS_ONLY
-from data.lists import find_dataset, read_lists
+from data.lists import read_lists
 from engine.records import (
     NEXT,
     Predictions,

@@ -48,9 +48,9 @@ from channelset import adapt_first_conv, fold_channels, sample_channels
 from config import Task2Config
 from data.batches import Batches
 from data.cache import open_cache
-from data.dataset import add_data_options, cached_size, make_batches, open_data
+from data.dataset import add_data_options, cached_size, find_dataset, make_batches, open_data
 from data.decode import ImageReader, decode
-from data.lists import find_dataset, read_lists
+from data.lists import read_lists
 from data.workers import cores
 from engine.records import check_file, note_checksums
 from engine.step import TrainStep
@@ -632,7 +632,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="write rows into the repository's results/speed.csv also if only some benchmarks run",
+        help="write rows into the repository's results/speed.csv even if only some benchmarks run",
     )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
