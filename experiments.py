@@ -26,7 +26,7 @@ from pathlib import Path
 
 from config import CONFIGS, PRESETS, TrainConfig, folder_name, training_name
 from data.dataset import find_dataset
-from data.lists import read_channels
+from data.lists import name_of, read_channels
 from engine.records import NEXT
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
@@ -337,7 +337,7 @@ def make_parser() -> ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     source = find_dataset(args.data)
-    args.dataset, args.channels = source.stem, read_channels(source)
+    args.dataset, args.channels = name_of(source), read_channels(source)
     check_words(args)
     if args.list:
         return show(args)

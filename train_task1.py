@@ -22,7 +22,7 @@ from config import Task1Config, training_name
 from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import find_dataset, make_batches
 from data.lists import read_channels
-from engine.trainer import Trainer, predict, start
+from engine.trainer import Trainer, goes_on, predict, start
 from metrics.accuracy import classification_metrics
 from models.initial import initialise
 from models.task1 import CHECKPOINT, build_from_options, for_channels, load_teacher
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         "covariance": cache.covariance[list(ids)][:, list(ids)],
     }
     model = build_from_options(vars(config), channels, cache.num_classes, statistics)
-    if config.init_from:
+    if config.init_from and not goes_on(config):
         shaped = partial(build_shaped, vars(config))
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
     teacher = None

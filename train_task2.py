@@ -17,7 +17,7 @@ import torch
 
 from config import Task2Config, training_name
 from data.dataset import make_batches
-from engine.trainer import Trainer, predict, start
+from engine.trainer import Trainer, goes_on, predict, start
 from metrics.accuracy import classification_metrics
 from models.initial import initialise
 from models.shallow import SHALLOW
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         measure_depth(
             model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name
         )
-    if config.init_from:
+    if config.init_from and not goes_on(config):
         shaped, names = partial(build_classifier, vars(config)), cache.channel_names
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
     teacher = None

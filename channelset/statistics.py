@@ -48,7 +48,7 @@ def channel_statistics(
 
     Raises:
         ValueError: there is no image, the number of channels changes, channels stand last, a pixel is not
-            finite, or a channel is constant. The message names the channel.
+            finite or too large to be squared, or a channel is constant. The message names the channel.
     """
     precision = EXACT
     count, mean, scatter = 0, torch.zeros((), device="cpu"), torch.zeros((), device="cpu")
@@ -82,6 +82,12 @@ def channel_statistics(
     if not count:
         raise ValueError("no image to take statistics from")
     covariance = scatter / count
+    wrong = (~covariance.diagonal().isfinite()).nonzero()[:, 0].tolist()
+    if wrong:
+        raise ValueError(
+            f"{named(wrong, names)}: pixels so large that their squares are infinite; scale them, or mark missing "
+            f"pixels with nodata= or mask="
+        )
     std = covariance.diagonal().sqrt()
     flat = (std <= precision * mean.abs()).nonzero()[:, 0].tolist()
     if flat:
@@ -199,7 +205,7 @@ def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None =
     covariance = numbers(covariance, "covariance")
     if covariance.ndim != 2 or len(covariance) != len(covariance.T) or not len(covariance):
         raise ValueError(f"a covariance is (C, C); got {tuple(covariance.shape)}")
-    wrong = (~covariance.isfinite().all(1)).nonzero()[:, 0].tolist()
+    wrong = (~covariance.diagonal().isfinite()).nonzero()[:, 0].tolist()
     if wrong:
         raise ValueError(f"the covariance of {named(wrong, names)} is NaN or infinite")
     variance = covariance.diagonal()

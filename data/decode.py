@@ -161,7 +161,30 @@ def open_picture(data: bytes) -> Image.Image:
         width, height = image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)
         if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise ValueError(f"tiles of {width} x {height} pixels are too large; save it without tiles")
+        check_layout(image)
     return image
+
+
+def check_layout(image: Image.Image) -> None:
+    """Check that Pillow reads the pixels of an open TIFF as they are stored.
+
+    Raises:
+        ValueError: Pillow (13.0) would return mixed-up rows or the negative, without an error.
+    """
+    tags = image.tag_v2
+    apart, bits, colours = (
+        tags.get(284) == 2 and tags.get(277, 1) > 1,
+        max(tags.get(258, (1,))),
+        tags.get(262),
+    )
+    plain = tags.get(259, 1) in (
+        1,
+        32773,
+    )  # Pillow unpacks these two itself, and leaves the others to libtiff
+    if apart and (bits > 8 if plain else colours in (0, 1)):
+        raise ValueError(f"a TIFF of {bits} bits with each channel stored by itself; interleave the channels")
+    if bits > 8 and colours == 0:
+        raise ValueError(f"a TIFF of {bits} bits in which 0 is white; save it with 0 as black")
 
 
 def is_grey(data: bytes) -> bool:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from data.lists import LIST_FILES
+from data.source import is_searched
 from storage.files import home_path, write_text
-from utils import UserError
+from utils import UserError, counted, printable
 
 # endings of image files
-ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".npy")
+ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".npy")
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
@@ -19,7 +23,8 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     """Write train.txt, val.txt and test.txt into a folder of images. Return the number of images in each.
 
     The folder holds train/CLASS/..., val/CLASS/... and test/CLASS/..., or only CLASS/... . If val or test has no
-    folder, it gets a random share of the training images of each class. Labels follow the sorted class names.
+    folder, it gets a random share of the training images of each class. Labels follow the sorted class names. A line
+    on stderr counts the files that are in no list.
 
     Args:
         folder: the folder of images.
@@ -46,10 +51,7 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
         raise UserError(
             f"--val {val} --test {test}: use shares of at least 0 whose sum is above 0 and below 1"
         )
-    splits = {
-        split: next((_classes(folder / name) for name in names if (folder / name).is_dir()), {})
-        for split, names in SPLITS.items()
-    }
+    splits = _splits(folder)
     if not splits["train"]:
         splits = {"train": _classes(folder), "val": {}, "test": {}}
     if not splits["train"]:
@@ -85,9 +87,47 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
             if len(line.splitlines()) != 1 or any("\ud800" <= letter <= "\udfff" for letter in line):
                 raise UserError(f"the name {line!r} has a line break or is not Unicode: rename that file")
         texts[split] = "".join(lines)
+    _name_left_out(
+        folder, {path for images in chosen.values() for paths in images.values() for path in paths}
+    )
     for split, text in texts.items():
         write_text(folder / f"{split}.txt", text)
     return {split: sum(map(len, images.values())) for split, images in chosen.items()}
+
+
+def _name_left_out(folder: Path, listed: set[Path]) -> None:
+    """Count the files in no list, by ending, on stderr: pictures outside of a class, or of an unknown ending."""
+    files = [
+        file for file in folder.rglob("*") if file.is_file() and file.suffix.lower() not in (".txt", ".md")
+    ]
+    left = [file for file in files if file not in listed and is_searched(file.relative_to(folder).parts)]
+    if left:
+        endings = Counter(file.suffix.lower() or "no ending" for file in left).most_common(5)
+        text = f"warning: {counted(len(left), 'file')} in no list, such as {min(left).relative_to(folder)}"
+        print(printable(f"{text} ({', '.join(f'{ending} {n}' for ending, n in endings)})"), file=sys.stderr)
+
+
+def _splits(folder: Path) -> dict[str, dict[str, list[Path]]]:
+    """Return split -> class -> images for the folders train, val and test, in capitals or not; {} if one is missing.
+
+    If `folder` holds only one folder, such as images/, they may be in there.
+
+    Raises:
+        UserError: a split has two folders, such as val/ and valid/.
+    """
+    inner = _folders(folder)
+    splits = {}
+    for split, names in SPLITS.items():
+        places = [path for path in inner if path.name.lower() in names]
+        if len(places) > 1:
+            both = " and ".join(path.name for path in places)
+            raise UserError(f"{folder} holds {both}, which both mean {split}: join or rename them")
+        splits[split] = _classes(places[0]) if places else {}
+    return _splits(inner[0]) if len(inner) == 1 and not splits["train"] else splits
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -95,19 +135,25 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
 
     If `folder` holds only one folder, such as images/, and this folder holds folders, the classes are in there.
     """
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    inner = _folders(folder)
     if len(inner) == 1 and any(path.is_dir() for path in inner[0].iterdir()):
         return _classes(inner[0])
     return {path.name: files for path in inner if (files := image_files(path))}
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the images in a folder at any depth, sorted, without hidden files such as those that macOS adds."""
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
-    )
+    """Return the images in a folder at any depth, sorted, without hidden files such as those that macOS adds.
+
+    Links to folders are followed.
+    """
+    files, seen = [], set()
+    for place, inner, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder above, or two links to a folder
+            inner.clear()
+            continue
+        seen.add(real)
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in files if file.suffix.lower() in ENDINGS and file.is_file())
 
 
 def _draw(images: list[Path], shares: dict[str, float], seed: int, name: str) -> dict[str, list[Path]]:

@@ -211,9 +211,7 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         UserError: a list or an image is wrong (the message names list, line and remedy), or the name of the data set
             cannot be used in file names.
     """
-    given = home_path(source).absolute()
-    source = given.resolve()
-    called = source if given.name == ".." else given  # a link gives its own name, not that of its target
+    name, source = name or name_of(source), home_path(source).resolve()
     tree = open_source(source)
     roots = tree.list_roots()
     if not roots:
@@ -240,7 +238,6 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     facts = sorted(sha256.items())
     if channels is not RGB:
         facts.append(repr(channels))
-    name = name or (called.stem if source.is_file() else called.name)
     name = "course" if sha256 == COURSE_SHA256 else name
     check_name(name, "the data set's folder or zip")
     return ImageLists(
@@ -252,6 +249,13 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         hashlib.sha256(repr(facts).encode()).hexdigest(),
         channels,
     )
+
+
+def name_of(source: str | Path) -> str:
+    """Return the name of a folder, or of a zip without its ending. A link gives its own name."""
+    path = home_path(source).absolute()
+    path = path.resolve() if path.name == ".." else path
+    return path.stem if path.is_file() else path.name  # a folder may be called photos.v2
 
 
 def _read_bands(tree, root: str) -> Channels:

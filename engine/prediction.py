@@ -74,6 +74,8 @@ class Predictor:
     def ids(self, channels: str | None) -> tuple[int, ...]:
         """Return the channel ids of a set such as "RG", "B04,B03" or "all"; None: all channels of the network.
 
+        For a network that takes all channels they are in the order of the training, whatever order the text has.
+
         Raises:
             UserError: a channel is unknown, or the set lacks a channel and the network needs all.
         """
@@ -83,7 +85,7 @@ class Predictor:
                 f"--channels {channels}: this network needs all of its channels {', '.join(self.channels.names)}; "
                 f"for other sets, train a network with train_task1.py"
             )
-        return ids
+        return ids if self.any_set else tuple(sorted(ids))
 
     def _network(self, ids: tuple[int, ...]) -> nn.Module:
         """Return the plain network for one set of channels: x (B, n, s, s) -> logits (B, K)."""

@@ -8,6 +8,7 @@ on from previous.pt.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -78,7 +79,8 @@ def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, P
             run directory holds a run already or cannot be written.
         BusyError: another process uses the run directory.
     """
-    for option in ("teacher", "init_from"):  # checked first: decoding the data may take minutes
+    needed = ("teacher",) if goes_on(config) else ("teacher", "init_from")
+    for option in needed:  # checked first: decoding the data may take minutes
         if path := getattr(config, option):
             if not Path(path).is_file():
                 flag = option.replace("_", "-")
@@ -236,6 +238,21 @@ class Estimate:
         return text
 
 
+def weights_digest(path: str | Path) -> str:
+    """Return a digest of all parameters and buffers in a model.pt."""
+    digest = hashlib.sha256()
+    for name, value in load_checkpoint(path, tuple(OPTIONS))["state"].items():
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def goes_on(config: TrainConfig) -> bool:
+    """Check whether the training goes on with a run in --out, so that its weights come from there."""
+    return bool(config.resume and config.out) and any(
+        Path(config.out, name).exists() for name in ("last.pt", OLDER)
+    )
+
+
 def work(options: Mapping) -> float:
     """Return the cost of a training up to a constant factor: pixels * width ** 2 * blocks * epochs."""
     blocks = sum(LAYERS.get(options["arch"], LAYERS["resnet10"]))
@@ -281,6 +298,7 @@ class Trainer:
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
+        self.teacher_digest = weights_digest(config.teacher) if config.teacher else None
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if processes.world > 1 and self.device.type == "cuda":
@@ -335,6 +353,7 @@ class Trainer:
             "digest": self.cache.digest,
             "images_digest": self.images_digest,
             "environment": self.environment,
+            "teacher_digest": self.teacher_digest,
             "world": self.processes.world,
             "step": self.step,
             "seconds": self.seconds,
@@ -430,6 +449,11 @@ class Trainer:
             return (
                 f"it was started with {state['world']} processes, now there are {self.processes.world}; use the same "
                 f"number of processes: each draws its own images"
+            )
+        if state.get("teacher_digest", self.teacher_digest) != self.teacher_digest:  # older versions lack it
+            return (
+                f"--teacher {self.config.teacher} has other weights than the teacher that it was started with; give "
+                f"that teacher, or choose another --out"
             )
         differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
         if set(differ) == {"epochs"}:

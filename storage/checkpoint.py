@@ -48,6 +48,7 @@ MAY_HOLD = {  # entries of a checkpoint, or of its "dataset", that only some ver
     "digest": str,
     "metrics": list[dict[str, object]],
     "images_digest": str,
+    "teacher_digest": str | None,
     "class_names": list[str],
     "channel_names": list[str],
     "wavelengths": list[float | None] | None,

@@ -1,6 +1,7 @@
 """Images of any number of channels: TIFF and .npy, 8 and 16 bits and float, in the same scripts as RGB."""
 
 import io
+import itertools
 import json
 
 import numpy as np
@@ -64,6 +65,31 @@ def write_set(root, make, count: int = 5):
         (root / f"{split}.txt").write_text("".join(lines))
     (root / "bands.txt").write_text("".join(TEXT.splitlines(True)[:count]))
     return arrays
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "minisblack", "miniswhite"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_picture_in_a_tiff_is_read_as_stored_or_refused(bits, compression, photometric):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    if photometric != "rgb":
+        pixels[:] = pixels[..., :1]
+    right = 255 - pixels if photometric == "miniswhite" else pixels
+    stored = (pixels if photometric == "rgb" else pixels[..., :1]).astype(f"u{bits // 8}") * (
+        257 if bits > 8 else 1
+    )
+    opaque, answers = np.full_like(stored[..., :1], 2**bits - 1), []
+    for image, order, apart in itertools.product((stored, np.dstack([stored, opaque])), "<>", (False, True)):
+        how = {"planarconfig": "separate" if apart else "contig"} if image.shape[2] > 1 else {}
+        more = {"extrasamples": ["unassalpha"]} if image.shape[2] in (2, 4) else {}
+        image = (image.transpose(2, 0, 1) if apart else image) if how else image[..., 0]
+        options = {"photometric": photometric, "compression": compression, "byteorder": order, **how, **more}
+        try:
+            answers.append(decode(as_tiff(np.ascontiguousarray(image), **options), 16))
+        except ValueError:
+            continue
+    assert answers or (bits, photometric) == (16, "miniswhite")
+    assert all((np.abs(answer.astype(int) - right) <= 1).all() for answer in answers)
 
 
 @pytest.fixture

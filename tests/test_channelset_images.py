@@ -350,6 +350,9 @@ def test_missing_pixels_are_left_out():
         channel_statistics([x], mask=lambda batch: torch.ones(7, 7))
     with pytest.raises(ValueError, match="nodata="):
         channel_statistics([torch.full((1, 3, 2, 2), torch.nan)])
+    for value in (-1.7976931348623157e308, 1e160):  # GDAL's missing pixel of 64 bits; its square is infinite
+        with pytest.raises(ValueError, match="channel 1: pixels so large"):
+            channel_statistics([x, torch.where(missing & (torch.arange(3)[:, None, None] == 1), value, x)])
 
 
 def test_channels_that_stand_last_are_refused():

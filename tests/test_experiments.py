@@ -9,7 +9,7 @@ import pytest
 import experiments
 import grids
 from config import resolve_run
-from data.lists import RGB
+from data.lists import RGB, name_of, read_lists
 from grids import GRIDS, channels_of, task_of
 from grids.run import Run, distinct
 from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
@@ -117,6 +117,16 @@ def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
         and "start   other" not in out
     )
     assert not list(Path("runs").glob("**/model.pt"))
+
+
+def test_data_sets_with_a_dot_in_their_names_have_their_own_folders(tiny_dataset, capsys):
+    folders = []
+    for name in ("photos.v1", "photos.v2"):
+        tiny_dataset = tiny_dataset.rename(tiny_dataset.with_name(name))
+        experiments.main(["task1", "--list", "--data", str(tiny_dataset)])
+        folders.append(capsys.readouterr().out)
+        assert name_of(tiny_dataset) == read_lists(tiny_dataset).name == name
+    assert folders[0] == folders[1].replace("photos.v2", "photos.v1") != folders[1]
 
 
 def test_unknown_row_is_an_error(queue):

@@ -48,6 +48,37 @@ def test_one_folder_is_split_by_shares_of_each_class(fill, capsys):
     assert (folder / "test.txt").read_text() == first
 
 
+@pytest.mark.parametrize("outer, names", [("", "Train Val TEST"), ("images/", "train valid test")])
+def test_folders_of_splits_are_no_classes(fill, outer, names):
+    for name in names.split():
+        fill(f"{outer}{name}/cat", 2), (folder := fill(f"{outer}{name}/dog", 2))
+    assert write_lists(folder) == {"train": 4, "val": 4, "test": 4}
+    assert read_lists(folder).class_names == ["cat", "dog"]
+    lists = [(folder / f"{split}.txt").read_text().split("/cat/")[0] for split in ("train", "val", "test")]
+    assert lists == [outer + name for name in names.split()]
+
+
+def test_two_folders_of_one_split_are_refused(fill):
+    fill("train/cat", 2), fill("val/cat", 2)
+    with pytest.raises(UserError, match="photos holds val and valid, which both mean val"):
+        write_lists(fill("valid/cat", 2))
+
+
+def test_files_in_no_list_are_counted_and_links_are_followed(fill, capsys):
+    fill("train/cat", 10), fill("train/dog", 10), fill("test", 2), (folder := fill("elsewhere/more", 3))
+    (folder / "elsewhere").rename(folder.parent / "elsewhere")
+    (folder / "train/cat/more").symlink_to(folder.parent / "elsewhere/more")
+    (folder / "train/cat/again").symlink_to(folder / "train/cat")
+    for name in ("train/cat/a.HEIC", "train/cat/b.jfif", "notes.txt"):
+        (folder / name).write_text("")
+    assert write_lists(folder, 0.1, 0.1) == {"train": 20, "val": 2, "test": 2}
+    assert (
+        "warning: 3 files in no list, such as test/my photo 0.png (.png 2, .heic 1)"
+        in capsys.readouterr().err
+    )
+    assert "train/cat/more/my photo 0.png" in read_lists(folder).paths
+
+
 @pytest.mark.parametrize("outer", ["", "images/"])
 def test_folders_of_splits_are_kept_and_the_missing_one_is_drawn(fill, outer):
     fill(f"{outer}train/cat", 10), fill(f"{outer}train/dog", 10)

@@ -52,6 +52,18 @@ def test_the_answers_are_those_of_the_evaluation(command, tiny, tiny_dataset):
     assert sum(share for _, share in predictor(tiny_dataset / known.images[0], top=3)) == pytest.approx(1)
 
 
+def test_the_order_of_the_channels_in_the_text_changes_no_answer(command, tiny, tiny_dataset):
+    picture = tiny_dataset / "images/n00000001/n00000001_0.JPEG"
+    for script, options in ((train_task1, tiny), (train_task2, [*tiny, "--no-stem-pool"])):
+        command(script, *options, "--epochs", 1, "--out", script.__name__)
+        predictor = Predictor(Path(script.__name__, "model.pt"))
+        names, shares = zip(*predictor(picture))
+        for text in ("BGR", "G,B,R"):
+            other = predictor(picture, text)
+            assert tuple(name for name, _ in other) == names
+            assert [share for _, share in other] == pytest.approx(shares, abs=1e-6), (script.__name__, text)
+
+
 def test_one_line_an_image_a_table_and_a_picture(trained, tiny_dataset, capsys):
     folder = tiny_dataset / "images" / "n00000001"
     words = [str(trained), str(folder), "--channels", "RG", "--top", "2", "--device", "cpu"]

@@ -11,6 +11,7 @@ import train_task2
 from data.dataset import make_batches, open_data
 from models.shallow import build_shallow
 from report import qualitative
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import qualitative as tool
 from tools.qualitative import PHOTOGRAPHS, answer, as_evaluated, grad_cam
 from utils import UserError
@@ -131,4 +132,9 @@ def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatc
     assert (
         found["networks"][0]["model"] == "gated4-k7" and np.max(found["networks"][0]["maps"]["rocket"]) <= 1
     )
+    mixed = load_checkpoint("shallow/model.pt", "task2-model")
+    mixed["dataset"]["data_channels"] = dict.fromkeys("BGR")
+    save_checkpoint("mixed.pt", mixed)
+    with pytest.raises(UserError, match="mixed.pt has channels B, G, R, but the pictures are RGB"):
+        tool.classifier("mixed.pt", ["rocket"])
     assert "rocket: {'RGB': " in capsys.readouterr().out

@@ -141,6 +141,8 @@ def test_latencies_are_measured_anew_without_checkpoints(have, evaluate, tmp_pat
     assert record["splits"]["test"][0]["latency_ms_b1"] == pytest.approx(timed[0]["latency_ms_b1"], abs=1e-3)
     assert "plain6-k5" in capsys.readouterr().out
     (path,) = Path("results/task2/runs").glob("*plain6-k5*")
+    bands = latency.rebuild({**record, "channels": list("ABCDE")}, path.stem, tmp_path)
+    assert bands(torch.zeros(1, 5, 8, 8)).shape == (1, 3)
     del record["checksums"]  # as an older version wrote it
     path.write_text(json.dumps({**record, "config": {**record["config"], "arch": "gone"}}))
     with pytest.raises(UserError, match="plain6-k5-.*json: this version cannot build its network"):

@@ -241,6 +241,26 @@ def test_every_variant_trains_and_evaluates(command, options, tiny, read_rows):
     assert all_macs == pytest.approx(one_macs, rel=0.01) if whole else all_macs > one_macs
 
 
+def test_a_resumed_run_needs_its_teacher_but_not_its_initial_weights(
+    command, trained, monkeypatch, tiny, interrupt_at
+):
+    shutil.copy(trained, "initial.pt"), shutil.copy(trained, "teacher.pt")
+    words = [*tiny, "--out", "cut", "--init-from", "initial.pt", "--teacher", "teacher.pt"]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 2)
+        with pytest.raises(SystemExit):
+            command(train_task1, *words)
+    Path("initial.pt").unlink()
+    other = torch.load("teacher.pt", weights_only=True)
+    other["state"]["fc.bias"] += 1
+    torch.save(other, "teacher.pt")
+    with pytest.raises(UserError, match="--teacher teacher.pt has other weights than the teacher"):
+        command(train_task1, *words, "--resume")
+    shutil.copy(trained, "moved.pt")
+    command(train_task1, *words[:-1], "moved.pt", "--resume")
+    assert load_checkpoint("cut/model.pt", "task1-model")["config"]["init_from"] == "initial.pt"
+
+
 @pytest.mark.parametrize("ramp", [0.0, 1.0])
 def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
     command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", ramp, "--out", "student")

@@ -25,7 +25,7 @@ import numpy as np
 from data.dataset import find_dataset
 from data.folds import make_folds
 from data.identity import LISTS_ONLY
-from data.lists import read_lists
+from data.lists import name_of, read_lists
 from engine.records import (
     NEXT,
     Predictions,
@@ -183,12 +183,12 @@ def _joined_digest(digests: list[str]) -> str:
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     source = find_dataset(args.data)
-    lists, args.work = read_lists(source), Path(args.work) / source.stem
+    lists, args.work = read_lists(source), Path(args.work) / name_of(source)
     folds = make_folds(lists, args.folds, args.work / "folds") if args.folds else [source]
     if not args.collect:
         run_folds(args, folds)
     target = Path(args.results or ROOT / "results")
-    joined = join_folds(args.work / "results", [fold.stem for fold in folds], lists.name)
+    joined = join_folds(args.work / "results", [name_of(fold) for fold in folds], lists.name)
     for name, (record, predictions) in joined.items():
         files = RunFiles(target, "task1", name)
         write_predictions(files.predictions, *predictions)

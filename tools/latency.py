@@ -15,14 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from data.lists import RGB
 from engine.records import NEXT, RunFiles, load_records, read_predictions, save_record, write_table
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
 from report.results import Setting, load_settings
 from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, within
-
-CHANNELS = 3  # Task 2 uses all channels of the pixel cache
 
 
 def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
@@ -34,7 +33,8 @@ def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
     files = RunFiles(root / "results", "task2", name)
     try:
         classes = int(read_predictions(files.predictions).labels.max()) + 1
-        return fuse(build_classifier(record["config"], CHANNELS, classes))
+        channels = len(record.get("channels") or RGB)  # older records of RGB data do not name them
+        return fuse(build_classifier(record["config"], channels, classes))
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{files.record.name}: this version cannot build its network: {error}") from error
 
@@ -59,7 +59,9 @@ def time_setting(
         ("latency_ms_b1", 1, rounds),
         ("latency_ms_b256", BATCH, max(1, rounds // 20)),
     ):
-        images = torch.randn(count, CHANNELS, setting.image_size, setting.image_size, device=device)
+        images = torch.randn(
+            count, len(setting.channels), setting.image_size, setting.image_size, device=device
+        )
         images = images.to(memory_format=torch.channels_last)
         for entry, milliseconds in latencies_ms(nets, images, rounds=times).items():
             print(f"{setting.preset:12} {setting.describe(entry):60} batch {count:3}: {milliseconds:8.2f} ms")

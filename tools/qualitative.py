@@ -10,6 +10,7 @@ parts of a picture support an answer (Grad-CAM, Selvaraju et al. 2017, arXiv 161
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
 from data.decode import decode
+from data.lists import RGB
 from engine.prediction import grad_cam
 from engine.records import SUBSETS, note_checksums
 from models.branched import fuse
@@ -75,6 +77,14 @@ def describe(checkpoint: dict) -> dict:
     }
 
 
+def check_rgb(path: str, names: Sequence[str]) -> None:
+    """Raise a UserError if the channels of the network in the file `path` are not red, green and blue."""
+    if list(names) != list("RGB"):
+        raise UserError(
+            f"{path} has channels {', '.join(names)}, but the pictures are RGB: give a network for RGB"
+        )
+
+
 @torch.no_grad()
 def any_set(path: str, names: list[str]) -> dict:
     """Return a dict with the answers, kernels and channel statistics of a network of Task 1.
@@ -90,10 +100,7 @@ def any_set(path: str, names: list[str]) -> dict:
     """
     model, checkpoint = load_channel_net(path)
     channels, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
-    if list(channels.names) != list("RGB"):
-        raise UserError(
-            f"{path} has channels {', '.join(channels.names)}, but the pictures are RGB: give a network for RGB"
-        )
+    check_rgb(path, channels.names)
     sets = {name: list(parse_subset(name, channels)) for name in SUBSETS}
     answers = {
         name: {
@@ -122,8 +129,12 @@ def classifier(path: str, names: list[str]) -> dict:
     """Return a dict about a network of Task 2, with its answer and a Grad-CAM map for each picture.
 
     The map shows which parts of the picture support the answer.
+
+    Raises:
+        UserError: the network is not for RGB.
     """
     model, checkpoint = load_classifier(path)
+    check_rgb(path, list(checkpoint["dataset"].get("data_channels") or RGB.names))
     net, dataset = fuse(model).eval(), checkpoint["dataset"]
     answers, maps = {}, {}
     for name in names:
