@@ -130,8 +130,7 @@ class Numbers:
     def by_seed(self, preset: str, name: str | Runs, group: str = "mean") -> list[float]:
         """Return top-1 on test in percent for each seed; return [] if there are no results."""
         setting, model = self.find(preset, name)
-        columns = self.columns(setting, group) if model else ()
-        return setting.top1(model, columns) if columns else []
+        return setting.top1(model, self.columns(setting, group)) if model else []
 
     def top1(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> str:
         values = self.by_seed(preset, name, group)
@@ -187,8 +186,7 @@ class Numbers:
     def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Sum a numeric column over the networks of a model; a `scale` of "/N" divides the sum by N."""
         setting, model = self.find(preset, name)
-        values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}] if model else []
-        return scaled(sum(values) if values else None, scale, form)
+        return scaled(model and setting.total(model, column), scale, form)
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
         path = self.results / file
@@ -240,7 +238,8 @@ class Numbers:
         return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())
 
     def _records(self) -> list[dict]:
-        return [record for one in self.settings if one.dataset == DATA for record in one.records.values()]
+        entries = [entry for one in self.settings if one.dataset == DATA for entry in one.records.values()]
+        return [record for by_seed in entries for record in by_seed.values()]
 
     def _trainings(self) -> list[dict]:
         """List a record for each training; several evaluations of the same training count once."""
