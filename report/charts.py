@@ -77,11 +77,10 @@ def points_of(
     return [Panel(x, y, series, log=True)] if several else []
 
 
-def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool = True) -> Cost:
+def cost_of(setting: Setting, model: Model, name: str | None, timed: bool = True) -> Cost:
     """Return the point of a model in a figure of cost; with `timed`, the point has latencies."""
     one, batch = (setting.mean(model, f"latency_ms_b{size}") if timed else None for size in (1, 256))
-    top1 = setting.interval(model if isinstance(model, dict) else setting.alone(model))
-    return Cost(name, *top1, 2 * setting.mean(model, "macs") / 1e9, one, batch)
+    return Cost(name, *setting.interval(model), 2 * setting.mean(model, "macs") / 1e9, one, batch)
 
 
 def share_of(name: str, ratio: Mapping, depth: int, *more) -> Share:
@@ -244,7 +243,7 @@ def _cost(setting: Setting, legend: dict[int, str]) -> list[Cost]:
     # the latency panel is drawn only if all networks have a latency
     timed = all(setting.mean(entry, "latency_ms_b1") for entry in setting.compared)
     order = sorted(setting.compared, key=lambda entry: entry in legend)  # draw named networks last, so on top
-    return [cost_of(setting, entry, legend.get(entry), timed) for entry in order]
+    return [cost_of(setting, setting.alone(entry), legend.get(entry), timed) for entry in order]
 
 
 def _field(records: dict[str, dict]) -> list[Panel]:

@@ -404,10 +404,11 @@ def _curves(numbers: Numbers) -> list[Panel]:
         records = {}
         for label, runs in rows:
             setting, model = numbers.find(preset, runs)
-            entries = sorted({*model.values()}) if model else []
-            seeds = [record for entry in entries for _, record in sorted(setting.records[entry].items())]
-            if seeds:
-                records[label] = min(seeds, key=lambda record: "val_loss" not in record["history"][-1])
+            if model:
+                seeds = setting.records[next(iter(model.values()))].values()
+                records[label] = min(
+                    seeds, key=lambda one: ("val_loss" not in one["history"][-1], one["seed"])
+                )
         return records
 
     channels = {

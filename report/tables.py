@@ -13,6 +13,7 @@ from engine.records import SUBSETS
 from report.compare import MEAN, SAME_STEM, STRONGEST, Line, Mistakes, lines_of
 from report.markdown import Row, captioned, difference, interval, mean_sd, number, plus_minus, star, table_of
 from report.results import Setting
+from utils import counted
 
 SEEDS = {  # task -> text that says how the variance over seeds enters an interval
     "task1": "and the spread over training seeds, pooled over models of a kind (where none has several seeds: images "
@@ -315,7 +316,7 @@ def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
     ours, against, seeds, shares, confusions = mistakes
     text = (
         f"Images by what {ours} and {against} make of them, in %, mean over "
-        f"{seeds} {'pair' if seeds == 1 else 'pairs'} of seeds."
+        f"{counted(seeds, 'pair')} of seeds."
     )
     agreement = captioned(setting, text, [{kind: f"{share:.1f}" for kind, share in shares.items()}])
     rows = [
