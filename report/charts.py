@@ -187,7 +187,7 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
     chosen = {
         name: entry
         for name, run in task2.FIGURE_MODELS.items()
-        if (entry := setting.find(run)) is not None and entry in setting.compared
+        if (entry := setting.find(run)) in setting.compared
     }
     chosen = chosen or {setting.describe(entry): entry for entry in setting.compared}
     records = {

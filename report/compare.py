@@ -8,6 +8,7 @@ table. See also report/results.py.
 from __future__ import annotations
 
 import itertools
+import operator
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -84,10 +85,7 @@ def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
 
     Lines with the same values in the columns `keys` show the same comparison, which counts once.
     """
-
-    def pair(line: dict) -> tuple:
-        return tuple(line[key] for key in keys)
-
+    pair = operator.itemgetter(*keys)
     tested = {pair(line): line["p_value"] for line in lines if line["p_value"] is not None}
     corrected = dict(zip(tested, holm(list(tested.values()))))
     return [{**line, "p_holm": corrected.get(pair(line))} for line in lines]

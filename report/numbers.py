@@ -127,16 +127,14 @@ class Numbers:
             return bands.groups_of(setting)[GROUPS[group]]
         return COLOUR_GROUPS.get(group, (group,))
 
-    def by_seed(self, preset: str, name: str | Runs, group: str = "mean") -> list[float]:
-        """Return top-1 on test in percent for each seed; return [] if there are no results."""
+    def by_seed(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> list[float]:
+        """Return top-1 on test in percent for each seed, or for `seed` alone; return [] if there are no results."""
         setting, model = self.find(preset, name)
-        return setting.top1(model, self.columns(setting, group)) if model else []
+        seeds = [int(seed)] if seed else None
+        return setting.top1(model, self.columns(setting, group), seeds) if model else []
 
     def top1(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> str:
-        values = self.by_seed(preset, name, group)
-        if values and seed:
-            setting, model = self.find(preset, name)
-            values = [values[setting.seeds(model, self.columns(setting, group)).index(int(seed))]]
+        values = self.by_seed(preset, name, group, seed)
         return f"{statistics.fmean(values):.1f}" if values else NOTHING
 
     def sd(self, preset: str, name: str, group: str = "mean") -> str:

@@ -284,9 +284,9 @@ class Setting:
             [np.mean([self.right(model[column], column, seed) for column in columns], 0) for seed in seeds]
         )
 
-    def top1(self, model: Model, columns=None) -> list[float]:
-        """Return top-1 in percent for each seed."""
-        return [100 * float(right.mean()) for right in self.correct(model, columns)]
+    def top1(self, model: Model, columns=None, seeds: list[int] | None = None) -> list[float]:
+        """Return top-1 in percent for each seed; for the arguments see `correct`."""
+        return [100 * float(right.mean()) for right in self.correct(model, columns, seeds)]
 
     # ------------------------------------------------------------ how much seeds matter
 
