@@ -71,16 +71,13 @@ class Network(NamedTuple):
 
     def top1(self, columns: Sequence[str]) -> str:
         """Write the mean top-1 over the sets and its deviation over seeds, or a dash if a set has no results."""
-        return mean_sd(self.setting.top1(self.model, columns) if columns else [])
-
-    def mean(self, columns: Sequence[str]) -> float:
-        """Return the mean top-1 over the sets and seeds in percent."""
-        return float(np.mean(self.setting.top1(self.model, columns)))
+        return mean_sd(self.setting.top1(self.model, columns))
 
     def worst(self, columns: Sequence[str]) -> str:
         """Average top-1 over seeds for each set; write the lowest average, or a dash if a set has no results."""
-        has = columns and self.seeds(columns)
-        return f"{min(self.mean((column,)) for column in columns):.1f}" if has else "–"
+        if not self.seeds(columns):
+            return "–"
+        return f"{min(np.mean(self.setting.top1(self.model, (column,))) for column in columns):.1f}"
 
 
 def networks_of(setting: Setting, runs: Iterable) -> list[Network]:
@@ -134,7 +131,7 @@ def difference_table(setting: Setting) -> str:
     lines = []
     for other in others:
         for group, columns in groups.items():
-            if columns and (result := setting.difference(ours.model, other.model, columns)):
+            if result := setting.difference(ours.model, other.model, columns):
                 lines.append({"other": other.entry, "group": group, **result})
     lines = adjusted(lines, ("other", "group"))
     by_pair = {(line["other"], line["group"]): line for line in lines}

@@ -11,11 +11,16 @@ from collections.abc import Callable, Mapping
 
 from engine.records import SUBSETS
 from grids import task1, task2
+from grids.run import Run
 from report import figures
 from report.compare import SEVEN, STRONGEST, Line, confusion_rates, headline, lines_of
 from report.figures import Chart, Confusion, Cost, Panel, Series, SetScores, Share, curve, estimates
 from report.results import Model, Runs, Setting
 
+LOSS, TOP1 = (
+    {"loss": "training loss"},
+    {"val_top1_pct": "validation top-1 (%)"},
+)  # values of a log, see `curves`
 KINDS = {
     "task1": ("channels", "map", "curves", "length", "bands"),
     "task2": ("depth", "cost", "field", "confusion", "curves", "fraction"),
@@ -38,25 +43,17 @@ def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str,
     }
 
 
-def curves(
-    records: Mapping[str, dict],
-    accuracy: str = "val_top1_pct",
-    label: str = "validation top-1 (%)",
-    val_loss: str = "",
-) -> list[Panel]:
-    """Make panels of training loss and validation accuracy by epoch; return [] if no record has a log.
+def curves(records: Mapping[str, dict], labels: Mapping[str, str]) -> list[Panel]:
+    """Make panels of values by epoch, such as the loss; return [] if no record has a log of the first value.
 
     Args:
         records: name in the legend -> record.
-        accuracy: key of the accuracy in the log.
-        label: name of the accuracy for readers.
-        val_loss: name for readers of a third panel with the validation loss; "" leaves this panel out.
+        labels: key of a value in the logs -> name of this value for readers. Each value has a panel.
     """
-    keys = {"loss": "training loss", accuracy: label} | ({"val_loss": val_loss} if val_loss else {})
     panels = []
-    for key, text in keys.items():
+    for key, label in labels.items():
         logged = [curve(name, record["history"], key) for name, record in records.items()]
-        panels.append(Panel("epoch", text, [series for series in logged if series.x]))
+        panels.append(Panel("epoch", label, [series for series in logged if series.x]))
     return panels if panels[0].series else []
 
 
@@ -80,11 +77,10 @@ def points_of(
     return [Panel(x, y, series, log=True)] if several else []
 
 
-def cost_of(setting: Setting, model: Model | int, name: str | None, timed: bool = True) -> Cost:
+def cost_of(setting: Setting, model: Model, name: str | None, timed: bool = True) -> Cost:
     """Return the point of a model in a figure of cost; with `timed`, the point has latencies."""
     one, batch = (setting.mean(model, f"latency_ms_b{size}") if timed else None for size in (1, 256))
-    top1 = setting.interval(model if isinstance(model, dict) else setting.alone(model))
-    return Cost(name, *top1, 2 * setting.mean(model, "macs") / 1e9, one, batch)
+    return Cost(name, *setting.interval(model), 2 * setting.mean(model, "macs") / 1e9, one, batch)
 
 
 def share_of(name: str, ratio: Mapping, depth: int, *more) -> Share:
@@ -123,8 +119,7 @@ def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
 
 def scores_of(setting: Setting, model: Model, name: str) -> SetScores:
     """Return the top-1 of a model by channel set, with the interval of each value."""
-    intervals = [setting.interval({subset: entry}, (subset,)) for subset, entry in model.items()]
-    return SetScores(name, *(dict(zip(model, values)) for values in zip(*intervals)))
+    return SetScores(name, {subset: setting.interval({subset: model[subset]}, (subset,)) for subset in model})
 
 
 def _channels(setting: Setting, lines: list[Line]) -> list[SetScores]:
@@ -150,45 +145,36 @@ def _map(lines: list[Line]) -> list[SetScores]:
         name = f"{line.name} ({', '.join(words)})" if words else line.name
         if line.entries.keys() >= {*SUBSETS}:
             scores.append(scores_of(line.setting, line.entries, name))
-    return sorted(scores, key=lambda one: -sum(one.top1.values()))
+    return sorted(scores, key=lambda model: -sum(top1 for top1, _, _ in model.top1.values()))
 
 
 def _curves(setting: Setting) -> list[Panel]:
-    trained = {name: {"RGB": run} for name, run in task1.FIGURE_MODELS.items() if not run.test}
-    averaged = {}
-    for name, runs in {**trained, "specialists, mean": task1.SPECIALISTS}.items():
-        entries = {subset: setting.find(run) for subset, run in runs.items()}
-        histories = {
-            subset: setting.records[entry, 0]["history"]
-            for subset, entry in entries.items()
-            if (entry, 0) in setting.records
-        }
-        if histories and all(histories.values()):
-            averaged[name] = {"history": _mean_history(histories, only_own_set=len(runs) > 1)}
-    return curves(averaged, "val_mean_pct", "validation top-1, mean of its sets (%)")
+    trained = {name: run for name, run in task1.FIGURE_MODELS.items() if not run.test}
+    histories = {name: _history(setting, run) for name, run in trained.items()}
+    own = {subset: _history(setting, run) for subset, run in task1.SPECIALISTS.items()}
+    histories["specialists, mean"] = _mean_history({subset: log for subset, log in own.items() if log})
+    records = {name: {"history": history} for name, history in histories.items()}
+    return curves(records, {**LOSS, "val_mean_pct": "validation top-1, mean of its sets (%)"})
 
 
-def _mean_history(histories: dict[str, list[dict]], only_own_set: bool) -> list[dict]:
-    """Average the logs of several networks by epoch; return a log.
+def _history(setting: Setting, run: Run) -> list[dict]:
+    """Return the log of a run's seed 0, or [] without results."""
+    return setting.records.get(setting.find(run), {}).get(0, {}).get("history", [])
 
-    Args:
-        histories: channel set -> log of the network for this set.
-        only_own_set: whether the validation accuracy of a network is taken only on the set of this network. (The
-            network for RGB was validated on every set.)
+
+def _mean_history(histories: dict[str, list[dict]]) -> list[dict]:
+    """Average the logs of the specialists by epoch; return a log.
+
+    `histories` maps a channel set to the log of its specialist. The validation accuracy of a specialist is taken only
+    on its set. (The network for RGB was validated on every set.)
     """
     averaged = []
-    for key in ("loss", "val_mean_pct"):
-        own = only_own_set and key == "val_mean_pct"
-        logs = [
-            [
-                (line["epoch"], line["val_top1_pct"][subset] if own else line[key])
-                for line in history
-                if key in line
-            ]
-            for subset, history in histories.items()
-        ]
-        for epochs, values in (zip(*networks) for networks in zip(*logs, strict=True)):
-            averaged.append({"epoch": epochs[0], key: statistics.fmean(values)})
+    for lines in zip(*histories.values(), strict=True):
+        mean = {"epoch": lines[0]["epoch"], "loss": statistics.fmean(line["loss"] for line in lines)}
+        if all("val_top1_pct" in line for line in lines):
+            own = [line["val_top1_pct"][subset] for subset, line in zip(histories, lines)]
+            mean["val_mean_pct"] = statistics.fmean(own)
+        averaged.append(mean)
     return averaged
 
 
@@ -201,11 +187,11 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
     chosen = {
         name: entry
         for name, run in task2.FIGURE_MODELS.items()
-        if (entry := setting.find(run)) is not None and entry in setting.compared
+        if (entry := setting.find(run)) in setting.compared
     }
     chosen = chosen or {setting.describe(entry): entry for entry in setting.compared}
     records = {
-        name: setting.records[entry, 0] for name, entry in chosen.items() if (entry, 0) in setting.records
+        name: setting.records[entry][0] for name, entry in chosen.items() if 0 in setting.records[entry]
     }
     legend = {entry: name for name, entry in chosen.items()}
     names = [legend.get(entry) or entry is not None and setting.describe(entry) for entry in (ours, against)]
@@ -226,7 +212,11 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
             None if ours is None else Confusion(*confusion_rates(setting, ours)),
             f"confusions of {names[0]}, test split",
         ),
-        "curves": (figures.lines, curves(records), "training curves, seed 0; a lone marker: validated once"),
+        "curves": (
+            figures.lines,
+            curves(records, {**LOSS, **TOP1}),
+            "training curves, seed 0; a lone marker: validated once",
+        ),
         "fraction": (
             figures.lines,
             points_of(setting, task2.DATA_SHARES, "share of the training images (%)", "top-1 (%)", unit=100),
@@ -253,7 +243,7 @@ def _cost(setting: Setting, legend: dict[int, str]) -> list[Cost]:
     # the latency panel is drawn only if all networks have a latency
     timed = all(setting.mean(entry, "latency_ms_b1") for entry in setting.compared)
     order = sorted(setting.compared, key=lambda entry: entry in legend)  # draw named networks last, so on top
-    return [cost_of(setting, entry, legend.get(entry), timed) for entry in order]
+    return [cost_of(setting, setting.alone(entry), legend.get(entry), timed) for entry in order]
 
 
 def _field(records: dict[str, dict]) -> list[Panel]:

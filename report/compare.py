@@ -8,6 +8,7 @@ table. See also report/results.py.
 from __future__ import annotations
 
 import itertools
+import operator
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
@@ -47,10 +48,10 @@ VARIANTS = {
     )
     for task, measured in MEASURED.items()
 }
+TRAINING = ("section", "model", "label", "stem", "width", "epochs", "augment", "weight_decay")
 RATIOS = (
     *SETTING,
-    *("split", "section", "model", "label", "stem", "width", "epochs", "augment", "weight_decay", "run"),
-    *("strict_depth", "seeds", "top1_pct", "comparison"),
+    *("split", *TRAINING, "run", "strict_depth", "seeds", "top1_pct", "comparison"),
     *("denominator", "denominator_run", "denominator_seeds", "denominator_top1_pct"),
     *("ratio", *RESULT[1:]),
 )
@@ -66,11 +67,16 @@ def csv_of(lines: dict[Setting, list[dict]], columns: tuple[str, ...], decimals:
     """Write the lines of all settings as CSV text.
 
     Args:
-        lines: setting -> its lines.
+        lines: setting -> its lines, without the columns that are the same for a setting.
         columns: columns of the CSV text.
         decimals: name of a column -> number of decimals.
     """
-    frame = pd.DataFrame([line for members in lines.values() for line in members], columns=columns)
+    rows = [
+        {**dict(zip(SETTING, setting.key)), "split": "test", **line}
+        for setting, members in lines.items()
+        for line in members
+    ]
+    frame = pd.DataFrame(rows, columns=columns)
     return to_csv(frame, {name: decimals.get(name) for name in columns})
 
 
@@ -79,10 +85,7 @@ def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
 
     Lines with the same values in the columns `keys` show the same comparison, which counts once.
     """
-
-    def pair(line: dict) -> tuple:
-        return tuple(line[key] for key in keys)
-
+    pair = operator.itemgetter(*keys)
     tested = {pair(line): line["p_value"] for line in lines if line["p_value"] is not None}
     corrected = dict(zip(tested, holm(list(tested.values()))))
     return [{**line, "p_holm": corrected.get(pair(line))} for line in lines]
@@ -117,17 +120,11 @@ class Line(NamedTuple):
         counts = sorted({len(self.values("top1_pct", subset)) for subset in self.entries})
         return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
-    def params(self) -> float | None:
-        """Return the number of parameters; for the specialists, return the sum over their networks."""
-        means = [self.mean("params", subset) for subset in self.entries]
-        return None if None in means else sum(means) if self.section == "specialist" else means[0]
-
     def minutes(self) -> float:
         """Return the training time in minutes per seed, summed over the networks of the model."""
-        records = self.setting.records
         seconds = [
-            statistics.fmean(record["train_s"] for (number, _), record in records.items() if number == entry)
-            for entry in dict.fromkeys(self.entries.values())
+            statistics.fmean(record["train_s"] for record in self.setting.records[entry].values())
+            for entry in {*self.entries.values()}
         ]
         return sum(seconds) / 60
 
@@ -194,9 +191,8 @@ def compare_models(setting: Setting) -> list[dict]:
             if not {*columns} <= ours.entries.keys() & other.entries.keys():
                 continue
             if result := setting.difference(ours.entries, other.entries, columns):
-                head = dict(zip(SETTING, setting.key), split="test", subset=subset)
                 names = dict(zip(COMPARED, (ours.name, ours.run, other.name, other.run)))
-                compared.append({**head, **names, **result})
+                compared.append({**names, "subset": subset, **result})
     return adjusted(compared, ("run", "other_run", "subset"))
 
 
@@ -239,7 +235,7 @@ def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST
     def fits(other: int) -> bool:
         if entry is None:
             return True
-        ours, theirs = setting.of(entry).iloc[0], setting.of(other).iloc[0]
+        ours, theirs = setting.row(entry), setting.row(other)
         return theirs["epochs"] <= ours["epochs"] and (
             comparison == STRONGEST or theirs["stem"] == ours["stem"]
         )
@@ -264,13 +260,13 @@ def ratios(setting: Setting) -> list[dict]:
     for comparison in (STRONGEST, SAME_STEM):
         lines = []
         for entry in setting.compared:
-            against, row = denominator(setting, entry, comparison), setting.of(entry).iloc[0]
+            against, row = denominator(setting, entry, comparison), setting.row(entry)
             if against in (None, entry):
                 continue
             ours, theirs = setting.alone(entry), setting.alone(against)
             lines.append(
                 {
-                    **{name: row[name] for name in RATIOS if name in row.index and name not in RESULT},
+                    **row[list(TRAINING)],
                     "run": setting.run_name(entry),
                     "strict_depth": setting.same(entry, "strict_depth"),
                     "seeds": len(setting.seeds(ours)),
@@ -394,7 +390,8 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
             costs = ("strict_depth", "macs") if setting.task == "task2" else ()
             members.append(
                 {
-                    **dict(zip(SETTING, setting.key), split="test", group=group, variant=label),
+                    "group": group,
+                    "variant": label,
                     **dict(zip(("model", "run"), _title(setting, run, model))),
                     **{each: float(np.mean(setting.top1(model, (each,)))) for each in setting.columns},
                     **{cost: setting.same(first, cost) for cost in costs},
@@ -404,7 +401,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
                     "top1_pct": mean,
                     "top1_sd": sd,
                     **dict(zip(("reference", "reference_run"), _title(setting, against, reference))),
-                    **{key: (result or {}).get(key) for key in RESULT[:-1]},
+                    **{key: result and result[key] for key in RESULT[:-1]},
                 }
             )
         if len(members) > 1 and any(line["difference_points"] is not None for line in members):

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_fscore_support, recall_score
+from sklearn.metrics import precision_recall_fscore_support
 
 from metrics.accuracy import confusion_matrix
 from report.class_names import NAMES
-from report.figures import PALETTE, Chart, Confusion, Panel, Series, confusion, curve, lines
+from report.figures import PALETTE, Chart, Confusion, Panel, Series, bars, confusion, curve, lines
 from report.markdown import Row, literal, number, table_of
 from storage.files import write_text
 from utils import UserError
@@ -158,27 +158,24 @@ def class_text(answers: ClassAnswers) -> str:
     names, sets = _names(answers), list(answers.predictions)[:SETS]
     count = range(len(names))
     counts = confusion_matrix(answers.labels, answers.predictions[sets[0]], len(names))
-    precision, _, f1, images = precision_recall_fscore_support(
-        answers.labels, answers.predictions[sets[0]], labels=count, zero_division=0
-    )
-    recalls = {
-        f"recall %, {one}" if len(sets) > 1 else "recall %": recall_score(
-            answers.labels, answers.predictions[one], labels=count, average=None, zero_division=0
+    scores = {}  # channel set -> (precision, recall, F1, number of images), each an array over the classes
+    for one in sets:
+        scores[one] = precision_recall_fscore_support(
+            answers.labels, answers.predictions[one], labels=count, zero_division=0
         )
-        for one in sets
-    }
+    precision, _, f1, images = scores[sets[0]]
     rows = []
     for label, name in enumerate(names):
         wrong = np.where(np.arange(len(names)) == label, 0, counts[label])
-        shares = {
-            heading: f"{100 * recall[label]:.1f}" if images[label] else "–"
-            for heading, recall in recalls.items()
-        }
+        recalls = {}
+        for one, (_, recall, _, _) in scores.items():
+            heading = f"recall %, {one}" if len(sets) > 1 else "recall %"
+            recalls[heading] = f"{100 * recall[label]:.1f}" if images[label] else "–"
         rows.append(
             {
                 "class": name,
                 "images": str(images[label]),
-                **shares,
+                **recalls,
                 "precision": f"{precision[label]:.3f}",
                 "F1": f"{f1[label]:.3f}",
                 "most often taken for": f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–",
@@ -222,8 +219,8 @@ def sets_chart(record: dict) -> Chart:
     split = next(split for split in SPLITS if record["splits"].get(split))
     rows = record["splits"][split]
     some = f" (the first {MOST_BARS} of {len(rows)} sets)" if len(rows) > MOST_BARS else ""
-    bars = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:MOST_BARS]})
-    return Chart(_draw_bars, bars, f"{_subject(record)}: top-1 on {split}{some}")
+    data = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:MOST_BARS]})
+    return Chart(_draw_bars, data, f"{_subject(record)}: top-1 on {split}{some}")
 
 
 def training_chart(record: dict) -> Chart:
@@ -262,21 +259,9 @@ def _bars_of(label: str, rows: dict[str, dict]) -> Bars:
 
 def _draw_bars(figure: Figure, data: Bars) -> None:
     """Draw the bars, with their intervals and numbers."""
-    axis = figure.subplots()
-    names, *values = zip(*data.bars)
-    top1, low, high = map(np.array, values)
-    bars = axis.bar(
-        range(len(names)),
-        top1,
-        0.7,
-        yerr=np.maximum([top1 - low, high - top1], 0),
-        error_kw={"zorder": 3},
-        color=PALETTE[0],
-        edgecolor="black",
-        linewidth=0.6,
-        zorder=2,
-    )
-    axis.bar_label(bars, fmt="%.1f", padding=1, fontsize=8)
+    axis, names = figure.subplots(), [name for name, *_ in data.bars]
+    drawn = bars(axis, range(len(names)), [interval for _, *interval in data.bars], 0.7, {}, color=PALETTE[0])
+    axis.bar_label(drawn, fmt="%.1f", padding=1, fontsize=8)
     crowded = max(map(len, names)) * len(names) > 90
     axis.set_xticks(range(len(names)), names, rotation=90 if crowded else 0, fontsize=8 if crowded else 10)
     axis.set(xlabel=data.x, ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(names), 4) - 0.3))

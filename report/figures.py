@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -84,9 +85,7 @@ class SetScores(NamedTuple):
     """The top-1 of a model by channel set, in percent, with its 95 % intervals."""
 
     name: str
-    top1: dict[str, float]  # channel set -> top-1
-    low: dict[str, float]  # channel set -> lower end of the interval
-    high: dict[str, float]  # channel set -> upper end of the interval
+    top1: dict[str, tuple[float, float, float]]  # channel set -> (top-1, lower end, upper end)
 
 
 class Cost(NamedTuple):
@@ -167,23 +166,16 @@ def channel_bars(figure: Figure, data: list[SetScores]) -> None:
     width = 0.84 / len(data)
     for rank, model in enumerate(data):
         here = [subset for subset in subsets if subset in model.top1]
-        x = np.array([subsets.index(subset) for subset in here]) + (rank - (len(data) - 1) / 2) * width
-        top1, low, high = (
-            np.array([values[subset] for subset in here]) for values in (model.top1, model.low, model.high)
-        )
-        axis.bar(
-            x,
-            top1,
+        bars(
+            axis,
+            [subsets.index(subset) + (rank - (len(data) - 1) / 2) * width for subset in here],
+            [model.top1[subset] for subset in here],
             width,
-            yerr=np.maximum([top1 - low, high - top1], 0),
-            error_kw={"elinewidth": 0.9, "capsize": min(2.5, 24 * width), "zorder": 3},
+            {"elinewidth": 0.9, "capsize": min(2.5, 24 * width)},
             label=model.name,
             color=PALETTE[rank % len(PALETTE)],
-            edgecolor="black",
-            linewidth=0.6,
             hatch=HATCHES[rank % len(HATCHES)],  # in grey, hatches separate neighbours
             hatchcolor="white",
-            zorder=2,
         )
     axis.set_xticks(range(len(subsets)), subsets)
     axis.set(
@@ -193,27 +185,42 @@ def channel_bars(figure: Figure, data: list[SetScores]) -> None:
     )
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", color="0.85", zorder=0)
-    _legend_below(figure, *axis.get_legend_handles_labels())
+    _legend_below(figure, [axis])
+
+
+def bars(axis, x, intervals: list[tuple[float, float, float]], width: float, error: dict, **style):
+    """Draw bars with their intervals; return them as matplotlib's `bar` does.
+
+    Args:
+        x: positions of the bars.
+        intervals: tuples (value, lower end, upper end).
+        width: width of a bar.
+        error, style: options of matplotlib for the intervals and for the bars.
+    """
+    values, low, high = np.transpose(intervals)
+    return axis.bar(
+        x,
+        values,
+        width,
+        yerr=np.maximum([values - low, high - values], 0),
+        error_kw={"zorder": 3, **error},
+        edgecolor="black",
+        linewidth=0.6,
+        zorder=2,
+        **style,
+    )
 
 
 def subset_map(figure: Figure, data: list[SetScores]) -> None:
     """Draw a table of top-1 with coloured cells: a row for each model, a column for each channel set."""
     figure.set_size_inches(10, 1.4 + 0.3 * len(data))
     axis = figure.subplots()
-    values = np.array([[model.top1.get(subset, np.nan) for subset in SUBSETS] for model in data])
+    values = np.array([[model.top1[subset][0] for subset in SUBSETS] for model in data])
     image = axis.imshow(values, cmap="cividis", aspect="auto")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    middle = (values.min() + values.max()) / 2
     for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            axis.text(
-                column,
-                row,
-                f"{value:.1f}",
-                ha="center",
-                va="center",
-                fontsize=SMALL,
-                color="white" if value < middle else "black",
-            )
+        colour = "white" if value < middle else "black"
+        axis.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=SMALL, color=colour)
     axis.set_xticks(range(len(SUBSETS)), SUBSETS)
     axis.set_yticks(range(len(data)), [model.name for model in data])
     axis.tick_params(length=0)
@@ -230,17 +237,17 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
     for axis, (key, label) in zip(axes, panels.items()):
         for model in data:  # a model without a name is only drawn for comparison
             if model.name:
-                style = {"label": model.name, **_marker(named.index(model))}
+                style = _marker(named.index(model))
             else:
                 style = {"linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75"}
-                style["label"] = "_" if axis.get_legend_handles_labels()[1] else "others, see the table"
-            _point(axis, getattr(model, key), model.top1, model.low, model.high, **style)
+            name = model.name or "others, see the table"
+            _point(axis, getattr(model, key), model.top1, model.low, model.high, label=name, **style)
         axis.set(xlabel=label)
         _log_axis(axis, [getattr(model, key) for model in data])
         axis.margins(x=0.12)
         axis.grid()
     axes[0].set_ylabel("top-1 (%), 95 % interval")
-    _legend_below(figure, *_plain_legend(axes[0]), columns=5)
+    _legend_below(figure, axes[:1], columns=5)
 
 
 def shares(figure: Figure, data: list[Share]) -> None:
@@ -256,26 +263,15 @@ def shares(figure: Figure, data: list[Share]) -> None:
     axis = figure.subplots()
     presets, depths = list(dict.fromkeys(model.of for model in data)), [model.depth for model in data]
     by_preset = presets != [""]
-    groups: dict[str, list[int]] = {}  # label in the legend -> positions of its models
     for position, model in enumerate(data):
-        kind = "plain" if model.plain else "gated"
-        label = f"{model.of}, {kind}, stem of stride {model.stride}" if by_preset else model.name
-        groups.setdefault(label, []).append(position)
-    for rank, (label, positions) in enumerate(groups.items()):
-        first = data[positions[0]]
         if by_preset:
-            rank = presets.index(first.of)
-            shape = rank + len(presets) if first.plain else rank
-            style = _marker(shape, first.stride == "1", colour=rank)
+            rank, kind = presets.index(model.of), "plain" if model.plain else "gated"
+            shape = rank + len(presets) if model.plain else rank
+            style = _marker(shape, model.stride == "1", colour=rank)
+            label = f"{model.of}, {kind}, stem of stride {model.stride}"
         else:
-            style = _marker(rank)
-        _point(
-            axis,
-            positions,
-            *np.array([data[position][1:4] for position in positions]).T,
-            label=label,
-            **style,
-        )
+            style, label = _marker(position), model.name
+        _point(axis, position, model.share, model.low, model.high, label=label, **style)
     for position, (depth, after) in enumerate(itertools.pairwise(depths)):
         if depth != after:
             axis.axvline(position + 0.5, color="0.8", linewidth=0.8)
@@ -295,19 +291,19 @@ def shares(figure: Figure, data: list[Share]) -> None:
     axis.set(
         ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data) - (0 if by_preset else 0.4))
     )
-    _legend_below(figure, *_plain_legend(axis))
+    _legend_below(figure, [axis])
 
 
-def _legend_below(figure, handles: list, labels: list[str], columns: int = 4) -> None:
-    """Draw a legend with at most `columns` columns below the figure, or with fewer if long labels do not fit."""
-    fitting = int(1080 / SMALL / max(map(len, labels)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(columns, fitting)))
+def _legend_below(figure, axes, columns: int = 4) -> None:
+    """Draw a legend of all axes below the figure. A label stands there once, and a point has no error bar.
 
-
-def _plain_legend(axis) -> tuple[list, list]:
-    """Return the handles and the labels of a legend, in which a point has no error bar."""
-    handles, labels = axis.get_legend_handles_labels()
-    return [handle[0] for handle in handles], labels
+    The legend has at most `columns` columns, or fewer if long labels do not fit.
+    """
+    drawn = [pair for axis in axes for pair in zip(*axis.get_legend_handles_labels())]
+    handles = {label: handle[0] for handle, label in drawn}
+    fitting = int(1080 / SMALL / max(map(len, handles)))
+    ncols = max(1, min(columns, fitting))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=ncols)
 
 
 def _marker(rank: int, hollow: bool = False, colour: int | None = None) -> dict:
@@ -351,11 +347,11 @@ def lines(figure: Figure, data: list[Panel]) -> None:
     rows = [data[first : first + 3] for first in range(0, len(data), 3)]
     figure.set_size_inches(10, 4.4 if len(rows) == 1 else 3.9 * len(rows))
     for part, panels in zip(figure.subfigures(len(rows), 1, squeeze=False).flat, rows):
-        names, handles = list(dict.fromkeys(line.name for panel in panels for line in panel.series)), {}
-        for axis, panel in zip(part.subplots(1, len(panels), squeeze=False).flat, panels):
+        names = list(dict.fromkeys(line.name for panel in panels for line in panel.series))
+        axes = part.subplots(1, len(panels), squeeze=False)[0]
+        for axis, panel in zip(axes, panels):
             _curves(axis, panel, names)
-            handles |= dict(zip(*_plain_legend(axis)[::-1]))
-        _legend_below(part, [handles[name] for name in names], names)
+        _legend_below(part, axes)
 
 
 def _curves(axis, panel: Panel, names: list[str]) -> None:
@@ -367,10 +363,11 @@ def _curves(axis, panel: Panel, names: list[str]) -> None:
             "color": PALETTE[rank % len(PALETTE)],
             "marker": MARKERS[rank % len(MARKERS)],
             "markersize": 5,
-            "markevery": -(-len(series.x) // 15),  # at most 15 markers
+            "markevery": math.ceil(len(series.x) / 15),  # at most 15 markers
+            "ecolor": PALETTE[rank % len(PALETTE)],
+            "label": series.name,
         }
-        bars = {"ecolor": style["color"], "label": series.name}
-        _point(axis, series.x, series.y, series.low, series.high, **bars, **style)
+        _point(axis, series.x, series.y, series.low, series.high, **style)
         if series.mark is not None:
             axis.axvline(series.mark, linewidth=1, linestyle=style["linestyle"], color=style["color"])
     axis.set(xlabel=panel.x, ylabel=panel.y)

@@ -127,17 +127,14 @@ class Numbers:
             return bands.groups_of(setting)[GROUPS[group]]
         return COLOUR_GROUPS.get(group, (group,))
 
-    def by_seed(self, preset: str, name: str | Runs, group: str = "mean") -> list[float]:
-        """Return top-1 on test in percent for each seed; return [] if there are no results."""
+    def by_seed(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> list[float]:
+        """Return top-1 on test in percent for each seed, or for `seed` alone; return [] if there are no results."""
         setting, model = self.find(preset, name)
-        columns = self.columns(setting, group) if model else ()
-        return setting.top1(model, columns) if columns else []
+        seeds = [int(seed)] if seed else None
+        return setting.top1(model, self.columns(setting, group), seeds) if model else []
 
     def top1(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> str:
-        values = self.by_seed(preset, name, group)
-        if values and seed:
-            setting, model = self.find(preset, name)
-            values = [values[setting.seeds(model, self.columns(setting, group)).index(int(seed))]]
+        values = self.by_seed(preset, name, group, seed)
         return f"{statistics.fmean(values):.1f}" if values else NOTHING
 
     def sd(self, preset: str, name: str, group: str = "mean") -> str:
@@ -187,8 +184,7 @@ class Numbers:
     def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
         """Sum a numeric column over the networks of a model; a `scale` of "/N" divides the sum by N."""
         setting, model = self.find(preset, name)
-        values = [setting.of(entry)[column].iloc[0] for entry in {*model.values()}] if model else []
-        return scaled(sum(values) if values else None, scale, form)
+        return scaled(model and setting.total(model, column), scale, form)
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
         path = self.results / file
@@ -240,7 +236,8 @@ class Numbers:
         return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())
 
     def _records(self) -> list[dict]:
-        return [record for one in self.settings if one.dataset == DATA for record in one.records.values()]
+        entries = [entry for one in self.settings if one.dataset == DATA for entry in one.records.values()]
+        return [record for by_seed in entries for record in by_seed.values()]
 
     def _trainings(self) -> list[dict]:
         """List a record for each training; several evaluations of the same training count once."""

@@ -20,59 +20,35 @@ from models.resnet import stem_pools
 from models.shallow import SHALLOW, SHALLOW_OPTIONS
 from models.task2 import network_options
 from report import budgets, diagrams, figures
-from report.charts import cost_of, curves, scores_of, share_of
+from report.charts import LOSS, TOP1, cost_of, curves, scores_of, share_of
 from report.class_names import class_names
 from report.compare import SAME_STEM, STRONGEST, adjusted, denominator, mistakes
 from report.figures import Chart, Cost, Panel, SetScores, Share
-from report.markdown import difference, interval, mean_sd, number, table, table_of
+from report.markdown import Row, difference, interval, mean_sd, number, table, table_of
 from report.numbers import COLOUR_GROUPS, FULL, NARROW, NOTHING, Numbers
 from report.results import Runs, answers
 
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
 PRESETS = {FULL: "L", NARROW: "S"}  # preset -> name in the texts
-# columns of the tables in README and in the report
-README_TASK1 = ("model", "seeds", "RGB", "mean of 7", "vs specialists", "params (M)")
+# heads of the tables in README and in the report
+README_TASK1 = "model | seeds | RGB | mean of 7 | vs specialists | params (M)"
 REPORT_TASK1 = (
-    *("model", "seeds", "val top-1", "val loss", "RGB", "pairs", "singles", "mean of 7", "vs specialists"),
-    "precision / F1",
+    "model | seeds | val top-1 | val loss | RGB | pairs | singles | mean of 7 | vs specialists | "
+    "precision / F1"
 )
 README_TASK2 = (
-    "model",
-    "preset",
-    "stem",
-    "strict depth",
-    "seeds",
-    "test top-1",
-    "% of strongest",
-    "params (M)",
-    "GFLOPs",
+    "model | preset | stem | strict depth | seeds | test top-1 | % of strongest | params (M) | GFLOPs"
 )
 REPORT_TASK2 = (
-    "model",
-    "preset",
-    "stem",
-    "epochs",
-    "depth",
-    "seeds",
-    "val top-1",
-    "test top-1",
-    "% of strongest",
-    "% of same stem",
+    "model | preset | stem | epochs | depth | seeds | val top-1 | test top-1 | % of strongest | "
+    "% of same stem"
 )
 COSTS_TASK2 = (
-    *(
-        "model",
-        "preset",
-        "width",
-        "hidden layers",
-        "params (M)",
-        "GFLOPs",
-        "ms, batch 1",
-        "ms, batch 256",
-        "val loss",
-    ),
-    "precision / F1",
+    "model | preset | width | hidden layers | params (M) | GFLOPs | ms, batch 1 | ms, batch 256 | val loss | "
+    "precision / F1"
 )
+CHANGES_TASK1 = "what changes | seeds | val top-1 | test top-1 | difference on test"
+CHANGES_TASK2 = "what changes | strict depth | GFLOPs | seeds | val top-1 | test top-1 | difference on test"
 APPENDED = {  # rows that only the report shows
     *("mean fill", "tied filter (C/n)", "dynamic convolution (C/n)"),
     *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
@@ -88,7 +64,6 @@ PRIMARY = (
     ("depth 6 x1.25 in % of ResNet-34 (L)", FULL, "depth6", "resnet34"),
     ("depth 4 in % of ResNet-34 (L)", FULL, "depth4", "resnet34"),
 )
-CHANGED = ("seeds", "val top-1", "test top-1", "difference on test")
 
 
 def make_tables(numbers: Numbers) -> dict[str, str]:
@@ -98,21 +73,18 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
         _task2_row(numbers, preset, *row) for preset, rows in task2.MAIN_ROWS.items() for row in rows
     ]
     short = [[row for row in rows if row.get("model") not in APPENDED] for rows in (channels, classifiers)]
-    of_layers = ("what changes", "strict depth", "GFLOPs", *CHANGED)
     return {
         "task1-main": chosen(channels, REPORT_TASK1),
         "task1-short": chosen(short[0], README_TASK1),
-        "task1-ablations": chosen(
-            _changes(numbers, task1.ABLATION_ROWS, task1.CHANNELSET), ("what changes", *CHANGED)
-        ),
+        "task1-ablations": chosen(_changes(numbers, task1.ABLATION_ROWS, task1.CHANNELSET), CHANGES_TASK1),
         "task1-bands-short": bands_table(numbers),
         "task1-fill": fill_table(numbers),
         "task1-choice": budgets.choice_table(numbers),
         "task2-main": chosen(classifiers, REPORT_TASK2),
         "task2-costs": chosen(classifiers, COSTS_TASK2),
         "task2-short": chosen(short[1], README_TASK2),
-        "task2-ablations": chosen(_changes(numbers, task2.ABLATION_ROWS, task2.PLAIN_STRONG), of_layers),
-        "task2-screening": chosen(_changes(numbers, task2.SCREENING_ROWS, task2.REFERENCE), of_layers),
+        "task2-ablations": chosen(_changes(numbers, task2.ABLATION_ROWS, task2.PLAIN_STRONG), CHANGES_TASK2),
+        "task2-screening": chosen(_changes(numbers, task2.SCREENING_ROWS, task2.REFERENCE), CHANGES_TASK2),
         "task1-answers": answers_table(numbers),
         "task2-confusions": confusions(numbers),
         "primary": primary_table(numbers),
@@ -152,22 +124,22 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
 # ---------------------------------------------------------------- tables
 
 
-def chosen(rows: list[dict[str, str]], columns: tuple[str, ...]) -> str:
+def chosen(rows: list[Row], head: str) -> str:
     """Write a table of `rows`, without the columns that no row fills; return "" if there are no rows.
 
-    A row is a dict from the name of a column to the text of its cell.
+    `head` holds the headings of the columns, separated by " | ". A row may also be empty, and may have other columns.
     """
     rows = [row for row in rows if row]
-    filled = [column for column in columns if any(row[column] != NOTHING for row in rows)]
-    return table(filled, [[row[column] for column in filled] for row in rows]) if rows else ""
+    filled = [name for name in head.split(" | ") if any(row[name] != NOTHING for row in rows)]
+    return table_of([{name: row[name] for name in filled} for row in rows])
 
 
-def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> dict[str, str]:
+def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> Row:
     """Make the cells of a model that both tasks show; return a dict from column to cell, or {} without results."""
     setting, model = numbers.find(preset, runs)
     if not model:
         return {}
-    params = sum(setting.of(entry)["params"].iloc[0] for entry in {*model.values()}) / 1e6
+    params = setting.total(model, "params") / 1e6
     return {
         "model": label,
         "seeds": str(len(numbers.by_seed(preset, runs))),
@@ -180,9 +152,7 @@ def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> dict[str, str
     }
 
 
-def _task1_row(
-    numbers: Numbers, label: str, runs: Runs, specialists: Runs = task1.SPECIALISTS
-) -> dict[str, str]:
+def _task1_row(numbers: Numbers, label: str, runs: Runs, specialists: Runs = task1.SPECIALISTS) -> Row:
     """Make the cells of a model; `specialists` are the seven networks to compare it with."""
     row = _row(numbers, NARROW, label, runs)
     if not row:
@@ -198,7 +168,7 @@ def signed(result: dict) -> str:
     return f"{value:+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
 
 
-def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> dict[str, str]:
+def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> Row:
     row = _row(numbers, preset, label, run)
     if not row:
         return {}
@@ -243,33 +213,29 @@ def hidden_layers(config: dict) -> str:
 
 def primary_table(numbers: Numbers) -> str:
     """Write a table of the comparisons in `PRIMARY`, with Holm's correction over all rows."""
-    alone = numbers.by_preset()
-    lines = []
-    for label, preset, name, other in PRIMARY:
-        setting, _ = numbers.find(preset, name)
-        if setting is None:
-            continue
+    alone, lines = numbers.by_preset(), []
+    for label, preset, *models in PRIMARY:
         results = [
-            (each.share if setting.task == "task2" else each.difference)(preset, name, other)
+            each.share(preset, *models) if preset == FULL else each.difference(preset, *models)
             for each in (numbers, alone)
         ]
         if all(results):
-            texts = [
-                interval(result, "ratio", 100) + " %" if "ratio" in result else signed(result) + " points"
-                for result in results
-            ]
-            lines.append({**results[0], "comparison": label, "result": texts[0], "alone": texts[1]})
+            lines.append({**results[0], "comparison": label, "alone": results[1]})
     rows = [
         {
             "comparison": line["comparison"],
-            "result": line["result"],
-            "with the preset's seeds alone": line["alone"],
+            "result": _result(line),
+            "with the preset's seeds alone": _result(line["alone"]),
             "p": f"{line['p_value']:.2g}",
             "p, Holm": f"{line['p_holm']:.2g}",
         }
         for line in adjusted(lines, ("comparison",))
     ]
     return table_of(rows)
+
+
+def _result(test: dict) -> str:
+    return f"{interval(test, 'ratio', 100)} %" if "ratio" in test else f"{signed(test)} points"
 
 
 def bands_table(numbers: Numbers) -> str:
@@ -302,32 +268,20 @@ def fill_table(numbers: Numbers) -> str:
 
     A network was trained either on all channels (column "fixed") or with the fill rule (column "trained").
     """
-    means = _fill_errors(numbers)
-    rows = []
-    for rule, name in RULES.items() if means else ():
-        cells = [number(means[""]["pixel_error"].get(rule), 2)]
-        for column, decimals in (("stem_error", 2), ("bn_shift", 2), ("val_top1_pct", 1)):
-            cells += [number(means[sampler][column].get(rule), decimals) for sampler in ("none", "hcs")]
-        rows.append([name, *cells])
-    header = ["rule", "pixel error", "response error, fixed", "trained", "shift, fixed", "trained"]
-    return table([*header, "accuracy, fixed", "trained"], rows) if rows else ""
-
-
-def _fill_errors(numbers: Numbers) -> dict[str, pd.DataFrame]:
-    """Average the values in fill_error.csv over the six sets that miss a channel.
-
-    Return a dict from the sampler of the training, which is "" for pixels without a network, to a table with a row for
-    each fill rule. The dict is empty without results.
-    """
     file = numbers.results / "fill_error.csv"
     if not file.is_file():
-        return {}
-    errors = pd.read_csv(file).fillna({"sampler": ""})
+        return ""
+    errors = pd.read_csv(file).fillna({"sampler": ""})  # pixel errors belong to no training
     errors = errors[errors["subset"].isin(SUBSETS[1:])]
-    return {
-        sampler: errors[errors["sampler"] == sampler].groupby("rule").mean(numeric_only=True)
-        for sampler in ("", "none", "hcs")
-    }
+    means = errors.groupby(["sampler", "rule"]).mean(numeric_only=True)
+    rows = []
+    for rule, name in RULES.items():
+        cells = [number(means["pixel_error"].get(("", rule)), 2)]
+        for column, decimals in (("stem_error", 2), ("bn_shift", 2), ("val_top1_pct", 1)):
+            cells += [number(means[column].get((sampler, rule)), decimals) for sampler in ("none", "hcs")]
+        rows.append([name, *cells])
+    header = ["rule", "pixel error", "response error, fixed", "trained", "shift, fixed", "trained"]
+    return table([*header, "accuracy, fixed", "trained"], rows)
 
 
 def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
@@ -450,39 +404,33 @@ def _curves(numbers: Numbers) -> list[Panel]:
         records = {}
         for label, runs in rows:
             setting, model = numbers.find(preset, runs)
-            entries = sorted({*model.values()}) if model else []
-            seeds = [record for entry in entries for record in setting.records_of(entry).values()]
-            if seeds:
-                records[label] = min(seeds, key=lambda record: "val_loss" not in record["history"][-1])
+            if model:
+                seeds = setting.records[next(iter(model.values()))].values()
+                records[label] = min(
+                    seeds, key=lambda one: ("val_loss" not in one["history"][-1], one["seed"])
+                )
         return records
 
-    names = ("ours", "ours-90", "ours-fine", "sliced")
-    labels = ("ours", "ours, 90 epochs, strong", "ours, no pooling, 50, strong", "sliced kernel")
-    narrow, small, full = (
-        logs(preset, rows)
-        for preset, rows in (
-            (NARROW, zip(labels, names)),
-            (NARROW, task2.MAIN_ROWS[NARROW]),
-            (FULL, task2.MAIN_ROWS[FULL]),
-        )
-    )
-    parts = (
-        curves(narrow, "val_mean_pct", "validation top-1, mean of 7 (%)", "validation loss"),
-        curves(full),
-        curves(small, val_loss="validation loss"),
-    )
-    if not all(parts):
-        return []
-    one, two, three = parts
-    shown = (NARROW, narrow, one), (FULL, full, two), (NARROW, small, three[2:])
-    return [
-        panel._replace(
-            title=seeds_of(preset, {line.name: records[line.name]["seed"] for line in panel.series})
-        )
-        for preset, records, panels in shown
-        for panel in panels
-        if panel.series
-    ]
+    channels = {
+        "ours": "ours",
+        "ours, 90 epochs, strong": "ours-90",
+        "ours, no pooling, 50, strong": "ours-fine",
+        "sliced kernel": "sliced",
+    }
+    val_loss = {"val_loss": "validation loss"}
+    rows = []
+    for preset, models, labels in (
+        (NARROW, channels.items(), {**LOSS, "val_mean_pct": "validation top-1, mean of 7 (%)", **val_loss}),
+        (FULL, task2.MAIN_ROWS[FULL], {**LOSS, **TOP1}),
+        (NARROW, task2.MAIN_ROWS[NARROW], val_loss),
+    ):
+        records = logs(preset, models)
+        rows.append([])
+        for panel in curves(records, labels):
+            seeds = {line.name: records[line.name]["seed"] for line in panel.series}
+            if seeds:
+                rows[-1].append(panel._replace(title=seeds_of(preset, seeds)))
+    return sum(rows, []) if all(rows) else []
 
 
 def seeds_of(preset: str, seeds: dict[str, int]) -> str:

@@ -118,12 +118,12 @@ def prepared(text: str) -> str:
     positions = itertools.count(1)
 
     def figure(match: re.Match) -> str:
-        position, number = next(positions), re.match(r"Figure (\d+)\. ", match[1])
-        if number and int(number[1]) != position:
+        position = next(positions)
+        number, caption = re.fullmatch(r"(?:Figure (\d+)\. )?(.*)", match[1]).groups()
+        if number and int(number) != position:
             raise UserError(
-                f"{TEXT}: figure {position} from the top is called Figure {number[1]}: correct its number"
+                f"{TEXT}: figure {position} from the top is called Figure {number}: correct its number"
             )
-        caption = re.sub(r"^Figure \d+\. ", "", match[1])
         caption = caption.replace("\\", "\\\\").replace('"', '\\"')
         return f'```{{=typst}}\n#picture("{match[2]}", "{caption}")\n```'
 

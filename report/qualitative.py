@@ -44,13 +44,13 @@ def make_charts(root: Path) -> dict[str, Chart]:
     try:
         content = read_json(file)
         picture = Image.open(root / "report" / "photographs" / f"{REBUILT}.png").convert("RGB")
-        figures = {
-            "reconstructions": (
+        return {
+            "qualitative_reconstructions.png": Chart(
                 reconstructions,
                 _rebuilt(content["ours"], _seen(picture)),
                 "One photograph from each set of channels, filled by four rules",
             ),
-            "kernels": (
+            "qualitative_kernels.png": Chart(
                 kernels,
                 content["ours"]["kernels"],
                 "Kernels that the stem generates for each set, a row for each channel",
@@ -61,7 +61,6 @@ def make_charts(root: Path) -> dict[str, Chart]:
             f"{file} is damaged or a picture is missing ({error}): make it again with python -m "
             f"tools.qualitative"
         ) from error
-    return {f"qualitative_{name}.png": Chart(*figure) for name, figure in figures.items()}
 
 
 def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dict) -> np.ndarray:

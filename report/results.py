@@ -115,6 +115,7 @@ class Setting:
         rows: the rows, with a new column "entry" for the number of the entry.
         test: the rows of the test split.
         keys: the `Key` of each entry.
+        records: entry -> seed -> record.
         files: a dict from (entry, column of predictions) to a dict from seed to the file of the test predictions.
         others: other settings of the task with the same data. They help to estimate the seed variance when this setting
             has too few seeds.
@@ -130,18 +131,19 @@ class Setting:
         self.columns = prediction_columns(task, rows)
         self.others: list[Setting] = []
         self.numbers: dict[Key, int] = {}  # key of an entry -> its number
-        self.records: dict[tuple[int, int], dict] = {}  # (entry, seed) -> record
+        self.records: dict[int, dict[int, dict]] = {}
         entries = {}
         for name in dict.fromkeys(rows["run"]):
             record = records[name]
             trained = identity(CONFIGS[task].of(record["config"]))
-            key = Key(record["model"], trained, tuple(sorted(record["test"].items())))
-            entries[name] = self.numbers.setdefault(key, len(self.numbers))
-            if self.records.setdefault((entries[name], record["seed"]), record) is not record:
+            facts = Key(record["model"], trained, tuple(sorted(record["test"].items())))
+            entries[name] = self.numbers.setdefault(facts, len(self.numbers))
+            by_seed = self.records.setdefault(entries[name], {})
+            if by_seed.setdefault(record["seed"], record) is not record:
                 raise UserError(
                     f"two records have the same model and seed, {name} and another of {record['model']}: delete one"
                 )
-        self.keys = list(self.numbers)  # the key of each entry
+        self.keys = list(self.numbers)
         self.rows = rows.assign(entry=rows["run"].map(entries))
         self.test = self.rows[self.rows["split"] == "test"]
         # (entry, column of predictions) -> seed -> file
@@ -172,14 +174,18 @@ class Setting:
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
-    @cache
-    def records_of(self, entry: int) -> dict[int, dict]:
-        """Return a dict from each seed of an entry, in order, to its record."""
-        return {seed: record for (number, seed), record in sorted(self.records.items()) if number == entry}
+    def total(self, model: Model, name: str) -> float:
+        """Sum the column `name` over the networks of a model; of each network, the first test row counts."""
+        return sum(self.row(entry)[name] for entry in {*model.values()})
+
+    def row(self, entry: int) -> pd.Series:
+        """Return the first test row of an entry."""
+        return self.of(entry).iloc[0]
 
     def record(self, entry: int) -> dict:
         """Return the record of an entry's first seed."""
-        return next(iter(self.records_of(entry).values()))
+        by_seed = self.records[entry]
+        return by_seed[min(by_seed)]
 
     def same(self, entry: int, column: str):
         """Return the value of a column that must be the same for all seeds of an entry.
@@ -225,11 +231,11 @@ class Setting:
 
     def run_name(self, entry: int) -> str:
         """Return the name of an entry's files, without the seed."""
-        return self.of(entry)["run"].iloc[0].rpartition("-s")[0]
+        return self.row(entry)["run"].rpartition("-s")[0]
 
     def describe(self, entry: int) -> str:
         """Return the label of an entry and, in brackets, the options that distinguish entries with the same label."""
-        row = self.rows[self.rows["entry"] == entry].iloc[0]
+        row = self.row(entry)
         length = [f"{row['epochs']} epochs", row["augment"]]
         if self.task == "task2":
             words = [f"x{row['width']:g}", *length, f"decay {row['weight_decay']:g}"]
@@ -244,12 +250,10 @@ class Setting:
         return [read_predictions(file) for _, file in sorted(self.files.get((entry, column), {}).items())]
 
     def seeds(self, model: Model, columns=None) -> list[int]:
-        """List the seeds that have test predictions in all of the columns."""
-        return sorted(
-            set.intersection(
-                *({*self.files.get((model[column], column), {})} for column in columns or self.columns)
-            )
-        )
+        """List the seeds that have test predictions in all of the columns; None as `columns` means all columns."""
+        columns = self.columns if columns is None else columns
+        files = [self.files.get((model[column], column), {}) for column in columns]
+        return sorted(set.intersection(*map(set, files))) if files else []
 
     @cache
     def right(self, entry: int, column: str, seed: int) -> np.ndarray:
@@ -274,17 +278,15 @@ class Setting:
             columns: columns of predictions; None: all columns.
             seeds: seeds to use; None: all seeds that have predictions for these columns.
         """
-        columns = columns or self.columns
+        columns = self.columns if columns is None else columns
+        seeds = self.seeds(model, columns) if seeds is None else seeds
         return np.array(
-            [
-                sum(self.right(model[column], column, seed) for column in columns) / len(columns)
-                for seed in seeds or self.seeds(model, columns)
-            ]
+            [np.mean([self.right(model[column], column, seed) for column in columns], 0) for seed in seeds]
         )
 
-    def top1(self, model: Model, columns=None) -> list[float]:
-        """Return top-1 in percent for each seed."""
-        return [100 * float(right.mean()) for right in self.correct(model, columns)]
+    def top1(self, model: Model, columns=None, seeds: list[int] | None = None) -> list[float]:
+        """Return top-1 in percent for each seed; for the arguments see `correct`."""
+        return [100 * float(right.mean()) for right in self.correct(model, columns, seeds)]
 
     # ------------------------------------------------------------ how much seeds matter
 
@@ -313,20 +315,19 @@ class Setting:
         Return None if no model has several seeds.
         """
 
-        def several(setting: Setting) -> list[np.ndarray]:
-            models = [
-                setting.alone(entry)
-                for entry in sorted({*setting.test["entry"]})
-                if setting.kind(entry) == kind
-            ]
-            return [
-                setting.correct(model, columns) for model in models if len(setting.seeds(model, columns)) > 1
-            ]
+        def pool(settings: list[Setting]) -> SeedVariance | None:
+            outcomes = []
+            for setting in settings:
+                for entry in sorted({*setting.test["entry"]}):
+                    model = setting.alone(entry)
+                    if setting.kind(entry) == kind and len(setting.seeds(model, columns)) > 1:
+                        outcomes.append(setting.correct(model, columns))
+            return seed_variance(outcomes)
 
-        variance = seed_variance(several(self))
+        variance = pool([self])
         if kind == "specialist" or variance and variance.freedom >= FEW:
             return variance
-        return seed_variance(outcomes for setting in (self, *self.others) for outcomes in several(setting))
+        return pool([self, *self.others])
 
     def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
         """Estimate the variance of a model's top-1 over training seeds; return None if too few seeds are repeated.
@@ -341,11 +342,8 @@ class Setting:
             if None not in parts:
                 return mean_variance(parts)
         kind = self.kind(next(iter(model.values())))
-        if kind in ("plain", "specialist"):
-            seeds = self.seeds(model, columns)
-            variance = seed_variance([self.correct(model, columns)]) if len(seeds) > 1 else None
-            if variance:
-                return variance
+        if kind in ("plain", "specialist") and (own := seed_variance([self.correct(model, columns)])):
+            return own
         return self.pooled(kind if self.task == "task2" else "any set", columns)
 
     @cache
@@ -369,7 +367,7 @@ class Setting:
 
     def interval(self, model: Model, columns=None) -> tuple[float, float, float]:
         """Return (mean top-1, lower end, upper end) in percent; the 95 % interval is over images and seeds."""
-        columns = tuple(columns or self.columns)
+        columns = self.columns if columns is None else tuple(columns)
         correct, variance = self.correct(model, columns), self.variance(model, columns)
         result = paired_difference(
             correct, np.zeros_like(correct), [(1 / len(correct), variance)] if variance else []
@@ -382,7 +380,7 @@ class Setting:
         The result is the dict of `paired_difference`, with the numbers of seeds of both models as "seeds" and
         "other_seeds". Two evaluations of the same trained networks are compared seed by seed.
         """
-        columns = tuple(columns or self.columns)
+        columns = self.columns if columns is None else tuple(columns)
         ours, theirs = self.seeds(model, columns), self.seeds(other, columns)
         same = all(self.keys[model[column]].trained == self.keys[other[column]].trained for column in columns)
         if same:

@@ -13,6 +13,7 @@ from engine.records import SUBSETS
 from report.compare import MEAN, SAME_STEM, STRONGEST, Line, Mistakes, lines_of
 from report.markdown import Row, captioned, difference, interval, mean_sd, number, plus_minus, star, table_of
 from report.results import Setting
+from utils import counted
 
 SEEDS = {  # task -> text that says how the variance over seeds enters an interval
     "task1": "and the spread over training seeds, pooled over models of a kind (where none has several seeds: images "
@@ -65,7 +66,7 @@ def channel_table(setting: Setting) -> str:
                 **line.how,
                 "seeds": line.seeds(),
                 **quality,
-                "params (M)": number(line.params(), 2, MILLION),
+                "params (M)": number(setting.total(line.entries, "params"), 2, MILLION),
                 "MACs (M), n=3": number(line.mean("macs", "RGB"), 0, MILLION),
             }
         )
@@ -139,7 +140,7 @@ def channel_cost_table(setting: Setting) -> str:
             {
                 "model": line.name,
                 **line.how,
-                "params (M)": number(line.params(), 2, MILLION),
+                "params (M)": number(setting.total(line.entries, "params"), 2, MILLION),
                 "training (min)": number(line.minutes(), 1),
                 **macs,
                 **latency,
@@ -192,7 +193,7 @@ MAIN = ("ours", "reference", "baseline")
 
 def _training(setting: Setting, entry: int) -> Row:
     """Return the cells that describe a network and its training."""
-    row = setting.of(entry).iloc[0]
+    row = setting.row(entry)
     return {
         "model": row["label"],
         "stem": f"{row['stem']} pooled" if row["stem_pool"] is True else row["stem"],
@@ -224,13 +225,13 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
     for line in sorted(ratios, key=lambda line: -line["epochs"]):
         against[line["comparison"]][line["denominator_run"]] = line["denominator"]
     rows: dict[bool, list[Row]] = {True: [], False: []}  # whether a table is the main table -> its rows
-    for entry in sorted(setting.compared, key=lambda entry: -setting.of(entry)["epochs"].iloc[0]):
+    for entry in sorted(setting.compared, key=lambda entry: -setting.row(entry)["epochs"]):
         run, results, ratio = setting.run_name(entry), setting.of(entry), {}
         for comparison in (STRONGEST, SAME_STEM):
             share = shares.get((comparison, run))
             whole = "100" if run in against[comparison] else "–"
             ratio[f"ratio %, {comparison}"] = interval(share, "ratio", 100) + star(share) if share else whole
-        rows[results["section"].iloc[0] in MAIN].append(
+        rows[setting.row(entry)["section"] in MAIN].append(
             {
                 **_training(setting, entry),
                 "strict depth": f"{setting.same(entry, 'strict_depth'):.0f}",
@@ -273,7 +274,7 @@ def classifier_cost_table(setting: Setting, against: int | None) -> str:
 
     rows = []
     for entry in setting.compared:
-        counts = {record["weighted_operations"] for record in setting.records_of(entry).values()}
+        counts = {record["weighted_operations"] for record in setting.records[entry].values()}
         rows.append(
             {
                 **_training(setting, entry),
@@ -302,7 +303,7 @@ def classifier_cost_table(setting: Setting, against: int | None) -> str:
 
 def _timed_on(setting: Setting, entry: int) -> set[str]:
     """Return the descriptions of the machines on which the latencies of an entry were measured."""
-    records = setting.records_of(entry)
+    records = setting.records[entry]
     timed = [records[seed] for seed in setting.of(entry).dropna(subset="latency_ms_b1")["seed"]]
     machines = [record.get("timed_with", record["evaluated_with"]) for record in timed]
     return {f"{machine['hardware']}, threads: {machine['threads']}" for machine in machines}
@@ -315,7 +316,7 @@ def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
     ours, against, seeds, shares, confusions = mistakes
     text = (
         f"Images by what {ours} and {against} make of them, in %, mean over "
-        f"{seeds} {'pair' if seeds == 1 else 'pairs'} of seeds."
+        f"{counted(seeds, 'pair')} of seeds."
     )
     agreement = captioned(setting, text, [{kind: f"{share:.1f}" for kind, share in shares.items()}])
     rows = [

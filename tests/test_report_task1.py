@@ -351,7 +351,7 @@ def test_a_name_has_the_same_style_in_all_panels_of_a_row():
     figures.lines(figure, panels)
     styles = {}
     for axis in figure.axes:
-        for line, name in zip(*figures._plain_legend(axis)):
+        for (line, *_), name in zip(*axis.get_legend_handles_labels()):
             styles.setdefault(name, set()).add((line.get_color(), line.get_linestyle(), line.get_marker()))
     assert [*styles] == [*"abc"] and {len(each) for each in styles.values()} == {1}
     assert len(set.union(*styles.values())) == 3
@@ -371,7 +371,7 @@ def test_a_panel_names_the_seeds_of_its_networks():
 def test_the_specialists_curve_is_of_their_own_sets(results):
     """The RGB specialist is the RGB-only network, whose validation on all seven sets is no part of it."""
     setting = only(results)
-    for line in setting.records[setting.find(SPECIALISTS["RGB"]), 0]["history"]:
+    for line in setting.records[setting.find(SPECIALISTS["RGB"])][0]["history"]:
         line["val_mean_pct"] = 0
     series = make_charts(setting)["task1_curves_48px-quarter_toy.png"].data[1].series[-1]
     assert series.name == "specialists, mean" and series.y == pytest.approx([58, 59])
@@ -427,7 +427,7 @@ def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
     build.main([], results)
     figure = results / build.FIGURES / "task1_channels_48px-quarter_toy.png"
     drawn = figure.read_bytes()
-    other = Chart(figures.channel_bars, [SetScores("other", {"R": 1}, {"R": 0}, {"R": 2})], "title")
+    other = Chart(figures.channel_bars, [SetScores("other", {"R": (1, 0, 2)})], "title")
     for damage in (figure.unlink, lambda: other.write(figure), lambda: figure.write_text("no PNG")):
         damage()
         with pytest.raises(SystemExit):

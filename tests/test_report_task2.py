@@ -374,7 +374,7 @@ def test_main_table(results, cells):
 
 def test_latencies_of_different_machines_are_not_compared(results, cells):
     setting = only(results)
-    for (entry, _), record in setting.records.items():
+    for entry, record in [(entry, one) for entry, seeds in setting.records.items() for one in seeds.values()]:
         record["evaluated_with"] = {"hardware": "old", "threads": 2}
         if label(setting, entry) in ("gated", "long"):
             # of tools/latency.py, later than the evaluation
@@ -451,7 +451,7 @@ def test_figures_of_many_lines_show_the_chosen_networks(results, monkeypatch):
 
 def test_a_network_that_sees_more_than_the_image_has_no_mark(results):
     setting = only(results)
-    setting.records[setting.find(GATED), 0]["receptive_field"]["size_px"] = 99
+    setting.records[setting.find(GATED)][0]["receptive_field"]["size_px"] = 99
     field = make_charts(setting)["task2_field_48px-quarter_toy.png"].data
     assert field[0].series[0].mark is None
 
