@@ -53,7 +53,7 @@ def speed_tables(file: Path) -> dict[str, str]:
         parts: dict[str, list[Row]] = {name: [] for name in notes}
         for row in rows:
             values = {key: float(row[key]) for key in ("value", "ratio", "low", "high") if row[key]}
-            quartiles = "{ratio:.3f} ({low:.3f} – {high:.3f})".format(**values) if row["ratio"] else "–"
+            quartiles = "{ratio:.3f} ({low:.3f} to {high:.3f})".format(**values) if row["ratio"] else "–"
             parts["speed-stem" if row["benchmark"] == "stem" else "speed"].append(
                 {
                     "case": row["case"],

@@ -128,7 +128,7 @@ def _row(record: dict, row: dict) -> Row:
 
     quality = {
         "top-1 %": f"{row['top1_pct']:.2f}",
-        "95 % interval": f"{row['ci95_low']:.2f} – {row['ci95_high']:.2f}",
+        "95 % interval": f"{row['ci95_low']:.2f} to {row['ci95_high']:.2f}",
         "top-5 %": cell("top5_pct", 2),
         **{name: cell(f"{name.lower()}_macro", 3) for name in ("precision", "recall", "F1")},
         "loss": cell("loss", 3),

@@ -231,7 +231,7 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
     """Draw top-1 against operations and, if they were measured, against latencies, with a marker for each model."""
     labels = {"gflops": "GFLOPs for one image", "latency": "one image (ms)", "batch": "256 images (ms)"}
     panels = {key: label for key, label in labels.items() if getattr(data[0], key) is not None}
-    figure.set_size_inches(10, 4.8)
+    figure.set_size_inches(10, 4.2)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     named = [model for model in data if model.name]
     for axis, (key, label) in zip(axes, panels.items()):
@@ -259,7 +259,7 @@ def shares(figure: Figure, data: list[Share]) -> None:
     Args:
         data: shares, sorted by depth.
     """
-    figure.set_size_inches(10, 5)
+    figure.set_size_inches(10, 4.4)
     axis = figure.subplots()
     presets, depths = list(dict.fromkeys(model.of for model in data)), [model.depth for model in data]
     by_preset = presets != [""]
@@ -345,7 +345,7 @@ def lines(figure: Figure, data: list[Panel]) -> None:
     A row has one legend below it. A name has the same colour, line and marker in all panels of the row.
     """
     rows = [data[first : first + 3] for first in range(0, len(data), 3)]
-    figure.set_size_inches(10, 4.4 if len(rows) == 1 else 3.9 * len(rows))
+    figure.set_size_inches(10, 4.4 if len(rows) == 1 else 3.1 * len(rows))
     for part, panels in zip(figure.subfigures(len(rows), 1, squeeze=False).flat, rows):
         names = list(dict.fromkeys(line.name for panel in panels for line in panel.series))
         axes = part.subplots(1, len(panels), squeeze=False)[0]
@@ -385,7 +385,7 @@ def budgets(figure: Figure, data: list[Panel]) -> None:
     A series of a panel is a family of models. Only the second family has filled markers. Points of equal cost whose
     intervals overlap are drawn side by side.
     """
-    figure.set_size_inches(10, 5)
+    figure.set_size_inches(10, 4.4)
     *axes, key = figure.subplots(1, len(data) + 1, width_ratios=[*[1] * len(data), 0.95])
     for axis, panel in zip(axes, data):
         points = [

@@ -48,24 +48,24 @@ def table_of(rows: Sequence[Row]) -> str:
 
 
 def difference(test: Mapping | None) -> str:
-    """Write a difference with its interval, and an asterisk if it is significant, such as "+1.2 (0.3 – 2.1)*"."""
+    """Write a difference with its interval, and an asterisk if it is significant, such as "+1.2 (0.3 to 2.1)*"."""
     if test is None:
         return "–"
     sign = f"{test['difference_points']:+.1f}"[0]
     return sign.replace("-", "") + interval(test, "difference_points") + star(test)
 
 
-def interval(test: Mapping | None, name: str, unit: float = 1, to: str = "–") -> str:
-    """Write the value `name` of a test and its interval, both times `unit`, such as "1.2 (0.3 – 2.1)"."""
+def interval(test: Mapping | None, name: str, unit: float = 1) -> str:
+    """Write the value `name` of a test and its interval, both times `unit`, such as "1.2 (0.3 to 2.1)"."""
     if test is None:
         return "–"
     value, low, high = (unit * test[key] for key in (name, "ci95_low", "ci95_high"))
-    return f"{value:.1f} ({low:.1f} {to} {high:.1f})"
+    return f"{value:.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
 
 
 def star(test: Mapping) -> str:
     """Write an asterisk if the test is significant after Holm's correction."""
-    return "*" if test["p_holm"] is not None and test["p_holm"] < 0.05 else ""
+    return "*" if test.get("p_holm") is not None and test["p_holm"] < 0.05 else ""
 
 
 def plus_minus(mean: float, sd: float | None) -> str:

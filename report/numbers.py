@@ -142,7 +142,7 @@ class Numbers:
         return f"{statistics.stdev(values):.1f}" if len(values) > 1 else NOTHING
 
     def gap(self, preset: str, name: str, other: str, group: str = "mean") -> str:
-        return interval(self.difference(preset, name, other, group), "difference_points", to="to")
+        return interval(self.difference(preset, name, other, group), "difference_points")
 
     def difference(
         self, preset: str, name: str | Runs, other: str | Runs, group: str = "mean"
@@ -157,7 +157,7 @@ class Numbers:
         return setting.difference(model, against, self.columns(setting, group))
 
     def ratio(self, preset: str, name: str, other: str = STRONGEST) -> str:
-        return interval(self.share(preset, name, other), "ratio", 100, "to")
+        return interval(self.share(preset, name, other), "ratio", 100)
 
     def share(self, preset: str, name: str | Runs, other: str | Runs = STRONGEST) -> dict | None:
         """Divide the top-1 of two networks of Task 2; return the result of `Setting.ratio`.

@@ -159,13 +159,7 @@ def _task1_row(numbers: Numbers, label: str, runs: Runs, specialists: Runs = tas
         return {}
     gap = runs is not specialists and numbers.difference(NARROW, runs, specialists)
     means = {group: mean_sd(numbers.by_seed(NARROW, runs, group)) for group in ("RGB", *COLOUR_GROUPS)}
-    return {**row, **means, "mean of 7": means["mean"], "vs specialists": signed(gap) if gap else NOTHING}
-
-
-def signed(result: dict) -> str:
-    """Write a difference with its sign and its interval, such as "+1.2 [0.3, 2.1]"."""
-    value, low, high = (result[key] for key in ("difference_points", "ci95_low", "ci95_high"))
-    return f"{value:+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
+    return {**row, **means, "mean of 7": means["mean"], "vs specialists": difference(gap or None)}
 
 
 def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> Row:
@@ -194,9 +188,15 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> Row:
         "test top-1": mean_sd(numbers.by_seed(preset, run)),
         "GFLOPs": f"{2 * setting.mean(model, 'macs') / 1e9:.2f}",
         **{
-            f"ms, batch {batch}": number(setting.mean(model, f"latency_ms_b{batch}"), 2) for batch in (1, 256)
+            f"ms, batch {batch}": milliseconds(setting.mean(model, f"latency_ms_b{batch}"))
+            for batch in (1, 256)
         },
     }
+
+
+def milliseconds(value: float | None) -> str:
+    """Write a time with two decimals, or with none from 100 ms on: timings vary by a few percent."""
+    return number(value, 2 if value is None or value < 100 else 0)
 
 
 def hidden_layers(config: dict) -> str:
@@ -235,7 +235,7 @@ def primary_table(numbers: Numbers) -> str:
 
 
 def _result(test: dict) -> str:
-    return f"{interval(test, 'ratio', 100)} %" if "ratio" in test else f"{signed(test)} points"
+    return f"{interval(test, 'ratio', 100)} %" if "ratio" in test else f"{difference({**test, 'p_holm': None})} points"
 
 
 def bands_table(numbers: Numbers) -> str:
@@ -280,8 +280,9 @@ def fill_table(numbers: Numbers) -> str:
         for column, decimals in (("stem_error", 2), ("bn_shift", 2), ("val_top1_pct", 1)):
             cells += [number(means[column].get((sampler, rule)), decimals) for sampler in ("none", "hcs")]
         rows.append([name, *cells])
-    header = ["rule", "pixel error", "response error, fixed", "trained", "shift, fixed", "trained"]
-    return table([*header, "accuracy, fixed", "trained"], rows)
+    columns = ("response error", "shift", "accuracy")
+    header = [f"{name}, {kind}" for name in columns for kind in ("fixed", "trained")]
+    return table(["rule", "pixel error", *header], rows)
 
 
 def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
@@ -359,6 +360,7 @@ def _channels(numbers: Numbers) -> list[SetScores]:
         ("seven specialists", "specialists"),
         ("ours", "ours"),
         ("ours, 90 epochs, strong", "ours-90"),
+        ("mean fill", "mean-fill"),
         ("hypernetwork", "hypernet"),
         ("sliced kernel", "sliced"),
         ("RGB-trained, regression fill", "rgb+regression"),
@@ -380,7 +382,7 @@ def _depth(numbers: Numbers) -> list[Share]:
                 setting, model = numbers.find(preset, run)
                 record = setting.record(model[SINGLE])
                 config = record["config"]
-                words = re.findall(r"x[\d.]+", label)
+                words = re.findall(r"x[\d.]+|\d+/\d+ wide", label)
                 if config["epochs"] != PRESET_DEFAULTS[preset]["epochs"]:
                     words.append(f"{config['epochs']} ep.")
                 more = text, config["stem"][-1], config["arch"].startswith("plain")

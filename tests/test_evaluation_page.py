@@ -87,7 +87,7 @@ def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, capsy
 
 def test_the_text_tells_what_was_measured_and_dashes_what_was_not(sets, classifier):
     text = make_text(sets)
-    assert "| RGB | 61.25 | 53.50 – 68.40 | 0.600 | 0.610 | 0.605 | 1.234 | 4.0 | 0.37 |" in text
+    assert "| RGB | 61.25 | 53.50 to 68.40 | 0.600 | 0.610 | 0.605 | 1.234 | 4.0 | 0.37 |" in text
     assert text.index("## test") < text.index("## val") and "seed 3; trained in 60 s." in text
     assert "| mean | 61.25 |" in text
     del classifier["splits"]["test"][0]["loss"]  # of a record of an older version
@@ -150,7 +150,7 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
     assert capsys.readouterr().out.splitlines()[-2:] == PATHS
     text = Path("run/evaluation.md").read_text(encoding="utf-8")
     for row in read_rows("results/task1/channels.csv"):
-        assert f"| {row['subset']} | {row['top1_pct']:.2f} | {row['ci95_low']:.2f} – " in text
+        assert f"| {row['subset']} | {row['top1_pct']:.2f} | {row['ci95_low']:.2f} to " in text
     command(eval_channels, trained, *OPTIONS, "--name", "other", "--split", "val", "--subsets", "RG")
     assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
     assert "## Classes on test" in text and "recall %, RGB | recall %, RG |" in text
@@ -206,7 +206,7 @@ def test_a_classifier_and_the_same_on_images_of_another_size(command, ready, tin
     record = json.loads(next(Path("results/task2/runs").glob("*.json")).read_text())
     row = record["splits"]["test"][0]
     text = Path("run/evaluation.md").read_text(encoding="utf-8")
-    assert f"| {row['top1_pct']:.2f} | {row['ci95_low']:.2f} – " in text
+    assert f"| {row['top1_pct']:.2f} | {row['ci95_low']:.2f} to " in text
     assert "| recall % | precision |" in text and Path("run/evaluation-confusion.png").exists()
     assert f"| {row['strict_depth']} | {record['weighted_operations']} |" in text
     command(eval_shallow, "run/model.pt", *OPTIONS, "--image-size", 12)
@@ -253,7 +253,7 @@ def test_the_confusion_matrix_shows_the_classes_with_the_most_errors(sets):
 def test_top_5_stands_beside_top_1_of_more_than_five_classes(sets):
     sets["splits"]["test"] = [{**row, "top5_pct": 88.5} for row in sets["splits"]["test"]]
     text = make_text(sets)
-    assert "| RGB | 61.25 | 53.50 – 68.40 | 88.50 |" in text and text.count("top-5 %") == 1
+    assert "| RGB | 61.25 | 53.50 to 68.40 | 88.50 |" in text and text.count("top-5 %") == 1
 
 
 def test_the_five_likeliest_are_counted():

@@ -154,7 +154,7 @@ def test_the_table_of_speeds(tmp_path):
     )
     tables = speed_tables(tmp_path / "speed.csv")
     assert (
-        "| ResNet-18, n=1 | 12.5 ms/step | plain | 1.010 (1.000 – 1.020) | a processor, 1 thread |"
+        "| ResNet-18, n=1 | 12.5 ms/step | plain | 1.010 (1.000 to 1.020) | a processor, 1 thread |"
         in tables["speed-stem"]
     )
     assert "| two processes | 2,000 images/s | – | – |" in tables["speed"]
