@@ -37,10 +37,9 @@ from storage.files import read_json, write_json, write_text
 from storage.locks import making
 from utils import ROOT, UserError, counted, printable, progress_bar
 
-FORMAT = 2  # part of the key, so caches of another format are ignored
+FORMAT = 3  # part of the key, so caches of another format are ignored
 CHUNK = 64  # images for one job
 FEW = 500  # with fewer images, the start of worker processes takes longer than they save
-SAMPLE = 256  # number of images to decode again for a cache without pictures.json
 PICTURES = "pictures.json"
 
 
@@ -64,7 +63,7 @@ class PixelCache:
         name, digest: name and digest of the lists.
         size: side of the images, px.
         class_names, num_classes: the classes, in the order of the labels.
-        images_digest: digest of the pictures, see `data.identity`; None if an earlier version made the cache.
+        images_digest: digest of the pictures, see `data.identity`.
         sources: path of a data set with these pictures -> its `data.identity.stamp`.
         channels: names and wavelengths of the images' last axis; channel_names: only the names.
         kind: type of the pixels, uint8, uint16 or float32.
@@ -72,7 +71,7 @@ class PixelCache:
         covariance: (C, C) float32, of the train pixels, scaled in the same way.
         failures: split -> list of [path, reason] of the images that are left out because they cannot be decoded.
         left_out: path of such an image -> CRC-32 of its file, or None if the file cannot be read.
-        copies: images that are in two splits, see `data.identity.copies`; [] if an earlier version made the cache.
+        copies: images that are in two splits, see `data.identity.copies`.
 
     Raises:
         DamagedCache: the directory is damaged.
@@ -86,14 +85,14 @@ class PixelCache:
             if meta["meta_crc32"] != meta_checksum(meta):
                 raise ValueError("meta.json was changed")
             self.name, self.digest, self.size = meta["name"], meta["digest"], meta["size"]
-            self.images_digest, self.sources = meta.get("images_digest"), meta.get("sources", {})
+            self.images_digest, self.sources = meta["images_digest"], meta["sources"]
             self.class_names, self.num_classes = meta["class_names"], len(meta["class_names"])
             self.mean, self.std = np.array(meta["mean"], np.float32), np.array(meta["std"], np.float32)
             self.covariance = np.array(meta["covariance"], np.float32)
             self.channels, self.kind = Channels(meta["channels"]), np.dtype(meta["kind"])
             self.channel_names = self.channels.names
             self.failures, self.left_out = meta["failures"], meta["left_out"]
-            self.copies = meta.get("copies", [])
+            self.copies = meta["copies"]
             for name, expected in meta["crc32"].items():
                 if checksum(self.folder / name) != expected:
                     raise ValueError(f"{name} was changed")
@@ -142,9 +141,6 @@ class PixelCache:
         Raises:
             DamagedCache: pictures.json is damaged.
         """
-        if self.images_digest is None:
-            same = self._is_surely_of(lists)
-            return "" if same else "an earlier version made the cache and did not note the pictures"
         with self._reading():
             used = read_json(self.folder / PICTURES)
             changed = [path for path, expected in used.items() if sums.get(path) != expected]
@@ -163,37 +159,12 @@ class PixelCache:
             if (reader.sums(path) or [0, None])[1] != checksum
         ]
 
-    def _is_surely_of(self, lists: ImageLists) -> bool:
-        """Check whether a cache without pictures.json holds these pictures.
-
-        No picture may have changed after the cache was written. Some pictures are decoded and compared.
-        """
-        written = (self.folder / "meta.json").stat().st_mtime_ns
-        if identity.last_change(lists) > written or self._mended(lists):
-            return False
-        reader, channels = ImageReader(lists), len(self.channels)
-        for split in self._splits.values():
-            for row in range(0, len(split.paths), 3 * len(split.paths) // SAMPLE + 1):
-                try:
-                    data = reader.read(split.paths[row])
-                    image = decode(data, self.size, channels, pixel_kind(data, channels))
-                except Exception:  # Pillow raises many types for damaged files
-                    return False
-                if image.dtype != self.kind or not np.array_equal(image, split.images[row]):
-                    return False
-        return True
-
-    def remember(self, lists: ImageLists, stamp: str, sums: identity.Sums) -> None:
+    def remember(self, lists: ImageLists, stamp: str) -> None:
         """Note in the cache that `lists` has these pictures. If this fails, the next opening compares them again."""
         meta, source = dict(self._meta), str(lists.source)
         if self.sources.get(source) == stamp:
             return
         with suppress(UserError):
-            if self.images_digest is None:
-                text = identity.as_text({path: s for path, s in sums.items() if path not in self.left_out})
-                write_text(self.folder / PICTURES, text)
-                meta["crc32"] = {**meta["crc32"], PICTURES: checksum(self.folder / PICTURES)}
-                self.images_digest = meta["images_digest"] = identity.digest_of(text)
             existing = {path: old for path, old in self.sources.items() if Path(path).exists()}
             self.sources = meta["sources"] = {**existing, source: stamp}
             self._meta = _write_meta(self.folder, meta)
@@ -293,7 +264,7 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
         target = target.with_name(f"{target.name.removesuffix(f'-{number - 1}')}-{number}")
     for cache in caches:
         if cache.has_seen(lists, stamp):
-            cache.remember(lists, stamp, {})
+            cache.remember(lists, stamp)
             return cache, cache.folder, ""
     sums, outdated = identity.sums_of(lists, progress) if caches else {}, []
     for cache in caches:
@@ -303,7 +274,7 @@ def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCac
             damaged.append((None, cache.folder, str(error)))
             continue
         if not difference:
-            cache.remember(lists, stamp, sums)
+            cache.remember(lists, stamp)
             return cache, cache.folder, ""
         if not any(Path(path).exists() for path in cache.sources if path != str(lists.source)):
             outdated.append((None, cache.folder, f"{difference}: the cache {cache.folder} is outdated"))

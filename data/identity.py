@@ -56,13 +56,6 @@ def sizes_of(lists) -> dict[str, int | None]:
     return {path: status and status[0] for path, status in zip(paths, _stats(lists, paths))}
 
 
-def last_change(lists) -> int:
-    """Return the last time at which a picture was written, copied or renamed, in ns since 1970."""
-    if lists.source.is_file():
-        return os.stat(lists.source).st_ctime_ns
-    return max(status[2] if status else sys.maxsize for status in _stats(lists, lists.paths))
-
-
 def as_text(sums: Sums) -> str:
     """Return the sums as a text that does not depend on their order."""
     return json.dumps(sums, sort_keys=True)

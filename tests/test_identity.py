@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -143,41 +142,6 @@ def test_the_digest_does_not_depend_on_the_size_of_the_cache(tiny_dataset, tmp_p
         for size in (6, 8, 12)
     }
     assert len(digests) == 1
-
-
-# ---------------------------------------------------------------- caches of an earlier version
-
-
-def outdate(folder: Path) -> None:
-    """Make a cache as an earlier version wrote it."""
-    meta = json.loads((folder / "meta.json").read_text())
-    (folder / PICTURES).unlink()
-    del meta["images_digest"], meta["sources"], meta["crc32"][PICTURES]
-    cache_module._write_meta(folder, meta)
-
-
-def test_an_earlier_cache_is_kept_where_no_picture_changed_since(tiny_dataset, tmp_path, no_build, reads):
-    first = opened(tiny_dataset, tmp_path / "cache")
-    outdate(first.folder)
-    assert PixelCache(first.folder).images_digest is None
-    no_build()
-    for _ in range(2):
-        assert opened(tiny_dataset, tmp_path / "cache").images_digest == first.images_digest
-        assert len(reads) == 24
-    assert PixelCache(first.folder).images_digest == first.images_digest
-
-
-@pytest.mark.parametrize("aged", [False, True])
-def test_an_earlier_cache_of_other_pictures_is_built_again(tiny_dataset, tmp_path, aged, capsys):
-    draw(tiny_dataset, 1)
-    first = opened(tiny_dataset, tmp_path / "cache")
-    outdate(first.folder)
-    draw(tiny_dataset, 2)
-    if aged:  # the cache was copied since, so that times do not tell
-        os.utime(first.folder / "meta.json", ns=(time.time_ns() + 10**9,) * 2)
-    second = opened(tiny_dataset, tmp_path / "cache")
-    assert not np.array_equal(first.split("train").images, second.split("train").images)
-    assert "an earlier version made the cache" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- checkpoints and records
