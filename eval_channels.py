@@ -202,7 +202,9 @@ def main(argv: list[str] | None = None) -> None:
     seen = list(parse_subset(config.train_channels, names))
 
     def prepare(ids):
-        network, inputs = probe_network(args.probe, model, ids, train, seen, dataset, config.image_size)
+        network, inputs = probe_network(
+            args.probe, model, ids, train, seen, dataset, evaluation.options["image_size"]
+        )
         return network.to(device), inputs
 
     answer = partial(evaluate, model, subsets, prepare, cache.num_classes, args.repeats)

@@ -134,7 +134,7 @@ def test_late_fusion_averages_the_probabilities_of_the_present_channels():
     torch.testing.assert_close(LateFusion(nets).for_channels([0, 2])(X[:, [0, 2]]), expected)
 
 
-def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows):
+def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows, monkeypatch):
     for channel in "RGB":
         command(train_task1, *tiny, "--epochs", 1, "--channels", channel, "--out", channel)
     command(train_task1, *tiny, "--epochs", 1, "--out", "run")
@@ -156,6 +156,10 @@ def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows):
     assert fusion["RGB"]["macs"] == 3 * fusion["R"]["macs"] and len(fusion) == 7
     with pytest.raises(UserError, match="late fusion takes 3 checkpoints"):
         command(eval_channels, "R/model.pt", "G/model.pt", *options)
+    sides = []  # of the training, and not of the test
+    monkeypatch.setattr(eval_channels, "probe_network", lambda *a: sides.append(a[-1]) or probe_network(*a))
+    command(eval_channels, "run/model.pt", "--probe", "training-size", "--image-size", 6, *options)
+    assert set(sides) == {8}
     with pytest.raises(UserError, match="add --image-size with another size"):
         command(eval_channels, "run/model.pt", "--probe", "training-size", *options)
     with pytest.raises(UserError, match="trained with --train-channels"):
