@@ -408,7 +408,9 @@ NAMED = {
         for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG), ("sizes-", FINE_SIZES))
         for size in (40, 64)
     },
-    "wrong-names": (probed(CHANNELSET, "wrong-ids"),),
+    "mirrored-40px": (at_training_size(CHANNELSET, 40),),
+    "fine-mirrored-40px": (at_training_size(FINE_STRONG, 40),),
+    "mirrored-64px": (at_training_size(CHANNELSET, 64),),
     "weighted": (BANDS_WEIGHTED,),
     "all-bands": (BANDS_PLAIN,),
     "all-bands+regression": (BANDS_FILLED[1],),
