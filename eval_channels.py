@@ -93,6 +93,10 @@ def start_evaluation(args, checkpoint: dict) -> Evaluation:
     config, fusion = Task1Config.of(checkpoint["config"]), len(args.checkpoint) > 1
     options = {"fill": args.fill, "probe": args.probe, "image_size": args.image_size}
     test = {key: value for key, value in options.items() if value not in (None, getattr(config, key, None))}
+    if args.probe == "training-size" and "image_size" not in test:
+        raise UserError(
+            "--probe training-size: the images have the training's size; add --image-size with another size"
+        )
     section = args.section or default_section(config, fusion, test)
     if section == "specialist" and not config.is_specialist:  # from --section: evaluate the whole set only
         names = checkpoint["dataset"]["channel_names"]
@@ -198,7 +202,9 @@ def main(argv: list[str] | None = None) -> None:
     seen = list(parse_subset(config.train_channels, names))
 
     def prepare(ids):
-        network, inputs = probe_network(args.probe, model, ids, train, seen, dataset)
+        network, inputs = probe_network(
+            args.probe, model, ids, train, seen, dataset, evaluation.options["image_size"]
+        )
         return network.to(device), inputs
 
     answer = partial(evaluate, model, subsets, prepare, cache.num_classes, args.repeats)

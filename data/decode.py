@@ -172,15 +172,9 @@ def check_layout(image: Image.Image) -> None:
         ValueError: Pillow (13.0) would return mixed-up rows or the negative, without an error.
     """
     tags = image.tag_v2
-    apart, bits, colours = (
-        tags.get(284) == 2 and tags.get(277, 1) > 1,
-        max(tags.get(258, (1,))),
-        tags.get(262),
-    )
-    plain = tags.get(259, 1) in (
-        1,
-        32773,
-    )  # Pillow unpacks these two itself, and leaves the others to libtiff
+    apart = tags.get(284) == 2 and tags.get(277, 1) > 1  # each channel is stored by itself
+    bits, colours = max(tags.get(258, (1,))), tags.get(262)
+    plain = tags.get(259, 1) in (1, 32773)  # Pillow unpacks these two itself; libtiff unpacks the others
     if apart and (bits > 8 if plain else colours in (0, 1)):
         raise ValueError(f"a TIFF of {bits} bits with each channel stored by itself; interleave the channels")
     if bits > 8 and colours == 0:

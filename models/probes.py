@@ -5,6 +5,8 @@ recalibrated-bn   BatchNorm gets separate statistics for each channel set, from 
 wrong-ids         the images are unchanged, but the network gets wrong channel ids: G for R, B for G, R for B
 duplicates        the network gets the ids of all channels; copies of present channels replace absent channels
 grey-images       every channel shows the image's luma (BT.601), so all channel sets hold the same information
+training-size     images of another size are mirrored at their borders, or cut, to the side of the training images.
+                  Objects keep their size, and the network's maps have the sides that they had in training
 average-of-seen   a channel that training left out (--train-channels) gets the average kernel of the trained channels
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -21,7 +24,7 @@ from data.batches import Batches
 from models.task1 import LateFusion, for_channels
 from utils import UserError
 
-PROBES = ("recalibrated-bn", "wrong-ids", "duplicates", "grey-images", "average-of-seen")
+PROBES = ("recalibrated-bn", "wrong-ids", "duplicates", "grey-images", "training-size", "average-of-seen")
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -42,6 +45,21 @@ class ToLuma(nn.Module):
         return torch.einsum("nc,bchw->bnhw", self.mix, x) + self.shift[:, None, None]
 
 
+class ToSide(nn.Module):
+    """A layer that gives square images (B, C, s, s) another side: it mirrors their borders, or keeps their centre."""
+
+    def __init__(self, side: int):
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = abs(self.side - x.shape[-1])
+        first = margin // 2
+        if self.side > x.shape[-1]:
+            return F.pad(x, (first, margin - first) * 2, mode="reflect")
+        return x[..., first : first + self.side, first : first + self.side]
+
+
 def probe_network(
     probe: str | None,
     model: nn.Module,
@@ -49,6 +67,7 @@ def probe_network(
     train: Batches | None,
     seen: list[int],
     statistics: dict,
+    side: int,
 ) -> tuple[nn.Module, list[int]]:
     """Return the network to evaluate on the channel set `ids`, and a list of the image channels that it takes.
 
@@ -57,6 +76,7 @@ def probe_network(
         train: training images with all channels of the model; only `recalibrated-bn` needs them.
         seen: ids of the channels that were in training.
         statistics: a dict with "mean" and "std" of the channels, each (C,).
+        side: side of the training images, px.
 
     Raises:
         UserError: the probe makes no sense for this model.
@@ -82,6 +102,8 @@ def probe_network(
             )
         luma = ToLuma(statistics["mean"], statistics["std"], ids)
         return nn.Sequential(luma, for_channels(model, ids)), [0, 1, 2]
+    if probe == "training-size":
+        return nn.Sequential(ToSide(side), for_channels(model, ids)), list(ids)
     if probe == "average-of-seen":
         averaged = average_of_seen(model, seen)
         # a set of seen channels needs no average: its fill rule uses the unseen channel's kernel as in training

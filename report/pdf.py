@@ -135,15 +135,13 @@ def prepared(text: str) -> str:
 
 
 def wide_tables(text: str) -> str:
-    """Change the tables in a Typst text: fit their widths to the columns, and let tables break across pages."""
+    """Change the tables in a Typst text: columns are as wide as their cells, and tables may break across pages."""
 
-    def sized(match: re.Match) -> str:
-        widths = [width for width in match[1].strip("()").split(",") if width.strip()]
-        count = len(widths) if match[1].startswith("(") else int(match[1])
-        return f"columns: ({'auto, ' * count}),"
+    def automatic(match: re.Match) -> str:
+        return f"columns: {sum(1 for width in match[1].split(',') if width.strip())},"
 
     text = re.sub(r"#figure\(\s*align\(center\)\[#table\(", "#plain-table(table(", text)
-    text = re.sub(r"columns: (\d+|\([^)]*\)),", sized, text)
+    text = re.sub(r"columns: \(([^)]*)\),", automatic, text)
     text = re.sub(r"^#emph\[(Table \d+\..*)\]$", r"#caption[\1]", text, flags=re.MULTILINE)
     return re.sub(r"\)\]\s*, kind: table\s*\)", "))", text)
 

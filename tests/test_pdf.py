@@ -93,12 +93,11 @@ def test_code_stays_as_it_is():
     assert pdf.prepared(code + "[a](b)") == code + "a"
 
 
-def test_links_to_files_are_text_and_tables_leave_room_for_names():
+def test_links_to_files_are_text_and_columns_are_as_wide_as_their_cells():
     text = pdf.prepared(TEXT)
     assert "a file, see [1]" in text and "<!--" not in text and '#picture("figures/one.png"' in text
-    assert pdf.wide_tables("columns: 3,") == "columns: (1fr, auto, auto,),"
-    assert pdf.wide_tables("columns: 4,") == "columns: (auto, 1fr, auto, auto,),"
-    assert pdf.wide_tables("columns: (10%, 20%,),") == "columns: (1fr, auto,),"
+    assert pdf.wide_tables("columns: 3,") == "columns: 3,"
+    assert pdf.wide_tables("columns: (10%, 20%,),") == "columns: 2,"
 
 
 def test_the_text_below_a_table_is_its_caption():

@@ -34,7 +34,7 @@ def net():
 
 
 def probed(net, probe, ids, seen=(0, 1, 2)):
-    network, columns = probe_network(probe, net, ids, TrainImages(), list(seen), STATISTICS)
+    network, columns = probe_network(probe, net, ids, TrainImages(), list(seen), STATISTICS, side=40)
     return network.eval(), columns
 
 
@@ -108,6 +108,16 @@ def test_averaging_leaves_the_sets_of_training_alone(net):
     assert not torch.allclose(network(X[:, columns]), net(X[:, [2]], channels=[2]), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("size", [29, 40, 51])
+def test_training_size_mirrors_or_cuts_the_image(net, size):
+    network, columns = probed(net, "training-size", (0, 2))
+    whole = torch.nn.functional.pad(X, (5, 6, 5, 6), mode="reflect")  # 51 px
+    given = {29: X[..., 5:34, 5:34], 40: X, 51: whole}[size]
+    seen = torch.nn.functional.pad(given, (5, 6, 5, 6), mode="reflect") if size == 29 else X
+    expected = net(seen[:, columns], channels=[0, 2])
+    torch.testing.assert_close(network(given[:, columns]), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_probes_that_say_nothing_are_refused():
     single = build_channel_net("resnet10", 1, 5, "zero", width=0.125)
     for probe in ("wrong-ids", "duplicates"):
@@ -124,25 +134,33 @@ def test_late_fusion_averages_the_probabilities_of_the_present_channels():
     torch.testing.assert_close(LateFusion(nets).for_channels([0, 2])(X[:, [0, 2]]), expected)
 
 
-def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows):
+def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows, monkeypatch):
     for channel in "RGB":
         command(train_task1, *tiny, "--epochs", 1, "--channels", channel, "--out", channel)
     command(train_task1, *tiny, "--epochs", 1, "--out", "run")
     options = ("--results", "results", "--split", "val", "--repeats", 0)
     command(eval_channels, "B/model.pt", "R/model.pt", "G/model.pt", *options)
+    sizes = {"training-size": 7}
     for probe in PROBES[:-1]:
-        command(eval_channels, "run/model.pt", "--probe", probe, *options)
+        size = ("--image-size", sizes[probe]) if probe in sizes else ()
+        command(eval_channels, "run/model.pt", "--probe", probe, *size, *options)
     command(eval_channels, "run/model.pt", "--image-size", 7, *options)
     rows = read_rows("results/task1/channels.csv")
     assert {(row["model"], row["test_probe"], row["test_image_size"]): row["section"] for row in rows} == {
         ("late-fusion", None, None): "baseline",
         ("channelset", None, 7): "ablation",
-        **{("channelset", probe, None): "ablation" for probe in PROBES[:-1]},
+        **{("channelset", probe, sizes.get(probe)): "ablation" for probe in PROBES[:-1]},
     }
     assert all(row["latency_ms"] is None and row["image_size"] == 8 for row in rows)
     fusion = {row["subset"]: row for row in rows if row["model"] == "late-fusion"}
     assert fusion["RGB"]["macs"] == 3 * fusion["R"]["macs"] and len(fusion) == 7
     with pytest.raises(UserError, match="late fusion takes 3 checkpoints"):
         command(eval_channels, "R/model.pt", "G/model.pt", *options)
+    sides = []  # of the training, and not of the test
+    monkeypatch.setattr(eval_channels, "probe_network", lambda *a: sides.append(a[-1]) or probe_network(*a))
+    command(eval_channels, "run/model.pt", "--probe", "training-size", "--image-size", 6, *options)
+    assert set(sides) == {8}
+    with pytest.raises(UserError, match="add --image-size with another size"):
+        command(eval_channels, "run/model.pt", "--probe", "training-size", *options)
     with pytest.raises(UserError, match="trained with --train-channels"):
         command(eval_channels, "run/model.pt", "--probe", "average-of-seen", *options)
