@@ -205,7 +205,7 @@ def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None =
     covariance = numbers(covariance, "covariance")
     if covariance.ndim != 2 or len(covariance) != len(covariance.T) or not len(covariance):
         raise ValueError(f"a covariance is (C, C); got {tuple(covariance.shape)}")
-    wrong = (~covariance.diagonal().isfinite()).nonzero()[:, 0].tolist()
+    wrong = (~covariance.isfinite().all(1)).nonzero()[:, 0].tolist()
     if wrong:
         raise ValueError(f"the covariance of {named(wrong, names)} is NaN or infinite")
     variance = covariance.diagonal()

@@ -46,9 +46,7 @@ def initialise(
     }
     same = {what for what in ours if theirs[what] == ours[what]}
     if "classes" not in same and all(name.isdigit() for name in classes):
-        theirs[
-            "classes"
-        ] = []  # classes whose names are numbers: the same number means another class in other data
+        theirs["classes"] = []  # names are numbers: the same number means another class in other data
     shared = {what: _pairs(theirs[what], ours[what]) for what in ours}
     if not shared["channels"]:
         raise UserError(

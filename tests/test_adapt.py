@@ -449,6 +449,7 @@ def test_a_band_that_says_nothing_is_named(change, message):
     [
         (lambda c: c[1].zero_() is c or c[:, 1].zero_(), "channel B10: variance 0"),
         (lambda c: c[2].fill_(torch.nan), "covariance of .*B8A is NaN"),
+        (lambda c: c[0, 1].fill_(torch.nan), "covariance of .*B01 is NaN"),
         (lambda c: c[0, 1].neg_(), "not symmetric"),
         (lambda c: c[0, 1].fill_(2) is c or c[1, 0].fill_(2), "not positive semidefinite"),
     ],
