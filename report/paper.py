@@ -235,7 +235,11 @@ def primary_table(numbers: Numbers) -> str:
 
 
 def _result(test: dict) -> str:
-    return f"{interval(test, 'ratio', 100)} %" if "ratio" in test else f"{difference({**test, 'p_holm': None})} points"
+    return (
+        f"{interval(test, 'ratio', 100)} %"
+        if "ratio" in test
+        else f"{difference({**test, 'p_holm': None})} points"
+    )
 
 
 def bands_table(numbers: Numbers) -> str:
