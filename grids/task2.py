@@ -504,6 +504,7 @@ NAMED = {
     "rrdb-10": (NAMED_10["rrdb"],),
     "gated-30": (GATED_K5_STRONG,),
     "plain-wider": (WIDER_30,),
+    "plain-wider-fine": (FINE_PLAIN,),
     "kernels-3x3": (KERNELS_30[3],),
     "two-layers": (TWO_LAYERS_30,),
     "attention": (OTHERS_30["attention"],),
