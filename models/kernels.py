@@ -16,6 +16,8 @@ slices of the present channels. In the formulas, c is an input channel and o an 
 CHAMMI's Depthwise stem averages the responses of the filters of the present channels. It equals `free` with the fill
 rule `rescale`, up to the constant C, the number of channels.
 
+To add a generator, write a class of `Kernel` here and name it in `KERNELS` in models/task1.py.
+
 The dynamic convolutions of other papers have kernels that depend on the image's content:
 
     dynamic   W(x) = sum_k a_k(x) W_k                              DynConv (Chen et al. 2020, 1912.03458)
