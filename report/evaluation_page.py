@@ -194,7 +194,7 @@ def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
     rows = np.sort(np.argsort(counts.diagonal() - counts.sum(1), kind="stable")[:CLASSES])
     shares = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
     some = f", the {CLASSES} classes with the most errors" if len(names) > CLASSES else ""
-    title = f"{_subject(record)}: confusions on {answers.split}{some}".replace("$", r"\$")
+    title = f"{_subject(record)}: confusions on {answers.split}{some}"
     data = Confusion([names[row] for row in rows], shares[np.ix_(rows, rows)].tolist())
     return Chart(confusion, data, textwrap.fill(title, 95))
 
