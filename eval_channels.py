@@ -121,7 +121,7 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
     return {
         "params": count_params(model),
         "macs": macs,
-        "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None,
+        "latency_ms": latency_ms(plain, image, repeats=repeats) if repeats else None,
     }
 
 
