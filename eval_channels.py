@@ -155,10 +155,7 @@ def evaluate(
 def kernels(model: nn.Module, subsets: dict) -> dict:
     """Return the first eight filters for each set, for the figure: name of a set -> (8, n, k, k), rounded."""
     return {
-        subset: [
-            [[[round(v, 4) for v in row] for row in plane] for plane in kernel]
-            for kernel in find_stem(model).kernel(ids)[:8].tolist()
-        ]
+        subset: find_stem(model).kernel(ids)[:8].double().round(decimals=4).tolist()
         for subset, ids in subsets.items()
     }
 

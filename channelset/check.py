@@ -14,7 +14,7 @@ from .fill import Regression
 from .place import ChannelPlace, InputFill
 
 
-def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: bool = False) -> None:
+def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: bool) -> None:
     """Run an adapted network several times, each time with other values in the absent channels.
 
     Args:

@@ -214,7 +214,7 @@ def for_channels(net: nn.Module, channels=None) -> nn.Module:
 class FixedChannels(nn.Module):
     """A wrapper that passes the same set of channels to `net` at every call."""
 
-    def __init__(self, net: nn.Module, channels=None):
+    def __init__(self, net: nn.Module, channels):
         super().__init__()
         self.net, self.channels = net, channels
 
