@@ -66,7 +66,7 @@ def channel_table(setting: Setting) -> str:
                 **line.how,
                 "seeds": line.seeds(),
                 **quality,
-                "params (M)": number(setting.total(line.entries, "params"), 2, MILLION),
+                "params (M)": number(setting.params(line.entries), 2, MILLION),
                 "MACs (M), n=3": number(line.mean("macs", "RGB"), 0, MILLION),
             }
         )
@@ -140,7 +140,7 @@ def channel_cost_table(setting: Setting) -> str:
             {
                 "model": line.name,
                 **line.how,
-                "params (M)": number(setting.total(line.entries, "params"), 2, MILLION),
+                "params (M)": number(setting.params(line.entries), 2, MILLION),
                 "training (min)": number(line.minutes(), 1),
                 **macs,
                 **latency,
