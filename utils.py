@@ -84,6 +84,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")  # without the usage, which would hide the message
 
+    def _check_value(self, action, value):
+        if value != []:  # Python 3.11 looks for the empty list of nargs="*" among the choices
+            super()._check_value(action, value)
+
     last = None  # the parser of the script that runs
 
     def parse_args(self, args=None, namespace=None):

@@ -114,6 +114,11 @@ def test_class_names_are_labels_without_a_folder_each(tiny_dataset):
         ("images/../../x.JPEG 0", "is outside the data set"),
         ("images\\..\\x.JPEG 0", "is outside the data set"),
         ("images/n00000000/n00000000_0.JPEG 1", "n00000000_0.JPEG has label 1, but 0 in line 1"),
+        (
+            "images/n00000000/n00000000_0.JPEG 0",
+            "n00000000_0.JPEG is already in line 1, and would count twice",
+        ),
+        ("./images//n00000000/n00000000_0.JPEG 0", "n00000000_0.JPEG is already in line 1, and would count"),
     ],
 )
 def test_bad_line_is_named(tiny_dataset, text, message):

@@ -25,6 +25,7 @@ from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
 from storage.locks import hold, one_at_a_time
+from tools import benchmark, latency
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, cli, parse_config
 
 
@@ -229,6 +230,13 @@ def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
     capsys.readouterr()
     command(eval_channels, trained, *options)
     assert "skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("tool", [benchmark, latency])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
+def test_a_tool_names_a_device_that_is_not_there(tool, device):
+    with pytest.raises(UserError, match=f"--device {device}: "):
+        tool.main(["--device", device])
 
 
 # ---------------------------------------------------------------- folders beside the output
