@@ -239,6 +239,17 @@ def test_a_tool_names_a_device_that_is_not_there(tool, device):
         tool.main(["--device", device])
 
 
+def test_a_part_of_an_evaluation_replaces_no_whole(trained, command):
+    options = ("--results", "results", "--repeats", "0", "--device", "cpu")
+    command(eval_channels, trained, *options, "--split", "val", "--subsets", "R")
+    command(eval_channels, trained, *options)  # holds more
+    before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+    for part in (("--split", "val"), ("--subsets", "R RG")):
+        with pytest.raises(UserError, match="also holds .* other rows, such as (test|val) .*would be lost"):
+            command(eval_channels, trained, *options, *part)
+    assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+
+
 # ---------------------------------------------------------------- folders beside the output
 
 
