@@ -308,8 +308,8 @@ def _end_with_stdin() -> None:
 
 
 def printable(text: str) -> str:
-    """Return the text with its control characters as escapes, because a file name may hold terminal commands."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+    """Return the text with its control characters as escapes: a file name may hold terminal commands or line breaks."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 def check_name(name, what: str) -> str:

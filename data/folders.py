@@ -39,8 +39,9 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
         seed: seed of the random choice.
 
     Raises:
-        UserError: the lists exist already, there are no images, a class has too few images, folders look like splits
-            but cannot be told apart, an image is reached by two paths, or a name has a line break.
+        UserError: the lists exist already, there are no images, a class has too few images, there is one class only,
+            folders look like splits but cannot be told apart, an image is reached by two paths, or a name has a
+            line break.
     """
     folder = home_path(folder)
     if not folder.is_dir():
@@ -103,6 +104,11 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
             if len(line.splitlines()) != 1 or any("\ud800" <= letter <= "\udfff" for letter in line):
                 raise UserError(f"the name {line!r} has a line break or is not Unicode: rename that file")
         texts[split] = "".join(lines)
+    if len(classes) == 1:
+        raise UserError(
+            f"{folder} holds images of one class only, {classes[0]!r}: expected a folder for each class, "
+            "CLASS/IMAGE or train/CLASS/IMAGE"
+        )
     _name_left_out(folder, listed)
     for split, text in texts.items():
         write_text(folder / f"{split}.txt", text)

@@ -133,6 +133,13 @@ def test_gap_in_labels(tiny_dataset):
     fails(tiny_dataset, "train.txt:9: label 3", "0..2, and 2 is missing", "renumber")
 
 
+def test_one_class_is_none(tiny_dataset):
+    for name in ("train.txt", "val.txt", "test.txt"):
+        lines = (tiny_dataset / name).read_text().splitlines(keepends=True)
+        (tiny_dataset / name).write_text("".join(line for line in lines if line.endswith(" 0\n")))
+    fails(tiny_dataset, "train.txt has one class only")
+
+
 def test_class_that_train_lacks(tiny_dataset):
     edit(tiny_dataset, "val.txt", 3, "images/n00000001/n00000001_4.JPEG 3")
     fails(tiny_dataset, "val.txt:3: class 3 has no image in", "train.txt")
@@ -150,6 +157,13 @@ def test_missing_images_are_counted_and_named(tiny_dataset):
     )
     shutil.rmtree(tiny_dataset / "images")
     fails(tiny_dataset, "24 of 24", "Looked in", str(tiny_dataset / "images"))
+
+
+def test_two_lists_of_one_split_must_be_the_same(tiny_dataset):
+    shutil.copy(tiny_dataset / "val.txt", tiny_dataset / "validation.txt")
+    assert len(read_lists(tiny_dataset).splits["val"].paths) == 6
+    edit(tiny_dataset, "validation.txt", 1, None)
+    fails(tiny_dataset, "holds val.txt and validation.txt, which differ: remove one of them")
 
 
 def test_missing_places(tiny_dataset, tmp_path):

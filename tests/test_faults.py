@@ -232,6 +232,15 @@ def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
     assert "skipped" in capsys.readouterr().out
 
 
+def test_an_error_is_one_line_whatever_a_file_is_called(capsys):
+    def main():
+        raise UserError("cannot read a\nb\tc.png")
+
+    with pytest.raises(SystemExit):
+        cli(main)
+    assert capsys.readouterr().err == "error: cannot read a\\nb\\tc.png\n"
+
+
 @pytest.mark.parametrize("tool", [benchmark, latency])
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
 def test_a_tool_names_a_device_that_is_not_there(tool, device):

@@ -170,6 +170,8 @@ def test_a_folder_called_images_is_the_courses_layout(fill):
         ({}, {}, "no folder of images in .*photos: expected CLASS/IMAGE"),
         ({"cat": 9}, {"val": 0}, "--val 0: a data set needs val images"),
         ({"cat": 9}, {"val": 0.5, "test": 0.5}, "--val 0.5 --test 0.5: use shares of at least 0 whose sum"),
+        ({"cat": 9}, {}, "photos holds images of one class only, 'cat': expected a folder for each class"),
+        ({"images/train": 9, "labels": 0}, {}, "holds images of one class only, 'images'"),
         ({"cat\nfish": 9}, {}, "has a line break or is not Unicode: rename that file"),
         ({"caf\udce9": 9}, {}, "has a line break or is not Unicode: rename that file"),
     ],
