@@ -25,7 +25,7 @@ from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
 from storage.locks import hold, one_at_a_time
-from tools import benchmark, latency
+from tools import bands, benchmark, fill_error, latency, qualitative
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, cli, parse_config
 
 
@@ -257,6 +257,32 @@ def test_a_part_of_an_evaluation_replaces_no_whole(trained, command):
         with pytest.raises(UserError, match="also holds .* other rows, such as (test|val) .*would be lost"):
             command(eval_channels, trained, *options, *part)
     assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("tool, words", [(fill_error, []), (qualitative, ["--ours", "missing.pt"])])
+def test_a_tool_says_before_its_work_that_it_cannot_write(tool, words, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to .*file/more"):
+        tool.main([*words, "--out", str(tmp_path / "file/more/table")])
+
+
+def test_the_folder_of_the_bands_may_have_spaces(monkeypatch):
+    calls = []
+    monkeypatch.setattr(bands.subprocess, "Popen", lambda words, **_: calls.append(words) or Ended())
+    args = bands.make_parser().parse_args(["data", "--work", "my bands"])
+    args.work = Path(args.work)
+    bands.run_folds(args, [Path("fold0")])
+    for option in ("--options", "--eval-options"):
+        words = experiments.given_words(calls[0][calls[0].index(option) + 1], option)
+        assert words[:2] == ["--cache", "my bands/cache"]
+    assert words[2:] == ["--results", "my bands/results", "--split", "test", "--subsets", "every B02,B03,B04"]
+
+
+class Ended:
+    """A process that has ended well."""
+
+    def wait(self) -> int:
+        return 0
 
 
 # ---------------------------------------------------------------- folders beside the output
