@@ -83,6 +83,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")  # without the usage, which would hide the message
 
+    def _check_value(self, action, value):
+        if value != []:  # Python 3.11 looks for the empty list of nargs="*" among the choices
+            super()._check_value(action, value)
+
     last = None  # the parser of the script that runs
 
     def parse_args(self, args=None, namespace=None):
@@ -303,8 +307,8 @@ def _end_with_stdin() -> None:
 
 
 def printable(text: str) -> str:
-    """Return the text with its control characters as escapes, because a file name may hold terminal commands."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+    """Return the text with its control characters as escapes: a file name may hold terminal commands or line breaks."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
 
 
 def check_name(name, what: str) -> str:

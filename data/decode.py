@@ -136,7 +136,7 @@ def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.
         # decodes a large JPEG at 1/2, 1/4 or 1/8, as long as that is not below `size`
         image.draft(None, (size, size))
         image.load()
-        image = to_mode(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
+        image = to_mode(image, "RGB" if channels == 3 else "L")
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC, box=centre(*image.size))
     return np.asarray(image).reshape(size, size, channels)
@@ -195,14 +195,17 @@ def what_it_is(data: bytes) -> str:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert the picture to "RGB" or "L", with 8 bits per channel.
+    """Turn the picture upright and convert it to "RGB" or "L", with 8 bits per channel.
 
     Raises:
         ValueError: the picture has 32-bit pixels, whose range is not known.
     """
+    # Pillow scales every PGM of more than 8 bits to 0..65535
+    wide = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")
+    image = ImageOps.exif_transpose(image)
     if image.mode == mode:
         return image  # `convert` would make a copy
-    if image.mode.startswith("I;16"):
+    if wide:
         image = Image.fromarray(np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError(f"32-bit pixels (mode {image.mode}), whose range is not known; save 8 or 16 bits")

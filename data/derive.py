@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageOps
 
 from data.decode import ImageReader, open_picture, reason, to_mode
 from data.lists import BANDS, ImageLists
@@ -47,7 +46,7 @@ def _read_rgb(reader: ImageReader, path: str) -> np.ndarray:
     """
     try:
         with open_picture(reader.read(path)) as image:
-            return np.asarray(to_mode(ImageOps.exif_transpose(image), "RGB"))
+            return np.asarray(to_mode(image, "RGB"))
     except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(
             f"cannot decode {path} ({reason(error)}): correct the file or remove it from the lists"

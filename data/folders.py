@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,20 @@ from utils import UserError, counted, printable
 
 # endings of image files
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".npy")
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLITS = {
+    "train": "train(?:ing)?",
+    "val": "val(?:id(?:ation)?)?",
+    "test": "test(?:ing)?",
+}  # names of the folders
+MORE = "(?:set|data|image|img|pic(?:ture)?|photo|split)s?"  # may stand beside them, as in Training_Set or val2017
 
 
 def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: int = 0) -> dict[str, int]:
     """Write train.txt, val.txt and test.txt into a folder of images. Return the number of images in each.
 
-    The folder holds train/CLASS/..., val/CLASS/... and test/CLASS/..., or only CLASS/... . If val or test has no
-    folder, it gets a random share of the training images of each class. Labels follow the sorted class names. A line
-    on stderr counts the files that are in no list.
+    The folder holds train/CLASS/..., val/CLASS/... and test/CLASS/..., or only CLASS/... . A folder of a split may have
+    another usual name, such as training_set. If val or test has no folder, it gets a random share of the training
+    images of each class. Labels follow the sorted class names. A line on stderr counts the files that are in no list.
 
     Args:
         folder: the folder of images.
@@ -32,8 +39,9 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
         seed: seed of the random choice.
 
     Raises:
-        UserError: the lists exist already, there are no images, a class has too few images, or a name has a line
-            break.
+        UserError: the lists exist already, there are no images, a class has too few images, there is one class only,
+            folders look like splits but cannot be told apart, an image is reached by two paths, or a name has a
+            line break.
     """
     folder = home_path(folder)
     if not folder.is_dir():
@@ -53,6 +61,11 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
         )
     splits = _splits(folder)
     if not splits["train"]:
+        if alone := [split for split, images in splits.items() if images]:
+            raise UserError(
+                f"{folder} holds a folder for {' and '.join(alone)}, but none for train: call the folder that holds "
+                f"the training images of each class train"
+            )
         splits = {"train": _classes(folder), "val": {}, "test": {}}
     if not splits["train"]:
         raise UserError(
@@ -76,6 +89,10 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     for split, images in chosen.items():
         if not any(images.values()):
             raise UserError(f"--{split} 0: a data set needs {split} images; give a share above 0")
+    listed: dict[Path, Path] = {}  # real path -> path in a list
+    for path in (path for images in chosen.values() for paths in images.values() for path in paths):
+        if (other := listed.setdefault(path.resolve(), path)) != path:
+            raise UserError(f"{path} and {other} are the same file, which would count twice: remove one link")
     texts = {}
     for split, images in chosen.items():
         lines = [
@@ -87,20 +104,27 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
             if len(line.splitlines()) != 1 or any("\ud800" <= letter <= "\udfff" for letter in line):
                 raise UserError(f"the name {line!r} has a line break or is not Unicode: rename that file")
         texts[split] = "".join(lines)
-    _name_left_out(
-        folder, {path for images in chosen.values() for paths in images.values() for path in paths}
-    )
+    if len(classes) == 1:
+        raise UserError(
+            f"{folder} holds images of one class only, {classes[0]!r}: expected a folder for each class, "
+            "CLASS/IMAGE or train/CLASS/IMAGE"
+        )
+    _name_left_out(folder, listed)
     for split, text in texts.items():
         write_text(folder / f"{split}.txt", text)
     return {split: sum(map(len, images.values())) for split, images in chosen.items()}
 
 
-def _name_left_out(folder: Path, listed: set[Path]) -> None:
-    """Count the files in no list, by ending, on stderr: pictures outside of a class, or of an unknown ending."""
-    files = [
-        file for file in folder.rglob("*") if file.is_file() and file.suffix.lower() not in (".txt", ".md")
+def _name_left_out(folder: Path, listed: Collection[Path]) -> None:
+    """Count the files in no list, by ending, on stderr: pictures outside of a class, or of an unknown ending.
+
+    Args:
+        listed: the real paths of the files in the lists.
+    """
+    files = (file for file in _walk(folder) if file.suffix.lower() not in (".txt", ".md") and file.is_file())
+    left = [
+        file for file in files if file.resolve() not in listed and is_searched(file.relative_to(folder).parts)
     ]
-    left = [file for file in files if file not in listed and is_searched(file.relative_to(folder).parts)]
     if left:
         endings = Counter(file.suffix.lower() or "no ending" for file in left).most_common(5)
         text = f"warning: {counted(len(left), 'file')} in no list, such as {min(left).relative_to(folder)}"
@@ -108,26 +132,49 @@ def _name_left_out(folder: Path, listed: set[Path]) -> None:
 
 
 def _splits(folder: Path) -> dict[str, dict[str, list[Path]]]:
-    """Return split -> class -> images for the folders train, val and test, in capitals or not; {} if one is missing.
+    """Return split -> class -> images for the folders train, val and test, see `_split_of`; {} if one is missing.
 
     If `folder` holds only one folder, such as images/, they may be in there.
 
     Raises:
-        UserError: a split has two folders, such as val/ and valid/.
+        UserError: a split has two folders, such as val/ and valid/; or two folders seem to be splits, such as
+            seg_train and seg_test.
     """
-    inner = _folders(folder)
-    splits = {}
-    for split, names in SPLITS.items():
-        places = [path for path in inner if path.name.lower() in names]
-        if len(places) > 1:
-            both = " and ".join(path.name for path in places)
-            raise UserError(f"{folder} holds {both}, which both mean {split}: join or rename them")
-        splits[split] = _classes(places[0]) if places else {}
-    return _splits(inner[0]) if len(inner) == 1 and not splits["train"] else splits
+    inner, splits, places, unclear = _folders(folder), {split: {} for split in SPLITS}, {}, {}
+    for path in inner:
+        split, words = _split_of(path.name), re.split(r"[\W\d_]+", path.name)
+        near = split or next(filter(None, map(_split_of, words)), None)  # of a name such as seg_train
+        classes = _classes(path) if near else {}
+        if split and classes:
+            if split in places:
+                raise UserError(
+                    f"{folder} holds {places[split]} and {path.name}, which both mean {split}: join or rename them"
+                )
+            splits[split], places[split] = classes, path.name
+        elif split or classes:
+            unclear[near] = path.name
+    if len(inner) == 1 and not places:
+        return _splits(inner[0])
+    if len(unclear) > 1 and not places:
+        raise UserError(
+            f"{folder} holds {' and '.join(unclear.values())}, which seem to be splits, not classes: call them "
+            f"{' and '.join(unclear)}, and put a folder for each class into them"
+        )
+    return splits
+
+
+def _split_of(name: str) -> str | None:
+    """Return the split that a folder's name means, such as train for Training_Set and val for val2017, or None."""
+    letters = re.sub(r"[\W\d_]", "", name.lower())
+    means = (
+        split for split, word in SPLITS.items() if re.fullmatch(f"(?:{MORE})*{word}(?:{MORE})*", letters)
+    )
+    return next(means, None)
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    inner = (path for path in folder.iterdir() if path.name != "__MACOSX" and not path.name.startswith("."))
+    return sorted(path for path in inner if path.is_dir())
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
@@ -142,18 +189,24 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the images in a folder at any depth, sorted, without hidden files such as those that macOS adds.
+    """Return the images in a folder at any depth, sorted, without hidden files and folders.
 
     Links to folders are followed.
     """
+    return sorted(file for file in _walk(folder) if file.suffix.lower() in ENDINGS and file.is_file())
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Return the files in a folder at any depth, without hidden files. A linked folder is walked once."""
     files, seen = [], set()
     for place, inner, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:  # a link to a folder above, or two links to a folder
             inner.clear()
             continue
         seen.add(real)
+        inner[:] = (name for name in inner if not name.startswith("."))
         files += [Path(place, name) for name in names if not name.startswith(".")]
-    return sorted(file for file in files if file.suffix.lower() in ENDINGS and file.is_file())
+    return files
 
 
 def _draw(images: list[Path], shares: dict[str, float], seed: int, name: str) -> dict[str, list[Path]]:

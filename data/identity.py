@@ -66,19 +66,21 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def copies(lists, content: Mapping[str, Hashable]) -> list[str]:
+def copies(lists, content: Mapping[str, Hashable], within: bool = False) -> list[str]:
     """List the images that are in two splits under different names, each as "test a.JPEG = train b.JPEG".
 
     Args:
         content: path -> a value that is equal for equal files; images without a value are left out.
+        within: whether to list those that are twice in one split instead.
     """
     first: dict[Hashable, tuple[str, str]] = {}  # value -> split and path of the first image that has it
     pairs = []
     for split, part in lists.splits.items():
         for path in part.paths:
             if content.get(path) is not None:
-                where, other = first.setdefault(content[path], (split, path))
-                if where != split:
+                key = (content[path], split if within else "")
+                where, other = first.setdefault(key, (split, path))
+                if path != other if within else where != split:
                     pairs.append(f"{split} {path} = {where} {other}")
     return pairs
 

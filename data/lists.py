@@ -157,15 +157,22 @@ def means_something_else(band: str, wavelength: float | None) -> bool:
     return number == band.lower() or value != wavelength  # "665nm 665" has one meaning only
 
 
-def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
-    """Check the labels of all splits, and that no image is in two lists or has two labels.
+def check_splits(splits: dict[str, Split], names: dict[str, str], repeats: bool = False) -> None:
+    """Check the labels of all splits, and that each image is listed once.
 
-    The labels of train must be 0..K-1. val and test may only have labels of train.
+    The labels of train must be 0..K-1, K at least 2. val and test may only have labels of train.
+
+    Args:
+        repeats: whether a list may hold a line twice.
 
     Raises:
         UserError: a line is wrong; the message names the list and the line.
     """
     classes = set(splits["train"].labels.tolist())
+    if classes == {0}:
+        raise UserError(
+            f"{names['train']} has one class only, so every answer would be right: add another class"
+        )
     seen = {}
     for key, split in splits.items():
         for path, label, number in zip(split.paths, split.labels.tolist(), split.lines):
@@ -191,6 +198,11 @@ def check_splits(splits: dict[str, Split], names: dict[str, str]) -> None:
                 raise UserError(
                     f"{names[key]}:{number}: {path} has label {label}, but {first[1]} in line "
                     f"{first[2]}; remove one of the lines"
+                )
+            if first[2] != number and not repeats:
+                raise UserError(
+                    f"{names[key]}:{number}: {path} is already in line {first[2]}, and would count twice: remove "
+                    "one of the lines"
                 )
 
 
@@ -222,14 +234,21 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         )
     names, splits = {}, {}
     for key, choices in LIST_FILES.items():
-        file = next((roots[0] + choice for choice in choices if roots[0] + choice in tree), None)
-        if file is None:
+        files = [roots[0] + choice for choice in choices if roots[0] + choice in tree]
+        if not files:
             raise UserError(f"no {' or '.join(choices)} beside {source / roots[0] / 'train.txt'}; {LAYOUT}")
-        names[key] = str(source / file)
-        splits[key] = parse_list(tree.read(file, LARGEST_LIST), names[key])
-    check_splits(splits, names)
-    prefix = _locate_images(tree, roots[0], splits, names)
+        names[key], (data, *others) = (
+            str(source / files[0]),
+            [tree.read(file, LARGEST_LIST) for file in files],
+        )
+        if any(other != data for other in others):
+            raise UserError(
+                f"{source / roots[0]} holds {' and '.join(choices)}, which differ: remove one of them"
+            )
+        splits[key] = parse_list(data, names[key])
     sha256 = {key: _sha256(split) for key, split in splits.items()}
+    check_splits(splits, names, repeats=sha256 == COURSE_SHA256)  # the course's lists are used as they are
+    prefix = _locate_images(tree, roots[0], splits, names)
     channels = _read_bands(tree, roots[0])
     facts = sorted(sha256.items())
     if channels is not RGB:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,7 +22,7 @@ from data.folds import make_folds
 from data.identity import copies
 from data.lists import ImageLists, read_lists
 from data.workers import cores
-from utils import ROOT, ArgumentParser, UserError, cli, printable, progress_bar, within
+from utils import ROOT, ArgumentParser, UserError, cli, counted, printable, progress_bar, within
 
 URL = "https://cchsu.info/files/images.zip"
 
@@ -64,7 +65,14 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
             f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
             f"or download the archive again, or remove them from the lists."
         )
-    if same := copies(lists, dict(zip(paths, (content for _, _, content in results)))):
+    contents = dict(zip(paths, (content for _, _, content in results)))
+    if twice := copies(lists, contents, within=True):
+        text = (
+            f"warning: {counted(len(twice), 'image')} in one split twice under different names, which count twice: "
+            f"{'; '.join(twice[:5])}"
+        )
+        print(printable(text), file=sys.stderr)
+    if same := copies(lists, contents):
         raise UserError(
             f"{len(same)} images are in two splits under different names: {'; '.join(same[:5])}. An "
             f"image in two splits spoils the test: remove one of each pair from the lists."

@@ -28,7 +28,17 @@ from engine.records import (
 )
 from report.evaluation_page import ClassAnswers, write_page
 from storage.files import check_writable, read_json, read_jsonl
-from utils import ROOT, ArgumentParser, UserError, check_label, check_name, environment, use_threads, within
+from utils import (
+    ROOT,
+    ArgumentParser,
+    UserError,
+    check_label,
+    check_name,
+    counted,
+    environment,
+    use_threads,
+    within,
+)
 
 # names and paths of one machine. A record leaves them out; instead of the teacher's path it holds the teacher's name
 PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
@@ -243,6 +253,9 @@ class Evaluation:
 
         Returns:
             True if it wrote results that the documents show.
+
+        Raises:
+            UserError: the results on disk hold more splits or channel sets, which would be lost.
         """
         for split in ("val", "test") if self.args.split == "both" else (self.args.split,):
             batches = make_batches(self.cache, split, self.size, channels, self.device)
@@ -250,9 +263,10 @@ class Evaluation:
             record["splits"][split] = rows
             print("\n".join(readable(record["model"], split, row) for row in rows))
             labels = batches.labels.cpu().numpy()
-            if saved and split == "test":
-                write_predictions(self.files.predictions, self.cache.split(split).paths, labels, predictions)
         if saved:
+            self._check_rows(record)
+            if split == "test":  # the last split
+                write_predictions(self.files.predictions, self.cache.split(split).paths, labels, predictions)
             self.write(record)
         write_page(
             self.path,
@@ -261,6 +275,27 @@ class Evaluation:
             ClassAnswers(split, labels, predictions, self.cache.class_names),
         )
         return saved and self.published
+
+    def _check_rows(self, record: dict) -> None:
+        """Check that `record` has all rows of the record on disk, if there is a whole one."""
+
+        def rows(record: dict) -> set[str]:
+            return {
+                f"{split} {row.get('subset', '')}".strip()
+                for split, rows in record["splits"].items()
+                for row in rows
+            }
+
+        try:
+            lost = rows(read_record(self.files.record, self.task)) - rows(record)
+        except (UserError, KeyError):  # there is none, or it is damaged
+            return
+        if lost:
+            raise UserError(
+                f"{self.files.record} also holds {counted(len(lost), 'other row')}, such as {min(lost)}, which "
+                f"would be lost: evaluate all splits and sets, name another folder with --results, or delete "
+                f"that file"
+            )
 
     def new_record(self) -> dict:
         """Return a record with everything but the metrics."""

@@ -373,7 +373,7 @@ class Trainer:
                 try:  # a link is a second name of the same file, so last.pt is never missing
                     spare = self.folder / f".last.pt.previous{PARTIAL}"
                     spare.unlink(missing_ok=True)  # a rename of one name of a file to another does nothing
-                    os.link(last, spare)
+                    os.link(last.resolve(), spare)  # last.pt may be a link to another folder
                     os.replace(spare, older)
                 except OSError:  # the file system has no links
                     os.replace(last, older)

@@ -43,10 +43,16 @@ def atomic_path(path: str | Path):
     A reader never sees half a file. The new bytes are on the disk before the file is renamed. So after a power cut
     there is either the old file or the new file.
 
+    If `path` is a link, it stays a link, and the file that it leads to is replaced.
+
     Raises:
-        UserError: the disk is full or the folder cannot be written; the old file is unchanged.
+        UserError: the disk is full or the folder cannot be written, then the old file is unchanged; or `path` is a
+            folder, a device or a pipe, such as /dev/stdout, which a file must not replace.
     """
     path = Path(path)
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is a folder, a device or a pipe; name a file")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

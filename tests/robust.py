@@ -517,12 +517,14 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
             good = lost(text, type(error).__name__, error)
         yield "bands.txt of arbitrary text: named, or names", good
     lines = {f"{split}.txt": f"images/{split}.png 0\n".encode() for split in ("train", "val", "test")}
+    lines["train.txt"] += b"images/more.png 1\n"
     for _ in range(round(300 * scale)):
         file = Path("hostile.zip")
         with zipfile.ZipFile(file, "w") as archive:
             for name, data in {
                 **lines,
                 "images/train.png": pictures[1],
+                "images/more.png": pictures[1],
                 "images/val.png": pictures[1],
                 "images/test.png": pictures[1],
                 "../outside.png": b"",

@@ -71,6 +71,23 @@ def test_a_file_that_is_replaced_is_another_file_and_on_the_disk_first(tmp_path,
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
 
 
+def test_a_link_stays_and_what_is_no_file_is_not_replaced(tmp_path):
+    (tmp_path / "far").mkdir()
+    for name in ("old", "new"):
+        (tmp_path / name).symlink_to(tmp_path / "far" / name)
+    (tmp_path / "far/old").write_text("1")
+    for name in ("old", "new"):
+        write_text(tmp_path / name, "2")
+        assert (tmp_path / name).is_symlink() and (tmp_path / "far" / name).read_text() == "2"
+    os.mkfifo(tmp_path / "pipe")  # stands for a device such as /dev/null
+    (tmp_path / "stdout").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "stdout", "far"):
+        with pytest.raises(UserError, match="it is a folder, a device or a pipe; name a file"):
+            write_text(tmp_path / name, "2")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "stdout").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["far", "new", "old", "pipe", "stdout"]
+
+
 def test_files_have_the_rights_that_the_user_leaves(tmp_path):
     before = os.umask(0o077)
     try:

@@ -78,6 +78,17 @@ def test_sixteen_bit_grey_keeps_its_greys(kind):
     np.testing.assert_allclose(decoded[..., 0], levels / 257, atol=0.51)
 
 
+@pytest.mark.parametrize("most", [300, 1023, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_pgm_of_more_than_eight_bits_keeps_its_greys(most, plain):
+    levels = np.linspace(0, most, 64).astype(np.uint16).reshape(8, 8)
+    pixels = " ".join(map(str, levels.ravel())).encode() if plain else levels.astype(">u2").tobytes()
+    data = b"P%d 8 8 %d\n" % (2 if plain else 5, most) + pixels
+    np.testing.assert_allclose(decode(data, 8, 1)[..., 0], 255 / most * levels, atol=0.51)
+    with pytest.raises((ValueError, OSError)):
+        decode(data[:-40], 8, 1)
+
+
 def test_what_is_transparent_shows_white():
     picture = Image.new("RGBA", (8, 8), (10, 20, 30, 255))
     picture.paste((10, 20, 30, 0), (0, 0, 8, 4))

@@ -114,6 +114,11 @@ def test_class_names_are_labels_without_a_folder_each(tiny_dataset):
         ("images/../../x.JPEG 0", "is outside the data set"),
         ("images\\..\\x.JPEG 0", "is outside the data set"),
         ("images/n00000000/n00000000_0.JPEG 1", "n00000000_0.JPEG has label 1, but 0 in line 1"),
+        (
+            "images/n00000000/n00000000_0.JPEG 0",
+            "n00000000_0.JPEG is already in line 1, and would count twice",
+        ),
+        ("./images//n00000000/n00000000_0.JPEG 0", "n00000000_0.JPEG is already in line 1, and would count"),
     ],
 )
 def test_bad_line_is_named(tiny_dataset, text, message):
@@ -126,6 +131,13 @@ def test_gap_in_labels(tiny_dataset):
         text = (tiny_dataset / name).read_text()
         (tiny_dataset / name).write_text(text.replace(" 2\n", " 3\n"))
     fails(tiny_dataset, "train.txt:9: label 3", "0..2, and 2 is missing", "renumber")
+
+
+def test_one_class_is_none(tiny_dataset):
+    for name in ("train.txt", "val.txt", "test.txt"):
+        lines = (tiny_dataset / name).read_text().splitlines(keepends=True)
+        (tiny_dataset / name).write_text("".join(line for line in lines if line.endswith(" 0\n")))
+    fails(tiny_dataset, "train.txt has one class only")
 
 
 def test_class_that_train_lacks(tiny_dataset):
@@ -145,6 +157,13 @@ def test_missing_images_are_counted_and_named(tiny_dataset):
     )
     shutil.rmtree(tiny_dataset / "images")
     fails(tiny_dataset, "24 of 24", "Looked in", str(tiny_dataset / "images"))
+
+
+def test_two_lists_of_one_split_must_be_the_same(tiny_dataset):
+    shutil.copy(tiny_dataset / "val.txt", tiny_dataset / "validation.txt")
+    assert len(read_lists(tiny_dataset).splits["val"].paths) == 6
+    edit(tiny_dataset, "validation.txt", 1, None)
+    fails(tiny_dataset, "holds val.txt and validation.txt, which differ: remove one of them")
 
 
 def test_missing_places(tiny_dataset, tmp_path):

@@ -151,3 +151,15 @@ def test_copies_of_one_picture_in_two_splits_are_found(tiny_dataset, capsys):
     for _ in range(2):  # built, then only opened
         main(["cache", str(tiny_dataset), "--size", "8", "--out", str(cache)])
         assert "1 images are in two splits" in capsys.readouterr().err
+
+
+def test_copies_of_one_picture_in_one_split_are_named(tiny_dataset, capsys):
+    images = tiny_dataset / "images/n00000001"
+    (images / "n00000001_7.JPEG").write_bytes((images / "n00000001_6.JPEG").read_bytes())
+    main(["check", str(tiny_dataset), "--decode", "--workers", "1"])
+    out, errors = capsys.readouterr()
+    assert (
+        "warning: 1 image in one split twice under different names, which count twice: test images/" in errors
+    )
+    assert "n00000001_7.JPEG = test images/n00000001/n00000001_6.JPEG" in errors
+    assert "no image is in two splits" in out

@@ -25,6 +25,7 @@ from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
 from storage.locks import hold, one_at_a_time
+from tools import bands, benchmark, fill_error, latency, qualitative
 from utils import BUSY, ROOT, BusyError, UserError, check_ranges, cli, parse_config
 
 
@@ -229,6 +230,59 @@ def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
     capsys.readouterr()
     command(eval_channels, trained, *options)
     assert "skipped" in capsys.readouterr().out
+
+
+def test_an_error_is_one_line_whatever_a_file_is_called(capsys):
+    def main():
+        raise UserError("cannot read a\nb\tc.png")
+
+    with pytest.raises(SystemExit):
+        cli(main)
+    assert capsys.readouterr().err == "error: cannot read a\\nb\\tc.png\n"
+
+
+@pytest.mark.parametrize("tool", [benchmark, latency])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
+def test_a_tool_names_a_device_that_is_not_there(tool, device):
+    with pytest.raises(UserError, match=f"--device {device}: "):
+        tool.main(["--device", device])
+
+
+def test_a_part_of_an_evaluation_replaces_no_whole(trained, command):
+    options = ("--results", "results", "--repeats", "0", "--device", "cpu")
+    command(eval_channels, trained, *options, "--split", "val", "--subsets", "R")
+    command(eval_channels, trained, *options)  # holds more
+    before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+    for part in (("--split", "val"), ("--subsets", "R RG")):
+        with pytest.raises(UserError, match="also holds .* other rows, such as (test|val) .*would be lost"):
+            command(eval_channels, trained, *options, *part)
+    assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("tool, words", [(fill_error, []), (qualitative, ["--ours", "missing.pt"])])
+def test_a_tool_says_before_its_work_that_it_cannot_write(tool, words, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to .*file/more"):
+        tool.main([*words, "--out", str(tmp_path / "file/more/table")])
+
+
+def test_the_folder_of_the_bands_may_have_spaces(monkeypatch):
+    calls = []
+    monkeypatch.setattr(bands.subprocess, "Popen", lambda words, **_: calls.append(words) or Ended())
+    args = bands.make_parser().parse_args(["data", "--work", "my bands"])
+    args.work = Path(args.work)
+    bands.run_folds(args, [Path("fold0")])
+    for option in ("--options", "--eval-options"):
+        words = experiments.given_words(calls[0][calls[0].index(option) + 1], option)
+        assert words[:2] == ["--cache", "my bands/cache"]
+    assert words[2:] == ["--results", "my bands/results", "--split", "test", "--subsets", "every B02,B03,B04"]
+
+
+class Ended:
+    """A process that has ended well."""
+
+    def wait(self) -> int:
+        return 0
 
 
 # ---------------------------------------------------------------- folders beside the output

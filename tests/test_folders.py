@@ -23,6 +23,7 @@ def fill(tmp_path):
             Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"my photo {number}.png")
         return tmp_path / "photos"
 
+    make.folder = tmp_path / "photos"
     return make
 
 
@@ -48,7 +49,17 @@ def test_one_folder_is_split_by_shares_of_each_class(fill, capsys):
     assert (folder / "test.txt").read_text() == first
 
 
-@pytest.mark.parametrize("outer, names", [("", "Train Val TEST"), ("images/", "train valid test")])
+@pytest.mark.parametrize(
+    "outer, names",
+    [
+        ("", "Train Val TEST"),
+        ("images/", "train valid test"),
+        ("", "training_set validation_set test_set"),
+        ("", "train_images val_images test_images"),
+        ("photos2/", "Training Validation Testing"),
+        ("", "TrainSet val2017 img-test"),
+    ],
+)
 def test_folders_of_splits_are_no_classes(fill, outer, names):
     for name in names.split():
         fill(f"{outer}{name}/cat", 2), (folder := fill(f"{outer}{name}/dog", 2))
@@ -62,6 +73,61 @@ def test_two_folders_of_one_split_are_refused(fill):
     fill("train/cat", 2), fill("val/cat", 2)
     with pytest.raises(UserError, match="photos holds val and valid, which both mean val"):
         write_lists(fill("valid/cat", 2))
+
+
+@pytest.mark.parametrize(
+    "places, message",
+    [
+        (
+            "seg_train/cat seg_test/cat",
+            "holds seg_test and seg_train, which seem to be splits, not classes: call",
+        ),
+        (
+            "training_set test_set",
+            "holds test_set and training_set, which seem to be splits, not classes: call",
+        ),
+        ("test/cat cat", "holds a folder for test, but none for train: call the folder"),
+        ("validation_set/cat test/cat my_train/cat", "holds a folder for val and test, but none for train"),
+    ],
+)
+def test_folders_that_look_like_splits_are_refused(fill, places, message):
+    for place in places.split():
+        folder = fill(place, 4)
+    with pytest.raises(UserError, match=message):
+        write_lists(folder)
+    assert not list(folder.glob("*.txt"))
+
+
+def test_classes_may_be_called_train(fill):
+    fill("train", 9), fill("bullet train/fast", 9), fill("test tube", 9)
+    write_lists(folder := fill("bicycle", 9))
+    assert read_lists(folder).class_names == ["bicycle", "fast", "test tube", "train"]
+
+
+@pytest.mark.parametrize("link", ["cat/again.png", "dog/again.png", "fish"])
+def test_a_file_that_two_paths_reach_is_refused(fill, link):
+    fill("cat", 9), (folder := fill("dog", 9))
+    (folder / link).symlink_to(folder / ("cat/my photo 3.png" if "." in link else "cat"))
+    with pytest.raises(UserError, match="my photo .* are the same file, which would count twice"):
+        write_lists(folder)
+    assert not list(folder.glob("*.txt"))
+
+
+def test_hidden_folders_are_no_part_of_a_class(fill, capsys):
+    fill("photos2/cat", 9), fill("photos2/dog/.ipynb_checkpoints", 3), fill("__MACOSX/photos2/cat", 1)
+    for number in range(9):
+        Image.new("RGB", (4, 4)).save((folder := fill.folder) / f"photos2/dog/{number}.png")
+    assert write_lists(folder) == {"train": 14, "val": 2, "test": 2}
+    assert not capsys.readouterr().err
+
+
+def test_files_in_linked_folders_are_counted_too(fill, capsys):
+    fill("cat", 9), fill("dog", 9)
+    (folder := fill("elsewhere/more", 3)).joinpath("elsewhere").rename(folder.parent / "elsewhere")
+    (folder.parent / "elsewhere/more/raw.CR2").write_text("")
+    (folder / "cat/more").symlink_to(folder.parent / "elsewhere/more")
+    write_lists(folder)
+    assert "warning: 1 file in no list, such as cat/more/raw.CR2 (.cr2 1)" in capsys.readouterr().err
 
 
 def test_files_in_no_list_are_counted_and_links_are_followed(fill, capsys):
@@ -104,6 +170,8 @@ def test_a_folder_called_images_is_the_courses_layout(fill):
         ({}, {}, "no folder of images in .*photos: expected CLASS/IMAGE"),
         ({"cat": 9}, {"val": 0}, "--val 0: a data set needs val images"),
         ({"cat": 9}, {"val": 0.5, "test": 0.5}, "--val 0.5 --test 0.5: use shares of at least 0 whose sum"),
+        ({"cat": 9}, {}, "photos holds images of one class only, 'cat': expected a folder for each class"),
+        ({"images/train": 9, "labels": 0}, {}, "holds images of one class only, 'images'"),
         ({"cat\nfish": 9}, {}, "has a line break or is not Unicode: rename that file"),
         ({"caf\udce9": 9}, {}, "has a line break or is not Unicode: rename that file"),
     ],

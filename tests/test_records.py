@@ -204,6 +204,10 @@ def test_records_of_older_versions_get_checksums_once(publish, tmp_path, rewrite
     check_results(tmp_path / "results")  # they are still read
     seal.main([str(tmp_path / "results")])
     assert "1 records and 1 files" in capsys.readouterr().out and files.record.read_bytes() == sealed
+    (tmp_path / "empty").mkdir()
+    for folder in ("nowhere", "empty"):  # a wrong name must not say that all is well
+        with pytest.raises(UserError, match=f"{folder} holds no results: name the folder"):
+            seal.main([str(tmp_path / folder)])
     seal.main([str(tmp_path / "results")])
     assert "0 records and 0 files" in capsys.readouterr().out and files.record.read_bytes() == sealed
 

@@ -14,6 +14,7 @@ folds, and the lists of the data set are used unchanged.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections import defaultdict
@@ -104,9 +105,16 @@ def run_folds(args, folds: list[Path]) -> None:
                 str(args.jobs),
                 "--no-latency",
                 "--options",
-                f"--cache {cache} --eval-every 60 {args.options}",
+                f"--cache {shlex.quote(str(cache))} --eval-every 60 {args.options}",
                 "--eval-options",
-                f"--cache {cache} --results {results} --split test --subsets '{SUBSETS[args.grid]}'",
+                shlex.join(
+                    [
+                        *("--cache", str(cache), "--results", str(results)),
+                        *("--split", "test"),
+                        "--subsets",
+                        SUBSETS[args.grid],
+                    ]
+                ),
             ],
             stdin=subprocess.PIPE,
             env={**os.environ, ENDS_WITH_STDIN: "1"},

@@ -45,7 +45,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from channelset import adapt_first_conv, fold_channels, sample_channels
-from config import Task2Config
+from config import DEVICES, Task2Config, choose_device
 from data.batches import Batches
 from data.cache import open_cache
 from data.dataset import add_data_options, cached_size, find_dataset, make_batches, open_data
@@ -617,7 +617,7 @@ def main(argv: list[str] | None = None) -> None:
         "--steps", type=within(1, 10**5), default=5, help="number of steps in each measurement"
     )
     parser.add_argument(
-        "--device", default="cpu", help="device of `course`, `epoch`, `step` and `stem`: cpu or cuda:N"
+        "--device", default="cpu", help=f"device of `course`, `epoch`, `step` and `stem`: {DEVICES}"
     )
     parser.add_argument("--compile", action="store_true", help="use torch.compile in `epoch` and `step`")
     parser.add_argument(
@@ -631,6 +631,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
+    args.device = choose_device(args.device)
     rows = Rows(torch.device(args.device))
     chosen = args.which or [
         name for name in BENCHMARKS if name != "course" and (name != "step" or args.device != "cpu")

@@ -11,6 +11,8 @@ network that was trained on channel sets is measured only with the rule of its t
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
@@ -22,7 +24,7 @@ from data.identity import difference
 from engine.records import SUBSETS, note_checksums, to_csv
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from models.task1 import for_channels, load_channel_net
-from storage.files import write_text
+from storage.files import check_writable, write_text
 from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, use_threads, within
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")
@@ -69,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", default=str(ROOT / "results" / "fill_error.csv"), help="file for the table")
     args = parser.parse_args(argv)
+    check_writable(Path(args.out).parent)
     use_threads(args.threads)
     cache = open_data(args.data, args.size, args.cache, 0.0)
     if list(cache.channel_names) != list("RGB"):

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from config import DEVICES, choose_device
 from data.lists import RGB
 from engine.records import NEXT, RunFiles, load_records, read_predictions, save_record, write_table
 from metrics.cost import BATCH, latencies_ms
@@ -79,11 +80,11 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         default=60,
         help=f"number of timed passes of each network for one image; a twentieth for a batch of {BATCH}",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--device", default="cpu", help=DEVICES)
     parser.add_argument("--threads", type=within(1, 4096), default=1, help="CPU threads")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-    device, records = torch.device(args.device), load_records(root / "results", "task2")
+    device, records = torch.device(choose_device(args.device)), load_records(root / "results", "task2")
     settings = [one for one in load_settings(root, "task2")[1] if args.preset in (None, one.preset)]
     if not any(setting.compared for setting in settings):
         raise UserError(

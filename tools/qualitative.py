@@ -29,7 +29,7 @@ from models.branched import fuse
 from models.task1 import channels_of, for_channels, load_channel_net
 from models.task2 import load_classifier
 from report.class_names import NAMES
-from storage.files import write_json
+from storage.files import check_writable, write_json
 from utils import ROOT, ArgumentParser, UserError, cli, environment
 
 PHOTOGRAPHS = ROOT / "report" / "photographs"
@@ -154,6 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         "--out", default=str(ROOT / "results" / "qualitative.json"), help="file for the answers"
     )
     args = parser.parse_args(argv)
+    check_writable(Path(args.out).parent)
     names = sorted(path.stem for path in PHOTOGRAPHS.glob("*.png"))
     content = {
         "pictures": names,
@@ -161,7 +162,6 @@ def main(argv: list[str] | None = None) -> None:
         "ours": any_set(args.ours, names),
         "networks": [classifier(path, names) for path in args.networks],
     }
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, content)
     note_checksums(args.out)
     for name in names:

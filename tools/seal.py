@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.seal", description=__doc__)
     parser.add_argument("folder", nargs="?", default=str(ROOT / "results"), help="folder of results")
     folder = Path(parser.parse_args(argv).folder)
+    if not any(folder.rglob(SUMS)) and not any(folder.glob("*/runs/*.json")):
+        raise UserError(f"{folder} holds no results: name the folder that holds task1/ or task2/")
     records = sum(seal_records(folder, task) for task in SECTIONS)
     files = seal_files(folder)
     check_results(folder)
