@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from .stem import ChannelSetConv2d, why_not_plain
 ARGUMENTS = ("channels", "mask")
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 # attributes in which networks store the channel count
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LATE = (
     "DistributedDataParallel",
     "FullyShardedDataParallel",
@@ -63,7 +65,8 @@ def adapt_first_conv(
     and divide by its standard deviation. If they are not, pass `normalised=False` or `mean=`.
 
     Without an `example` two things are not checked: that no other layer reads the images, and that the convolution
-    defined first also runs first. A network made on the meta device keeps the statistics of the rule.
+    defined first also runs first. You get only a warning if another convolution takes as many channels.
+    A network made on the meta device keeps the statistics of the rule.
     Under torch.compile each list of `channels` needs its own graph, and torch keeps only a few graphs. For many
     sets pass a mask, or fold.
 
@@ -159,6 +162,8 @@ def adapt_first_conv(
         stem.train(stem.training)
     if isinstance(old, ChannelSetConv2d):
         _inherit(stem, old, source)
+    if example is None:
+        _warn_of_readers(model, old, path)
     hooks = _insert(model, places, stem)
 
     def undo_stem() -> None:
@@ -423,6 +428,19 @@ def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Ch
     if len(channels) != old.in_channels:
         raise ValueError(f"trained_on= names {len(channels)} channels, {path} has {old.in_channels}")
     return old, channels, old.weight.detach()
+
+
+def _warn_of_readers(model: nn.Module, stem: nn.Module, path: str) -> None:
+    """Warn if another convolution takes as many channels as the images have, so that it may read them, too."""
+    layers = [(n, m) for n, m in model.named_modules() if m is not stem and hasattr(m, "in_channels")]
+    count = getattr(stem, "in_channels", None)
+    other = next((n for n, m in layers if isinstance(m, CONVOLUTIONS) and m.in_channels == count), None)
+    if other is not None and count != 1:
+        warnings.warn(
+            f"{other} takes {count} channels, as {path} does. If it reads the images, absent channels have an "
+            f"influence: give example=images, which checks this",
+            stacklevel=3,
+        )
 
 
 def _inherit(stem: ChannelSetConv2d, old: ChannelSetConv2d, source: Tensor) -> None:
@@ -696,7 +714,7 @@ def _input_channels(model: nn.Module, given: _Given, example: Any) -> int:
     if isinstance(images, Tensor):
         return int(images.shape[1])
     for module in model.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if isinstance(module, CONVOLUTIONS):
             return int(module.in_channels)
     raise ValueError(
         f"{type(model).__name__} has no convolution to read the channel count from: give channels="

@@ -5,6 +5,7 @@ import copy
 import pickle
 import sys
 import threading
+import warnings
 
 import pytest
 import torch
@@ -112,6 +113,17 @@ def test_an_example_finds_the_second_reader(net, reader):
         adapt_first_conv(net, "mean", example=torch.randn(2, 3, 8, 8))
     assert list(net.state_dict()) == list(before) and not net._forward_pre_hooks and not net._forward_hooks
     assert [m.training for m in net.modules()] == modes and not list(net.modules())[1]._forward_hooks
+
+
+def test_another_convolution_that_can_read_the_images_is_a_warning():
+    with pytest.warns(UserWarning, match="skip takes 3 channels, as conv does.*give example=images"):
+        adapt_first_conv(Residual(), "mean")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapt_first_conv(small_net(), "mean", example=torch.randn(2, 3, 8, 8))
+        adapt_first_conv(adapt_first_conv(small_net(), "mean"), "zero")
+        adapt_first_conv(Residual(), "mean", where="input")
+        adapt_first_conv(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 4, 3)), "mean")
 
 
 class SpaceToDepth(nn.Module):
