@@ -274,7 +274,7 @@ class TrainConfig:
         Raises:
             UserError: an option has no effect.
         """
-        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        usual = _defaults(self)
         for name, needs in self.without_effect().items():
             if getattr(self, name) != usual[name]:
                 raise UserError(
@@ -470,7 +470,7 @@ def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
 
     Autocast is left out, because its default depends on the processor. A teacher is compared by its name, not its path.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    defaults = _defaults(config)
     options = {
         key: value
         for key, value in vars(config).items()
@@ -505,7 +505,7 @@ def differing(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> dict[st
     An older version that did not have an option trained with its default. If a version saved only the path of a
     teacher, equal paths mean the same teacher.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    defaults = _defaults(cls)
     our, their = ({**defaults, **options, "teacher": _teacher(options)} for options in (ours, theirs))
     if "taught_by" not in theirs and ours.get("teacher") == theirs.get("teacher"):
         their["teacher"] = our["teacher"]
@@ -525,6 +525,10 @@ def changed_options(config: TrainConfig) -> dict[str, Any]:
         if value != getattr(usual, key) and key not in {*SESSION_OPTIONS, "seed"}
     }
     return {**changed, "teacher": config.taught_by or config.teacher} if "teacher" in changed else changed
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(config)}
 
 
 def _teacher(options: Mapping) -> str | None:

@@ -121,7 +121,7 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
     return {
         "params": count_params(model),
         "macs": macs,
-        "latency_ms": latency_ms(plain, image, repeats=repeats)["median_ms"] if repeats else None,
+        "latency_ms": latency_ms(plain, image, repeats=repeats) if repeats else None,
     }
 
 
@@ -155,10 +155,7 @@ def evaluate(
 def kernels(model: nn.Module, subsets: dict) -> dict:
     """Return the first eight filters for each set, for the figure: name of a set -> (8, n, k, k), rounded."""
     return {
-        subset: [
-            [[[round(v, 4) for v in row] for row in plane] for plane in kernel]
-            for kernel in find_stem(model).kernel(ids)[:8].tolist()
-        ]
+        subset: find_stem(model).kernel(ids)[:8].double().round(decimals=4).tolist()
         for subset, ids in subsets.items()
     }
 

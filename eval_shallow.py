@@ -64,7 +64,7 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
     )
 
     def milliseconds(images, **how):
-        return latency_ms(fused, images, **how)["median_ms"] if repeats else None
+        return latency_ms(fused, images, **how) if repeats else None
 
     return {
         "params": count_params(fused),

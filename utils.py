@@ -78,8 +78,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """An argparse parser that takes full option names only. For an unknown option it suggests the nearest name."""
 
     def __init__(self, **kwargs):
-        kwargs.setdefault("formatter_class", HelpFormatter)
-        super().__init__(allow_abbrev=False, **kwargs)
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message}\n")  # without the usage, which would hide the message
@@ -428,13 +427,13 @@ class Output:
 # ---------------------------------------------------------------- reproducibility
 
 
-def generator(*key, device: str | torch.device = "cpu") -> torch.Generator:
+def generator(*key) -> torch.Generator:
     """Return a random generator that depends only on `key`, such as (seed, "batch", epoch, step).
 
     So nobody has to save its state.
     """
     digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def git_commit() -> str:

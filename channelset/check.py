@@ -14,7 +14,7 @@ from .fill import Regression
 from .place import ChannelPlace, InputFill
 
 
-def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: bool = False) -> None:
+def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: bool) -> None:
     """Run an adapted network several times, each time with other values in the absent channels.
 
     Args:
@@ -29,7 +29,7 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
     """
     calls = _Calls(model, place, example)
     _check_centre(place, calls.parts, calls.axis)
-    with _in_eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with in_eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             first = calls.run(0.0)
             count = calls.count
@@ -128,8 +128,11 @@ def _masks(images: int, channels: int) -> Tensor:
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch the model to eval mode within a `with` block; afterwards each module has its former mode again."""
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch the model to eval mode within a `with` block; afterwards each module has its former mode again.
+
+    So a frozen BatchNorm stays frozen.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

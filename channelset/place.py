@@ -221,7 +221,7 @@ class InputFill(ChannelPlace):
     def restore(self, name: str) -> None:
         raise KeyError(name)  # it has neither parameters nor buffers
 
-    def fill_images(self, x: Tensor, channels: Any = None, mask: Any = None) -> Tensor:
+    def fill_images(self, x: Tensor, channels: Any, mask: Any) -> Tensor:
         """Return images of all channels (B, C, ...).
 
         Args:
@@ -271,7 +271,7 @@ class FixedFill(nn.Module):
         """Return (channels, mask) as `ChannelPlace.asked`: always the set of this fill."""
         return self.ids, None
 
-    def fill_images(self, x: Tensor, channels: Any = None, mask: Any = None) -> Tensor:
+    def fill_images(self, x: Tensor, channels: Any, mask: Any) -> Tensor:
         """Return images of all channels (B, C, ...) from images (B, n, ...) of the fill's set."""
         with exactly(x.device):
             filled = torch.unflatten(self.matrix.to(x) @ x.flatten(2), 2, x.shape[2:])

@@ -189,7 +189,7 @@ def _images(batch: Any, key: str | None) -> Any:
     return batch[0]
 
 
-def named(ids: list[int], names: Sequence[str] | None = None) -> str:
+def named(ids: list[int], names: Sequence[str] | None) -> str:
     """Write "channel B10" or "channels 3, 4", for messages."""
     noun = "channels" if len(ids) > 1 else "channel"
     return f"{noun} {', '.join(str(names[i]) if names else str(i) for i in ids)}"

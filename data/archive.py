@@ -19,7 +19,7 @@ BLOCK = 1 << 18  # bytes per read
 ATTEMPTS = 5  # number of connections before giving up; each continues the download
 
 
-def download(url: str, folder: str | Path, progress: bool = True) -> Path:
+def download(url: str, folder: str | Path) -> Path:
     """Fetch the data set's zip at `url` into `folder` and check its lists.
 
     Until the checks are done, the file is called `<name>.part`. A zip that is there already is only checked.
@@ -39,7 +39,7 @@ def download(url: str, folder: str | Path, progress: bool = True) -> Path:
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(ATTEMPTS):
-                if _fetch(url, part, progress):
+                if _fetch(url, part):
                     break
             else:
                 raise UserError(
@@ -98,7 +98,7 @@ class _WebOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(request, file, code, message, headers, address)
 
 
-def _fetch(url: str, part: Path, progress: bool) -> bool:
+def _fetch(url: str, part: Path) -> bool:
     """Continue the download of `part`. Return True if it is complete, False if the connection was cut."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -126,9 +126,7 @@ def _fetch(url: str, part: Path, progress: bool) -> bool:
             )
         with (
             open(part, "ab" if resumed else "wb") as out,
-            progress_bar(
-                total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, disable=not progress
-            ) as bar,
+            progress_bar(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True) as bar,
         ):
             try:
                 while block := response.read(BLOCK):

@@ -233,7 +233,7 @@ def make_image(read: Callable[[], bytes], row: Row, make: str) -> tuple[bytes, s
     )
 
 
-def build(name: str, source: str | Path, out: str | Path, workers: int = 1, progress: bool = True) -> Path:
+def build(name: str, source: str | Path, out: str | Path, workers: int = 1) -> Path:
     """Make the published set `name` from a folder or zip of its originals. Write it to the zip `out`.
 
     A text file beside `out` names the images whose bytes differ from the published images. The set is still made if
@@ -255,9 +255,7 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
         return make_image(lambda: tree.read(places[row.path], LARGEST_IMAGE), row, recipe.facts["make"])
 
     with atomic_path(out) as temporary, ThreadPoolExecutor(workers) as pool:
-        results = progress_bar(
-            pool.map(make, recipe.rows), name, len(recipe.rows), unit=" images", disable=not progress
-        )
+        results = progress_bar(pool.map(make, recipe.rows), name, len(recipe.rows), unit=" images")
         with zipfile.ZipFile(temporary, "w") as archive:
             for row, (image, difference, usable) in zip(recipe.rows, results):
                 # ZipInfo has no date, so that equal sets give equal zips
@@ -279,9 +277,8 @@ def build(name: str, source: str | Path, out: str | Path, workers: int = 1, prog
             )
         if read_lists(temporary, out.stem).digest != recipe.facts["lists_sha256"]:
             raise UserError(f"the lists of {RECIPES / name}.csv.gz were changed: restore that file from git")
-    if progress:
-        equal = len(recipe.rows) - len(differing)
-        print(f"{equal:,} of {len(recipe.rows):,} images are exactly the published images")
-        if differing:
-            print(f"{len(differing):,} show the same picture in different bytes: see {report}")
+    equal = len(recipe.rows) - len(differing)
+    print(f"{equal:,} of {len(recipe.rows):,} images are exactly the published images")
+    if differing:
+        print(f"{len(differing):,} show the same picture in different bytes: see {report}")
     return out

@@ -326,7 +326,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
         "covariance": covariance.tolist(),
         "failures": {key: [[path, reason] for _, path, reason in rows] for key, rows in failures.items()},
         "class_names": lists.class_names,
-        "copies": identity.copies(lists, {path: tuple(sums) for path, sums in pictures.items() if sums}),
+        "copies": identity.copies(lists, {path: tuple(sums) for path, sums in pictures.items()}),
         "left_out": {
             path: (reader.sums(path) or [0, None])[1] for rows in failures.values() for _, path, _ in rows
         },
@@ -335,13 +335,11 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     _write_meta(folder, meta)
 
 
-def first_kind(lists) -> str:
-    """Return the kind of the first train image that can be decoded, see `data.decode.pixel_kind`."""
-    return first_image(lists)[0]
-
-
 def first_image(lists) -> tuple[str, np.ndarray | None]:
-    """Return the kind of the first train image that can be decoded, and the image (8, 8, C); else "uint8" and None."""
+    """Return the kind of the first train image that can be decoded, and the image (8, 8, C); else "uint8" and None.
+
+    The kind is that of `data.decode.pixel_kind`.
+    """
     reader, channels = ImageReader(lists), len(lists.channels)
     for path in lists.splits["train"].paths[:CHUNK]:
         try:

@@ -54,7 +54,7 @@ def _read_rgb(reader: ImageReader, path: str) -> np.ndarray:
         ) from error
 
 
-def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = True) -> Path:
+def derive(lists: ImageLists, channel: str, out: str | Path) -> Path:
     """Write the data set with the channels R, G, B and `channel` into the folder `out`, as .npy.
 
     Raises:
@@ -74,9 +74,7 @@ def derive(lists: ImageLists, channel: str, out: str | Path, progress: bool = Tr
         with making(out) as temporary:
             for split, part in lists.splits.items():
                 lines = []
-                for path, label in zip(
-                    progress_bar(part.paths, desc=split, unit=" images", disable=not progress), part.labels
-                ):
+                for path, label in zip(progress_bar(part.paths, desc=split, unit=" images"), part.labels):
                     rgb = _read_rgb(reader, path)
                     more = np.round(CHANNELS[channel](rgb.astype(np.float64)))
                     more = np.clip(more, 0, 255).astype(np.uint8)

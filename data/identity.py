@@ -127,5 +127,5 @@ def _members(lists) -> Sums:
     """Return the sizes and checksums from the list of the zip."""
     with zipfile.ZipFile(lists.source) as archive:
         members = archive.NameToInfo
-    infos = ((path, members.get(lists.member(path))) for path in lists.paths)
+    infos = ((path, members.get(lists.prefix + path)) for path in lists.paths)
     return {path: info and [info.file_size, info.CRC] for path, info in infos}

@@ -59,10 +59,6 @@ class ImageLists:
         """Return the paths of all three lists."""
         return [path for split in self.splits.values() for path in split.paths]
 
-    def member(self, path: str) -> str:
-        """Return the name of a listed path inside `source`."""
-        return self.prefix + path
-
 
 def normal_path(path: str) -> str:
     """Return the path with single slashes and without "." parts, so that equal paths are equal texts."""

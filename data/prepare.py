@@ -10,7 +10,7 @@ import numpy as np
 
 from data.archive import download
 from data.build import build, read_recipes
-from data.cache import first_kind, open_cache
+from data.cache import first_image, open_cache
 from data.dataset import cached_size, find_dataset
 from data.decode import ImageReader, reason
 from data.decode import decode as decode_image
@@ -43,7 +43,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     if not decode:
         return
     paths = lists.paths
-    reader, channels, kind = ImageReader(lists), len(lists.channels), first_kind(lists)
+    reader, channels, kind = ImageReader(lists), len(lists.channels), first_image(lists)[0]
 
     def look(path: str) -> tuple[bool, str, bytes]:
         """Return whether the image is grey, why it cannot be decoded ("" if it can), and a checksum of its file."""

@@ -167,12 +167,8 @@ BANDS_UNSEEN = [
 BANDS_FILLED = tuple(BANDS_PLAIN.tested(fill=rule) for rule in ("mean", "regression"))
 
 
-def recalibrated(run: Run, section: str = "ablation") -> Run:
-    return run.tested(section=section, probe="recalibrated-bn")
-
-
-def probed(run: Run, probe: str) -> Run:
-    return run.tested(section="ablation", probe=probe)
+def probed(run: Run, probe: str, section: str = "ablation") -> Run:
+    return run.tested(section=section, probe=probe)
 
 
 # Sides of the test images in px. Predicted: WIDE_STRONG loses ten points at 40 px and four at 64 px, because its
@@ -222,7 +218,7 @@ ABLATIONS = {
     ],
     "BatchNorm statistics of each set": [
         *(
-            (label, recalibrated(run), run)
+            (label, probed(run, "recalibrated-bn"), run)
             for label, run in (
                 ("one set an image", CHANNELSET),
                 ("one set a batch", PER_BATCH),
@@ -231,7 +227,7 @@ ABLATIONS = {
             )
         ),
         *(
-            (label, recalibrated(run, "baseline"), run)
+            (label, probed(run, "recalibrated-bn", "baseline"), run)
             for label, run in (
                 ("naive RGB", RGB_ONLY),
                 ("naive RGB, mean fill", RGB_MEAN),
@@ -506,7 +502,7 @@ GRIDS = {
         *GENERATED.values(),
         GREY_IMAGES,
         LATE_FUSION,
-        *(recalibrated(run, "baseline") for run in (RGB_ONLY, RGB_MEAN, RGB_REGRESSION)),
+        *(probed(run, "recalibrated-bn", "baseline") for run in (RGB_ONLY, RGB_MEAN, RGB_REGRESSION)),
     ],
     "task1-ablations": [
         SANDWICH,
@@ -524,7 +520,7 @@ GRIDS = {
         *SIZES.values(),
         RGB_STRONG,
         STRONG,
-        *(recalibrated(run) for run in (CHANNELSET, PER_BATCH, SLICED, SLICED_PER_BATCH)),
+        *(probed(run, "recalibrated-bn") for run in (CHANNELSET, PER_BATCH, SLICED, SLICED_PER_BATCH)),
         *(probed(CHANNELSET, probe) for probe in ("wrong-ids", "duplicates", "grey-images")),
         probed(NO_EMBEDDING, "grey-images"),
         probed(RGB_ONLY, "grey-images"),

@@ -504,6 +504,7 @@ NAMED = {
     "rrdb-10": (NAMED_10["rrdb"],),
     "gated-30": (GATED_K5_STRONG,),
     "plain-wider": (WIDER_30,),
+    "plain-wider-fine": (FINE_PLAIN,),
     "kernels-3x3": (KERNELS_30[3],),
     "two-layers": (TWO_LAYERS_30,),
     "attention": (OTHERS_30["attention"],),
@@ -534,8 +535,7 @@ MAIN_ROWS = {
         ("ResNet-34, decay 0.002", FINE_RESNETS[0.002]),
     ),
 }
-# Rows of the report's ablation tables: tuples (change, run, reference run). Without a reference, ABLATION_ROWS (30
-# epochs) are compared with PLAIN_STRONG, and SCREENING_ROWS (10 epochs) with REFERENCE
+# Rows of the report's ablation table: tuples (change, run, reference run). Without a reference, PLAIN_STRONG
 ABLATION_ROWS = (
     ("gates beside each convolution", GATED_K5_STRONG),
     *((f"{kind} gates only", run) for kind, run in GATES_30.items()),
@@ -550,16 +550,6 @@ ABLATION_ROWS = (
     ("graph layers (GCN)", OTHERS_30["graph"]),
     ("3x3 stem: no gates, equal FLOPs", FINE_PLAIN, FINE_WIDE),
     *((f"3x3 stem: {kind} gates only", run, FINE_WIDE) for kind, run in FINE_GATES.items()),
-)
-SCREENING_ROWS = (
-    ("gates of pooled cells", POOLED_10, GATED_10),
-    ("3x3 kernels, pooled gates", POOLED_K3, POOLED_10),
-    ("branches in training", NAMED_10["reparam6-k5"]),
-    ("two layers fewer", LAYERS_10[2]),
-    ("covariances of the last map", NAMED_10["covariance6-k5"], POOLS_10),
-    ("self-attention", NAMED_10["attention"]),
-    ("graph layers (GCN)", NAMED_10["graph"]),
-    ("RRDB (strict depth 17)", NAMED_10["rrdb"]),
 )
 # Points of the figure of training data: name of a network -> tuples (share of the training images, run)
 DATA_SHARES = {

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import cache
 
 import numpy as np
@@ -27,6 +27,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from channelset.check import in_eval_mode
 
 BATCH = 256  # images in a batch for costs that depend on the batch
 try:
@@ -94,7 +96,7 @@ def flop_counter_macs(model: nn.Module, *inputs) -> int:
 
     If a kernel is generated, the MACs of its generation are included.
     """
-    with _eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with in_eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs)
     return counter.get_total_flops() // 2
 
@@ -108,7 +110,7 @@ def peak_memory_mb(model: nn.Module, *inputs) -> float:
     once. Memory that an operation allocates and frees inside is not measured.
     """
     with (
-        _eval_mode(model),
+        in_eval_mode(model),
         torch.no_grad(),
         _LiveMemory([*model.parameters(), *model.buffers(), *inputs]) as memory,
     ):
@@ -143,8 +145,8 @@ class _LiveMemory(TorchDispatchMode):
         return result
 
 
-def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> dict[str, float]:
-    """Time `model(*inputs)` in eval mode; return a dict with median, 10th and 90th percentile in milliseconds.
+def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> float:
+    """Time `model(*inputs)` in eval mode; return the median milliseconds.
 
     On CUDA, the time of a run begins and ends with an idle GPU. So it includes the time to launch the operations.
 
@@ -153,13 +155,12 @@ def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) ->
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
-    with _eval_mode(model), torch.inference_mode():
+    with in_eval_mode(model), torch.inference_mode():
         times_ms = [_pass_ms(model, *inputs) for _ in range(warmup + repeats)]
-    p10, median, p90 = np.percentile(times_ms[warmup:], [10, 50, 90])
-    return {"median_ms": float(median), "p10_ms": float(p10), "p90_ms": float(p90)}
+    return float(np.median(times_ms[warmup:]))
 
 
-def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dict[str, float]:
+def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int) -> dict[str, float]:
     """Time all `models` in turn on the same inputs; return the median milliseconds by name of the model.
 
     Since the models run in turn, a slow phase of the machine affects all models. A round runs each model twice and
@@ -174,7 +175,7 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int = 30) -> dic
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         for model in models.values():
-            stack.enter_context(_eval_mode(model))
+            stack.enter_context(in_eval_mode(model))
         for _ in range(rounds):
             for name, model in models.items():
                 model(*inputs)
@@ -191,15 +192,3 @@ def _pass_ms(model: nn.Module, *inputs) -> float:
     model(*inputs)
     wait()
     return 1000 * (time.perf_counter() - start)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module):
-    """Switch the model to eval mode, then restore the former mode of every module, so frozen BatchNorm stays frozen."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

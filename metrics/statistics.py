@@ -72,14 +72,12 @@ def seed_variance(models: Iterable[np.ndarray]) -> SeedVariance | None:
     return SeedVariance(between / freedom, within / freedom, freedom) if freedom else None
 
 
-def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance | None:
-    """Return the seed variance of the mean top-1 of several independent models; None if `parts` is empty.
+def mean_variance(parts: Iterable[SeedVariance]) -> SeedVariance:
+    """Return the seed variance of the mean top-1 of several independent models.
 
     `parts` holds the seed variance of each model. The degrees of freedom follow Satterthwaite (1946).
     """
     parts = list(parts)
-    if not parts:
-        return None
     between, uncertain = sum(p.between for p in parts), sum(p.between**2 / p.freedom for p in parts)
     return SeedVariance(
         between / len(parts) ** 2,

@@ -146,7 +146,7 @@ class NormLinear(nn.Module):
 
     LENGTH = 4.0
 
-    def __init__(self, in_features: int, out_features: int, dropout: float = 0.0):
+    def __init__(self, in_features: int, out_features: int, dropout: float):
         super().__init__()
         self.norm = nn.BatchNorm1d(in_features)
         self.linear = nn.Linear(in_features, out_features)

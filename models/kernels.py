@@ -16,6 +16,8 @@ slices of the present channels. In the formulas, c is an input channel and o an 
 CHAMMI's Depthwise stem averages the responses of the filters of the present channels. It equals `free` with the fill
 rule `rescale`, up to the constant C, the number of channels.
 
+To add a generator, write a class of `Kernel` here and name it in `KERNELS` in models/task1.py.
+
 The dynamic convolutions of other papers have kernels that depend on the image's content:
 
     dynamic   W(x) = sum_k a_k(x) W_k                              DynConv (Chen et al. 2020, 1912.03458)
@@ -37,6 +39,7 @@ from torch.nn.modules.utils import _pair
 
 # micrometres: the red, green and blue bands of Sentinel-2, which DOFA uses for RGB
 RGB_WAVELENGTHS = (0.665, 0.560, 0.490)
+COUNT, HIDDEN = 4, 16  # kernels of a dynamic convolution, as in the paper; hidden features of its attention
 
 
 class Kernel(nn.Module):
@@ -207,28 +210,27 @@ def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> 
 
 
 class Dynamic(Kernel):
-    """A weighted sum of `count` kernels; a softmax attention computes the weights from the image.
+    """A weighted sum of `COUNT` kernels; a softmax attention computes the weights from the image.
 
     The temperature of the softmax falls from 30 to 1 in the first `anneal_steps` steps.
 
     Args:
-        count: number K of kernels; 4 in the paper.
         anneal_steps: training steps until the temperature is 1 (ten epochs in the paper).
     """
 
     per_image = True
 
-    def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):
+    def __init__(self, out_channels, rows, size, anneal_steps: int = 2000):
         super().__init__(out_channels, rows, size)
         # flat, because channels_last needs exactly 4 axes
-        self.kernels = nn.Parameter(self.std * torch.randn(count, math.prod(self.shape)))
-        self.trunk = self._trunk(rows, hidden)
-        self.over_kernels = nn.Linear(hidden, count)
+        self.kernels = nn.Parameter(self.std * torch.randn(COUNT, math.prod(self.shape)))
+        self.trunk = self._trunk(rows)
+        self.over_kernels = nn.Linear(HIDDEN, COUNT)
         self.step_down = 29 / anneal_steps
         self.register_buffer("temperature", torch.tensor(30.0))
 
-    def _trunk(self, rows: int, hidden: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(rows, hidden), nn.ReLU())
+    def _trunk(self, rows: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(rows, HIDDEN), nn.ReLU())
 
     def convolve(self, x, stride, padding, dilation):
         if self.training:
@@ -251,13 +253,13 @@ class Omni(Dynamic):
     at least two images.
     """
 
-    def __init__(self, out_channels, rows, size, count: int = 4, hidden: int = 16, anneal_steps: int = 2000):
-        super().__init__(out_channels, rows, size, count, hidden, anneal_steps)
-        self.over_positions, self.over_inputs = nn.Linear(hidden, size**2), nn.Linear(hidden, rows)
-        self.over_outputs = nn.Linear(hidden, out_channels)
+    def __init__(self, out_channels, rows, size):
+        super().__init__(out_channels, rows, size)
+        self.over_positions, self.over_inputs = nn.Linear(HIDDEN, size**2), nn.Linear(HIDDEN, rows)
+        self.over_outputs = nn.Linear(HIDDEN, out_channels)
 
-    def _trunk(self, rows, hidden):
-        return nn.Sequential(nn.Linear(rows, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
+    def _trunk(self, rows):
+        return nn.Sequential(nn.Linear(rows, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU())
 
     def _attend(self, x, features, conv):
         positions, inputs, outputs = (

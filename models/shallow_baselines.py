@@ -64,10 +64,9 @@ class SelfAttention(nn.Module):
     by their zero padding.
     """
 
-    def __init__(self, channels: int, heads: int = 8):
+    def __init__(self, channels: int):
         super().__init__()
-        # fewer heads if `heads` does not divide the number of channels
-        self.heads = math.gcd(channels, heads)
+        self.heads = math.gcd(channels, 8)  # fewer if 8 does not divide the number of channels
         self.norm = nn.LayerNorm(channels)
         self.qkv, self.projection = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
 
@@ -83,18 +82,18 @@ class SelfAttention(nn.Module):
 class GraphLayer(nn.Module):
     """The max-relative graph convolution of ViG (2206.00272): x_i + relu(W [x_i, max_j (x_j - x_i)]).
 
-    The neighbours j of a position i are the `neighbours` positions with the most similar features.
+    The neighbours j of a position i are the nine positions with the most similar features.
     """
 
-    def __init__(self, channels: int, neighbours: int = 9):
+    def __init__(self, channels: int):
         super().__init__()
-        self.neighbours, self.mix = neighbours, conv_bn(2 * channels, channels, 1)
+        self.mix = conv_bn(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to the same shape."""
         nodes = x.flatten(2).mT  # (B, N, C)
         unit = F.normalize(nodes, dim=2)
-        nearest = (unit @ unit.mT).topk(min(self.neighbours, nodes.shape[1]), dim=2).indices  # (B, N, k)
+        nearest = (unit @ unit.mT).topk(min(9, nodes.shape[1]), dim=2).indices  # (B, N, k)
         images = torch.arange(len(x), device=x.device)[:, None, None]
         relative = (nodes[images, nearest] - nodes[:, :, None]).amax(2)  # (B, N, C)
         return x + F.relu(self.mix(torch.cat([x, relative.mT.unflatten(2, x.shape[2:])], 1)))
@@ -115,10 +114,12 @@ class BlockNet(nn.Sequential):
         return [nn.Sequential(*list(self)[:-3])(x)]
 
 
-# ---------------------------------------------------------------- by name
+# ---------------------------------------------------------------- by name, with the options of `_trunk`
 
 
-def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -> tuple[list[nn.Module], int]:
+def _trunk(
+    widths: tuple[int, ...], in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2"
+) -> tuple[list[nn.Module], int]:
     """Build the layers before the special block; return a list of the layers and the number of their output channels.
 
     The first layer is the convolution that `stem` names, a key of `STEMS`. The next layers are 5 x 5 convolutions.
@@ -133,31 +134,31 @@ def _trunk(in_channels: int, width: float, stem: str, widths: tuple[int, ...]) -
     return layers, channels[-1]
 
 
-def rrdb(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
+def rrdb(num_classes: int, **common) -> BlockNet:
     """Build a stem, one residual-in-residual block and a linear layer.
 
     The block has three dense blocks with five convolutions each.
     """
-    layers, channels = _trunk(in_channels, width, stem, (64,))
+    layers, channels = _trunk((64,), **common)
     blocks = [DenseBlock(channels, max(1, channels // 2), 5) for _ in range(3)]
     return BlockNet([*layers, ResidualInResidual(*blocks)], channels, num_classes)
 
 
-def dense_block(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
+def dense_block(num_classes: int, **common) -> BlockNet:
     """Build a stem, one dense block of four convolutions and a linear layer: six layers, twice as wide as `rrdb`."""
-    layers, channels = _trunk(in_channels, width, stem, (128,))
+    layers, channels = _trunk((128,), **common)
     return BlockNet([*layers, DenseBlock(channels, max(1, channels // 2), 4)], channels, num_classes)
 
 
-def attention(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
+def attention(num_classes: int, **common) -> BlockNet:
     """Build a stem, two convolutions, one self-attention layer and a linear layer."""
-    layers, channels = _trunk(in_channels, width, stem, (64, 256, 512))
+    layers, channels = _trunk((64, 256, 512), **common)
     return BlockNet([*layers, SelfAttention(channels)], channels, num_classes)
 
 
-def graph(num_classes: int, in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2") -> BlockNet:
+def graph(num_classes: int, **common) -> BlockNet:
     """Build a stem, two convolutions, two graph layers and a linear layer."""
-    layers, channels = _trunk(in_channels, width, stem, (64, 256, 512))
+    layers, channels = _trunk((64, 256, 512), **common)
     return BlockNet([*layers, GraphLayer(channels), GraphLayer(channels)], channels, num_classes)
 
 

@@ -214,7 +214,7 @@ def for_channels(net: nn.Module, channels=None) -> nn.Module:
 class FixedChannels(nn.Module):
     """A wrapper that passes the same set of channels to `net` at every call."""
 
-    def __init__(self, net: nn.Module, channels=None):
+    def __init__(self, net: nn.Module, channels):
         super().__init__()
         self.net, self.channels = net, channels
 
@@ -233,16 +233,11 @@ class LateFusion(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
-    def for_channels(self, channels=None) -> nn.Module:
-        """Return a network for only these channels; it maps x (B, n, H, W) to class probabilities (B, K)."""
+    def for_channels(self, channels=None) -> LateFusion:
+        """Return the late fusion of only these channels."""
         ids = range(len(self.networks)) if channels is None else channels
-        return _Average([self.networks[i] for i in ids])
-
-
-class _Average(nn.Module):
-    def __init__(self, networks: list[nn.Module]):
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
+        return LateFusion([self.networks[i] for i in ids])
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map images x (B, n, H, W) to class probabilities (B, K)."""
         return torch.stack([net(x[:, i : i + 1]).softmax(1) for i, net in enumerate(self.networks)]).mean(0)

@@ -36,11 +36,7 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
         UserError: the image cannot be read, or `path` cannot be written.
     """
     image, names = predictor.pixels(file, ids), predictor.channels.names
-    sets = (
-        sorted(some_subsets(len(ids)), key=lambda one: (-len(one), one))
-        if predictor.any_set
-        else [range(len(ids))]
-    )
+    sets = some_subsets(len(ids)) if predictor.any_set else [range(len(ids))]
     columns = []
     for positions in sets[:MOST_SETS]:
         chosen, part = tuple(ids[i] for i in positions), image[..., list(positions)]
@@ -54,8 +50,7 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
                 "map": predictor.rests_on(part, chosen).tolist(),
             }
         )
-    title = f"{Path(file).name}: {predictor.checkpoint['config']['name']}".replace("$", r"\$")
-    Chart(answers, columns, title).write(path)
+    Chart(answers, columns, f"{Path(file).name}: {predictor.checkpoint['config']['name']}").write(path)
 
 
 def _picture(part: np.ndarray, ids: Sequence[int], predictor) -> list:
@@ -124,4 +119,4 @@ def answers(figure: Figure, data: list[dict]) -> None:
         axis.set_title(column["set"], fontsize=10)
     for axis, column in zip(axes[-1], data):
         name, share = column["answer"]
-        axis.set_xlabel(f"{name}\n{share:.0f} %".replace("$", r"\$"), fontsize=8)
+        axis.set_xlabel(f"{name}\n{share:.0f} %", fontsize=8)

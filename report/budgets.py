@@ -49,7 +49,7 @@ def budget(numbers: Numbers, runs: Runs) -> Budget | None:
     return Budget(
         numbers.by_seed(NARROW, runs),
         setting.interval(model),
-        setting.total(model, "params") / 1e6,
+        setting.params(model) / 1e6,
         sum(BACKWARD * each * epochs * images for each, epochs in trained.values()) / 1e15,
         sum(flops.values()) / len(flops) / 1e6,
         parts * sum(epochs for _, epochs in trained.values()),

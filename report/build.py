@@ -53,6 +53,7 @@ COMMANDS = {
     "task1": "python train_task1.py",
     "task2": "python experiments.py task2",
 }  # task -> command that produces its first results
+Parts = tuple[dict[str, str], dict[str, Chart], dict[str, str]]  # texts, charts, blocks, as in `Collected`
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 
 
@@ -93,8 +94,8 @@ def collect(root: Path) -> Collected:
     )
 
 
-def _task1(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], dict[str, str]]:
-    """Make what belongs to Task 1; return a tuple (texts, charts, blocks), each as in `Collected`."""
+def _task1(settings: list[Setting]) -> Parts:
+    """Make what belongs to Task 1."""
     colour = [setting for setting in settings if not bands.is_other(setting)]
     of_bands = [setting for setting in settings if bands.is_other(setting) and setting.dataset == bands.BANDS]
     stats = {setting: compare_models(setting) for setting in colour}
@@ -122,8 +123,8 @@ def _task1(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], d
     return texts if colour else {}, drawn, blocks
 
 
-def _task2(settings: list[Setting]) -> tuple[dict[str, str], dict[str, Chart], dict[str, str]]:
-    """Make what belongs to Task 2; return a tuple (texts, charts, blocks), each as in `Collected`."""
+def _task2(settings: list[Setting]) -> Parts:
+    """Make what belongs to Task 2."""
     shares = {setting: ratios(setting) for setting in settings}
     variants = {setting: ablations(setting, task2.ABLATIONS, task2.REFERENCE) for setting in settings}
     texts = {

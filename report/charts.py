@@ -17,10 +17,9 @@ from report.compare import SEVEN, STRONGEST, Line, confusion_rates, headline, li
 from report.figures import Chart, Confusion, Cost, Panel, Series, SetScores, Share, curve, estimates
 from report.results import Model, Runs, Setting
 
-LOSS, TOP1 = (
-    {"loss": "training loss"},
-    {"val_top1_pct": "validation top-1 (%)"},
-)  # values of a log, see `curves`
+# values of a log and their names, see `curves`
+LOSS = {"loss": "training loss"}
+TOP1 = {"val_top1_pct": "validation top-1 (%)"}
 KINDS = {
     "task1": ("channels", "map", "curves", "length", "bands"),
     "task2": ("depth", "cost", "field", "confusion", "curves", "fraction"),

@@ -34,36 +34,31 @@ class ClassAnswers(NamedTuple):
     classes: list[str]  # names of the classes
 
 
-def write_page(
-    checkpoint: str | Path, record: dict, trained: str, answers: ClassAnswers | None = None
-) -> None:
-    """Write `evaluation.md` and `evaluation.png` beside a checkpoint, and print the paths of both files.
+def write_page(checkpoint: str | Path, record: dict, trained: str, answers: ClassAnswers) -> None:
+    """Write `evaluation.md`, `evaluation.png` and `evaluation-confusion.png` beside a checkpoint; print their paths.
 
-    With `answers`, also write a table by class and `evaluation-confusion.png`. `page_name` says when the files get
-    other names. If the folder cannot be written, print one line on stderr and go on.
+    `page_name` says when the files get other names. If the folder cannot be written, print one line on stderr and go
+    on.
 
     Args:
         checkpoint: path of the evaluated checkpoint.
         record: record of the evaluation, see engine/records.py.
         trained: name of the run that trained the network.
-        answers: answers of the network, or None.
     """
     name = page_name(record, trained, Path(checkpoint).stem)
-    text, chart = (Path(checkpoint).parent / f"{name}.{kind}" for kind in ("md", "png"))
+    text, chart, matrix = (
+        Path(checkpoint).parent / f"{name}{ending}" for ending in (".md", ".png", "-confusion.png")
+    )
     drawn = sets_chart(record) if record["task"] == "task1" else training_chart(record)
     title = textwrap.fill(drawn.title, 105)  # fits the figure's width
     try:
-        write_text(text, make_text(record) + (class_text(answers) if answers else ""))
+        write_text(text, make_text(record) + class_text(answers))
         drawn._replace(title=title).write(chart)
-        if answers:
-            matrix = chart.with_name(f"{name}-confusion.png")
-            confusion_chart(record, answers).write(matrix)
+        confusion_chart(record, answers).write(matrix)
     except UserError as error:
         print(f"no table and chart of this evaluation: {error}", file=sys.stderr)
         return
-    if answers:
-        print(f"confusion matrix: {matrix}")
-    print(f"table: {text}\nchart: {chart}")
+    print(f"confusion matrix: {matrix}\ntable: {text}\nchart: {chart}")
 
 
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
@@ -194,7 +189,7 @@ def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
     rows = np.sort(np.argsort(counts.diagonal() - counts.sum(1), kind="stable")[:CLASSES])
     shares = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
     some = f", the {CLASSES} classes with the most errors" if len(names) > CLASSES else ""
-    title = f"{_subject(record)}: confusions on {answers.split}{some}".replace("$", r"\$")
+    title = f"{_subject(record)}: confusions on {answers.split}{some}"
     data = Confusion([names[row] for row in rows], shares[np.ix_(rows, rows)].tolist())
     return Chart(confusion, data, textwrap.fill(title, 95))
 

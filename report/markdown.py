@@ -83,4 +83,4 @@ def mean_sd(values: Iterable[float]) -> str:
 
 def number(value: float | None, decimals: int, unit: float = 1) -> str:
     """Write a number in units of `unit`; write a dash for None."""
-    return "–" if value is None else f"{value / unit:.{decimals}f}"
+    return "–" if value is None else f"{value / unit:.{decimals}f}".replace("-", "−")

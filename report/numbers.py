@@ -5,14 +5,13 @@ The values below are examples; they change with the results.
     {{ top1 48px-quarter ours mean }}            46.7            mean over seeds; the last word is a group, see below
     {{ gap 48px-quarter specialists ours mean }} 1.0 (0.4 to 1.7)  first minus second model, with 95 % interval
     {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.3)  top-1 in % of the strongest ResNet-34
-    {{ ratio 48px-quarter plain resnet34-coarse }}  ...          top-1 in % of the second network
-    {{ cost 64px-full depth6-wide macs /1e6 .0f }}               a column of the results, scaled and formatted
+    {{ ratio 48px-quarter plain resnet34-0.001 }}  ...           top-1 in % of the second network
+    {{ cost 64px-full depth6-wide macs /1e6 .0f }}               a column of the results, divided and formatted
     {{ top1 bands ours random }}                 75.6            top-1 on the data with thirteen bands
     {{ gap bands ours sliced random }}           13.0 (11.1 to 14.8)
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table in results/
     {{ changing 48px-quarter ours }}             60              percent of images whose answer changes with the set
     {{ seeds 48px-quarter specialists-90 }}      one seed        number of seeds, in words up to ten
-    {{ total 48px-quarter specialists params /1e6 .2f }}         a column, summed over the networks of a model
     {{ example RB }}                             how the fill rule predicts the absent channels of a set
     {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
     {{ provenance }}                             a sentence on evaluations whose code is not a commit
@@ -55,7 +54,7 @@ NOTHING = "–"
 COLOUR_GROUPS = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", "G", "B")}
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 FUNCTIONS = (
-    *("top1", "sd", "gap", "ratio", "cost", "total", "csv", "count", "seeds"),
+    *("top1", "sd", "gap", "ratio", "cost", "csv", "count", "seeds"),
     *("example", "compute", "provenance", "about", "changing"),
 )
 
@@ -176,15 +175,16 @@ class Numbers:
             against = self.find(preset, other)[1]
         return None if against in (None, model) else setting.ratio(model, against)
 
-    def cost(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Average a numeric column of the test rows over seeds and sets; a `scale` of "/N" divides the mean by N."""
-        setting, model = self.find(preset, name)
-        return scaled(model and setting.mean(model, column), scale, form)
+    def cost(self, preset: str, name: str, column: str, scale: str, form: str) -> str:
+        """Average a numeric column of the test rows over seeds and sets; a `scale` of "/N" divides the mean by N.
 
-    def total(self, preset: str, name: str, column: str, scale: str = "/1", form: str = ".0f") -> str:
-        """Sum a numeric column over the networks of a model; a `scale` of "/N" divides the sum by N."""
+        The parameters are summed over the networks of a model.
+        """
         setting, model = self.find(preset, name)
-        return scaled(model and setting.total(model, column), scale, form)
+        if not model:
+            return NOTHING
+        value = setting.params(model) if column == "params" else setting.mean(model, column)
+        return NOTHING if value is None else f"{value / float(scale.removeprefix('/')):{form}}"
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
         path = self.results / file
@@ -267,8 +267,3 @@ class Numbers:
 
     def about(self, field: str) -> str:
         return read_json(ROOT / "report" / "text" / "about.json")[field]
-
-
-def scaled(value: float | None, scale: str, form: str) -> str:
-    """Write a value divided by N in the format `form`, for a scale of "/N"; write a dash for None."""
-    return NOTHING if value is None else f"{value / float(scale.removeprefix('/')):{form}}"

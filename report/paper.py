@@ -84,7 +84,6 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
         "task2-costs": chosen(classifiers, COSTS_TASK2),
         "task2-short": chosen(short[1], README_TASK2),
         "task2-ablations": chosen(_changes(numbers, task2.ABLATION_ROWS, task2.PLAIN_STRONG), CHANGES_TASK2),
-        "task2-screening": chosen(_changes(numbers, task2.SCREENING_ROWS, task2.REFERENCE), CHANGES_TASK2),
         "task1-answers": answers_table(numbers),
         "task2-confusions": confusions(numbers),
         "primary": primary_table(numbers),
@@ -139,7 +138,7 @@ def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> Row:
     setting, model = numbers.find(preset, runs)
     if not model:
         return {}
-    params = setting.total(model, "params") / 1e6
+    params = setting.params(model) / 1e6
     return {
         "model": label,
         "seeds": str(len(numbers.by_seed(preset, runs))),

@@ -174,9 +174,9 @@ class Setting:
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
-    def total(self, model: Model, name: str) -> float:
-        """Sum the column `name` over the networks of a model; of each network, the first test row counts."""
-        return sum(self.row(entry)[name] for entry in {*model.values()})
+    def params(self, model: Model) -> float:
+        """Sum the parameters over the networks of a model; of each network, the first test row counts."""
+        return sum(self.row(entry)["params"] for entry in {*model.values()})
 
     def row(self, entry: int) -> pd.Series:
         """Return the first test row of an entry."""

@@ -66,7 +66,7 @@ def channel_table(setting: Setting) -> str:
                 **line.how,
                 "seeds": line.seeds(),
                 **quality,
-                "params (M)": number(setting.total(line.entries, "params"), 2, MILLION),
+                "params (M)": number(setting.params(line.entries), 2, MILLION),
                 "MACs (M), n=3": number(line.mean("macs", "RGB"), 0, MILLION),
             }
         )
@@ -98,7 +98,7 @@ def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | N
     gaps = [expert - top1[subset] for subset, expert in experts.items() if subset in top1]
     if gaps and line.section != "specialist":
         gap = statistics.fmean(gaps)
-        cells["expert gap"] = (gap if len(gaps) == len(experts) else None, f"{gap:.1f} ({len(gaps)})")
+        cells["expert gap"] = (gap if len(gaps) == len(experts) else None, f"{number(gap, 1)} ({len(gaps)})")
     if top1.keys() >= {"RGB", "R", "G", "B"} and top1["RGB"]:
         retention = statistics.fmean(100 * top1[subset] / top1["RGB"] for subset in "RGB")
         cells["retention %"] = (retention, f"{retention:.1f}")
@@ -114,7 +114,7 @@ def detail_table(setting: Setting) -> str:
             "subset": subset,
             "seeds": str(len(line.values("top1_pct", subset))),
             "top-1 %": f"{line.mean('top1_pct', subset):.2f}",
-            "95 % interval": f"{line.mean('ci95_low', subset):.2f} – {line.mean('ci95_high', subset):.2f}",
+            "95 % interval": f"{line.mean('ci95_low', subset):.2f} to {line.mean('ci95_high', subset):.2f}",
             **{
                 f"{name} (macro)": f"{line.mean(f'{name.lower()}_macro', subset):.4f}"
                 for name in ("precision", "recall", "F1")
@@ -140,7 +140,7 @@ def channel_cost_table(setting: Setting) -> str:
             {
                 "model": line.name,
                 **line.how,
-                "params (M)": number(setting.total(line.entries, "params"), 2, MILLION),
+                "params (M)": number(setting.params(line.entries), 2, MILLION),
                 "training (min)": number(line.minutes(), 1),
                 **macs,
                 **latency,

@@ -434,7 +434,7 @@ def test_a_redirect_leads_to_the_web_alone(reply, tmp_path, location):
     with pytest.raises(
         UserError, match="it redirects to .*, which is not a web address|Redirection to url .* is not allowed"
     ):
-        download(reply(location=location), tmp_path, progress=False)
+        download(reply(location=location), tmp_path)
     assert not list(tmp_path.glob("*.zip"))
 
 
@@ -448,5 +448,5 @@ def test_a_damaged_picture_in_a_download_is_named(reply, tiny_dataset, tmp_path)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     with pytest.raises(UserError, match="n00000000_1.JPEG is damaged"):
-        download(reply(bytes(content)), tmp_path / "data", progress=False)
+        download(reply(bytes(content)), tmp_path / "data")
     assert not list((tmp_path / "data").iterdir())

@@ -95,7 +95,7 @@ def test_a_set_is_made_exactly(tiny, tmp_path, zipped, capsys, kind, packed):
     main(["build", "tiny", "--from", str(source), "--out", str(tmp_path / "a.zip"), "--workers", "1"])
     assert "10 of 10 images are exactly the published images" in capsys.readouterr().out
     assert content(tmp_path / "a.zip") == content(tmp_path / "published")
-    lists = read_lists(build("tiny", source, tmp_path / "b.zip", progress=False))
+    lists = read_lists(build("tiny", source, tmp_path / "b.zip"))
     assert lists.digest == read_lists(tmp_path / "published").digest
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
@@ -114,7 +114,7 @@ def test_pictures_shrink_as_those_of_imagewoof_146():
 def refuse(tmp_path, source, match: str) -> str:
     """Check that building fails with this message and leaves no set; return its lines about single images."""
     with pytest.raises(UserError, match=match):
-        build("tiny", source, tmp_path / "out" / "tiny.zip", progress=False)
+        build("tiny", source, tmp_path / "out" / "tiny.zip")
     left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
     assert [path.name for path in left] in ([], ["tiny.differences.txt"])
     return left[0].read_text() if left else ""

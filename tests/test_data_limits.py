@@ -252,7 +252,7 @@ def test_a_picture_of_many_pixels_is_named_by_derive_too(tiny_dataset, tmp_path,
     with pytest.raises(
         UserError, match="cannot decode images/n00000000/n00000000_0.JPEG .DecompressionBombError"
     ):
-        derive(read_lists(tiny_dataset), "grey", tmp_path / "out", progress=False)
+        derive(read_lists(tiny_dataset), "grey", tmp_path / "out")
 
 
 # ---------------------------------------------------------------- pixels of one kind
@@ -465,4 +465,4 @@ def test_two_pictures_do_not_become_one_array(tiny_dataset, tmp_path):
     with open(tiny_dataset / "train.txt", "a") as file:
         file.write("images/n00000000/n00000000_0.png 0\n")
     with pytest.raises(UserError, match="_0.png and another image would both become .*_0.npy"):
-        derive(read_lists(tiny_dataset), "grey", tmp_path / "out", progress=False)
+        derive(read_lists(tiny_dataset), "grey", tmp_path / "out")

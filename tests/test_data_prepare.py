@@ -59,13 +59,13 @@ def test_download(server, tmp_path, capsys):
     assert (tmp_path / "data" / "images.zip").read_bytes() == server.content
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["images.zip"]
     assert "not the course's" in capsys.readouterr().out
-    download(server.url, tmp_path / "data", progress=False)
+    download(server.url, tmp_path / "data")
     assert server.asked == [None]  # the second time it is there
 
 
 def test_download_goes_on_after_cuts(server, tmp_path):
     server.cut = [1000, 500]
-    assert download(server.url, tmp_path, progress=False).read_bytes() == server.content
+    assert download(server.url, tmp_path).read_bytes() == server.content
     assert server.asked == [None, "bytes=1000-", "bytes=1500-"]
 
 
@@ -73,42 +73,42 @@ def test_download_goes_on_in_another_run(server, tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "ATTEMPTS", 1)
     server.cut = [1234]
     with pytest.raises(UserError, match="run the command again to continue from 1,234 bytes"):
-        download(server.url, tmp_path, progress=False)
+        download(server.url, tmp_path)
     assert not (tmp_path / "images.zip").exists()
-    assert download(server.url, tmp_path, progress=False).read_bytes() == server.content
+    assert download(server.url, tmp_path).read_bytes() == server.content
     assert server.asked[-1] == "bytes=1234-"
 
 
 def test_download_without_ranges_starts_again(server, tmp_path):
     server.ranges, server.cut = False, [1000]
-    assert download(server.url, tmp_path, progress=False).read_bytes() == server.content
+    assert download(server.url, tmp_path).read_bytes() == server.content
 
 
 @pytest.mark.parametrize("extra, asked", [(0, 1), (7, 2)])
 def test_download_with_a_whole_or_foreign_part(server, tmp_path, extra, asked):
     (tmp_path / "images.zip.part").write_bytes(server.content + b"x" * extra)
-    assert download(server.url, tmp_path, progress=False).read_bytes() == server.content
+    assert download(server.url, tmp_path).read_bytes() == server.content
     assert len(server.asked) == asked
 
 
 def test_download_errors(server, tmp_path, monkeypatch):
     server.error = 404
     with pytest.raises(UserError, match="404.*download the file by hand and put it in"):
-        download(server.url, tmp_path, progress=False)
+        download(server.url, tmp_path)
     server.error, server.content = None, b"<html>please sign in</html>"
     with pytest.raises(UserError, match="no readable zip"):
-        download(server.url, tmp_path, progress=False)
+        download(server.url, tmp_path)
     assert not list(tmp_path.glob("images.zip*"))
     with pytest.raises(UserError, match="by hand"):
-        download("http://127.0.0.1:9/images.zip", tmp_path, progress=False)
+        download("http://127.0.0.1:9/images.zip", tmp_path)
     for url in ("file:///etc/passwd", "http://127.0.0.1/", "http://127.0.0.1/data/..", "images.zip"):
         with pytest.raises(UserError, match="is not the http or https address of a file"):
-            download(url, tmp_path, progress=False)
+            download(url, tmp_path)
     monkeypatch.setattr(
         archive_module.shutil, "disk_usage", lambda _: archive_module.shutil._ntuple_diskusage(9, 9, 0)
     )
     with pytest.raises(UserError, match="GB free; free disk space"):
-        download(server.url, tmp_path, progress=False)
+        download(server.url, tmp_path)
 
 
 def test_check(tiny_dataset, capsys):

@@ -75,7 +75,7 @@ def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, capsy
     classifier["splits"]["val"] = classifier["splits"]["test"]
     for number, record in enumerate((sets, classifier)):
         folder = tmp_path / str(number)
-        write_page(folder / "model.pt", record, "net")
+        write_page(folder / "model.pt", record, "net", ANSWERS)
         assert capsys.readouterr().out.splitlines()[-2:] == [
             f"table: {folder / 'evaluation.md'}",
             f"chart: {folder / 'evaluation.png'}",
@@ -108,21 +108,27 @@ def test_another_way_to_evaluate_has_files_of_its_own(sets):
 
 
 def test_the_whole_of_a_name_is_kept(sets, tmp_path):
-    write_page(tmp_path / "model.pt", {**sets, "model": "v1.5"}, "net")
-    assert {path.name for path in tmp_path.iterdir()} == {"evaluation-v1.5.md", "evaluation-v1.5.png"}
+    write_page(tmp_path / "model.pt", {**sets, "model": "v1.5"}, "net", ANSWERS)
+    assert {path.name.removeprefix("evaluation-v1.5") for path in tmp_path.iterdir()} == {
+        ".md",
+        ".png",
+        "-confusion.png",
+    }
 
 
 def test_a_folder_that_cannot_be_written_is_named_and_no_more(sets, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    write_page(tmp_path / "file" / "model.pt", sets, "net")
+    write_page(tmp_path / "file" / "model.pt", sets, "net", ANSWERS)
     shown = capsys.readouterr()
     assert shown.err.count("\n") == 1 and str(tmp_path / "file" / "evaluation.md") in shown.err
     assert "exists" in shown.err and shown.out == ""  # the reason
 
 
 def test_a_label_is_no_formula(sets, tmp_path):
-    write_page(tmp_path / "model.pt", {**sets, "label": "costs $x^$ " * 30}, "net")  # long, too
+    record = {**sets, "label": "costs $x^$ " * 30}  # long, too
+    write_page(tmp_path / "model.pt", record, "net", ANSWERS)
     assert (tmp_path / "evaluation.png").exists()
+    assert confusion_chart(record, ANSWERS).title.startswith("costs $x^$ costs $x^$ ")
 
 
 def test_the_bars_are_the_first_sets_of_the_split_that_there_is(sets):

@@ -225,7 +225,7 @@ def test_what_the_tables_and_figures_show_is_in_a_grid():
     for task in (grids.task1, grids.task2):
         queued = {(run.model, str(run), str(run.teacher)) for runs in task.GRIDS.values() for run in runs}
         rows = [variant for variants in task.ABLATIONS.values() for variant in variants]
-        rows += [*task.ABLATION_ROWS, *getattr(task, "SCREENING_ROWS", ())]
+        rows += task.ABLATION_ROWS
         tables = task.MAIN_ROWS.values() if task is grids.task2 else (task.MAIN_ROWS, *task.BUDGETS.values())
         rows += [row for table in tables for row in table]
         shown = [model for _, *models in rows for model in models] + list(task.FIGURE_MODELS.values())

@@ -519,7 +519,8 @@ def test_a_taught_network_is_found_by_its_teacher(publish, tmp_path, lists):
 
 def test_pictures_are_chosen_by_what_two_networks_get_right():
     answers = {"shallow": np.array([5, 5, 1, 1, 1]), "deep": np.array([5, 2, 5, 1, 2])}
-    chosen = pictures.choose(pictures.kinds_task2(Predictions(["a"] * 5, np.full(5, 5), answers)), each=9)
+    _, kinds = pictures.TASKS["task2"]
+    chosen = pictures.choose(kinds(Predictions(["a"] * 5, np.full(5, 5), answers)), each=9)
     assert chosen == {
         "both right": [0],
         "only shallow right": [1],

@@ -146,7 +146,6 @@ def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple
 def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Predictions]:
     """Join the records and test predictions that a network has for the folds; costs come from the first fold."""
     records = [record for record, _ in parts]
-    first, digests = records[0], "".join(record["dataset_digest"] for record in records)
     labels = np.concatenate([predictions.labels for _, predictions in parts])
     by_column = {
         column: np.concatenate([predictions.by_column[column] for _, predictions in parts])
@@ -160,9 +159,9 @@ def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Pre
         loss = None if None in losses else float(np.average(losses, weights=sizes))
         rows.append({**row, **metrics, "loss": loss})
     record = {
-        **first,
+        **records[0],
         "dataset": dataset,
-        "dataset_digest": sha256(digests.encode()).hexdigest() if len(parts) > 1 else digests,
+        "dataset_digest": _joined_digest([record["dataset_digest"] for record in records]),
         "images_digest": _joined_digest([record.get("images_digest", LISTS_ONLY) for record in records]),
         "train_s": sum(record["train_s"] for record in records),
         "history": [],
@@ -174,7 +173,7 @@ def join(parts: list[tuple[dict, Predictions]], dataset: str) -> tuple[dict, Pre
 
 
 def _joined_digest(digests: list[str]) -> str:
-    """Join the digests of the images of all folds; return LISTS_ONLY if a fold has no digest."""
+    """Join the digests of all folds; return LISTS_ONLY if a fold has no digest of its images."""
     if LISTS_ONLY in digests:
         return LISTS_ONLY
     return sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else digests[0]

@@ -234,8 +234,7 @@ def real_and_constant(
     config: Task2Config, device: torch.device, batches: Callable[[], Batches]
 ) -> tuple[TrainStep, TrainStep]:
     """Make two objects that run training steps: the first with new batches, the second with a constant batch."""
-    real, constant = (make_train_step(config, device, batches(), same) for same in (False, True))
-    return real, constant
+    return make_train_step(config, device, batches(), False), make_train_step(config, device, batches(), True)
 
 
 def random_images(count: int, image_size: int, device: torch.device) -> Batches:
@@ -277,7 +276,7 @@ def bench_step(args, rows: Rows) -> None:
             device=args.device,
             epochs=1000,
             compile=args.compile,
-            **{"width": 1.0, **options},
+            **options,
         ).resolve()
         start = time.perf_counter()
         images = 40 * config.batch_size
@@ -315,12 +314,7 @@ def bench_data(args, rows: Rows) -> None:
     for name, (preset, arch) in SIZES.items():
         for augment in ("light", "strong"):
             config = Task2Config(
-                preset=preset,
-                arch=arch,
-                augment=augment,
-                device="cpu",
-                epochs=1000,
-                width=0.25 if "quarter" in name else 0.5,
+                preset=preset, arch=arch, augment=augment, device="cpu", epochs=1000
             ).resolve()
             images = 20 * config.batch_size
             real, constant = real_and_constant(
@@ -367,7 +361,7 @@ def bench_epoch(args, rows: Rows) -> None:
     options = (
         {"preset": "64px-full", "arch": "resnet18", "stem_pool": False}
         if cuda
-        else {"preset": "48px-quarter", "arch": "resnet10", "augment": "strong", "width": 0.25}
+        else {"preset": "48px-quarter", "arch": "resnet10", "augment": "strong"}
     )
     config = Task2Config(device=args.device, epochs=1000, compile=args.compile, **options).resolve()
     cache = open_data(args.data, config.image_size, args.cache)

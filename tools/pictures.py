@@ -40,11 +40,6 @@ def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
     }
 
 
-def kinds_task2(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Sort pictures by which of two networks is right; return a dict as `kinds_task1` does."""
-    return agreement(predictions.labels, predictions.by_column)
-
-
 def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
     """Find the first setting that has results of the model; return (setting, name of the model, predictions).
 
@@ -97,9 +92,9 @@ def missing(model: str, settings: list[Setting], script: str) -> str:
     )
 
 
-def choose(kinds: dict[str, np.ndarray], each: int, seed: int = 0) -> dict[str, list[int]]:
+def choose(kinds: dict[str, np.ndarray], each: int) -> dict[str, list[int]]:
     """Choose up to `each` random images of each kind; return a dict from the kind to the numbers of the images."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     return {
         kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()
     }
@@ -151,7 +146,10 @@ def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[in
         figure.savefig(temporary, format="png", dpi=110)
 
 
-TASKS = {"task1": (find_task1, kinds_task1), "task2": (find_task2, kinds_task2)}
+TASKS = {
+    "task1": (find_task1, kinds_task1),
+    "task2": (find_task2, lambda predictions: agreement(predictions.labels, predictions.by_column)),
+}
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
