@@ -442,7 +442,7 @@ def test_sets_are_drawn_on_the_cpu_whatever_the_default_device():
 
 def test_images_of_whole_numbers_are_not_filled():
     net = adapt_first_conv(Identity(3), "mean", where="input", channels=3)
-    for how in ({"mask": [[True, False, True]]}, {"channels": [0, 2]}):
-        x = torch.ones(1, 3 if "mask" in how else 2, 4, 4, dtype=torch.uint8)
+    for channels, mask in ((None, [[True, False, True]]), ([0, 2], None)):
+        x = torch.ones(1, 3 if mask else 2, 4, 4, dtype=torch.uint8)
         with pytest.raises(ValueError, match="convert them to float"):
-            find_place(net).fill_images(x, **how)
+            find_place(net).fill_images(x, channels, mask)
