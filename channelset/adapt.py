@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,11 @@ from .stem import ChannelSetConv2d, why_not_plain
 ARGUMENTS = ("channels", "mask")
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 # attributes in which networks store the channel count
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LATE = (
+    "DistributedDataParallel",
+    "FullyShardedDataParallel",
+)  # these share only the parameters that they saw
 COUNTS = ("num_channels", "in_channels", "in_chans", "n_channels")
 
 
@@ -46,6 +52,7 @@ def adapt_first_conv(
     sample: str | Sampler | None = None,
     seed: int = 0,
     example: Any = None,
+    images: Sequence[str] = (),
 ) -> nn.Module:
     """Make a network accept any set of its input channels. With all channels its output stays the same.
 
@@ -58,7 +65,8 @@ def adapt_first_conv(
     and divide by its standard deviation. If they are not, pass `normalised=False` or `mean=`.
 
     Without an `example` two things are not checked: that no other layer reads the images, and that the convolution
-    defined first also runs first. A network made on the meta device keeps the statistics of the rule.
+    defined first also runs first. You get only a warning if another convolution takes as many channels.
+    A network made on the meta device keeps the statistics of the rule.
     Under torch.compile each list of `channels` needs its own graph, and torch keeps only a few graphs. For many
     sets pass a mask, or fold.
 
@@ -95,14 +103,32 @@ def adapt_first_conv(
         seed: seed of the drawn sets, if `sample` is a name.
         example: images as the network gets them, or a mapping of its arguments. The network runs on them a few
             times in eval mode, to check that absent channels have no influence.
+        images: with where="input", the names of the arguments of the network's forward that hold images. All of
+            them get the same set, as in a network of two images before and after a change. Default: the only
+            argument that can be images.
+
+    A frozen convolution stays frozen, with its embedding and with the correction of the rules "learned" and
+    "conditioned"; at the input, the correction is frozen if the whole network is. Weight and bias stay the same
+    parameters if their shapes stay, so tied layers and optimizers keep them. An optimizer must get the embedding.
 
     Raises:
         ValueError: there is no such convolution; the network already fills at its input; the stem cannot replace the
             convolution (the message names path and type); channels, statistics or init do not fit; the rule does
-            not use an argument; or the check with the example fails. The network is then unchanged.
+            not use an argument; the network was scripted or wrapped for distributed training before; or the check
+            with the example fails. The network is then unchanged.
     """
     if where not in ("stem", "input"):
         raise ValueError(f"where={where!r}: expected 'stem' or 'input'")
+    late = next(
+        (m for m in model.modules() if type(m).__name__ in LATE or isinstance(m, torch.jit.ScriptModule)),
+        None,
+    )
+    if late is not None:
+        raise ValueError(
+            f"{type(late).__name__} would not know the new parts: adapt the network before you wrap it"
+        )
+    if isinstance(images, str) or (images and where == "stem"):
+        raise ValueError(f"images={images!r}: give a list of names, with where='input'")
     sampler = Sampler(sample, seed=seed) if isinstance(sample, str) else sample
     given = _Given(fill, statistics, normalised, covariance, mean, std, ridge)
     kind = InputFill if where == "stem" else ChannelPlace  # a stem may replace another stem
@@ -116,7 +142,7 @@ def adapt_first_conv(
                     f"where='input' leaves the first layer as it is: {name}= has no effect, leave it out"
                 )
         fill_place = _make_input_fill(model, given, channels, example, sampler)
-        return _checked(model, fill_place, example, _insert_input(model, fill_place))
+        return _checked(model, fill_place, example, _insert_input(model, fill_place, tuple(images)))
 
     path, places, old = _first_conv(model, path, channels, given, example)
     conv, old_channels, kernel = _as_plain(old, path, trained_on)
@@ -131,8 +157,13 @@ def adapt_first_conv(
     weight = kernel if init == "keep" else torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
     stem = ChannelSetConv2d.from_conv2d(conv, rule, embedded, wanted, weight, sampler)
     stem.normalisation = given.normalisation()
+    if conv is old and init == "keep" and rule.rows == len(wanted):  # tied layers and optimizers have these
+        stem._parameters.update({name: conv._parameters[name] for name in ("weight", "bias")})
+        stem.train(stem.training)
     if isinstance(old, ChannelSetConv2d):
         _inherit(stem, old, source)
+    if example is None:
+        _warn_of_readers(model, old, path)
     hooks = _insert(model, places, stem)
 
     def undo_stem() -> None:
@@ -242,9 +273,11 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
         owner = next(name for name, module in model.named_modules() if module is place)
         folded = copy.deepcopy(model)
         remove_hooks(folded)
-        filled = folded.get_submodule(owner.rpartition(".")[0])  # the adapted network, perhaps in a wrapper
+        owner = owner.rpartition(".")[0]  # the adapted network, perhaps in a wrapper
+        hooks, filled = model.get_submodule(owner)._forward_pre_hooks.values(), folded.get_submodule(owner)
         setattr(filled, INPUT, FixedFill(place.fill, ids).train(place.training))
-        filled.register_forward_pre_hook(_FillInput(INPUT, filled), with_kwargs=True)
+        hook = next(hook for hook in hooks if isinstance(hook, _FillInput))
+        filled.register_forward_pre_hook(hook, with_kwargs=True)
         return folded
     assert isinstance(place, ChannelSetConv2d)
     conv = place.fold(channels)
@@ -397,6 +430,19 @@ def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Ch
     return old, channels, old.weight.detach()
 
 
+def _warn_of_readers(model: nn.Module, stem: nn.Module, path: str) -> None:
+    """Warn if another convolution takes as many channels as the images have, so that it may read them, too."""
+    layers = [(n, m) for n, m in model.named_modules() if m is not stem and hasattr(m, "in_channels")]
+    count = getattr(stem, "in_channels", None)
+    other = next((n for n, m in layers if isinstance(m, CONVOLUTIONS) and m.in_channels == count), None)
+    if other is not None and count != 1:
+        warnings.warn(
+            f"{other} takes {count} channels, as {path} does. If it reads the images, absent channels have an "
+            f"influence: give example=images, which checks this",
+            stacklevel=3,
+        )
+
+
 def _inherit(stem: ChannelSetConv2d, old: ChannelSetConv2d, source: Tensor) -> None:
     """Give `stem` the bias, sampler and embedding of the stem that it replaces; `source` is from `kernel_sources`."""
     stem.bias = old.bias  # `fold` also added the embedding to the bias; keep the bias alone
@@ -460,9 +506,9 @@ class _TakeSet(_OfTheSet):
         try:
             kwargs = dict(kwargs)
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
-            key = None if channels is None else _images_key(args, kwargs, "")
+            key = None if channels is None else next(iter(_images_keys(args, kwargs)), None)
             if key is not None:
-                images = kwargs[key] if isinstance(key, str) else args[key]
+                images = _argument(args, kwargs, key)
                 if isinstance(images, (list, tuple)) or _counts_channels(model, self.path, stem.in_channels):
                     images, mask = _spread(images, stem, channels)
                     channels = None
@@ -490,9 +536,18 @@ class _ForgetSet(_OfTheSet):
 class _FillInput(_OfTheSet):
     """Fill the absent channels of the images before the network's `forward` runs."""
 
-    def __init__(self, path: str, model: nn.Module):
+    arguments: tuple[str, ...] = ()  # of the network's forward
+    images: tuple[str, ...] = ()  # those that hold images; (): find them
+
+    def __init__(self, path: str, model: nn.Module, images: tuple[str, ...] = ()):
         super().__init__(path)
-        self.first, self.own = _first_argument(model), _takes_set(model)  # of the network's forward
+        parameters = inspect.signature(model.forward).parameters
+        self.arguments, self.images, self.own = tuple(parameters), images, _takes_set(model)
+        unknown = next((name for name in images if name not in parameters), None)
+        if unknown is not None and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            raise ValueError(
+                f"images={images}: forward has no argument {unknown!r}, but {', '.join(parameters)}"
+            )
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
         place, kwargs = self.place(model), dict(kwargs)
@@ -501,23 +556,39 @@ class _FillInput(_OfTheSet):
         if not fixed and not self.own:
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
         ambient = () if fixed else context.read(place)
-        key = _images_key(args, kwargs, self.first)
-        if key is None:
+        keys = self._keys(args, kwargs)
+        if not keys:
             drawn = fixed or (place.training and place.sampler is not None)
             if drawn or any(given is not None for given in (channels, mask, *ambient)):
                 raise ValueError(
                     f"the network was called with {_kinds(args, kwargs)}, not with images to fill"
                 )
             return args, kwargs
-        images = kwargs[key] if isinstance(key, str) else args[key]
-        return _with_images(args, kwargs, key, self._fill(place, images, channels, mask))
+        first = _argument(args, kwargs, keys[0])
+        count = first.shape[0] if isinstance(first, Tensor) else len(first)
+        channels, mask = place.asked(count, channels, mask)  # one draw for all arguments
+        if channels is None and mask is None and place.fill.whole:
+            return args, kwargs
+        if len(keys) > 1 and not self.images:
+            raise ValueError(
+                f"several arguments of the network can be images: {_kinds(args, kwargs)}. Give the names of those "
+                f"to fill to adapt_first_conv, such as images={list(self.arguments[:2])}"
+            )
+        for key in keys:
+            filled = self._fill(place, _argument(args, kwargs, key), channels, mask)
+            args, kwargs = _with_images(args, kwargs, key, filled)
+        return args, kwargs
+
+    def _keys(self, args: Any, kwargs: Any) -> list[int | str]:
+        if not self.images:
+            return _images_keys(args, kwargs, self.arguments[:1])
+        keys = [n if n in kwargs or n not in self.arguments else self.arguments.index(n) for n in self.images]
+        given = [key for key in keys if (key in kwargs if isinstance(key, str) else key < len(args))]
+        return [key for key in given if _axes(_argument(args, kwargs, key)) > 2]
 
     def _fill(self, place: Any, images: Any, channels: Any, mask: Any) -> Any:
         if isinstance(images, Tensor):
             return place.fill_images(images, channels, mask)
-        channels, mask = place.asked(len(images), channels, mask)
-        if channels is None and mask is None and place.fill.whole:
-            return images
         if mask is not None and len(mask) != len(images):
             raise ValueError(
                 f"the mask has {len(mask)} rows for {len(images)} images: give a row for each image"
@@ -526,20 +597,37 @@ class _FillInput(_OfTheSet):
         return [place.fill_images(image[None], channels, row)[0] for image, row in zip(images, rows)]
 
 
-def _images_key(args: Sequence[Any], kwargs: Mapping[str, Any], first: str) -> int | str | None:
-    """Return the position or name of a call's images, or None: the first argument that can be images.
+def _images_keys(
+    args: Sequence[Any], kwargs: Mapping[str, Any], first: Sequence[str] = ()
+) -> list[int | str]:
+    """Return the positions or names of a call's arguments that can be images: most axes, as many channels.
 
     Of arguments by name, `first` comes before usual names of images, and these before the rest.
     """
-    names = dict.fromkeys(name for name in (first, *IMAGE_KEYS, *kwargs) if name in kwargs)
-    pairs: list[tuple[int | str, Any]] = [*enumerate(args), *((name, kwargs[name]) for name in names)]
-    return next((key for key, value in pairs if _may_be_images(value)), None)
+    names = dict.fromkeys(name for name in (*first, *IMAGE_KEYS, *kwargs) if name in kwargs)
+    keys: list[int | str] = [*range(len(args)), *names]
+    most = max([0, *(_axes(_argument(args, kwargs, key)) for key in keys)])
+    found = [key for key in keys if most > 2 and _axes(_argument(args, kwargs, key)) == most]
+    if len(found) < 2:
+        return found
+    channels = [_channels(_argument(args, kwargs, key)) for key in found]
+    return [key for key, count in zip(found, channels) if count == channels[0]]
 
 
-def _may_be_images(value: Any) -> bool:
+def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], key: int | str) -> Any:
+    return kwargs[key] if isinstance(key, str) else args[key]
+
+
+def _axes(value: Any) -> int:
+    """Return the number of axes of a batch that can be images, a tensor or a list; 0 if it cannot."""
     if isinstance(value, (list, tuple)):
-        return bool(value) and all(_may_be_images(part) for part in value)
-    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+        axes = {_axes(part) for part in value}
+        return max(axes) + 1 if len(axes) == 1 and 0 not in axes else 0
+    return value.ndim if isinstance(value, Tensor) and value.is_floating_point() else 0
+
+
+def _channels(value: Any) -> int:
+    return int(value.shape[1] if isinstance(value, Tensor) else _channels(value[0][None]))
 
 
 def _with_images(args: Sequence[Any], kwargs: dict[str, Any], key: int | str, images: Any) -> Any:
@@ -556,10 +644,6 @@ def _kinds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
 def _takes_set(model: nn.Module) -> bool:
     """Check whether forward itself has an argument `channels` or `mask`."""
     return not inspect.signature(model.forward).parameters.keys().isdisjoint(ARGUMENTS)
-
-
-def _first_argument(model: nn.Module) -> str:
-    return next(iter(inspect.signature(model.forward).parameters), "")
 
 
 def _counts_channels(model: nn.Module, path: str, channels: int) -> bool:
@@ -605,14 +689,15 @@ def _insert(model: nn.Module, paths: list[str], stem: ChannelSetConv2d) -> list[
     ]
 
 
-def _insert_input(model: nn.Module, place: ChannelPlace) -> Callable[[], None]:
+def _insert_input(model: nn.Module, place: ChannelPlace, images: tuple[str, ...]) -> Callable[[], None]:
     if hasattr(model, INPUT):
         raise ValueError(f"{type(model).__name__} already has a part named {INPUT!r}: rename it")
-    reference = next(model.parameters(), None)
-    if reference is not None:
-        place.to(reference.device)
+    fill_input, parameters = _FillInput(INPUT, model, images), list(model.parameters())
+    if parameters:
+        place.to(parameters[0].device)
+        place.requires_grad_(any(p.requires_grad for p in parameters))
     model.add_module(INPUT, place.train(model.training))
-    hook = model.register_forward_pre_hook(_FillInput(INPUT, model), with_kwargs=True)
+    hook = model.register_forward_pre_hook(fill_input, with_kwargs=True)
 
     def undo() -> None:
         hook.remove()
@@ -629,7 +714,7 @@ def _input_channels(model: nn.Module, given: _Given, example: Any) -> int:
     if isinstance(images, Tensor):
         return int(images.shape[1])
     for module in model.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if isinstance(module, CONVOLUTIONS):
             return int(module.in_channels)
     raise ValueError(
         f"{type(model).__name__} has no convolution to read the channel count from: give channels="

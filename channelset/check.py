@@ -49,12 +49,12 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
         if not same or reader:
             raise ValueError(
                 f"pixels of absent channels have an influence: {reader or 'code outside the layers'} reads the "
-                f"images, too. Use where='input', which fills them before any layer reads them"
+                f"images, too, or their channels are reordered. Use where='input', which fills them before that"
             )
 
 
 class _Calls:
-    """Calls of an adapted network on its example. Each image of the example lacks every second channel.
+    """Calls of an adapted network on its example. Each image of the example lacks some channels.
 
     Args:
         model, place, example: as in `check_example`.
@@ -87,10 +87,7 @@ class _Calls:
                     f"channels, so it does not read the images: name the convolution that reads them with path=, "
                     f"or use where='input'"
                 )
-        self.mask = (
-            torch.arange(channels).expand(len(images), -1) % 2 == torch.arange(len(images))[:, None] % 2
-        )
-        self.mask[:, 0] |= ~self.mask.any(1)
+        self.mask = _masks(len(images), channels)
         self.random = torch.get_rng_state()
 
     def run(self, value: float | None) -> list[Tensor]:
@@ -115,6 +112,19 @@ class _Calls:
 
     def _add_one(self, *_: Any) -> None:
         self.count += 1
+
+
+def _masks(images: int, channels: int) -> Tensor:
+    """Return sets (B, C) that show a network which reorders its channels, such as RGB to BGR.
+
+    Image i has the channels whose number has the same digit, in base 2, as i: so enough images tell any two
+    channels apart. The first image has the upper half, which no reversal keeps.
+    """
+    digits = max((channels - 1).bit_length(), 1)
+    digit = torch.arange(digits - 1, -1, -1, device="cpu").repeat(images)[:images]
+    mask = (torch.arange(channels, device="cpu") >> digit[:, None]) & 1 == 1
+    mask[:, 0] |= ~mask.any(1)
+    return mask
 
 
 @contextmanager

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextvars import ContextVar
-from typing import Any
+from types import FrameType
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-# One entry for each call or `present` block: (stem or input fill, whether it is a call, channels, mask, notes).
-# The notes are empty until the stem reads the entry.
-Entry = tuple[nn.Module, bool, Any, Any, list[str]]
-_CONTEXT: ContextVar[tuple[Entry, ...]] = ContextVar("channelset", default=())
+# One entry for each call or `present` block: (stem or input fill, whether it is a call, channels, mask).
+Entry = tuple[nn.Module, bool, Any, Any]
+
+
+class Noted(NamedTuple):
+    """An entry, the frame of its call, and notes, which are empty until the stem reads the entry."""
+
+    entry: Entry
+    frame: FrameType | None
+    notes: list[str]
+
+
+_CONTEXT: ContextVar[tuple[Noted, ...]] = ContextVar("channelset", default=())
 # torch.compile cannot trace a ContextVar, but it can trace this.
 _THREAD = threading.local()
 
 
 def push(place: nn.Module, channels: Any, mask: Any, call: bool = True) -> None:
     """Remember the set for the next calls of `place`; (None, None) means that the call has no set."""
-    entry: Entry = (place, call, channels, mask, [])
+    entry: Entry = (place, call, channels, mask)
     _THREAD.entries = (*getattr(_THREAD, "entries", ()), entry)
     if not torch.compiler.is_compiling():
-        _CONTEXT.set((*_CONTEXT.get(), entry))
+        # the hook of the network calls this, and the network's call runs the hook
+        _CONTEXT.set((*_running(), Noted(entry, sys._getframe(2) if call else None, [])))
         if call:
             _THREAD.traced = False  # whether a compiled stem read the set: it cannot note that in the entry
 
@@ -32,14 +44,17 @@ def pop(place: nn.Module, call: bool = True) -> bool:
 
     Returns: False if the entry has a set that the stem did not read. Compiled code always returns True.
     """
-    _THREAD.entries = _without(getattr(_THREAD, "entries", ()), place, call)[0]
+    entries = getattr(_THREAD, "entries", ())
+    i = _last(entries, place, call)
+    _THREAD.entries = entries[:i] + entries[i + 1 :]
     if torch.compiler.is_compiling():
         return True
-    entries, entry = _without(_CONTEXT.get(), place, call)
-    _CONTEXT.set(entries)
-    if entry is None or (entry[2] is None and entry[3] is None) or getattr(_THREAD, "traced", False):
+    noted = _CONTEXT.get()
+    i = _last(tuple(entry for entry, _, _ in noted), place, call)
+    _CONTEXT.set(noted[:i] + noted[i + 1 :])
+    if i == len(noted) or not _has_set(noted[i].entry) or getattr(_THREAD, "traced", False):
         return True
-    return bool(entry[4])
+    return bool(noted[i].notes)
 
 
 def read(place: nn.Module) -> tuple[Any, Any]:
@@ -47,32 +62,48 @@ def read(place: nn.Module) -> tuple[Any, Any]:
     if torch.compiler.is_compiling():
         _THREAD.traced = True
         return _newest(getattr(_THREAD, "entries", ()), place, True)
-    entries = _CONTEXT.get()
-    mine = [entry for entry in entries if entry[0] is place]
-    for entry in mine:
-        entry[4].append("read")
-    if mine:
-        return _newest(entries, place, True)
+    mine = [noted for noted in _running() if noted.entry[0] is place]
+    for noted in mine:
+        noted.notes.append("read")
+    if mine:  # a call without a set, of a part that was adapted itself, has the set of the call around it
+        return next((noted.entry[2:] for noted in reversed(mine) if _has_set(noted.entry)), (None, None))
     # Perhaps the network's hook was compiled, but this call was not. `present` is never compiled.
     return _newest(getattr(_THREAD, "entries", ()), place, False)
 
 
-def _without(
-    entries: tuple[Entry, ...], place: nn.Module, call: bool
-) -> tuple[tuple[Entry, ...], Entry | None]:
+def _running() -> tuple[Noted, ...]:
+    """Return the entries whose calls still run; forget those that an interrupt, such as Ctrl-C, left behind."""
+    noted, frame, frames = _CONTEXT.get(), sys._getframe(), set()
+    while frame.f_back is not None and noted:
+        frame = frame.f_back
+        frames.add(frame)
+    gone = {id(entry) for entry, call, _ in noted if call is not None and call not in frames}
+    if gone:
+        noted = tuple(one for one in noted if id(one.entry) not in gone)
+        _CONTEXT.set(noted)
+        _THREAD.entries = tuple(entry for entry in getattr(_THREAD, "entries", ()) if id(entry) not in gone)
+    return noted
+
+
+def _has_set(entry: Entry) -> bool:
+    return entry[2] is not None or entry[3] is not None
+
+
+def _last(entries: tuple[Entry, ...], place: nn.Module, call: bool) -> int:
+    """Return the position of the newest entry of `place`, or the length if there is none."""
     for i in range(len(entries) - 1, -1, -1):
         if entries[i][0] is place and entries[i][1] == call:
-            return entries[:i] + entries[i + 1 :], entries[i]
-    return entries, None
+            return i
+    return len(entries)
 
 
 def _newest(entries: tuple[Entry, ...], place: nn.Module, ambient: bool) -> tuple[Any, Any]:
     called = False  # after the newest call, older calls do not count: an interrupt may have left them behind
     for i in range(len(entries) - 1, -1, -1):
-        owner, call, channels, mask, _ = entries[i]
+        owner, call, channels, mask = entries[i]
         if owner is not place or (call and called) or (not call and not ambient):
             continue
-        if channels is not None or mask is not None:
+        if _has_set(entries[i]):
             return channels, mask
         called = called or call
     return None, None

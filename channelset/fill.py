@@ -290,7 +290,7 @@ class Regression(Fill):
     def _solve(self, mask: Tensor) -> Tensor:
         """Compute the same with a Cholesky decomposition, in double precision: masks (N, C) -> (N, C, C)."""
         if mask.device.type == "cpu":  # only the rows and columns that are needed
-            matrices = torch.zeros(len(mask), self.channels, self.channels)
+            matrices = torch.zeros(len(mask), self.channels, self.channels, device="cpu")
             for matrix, row in zip(matrices, mask.tolist()):
                 ids = [i for i, here in enumerate(row) if here]
                 matrix[:, ids] = self._regression(ids)
@@ -362,8 +362,8 @@ class Regression(Fill):
             if not absent:
                 continue
             if key not in sets:
-                away = torch.tensor(absent)
-                sets[key] = (self._regression(present)[away].to(x), torch.tensor(present), away)
+                away, here = (torch.tensor(ids, device="cpu") for ids in (absent, present))
+                sets[key] = (self._regression(present)[away].to(x), here, away)
             coefficients, here, away = sets[key]
             if last:
                 pixels = image.permute(1, 2, 0).flatten(0, 1)

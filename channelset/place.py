@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from . import context
-from .fill import Fill, LumaChroma, captured, rule_name
+from .fill import Fill, LumaChroma, captured, exactly, rule_name
 from .names import Channels
 from .restore import Restored
 from .sampling import REPEATED, Sampler, in_backward
+from .statistics import as_tensor
 
 EXTRA = "_extra_state"  # torch's key for the result of `get_extra_state`
 
@@ -91,9 +92,8 @@ class ChannelPlace(Restored):
             )
         full = x.new_zeros(x.shape[0], self.in_channels, *x.shape[2:])
         full[:, ids] = x
-        mask = torch.tensor(
-            [i in ids for i in range(self.in_channels)]
-        )  # on the CPU, where it can be checked
+        # on the CPU, where it can be checked
+        mask = torch.tensor([i in ids for i in range(self.in_channels)], device="cpu")
         return full, mask.expand(x.shape[0], -1)
 
     def check_mask(self, mask: Any, x: Tensor) -> tuple[Tensor, bool]:
@@ -102,7 +102,7 @@ class ChannelPlace(Restored):
         Raises:
             ValueError: the mask does not fit the images (B, C, ...), or leaves an image without a channel.
         """
-        mask = mask if isinstance(mask, Tensor) else torch.as_tensor(mask)
+        mask = mask if isinstance(mask, Tensor) else as_tensor(mask, "the mask's values")
         if x.shape[1] != self.in_channels or mask.shape != x.shape[:2] or mask.dtype != torch.bool:
             raise ValueError(
                 f"with a mask, x must be (B, {self.in_channels}, ...) and mask a bool (B, "
@@ -240,7 +240,12 @@ class InputFill(ChannelPlace):
         if mask is None:
             return x
         mask, every = self.check_mask(mask, x)
-        return x if every and self.fill.whole else self.fill.complete(x, mask)
+        if not x.is_floating_point():
+            raise ValueError(
+                f"images of {x.dtype} cannot be filled: convert them to float and normalise them"
+            )
+        with exactly(x.device):  # autocast would round the present channels
+            return x if every and self.fill.whole else self.fill.complete(x, mask)
 
 
 class FixedFill(nn.Module):
@@ -259,11 +264,15 @@ class FixedFill(nn.Module):
     def forward(self, x: Any) -> Any:
         return x
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise ValueError("torch.jit.script does not support images filled at the input: use torch.jit.trace")
+
     def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
         """Return (channels, mask) as `ChannelPlace.asked`: always the set of this fill."""
         return self.ids, None
 
     def fill_images(self, x: Tensor, channels: Any, mask: Any) -> Tensor:
         """Return images of all channels (B, C, ...) from images (B, n, ...) of the fill's set."""
-        filled = torch.unflatten(self.matrix.to(x) @ x.flatten(2), 2, x.shape[2:])
+        with exactly(x.device):
+            filled = torch.unflatten(self.matrix.to(x) @ x.flatten(2), 2, x.shape[2:])
         return filled if self.shift is None else filled + self.shift.to(x).view(-1, *[1] * (x.ndim - 2))

@@ -81,15 +81,15 @@ def sample_channels(
     if batch < 0 or channels < 1:
         raise ValueError(f"cannot sample {batch} sets of {channels} channels")
     if how == "all":
-        mask = torch.ones(batch, channels, dtype=torch.bool)
+        mask = torch.ones(batch, channels, dtype=torch.bool, device="cpu")
     else:
         draws = 1 if how == "hcs-batch" else batch
-        size = torch.randint(1, channels + 1, (draws, 1), generator=generator)
+        size = torch.randint(1, channels + 1, (draws, 1), generator=generator, device="cpu")
         if how == "sandwich":  # a batch is in random order, so its first third is a random third
             size[: batch // 3], size[batch // 3 : 2 * (batch // 3)] = channels, 1
         if how in ("uniform", "bernoulli"):  # sets of the same size are equally likely
             size = _independent_sizes(how, draws, channels, generator)
-        rank = torch.rand(draws, channels, generator=generator).argsort(1).argsort(1)
+        rank = torch.rand(draws, channels, generator=generator, device="cpu").argsort(1).argsort(1)
         mask = (rank < size).expand(batch, channels)
     mask = _insert(mask, weights, generator) if weights else mask
     return mask if device is None else mask.to(device, non_blocking=True)
@@ -155,14 +155,14 @@ def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Gen
 
     Each bit of a random integer decides about one channel, up to 62 channels for each integer.
     """
-    size = torch.zeros(draws, 1, dtype=torch.long)
+    size = torch.zeros(draws, 1, dtype=torch.long, device="cpu")
     for start in range(0, channels, 62):
         bits = min(62, channels - start)
         # up to 62 channels the empty set is excluded exactly; above, its probability is negligible
         number = torch.randint(
-            int(how == "uniform" and channels <= 62), 2**bits, (draws, 1), generator=generator
+            int(how == "uniform" and channels <= 62), 2**bits, (draws, 1), generator=generator, device="cpu"
         )
-        size += ((number >> torch.arange(bits)) & 1).sum(1, keepdim=True)
+        size += ((number >> torch.arange(bits, device="cpu")) & 1).sum(1, keepdim=True)
     return size.clamp(min=1)
 
 
@@ -171,18 +171,20 @@ def _insert(
 ) -> Tensor:
     """Put the weighted sets into random rows of `mask`, in their shares."""
     batch, channels = mask.shape
-    sets = torch.zeros(len(weights), channels, dtype=torch.bool)
+    sets = torch.zeros(len(weights), channels, dtype=torch.bool, device="cpu")
     for row, ids in zip(sets, weights):
         if not ids or not all(isinstance(i, int) and 0 <= i < channels for i in ids):
             raise ValueError(f"weights: {ids!r} is not a set of ids 0 to {channels - 1}")
         row[list(ids)] = True
-    shares = torch.tensor([float(share) for share in weights.values()], dtype=torch.float64)
+    shares = torch.tensor([float(share) for share in weights.values()], dtype=torch.float64, device="cpu")
     if not (shares >= 0).all() or not shares.sum() <= 1 + 1e-9:
         raise ValueError(
             f"weights {list(weights.values())}: shares must not be negative and must sum to at most 1"
         )
     chosen = torch.bucketize(
-        torch.rand(batch, generator=generator, dtype=torch.float64), shares.cumsum(0), right=True
+        torch.rand(batch, generator=generator, dtype=torch.float64, device="cpu"),
+        shares.cumsum(0),
+        right=True,
     )
     weighted = chosen < len(sets)
     return torch.where(weighted[:, None], sets[chosen.clamp(max=len(sets) - 1)], mask)

@@ -70,7 +70,7 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
         model: a plain network of the saved architecture, as before `adapt_first_conv`. Its first convolution may
             have another number of channels. It is changed in place.
         path: a file written by `save_adapted`.
-        options: `sample` and `seed` of `adapt_first_conv`, for further training.
+        options: `sample`, `seed` and `images` of `adapt_first_conv`.
 
     Raises:
         ValueError: there is no such file, or it is for another architecture.

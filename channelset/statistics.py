@@ -52,8 +52,7 @@ def channel_statistics(
     """
     precision = EXACT
     count, mean, scatter = 0, torch.zeros((), device="cpu"), torch.zeros((), device="cpu")
-    for batch in batches:
-        pixels, rounding = _pixels(batch, names, key, mask, nodata)
+    for pixels, rounding in (part for batch in batches for part in _parts(batch, names, key, mask, nodata)):
         precision = max(precision, rounding)
         if not pixels.shape[1]:
             continue
@@ -98,14 +97,14 @@ def channel_statistics(
     return ChannelStatistics(mean, std, covariance)
 
 
-def _pixels(
+def _parts(
     batch: Any,
     names: Sequence[str] | None,
     key: str | None,
     mask: str | Callable[[Any], Any] | None,
     nodata: float | None,
-) -> tuple[Tensor, float]:
-    """Return the valid pixels of a batch, (C, N), float64, and the share of a pixel that rounding changes."""
+) -> list[tuple[Tensor, float]]:
+    """Return `_pixels` of a batch: of its tensor, or of each image in its list."""
     images = _images(batch, key)
     valid = None
     if callable(mask):
@@ -114,12 +113,24 @@ def _pixels(
         if not isinstance(batch, Mapping) or mask not in batch:
             raise ValueError(f"mask={mask!r}: a batch has no such key; give a function of the batch")
         valid = batch[mask]
+    if not isinstance(images, (list, tuple)) or not all(hasattr(image, "ndim") for image in images):
+        return [_pixels(images, valid, names, nodata)]
+    masks = [None] * len(images) if valid is None else valid
+    if len(masks) != len(images):
+        raise ValueError(f"{len(masks)} masks for {len(images)} images: give a mask for each image")
+    return [_pixels(image, part, names, nodata) for image, part in zip(images, masks)]
+
+
+def _pixels(
+    images: Any, valid: Any, names: Sequence[str] | None, nodata: float | None
+) -> tuple[Tensor, float]:
+    """Return the valid pixels of images, (C, N), float64, and the share of a pixel that rounding changes."""
     if hasattr(images, "filled") and hasattr(images, "mask"):  # a masked array of numpy
-        missing = torch.as_tensor(images.mask)
+        missing = as_tensor(images.mask, "the mask's values")
         hidden = ~(missing.expand(images.shape) if missing.ndim < len(images.shape) else missing)
-        images = torch.as_tensor(images.filled(0))
+        images = as_tensor(images.filled(0), "the images' pixels")
     else:
-        hidden, images = None, torch.as_tensor(images)
+        hidden, images = None, as_tensor(images, "the images' pixels")
     if images.ndim not in (3, 4, 5):
         raise ValueError(f"images are (B, C, H, W) or (C, H, W); got {tuple(images.shape)}")
     axis = 0 if images.ndim == 3 else 1
@@ -136,7 +147,7 @@ def _pixels(
     if hidden is not None:
         keep &= hidden.movedim(axis, 0).flatten(1).all(0)
     if valid is not None:
-        valid = torch.as_tensor(valid).bool().to(pixels.device)
+        valid = as_tensor(valid, "the mask's values").bool().to(pixels.device)
         if valid.ndim == images.ndim - 1:
             valid = valid.unsqueeze(axis)
         try:
@@ -167,7 +178,15 @@ def _images(batch: Any, key: str | None) -> Any:
         return batch[keys[0]]
     if key is not None:
         raise ValueError(f"key={key!r}: a batch is not a dict but a {type(batch).__name__}; leave key= out")
-    return batch[0] if isinstance(batch, (tuple, list)) else batch
+    if not isinstance(batch, (tuple, list)):
+        return batch
+    kinds = {(part.ndim, part.dtype, part.shape[0]) for part in batch if getattr(part, "ndim", 0) == 3}
+    if len(batch) > 1 and len(kinds) == 1 and all(getattr(part, "ndim", 0) == 3 for part in batch):
+        raise ValueError(
+            "a batch is a list of arrays (C, H, W): all of them may be images, or only the first. Give the images "
+            "alone, such as (item[0] for item in dataset) or (image for batch in loader for image in batch)"
+        )
+    return batch[0]
 
 
 def named(ids: list[int], names: Sequence[str] | None) -> str:
@@ -184,10 +203,27 @@ def numbers(value: Any, name: str) -> Tensor:
     """
     if isinstance(value, ChannelStatistics):
         raise ValueError(f"{name}= must be one tensor, but all statistics were given: use statistics=")
+    return as_tensor(value, f"{name}={value!r}", "cpu").detach().double()
+
+
+def as_tensor(value: Any, name: str, device: str | None = None) -> Tensor:
+    """Convert an array to a tensor, whatever its byte order and strides; put what is no tensor on the CPU.
+
+    Raises:
+        ValueError: its values are not real numbers; the message contains `name`.
+    """
     try:
-        return torch.as_tensor(value, device="cpu").detach().double()
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{name}={value!r} are not numbers: {error}") from None
+        if hasattr(value, "to_numpy"):  # a table of pandas
+            value = value.to_numpy()
+        if hasattr(getattr(value, "dtype", None), "newbyteorder"):  # torch takes neither of these from numpy
+            value = value.astype(value.dtype.newbyteorder("="), order="C", copy=False)
+        tensor = torch.as_tensor(value, device=device if isinstance(value, Tensor) else "cpu")
+        if not tensor.is_complex():
+            return tensor if tensor.layout == torch.strided else tensor.to_dense()
+        error: object = "they are complex"
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as wrong:
+        error = wrong
+    raise ValueError(f"{name} are not numbers: {error}")
 
 
 def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None = None) -> Tensor:

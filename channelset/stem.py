@@ -219,8 +219,10 @@ class ChannelSetConv2d(ChannelPlace):
             stem.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
         assert stem.weight is not None
         stem.weight.requires_grad_(conv.weight.requires_grad)
-        if stem.embedding is not None:  # a frozen convolution stays frozen
-            stem.embedding.requires_grad_(conv.weight.requires_grad)
+        if not conv.weight.requires_grad:  # a frozen convolution stays frozen
+            stem.fill.requires_grad_(False)
+            if stem.embedding is not None:
+                stem.embedding.requires_grad_(False)
         return stem.train(conv.training)
 
     def full_weight(self) -> Tensor:
@@ -333,7 +335,7 @@ class ChannelSetConv2d(ChannelPlace):
     def _presence(self, ids: Sequence[int]) -> Tensor:
         """Return how often `ids` names each known channel: (C,). An unseen channel adds 1 / C to each known channel."""
         share = ids.count(UNSEEN) / self.in_channels
-        return torch.tensor([ids.count(i) + share for i in range(self.in_channels)])
+        return torch.tensor([ids.count(i) + share for i in range(self.in_channels)], device="cpu")
 
     def _forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         x = self.fill.complete(x, mask)
@@ -347,15 +349,18 @@ class ChannelSetConv2d(ChannelPlace):
         offset = self.offset(present / present.sum(1, keepdim=True))  # (B, O), (O,) or None
         if offset is None:
             return y
-        # in place is safe: a convolution's gradient does not need its output
-        return y.add_((offset if offset.dim() == 2 else offset[None]).to(y)[:, :, None, None])
+        offset = (offset if offset.dim() == 2 else offset[None]).to(y)[:, :, None, None]
+        # in place is safe: a convolution's gradient does not need its output. A vmap may have a batch of offsets
+        return y + offset if captured() else y.add_(offset)
 
     def _forward_sets(self, x: Tensor, mask: Tensor) -> Tensor:
         sets = [tuple(i for i, here in enumerate(row) if here) for row in mask.tolist()]
         outputs = {}  # of `forward`, because a call would run the stem's hooks again for each set
         for ids in dict.fromkeys(sets):
             rows = [row for row, other in enumerate(sets) if other == ids]
-            outputs[ids] = iter(self.forward(x[rows].index_select(1, torch.tensor(ids)), list(ids)))
+            outputs[ids] = iter(
+                self.forward(x[rows].index_select(1, torch.tensor(ids, device=x.device)), list(ids))
+            )
         y = torch.stack([next(outputs[ids]) for ids in sets])
         return y.contiguous(
             memory_format=torch.channels_last if are_channels_last(x) else torch.contiguous_format

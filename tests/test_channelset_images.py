@@ -13,10 +13,13 @@ from channelset import (
     adapt_first_conv,
     build_fill,
     channel_statistics,
+    find_place,
     find_stem,
     fold_channels,
+    sample_channels,
     sensor,
 )
+from channelset.sampling import HOW
 
 RGB = {"R": 665.0, "G": 560.0, "B": 490.0}
 
@@ -372,3 +375,74 @@ def test_statistics_come_back_from_a_file():
     loaded = torch.load(file, weights_only=True)
     assert isinstance(loaded, ChannelStatistics)
     adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), statistics=loaded)
+
+
+def test_arrays_of_every_byte_order_and_stride():
+    numpy = pytest.importorskip("numpy")
+    x = numpy.random.default_rng(0).random((4, 3, 8, 8))
+    valid, hidden = x[:, 0] < 0.9, x > 0.9
+    expected = channel_statistics([torch.from_numpy(x)], mask=lambda _: torch.from_numpy(valid))
+    turned = numpy.ascontiguousarray(x[:, ::-1, ::-1])[:, ::-1, ::-1]  # x with negative strides
+    flipped = numpy.ascontiguousarray(valid[:, ::-1])[:, ::-1]
+    for images in (x.astype(">f8"), turned, torch.from_numpy(x).to_sparse()):
+        for mask in (valid, valid.astype(">f4"), flipped):
+            found = channel_statistics([{"image": images, "valid": mask}], mask="valid")
+            torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        channel_statistics([numpy.ma.MaskedArray(turned.astype(">f8"), hidden)]),
+        channel_statistics([numpy.ma.MaskedArray(x, hidden)]),
+    )
+    covariance = expected.covariance.numpy()
+    for matrix in (covariance.astype(">f8"), covariance[::-1, ::-1]):
+        adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), covariance=matrix)
+    net = adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), "mean")
+    present, images = numpy.array([[True, False, False]] * 4)[:, ::-1], torch.from_numpy(x).float()
+    assert torch.equal(net(images, mask=present), net(images, mask=present.copy()))
+    for batch in (x + 1j * x, x.astype(object), x.astype(str), "folder"):
+        with pytest.raises(ValueError, match="the images' pixels are not numbers"):
+            channel_statistics([batch])
+    with pytest.raises(ValueError, match="are not numbers: they are complex"):
+        build_fill("regression", 3, covariance=covariance + 0j)
+
+
+def test_statistics_of_images_of_many_sizes():
+    sizes = ((5, 5), (7, 3), (2, 9))
+    images = [torch.rand(3, *size).double() for size in sizes]
+    valid = [torch.rand(size) < 0.8 for size in sizes]
+    pixels = torch.cat([image.flatten(1) for image in images], 1)
+    some = torch.cat([image[:, row] for image, row in zip(images, valid)], 1)
+    for batch in ((images, [1, 2, 3]), (tuple(images), ()), {"image": images}):  # as detectors take them
+        torch.testing.assert_close(channel_statistics([batch]).covariance, pixels.cov(correction=0))
+    batch = {"image": images, "valid": valid}
+    torch.testing.assert_close(channel_statistics([batch], mask="valid").covariance, some.cov(correction=0))
+    with pytest.raises(ValueError, match="2 masks for 3 images"):
+        channel_statistics([{"image": images, "valid": valid[:2]}], mask="valid")
+    with pytest.raises(ValueError, match="all of them may be images, or only the first"):
+        channel_statistics([images])
+
+
+def test_sets_are_drawn_on_the_cpu_whatever_the_default_device():
+    for how in HOW:
+        torch.manual_seed(0)
+        expected = sample_channels(6, 5, how), sample_channels(6, 70, how, {(0, 1): 0.5})
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            drawn = sample_channels(6, 5, how), sample_channels(6, 70, how, {(0, 1): 0.5})
+        assert all(torch.equal(a, b) for a, b in zip(drawn, expected))
+    net, x = (
+        adapt_first_conv(nn.Sequential(nn.Conv2d(20, 4, 3)), covariance=torch.eye(20)),
+        torch.rand(2, 20, 9, 9),
+    )
+    mask = sample_channels(2, 20)
+    with torch.no_grad():
+        expected = net(x, mask=mask)
+        with torch.device("meta"):  # stands for a GPU
+            assert torch.equal(net(x, mask=mask.tolist()), expected)
+
+
+def test_images_of_whole_numbers_are_not_filled():
+    net = adapt_first_conv(Identity(3), "mean", where="input", channels=3)
+    for channels, mask in ((None, [[True, False, True]]), ([0, 2], None)):
+        x = torch.ones(1, 3 if mask else 2, 4, 4, dtype=torch.uint8)
+        with pytest.raises(ValueError, match="convert them to float"):
+            find_place(net).fill_images(x, channels, mask)

@@ -5,6 +5,7 @@ import copy
 import pickle
 import sys
 import threading
+import warnings
 
 import pytest
 import torch
@@ -114,6 +115,17 @@ def test_an_example_finds_the_second_reader(net, reader):
     assert [m.training for m in net.modules()] == modes and not list(net.modules())[1]._forward_hooks
 
 
+def test_another_convolution_that_can_read_the_images_is_a_warning():
+    with pytest.warns(UserWarning, match="skip takes 3 channels, as conv does.*give example=images"):
+        adapt_first_conv(Residual(), "mean")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapt_first_conv(small_net(), "mean", example=torch.randn(2, 3, 8, 8))
+        adapt_first_conv(adapt_first_conv(small_net(), "mean"), "zero")
+        adapt_first_conv(Residual(), "mean", where="input")
+        adapt_first_conv(nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 4, 3)), "mean")
+
+
 class SpaceToDepth(nn.Module):
     """The first convolution does not read the images, but 12 channels made of them."""
 
@@ -135,6 +147,35 @@ def test_a_convolution_behind_another_layer_is_refused():
     net.forward = lambda x: net["head"](net["stem"](x).relu())
     with pytest.raises(ValueError, match="influence: stem"):
         adapt_first_conv(net, "mean", example=torch.randn(2, 3, 8, 8))
+
+
+class Turned(nn.Module):
+    """It turns RGB to BGR, as detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x.flip(1))
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_an_example_finds_that_channels_are_reordered(images):
+    x = torch.randn(images, 3, 8, 8)
+    with pytest.raises(ValueError, match="their channels are reordered"):
+        adapt_first_conv(Turned(), "mean", example=x)
+    net = adapt_first_conv(Turned(), "mean", where="input", example=x)
+    torch.testing.assert_close(net(x[:, [2, 0]], channels=[2, 0]), net(x[:, [0, 2]], channels=[0, 2]))
+
+
+@pytest.mark.parametrize("where", ["stem", "input"])
+@pytest.mark.parametrize("fill", ["learned", "conditioned"])
+def test_what_was_frozen_stays_frozen(fill, where):
+    frozen = adapt_first_conv(small_net().requires_grad_(False), fill, covariance=COVARIANCE, where=where)
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    net = adapt_first_conv(small_net(), fill, covariance=COVARIANCE, where=where)
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
 def test_an_example_passes_where_the_stem_alone_reads_the_images():

@@ -468,3 +468,134 @@ def test_a_covariance_put_in_the_place_of_another_is_used():
         fill.covariance = None  # its memory is free, and may be taken by the next
         fill.covariance = torch.eye(3) * (1 - size) + size
         torch.testing.assert_close(fill.columns([0])[:, 0], torch.tensor([1.0, size, size]))
+
+
+# ---------------------------------------------------------------- networks of two images, calls within calls
+
+
+class Pair(nn.Module):
+    """It compares two images, as networks for changes, stereo and motion do."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, before, after=None):
+        return self.conv(before) - (0 if after is None else self.conv(after))
+
+
+def test_several_images_are_all_filled_or_an_error():
+    net, other, dirty = adapt_first_conv(Pair(), "mean", where="input"), X.flip(3), DIRTY.flip(3)
+    with pytest.raises(ValueError, match="several arguments of the network can be images"):
+        net(DIRTY, dirty, mask=MASK)
+    with pytest.raises(ValueError, match="several arguments of the network can be images"):
+        adapt_first_conv(Pair(), "mean", where="input", example={"before": X, "after": X})
+    assert net(DIRTY, mask=MASK).isfinite().all()
+    net = adapt_first_conv(Pair(), "mean", where="input", images=["before", "after"], sample="hcs").eval()
+    expected = net(X, other, mask=MASK)
+    for answer in (net(DIRTY, dirty, mask=MASK), net(DIRTY, after=dirty, mask=MASK)):
+        assert torch.equal(answer, expected)
+    assert net(DIRTY, mask=MASK).isfinite().all()  # `after` is left out
+    some = net(X[:, [0, 2]], other[:, [0, 2]], channels=[0, 2])
+    torch.testing.assert_close(some[0], expected[0])
+    assert torch.equal(fold_channels(net, [0, 2])(X[:, [0, 2]], after=other[:, [0, 2]]), some)
+    assert net.train()(X, X).eq(0).all()  # both images have the drawn set
+    for images, message in (
+        (["later"], "no argument 'later', but before, after"),
+        ("before", "a list of names"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            adapt_first_conv(Pair(), "mean", where="input", images=images)
+    with pytest.raises(ValueError, match="with where='input'"):
+        adapt_first_conv(Pair(), "mean", images=["before"])
+
+
+class Described(nn.Module):
+    """Before its images it takes numbers that describe them."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.conv = nn.Linear(3, 4), nn.Conv2d(3, 4, 3)
+
+    def forward(self, numbers, words, x):
+        return self.conv(x) + self.linear(numbers)[:, :, None, None] + words.mean()
+
+
+def test_images_have_the_most_axes_of_all_arguments():
+    net = adapt_first_conv(Described(), "mean", where="input")
+    assert net(torch.randn(2, 3), torch.randn(2, 3, 7), DIRTY, mask=MASK).isfinite().all()
+
+
+def test_a_part_that_takes_sets_itself_gets_the_set_of_the_whole():
+    for net in (adapted(nn.Sequential(small_net())), nn.Sequential(adapted(small_net()))):
+        adapt_first_conv(net[0] if net._forward_pre_hooks else net, "mean")
+        expected = net[0](X, mask=MASK)
+        torch.testing.assert_close(net(DIRTY, mask=MASK), expected)
+        torch.testing.assert_close(net[0](DIRTY, mask=MASK), expected)
+
+
+def test_a_set_does_not_outlive_an_interrupted_call():
+    net = adapted(small_net())
+    expected = net[0](X)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    handle = net[2].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        net(X, mask=MASK)
+    handle.remove()
+    assert torch.equal(net[0](X), expected)
+
+
+# ---------------------------------------------------------------- what surrounds the network already
+
+
+def test_the_adapted_layer_keeps_its_parameters():
+    net = small_net(bias=True)
+    net.tied, old = net[0].weight, (net[0].weight, net[0].bias)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    seen = []
+    net[0].weight.register_hook(seen.append)
+    adapt_first_conv(net, covariance=COVARIANCE)
+    assert net[0].weight is old[0] and net[0].bias is old[1] and net.tied is net[0].weight
+    before = old[0].detach().clone()
+    net(X, mask=MASK).sum().backward()
+    optimizer.step()
+    assert len(seen) == 1 and not torch.equal(net[0].weight, before)
+
+
+def test_a_network_that_was_scripted_or_distributed_is_refused():
+    class DistributedDataParallel(Part):
+        """Its gradients are shared for the parameters that it saw, as in torch."""
+
+    for late in (torch.jit.script(small_net()), DistributedDataParallel(small_net())):
+        for where in ("stem", "input"):
+            with pytest.raises(ValueError, match="before you wrap it"):
+                adapt_first_conv(late, "mean", where=where)
+
+
+def test_scripting_a_network_that_fills_at_its_input_is_one_clear_error():
+    folded = fold_channels(adapted_at("input"), [0, 2])
+    with pytest.raises(ValueError, match="use torch.jit.trace"):
+        torch.jit.script(folded)
+    traced = torch.jit.trace(folded, X[:, [0, 2]])
+    torch.testing.assert_close(traced(X[:, [0, 2]]), folded(X[:, [0, 2]]))
+
+
+def test_a_vmap_over_the_embedding_alone():
+    net, tables = adapted(small_net()), torch.randn(4, 3, 6)
+    some = [torch.func.functional_call(net, {"0.embedding": t}, (X,), {"mask": MASK}) for t in tables]
+    answers = torch.vmap(
+        lambda table: torch.func.functional_call(net, {"0.embedding": table}, (X,), {"mask": MASK})
+    )(tables)
+    torch.testing.assert_close(answers, torch.stack(some))
+
+
+def test_autocast_leaves_the_images_as_they_are():
+    net, seen = adapt_first_conv(Residual(), covariance=COVARIANCE, where="input"), []
+    net.conv.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        net(X, mask=MASK)
+        fold_channels(net, [0, 2])(X[:, [0, 2]])
+    assert torch.equal(seen[0][MASK], X[MASK]) and torch.equal(seen[1][:, [0, 2]], X[:, [0, 2]])
