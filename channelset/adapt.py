@@ -24,12 +24,9 @@ from .stem import ChannelSetConv2d, why_not_plain
 
 ARGUMENTS = ("channels", "mask")
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
-# attributes in which networks store the channel count
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LATE = (
-    "DistributedDataParallel",
-    "FullyShardedDataParallel",
-)  # these share only the parameters that they saw
+LATE = ("DistributedDataParallel", "FullyShardedDataParallel")  # share only the parameters that they saw
+# attributes in which networks store the channel count
 COUNTS = ("num_channels", "in_channels", "in_chans", "n_channels")
 
 
