@@ -16,7 +16,7 @@ task2: $(VENV)/installed
 	$(VENV)/bin/python eval_shallow.py runs/task2/model.pt
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest -q -n 2
+	$(VENV)/bin/python -m pytest -q -n 2 --dist worksteal
 
 $(VENV)/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "error: $(PYTHON) is \

@@ -1,8 +1,12 @@
 """Fixtures that several test files share."""
 
+import gc
+import logging
+import runpy
 import shutil
 import signal
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -10,17 +14,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads would only wait for each other
 
 import train_task1  # noqa: E402  (the path above leads to it)
 from config import changed_options, digest, identity, resolve_run  # noqa: E402
+from data.demo import make_demo  # noqa: E402
 from engine.records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
 from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
 from storage.files import write_json  # noqa: E402
+from utils import ROOT  # noqa: E402
+
+gc.freeze()  # the modules stay until the end: a collection need not visit their million objects each time
 
 
 @pytest.fixture
@@ -55,6 +65,64 @@ def zipped():
         return file
 
     return make
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """once(name, folder, make) lets make() fill the folder at the first call of a session, then copies it."""
+    stored = tmp_path_factory.mktemp("once")
+
+    def put(name: str, folder: Path, make) -> None:
+        if (stored / name).exists():
+            shutil.copytree(stored / name, folder)
+        else:
+            make()
+            shutil.copytree(folder, stored / name)
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def drawn_demo(tmp_path_factory) -> Path:
+    """Draw the demo set once a session."""
+    return make_demo(tmp_path_factory.mktemp("drawn") / "demo")
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Build every figure, but save one pixel with its metadata: to render it takes most of the time."""
+
+    def save(figure, path, metadata, **options):
+        texts = PngInfo()
+        texts.add_text("Rows", metadata["Rows"])
+        Image.new("L", (1, 1)).save(path, "PNG", pnginfo=texts)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path, capsys):
+    """example(name) runs a file of examples/ in an empty folder, as `python examples/name` does; returns its output.
+
+    It runs in this process, because the import of PyTorch takes longer than most examples. The file finds channelset
+    only if it adds the repository to the path itself.
+    """
+
+    def run(name: str) -> str:
+        for module in list(sys.modules):
+            if module.split(".")[0] in ("channelset", "thirteen_bands"):
+                monkeypatch.delitem(sys.modules, module)
+        elsewhere = [path for path in sys.path if Path(path).resolve() != ROOT]
+        monkeypatch.setattr(sys, "path", [str(ROOT / "examples"), *elsewhere])
+        monkeypatch.setattr(sys, "argv", [name])
+        monkeypatch.chdir(tmp_path)
+        with warnings.catch_warnings():
+            runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    disabled = logging.root.manager.disable
+    yield run
+    logging.disable(disabled)
 
 
 # ---------------------------------------------------------------- trainings

@@ -1,8 +1,10 @@
 """The stem in other people's networks: the same function, any set, every part kept."""
 
 import copy
+import functools
 import io
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -35,7 +37,7 @@ NETWORKS = {  # name in torchvision -> (side of the images, options)
     "shufflenet_v2_x0_5": (64, {}),
     "swin_t": (64, {}),
     "vit_b_32": (64, {"image_size": 64}),
-    "maxvit_t": (224, {}),
+    "maxvit_t": (64, {}),
     "googlenet": (96, {"transform_input": True, "init_weights": False}),
     "inception_v3": (96, {"transform_input": True, "init_weights": False}),
     SEGMENTATION: (64, {"weights_backbone": None}),
@@ -43,11 +45,32 @@ NETWORKS = {  # name in torchvision -> (side of the images, options)
 }
 
 
+# what get_model makes of these has a hundred million weights, or takes images of 224 px alone
+SMALLER = {
+    "vgg11": lambda: nn.Sequential(
+        OrderedDict(
+            features=torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"]), head=nn.Flatten()
+        )
+    ),
+    "vit_b_32": lambda image_size: torchvision.models.VisionTransformer(image_size, 32, 2, 12, 768, 3072),
+    "maxvit_t": lambda: torchvision.models.MaxVit(
+        (64, 64),
+        64,
+        partition_size=2,
+        block_channels=[64] * 4,
+        block_layers=[1] * 4,
+        head_dim=32,
+        stochastic_depth_prob=0.2,
+    ),
+}
+
+
 def make(name: str) -> tuple[nn.Module, int]:
     """Make the network, with BatchNorm statistics that differ from those at the start."""
     torch.manual_seed(0)
     size, options = NETWORKS[name]
-    net = torchvision.models.get_model(name, weights=None, **options).eval()
+    get = SMALLER.get(name, functools.partial(torchvision.models.get_model, name, weights=None))
+    net = get(**options).eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)

@@ -2,7 +2,13 @@
 works on.
 """
 
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,12 +41,45 @@ def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
     return run
 
 
+class Fork(multiprocessing.get_context("fork").Process):
+    """The part of subprocess.Popen that the queue uses: a script in a copy of this process.
+
+    It has every module already, and a script needs seconds to import PyTorch.
+    """
+
+    def __init__(self, command, stdin, stdout, stderr, env):
+        super().__init__(target=self.run_script, args=(command[1:], stdout.fileno()))
+        self.start()
+
+    @staticmethod
+    def run_script(words, log):
+        for number in (1, 2):
+            os.dup2(log, number)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+
+    def poll(self):
+        return self.exitcode
+
+    @property
+    def returncode(self):
+        return self.exitcode
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Start the queue's jobs as `Fork`. The jobs are real processes in the other tests and in test_faults.py."""
+    monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(Popen=Fork, PIPE=subprocess.PIPE))
+
+
 def folder(name: str) -> Path:
     """Return the only run directory of a model."""
     (found,) = Path("runs/tiny-64px-half").glob(f"{name}-????????-s0")
     return found
 
 
+@pytest.mark.usefixtures("forks")
 def test_finished_runs_are_skipped_and_listed_and_failed_ones_named(queue, capsys, tiny):
     broken = BAD.but(train_channels="R", sampler="none")  # the training script refuses it, so does the queue
     with pytest.raises(UserError, match="--train-channels needs a --sampler"):
@@ -87,6 +126,7 @@ def test_words_that_the_queue_owns_are_refused(tiny_dataset, tmp_path, monkeypat
     assert not Path("runs").exists()
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_training_that_is_busy_is_tried_again(queue, capsys, monkeypatch):
     """Another process is in the folder: the queue waits, and then trains; nothing has failed."""
     monkeypatch.setattr(experiments, "RETRY", 1)
@@ -168,6 +208,7 @@ def test_rows_without_a_training_of_their_own_train_what_they_need():
         }
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_teacher_is_trained_before_its_student(queue, capsys):
     queue([Run("student", "student", teacher=RGB_ONLY), OTHER], "--only", "student", "--jobs", "2")
     out = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """What must not pass in silence: two at one folder, a queue that is killed, numbers out of range."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -164,11 +165,13 @@ def test_what_a_kill_left_is_removed_at_the_next_start(command, tiny, tiny_datas
 
 def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
     """Two first runs on a fresh clone: the later used to delete the demo set that the first read."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from data.demo import make_demo; make_demo('demo')"
-    )
-    both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait(timeout=600) for process in both] == [0, 0]
+    fork = multiprocessing.get_context("fork")  # both have all modules and begin at once
+    both = [fork.Process(target=make_demo, args=[tmp_path / "demo"]) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(timeout=600)
+    assert [process.exitcode for process in both] == [0, 0]
     assert (tmp_path / "demo" / "demo.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
@@ -308,10 +311,11 @@ def test_a_folder_that_looks_unfinished_without_the_lock_is_in_the_way(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', "[" * 10**5]
+    "text",
+    ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', pytest.param("[" * 10**5, id="deep")],
 )
-def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, tmp_path, text):
-    folder, folds = make_demo(tmp_path / "demo"), tmp_path / "folds"
+def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, tmp_path, text, drawn_demo):
+    folder, folds = shutil.copytree(drawn_demo, tmp_path / "demo"), tmp_path / "folds"
     make_folds(read_lists(tiny_dataset), 2, folds)
     for marker in (folder / "demo.json", folds / "folds.json"):
         marker.write_text(text)

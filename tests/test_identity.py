@@ -1,9 +1,9 @@
 """Pictures are a part of a data set's identity: in caches, at resume, at evaluation, for teachers and folds."""
 
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -21,7 +21,7 @@ from data.dataset import find_dataset
 from data.folds import make_folds
 from data.lists import read_lists
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from utils import ROOT, UserError
+from utils import UserError
 
 
 def draw(folder: Path, seed: int) -> Path:
@@ -221,23 +221,24 @@ def test_auto_does_not_choose_between_two_sets_of_one_list(tiny_dataset, tmp_pat
 # ---------------------------------------------------------------- several processes
 
 
-def test_a_damaged_cache_is_built_again_once_by_four_at_once(tiny_dataset, tmp_path):
+def test_a_damaged_cache_is_built_again_once_by_four_at_once(tiny_dataset, tmp_path, monkeypatch):
     folder = opened(tiny_dataset, tmp_path / "cache").folder
     (folder / "train.raw").write_bytes(b"damaged")
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from data import cache; from data.cache import open_cache; from data.lists import read_lists\n"
-        "build = cache._build; cache._build = lambda *args: print('built', build(*args))\n"
-        f"cache = open_cache(read_lists({str(tiny_dataset)!r}), 8, {str(tmp_path / 'cache')!r}, progress=False)\n"
-        "print(len(cache.split('train').paths))"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(4)
-    ]
-    answers = [process.communicate(timeout=600) for process in processes]
+    build = cache_module._build
+    monkeypatch.setattr(cache_module, "_build", lambda *args: print("built", build(*args)))
+
+    def work(out: Path, errors: Path):
+        sys.stdout, sys.stderr = out.open("w"), errors.open("w")
+        print(len(opened(tiny_dataset, tmp_path / "cache").split("train").paths))
+
+    files = [(tmp_path / f"{number}.out", tmp_path / f"{number}.err") for number in range(4)]
+    fork = multiprocessing.get_context("fork")  # all have their modules and begin at once
+    processes = [fork.Process(target=work, args=pair) for pair in files]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=600)
+    answers = [(out.read_text(), errors.read_text()) for out, errors in files]
     assert sorted(out for out, _ in answers) == ["12\n"] * 3 + ["built None\n12\n"], answers
     assert sum("building it again" in err for _, err in answers) == 1
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]

@@ -54,8 +54,13 @@ def root(documents, tmp_path):
 
 
 @pytest.fixture
-def results(root, publish):
+def results(root, publish, once):
     """Add results of ours, a baseline, the specialists and an ablation to `root`."""
+    once("task1", root / "results", lambda: publish_all(publish))
+    return root
+
+
+def publish_all(publish):
     kernels = {subset: np.ones((8, len(subset), 3, 3)).tolist() for subset in SUBSETS}
     history = [
         {
@@ -72,7 +77,6 @@ def results(root, publish):
     for subset, run in SPECIALISTS.items():
         publish("task1", run, 62, subsets=(subset,), more=more)
     publish("task1", BY_FILL["zero"], 55, more=more)
-    return root
 
 
 def blocks_of(root) -> list[str]:
@@ -383,6 +387,7 @@ def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
     assert chart.data[0].series[0].x == [30, 60]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_build_then_check(results, publish, capsys):
     publish("task1", Run("secret", "secret", "ours"), 60, dataset="demo")
     build.main([], results)
@@ -407,6 +412,7 @@ def test_build_then_check(results, publish, capsys):
         assert path.read_text() == text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_results_of_other_data_never_change_what_the_texts_say(root, publish):
     """A user's own runs appear in the appendix, in tables of their own."""
     text = "It has {{ top1 48px-quarter ours }}: {{ gap 48px-quarter ours sliced }}."
@@ -423,6 +429,7 @@ def test_results_of_other_data_never_change_what_the_texts_say(root, publish):
     assert "**mine, 48 px" in (root / "report/appendix.md").read_text()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
     build.main([], results)
     figure = results / build.FIGURES / "task1_channels_48px-quarter_toy.png"
@@ -457,6 +464,7 @@ def test_a_missing_document_is_an_error(root):
         build.main(["--check"], root)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
     assert (root / "report/appendix.md").read_text().count(

@@ -100,8 +100,8 @@ def publish_all(publish, lists):
 
 
 @pytest.fixture
-def results(root, publish_all):
-    publish_all()
+def results(root, publish_all, once):
+    once("task2", root / "results", publish_all)
     return root
 
 
@@ -456,6 +456,7 @@ def test_a_network_that_sees_more_than_the_image_has_no_mark(results):
     assert field[0].series[0].mark is None
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     publish("task2", Run("plain6-k5", "secret", "ours", {"arch": "plain6-k5"}), 50, dataset="demo")
     build.main([], results)
@@ -497,6 +498,7 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     assert figure.read_bytes() == drawn and not figure.with_name("task2_depth_old_toy.png").exists()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
     blocks = blocks_of(root)
