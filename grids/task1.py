@@ -378,6 +378,7 @@ NAMED = {
     "ours-90": (LONG_STRONG, FULL_LONG),
     "sliced": (SLICED, FULL_SLICED, BANDS_SLICED),
     "mean-fill": (BY_FILL["mean"], FULL_MEAN, BANDS_MEAN),
+    "mean-fill-fine": (FINE_MEAN,),
     "zero-fill": (BY_FILL["zero"], BANDS_ZERO),
     "specialists": (SPECIALISTS,),
     "specialists-90": (LONG_SPECIALISTS,),
