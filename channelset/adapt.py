@@ -25,7 +25,8 @@ from .stem import ChannelSetConv2d, why_not_plain
 ARGUMENTS = ("channels", "mask")
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LATE = ("DistributedDataParallel", "FullyShardedDataParallel")  # share only the parameters that they saw
+# beginnings of the names of classes that share only the parameters that they saw; `fully_shard` makes a class FSDP...
+LATE = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP")
 # attributes in which networks store the channel count
 COUNTS = ("num_channels", "in_channels", "in_chans", "n_channels")
 
@@ -117,7 +118,11 @@ def adapt_first_conv(
     if where not in ("stem", "input"):
         raise ValueError(f"where={where!r}: expected 'stem' or 'input'")
     late = next(
-        (m for m in model.modules() if type(m).__name__ in LATE or isinstance(m, torch.jit.ScriptModule)),
+        (
+            m
+            for m in model.modules()
+            if type(m).__name__.startswith(LATE) or isinstance(m, torch.jit.ScriptModule)
+        ),
         None,
     )
     if late is not None:

@@ -569,7 +569,9 @@ def test_a_network_that_was_scripted_or_distributed_is_refused():
     class DistributedDataParallel(Part):
         """Its gradients are shared for the parameters that it saw, as in torch."""
 
-    for late in (torch.jit.script(small_net()), DistributedDataParallel(small_net())):
+    sharded = small_net()
+    sharded.__class__ = type("FSDPSequential", (type(sharded),), {})  # as `fully_shard` does
+    for late in (torch.jit.script(small_net()), DistributedDataParallel(small_net()), sharded):
         for where in ("stem", "input"):
             with pytest.raises(ValueError, match="before you wrap it"):
                 adapt_first_conv(late, "mean", where=where)
