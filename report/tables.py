@@ -368,6 +368,7 @@ def variant_table(setting: Setting, lines: list[dict]) -> str:
     tests = len({(line["run"], line["reference_run"]) for line in lines if line["p_value"] is not None})
     text = (
         f"{MEASURED[setting.task]}, with its 95 % interval over images and training seeds, {SEEDS[setting.task]} "
+        "A variant with the weights of its reference is compared over the seeds that both have. "
         f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants."
     )
     return captioned(setting, text, rows)
