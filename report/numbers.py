@@ -261,8 +261,8 @@ class Numbers:
         changed = sum(record["evaluated_with"]["commit"].endswith("+changes") for record in self._records())
         count = len(self._records())
         return (
-            f"{changed} of these {count} evaluations ran from a working tree with changes that no commit holds; "
-            "all trainings ran from a clean commit."
+            f"{changed} of these {count} evaluations ran with uncommitted changes; "
+            "all trainings ran from clean commits."
         )
 
     def about(self, field: str) -> str:
