@@ -54,7 +54,7 @@ def test_the_report_is_a_paper():
     references = REPORT.split("## References")[1].strip().splitlines()
     assert len(references) >= 20
     cited = {int(number) for group in re.findall(r"\[([\d, ]+)\]", REPORT) for number in group.split(",")}
-    assert cited <= set(range(1, len(references) + 1))
+    assert cited == set(range(1, len(references) + 1))
 
 
 @pytest.mark.parametrize("text", [README, REPORT], ids=["README", "report"])
