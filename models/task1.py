@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -223,7 +224,7 @@ class FixedChannels(nn.Module):
 
 
 class LateFusion(nn.Module):
-    """A model that averages the softmax outputs of single-channel networks.
+    """A model that averages the class probabilities of single-channel networks.
 
     Args:
         networks: a network for each channel, in the order of the channel ids. Each network takes images (B, 1, H, W).
@@ -239,5 +240,6 @@ class LateFusion(nn.Module):
         return LateFusion([self.networks[i] for i in ids])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images x (B, n, H, W) to class probabilities (B, K)."""
-        return torch.stack([net(x[:, i : i + 1]).softmax(1) for i, net in enumerate(self.networks)]).mean(0)
+        """Map images x (B, n, H, W) to the logarithms of class probabilities (B, K), which are logits."""
+        logs = [net(x[:, i : i + 1]).float().log_softmax(1) for i, net in enumerate(self.networks)]
+        return torch.stack(logs).logsumexp(0) - math.log(len(logs))

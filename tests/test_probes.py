@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import eval_channels
 import train_task1
@@ -131,7 +132,10 @@ def test_late_fusion_averages_the_probabilities_of_the_present_channels():
     torch.manual_seed(0)
     nets = [nn.Sequential(nn.Conv2d(1, 3, 40), nn.Flatten()) for _ in range(3)]
     expected = (nets[0](X[:, :1]).softmax(1) + nets[2](X[:, 2:]).softmax(1)) / 2
-    torch.testing.assert_close(LateFusion(nets).for_channels([0, 2])(X[:, [0, 2]]), expected)
+    logits = LateFusion(nets).for_channels([0, 2])(X[:, [0, 2]])
+    torch.testing.assert_close(logits.softmax(1), expected)
+    labels = torch.arange(len(X)) % expected.shape[1]  # the loss of an evaluation is that of the average
+    torch.testing.assert_close(F.cross_entropy(logits, labels), F.nll_loss(expected.log(), labels))
 
 
 def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows, monkeypatch):
