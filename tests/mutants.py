@@ -217,7 +217,7 @@ MUTANTS = (
         "inputs: some labels of a list are lost",
         "data/lists.py",
         "labels.append(int(label))",
-        "labels.append(int(label) if len(paths) % 2 else 0)",
+        "labels.append(min(int(label), 1))",
         "robust:inputs",
         ("lists",),
     ),
