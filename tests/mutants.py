@@ -214,10 +214,10 @@ MUTANTS = (
         ("pictures",),
     ),
     Mutant(
-        "inputs: the labels of a list are lost",
+        "inputs: some labels of a list are lost",
         "data/lists.py",
         "labels.append(int(label))",
-        "labels.append(0)",
+        "labels.append(min(int(label), 1))",
         "robust:inputs",
         ("lists",),
     ),

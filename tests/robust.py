@@ -534,7 +534,8 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
                     archive.writestr(name, data)
         data = bytearray(file.read_bytes())
         for _ in range(dice.randrange(3)):
-            data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+            start = dice.choice([0, len(data) - 300])  # anywhere, or in the zip's directory at its end
+            data[dice.randrange(start, len(data))] ^= 1 << dice.randrange(8)
         file.write_bytes(data)
         try:
             good = len(read_lists(file).splits) == 3
