@@ -237,10 +237,8 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         files = [roots[0] + choice for choice in choices if roots[0] + choice in tree]
         if not files:
             raise UserError(f"no {' or '.join(choices)} beside {source / roots[0] / 'train.txt'}; {LAYOUT}")
-        names[key], (data, *others) = (
-            str(source / files[0]),
-            [tree.read(file, LARGEST_LIST) for file in files],
-        )
+        names[key] = str(source / files[0])
+        data, *others = (tree.read(file, LARGEST_LIST) for file in files)
         if any(other != data for other in others):
             raise UserError(
                 f"{source / roots[0]} holds {' and '.join(choices)}, which differ: remove one of them"
