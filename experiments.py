@@ -31,7 +31,17 @@ from engine.records import NEXT
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
 from report import build as report_build
-from utils import BUSY, ENDS_WITH_STDIN, ROOT, ArgumentParser, UserError, cli, parse_config, within
+from utils import (
+    BUSY,
+    ENDS_WITH_STDIN,
+    HUGE_PAGES,
+    ROOT,
+    ArgumentParser,
+    UserError,
+    cli,
+    parse_config,
+    within,
+)
 
 RETRY = 10  # seconds until a run that another process trains is tried again
 # options that the queue itself sets for every training, and for every evaluation
@@ -64,14 +74,15 @@ class Job:
         """
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            # the job stops when its stdin closes, so also when this process dies
+            # the job stops when its stdin closes, so also when this process dies. Huge pages are for trainings
+            # alone: they would change the latency that an evaluation measures
             with open(self.log, "a") as log:
                 self.process = subprocess.Popen(
                     self.command,
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, ENDS_WITH_STDIN: "1"},
+                    env={**(HUGE_PAGES if self.makes else {}), **os.environ, ENDS_WITH_STDIN: "1"},
                 )
         except OSError as error:
             raise UserError(f"cannot start {self.name}: {error}") from error

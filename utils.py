@@ -39,6 +39,9 @@ LOG_EVERY = 60  # seconds between two lines of a progress bar in a log file
 # words of the messages of torch, CUDA, cuDNN and C++ about too little memory
 NO_MEMORY = r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|unable to find an engine"
 SMALLER = ("--batch-size", "--width", "--image-size", "--workers", "--jobs")  # options that save memory
+# With this environment variable, the C library of Linux asks for huge pages of memory. Then a training on a CPU is up
+# to twice as fast. The variable must be set before Python starts.
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 ENDS_WITH_STDIN = (
     "ENDS_WITH_STDIN"  # if this environment variable is set, the script stops when its stdin closes
 )

@@ -40,7 +40,16 @@ from models.resnet import LAYERS
 from storage.checkpoint import OPTIONS, brief, check_options, load_checkpoint, save_checkpoint
 from storage.files import PARTIAL, append_jsonl, check_writable, read_json, read_jsonl, write_json, write_text
 from storage.locks import hold
-from utils import UserError, counted, duration, environment, is_out_of_memory, progress_bar, use_threads
+from utils import (
+    HUGE_PAGES,
+    UserError,
+    counted,
+    duration,
+    environment,
+    is_out_of_memory,
+    progress_bar,
+    use_threads,
+)
 
 SAVE_EVERY = 20  # seconds; a kill costs at most this much training
 OLDER = "previous.pt"  # the state saved before last.pt; it is deleted when the training ends
@@ -227,7 +236,8 @@ class Estimate:
     def line(self, seconds: float) -> str:
         """Return the line of text for `seconds` left.
 
-        If more than an hour is left on a CPU, the line also names the shortest preset.
+        If more than an hour is left on a CPU, the line also names the shortest preset. If more than ten minutes are
+        left, it names the environment variable for huge pages of memory, unless this is set.
         """
         form, least = "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", next(iter(PRESETS))
         end = time.strftime(form, time.localtime(time.time() + seconds))
@@ -235,6 +245,9 @@ class Estimate:
         share = work(PRESETS[least]) / work(vars(self.config))
         if self.device.type == "cpu" and seconds > 3600 and share < 0.5:
             text += f"; --preset {least} takes about {duration(seconds * share)}"
+        if self.device.type == "cpu" and seconds > 600 and sys.platform == "linux":
+            unset = [f"{name}={value}" for name, value in HUGE_PAGES.items() if name not in os.environ]
+            text += "".join(f"; {setting} before the command can make it faster" for setting in unset)
         return text
 
 

@@ -41,6 +41,22 @@ def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
     return run
 
 
+@pytest.mark.parametrize("makes", [Path("model.pt"), None])
+def test_only_a_training_asks_for_huge_pages(tmp_path, monkeypatch, makes):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    command = [sys.executable, "-c", "import os; print(os.environ.get('GLIBC_TUNABLES'))"]
+
+    def shown() -> str:
+        job = experiments.Job("job", command, tmp_path / "log.txt", makes)
+        job.start()
+        job.process.communicate()
+        return (tmp_path / "log.txt").read_text().split()[-1]
+
+    assert shown() == ("glibc.malloc.hugetlb=1" if makes else "None")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")  # the user's own value stays
+    assert shown() == "glibc.malloc.check=0"
+
+
 class Fork(multiprocessing.get_context("fork").Process):
     """The part of subprocess.Popen that the queue uses: a script in a copy of this process.
 
