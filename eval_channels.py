@@ -205,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
         return network.to(device), inputs
 
     answer = partial(evaluate, model, subsets, prepare, cache.num_classes, args.repeats)
-    if evaluation.run(record, columns, saved, answer):
+    if evaluation.run(record, columns, saved, answer, list(subsets)):
         print(NEXT)
 
 

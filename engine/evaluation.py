@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -242,7 +242,14 @@ class Evaluation:
         self.config, self.cache, self.device = config, cache, torch.device(config.device)
         return cache
 
-    def run(self, record: dict, channels, saved: bool, evaluate: Callable[[Batches], tuple]) -> bool:
+    def run(
+        self,
+        record: dict,
+        channels,
+        saved: bool,
+        evaluate: Callable[[Batches], tuple],
+        subsets: Sequence[str] = ("",),
+    ) -> bool:
         """Evaluate each split, print the results, and save them if `saved`.
 
         Args:
@@ -250,21 +257,24 @@ class Evaluation:
             channels: ids of the image channels that the network takes.
             saved: from `will_save`.
             evaluate: batches -> the rows of the table, and column of the predictions -> (N,) int.
+            subsets: the names of the channel sets that `evaluate` measures; Task 2 has only one, without a name.
 
         Returns:
             True if it wrote results that the documents show.
 
         Raises:
-            UserError: the results on disk hold more splits or channel sets, which would be lost.
+            UserError: the results on disk hold more splits, more channel sets or a latency, which would be lost.
         """
-        for split in ("val", "test") if self.args.split == "both" else (self.args.split,):
+        splits = ("val", "test") if self.args.split == "both" else (self.args.split,)
+        if saved:
+            self._check_rows(splits, subsets)
+        for split in splits:
             batches = make_batches(self.cache, split, self.size, channels, self.device)
             rows, predictions = evaluate(batches)
             record["splits"][split] = rows
             print("\n".join(readable(record["model"], split, row) for row in rows))
             labels = batches.labels.cpu().numpy()
         if saved:
-            self._check_rows(record)
             if split == "test":  # the last split
                 write_predictions(self.files.predictions, self.cache.split(split).paths, labels, predictions)
             self.write(record)
@@ -276,26 +286,31 @@ class Evaluation:
         )
         return saved and self.published
 
-    def _check_rows(self, record: dict) -> None:
-        """Check that `record` has all rows of the record on disk, if there is a whole one."""
-
-        def rows(record: dict) -> set[str]:
-            return {
-                f"{split} {row.get('subset', '')}".strip()
-                for split, rows in record["splits"].items()
-                for row in rows
-            }
-
+    def _check_rows(self, splits: Sequence[str], subsets: Sequence[str]) -> None:
+        """Check that this evaluation replaces all values of the record on disk, if there is a whole one."""
         try:
-            lost = rows(read_record(self.files.record, self.task)) - rows(record)
+            old = read_record(self.files.record, self.task)["splits"]
+            rows = [(split, row.get("subset", ""), row) for split in old for row in old[split]]
         except (UserError, KeyError):  # there is none, or it is damaged
             return
-        if lost:
-            raise UserError(
-                f"{self.files.record} also holds {counted(len(lost), 'other row')}, such as {min(lost)}, which "
-                f"would be lost: evaluate all splits and sets, name another folder with --results, or delete "
-                f"that file"
+        missed = [
+            f"{split} {subset}" for split, subset, _ in rows if split not in splits or subset not in subsets
+        ]
+        latency = ("latency_ms", "latency_ms_b1")  # of Task 1, of Task 2
+        timed = any(row.get(name) is not None for *_, row in rows for name in latency)
+        if missed:
+            lost, remedy = (
+                f"{counted(len(missed), 'other row')}, such as {min(missed).strip()}",
+                "evaluate all splits and sets",
             )
+        elif timed and not self.args.repeats:
+            lost, remedy = "a latency", "leave out --repeats 0"
+        else:
+            return
+        raise UserError(
+            f"{self.files.record} also holds {lost}, which would be lost: {remedy}, name another folder with "
+            f"--results, or delete that file"
+        )
 
     def new_record(self) -> dict:
         """Return a record with everything but the metrics."""

@@ -53,7 +53,7 @@ APPENDED = {  # rows that only the report shows
     *("mean fill", "tied filter (C/n)", "dynamic convolution (C/n)"),
     *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
     *("the same, 90 epochs, strong", "ours, 90 epochs, strong †"),
-    *("ResNet-34, decay 0.002", "ResNet-34, stock", "ours, depth 5, fine stem"),
+    *("ResNet-34, stock", "ours, depth 6, x1.25", "ours, depth 6, 60 epochs"),
 }
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # keys in records
 # The comparisons that support the claims: (description, preset, model, other model)

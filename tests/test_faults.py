@@ -251,13 +251,18 @@ def test_a_tool_names_a_device_that_is_not_there(tool, device):
         tool.main(["--device", device])
 
 
-def test_a_part_of_an_evaluation_replaces_no_whole(trained, command):
-    options = ("--results", "results", "--repeats", "0", "--device", "cpu")
-    command(eval_channels, trained, *options, "--split", "val", "--subsets", "R")
-    command(eval_channels, trained, *options)  # holds more
+def test_a_part_of_an_evaluation_replaces_no_whole(trained, command, monkeypatch):
+    options = ("--results", "results", "--device", "cpu")
+    command(eval_channels, trained, *options, "--split", "val", "--subsets", "R", "--repeats", 0)
+    command(eval_channels, trained, *options, "--repeats", 1)  # holds more
     before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
-    for part in (("--split", "val"), ("--subsets", "R RG")):
-        with pytest.raises(UserError, match="also holds .* other rows, such as (test|val) .*would be lost"):
+    monkeypatch.setattr(eval_channels, "predict", None)  # the refusal comes before the measurement
+    for part, words in (
+        (("--split", "val"), "7 other rows, such as test B"),
+        (("--subsets", "R RG"), "10 other rows, such as test B"),
+        (("--repeats", "0"), "a latency"),
+    ):
+        with pytest.raises(UserError, match=f"also holds {words}, which would be lost"):
             command(eval_channels, trained, *options, *part)
     assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
 
