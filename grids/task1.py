@@ -134,7 +134,7 @@ FINE_MEAN = FINE_STRONG.but("fill-mean", "fill rule mean, no pooling", "baseline
 FINE_WIDE = FINE_STRONG.but(label="channel-set stem (ours), 1/2 wide, no pooling", width=0.5)
 
 # Seven specialists with the recipe of FINE_STRONG. Predicted: they reach one point more than FINE_STRONG, with seven
-# times its training
+# times its training. Measured with seed 0: 55.2 %, 1.1 points more. Predicted for seed 1: 55.0 %
 FINE_SPECIALISTS = specialists(epochs=50, augment="strong", stem_pool=False)
 
 # ---------------------------------------------------------------- full width, for a GPU
