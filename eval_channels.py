@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from channelset import FILLS, find_stem
-from config import Task1Config
+from config import Task1Config, identity
 from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
@@ -71,7 +71,7 @@ def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
             f"--fill {fill}: late fusion does not fill channels, it uses only the networks of the present channels; "
             f"leave out --fill"
         )
-    return load_late_fusion(paths)
+    return load_late_fusion(paths, lambda options: identity(Task1Config.of(options, channels="all")))
 
 
 def default_section(config: Task1Config, fusion: bool, test: dict) -> str:

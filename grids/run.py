@@ -42,7 +42,7 @@ class Run:
     ) -> Run:
         """Return a copy of this run in which the given values replace the old values.
 
-        All other values stay, also the section.
+        All other values stay, also the section. The options also change the parts.
         """
         return replace(
             self,
@@ -51,6 +51,7 @@ class Run:
             section=section or self.section,
             options={**self.options, **options},
             teacher=teacher or self.teacher,
+            parts=tuple(part.but(**options) for part in self.parts),
             source=self.source and self.source.but(teacher=teacher, **options),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 import torch
@@ -140,15 +140,19 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
     return model, checkpoint
 
 
-def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
+def load_late_fusion(paths: list[str], recipe: Callable[[dict], Hashable]) -> tuple[LateFusion, dict]:
     """Join specialists to a late fusion; return the late fusion and a checkpoint for it.
 
     A specialist is a network that was trained for one channel set. Here each channel of the data has a specialist. The
     checkpoint is a copy of the first channel's checkpoint, with all channels and the sum of the training times.
 
+    Args:
+        paths: the model.pt of each specialist.
+        recipe: a function that maps the options of a specialist to the part that all specialists must share.
+
     Raises:
         UserError: see `load_channel_net`; or a channel has no specialist or several; or the specialists differ in
-            preset, data, image size or seed.
+            preset, data, seed or recipe.
     """
     loaded = [load_channel_net(path) for path in paths]
     by_channel = {
@@ -158,7 +162,7 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
     }
     checkpoints = [checkpoint for _, checkpoint in loaded]
     origins = {
-        (c["dataset"]["digest"], *(c["config"][key] for key in ("image_size", "preset", "seed")))
+        (c["dataset"]["digest"], recipe(c["config"]), *(c["config"][key] for key in ("preset", "seed")))
         for c in checkpoints
     }
     pictures = {c["dataset"].get("images_digest", LISTS_ONLY) for c in checkpoints} - {LISTS_ONLY}
@@ -167,7 +171,7 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
     if set(by_channel) != set(names) or len(loaded) != len(names) or len(origins) != 1 or len(pictures) > 1:
         raise UserError(
             f"late fusion takes {len(names)} checkpoints: specialists for {', '.join(names)}, with "
-            f"the same preset, data, image size and seed"
+            f"the same preset, data, seed and options"
         )
     first = by_channel[names[0]][1]
     fusion = LateFusion([for_channels(by_channel[name][0]) for name in names]).eval()

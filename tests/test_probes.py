@@ -158,8 +158,10 @@ def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows, monkeyp
     assert all(row["latency_ms"] is None and row["image_size"] == 8 for row in rows)
     fusion = {row["subset"]: row for row in rows if row["model"] == "late-fusion"}
     assert fusion["RGB"]["macs"] == 3 * fusion["R"]["macs"] and len(fusion) == 7
-    with pytest.raises(UserError, match="late fusion takes 3 checkpoints"):
-        command(eval_channels, "R/model.pt", "G/model.pt", *options)
+    command(train_task1, *tiny, "--epochs", 1, "--channels", "B", "--label-smoothing", 0, "--out", "other")
+    for last in ([], ["other/model.pt"]):  # a specialist is missing, or was trained in another way
+        with pytest.raises(UserError, match="late fusion takes 3 checkpoints"):
+            command(eval_channels, "R/model.pt", "G/model.pt", *last, *options)
     sides = []  # of the training, and not of the test
     monkeypatch.setattr(eval_channels, "probe_network", lambda *a: sides.append(a[-1]) or probe_network(*a))
     command(eval_channels, "run/model.pt", "--probe", "training-size", "--image-size", 6, *options)
