@@ -117,7 +117,7 @@ class TrainConfig:
     resume: bool = option(False, "go on with the run in --out; if there is none, start it")
     preset: str = option(
         "auto",
-        f"sizes and lengths: {PRESETS_IN_WORDS}; auto: 64px-full on a GPU, else 64px-half",
+        f"set of defaults for other options: {PRESETS_IN_WORDS}; auto: 64px-full on a GPU, else 64px-half",
         ("auto", *PRESETS),
     )
     arch: str = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
@@ -141,8 +141,8 @@ class TrainConfig:
     )
     fraction: float = option(
         1.0,
-        "share of each class's training images to use; every --seed uses the same images, and a larger share "
-        "contains a smaller share; the normalisation uses all images",
+        "share of each class's training images to use; the choice does not depend on --seed, and a larger share "
+        "contains the images of a smaller share; the normalisation uses all images",
         above=0,
         most=1,
     )
@@ -157,18 +157,21 @@ class TrainConfig:
         5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation", least=0, most=1000
     )
     warmup_epochs: float = option(
-        2.0, "epochs of linear warm-up before the cosine decay; at most a fifth of all", least=0, most=10**6
+        2.0,
+        "epochs of linear warm-up before the cosine decay; at most a fifth of all epochs",
+        least=0,
+        most=10**6,
     )
     label_smoothing: float = option(0.1, "label smoothing", least=0, below=1)
     teacher: str | None = option(
         None,
-        "model.pt of a network trained on the same data; the model also learns its predictions on all channels "
-        "(knowledge distillation)",
+        "model.pt of a teacher trained on the same data; the model also learns the teacher's predictions on all "
+        "channels (knowledge distillation)",
     )
     init_from: str | None = option(
         None,
         "model.pt of the same task and network, with the weights to start from; its data may have other classes (then "
-        "the last layer is new) or other channels (they are matched by name)",
+        "the last layer is new) or other channels (equal names get the old weights)",
     )
     tensorboard: bool = option(
         False,
@@ -182,7 +185,10 @@ class TrainConfig:
         0.0, "share of the training over which the distillation loss rises from zero", least=0, most=1
     )
     ema_epochs: float = option(
-        1.0, "horizon of the weights' exponential moving average, epochs; 0: no average", least=0, most=10**6
+        1.0,
+        "horizon in epochs of the exponential moving average of the weights; 0: no average",
+        least=0,
+        most=10**6,
     )
     augment: str = option(
         None,
@@ -197,7 +203,7 @@ class TrainConfig:
     )
     amp: bool = option(
         None,
-        "bfloat16 autocast (default: on with CUDA; on a CPU, with AVX-512 bfloat16 and at 32 px or more)",
+        "bfloat16 autocast (default: on with CUDA, and on CPUs with AVX-512 bfloat16 for images of 32 px or more)",
     )
     channels_last: bool = option(True, "channels_last memory format")
     compile: bool = option(
@@ -278,7 +284,7 @@ class TrainConfig:
         for name, needs in self.without_effect().items():
             if getattr(self, name) != usual[name]:
                 raise UserError(
-                    f"--{name.replace('_', '-')} has no effect without {needs}: add it, or leave the option out"
+                    f"--{name.replace('_', '-')} has no effect without {needs}: add {needs}, or leave this option out"
                 )
 
 
@@ -304,8 +310,8 @@ class Task1Config(TrainConfig):
 
     channels: str = option(
         "all",
-        "channels that the model takes, such as RGB or R; with fewer than all and no --sampler, the model is a "
-        "specialist for this set",
+        "channels that the model takes, such as RGB or R; if some channels are missing and --sampler is not given, the "
+        "model is a specialist for this set",
     )
     fill: str = option(
         None,
@@ -323,7 +329,7 @@ class Task1Config(TrainConfig):
         most=10**5,
     )
     kernel_size: int | None = option(
-        None, "side of the first convolution, odd (default: the network's)", least=1, most=99
+        None, "side of the first convolution, odd (default: the side that --stem names)", least=1, most=99
     )
     embedding: bool = option(
         None, "learned offset that shows the network which channels are present (default: with a sampler)"

@@ -1,4 +1,4 @@
-"""Evaluate a Task 1 checkpoint on every set of its channels. For each set it is folded into a plain network.
+"""Evaluate a Task 1 checkpoint on every set of its channels. For each set, the network is folded into a plain one.
 
     python eval_channels.py runs/main/model.pt                # under a minute; demo set: about 80 % with RGB
     python eval_channels.py runs/plain/model.pt --fill mean   # plain network; absent channels: mean of the others
@@ -44,8 +44,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--subsets",
         default="every",
-        help='"every" (if there are more than six channels, some sets), or a list, such as "RGB RG R" or '
-        '"B04,B03,B02 B08 all"',
+        help='sets to test: "every" (only some sets if there are more than six channels), or a list, such as '
+        '"RGB RG R" or "B04,B03,B02 B08 all"',
     )
     parser.add_argument(
         "--fill", choices=tuple(FILLS), help="fill rule of the evaluation (default: as trained)"
@@ -95,7 +95,7 @@ def start_evaluation(args, checkpoint: dict) -> Evaluation:
     test = {key: value for key, value in options.items() if value not in (None, getattr(config, key, None))}
     if args.probe == "training-size" and "image_size" not in test:
         raise UserError(
-            "--probe training-size: the images have the training's size; add --image-size with another size"
+            "--probe training-size: the images already have the training's size; add --image-size with another size"
         )
     section = args.section or default_section(config, fusion, test)
     if section == "specialist" and not config.is_specialist:  # from --section: evaluate the whole set only

@@ -309,7 +309,9 @@ def make_parser() -> ArgumentParser:
         metavar="N",
         help="seeds; every run is trained with each of them",
     )
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="64px-half", help="sizes and lengths")
+    parser.add_argument(
+        "--preset", choices=tuple(PRESETS), default="64px-half", help="defaults of the training options"
+    )
     parser.add_argument("--data", default="auto", help="data set, as in the training scripts")
     parser.add_argument(
         "--jobs", type=within(1, 1000), default=2, help="number of trainings at the same time"

@@ -25,7 +25,7 @@ from .stem import ChannelSetConv2d, why_not_plain
 ARGUMENTS = ("channels", "mask")
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-# beginnings of the names of classes that share only the parameters that they saw; `fully_shard` makes a class FSDP...
+# beginnings of the class names of wrappers, which share only parameters that they saw; `fully_shard` makes FSDP...
 LATE = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP")
 # attributes in which networks store the channel count
 COUNTS = ("num_channels", "in_channels", "in_chans", "n_channels")
@@ -76,8 +76,8 @@ def adapt_first_conv(
         where: "stem" replaces the first convolution. "input" fills the images before the network sees them. Use
             "input" for networks that read the images in several layers, in three dimensions or without a
             convolution. It has no embedding, and it fills only calls of the network itself, not of its parts.
-        channels: their number, names, wavelengths in nm (floats) or both as a mapping, see `names.Channels`.
-            Default: as many as the convolution has, unnamed.
+        channels: the number, the names or the wavelengths in nm (floats) of the channels, or a mapping of names to
+            wavelengths, see `names.Channels`. Default: the number of the convolution, without names.
         statistics: the result of `channel_statistics`; works for any rule.
         normalised: whether images are normalised with the mean and the deviation of `statistics`. False: the
             network gets raw images, with the same values that the statistics were computed from.
@@ -159,7 +159,8 @@ def adapt_first_conv(
     weight = kernel if init == "keep" else torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
     stem = ChannelSetConv2d.from_conv2d(conv, rule, embedded, wanted, weight, sampler)
     stem.normalisation = given.normalisation()
-    if conv is old and init == "keep" and rule.rows == len(wanted):  # tied layers and optimizers have these
+    # tied layers and optimizers hold these parameters
+    if conv is old and init == "keep" and rule.rows == len(wanted):
         stem._parameters.update({name: conv._parameters[name] for name in ("weight", "bias")})
         stem.train(stem.training)
     if isinstance(old, ChannelSetConv2d):
@@ -521,13 +522,13 @@ class _TakeSet(_OfTheSet):
 
 
 class _ForgetSet(_OfTheSet):
-    """Forget the set after forward, also after an error in it, where the output is None."""
+    """Forget the set after forward, also after an error in forward. Then the output is None."""
 
     def __call__(self, model: nn.Module, args: Any, output: Any) -> None:
         try:
             place = self.place(model)
         except ValueError:
-            return  # it was replaced, and `_TakeSet` said so
+            return  # other code replaced the stem, and `_TakeSet` said so
         if not context.pop(place) and output is not None:
             raise RuntimeError(
                 f"the network did not call {self.path}, so the set of channels had no effect: the network may use "
@@ -538,8 +539,8 @@ class _ForgetSet(_OfTheSet):
 class _FillInput(_OfTheSet):
     """Fill the absent channels of the images before the network's `forward` runs."""
 
-    arguments: tuple[str, ...] = ()  # of the network's forward
-    images: tuple[str, ...] = ()  # those that hold images; (): find them
+    arguments: tuple[str, ...] = ()  # all arguments of the network's forward
+    images: tuple[str, ...] = ()  # arguments that hold images; (): find them
 
     def __init__(self, path: str, model: nn.Module, images: tuple[str, ...] = ()):
         super().__init__(path)
@@ -602,9 +603,10 @@ class _FillInput(_OfTheSet):
 def _images_keys(
     args: Sequence[Any], kwargs: Mapping[str, Any], first: Sequence[str] = ()
 ) -> list[int | str]:
-    """Return the positions or names of a call's arguments that can be images: most axes, as many channels.
+    """Return the positions or names of a call's arguments that can be images.
 
-    Of arguments by name, `first` comes before usual names of images, and these before the rest.
+    These arguments have the most axes, and equally many channels. Among arguments by name, the names in `first` come
+    before the usual names of images. All other names come last.
     """
     names = dict.fromkeys(name for name in (*first, *IMAGE_KEYS, *kwargs) if name in kwargs)
     keys: list[int | str] = [*range(len(args)), *names]
@@ -734,7 +736,7 @@ def _recount(folded: nn.Module, path: str, before: int, after: int) -> None:
     for name in path.split("."):
         for holder in (module, getattr(module, "config", None)):
             for attribute in COUNTS:
-                value = getattr(holder, "__dict__", {}).get(attribute)  # not what is computed from a layer
+                value = getattr(holder, "__dict__", {}).get(attribute)  # only stored values, not properties
                 if isinstance(value, int) and not isinstance(value, bool) and value == before:
                     setattr(holder, attribute, after)
         module = getattr(module, name)

@@ -91,7 +91,7 @@ class _Calls:
         self.random = torch.get_rng_state()
 
     def run(self, value: float | None) -> list[Tensor]:
-        """Return the tensors in the output if the absent channels have this value; None: other pixels."""
+        """Return the tensors in the output if the absent channels have this value. With None their pixels change."""
         changed = []
         for number, part in enumerate(self.parts):
             absent = ~(self.mask[number] if self.several else self.mask).to(part.device)

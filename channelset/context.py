@@ -33,7 +33,7 @@ def push(place: nn.Module, channels: Any, mask: Any, call: bool = True) -> None:
     entry: Entry = (place, call, channels, mask)
     _THREAD.entries = (*getattr(_THREAD, "entries", ()), entry)
     if not torch.compiler.is_compiling():
-        # the hook of the network calls this, and the network's call runs the hook
+        # two frames up: the network's call, which runs the hook that calls this function
         _CONTEXT.set((*_running(), Noted(entry, sys._getframe(2) if call else None, [])))
         if call:
             _THREAD.traced = False  # whether a compiled stem read the set: it cannot note that in the entry
@@ -65,7 +65,8 @@ def read(place: nn.Module) -> tuple[Any, Any]:
     mine = [noted for noted in _running() if noted.entry[0] is place]
     for noted in mine:
         noted.notes.append("read")
-    if mine:  # a call without a set, of a part that was adapted itself, has the set of the call around it
+    # the call of a part that was adapted itself, if it has no set, uses the set of the call around it
+    if mine:
         return next((noted.entry[2:] for noted in reversed(mine) if _has_set(noted.entry)), (None, None))
     # Perhaps the network's hook was compiled, but this call was not. `present` is never compiled.
     return _newest(getattr(_THREAD, "entries", ()), place, False)

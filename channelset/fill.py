@@ -415,7 +415,7 @@ class _ZeroAtStart(nn.Linear):
     """A layer that returns zero until it is trained."""
 
     def reset_parameters(self) -> None:
-        super().reset_parameters()  # so that it draws as many random numbers as a plain layer
+        super().reset_parameters()  # draws as many random numbers as a plain layer does
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 

@@ -131,7 +131,7 @@ class ChannelPlace(Restored):
             state["sampler"] = {"seed": self.sampler.seed, "count": self.sampler.count}
         text = json.dumps(state)
         if self.sampler is not None:
-            # averages of networks copy the bytes, so their number must not depend on the count
+            # averaged networks copy these bytes, so the length of the text must not depend on the count
             text = text.ljust(len(text) + 20 - len(str(self.sampler.count)))
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).clone()
 
@@ -179,7 +179,7 @@ class ChannelPlace(Restored):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-        if extra in missing_keys:  # older checkpoints have none
+        if extra in missing_keys:  # older checkpoints have no such entry
             missing_keys.remove(extra)
 
     def _complete_state(self, state_dict: dict[str, Any], prefix: str) -> None:

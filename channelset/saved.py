@@ -16,7 +16,7 @@ from .place import read_extra
 from .stem import ChannelSetConv2d
 
 FORMAT = "channelset 1"
-# these hold the network as their part `module`
+# wrappers that hold the network as their part `module`
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
 

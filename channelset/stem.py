@@ -138,7 +138,7 @@ class ChannelSetConv2d(ChannelPlace):
             version = self.embedding._version
             self._follow()  # other code may fuse BatchNorm, and then save or compile before any call
             if self.embedding._version == version:
-                self.seen = seen  # perhaps the other parameter follows
+                self.seen = seen  # the other parameter may be replaced next
 
     def _save_to_state_dict(self, *args: Any) -> None:
         self._follow()
@@ -412,9 +412,9 @@ class ChannelSetConv2d(ChannelPlace):
             self.training = training
 
     def generation_macs(self, n: int) -> int:
-        """Return the most multiply-accumulates that generate K(S) for n channels: W, W P(S) and the offset.
+        """Return the most multiply-accumulates that generate K(S) for n channels: W, W P(S) and the mean embedding.
 
-        W P(S) is counted also where P is the identity and it is not needed. Selecting rows of W costs nothing.
+        W P(S) is counted even where P is the identity and the product is not needed. Selecting rows of W costs nothing.
         The rule's own arithmetic, of order C^3, is left out.
         """
         kernel = self.out_channels * math.prod(self.kernel_size)

@@ -193,7 +193,7 @@ def find_originals(source: Path, recipe: Recipe) -> tuple[object, dict[str, str]
     if missing:
         raise UserError(
             f"{len(missing):,} of {len(wanted):,} originals are not in {source}: {', '.join(missing[:3])}. "
-            f"It holds: {', '.join(tree.top()[:6]) or 'nothing'}. {recipe.name} is made from: "
+            f"The source holds: {', '.join(tree.top()[:6]) or 'nothing'}. {recipe.name} is made from: "
             f"{recipe.facts['source']} Files look like {recipe.facts['layout']}"
         )
     twice = [places for places in wanted.values() if len(places) > 1]

@@ -224,8 +224,8 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     roots = tree.list_roots()
     if not roots:
         raise UserError(
-            f"no train.txt in {source}, nor one or two folders below; {LAYOUT}. "
-            f"It holds: {', '.join(tree.top()[:6]) or 'nothing'}"
+            f"no train.txt in {source}, nor one or two folders below it; {LAYOUT}. "
+            f"The source holds: {', '.join(tree.top()[:6]) or 'nothing'}"
         )
     if len(roots) > 1:
         raise UserError(

@@ -154,7 +154,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             type=within(0.0, 1.0, float),
             default=0.1,
             metavar="SHARE",
-            help=f"share of each class's training images, if there is no folder {name}/",
+            help=f"share of each class's training images to use for {name}, if there is no folder {name}/",
         )
     sub.add_argument(
         "--seed", type=within(0, 2**32), default=0, metavar="N", help="seed of the random choice"
@@ -205,7 +205,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=within(0.0, 1.0, float),
         default=0.01,
         metavar="SHARE",
-        help="share of a split that may fail to decode and be left out",
+        help="share of a split's images that may fail to decode; they are left out",
     )
     add_workers(sub)
 

@@ -53,7 +53,7 @@ def kept_options(options: dict) -> dict:
 
 def add_options(parser: ArgumentParser, task: str) -> None:
     """Add the options that every evaluation has."""
-    add_data_options(parser, "the data it was trained on, as in the training scripts")
+    add_data_options(parser, "data that the model was trained on, as in the training scripts")
     parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
     parser.add_argument(
         "--image-size",
@@ -61,9 +61,9 @@ def add_options(parser: ArgumentParser, task: str) -> None:
         help="side of the images, px (default: as in training); another size gives a separate row, an ablation",
     )
     parser.add_argument("--name", help="name of the model in the results (default: the run's name)")
-    parser.add_argument("--label", help="name that readers see in tables (default: the name)")
+    parser.add_argument("--label", help="name that readers see in tables (default: as --name)")
     parser.add_argument(
-        "--section", choices=SECTIONS[task], help="part of the tables (default: from the options)"
+        "--section", choices=SECTIONS[task], help="section of the tables (default: chosen by the options)"
     )
     parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument(
@@ -83,7 +83,7 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing if the results of this run are there already"
     )
-    # has no effect: older scripts pass it
+    # this option has no effect, but older scripts pass it
     parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -225,7 +225,7 @@ class Evaluation:
         """
         args, dataset = self.args, self.checkpoint["dataset"]
         here = {"data": args.data, "cache": args.cache, "device": args.device, "image_size": self.size}
-        # the training needed a compiler and the package tensorboard for these options, the evaluation does not
+        # these options need a compiler and the package tensorboard, which only the training uses
         unused = {"compile": False, "tensorboard": False}
         config = self.config_class.of(self.options, **here, **unused).resolve(
             Channels(dataset.get("data_channels") or RGB)
@@ -236,8 +236,8 @@ class Evaluation:
         mismatch = difference(cache, dataset, self.path)
         if mismatch:
             raise UserError(
-                f"{self.path} was trained on {dataset['name']!r}, not on --data {args.data}: {mismatch}; give with "
-                f"--data the data it was trained on"
+                f"{self.path} was trained on {dataset['name']!r}, not on --data {args.data}: {mismatch}; name the "
+                f"data of its training with --data"
             )
         self.config, self.cache, self.device = config, cache, torch.device(config.device)
         return cache

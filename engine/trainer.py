@@ -337,7 +337,7 @@ class Trainer:
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
         self.board: Board | None = None
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
-        # in place and after the average was copied, so that no state dict changes its keys
+        # compile in place, and after the average was copied: so no state dict changes its keys
         if config.compile:
             called.compile(dynamic=False)
         self.steps = TrainStep(
@@ -423,7 +423,8 @@ class Trainer:
         """
         if self.processes.rank == 0:
             for name in ("last.pt", "model.pt", "metrics.jsonl"):
-                for unfinished in self.folder.glob(f".{name}.????????{PARTIAL}"):  # a killed run left them
+                # a killed run left these files
+                for unfinished in self.folder.glob(f".{name}.????????{PARTIAL}"):
                     unfinished.unlink()
         if state := self._load():
             if mismatch := self._mismatch(state):
@@ -436,7 +437,8 @@ class Trainer:
                 self.ema.load_state_dict(state["ema"])
                 self.optimizer.load_state_dict(state["optimizer"])
                 torch.set_rng_state(state["torch_rng"])
-                if self.device.type == "cuda" and state.get("cuda_rng") is not None:  # dropout draws from it
+                # dropout draws from this generator
+                if self.device.type == "cuda" and state.get("cuda_rng") is not None:
                     torch.cuda.set_rng_state(state["cuda_rng"], self.device)
             except (KeyError, ValueError, RuntimeError, TypeError) as error:
                 raise UserError(
@@ -519,7 +521,7 @@ class Trainer:
             BusyError: another process uses the run directory.
         """
         first = self.processes.rank == 0
-        with ExitStack() as stack:  # at the end it calls in reverse order what was added to it
+        with ExitStack() as stack:  # at the end, the stack calls all callbacks in reverse order
             if first:
                 lock = hold(self.folder)
                 stack.callback(lock.release)

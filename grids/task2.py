@@ -80,9 +80,9 @@ TAUGHT = SHALLOW.but(
 
 # ---------------------------------------------------------------- a 3x3 stride-1 first convolution
 
-# The fine stem, 3x3 with stride 1, costs four times the MACs of the 7x7 stem. Trainings of ten epochs compare three
-# stems: the 7x7 stem, the fine stem, and the fine stem with pooling. With pooling, the maps are as small as behind the
-# 7x7 stem. Then networks with the fine stem train for thirty epochs.
+# The 3x3 stem of stride 1 costs four times the MACs of the 7x7 stem of stride 2. Trainings of ten epochs compare three
+# stems: the 7x7 stem, the 3x3 stem, and the 3x3 stem with pooling. With pooling, the maps are as small as behind the
+# 7x7 stem. Then networks with the 3x3 stem train for thirty epochs.
 STEMS_10 = {
     label: run.but(section="ablation", augment="strong", weight_decay=0.001, epochs=10)
     for label, run in {
@@ -132,7 +132,7 @@ MIXED = {
     for mix in ("cutmix", "mixup")
 }
 FINE_RESNET_MIXED = FINE_RESNETS[0.002].but(mix="cutmix")
-# This network follows the task literally: it has six weighted operations in all. It has the fine stem. Predicted: it
+# This network follows the task literally: it has six weighted operations in all. It has the 3x3 stem. Predicted: it
 # reaches 63 to 64 %, which is 94 % of the strongest ResNet-34. The stem gains 4 to 5 points, as it does for the gated
 # network; the weight decay gains 2 points
 PLAIN_FINE = PLAIN.but(label="plain, six operations, 3x3 stem", **STRONG, stem="3x3s1")
@@ -542,9 +542,9 @@ MAIN_ROWS = {
         ("ours, depth 5, 60 epochs", THREE_60),
         ("ours, depth 6, 60 epochs", FINE_WIDE_60),
         ("ours, depth 4, 60 epochs", GATED4_K5_60),
-        ("ours, depth 4, fine stem", GATED4_FINE_WIDE),
+        ("ours, depth 4, stride-1 stem", GATED4_FINE_WIDE),
         ("six plain operations", PLAIN_STRONG),
-        ("six plain operations, fine stem", PLAIN_FINE),
+        ("six plain operations, stride-1 stem", PLAIN_FINE),
         ("ResNet-34", FINE_RESNETS[0.001]),
         ("ResNet-34, 60 epochs", FINE_RESNET_60),
     ),

@@ -50,7 +50,7 @@ def initialise(
     shared = {what: _pairs(theirs[what], ours[what]) for what in ours}
     if not shared["channels"]:
         raise UserError(
-            f"--init-from {path}: its channels {', '.join(theirs['channels'][:6])} are none of "
+            f"--init-from {path}: its channels are {', '.join(theirs['channels'][:6])}, but the data have "
             f"{', '.join(channels[:6])}; use a model.pt that shares a channel with the data"
         )
     counts = {what: len(names) for what, names in ours.items()}

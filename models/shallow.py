@@ -59,7 +59,7 @@ class ShallowOptions:
     )
     gate_kind: str | None = option(
         None,
-        "kind of gates: a gate for each pixel and channel, a gate for each channel, or both",
+        "pixel: a gate for each pixel and channel; channel: a gate for each channel; or both kinds",
         choices=GATE_KINDS,
         usual="both",
     )

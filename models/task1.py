@@ -134,7 +134,7 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
         if rule.rows != stem.fill.rows:
             raise UserError(
                 f"--fill {fill}: the kernels of {path} were trained for rule "
-                f"{checkpoint['config']['fill']!r}, which is incompatible; use another rule"
+                f"{checkpoint['config']['fill']!r} and do not fit rule {fill!r}; use another rule"
             )
         stem.fill = rule
     return model, checkpoint

@@ -137,7 +137,7 @@ def test_missing_originals_and_other_layouts(tiny, tmp_path, zipped, packed):
     refuse(
         tmp_path,
         given(),
-        f"1 of 10 originals are not in .*: {first.name}. It holds: again, some. tiny is made",
+        f"1 of 10 originals are not in .*: {first.name}. The source holds: again, some. tiny is made",
     )
     for file in source.rglob("*.jpg"):
         file.unlink()

@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_named(start, command, tiny):
     initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("RGB"), CLASSES)
     with pytest.raises(UserError, match="another conv1.*--arch, --width"):
         start(list("RGB"), CLASSES, width=0.2)
-    with pytest.raises(UserError, match="its channels R, G, B are none of X, Y"):
+    with pytest.raises(UserError, match="its channels are R, G, B, but the data have X, Y"):
         start(["X", "Y"], CLASSES)
 
 

@@ -278,7 +278,7 @@ def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(ha
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
     with pytest.raises(
-        UserError, match="run/model.pt was trained on 'tiny'.*give with --data the data it was trained on"
+        UserError, match="run/model.pt was trained on 'tiny'.*name the data of its training with --data"
     ):
         evaluate("run/model.pt")
     assert not Path("results").exists()

@@ -308,7 +308,7 @@ def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatc
         (["--kernel-size", "4"], "--kernel-size 4: must be odd"),
         (["--distill-weight", "2"], "--distill-weight 2.0: must be at least 0 and at most 1"),
         (["--teacher", "nothing.pt"], "nothing.pt"),
-        (["--distill-weight", "0.9"], "--distill-weight has no effect without a --teacher: add it"),
+        (["--distill-weight", "0.9"], "--distill-weight has no effect without a --teacher: add a --teacher, or"),
         (["--set-shares", "R:0.5", "--sampler", "none"], "--set-shares has no effect without a --sampler"),
         (["--templates", "5"], "--templates has no effect without --kernel templates"),
     ],
@@ -625,7 +625,7 @@ def test_evaluation_refuses_other_data_unknown_channels_and_repeats(command, tra
         command(eval_channels, trained, "--results", "results", "--fill", "luma_chroma")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="give with --data the data it was trained on"):
+    with pytest.raises(UserError, match="name the data of its training with --data"):
         command(eval_channels, trained, "--results", "results")
 
 
