@@ -148,8 +148,10 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
 
     Raises:
         UserError: see `load_channel_net`; or a channel has no specialist or several; or the specialists differ in
-            preset, data, image size or seed.
+            preset, data, image size, seed or another option of their training.
     """
+    from config import Task1Config, differing  # config.py imports this module
+
     loaded = [load_channel_net(path) for path in paths]
     by_channel = {
         checkpoint["dataset"]["channel_names"][0]: (model, checkpoint)
@@ -170,6 +172,15 @@ def load_late_fusion(paths: list[str]) -> tuple[LateFusion, dict]:
             f"the same preset, data, image size and seed"
         )
     first = by_channel[names[0]][1]
+    for other in checkpoints:  # the record of the fusion holds the options of the first
+        unequal = differing(other["config"], first["config"], Task1Config)
+        # a specialist has its own channel; the default of --amp depends on the processor
+        for option in sorted(unequal.keys() - {"channels", "amp", "max_failed"}):
+            theirs, ours = unequal[option]
+            raise UserError(
+                f"late fusion takes specialists of one training: one has --{option.replace('_', '-')} {theirs}, "
+                f"another {ours}"
+            )
     fusion = LateFusion([for_channels(by_channel[name][0]) for name in names]).eval()
     return fusion, {
         **first,

@@ -10,6 +10,7 @@ import train_task1
 from channelset import find_stem
 from models.probes import PROBES, average_of_seen, probe_network
 from models.task1 import LateFusion, build_channel_net, for_channels
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from utils import UserError
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
@@ -158,6 +159,11 @@ def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows, monkeyp
     assert all(row["latency_ms"] is None and row["image_size"] == 8 for row in rows)
     fusion = {row["subset"]: row for row in rows if row["model"] == "late-fusion"}
     assert fusion["RGB"]["macs"] == 3 * fusion["R"]["macs"] and len(fusion) == 7
+    longer = load_checkpoint("B/model.pt", "task1-model")
+    longer["config"]["epochs"] = 2
+    save_checkpoint("B/longer.pt", longer)
+    with pytest.raises(UserError, match="specialists of one training: one has --epochs 2, another 1"):
+        command(eval_channels, "B/longer.pt", "R/model.pt", "G/model.pt", *options)
     with pytest.raises(UserError, match="late fusion takes 3 checkpoints"):
         command(eval_channels, "R/model.pt", "G/model.pt", *options)
     sides = []  # of the training, and not of the test
