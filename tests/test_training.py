@@ -458,6 +458,14 @@ def test_evaluation_writes_table_record_and_predictions(command, trained, read_r
         if row["split"] == "test":
             hits = sum(line[row["subset"]] == line["label"] for line in predictions)
             assert row["top1_pct"] == round(100 * hits / 6, 2)
+    last = record["history"][-1]  # the last validation of the training measures the same network
+    validated = {row["subset"]: row for row in rows if row["split"] == "val"}
+    assert last["val_top1_pct"] == {subset: row["top1_pct"] for subset, row in validated.items()}
+    mean = sum(row["loss"] for row in validated.values()) / 7
+    assert last["val_loss"] == pytest.approx(mean, abs=2e-4)
+    averages = load_checkpoint("run/last.pt", "training-state")["ema"]  # and model.pt holds the average
+    for key, value in load_checkpoint(trained, "task1-model")["state"].items():
+        assert torch.equal(value, averages[f"module.{key}"]), key
 
 
 def test_rgb_network_under_other_fill_rules(command, tiny, read_rows):
