@@ -18,7 +18,7 @@ import torch
 from channelset import FILLS, Channels
 from channelset.sampling import HOW
 from data.batches import AUGMENTATIONS, MIXING
-from data.channels import parse_subset, subset_name
+from data.channels import parse_shares, parse_subset, subset_name
 from data.lists import RGB
 from grids.run import Run
 from metrics.depth import MAX_DEPTH
@@ -366,7 +366,7 @@ class Task1Config(TrainConfig):
         """
         names = channels.names
         ids = sorted(parse_subset(self.channels, channels))
-        partial = len(ids) < len(names)
+        partial, taken = len(ids) < len(names), channels.chosen(ids)
         self.channels = subset_name(tuple(ids), names) if partial else "all"
         self.sampler = self.sampler or ("none" if partial else "hcs")
         plain = self.sampler == "none"
@@ -378,6 +378,8 @@ class Task1Config(TrainConfig):
             self.train_channels = subset_name(tuple(trained), names)
             if plain or partial:
                 raise UserError("--train-channels needs a --sampler and --channels all")
+        drawn = taken.chosen(parse_subset(self.train_channels, taken))
+        parse_shares(self.set_shares, drawn)  # a wrong set is named before any image is decoded
         if (self.kernel_size or 1) % 2 == 0:
             raise UserError(f"--kernel-size {self.kernel_size}: must be odd")
         self.name = self.name or self._default_name()

@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from channelset import FILLS, find_stem
+from channelset import FILLS, Channels, find_stem
 from config import Task1Config, identity
 from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
@@ -164,13 +164,17 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     model, checkpoint = load(args.checkpoint, args.fill)
     evaluation = start_evaluation(args, checkpoint)
-    if evaluation.is_done():
-        return
     dataset, specialist = checkpoint["dataset"], evaluation.head["section"] == "specialist"
     channels = channels_of(dataset)
     names = channels.names
     whole = "every" in args.subsets.split()
-    subsets = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, channels)
+    ids = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, channels)
+    # a set is named after its channels in the data; older checkpoints do not name those
+    stored = Channels(dataset.get("data_channels") or names).names
+    columns = [stored.index(name) for name in names]
+    subsets = {subset_name(sorted(columns[i] for i in one), stored): one for one in ids}
+    if evaluation.is_done(list(subsets)):
+        return
     if whole and not specialist and len(subsets) < 2 ** len(names) - 1:
         print(
             f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each channel alone, all "
@@ -181,8 +185,6 @@ def main(argv: list[str] | None = None) -> None:
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
-    # a set is named after its channels in the data
-    subsets = {subset_name(sorted(columns[i] for i in ids), cache.channel_names): ids for ids in subsets}
     record = evaluation.new_record()
     if (
         record["section"] == "ours"

@@ -7,6 +7,7 @@
 
 Images are prepared as in an evaluation: the middle of the picture, at the image size of the training. An image is a
 picture, or a TIFF or .npy file. A TIFF or .npy file holds the channels of the training, or only those of --channels.
+Any other picture in colour holds R, G, B.
 --picture draws the image with each set of channels, the answer for it, and the parts that the answer depends on.
 """
 

@@ -21,7 +21,7 @@ from channelset import sample_channels, some_subsets
 from config import Task1Config, training_name
 from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import find_dataset, make_batches
-from data.lists import read_channels
+from data.lists import RGB, read_channels
 from engine.trainer import Trainer, goes_on, predict, start
 from metrics.accuracy import classification_metrics
 from models.initial import initialise
@@ -57,7 +57,14 @@ def build_shaped(options: Mapping, channels: int, num_classes: int) -> torch.nn.
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(Task1Config, argv, __doc__)
     source = find_dataset(config.data)
-    config.resolve(read_channels(source))
+    channels = read_channels(source)
+    config.resolve(channels)
+    taken = channels.chosen(parse_subset(config.channels, channels))
+    if config.kernel == "wavelength" and None in taken.wavelengths and taken.names != RGB.names:
+        raise UserError(
+            f"--kernel wavelength: the wavelengths of {', '.join(taken.names[:6])} are not known: write them into "
+            "bands.txt, or choose another --kernel"
+        )
     if config.teacher and config.channels != "all":
         raise UserError(
             f"--teacher {config.teacher}: teacher and student must both take all channels of the data; leave out "

@@ -214,7 +214,9 @@ def open_cache(
     """
     if size < 1:
         raise UserError(f"image size {size} px is too small; use 1 or more")
-    key = hashlib.sha256(repr((lists.digest, size, FORMAT)).encode()).hexdigest()[:12]
+    # caches of format 3 hold TIFF files of one or three bands as 8-bit pictures
+    version = FORMAT + (lists.has_bands and len(lists.channels) in (1, 3))
+    key = hashlib.sha256(repr((lists.digest, size, version)).encode()).hexdigest()[:12]
     target = Path(folder or ROOT / "data" / "cache") / f"{lists.name}-{size}px-{key}"
     try:
         cache, place, why = _look_for(target, lists, progress)
@@ -296,7 +298,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
             f"GB are free; free disk space or use a smaller image size"
         )
     targets = {
-        key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind, origin)
+        key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind, origin, lists.has_bands)
         for key in lists.splits
     }
     failures, sums, products, pictures = _decode_all(lists, targets, workers, max_failed_share, progress)
@@ -344,8 +346,8 @@ def first_image(lists) -> tuple[str, np.ndarray | None]:
     for path in lists.splits["train"].paths[:CHUNK]:
         try:
             data = reader.read(path)
-            kind = pixel_kind(data, channels)
-            return kind, decode(data, 8, channels, kind)
+            kind = pixel_kind(data, channels, lists.has_bands)
+            return kind, decode(data, 8, channels, kind, lists.has_bands)
         except Exception:  # reported later, when all images are decoded
             continue
     return "uint8", None

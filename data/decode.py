@@ -102,16 +102,19 @@ def reason(error: Exception) -> str:
     return re.sub(r"( object)? at 0x[0-9a-fA-F]+", "", f"{type(error).__name__}: {error}")[:300]
 
 
-def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.uint8) -> np.ndarray:
+def decode(
+    data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.uint8, bands: bool = False
+) -> np.ndarray:
     """Decode an image, resize its short side to `size` (bicubic, antialiased) and crop the centre.
 
     A picture (`PICTURES`) is turned upright by its EXIF tag and converted to RGB, or to grey for one channel.
     Transparent parts become white. A .npy or TIFF file may have any number of channels, as (H, W, C) or (C, H, W). A
-    TIFF file with 1 or 3 channels is read as a picture.
+    TIFF file with 1 or 3 channels is read as a picture, see `is_array`.
 
     Args:
         channels: C.
         kind: type of the pixels, as `pixel_kind` names it. They are not scaled.
+        bands: see `is_array`.
 
     Returns:
         (size, size, C) pixels of the type `stored_kind(kind)`.
@@ -122,7 +125,7 @@ def decode(data: bytes, size: int, channels: int = 3, kind: np.dtype | str = np.
         Exception: any error of Pillow or tifffile for data that are not a complete image.
     """
     kind = np.dtype(kind).name
-    if is_array(data, channels):
+    if is_array(data, channels, bands):
         return resize(check_array(read_array(data), channels, kind), size)
     if channels not in (1, 3):
         raise ValueError(
@@ -222,9 +225,26 @@ def centre(width: int, height: int) -> tuple[float, float, float, float]:
     return left, top, left + short, top + short
 
 
-def is_array(data: bytes, channels: int) -> bool:
-    """Check whether to read the file as an array of pixels, not as a picture."""
-    return data.startswith(NPY) or channels not in (1, 3) and data.startswith(TIFF)
+def is_array(data: bytes, channels: int, bands: bool = False) -> bool:
+    """Check whether to read the file as an array of pixels, not as a picture.
+
+    Args:
+        channels: number of channels of the data set.
+        bands: whether the data set has a bands.txt. Then a TIFF of 1 or 3 channels is an array if it has more than 8
+            bits, or three channels that are not colours. A picture would lose the bits above 8.
+
+    Raises:
+        Exception: any error of tifffile for a damaged file.
+    """
+    if not data.startswith(TIFF):
+        return data.startswith(NPY)
+    if channels not in (1, 3) or not bands:
+        return channels not in (1, 3)
+    import tifffile  # imported here, since most workers never need it
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages.first
+        return page.bitspersample > 8 or (page.photometric == 1 and page.samplesperpixel == 3)
 
 
 def read_array(data: bytes) -> np.ndarray:
@@ -272,12 +292,12 @@ def check_parts(series, data: bytes) -> None:
                     )
 
 
-def pixel_kind(data: bytes, channels: int) -> str:
+def pixel_kind(data: bytes, channels: int, bands: bool = False) -> str:
     """Return the type of a file's pixels: a type of whole numbers, or float32 for any type of floats.
 
-    All images of a set have the same type.
+    All images of a set have the same type. For `channels` and `bands` see `is_array`.
     """
-    return kind_of(read_array(data)) if is_array(data, channels) else "uint8"
+    return kind_of(read_array(data)) if is_array(data, channels, bands) else "uint8"
 
 
 def kind_of(array: np.ndarray) -> str:
@@ -366,7 +386,7 @@ def moments(images: np.ndarray, origin=None) -> tuple[np.ndarray, np.ndarray]:
 class Target(NamedTuple):
     """The raw file that `pack` writes: images (N, size, size, channels) of the type `stored_kind(kind)`.
 
-    `origin` is that of the images' `moments`.
+    `origin` is that of the images' `moments`, and `bands` that of `is_array`.
     """
 
     file: str
@@ -374,6 +394,7 @@ class Target(NamedTuple):
     channels: int
     kind: str
     origin: tuple[float, ...] | None = None
+    bands: bool = False
 
 
 def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_moments: bool):
@@ -387,13 +408,13 @@ def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_m
     Raises:
         OSError: the file cannot be written.
     """
-    file, size, channels, kind, origin = target
+    file, size, channels, kind, origin, bands = target
     block = np.zeros((len(paths), size, size, channels), stored_kind(kind))
     failures, good, rows = [], {}, []
     for index, path in enumerate(paths):
         try:
             data = reader.read(path)
-            block[index] = decode(data, size, channels, kind)
+            block[index] = decode(data, size, channels, kind, bands)
             good[path] = sums(data)
             rows.append(index)
         except Exception as error:  # Pillow raises many types for damaged files; all are reported

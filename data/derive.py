@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import ImageReader, open_picture, reason, to_mode
-from data.lists import BANDS, ImageLists
+from data.lists import BANDS, RGB, ImageLists
 from data.source import BROKEN
 from storage.files import write_text
 from storage.locks import making
@@ -61,10 +61,10 @@ def derive(lists: ImageLists, channel: str, out: str | Path) -> Path:
             written.
     """
     out = Path(out)
-    if len(lists.channels) != 3:
+    if lists.channels.names != RGB.names:
         raise UserError(
-            f"{lists.source} has {len(lists.channels)} channels; a fourth channel is computed from R, G and B: "
-            "give an RGB data set"
+            f"{lists.source} has the channels {', '.join(lists.channels.names[:6])}; a fourth channel is computed from "
+            "R, G and B: give an RGB data set"
         )
     if out.exists():
         raise UserError(f"{out} is there already: name another folder with --out, or delete it")

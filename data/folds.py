@@ -9,7 +9,7 @@ import numpy as np
 from data.decode import ImageReader
 from data.demo import read_marker
 from data.identity import as_text, digest_of, sums_of
-from data.lists import BANDS, RGB, ImageLists
+from data.lists import BANDS, ImageLists
 from data.source import BROKEN
 from storage.files import write_json, write_text
 from storage.locks import making
@@ -71,11 +71,12 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     folders = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
     marker, reader = out / "folds.json", ImageReader(lists)
     content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(as_text(sums_of(lists)))}
-    if read_marker(marker) == content:
+    if read_marker(marker) == content and all(folder.is_dir() for folder in folders):
         return folders
     if out.exists() and any(out.iterdir()):
         raise UserError(
-            f"{out} is not empty and does not hold these folds of these pictures: name another folder with --out"
+            f"{out} is not empty and does not hold these folds of these pictures, or under another name: choose "
+            "another folder with --out"
         )
     try:
         with making(out) as temporary:
@@ -87,7 +88,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
                 for split, rows in part.items():
                     text = "".join(f"{paths[row]} {labels[row]}\n" for row in rows)
                     write_text(temporary / folder.name / f"{split}.txt", text)
-                if lists.channels is not RGB:
+                if lists.has_bands:
                     lines = (f"{name} {nm or ''}" for name, nm in lists.channels.as_dict().items())
                     write_text(temporary / folder.name / BANDS, "".join(f"{line}\n" for line in lines))
             write_json(temporary / marker.name, content)

@@ -56,7 +56,7 @@ def sizes_of(lists) -> dict[str, int | None]:
     return {path: status and status[0] for path, status in zip(paths, _stats(lists, paths))}
 
 
-def as_text(sums: Sums) -> str:
+def as_text(sums: Mapping[str, object]) -> str:
     """Return the sums as a text that does not depend on their order."""
     return json.dumps(sums, sort_keys=True)
 

@@ -55,6 +55,11 @@ class ImageLists:
     channels: Channels = RGB  # channels of each image: from bands.txt, or RGB if there is no such file
 
     @property
+    def has_bands(self) -> bool:
+        """Check whether the data set has a bands.txt."""
+        return self.channels is not RGB
+
+    @property
     def paths(self) -> list[str]:
         """Return the paths of all three lists."""
         return [path for split in self.splits.values() for path in split.paths]
@@ -206,6 +211,28 @@ def check_splits(splits: dict[str, Split], names: dict[str, str], repeats: bool 
                 )
 
 
+def check_folders(splits: dict[str, Split], names: dict[str, str]) -> None:
+    """Check that the images in a class's folder have its label in all lists, if train has one folder for each class.
+
+    The folders train/CLASS and val/CLASS belong together, unless two classes have folders of one name.
+
+    Raises:
+        UserError: val or test has another label, as if its labels were numbered otherwise; the message names the line.
+    """
+    classes = _class_folders(splits["train"])
+    last = {folder.rpartition("/")[2]: label for folder, label in classes.items()}
+    for key, split in splits.items():
+        for path, label, number in zip(split.paths, split.labels.tolist(), split.lines):
+            folder = path.rpartition("/")[0]
+            name = folder.rpartition("/")[2]
+            expected = last.get(name, label) if len(last) == len(classes) else classes.get(folder, label)
+            if expected != label:
+                raise UserError(
+                    f"{names[key]}:{number}: {path} has label {label}, but in {names['train']} the images of {name} "
+                    f"have label {expected}: number the classes equally in all lists"
+                )
+
+
 def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     """Read and check the lists of a folder or zip, and check that every image exists. No image is decoded.
 
@@ -246,6 +273,8 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         splits[key] = parse_list(data, names[key])
     sha256 = {key: _sha256(split) for key, split in splits.items()}
     check_splits(splits, names, repeats=sha256 == COURSE_SHA256)  # the course's lists are used as they are
+    if sha256 != COURSE_SHA256:
+        check_folders(splits, names)
     prefix = _locate_images(tree, roots[0], splits, names)
     channels = _read_bands(tree, roots[0])
     facts = sorted(sha256.items())
@@ -257,7 +286,7 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         source,
         prefix,
         splits,
-        _class_names(splits["train"]),
+        class_names(splits["train"]),
         name,
         hashlib.sha256(repr(facts).encode()).hexdigest(),
         channels,
@@ -322,19 +351,24 @@ def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, s
     return prefix
 
 
-def _class_names(train: Split) -> list[str]:
-    """Return the class names: the folder names (wnids) if each class has exactly one folder, otherwise the labels.
+def class_names(split: Split) -> list[str]:
+    """Return the names of the classes in a split, by label.
 
-    If two folders have the same name, the names of the folders above them are added.
+    They are the folder names (wnids) if each class has exactly one folder, otherwise the labels. If two folders have
+    the same name, the names of the folders above them are added.
     """
-    folders = {}
-    for path, label in zip(train.paths, train.labels.tolist()):
-        folders.setdefault(label, set()).add(path.rpartition("/")[0])
-    used = [folder for label in sorted(folders) for folder in folders[label]]
-    if len(used) == len(set(used)) == len(folders) and all(used):
-        parts = [folder.split("/") for folder in used]
+    if folders := _class_folders(split):
+        parts = [folder.split("/") for folder in sorted(folders, key=lambda folder: folders[folder])]
         for count in range(1, max(map(len, parts)) + 1):  # a/outdoor and b/outdoor need two parts
             names = ["/".join(part[-count:]) for part in parts]
             if len(set(names)) == len(names):
                 return names
-    return [str(label) for label in sorted(folders)]
+    return [str(label) for label in sorted(set(split.labels.tolist()))]
+
+
+def _class_folders(split: Split) -> dict[str, int]:
+    """Return the folder of each class: folder -> label; {} unless each class has exactly one folder of its own."""
+    pairs = {(path.rpartition("/")[0], label) for path, label in zip(split.paths, split.labels.tolist())}
+    folders = dict(pairs)
+    whole = len(folders) == len(pairs) == len(set(folders.values())) and all(folders)
+    return folders if whole else {}

@@ -50,7 +50,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
         """Return whether the image is grey, why it cannot be decoded ("" if it can), and a checksum of its file."""
         try:
             data = reader.read(path)
-            image = decode_image(data, 64, channels, kind)
+            image = decode_image(data, 64, channels, kind, lists.has_bands)
             return bool((image == image[:, :, :1]).all()), "", hashlib.sha256(data).digest()
         except Exception as error:  # Pillow raises many types for damaged files; all are reported
             return False, f"{path} ({reason(error)})", b""

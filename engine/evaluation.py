@@ -43,6 +43,8 @@ from utils import (
 # names and paths of one machine. A record leaves them out; instead of the teacher's path it holds the teacher's name
 PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
+LATENCY = {"task1": "latency_ms", "task2": "latency_ms_b1"}  # column with the latency of one image
+
 
 def kept_options(options: dict) -> dict:
     """Return the options of a training that its record keeps."""
@@ -133,6 +135,7 @@ class Evaluation:
         head: entries of the record that identify it.
         files: paths of the results.
         published: whether the documents show these results.
+        whole: whether all channel sets are evaluated; set by `will_save`.
         config, cache, device: options of the training on this machine, data and device; set by `open_data`.
     """
 
@@ -156,8 +159,11 @@ class Evaluation:
         self.files = RunFiles(folder, task, run_name(self.head))
         self.published = folder.resolve() == (ROOT / "results").resolve()
 
-    def is_done(self) -> bool:
-        """Check whether --skip-existing is given and the results of this run are there already.
+    def is_done(self, subsets: Sequence[str] = ("",)) -> bool:
+        """Check whether --skip-existing is given and all results that this evaluation would give are there already.
+
+        Args:
+            subsets: names of the channel sets to evaluate, as in `run`.
 
         Raises:
             UserError: the results on disk are those of another run with the same name.
@@ -173,7 +179,7 @@ class Evaluation:
             )
         except (UserError, KeyError):  # the record is damaged: evaluate again
             return False
-        if self.args.skip_existing and same and self._is_whole(old):
+        if self.args.skip_existing and same and self._is_whole(old, subsets):
             print(f"{self.files.record} already holds the results of this run: skipped")
             return True
         if differing(kept_options(self.options), old["config"], self.config_class):
@@ -191,9 +197,19 @@ class Evaluation:
             )
         return False
 
-    def _is_whole(self, record: dict) -> bool:
-        """Check whether the record's predictions and table are there and undamaged."""
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits to evaluate."""
+        return ("val", "test") if self.args.split == "both" else (self.args.split,)
+
+    def _is_whole(self, record: dict, subsets: Sequence[str]) -> bool:
+        """Check whether the record has all rows and latencies to measure, and whether its files are undamaged."""
         try:
+            for split in self.splits:
+                rows = {row.get("subset", ""): row for row in record["splits"].get(split, ())}
+                measured = [rows[subset].get(LATENCY[self.task]) for subset in subsets]
+                if self.args.repeats and None in measured:
+                    return False
             check_predictions(self.files, record)
             with open(self.files.table, encoding="utf-8", newline="") as file:
                 return any(row["run"] == self.files.name for row in csv.DictReader(file))
@@ -209,6 +225,7 @@ class Evaluation:
         Raises:
             UserError: the results cannot be written.
         """
+        self.whole = whole
         if self.args.results or self.args.split == "both" and whole:
             check_writable(self.files.folder)
             return True
@@ -265,10 +282,9 @@ class Evaluation:
         Raises:
             UserError: the results on disk hold more splits, more channel sets or a latency, which would be lost.
         """
-        splits = ("val", "test") if self.args.split == "both" else (self.args.split,)
         if saved:
-            self._check_rows(splits, subsets)
-        for split in splits:
+            self._check_rows(self.splits, subsets)
+        for split in self.splits:
             batches = make_batches(self.cache, split, self.size, channels, self.device)
             rows, predictions = evaluate(batches)
             record["splits"][split] = rows
@@ -283,6 +299,7 @@ class Evaluation:
             record,
             self.options["name"],
             ClassAnswers(split, labels, predictions, self.cache.class_names),
+            self.whole,
         )
         return saved and self.published
 
@@ -296,8 +313,7 @@ class Evaluation:
         missed = [
             f"{split} {subset}" for split, subset, _ in rows if split not in splits or subset not in subsets
         ]
-        latency = ("latency_ms", "latency_ms_b1")  # of Task 1, of Task 2
-        timed = any(row.get(name) is not None for *_, row in rows for name in latency)
+        timed = any(row.get(LATENCY[self.task]) is not None for *_, row in rows)
         if missed:
             lost, remedy = (
                 f"{counted(len(missed), 'other row')}, such as {min(missed).strip()}",

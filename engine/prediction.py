@@ -14,7 +14,7 @@ from channelset import Channels
 from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import cached_size
-from data.decode import decode, is_array, is_grey, pixel_kind
+from data.decode import TIFF, decode, is_array, is_grey, pixel_kind, stored_kind
 from data.files import LARGEST_IMAGE, read_file
 from data.folders import ENDINGS, image_files
 from data.lists import RGB
@@ -55,6 +55,9 @@ class Predictor:
         self.stored = Channels(
             dataset.get("data_channels") or (RGB if len(self.mean) == 3 else len(self.mean))
         )
+        self.pixel_type = dataset.get("pixels")  # None if an earlier version wrote the checkpoint
+        # a data set of more than 8 bits has arrays; pictures of other channels than R, G, B have a bands.txt
+        self.bands = self.stored.names != RGB.names or self.pixel_type not in (None, "uint8")
         self.channels = task1.channels_of(dataset) if self.any_set else self.stored
         self.classes = [NAMES.get(name, name) for name in dataset["class_names"]]
         self.image_size = self.checkpoint["config"]["image_size"]
@@ -109,9 +112,8 @@ class Predictor:
             except ValueError:  # perhaps the file holds only the channels of `ids`
                 if len(ids) == len(self.stored):
                     raise
-                if len(ids) == 1 and not is_array(data, 1) and not is_grey(data):
-                    raise ValueError("a picture in colour does not hold one channel alone") from None
-                image = self._decode(data, side, len(ids))
+                order = self._order_in(data, [self.channels.names[i] for i in ids])
+                image = self._decode(data, side, len(ids))[..., order]
         except Exception as error:  # Pillow raises many types for damaged files
             names = [*self.stored.names[:4], "..."] if len(self.stored) > 4 else self.stored.names
             raise UserError(
@@ -122,8 +124,26 @@ class Predictor:
         return image[edge : edge + size, edge : edge + size]
 
     def _decode(self, data: bytes, side: int, channels: int) -> np.ndarray:
-        kind = self.checkpoint["dataset"].get("pixels") or pixel_kind(data, channels)
-        return decode(data, side, channels, kind)
+        kind = pixel_kind(data, channels, self.bands)
+        if self.pixel_type not in (None, stored_kind(kind)):
+            kind = self.pixel_type  # `decode` names the difference
+        return decode(data, side, channels, kind, self.bands)
+
+    def _order_in(self, data: bytes, names: list[str]) -> list[int]:
+        """Return the positions of channels in a file that holds only these channels.
+
+        A .npy or TIFF file holds them in the order of `names`. A picture in colour holds R, G, B.
+
+        Raises:
+            ValueError: the file is a picture of other channels.
+        """
+        if data.startswith(TIFF) or is_array(data, len(names)) or (len(names) == 1 and is_grey(data)):
+            return list(range(len(names)))
+        if len(names) == 1:
+            raise ValueError("a picture in colour does not hold one channel alone")
+        if sorted(names) != sorted(RGB.names):
+            raise ValueError(f"a picture has 3 channels, R, G and B, not {', '.join(names)}")
+        return [RGB.names.index(name) for name in names]
 
     @torch.no_grad()
     def probabilities(self, images: Sequence[np.ndarray], ids: Sequence[int]) -> Tensor:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import numpy as np
 
+from data import lists
 from data.build import read_recipes
 
 NAMES = {wnid: name for facts in read_recipes().values() for wnid, name in facts["classes"].items()}
 
 
 def class_names(images, labels) -> dict[int, str]:
-    """Return a dict from each label to its class name.
+    """Return a dict from each label to its class name, as `data.lists.class_names` names it.
 
     Args:
         images: N paths of images, such as .../CLASS/NAME.JPEG.
         labels: labels (N,) of these images.
     """
-    folders = {int(label): PurePosixPath(image).parent.name for image, label in zip(images, labels)}
-    return {label: NAMES.get(folders[label], folders[label]) for label in sorted(folders)}
+    split = lists.Split(list(images), np.asarray(labels, np.int64), [])
+    names = lists.class_names(split)
+    return {label: NAMES.get(name, name) for label, name in zip(np.unique(split.labels).tolist(), names)}

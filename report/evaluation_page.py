@@ -34,7 +34,9 @@ class ClassAnswers(NamedTuple):
     classes: list[str]  # names of the classes
 
 
-def write_page(checkpoint: str | Path, record: dict, trained: str, answers: ClassAnswers) -> None:
+def write_page(
+    checkpoint: str | Path, record: dict, trained: str, answers: ClassAnswers, whole: bool = True
+) -> None:
     """Write `evaluation.md`, `evaluation.png` and `evaluation-confusion.png` beside a checkpoint; print their paths.
 
     `page_name` says when the files get other names. If the folder cannot be written, print one line on stderr and go
@@ -44,8 +46,12 @@ def write_page(checkpoint: str | Path, record: dict, trained: str, answers: Clas
         checkpoint: path of the evaluated checkpoint.
         record: record of the evaluation, see engine/records.py.
         trained: name of the run that trained the network.
+        whole: whether all channel sets are evaluated; a page of some sets replaces no whole page.
     """
     name = page_name(record, trained, Path(checkpoint).stem)
+    if not whole:
+        rows = max(record["splits"].values(), key=len)
+        name += f"-{len(rows)}-sets"
     text, chart, matrix = (
         Path(checkpoint).parent / f"{name}{ending}" for ending in (".md", ".png", "-confusion.png")
     )

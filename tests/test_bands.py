@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 
 import eval_channels
 import train_task1
@@ -145,6 +146,17 @@ def test_every_layout_gives_the_same_pixels(tmp_path, make):
     np.testing.assert_allclose(cache.mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(cache.covariance, np.cov(pixels.T, bias=True), rtol=1e-5)
     np.testing.assert_allclose(cache.std, pixels.std(0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind, unit", [("uint8", 1), ("uint16", 257)])
+def test_a_hard_edge_stays_in_the_range_of_the_pixels(kind, unit):
+    """Bicubic interpolation goes below 0 and above the maximum there; as whole numbers these would begin anew."""
+    picture = np.zeros((12, 12, 3), np.uint8)
+    picture[:, 5:] = 255
+    expected, file = Image.fromarray(picture).resize((9, 9), Image.Resampling.BICUBIC), io.BytesIO()
+    np.save(file, picture.astype(kind) * unit)
+    read = decode(file.getvalue(), 9, 3, kind)
+    assert np.abs(read / unit - np.asarray(expected)).max() <= 1
 
 
 def test_sixteen_bits_are_normalised_over_their_whole_range():
@@ -406,5 +418,10 @@ def test_a_fourth_channel_is_derived_and_rgb_stays(tiny_dataset, tmp_path, capsy
         assert np.abs(pixels[..., :3].astype(int) - plain).max() <= 1  # resampled in float, not in 8 bits
     with pytest.raises(UserError, match="is there already"):
         prepare(["derive", str(tiny_dataset), "--channel", "grey", "--out", str(tmp_path / "grey")])
+    (tiny_dataset / "bands.txt").write_text("NIR\nR\nG\n")
+    with pytest.raises(
+        UserError, match="has the channels NIR, R, G; a fourth channel is computed from R, G and B"
+    ):
+        prepare(["derive", str(tiny_dataset), "--channel", "grey", "--out", str(tmp_path / "other")])
     ramp = np.tile(np.arange(8.0)[None, :, None] * 10, (8, 1, 3))
     np.testing.assert_allclose(sobel(ramp)[:, 1:-1], 20, atol=1e-9)

@@ -96,6 +96,27 @@ def test_light_augmentation_repeats_with_its_seed_and_only_crops_and_flips():
 
 
 @pytest.mark.parametrize("augment", ["light", "strong"])
+def test_augmentation_flips_half_and_reaches_every_place(augment):
+    """Red grows by 20 a column, green by 20 a row."""
+    ramp = 20 * np.arange(12, dtype=np.uint8)
+    image = np.stack(np.broadcast_arrays(ramp[None], ramp[:, None], ramp[:, None]), 2)[None]
+    batches = Batches(image, LABELS[:1], 9, MEAN, STD, (0, 1, 2), CPU)
+    drawn = batches.draw(400, augment, generator(5))
+    images, _ = batches.train_batch({"indices": torch.zeros(400, dtype=torch.long), **drawn}, augment)
+    red, green = ((images[:, i] * STD[i] + MEAN[i]) * 255 / 20 for i in (0, 1))  # columns and rows
+    whole = ~drawn["erased"].any(1) if augment == "strong" else torch.ones(400, dtype=torch.bool)
+    flipped = red[:, 0, 0] > red[:, 0, -1]
+    assert torch.equal(flipped[whole], drawn["flip"][whole]) and 0.4 < drawn["flip"].float().mean() < 0.6
+    if augment == "light":
+        places = {*zip(green[:, 0, 0].round().int().tolist(), red[:, 0].amin(1).round().int().tolist())}
+        assert places == {(top, left) for top in range(4) for left in range(4)}
+    else:
+        sides = ((red[:, 0, -1] - red[:, 0, 0]).abs(), green[:, -1, 0] - green[:, 0, 0])
+        area = (sides[0] * sides[1])[whole] / 11**2
+        assert area.min() < 0.45 and area.max() > 0.85
+
+
+@pytest.mark.parametrize("augment", ["light", "strong"])
 def test_augmentation_never_mixes_channels(augment):
     """What one channel looks like does not depend on the others: an absent colour cannot leak."""
     all_three = train_batch(make(), augment, 3)[0]

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -267,6 +268,22 @@ def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset
     path.write_bytes(good)
     assert np.array_equal(build(tiny_dataset, tmp_path / "cache").split("train").images, whole)
     assert "1 picture changed, such as images/n00000001/n00000001_1.JPEG" in capsys.readouterr().err
+
+
+def test_a_member_of_a_zip_is_read_when_it_is_mended(tiny_dataset, tmp_path, zipped):
+    """The list of a zip holds the size and checksum of the whole member, also while the member is damaged."""
+    path = zipped(tiny_dataset, tmp_path / "tiny.zip")
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("images/n00000001/n00000001_2.JPEG")
+    place = info.header_offset + 30 + len(info.filename) + info.compress_size // 2
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+    failures = []
+    for _ in range(2):
+        cache = open_cache(read_lists(path), 8, tmp_path / "cache", max_failed_share=1, progress=False)
+        failures.append([image for image, _ in cache.failures["train"]])
+        path.write_bytes(whole)
+    assert failures == [[info.filename], []]
 
 
 def test_no_room_is_said_before_starting(tiny_dataset, tmp_path, monkeypatch):

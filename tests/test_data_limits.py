@@ -288,6 +288,44 @@ def test_a_picture_among_wider_pixels_is_named(tmp_path, tiny_dataset):
         open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.float32])
+def test_a_tiff_of_one_or_three_bands_keeps_its_values(tmp_path, count, kind):
+    """As a picture it would have 8 bits, and values of 0 to 3000 would become 0 to 12."""
+
+    def as_tiff(number, kind=kind):
+        array = np.random.default_rng(number).integers(0, 3000, (8, 8, count)).astype(kind)
+        file = io.BytesIO()
+        tifffile.imwrite(file, array, photometric="rgb" if count == 3 else "minisblack")
+        return file.getvalue()
+
+    folder = write_arrays(tmp_path / "set", as_tiff, "\n".join("ABC"[:count]))
+    lists = read_lists(folder)
+    cache = open_cache(lists, 8, tmp_path / "cache", progress=False)
+    first = tifffile.imread(folder / lists.splits["train"].paths[0]).reshape(8, 8, count)
+    assert np.array_equal(cache.split("train").images[0], first) and cache.kind.name != "uint8"
+    prepare(["check", str(folder), "--decode", "--workers", "1"])
+    folder = write_arrays(
+        tmp_path / "mixed",
+        lambda number: as_tiff(number, kind if number else np.uint8),
+        "\n".join("ABC"[:count]),
+    )
+    with pytest.raises(UserError, match=f"pixels are {np.dtype(kind)}, but the first image has uint8"):
+        open_cache(read_lists(folder), 8, tmp_path / "cache", progress=False)
+
+
+def test_three_bands_of_eight_bits_that_are_no_colours_are_read(tmp_path):
+    def as_tiff(number):
+        file = io.BytesIO()
+        tifffile.imwrite(
+            file, pixels(number, np.uint8)[..., :3], photometric="minisblack", planarconfig="contig"
+        )
+        return file.getvalue()
+
+    lists = read_lists(write_arrays(tmp_path / "set", as_tiff, "A\nB\nC\n"))
+    assert not any(open_cache(lists, 8, tmp_path / "cache", progress=False).failures.values())
+
+
 def test_a_first_image_that_is_damaged_does_not_decide(tmp_path):
     folder = write_arrays(tmp_path / "set", lambda number: as_npy(pixels(number)) if number else b"damaged")
     cache = open_cache(read_lists(folder), 8, tmp_path / "cache", max_failed_share=0.2, progress=False)

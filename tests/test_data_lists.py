@@ -145,6 +145,21 @@ def test_class_that_train_lacks(tiny_dataset):
     fails(tiny_dataset, "val.txt:3: class 3 has no image in", "train.txt")
 
 
+@pytest.mark.parametrize("other", ["images/", "images/test/"])
+def test_lists_that_number_the_classes_otherwise_are_named(tiny_dataset, other):
+    """Then every answer on test would count for another class."""
+    lines = [line.split() for line in (tiny_dataset / "test.txt").read_text().splitlines()]
+    shutil.copytree(tiny_dataset / "images", tiny_dataset / "images/test")
+    lines = [(path.replace("images/", other), label) for path, label in lines]
+    (tiny_dataset / "test.txt").write_text("".join(f"{path} {label}\n" for path, label in lines))
+    read_lists(tiny_dataset)
+    (tiny_dataset / "test.txt").write_text("".join(f"{path} {2 - int(label)}\n" for path, label in lines))
+    with pytest.raises(
+        UserError, match="test.txt:1: .* has label 2, but in .*train.txt the images of n00000000 have"
+    ):
+        read_lists(tiny_dataset)
+
+
 def test_image_in_two_splits(tiny_dataset):
     edit(tiny_dataset, "test.txt", 1, "images/n00000000/n00000000_2.JPEG 0")
     fails(tiny_dataset, "test.txt:1: ", "is also in", "train.txt:3")

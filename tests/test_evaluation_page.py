@@ -160,7 +160,7 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
     command(eval_channels, trained, *OPTIONS, "--name", "other", "--split", "val", "--subsets", "RG")
     assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
     assert "## Classes on test" in text and "recall %, RGB | recall %, RG |" in text
-    other = Path("run/evaluation-other-val.md").read_text(encoding="utf-8")
+    other = Path("run/evaluation-other-val-1-sets.md").read_text(encoding="utf-8")
     assert "| RG |" in other and "| RGB |" not in other and "## test" not in other
 
 

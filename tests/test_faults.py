@@ -267,6 +267,30 @@ def test_a_part_of_an_evaluation_replaces_no_whole(trained, command, monkeypatch
     assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
 
 
+def test_a_part_is_no_reason_to_skip_what_is_missing(trained, command, unrendered, capsys):
+    options = ("--results", "results", "--device", "cpu", "--skip-existing")
+    for part in (
+        ("--split", "val", "--subsets", "RGB", "--repeats", 0),
+        ("--subsets", "RGB", "--repeats", 0),  # test is missing
+        ("--subsets", "RGB", "--repeats", 1),  # the latency is missing
+        ("--subsets", "RGB R", "--repeats", 1),  # a set is missing
+    ):
+        command(eval_channels, trained, *options, *part)
+        assert "skipped" not in capsys.readouterr().out, part
+    for part in (("--subsets", "R RGB"), ("--split", "val", "--subsets", "R", "--repeats", 0)):
+        command(eval_channels, trained, *options, *part)
+        assert "skipped" in capsys.readouterr().out, part
+
+
+def test_a_page_of_some_sets_replaces_no_whole_page(trained, command, unrendered):
+    options = ("--device", "cpu", "--split", "val", "--repeats", 0)
+    command(eval_channels, trained, *options, "--results", "results")
+    whole = {path: path.read_bytes() for path in Path("run").glob("evaluation*")}
+    command(eval_channels, trained, *options, "--subsets", "R RG")
+    assert len(whole) == 3 and whole == {path: path.read_bytes() for path in whole}
+    assert "| RG |" in Path("run/evaluation-val-2-sets.md").read_text()
+
+
 @pytest.mark.parametrize("tool, words", [(fill_error, []), (qualitative, ["--ours", "missing.pt"])])
 def test_a_tool_says_before_its_work_that_it_cannot_write(tool, words, tmp_path):
     (tmp_path / "file").touch()

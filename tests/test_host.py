@@ -332,6 +332,34 @@ def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, 
     lock.release()
 
 
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--set-shares", "Q:0.5"], "'Q': no channel 'Q'"),
+        (["--set-shares", "RG:2"], "--set-shares 'RG:2': each share"),
+        (
+            ["--kernel", "wavelength", "--channels", "RG"],
+            "--kernel wavelength: the wavelengths of R, G are not known",
+        ),
+    ],
+)
+def test_what_the_channels_tell_is_said_before_the_images_are_decoded(
+    command, tiny, monkeypatch, words, message
+):
+    monkeypatch.setattr(train_task1, "start", lambda *_: pytest.fail("decoded first"))
+    with pytest.raises(UserError, match=message):
+        command(train_task1, *tiny, *words)
+
+
+def test_three_bands_have_no_wavelengths_of_red_green_and_blue(command, tiny, tiny_dataset, monkeypatch):
+    monkeypatch.setattr(train_task1, "start", lambda *_: pytest.fail("decoded first"))
+    (tiny_dataset / "bands.txt").write_text("VV\nVH\nDEM\n")
+    with pytest.raises(
+        UserError, match="wavelengths of VV, VH, DEM are not known: write them into bands.txt"
+    ):
+        command(train_task1, *tiny, "--kernel", "wavelength")
+
+
 def test_a_place_that_cannot_be_written_is_named_before_the_work(trained, command, tmp_path, monkeypatch):
     def work(*_, **__):
         raise AssertionError("worked first")

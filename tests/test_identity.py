@@ -202,6 +202,11 @@ def test_results_are_not_replaced_by_those_of_a_namesake(trained, command, tiny,
 def test_folds_are_of_these_pictures(tiny_dataset, tmp_path):
     made = make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds")
     assert make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds") == made
+    shutil.copytree(tiny_dataset, tmp_path / "renamed")
+    with pytest.raises(
+        UserError, match="or under another name"
+    ):  # the folders of the folds have the old name
+        make_folds(read_lists(tmp_path / "renamed"), 2, tmp_path / "folds")
     draw(tiny_dataset, 3)
     with pytest.raises(UserError, match="does not hold these folds of these pictures"):
         make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds")
@@ -216,6 +221,21 @@ def test_auto_does_not_choose_between_two_sets_of_one_list(tiny_dataset, tmp_pat
     (data / "unpacked/images/n00000001/n00000001_1.JPEG").write_bytes(b"another picture")
     with pytest.raises(UserError, match="several data sets in .*: unpacked, a.zip; choose one"):
         find_dataset("auto", data)
+
+
+@pytest.mark.parametrize("differ", ["pixels", "labels"])
+def test_auto_sees_arrays_of_one_size_and_the_other_lists(tmp_path, differ):
+    for name in "ab":
+        folder, random = tmp_path / "data" / name, np.random.default_rng(name == "b" and differ == "pixels")
+        folder.mkdir(parents=True)
+        for split in ("train", "val", "test"):
+            for number in (0, 1):
+                np.save(folder / f"{split}{number}.npy", random.integers(0, 256, (8, 9, 3), np.uint8))
+            labels = (1, 0) if (name, split, differ) == ("b", "test", "labels") else (0, 1)
+            lines = (f"{split}{number}.npy {label}\n" for number, label in enumerate(labels))
+            (folder / f"{split}.txt").write_text("".join(lines))
+    with pytest.raises(UserError, match="several data sets in .*: a, b; choose one"):
+        find_dataset("auto", tmp_path / "data")
 
 
 # ---------------------------------------------------------------- several processes

@@ -39,6 +39,10 @@ def test_classes_without_samples_are_left_out_of_the_mean():
         [0, 0, 1, 1], [0, 3, 1, 1], 4
     )  # a class that is absent is still a wrong answer
     assert wrong["recall_macro"] == pytest.approx(0.75) and wrong["precision_macro"] == 1
+    never = classification_metrics(
+        [0, 0, 1, 1], [0, 0, 0, 0], 2
+    )  # a class that is never predicted has precision 0
+    assert never["precision_macro"] == pytest.approx(0.25) and never["f1_macro"] == pytest.approx(1 / 3)
 
 
 def test_wilson_known_values():
@@ -94,6 +98,12 @@ def test_one_seed_agrees_with_resampled_images_and_with_mcnemar():
     only_a, only_b = (a > b).sum(), (b > a).sum()
     z = (only_a - only_b) / (only_a + only_b) ** 0.5  # McNemar's statistic
     assert result["p_value"] == pytest.approx(math.erfc(abs(z) / 2**0.5), abs=0.01)
+
+
+def test_the_interval_of_four_images_by_hand():
+    """Gains of 100, 0, 100, 0 points: their variance is 10,000 / 3, and that of their mean a quarter of it."""
+    result = paired_difference(np.array([[1, 0, 1, 0]]), np.zeros((1, 4)))
+    assert result["ci95_high"] - 50 == pytest.approx(1.959964 * (10_000 / 12) ** 0.5, abs=1e-3)
 
 
 def test_the_interval_covers_seeds_as_well_as_images():

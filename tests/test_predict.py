@@ -14,7 +14,9 @@ import predict
 import train_task1
 import train_task2
 from data.dataset import make_batches, open_data
+from data.derive import derive
 from data.files import LARGEST_IMAGE
+from data.lists import read_lists
 from engine.prediction import Predictor, grad_cam
 from engine.records import read_predictions
 from utils import UserError
@@ -136,6 +138,29 @@ def test_bands_are_taken_by_name_also_where_a_file_holds_these_alone(command, ti
     assert predictor("grey.png", "B02") == predictor(file, "B02")
     with pytest.raises(UserError, match="cannot read photo.png .*a picture in colour does not hold one"):
         predictor("photo.png", "B02")
+
+
+def test_a_picture_holds_red_green_and_blue_in_this_order(command, tiny, tiny_dataset):
+    derive(read_lists(tiny_dataset), "sobel", "four")
+    command(train_task1, *tiny, "--data", "four", "--epochs", 1, "--out", "run4")
+    predictor, name = Predictor("run4/model.pt"), "images/n00000001/n00000001_0"
+    picture, array = tiny_dataset / f"{name}.JPEG", Path("four", f"{name}.npy")
+    ids = predictor.ids("B,G,R")
+    assert np.abs(predictor.pixels(picture, ids).astype(int) - predictor.pixels(array, ids)).max() <= 1
+    with pytest.raises(UserError, match="a picture has 3 channels, R, G and B, not R, G, sobel"):
+        predictor.pixels(picture, predictor.ids("R,G,sobel"))
+
+
+def test_a_network_answers_for_all_images_of_its_training(command, tiny, banded):
+    for path in banded.glob("images/*/*.npy"):
+        np.save(path, np.load(path).astype(np.int16) - 2000)  # the cache holds them as float32
+    command(train_task1, *tiny, "--data", banded, "--epochs", 1, "--out", "signed")
+    cache, predictor = open_data(str(banded), 8, "cache"), Predictor("signed/model.pt")
+    part, ids = cache.split("test"), predictor.ids(None)
+    assert np.array_equal(predictor.pixels(banded / part.paths[0], ids), part.images[0][:8, :8])
+    np.save("unsigned.npy", np.load(banded / part.paths[0]).astype(np.uint16))
+    with pytest.raises(UserError, match="the pixels are uint16, but the first image has float32"):
+        predictor.pixels("unsigned.npy", ids)
 
 
 def test_what_cannot_be_read_is_named_and_the_others_are_answered(trained, tiny_dataset, capsys):

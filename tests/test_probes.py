@@ -10,6 +10,7 @@ import train_task1
 from channelset import find_stem
 from models.probes import PROBES, average_of_seen, probe_network
 from models.task1 import LateFusion, build_channel_net, for_channels
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from utils import UserError
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
@@ -158,10 +159,12 @@ def test_evaluation_of_probes_sizes_and_fusion(command, tiny, read_rows, monkeyp
     assert all(row["latency_ms"] is None and row["image_size"] == 8 for row in rows)
     fusion = {row["subset"]: row for row in rows if row["model"] == "late-fusion"}
     assert fusion["RGB"]["macs"] == 3 * fusion["R"]["macs"] and len(fusion) == 7
-    command(train_task1, *tiny, "--epochs", 1, "--channels", "B", "--label-smoothing", 0, "--out", "other")
-    for last in ([], ["other/model.pt"]):  # a specialist is missing, or was trained in another way
+    longer = load_checkpoint("B/model.pt", "task1-model")
+    longer["config"]["epochs"] = 2
+    save_checkpoint("B/longer.pt", longer)
+    for first in ([], ["B/longer.pt"]):  # a specialist is missing, or was trained in another way
         with pytest.raises(UserError, match="late fusion takes 3 checkpoints"):
-            command(eval_channels, "R/model.pt", "G/model.pt", *last, *options)
+            command(eval_channels, *first, "R/model.pt", "G/model.pt", *options)
     sides = []  # of the training, and not of the test
     monkeypatch.setattr(eval_channels, "probe_network", lambda *a: sides.append(a[-1]) or probe_network(*a))
     command(eval_channels, "run/model.pt", "--probe", "training-size", "--image-size", 6, *options)

@@ -494,6 +494,9 @@ def test_broken_fields_are_named(root, text, message):
 def test_class_names_are_readable_and_fall_back_to_the_folder():
     images = ["images/n04146614/a.JPEG", "x/images/cats/b.JPEG", "images/n01532829/c.JPEG"]
     assert class_names(images, [2, 1, 0]) == {0: "house finch", 1: "cats", 2: "school bus"}
+    images = ["images/airport/outdoor/a.JPEG", "images/bazaar/outdoor/b.JPEG"]
+    assert class_names(images, [0, 1]) == {0: "airport/outdoor", 1: "bazaar/outdoor"}
+    assert class_names(["images/a.JPEG", "images/b.JPEG"], [0, 1]) == {0: "0", 1: "1"}
 
 
 def test_entries_of_one_label_are_told_apart(publish, tmp_path):

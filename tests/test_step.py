@@ -5,13 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from channelset import sample_channels
 from config import Task1Config
-from data.batches import Batches
+from data.batches import Batches, mix
 from data.channels import parse_subset
-from engine.step import TrainStep, learning_rate
+from engine.step import TrainStep, learning_rate, make_optimizer
 from engine.trainer import Processes
 from models.resnet import ScaledResNet
 from models.task1 import build_channel_net
@@ -179,6 +180,42 @@ def test_mixing_changes_what_is_learned():
             steps.run(step)
         losses[kind] = steps.losses[2].item()
     assert len({*losses.values()}) == 3
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+@pytest.mark.parametrize("kind", ["none", "mixup", "cutmix"])
+def test_a_loss_by_hand(kind, teacher):
+    """Cross-entropy of smoothed labels, shared with the previous image where images are mixed, and a teacher."""
+    steps = make(mix=kind, teacher=teacher, augment="light")
+    drawn, model, position = steps._draw(1), copy.deepcopy(steps.model), 0
+    if kind != "none":
+        position = next(i for i, share in enumerate(drawn["mix_share"].tolist()) if 0.1 < share < 0.9)
+    now = {key: value[position] for key, value in drawn.items()}
+    steps.run(6 + position)
+    images, labels = steps.train.train_batch(now, "light")
+    targets = F.one_hot(labels, 5).float()
+    if kind != "none":
+        images, share = mix(images, kind, now["mix_share"], now["mix_box"]), now["mix_share"]
+        targets = (1 - share) * targets + share * targets[torch.arange(-1, 7)]
+    logits = model.train()(images, mask=now["input:mask"])
+    loss = -((0.9 * targets + 0.1 / 5) * logits.log_softmax(1)).sum(1).mean()
+    if teacher:
+        share, ours = 0.5 * (6 + position) / 12, (logits / 4).log_softmax(1)
+        theirs = (steps.teacher(images) / 4).log_softmax(1)
+        loss = (1 - share) * loss + share * 16 * (theirs.exp() * (theirs - ours)).sum(1).mean()
+    assert steps.losses[position].item() == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_an_update_by_hand():
+    """Nesterov momentum of 0.9; kernels and matrices decay, biases do not."""
+    layer = torch.nn.Linear(2, 3)
+    before = {name: value.detach().clone() for name, value in layer.named_parameters()}
+    optimizer = make_optimizer(layer, Task1Config(lr=0.5, weight_decay=0.1))
+    sum(value.sum() for value in layer.parameters()).backward()  # all slopes are 1
+    optimizer.step()
+    for name, value in layer.named_parameters():
+        slope = 1 + 0.1 * before[name] * (name == "weight")
+        torch.testing.assert_close(value.detach(), before[name] - 0.5 * 1.9 * slope)
 
 
 def test_each_step_draws_one_of_the_sizes():

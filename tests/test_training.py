@@ -308,7 +308,10 @@ def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatc
         (["--kernel-size", "4"], "--kernel-size 4: must be odd"),
         (["--distill-weight", "2"], "--distill-weight 2.0: must be at least 0 and at most 1"),
         (["--teacher", "nothing.pt"], "nothing.pt"),
-        (["--distill-weight", "0.9"], "--distill-weight has no effect without a --teacher: add a --teacher, or"),
+        (
+            ["--distill-weight", "0.9"],
+            "--distill-weight has no effect without a --teacher: add a --teacher, or",
+        ),
         (["--set-shares", "R:0.5", "--sampler", "none"], "--set-shares has no effect without a --sampler"),
         (["--templates", "5"], "--templates has no effect without --kernel templates"),
     ],
@@ -458,6 +461,14 @@ def test_evaluation_writes_table_record_and_predictions(command, trained, read_r
         if row["split"] == "test":
             hits = sum(line[row["subset"]] == line["label"] for line in predictions)
             assert row["top1_pct"] == round(100 * hits / 6, 2)
+    last = record["history"][-1]  # the last validation of the training measures the same network
+    validated = {row["subset"]: row for row in rows if row["split"] == "val"}
+    assert last["val_top1_pct"] == {subset: row["top1_pct"] for subset, row in validated.items()}
+    mean = sum(row["loss"] for row in validated.values()) / 7
+    assert last["val_loss"] == pytest.approx(mean, abs=2e-4)
+    averages = load_checkpoint("run/last.pt", "training-state")["ema"]  # and model.pt holds the average
+    for key, value in load_checkpoint(trained, "task1-model")["state"].items():
+        assert torch.equal(value, averages[f"module.{key}"]), key
 
 
 def test_rgb_network_under_other_fill_rules(command, tiny, read_rows):
