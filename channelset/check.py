@@ -196,7 +196,8 @@ def _check_centre(place: ChannelPlace, parts: list[Tensor], axis: int) -> None:
     if not isinstance(fill, Regression) or fill.centre is not None:
         return
     pixels = torch.cat([part.detach().movedim(axis, 0).flatten(1).double().cpu() for part in parts], 1)
-    size = (pixels.mean(1) / fill.covariance.diagonal().double().cpu().sqrt()).abs().median()
+    deviation = (fill.scale * fill.covariance.diagonal().double().cpu()).sqrt()
+    size = (pixels.mean(1) / deviation).abs().median()
     if size > 5:
         raise ValueError(
             f"the example's channels have a mean of {size:.3g} deviations, but fill rule 'regression' needs images "
