@@ -468,9 +468,9 @@ class _Corrected(Regression):
 
     def _correct(self, matrix: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
         """Add the correction to the absent rows of `matrix`; inputs (..., inputs * C) of the network."""
-        correction = self.correction(inputs.to(self.correction[0].weight)).unflatten(
-            -1, (self.channels, self.channels)
-        )
+        weight = self.correction[0].weight  # replicas of nn.DataParallel list no parameters
+        assert isinstance(weight, Tensor)
+        correction = self.correction(inputs.to(weight)).unflatten(-1, (self.channels, self.channels))
         corrected: Tensor = matrix + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
         return corrected
 
