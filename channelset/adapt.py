@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import context
-from .check import check_example
+from .check import check_example, takes_set
 from .fill import FILLS, RIDGE, BySize, Fill, Regression, build_fill
 from .init import kernel_sources
 from .names import Channels
@@ -22,9 +22,9 @@ from .sampling import Sampler
 from .statistics import IMAGE_KEYS, ChannelStatistics, numbers
 from .stem import ChannelSetConv2d, why_not_plain
 
-ARGUMENTS = ("channels", "mask")
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 # beginnings of the class names of wrappers, which share only parameters that they saw; `fully_shard` makes FSDP...
 LATE = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP")
 # attributes in which networks store the channel count
@@ -63,7 +63,7 @@ def adapt_first_conv(
     and divide by its standard deviation. If they are not, pass `normalised=False` or `mean=`.
 
     Without an `example` two things are not checked: that no other layer reads the images, and that the convolution
-    defined first also runs first. You get only a warning if another convolution takes as many channels.
+    defined first also runs first. You get only a warning if another convolution or norm takes as many channels.
     A network made on the meta device keeps the statistics of the rule.
     Under torch.compile each list of `channels` needs its own graph, and torch keeps only a few graphs. For many
     sets pass a mask, or fold.
@@ -149,6 +149,11 @@ def adapt_first_conv(
     path, places, old = _first_conv(model, path, channels, given, example)
     conv, old_channels, kernel = _as_plain(old, path, trained_on)
     wanted = old_channels if channels is None else Channels(channels)
+    if channels is None and given.channels not in (None, len(wanted)):
+        raise ValueError(
+            f"{path} takes {len(wanted)} channels, but the statistics have {given.channels}. If {path} does not read "
+            f"the images, use path= or where='input'; for new channels give channels= and init="
+        )
     if init == "keep" and len(wanted) != len(old_channels):
         raise ValueError(
             f"{path} has {len(old_channels)} input channels, {len(wanted)} were named; say which of them "
@@ -274,7 +279,7 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
         if place.fill.per_image or place.fill.absent is not None:
             raise ValueError("the fill rule is not a linear map for one set, so the network cannot be folded")
         owner = next(name for name, module in model.named_modules() if module is place)
-        folded = copy.deepcopy(model)
+        folded = _copy(model, {})
         remove_hooks(folded)
         owner = owner.rpartition(".")[0]  # the adapted network, perhaps in a wrapper
         hooks, filled = model.get_submodule(owner)._forward_pre_hooks.values(), folded.get_submodule(owner)
@@ -287,13 +292,22 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
     if model is place:
         return conv
     paths = [name for name, module in model.named_modules(remove_duplicate=False) if module is place]
-    folded = copy.deepcopy(model, {id(place): conv})  # without the stem, which torch may not be able to copy
+    folded = _copy(model, {id(place): conv})  # without the stem, which torch may not be able to copy
     remove_hooks(folded)
     put = _with_preprocessing(folded, conv, ids)
     for path in paths:
         _recount(folded, path, place.in_channels, len(ids))
         _replace(folded, path, put)
     return folded
+
+
+def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Copy a network, also after a call with pruning or the older norms of torch, whose weights are results."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # torch does not copy it
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
 
 
 def remove_hooks(model: nn.Module) -> None:
@@ -434,10 +448,12 @@ def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Ch
 
 
 def _warn_of_readers(model: nn.Module, stem: nn.Module, path: str) -> None:
-    """Warn if another convolution takes as many channels as the images have, so that it may read them, too."""
-    layers = [(n, m) for n, m in model.named_modules() if m is not stem and hasattr(m, "in_channels")]
+    """Warn if another layer takes as many channels as the images have, so that it may read them, too."""
+    layers = [(n, m) for n, m in model.named_modules() if m is not stem]
+    kinds = ((CONVOLUTIONS, "in_channels"), (NORMS, "num_features"))
+    sizes = [(n, getattr(m, size)) for n, m in layers for kind, size in kinds if isinstance(m, kind)]
     count = getattr(stem, "in_channels", None)
-    other = next((n for n, m in layers if isinstance(m, CONVOLUTIONS) and m.in_channels == count), None)
+    other = next((name for name, size in sizes if size == count), None)
     if other is not None and count != 1:
         warnings.warn(
             f"{other} takes {count} channels, as {path} does. If it reads the images, absent channels have an "
@@ -545,7 +561,7 @@ class _FillInput(_OfTheSet):
     def __init__(self, path: str, model: nn.Module, images: tuple[str, ...] = ()):
         super().__init__(path)
         parameters = inspect.signature(model.forward).parameters
-        self.arguments, self.images, self.own = tuple(parameters), images, _takes_set(model)
+        self.arguments, self.images, self.own = tuple(parameters), images, takes_set(model)
         unknown = next((name for name in images if name not in parameters), None)
         if unknown is not None and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             raise ValueError(
@@ -564,7 +580,8 @@ class _FillInput(_OfTheSet):
             drawn = fixed or (place.training and place.sampler is not None)
             if drawn or any(given is not None for given in (channels, mask, *ambient)):
                 raise ValueError(
-                    f"the network was called with {_kinds(args, kwargs)}, not with images to fill"
+                    f"the network was called with {_kinds(args, kwargs)}, not with images to fill: these have "
+                    f"floating-point numbers and three axes or more"
                 )
             return args, kwargs
         first = _argument(args, kwargs, keys[0])
@@ -645,11 +662,6 @@ def _kinds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     return ", ".join([*kinds, *(f"{name}= a {type(v).__name__}" for name, v in kwargs.items())]) or "nothing"
 
 
-def _takes_set(model: nn.Module) -> bool:
-    """Check whether forward itself has an argument `channels` or `mask`."""
-    return not inspect.signature(model.forward).parameters.keys().isdisjoint(ARGUMENTS)
-
-
 def _counts_channels(model: nn.Module, path: str, channels: int) -> bool:
     """Check whether a step before the stem needs images of all channels."""
     if getattr(model, "transform_input", False):
@@ -685,7 +697,7 @@ def _insert(model: nn.Module, paths: list[str], stem: ChannelSetConv2d) -> list[
     for path in paths:
         _replace(model, path, stem)
     hooked = any(isinstance(hook, _OfTheSet) for hook in model._forward_pre_hooks.values())
-    if hooked or _takes_set(model):
+    if hooked or takes_set(model):
         return []
     return [
         model.register_forward_pre_hook(_TakeSet(paths[0]), with_kwargs=True),

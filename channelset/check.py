@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from . import context
 from .fill import Regression
 from .place import ChannelPlace, InputFill
+
+ARGUMENTS = ("channels", "mask")
 
 
 def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: bool) -> None:
@@ -24,8 +27,9 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
         shared: whether the stem is used at several paths. Then check that it runs exactly once.
 
     Raises:
-        ValueError: absent channels have an influence; the first convolution does not run or does not read the
-            images; or the images are far from centred under a rule that expects a mean of zero.
+        ValueError: absent channels have an influence; a layer before the first convolution needs all channels; the
+            first convolution does not run or does not read the images; or the images are far from centred under a
+            rule that expects a mean of zero.
     """
     calls = _Calls(model, place, example)
     _check_centre(place, calls.parts, calls.axis)
@@ -51,6 +55,32 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
                 f"pixels of absent channels have an influence: {reader or 'code outside the layers'} reads the "
                 f"images, too, or their channels are reordered. Use where='input', which fills them before that"
             )
+        if not isinstance(place, InputFill):
+            _check_some(calls)
+
+
+def _check_some(calls: _Calls) -> None:
+    """Check that the stem gets the same images if the call has only some channels.
+
+    It fails where a layer before the stem has a number for each channel. Such a BatchNorm also learns from the
+    pixels of absent channels.
+    """
+    ids = list(range(calls.place.in_channels))[:0:-1]
+    if not ids or takes_set(calls.model):
+        return
+    calls.mask = torch.ones_like(calls.mask)
+    calls.run(0.0)
+    whole, reason = [x[:, ids] for x in calls.read], "it changes each channel in its own way"
+    try:
+        calls.run(0.0, ids)
+        same = _same(whole, [x[:, ids] if x.shape[1] > len(ids) else x for x in calls.read])
+    except Exception as error:
+        same, reason = False, str(error)
+    if not same:
+        raise ValueError(
+            f"a layer or code before the adapted convolution needs images of all channels: {reason}. Use "
+            f"where='input', which gives it all channels"
+        )
 
 
 class _Calls:
@@ -63,6 +93,7 @@ class _Calls:
         parts: the images, one tensor of all or a tensor for each image.
         axis: the axis of the channels in `parts`.
         count: how often the module `place` ran in the last call.
+        read: its images in that call.
 
     Raises:
         ValueError: the example holds no images with the channels of `place`.
@@ -82,49 +113,67 @@ class _Calls:
         channels = place.in_channels
         for part in self.parts:
             if part.ndim <= self.axis or part.shape[self.axis] != channels:
+                if isinstance(place, InputFill):
+                    raise ValueError(
+                        f"the example's images have the shape {tuple(part.shape)}, but {channels} channels must stand "
+                        f"at axis {self.axis}: adapt the part of the network that gets such images"
+                    )
                 raise ValueError(
                     f"the example's images have the shape {tuple(part.shape)}, but the adapted layer takes {channels} "
                     f"channels, so it does not read the images: name the convolution that reads them with path=, "
                     f"or use where='input'"
                 )
-        self.mask = _masks(len(images), channels)
+        self.mask, self.read = _masks(len(images), channels), list[Tensor]()
         self.random = torch.get_rng_state()
 
-    def run(self, value: float | None) -> list[Tensor]:
-        """Return the tensors in the output if the absent channels have this value. With None their pixels change."""
+    def run(self, value: float | None, ids: list[int] | None = None) -> list[Tensor]:
+        """Return the tensors in the output if the absent channels have this value. With None their pixels change.
+
+        With `ids` the images have only these channels.
+        """
         changed = []
         for number, part in enumerate(self.parts):
             absent = ~(self.mask[number] if self.several else self.mask).to(part.device)
             absent = absent.view(*absent.shape, *[1] * (part.ndim - absent.ndim))
-            changed.append(torch.where(absent, 7 - 3 * part if value is None else value, part))
+            part = torch.where(absent, 7 - 3 * part if value is None else value, part)
+            changed.append(part if ids is None else part.movedim(self.axis, 0)[ids].movedim(0, self.axis))
         images: Any = changed if self.several else changed[0]
-        self.count = 0
+        chosen = {} if ids is None else {"channels": ids}
+        self.count, self.read = 0, []
         handle = self.place.register_forward_hook(self._add_one)
         torch.set_rng_state(self.random)  # some networks draw in eval mode, too
-        context.push(self.place, None, self.mask, call=False)
+        context.push(self.place, None, self.mask if ids is None else None, call=False)
         try:
             if self.name is None:
-                return _tensors(self.model(images))
-            return _tensors(self.model(**{**self.example, self.name: images}))
+                return _tensors(self.model(images, **chosen))
+            return _tensors(self.model(**{**self.example, self.name: images}, **chosen))
         finally:
             context.pop(self.place, call=False)
             handle.remove()
 
-    def _add_one(self, *_: Any) -> None:
+    def _add_one(self, _: nn.Module, args: Any, output: Any) -> None:
         self.count += 1
+        self.read.extend(args[:1])
 
 
 def _masks(images: int, channels: int) -> Tensor:
     """Return sets (B, C) that show a network which reorders its channels, such as RGB to BGR.
 
     Image i has the channels whose number has the same digit, in base 2, as i: so enough images tell any two
-    channels apart. The first image has the upper half, which no reversal keeps.
+    channels apart. The first image has the upper half, which no reversal keeps. In the second turn of the digits
+    an image has the other channels, in the third all: so a network that reorders its images is seen, too.
     """
     digits = max((channels - 1).bit_length(), 1)
     digit = torch.arange(digits - 1, -1, -1, device="cpu").repeat(images)[:images]
-    mask = (torch.arange(channels, device="cpu") >> digit[:, None]) & 1 == 1
+    turn = (torch.arange(images, device="cpu") // digits % 3)[:, None]
+    mask = ((torch.arange(channels, device="cpu") >> digit[:, None]) & 1 == (turn != 1)) | (turn == 2)
     mask[:, 0] |= ~mask.any(1)
     return mask
+
+
+def takes_set(model: nn.Module) -> bool:
+    """Check whether forward itself has an argument `channels` or `mask`."""
+    return not inspect.signature(model.forward).parameters.keys().isdisjoint(ARGUMENTS)
 
 
 @contextmanager
@@ -147,7 +196,8 @@ def _check_centre(place: ChannelPlace, parts: list[Tensor], axis: int) -> None:
     if not isinstance(fill, Regression) or fill.centre is not None:
         return
     pixels = torch.cat([part.detach().movedim(axis, 0).flatten(1).double().cpu() for part in parts], 1)
-    size = (pixels.mean(1) / fill.covariance.diagonal().double().cpu().sqrt()).abs().median()
+    deviation = (fill.scale * fill.covariance.diagonal().double().cpu()).sqrt()
+    size = (pixels.mean(1) / deviation).abs().median()
     if size > 5:
         raise ValueError(
             f"the example's channels have a mean of {size:.3g} deviations, but fill rule 'regression' needs images "

@@ -21,6 +21,7 @@ Every simple treatment of missing channels is one choice of P:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -32,7 +33,7 @@ from .names import UNSEEN
 from .restore import Restored
 from .statistics import correlations, numbers
 
-RIDGE = 1e-6  # share of the mean variance that the regression takes as noise
+RIDGE = 1e-6  # share of each channel's variance that the regression takes as noise
 SWEPT = 16  # largest number of channels for plain arithmetic; with more channels a solver is faster
 CACHED = 256  # sets whose coefficients a rule remembers in eval mode
 
@@ -235,8 +236,12 @@ class Regression(Fill):
 
     Args:
         covariance: (C, C). It stays float32 when the network is converted, since rounding would change the prediction.
-        ridge: noise in the present channels, as a share of their mean variance. The small default keeps the
-            prediction defined when two channels are copies of each other; 1e-2 suits noisy channels.
+        ridge: noise in the present channels, as a share of their variance. The small default keeps the prediction
+            defined when two channels are copies of each other; 1e-2 suits noisy channels.
+
+    Attributes:
+        scale: divisor of the covariance that is kept, a power of two. The largest variance is about one, because the
+            arithmetic in float32 rounds the prediction from raw images of thousands.
 
     Raises:
         ValueError: the covariance has a wrong shape, or no data can have it, see
@@ -252,18 +257,19 @@ class Regression(Fill):
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"ridge {ridge}: must be at least 0")
         covariance = correlations(covariance, torch.ones(channels, device="cpu"))
-        variance = covariance.diagonal().mean()
-        least, vectors = torch.linalg.eigh(covariance)
-        if least[0] < -1e-7 * variance:
+        variance = covariance.diagonal()
+        units = torch.outer(variance.sqrt(), variance.sqrt())
+        least, vectors = torch.linalg.eigh(covariance / units)
+        if least[0] < -1e-7:
             # rounding made it indefinite; P needs the nearest covariance without a negative variance
-            covariance = vectors @ torch.diag(least.clamp(min=0)) @ vectors.T
-        if least[0].clamp(min=0) + ridge * variance < 3e-7 * variance:
+            covariance = vectors @ torch.diag(least.clamp(min=0)) @ vectors.T * units
+        if least[0].clamp(min=0) + ridge < 3e-7:
             raise ValueError(
                 f"ridge {ridge}: channel {int(vectors[:, 0].abs().argmax())} follows exactly from the others: "
                 f"use a ridge of 1e-6 or more"
             )
-        noise = ridge * variance * torch.eye(channels, dtype=torch.float64, device="cpu")
-        self.hold("covariance", covariance + noise)
+        self.scale = 2.0 ** round(math.log2(variance.max()))
+        self.hold("covariance", (covariance + ridge * torch.diag(variance)) / self.scale)
         # set -> (stamp of the covariance, P, the covariance); the empty set has the inverse of the covariance
         self.cache: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
 
@@ -462,9 +468,9 @@ class _Corrected(Regression):
 
     def _correct(self, matrix: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
         """Add the correction to the absent rows of `matrix`; inputs (..., inputs * C) of the network."""
-        correction = self.correction(inputs.to(next(self.correction.parameters()))).unflatten(
-            -1, (self.channels, self.channels)
-        )
+        weight = self.correction[0].weight  # replicas of nn.DataParallel list no parameters
+        assert isinstance(weight, Tensor)
+        correction = self.correction(inputs.to(weight)).unflatten(-1, (self.channels, self.channels))
         corrected: Tensor = matrix + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
         return corrected
 

@@ -109,6 +109,10 @@ class ChannelPlace(Restored):
                 f"{self.in_channels}); got {tuple(x.shape)} and {mask.dtype} "
                 f"{tuple(mask.shape)}"
             )
+        if not x.is_floating_point():
+            raise ValueError(
+                f"images of {x.dtype} cannot be filled: convert them to float and normalise them"
+            )
         every = False
         if mask.device.type == "cpu" and not captured():
             # on a GPU this would wait for the device
@@ -240,10 +244,6 @@ class InputFill(ChannelPlace):
         if mask is None:
             return x
         mask, every = self.check_mask(mask, x)
-        if not x.is_floating_point():
-            raise ValueError(
-                f"images of {x.dtype} cannot be filled: convert them to float and normalise them"
-            )
         with exactly(x.device):  # autocast would round the present channels
             return x if every and self.fill.whole else self.fill.complete(x, mask)
 

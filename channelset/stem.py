@@ -259,10 +259,13 @@ class ChannelSetConv2d(ChannelPlace):
             return self._unfoldable_kernel
         return self.unfoldable
 
-    def kernel(self, channels: Any = None) -> Tensor:
-        """Return K(S): (O, n, k, k), columns in the order of `channels` (ids; None: all of them)."""
+    def kernel(self, channels: Any = None, device: torch.device | None = None) -> Tensor:
+        """Return K(S): (O, n, k, k), columns in the order of `channels` (ids; None: all of them).
+
+        `device` is that of the parameters. Replicas of `nn.DataParallel` list no parameters, so they must name it.
+        """
         ids = self.check_ids(channels)
-        device = next(self.parameters()).device
+        device = next(self.parameters()).device if device is None else device
         with exactly(device):  # generate in float32
             weight = self.full_weight()
             if self.fill.whole and len(ids) == self.in_channels:  # P is the identity
@@ -327,7 +330,7 @@ class ChannelSetConv2d(ChannelPlace):
         if self._why_two_steps(ids):
             full, mask = self.spread(x, ids)
             return self._forward_mask(full, mask.to(x.device))
-        kernel = self.kernel(ids)
+        kernel = self.kernel(ids, x.device)
         if are_channels_last(x):
             kernel = kernel.contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, kernel, self._offset(ids), self.stride, self.padding, self.dilation)

@@ -446,3 +446,30 @@ def test_images_of_whole_numbers_are_not_filled():
         x = torch.ones(1, 3 if mask else 2, 4, 4, dtype=torch.uint8)
         with pytest.raises(ValueError, match="convert them to float"):
             find_place(net).fill_images(x, channels, mask)
+
+
+@pytest.mark.parametrize("channels", [6, 20])
+@pytest.mark.parametrize("size, other", [(1e-30, 1), (1.0, 1), (3e3, 1), (1e6, 1), (1e30, 1), (1e-2, 1e6)])
+def test_the_prediction_does_not_depend_on_the_units(channels, size, other):
+    """Raw images have thousands of steps, or heights in metres beside reflectances."""
+    torch.manual_seed(0)
+    mixed = torch.randn(channels, 3).double() @ torch.randn(3, 4000).double()
+    pixels = mixed + 0.1 * torch.randn(channels, 4000).double()
+    pixels = pixels * size
+    pixels[-1] *= other
+    images = pixels.view(channels, 1, 50, 80).movedim(0, 1)
+    statistics = channel_statistics([images])
+    net = adapt_first_conv(
+        nn.Sequential(nn.Conv2d(channels, 2, 1)),
+        statistics=statistics,
+        normalised=False,
+        example=images.float(),
+    ).eval()
+    for count in (2, channels - 2):
+        ids = list(range(count))
+        there, absent = statistics.covariance[:count, :count], statistics.covariance[count:, :count]
+        exact = absent @ torch.linalg.inv(there)
+        wrong = (net[0].fill.columns(ids)[count:].double() - exact) @ (
+            pixels[:count] - statistics.mean[:count, None]
+        )
+        assert (wrong.square().mean(1).sqrt() < 1e-2 * statistics.std[count:]).all()
