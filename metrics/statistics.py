@@ -107,14 +107,15 @@ def paired_difference(correct_a, correct_b, seeds=()) -> dict[str, float]:
     return {"difference_points": float(gain.mean()), "ci95_low": low, "ci95_high": high, "p_value": p_value}
 
 
-def paired_ratio(correct_a, correct_b, seeds=()) -> dict[str, float]:
+def paired_ratio(correct_a, correct_b, seeds=(), null: float = 1) -> dict[str, float]:
     """Return a dict with the top-1 ratio a / b, its 95 % interval and its two-sided p value, by the delta method.
 
-    The p value tests whether the true ratio is 1.
+    The p value tests whether the true ratio is `null`.
 
     Args:
         correct_a, correct_b: outcomes (seeds, N) of the two models: 1 if the answer is right, else 0.
         seeds: as in `paired_difference`, but a part is a tuple (share of a, share of b, `SeedVariance`).
+        null: the ratio to test.
 
     Raises:
         ValueError: a shape is not (seeds, N), the models differ in N, or b is right on too few images for a ratio.
@@ -126,7 +127,7 @@ def paired_ratio(correct_a, correct_b, seeds=()) -> dict[str, float]:
     ratio = top1_a / top1_b
     residual = 100 * (a.mean(0) - ratio * b.mean(0)) / top1_b  # (N,)
     parts = [((of_a + ratio**2 * of_b) / top1_b**2, variance) for of_a, of_b, variance in seeds]
-    low, high, p_value = _interval(ratio, 1, _of_mean(residual), parts)
+    low, high, p_value = _interval(ratio, null, _of_mean(residual), parts)
     return {"ratio": ratio, "ci95_low": low, "ci95_high": high, "p_value": p_value}
 
 

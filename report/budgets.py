@@ -99,6 +99,7 @@ def choice_table(numbers: Numbers) -> str:
                     "method": label,
                     "use it for": use,
                     "top-1": mean_sd(costs.top1),
+                    "same answer (%)": numbers.agreeing(NARROW, runs),
                     "params (M)": f"{costs.params:.2f}",
                     "MFLOPs at n = 1 / 2 / 3": " / ".join(f"{costs.answers[n]:.1f}" for n in (1, 2, 3)),
                     "epochs in all": f"{costs.epochs:g}",

@@ -7,6 +7,7 @@ network in a setting, and a model maps columns of predictions to entries. See re
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Callable, Mapping
 
 from engine.records import SUBSETS
@@ -35,7 +36,9 @@ def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str,
     where = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}"
     return {
         f"{setting.task}_{kind}_{setting.preset}_{setting.dataset}.png": Chart(
-            draw, data, f"{where}: {title}"
+            draw,
+            data,
+            textwrap.fill(f"{where}: {title}", 120),  # a figure is 120 letters wide
         )
         for kind, (draw, data, title) in charts.items()
         if data
@@ -197,8 +200,8 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
     return {
         "depth": (
             figures.shares,
-            _depth(setting, shares, against, legend),
-            f"top-1 in % of that of {names[1]}, by strict depth, test split",
+            _depth(setting, shares, legend),
+            "top-1 in % of the strongest ResNet-34 that trained no longer, by strict depth, test split",
         ),
         "cost": (figures.top1_against_cost, _cost(setting, legend), "accuracy against cost, test split"),
         "field": (
@@ -224,16 +227,13 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
     }
 
 
-def _depth(setting: Setting, shares: list[dict], against: int | None, legend: dict[int, str]) -> list[Share]:
+def _depth(setting: Setting, shares: list[dict], legend: dict[int, str]) -> list[Share]:
     by_run = {setting.run_name(entry): name for entry, name in legend.items()}
-    points = [
-        share_of(by_run[line["run"]], line, int(line["strict_depth"]))
-        for line in shares
-        if line["denominator_run"] == setting.run_name(against) and line["run"] in by_run
-    ]
-    if points:
-        whole = by_run.get(setting.run_name(against), setting.describe(against))
-        points.append(Share(whole, 100.0, 100.0, 100.0, int(setting.same(against, "strict_depth"))))
+    shown = [line for line in shares if line["run"] in by_run]
+    points = [share_of(by_run[line["run"]], line, int(line["strict_depth"])) for line in shown]
+    for entry, name in legend.items():
+        if setting.run_name(entry) in {line["denominator_run"] for line in shown}:
+            points.append(Share(name, 100.0, 100.0, 100.0, int(setting.same(entry, "strict_depth"))))
     return sorted(points, key=lambda point: (point.depth, point.name))
 
 

@@ -10,7 +10,7 @@ The values below are examples; they change with the results.
     {{ top1 bands ours random }}                 75.6            top-1 on the data with thirteen bands
     {{ gap bands ours sliced random }}           13.0 (11.1 to 14.8)
     {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table in results/
-    {{ changing 48px-quarter ours }}             60              percent of images whose answer changes with the set
+    {{ agreeing 48px-quarter ours }}             72              percent of pairs of sets with the same answer
     {{ seeds 48px-quarter specialists-90 }}      one seed        number of seeds, in words up to ten
     {{ example RB }}                             how the fill rule predicts the absent channels of a set
     {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
@@ -33,6 +33,7 @@ from __future__ import annotations
 import copy
 import shlex
 import statistics
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ COLOUR_GROUPS = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", 
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 FUNCTIONS = (
     *("top1", "sd", "gap", "ratio", "cost", "csv", "count", "seeds"),
-    *("example", "compute", "provenance", "about", "changing"),
+    *("example", "compute", "provenance", "about", "agreeing"),
 )
 
 
@@ -158,10 +159,12 @@ class Numbers:
     def ratio(self, preset: str, name: str, other: str = STRONGEST) -> str:
         return interval(self.share(preset, name, other), "ratio", 100)
 
-    def share(self, preset: str, name: str | Runs, other: str | Runs = STRONGEST) -> dict | None:
+    def share(
+        self, preset: str, name: str | Runs, other: str | Runs = STRONGEST, null: float = 1
+    ) -> dict | None:
         """Divide the top-1 of two networks of Task 2; return the result of `Setting.ratio`.
 
-        `other` is a model, or STRONGEST or SAME_STEM, see `denominator`.
+        `other` is a model, or STRONGEST or SAME_STEM, see `denominator`. The p value tests whether the share is `null`.
 
         Return None if a network has no results or if both networks are the same.
         """
@@ -173,7 +176,7 @@ class Numbers:
             against = None if best is None else setting.alone(best)
         else:
             against = self.find(preset, other)[1]
-        return None if against in (None, model) else setting.ratio(model, against)
+        return None if against in (None, model) else setting.ratio(model, against, null)
 
     def cost(self, preset: str, name: str, column: str, scale: str, form: str) -> str:
         """Average a numeric column of the test rows over seeds and sets; a `scale` of "/N" divides the mean by N.
@@ -207,13 +210,16 @@ class Numbers:
         count = len(self.by_seed(preset, name))
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
-    def changing(self, preset: str, name: str) -> str:
-        """Return the percentage of test images whose answer differs between channel sets, averaged over seeds."""
+    def agreeing(self, preset: str, name: str | Runs) -> str:
+        """Return for how many pairs of channel sets an image gets the same answer, in percent.
+
+        It is the mean over all pairs of different sets, all test images and all seeds.
+        """
         setting, model = self.find(preset, name)
         if not model:
             return NOTHING
-        by_set = answers(setting, model)
-        return f"{100 * float((by_set != by_set[:1]).any(axis=0).mean()):.0f}"
+        pairs = [one == other for one, other in combinations(answers(setting, model), 2)]
+        return f"{100 * np.mean(pairs):.0f}"
 
     def example(self, subset: str) -> str:
         """Write how the fill rule predicts the absent channels of a set.

@@ -399,15 +399,17 @@ class Setting:
             errors = [(2, variance)] if variance else []
         return {"seeds": len(a), "other_seeds": len(b), **paired_difference(a, b, errors)}
 
-    def ratio(self, model: Model, other: Model) -> dict:
+    def ratio(self, model: Model, other: Model, null: float = 1) -> dict:
         """Divide the mean top-1 of `model` by the mean top-1 of `other`; return the dict of `paired_ratio`.
+
+        The p value tests whether the true ratio is `null`.
 
         Raises:
             UserError: `other` is right on too few images.
         """
         try:
             return paired_ratio(
-                self.correct(model), self.correct(other), self._shares(model, other, self.columns)
+                self.correct(model), self.correct(other), self._shares(model, other, self.columns), null
             )
         except ValueError as error:
             ours, name = (self.describe(next(iter(one.values()))) for one in (model, other))

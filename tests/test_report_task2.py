@@ -238,9 +238,11 @@ def test_ratios_are_to_the_best_resnet34_of_no_more_epochs(root, publish_all, ce
     assert [label(setting, entry) for entry in headline(setting)] == ["gated", "short"]
     assert label(setting, denominator(setting, None)) == "long"
     assert mistakes(setting).denominator.startswith("short (")
-    # the shares of one denominator
+    # each share has its own denominator
     depth = make_charts(setting, lines)["task2_depth_48px-quarter_toy.png"].data
-    assert [point.name.split(" (")[0] for point in depth] == ["gated", "short"]
+    names = [point.name.split(" (")[0] for point in depth]
+    assert names == ["gated", "plain", "student", "long", "short"]
+    assert [point.share == 100 for point in depth] == [False, False, False, True, True]
     assert setting.find(runs["short"]) is not None and setting.find(SHORT) is None
 
 
