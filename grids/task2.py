@@ -548,7 +548,7 @@ MAIN_ROWS = {
         ("ours, depth 4, stride-1 stem", GATED4_FINE_WIDE),
         ("six plain operations", PLAIN_STRONG),
         ("six plain operations, stride-1 stem", PLAIN_FINE),
-        ("six plain operations, stride-1 stem, 3x3 kernels", FINE_PLAIN),
+        ("six plain operations, stride-1 stem, 23/64 wide", FINE_PLAIN),
         ("ResNet-34", FINE_RESNETS[0.001]),
         ("ResNet-34, 60 epochs", FINE_RESNET_60),
     ),
