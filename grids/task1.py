@@ -398,18 +398,17 @@ NAMED = {
     "zero-fill": (BY_FILL["zero"], BANDS_ZERO),
     "specialists": (SPECIALISTS,),
     "specialists-90": (LONG_SPECIALISTS,),
-    "specialists-4": (SHORT_SPECIALISTS[4],),
     "ours-fine": (FINE_STRONG,),
     "ours-fine-wide": (FINE_WIDE,),
     "specialists-fine": (FINE_SPECIALISTS,),
     "ours-sizes": (FINE_SIZES,),
-    **{f"sizes-at-{size}px": (resized(FINE_SIZES, size),) for size in (32, 80)},
+    "fine-at-56px": (resized(FINE_STRONG, 56),),
+    "sizes-at-64px": (resized(FINE_SIZES, 64),),
     "rank-1": (KERNELS["rank 1"],),
     "rgb": (RGB_ONLY, FULL_RGB_ONLY),
     "rgb+regression": (RGB_REGRESSION, FULL_RGB_ONLY.tested(fill="regression")),
     "hypernet": (GENERATED["hypernet"],),
     "dynamic": (GENERATED["dynamic"],),
-    "fill-grey": (GREY,),
     "late-fusion": (LATE_FUSION,),
     "per-batch": (PER_BATCH,),
     "sliced-per-batch": (SLICED_PER_BATCH,),
@@ -419,12 +418,11 @@ NAMED = {
     "sliced-without-blue-average": (probed(WITHOUT_BLUE["sliced"], "average-of-seen"),),
     **{
         f"{name}at-{size}px": (resized(run, size),)
-        for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG), ("sizes-", FINE_SIZES))
+        for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG))
         for size in (40, 64)
     },
     "mirrored-40px": (at_training_size(CHANNELSET, 40),),
     "fine-mirrored-40px": (at_training_size(FINE_STRONG, 40),),
-    "mirrored-64px": (at_training_size(CHANNELSET, 64),),
     "weighted": (BANDS_WEIGHTED,),
     "all-bands": (BANDS_PLAIN,),
     "all-bands+regression": (BANDS_FILLED[1],),

@@ -201,7 +201,7 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
         "depth": (
             figures.shares,
             _depth(setting, shares, legend),
-            "top-1 in % of the strongest ResNet-34 that trained no longer, by strict depth, test split",
+            "top-1 in % of the strongest ResNet-34, by strict depth, test split",
         ),
         "cost": (figures.top1_against_cost, _cost(setting, legend), "accuracy against cost, test split"),
         "field": (

@@ -53,7 +53,7 @@ APPENDED = {  # rows that only the report shows
     *("mean fill", "tied filter (C/n)", "dynamic convolution (C/n)"),
     *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
     *("the same, 90 epochs, strong", "ours, 90 epochs, strong †"),
-    *("six plain operations, stride-1 stem, 3x3 kernels", "ours, depth 6, x1.25", "ours, depth 6, 60 epochs"),
+    *("six plain operations, stride-1 stem, 23/64 wide", "ours, depth 6, x1.25", "ours, depth 6, 60 epochs"),
 }
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # keys in records
 GOAL = 0.9  # share of ResNet-34's accuracy that the task asks for
@@ -418,7 +418,7 @@ def _depth(numbers: Numbers) -> list[Share]:
                 setting, model = numbers.find(preset, run)
                 record = setting.record(model[SINGLE])
                 config = record["config"]
-                words = re.findall(r"x[\d.]+|\d+/\d+ wide", label)
+                words = re.findall(r"\bx[\d.]+|\d+/\d+ wide", label)
                 if config["epochs"] != PRESET_DEFAULTS[preset]["epochs"]:
                     words.append(f"{config['epochs']} ep.")
                 more = text, config["stem"][-1], config["arch"].startswith("plain")
@@ -455,12 +455,18 @@ def _curves(numbers: Numbers) -> list[Panel]:
         "ours, no pooling, 50, strong": "ours-fine",
         "sliced kernel": "sliced",
     }
+    shown = (
+        task2.FINE_SAME_MACS,
+        task2.FINE_WIDE_60,
+        task2.PLAIN_FINE,
+        task2.FINE_RESNET_60,
+    )  # few lines are readable
     val_loss = {"val_loss": "validation loss"}
     rows = []
     for preset, models, labels in (
         (NARROW, channels.items(), {**LOSS, "val_mean_pct": "validation top-1, mean of 7 (%)", **val_loss}),
         (FULL, task2.MAIN_ROWS[FULL], {**LOSS, **TOP1}),
-        (NARROW, task2.MAIN_ROWS[NARROW], val_loss),
+        (NARROW, [row for row in task2.MAIN_ROWS[NARROW] if row[1] in shown], val_loss),
     ):
         records = logs(preset, models)
         rows.append([])
