@@ -308,7 +308,10 @@ def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatc
         (["--kernel-size", "4"], "--kernel-size 4: must be odd"),
         (["--distill-weight", "2"], "--distill-weight 2.0: must be at least 0 and at most 1"),
         (["--teacher", "nothing.pt"], "nothing.pt"),
-        (["--distill-weight", "0.9"], "--distill-weight has no effect without a --teacher: add a --teacher, or"),
+        (
+            ["--distill-weight", "0.9"],
+            "--distill-weight has no effect without a --teacher: add a --teacher, or",
+        ),
         (["--set-shares", "R:0.5", "--sampler", "none"], "--set-shares has no effect without a --sampler"),
         (["--templates", "5"], "--templates has no effect without --kernel templates"),
     ],
