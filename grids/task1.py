@@ -410,6 +410,7 @@ NAMED = {
     "hypernet": (GENERATED["hypernet"],),
     "dynamic": (GENERATED["dynamic"],),
     "late-fusion": (LATE_FUSION,),
+    "late-fusion-fine": (FINE_LATE_FUSION,),
     "per-batch": (PER_BATCH,),
     "sliced-per-batch": (SLICED_PER_BATCH,),
     "no-embedding": (NO_EMBEDDING,),
@@ -432,9 +433,9 @@ NAMED = {
 # is compared with SPECIALISTS
 MAIN_ROWS = (
     ("seven specialists", SPECIALISTS),
-    ("the same, 90 epochs, strong", LONG_SPECIALISTS, LONG_SPECIALISTS),
     ("the same, no pooling, 50 epochs, strong", FINE_SPECIALISTS, FINE_SPECIALISTS),
     ("late fusion of R, G, B", LATE_FUSION),
+    ("late fusion, no pooling, 50 epochs, strong", FINE_LATE_FUSION, FINE_SPECIALISTS),
     ("ours", CHANNELSET),
     ("ours, 90 epochs, strong †", LONG_STRONG, LONG_SPECIALISTS),
     ("ours, no pooling, 50 epochs, strong †", FINE_STRONG, FINE_SPECIALISTS),
@@ -490,7 +491,7 @@ BUDGETS = {
         ("1/4, no pooling, 50, strong", FINE_STRONG),
         ("1/2, no pooling, 50, strong", FINE_WIDE),
     ),
-    "late fusion": (("1/4, 30, light", LATE_FUSION),),
+    "late fusion": (("1/4, 30, light", LATE_FUSION), ("1/4, no pooling, 50, strong", FINE_LATE_FUSION)),
 }
 # Points of the figure of training length: name of a family -> tuples (epochs of all its networks together, model)
 LENGTHS = {
