@@ -24,6 +24,8 @@ test: $(VENV)/installed
 $(VENV)/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "error: $(PYTHON) is \
 	$$($(PYTHON) --version 2>&1); Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	@test ! -L $(VENV) || { echo "error: $(VENV) is a link, and make would empty the folder behind it: \
+	delete the link, or name another folder: make $(MAKECMDGOALS) VENV=FOLDER" >&2; exit 2; }
 	@test ! -e $(VENV) -o -f $(VENV)/pyvenv.cfg || { echo "error: $(VENV) is there and no virtual environment: \
 	delete it, or name another: make $(MAKECMDGOALS) VENV=FOLDER" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)  # whatever an interrupted make or another Python left there

@@ -707,4 +707,8 @@ def test_make_knows_its_pythons_and_trusts_no_half_made_environment(tmp_path):
     (tmp_path / "mine/precious").write_text("")
     done = make("3.12", "VENV=mine")
     assert done.returncode == 2 and "mine is there and no virtual environment" in done.stderr
+    (tmp_path / "mine/pyvenv.cfg").write_text("")
+    (tmp_path / "link").symlink_to("mine")
+    done = make("3.12", "VENV=link")
+    assert done.returncode == 2 and "link is a link" in done.stderr
     assert (tmp_path / "mine/precious").exists()
