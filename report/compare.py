@@ -116,9 +116,7 @@ class Line(NamedTuple):
         return statistics.fmean(values) if values else None
 
     def seeds(self) -> str:
-        """Write the number of seeds, or a range such as "1–3" if the subsets have different numbers."""
-        counts = sorted({len(self.values("top1_pct", subset)) for subset in self.entries})
-        return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+        return self.setting.seed_range(self.entries)
 
     def minutes(self) -> float:
         """Return the training time in minutes per seed, summed over the networks of the model."""

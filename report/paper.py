@@ -145,10 +145,9 @@ def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> Row:
     if not model:
         return {}
     params = setting.params(model) / 1e6
-    counts = sorted(len(setting.seeds(model, (column,))) for column in model)  # specialists may differ
     return {
         "model": label,
-        "seeds": "–".join(map(str, dict.fromkeys((counts[0], counts[-1])))),
+        "seeds": setting.seed_range(model),
         "val top-1": number(setting.mean(model, "top1_pct", "val"), 1),
         "val loss": number(setting.mean(model, "loss", "val"), 2),
         "precision / F1": " / ".join(
@@ -456,12 +455,8 @@ def _curves(numbers: Numbers) -> list[Panel]:
         "ours, no pooling, 50, strong": "ours-fine",
         "sliced kernel": "sliced",
     }
-    shown = (
-        task2.FINE_SAME_MACS,
-        task2.FINE_WIDE_60,
-        task2.PLAIN_FINE,
-        task2.FINE_RESNET_60,
-    )  # few lines are readable
+    # the last panel has room for four lines
+    shown = (task2.FINE_SAME_MACS, task2.FINE_WIDE_60, task2.PLAIN_FINE, task2.FINE_RESNET_60)
     val_loss = {"val_loss": "validation loss"}
     rows = []
     for preset, models, labels in (

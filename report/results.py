@@ -255,6 +255,11 @@ class Setting:
         files = [self.files.get((model[column], column), {}) for column in columns]
         return sorted(set.intersection(*map(set, files))) if files else []
 
+    def seed_range(self, model: Model) -> str:
+        """Write the number of seeds, or a range such as "1–3" if the columns have different numbers."""
+        counts = sorted(len(self.seeds(model, (column,))) for column in model)
+        return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+
     @cache
     def right(self, entry: int, column: str, seed: int) -> np.ndarray:
         """Return an array (N,) with 1 for each image whose prediction is right, and 0 for all other images.
