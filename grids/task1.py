@@ -434,13 +434,13 @@ NAMED = {
 # is compared with SPECIALISTS
 MAIN_ROWS = (
     ("seven specialists", SPECIALISTS),
-    ("the same, no pooling, 50 epochs, strong", FINE_SPECIALISTS, FINE_SPECIALISTS),
+    ("specialists, no pooling, 50 epochs, strong", FINE_SPECIALISTS, FINE_SPECIALISTS),
     ("late fusion of R, G, B", LATE_FUSION),
     ("late fusion, no pooling, 50 epochs, strong", FINE_LATE_FUSION, FINE_SPECIALISTS),
     ("ours", CHANNELSET),
     ("ours, 90 epochs, strong †", LONG_STRONG, LONG_SPECIALISTS),
     ("ours, no pooling, 50 epochs, strong †", FINE_STRONG, FINE_SPECIALISTS),
-    ("the same, 1/2 wide †", FINE_WIDE, FINE_SPECIALISTS),
+    ("ours, 1/2 wide, no pooling, 50 epochs, strong †", FINE_WIDE, FINE_SPECIALISTS),
     ("mean fill", BY_FILL["mean"]),
     ("sliced kernel (C/n)", SLICED),
     ("tied filter (C/n)", GENERATED["tied"]),

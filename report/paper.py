@@ -9,7 +9,6 @@ import re
 import textwrap
 from collections.abc import Callable
 
-import numpy as np
 import pandas as pd
 
 from config import PRESETS as PRESET_DEFAULTS
@@ -20,20 +19,21 @@ from models.resnet import stem_pools
 from models.shallow import SHALLOW, SHALLOW_OPTIONS
 from models.task2 import network_options
 from report import budgets, diagrams, figures
+from report.by_class import by_loss, colour_rates
 from report.charts import LOSS, TOP1, cost_of, curves, scores_of, share_of
 from report.class_names import class_names
 from report.compare import SAME_STEM, STRONGEST, adjusted, denominator, mistakes
 from report.figures import Chart, Cost, Panel, SetScores, Share, estimates
 from report.markdown import Row, difference, interval, mean_sd, number, table, table_of
-from report.numbers import COLOUR_GROUPS, FULL, NARROW, NOTHING, Numbers
-from report.results import Runs, answers
+from report.numbers import FULL, NARROW, NOTHING, Numbers
+from report.results import Runs
 
 RULES = {"zero": "zero", "rescale": "C/n", "mean": "mean", "grey": "grey", "regression": "regression"}
 PRESETS = {FULL: "L", NARROW: "S"}  # preset -> name in the texts
 # heads of the tables in README and in the report
 README_TASK1 = "model | seeds | RGB | mean of 7 | vs specialists | params (M)"
 REPORT_TASK1 = (
-    "model | seeds | val top-1 | val loss | RGB | pairs | singles | mean of 7 | vs specialists | "
+    f"model | seeds | val top-1 | val loss | {' | '.join(SUBSETS)} | mean of 7 | vs specialists | "
     "precision / F1"
 )
 README_TASK2 = (
@@ -85,7 +85,7 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
         "task2-costs": chosen(classifiers, COSTS_TASK2),
         "task2-short": chosen(short[1], README_TASK2),
         "task2-ablations": chosen(_changes(numbers, task2.ABLATION_ROWS, task2.PLAIN_STRONG), CHANGES_TASK2),
-        "task1-answers": answers_table(numbers),
+        "task1-colour": colour_table(numbers),
         "task2-confusions": confusions(numbers),
         "primary": primary_table(numbers),
     }
@@ -163,8 +163,9 @@ def _task1_row(numbers: Numbers, label: str, runs: Runs, specialists: Runs = tas
     if not row:
         return {}
     gap = runs is not specialists and numbers.difference(NARROW, runs, specialists)
-    means = {group: mean_sd(numbers.by_seed(NARROW, runs, group)) for group in ("RGB", *COLOUR_GROUPS)}
-    return {**row, **means, "mean of 7": means["mean"], "vs specialists": difference(gap or None)}
+    means = {subset: numbers.top1(NARROW, runs, subset) for subset in SUBSETS}
+    mean = mean_sd(numbers.by_seed(NARROW, runs))
+    return {**row, **means, "mean of 7": mean, "vs specialists": difference(gap or None)}
 
 
 def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> Row:
@@ -332,30 +333,30 @@ def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
     return [{**line, "difference on test": difference(line)} for line in adjusted(lines, ("what changes",))]
 
 
-def answers_table(numbers: Numbers) -> str:
-    """Write a table of the answers for three test images from each channel set, by our network and the sliced kernel.
+def colour_table(numbers: Numbers) -> str:
+    """Write a table of the classes that need colour most, and of the class that needs it least.
 
-    Both networks have the first seed. Nobody picks the images. They come from the list of images for which the answer
-    of our network changes with the set. The three images lie a quarter, a half and three quarters down this list.
+    A cell holds top-1 with RGB / with a single channel. Our network chooses the classes, see report/by_class.py.
     """
-    models = {name: numbers.find(NARROW, name) for name in ("ours", "sliced")}
-    if not all(model for _, model in models.values()):
+    models = {
+        "ours": "ours",
+        "ours, no pooling, 1/2 wide": "ours-fine-wide",
+        "seven specialists": "specialists",
+    }
+    found = {label: numbers.find(NARROW, name) for label, name in models.items()}
+    if not all(model for _, model in found.values()):
         return ""
-    setting, ours = models["ours"]
-    first = setting.predictions(ours[SUBSETS[0]], SUBSETS[0])[0]
+    setting, model = found["ours"]
+    first = setting.predictions(model["RGB"], "RGB")[0]
     names = class_names(first.images, first.labels)
-    columns = {
-        name: answers(*result)[:, 0].T for name, result in models.items()
-    }  # name of the network -> answers (N, 7) of the first seed
-    changing = np.flatnonzero((columns["ours"] != columns["ours"][:, :1]).any(axis=1))
-    chosen_images = [changing[len(changing) * quarter // 4] for quarter in (1, 2, 3) if len(changing)]
+    rates = {label: colour_rates(*result) for label, result in found.items()}
+    order = by_loss(rates["ours"])
     rows = []
-    for image in chosen_images:
-        true = names[first.labels[image]]
-        for label, by_set in columns.items():
-            given = [names[answer] for answer in by_set[image]]
-            given = ["right" if name == true else name for name in given]
-            rows.append({"image of class": true, "network": label, **dict(zip(SUBSETS, given))})
+    for index in dict.fromkeys([*order[:6], order[-1]]):  # a small data set may have fewer classes
+        cells = {
+            label: " / ".join(f"{top1:.0f}" for top1 in each[1, :, index]) for label, each in rates.items()
+        }
+        rows.append({"class": names[sorted(names)[index]], **cells})
     return table_of(rows)
 
 
@@ -377,7 +378,7 @@ def _channels(numbers: Numbers) -> list[SetScores]:
     for label, name in (
         ("seven specialists", "specialists"),
         ("ours", "ours"),
-        ("ours, 90 epochs, strong", "ours-90"),
+        ("late fusion", "late-fusion"),
         ("mean fill", "mean-fill"),
         ("hypernetwork", "hypernet"),
         ("sliced kernel", "sliced"),
@@ -412,13 +413,18 @@ def _depth(numbers: Numbers) -> list[Share]:
     """Return the shares to draw: top-1 in percent of the strongest ResNet-34 of the preset, sorted by strict depth."""
     shares = []
     for preset, text in ((FULL, "full width (L)"), (NARROW, "small networks (S)")):
-        for label, run in task2.MAIN_ROWS[preset]:
-            result = numbers.share(preset, run)
+        compared = [(label, run, STRONGEST) for label, run in task2.MAIN_ROWS[preset]]
+        if (
+            preset == NARROW
+        ):  # the best network of depth 4, also against the ResNet-34 that trained twice as long
+            compared.append(("against 60 ep.", task2.GATED4_FINE_WIDE, task2.FINE_RESNET_60))
+        for label, run, other in compared:
+            result = numbers.share(preset, run, other)
             if result and not label.startswith("ResNet"):
                 setting, model = numbers.find(preset, run)
                 record = setting.record(model[SINGLE])
                 config = record["config"]
-                words = re.findall(r"\bx[\d.]+|\d+/\d+ wide", label)
+                words = re.findall(r"\bx[\d.]+|\d+/\d+ wide|against.*", label)
                 if config["epochs"] != PRESET_DEFAULTS[preset]["epochs"]:
                     words.append(f"{config['epochs']} ep.")
                 more = text, config["stem"][-1], config["arch"].startswith("plain")

@@ -30,7 +30,7 @@ from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
 from report.figures import Chart, Panel, Series, SetScores
 from report.numbers import DATA, NARROW, Numbers
-from report.paper import answers_table, seeds_of
+from report.paper import colour_table, seeds_of
 from report.results import load_settings
 from report.tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from tools import pictures
@@ -536,7 +536,7 @@ def test_the_ablation_table_compares_with_something():
         assert len(variants) > 1 and len({label for label, *_ in variants}) == len(variants), group
 
 
-def test_answers_are_of_images_whose_answer_changes_with_the_set():
+def test_agreement_is_the_share_of_pairs_of_sets_with_the_same_answer():
     labels = np.arange(8) % 2
     answers = {name: labels.copy() for name in SUBSETS}
     answers["B"] = np.where(np.arange(8) >= 4, 1 - labels, labels)  # the last four images: wrong from B alone
@@ -547,20 +547,29 @@ def test_answers_are_of_images_whose_answer_changes_with_the_set():
     same = dict.fromkeys(SUBSETS, dict.fromkeys(SUBSETS, labels))
     found = {"ours": (setting, dict.fromkeys(SUBSETS, answers)), "sliced": (setting, same)}
     numbers = SimpleNamespace(find=lambda preset, name: found[name])
-    lines = [line.strip("| ").split(" | ") for line in answers_table(numbers).splitlines()][2:]
-    rights = ["right"] * 7
-    assert lines == [
-        [true, network, *(rights if network == "sliced" else [*rights[:6], wrong])]
-        for true, wrong in (("wok", "finch"), ("finch", "wok"), ("wok", "finch"))  # images 5, 6 and 7
-        for network in ("ours", "sliced")
-    ]
     # six of the 21 pairs of sets hold B, and half of the images change there
     assert Numbers.agreeing(numbers, "48px-quarter", "ours") == f"{100 * (1 - 6 / 21 / 2):.0f}" == "86"
     assert Numbers.agreeing(numbers, "48px-quarter", "sliced") == "100"
-    assert answers_table(SimpleNamespace(find=lambda preset, name: (None, None))) == ""
-    assert (
-        answers_table(SimpleNamespace(find=lambda preset, name: found["sliced"])) == ""
-    )  # no answer changes
+
+
+def test_classes_that_need_colour_are_chosen_on_other_images():
+    """The wok loses on the images that choose, the finch on those that count, and the zoo on both."""
+    labels = np.repeat([0, 1, 2], 8)
+    images = [f"images/{('finch', 'wok', 'zoo')[label]}/{i}.JPEG" for i, label in enumerate(labels)]
+    right = {name: np.ones(24) for name in SUBSETS}
+    right["R"][1:8:2] = right["R"][8:16:2] = 0  # finch: odd positions; wok: even positions
+    right["G"][16:20] = 0  # zoo: both halves
+    setting = SimpleNamespace(
+        predictions=lambda entry, column: [Predictions(images, labels, {})],
+        correct=lambda model, columns: np.array([np.mean([right[column] for column in columns], 0)] * 2),
+    )
+    numbers = SimpleNamespace(find=lambda preset, name: (setting, dict.fromkeys(SUBSETS, 1)))
+    rows = [line.strip("| ").split(" | ")[:2] for line in colour_table(numbers).splitlines()[2:]]
+    assert rows == [["wok", "100 / 100"], ["zoo", "100 / 83"], ["finch", "100 / 67"]]
+    shares = [Numbers.coloured(numbers, NARROW, "ours", count) for count in "123"]
+    assert shares == ["0", "33", "100"]  # of the loss 0 + 1/6 + 1/3
+    nothing = SimpleNamespace(find=lambda preset, name: (None, None))
+    assert colour_table(nothing) == "" and Numbers.coloured(nothing, NARROW, "ours", "1") == "–"
 
 
 def test_words_stand_at_the_left_of_a_table_and_numbers_at_the_right():
