@@ -569,6 +569,16 @@ ABLATION_ROWS = (
     ("3x3 stem: no gates, equal FLOPs", FINE_PLAIN, FINE_WIDE),
     *((f"3x3 stem: {kind} gates only", run, FINE_WIDE) for kind, run in FINE_GATES.items()),
 )
+# Predictions of top-1 (%) that we committed before the trainings: tuples (label, run, value)
+PREDICTED = (
+    ("ResNet-34, 3x3 stem, 60 epochs", FINE_RESNET_60, 69.5),
+    ("depth 6, 3x3 stem, 5/16 wide, 60 epochs", FINE_WIDE_60, 67.8),
+    ("depth 6, 3x3 stem, 7/16 wide", FINE_SAME_MACS, 67.3),
+    ("six plain operations, 3x3 stem", PLAIN_FINE, 63.5),
+    ("the same, 3x3 kernels, 23/64 wide", FINE_PLAIN, 64.3),
+    ("depth 4, 7x7 stem of stride 1", GATED4_FINE, 62),
+    ("the same, 3/8 wide", GATED4_FINE_WIDE, 62),
+)
 # Points of the figure of training data: name of a network -> tuples (share of the training images, run)
 DATA_SHARES = {
     name: [*runs.items(), (1.0, whole)] for (name, runs), whole in zip(FRACTIONS.items(), (DEEP, SHALLOW))

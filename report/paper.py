@@ -6,6 +6,7 @@ The report calls the preset 48px-quarter "S" (small networks) and the preset 64p
 from __future__ import annotations
 
 import re
+import statistics
 import textwrap
 from collections.abc import Callable
 
@@ -88,6 +89,7 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
         "task1-colour": colour_table(numbers),
         "task2-confusions": confusions(numbers),
         "primary": primary_table(numbers),
+        "predictions": predictions_table(numbers),
     }
 
 
@@ -247,6 +249,31 @@ def primary_table(numbers: Numbers) -> str:
         for line in adjusted(lines, ("comparison",))
     ]
     return table_of(rows)
+
+
+def predictions_table(numbers: Numbers) -> str:
+    """Write a table of the predictions in grids/ and what the trainings then gave, with the mean absolute error."""
+    rows, errors = [], []
+    for label, run, value in (*task1.PREDICTED, *task2.PREDICTED):
+        if measured := numbers.by_seed(NARROW, run):
+            errors.append(statistics.fmean(measured) - value)
+            rows.append(
+                {
+                    "network": label,
+                    "seeds": str(len(measured)),
+                    "predicted": f"{value:.1f}",
+                    "measured": mean_sd(measured),
+                    "measured - predicted": f"{errors[-1]:+.1f}".replace("-", "−"),
+                }
+            )
+    if not rows:
+        return ""
+    mean_error = statistics.fmean(map(abs, errors))
+    above = sum(error > 0 for error in errors)
+    return (
+        f"{table_of(rows)}\n\n*Top-1 on test images, preset S. The mean absolute error of these {len(rows)} "
+        f"predictions is {mean_error:.1f} points; {above} networks were better than predicted.*"
+    )
 
 
 def _result(test: dict) -> str:

@@ -30,7 +30,7 @@ from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
 from report.figures import Chart, Panel, Series, SetScores
 from report.numbers import DATA, NARROW, Numbers
-from report.paper import colour_table, seeds_of
+from report.paper import colour_table, predictions_table, seeds_of
 from report.results import load_settings
 from report.tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from tools import pictures
@@ -570,6 +570,16 @@ def test_classes_that_need_colour_are_chosen_on_other_images():
     assert shares == ["0", "33", "100"]  # of the loss 0 + 1/6 + 1/3
     nothing = SimpleNamespace(find=lambda preset, name: (None, None))
     assert colour_table(nothing) == "" and Numbers.coloured(nothing, NARROW, "ours", "1") == "–"
+
+
+def test_predictions_stand_beside_what_was_measured(monkeypatch):
+    monkeypatch.setattr("grids.task1.PREDICTED", (("a", OURS, 50), ("b", OTHER, 40), ("c", RGB_ONLY, 9)))
+    monkeypatch.setattr("grids.task2.PREDICTED", ())
+    measured = {OURS: [51.0, 53.0], OTHER: [37.0], RGB_ONLY: []}
+    text = predictions_table(SimpleNamespace(by_seed=lambda preset, run: measured[run]))
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:4]]
+    assert rows == [["a", "2", "50.0", "52.0 ± 1.4", "+2.0"], ["b", "1", "40.0", "37.0", "−3.0"]]
+    assert "these 2 predictions is 2.5 points; 1 networks" in text
 
 
 def test_words_stand_at_the_left_of_a_table_and_numbers_at_the_right():
