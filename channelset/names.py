@@ -117,7 +117,8 @@ class Channels:
 
     @property
     def are_named(self) -> bool:
-        return self.names != tuple(str(i) for i in range(len(self)))
+        """Return whether names or wavelengths were given, not only the number of channels."""
+        return any(self.wavelengths) or self.names != tuple(str(i) for i in range(len(self)))
 
     def id_of(self, item: Any) -> int:
         """Return the id of one channel, given as an index, a name, "665nm" or a float (nm).
