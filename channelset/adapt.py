@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import context
 from .check import check_example, takes_set
-from .fill import FILLS, RIDGE, BySize, Fill, Regression, build_fill
+from .fill import FILLS, RIDGE, BySize, Fill, Regression, build_fill, captured
 from .init import kernel_sources
 from .names import Channels
 from .place import ChannelPlace, FixedFill, InputFill, either
@@ -154,11 +154,18 @@ def adapt_first_conv(
             f"{path} takes {len(wanted)} channels, but the statistics have {given.channels}. If {path} does not read "
             f"the images, use path= or where='input'; for new channels give channels= and init="
         )
-    if init == "keep" and len(wanted) != len(old_channels):
-        raise ValueError(
-            f"{path} has {len(old_channels)} input channels, {len(wanted)} were named; say which of them "
-            f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}"
-        )
+    if init == "keep":
+        if len(wanted) != len(old_channels):
+            raise ValueError(
+                f"{path} has {len(old_channels)} input channels, {len(wanted)} were named; say which of them "
+                f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}"
+            )
+        moved = [n for n, o in zip(wanted.names, old_channels.names) if n != o and n in old_channels.names]
+        if moved and old_channels.are_named:
+            raise ValueError(
+                f"{path} was trained on {old_channels!r}, in another order than {wanted!r}: give the order of the "
+                f"training, or say which channels take its kernels, such as init={{{moved[0]!r}: {moved[0]!r}}}"
+            )
     source = kernel_sources(init, old_channels, wanted)
     rule, embedded = given.rule(wanted), embedding is not False
     weight = kernel if init == "keep" else torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
@@ -195,23 +202,25 @@ def find_stem(model: nn.Module) -> ChannelSetConv2d:
     Raises:
         ValueError: it has none, or several.
     """
-    stems = [module for module in model.modules() if isinstance(module, ChannelSetConv2d)]
-    if len(stems) != 1:
-        raise ValueError(
-            f"{type(model).__name__} has {len(stems)} stems for sets of channels, expected one; "
-            f"adapt_first_conv adds it"
-        )
-    return stems[0]
+    place = find_place(model)
+    if not isinstance(place, ChannelSetConv2d):
+        raise ValueError(f"{type(model).__name__} has no stem: it fills the images at its input")
+    return place
 
 
 def find_place(model: nn.Module) -> ChannelPlace:
     """Return the part of an adapted network that handles the channel sets: its stem, or the fill at its input.
 
     Raises:
-        ValueError: it has none, or several stems.
+        ValueError: it has none, or several.
     """
-    inputs = [module for module in model.modules() if isinstance(module, InputFill)]
-    return inputs[0] if len(inputs) == 1 else find_stem(model)
+    places = [module for module in model.modules() if isinstance(module, ChannelPlace)]
+    if len(places) != 1:
+        raise ValueError(
+            f"{type(model).__name__} has {len(places)} parts that take sets of channels, expected one: adapt the "
+            f"network with adapt_first_conv, or name a part of it that has one"
+        )
+    return places[0]
 
 
 @contextmanager
@@ -456,8 +465,8 @@ def _warn_of_readers(model: nn.Module, stem: nn.Module, path: str) -> None:
     other = next((name for name, size in sizes if size == count), None)
     if other is not None and count != 1:
         warnings.warn(
-            f"{other} takes {count} channels, as {path} does. If it reads the images, absent channels have an "
-            f"influence: give example=images, which checks this",
+            f"the layer {other} of {type(model).__name__} takes {count} channels, as {path} does. If it reads the "
+            f"images, absent channels have an influence: adapt with example=images, which checks this",
             stacklevel=3,
         )
 
@@ -496,7 +505,9 @@ class _OfTheSet:
         self.path = path
 
     def place(self, model: nn.Module) -> Any:
-        """Return the stem or the fill, even if other code wrapped it.
+        """Return the stem or the fill, even if other code wrapped it, as LoRA does.
+
+        If the wrapper has another layer for as many channels, this is a warning: the layer may read the images.
 
         Raises:
             ValueError: other code replaced it.
@@ -513,6 +524,8 @@ class _OfTheSet:
                 f"{self.path} does not take sets of channels any more: other code replaced it. "
                 f"Use fold_channels before you fuse or replace the first layer"
             )
+        if not captured():
+            _warn_of_readers(module, inside[0], self.path)
         return inside[0]
 
 
@@ -580,8 +593,8 @@ class _FillInput(_OfTheSet):
             drawn = fixed or (place.training and place.sampler is not None)
             if drawn or any(given is not None for given in (channels, mask, *ambient)):
                 raise ValueError(
-                    f"the network was called with {_kinds(args, kwargs)}, not with images to fill: these have "
-                    f"floating-point numbers and three axes or more"
+                    f"the network was called with {_kinds(args, kwargs)}, not with images to fill: "
+                    f"{' and '.join(self.images) or 'these'} have floating-point numbers and three axes or more"
                 )
             return args, kwargs
         first = _argument(args, kwargs, keys[0])
@@ -604,7 +617,10 @@ class _FillInput(_OfTheSet):
             return _images_keys(args, kwargs, self.arguments[:1])
         keys = [n if n in kwargs or n not in self.arguments else self.arguments.index(n) for n in self.images]
         given = [key for key in keys if (key in kwargs if isinstance(key, str) else key < len(args))]
-        return [key for key in given if _axes(_argument(args, kwargs, key)) > 2]
+        given = [key for key in given if _argument(args, kwargs, key) is not None]
+        if all(_axes(_argument(args, kwargs, key)) > 2 for key in given):
+            return given
+        return []
 
     def _fill(self, place: Any, images: Any, channels: Any, mask: Any) -> Any:
         if isinstance(images, Tensor):
@@ -793,7 +809,7 @@ def _first_conv(
     Raises:
         ValueError: there is none, it is unclear which it is, or the module is used at several paths.
     """
-    modules, chosen = dict(model.named_modules()), path is not None
+    modules, chosen = dict(model.named_modules(remove_duplicate=False)), path is not None
     cfg = getattr(model, "default_cfg", None) or {}
     if path is None:
         stems = [name for name, module in modules.items() if isinstance(module, ChannelSetConv2d)]
@@ -813,7 +829,7 @@ def _first_conv(
     if path == "":
         raise ValueError("the network is itself the convolution: use ChannelSetConv2d.from_conv2d")
     conv = modules[path]
-    places = [name for name, module in model.named_modules(remove_duplicate=False) if module is conv]
+    places = [name for name, module in modules.items() if module is conv]
     if len(places) > 1 and example is None:
         raise ValueError(
             f"{path} is used in several places ({', '.join(places)}): give example=, "

@@ -276,6 +276,10 @@ class Regression(Fill):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "cache": {}}
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.cache.clear()  # a tensor made in inference mode counts no changes
+        super()._load_from_state_dict(*args)
+
     def forward(self, mask: Tensor) -> Tensor:
         mask = mask.to(self.covariance.device)
         if self.channels <= SWEPT or captured():
