@@ -27,6 +27,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 # beginnings of the class names of wrappers, which share only parameters that they saw; `fully_shard` makes FSDP...
 LATE = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP")
+Arguments = dict[int | str, Any]  # of a call, by position or name
 # attributes in which networks store the channel count
 COUNTS = ("num_channels", "in_channels", "in_chans", "n_channels")
 
@@ -106,8 +107,9 @@ def adapt_first_conv(
             argument that can be images.
 
     A frozen convolution stays frozen, with its embedding and with the correction of the rules "learned" and
-    "conditioned"; at the input, the correction is frozen if the whole network is. Weight and bias stay the same
-    parameters if their shapes stay, so tied layers and optimizers keep them. An optimizer must get the embedding.
+    "conditioned"; at the input, the correction is frozen if the whole network is. With init="keep", weight
+    and bias stay the same parameters if their shapes stay, so tied layers and optimizers keep them. An optimizer must
+    get the embedding.
 
     Raises:
         ValueError: there is no such convolution; the network already fills at its input; the stem cannot replace the
@@ -538,13 +540,14 @@ class _TakeSet(_OfTheSet):
         try:
             kwargs = dict(kwargs)
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
-            key = None if channels is None else next(iter(_images_keys(args, kwargs)), None)
+            given: Arguments = {**dict(enumerate(args)), **kwargs}
+            key = None if channels is None else next(iter(_images_keys(given)), None)
             if key is not None:
-                images = _argument(args, kwargs, key)
+                images = given[key]
                 if isinstance(images, (list, tuple)) or _counts_channels(model, self.path, stem.in_channels):
                     images, mask = _spread(images, stem, channels)
                     channels = None
-                    args, kwargs = _with_images(args, kwargs, key, images)
+                    args, kwargs = _as_call({**given, key: images})
         finally:
             context.push(stem, channels, mask)
         return args, kwargs
@@ -588,39 +591,36 @@ class _FillInput(_OfTheSet):
         if not fixed and not self.own:
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
         ambient = () if fixed else context.read(place)
-        keys = self._keys(args, kwargs)
+        given: Arguments = {**dict(enumerate(args)), **kwargs}
+        keys = self._keys(given)
         if not keys:
             drawn = fixed or (place.training and place.sampler is not None)
-            if drawn or any(given is not None for given in (channels, mask, *ambient)):
+            if drawn or any(value is not None for value in (channels, mask, *ambient)):
                 raise ValueError(
-                    f"the network was called with {_kinds(args, kwargs)}, not with images to fill: "
+                    f"the network was called with {_kinds(given)}, not with images to fill: "
                     f"{' and '.join(self.images) or 'these'} have floating-point numbers and three axes or more"
                 )
             return args, kwargs
-        first = _argument(args, kwargs, keys[0])
+        first = given[keys[0]]
         count = first.shape[0] if isinstance(first, Tensor) else len(first)
         channels, mask = place.asked(count, channels, mask)  # one draw for all arguments
         if channels is None and mask is None and place.fill.whole:
             return args, kwargs
         if len(keys) > 1 and not self.images:
             raise ValueError(
-                f"several arguments of the network can be images: {_kinds(args, kwargs)}. Give the names of those "
+                f"several arguments of the network can be images: {_kinds(given)}. Give the names of those "
                 f"to fill to adapt_first_conv, such as images={list(self.arguments[:2])}"
             )
         for key in keys:
-            filled = self._fill(place, _argument(args, kwargs, key), channels, mask)
-            args, kwargs = _with_images(args, kwargs, key, filled)
-        return args, kwargs
+            given[key] = self._fill(place, given[key], channels, mask)
+        return _as_call(given)
 
-    def _keys(self, args: Any, kwargs: Any) -> list[int | str]:
+    def _keys(self, given: Arguments) -> list[int | str]:
         if not self.images:
-            return _images_keys(args, kwargs, self.arguments[:1])
-        keys = [n if n in kwargs or n not in self.arguments else self.arguments.index(n) for n in self.images]
-        given = [key for key in keys if (key in kwargs if isinstance(key, str) else key < len(args))]
-        given = [key for key in given if _argument(args, kwargs, key) is not None]
-        if all(_axes(_argument(args, kwargs, key)) > 2 for key in given):
-            return given
-        return []
+            return _images_keys(given, self.arguments[:1])
+        keys = [n if n in given or n not in self.arguments else self.arguments.index(n) for n in self.images]
+        keys = [key for key in keys if given.get(key) is not None]
+        return keys if all(_axes(given[key]) > 2 for key in keys) else []
 
     def _fill(self, place: Any, images: Any, channels: Any, mask: Any) -> Any:
         if isinstance(images, Tensor):
@@ -633,26 +633,19 @@ class _FillInput(_OfTheSet):
         return [place.fill_images(image[None], channels, row)[0] for image, row in zip(images, rows)]
 
 
-def _images_keys(
-    args: Sequence[Any], kwargs: Mapping[str, Any], first: Sequence[str] = ()
-) -> list[int | str]:
+def _images_keys(given: Arguments, first: Sequence[str] = ()) -> list[int | str]:
     """Return the positions or names of a call's arguments that can be images.
 
     These arguments have the most axes, and equally many channels. Among arguments by name, the names in `first` come
     before the usual names of images. All other names come last.
     """
-    names = dict.fromkeys(name for name in (*first, *IMAGE_KEYS, *kwargs) if name in kwargs)
-    keys: list[int | str] = [*range(len(args)), *names]
-    most = max([0, *(_axes(_argument(args, kwargs, key)) for key in keys)])
-    found = [key for key in keys if most > 2 and _axes(_argument(args, kwargs, key)) == most]
+    positions = [key for key in given if isinstance(key, int)]
+    keys = [key for key in dict.fromkeys([*positions, *first, *IMAGE_KEYS, *given]) if key in given]
+    most = max([0, *(_axes(given[key]) for key in keys)])
+    found = [key for key in keys if most > 2 and _axes(given[key]) == most]
     if len(found) < 2:
         return found
-    channels = [_channels(_argument(args, kwargs, key)) for key in found]
-    return [key for key, count in zip(found, channels) if count == channels[0]]
-
-
-def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], key: int | str) -> Any:
-    return kwargs[key] if isinstance(key, str) else args[key]
+    return [key for key in found if _channels(given[key]) == _channels(given[found[0]])]
 
 
 def _axes(value: Any) -> int:
@@ -667,15 +660,17 @@ def _channels(value: Any) -> int:
     return int(value.shape[1] if isinstance(value, Tensor) else _channels(value[0][None]))
 
 
-def _with_images(args: Sequence[Any], kwargs: dict[str, Any], key: int | str, images: Any) -> Any:
-    if isinstance(key, str):
-        return tuple(args), {**kwargs, key: images}
-    return (*args[:key], images, *args[key + 1 :]), kwargs
+def _as_call(given: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the named arguments."""
+    args = tuple(value for key, value in given.items() if isinstance(key, int))
+    return args, {key: value for key, value in given.items() if isinstance(key, str)}
 
 
-def _kinds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    kinds = [f"a {type(value).__name__}" for value in args]
-    return ", ".join([*kinds, *(f"{name}= a {type(v).__name__}" for name, v in kwargs.items())]) or "nothing"
+def _kinds(given: Arguments) -> str:
+    kinds = [
+        (f"{key}= " if isinstance(key, str) else "", type(value).__name__) for key, value in given.items()
+    ]
+    return ", ".join(f"{name}a {kind}" for name, kind in kinds) or "nothing"
 
 
 def _counts_channels(model: nn.Module, path: str, channels: int) -> bool:

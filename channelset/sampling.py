@@ -99,7 +99,7 @@ class Sampler:
     """A sampler that draws the sets of training batches; the n-th draw depends only on the seed and on n.
 
     So a training that resumes from a checkpoint draws the same sets as without a break. In distributed training
-    each process draws its own sets.
+    each process draws different sets. If processes share a batch, as in tensor parallelism, pass a mask instead.
 
     Args:
         how, weights: as in `sample_channels`.
