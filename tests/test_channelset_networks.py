@@ -116,7 +116,9 @@ def test_an_example_finds_the_second_reader(net, reader):
 
 
 def test_another_convolution_that_can_read_the_images_is_a_warning():
-    with pytest.warns(UserWarning, match="skip of Residual takes 3 channels, as conv does.*with example=images"):
+    with pytest.warns(
+        UserWarning, match="skip of Residual takes 3 channels, as conv does.*with example=images"
+    ):
         adapt_first_conv(Residual(), "mean")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
