@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import context
 from .check import check_example, takes_set
-from .fill import FILLS, RIDGE, BySize, Fill, Regression, build_fill
+from .fill import FILLS, RIDGE, BySize, Fill, Regression, build_fill, captured
 from .init import kernel_sources
 from .names import Channels
 from .place import ChannelPlace, FixedFill, InputFill, either
@@ -27,6 +27,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 # beginnings of the class names of wrappers, which share only parameters that they saw; `fully_shard` makes FSDP...
 LATE = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP")
+Arguments = dict[int | str, Any]  # of a call, by position or name
 # attributes in which networks store the channel count
 COUNTS = ("num_channels", "in_channels", "in_chans", "n_channels")
 
@@ -106,8 +107,9 @@ def adapt_first_conv(
             argument that can be images.
 
     A frozen convolution stays frozen, with its embedding and with the correction of the rules "learned" and
-    "conditioned"; at the input, the correction is frozen if the whole network is. Weight and bias stay the same
-    parameters if their shapes stay, so tied layers and optimizers keep them. An optimizer must get the embedding.
+    "conditioned"; at the input, the correction is frozen if the whole network is. With init="keep", weight
+    and bias stay the same parameters if their shapes stay, so tied layers and optimizers keep them. An optimizer must
+    get the embedding.
 
     Raises:
         ValueError: there is no such convolution; the network already fills at its input; the stem cannot replace the
@@ -154,11 +156,18 @@ def adapt_first_conv(
             f"{path} takes {len(wanted)} channels, but the statistics have {given.channels}. If {path} does not read "
             f"the images, use path= or where='input'; for new channels give channels= and init="
         )
-    if init == "keep" and len(wanted) != len(old_channels):
-        raise ValueError(
-            f"{path} has {len(old_channels)} input channels, {len(wanted)} were named; say which of them "
-            f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}"
-        )
+    if init == "keep":
+        if len(wanted) != len(old_channels):
+            raise ValueError(
+                f"{path} has {len(old_channels)} input channels, {len(wanted)} were named; say which of them "
+                f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}"
+            )
+        moved = [n for n, o in zip(wanted.names, old_channels.names) if n != o and n in old_channels.names]
+        if moved and old_channels.are_named:
+            raise ValueError(
+                f"{path} was trained on {old_channels!r}, in another order than {wanted!r}: give the order of the "
+                f"training, or say which channels take its kernels, such as init={{{moved[0]!r}: {moved[0]!r}}}"
+            )
     source = kernel_sources(init, old_channels, wanted)
     rule, embedded = given.rule(wanted), embedding is not False
     weight = kernel if init == "keep" else torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
@@ -195,23 +204,25 @@ def find_stem(model: nn.Module) -> ChannelSetConv2d:
     Raises:
         ValueError: it has none, or several.
     """
-    stems = [module for module in model.modules() if isinstance(module, ChannelSetConv2d)]
-    if len(stems) != 1:
-        raise ValueError(
-            f"{type(model).__name__} has {len(stems)} stems for sets of channels, expected one; "
-            f"adapt_first_conv adds it"
-        )
-    return stems[0]
+    place = find_place(model)
+    if not isinstance(place, ChannelSetConv2d):
+        raise ValueError(f"{type(model).__name__} has no stem: it fills the images at its input")
+    return place
 
 
 def find_place(model: nn.Module) -> ChannelPlace:
     """Return the part of an adapted network that handles the channel sets: its stem, or the fill at its input.
 
     Raises:
-        ValueError: it has none, or several stems.
+        ValueError: it has none, or several.
     """
-    inputs = [module for module in model.modules() if isinstance(module, InputFill)]
-    return inputs[0] if len(inputs) == 1 else find_stem(model)
+    places = [module for module in model.modules() if isinstance(module, ChannelPlace)]
+    if len(places) != 1:
+        raise ValueError(
+            f"{type(model).__name__} has {len(places)} parts that take sets of channels, expected one: adapt the "
+            f"network with adapt_first_conv, or name a part of it that has one"
+        )
+    return places[0]
 
 
 @contextmanager
@@ -456,8 +467,8 @@ def _warn_of_readers(model: nn.Module, stem: nn.Module, path: str) -> None:
     other = next((name for name, size in sizes if size == count), None)
     if other is not None and count != 1:
         warnings.warn(
-            f"{other} takes {count} channels, as {path} does. If it reads the images, absent channels have an "
-            f"influence: give example=images, which checks this",
+            f"the layer {other} of {type(model).__name__} takes {count} channels, as {path} does. If it reads the "
+            f"images, absent channels have an influence: adapt with example=images, which checks this",
             stacklevel=3,
         )
 
@@ -496,7 +507,9 @@ class _OfTheSet:
         self.path = path
 
     def place(self, model: nn.Module) -> Any:
-        """Return the stem or the fill, even if other code wrapped it.
+        """Return the stem or the fill, even if other code wrapped it, as LoRA does.
+
+        If the wrapper has another layer for as many channels, this is a warning: the layer may read the images.
 
         Raises:
             ValueError: other code replaced it.
@@ -513,6 +526,8 @@ class _OfTheSet:
                 f"{self.path} does not take sets of channels any more: other code replaced it. "
                 f"Use fold_channels before you fuse or replace the first layer"
             )
+        if not captured():
+            _warn_of_readers(module, inside[0], self.path)
         return inside[0]
 
 
@@ -525,13 +540,14 @@ class _TakeSet(_OfTheSet):
         try:
             kwargs = dict(kwargs)
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
-            key = None if channels is None else next(iter(_images_keys(args, kwargs)), None)
+            given: Arguments = {**dict(enumerate(args)), **kwargs}
+            key = None if channels is None else next(iter(_images_keys(given)), None)
             if key is not None:
-                images = _argument(args, kwargs, key)
+                images = given[key]
                 if isinstance(images, (list, tuple)) or _counts_channels(model, self.path, stem.in_channels):
                     images, mask = _spread(images, stem, channels)
                     channels = None
-                    args, kwargs = _with_images(args, kwargs, key, images)
+                    args, kwargs = _as_call({**given, key: images})
         finally:
             context.push(stem, channels, mask)
         return args, kwargs
@@ -575,36 +591,36 @@ class _FillInput(_OfTheSet):
         if not fixed and not self.own:
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
         ambient = () if fixed else context.read(place)
-        keys = self._keys(args, kwargs)
+        given: Arguments = {**dict(enumerate(args)), **kwargs}
+        keys = self._keys(given)
         if not keys:
             drawn = fixed or (place.training and place.sampler is not None)
-            if drawn or any(given is not None for given in (channels, mask, *ambient)):
+            if drawn or any(value is not None for value in (channels, mask, *ambient)):
                 raise ValueError(
-                    f"the network was called with {_kinds(args, kwargs)}, not with images to fill: these have "
-                    f"floating-point numbers and three axes or more"
+                    f"the network was called with {_kinds(given)}, not with images to fill: "
+                    f"{' and '.join(self.images) or 'these'} have floating-point numbers and three axes or more"
                 )
             return args, kwargs
-        first = _argument(args, kwargs, keys[0])
+        first = given[keys[0]]
         count = first.shape[0] if isinstance(first, Tensor) else len(first)
         channels, mask = place.asked(count, channels, mask)  # one draw for all arguments
         if channels is None and mask is None and place.fill.whole:
             return args, kwargs
         if len(keys) > 1 and not self.images:
             raise ValueError(
-                f"several arguments of the network can be images: {_kinds(args, kwargs)}. Give the names of those "
+                f"several arguments of the network can be images: {_kinds(given)}. Give the names of those "
                 f"to fill to adapt_first_conv, such as images={list(self.arguments[:2])}"
             )
         for key in keys:
-            filled = self._fill(place, _argument(args, kwargs, key), channels, mask)
-            args, kwargs = _with_images(args, kwargs, key, filled)
-        return args, kwargs
+            given[key] = self._fill(place, given[key], channels, mask)
+        return _as_call(given)
 
-    def _keys(self, args: Any, kwargs: Any) -> list[int | str]:
+    def _keys(self, given: Arguments) -> list[int | str]:
         if not self.images:
-            return _images_keys(args, kwargs, self.arguments[:1])
-        keys = [n if n in kwargs or n not in self.arguments else self.arguments.index(n) for n in self.images]
-        given = [key for key in keys if (key in kwargs if isinstance(key, str) else key < len(args))]
-        return [key for key in given if _axes(_argument(args, kwargs, key)) > 2]
+            return _images_keys(given, self.arguments[:1])
+        keys = [n if n in given or n not in self.arguments else self.arguments.index(n) for n in self.images]
+        keys = [key for key in keys if given.get(key) is not None]
+        return keys if all(_axes(given[key]) > 2 for key in keys) else []
 
     def _fill(self, place: Any, images: Any, channels: Any, mask: Any) -> Any:
         if isinstance(images, Tensor):
@@ -617,26 +633,19 @@ class _FillInput(_OfTheSet):
         return [place.fill_images(image[None], channels, row)[0] for image, row in zip(images, rows)]
 
 
-def _images_keys(
-    args: Sequence[Any], kwargs: Mapping[str, Any], first: Sequence[str] = ()
-) -> list[int | str]:
+def _images_keys(given: Arguments, first: Sequence[str] = ()) -> list[int | str]:
     """Return the positions or names of a call's arguments that can be images.
 
     These arguments have the most axes, and equally many channels. Among arguments by name, the names in `first` come
     before the usual names of images. All other names come last.
     """
-    names = dict.fromkeys(name for name in (*first, *IMAGE_KEYS, *kwargs) if name in kwargs)
-    keys: list[int | str] = [*range(len(args)), *names]
-    most = max([0, *(_axes(_argument(args, kwargs, key)) for key in keys)])
-    found = [key for key in keys if most > 2 and _axes(_argument(args, kwargs, key)) == most]
+    positions = [key for key in given if isinstance(key, int)]
+    keys = [key for key in dict.fromkeys([*positions, *first, *IMAGE_KEYS, *given]) if key in given]
+    most = max([0, *(_axes(given[key]) for key in keys)])
+    found = [key for key in keys if most > 2 and _axes(given[key]) == most]
     if len(found) < 2:
         return found
-    channels = [_channels(_argument(args, kwargs, key)) for key in found]
-    return [key for key, count in zip(found, channels) if count == channels[0]]
-
-
-def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], key: int | str) -> Any:
-    return kwargs[key] if isinstance(key, str) else args[key]
+    return [key for key in found if _channels(given[key]) == _channels(given[found[0]])]
 
 
 def _axes(value: Any) -> int:
@@ -651,15 +660,17 @@ def _channels(value: Any) -> int:
     return int(value.shape[1] if isinstance(value, Tensor) else _channels(value[0][None]))
 
 
-def _with_images(args: Sequence[Any], kwargs: dict[str, Any], key: int | str, images: Any) -> Any:
-    if isinstance(key, str):
-        return tuple(args), {**kwargs, key: images}
-    return (*args[:key], images, *args[key + 1 :]), kwargs
+def _as_call(given: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and the named arguments."""
+    args = tuple(value for key, value in given.items() if isinstance(key, int))
+    return args, {key: value for key, value in given.items() if isinstance(key, str)}
 
 
-def _kinds(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    kinds = [f"a {type(value).__name__}" for value in args]
-    return ", ".join([*kinds, *(f"{name}= a {type(v).__name__}" for name, v in kwargs.items())]) or "nothing"
+def _kinds(given: Arguments) -> str:
+    kinds = [
+        (f"{key}= " if isinstance(key, str) else "", type(value).__name__) for key, value in given.items()
+    ]
+    return ", ".join(f"{name}a {kind}" for name, kind in kinds) or "nothing"
 
 
 def _counts_channels(model: nn.Module, path: str, channels: int) -> bool:
@@ -793,7 +804,7 @@ def _first_conv(
     Raises:
         ValueError: there is none, it is unclear which it is, or the module is used at several paths.
     """
-    modules, chosen = dict(model.named_modules()), path is not None
+    modules, chosen = dict(model.named_modules(remove_duplicate=False)), path is not None
     cfg = getattr(model, "default_cfg", None) or {}
     if path is None:
         stems = [name for name, module in modules.items() if isinstance(module, ChannelSetConv2d)]
@@ -813,7 +824,7 @@ def _first_conv(
     if path == "":
         raise ValueError("the network is itself the convolution: use ChannelSetConv2d.from_conv2d")
     conv = modules[path]
-    places = [name for name, module in model.named_modules(remove_duplicate=False) if module is conv]
+    places = [name for name, module in modules.items() if module is conv]
     if len(places) > 1 and example is None:
         raise ValueError(
             f"{path} is used in several places ({', '.join(places)}): give example=, "

@@ -276,6 +276,10 @@ class Regression(Fill):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "cache": {}}
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.cache.clear()  # a tensor made in inference mode counts no changes
+        super()._load_from_state_dict(*args)
+
     def forward(self, mask: Tensor) -> Tensor:
         mask = mask.to(self.covariance.device)
         if self.channels <= SWEPT or captured():
@@ -359,7 +363,7 @@ class Regression(Fill):
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
         if x.requires_grad or not self.by_image(x):
             return super()._mix(x, mask)
-        # compute only the absent channels of each image: at most a quarter of the products
+        # compute only the absent channels of each image: at most a quarter of the products. Autocast rounds these
         last, sets = are_channels_last(x), dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]()
         x = x if last else x.contiguous()
         for image, row in zip(x, mask.tolist()):
@@ -373,10 +377,10 @@ class Regression(Fill):
             coefficients, here, away = sets[key]
             if last:
                 pixels = image.permute(1, 2, 0).flatten(0, 1)
-                pixels.index_copy_(1, away, pixels.index_select(1, here) @ coefficients.mT)
+                pixels.index_copy_(1, away, (pixels.index_select(1, here) @ coefficients.mT).to(x))
             else:
                 pixels = image.flatten(1)
-                pixels.index_copy_(0, away, coefficients @ pixels.index_select(0, here))
+                pixels.index_copy_(0, away, (coefficients @ pixels.index_select(0, here)).to(x))
         return x
 
     def by_image(self, x: Tensor) -> bool:

@@ -117,7 +117,8 @@ class Channels:
 
     @property
     def are_named(self) -> bool:
-        return self.names != tuple(str(i) for i in range(len(self)))
+        """Return whether names or wavelengths were given, not only the number of channels."""
+        return any(self.wavelengths) or self.names != tuple(str(i) for i in range(len(self)))
 
     def id_of(self, item: Any) -> int:
         """Return the id of one channel, given as an index, a name, "665nm" or a float (nm).
@@ -191,7 +192,7 @@ class Channels:
                 hint = f" ({i}.0 is a wavelength)" if any(self.wavelengths) and i >= len(self) else ""
                 raise ValueError(f"channel id {i} of {ids}: known ids are 0 to {len(self) - 1}{hint}")
         if len(set(seen)) < len(seen):
-            twice = sorted(seen)[[a == b for a, b in zip(sorted(seen), sorted(seen)[1:])].index(True)]
+            twice = next(i for i in seen if seen.count(i) > 1)
             raise ValueError(f"channels {ids} repeat a channel: {self.names[twice]!r}")
         if len(seen) < len(ids) and not unseen:
             raise ValueError(

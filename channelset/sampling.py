@@ -40,7 +40,7 @@ def some_subsets(channels: int, most: int = MOST, seed: int = 0) -> list[tuple[i
         return all_subsets(channels)
     every = tuple(range(channels))
     chosen = {every, *((i,) for i in every), *(every[:i] + every[i + 1 :] for i in every)}
-    count, random = len(chosen) + 24, torch.Generator().manual_seed(seed)
+    count, random = min(len(chosen) + 24, 2**channels - 1), torch.Generator().manual_seed(seed)
     while len(chosen) < count:
         mask = sample_channels(1, channels, generator=random)[0]
         chosen.add(tuple(mask.nonzero()[:, 0].tolist()))
@@ -99,7 +99,7 @@ class Sampler:
     """A sampler that draws the sets of training batches; the n-th draw depends only on the seed and on n.
 
     So a training that resumes from a checkpoint draws the same sets as without a break. In distributed training
-    each process draws its own sets.
+    each process draws different sets. If processes share a batch, as in tensor parallelism, pass a mask instead.
 
     Args:
         how, weights: as in `sample_channels`.

@@ -42,7 +42,7 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "format": FORMAT,
         "path": where,
         "channels": place.channels.as_dict(),
-        "named": place.channels.are_named,
+        "named": place.channels.are_named,  # for older versions
         "fill": read_extra(place.get_extra_state())["fill"],
         "centred": place.fill.centre is None,
         "embedding": isinstance(place, ChannelSetConv2d) and place.embedding is not None,
@@ -70,15 +70,15 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
         model: a plain network of the saved architecture, as before `adapt_first_conv`. Its first convolution may
             have another number of channels. It is changed in place.
         path: a file written by `save_adapted`.
-        options: `sample`, `seed` and `images` of `adapt_first_conv`.
+        options: `sample`, `seed`, `example` and `images` of `adapt_first_conv`.
 
     Raises:
         ValueError: there is no such file, or it is for another architecture.
     """
     about, tensors = _read(path)
-    names, count = about["channels"], len(about["channels"])
-    channels = Channels({n: tuple(v) if isinstance(v, list) else v for n, v in names.items()})
-    values: dict[str, Any] = {} if about["embedding"] or about["path"] == INPUT else {"embedding": False}
+    channels, count = Channels(about["channels"]), len(about["channels"])
+    owner, _, last = about["path"].rpartition(".")
+    values: dict[str, Any] = {} if about["embedding"] or last == INPUT else {"embedding": False}
     # placeholders: the real statistics are read from the file afterwards
     kind = FILLS.get(about["fill"])
     if kind is None:
@@ -92,20 +92,19 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
         values["std"] = (
             torch.ones(count, device="cpu") if kind is Black or issubclass(kind, Regression) else None
         )
-    if about["path"] == INPUT:
-        values["where"] = "input"
-    else:
-        values.update(path=about["path"], init={0: 0})
-    adapted = adapt_first_conv(
-        model, about["fill"], channels=channels if about["named"] else count, **values, **options
-    )
     try:
-        adapted.load_state_dict(tensors)
-    except RuntimeError as error:
+        if last == INPUT:
+            part = model.get_submodule(owner)  # the network that was adapted, perhaps in another network
+            adapt_first_conv(part, about["fill"], where="input", channels=channels, **values, **options)
+        else:
+            values.update(path=about["path"], init={0: 0})
+            adapt_first_conv(model, about["fill"], channels=channels, **values, **options)
+        model.load_state_dict(tensors)
+    except (RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this network: {error}") from None
-    place = find_place(adapted)
-    place.fill.exact = {name: value.detach().cpu().clone() for name, value in place.fill._own().items()}
-    return adapted
+    fill = find_place(model).fill
+    fill.exact = {name: value.detach().cpu().clone() for name, value in fill._own().items()}
+    return model
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .names import Channels
+
 EXACT = 1e-12  # share of a whole number, or of a pixel of 64 bits, that rounding changes
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x")
 
@@ -27,7 +29,7 @@ torch.serialization.add_safe_globals([ChannelStatistics])
 
 def channel_statistics(
     batches: Iterable[Any],
-    names: Sequence[str] | None = None,
+    names: Any = None,
     key: str | None = None,
     mask: str | Callable[[Any], Any] | None = None,
     nodata: float | None = None,
@@ -40,20 +42,25 @@ def channel_statistics(
     Args:
         batches: batches such as a DataLoader gives: images (B, C, ...) or (C, H, W), or tuples or dicts with
             them. Images of any type, before normalisation; volumes only in batches, (B, C, D, H, W).
-        names: C names, for messages and to find images whose channels stand last.
+        names: the channels, an argument of `names.Channels`; for messages and to find images whose channels
+            stand last.
         key: the images' key if a batch is a dict. Default: the first of `IMAGE_KEYS` in the batch.
         mask: the key of the valid pixels (true where valid) if a batch is a dict, or a function that returns
             them for a batch: (B, C, ...), (B, 1, ...), (B, ...) or the same without B.
         nodata: value of a missing pixel, also float("nan").
 
     Raises:
-        ValueError: there is no image, the number of channels changes, channels stand last, a pixel is not
-            finite or too large to be squared, or a channel is constant. The message names the channel.
+        ValueError: there is no image, the number of channels changes or is not that of `names`, channels stand
+            last, a pixel is not finite or too large to be squared, or a channel is constant. The message names the
+            channel.
     """
+    names = None if names is None else Channels(names).names
     precision = EXACT
     count, mean, scatter = 0, torch.zeros((), device="cpu"), torch.zeros((), device="cpu")
     for pixels, rounding in (part for batch in batches for part in _parts(batch, names, key, mask, nodata)):
         precision = max(precision, rounding)
+        if names is not None and len(names) != len(pixels):
+            raise ValueError(f"names= has {len(names)} names, but the images have {len(pixels)} channels")
         if not pixels.shape[1]:
             continue
         if count and len(pixels) != len(mean):

@@ -473,7 +473,8 @@ def why_not_plain(conv: nn.Module) -> str:
         return f"{kind.__module__}.{kind.__name__} computes something else than Conv2d"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "it is lazy and has no weight yet: run the network once"
-    if hasattr(conv, "parametrizations") or conv._forward_pre_hooks or conv._forward_hooks:
+    hooks = any(value for name, value in vars(conv).items() if name.endswith("_hooks"))
+    if hooks or hasattr(conv, "parametrizations"):
         return (
             "it has hooks or a parametrization (such as weight norm), which would be lost: remove them first"
         )

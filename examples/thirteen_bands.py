@@ -48,7 +48,7 @@ def small_net(channels: int) -> nn.Module:
 if __name__ == "__main__":
     torch.manual_seed(0)
     (train, train_labels), (test, test_labels) = make_tiles(1200, seed=0), make_tiles(400, seed=1)
-    mean, std, covariance = (value.float() for value in channel_statistics([train], list(BANDS)))
+    mean, std, covariance = (value.float() for value in channel_statistics([train], BANDS))
     train, test = ((images - mean[:, None, None]) / std[:, None, None] for images in (train, test))
 
     net = adapt_first_conv(small_net(13), "regression", channels=BANDS, covariance=covariance, std=std)

@@ -17,7 +17,7 @@ bands = sensor("sentinel-2")
 images = torch.einsum("cs,bshw->bchw", torch.rand(13, 3), torch.rand(8, 3, 64, 64)) + 0.01 * torch.randn(
     8, 13, 64, 64
 )
-statistics = channel_statistics([{"image": images}], bands.names)
+statistics = channel_statistics([{"image": images}], bands)
 truth = (images[:, 3] > images[:, 3].median()).long()
 
 net = segmentation_models_pytorch.Unet("resnet18", encoder_weights=None, in_channels=13, classes=2)

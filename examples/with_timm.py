@@ -19,7 +19,7 @@ torch.manual_seed(0)
 bands = sensor("sentinel-2")
 spectra = torch.rand(13, 3)
 images = 3000 + 1000 * torch.einsum("cs,bshw->bchw", spectra, torch.randn(32, 3, 64, 64))
-statistics = channel_statistics([images], bands.names)
+statistics = channel_statistics([images], bands)
 images = ((images - statistics.mean[:, None, None]) / statistics.std[:, None, None]).float()
 labels = torch.randint(0, 4, (32,))
 

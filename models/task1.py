@@ -136,7 +136,7 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
                 f"--fill {fill}: the kernels of {path} were trained for rule "
                 f"{checkpoint['config']['fill']!r} and do not fit rule {fill!r}; use another rule"
             )
-        stem.fill = rule
+        stem.fill = rule.eval()  # which remembers its sets
     return model, checkpoint
 
 

@@ -129,6 +129,7 @@ def test_many_channels_are_evaluated_on_some_sets():
     assert len(sets) == len(set(sets)) == 1 + 13 + 13 + 24 and sets == some_subsets(13)
     assert tuple(range(13)) in sets and (12,) in sets and some_subsets(5) == all_subsets(5)
     assert len(some_subsets(224)) == 1 + 224 + 224 + 24
+    assert some_subsets(3, most=2) == all_subsets(3)  # there are no more
     with pytest.raises(ValueError, match="some_subsets"):
         all_subsets(17)
 

@@ -101,7 +101,7 @@ def test_a_network_with_a_mask_of_its_own_takes_an_example():
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d, nn.InstanceNorm2d])
 def test_a_norm_of_as_many_channels_is_a_warning(layer):
-    with pytest.warns(UserWarning, match="0 takes 3 channels, as 1 does"):
+    with pytest.warns(UserWarning, match="layer 0 of Sequential takes 3 channels, as 1 does"):
         adapt_first_conv(nn.Sequential(layer(3), nn.Conv2d(3, 4, 3)), "mean")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -123,6 +123,17 @@ def test_large_images_of_many_channels_are_convolved_set_by_set(layout):
         assert operations(lambda: stem(dirty, mask=mask)).count("convolution.default") == 4
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_many_channels_train_under_autocast(layout):
+    stem, mask = make_stem("regression", 20), torch.arange(20).expand(2, -1) % 2 == 0
+    x = torch.randn(2, 20, 8, 8).contiguous(memory_format=layout)
+    expected = stem(x, mask=mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = stem(x, mask=mask)
+    y.sum().backward()
+    assert (y.float() - expected).norm() < 0.02 * expected.norm()
+
+
 @pytest.mark.parametrize("fill", ["by_size", "learned", "conditioned"])
 def test_the_rules_made_of_the_regression_agree_for_many_channels(fill):
     stem, x = make_stem(fill, 20).eval(), torch.randn(2, 20, 8, 8)

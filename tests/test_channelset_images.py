@@ -368,6 +368,16 @@ def test_channels_that_stand_last_are_refused():
     assert len(channel_statistics([torch.rand(2, 3, 6, 5, 4)]).mean) == 3  # volumes
 
 
+def test_names_of_the_statistics_are_those_of_all_channels():
+    x = torch.rand(2, 3, 4, 4)
+    with pytest.raises(ValueError, match="names= has 2 names, but the images have 3 channels"):
+        channel_statistics([x], "RG")
+    x[:, 2] = 1
+    for names in ("RGB", RGB, Channels(RGB)):
+        with pytest.raises(ValueError, match="channel B: the same value"):
+            channel_statistics([x], names)
+
+
 def test_statistics_come_back_from_a_file():
     file = io.BytesIO()
     torch.save(channel_statistics([torch.rand(4, 3, 5, 5)]), file)

@@ -116,7 +116,9 @@ def test_an_example_finds_the_second_reader(net, reader):
 
 
 def test_another_convolution_that_can_read_the_images_is_a_warning():
-    with pytest.warns(UserWarning, match="skip takes 3 channels, as conv does.*give example=images"):
+    with pytest.warns(
+        UserWarning, match="skip of Residual takes 3 channels, as conv does.*with example=images"
+    ):
         adapt_first_conv(Residual(), "mean")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -147,6 +149,21 @@ def test_a_convolution_behind_another_layer_is_refused():
     net.forward = lambda x: net["head"](net["stem"](x).relu())
     with pytest.raises(ValueError, match="influence: stem"):
         adapt_first_conv(net, "mean", example=torch.randn(2, 3, 8, 8))
+
+
+def test_kernels_of_channels_in_another_order_are_refused():
+    for net, options in ((small_net(), {"trained_on": "BGR"}), (adapted(small_net(), channels="BGR"), {})):
+        with pytest.raises(ValueError, match="was trained on B, G, R, in another order.*init={'R': 'R'}"):
+            adapt_first_conv(net, "mean", channels="RGB", **options)
+        adapt_first_conv(net, "mean", channels=["red", "green", "blue"], **options)  # other names
+
+
+def test_a_hook_that_would_be_lost_is_named():
+    for name in ("full_backward_hook", "state_dict_pre_hook"):
+        net = small_net()
+        getattr(net[0], f"register_{name}")(print)
+        with pytest.raises(ValueError, match="0 is not a plain convolution: it has hooks"):
+            adapt_first_conv(net, "mean")
 
 
 class Turned(nn.Module):
@@ -293,6 +310,7 @@ def test_one_convolution_under_two_names_is_replaced_under_both():
     net = adapt_first_conv(Shared(), "mean", example=x)
     assert net.conv is net.again[0] and isinstance(net.conv, ChannelSetConv2d)
     assert type(fold_channels(net, [0]).again[0]) is nn.Conv2d
+    assert find_stem(adapt_first_conv(Shared(), "mean", path="again.0", example=x))
     conv = nn.Conv2d(3, 3, 1)
     with pytest.raises(ValueError, match="runs 2 times|influence"):
         adapt_first_conv(nn.Sequential(conv, conv), "mean", example=x)

@@ -134,6 +134,27 @@ def test_a_file_of_a_wrapped_network_loads_into_the_plain_network(wrap, where, t
     torch.testing.assert_close(loaded(x, channels=[2, 0]), net(x, channels=[2, 0]))
 
 
+class Around(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3))
+        if options:
+            adapt_first_conv(self.net, "mean", **options)
+
+    def forward(self, x, **how):
+        return self.net(x, **how)
+
+
+@pytest.mark.parametrize("where", ["stem", "input"])
+def test_a_file_of_a_network_around_the_adapted_network(where, tmp_path):
+    net, x = Around(where=where, channels={"0": 665.0, "1": 560.0, "2": 490.0}), torch.randn(1, 1, 8, 8)
+    save_adapted(net, tmp_path / "net.pt")
+    loaded = load_adapted(Around(), tmp_path / "net.pt")
+    assert torch.equal(loaded(x, channels=[560.0]), net(x, channels=[1]))  # wavelengths without names
+    with pytest.raises(ValueError, match="does not fit this network|no module 'net.0'"):
+        load_adapted(nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / "net.pt")
+
+
 def test_what_is_no_such_file_is_one_clear_error(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"PK no zip")
     (tmp_path / "text").write_text("hello")
@@ -149,5 +170,5 @@ def test_what_is_no_such_file_is_one_clear_error(tmp_path):
     save_adapted(make(), tmp_path / "net.pt")
     with pytest.raises(ValueError, match="does not fit this network"):
         load_adapted(nn.Sequential(nn.Conv2d(3, 5, 3)), tmp_path / "net.pt")
-    with pytest.raises(ValueError, match="0 stems"):
+    with pytest.raises(ValueError, match="0 parts"):
         save_adapted(nn.Linear(1, 1), tmp_path / "plain.pt")

@@ -24,6 +24,7 @@ from channelset import (
     WithMask,
     adapt_first_conv,
     channel_statistics,
+    find_place,
     find_stem,
     fold_channels,
     load_adapted,
@@ -147,6 +148,33 @@ def test_a_wrapper_around_a_part_of_the_network_hides_no_stem():
     expected = net(X, mask=MASK)
     net[0] = Part(net[0])
     torch.testing.assert_close(net(DIRTY, mask=MASK), expected)
+
+
+class LowRank(nn.Module):
+    """It adds a second convolution of the images, as LoRA does."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv, self.down, self.up = conv, nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 6, 1)
+
+    def forward(self, x):
+        return self.conv(x) + self.up(self.down(x))
+
+
+def test_a_wrapper_with_a_layer_that_can_read_the_images_is_a_warning():
+    net = adapted(small_net())
+    net[0] = LowRank(net[0])
+    with pytest.warns(UserWarning, match="the layer down of LowRank takes 3 channels, as 0 does"):
+        net(X, mask=MASK)
+
+
+def test_parts_that_take_sets_of_different_channels_are_an_error():
+    towers = nn.ModuleList([adapted_at("stem"), adapted_at("input")])
+    for use in (find_place, fold_channels, lambda net: present(net, mask=MASK).__enter__()):
+        with pytest.raises(ValueError, match="ModuleList has 2 parts that take sets of channels"):
+            use(towers)
+    with pytest.raises(ValueError, match="no stem: it fills the images at its input"):
+        find_stem(towers[1])
 
 
 def test_a_stem_that_other_code_replaced_is_an_error():
@@ -470,6 +498,14 @@ def test_a_covariance_put_in_the_place_of_another_is_used():
         torch.testing.assert_close(fill.columns([0])[:, 0], torch.tensor([1.0, size, size]))
 
 
+@torch.inference_mode()
+def test_a_covariance_loaded_in_inference_mode_is_used():
+    net, other = adapted(small_net()), adapt_first_conv(small_net(), covariance=torch.eye(3))
+    net(X[:, :1], channels=[0])
+    net.load_state_dict(other.state_dict())
+    assert torch.equal(net(X[:, :1], channels=[0]), other(X[:, :1], channels=[0]))
+
+
 # ---------------------------------------------------------------- networks of two images, calls within calls
 
 
@@ -508,6 +544,12 @@ def test_several_images_are_all_filled_or_an_error():
             adapt_first_conv(Pair(), "mean", where="input", images=images)
     with pytest.raises(ValueError, match="with where='input'"):
         adapt_first_conv(Pair(), "mean", images=["before"])
+
+
+def test_images_of_whole_numbers_are_not_left_out():
+    net = adapt_first_conv(Pair(), "mean", where="input", images=["before", "after"])
+    with pytest.raises(ValueError, match="before and after have floating-point numbers"):
+        net(X, X.byte(), mask=MASK)
 
 
 class Described(nn.Module):
