@@ -55,6 +55,10 @@ COMMANDS = {
 }  # task -> command that produces its first results
 Parts = tuple[dict[str, str], dict[str, Chart], dict[str, str]]  # texts, charts, blocks, as in `Collected`
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+MADE = (
+    *("results/task1/channels.csv", "results/task1/stats.csv", "results/task1/ablations.csv"),
+    *("results/task2/classifiers.csv", "results/task2/ratios.csv", "results/task2/ablations.csv"),
+)  # tables that are made from the records
 
 
 class Collected(NamedTuple):
@@ -196,9 +200,11 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     for name, chart in collected.charts.items():
         if not chart.is_current(root / FIGURES / name):
             stale[f"{FIGURES}/{name}"] = partial(chart.write, root / FIGURES / name)
-    for path in sorted((root / FIGURES).glob("*.png")):
-        if path.name not in collected.charts:
-            stale[f"{FIGURES}/{path.name} (no results for it)"] = path.unlink
+    drawn = sorted((root / FIGURES).glob("*.png"))
+    left_over = [path for path in drawn if path.name not in collected.charts]
+    left_over += [root / name for name in MADE if name not in texts and (root / name).is_file()]
+    for path in left_over:
+        stale[f"{path.relative_to(root).as_posix()} (no results for it)"] = path.unlink
     for name, mend in stale.items():
         if not check:
             mend()
@@ -222,7 +228,7 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
         name: file of the text, for error messages.
 
     Raises:
-        UserError: a field is unknown; the message names file and line.
+        UserError: a field is unknown or not closed; the message names file and line.
     """
 
     def value(match: re.Match) -> str:
@@ -237,6 +243,10 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
             line = text.count("\n", 0, match.start()) + 1
             raise UserError(f"{name}:{line}: {error}") from error
 
+    rest = FIELD.sub(lambda match: re.sub(".", "", match[0]), text)
+    if broken := re.search(r"\{\{|\}\}", rest):
+        line = rest.count("\n", 0, broken.start()) + 1
+        raise UserError(f"{name}:{line}: {broken[0]} is no whole field: write {{{{ ... }}}}")
     return FIELD.sub(value, text)
 
 

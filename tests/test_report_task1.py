@@ -480,12 +480,25 @@ def test_without_results_the_blocks_say_so(root):
         ("a\n\n{{ top9 48px-quarter ours }}", "README.md:3: unknown function 'top9'"),
         ("{{ top1 48px-quarter nobody }}", "README.md:1: unknown model 'nobody'"),
         ("{{ top1 }}", "README.md:1: 'top1': wrong arguments"),
+        ("{{ top1 48px-quarter ours mean x }}", "README.md:1: .*wrong arguments .invalid literal.* 'x'"),
+        ("{{ csv a.csv b .2f rule='x }}", "README.md:1: .*wrong arguments .No closing quotation"),
+        ("{{ about\ndate }}\n{{ about date }", "README.md:3: {{ is no whole field"),
+        ("a\n { about date }}", "README.md:2: }} is no whole field"),
     ],
 )
 def test_broken_fields_are_named(root, text, message):
     (root / "report/text/README.md").write_text(text)
     with pytest.raises(UserError, match=message):
         build.main([], root)
+
+
+def test_the_texts_say_which_code_was_changed(publish, tmp_path):
+    changed = {"commit": "0" * 40 + "+changes", "hardware": "made up", "threads": 1}
+    publish("task1", CHANNELSET, 60, dataset=DATA)
+    assert build.collect(tmp_path).numbers("provenance").startswith("0 of these 2 evaluations")
+    assert build.collect(tmp_path).numbers("provenance").endswith("all trainings ran from clean commits.")
+    publish("task1", CHANNELSET, 60, seeds=(1,), dataset=DATA, more={"trained_with": changed})
+    assert build.collect(tmp_path).numbers("provenance").endswith("so did the trainings of 1.")
 
 
 # ---------------------------------------------------------------- names and pictures
@@ -527,7 +540,7 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
 def test_pictures_need_results_of_the_model(results):
     with pytest.raises(UserError, match="no results of model 'nothing' .presets: 48px-quarter"):
         pictures.main(["--model", "nothing"], results)
-    with pytest.raises(UserError, match="no results of model 'channelset' .presets: none"):
+    with pytest.raises(UserError, match="--preset 64px-half: .*has no such preset, only 48px-quarter"):
         pictures.main(["--preset", "64px-half"], results)
 
 
