@@ -79,8 +79,7 @@ class Rows:
     """A table of measurements; `add` prints each new row at once."""
 
     def __init__(self, device: torch.device):
-        machine = environment(device)
-        self.machine = {key: machine[key] for key in ("hardware", "threads", "commit")}
+        self.machine = environment(device)
         self.rows: list[dict] = []
 
     def add(self, benchmark: str, case: str, value: float, unit: str, reference: str = "", ratios=()) -> None:
@@ -93,14 +92,11 @@ class Rows:
             ratios: our value divided by the reference's value, for each pair of measurements.
         """
         quartiles = [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])] if len(ratios) else [None] * 3
-        self.rows.append(
-            dict(zip(COLUMNS, (benchmark, case, value, unit, reference, *quartiles)), **self.machine)
-        )
-        against = (
-            f"   {quartiles[0]:.3f} ({quartiles[1]:.3f} to {quartiles[2]:.3f}) x {reference}"
-            if reference
-            else ""
-        )
+        values = (benchmark, case, value, unit, reference, *quartiles)
+        machine = (self.machine["hardware"], torch.get_num_threads(), self.machine["commit"])
+        self.rows.append(dict(zip(COLUMNS, (*values, *machine), strict=True)))
+        median, low, high = quartiles
+        against = f"   {median:.3f} ({low:.3f} to {high:.3f}) x {reference}" if reference else ""
         print(f"{benchmark:8} {case:58} {value:10,.4g} {unit}{against}", flush=True)
 
     def pair(
@@ -629,7 +625,6 @@ def main(argv: list[str] | None = None) -> None:
         help="write rows into the repository's results/speed.csv even if only some benchmarks run",
     )
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     args.device = choose_device(args.device)
     rows = Rows(torch.device(args.device))
@@ -637,6 +632,7 @@ def main(argv: list[str] | None = None) -> None:
         name for name in BENCHMARKS if name != "course" and (name != "step" or args.device != "cpu")
     ]
     for name in chosen:
+        torch.set_num_threads(args.threads)  # `scaling` sets another number
         BENCHMARKS[name](args, rows)
         if args.keep or not args.which:  # after each benchmark, so that a later error loses nothing
             rows.keep(ROOT / "results" / "speed.csv")
