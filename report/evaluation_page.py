@@ -73,14 +73,18 @@ def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     So each evaluation of a training has a different name. The name contains the checkpoint if this is not model.pt, the
     model if this is not `trained`, the options of the evaluation, and the split if there is only one split.
     """
-    splits = [split for split in SPLITS if record["splits"].get(split)]
-    parts = ["evaluation"]
+    splits, parts = _rows_of(record), ["evaluation"]
     if checkpoint != "model":
         parts.append(checkpoint)
     if record["model"] != trained:
         parts.append(record["model"])
     parts += [words.replace(" px", "px").replace(" ", "-") for words in _test_words(record)]
     return "-".join([*parts, *splits] if len(splits) == 1 else parts)
+
+
+def _rows_of(record: dict) -> dict[str, list[dict]]:
+    """Return a dict from each evaluated split to its rows."""
+    return {split: rows for split in SPLITS if (rows := record["splits"].get(split))}
 
 
 def _test_words(record: dict) -> list[str]:
@@ -103,9 +107,8 @@ def make_text(record: dict) -> str:
         *(f"{words} at test" for words in _test_words(record)),
     ]
     lines = [f"# {literal(record['label'])}", "", "; ".join(about) + "."]
-    for split in SPLITS:
-        if rows := record["splits"].get(split):
-            lines += ["", f"## {split}", "", _table(record, rows)]
+    for split, rows in _rows_of(record).items():
+        lines += ["", f"## {split}", "", _table(record, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -159,11 +162,12 @@ def class_text(answers: ClassAnswers) -> str:
     names, sets = _names(answers), list(answers.predictions)[:SETS]
     count = range(len(names))
     counts = confusion_matrix(answers.labels, answers.predictions[sets[0]], len(names))
-    scores = {}  # channel set -> (precision, recall, F1, number of images), each an array over the classes
-    for one in sets:
-        scores[one] = precision_recall_fscore_support(
+    scores = {
+        one: precision_recall_fscore_support(
             answers.labels, answers.predictions[one], labels=count, zero_division=0
         )
+        for one in sets
+    }  # channel set -> (precision, recall, F1, number of images), each an array over the classes
     precision, _, f1, images = scores[sets[0]]
     rows = []
     for label, name in enumerate(names):
@@ -217,8 +221,7 @@ class Bars(NamedTuple):
 
 def sets_chart(record: dict) -> Chart:
     """Make a chart of top-1 by channel set."""
-    split = next(split for split in SPLITS if record["splits"].get(split))
-    rows = record["splits"][split]
+    split, rows = next(iter(_rows_of(record).items()))
     some = f" (the first {MOST_BARS} of {len(rows)} sets)" if len(rows) > MOST_BARS else ""
     data = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:MOST_BARS]})
     return Chart(_draw_bars, data, f"{_subject(record)}: top-1 on {split}{some}")
@@ -237,8 +240,8 @@ def training_chart(record: dict) -> Chart:
         ]
         title = f"{record['label']}, {record['dataset']}: training at {record['image_size']} px"
         return Chart(lines, panels, title)
-    rows = {split: record["splits"][split][0] for split in SPLITS if record["splits"].get(split)}
-    return Chart(_draw_bars, _bars_of("split", rows), f"{_subject(record)}: top-1")
+    first = {split: rows[0] for split, rows in _rows_of(record).items()}
+    return Chart(_draw_bars, _bars_of("split", first), f"{_subject(record)}: top-1")
 
 
 def _subject(record: dict) -> str:
