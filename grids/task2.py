@@ -169,7 +169,8 @@ KERNELS_30 = {
     size: PLAIN_STRONG.but(f"plain6-k{size}", f"plain, {size}x{size}", "ablation", kernels=str(size))
     for size in (1, 3, 7)
 }
-# The plain network, wide enough for the FLOPs of the gated one. Predicted: it gains 1 point, half of the gain of gates
+# The plain network, so wide that it has the FLOPs of the gated network. Predicted: it gains 1 point, half of the gain
+# of gates
 WIDER_30 = PLAIN_STRONG.but(label="plain, FLOPs of the gated network", section="ablation", width=0.296875)
 TWO_LAYERS_30 = PLAIN_STRONG.but("plain4-k5", "plain, two hidden layers", "ablation", widths="128,256")
 BRANCHES_30 = PLAIN_STRONG.but("reparam6-k5", "plain, branches in training", "ablation", arch="reparam6-k5")

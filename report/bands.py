@@ -49,7 +49,7 @@ def groups_of(setting: Setting) -> dict[str, tuple[str, ...]]:
 
 
 class Network(NamedTuple):
-    """A network in a line of the tables; `model` maps every channel set to the network's entry."""
+    """Describe a network that has a line in the tables; `model` maps every channel set to the network's entry."""
 
     setting: Setting
     entry: int

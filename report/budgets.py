@@ -21,7 +21,7 @@ BACKWARD = 3  # a training step costs about three times the forward pass
 
 
 class Budget(NamedTuple):
-    """The accuracy of a model, and its costs in storage, training and inference."""
+    """Hold the accuracy of a model, and its costs in storage, training and inference."""
 
     top1: list[float]  # for each seed: top-1 in percent, mean of the seven channel sets
     interval: tuple[float, float, float]  # mean over seeds and 95 % interval, see `Setting.interval`

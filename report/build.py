@@ -62,7 +62,7 @@ MADE = (
 
 
 class Collected(NamedTuple):
-    """A collection of everything that is made from the results."""
+    """Hold everything that is made from the results."""
 
     texts: dict[str, str]  # path of a file, relative to the repository -> its text
     charts: dict[str, Chart]  # file name in report/figures -> its chart
@@ -99,7 +99,7 @@ def collect(root: Path) -> Collected:
 
 
 def _task1(settings: list[Setting]) -> Parts:
-    """Make what belongs to Task 1."""
+    """Make the texts, charts and blocks of Task 1."""
     colour = [setting for setting in settings if not bands.is_other(setting)]
     of_bands = [setting for setting in settings if bands.is_other(setting) and setting.dataset == bands.BANDS]
     stats = {setting: compare_models(setting) for setting in colour}
@@ -128,7 +128,7 @@ def _task1(settings: list[Setting]) -> Parts:
 
 
 def _task2(settings: list[Setting]) -> Parts:
-    """Make what belongs to Task 2."""
+    """Make the texts, charts and blocks of Task 2."""
     shares = {setting: ratios(setting) for setting in settings}
     variants = {setting: ablations(setting, task2.ABLATIONS, task2.REFERENCE) for setting in settings}
     texts = {
@@ -246,7 +246,7 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
     rest = FIELD.sub(lambda match: re.sub(".", "", match[0]), text)
     if broken := re.search(r"\{\{|\}\}", rest):
         line = rest.count("\n", 0, broken.start()) + 1
-        raise UserError(f"{name}:{line}: {broken[0]} is no whole field: write {{{{ ... }}}}")
+        raise UserError(f"{name}:{line}: {broken[0]} does not belong to a field: write {{{{ ... }}}}")
     return FIELD.sub(value, text)
 
 

@@ -33,7 +33,7 @@ def broken_claims(text: str, numbers: Numbers, name: str) -> list[str]:
         name: file of the text, for the messages.
 
     Raises:
-        UserError: a claim has other words than those at the top of this file.
+        UserError: a claim has other words than the claims at the top of this file, or its function has no interval.
     """
     messages = []
     for field in FIELD.finditer(text):

@@ -26,7 +26,7 @@ CLASSES = 100  # largest number of classes in a confusion matrix
 
 
 class ClassAnswers(NamedTuple):
-    """The answers of a network on a split."""
+    """Hold the answers of a network on a split."""
 
     split: str
     labels: np.ndarray  # (N,)
@@ -46,7 +46,7 @@ def write_page(
         checkpoint: path of the evaluated checkpoint.
         record: record of the evaluation, see engine/records.py.
         trained: name of the run that trained the network.
-        whole: whether all channel sets are evaluated; a page of some sets replaces no whole page.
+        whole: whether all channel sets are evaluated; a page of some sets does not replace a page of all sets.
     """
     name = page_name(record, trained, Path(checkpoint).stem)
     if not whole:
@@ -68,10 +68,11 @@ def write_page(
 
 
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
-    """Return the name of both files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
+    """Return the name of the files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
 
-    So each evaluation of a training has a different name. The name contains the checkpoint if this is not model.pt, the
-    model if this is not `trained`, the options of the evaluation, and the split if there is only one split.
+    So each evaluation of a training has a different name. The name contains the options of the evaluation. It also
+    contains the checkpoint if this is not model.pt, the model if this is not `trained`, and the split if there is only
+    one split.
     """
     splits, parts = _rows_of(record), ["evaluation"]
     if checkpoint != "model":
@@ -213,7 +214,7 @@ def _names(answers: ClassAnswers) -> list[str]:
 
 
 class Bars(NamedTuple):
-    """A group of bars with intervals."""
+    """Hold a group of bars with intervals."""
 
     x: str  # label of the x axis
     bars: list[tuple[str, float, float, float]]  # (name, top-1, lower end, upper end), in percent

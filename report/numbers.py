@@ -61,7 +61,7 @@ FUNCTIONS = (
 
 
 class Numbers:
-    """A collection of the functions that the top of this file lists.
+    """Compute the functions that the top of this file lists.
 
     Args:
         settings: the settings of both tasks. A setting is a group of results with the same preset, data set and image

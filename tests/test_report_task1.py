@@ -149,7 +149,8 @@ def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path, rewrit
     other = files.record.with_name(files.record.name.replace(files.name[-11:-3], "01234567"))
     rewrite(other, record)
     with pytest.raises(
-        UserError, match="two records have the same model and seed, .*channelset.*: delete one"
+        UserError,
+        match="the records .*channelset.* and .*channelset.* have the same model and seed: delete one record",
     ):
         load_settings(tmp_path, "task1")
 
@@ -482,8 +483,8 @@ def test_without_results_the_blocks_say_so(root):
         ("{{ top1 }}", "README.md:1: 'top1': wrong arguments"),
         ("{{ top1 48px-quarter ours mean x }}", "README.md:1: .*wrong arguments .invalid literal.* 'x'"),
         ("{{ csv a.csv b .2f rule='x }}", "README.md:1: .*wrong arguments .No closing quotation"),
-        ("{{ about\ndate }}\n{{ about date }", "README.md:3: {{ is no whole field"),
-        ("a\n { about date }}", "README.md:2: }} is no whole field"),
+        ("{{ about\ndate }}\n{{ about date }", "README.md:3: {{ does not belong to a field"),
+        ("a\n { about date }}", "README.md:2: }} does not belong to a field"),
     ],
 )
 def test_broken_fields_are_named(root, text, message):

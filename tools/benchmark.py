@@ -13,8 +13,8 @@ step      runs whole steps of the training scripts; the reference trains on a co
 stem      runs ChannelSetConv2d in ResNet-18, in training and folded; the reference is a plain convolution with the
           same channels
 scaling   draws and makes the batches of an epoch for 1,000 to 64,000 images; also compares one process with two
-course    measures time and memory of the commands for a drawn set of as many images as the course's archive, on
-          --threads cores; it runs only if it is named, and needs 20 to 60 minutes and 4 GB of disk
+course    measures time and memory of the commands on --threads cores; their data are a drawn set of as many images as
+          the course's archive; it runs only if it is named, and needs 20 to 60 minutes and 4 GB of disk
 
 A ratio divides our value by the reference's value. The table shows the median over the pairs, with quartiles in
 brackets. results/speed.csv has a row for each case and machine.
@@ -76,7 +76,7 @@ COLUMNS = (
 
 
 class Rows:
-    """A table of measurements; `add` prints each new row at once."""
+    """Hold a table of measurements; `add` prints each new row at once."""
 
     def __init__(self, device: torch.device):
         self.machine = environment(device)
@@ -330,7 +330,7 @@ def bench_data(args, rows: Rows) -> None:
 
 
 class Plain(Dataset):
-    """A dataset that reads images as PyTorch's ImageNet example does: from a file, with Pillow and torchvision."""
+    """Read images as PyTorch's ImageNet example does: from a file, with Pillow and torchvision."""
 
     def __init__(self, lists, cache, image_size: int):
         self.reader, self.split = ImageReader(lists), lists.splits["train"]
@@ -607,10 +607,23 @@ def main(argv: list[str] | None = None) -> None:
         "which", nargs="*", choices=tuple(BENCHMARKS), help="benchmarks to run (default: all)"
     )
     add_data_options(parser, "data set for `cache` and `epoch`, as in train_task1.py")
-    parser.add_argument("--image-size", type=within(8, 1024), default=64, help="image side in px")
-    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="number of pairs of measurements")
     parser.add_argument(
-        "--steps", type=within(1, 10**5), default=5, help="number of steps in each measurement"
+        "--image-size",
+        type=within(8, 1024),
+        default=64,
+        help="image side in px for `cache`, `course`, `step` and `stem`",
+    )
+    parser.add_argument(
+        "--pairs",
+        type=within(1, 1000),
+        default=7,
+        help="number of pairs of measurements; `epoch` makes a third, `scaling` a half",
+    )
+    parser.add_argument(
+        "--steps",
+        type=within(1, 10**5),
+        default=5,
+        help="number of steps in each measurement of `data` and `step`",
     )
     parser.add_argument(
         "--device", default="cpu", help=f"device of `course`, `epoch`, `step` and `stem`: {DEVICES}"

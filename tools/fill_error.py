@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         except ValueError as error:
             raise UserError(f"{path} cannot be measured: {error}; leave it out") from error
         for rule in RULES if plain else (config["fill"],):
-            if plain:  # otherwise the stem keeps its own rule, which may have learned weights
+            if plain:  # else the stem keeps the rule of its training, which may have learned weights
                 stem.fill = build_fill(rule, 3, **statistics)
             rows += [
                 {

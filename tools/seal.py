@@ -51,7 +51,8 @@ def seal_records(folder: Path, task: str) -> int:
                 recorded = row.get(key, math.nan)
                 if not abs(value - recorded) < 1e-9:
                     raise UserError(
-                        f"{files.record}: {key} is {recorded}, but its predictions give {value}: evaluate again"
+                        f"{files.record}: {key} is {recorded}, but its predictions give {value}: evaluate the "
+                        "model again"
                     )
         save_record(files, record)
         sealed += 1
