@@ -383,6 +383,8 @@ def test_bands_have_names_in_the_texts_and_no_tables_among_the_colours(publish_b
 
 def test_folds_are_joined_into_a_record_that_tables_read(publish_bands, tmp_path):
     folds = ["five-fold0", "five-fold1"]
+    with pytest.raises(UserError, match="results holds no evaluation of a fold: run without --collect"):
+        join_folds(tmp_path / "results", folds, "five")
     for fold, images, wrong in zip(folds, ("abcd", "efgh"), (1, 3)):
         publish_bands(BANDS_CHANNELSET, {"all": wrong, "B01": 2}, dataset=fold, images=images)
     joined = join_folds(tmp_path / "results", folds, "five")

@@ -154,3 +154,6 @@ def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
     )
     with pytest.raises(UserError, match="model.pt was trained on tiny at 8 px, not on tiny at 7 px"):
         fill_error.main([*options, "--size", "7"])
+    with pytest.raises(SystemExit):
+        fill_error.main([*options, "--size", "4"])
+    assert "argument --size: 4 is out of range: give a number from 5" in capsys.readouterr().err

@@ -65,7 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.fill_error", description=__doc__)
     parser.add_argument("checkpoint", nargs="*", help="model.pt files that train_task1.py wrote")
     add_data_options(parser, "data set, as in train_task1.py")
-    parser.add_argument("--size", type=within(1, 4096), default=48, help="side of the images, px")
+    parser.add_argument(
+        "--size", type=within(max(NEIGHBOURS), 4096), default=48, help="side of the images, px"
+    )
     parser.add_argument(
         "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one for each idle core"
     )

@@ -93,7 +93,15 @@ def missing(model: str, settings: list[Setting], script: str) -> str:
 
 
 def choose(kinds: dict[str, np.ndarray], each: int) -> dict[str, list[int]]:
-    """Choose up to `each` random images of each kind; return a dict from the kind to the numbers of the images."""
+    """Choose up to `each` random images of each kind; return a dict from the kind to the numbers of the images.
+
+    Raises:
+        UserError: all kinds are empty.
+    """
+    if not any(members.any() for members in kinds.values()):
+        raise UserError(
+            f"no test image belongs to a kind of {', '.join(kinds)}: give another model with --model"
+        )
     random = np.random.default_rng(0)
     return {
         kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()
