@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True, eq=False)  # without eq, a run can be a key of a dict although it holds dicts
 class Run:
-    """A description of one training, or of one way to evaluate a training.
+    """Describe one training, or of one way to evaluate a training.
 
     Attributes:
         model: name of the method or network, without its options.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from grids.run import Run, against
 
 # ---------------------------------------------------------------- networks
@@ -93,7 +95,7 @@ LONG = {epochs: OURS_ABLATED.but(epochs=epochs) for epochs in (60, 90, 210)}
 LONG_STRONG = CHANNELSET.but(epochs=90, augment="strong")
 # Recipes that may help a training on many sets. A recipe that is a point above CHANNELSET on validation is tried with
 # the better network, and then with the specialists. Predicted: half of the weight decay loses 0.2 points, twice the
-# decay gains 0.3, no smoothing loses 0.6, and CutMix loses 1.3, because it needs more epochs.
+# decay gains 0.3, no smoothing loses 0.6. CutMix loses 1.3, because it needs more epochs.
 # Measured without smoothing (seed 0): 45.8 % on validation, as with it
 RECIPES = {
     "half the weight decay": OURS_ABLATED.but(weight_decay=0.00025),
@@ -203,6 +205,16 @@ def at_training_size(run: Run, size: int) -> Run:
     40 % at 40 px and 38 % at 64 px; FINE_STRONG has 44 % at 40 px and 51 % at 56 px.
     """
     return run.tested(section="ablation", image_size=size, probe="training-size")
+
+
+def at_sizes(
+    text: str, run: Run, sizes: Iterable[int], test: Callable[[Run, int], Run] = resized
+) -> list[tuple]:
+    """Return rows of an ablation table that compare `run` on test images of other sizes with `run` as it was trained.
+
+    In the name `text`, "{}" stands for the size.
+    """
+    return [(text.format(size), test(run, size), run) for size in sizes]
 
 
 # Rows of the tables for thirteen bands; the first row is our model
@@ -348,21 +360,14 @@ ABLATIONS = {
     ],
     "image size at test": [
         ("as trained", CHANNELSET),
-        *((f"{size} px", resized(CHANNELSET, size)) for size in TEST_SIZES),
-        *((f"{size} px, mirrored or cut to 48 px", at_training_size(CHANNELSET, size)) for size in (40, 64)),
-        *((f"naive RGB, {size} px", resized(RGB_ONLY, size), RGB_ONLY) for size in (40, 64)),
+        *at_sizes("{} px", CHANNELSET, TEST_SIZES),
+        *at_sizes("{} px, mirrored or cut to 48 px", CHANNELSET, (40, 64), at_training_size),
+        *at_sizes("naive RGB, {} px", RGB_ONLY, (40, 64)),
         ("1/2 wide, strong, as trained", WIDE_STRONG),
-        *((f"1/2 wide, strong, {size} px", resized(WIDE_STRONG, size), WIDE_STRONG) for size in TEST_SIZES),
+        *at_sizes("1/2 wide, strong, {} px", WIDE_STRONG, TEST_SIZES),
         ("no pooling, strong, as trained", FINE_STRONG),
-        *((f"no pooling, strong, {size} px", resized(FINE_STRONG, size), FINE_STRONG) for size in TEST_SIZES),
-        *(
-            (
-                f"no pooling, strong, {size} px, mirrored or cut",
-                at_training_size(FINE_STRONG, size),
-                FINE_STRONG,
-            )
-            for size in (40, 56)
-        ),
+        *at_sizes("no pooling, strong, {} px", FINE_STRONG, TEST_SIZES),
+        *at_sizes("no pooling, strong, {} px, mirrored or cut", FINE_STRONG, (40, 56), at_training_size),
         ("no pooling, trained at 32 to 64 px, 48 px", FINE_SIZES, FINE_STRONG),
         *(
             (

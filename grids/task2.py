@@ -7,6 +7,12 @@ from grids.run import Run, against
 STRONG = {"augment": "strong", "weight_decay": 0.002}
 LIGHT = {"augment": "light", "weight_decay": 0.0005}
 
+
+def by_decay(run: Run, *decays: float, **options) -> dict[float, Run]:
+    """Return a dict from each weight decay to the run with this decay, strong augmentation and the options."""
+    return {decay: run.but(augment="strong", weight_decay=decay, **options) for decay in decays}
+
+
 # ---------------------------------------------------------------- networks, with default training options
 
 PLAIN = Run("plain6-k5", "plain, six operations", "ours", {"arch": "plain6-k5"})
@@ -27,12 +33,12 @@ FINE_RESNET = STOCK.but(label="ResNet-34, 3x3 stem", stem="3x3s1")
 
 # First come ResNet-34s with several stems and augmentations, then the shallow networks. All accuracies are divided by
 # the accuracy of the ResNet-34 that is best on validation.
-RESNETS = {decay: RESNET.but(augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
+RESNETS = by_decay(RESNET, 0.0005, 0.001)
 RESNET_LIGHT, PLAIN_LIGHT = RESNET.but(**LIGHT), PLAIN.but(**LIGHT)
 PLAIN_STRONG = PLAIN_LIGHT.but(augment="strong")
 GATED_K5_STRONG = GATED_K5.but(augment="strong", weight_decay=0.0005)
 REPARAM_GATED_STRONG = REPARAM_GATED.but(augment="strong", weight_decay=0.0005)
-GATED_30 = {decay: GATED.but(augment="strong", weight_decay=decay) for decay in (0.0005, 0.001)}
+GATED_30 = by_decay(GATED, 0.0005, 0.001)
 GATED_30[0.002] = GATED.but(section="ablation", **STRONG)
 GATED4_STRONG = GATED4.but(augment="strong", weight_decay=0.0005)
 POOLED_K5 = GATED_K5.but(section="ablation", pooled_gates=True, augment="strong", weight_decay=0.001)
@@ -61,13 +67,10 @@ SCREENED = {label: run.but(section="ablation", **STRONG, epochs=10) for label, r
 # These networks train twice as long, with the options that were best on validation at 30 epochs. A network of width
 # 0.3125 has half of ResNet-34's MACs. A network of width 0.4375 has as many MACs as ResNet-34; its training loss falls
 # further, so its weight decay is doubled. Then come four of the screened networks.
-RESNET_60 = {decay: RESNET.but(augment="strong", weight_decay=decay, epochs=60) for decay in (0.001, 0.002)}
+RESNET_60 = by_decay(RESNET, 0.001, 0.002, epochs=60)
 RESNET_60[0.0005] = RESNETS[0.0005].but(section="ablation", epochs=60)
 GATED_60 = SHALLOW.but(epochs=60)
-WIDE_60 = {
-    decay: GATED.but(augment="strong", weight_decay=decay, width=0.3125, epochs=60)
-    for decay in (0.001, 0.002)
-}
+WIDE_60 = by_decay(GATED, 0.001, 0.002, width=0.3125, epochs=60)
 SAME_MACS_60 = GATED.but(**STRONG, width=0.4375, epochs=60)
 THREE_60, THREE_384_60, GATED4_K5_60 = (
     SCREEN[label].but(**STRONG, epochs=60)
@@ -96,7 +99,7 @@ STEMS_10 = {
         "2 of 5x5, gated, behind the same": GATED4_K5.but(pooled_gates=True, num_pools=2, stem="3x3s1"),
     }.items()
 }
-FINE_RESNETS = {decay: FINE_RESNET.but(augment="strong", weight_decay=decay) for decay in (0.001, 0.002)}
+FINE_RESNETS = by_decay(FINE_RESNET, 0.001, 0.002)
 FINE_GATED = SHALLOW.but(stem="3x3s1")
 FINE_WIDE = SCREEN["gated6-k3, 5/16 wide"].but(**STRONG, stem="3x3s1")
 FINE_THREE = SCREEN["3 layers, 3/8"].but(**STRONG, num_pools=3, stem="3x3s1")
@@ -166,7 +169,8 @@ KERNELS_30 = {
     size: PLAIN_STRONG.but(f"plain6-k{size}", f"plain, {size}x{size}", "ablation", kernels=str(size))
     for size in (1, 3, 7)
 }
-# The plain network, wide enough for the FLOPs of the gated one. Predicted: it gains 1 point, half of the gain of gates
+# The plain network, so wide that it has the FLOPs of the gated network. Predicted: it gains 1 point, half of the gain
+# of gates
 WIDER_30 = PLAIN_STRONG.but(label="plain, FLOPs of the gated network", section="ablation", width=0.296875)
 TWO_LAYERS_30 = PLAIN_STRONG.but("plain4-k5", "plain, two hidden layers", "ablation", widths="128,256")
 BRANCHES_30 = PLAIN_STRONG.but("reparam6-k5", "plain, branches in training", "ablation", arch="reparam6-k5")
@@ -187,8 +191,7 @@ GATES_30 = {
 # shallow network with half of ResNet-34's MACs train with three weight decays. Then come a network with as many MACs as
 # ResNet-34, and networks with fewer layers.
 FULL_RESNETS, FULL_WIDE = (
-    {decay: run.but(augment="strong", weight_decay=decay) for decay in (0.002, 0.001, 0.004)}
-    for run in (RESNET.but(width=1.0), GATED.but(width=1.25))
+    by_decay(run, 0.002, 0.001, 0.004) for run in (RESNET.but(width=1.0), GATED.but(width=1.25))
 )
 FULL_THREE, FULL_GATED4, FULL_STOCK, FULL_SAME_MACS = (
     run.but(**STRONG, width=width)
@@ -232,8 +235,13 @@ GATED_10 = GATED_K5.but(**SHORT)
 POOLED_10 = GATED_10.but(pooled_gates=True)
 REPARAM_10 = REPARAM_GATED.but(**SHORT)
 LAYERS_10 = {
-    len(widths.split(",")): REFERENCE.but(f"plain{len(widths.split(',')) + 2}-k5", widths=widths, max_depth=8)
-    for widths in ("128,256", "128,256,512", "128,256,512,512,512", "128,256,512,512,512,512")
+    count: REFERENCE.but(f"plain{count + 2}-k5", widths=widths, max_depth=8)
+    for count, widths in (
+        (2, "128,256"),
+        (3, "128,256,512"),
+        (5, "128,256,512,512,512"),
+        (6, "128,256,512,512,512,512"),
+    )
 }
 KERNELS_10 = {size: REFERENCE.but(f"plain6-k{size}", kernels=str(size)) for size in (1, 3, 7)}
 NAMED_10 = {

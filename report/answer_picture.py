@@ -76,7 +76,7 @@ def _stretched(part: np.ndarray, ids: Sequence[int], predictor) -> np.ndarray:
 
 
 def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
-    """Fill the image by the network's fill rule; return a picture as `_picture` does, or None if no image is filled."""
+    """Fill the image by the network's fill rule; return a picture as `_picture` does, or None without a matrix P(S)."""
     rule = find_stem(predictor.model).fill if predictor.any_set else None
     if rule is None or rule.per_image or rule.rows != len(predictor.channels):
         return None

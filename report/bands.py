@@ -49,7 +49,7 @@ def groups_of(setting: Setting) -> dict[str, tuple[str, ...]]:
 
 
 class Network(NamedTuple):
-    """A network in a line of the tables; `model` maps every channel set to the network's entry."""
+    """Describe a network that has a line in the tables; `model` maps every channel set to the network's entry."""
 
     setting: Setting
     entry: int
@@ -113,21 +113,22 @@ def accuracy_table(setting: Setting) -> str:
         ]
         for network in networks
     ]
-    first = networks[0].seeds(everything)
-    images = len(setting.right(networks[0].entry, "all", first[0]))
+    (entry, column), by_seed = next(iter(setting.files.items()))
+    images = len(setting.right(entry, column, min(by_seed)))
+    counts = sorted({len(setting.records[network.entry]) for network in networks})
+    seeds = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     return (
         f"**EuroSAT, 13 bands, {images} tiles, 5-fold cross-validation.** Top-1 in %, mean over "
-        f"{len(first)} seeds ± standard deviation; mean over the sets of a group, their number in "
+        f"{seeds} seeds ± standard deviation; mean over the sets of a group, their number in "
         f"brackets.\n\n"
     ) + table(["network", "at test", *GROUPS[:2], *sizes], rows)
 
 
 def difference_table(setting: Setting) -> str:
     """Write a table that compares our network with every other network trained on all bands."""
-    networks, groups = networks_of(setting, task1.BANDS_ROWS), groups_of(setting)
-    if not networks:
+    if setting.find(task1.BANDS_CHANNELSET) is None:
         return ""
-    ours, *others = networks
+    (ours, *others), groups = networks_of(setting, task1.BANDS_ROWS), groups_of(setting)
     lines = []
     for other in others:
         for group, columns in groups.items():

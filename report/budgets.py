@@ -21,7 +21,7 @@ BACKWARD = 3  # a training step costs about three times the forward pass
 
 
 class Budget(NamedTuple):
-    """The accuracy of a model, and its costs in storage, training and inference."""
+    """Hold the accuracy of a model, and its costs in storage, training and inference."""
 
     top1: list[float]  # for each seed: top-1 in percent, mean of the seven channel sets
     interval: tuple[float, float, float]  # mean over seeds and 95 % interval, see `Setting.interval`
@@ -59,25 +59,27 @@ def budget(numbers: Numbers, runs: Runs) -> Budget | None:
 
 def make_panels(numbers: Numbers) -> list[Panel]:
     """Make three panels that show accuracy against parameters, training cost and the cost of an answer."""
+    families = {
+        family: [(text, costs) for text, runs in rows if (costs := budget(numbers, runs))]
+        for family, rows in task1.BUDGETS.items()
+    }
     panels = []
     for label, column in (
         ("parameters (million)", "params"),
         ("training (PFLOPs)", "training"),
         ("one answer (MFLOPs)", "answer"),
     ):
-        series = []
-        for family, rows in task1.BUDGETS.items():
-            points = [(text, costs) for text, runs in rows if (costs := budget(numbers, runs))]
-            if points:
-                series.append(
-                    estimates(
-                        family,
-                        [getattr(costs, column) for _, costs in points],
-                        [costs.interval for _, costs in points],
-                        labels=[text for text, _ in points],
-                        sizes=[len(costs.top1) for _, costs in points],
-                    )
-                )
+        series = [
+            estimates(
+                family,
+                [getattr(costs, column) for _, costs in points],
+                [costs.interval for _, costs in points],
+                labels=[text for text, _ in points],
+                sizes=[len(costs.top1) for _, costs in points],
+            )
+            for family, points in families.items()
+            if points
+        ]
         panels.append(Panel(label, "top-1, mean of the seven sets (%), 95 % interval", series, log=True))
     return panels if panels[0].series else []
 

@@ -55,10 +55,14 @@ COMMANDS = {
 }  # task -> command that produces its first results
 Parts = tuple[dict[str, str], dict[str, Chart], dict[str, str]]  # texts, charts, blocks, as in `Collected`
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+MADE = (
+    *("results/task1/channels.csv", "results/task1/stats.csv", "results/task1/ablations.csv"),
+    *("results/task2/classifiers.csv", "results/task2/ratios.csv", "results/task2/ablations.csv"),
+)  # tables that are made from the records
 
 
 class Collected(NamedTuple):
-    """A collection of everything that is made from the results."""
+    """Hold everything that is made from the results."""
 
     texts: dict[str, str]  # path of a file, relative to the repository -> its text
     charts: dict[str, Chart]  # file name in report/figures -> its chart
@@ -95,7 +99,7 @@ def collect(root: Path) -> Collected:
 
 
 def _task1(settings: list[Setting]) -> Parts:
-    """Make what belongs to Task 1."""
+    """Make the texts, charts and blocks of Task 1."""
     colour = [setting for setting in settings if not bands.is_other(setting)]
     of_bands = [setting for setting in settings if bands.is_other(setting) and setting.dataset == bands.BANDS]
     stats = {setting: compare_models(setting) for setting in colour}
@@ -124,7 +128,7 @@ def _task1(settings: list[Setting]) -> Parts:
 
 
 def _task2(settings: list[Setting]) -> Parts:
-    """Make what belongs to Task 2."""
+    """Make the texts, charts and blocks of Task 2."""
     shares = {setting: ratios(setting) for setting in settings}
     variants = {setting: ablations(setting, task2.ABLATIONS, task2.REFERENCE) for setting in settings}
     texts = {
@@ -196,9 +200,11 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     for name, chart in collected.charts.items():
         if not chart.is_current(root / FIGURES / name):
             stale[f"{FIGURES}/{name}"] = partial(chart.write, root / FIGURES / name)
-    for path in sorted((root / FIGURES).glob("*.png")):
-        if path.name not in collected.charts:
-            stale[f"{FIGURES}/{path.name} (no results for it)"] = path.unlink
+    drawn = sorted((root / FIGURES).glob("*.png"))
+    left_over = [path for path in drawn if path.name not in collected.charts]
+    left_over += [root / name for name in MADE if name not in texts and (root / name).is_file()]
+    for path in left_over:
+        stale[f"{path.relative_to(root).as_posix()} (no results for it)"] = path.unlink
     for name, mend in stale.items():
         if not check:
             mend()
@@ -222,7 +228,7 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
         name: file of the text, for error messages.
 
     Raises:
-        UserError: a field is unknown; the message names file and line.
+        UserError: a field is unknown or not closed; the message names file and line.
     """
 
     def value(match: re.Match) -> str:
@@ -237,6 +243,10 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
             line = text.count("\n", 0, match.start()) + 1
             raise UserError(f"{name}:{line}: {error}") from error
 
+    rest = FIELD.sub(lambda match: re.sub(".", "", match[0]), text)
+    if broken := re.search(r"\{\{|\}\}", rest):
+        line = rest.count("\n", 0, broken.start()) + 1
+        raise UserError(f"{name}:{line}: {broken[0]} does not belong to a field: write {{{{ ... }}}}")
     return FIELD.sub(value, text)
 
 

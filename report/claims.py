@@ -16,7 +16,7 @@ import re
 from report.numbers import Numbers
 from utils import UserError
 
-FIELD = re.compile(r"\{\{\s*(gap|ratio)\s([^|}]*)(?:\|([^}]*))?\}\}")
+FIELD = re.compile(r"\{\{\s*(\w+)\s([^|}]*)(?:\|([^}]*))?\}\}")
 
 
 def verdict(low: float, high: float, bound: float) -> str:
@@ -33,16 +33,22 @@ def broken_claims(text: str, numbers: Numbers, name: str) -> list[str]:
         name: file of the text, for the messages.
 
     Raises:
-        UserError: a claim has other words than those at the top of this file.
+        UserError: a claim has other words than the claims at the top of this file, or its function has no interval.
     """
     messages = []
     for field in FIELD.finditer(text):
         function, words, claim = field[1], field[2].split(), (field[3] or "").split()
-        if not claim and function == "ratio":
+        if not claim and function != "gap":
             continue
         place = f"{name}:{text.count(chr(10), 0, field.start()) + 1}"
-        claimed, bound, *_ = *(claim or ["above"]), "0"
-        if claimed not in ("above", "below", "unclear") or not bound.isdigit() or len(claim) > 2:
+        if function not in ("gap", "ratio"):
+            raise UserError(
+                f"{place}: {function} has no interval and so no claim: remove `| {' '.join(claim)}`"
+            )
+        claimed, *bound = claim or ["above"]
+        if function == "gap":
+            bound = bound or ["0"]
+        if claimed not in ("above", "below", "unclear") or len(bound) != 1 or not bound[0].isdigit():
             raise UserError(
                 f"{place}: the claim {' '.join(claim)!r} is unknown: write above, below or unclear, and a number"
             )
@@ -50,9 +56,9 @@ def broken_claims(text: str, numbers: Numbers, name: str) -> list[str]:
         if test is None:  # without results the text shows a dash
             continue
         low, high = ((100 if function == "ratio" else 1) * test[key] for key in ("ci95_low", "ci95_high"))
-        if (actual := verdict(low, high, float(bound))) != claimed:
+        if (actual := verdict(low, high, float(bound[0]))) != claimed:
             messages.append(
-                f"{place}: the text claims {claimed} {bound}, but the interval {low:.2f} to {high:.2f} of "
+                f"{place}: the text claims {claimed} {bound[0]}, but the interval {low:.2f} to {high:.2f} of "
                 f"`{function} {' '.join(words)}` is {actual}: change the sentence, then its claim (report/claims.py)"
             )
     return messages

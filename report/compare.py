@@ -95,9 +95,9 @@ def adjusted(lines: list[dict], keys: tuple[str, ...]) -> list[dict]:
 
 
 class Line(NamedTuple):
-    """A model in a line of the tables of Task 1.
+    """Describe a model that has a line in the tables of Task 1.
 
-    All specialists together are also such a model: each channel set (subset) has the entry of its specialist.
+    All specialists together are also a model: each channel set (subset) has the entry of its specialist.
     """
 
     setting: Setting
@@ -202,7 +202,7 @@ def best(setting: Setting, entries: list[int]) -> int | None:
 
     The mean is over the seeds that all entries have. If they have no seed in common, it is over all seeds. The worst
     entry drops out, then the rest is compared in the same way. So an entry with few seeds does not take seeds from the
-    comparison of better ones. Test images are not used.
+    comparison of better entries. Test images are not used.
     """
     val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
     by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
@@ -285,7 +285,7 @@ def ratios(setting: Setting) -> list[dict]:
 
 
 class Mistakes(NamedTuple):
-    """A summary of the mistakes of both `headline` networks, averaged over pairs of seeds."""
+    """Summarise the mistakes of both `headline` networks, averaged over pairs of seeds."""
 
     ours: str
     denominator: str

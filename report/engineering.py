@@ -25,8 +25,8 @@ def robustness_table(file: Path) -> str:
     """Write a table of the faults that were made on purpose, and of how many tries survived."""
     if not file.is_file():
         return NO_RESULTS.format(command="make robust")
-    note, *lines = file.read_text(encoding="utf-8").splitlines()
     try:
+        note, *lines = file.read_text(encoding="utf-8").splitlines()
         rows = [
             {key: row[key] for key in ("what is tried", "tries", "survived")} for row in csv.DictReader(lines)
         ]

@@ -26,7 +26,7 @@ CLASSES = 100  # largest number of classes in a confusion matrix
 
 
 class ClassAnswers(NamedTuple):
-    """The answers of a network on a split."""
+    """Hold the answers of a network on a split."""
 
     split: str
     labels: np.ndarray  # (N,)
@@ -46,7 +46,7 @@ def write_page(
         checkpoint: path of the evaluated checkpoint.
         record: record of the evaluation, see engine/records.py.
         trained: name of the run that trained the network.
-        whole: whether all channel sets are evaluated; a page of some sets replaces no whole page.
+        whole: whether all channel sets are evaluated; a page of some sets does not replace a page of all sets.
     """
     name = page_name(record, trained, Path(checkpoint).stem)
     if not whole:
@@ -68,19 +68,24 @@ def write_page(
 
 
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
-    """Return the name of both files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
+    """Return the name of the files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
 
-    So each evaluation of a training has a different name. The name contains the checkpoint if this is not model.pt, the
-    model if this is not `trained`, the options of the evaluation, and the split if there is only one split.
+    So each evaluation of a training has a different name. The name contains the options of the evaluation. It also
+    contains the checkpoint if this is not model.pt, the model if this is not `trained`, and the split if there is only
+    one split.
     """
-    splits = [split for split in SPLITS if record["splits"].get(split)]
-    parts = ["evaluation"]
+    splits, parts = _rows_of(record), ["evaluation"]
     if checkpoint != "model":
         parts.append(checkpoint)
     if record["model"] != trained:
         parts.append(record["model"])
     parts += [words.replace(" px", "px").replace(" ", "-") for words in _test_words(record)]
     return "-".join([*parts, *splits] if len(splits) == 1 else parts)
+
+
+def _rows_of(record: dict) -> dict[str, list[dict]]:
+    """Return a dict from each evaluated split to its rows."""
+    return {split: rows for split in SPLITS if (rows := record["splits"].get(split))}
 
 
 def _test_words(record: dict) -> list[str]:
@@ -103,9 +108,8 @@ def make_text(record: dict) -> str:
         *(f"{words} at test" for words in _test_words(record)),
     ]
     lines = [f"# {literal(record['label'])}", "", "; ".join(about) + "."]
-    for split in SPLITS:
-        if rows := record["splits"].get(split):
-            lines += ["", f"## {split}", "", _table(record, rows)]
+    for split, rows in _rows_of(record).items():
+        lines += ["", f"## {split}", "", _table(record, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -159,11 +163,12 @@ def class_text(answers: ClassAnswers) -> str:
     names, sets = _names(answers), list(answers.predictions)[:SETS]
     count = range(len(names))
     counts = confusion_matrix(answers.labels, answers.predictions[sets[0]], len(names))
-    scores = {}  # channel set -> (precision, recall, F1, number of images), each an array over the classes
-    for one in sets:
-        scores[one] = precision_recall_fscore_support(
+    scores = {
+        one: precision_recall_fscore_support(
             answers.labels, answers.predictions[one], labels=count, zero_division=0
         )
+        for one in sets
+    }  # channel set -> (precision, recall, F1, number of images), each an array over the classes
     precision, _, f1, images = scores[sets[0]]
     rows = []
     for label, name in enumerate(names):
@@ -209,7 +214,7 @@ def _names(answers: ClassAnswers) -> list[str]:
 
 
 class Bars(NamedTuple):
-    """A group of bars with intervals."""
+    """Hold a group of bars with intervals."""
 
     x: str  # label of the x axis
     bars: list[tuple[str, float, float, float]]  # (name, top-1, lower end, upper end), in percent
@@ -217,8 +222,7 @@ class Bars(NamedTuple):
 
 def sets_chart(record: dict) -> Chart:
     """Make a chart of top-1 by channel set."""
-    split = next(split for split in SPLITS if record["splits"].get(split))
-    rows = record["splits"][split]
+    split, rows = next(iter(_rows_of(record).items()))
     some = f" (the first {MOST_BARS} of {len(rows)} sets)" if len(rows) > MOST_BARS else ""
     data = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:MOST_BARS]})
     return Chart(_draw_bars, data, f"{_subject(record)}: top-1 on {split}{some}")
@@ -237,8 +241,8 @@ def training_chart(record: dict) -> Chart:
         ]
         title = f"{record['label']}, {record['dataset']}: training at {record['image_size']} px"
         return Chart(lines, panels, title)
-    rows = {split: record["splits"][split][0] for split in SPLITS if record["splits"].get(split)}
-    return Chart(_draw_bars, _bars_of("split", rows), f"{_subject(record)}: top-1")
+    first = {split: rows[0] for split, rows in _rows_of(record).items()}
+    return Chart(_draw_bars, _bars_of("split", first), f"{_subject(record)}: top-1")
 
 
 def _subject(record: dict) -> str:

@@ -62,7 +62,7 @@ FUNCTIONS = (
 
 
 class Numbers:
-    """A collection of the functions that the top of this file lists.
+    """Compute the functions that the top of this file lists.
 
     Args:
         settings: the settings of both tasks. A setting is a group of results with the same preset, data set and image
@@ -79,14 +79,13 @@ class Numbers:
         Raises:
             UserError: a function, model, file or column is unknown, or the arguments are wrong.
         """
-        name, *words = shlex.split(
-            expression.partition("|")[0]
-        )  # after the bar: a claim, see report/claims.py
-        if name not in FUNCTIONS:
-            raise UserError(f"unknown function {name!r}; known: {', '.join(FUNCTIONS)}")
         try:
+            # after the bar: a claim, see report/claims.py
+            name, *words = shlex.split(expression.partition("|")[0])
+            if name not in FUNCTIONS:
+                raise UserError(f"unknown function {name!r}; known: {', '.join(FUNCTIONS)}")
             return getattr(self, name)(*words).replace("-", "−")
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise UserError(f"{expression!r}: wrong arguments ({error})") from error
 
     def find(self, preset: str, model: str | Runs) -> tuple[Setting, Model] | tuple[None, None]:
@@ -194,13 +193,13 @@ class Numbers:
         path = self.results / file
         if not path.is_file():
             return NOTHING
-        table = pd.read_csv(path, comment="#" if file == "robustness.csv" else None)
+        table = pd.read_csv(path, dtype=str, comment="#" if file == "robustness.csv" else None)
         for condition in conditions:
             key, _, value = condition.partition("=")
             name = key.rstrip("!")
             if name not in table or column not in table:
                 raise UserError(f"{file} has no column {name} or {column}")
-            same = table[name].astype(object).fillna("").astype(str) == value
+            same = table[name].fillna("") == value
             table = table[~same if key.endswith("!") else same]
         return NOTHING if table.empty else f"{table[column].astype(float).mean():{form}}"
 
@@ -269,19 +268,22 @@ class Numbers:
 
     def compute(self, kind: str) -> str:
         """Add up the training times on processors in core-hours, or on GPUs in minutes."""
-        seconds = dict.fromkeys(("cpu", "gpu"), 0.0)
+        seconds = {"cpu": 0.0, "gpu": 0.0}
         for record in self._trainings():
-            on_gpu = any(word in record["trained_with"]["hardware"] for word in ("NVIDIA", "H100", "H200"))
-            threads = 1 if on_gpu else record["trained_with"].get("threads") or 1
-            seconds["gpu" if on_gpu else "cpu"] += record["train_s"] * threads
+            machine = record["trained_with"]
+            if "NVIDIA" in machine["hardware"]:
+                seconds["gpu"] += record["train_s"]
+            else:
+                seconds["cpu"] += record["train_s"] * (machine.get("threads") or 1)
         return f"{seconds[kind] / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
 
     def provenance(self) -> str:
-        changed = sum(record["evaluated_with"]["commit"].endswith("+changes") for record in self._records())
-        count = len(self._records())
-        return (
-            f"{changed} of these {count} evaluations ran with uncommitted changes; "
-            "all trainings ran from clean commits."
+        evaluated, trained = (
+            sum(record[key]["commit"].endswith("+changes") for record in self._records())
+            for key in ("evaluated_with", "trained_with")
+        )
+        return f"{evaluated} of these {len(self._records())} evaluations ran with uncommitted changes; " + (
+            f"so did the trainings of {trained}." if trained else "all trainings ran from clean commits."
         )
 
     def about(self, field: str) -> str:

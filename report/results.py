@@ -32,6 +32,7 @@ from engine.records import (
     load_records,
     make_table,
     read_predictions,
+    run_name,
     to_csv,
 )
 from grids.run import Run
@@ -92,7 +93,7 @@ def answers(setting: Setting, model: Model) -> np.ndarray:
 
 
 class Key(NamedTuple):
-    """The facts that are equal for all seeds of an entry, and differ between entries."""
+    """Hold the facts that are equal for all seeds of an entry, and differ between entries."""
 
     model: str
     trained: tuple  # identity of the training; two ways to evaluate the same networks have the same identity
@@ -100,7 +101,7 @@ class Key(NamedTuple):
 
 
 class Setting:
-    """A group of results with the same preset, data set and image size.
+    """Hold a group of results with the same preset, data set and image size.
 
     Args:
         task: "task1" or "task2".
@@ -140,8 +141,9 @@ class Setting:
             entries[name] = self.numbers.setdefault(facts, len(self.numbers))
             by_seed = self.records.setdefault(entries[name], {})
             if by_seed.setdefault(record["seed"], record) is not record:
+                twin = run_name(by_seed[record["seed"]])
                 raise UserError(
-                    f"two records have the same model and seed, {name} and another of {record['model']}: delete one"
+                    f"the records {twin} and {name} have the same model and seed: delete one record"
                 )
         self.keys = list(self.numbers)
         self.rows = rows.assign(entry=rows["run"].map(entries))

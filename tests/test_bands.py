@@ -21,8 +21,8 @@ from data.derive import sobel
 from data.folds import make_folds, split_folds
 from data.lists import read_channels, read_lists
 from data.prepare import main as prepare
-from engine.records import make_table, run_name, write_predictions
-from grids.task1 import BANDS_CHANNELSET, BANDS_SLICED, CHANNELSET
+from engine.records import make_table, read_predictions, run_name, save_record, write_predictions
+from grids.task1 import BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED, CHANNELSET
 from report.bands import BANDS as BANDS_DATA
 from report.bands import accuracy_table, difference_table, is_other, make_charts, unseen_table
 from report.build import collect
@@ -332,13 +332,17 @@ def publish_bands(publish, tmp_path):
     """publish_bands(run, wrong) publishes a run on four images, two seeds: set -> how many it has wrong."""
     labels = np.array([0, 0, 1, 1])
 
-    def write(run, wrong: dict[str, int], dataset=BANDS_DATA, images="abcd"):
+    def write(run, wrong: dict[str, int], dataset=BANDS_DATA, images="abcd", seeds=(0, 1)):
         channels = [name for name in wrong if not name.startswith("all")]
-        for seed in (0, 1):
+        for seed in seeds:
             more = {"channels": channels, "dataset_digest": "0" * 64}
             files = publish("task1", run, 50, (seed,), subsets=tuple(wrong), dataset=dataset, more=more)
             predicted = {name: np.where(np.arange(4) < n, 1 - labels, labels) for name, n in wrong.items()}
             write_predictions(files.predictions, list(images), labels, predicted)
+            record = json.loads(files.record.read_text())
+            for row in record["splits"]["test"]:
+                row["top1_pct"] = 100.0 - 25 * wrong[row["subset"]]
+            save_record(files, record)
 
     return write
 
@@ -379,6 +383,8 @@ def test_bands_have_names_in_the_texts_and_no_tables_among_the_colours(publish_b
 
 def test_folds_are_joined_into_a_record_that_tables_read(publish_bands, tmp_path):
     folds = ["five-fold0", "five-fold1"]
+    with pytest.raises(UserError, match="results holds no evaluation of a fold: run without --collect"):
+        join_folds(tmp_path / "results", folds, "five")
     for fold, images, wrong in zip(folds, ("abcd", "efgh"), (1, 3)):
         publish_bands(BANDS_CHANNELSET, {"all": wrong, "B01": 2}, dataset=fold, images=images)
     joined = join_folds(tmp_path / "results", folds, "five")
@@ -394,6 +400,21 @@ def test_folds_are_joined_into_a_record_that_tables_read(publish_bands, tmp_path
     assert len(make_table({name: record for name, (record, _) in joined.items()}, "task1")) == 4
     with pytest.raises(UserError, match="five-.*: 2 of 3 folds are evaluated"):
         join_folds(tmp_path / "results", [*folds, "five-fold2"], "five")
+    damaged = next((tmp_path / "results/task1/predictions").glob("*-five-fold0-*"))
+    whole = read_predictions(damaged)
+    write_predictions(damaged, whole.images[::-1], *whole[1:])
+    read_predictions.cache_clear()
+    with pytest.raises(UserError, match="five-fold0-.*csv.gz was changed after it was written"):
+        join_folds(tmp_path / "results", folds, "five")
+
+
+def test_tables_of_bands_without_our_network(publish_bands, tmp_path):
+    publish_bands(BANDS_MEAN, {"B01": 1})
+    publish_bands(BANDS_SLICED, {"all": 1, "B01": 3}, seeds=(0,))
+    setting = only_bands(tmp_path)
+    table = accuracy_table(setting)
+    assert "4 tiles" in table and "over 1–2 seeds" in table and "| 25.0 |" in table
+    assert difference_table(setting) == ""  # nothing to subtract from
 
 
 def test_channels_survive_the_way_to_the_network_and_back(bands, tmp_path):

@@ -40,7 +40,13 @@ def test_a_claim_that_the_results_do_not_support_is_named_with_its_line(field, v
     assert message.startswith("a.md:2: ") and f"is {verdict}:" in message
 
 
-@pytest.mark.parametrize("claim", ["equal", "above x", "above 9 0", "unclear 90 %"])
+@pytest.mark.parametrize("claim", ["equal", "above", "above x", "above 9 0", "unclear 90 %"])
 def test_an_unknown_claim_is_refused(claim):
     with pytest.raises(UserError, match=r"a\.md:2: the claim '.*' is unknown"):
         claims_of(f"ratio share | {claim}")
+
+
+def test_only_an_interval_has_a_claim():
+    assert claims_of("top1 ahead") == []
+    with pytest.raises(UserError, match=r"a\.md:2: top1 has no interval and so no claim: remove `. above 3`"):
+        claims_of("top1 ahead | above 3")

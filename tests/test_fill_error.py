@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+import train_task1
 from channelset import ChannelSetConv2d, build_fill
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
-from tools import fill_error
+from storage.checkpoint import load_checkpoint, save_checkpoint
+from tools import fill_error, qualitative
 from utils import UserError
 
 CORRELATED = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
@@ -69,6 +71,60 @@ def test_mean_energy_by_hand():
     assert mean_energy(np.array([1.0, 0.0]).reshape(1, 2, 1, 1)) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (("--channels", "R"), "it fills 1 kernel channels from 1, not 3"),
+        (("--fill", "luma_chroma"), "it fills 4 kernel channels from 3, not 3"),
+        (("--fill", "conditioned"), "the fill rule depends on the image"),
+        (("--fill", "rescale", "--kernel", "dynamic"), "the kernel depends on the image"),
+    ],
+)
+def test_a_network_that_the_tool_cannot_measure_is_named(ready, tiny, tiny_dataset, options, reason):
+    ready(train_task1, *tiny, "--epochs", "1", *options)
+    words = [
+        "--data",
+        str(tiny_dataset),
+        "--cache",
+        "cache",
+        "--threads",
+        "1",
+        "--size",
+        "8",
+        "--out",
+        "t.csv",
+    ]
+    with pytest.raises(UserError, match=f"run/model.pt cannot be measured: {reason}.*; leave it out"):
+        fill_error.main([*words, "run/model.pt"])
+    if options[-1] in ("conditioned", "dynamic"):
+        with pytest.raises(UserError, match=f"--ours run/model.pt: {reason}; give a network"):
+            qualitative.main(["--ours", "run/model.pt", "--out", "found.json"])
+
+
+def test_a_learned_rule_is_measured_as_it_was_trained(ready, tiny, tiny_dataset, read_rows):
+    ready(train_task1, *tiny, "--epochs", "1", "--fill", "learned")
+    checkpoint = load_checkpoint("run/model.pt", "task1-model")
+    for name, value in checkpoint["state"].items():
+        if "fill" in name and value.is_floating_point():
+            value.add_(0.1)
+    save_checkpoint("run/model.pt", checkpoint)
+    words = [
+        "--data",
+        str(tiny_dataset),
+        "--cache",
+        "cache",
+        "--threads",
+        "1",
+        "--size",
+        "8",
+        "--out",
+        "t.csv",
+    ]
+    fill_error.main([*words, "run/model.pt"])
+    errors = {row["rule"]: row["pixel_error"] for row in read_rows("t.csv") if row["subset"] == "R"}
+    assert abs(errors["learned"] - errors["regression"]) > 0.01
+
+
 def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
     trained, tiny_dataset, read_rows, capsys
 ):
@@ -98,3 +154,6 @@ def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
     )
     with pytest.raises(UserError, match="model.pt was trained on tiny at 8 px, not on tiny at 7 px"):
         fill_error.main([*options, "--size", "7"])
+    with pytest.raises(SystemExit):
+        fill_error.main([*options, "--size", "4"])
+    assert "argument --size: 4 is out of range: give a number from 5" in capsys.readouterr().err

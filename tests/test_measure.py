@@ -55,6 +55,25 @@ def test_a_set_of_the_course_size_and_the_cost_of_its_commands(tmp_path, monkeyp
     assert eval_channels.make_parser().parse_args(tried[4][1:]).repeats == 0
 
 
+def test_a_row_of_a_benchmark_names_its_threads(monkeypatch):
+    rows = []
+
+    def first(args, table):
+        torch.set_num_threads(1)
+        table.add("first", "a", 1.0, "s")
+
+    def second(args, table):
+        table.add("second", "b", 1.0, "s")
+        rows.extend(table.rows)
+
+    monkeypatch.setattr(benchmark, "BENCHMARKS", {"first": first, "second": second})
+    try:
+        benchmark.main(["first", "second", "--threads", "2"])
+    finally:
+        torch.set_num_threads(1)
+    assert [row["threads"] for row in rows] == [1, 2] and set(rows[0]) == {*benchmark.COLUMNS}
+
+
 def test_both_counters_agree_on_resnet18(model):
     macs = count_macs(model, (3, 64, 64))
     assert macs == flop_counter_macs(model, torch.zeros(1, 3, 64, 64))

@@ -138,3 +138,8 @@ def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatc
     with pytest.raises(UserError, match="mixed.pt has channels B, G, R, but the pictures are RGB"):
         tool.classifier("mixed.pt", ["rocket"])
     assert "rocket: {'RGB': " in capsys.readouterr().out
+    plain = load_checkpoint(trained, "task1-model")
+    plain["config"]["sampler"] = "none"
+    save_checkpoint("plain.pt", plain)
+    with pytest.raises(UserError, match="--ours plain.pt: it knows only one set; give a network"):
+        tool.main(["--ours", "plain.pt", "--out", "found.json"])

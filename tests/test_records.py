@@ -210,6 +210,11 @@ def test_records_of_older_versions_get_checksums_once(publish, tmp_path, rewrite
             seal.main([str(tmp_path / folder)])
     seal.main([str(tmp_path / "results")])
     assert "0 records and 0 files" in capsys.readouterr().out and files.record.read_bytes() == sealed
+    record = json.loads(sealed)
+    del record["splits"]["test"][0]["f1_macro"]
+    rewrite(files.record, record)
+    with pytest.raises(UserError, match="rgb-only-.*s0.json: f1_macro is nan, but its predictions give"):
+        seal.main([str(tmp_path / "results")])
 
 
 def test_evaluations_write_one_table_in_turn(publish, monkeypatch):

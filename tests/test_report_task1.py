@@ -149,7 +149,8 @@ def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path, rewrit
     other = files.record.with_name(files.record.name.replace(files.name[-11:-3], "01234567"))
     rewrite(other, record)
     with pytest.raises(
-        UserError, match="two records have the same model and seed, .*channelset.*: delete one"
+        UserError,
+        match="the records .*channelset.* and .*channelset.* have the same model and seed: delete one record",
     ):
         load_settings(tmp_path, "task1")
 
@@ -480,12 +481,25 @@ def test_without_results_the_blocks_say_so(root):
         ("a\n\n{{ top9 48px-quarter ours }}", "README.md:3: unknown function 'top9'"),
         ("{{ top1 48px-quarter nobody }}", "README.md:1: unknown model 'nobody'"),
         ("{{ top1 }}", "README.md:1: 'top1': wrong arguments"),
+        ("{{ top1 48px-quarter ours mean x }}", "README.md:1: .*wrong arguments .invalid literal.* 'x'"),
+        ("{{ csv a.csv b .2f rule='x }}", "README.md:1: .*wrong arguments .No closing quotation"),
+        ("{{ about\ndate }}\n{{ about date }", "README.md:3: {{ does not belong to a field"),
+        ("a\n { about date }}", "README.md:2: }} does not belong to a field"),
     ],
 )
 def test_broken_fields_are_named(root, text, message):
     (root / "report/text/README.md").write_text(text)
     with pytest.raises(UserError, match=message):
         build.main([], root)
+
+
+def test_the_texts_say_which_code_was_changed(publish, tmp_path):
+    changed = {"commit": "0" * 40 + "+changes", "hardware": "made up", "threads": 1}
+    publish("task1", CHANNELSET, 60, dataset=DATA)
+    assert build.collect(tmp_path).numbers("provenance").startswith("0 of these 2 evaluations")
+    assert build.collect(tmp_path).numbers("provenance").endswith("all trainings ran from clean commits.")
+    publish("task1", CHANNELSET, 60, seeds=(1,), dataset=DATA, more={"trained_with": changed})
+    assert build.collect(tmp_path).numbers("provenance").endswith("so did the trainings of 1.")
 
 
 # ---------------------------------------------------------------- names and pictures
@@ -516,6 +530,9 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
     right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)
     by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
     chosen = pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), by_subset)), each=9)
+    with pytest.raises(UserError, match="no test image belongs to a kind of needs colour, .*--model"):
+        wrong = {name: np.full(4, 6) for name in SUBSETS}
+        pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), wrong)), each=9)
     assert chosen == {
         "needs colour": [0],
         "one channel is enough": [1],
@@ -527,7 +544,7 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
 def test_pictures_need_results_of_the_model(results):
     with pytest.raises(UserError, match="no results of model 'nothing' .presets: 48px-quarter"):
         pictures.main(["--model", "nothing"], results)
-    with pytest.raises(UserError, match="no results of model 'channelset' .presets: none"):
+    with pytest.raises(UserError, match="--preset 64px-half: .*has no such preset, only 48px-quarter"):
         pictures.main(["--preset", "64px-half"], results)
 
 

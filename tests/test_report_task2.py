@@ -436,6 +436,7 @@ def test_what_the_figures_show(results):
     right = np.stack([np.arange(100) < 72, np.roll(np.arange(100) < 76, 3)]).mean(0).reshape(4, 25).mean(1)
     assert np.diagonal(data["confusion"].shares) == pytest.approx(100 * right)
     assert np.sum(data["confusion"].shares, axis=1) == pytest.approx([100] * 4)
+    assert "array(" not in repr(data)  # the repr of a large array leaves out values, and so would a digest
     assert data["curves"][1].series[0].y == [40.0] and "bare" not in str(data["curves"])
     (fraction,) = data["fraction"][0].series
     assert (fraction.name, fraction.x) == ("gated", [10, 100]) and fraction.y == pytest.approx([64, 74])
@@ -508,6 +509,21 @@ def test_without_results_the_blocks_say_so(root):
         "No results yet: run `python experiments.py task2`"
     ) == len(blocks)
     build.main(["--check"], root)
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_tables_of_results_that_are_gone_are_removed(results, capsys):
+    build.main([], results)
+    tables = [results / "results/task2" / name for name in ("classifiers.csv", "ratios.csv", "ablations.csv")]
+    assert all(table.is_file() for table in tables)
+    for record in (results / "results/task2/runs").glob("*.json"):
+        record.unlink()
+    (results / "results/task2/notes.csv").write_text("mine")
+    with pytest.raises(SystemExit):
+        build.main(["--check"], results)
+    assert "results/task2/ratios.csv (no results for it)" in capsys.readouterr().err
+    build.main([], results)
+    assert not any(table.exists() for table in tables) and (results / "results/task2/notes.csv").exists()
 
 
 def test_a_taught_network_is_found_by_its_teacher(publish, tmp_path, lists):

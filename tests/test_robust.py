@@ -161,3 +161,11 @@ def test_the_table_of_speeds(tmp_path):
     (tmp_path / "speed.csv").write_text("benchmark\nstem\n")
     with pytest.raises(UserError, match="speed.csv is damaged"):
         speed_tables(tmp_path / "speed.csv")
+
+
+@pytest.mark.parametrize("text", ["", "# a note\nwhat is tried,tries\nx,1\n"])
+def test_a_damaged_table_of_robustness_is_named(tmp_path, text):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/robustness.csv").write_text(text)
+    with pytest.raises(UserError, match="robustness.csv is damaged .*make robust"):
+        make_tables(tmp_path)

@@ -15,6 +15,7 @@ import eval_shallow
 import train_task2
 from config import Task2Config, training_name
 from data.cache import PixelCache
+from engine.records import RunFiles, read_predictions, write_predictions
 from metrics.cost import count_params
 from models.branched import BranchedConv2d, fuse
 from models.task2 import load_classifier
@@ -141,6 +142,13 @@ def test_latencies_are_measured_anew_without_checkpoints(have, evaluate, tmp_pat
     assert record["splits"]["test"][0]["latency_ms_b1"] == pytest.approx(timed[0]["latency_ms_b1"], abs=1e-3)
     assert "plain6-k5" in capsys.readouterr().out
     (path,) = Path("results/task2/runs").glob("*plain6-k5*")
+    predictions = RunFiles(tmp_path / "results", "task2", path.stem).predictions
+    whole = read_predictions(predictions)
+    write_predictions(predictions, whole.images[::-1], *whole[1:])  # damage that leaves the top-1
+    read_predictions.cache_clear()
+    with pytest.raises(UserError, match="plain6-k5-.*csv.gz was changed after it was written"):
+        time_again()
+    write_predictions(predictions, *whole)
     bands = latency.rebuild({**record, "channels": list("ABCDE")}, path.stem, tmp_path)
     assert bands(torch.zeros(1, 5, 8, 8)).shape == (1, 3)
     del record["checksums"]  # as an older version wrote it

@@ -31,6 +31,7 @@ from engine.records import (
     NEXT,
     Predictions,
     RunFiles,
+    check_predictions,
     load_records,
     read_predictions,
     run_name,
@@ -137,12 +138,16 @@ def join_folds(results: Path, folds: list[str], dataset: str) -> dict[str, tuple
         A dict from the name of a run to a tuple (record, predictions). The record's key "folds" describes each fold.
 
     Raises:
-        UserError: a network is not evaluated on every fold.
+        UserError: there is no evaluation, a network lacks a fold, or a file of predictions is damaged.
     """
     parts: dict[str, dict] = defaultdict(dict)
     for name, record in load_records(results, "task1").items():
-        predictions = read_predictions(RunFiles(results, "task1", name).predictions)
+        files = RunFiles(results, "task1", name)
+        check_predictions(files, record)
+        predictions = read_predictions(files.predictions)
         parts[run_name({**record, "dataset": dataset})][record["dataset"]] = record, predictions
+    if not parts:
+        raise UserError(f"{results} holds no evaluation of a fold: run without --collect")
     for name, by_fold in parts.items():
         if set(by_fold) != set(folds):
             raise UserError(

@@ -13,8 +13,8 @@ step      runs whole steps of the training scripts; the reference trains on a co
 stem      runs ChannelSetConv2d in ResNet-18, in training and folded; the reference is a plain convolution with the
           same channels
 scaling   draws and makes the batches of an epoch for 1,000 to 64,000 images; also compares one process with two
-course    measures time and memory of the commands for a drawn set of as many images as the course's archive, on
-          --threads cores; it runs only if it is named, and needs 20 to 60 minutes and 4 GB of disk
+course    measures time and memory of the commands on --threads cores; their data are a drawn set of as many images as
+          the course's archive; it runs only if it is named, and needs 20 to 60 minutes and 4 GB of disk
 
 A ratio divides our value by the reference's value. The table shows the median over the pairs, with quartiles in
 brackets. results/speed.csv has a row for each case and machine.
@@ -76,11 +76,10 @@ COLUMNS = (
 
 
 class Rows:
-    """A table of measurements; `add` prints each new row at once."""
+    """Hold a table of measurements; `add` prints each new row at once."""
 
     def __init__(self, device: torch.device):
-        machine = environment(device)
-        self.machine = {key: machine[key] for key in ("hardware", "threads", "commit")}
+        self.machine = environment(device)
         self.rows: list[dict] = []
 
     def add(self, benchmark: str, case: str, value: float, unit: str, reference: str = "", ratios=()) -> None:
@@ -93,14 +92,11 @@ class Rows:
             ratios: our value divided by the reference's value, for each pair of measurements.
         """
         quartiles = [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])] if len(ratios) else [None] * 3
-        self.rows.append(
-            dict(zip(COLUMNS, (benchmark, case, value, unit, reference, *quartiles)), **self.machine)
-        )
-        against = (
-            f"   {quartiles[0]:.3f} ({quartiles[1]:.3f} to {quartiles[2]:.3f}) x {reference}"
-            if reference
-            else ""
-        )
+        values = (benchmark, case, value, unit, reference, *quartiles)
+        machine = (self.machine["hardware"], torch.get_num_threads(), self.machine["commit"])
+        self.rows.append(dict(zip(COLUMNS, (*values, *machine), strict=True)))
+        median, low, high = quartiles
+        against = f"   {median:.3f} ({low:.3f} to {high:.3f}) x {reference}" if reference else ""
         print(f"{benchmark:8} {case:58} {value:10,.4g} {unit}{against}", flush=True)
 
     def pair(
@@ -334,7 +330,7 @@ def bench_data(args, rows: Rows) -> None:
 
 
 class Plain(Dataset):
-    """A dataset that reads images as PyTorch's ImageNet example does: from a file, with Pillow and torchvision."""
+    """Read images as PyTorch's ImageNet example does: from a file, with Pillow and torchvision."""
 
     def __init__(self, lists, cache, image_size: int):
         self.reader, self.split = ImageReader(lists), lists.splits["train"]
@@ -611,10 +607,23 @@ def main(argv: list[str] | None = None) -> None:
         "which", nargs="*", choices=tuple(BENCHMARKS), help="benchmarks to run (default: all)"
     )
     add_data_options(parser, "data set for `cache` and `epoch`, as in train_task1.py")
-    parser.add_argument("--image-size", type=within(8, 1024), default=64, help="image side in px")
-    parser.add_argument("--pairs", type=within(1, 1000), default=7, help="number of pairs of measurements")
     parser.add_argument(
-        "--steps", type=within(1, 10**5), default=5, help="number of steps in each measurement"
+        "--image-size",
+        type=within(8, 1024),
+        default=64,
+        help="image side in px for `cache`, `course`, `step` and `stem`",
+    )
+    parser.add_argument(
+        "--pairs",
+        type=within(1, 1000),
+        default=7,
+        help="number of pairs of measurements; `epoch` makes a third, `scaling` a half",
+    )
+    parser.add_argument(
+        "--steps",
+        type=within(1, 10**5),
+        default=5,
+        help="number of steps in each measurement of `data` and `step`",
     )
     parser.add_argument(
         "--device", default="cpu", help=f"device of `course`, `epoch`, `step` and `stem`: {DEVICES}"
@@ -629,7 +638,6 @@ def main(argv: list[str] | None = None) -> None:
         help="write rows into the repository's results/speed.csv even if only some benchmarks run",
     )
     args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     args.device = choose_device(args.device)
     rows = Rows(torch.device(args.device))
@@ -637,6 +645,7 @@ def main(argv: list[str] | None = None) -> None:
         name for name in BENCHMARKS if name != "course" and (name != "step" or args.device != "cpu")
     ]
     for name in chosen:
+        torch.set_num_threads(args.threads)  # `scaling` sets another number
         BENCHMARKS[name](args, rows)
         if args.keep or not args.which:  # after each benchmark, so that a later error loses nothing
             rows.keep(ROOT / "results" / "speed.csv")

@@ -65,7 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m tools.fill_error", description=__doc__)
     parser.add_argument("checkpoint", nargs="*", help="model.pt files that train_task1.py wrote")
     add_data_options(parser, "data set, as in train_task1.py")
-    parser.add_argument("--size", type=within(1, 4096), default=48, help="side of the images, px")
+    parser.add_argument(
+        "--size", type=within(max(NEIGHBOURS), 4096), default=48, help="side of the images, px"
+    )
     parser.add_argument(
         "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one for each idle core"
     )
@@ -104,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     ]
     for path in progress_bar(args.checkpoint, desc="networks", unit="network"):
         model, checkpoint = load_channel_net(path)
+        model.requires_grad_(False)
         config = checkpoint["config"]
         if difference(cache, checkpoint["dataset"], path) or config["image_size"] != args.size:
             raise UserError(
@@ -111,20 +114,24 @@ def main(argv: list[str] | None = None) -> None:
                 f"not on {cache.name} at {args.size} px: give --data and --size of its training"
             )
         stem, plain = find_stem(model), config["sampler"] == "none"
-        whole = stem.fold(sets["RGB"]) if plain else None  # the stem as it was trained
+        try:
+            if not stem.in_channels == stem.fill.rows == 3:
+                raise ValueError(f"it fills {stem.fill.rows} kernel channels from {stem.in_channels}, not 3")
+            whole = stem.fold(sets["RGB" if plain else "R"])  # RGB: the stem as it was trained
+        except ValueError as error:
+            raise UserError(f"{path} cannot be measured: {error}; leave it out") from error
         for rule in RULES if plain else (config["fill"],):
-            stem.fill = build_fill(rule, 3, **statistics)
+            if plain:  # else the stem keeps the rule of its training, which may have learned weights
+                stem.fill = build_fill(rule, 3, **statistics)
             rows += [
                 {
-                    "preset": config["preset"],
+                    **{key: config[key] for key in ("preset", "sampler", "seed")},
                     "model": config["name"],
-                    "sampler": config["sampler"],
                     "rule": rule,
-                    "seed": config["seed"],
                     "subset": name,
                     "pixel_error": pixel_error(stem.fill, moments, ids),
-                    "mean_energy": mean_energy(stem.kernel(sets["RGB"]).detach().numpy()),
-                    **stem_statistics(stem, model.bn1, val, ids, whole),
+                    "mean_energy": mean_energy(stem.kernel(sets["RGB"]).numpy()),
+                    **stem_statistics(stem, model.bn1, val, ids, whole if plain else None),
                     **validate(model, val, labels, ids),
                 }
                 for name, ids in sets.items()
@@ -133,8 +140,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset=cache.name,
         image_size=args.size,
         dataset_digest=cache.digest[:12],
-        commit=machine["commit"],
-        hardware=machine["hardware"],
+        **{key: machine[key] for key in ("commit", "hardware")},
     )
     table["seed"] = table["seed"].astype("Int64")
     write_text(args.out, to_csv(table, COLUMNS))

@@ -17,7 +17,15 @@ from torch import nn
 
 from config import DEVICES, choose_device
 from data.lists import RGB
-from engine.records import NEXT, RunFiles, load_records, read_predictions, save_record, write_table
+from engine.records import (
+    NEXT,
+    RunFiles,
+    check_predictions,
+    load_records,
+    read_predictions,
+    save_record,
+    write_table,
+)
 from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
@@ -85,6 +93,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device, records = torch.device(choose_device(args.device)), load_records(root / "results", "task2")
+    for name, record in records.items():  # their new checksums must not cover damage
+        check_predictions(RunFiles(root / "results", "task2", name), record)
     settings = [one for one in load_settings(root, "task2")[1] if args.preset in (None, one.preset)]
     if not any(setting.compared for setting in settings):
         raise UserError(

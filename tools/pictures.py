@@ -93,7 +93,15 @@ def missing(model: str, settings: list[Setting], script: str) -> str:
 
 
 def choose(kinds: dict[str, np.ndarray], each: int) -> dict[str, list[int]]:
-    """Choose up to `each` random images of each kind; return a dict from the kind to the numbers of the images."""
+    """Choose up to `each` random images of each kind; return a dict from the kind to the numbers of the images.
+
+    Raises:
+        UserError: all kinds are empty.
+    """
+    if not any(members.any() for members in kinds.values()):
+        raise UserError(
+            f"no test image belongs to a kind of {', '.join(kinds)}: give another model with --model"
+        )
     random = np.random.default_rng(0)
     return {
         kind: random.permutation(np.flatnonzero(members))[:each].tolist() for kind, members in kinds.items()
@@ -165,7 +173,11 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("--each", type=within(1, 1000), default=6, help="number of pictures of each kind")
     args = parser.parse_args(argv)
     find, kinds = TASKS[args.task]
-    settings = [one for one in load_settings(root, args.task)[1] if args.preset in (None, one.preset)]
+    settings = load_settings(root, args.task)[1]
+    presets = ", ".join(dict.fromkeys(setting.preset for setting in settings)) or "none"
+    settings = [setting for setting in settings if args.preset in (None, setting.preset)]
+    if args.preset and not settings:
+        raise UserError(f"--preset {args.preset}: results/{args.task} has no such preset, only {presets}")
     setting, model, predictions = find(settings, args.model)
     split = open_data(args.data, setting.image_size, args.cache).split("test")
     if split.paths != predictions.images:

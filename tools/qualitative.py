@@ -67,10 +67,7 @@ def describe(checkpoint: dict) -> dict:
     config = checkpoint["config"]
     return {
         "model": config["name"],
-        "preset": config["preset"],
-        "seed": config["seed"],
-        "epochs": config["epochs"],
-        "width": config["width"],
+        **{key: config[key] for key in ("preset", "seed", "epochs", "width")},
         "dataset": checkpoint["dataset"]["name"],
         "dataset_digest": checkpoint["dataset"]["digest"][:12],
         "trained_with": {key: checkpoint["environment"][key] for key in ("commit", "hardware")},
@@ -96,11 +93,16 @@ def any_set(path: str, names: list[str]) -> dict:
         names: names of the pictures.
 
     Raises:
-        UserError: the network is not for RGB.
+        UserError: the network is not for RGB, was trained on one set alone, or its kernel depends on the image.
     """
     model, checkpoint = load_channel_net(path)
     channels, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
     check_rgb(path, channels.names)
+    reason = find_stem(model).unfoldable or (
+        checkpoint["config"]["sampler"] == "none" and "it knows only one set"
+    )
+    if reason:
+        raise UserError(f"--ours {path}: {reason}; give a network that was trained with a sampler and folds")
     sets = {name: list(parse_subset(name, channels)) for name in SUBSETS}
     answers = {
         name: {

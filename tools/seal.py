@@ -8,6 +8,7 @@ that nothing changed before.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from engine.records import (
@@ -47,9 +48,11 @@ def seal_records(folder: Path, task: str) -> int:
             answers = predictions.by_column[row.get("subset", SINGLE)]
             classes = 1 + max(answers.max(), predictions.labels.max())
             for key, value in classification_metrics(predictions.labels, answers, classes).items():
-                if not abs(value - row[key]) < 1e-9:
+                recorded = row.get(key, math.nan)
+                if not abs(value - recorded) < 1e-9:
                     raise UserError(
-                        f"{files.record}: {key} is {row[key]}, but its predictions give {value}: evaluate again"
+                        f"{files.record}: {key} is {recorded}, but its predictions give {value}: evaluate the "
+                        "model again"
                     )
         save_record(files, record)
         sealed += 1
