@@ -574,6 +574,8 @@ def test_what_needs_no_pixels_is_checked_before_they_are_decoded(command, monkey
         command(train_task1, *tiny)  # without --out
     with pytest.raises(UserError, match="has strict depth 6, above 5"):
         command(train_task2, *tiny, "--arch", "plain6-k5", "--max-depth", "5")
+    with pytest.raises(UserError, match="--max-depth has no effect without a network of models/shallow.py"):
+        command(train_task2, *tiny, "--max-depth", "5")
 
 
 def test_a_resumed_run_in_the_folder_of_its_options_keeps_its_threads_and_weights(
