@@ -210,10 +210,8 @@ def open_cache(
         progress: whether to show a progress bar.
 
     Raises:
-        UserError: the size is below 1, the disk is full, too many images fail to decode, or a worker was killed.
+        UserError: the disk is full, too many images fail to decode, or a worker was killed.
     """
-    if size < 1:
-        raise UserError(f"image size {size} px is too small; use 1 or more")
     # caches of format 3 hold TIFF files of one or three bands as 8-bit pictures
     version = FORMAT + (lists.has_bands and len(lists.channels) in (1, 3))
     key = hashlib.sha256(repr((lists.digest, size, version)).encode()).hexdigest()[:12]
@@ -288,7 +286,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     channels, stamp = len(lists.channels), identity.stamp(lists)  # before any picture is read
     kind, first = first_image(lists)
     stored = stored_kind(kind)
-    # near the mean; the moments of whole numbers are exact without it
+    # floats keep more digits near zero; the moments of whole numbers are exact without an origin
     origin = None if first is None or stored != "float32" else tuple(first.mean((0, 1), np.float64).tolist())
     need = len(lists.paths) * size * size * channels * np.dtype(stored).itemsize
     free = shutil.disk_usage(folder.parent).free

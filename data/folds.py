@@ -62,8 +62,6 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     Raises:
         UserError: `out` holds something else or cannot be written, or a class has too few images.
     """
-    if folds < 2:
-        raise UserError(f"--folds {folds}: must be at least 2")
     out = Path(out)
     paths = lists.paths
     labels = np.concatenate([split.labels for split in lists.splits.values()])
