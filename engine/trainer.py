@@ -630,7 +630,7 @@ class Trainer:
     def fit_and_save(self, kind: str, dataset: dict, evaluation: str) -> None:
         """Call `fit`, write the averaged model of the last step to model.pt and stop the processes.
 
-        No best epoch is chosen.
+        This is always the last epoch, not the epoch that is best on validation.
 
         Args:
             kind: kind of the checkpoint, see `storage.checkpoint.load_checkpoint`.
