@@ -210,8 +210,10 @@ def open_cache(
         progress: whether to show a progress bar.
 
     Raises:
-        UserError: the disk is full, too many images fail to decode, or a worker was killed.
+        UserError: the size is below 1, the disk is full, too many images fail to decode, or a worker was killed.
     """
+    if size < 1:
+        raise UserError(f"image size {size} px is too small; use 1 or more")
     # caches of format 3 hold TIFF files of one or three bands as 8-bit pictures
     version = FORMAT + (lists.has_bands and len(lists.channels) in (1, 3))
     key = hashlib.sha256(repr((lists.digest, size, version)).encode()).hexdigest()[:12]
