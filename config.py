@@ -439,6 +439,10 @@ class Task2Config(ShallowOptions, TrainConfig):
                 self.stem, self.stem_pool = fitting
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        unused = super().without_effect()
+        return unused if self.arch in SHALLOW else {**unused, "max_depth": "a network of models/shallow.py"}
+
 
 CONFIGS: dict[str, type[TrainConfig]] = {"task1": Task1Config, "task2": Task2Config}
 OPTIONS.update({f"{task}-model": cls for task, cls in CONFIGS.items()})  # to check checkpoints
@@ -474,7 +478,7 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
 
 
 def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
-    """Return the options that change the training, without the seed: equal exactly when only seeds differ.
+    """Return the options that change the training, without the seed. They are equal if only seeds differ.
 
     Autocast is left out, because its default depends on the processor. A teacher is compared by its name, not its path.
     """

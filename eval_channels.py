@@ -23,10 +23,8 @@ from config import Task1Config, identity
 from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
-from engine.evaluation import Evaluation, add_options
+from engine.evaluation import Evaluation, add_options, answers
 from engine.records import NEXT
-from engine.trainer import predict
-from metrics.accuracy import classification_metrics
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
@@ -105,6 +103,11 @@ def start_evaluation(args, checkpoint: dict) -> Evaluation:
     return Evaluation("task1", args.checkpoint[0], checkpoint, args, section, name, test)
 
 
+def folds(model: nn.Module) -> bool:
+    """Check whether the stem of the model can be folded, which gives a plain network for each set."""
+    return not isinstance(model, LateFusion) and not find_stem(model).unfoldable
+
+
 def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
     """Measure the cost of the plain network for the channel set `ids`.
 
@@ -112,10 +115,9 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
     """
     plain, shape = for_channels(model, ids).eval(), (len(ids), batches.image_size, batches.image_size)
     image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
-    folded = not isinstance(model, LateFusion) and not find_stem(model).unfoldable
     macs = (
         count_macs(plain, shape) + find_stem(model).generation_macs(len(ids))
-        if folded
+        if folds(model)
         else flop_counter_macs(plain, image)
     )
     return {
@@ -136,19 +138,11 @@ def evaluate(
         subsets: name of a set -> ids.
         prepare: ids -> (network to evaluate, image channels that it takes).
     """
-    labels, rows, predictions = batches.labels.cpu().numpy(), [], {}
+    rows, predictions = [], {}
     for subset, ids in progress_bar(subsets.items(), desc="subsets", unit="subset"):
         network, columns = prepare(ids)
-        predictions[subset], loss, top5 = predict(network.eval(), batches, columns, amp=False)
-        rows.append(
-            {
-                "subset": subset,
-                **classification_metrics(labels, predictions[subset], num_classes),
-                "top5_pct": top5,
-                "loss": loss,
-                **measure(model, ids, batches, repeats),
-            }
-        )
+        quality, predictions[subset] = answers(network, batches, num_classes, columns)
+        rows.append({"subset": subset, **quality, **measure(model, ids, batches, repeats)})
     return rows, predictions
 
 
@@ -186,12 +180,7 @@ def main(argv: list[str] | None = None) -> None:
 
     columns = [cache.channel_names.index(name) for name in names]
     record = evaluation.new_record()
-    if (
-        record["section"] == "ours"
-        and len(names) <= 3
-        and not isinstance(model, LateFusion)
-        and not find_stem(model).unfoldable
-    ):
+    if record["section"] == "ours" and len(names) <= 3 and folds(model):
         record["kernels"] = kernels(model, subsets)
     train = (
         make_batches(cache, "train", evaluation.size, columns, device, config.fraction)

@@ -16,10 +16,8 @@ import torch
 from torch import nn
 
 from data.batches import Batches
-from engine.evaluation import Evaluation, add_options
+from engine.evaluation import Evaluation, add_options, answers
 from engine.records import NEXT, SINGLE
-from engine.trainer import predict
-from metrics.accuracy import classification_metrics
 from metrics.cost import BATCH, count_params, flop_counter_macs, latency_ms, peak_memory_mb
 from metrics.depth import MAX_DEPTH
 from metrics.receptive_field import receptive_field
@@ -123,9 +121,8 @@ def evaluate(path: str, args) -> bool:
     }
 
     def answer(batches: Batches) -> tuple[list[dict], dict]:
-        predictions, loss, top5 = predict(fused, batches, amp=False)
-        quality = classification_metrics(batches.labels.cpu().numpy(), predictions, cache.num_classes)
-        return [{**quality, "top5_pct": top5, "loss": loss, **columns}], {SINGLE: predictions}
+        quality, predictions = answers(fused, batches, cache.num_classes)
+        return [{**quality, **columns}], {SINGLE: predictions}
 
     return evaluation.run(record, channels, saved, answer)
 

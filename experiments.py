@@ -31,6 +31,7 @@ from engine.records import NEXT
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
 from report import build as report_build
+from storage.files import read_json
 from utils import (
     BUSY,
     ENDS_WITH_STDIN,
@@ -39,6 +40,7 @@ from utils import (
     ArgumentParser,
     UserError,
     cli,
+    counted,
     parse_config,
     within,
 )
@@ -161,6 +163,33 @@ def check_words(args) -> None:
         for owner, options in owners.items():
             for name in sorted(names & {key.replace("_", "-") for key in options}):
                 raise UserError(f"{option} has --{name}, which the {owner} sets itself: leave it out")
+
+
+def check_precision(args) -> None:
+    """Check that no finished training has another precision than --options names.
+
+    The folder of a run does not depend on --amp. So a run of the other precision would be skipped as finished.
+
+    Raises:
+        UserError: there is such a training; the message names its folder.
+    """
+    precision = {"--amp": True, "--no-amp": False}
+    named = [word for word in given_words(args.options, "--options") if word in precision]
+    if not named:
+        return
+    for seed in args.seeds:
+        for run in trainings(chosen_runs(args)):
+            folder = run_folder(run, args, seed)
+            if not (
+                folder / "model.pt"
+            ).exists():  # the training script compares the options of an unfinished run
+                continue
+            with suppress(OSError, ValueError, AttributeError):  # config.json is missing or damaged
+                if read_json(folder / "config.json").get("amp") is not precision[named[-1]]:
+                    raise UserError(
+                        f"--options has {named[-1]}, but {folder} was trained without it, and a run of the other "
+                        f"precision has the same folder: rename that folder, or leave out {named[-1]}"
+                    )
 
 
 def training_config(run: Run, args, seed: int) -> TrainConfig:
@@ -352,6 +381,7 @@ def main(argv: list[str] | None = None) -> None:
     source = find_dataset(args.data)
     args.dataset, args.channels = name_of(source), read_channels(source)
     check_words(args)
+    check_precision(args)
     if args.list:
         return show(args)
     # SIGTERM acts as Ctrl-C: the trainings save, then stop. Only the main thread may set this.
@@ -365,9 +395,15 @@ def main(argv: list[str] | None = None) -> None:
     failed, left = run_jobs(together, args.jobs, args.minutes)
     left = evaluations if args.latency else [job for job in left if job.makes is None]
     failed += run_jobs([job for job in left if job.ready], 1 if args.latency else args.jobs)[0]
-    if evaluations and args.report:
+    missing = {
+        file for job in jobs + evaluations for file in (job.makes, *job.needs) if file and not file.exists()
+    }
+    if missing:
+        how = " without --no-train" if args.no_train else ""
+        print(f"not trained yet: {counted(len(missing), 'network')}; run the same command again{how}")
+    if args.report:
         report_build.main([])
-    elif evaluations:
+    elif any(missing.isdisjoint(job.needs) for job in evaluations):
         print(NEXT)
     if failed:
         raise UserError("failed: " + ", ".join(f"{job.name} ({job.log})" for job in failed))

@@ -95,17 +95,17 @@ def check_outputs(args, files: list[Path], pictures: dict[Path, Path]) -> None:
     Raises:
         UserError: an output would replace a file; the message names both paths.
     """
-    inputs = {}
+    inputs, taken = {}, {}
     for path in (Path(args.checkpoint), *files):
         with suppress(OSError):  # it is missing, which is reported later
             inputs[_file_id(path)] = path
     outputs = [("--csv", Path(args.csv))] if args.csv else []
-    for option, path in outputs + [("--picture", path) for path in pictures.values()]:
+    for option, path in outputs + [(f"--picture of {file}", path) for file, path in pictures.items()]:
         with suppress(OSError):  # nothing is there
             if same := inputs.get(_file_id(path)):
                 raise UserError(f"{option} {path} would replace {same}: choose another path")
-        if option == "--picture" and args.csv and path.absolute() == Path(args.csv).absolute():
-            raise UserError(f"--csv and --picture both name {path}: choose two paths")
+        if (other := taken.setdefault(path.absolute(), option)) != option:
+            raise UserError(f"{other} and {option} both name {path}: choose two paths, or rename an image")
 
 
 def _file_id(path: Path) -> tuple[int, int]:

@@ -18,9 +18,9 @@ from functools import partial
 import torch
 
 from channelset import sample_channels, some_subsets
-from config import Task1Config, training_name
+from config import Task1Config
 from data.channels import parse_shares, parse_subset, subset_name
-from data.dataset import find_dataset, make_batches
+from data.dataset import find_dataset, make_batches, open_data
 from data.lists import RGB, read_channels
 from engine.trainer import Trainer, goes_on, predict, start
 from metrics.accuracy import classification_metrics
@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
             f"--teacher {config.teacher}: teacher and student must both take all channels of the data; leave out "
             f"--channels or --teacher"
         )
-    device, processes, cache = start(config, str(source))
+    device, processes, lists = start(config, source)
+    cache = open_data(lists, config.image_size, config.cache, config.max_failed)
     ids = parse_subset(config.channels, cache.channels)
     channels = cache.channels.chosen(ids)
     names = channels.names
@@ -87,10 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     if config.init_from and not goes_on(config):
         shaped = partial(build_shaped, vars(config))
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
-    teacher = None
-    if config.teacher:
-        teacher, options = load_teacher(config.teacher, cache, len(names))
-        config.taught_by = training_name(Task1Config.of(options))
+    teacher = load_teacher(config.teacher, cache, len(names)) if config.teacher else None
     seen = list(parse_subset(config.train_channels, channels))
     shares = parse_shares(config.set_shares, channels.chosen(seen))
 

@@ -15,8 +15,8 @@ from functools import partial
 
 import torch
 
-from config import Task2Config, training_name
-from data.dataset import make_batches
+from config import Task2Config
+from data.dataset import make_batches, open_data
 from engine.trainer import Trainer, goes_on, predict, start
 from metrics.accuracy import classification_metrics
 from models.initial import initialise
@@ -27,21 +27,19 @@ from utils import cli, parse_config
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(Task2Config, argv, __doc__).resolve()
-    device, processes, cache = start(config)
-    channels = range(len(cache.channel_names))
+    device, processes, lists = start(config)
+    channels = range(len(lists.channels))
     torch.manual_seed(config.seed)
-    model = build_classifier(vars(config), len(channels), cache.num_classes)
+    model = build_classifier(vars(config), len(channels), len(lists.class_names))
     if config.arch in SHALLOW:  # stops if the network is deeper than --max-depth
         measure_depth(
             model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name
         )
     if config.init_from and not goes_on(config):
-        shaped, names = partial(build_classifier, vars(config)), cache.channel_names
-        print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
-    teacher = None
-    if config.teacher:
-        teacher, options = load_teacher(config.teacher, cache)
-        config.taught_by = training_name(Task2Config.of(options))
+        shaped, names = partial(build_classifier, vars(config)), lists.channels.names
+        print(initialise(model, shaped, config.init_from, CHECKPOINT, names, lists.class_names))
+    cache = open_data(lists, config.image_size, config.cache, config.max_failed)
+    teacher = load_teacher(config.teacher, cache) if config.teacher else None
     train, val = (
         make_batches(cache, split, config.image_size, channels, device, config.fraction)
         for split in ("train", "val")

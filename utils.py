@@ -402,6 +402,12 @@ def use_threads(count: int) -> int:
     return count
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all of its work: PyTorch returns before the results are there."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def _idle_times(cores: set[int]) -> dict[int, int]:
     """Return the idle time of each core, in clock ticks."""
     lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()

@@ -116,8 +116,7 @@ def _fetch(url: str, part: Path) -> bool:
             f"bytes {have}-"
         )
         have = have if resumed else 0  # a server without Range sends the whole file
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = None if response.length is None else have + response.length
         free = shutil.disk_usage(part.parent).free
         if total and total - have > free:
             raise UserError(

@@ -288,7 +288,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     channels, stamp = len(lists.channels), identity.stamp(lists)  # before any picture is read
     kind, first = first_image(lists)
     stored = stored_kind(kind)
-    # near the mean; the moments of whole numbers are exact without it
+    # floats keep more digits near zero; the moments of whole numbers are exact without an origin
     origin = None if first is None or stored != "float32" else tuple(first.mean((0, 1), np.float64).tolist())
     need = len(lists.paths) * size * size * channels * np.dtype(stored).itemsize
     free = shutil.disk_usage(folder.parent).free

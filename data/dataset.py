@@ -13,7 +13,7 @@ from data.cache import PixelCache, open_cache
 from data.demo import make_demo
 from data.files import LARGEST_LIST
 from data.identity import as_text, sizes_of, sums_of
-from data.lists import read_lists
+from data.lists import ImageLists, read_lists
 from data.source import is_searched, open_source
 from storage.files import home_path
 from utils import ROOT, ArgumentParser, UserError, generator
@@ -80,13 +80,15 @@ def cached_size(image_size: int) -> int:
     return round(image_size * 8 / 7)
 
 
-def open_data(data: str, image_size: int, cache: str | None = None, max_failed: float = 0.01) -> PixelCache:
+def open_data(
+    data: str | ImageLists, image_size: int, cache: str | None = None, max_failed: float = 0.01
+) -> PixelCache:
     """Open the pixel cache of `data`. Its pictures are larger than the crops, see `cached_size`.
 
     If there are several processes, only the first builds the cache.
 
     Args:
-        data: a folder or zip, or "auto", see `find_dataset`.
+        data: a folder or zip, or "auto", see `find_dataset`; or the lists of the data set.
         image_size: side of the crops, px.
         cache: folder of all caches; default: data/cache.
         max_failed: share of a split that may fail to decode.
@@ -97,7 +99,7 @@ def open_data(data: str, image_size: int, cache: str | None = None, max_failed: 
     several = dist.is_available() and dist.is_initialized()  # some builds of PyTorch have no distributed part
     if several and dist.get_rank() > 0:
         dist.barrier()  # the first process builds the cache
-    lists = read_lists(find_dataset(data))
+    lists = data if isinstance(data, ImageLists) else read_lists(find_dataset(data))
     pixels = open_cache(lists, cached_size(image_size), cache, max_failed_share=max_failed)
     if several and dist.get_rank() == 0:
         dist.barrier()

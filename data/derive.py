@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.decode import ImageReader, open_picture, reason, to_mode
-from data.lists import BANDS, RGB, ImageLists
+from data.lists import BANDS, RGB, ImageLists, bands_text
 from data.source import BROKEN
 from storage.files import write_text
 from storage.locks import making
@@ -86,7 +86,7 @@ def derive(lists: ImageLists, channel: str, out: str | Path) -> Path:
                     np.save(temporary / file, np.dstack([rgb, more]))
                     lines.append(f"{file} {label}\n")
                 write_text(temporary / f"{split}.txt", "".join(lines))
-            write_text(temporary / BANDS, f"R\nG\nB\n{channel}\n")
+            write_text(temporary / BANDS, bands_text({**lists.channels.as_dict(), channel: None}))
     except BROKEN as error:
         raise UserError(
             f"cannot write {out}: {error}; free disk space, correct the image, or name another folder with --out"

@@ -55,7 +55,7 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
             else "; other lists are missing, as after an interruption"
         )
         raise UserError(f"{folder} holds {', '.join(there)} already: delete that to make new lists{more}")
-    if not 0 < val + test < 1 or min(val, test) < 0:
+    if not 0 < val + test < 1:
         raise UserError(
             f"--val {val} --test {test}: use shares of at least 0 whose sum is above 0 and below 1"
         )

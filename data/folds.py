@@ -9,7 +9,7 @@ import numpy as np
 from data.decode import ImageReader
 from data.demo import read_marker
 from data.identity import as_text, digest_of, sums_of
-from data.lists import BANDS, ImageLists
+from data.lists import BANDS, ImageLists, bands_text
 from data.source import BROKEN
 from storage.files import write_json, write_text
 from storage.locks import making
@@ -62,8 +62,6 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     Raises:
         UserError: `out` holds something else or cannot be written, or a class has too few images.
     """
-    if folds < 2:
-        raise UserError(f"--folds {folds}: must be at least 2")
     out = Path(out)
     paths = lists.paths
     labels = np.concatenate([split.labels for split in lists.splits.values()])
@@ -89,8 +87,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
                     text = "".join(f"{paths[row]} {labels[row]}\n" for row in rows)
                     write_text(temporary / folder.name / f"{split}.txt", text)
                 if lists.has_bands:
-                    lines = (f"{name} {nm or ''}" for name, nm in lists.channels.as_dict().items())
-                    write_text(temporary / folder.name / BANDS, "".join(f"{line}\n" for line in lines))
+                    write_text(temporary / folder.name / BANDS, bands_text(lists.channels.as_dict()))
             write_json(temporary / marker.name, content)
     except BROKEN as error:
         raise UserError(

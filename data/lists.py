@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +151,11 @@ def parse_bands(data: bytes, name: str) -> Channels:
     if not bands:
         raise UserError(f"{name} is empty; it needs a line `<name> <wavelength in nm>` for each channel")
     return Channels(bands)
+
+
+def bands_text(bands: Mapping[str, float | None]) -> str:
+    """Return the text of a bands.txt; bands: name of a channel -> its wavelength in nm, or None."""
+    return "".join(f"{name} {nm}\n" if nm else f"{name}\n" for name, nm in bands.items())
 
 
 def means_something_else(band: str, wavelength: float | None) -> bool:

@@ -214,31 +214,29 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+
+    def lists() -> ImageLists:
+        return read_lists(find_dataset(args.source))
+
     if args.command == "download":
         print(f"ready: {download(args.url, args.out)} (no need to unpack it)")
     elif args.command == "build":
         out = args.out or ROOT / "data" / f"{args.name}.zip"
         print(f"ready: {build(args.name, args.source, out, args.workers)}")
     elif args.command == "check":
-        check(read_lists(find_dataset(args.source)), args.decode, args.workers)
+        check(lists(), args.decode, args.workers)
     elif args.command == "lists":
         write_lists(args.source, args.val, args.test, args.seed)
         check(read_lists(args.source), False, 1)
     elif args.command == "folds":
-        for folder in make_folds(read_lists(find_dataset(args.source)), args.folds, args.out):
+        for folder in make_folds(lists(), args.folds, args.out):
             print(f"ready: {folder}")
     elif args.command == "derive":
-        print(f"ready: {derive(read_lists(find_dataset(args.source)), args.channel, args.out)}")
+        print(f"ready: {derive(lists(), args.channel, args.out)}")
     elif args.command == "demo":
         print(f"ready: {make_demo(args.out)}")
     else:
-        cache = open_cache(
-            read_lists(find_dataset(args.source)),
-            cached_size(args.size),
-            args.out,
-            args.workers,
-            args.max_failed,
-        )
+        cache = open_cache(lists(), cached_size(args.size), args.out, args.workers, args.max_failed)
         sizes = ", ".join(f"{name} {len(cache.split(name).labels):,}" for name in ("train", "val", "test"))
         print(f"ready: {cache.folder} ({sizes}); train mean {cache.mean.round(4)}, std {cache.std.round(4)}")
 

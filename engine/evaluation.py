@@ -8,7 +8,9 @@ import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from channelset import Channels
 from config import CONFIGS, DEVICES, changed_options, differing, digest, identity
@@ -18,6 +20,7 @@ from data.dataset import add_data_options, make_batches, open_data
 from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
 from engine.records import (
+    LATENCY,
     SECTIONS,
     RunFiles,
     check_predictions,
@@ -26,6 +29,8 @@ from engine.records import (
     write_predictions,
     write_record,
 )
+from engine.trainer import predict
+from metrics.accuracy import classification_metrics
 from report.evaluation_page import ClassAnswers, write_page
 from storage.files import check_writable, read_json, read_jsonl
 from utils import (
@@ -42,8 +47,6 @@ from utils import (
 
 # names and paths of one machine. A record leaves them out; instead of the teacher's path it holds the teacher's name
 PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
-
-LATENCY = {"task1": "latency_ms", "task2": "latency_ms_b1"}  # column with the latency of one image
 
 
 def kept_options(options: dict) -> dict:
@@ -106,9 +109,19 @@ def results_folder(task: str, dataset: dict) -> Path:
     return Path("runs/results")
 
 
+def answers(model: nn.Module, batches: Batches, num_classes: int, columns=None) -> tuple[dict, np.ndarray]:
+    """Return the quality of the model, as columns of the table, and its predictions (N,).
+
+    The model takes the image channels `columns` (None: all).
+    """
+    predictions, loss, top5 = predict(model, batches, columns, amp=False)
+    quality = classification_metrics(batches.labels.cpu().numpy(), predictions, num_classes)
+    return {**quality, "top5_pct": top5, "loss": loss}, predictions
+
+
 def readable(name: str, split: str, row: dict) -> str:
     """Return a row of the table of either task as one line of text."""
-    latency = row["latency_ms"] if "subset" in row else row["latency_ms_b1"]
+    latency = row[LATENCY["task1" if "subset" in row else "task2"]]
     return (
         f"{name} {split:4} "
         + (f"{row['subset']:4} " if "subset" in row else "")

@@ -64,6 +64,7 @@ COSTS = {  # task -> column -> decimals; metrics.cost and metrics.depth measure 
         "train_s": 1,
     },
 }
+LATENCY = {"task1": "latency_ms", "task2": "latency_ms_b1"}  # column with the latency of one image
 NEXT = "next: python -m report.build"  # this command makes the documents from the results
 MAY_MISS = ("latency", "loss")  # latency is not measured with --repeats 0; older records have no loss
 # options of the training with a column for each; other options are in "options" if they differ from the default
@@ -285,7 +286,6 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
         UserError: a value of a record is missing or out of range; the message names the record.
     """
     rows = []
-    latency = "latency_ms" if task == "task1" else "latency_ms_b1"
     for name, record in records.items():
         try:
             config, test = record["config"], record["test"]
@@ -301,7 +301,12 @@ def make_table(records: dict[str, dict], task: str) -> pd.DataFrame:
             }
             timer = record.get("timed_with", record["evaluated_with"])["hardware"]
             rows += [
-                {**common, "latency_hardware": timer if line.get(latency) else None, "split": split, **line}
+                {
+                    **common,
+                    "latency_hardware": timer if line.get(LATENCY[task]) else None,
+                    "split": split,
+                    **line,
+                }
                 for split, lines in record["splits"].items()
                 for line in lines
             ]

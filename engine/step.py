@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from config import TrainConfig, parse_sizes
 from data.batches import Batches, draw_mix, mix
-from utils import generator
+from utils import generator, wait_for
 
 MIXED = 0.9  # images are mixed in this first share of the training
 WARM_UP = 3  # steps before the graph is captured; they choose algorithms and create the optimiser's state
@@ -188,7 +188,7 @@ class TrainStep:
 
     def _capture(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)  # the graph allocates its own gradients
-        torch.cuda.synchronize(self.device)
+        wait_for(self.device)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
             self._step_at_position()

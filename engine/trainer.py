@@ -29,11 +29,12 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import PRESETS, TrainConfig, differing, folder_name
+from config import PRESETS, TrainConfig, differing, folder_name, training_name
 from data.batches import Batches
 from data.cache import PixelCache
-from data.dataset import open_data
+from data.dataset import draw_fraction, find_dataset
 from data.identity import LISTS_ONLY, difference
+from data.lists import ImageLists, read_lists
 from engine.board import Board
 from engine.step import TrainStep, make_optimizer
 from models.resnet import LAYERS
@@ -49,6 +50,7 @@ from utils import (
     is_out_of_memory,
     progress_bar,
     use_threads,
+    wait_for,
 )
 
 SAVE_EVERY = 20  # seconds; a kill costs at most this much training
@@ -77,39 +79,73 @@ class Processes:
             dist.destroy_process_group()
 
 
-def start(config: TrainConfig, data: str | None = None) -> tuple[torch.device, Processes, PixelCache]:
-    """Set the threads, then return the device, the processes of torchrun and the opened data.
+def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device, Processes, ImageLists]:
+    """Make the checks that need no pixels, since decoding may take minutes. Choose a run directory and the threads.
 
     Args:
-        data: path of the data set, if it is known already (default: search by `config.data`).
+        source: path of the data set, if it is known already (default: search by `config.data`).
+
+    Returns:
+        the device, the processes of torchrun, and the lists of the data set.
 
     Raises:
-        UserError: a file that an option names is missing or not a model; an option of a new run has no effect; or the
-            run directory holds a run already or cannot be written.
+        UserError: a file that an option names is missing or not a model; an option of a new run has no effect; the
+            batch size does not fit; or the run directory holds a run already or cannot be written.
         BusyError: another process uses the run directory.
     """
-    needed = ("teacher",) if goes_on(config) else ("teacher", "init_from")
-    for option in needed:  # checked first: decoding the data may take minutes
-        if path := getattr(config, option):
-            if not Path(path).is_file():
-                flag = option.replace("_", "-")
-                raise UserError(f"--{flag} {path}: no such file; give the path of a model.pt")
-            load_checkpoint(path, tuple(OPTIONS))
-    if config.out:
-        _check_folder(config.out, config.resume)
-    if not config.out or not Path(config.out, "last.pt").exists():
+    lists = read_lists(source or find_dataset(config.data))
+    if config.teacher:
+        config.taught_by = training_name(type(config).of(_options_in(config.teacher, "--teacher")))
+    config.out = config.out or f"runs/{lists.name}-{config.image_size}px/{folder_name(config)}"
+    _check_folder(config.out, config.resume)
+    if not goes_on(config):
         config.check_effects()
+        if config.init_from:
+            _options_in(config.init_from, "--init-from")
     choose_threads(config)
     # where all training batches have one shape, a GPU times its convolution algorithms only once
     torch.backends.cudnn.benchmark = config.train_sizes is None
     device = torch.device(config.device)
     processes = Processes.start(device)
+    images = len(draw_fraction(lists.splits["train"].labels, config.fraction))
+    _check_batch_size(config.batch_size, images, processes.world)
     if processes.rank == 0:
-        if config.out and Path(config.out).exists():
+        if Path(config.out).exists():
             hold(Path(config.out)).release()
-        check_writable(Path(config.out or "runs"))
-    cache = open_data(data or config.data, config.image_size, config.cache, config.max_failed)
-    return device, processes, cache
+        check_writable(Path(config.out))
+    return device, processes, lists
+
+
+def _options_in(path: str, option: str) -> dict:
+    """Return the options of the training that wrote `path`, the value of `option`.
+
+    Raises:
+        UserError: the file is missing, or not a model.pt.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{option} {path}: no such file; give the path of a model.pt")
+    return load_checkpoint(path, tuple(OPTIONS))["config"]
+
+
+def _check_batch_size(size: int, images: int, world: int) -> None:
+    """Check that batches of `size` images can be made of the training images, and split among `world` processes.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if size > images:
+        raise UserError(
+            f"--batch-size {size} is larger than the {images} training images: use {images} or less"
+        )
+    if world > 1 and size < 2 * world:
+        raise UserError(
+            f"--batch-size {size} gives each of {world} processes fewer than two images, but batch normalisation "
+            f"needs two: use {2 * world} or more, or start fewer processes"
+        )
+    if size % world:
+        raise UserError(
+            f"--batch-size {size} cannot be split equally among {world} processes; use a multiple of {world}"
+        )
 
 
 def _check_folder(folder: str | Path, resume: bool) -> None:
@@ -135,7 +171,7 @@ def choose_threads(config: TrainConfig) -> None:
 
     Without --threads it is the number of the interrupted run, or one for each idle core.
     """
-    if not config.threads and config.device == "cpu" and config.resume and config.out:
+    if not config.threads and config.device == "cpu" and config.resume:
         with suppress(FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
             threads = read_json(Path(config.out, "config.json")).get("threads")
             config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
@@ -225,8 +261,7 @@ class Estimate:
         self.done += 1
         if self.done not in (self.SKIPPED, self.FIRST):
             return ""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        wait_for(self.device)
         if self.done == self.SKIPPED:
             self.began = time.perf_counter()
             return ""
@@ -251,6 +286,14 @@ class Estimate:
         return text
 
 
+def _changed(option: str, ours, theirs) -> str:
+    """Write how an option differs from the start of a run: "--lr 0.1 (now 0.2)" or "--amp (now --no-amp)"."""
+    flag = option.replace("_", "-")
+    if isinstance(ours, bool) and isinstance(theirs, bool):
+        return f"--{'' if theirs else 'no-'}{flag} (now --{'' if ours else 'no-'}{flag})"
+    return f"--{flag} {theirs} (now {ours})"
+
+
 def weights_digest(path: str | Path) -> str:
     """Return a digest of all parameters and buffers in a model.pt."""
     digest = hashlib.sha256()
@@ -261,9 +304,7 @@ def weights_digest(path: str | Path) -> str:
 
 def goes_on(config: TrainConfig) -> bool:
     """Check whether the training goes on with a run in --out, so that its weights come from there."""
-    return bool(config.resume and config.out) and any(
-        Path(config.out, name).exists() for name in ("last.pt", OLDER)
-    )
+    return config.resume and any(Path(config.out, name).exists() for name in ("last.pt", OLDER))
 
 
 def work(options: Mapping) -> float:
@@ -278,7 +319,7 @@ class Trainer:
     The directory holds config.json, environment.json, metrics.jsonl, last.pt and model.pt.
 
     Args:
-        config: resolved options; if `config.out` is empty, a run directory is chosen.
+        config: resolved options, as `start` leaves them.
         cache: the data; a run is not resumed on other data.
         model: called as model(images, **batch_inputs(...)), returns logits (B, K).
         train: training batches.
@@ -289,7 +330,7 @@ class Trainer:
             1503.02531).
 
     Raises:
-        UserError: the batch size does not fit the training images or the number of processes.
+        UserError: so many images could not be decoded that the rest is smaller than a batch.
     """
 
     def __init__(
@@ -307,7 +348,6 @@ class Trainer:
         # a resumed run keeps the environment of its first start
         self.cache, self.environment = cache, environment(train.device)
         self.images_digest = cache.images_digest
-        config.out = config.out or f"runs/{cache.name}-{config.image_size}px/{folder_name(config)}"
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval()
@@ -316,20 +356,7 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         if processes.world > 1 and self.device.type == "cuda":
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        if config.batch_size > len(train):
-            raise UserError(
-                f"--batch-size {config.batch_size} is larger than the {len(train)} training images"
-            )
-        if processes.world > 1 and config.batch_size < 2 * processes.world:
-            raise UserError(
-                f"--batch-size {config.batch_size} gives each of {processes.world} processes fewer than two images, "
-                f"but batch normalisation needs two: use {2 * processes.world} or more, or start fewer processes"
-            )
-        if config.batch_size % processes.world:
-            raise UserError(
-                f"--batch-size {config.batch_size} cannot be split equally among {processes.world} processes; use a "
-                f"multiple of {processes.world}"
-            )
+        _check_batch_size(config.batch_size, len(train), processes.world)  # some images may be left out
         self.optimizer = make_optimizer(self.model, config)
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
         # loss_sum: sum of the losses of this epoch's steps
@@ -474,9 +501,8 @@ class Trainer:
         if set(differ) == {"epochs"}:
             return self._other_length(differ["epochs"][1])
         if differ:
-            return "it was started with " + ", ".join(
-                f"--{key.replace('_', '-')} {theirs} (now {ours})" for key, (ours, theirs) in differ.items()
-            )
+            changes = ", ".join(_changed(key, *values) for key, values in differ.items())
+            return f"it was started with {changes}; give its options again, or choose another --out"
         if not 0 <= state["step"] <= self.steps.total:
             return f"last.pt is at step {state['step']} of {self.steps.total}; choose another --out or delete last.pt"
         return ""
@@ -604,7 +630,7 @@ class Trainer:
     def fit_and_save(self, kind: str, dataset: dict, evaluation: str) -> None:
         """Call `fit`, write the averaged model of the last step to model.pt and stop the processes.
 
-        No best epoch is chosen.
+        This is always the last epoch, not the epoch that is best on validation.
 
         Args:
             kind: kind of the checkpoint, see `storage.checkpoint.load_checkpoint`.

@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from channelset.check import in_eval_mode
+from utils import wait_for
 
 BATCH = 256  # images in a batch for costs that depend on the batch
 try:
@@ -148,7 +149,7 @@ class _LiveMemory(TorchDispatchMode):
 def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> float:
     """Time `model(*inputs)` in eval mode; return the median milliseconds.
 
-    On CUDA, the time of a run begins and ends with an idle GPU. So it includes the time to launch the operations.
+    On a GPU, the time of a pass begins and ends with an idle GPU. So it includes the time to launch the operations.
 
     Raises:
         ValueError: `repeats` is below 1.
@@ -184,11 +185,10 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int) -> dict[str
 
 
 def _pass_ms(model: nn.Module, *inputs) -> float:
-    """Return the milliseconds of one pass; on CUDA, the time begins and ends with an idle GPU."""
-    on_cuda = any(isinstance(value, Tensor) and value.is_cuda for value in inputs)
-    wait = (lambda: torch.cuda.synchronize(inputs[0].device)) if on_cuda else (lambda: None)
-    wait()
+    """Return the milliseconds of one pass; on a GPU, the time begins and ends with an idle GPU."""
+    device = inputs[0].device
+    wait_for(device)
     start = time.perf_counter()
     model(*inputs)
-    wait()
+    wait_for(device)
     return 1000 * (time.perf_counter() - start)

@@ -182,8 +182,8 @@ def load_late_fusion(paths: list[str], recipe: Callable[[dict], Hashable]) -> tu
     }
 
 
-def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module, dict]:
-    """Rebuild the teacher from the checkpoint `path`; return the network for all channels and its training options.
+def load_teacher(path: str, cache: PixelCache, channels: int) -> nn.Module:
+    """Rebuild the teacher from the checkpoint `path`; return the network for all channels.
 
     Args:
         cache: data of the student, the network that learns from the teacher.
@@ -200,7 +200,7 @@ def load_teacher(path: str, cache: PixelCache, channels: int) -> tuple[nn.Module
         raise UserError(
             f"--teacher {path}: teacher and student must both take all channels of the same data{reason}"
         )
-    return for_channels(model), checkpoint["config"]
+    return for_channels(model)
 
 
 # ---------------------------------------------------------------- one set of channels, late fusion

@@ -83,8 +83,8 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
     return load(path, CHECKPOINT, build)
 
 
-def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
-    """Rebuild the teacher from the checkpoint `path`; return the fused network and the options of its training.
+def load_teacher(path: str, cache: PixelCache) -> nn.Module:
+    """Rebuild the teacher from the checkpoint `path`; return the fused network.
 
     Args:
         cache: data of the student, the network that learns from the teacher.
@@ -98,7 +98,7 @@ def load_teacher(path: str, cache: PixelCache) -> tuple[nn.Module, dict]:
         raise UserError(
             f"--teacher {path}: it was trained on {checkpoint['dataset']['name']!r}, not on this data: {mismatch}"
         )
-    return fuse(model), checkpoint["config"]
+    return fuse(model)
 
 
 def measure_depth(

@@ -149,8 +149,8 @@ def check_options(config: Mapping, cls: type, path: str | Path) -> None:
         empty = value is None and fields[name].default is None
         if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
             raise UserError(
-                f"{path} holds an architecture that this version cannot build: its option "
-                f"--{name.replace('_', '-')} is {value!r:.60}. Use it with the version that trained it."
+                f"{path} holds an option that this version does not know: --{name.replace('_', '-')} is "
+                f"{value!r:.60}. Use it with the version that trained it."
             )
     try:
         check_ranges(cls(**options))

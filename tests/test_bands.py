@@ -437,6 +437,9 @@ def test_a_fourth_channel_is_derived_and_rgb_stays(tiny_dataset, tmp_path, capsy
         np.testing.assert_allclose(image[..., 3], np.clip(expected(image[..., :3]), 0, 255), atol=0.51)
         pixels = open_cache(lists, 8, tmp_path / "cache", progress=False).split("train").images
         assert np.abs(pixels[..., :3].astype(int) - plain).max() <= 1  # resampled in float, not in 8 bits
+    (tiny_dataset / "bands.txt").write_text("R 665\nG 560\nB\n")
+    prepare(["derive", str(tiny_dataset), "--channel", "nir", "--out", str(tmp_path / "waves")])
+    assert read_lists(tmp_path / "waves").channels.wavelengths == (665, 560, None, None)
     with pytest.raises(UserError, match="is there already"):
         prepare(["derive", str(tiny_dataset), "--channel", "grey", "--out", str(tmp_path / "grey")])
     (tiny_dataset / "bands.txt").write_text("NIR\nR\nG\n")

@@ -295,3 +295,33 @@ def test_what_the_tables_and_figures_show_is_in_a_grid():
 def test_a_run_of_one_task_is_refused_for_the_other():
     with pytest.raises(UserError, match="is not for task2, which has no option embedding, fill"):
         resolve_run("task2", grids.task1.SLICED, "48px-quarter")
+
+
+def test_a_finished_run_of_another_precision_is_not_taken(queue):
+    """Both have the same folder, so the queue would skip the run and evaluate the other network."""
+    queue([GOOD], "--list")
+    args = experiments.make_parser().parse_args(["task1", "--only", "good"])
+    args.dataset, args.channels = "tiny", RGB
+    place = experiments.run_folder(GOOD, args, 0)
+    place.mkdir(parents=True)
+    (place / "model.pt").touch()
+    (place / "config.json").write_text('{"amp": true}')
+    experiments.main(["task1", "--data", "tiny", "--list", "--options=--amp"])
+    for more in (["--list"], ["--no-train"], ["--no-eval"]):
+        with pytest.raises(UserError, match=f"--options has --no-amp, but {place} was trained without it"):
+            experiments.main(["task1", "--data", "tiny", "--options=--amp --no-amp", *more])
+    (place / "config.json").unlink()
+    experiments.main(["task1", "--data", "tiny", "--list", "--options=--no-amp"])
+
+
+def test_what_is_not_evaluated_is_told_and_the_report_is_built_all_the_same(queue, monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(experiments.report_build, "main", built.append)
+    queue([GOOD, OTHER], "--list")
+    capsys.readouterr()
+    for more in ([], ["--report"]):
+        experiments.main(["task1", "--data", "tiny", "--no-train", *more])
+        assert capsys.readouterr().out == (
+            "0 runs to train\nnot trained yet: 2 networks; run the same command again without --no-train\n"
+        )
+    assert built == [[]]

@@ -256,7 +256,7 @@ def test_a_part_of_an_evaluation_replaces_no_whole(trained, command, monkeypatch
     command(eval_channels, trained, *options, "--split", "val", "--subsets", "R", "--repeats", 0)
     command(eval_channels, trained, *options, "--repeats", 1)  # holds more
     before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
-    monkeypatch.setattr(eval_channels, "predict", None)  # the refusal comes before the measurement
+    monkeypatch.setattr("engine.evaluation.predict", None)  # the refusal comes before the measurement
     for part, words in (
         (("--split", "val"), "7 other rows, such as test B"),
         (("--subsets", "R RG"), "10 other rows, such as test B"),

@@ -315,6 +315,9 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch
         (["--teacher", "no.pt"], "--teacher no.pt: no such file"),
         (["--teacher", "file"], "file is not a readable checkpoint"),
         (["--init-from", "file"], "file is not a readable checkpoint"),
+        (["--batch-size", "13"], "--batch-size 13 is larger than the 12 training images: use 12 or less"),
+        (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
+        (["--distill-ramp", "1"], "--distill-ramp has no effect without a --teacher"),
     ],
 )
 def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, monkeypatch, words, message):
@@ -325,7 +328,7 @@ def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, 
     Path("run/last.pt").write_bytes(b"")
     Path("file").touch()
     lock = hold(Path("busy"))
-    monkeypatch.setattr(trainer, "open_data", decode)
+    monkeypatch.setattr(dataset_module, "open_cache", decode)
     for script in (train_task1, train_task2):
         with pytest.raises(UserError, match=message):
             command(script, *tiny, *words)

@@ -125,6 +125,20 @@ def test_a_latency_is_the_median_without_the_warm_up(monkeypatch):
         latency_ms(network, torch.zeros(1), repeats=0)
 
 
+@pytest.mark.parametrize(
+    "measure", [latency_ms, lambda net, x, repeats: latencies_ms({"": net}, x, rounds=repeats)]
+)
+def test_a_latency_waits_for_any_gpu(monkeypatch, measure):
+    """Here "meta" stands for a GPU of any maker."""
+    waited = []
+    monkeypatch.setattr("torch.accelerator.synchronize", waited.append)
+    measure(nn.Identity(), torch.zeros(1, device="meta"), repeats=1)
+    assert waited[-2:] == [torch.device("meta")] * 2
+    waited.clear()
+    measure(nn.Identity(), torch.zeros(1), repeats=1)
+    assert waited == []
+
+
 def test_networks_timed_in_turn(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_no_output_replaces_an_image_the_network_or_another_output(trained, tmp_
         (folder / "a.png", ["--picture", folder / "a.png"], "--picture .* would replace"),
         (tmp_path / "link.png", ["--csv", folder / "a.png"], "--csv .* would replace .*link.png"),
         (folder, ["--csv", trained], "--csv .* would replace .*model.pt"),
-        (folder / "a.png", ["--csv", "out", "--picture", "out"], "--csv and --picture both name out"),
+        (folder / "a.png", ["--csv", "out", "--picture", "out"], "--csv and --picture of .* both name out"),
     ):
         with pytest.raises(UserError, match=message):
             predict.main([*map(str, (trained, images, *options)), "--device", "cpu", "--threads", "1"])
@@ -209,6 +210,19 @@ def test_a_file_of_more_than_a_gibibyte_is_not_read(trained):
         file.truncate(LARGEST_IMAGE + 1)
     with pytest.raises(UserError, match="huge.png.* bytes"):
         Predictor(trained).pixels("huge.png", (0, 1, 2))
+
+
+def test_two_pictures_of_one_name_are_refused(trained, tiny_dataset, tmp_path):
+    source = next(tiny_dataset.rglob("*.JPEG"))
+    files = [tmp_path / name for name in ("a/x.jpg", "b/x.jpg", "c/a-x-jpg.jpg")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(source, file)
+    named = [file.relative_to(tmp_path) for file in files]
+    with pytest.raises(
+        UserError, match="--picture of a/x.jpg and --picture of c/a-x-jpg.jpg both name out/a-x-jpg.png"
+    ):
+        predict.main([str(trained), *map(str, named), "--picture", "out", "--device", "cpu"])
 
 
 def test_pictures_of_files_with_equal_names_and_folders_are_all_drawn(trained, tiny_dataset):

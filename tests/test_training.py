@@ -16,10 +16,11 @@ import torch
 
 import eval_channels
 import train_task1
+import train_task2
 from config import Task1Config, differing, folder_name, identity, training_name
 from engine import step
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from utils import ROOT, UserError
+from utils import ROOT, UserError, parse_config
 
 # ---------------------------------------------------------------- runs
 
@@ -542,13 +543,11 @@ def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows
         (["--epochs", "-1"], "--epochs -1"),
         (["--channels", "X"], "no channel 'X'; the channels are R, G, B"),
         (["--channels", "RR"], "repeat a channel"),
-        (["--batch-size", "99"], "--batch-size 99 is larger than the 12 training images"),
         (["--lr", "0"], "--lr 0.0"),
         (["--device", "gpu"], "--device gpu: expected"),
         (["--fraction", "0"], "--fraction 0.0: must be above 0 and at most 1"),
         (["--fraction", "1.01"], "--fraction 1.01"),
         (["--fraction", "nan"], "--fraction nan"),
-        (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
         (["--batch-size", "1"], "at least 2"),
         (["--train-sizes", "40,x"], "--train-sizes 40,x: give whole numbers"),
         (["--train-sizes", "0,40"], "--train-sizes 0,40: give whole numbers"),
@@ -564,6 +563,43 @@ def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows
 def test_bad_options_name_the_option(command, options, message, tiny):
     with pytest.raises(UserError, match=message):
         command(train_task1, *tiny, *options)
+
+
+def test_what_needs_no_pixels_is_checked_before_they_are_decoded(command, monkeypatch, tiny):
+    folder = Path("runs/tiny-8px", folder_name(parse_config(Task1Config, tiny).resolve()))
+    folder.mkdir(parents=True)
+    (folder / "last.pt").touch()
+    monkeypatch.setattr("data.dataset.open_cache", None)
+    with pytest.raises(UserError, match=f"{folder} already holds a run: add --resume"):
+        command(train_task1, *tiny)  # without --out
+    with pytest.raises(UserError, match="has strict depth 6, above 5"):
+        command(train_task2, *tiny, "--arch", "plain6-k5", "--max-depth", "5")
+    with pytest.raises(UserError, match="--max-depth has no effect without a network of models/shallow.py"):
+        command(train_task2, *tiny, "--max-depth", "5")
+
+
+def test_a_resumed_run_in_the_folder_of_its_options_keeps_its_threads_and_weights(
+    command, monkeypatch, tiny, trained, interrupt_at, capsys
+):
+    begun = [*tiny, "--init-from", "run/model.pt"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        interrupt_at(patch, 2)
+        command(train_task1, *begun, "--threads", "1")
+    shutil.rmtree("run")  # the weights to start from are not needed any more
+    capsys.readouterr()
+    command(train_task1, *begun, "--resume")
+    shown = capsys.readouterr()
+    assert "of which 2 steps are done" in shown.err and "one per idle core" not in shown.err
+
+
+def test_a_run_of_another_precision_is_not_resumed(command, monkeypatch, tiny, interrupt_at):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        interrupt_at(patch, 2)
+        command(train_task1, *tiny, "--no-amp")
+    with pytest.raises(
+        UserError, match=r"with --no-amp \(now --amp\); give its options again, or choose another --out"
+    ):
+        command(train_task1, *tiny, "--amp", "--resume")
 
 
 @pytest.mark.parametrize(
@@ -624,7 +660,9 @@ def test_checkpoint_of_another_architecture(command, trained):
     state = load_checkpoint(trained, "task1-model")
     for change in ({"arch": "resnet18"}, {"width": 0.2}, {"arch": "resnet99"}):
         save_checkpoint("other.pt", {**state, "config": {**state["config"], **change}})
-        with pytest.raises(UserError, match="other.pt holds (an|another) architecture"):
+        with pytest.raises(
+            UserError, match="other.pt holds (an option that this version|another architecture)"
+        ):
             command(eval_channels, "other.pt", "--results", "results")
 
 
