@@ -1,7 +1,10 @@
 """Fixtures that several test files share."""
 
+import functools
 import gc
 import logging
+import multiprocessing
+import os
 import runpy
 import shutil
 import signal
@@ -24,12 +27,13 @@ torch.set_num_threads(1)  # the tests' tensors are tiny: threads would only wait
 import train_task1  # noqa: E402  (the path above leads to it)
 from config import changed_options, digest, identity, resolve_run  # noqa: E402
 from data.demo import make_demo  # noqa: E402
-from engine.records import SINGLE, SUBSETS, RunFiles, run_name, write_predictions, write_record  # noqa: E402
+from engine.records import SINGLE, SUBSETS, RunFiles, load_records, run_name, write_predictions, write_record  # noqa: E402
 from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
 from storage.files import write_json  # noqa: E402
 from utils import ROOT  # noqa: E402
 
+os.environ["GIT_COMMIT"] = "0" * 40  # to ask git takes a tenth of a second for each record
 gc.freeze()  # the modules stay until the end: a collection need not visit their million objects each time
 
 
@@ -89,7 +93,12 @@ def drawn_demo(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def unrendered(monkeypatch):
+def rendered():
+    """Let the figures of a test be rendered."""
+
+
+@pytest.fixture(autouse=True)
+def unrendered(request, monkeypatch):
     """Build every figure, but save one pixel with its metadata: to render it takes most of the time."""
 
     def save(figure, path, metadata, **options):
@@ -97,7 +106,34 @@ def unrendered(monkeypatch):
         texts.add_text("Rows", metadata["Rows"])
         Image.new("L", (1, 1)).save(path, "PNG", pnginfo=texts)
 
-    monkeypatch.setattr(Figure, "savefig", save)
+    if "rendered" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture(scope="session")
+def published():
+    """published(task) returns the records of results/, read once a session."""
+    return functools.cache(lambda task: load_records(ROOT / "results", task))
+
+
+@pytest.fixture
+def forked():
+    """forked(function) calls a function in a copy of this process, which has all modules; returns its answer."""
+
+    def call(function, timeout: int = 600):
+        fork = multiprocessing.get_context("fork")
+        mine, theirs = fork.Pipe()
+        process = fork.Process(target=lambda: theirs.send(function()))
+        process.start()
+        theirs.close()
+        try:
+            assert mine.poll(timeout), "the process does not end"
+            return mine.recv()
+        finally:
+            process.kill()
+            process.join()
+
+    return call
 
 
 @pytest.fixture
@@ -131,26 +167,11 @@ def example(monkeypatch, tmp_path, capsys):
 @pytest.fixture
 def tiny() -> list[str]:
     """Options of a training of three epochs of three steps on `tiny_dataset`."""
-    return [
-        "--arch",
-        "resnet10",
-        "--width",
-        "0.1",
-        "--image-size",
-        "8",
-        "--batch-size",
-        "4",
-        "--epochs",
-        "3",
-        "--eval-every",
-        "2",
-        "--augment",
-        "light",
-        "--device",
-        "cpu",
-        "--lr",
-        "0.01",
-    ]
+    network, training = (
+        "--arch resnet10 --width 0.1 --image-size 8",
+        "--batch-size 4 --epochs 3 --eval-every 2",
+    )
+    return f"{network} {training} --augment light --device cpu --lr 0.01".split()
 
 
 @pytest.fixture

@@ -139,9 +139,9 @@ def compare(rank: int, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory) -> Path:
-    """Run two processes and return the folder of their errors."""
+    """Run two forks of this process, which need not import PyTorch, and return the folder of their errors."""
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
+    torch.multiprocessing.start_processes(work, (str(folder),), nprocs=2, start_method="fork")
     return folder
 
 

@@ -528,40 +528,35 @@ def reference_step(net, *args, loss, **how):
 def test_segmentation_of_torchvision(name):
     segmentation = pytest.importorskip("torchvision.models.segmentation")
 
-    def make():
-        torch.manual_seed(0)
-        return with_sets_exactly(
-            getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=2)
-        )
-
+    torch.manual_seed(0)
+    start = with_sets_exactly(getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=2))
+    net, other = copy.deepcopy(start), copy.deepcopy(start)
     x = torch.randn(2, 3, 32, 32).double()
     loss = lambda output: nn.functional.cross_entropy(output["out"], (x[:, 0] > 0).long())  # noqa: E731
-    net, other = make(), make()
     average = reference_step(net, without_green(x), loss=loss)
     reference_step(other, x[:, IDS], loss=loss, channels=IDS)
-    assert_same_training(net, other, make(), 1e-6)
+    assert_same_training(net, other, start, 1e-6)
     check(copy.deepcopy(net), x)
-    fresh = torch.optim.swa_utils.AveragedModel(make(), use_buffers=True)
+    fresh = torch.optim.swa_utils.AveragedModel(start, use_buffers=True)
     assert_reloads(average.state_dict(), fresh, average)
 
 
 def test_detector_of_torchvision():
     detection = pytest.importorskip("torchvision.models.detection")
 
-    def make():
-        torch.manual_seed(0)
-        net = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+    torch.manual_seed(0)
+    start = with_sets(
+        detection.fasterrcnn_mobilenet_v3_large_320_fpn(
             weights=None, weights_backbone=None, num_classes=2, min_size=64, max_size=96
         )
-        return with_sets(net)
-
+    )
+    net, other = copy.deepcopy(start), copy.deepcopy(start)
     images = [torch.rand(3, 64, 64), torch.rand(3, 48, 80)]
     targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}] * 2
     loss = lambda losses: sum(losses.values())  # noqa: E731
-    net, other = make(), make()
     average = reference_step(net, [without_green(x) for x in images], targets, loss=loss)
     reference_step(other, [x[IDS] for x in images], targets, loss=loss, channels=IDS)
-    assert_same_training(net, other, make(), 1e-5)
+    assert_same_training(net, other, start, 1e-5)
     net.eval()
     mask = torch.tensor([[True, False, True]] * 2)
     with torch.no_grad():
@@ -573,5 +568,5 @@ def test_detector_of_torchvision():
             for mine, theirs in zip(got, wanted, strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
     assert any(len(part["boxes"]) for part in wanted)
-    fresh = torch.optim.swa_utils.AveragedModel(make(), use_buffers=True)
+    fresh = torch.optim.swa_utils.AveragedModel(start, use_buffers=True)
     assert_reloads(average.state_dict(), fresh, average)

@@ -24,7 +24,7 @@ from engine.step import TrainStep
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.files import atomic_path, write_text
 from storage.locks import hold
-from utils import ROOT, BusyError, Output, UserError
+from utils import ROOT, BusyError, Output, UserError, cli
 
 
 def weights(path) -> dict:
@@ -43,13 +43,17 @@ def lines(folder) -> list[dict]:
 
 
 @pytest.fixture
-def cut(command, tiny, interrupt_at, monkeypatch):
+def cut(command, tiny, interrupt_at, monkeypatch, once):
     """Stop a run of nine steps after five, then let it go one step further: both states exist."""
-    for call in (5, 1):
-        with monkeypatch.context() as patch:
-            interrupt_at(patch, call)
-            with pytest.raises(SystemExit):
-                command(train_task1, *tiny, "--out", "cut", "--resume")
+
+    def train():
+        for call in (5, 1):
+            with monkeypatch.context() as patch:
+                interrupt_at(patch, call)
+                with pytest.raises(SystemExit):
+                    command(train_task1, *tiny, "--out", "cut", "--resume")
+
+    once("cut", Path("cut"), train)
     return Path("cut")
 
 
@@ -266,6 +270,7 @@ def test_a_label_that_no_table_can_hold_is_refused_at_the_start(command, trained
     assert not Path("results").exists()
 
 
+@pytest.mark.usefixtures("rendered")
 def test_awkward_labels_come_out_as_they_are(command, trained, monkeypatch):
     label = "$x_{$ 443 | <script> \u4e2d"
     command(eval_channels, trained, "--results", "results", "--repeats", 0, "--label", label)
@@ -353,32 +358,23 @@ def test_messages_that_nobody_can_read_raise_nothing(error):
     assert Output(Gone()).write("abc") == 3
 
 
-def test_work_goes_on_when_nobody_reads_its_messages(tiny, tiny_dataset, tmp_path):
-    words = [
-        "train_task1.py",
-        *tiny,
-        "--threads",
-        "1",
-        "--data",
-        str(tiny_dataset),
-        "--cache",
-        "cache",
-        "--out",
-        "run",
-    ]
-    script = [sys.executable, str(ROOT / words[0]), *words[1:]]
-    process = subprocess.Popen(script, cwd=tmp_path, stderr=subprocess.PIPE)
-    process.stderr.close()
-    try:
-        assert process.wait(timeout=600) == 0 and (tmp_path / "run/model.pt").exists()
-    finally:
-        process.kill()
+def test_work_goes_on_when_nobody_reads_its_messages(command, tiny, forked):
+    def work() -> bool:
+        reader, writer = os.pipe()
+        os.close(reader)
+        sys.stderr = open(writer, "w", buffering=1)
+        cli(lambda: command(train_task1, *tiny, "--threads", 1, "--out", "run"))
+        return True
+
+    assert forked(work) and Path("run/model.pt").exists()
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_reason_to_stop(tmp_path, closed):
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import utils\n"
+        f"import sys, types; sys.path.insert(0, {str(ROOT)!r})\n"
+        "sys.modules['torch'] = types.ModuleType('torch')  # its import takes seconds\n"
+        "import utils\n"
         "def main():\n"
         "    print('out'); print('err', file=sys.stderr); open('file', 'w').write('x')\n"
         "    raise utils.UserError('wrong')\n"

@@ -15,8 +15,7 @@ from data.build import MAKE, build, images_sha256, read_recipe, read_recipes, wr
 from data.folds import make_folds
 from data.lists import read_lists
 from data.prepare import main
-from engine.records import load_records
-from utils import ROOT, UserError
+from utils import UserError
 
 SPLITS = ["train"] * 3 + ["val"] + ["test"]
 ORIGINALS = {"copy": "{head}{number:0>8}.jpg", "shrink": "{name}", "tiff": "{name}"}
@@ -238,7 +237,7 @@ def test_a_picture_under_another_name_is_refused(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(read_recipes()))
-def test_recipes_are_whole_and_those_of_the_results(tmp_path, name):
+def test_recipes_are_whole_and_those_of_the_results(tmp_path, published, name):
     """The lists that a recipe makes have the checksum that each record names."""
     recipe, digests = read_recipe(name), set()
     assert images_sha256(recipe.rows) == recipe.facts["images_sha256"]
@@ -251,7 +250,7 @@ def test_recipes_are_whole_and_those_of_the_results(tmp_path, name):
     assert lists.digest == recipe.facts["lists_sha256"]
     assert lists.class_names == list(recipe.facts["classes"])
     for task in CONFIGS:
-        for record in load_records(ROOT / "results", task).values():
+        for record in published(task).values():
             if record["dataset"] == name:
                 parts = record.get("folds", [record])
                 digests |= {(part["dataset"], part["dataset_digest"]) for part in parts}

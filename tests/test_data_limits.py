@@ -5,10 +5,9 @@ import io
 import lzma
 import os
 import re
+import resource
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -30,7 +29,7 @@ from data.prepare import main as prepare
 from engine import records
 from engine.records import write_predictions
 from storage.checkpoint import load_checkpoint
-from utils import ROOT, UserError
+from utils import UserError, cli
 
 
 def as_npy(array: np.ndarray) -> bytes:
@@ -57,27 +56,29 @@ def pixels(number: int, kind=np.uint16) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (8, 9, 4)).astype(kind)
 
 
-def python(code: str, timeout: int = 600) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"]
-    return subprocess.run(words, capture_output=True, text=True, timeout=timeout)
+def attempt(function) -> tuple[str, int]:
+    """Return the error that a function raises, and by how many kB the memory of this process grew at most."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Exception) as error:
+        function()
+    return f"{error.type.__name__} {error.value}", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
 # ---------------------------------------------------------------- regular files of bounded size
 
 
-def test_a_pipe_or_a_device_is_named_at_once(tiny_dataset, tmp_path):
-    names = ("train.txt", "val.txt", "bands.txt", "images/n00000000/n00000000_1.JPEG")
-    code = "from data.prepare import main; from utils import UserError\n"
+def test_a_pipe_or_a_device_is_named_at_once(tiny_dataset, tmp_path, forked):
+    names, folders = ("train.txt", "val.txt", "bands.txt", "images/n00000000/n00000000_1.JPEG"), []
     for kind in ("pipe", "device"):
         for number, name in enumerate(names):
             folder = tmp_path / f"{kind}{number}"
             path = shutil.copytree(tiny_dataset, folder) / name
             path.unlink(missing_ok=True)
             os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
-            code += f"try: main(['check', {str(folder)!r}, '--decode', '--workers', '1'])\n"
-            code += "except UserError as error: print('named', error)\n"
-    lines = [line for line in python(code).stdout.splitlines() if line.startswith("named")]
-    assert len(lines) == 8 and all("not a regular file" in line for line in lines), lines
+            folders.append(str(folder))
+    for folder in folders:
+        error, _ = forked(lambda: attempt(lambda: prepare(["check", folder, "--decode", "--workers", "1"])))
+        assert error.startswith("UserError") and "not a regular file" in error
     cache = open_cache(
         read_lists(tmp_path / "pipe3"), 8, tmp_path / "cache", max_failed_share=0.5, progress=False
     )
@@ -109,7 +110,7 @@ def test_usual_limits_are_far_above_usual_files():
 
 
 @pytest.mark.parametrize("lie", [False, True])
-def test_a_bomb_in_a_zip_is_not_unpacked(tiny_dataset, tmp_path, lie):
+def test_a_bomb_in_a_zip_is_not_unpacked(tiny_dataset, tmp_path, monkeypatch, forked, lie):
     """200 MB of zeros, which the zip may say are 100 bytes, under a limit of 16 MB."""
     bomb, block = "images/n00000000/n00000000_1.JPEG", bytes(1 << 20)
     with zipfile.ZipFile(tmp_path / "tiny.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -122,17 +123,10 @@ def test_a_bomb_in_a_zip_is_not_unpacked(tiny_dataset, tmp_path, lie):
                 file.write(block)
         if lie:
             archive.getinfo(bomb).file_size = 100
-    done = python(
-        "import resource; from data import decode; from data.lists import read_lists\n"
-        "decode.LARGEST_IMAGE = 1 << 24\n"
-        f"reader = decode.ImageReader(read_lists({str(tmp_path / 'tiny.zip')!r}))\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"try: reader.read({bomb!r})\n"
-        "except Exception as error: print(type(error).__name__, error)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
-    )
-    why, grown = done.stdout.splitlines()
-    assert ("BadZipFile" if lie else "209,715,200 bytes, more than") in why and int(grown) < 50_000  # kB
+    monkeypatch.setattr(decode_module, "LARGEST_IMAGE", 1 << 24)
+    reader = decode_module.ImageReader(read_lists(tmp_path / "tiny.zip"))
+    why, grown = forked(lambda: attempt(lambda: reader.read(bomb)))
+    assert ("BadZipFile" if lie else "209,715,200 bytes, more than") in why and grown < 50_000
 
 
 def test_other_ways_to_pack_are_named(tiny_dataset, tmp_path):
@@ -177,20 +171,12 @@ def test_a_part_of_a_tiff_unpacks_to_what_its_header_says(method, pack, tile):
     "channels, tile, why",
     [(4, None, "to more than the 256"), (4, 16384, "more than"), (3, 16384, "tiles of")],
 )
-def test_a_bomb_in_a_tiff_is_not_unpacked(tmp_path, channels, tile, why):
+def test_a_bomb_in_a_tiff_is_not_unpacked(monkeypatch, forked, channels, tile, why):
     """200 MB of zeros in a picture of 8 x 8 pixels."""
-    (tmp_path / "bomb.tif").write_bytes(tiff(channels, zlib.compress(bytes(200 << 20)), tile=tile))
-    done = python(
-        "import resource; from pathlib import Path; from data import decode; import tifffile\n"
-        f"data = Path({str(tmp_path / 'bomb.tif')!r}).read_bytes()\n"
-        "decode.LARGEST_IMAGE = 1 << 29\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"try: decode.decode(data, 8, {channels})\n"
-        "except Exception as error: print(type(error).__name__, error)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
-    )
-    reason, grown = done.stdout.splitlines()
-    assert reason.startswith("ValueError") and why in reason and int(grown) < 50_000, done.stdout  # kB
+    data = tiff(channels, zlib.compress(bytes(200 << 20)), tile=tile)
+    monkeypatch.setattr(decode_module, "LARGEST_IMAGE", 1 << 29)
+    reason, grown = forked(lambda: attempt(lambda: decode(data, 8, channels)))
+    assert reason.startswith("ValueError") and why in reason and grown < 50_000
 
 
 @pytest.mark.parametrize("method", [6, 7, 34712, 50001])
@@ -435,14 +421,13 @@ def test_a_path_with_a_control_character_is_named_without_it(tiny_dataset, name)
     assert name not in str(caught.value)
 
 
-def test_errors_show_control_characters_as_escapes(tmp_path):
+def test_errors_show_control_characters_as_escapes(tmp_path, capsys):
     (tmp_path / "a\x1b[31m").mkdir()
     (tmp_path / "a\x1b[31m" / "\x1b[2J").touch()
-    done = python(
-        "from data.prepare import main; from utils import cli\n"
-        f"cli(lambda: main(['check', {str(tmp_path / 'a')!r} + chr(27) + '[31m']))"
-    )
-    assert done.returncode == 2 and "\x1b" not in done.stderr and r"\x1b[2J" in done.stderr
+    with pytest.raises(SystemExit) as stop:
+        cli(lambda: prepare(["check", str(tmp_path / "a\x1b[31m")]))
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and "\x1b" not in shown and r"\x1b[2J" in shown
 
 
 @pytest.mark.parametrize("name", ["ds:1", ".hidden", "ends.", "q?x", "a<b>", "two\nlines", "x" * 120])

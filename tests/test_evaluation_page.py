@@ -71,6 +71,7 @@ def classifier():
     return {**HEAD, "task": "task2", "splits": {"test": [row]}, "weighted_operations": 14, "history": history}
 
 
+@pytest.mark.usefixtures("rendered")
 def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, capsys):
     classifier["splits"]["val"] = classifier["splits"]["test"]
     for number, record in enumerate((sets, classifier)):
@@ -124,6 +125,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_more(sets, tmp_path, ca
     assert "exists" in shown.err and shown.out == ""  # the reason
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_label_is_no_formula(sets, tmp_path):
     record = {**sets, "label": "costs $x^$ " * 30}  # long, too
     write_page(tmp_path / "model.pt", record, "net", ANSWERS)
@@ -230,6 +232,7 @@ ANSWERS = ClassAnswers(
 )
 
 
+@pytest.mark.usefixtures("rendered")
 def test_a_table_of_the_classes(sets, tmp_path, capsys):
     write_page(tmp_path / "model.pt", sets, "net", ANSWERS)
     text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")

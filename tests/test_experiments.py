@@ -78,6 +78,9 @@ class Fork(multiprocessing.get_context("fork").Process):
     def poll(self):
         return self.exitcode
 
+    def wait(self):
+        self.join()
+
     @property
     def returncode(self):
         return self.exitcode
@@ -85,7 +88,7 @@ class Fork(multiprocessing.get_context("fork").Process):
 
 @pytest.fixture
 def forks(monkeypatch):
-    """Start the queue's jobs as `Fork`. The jobs are real processes in the other tests and in test_faults.py."""
+    """Start the queue's jobs as `Fork`. The jobs are real processes in test_faults.py."""
     monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(Popen=Fork, PIPE=subprocess.PIPE))
 
 
@@ -162,11 +165,12 @@ def test_a_training_that_is_busy_is_tried_again(queue, capsys, monkeypatch):
     assert (folder("good") / "model.pt").exists()
 
 
+@pytest.mark.usefixtures("forks")
 def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
     endless = " ".join(
         [*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every", "1000000"]
     )
-    queue([GOOD, OTHER], "--minutes", "0.1", "--jobs", "1", "--options", endless)
+    queue([GOOD, OTHER], "--minutes", "0.04", "--jobs", "1", "--options", endless)
     out = capsys.readouterr().out
     assert (
         "stopped good,fill=mean seed 0: run the same command again to go on" in out
@@ -231,6 +235,7 @@ def test_a_teacher_is_trained_before_its_student(queue, capsys):
     assert out.index("start   rgb-only") < out.index("start   student") and "done    student seed 0" in out
 
 
+@pytest.mark.usefixtures("forks")
 def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypatch, tiny, read_rows):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -27,7 +26,7 @@ from data.lists import read_lists
 from engine import records, trainer
 from storage.locks import hold, one_at_a_time
 from tools import bands, benchmark, fill_error, latency, qualitative
-from utils import BUSY, ROOT, BusyError, UserError, check_ranges, cli, parse_config
+from utils import BUSY, BusyError, UserError, check_ranges, cli, parse_config
 
 
 def test_a_folder_has_one_holder_at_a_time(tmp_path):
@@ -65,23 +64,26 @@ def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["SIGKILL", "SIGHUP"])
-def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
+def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, monkeypatch, tiny, word):
     """No step waits for a time. A training that outlives its queue comes to its own end, and then there is a model."""
     words = [*tiny, "--epochs", "20000", "--eval-every", "20000", "--cache", str(tmp_path / "cache")]
     options = ["task1", "--only", "sliced", "--data", str(tiny_dataset), "--threads", "1", "--no-eval"]
-    queue = subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments.py"), *options, "--options", " ".join(words)],
-        cwd=tmp_path,
-        start_new_session=True,  # a group of processes, which ends as a whole below
-        # under nohup this process ignores SIGHUP, and so would the queue
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
+
+    def run():
+        os.setsid()  # a group of processes, which ends as a whole below
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup lets this process ignore it
+        cli(lambda: experiments.main([*options, "--options", " ".join(words)]))
+
+    monkeypatch.chdir(tmp_path)
+    queue = multiprocessing.get_context("fork").Process(target=run)  # it need not import PyTorch
+    queue.start()
     try:
         while not (log := next(tmp_path.glob("runs/*/*/metrics.jsonl"), None)):  # of the first epoch
-            assert queue.poll() is None, "the queue ended before the training began"
+            assert queue.is_alive(), "the queue ended before the training began"
             time.sleep(0.05)
         os.kill(queue.pid, getattr(signal, word))
-        assert queue.wait(timeout=300) == -getattr(signal, word)
+        queue.join(timeout=300)
+        assert queue.exitcode == -getattr(signal, word)
         while True:  # until the training gives its folder back
             try:
                 hold(log.parent).release()
@@ -92,7 +94,8 @@ def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, tiny, word):
     finally:  # whatever failed, nothing goes on
         with suppress(ProcessLookupError):
             os.killpg(queue.pid, signal.SIGKILL)
-        queue.wait()
+        queue.kill()
+        queue.join()
 
 
 @pytest.mark.parametrize("config", [Task1Config, Task2Config])
@@ -267,7 +270,7 @@ def test_a_part_of_an_evaluation_replaces_no_whole(trained, command, monkeypatch
     assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
 
 
-def test_a_part_is_no_reason_to_skip_what_is_missing(trained, command, unrendered, capsys):
+def test_a_part_is_no_reason_to_skip_what_is_missing(trained, command, capsys):
     options = ("--results", "results", "--device", "cpu", "--skip-existing")
     for part in (
         ("--split", "val", "--subsets", "RGB", "--repeats", 0),
@@ -282,7 +285,7 @@ def test_a_part_is_no_reason_to_skip_what_is_missing(trained, command, unrendere
         assert "skipped" in capsys.readouterr().out, part
 
 
-def test_a_page_of_some_sets_replaces_no_whole_page(trained, command, unrendered):
+def test_a_page_of_some_sets_replaces_no_whole_page(trained, command):
     options = ("--device", "cpu", "--split", "val", "--repeats", 0)
     command(eval_channels, trained, *options, "--results", "results")
     whole = {path: path.read_bytes() for path in Path("run").glob("evaluation*")}

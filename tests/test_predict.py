@@ -67,6 +67,7 @@ def test_the_order_of_the_channels_in_the_text_changes_no_answer(command, tiny, 
             assert [share for _, share in other] == pytest.approx(shares, abs=1e-6), (script.__name__, text)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_one_line_an_image_a_table_and_a_picture(trained, tiny_dataset, capsys):
     folder = tiny_dataset / "images" / "n00000001"
     words = [str(trained), str(folder), "--channels", "RG", "--top", "2", "--device", "cpu"]

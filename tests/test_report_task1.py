@@ -316,6 +316,7 @@ def test_a_model_needs_every_subset_of_a_seed(results, publish):
 # ---------------------------------------------------------------- figures and documents
 
 
+@pytest.mark.usefixtures("rendered")
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
     build.main([], results)
     drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
@@ -388,8 +389,7 @@ def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
     assert chart.data[0].series[0].x == [30, 60]
 
 
-@pytest.mark.usefixtures("unrendered")
-def test_build_then_check(results, publish, capsys):
+def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     publish("task1", Run("secret", "secret", "ours"), 60, dataset="demo")
     build.main([], results)
     build.main(["--check"], results)
@@ -399,21 +399,31 @@ def test_build_then_check(results, publish, capsys):
     assert "(figures/task1_channels_48px-quarter_toy.png)" in (results / "report/appendix.md").read_text()
     header, *lines = csv.reader((results / "results/task1/stats.csv").open())
     assert header[-1] == "p_holm" and len(lines) == 16
-    for path, old, new in (
-        (results / "README.md", "60.0", "70.0"),
-        (results / "results/task1/ablations.csv", "55.00", "65.00"),
-        (results / "results/task1/channels.csv", "62.00", "72.00"),
-    ):
-        text = path.read_text()
-        path.write_text(text.replace(old, new))
-        with pytest.raises(SystemExit) as stop:
-            build.main(["--check"], results)
-        assert stop.value.code == 1 and f"{path.name}" in capsys.readouterr().err
-        build.main([], results)
-        assert path.read_text() == text
+    changed = {
+        results / "README.md": ("60.0", "70.0"),
+        results / "results/task1/ablations.csv": ("55.00", "65.00"),
+        results / "results/task1/channels.csv": ("62.00", "72.00"),
+    }
+    texts = {path: path.read_text() for path in changed}
+    for path, words in changed.items():
+        path.write_text(texts[path].replace(*words))
+    names = [f"task1_{kind}_48px-quarter_toy.png" for kind in ("channels", "curves", "map")]
+    lost, stale, damaged = figure_files = [results / build.FIGURES / name for name in names]
+    drawn = [path.read_bytes() for path in figure_files]
+    left_over = lost.rename(lost.with_name("task1_channels_old_toy.png"))
+    Chart(figures.channel_bars, [SetScores("other", {"R": (1, 0, 2)})], "title").write(stale)
+    damaged.write_text("no PNG")
+    with pytest.raises(SystemExit) as stop:
+        build.main(["--check"], results)
+    error = capsys.readouterr().err
+    for path in [*changed, *figure_files]:
+        assert f"{path.relative_to(results)} does not match results/" in error
+    assert stop.value.code == 1 and "task1_channels_old_toy.png (no results for it)" in error
+    build.main([], results)
+    assert {path: path.read_text() for path in changed} == texts
+    assert [path.read_bytes() for path in figure_files] == drawn and not left_over.exists()
 
 
-@pytest.mark.usefixtures("unrendered")
 def test_results_of_other_data_never_change_what_the_texts_say(root, publish):
     """A user's own runs appear in the appendix, in tables of their own."""
     text = "It has {{ top1 48px-quarter ours }}: {{ gap 48px-quarter ours sliced }}."
@@ -430,29 +440,6 @@ def test_results_of_other_data_never_change_what_the_texts_say(root, publish):
     assert "**mine, 48 px" in (root / "report/appendix.md").read_text()
 
 
-@pytest.mark.usefixtures("unrendered")
-def test_check_finds_missing_stale_and_left_over_figures(results, capsys):
-    build.main([], results)
-    figure = results / build.FIGURES / "task1_channels_48px-quarter_toy.png"
-    drawn = figure.read_bytes()
-    other = Chart(figures.channel_bars, [SetScores("other", {"R": (1, 0, 2)})], "title")
-    for damage in (figure.unlink, lambda: other.write(figure), lambda: figure.write_text("no PNG")):
-        damage()
-        with pytest.raises(SystemExit):
-            build.main(["--check"], results)
-        assert (
-            "figures/task1_channels_48px-quarter_toy.png does not match results/" in capsys.readouterr().err
-        )
-        build.main([], results)
-        assert figure.read_bytes() == drawn
-    left_over = figure.with_name("task1_channels_old_toy.png")
-    left_over.write_bytes(drawn)
-    with pytest.raises(SystemExit):
-        build.main(["--check"], results)
-    build.main([], results)
-    assert not left_over.exists()
-
-
 def test_a_broken_record_is_named(results):
     (results / "results/task1/runs/bad.json").write_text("{}")
     with pytest.raises(UserError, match="bad.json is not a record"):
@@ -465,7 +452,6 @@ def test_a_missing_document_is_an_error(root):
         build.main(["--check"], root)
 
 
-@pytest.mark.usefixtures("unrendered")
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
     assert (root / "report/appendix.md").read_text().count(

@@ -401,6 +401,7 @@ def test_cost_table(results, cells):
 # ---------------------------------------------------------------- figures and documents
 
 
+@pytest.mark.usefixtures("rendered")
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
     build.main([], results)
     drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
@@ -459,7 +460,6 @@ def test_a_network_that_sees_more_than_the_image_has_no_mark(results):
     assert field[0].series[0].mark is None
 
 
-@pytest.mark.usefixtures("unrendered")
 def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     publish("task2", Run("plain6-k5", "secret", "ours", {"arch": "plain6-k5"}), 50, dataset="demo")
     build.main([], results)
@@ -473,35 +473,31 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
         for line in lines
     }
     assert header == list(RATIOS) and len(lines) == 10 and shares["gated", STRONGEST] == "0.9136"
-    for path, old, new in (
-        (results / "README.md", "74.0", "75.0"),
-        (results / "results/task2/ratios.csv", "0.9136", "0.9236"),
-        (results / "results/task2/classifiers.csv", "72.00", "73.00"),
-        (results / "results/task2/ablations.csv", "64.00", "65.00"),
-    ):
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new))
-        with pytest.raises(SystemExit) as stop:
-            build.main(["--check"], results)
-        assert stop.value.code == 1 and path.name in capsys.readouterr().err
-        build.main([], results)
-        assert path.read_text() == text
+    changed = {
+        results / "README.md": ("74.0", "75.0"),
+        results / "results/task2/ratios.csv": ("0.9136", "0.9236"),
+        results / "results/task2/classifiers.csv": ("72.00", "73.00"),
+        results / "results/task2/ablations.csv": ("64.00", "65.00"),
+    }
+    texts = {path: path.read_text() for path in changed}
+    for path, words in changed.items():
+        assert words[0] in texts[path]
+        path.write_text(texts[path].replace(*words))
     figure = results / build.FIGURES / "task2_depth_48px-quarter_toy.png"
     drawn = figure.read_bytes()
     figure.with_name("task2_depth_old_toy.png").write_bytes(drawn)  # of results that are gone
-    other = Chart(figures.shares, [Share("other", 1.0, 0.0, 2.0, depth=6)], "title")
-    other.write(figure)
-    with pytest.raises(SystemExit):
+    Chart(figures.shares, [Share("other", 1.0, 0.0, 2.0, depth=6)], "title").write(figure)
+    with pytest.raises(SystemExit) as stop:
         build.main(["--check"], results)
     error = capsys.readouterr().err
-    assert "figures/task2_depth_48px-quarter_toy.png does not match results/" in error
-    assert "task2_depth_old_toy.png (no results for it)" in error
+    for path in [*changed, figure]:
+        assert f"{path.relative_to(results)} does not match results/" in error
+    assert stop.value.code == 1 and "task2_depth_old_toy.png (no results for it)" in error
     build.main([], results)
+    assert {path: path.read_text() for path in changed} == texts
     assert figure.read_bytes() == drawn and not figure.with_name("task2_depth_old_toy.png").exists()
 
 
-@pytest.mark.usefixtures("unrendered")
 def test_without_results_the_blocks_say_so(root):
     build.main([], root)
     blocks = blocks_of(root)

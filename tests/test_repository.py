@@ -11,7 +11,7 @@ import pytest
 
 import utils
 from config import CONFIGS, differing, identity, resolve_run
-from engine.records import load_records, make_table
+from engine.records import make_table
 from grids import GRIDS, channels_of, task_of
 from metrics.cost import count_params
 from metrics.depth import MAX_DEPTH, count_depth
@@ -58,12 +58,12 @@ def test_no_pictures_weights_or_absolute_paths_are_tracked():
             assert not found, f"{name}: absolute path {found[0]}"
 
 
-def test_results_have_their_provenance():
+def test_results_have_their_provenance(published):
     """Each run has its configuration, seed, commit, hardware, data hash and predictions beside its
     metrics.
     """
     for task in CONFIGS:
-        records = load_records(RESULTS, task)
+        records = published(task)
         assert records
         for name, record in records.items():
             channels = record.get("channels", ["R", "G", "B"])
@@ -88,13 +88,13 @@ def test_results_have_their_provenance():
         assert {path.name for path in (RESULTS / task / "predictions").iterdir()} == names
 
 
-def test_the_queue_repeats_the_published_runs():
+def test_the_queue_repeats_the_published_runs(published):
     """Each record is of a run that a grid has, with the options that the grid still means, evaluated as it
     says.
     """
     for task, cls in CONFIGS.items():
         queued = [(grid, run) for grid, runs in GRIDS.items() if task_of(grid) == task for run in runs]
-        for name, record in load_records(RESULTS, task).items():
+        for name, record in published(task).items():
             found, channels = [], tuple(record.get("channels", "RGB"))
             for grid, run in queued:
                 if run.model != record["model"] or run.test != record["test"]:
@@ -111,8 +111,8 @@ def test_the_queue_repeats_the_published_runs():
             assert record["label"] in {run.label for run in found}, name
 
 
-def test_published_networks_have_the_depth_and_size_of_the_results():
-    records, seen = load_records(RESULTS, "task2"), set()
+def test_published_networks_have_the_depth_and_size_of_the_results(published):
+    records, seen = published("task2"), set()
     table = make_table(records, "task2")
     for name, record in records.items():
         key = identity(CONFIGS["task2"].of(record["config"]))  # on other image sizes it is the same network

@@ -1,6 +1,6 @@
 """The shallow networks: fusing is exact, depth is what is claimed, every parameter learns, any image size."""
 
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -321,22 +321,22 @@ def test_bad_arguments(options, message):
 # ---------------------------------------------------------------- any image size by itself
 
 
+@cache
+def measures(arch: str, side: int) -> tuple[float, int]:
+    """Return the receptive field of a network as a share of its image, and the size of its last map."""
+    config = Task2Config(device="cpu", preset="64px-half", image_size=side, arch=arch).resolve()
+    net = build_classifier({**vars(config), "width": 0.125}, 3, 7).eval()
+    assert count_depth(net, (3, side, side)).strict <= 6
+    maps = net.feature_maps(torch.zeros(1, 3, side, side))
+    return receptive_field(net, side, images=1)["size_px"] / side, maps[0].shape[2]
+
+
 @pytest.mark.parametrize("arch", ["gated6-k3", "plain6-k5", "gated5-k5"])
 @pytest.mark.parametrize("size", [48, 64, 84, 96, 128, 180, 224])
 def test_the_first_convolution_follows_the_image_size(arch, size):
     """The field is the same share of the image and the last map of the same size as at 64 px, within a factor of
     the square root of two (smaller images get no finer first convolution)."""
-
-    def measures(side: int) -> tuple[float, int]:
-        config = Task2Config(device="cpu", preset="64px-half", image_size=side, arch=arch).resolve()
-        net = build_classifier({**vars(config), "width": 0.125}, 3, 7).eval()
-        assert count_depth(net, (3, side, side)).strict <= 6
-        return receptive_field(net, side, images=1)["size_px"] / side, net.feature_maps(
-            torch.zeros(1, 3, side, side)
-        )[0].shape[2]
-
-    field, positions = measures(size)
-    usual_field, usual_positions = measures(64)
+    (field, positions), (usual_field, usual_positions) = measures(arch, size), measures(arch, 64)
     assert field > 0.68 * usual_field
     assert 0.68 * usual_positions < positions <= 1.5 * usual_positions
 
