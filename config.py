@@ -125,7 +125,7 @@ class TrainConfig:
     stem: str = option(
         "7x7s2",
         "first convolution: side and stride; 3x3s1 is for images under about 64 px, 11x11s4 for images above "
-        "180 px, where the shallow networks use it by default",
+        "180 px, where the shallow networks of Task 2 use it by default",
         tuple(STEMS),
     )
     stem_pool: bool | None = option(
@@ -148,7 +148,7 @@ class TrainConfig:
     )
     epochs: int = option(None, "passes over the training images (default: by preset)", least=1, most=10**6)
     batch_size: int = option(
-        None, "images in each step, of all processes together (default: by preset)", least=1, most=10**6
+        None, "images in each step, summed over all processes (default: by preset)", least=1, most=10**6
     )
     lr: float = option(
         None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)", above=0, most=1000
@@ -162,7 +162,9 @@ class TrainConfig:
         least=0,
         most=10**6,
     )
-    label_smoothing: float = option(0.1, "label smoothing", least=0, below=1)
+    label_smoothing: float = option(
+        0.1, "label smoothing: share of the target that is spread evenly over all classes", least=0, below=1
+    )
     teacher: str | None = option(
         None,
         "model.pt of a teacher trained on the same data; the model also learns the teacher's predictions on all "
@@ -171,11 +173,12 @@ class TrainConfig:
     init_from: str | None = option(
         None,
         "model.pt of the same task and network, with the weights to start from; its data may have other classes (then "
-        "the last layer is new) or other channels (equal names get the old weights)",
+        "the last layer is new) or other channels (channels with the same name keep their weights)",
     )
     tensorboard: bool = option(
         False,
-        "write scalars and the first kernels for TensorBoard to OUT/tensorboard; needs the package tensorboard",
+        "write scalars and the kernels of the first convolution for TensorBoard to OUT/tensorboard; needs the "
+        "package tensorboard",
     )
     distill_weight: float = option(0.5, "share of the distillation loss, with --teacher", least=0, most=1)
     distill_temperature: float = option(
@@ -198,7 +201,7 @@ class TrainConfig:
     mix: str = option(
         "none",
         "mix each image with another image of the batch, except in the last tenth of the training: mixup "
-        "(1710.09412) or cutmix (1905.04899)",
+        "(arXiv 1710.09412) or cutmix (arXiv 1905.04899)",
         ("none", *MIXING),
     )
     amp: bool = option(
@@ -310,8 +313,8 @@ class Task1Config(TrainConfig):
 
     channels: str = option(
         "all",
-        "channels that the model takes, such as RGB or R; if some channels are missing and --sampler is not given, the "
-        "model is a specialist for this set",
+        "channels that the model takes, such as RGB or R; if you name only some channels and no --sampler, the model "
+        "is a specialist for this set",
     )
     fill: str = option(
         None,
@@ -332,7 +335,8 @@ class Task1Config(TrainConfig):
         None, "side of the first convolution, odd (default: the side that --stem names)", least=1, most=99
     )
     embedding: bool = option(
-        None, "learned offset that shows the network which channels are present (default: with a sampler)"
+        None,
+        "learned offset that shows the network which channels are present (default: yes, but not with --sampler none)",
     )
     train_channels: str = option(
         "all", "channels from which training draws its sets; only the evaluation uses the other channels"

@@ -1,7 +1,7 @@
-"""Evaluate a Task 1 checkpoint on every set of its channels. For each set, the network is folded into a plain one.
+"""Evaluate a Task 1 checkpoint on every set of its channels. For each set, the network is folded into a plain network.
 
     python eval_channels.py runs/main/model.pt                # under a minute; demo set: about 80 % with RGB
-    python eval_channels.py runs/plain/model.pt --fill mean   # plain network; absent channels: mean of the others
+    python eval_channels.py runs/plain/model.pt --fill mean   # absent channels: mean of the present channels
     python eval_channels.py runs/main/model.pt --split val --subsets "RGB R"
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks

@@ -75,7 +75,7 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
 
 
 def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
-    """Measure the receptive field in images of twice the side.
+    """Measure the receptive field in images whose side is twice `image_size`.
 
     Return None if it cannot be measured: the unit in the middle is dead, or the images are too large.
     """

@@ -117,15 +117,15 @@ def trainings(runs: list[Run]) -> list[Run]:
     return distinct([run.teacher for run in needed if run.teacher] + needed)
 
 
-def own_words(run: Run, args, seed: int) -> list[str]:
-    """Return the arguments of the training command that belong to this run alone."""
+def run_arguments(run: Run, args, seed: int) -> list[str]:
+    """Return the arguments that decide what is trained: options, seed, preset, teacher, and the words of --options."""
     options = {"name": run.model, "seed": seed, "preset": args.preset, **run.options}
     if run.teacher:
         options["teacher"] = model_file(run.teacher, args, seed)
-    return [*words(options), *given_words(args.options, "--options")]
+    return [*as_arguments(options), *user_arguments(args.options, "--options")]
 
 
-def given_words(text: str, option: str) -> list[str]:
+def user_arguments(text: str, option: str) -> list[str]:
     """Return the words of --options or --eval-options, split as a shell does.
 
     Raises:
@@ -158,7 +158,7 @@ def check_words(args) -> None:
         ("--options", args.options, {"queue": TRAINING_HAS, **of_training}),
         ("--eval-options", args.eval_options, {"queue": EVALUATION_HAS, **of_evaluation}),
     ):
-        names = {word.split("=")[0] for word in given_words(text, option) if word.startswith("--")}
+        names = {word.split("=")[0] for word in user_arguments(text, option) if word.startswith("--")}
         names = {name.removeprefix("--").removeprefix("no-") for name in names}
         for owner, options in owners.items():
             for name in sorted(names & {key.replace("_", "-") for key in options}):
@@ -174,7 +174,7 @@ def check_precision(args) -> None:
         UserError: there is such a training; the message names its folder.
     """
     precision = {"--amp": True, "--no-amp": False}
-    named = [word for word in given_words(args.options, "--options") if word in precision]
+    named = [word for word in user_arguments(args.options, "--options") if word in precision]
     if not named:
         return
     for seed in args.seeds:
@@ -194,7 +194,7 @@ def check_precision(args) -> None:
 
 def training_config(run: Run, args, seed: int) -> TrainConfig:
     """Return the options of a run's training, --options included, as the training script resolves them."""
-    config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *own_words(run, args, seed)])
+    config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *run_arguments(run, args, seed)])
     if run.teacher:
         config.taught_by = training_name(training_config(run.teacher, args, seed))
     return config.resolve(args.channels)
@@ -210,7 +210,7 @@ def model_file(run: Run, args, seed: int) -> Path:
     return run_folder(run, args, seed) / "model.pt"
 
 
-def words(options: dict) -> list[str]:
+def as_arguments(options: dict) -> list[str]:
     """Write options as on the command line: {"image_size": 48, "gates": False} -> --image-size 48 --no-gates."""
     parts = []
     for key, value in options.items():
@@ -234,7 +234,7 @@ def training_jobs(args) -> list[Job]:
         for run in trainings(chosen_runs(args)):
             folder = run_folder(run, args, seed)
             options = {"data": args.data, "threads": args.threads, "out": folder, "resume": True}
-            command = [sys.executable, script, *words(options), *own_words(run, args, seed)]
+            command = [sys.executable, script, *as_arguments(options), *run_arguments(run, args, seed)]
             needs = [model_file(run.teacher, args, seed)] if run.teacher else []
             jobs.append(Job(f"{run} seed {seed}", command, folder / "log.txt", folder / "model.pt", needs))
     return [job for job in jobs if not job.makes.exists()]
@@ -260,8 +260,8 @@ def evaluation_jobs(args) -> list[Job]:
                 **{key: value for key, value in run.test.items() if key != "subsets"},
                 **({} if args.latency else {"repeats": 0}),
             }
-            more = given_words(args.eval_options, "--eval-options")
-            command = [sys.executable, script, *map(str, models), *words(options), *more]
+            more = user_arguments(args.eval_options, "--eval-options")
+            command = [sys.executable, script, *map(str, models), *as_arguments(options), *more]
             log = models[0].parent / "evaluation.txt"
             jobs.append(Job(f"evaluation of {run} seed {seed}", command, log, needs=models))
     return jobs
@@ -321,7 +321,9 @@ def show(args) -> None:
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("grid", choices=GRIDS, help="which runs")
+    parser.add_argument(
+        "grid", choices=GRIDS, help="name of the grid, a list of runs in grids/; --list prints the runs"
+    )
     parser.add_argument(
         "--only",
         nargs="+",
@@ -362,7 +364,7 @@ def make_parser() -> ArgumentParser:
         "--latency",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="measure latency, which needs a quiet machine: evaluate one run after the other, after all "
+        help="measure latency. This needs an idle machine, so the runs are evaluated one at a time, after all "
         "trainings; with --no-latency, evaluate each run as soon as it is trained",
     )
     parser.add_argument(

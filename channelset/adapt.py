@@ -560,7 +560,7 @@ class _ForgetSet(_OfTheSet):
         try:
             place = self.place(model)
         except ValueError:
-            return  # other code replaced the stem, and `_TakeSet` said so
+            return  # other code replaced the stem, and `_TakeSet` has raised the error
         if not context.pop(place) and output is not None:
             raise RuntimeError(
                 f"the network did not call {self.path}, so the set of channels had no effect: the network may use "

@@ -6,8 +6,8 @@ Every simple treatment of missing channels is one choice of P:
 
     rule         row j of P(S), S the present set, n = |S|, C = all channels
     zero         e_j if j in S, else 0                      zero imputation, sliced kernel
-    rescale      C/n e_j if j in S, else 0                  HCS baseline of ChannelViT (2309.16108);
-                                                            partial convolution (1804.07723)
+    rescale      C/n e_j if j in S, else 0                  HCS baseline of ChannelViT (arXiv 2309.16108);
+                                                            partial convolution (arXiv 1804.07723)
     mean         e_j if j in S, else 1/n on all of S        replicate (n = 1), mean imputation
     grey         1/n on all of S                            colour discarded
     regression   e_j if j in S, else Sigma_jS Sigma_SS^-1   Wiener filter, conditional mean of a Gaussian
@@ -105,7 +105,7 @@ class Fill(Restored):
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
         """Return P for one set of channels, with columns in the order of `ids`: (rows, n).
 
-        Rules without statistics compute it on `device`.
+        A rule without statistics computes P on `device`; a rule with statistics, where its statistics are.
         """
         matrix: Tensor = self(torch.tensor([i in ids for i in range(self.channels)], device=device))
         return matrix[:, list(ids)]
@@ -495,8 +495,8 @@ class Learned(_Corrected):
 class Conditioned(_Corrected):
     """A regression fill whose absent rows are corrected by a small network of the mask and the image.
 
-    The network gets each present channel's mean and standard deviation. This is a dynamic convolution (1912.03458)
-    whose attention acts on the C x C fill matrix, where it is cheapest.
+    The network gets each present channel's mean and standard deviation. This is a dynamic convolution (arXiv
+    1912.03458) whose attention acts on the C x C fill matrix, where it is cheapest.
     """
 
     inputs = 3

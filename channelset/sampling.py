@@ -57,13 +57,13 @@ def sample_channels(
 ) -> Tensor:
     """Draw a presence mask (B, C), bool; no image is left without a channel.
 
-    hcs         hierarchical channel sampling (ChannelViT, 2309.16108): draw the size n uniformly from 1..C,
+    hcs         hierarchical channel sampling (ChannelViT, arXiv 2309.16108): draw the size n uniformly from 1..C,
                 then a set uniformly from those of that size; a set for each image
     hcs-batch   the same, one set for the whole batch, as in the paper
     uniform     uniform over all 2^C - 1 sets
     bernoulli   each channel is dropped with probability 1/2; if none is left, one channel is drawn uniformly
     sandwich    a third of the batch has all channels, a third has one channel, the rest is as in hcs (after
-                US-Nets, 1903.05134)
+                US-Nets, arXiv 1903.05134)
     all         every channel, always
 
     Args:

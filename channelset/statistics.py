@@ -34,7 +34,7 @@ def channel_statistics(
     mask: str | Callable[[Any], Any] | None = None,
     nodata: float | None = None,
 ) -> ChannelStatistics:
-    """Compute the statistics over all pixels of the training images in one pass; their sizes may differ.
+    """Compute the statistics over all pixels of the training images in one pass. The images may differ in size.
 
     A pixel that is missing in one channel is left out in all channels. Masked pixels of a numpy masked array count
     as missing.
@@ -47,11 +47,11 @@ def channel_statistics(
         key: the images' key if a batch is a dict. Default: the first of `IMAGE_KEYS` in the batch.
         mask: the key of the valid pixels (true where valid) if a batch is a dict, or a function that returns
             them for a batch: (B, C, ...), (B, 1, ...), (B, ...) or the same without B.
-        nodata: value of a missing pixel, also float("nan").
+        nodata: value that marks a missing pixel; float("nan") is allowed.
 
     Raises:
         ValueError: there is no image, the number of channels changes or is not that of `names`, channels stand
-            last, a pixel is not finite or too large to be squared, or a channel is constant. The message names the
+            last, a pixel is infinite, NaN or too large to be squared, or a channel is constant. The message names the
             channel.
     """
     names = None if names is None else Channels(names).names

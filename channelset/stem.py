@@ -94,7 +94,7 @@ class ChannelSetConv2d(ChannelPlace):
     def reset_parameters(self) -> None:
         """Initialise W like the equivalent Conv2d; set the rest to zero.
 
-        W is initialised as by He et al. (1502.01852), with fan-out, as in torchvision's ResNet.
+        W is initialised as by He et al. (arXiv 1502.01852), with fan-out, as in torchvision's ResNet.
 
         A generator sets its own parameters.
         """
@@ -275,7 +275,11 @@ class ChannelSetConv2d(ChannelPlace):
             return torch.einsum("orhw,rn->onhw", weight, columns).contiguous()
 
     def offset(self, presence: Tensor | None) -> Tensor | None:
-        """Return the bias of each set: weights (..., C) that sum to one -> (..., O); None: all channels."""
+        """Return the bias of each set, (..., O).
+
+        Args:
+            presence: weights (..., C) that sum to one; None: all channels.
+        """
         if self.embedding is None:
             return self.bias
         mean = self.embedding.mean(0) if presence is None else presence.to(self.embedding) @ self.embedding

@@ -217,7 +217,7 @@ def resample(images: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
 
 
 def draw_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw the boxes of random erasing (1708.04896): for a quarter of the images, 2 to 20 % of the area.
+    """Draw the boxes of random erasing (arXiv 1708.04896). A quarter of the images get a box of 2 to 20 % of the area.
 
     Returns:
         (count, 4) left, right, top, bottom, px; all zero if nothing is erased.
@@ -257,7 +257,7 @@ def draw_mix(kind: str, size: int, generator: torch.Generator) -> dict[str, Tens
     """Draw how the images of one batch are mixed, for `mix`.
 
     Args:
-        kind: a key of `MIXING`: mixup (1710.09412) or cutmix (1905.04899).
+        kind: a key of `MIXING`: mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899).
         size: side of the images, px.
         generator: on the CPU.
 

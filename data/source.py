@@ -52,9 +52,9 @@ class FolderSource:
             raise UserError(f"cannot read {self.path / name}: {error}; put the right file there") from error
 
     def list_roots(self) -> list[str]:
-        """Return the names of the folders with a train.txt. A name is "" or ends in "/".
+        """Return the names of the folders with a train.txt. A name ends in "/"; the data set's own folder is "".
 
-        Folders up to two levels down are searched. Only the folders of the first level with a train.txt are returned.
+        The search goes two levels down. It stops at the first level that has a train.txt.
         """
         for pattern in ("train.txt", "*/train.txt", "*/*/train.txt"):
             folders = [file.relative_to(self.path).parent for file in self.path.glob(pattern)]

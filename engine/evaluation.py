@@ -59,7 +59,12 @@ def kept_options(options: dict) -> dict:
 def add_options(parser: ArgumentParser, task: str) -> None:
     """Add the options that every evaluation has."""
     add_data_options(parser, "data that the model was trained on, as in the training scripts")
-    parser.add_argument("--split", choices=("both", "val", "test"), default="both", help="which images")
+    parser.add_argument(
+        "--split",
+        choices=("both", "val", "test"),
+        default="both",
+        help="splits to evaluate; both: val and test",
+    )
     parser.add_argument(
         "--image-size",
         type=within(1, 4096),
@@ -286,7 +291,8 @@ class Evaluation:
             record: from `new_record`.
             channels: ids of the image channels that the network takes.
             saved: from `will_save`.
-            evaluate: batches -> the rows of the table, and column of the predictions -> (N,) int.
+            evaluate: a function of the batches. It returns the rows of the table, and a dict from each column of
+                predictions to the answers (N,), int.
             subsets: the names of the channel sets that `evaluate` measures; Task 2 has only one, without a name.
 
         Returns:

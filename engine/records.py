@@ -246,7 +246,10 @@ def read_sums(path: Path) -> dict[str, str]:
 
 
 def note_checksums(*paths: str | Path, folder: str | Path | None = None) -> None:
-    """Write the checksums of measured files to the SHA256SUMS of `folder` (default: the folder of the files)."""
+    """Write the checksums of files with measurements, such as speed.csv, to the SHA256SUMS of `folder`.
+
+    Without `folder`, it is the folder of the files.
+    """
     folder = Path(folder or Path(paths[0]).parent)
     with one_at_a_time(folder):
         sums = read_sums(folder / SUMS)

@@ -23,7 +23,7 @@ WARM_UP = 3  # steps before the graph is captured; they choose algorithms and cr
 def learning_rate(step: int, total: int, warmup: float, peak: float) -> float:
     """Return the learning rate: linear warm-up over `warmup` steps, then half a cosine down to zero at `total`.
 
-    Source: SGDR, 1608.03983.
+    Source: SGDR, arXiv 1608.03983.
     """
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
@@ -131,7 +131,7 @@ class TrainStep:
         return drawn if step < MIXED * self.total else {key: 0 * value for key, value in drawn.items()}
 
     def _size(self, step: int) -> int:
-        """Draw the side of the step's images in px, the same in every process. Source: YOLO9000, 1612.08242."""
+        """Draw the side of the step's images in px, the same in every process. Source: YOLO9000, arXiv 1612.08242."""
         if not self.sizes:
             return self.config.image_size
         chosen = torch.randint(len(self.sizes), (), generator=generator(self.config.seed, "size", step))

@@ -303,7 +303,7 @@ def weights_digest(path: str | Path) -> str:
 
 
 def goes_on(config: TrainConfig) -> bool:
-    """Check whether the training goes on with a run in --out, so that its weights come from there."""
+    """Check whether the training continues a run in --out. If so, the weights come from that run."""
     return config.resume and any(Path(config.out, name).exists() for name in ("last.pt", OLDER))
 
 
@@ -327,7 +327,7 @@ class Trainer:
         batch_inputs: (batch size, generator) -> extra keyword tensors for the model for one batch, on the CPU.
         processes: this process and the number of processes that torchrun started.
         teacher: images (B, C, s, s) -> logits (B, K). The model learns from these logits too (knowledge distillation,
-            1503.02531).
+            arXiv 1503.02531).
 
     Raises:
         UserError: so many images could not be decoded that the rest is smaller than a batch.

@@ -1,4 +1,4 @@
-"""The experiments as data: lists of runs, and the choice of runs that the tables and figures show.
+"""Define the experiments as data: lists of runs, and the runs that the tables and figures show.
 
 A run is a training, or one way to evaluate a training. A grid is a list of runs; the most informative runs come first.
 A run that only evaluates another run in a different way is not trained again. `python experiments.py GRID` trains and

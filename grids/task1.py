@@ -1,4 +1,4 @@
-"""The runs of Task 1: the network for any set of channels, the models to compare it with, and its ablations."""
+"""Define the runs of Task 1: the network for any set of channels, the models to compare it with, and its ablations."""
 
 from __future__ import annotations
 

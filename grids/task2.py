@@ -1,4 +1,4 @@
-"""The runs of Task 2: shallow networks, the ResNets to compare them with, and the ablations."""
+"""Define the runs of Task 2: shallow networks, the ResNets to compare them with, and the ablations."""
 
 from __future__ import annotations
 

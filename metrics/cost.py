@@ -149,7 +149,7 @@ class _LiveMemory(TorchDispatchMode):
 def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> float:
     """Time `model(*inputs)` in eval mode; return the median milliseconds.
 
-    On a GPU, the time of a pass begins and ends with an idle GPU. So it includes the time to launch the operations.
+    On a GPU, the clock starts and stops while the GPU is idle. So it includes the time to launch the operations.
 
     Raises:
         ValueError: `repeats` is below 1.
@@ -185,7 +185,7 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int) -> dict[str
 
 
 def _pass_ms(model: nn.Module, *inputs) -> float:
-    """Return the milliseconds of one pass; on a GPU, the time begins and ends with an idle GPU."""
+    """Return the milliseconds of one pass; on a GPU, the clock starts and stops while it is idle."""
     device = inputs[0].device
     wait_for(device)
     start = time.perf_counter()

@@ -1,7 +1,7 @@
 """Measure which pixels affect the centre unit of a network's last feature map, and how much each pixel counts.
 
     theoretical   side of the square of pixels that can change the unit for some weights
-    effective     how the unit's squared gradient is spread over the image (Luo et al., 1701.04128)
+    effective     how the unit's squared gradient is spread over the image (Luo et al., arXiv 1701.04128)
 
 The network must have a method `feature_maps(x)` that its forward method uses. For images x (B, C, H, W), the method
 returns a list of the maps (B, O, H', W') that the head pools. The list has a map for each parallel stream.
@@ -43,7 +43,8 @@ def receptive_field(
         channels: number of channels of the images.
 
     Returns:
-        size_px: theoretical side, the largest over all maps; None: the whole image at any size.
+        size_px: theoretical side, the largest over all maps; None: the unit sees the whole image, however large the
+            image is.
         input_px: the argument `input_px`.
         profile: a list. Value r is the share of the squared gradients of all maps that lies within r px of the unit's
             centre along both axes. These pixels form a square of side 2 r + 1, or 2 r + 2 if the centre lies between

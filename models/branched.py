@@ -1,7 +1,7 @@
 """Convolutions that train as a sum of parallel branches and are evaluated as one equivalent convolution.
 
-These papers train parallel kernels of several sizes, each with BatchNorm: ACNet (1908.03930), RepVGG (2101.03697), DBB
-(2103.13425).
+These papers train parallel kernels of several sizes, each with BatchNorm: ACNet (arXiv 1908.03930), RepVGG
+(arXiv 2101.03697), DBB (arXiv 2103.13425).
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ slices of the present channels. In the formulas, c is an input channel and o an 
 
     free        W itself is the parameter
     tied        W[o, c] = g[o, c] w[o]: one spatial filter for each output channel
-    templates   W[:, c] = sum_t a[c, t] B[:, t]     TemplateMixing of CHAMMI (2310.19224); few templates give low rank
-    hypernet    W[:, c] = MLP(z[c]), z learned      HyperNet of CHAMMI
-    wavelength  W[:, c] = MLP(Fourier(lambda[c]))   wavelength-conditioned generator, after DOFA (2403.15356)
+    templates   W[:, c] = sum_t a[c, t] B[:, t]     TemplateMixing of CHAMMI; few templates give low rank
+    hypernet    W[:, c] = MLP(z[c]), z learned      HyperNet of CHAMMI (arXiv 2310.19224)
+    wavelength  W[:, c] = MLP(Fourier(lambda[c]))   wavelength-conditioned generator, after DOFA (arXiv 2403.15356)
 
 CHAMMI's Depthwise stem averages the responses of the filters of the present channels. It equals `free` with the fill
 rule `rescale`, up to the constant C, the number of channels.
@@ -20,7 +20,7 @@ To add a generator, write a class of `Kernel` here and name it in `KERNELS` in m
 
 The dynamic convolutions of other papers have kernels that depend on the image's content:
 
-    dynamic   W(x) = sum_k a_k(x) W_k                              DynConv (Chen et al. 2020, 1912.03458)
+    dynamic   W(x) = sum_k a_k(x) W_k                              DynConv (Chen et al. 2020, arXiv 1912.03458)
     omni      as dynamic, times attention over positions in the filter, input channels and output channels
               ODConv (Li et al. 2022, openreview DmpCfq6Mg39)
 

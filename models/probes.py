@@ -1,7 +1,7 @@
 """Probes: special tests of a trained network of Task 1, besides its plain evaluation.
 
 recalibrated-bn   BatchNorm gets separate statistics for each channel set, from the training images without
-                  augmentation. US-Nets calibrate each width in this way (1903.05134)
+                  augmentation. US-Nets calibrate each width in this way (arXiv 1903.05134)
 wrong-ids         the images are unchanged, but the network gets wrong channel ids: G for R, B for G, R for B
 duplicates        the network gets the ids of all channels; copies of present channels replace absent channels
 grey-images       every channel shows the image's luma (BT.601), so all channel sets hold the same information

@@ -1,4 +1,4 @@
-"""The ResNets of torchvision (He et al., 1512.03385), in any width and with a stem for small images."""
+"""The ResNets of torchvision (He et al., arXiv 1512.03385), in any width and with a stem for small images."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ScaledResNet(ResNet):
         return max(1, round(planes * self.width))
 
     def _make_layer(self, block, planes, blocks, stride=1, dilate=False):
-        if planes == 64:  # the parent class has just set the full width here
+        if planes == 64:  # the parent class has just set `inplanes` to the full width
             self.inplanes = self.scaled(64)
         layer = super()._make_layer(block, self.scaled(planes), blocks, stride, dilate)
         if layer[0].downsample is not None:

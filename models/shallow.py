@@ -6,7 +6,7 @@ A hidden layer with gates computes
 
 The two sigmoids are gates. Both gates read the input of the layer, in parallel to its convolution.
 `models.branched.fuse` replaces each sum of branches by one convolution. So a fused layer is one weighted operation
-deep. The last layer can also read covariances of the channels, which have no weights (bilinear CNN, 1504.07889).
+deep. The last layer can also read covariances of the channels, which have no weights (bilinear CNN, arXiv 1504.07889).
 """
 
 from __future__ import annotations
@@ -304,8 +304,8 @@ DESIGNED_FOR = 64  # px, side of the images for which the networks in SHALLOW ar
 def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
     """Choose the first convolution of a named network for images of this side; return (stem, whether pooling follows).
 
-    When the side of the images doubles, the first convolution halves the maps once more. So above 64 px, it makes
-    log2(image_size / 64) more halvings than at 64 px, rounded. So the maps behind the stem keep their size, and the
+    Above 64 px, the first convolution halves the maps more often: log2(image_size / 64) more times, rounded. So the
+    maps behind the stem keep their size, and the
     receptive field covers the same share of the image. Images under 64 px use the stem for 64 px: at 48 px, the last
     layer still has a map of 3 x 3.
     """

@@ -29,7 +29,7 @@ class ConvPool(nn.Sequential):
 
 
 class DenseBlock(nn.Module):
-    """The residual dense block of ESRGAN (1809.00219), with BatchNorm.
+    """The residual dense block of ESRGAN (arXiv 1809.00219), with BatchNorm.
 
     Each convolution reads the outputs of all convolutions before it.
     """
@@ -56,7 +56,7 @@ class ResidualInResidual(nn.Sequential):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over all positions (1706.03762).
+    """Multi-head self-attention over all positions (arXiv 1706.03762).
 
     The layer normalises its input, computes the attention, and adds the result to the input.
 
@@ -80,7 +80,7 @@ class SelfAttention(nn.Module):
 
 
 class GraphLayer(nn.Module):
-    """The max-relative graph convolution of ViG (2206.00272): x_i + relu(W [x_i, max_j (x_j - x_i)]).
+    """The max-relative graph convolution of ViG (arXiv 2206.00272): x_i + relu(W [x_i, max_j (x_j - x_i)]).
 
     The neighbours j of a position i are the nine positions with the most similar features.
     """

@@ -167,10 +167,10 @@ class Setting:
         return rows if column == SINGLE else rows[rows["subset"] == column]
 
     def mean(self, model: Model | int, name: str, split: str = "test") -> float | None:
-        """Average the column `name` of the table over the seeds and the columns of predictions of a model.
+        """Average the value `name` of a model over its seeds and its columns of predictions.
 
-        Return None if a column of predictions has no value. `model` may also be an entry, a network that answers every
-        column.
+        Return None if a column of predictions has no value. `model` may also be the number of an entry. Then this
+        network answers every column.
         """
         model = model if isinstance(model, Mapping) else self.alone(model)
         values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]

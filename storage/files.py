@@ -134,7 +134,7 @@ def append_jsonl(path: str | Path, record: dict) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Read a file that `append_jsonl` wrote. If a kill cut off the last line, leave this line out.
+    """Read a file that `append_jsonl` wrote. A last line that a killed process wrote only in part is left out.
 
     Raises:
         UserError: a line before the last line is not JSON.

@@ -317,7 +317,7 @@ def test_a_set_is_forgotten_after_the_call_and_after_an_error():
     for both in ({}, {"channels": [0], "mask": torch.ones(2, 3).bool()}):
         with pytest.raises(ValueError, match="give `channels`"), present(net, **both):
             pass
-    with pytest.raises(ValueError, match="0 stems"), present(nn.Linear(1, 1), channels=[0]):
+    with pytest.raises(ValueError, match="0 parts"), present(nn.Linear(1, 1), channels=[0]):
         pass
 
 

@@ -86,7 +86,7 @@ def check_rgb(path: str, names: Sequence[str]) -> None:
 def any_set(path: str, names: list[str]) -> dict:
     """Return a dict with the answers, kernels and channel statistics of a network of Task 1.
 
-    Answers are for each picture and channel set, kernels for each set.
+    There is an answer for each picture and channel set, and there are kernels for each set.
 
     Args:
         path: path of a model.pt of train_task1.py.
