@@ -274,7 +274,8 @@ class Numbers:
             if "NVIDIA" in machine["hardware"]:
                 seconds["gpu"] += record["train_s"]
             else:
-                seconds["cpu"] += record["train_s"] * (machine.get("threads") or 1)
+                threads = machine.get("threads") or 1  # old records do not name it
+                seconds["cpu"] += record["train_s"] * threads
         return f"{seconds[kind] / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
 
     def provenance(self) -> str:

@@ -15,6 +15,7 @@ import eval_shallow
 import train_task2
 from config import Task2Config, training_name
 from data.cache import PixelCache
+from engine import evaluation
 from engine.records import RunFiles, read_predictions, write_predictions
 from metrics.cost import count_params
 from models.branched import BranchedConv2d, fuse
@@ -211,14 +212,14 @@ def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_th
         monkeypatch.setattr(
             module,
             "predict",
-            lambda model, batches, amp: (
+            lambda model, batches, columns=None, amp=None: (
                 evaluated.append((type(model.stem.conv), amp)),
                 (np.zeros(len(batches), int), 1.0, 50.0),
             )[1],
         )
 
     monkeypatch.setattr(PixelCache, "split", lambda self, name: (opened.append(name), split(self, name))[1])
-    watch(train_task2), watch(eval_shallow)
+    watch(train_task2), watch(evaluation)
     train("--arch", "reparam6-k5", "--out", "run", "--amp")
     assert evaluated == [(BranchedConv2d, True)] and set(opened) == {"train", "val"}
     evaluate("run/model.pt")
