@@ -139,7 +139,7 @@ def test_settings_and_splits_are_kept_apart(publish, tmp_path):
 def test_two_specialists_for_one_subset_are_ambiguous(publish, tmp_path):
     publish("task1", SPECIALISTS["R"], 60, subsets=("R",))
     publish("task1", SPECIALISTS["R"].but(section="specialist", lr=0.3), 60, subsets=("R",))
-    with pytest.raises(UserError, match="specialists .*specialist-.* both claim subset R, seed 0"):
+    with pytest.raises(UserError, match="specialists .*specialist-.* both have subset R, seed 0"):
         channel_table(only(tmp_path))
 
 
