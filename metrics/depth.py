@@ -3,7 +3,7 @@
 A weighted operation is a convolution, or a product of a value that depends on the input and a weight that does not.
 Operations add to the depth as follows:
 
-    1   convolution (also one whose kernel depends on the input), matrix product with a parameter or a
+    1   convolution (its kernel may depend on the input), matrix product with a parameter or a
         constant matrix, elementwise product with a weight that varies along two or more dimensions (a global
         filter, a matrix product written as multiply and sum), distances to learned points, a look-up in a
         learned table
@@ -76,7 +76,7 @@ SUMS = {
 
 
 class Depth(NamedTuple):
-    """A result of `count_depth`.
+    """Hold the result of `count_depth`.
 
     Attributes:
         strict: strict depth.
@@ -136,7 +136,7 @@ def _longest(candidates: list) -> tuple | None:
 
 
 class _Counter(TorchDispatchMode):
-    """A torch mode that stores a pair (strict path, stricter path) for every tensor that depends on the input.
+    """Store a pair (strict path, stricter path) for every tensor that depends on the input, as a torch mode.
 
     Args:
         names: a dict from the address of a parameter's memory to the name of the parameter.
