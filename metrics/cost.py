@@ -107,7 +107,8 @@ def peak_memory_mb(model: nn.Module, *inputs) -> float:
 
     The model runs in eval mode without gradients. Parameters, buffers and inputs always count. Any other tensor
     starts to count when an operation returns it or first uses it. It stops when nothing refers to it. Results that are
-    dropped at once also count, such as the int64 indices of max-pooling. Memory that several tensors share counts once. Memory that an operation allocates and frees inside is not measured.
+    dropped at once also count, such as the int64 indices of max-pooling. Memory that several tensors share counts
+    once. Memory that an operation allocates and frees inside is not measured.
     """
     with (
         in_eval_mode(model),
