@@ -136,13 +136,13 @@ class TrainConfig:
     )
     train_sizes: str | None = option(
         None,
-        "sides of the training images in px, such as 40,48,56; each step draws a side, so that the network also "
-        "works at other sizes (default: only --image-size)",
+        "sides of the training images in px, such as 40,48,56 (default: only --image-size). Each step draws a side, "
+        "so that the network also works at other sizes",
     )
     fraction: float = option(
         1.0,
-        "share of each class's training images to use; the choice does not depend on --seed, and a larger share "
-        "contains the images of a smaller share; the normalisation uses all images",
+        "share of each class's training images to use. The choice does not depend on --seed. A larger share contains "
+        "the images of a smaller share. The normalisation uses all images",
         above=0,
         most=1,
     )
@@ -167,13 +167,13 @@ class TrainConfig:
     )
     teacher: str | None = option(
         None,
-        "model.pt of a teacher trained on the same data; the model also learns the teacher's predictions on all "
+        "model.pt of a teacher trained on the same data. The model also learns the teacher's predictions on all "
         "channels (knowledge distillation)",
     )
     init_from: str | None = option(
         None,
-        "model.pt of the same task and network, with the weights to start from; its data may have other classes (then "
-        "the last layer is new) or other channels (channels with the same name keep their weights)",
+        "model.pt of the same task and network, with the weights to start from. If its data had other classes, the "
+        "last layer is new. If its data had other channels, channels with the same name keep their weights",
     )
     tensorboard: bool = option(
         False,
@@ -343,9 +343,9 @@ class Task1Config(TrainConfig):
     )
     sampler: str = option(
         None,
-        "how training draws a channel set for each image: hcs (hierarchical), sandwich, uniform, bernoulli; "
-        "hcs-batch: one set for each batch; none: all channels; see channelset/sampling.py (default: hcs, but none "
-        "with --channels)",
+        "how training draws a channel set for each image: hcs (hierarchical), sandwich, uniform or bernoulli, see "
+        "channelset/sampling.py. hcs-batch draws one set for each batch, none takes all channels (default: hcs, "
+        "but none with --channels)",
         SAMPLERS,
     )
     set_shares: str | None = option(

@@ -364,8 +364,8 @@ def make_parser() -> ArgumentParser:
         "--latency",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="measure latency. This needs an idle machine, so the runs are evaluated one at a time, after all "
-        "trainings; with --no-latency, evaluate each run as soon as it is trained",
+        help="measure latency. Latency needs an idle machine, so the runs are evaluated one at a time, after all "
+        "trainings. With --no-latency, each run is evaluated as soon as it is trained",
     )
     parser.add_argument(
         "--report",

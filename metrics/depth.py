@@ -168,7 +168,7 @@ class _Counter(TorchDispatchMode):
             return result
         if isinstance(result, (bool, int, float, complex)):
             raise ValueError(
-                f"{func} turns a tensor that depends on the input into a Python number, and the depth cannot follow "
+                f"{func} turns a tensor that depends on the input into a Python number. The counter cannot follow "
                 f"Python numbers: compute with tensors alone, without .item(), float() or bool()"
             )
         weight, products = self._count(func._schema.name.split("::")[1].rstrip("_"), args, operands)

@@ -39,8 +39,8 @@ def write_page(
 ) -> None:
     """Write `evaluation.md`, `evaluation.png` and `evaluation-confusion.png` beside a checkpoint; print their paths.
 
-    `page_name` says when the files get other names. If the folder cannot be written, print one line on stderr and go
-    on.
+    `page_name` says when the files get other names. If the folder cannot be written, print one line on stderr and
+    return.
 
     Args:
         checkpoint: path of the evaluated checkpoint.

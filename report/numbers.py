@@ -23,7 +23,7 @@ A number comes from the files of predictions in this way: `build.fill` -> `Numbe
 -> `Setting.right` -> `engine.records.read_predictions`.
 
 The first word after a function is usually a preset. The next words are names of models, as in `NAMED` in grids/. A
-group of channel sets is the name of a set, or mean, pairs or singles; for the thirteen bands it is all, rgb, one,
+group of channel sets is the name of a set, or mean, pairs or singles. For the thirteen bands, a group is all, rgb, one,
 but-one or random. A dash means that there are no results. Only results of `DATA` and of the thirteen bands are used. So
 other results in results/ never change these texts.
 """

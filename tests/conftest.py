@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Provide fixtures that several test files share."""
 
 import functools
 import gc
