@@ -8,7 +8,7 @@
 Images are prepared as in an evaluation: the middle of the picture, at the image size of the training. An image is a
 picture, or a TIFF or .npy file. A TIFF or .npy file holds the channels of the training, or only those of --channels.
 Any other picture in colour holds R, G, B.
---picture draws the image with each set of channels, the answer for it, and the parts that the answer depends on.
+--picture draws the image with each set of channels, the answer for each set, and the parts that the answer depends on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def make_parser() -> ArgumentParser:
         "--top", type=within(1, 1000), default=5, help="number of classes to print for each image"
     )
     parser.add_argument(
-        "--csv", metavar="FILE", help="also write a table with a line for each image and class"
+        "--csv", metavar="FILE", help="also write a table with a row for each image and class"
     )
     parser.add_argument(
         "--picture", metavar="PATH", help="PNG to draw; for several images, a folder for one PNG each"
@@ -109,15 +109,15 @@ def check_outputs(args, files: list[Path], pictures: dict[Path, Path]) -> None:
 
 
 def _file_id(path: Path) -> tuple[int, int]:
-    """Return what two paths of one file have in common."""
+    """Return (device, number) of a file; two paths of the same file give the same pair."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
 def picture_paths(target: str, files: list[Path]) -> dict[Path, Path]:
-    """Return the path of each file's picture: `target` for one file, else a path in the folder `target`.
+    """Return a dict from a file to the path of its picture: `target` for one file, else a path in the folder `target`.
 
-    The names of the pictures are the names of the files. Equal names get the ending and, as far as needed, the folders.
+    A picture has the name of its file. If names are equal, the ending of the file and the needed folders are added.
     """
     if len(files) == 1:
         return {files[0]: Path(target)}

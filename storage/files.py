@@ -46,8 +46,8 @@ def atomic_path(path: str | Path):
     If `path` is a link, it stays a link, and the file that it leads to is replaced.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written, then the old file is unchanged; or `path` is a
-            folder, a device or a pipe, such as /dev/stdout, which a file must not replace.
+        UserError: the disk is full, the folder cannot be written, or `path` is a folder, a device or a pipe, such as
+            /dev/stdout. The old file is unchanged.
     """
     path = Path(path)
     path = Path(os.path.realpath(path)) if path.is_symlink() else path

@@ -74,8 +74,8 @@ def test_mean_energy_by_hand():
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (("--channels", "R"), "it fills 1 kernel channels from 1, not 3"),
-        (("--fill", "luma_chroma"), "it fills 4 kernel channels from 3, not 3"),
+        (("--channels", "R"), "it fills 1 kernel channels from 1 channels; both must be 3"),
+        (("--fill", "luma_chroma"), "it fills 4 kernel channels from 3 channels; both must be 3"),
         (("--fill", "conditioned"), "the fill rule depends on the image"),
         (("--fill", "rescale", "--kernel", "dynamic"), "the kernel depends on the image"),
     ],

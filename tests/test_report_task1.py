@@ -139,7 +139,7 @@ def test_settings_and_splits_are_kept_apart(publish, tmp_path):
 def test_two_specialists_for_one_subset_are_ambiguous(publish, tmp_path):
     publish("task1", SPECIALISTS["R"], 60, subsets=("R",))
     publish("task1", SPECIALISTS["R"].but(section="specialist", lr=0.3), 60, subsets=("R",))
-    with pytest.raises(UserError, match="specialists .*specialist-.* both claim subset R, seed 0"):
+    with pytest.raises(UserError, match="specialists .*specialist-.* both have subset R, seed 0"):
         channel_table(only(tmp_path))
 
 
@@ -516,7 +516,7 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
     right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)
     by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
     chosen = pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), by_subset)), each=9)
-    with pytest.raises(UserError, match="no test image belongs to a kind of needs colour, .*--model"):
+    with pytest.raises(UserError, match="no test image belongs to any of the kinds needs colour, .*--model"):
         wrong = {name: np.full(4, 6) for name in SUBSETS}
         pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), wrong)), each=9)
     assert chosen == {
