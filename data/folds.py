@@ -73,7 +73,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
         return folders
     if out.exists() and any(out.iterdir()):
         raise UserError(
-            f"{out} is not empty and does not hold these folds of these pictures under this name: choose "
+            f"{out} is not empty and does not hold these folds of these pictures, or holds them under another name: choose "
             "another folder with --out"
         )
     try:
