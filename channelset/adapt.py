@@ -91,11 +91,11 @@ def adapt_first_conv(
         embedding: learn an offset that tells the network which channels are present. Default: yes in the stem.
         init: how kernels of new channels start.
             "keep": the convolution was trained with the same channels.
-            A mapping from each new channel to one old channel, to a list (the kernels are added), or to a mapping from
-            old channels to weights. New channels that are not in it start at zero. After {"B04": 0, "B03": 1, "B02": 2}
-            the network computes the same as before on these three (fill rules zero, mean and regression).
-            "wavelength": interpolate between the old kernels by wavelength. "repeat": repeat the old kernels in
-            turn. "mean": use their mean. These three keep the response to an image with equal channels.
+            A mapping from each new channel to an old channel, a list (the kernels are added), or a mapping from old
+            channels to weights. New channels that are not in it start at zero. After {"B04": 0, "B03": 1, "B02": 2} the
+            network computes the same as before on these three (fill rules zero, mean and regression). "wavelength":
+            interpolate between the old kernels by wavelength. "repeat": repeat the old kernels in turn. "mean": use
+            their mean. These three keep the response to an image with equal channels.
         trained_on: names and wavelengths of the channels that a plain convolution was trained with, for `init`.
         sample: how to draw a set for each image in training mode if the call gives no set, see
             `sample_channels`; or a `Sampler`. So a trainer that calls `model(x)` needs no change. The sampler's
