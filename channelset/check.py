@@ -70,7 +70,7 @@ def _check_some(calls: _Calls) -> None:
         return
     calls.mask = torch.ones_like(calls.mask)
     calls.run(0.0)
-    whole, reason = [x[:, ids] for x in calls.read], "it changes each channel in its own way"
+    whole, reason = [x[:, ids] for x in calls.read], "it does not treat all channels alike"
     try:
         calls.run(0.0, ids)
         same = _same(whole, [x[:, ids] if x.shape[1] > len(ids) else x for x in calls.read])

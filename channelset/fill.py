@@ -598,7 +598,7 @@ def build_fill(
         if covariance is None:
             raise ValueError(
                 f"fill rule {name!r} needs the channels' training covariance: give covariance= "
-                f"(channel_statistics computes it), or use fill='mean', which needs none"
+                f"(channel_statistics computes it), or use fill='mean', which needs no statistics"
             )
         scaled = correlations(_square(covariance, channels), std, names)
         fill = FILLS[name](channels, scaled, ridge)  # type: ignore[call-arg]

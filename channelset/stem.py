@@ -424,7 +424,7 @@ class ChannelSetConv2d(ChannelPlace):
         """Return an upper bound of the multiply-accumulates that generate K(S) for n channels.
 
         They compute W, W P(S) and the mean embedding. W P(S) is counted even if P is the identity and the product is
-        not needed. Selecting rows of W costs nothing. The rule's own arithmetic, of order C^3, is left out.
+        not needed. Selecting rows of W costs nothing. The arithmetic of the fill rule, of order C^3, is left out.
         """
         kernel = self.out_channels * math.prod(self.kernel_size)
         macs = kernel * self.fill.mixed * n

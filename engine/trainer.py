@@ -331,7 +331,7 @@ class Trainer:
             (knowledge distillation, arXiv 1503.02531).
 
     Raises:
-        UserError: so many images could not be decoded that the rest is smaller than a batch.
+        UserError: too many images could not be decoded, so fewer than a batch are left.
     """
 
     def __init__(

@@ -101,7 +101,7 @@ SHALLOW_OPTIONS: dict[str, Any] = {field.name: field.metadata["usual"] for field
 class ShallowLayer(nn.Module):
     """A hidden layer that applies a convolution, gates, 2 x 2 max-pooling and a ReLU.
 
-    The pooling commutes with the ReLU and the channel gate. It comes first, so that the ReLU and the channel gate
+    The pooling could also follow the ReLU and the channel gate, with the same result. It comes first, so that they
     process only a quarter of the pixels.
 
     Args:
