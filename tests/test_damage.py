@@ -191,7 +191,7 @@ def test_a_run_goes_on_from_the_older_state_where_the_last_is_damaged(command, t
         shutil.copytree(cut, "again", dirs_exist_ok=True)
         Path("again/last.pt").write_bytes(damaged)
         command(train_task1, *tiny, "--out", "again", "--resume")
-        assert "The run goes on from the state before it, again/previous.pt" in capsys.readouterr().err
+        assert "The run goes on from the older state, again/previous.pt" in capsys.readouterr().err
         assert same("run/model.pt", "again/model.pt") and lines("again") == lines("run")
         assert not Path("again/previous.pt").exists()  # it has ended
         shutil.rmtree("again")
