@@ -277,5 +277,9 @@ def test_the_five_likeliest_are_counted():
     answers = predict(Fixed(), batches, amp=False)
     assert answers.top5_pct == 62.5 and (answers.predictions == 0).all()
     batches.labels %= 5
+    # the plain cross-entropy: label smoothing is for the training alone
+    assert predict(Fixed(), batches, amp=False).loss == pytest.approx(
+        batches.labels.double().mean() + np.log(np.exp(-np.arange(8.0)).sum())
+    )
     less = predict(torch.nn.Sequential(Fixed(), torch.nn.Linear(8, 5)), batches, amp=False)
     assert less.top5_pct is None
