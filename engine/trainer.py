@@ -665,7 +665,7 @@ class Trainer:
             (self.folder / OLDER).unlink(missing_ok=True)  # the training has ended
             words = [os.path.relpath(ROOT / evaluation), str(path)]
             for option, value in (("--data", self.config.data), ("--cache", self.config.cache)):
-                if value not in (None, "auto"):
+                if value and value != "auto":
                     words += [option, value]
             print(f"wrote {path}\nnext: python {shlex.join(words)}")
         self.processes.stop()
