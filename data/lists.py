@@ -258,7 +258,8 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     if not roots:
         raise UserError(
             f"no train.txt in {source}, nor one or two folders below it; {LAYOUT}. "
-            f"The source holds: {', '.join(tree.top()[:6]) or 'nothing'}"
+            f"The source holds: {', '.join(tree.top()[:6]) or 'nothing'}. "
+            "For a folder of class folders, python -m data.prepare lists FOLDER writes the lists"
         )
     if len(roots) > 1:
         raise UserError(

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -43,6 +44,7 @@ from storage.files import PARTIAL, append_jsonl, check_writable, read_json, read
 from storage.locks import hold
 from utils import (
     HUGE_PAGES,
+    ROOT,
     UserError,
     counted,
     duration,
@@ -662,7 +664,11 @@ class Trainer:
                 },
             )
             (self.folder / OLDER).unlink(missing_ok=True)  # the training has ended
-            print(f"wrote {path}\nnext: python {evaluation} {path}")
+            words = [os.path.relpath(ROOT / evaluation), str(path)]
+            for option, value in (("--data", self.config.data), ("--cache", self.config.cache)):
+                if value and value != "auto":
+                    words += [option, value]
+            print(f"wrote {path}\nnext: python {shlex.join(words)}")
         self.processes.stop()
 
     def _check(self, since: int) -> float:

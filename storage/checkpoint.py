@@ -81,7 +81,11 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
     """
     path, kinds = Path(path), (kind,) if isinstance(kind, str) else kind
     if not path.is_file():
-        hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
+        hint = ""
+        if path.is_dir():
+            hint = " (it is a folder: name the .pt file in it)"
+        elif path.with_name("last.pt").is_file():
+            hint = f": the training in {path.parent} is not finished; continue it with --resume --out {path.parent}"
         raise UserError(f"no checkpoint at {path}{hint}")
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not compare them

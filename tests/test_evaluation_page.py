@@ -1,6 +1,9 @@
 """A table and a chart of what was just evaluated."""
 
 import json
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 
 import eval_channels
 import eval_shallow
+import train_task1
 import train_task2
 from data.batches import Batches
 from engine import evaluation
@@ -182,6 +186,20 @@ def test_results_of_ones_own_data_stay_out_of_the_published_ones(
         command(script, path, "--repeats", 0, "--name", "another")
         assert len(list(Path("clone/results", task, "runs").iterdir())) == 2
         assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("train, evaluate", [(train_task1, eval_channels), (train_task2, eval_shallow)])
+def test_the_command_that_a_training_prints_evaluates_it(
+    command, tiny, tiny_dataset, tmp_path, monkeypatch, capsys, train, evaluate
+):
+    shutil.copytree(tiny_dataset, "my set")
+    command(train, *tiny, "--epochs", 1, "--data", "my set", "--cache", "my cache", "--out", "my run")
+    last = capsys.readouterr().out.splitlines()[-1]
+    python, script, *words = shlex.split(last.removeprefix("next: "))
+    assert (python, Path(script).resolve()) == ("python", Path(evaluate.__file__).resolve())
+    monkeypatch.setattr(sys, "argv", [script, *words, "--repeats", "0", "--results", "results"])
+    evaluate.main()
+    assert Path("my run/evaluation.md").exists() and len(list(Path("my cache").glob("*px*"))) == 1
 
 
 def test_published_results_are_written_and_the_documents_are_left(
