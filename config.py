@@ -100,10 +100,10 @@ def choose_device(device: str) -> str:
 
 @dataclass
 class TrainConfig:
-    """The options that every training script has.
+    """Hold the options that every training script has.
 
-    The types are those after `resolve`, which replaces None by the value of the preset. An option whose type contains
-    None may stay None.
+    The types are correct only after `resolve`, which replaces None by the value of the preset. An option whose type
+    contains None may stay None.
     """
 
     data: str = option(
@@ -125,7 +125,7 @@ class TrainConfig:
     stem: str = option(
         "7x7s2",
         "first convolution: side and stride; 3x3s1 is for images under about 64 px, 11x11s4 for images above "
-        "180 px, where the shallow networks of Task 2 use it by default",
+        "180 px; on such large images, the shallow networks of Task 2 use 11x11s4 by default",
         tuple(STEMS),
     )
     stem_pool: bool | None = option(
@@ -136,13 +136,13 @@ class TrainConfig:
     )
     train_sizes: str | None = option(
         None,
-        "sides of the training images in px, such as 40,48,56; each step draws a side, so that the network also "
-        "works at other sizes (default: only --image-size)",
+        "sides of the training images in px, such as 40,48,56 (default: only --image-size). Each step draws a side, "
+        "so that the network also works at other sizes",
     )
     fraction: float = option(
         1.0,
-        "share of each class's training images to use; the choice does not depend on --seed, and a larger share "
-        "contains the images of a smaller share; the normalisation uses all images",
+        "share of each class's training images to use. The choice does not depend on --seed. A larger share contains "
+        "the images of a smaller share. The normalisation uses all images",
         above=0,
         most=1,
     )
@@ -167,13 +167,13 @@ class TrainConfig:
     )
     teacher: str | None = option(
         None,
-        "model.pt of a teacher trained on the same data; the model also learns the teacher's predictions on all "
+        "model.pt of a teacher trained on the same data. The model also learns the teacher's predictions on all "
         "channels (knowledge distillation)",
     )
     init_from: str | None = option(
         None,
-        "model.pt of the same task and network, with the weights to start from; its data may have other classes (then "
-        "the last layer is new) or other channels (channels with the same name keep their weights)",
+        "model.pt of the same task and network, with the weights to start from. If its data had other classes, the "
+        "last layer is new. If its data had other channels, channels with the same name keep their weights",
     )
     tensorboard: bool = option(
         False,
@@ -273,7 +273,7 @@ class TrainConfig:
         return self
 
     def without_effect(self) -> dict[str, str]:
-        """Return the options that have no effect with the other options: name -> what they need."""
+        """Return a dict from each option that has no effect here to what the option needs."""
         distilling = ("distill_weight", "distill_temperature", "distill_ramp")
         return {} if self.teacher else dict.fromkeys(distilling, "a --teacher")
 
@@ -309,7 +309,7 @@ def parse_sizes(text: str | None) -> tuple[int, ...]:
 
 @dataclass
 class Task1Config(TrainConfig):
-    """The options of Task 1: the options of every training, and more."""
+    """Hold the options of Task 1: the options of every training, and more."""
 
     channels: str = option(
         "all",
@@ -343,9 +343,9 @@ class Task1Config(TrainConfig):
     )
     sampler: str = option(
         None,
-        "how training draws a channel set for each image: hcs (hierarchical), sandwich, uniform, bernoulli; "
-        "hcs-batch: one set for each batch; none: all channels; see channelset/sampling.py (default: hcs, but none "
-        "with --channels)",
+        "how training draws a channel set for each image: hcs (hierarchical), sandwich, uniform or bernoulli, see "
+        "channelset/sampling.py. hcs-batch draws one set for each batch, none takes all channels (default: hcs, "
+        "but none with --channels)",
         SAMPLERS,
     )
     set_shares: str | None = option(
@@ -360,7 +360,7 @@ class Task1Config(TrainConfig):
         return self.sampler == "none" and self.channels != "all"
 
     def resolve(self, channels: Channels = RGB) -> Self:
-        """Resolve as `TrainConfig.resolve` does; without a sampler the network is a plain network for one set.
+        """Set and check the options, see `TrainConfig.resolve`; without a sampler, the network is a plain network.
 
         Args:
             channels: the channels of the data.
@@ -383,7 +383,7 @@ class Task1Config(TrainConfig):
             if plain or partial:
                 raise UserError("--train-channels needs a --sampler and --channels all")
         drawn = taken.chosen(parse_subset(self.train_channels, taken))
-        parse_shares(self.set_shares, drawn)  # a wrong set is named before any image is decoded
+        parse_shares(self.set_shares, drawn)  # report a wrong set before any image is decoded
         if (self.kernel_size or 1) % 2 == 0:
             raise UserError(f"--kernel-size {self.kernel_size}: must be odd")
         self.name = self.name or self._default_name()
@@ -409,7 +409,7 @@ class Task1Config(TrainConfig):
 
 @dataclass
 class Task2Config(ShallowOptions, TrainConfig):
-    """The options of Task 2: the options of every training and of `ShallowOptions`, and more."""
+    """Hold the options of Task 2: the options of every training and of `ShallowOptions`, and more."""
 
     arch: str = option(
         "gated6-k3",
@@ -427,7 +427,7 @@ class Task2Config(ShallowOptions, TrainConfig):
     )
 
     def resolve(self, channels: Channels = RGB) -> Self:
-        """Resolve as `TrainConfig.resolve` does; name a shallow network by its depth and kernels.
+        """Set and check the options, see `TrainConfig.resolve`; name a shallow network by its depth and kernels.
 
         Raises:
             UserError: see `TrainConfig.resolve` and `models.task2.network_options`.
@@ -482,7 +482,7 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
 
 
 def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
-    """Return the options that change the training, without the seed. They are equal if only seeds differ.
+    """Return the options, except the seed, that change the training. All seeds of a training have the same options.
 
     Autocast is left out, because its default depends on the processor. A teacher is compared by its name, not its path.
     """
@@ -515,11 +515,11 @@ def folder_name(config: TrainConfig) -> str:
 
 
 def differing(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> dict[str, tuple[Any, Any]]:
-    """Return the options in which two trainings differ: name -> (ours, theirs).
+    """Return a dict from each option in which two trainings differ to a tuple (our value, their value).
 
-    A run is only resumed if there are none. Options in `SESSION_OPTIONS` may differ.
-    An older version that did not have an option trained with its default. If a version saved only the path of a
-    teacher, equal paths mean the same teacher.
+    A run is resumed only if the dict is empty. Options in `SESSION_OPTIONS` may differ. If an older version did not
+    have an option, it trained with the default of this option. If a version saved only the path of a teacher, equal
+    paths mean the same teacher.
     """
     defaults = _defaults(cls)
     our, their = ({**defaults, **options, "teacher": _teacher(options)} for options in (ours, theirs))
@@ -548,7 +548,7 @@ def _defaults(config: Any) -> dict[str, Any]:
 
 
 def _teacher(options: Mapping) -> str | None:
-    """Return the teacher's `training_name`. Older versions saved only its path: NAME-OPTIONS-sSEED/model.pt."""
+    """Return the teacher's `training_name`. Older versions saved only the path NAME-OPTIONS-sSEED/model.pt."""
     if options.get("taught_by") or not options.get("teacher"):
         return options.get("taught_by")
     return _training_of(options["teacher"])

@@ -6,9 +6,9 @@
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
-The script updates results/task1/channels.csv. It writes a JSON to results/task1/runs/ that says how the result was
-made, and the predictions on test to results/task1/predictions/. It writes evaluation.md and evaluation.png beside the
-checkpoint. Then `python -m report.build` makes the documents.
+The script updates results/task1/channels.csv. It writes the predictions on test to results/task1/predictions/. A
+JSON in results/task1/runs/ says how the result was made. The script writes evaluation.md and evaluation.png beside
+the checkpoint. Then `python -m report.build` makes the documents.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def load(paths: list[str], fill: str | None) -> tuple[nn.Module, dict]:
 
 
 def default_section(config: Task1Config, fusion: bool, test: dict) -> str:
-    """Return the section of the tables for a model. In "ours" are networks with the stem of this repository."""
+    """Return the section of the tables for a model. Networks with the stem of this repository are in "ours"."""
     if {"probe", "image_size"} & test.keys():
         return "ablation"
     if config.is_specialist and not fusion:
@@ -130,13 +130,13 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
 def evaluate(
     model: nn.Module, subsets: dict, prepare, num_classes: int, repeats: int, batches: Batches
 ) -> tuple[list[dict], dict]:
-    """Evaluate the model on each set. Return the rows of the table, and the predictions: name of a set -> (N,) int.
+    """Evaluate the model on each set. Return the rows of the table, and a dict from a set's name to predictions (N,).
 
     The cost is measured on the plain network for the set.
 
     Args:
-        subsets: name of a set -> ids.
-        prepare: ids -> (network to evaluate, image channels that it takes).
+        subsets: a dict from the name of a set to its ids.
+        prepare: a function that returns (network to evaluate, image channels that the network takes) for ids.
     """
     rows, predictions = [], {}
     for subset, ids in progress_bar(subsets.items(), desc="subsets", unit="subset"):
@@ -147,7 +147,7 @@ def evaluate(
 
 
 def kernels(model: nn.Module, subsets: dict) -> dict:
-    """Return the first eight filters for each set, for the figure: name of a set -> (8, n, k, k), rounded."""
+    """Return a dict from each set's name to its first eight filters, rounded, (8, n, k, k); a figure shows them."""
     return {
         subset: find_stem(model).kernel(ids)[:8].double().round(decimals=4).tolist()
         for subset, ids in subsets.items()
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     names = channels.names
     whole = "every" in args.subsets.split()
     ids = [tuple(range(len(names)))] if specialist and whole else parse_subsets(args.subsets, channels)
-    # a set is named after its channels in the data; older checkpoints do not name those
+    # a set is named after its channels in the data; older checkpoints do not hold these names
     stored = Channels(dataset.get("data_channels") or names).names
     columns = [stored.index(name) for name in names]
     subsets = {subset_name(sorted(columns[i] for i in one), stored): one for one in ids}

@@ -4,9 +4,9 @@
     python eval_shallow.py runs/64px-half/*/model.pt --skip-existing
     python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
-In the fused network, each sum of branches is one convolution. The script updates results/task2/classifiers.csv. For
-each run it writes a JSON to results/task2/runs/ that says how the result was made, and the predictions on test to
-results/task2/predictions/. It writes evaluation.md and evaluation.png beside each checkpoint. Then
+In the fused network, each sum of branches is one convolution. The script updates results/task2/classifiers.csv. It
+writes the predictions on test to results/task2/predictions/. For each run, a JSON in results/task2/runs/ says how the
+result was made. The script writes evaluation.md and evaluation.png beside each checkpoint. Then
 `python -m report.build` makes the documents.
 """
 
@@ -77,7 +77,7 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
 def field(fused: nn.Module, image_size: int, channels: int) -> dict | None:
     """Measure the receptive field in images whose side is twice `image_size`.
 
-    Return None if it cannot be measured: the unit in the middle is dead, or the images are too large.
+    Return None if it cannot be measured: no gradient reaches the image, or the images are too large.
     """
     try:
         return receptive_field(fused, 2 * image_size, channels=channels)
@@ -92,8 +92,8 @@ def evaluate(path: str, args) -> bool:
         True if it wrote results that the documents show.
 
     Raises:
-        UserError: `path` is not a checkpoint of train_task2.py; the data are not those of the training; the results
-            on disk come from other options; or the network is too deep for its section.
+        UserError: `path` is not a checkpoint of train_task2.py; the data differ from the data of the training; the
+            results on disk come from other options; or the network is too deep for its section.
     """
     model, checkpoint = load_classifier(path)
     options = checkpoint["config"]

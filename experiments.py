@@ -54,7 +54,7 @@ EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 @dataclass
 class Job:
-    """A training or an evaluation that runs as a process."""
+    """Run a training or an evaluation as a process."""
 
     name: str
     command: list[str]
@@ -126,7 +126,7 @@ def run_arguments(run: Run, args, seed: int) -> list[str]:
 
 
 def user_arguments(text: str, option: str) -> list[str]:
-    """Return the words of --options or --eval-options, split as a shell does.
+    """Return the words of --options or --eval-options, split by the rules of a shell.
 
     Raises:
         UserError: a quote is not closed, or a word is neither an option nor the value of an option.
@@ -211,7 +211,7 @@ def model_file(run: Run, args, seed: int) -> Path:
 
 
 def as_arguments(options: dict) -> list[str]:
-    """Write options as on the command line: {"image_size": 48, "gates": False} -> --image-size 48 --no-gates."""
+    """Write options as on the command line: {"image_size": 48, "gates": False} gives --image-size 48 --no-gates."""
     parts = []
     for key, value in options.items():
         flag = key.replace("_", "-")
@@ -338,7 +338,7 @@ def make_parser() -> ArgumentParser:
         type=within(0, 2**63 - 1),
         default=[0],
         metavar="N",
-        help="seeds; every run is trained with each of them",
+        help="seeds; every run is trained with each seed",
     )
     parser.add_argument(
         "--preset", choices=tuple(PRESETS), default="64px-half", help="defaults of the training options"
@@ -364,14 +364,14 @@ def make_parser() -> ArgumentParser:
         "--latency",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="measure latency. This needs an idle machine, so the runs are evaluated one at a time, after all "
-        "trainings; with --no-latency, evaluate each run as soon as it is trained",
+        help="measure latency. Latency needs an idle machine, so the runs are evaluated one at a time, after all "
+        "trainings. With --no-latency, each run is evaluated as soon as it is trained",
     )
     parser.add_argument(
         "--report",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="build the documents at the end, as python -m report.build does",
+        help="build the documents at the end, with python -m report.build",
     )
     parser.add_argument("--no-eval", action="store_true", help="train only")
     parser.add_argument("--no-train", action="store_true", help="evaluate only")
@@ -386,7 +386,7 @@ def main(argv: list[str] | None = None) -> None:
     check_precision(args)
     if args.list:
         return show(args)
-    # SIGTERM acts as Ctrl-C: the trainings save, then stop. Only the main thread may set this.
+    # SIGTERM acts like Ctrl-C: the trainings save, then stop. Only the main thread may set a signal handler.
     with suppress(ValueError):
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     jobs = [] if args.no_train else training_jobs(args)

@@ -8,7 +8,7 @@
 Images are prepared as in an evaluation: the middle of the picture, at the image size of the training. An image is a
 picture, or a TIFF or .npy file. A TIFF or .npy file holds the channels of the training, or only those of --channels.
 Any other picture in colour holds R, G, B.
---picture draws the image with each set of channels, the answer for it, and the parts that the answer depends on.
+--picture draws the image with each set of channels, the answer for each set, and the parts that the answer depends on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from config import DEVICES, choose_device
 from engine.prediction import Predictor, find_images
 from report.answer_picture import draw_answers
-from storage.files import atomic_path, check_writable
+from storage.files import atomic_path, check_replaceable, check_writable
 from utils import ArgumentParser, UserError, cli, printable, use_threads, within
 
 TOGETHER = 64  # images in memory at the same time
@@ -40,7 +40,7 @@ def make_parser() -> ArgumentParser:
         "--top", type=within(1, 1000), default=5, help="number of classes to print for each image"
     )
     parser.add_argument(
-        "--csv", metavar="FILE", help="also write a table with a line for each image and class"
+        "--csv", metavar="FILE", help="also write a table with a row for each image and class"
     )
     parser.add_argument(
         "--picture", metavar="PATH", help="PNG to draw; for several images, a folder for one PNG each"
@@ -57,8 +57,6 @@ def main(argv: list[str] | None = None) -> None:
     files, device = list(find_images(args.images)), choose_device(args.device)
     if args.threads or device == "cpu":
         use_threads(args.threads)
-    for path in filter(None, (args.csv, args.picture)):
-        check_writable(Path(path).parent)
     pictures = picture_paths(args.picture, files) if args.picture else {}
     check_outputs(args, files, pictures)
     predictor = Predictor(args.checkpoint, device)
@@ -90,10 +88,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_outputs(args, files: list[Path], pictures: dict[Path, Path]) -> None:
-    """Check that no output replaces an image, the checkpoint or another output.
+    """Check that all outputs can be written and that none replaces an image, the checkpoint or another output.
 
     Raises:
-        UserError: an output would replace a file; the message names both paths.
+        UserError: an output cannot be written, or it would replace a file; the message names the paths.
     """
     inputs, taken = {}, {}
     for path in (Path(args.checkpoint), *files):
@@ -106,20 +104,28 @@ def check_outputs(args, files: list[Path], pictures: dict[Path, Path]) -> None:
                 raise UserError(f"{option} {path} would replace {same}: choose another path")
         if (other := taken.setdefault(path.absolute(), option)) != option:
             raise UserError(f"{other} and {option} both name {path}: choose two paths, or rename an image")
+        check_replaceable(path)
+    for folder in {path.parent for _, path in outputs} | {path.parent for path in pictures.values()}:
+        check_writable(folder)
 
 
 def _file_id(path: Path) -> tuple[int, int]:
-    """Return what two paths of one file have in common."""
+    """Return (device, number) of a file; two paths of the same file give the same pair."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
 def picture_paths(target: str, files: list[Path]) -> dict[Path, Path]:
-    """Return the path of each file's picture: `target` for one file, else a path in the folder `target`.
+    """Return a dict from a file to the path of its picture: `target` for one file, else a path in the folder `target`.
 
-    The names of the pictures are the names of the files. Equal names get the ending and, as far as needed, the folders.
+    A picture has the name of its file. If names are equal, the ending of the file and the needed folders are added.
+
+    Raises:
+        UserError: `target` has the ending of another kind of file.
     """
     if len(files) == 1:
+        if Path(target).suffix.lower() not in ("", ".png"):
+            raise UserError(f"--picture {target}: the program draws a PNG; give a name that ends in .png")
         return {files[0]: Path(target)}
     names = {file: file.stem for file in files}
     for count in range(2, max(len(file.parts) for file in files) + 1):

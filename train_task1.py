@@ -32,7 +32,7 @@ from utils import UserError, cli, parse_config
 def subset_metrics(model, batches, names, config: Task1Config) -> dict:
     """Return the top-1 of the model on each channel set, and the means of top-1 and loss over these sets.
 
-    A specialist has one set. Another model is tested on all sets, or on some sets if there are many channels.
+    A specialist is tested on its set. Another model is tested on all sets, or on some sets if there are many channels.
     """
     top1, losses, labels = {}, [], batches.labels.cpu().numpy()
     num_classes = model.fc.out_features

@@ -48,18 +48,18 @@ ENDS_WITH_STDIN = (
 
 
 class UserError(Exception):
-    """A mistake that the user can correct. The message names the file, line or argument, and the remedy."""
+    """Report a mistake that the user can correct. The message names the file, line or argument, and the remedy."""
 
 
 class BusyError(UserError):
-    """An error for files that another process is using. Trying again later can help."""
+    """Report that another process is using the files. Trying again later can help."""
 
 
 # ---------------------------------------------------------------- command lines
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A help formatter that shows defaults and keeps the line breaks of the description.
+    """Format help texts: show defaults and keep the line breaks of the description.
 
     A default path inside the repository is shown without the path of the repository.
     """
@@ -78,7 +78,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argparse parser that takes full option names only. For an unknown option it suggests the nearest name."""
+    """Parse arguments, but take full option names only. For an unknown option, suggest the nearest name."""
 
     def __init__(self, **kwargs):
         super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
@@ -232,7 +232,7 @@ def remedy(number: int | None) -> str:
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "you have no right to write there: choose another folder, or change its rights"
     if number == errno.ENAMETOOLONG:
-        return "the name is too long: choose a shorter one"
+        return "the name is too long: choose a shorter name"
     if number in (errno.EMFILE, errno.ENFILE):
         return "too many files are open: raise the limit (ulimit -n), or run fewer processes at once"
     if number in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP):
@@ -243,7 +243,7 @@ def remedy(number: int | None) -> str:
 
 
 class _Log(tqdm):
-    """A progress bar for a log file. It writes a whole line every `LOG_EVERY` seconds and one at the end."""
+    """Show progress in a log file: write a whole line every `LOG_EVERY` seconds, and a last line at the end."""
 
     @staticmethod
     def status_printer(file):
@@ -303,7 +303,7 @@ def _open_streams() -> None:
 
 
 def _end_with_stdin() -> None:
-    """Stop this process as SIGTERM does when its stdin closes: the parent process has died, perhaps by SIGKILL."""
+    """Stop this process by SIGTERM when its stdin closes. Then the parent process has died, perhaps by SIGKILL."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -353,7 +353,7 @@ def allowed_cores() -> set[int]:
 
 
 def free_cores(seconds: float = 0.3) -> int:
-    """Count the idle cores among those that this process may use; at least one.
+    """Return the number of idle cores that this process may use, but at least 1.
 
     Args:
         seconds: how long to watch.
@@ -416,9 +416,9 @@ def _idle_times(cores: set[int]) -> dict[int, int]:
 
 
 class Output:
-    """A text stream that drops its text without an error when nobody can read it, so that the work goes on.
+    """Write text to a stream. If nobody can read the stream, drop the text without an error, so that the work goes on.
 
-    This happens when the terminal is closed, the reader of a pipe has ended, or the disk of a log file is full.
+    Nobody can read it when the terminal is closed, the reader of a pipe has ended, or the disk of a log file is full.
     """
 
     def __init__(self, stream: typing.TextIO):

@@ -25,7 +25,8 @@ from .stem import ChannelSetConv2d, why_not_plain
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
-# beginnings of the class names of wrappers, which share only parameters that they saw; `fully_shard` makes FSDP...
+# beginnings of the class names of wrappers, which handle only the parameters that a network has when it is wrapped;
+# `fully_shard` makes classes whose names begin with FSDP
 LATE = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP")
 Arguments = dict[int | str, Any]  # of a call, by position or name
 # attributes in which networks store the channel count
@@ -63,38 +64,38 @@ def adapt_first_conv(
     has arguments of these names, use `present` instead. Images must be normalised: subtract each channel's mean
     and divide by its standard deviation. If they are not, pass `normalised=False` or `mean=`.
 
-    Without an `example` two things are not checked: that no other layer reads the images, and that the convolution
-    defined first also runs first. You get only a warning if another convolution or norm takes as many channels.
-    A network made on the meta device keeps the statistics of the rule.
-    Under torch.compile each list of `channels` needs its own graph, and torch keeps only a few graphs. For many
-    sets pass a mask, or fold.
+    Without an `example`, the function does not check whether other layers also read the images. It also does not check
+    that the convolution defined first runs first. It only warns if another convolution or norm takes as many channels.
+    A network made on the meta device keeps the statistics of the rule. Under torch.compile each list of `channels`
+    needs its own graph, and torch keeps only a few graphs. For many sets pass a mask, or fold.
 
     Args:
         model: any network.
-        fill: a key of `fill.FILLS`. "regression" needs statistics, "mean" needs nothing.
+        fill: a key of `fill.FILLS`. "regression" needs statistics, "mean" does not.
         path: path of the first convolution, such as "backbone.conv1". Default: timm's
             `default_cfg["first_conv"]`, else the Conv2d that is defined first.
         where: "stem" replaces the first convolution. "input" fills the images before the network sees them. Use
             "input" for networks that read the images in several layers, in three dimensions or without a
-            convolution. It has no embedding, and it fills only calls of the network itself, not of its parts.
+            convolution. It has no embedding. It fills the images only if the whole network is called, not a part of it.
         channels: the number, the names or the wavelengths in nm (floats) of the channels, or a mapping of names to
             wavelengths, see `names.Channels`. Default: the number of the convolution, without names.
         statistics: the result of `channel_statistics`; works for any rule.
         normalised: whether images are normalised with the mean and the deviation of `statistics`. False: the
             network gets raw images, with the same values that the statistics were computed from.
-        covariance, std: instead of `statistics`. `covariance` (C, C) is that of the raw channels. `std` is the
-            divisor of each channel, by default the root of the diagonal. The channels' mean must be subtracted.
-        mean: with `covariance`, if the mean (C,) was not subtracted but images were divided by `std`. For fill rule
-            "black": mean and std of the normalisation.
+        covariance, std: they replace `statistics`. `covariance` (C, C) is the covariance of the raw channels. `std`
+            (C,) divides each channel; default: the root of the covariance's diagonal. The channels' mean must be
+            subtracted.
+        mean: the channels' mean (C,). Give it with `covariance` if the images were divided by `std`, but the mean was
+            not subtracted. Fill rule "black" needs the mean and std of the normalisation.
         ridge: ridge of the regression, see `fill.Regression`.
         embedding: learn an offset that tells the network which channels are present. Default: yes in the stem.
         init: how kernels of new channels start.
-            "keep": the channels are those the convolution was trained with.
-            A mapping from new channels to old channels: to one old channel, a list (the kernels are added), or a
-            mapping to weights. Channels that are not in it start at zero. After {"B04": 0, "B03": 1, "B02": 2} the
-            network computes the same as before on these three (fill rules zero, mean and regression).
-            "wavelength": interpolate between the old kernels by wavelength. "repeat": repeat the old kernels in
-            turn. "mean": use their mean. These three keep the response to an image with equal channels.
+            "keep": the convolution was trained with the same channels.
+            A mapping from each new channel to an old channel, a list (the kernels are added), or a mapping from old
+            channels to weights. New channels that are not in it start at zero. After {"B04": 0, "B03": 1, "B02": 2} the
+            network computes the same as before on these three (fill rules zero, mean and regression). "wavelength":
+            interpolate between the old kernels by wavelength. "repeat": repeat the old kernels in turn. "mean": use
+            their mean. These three keep the response to an image with equal channels.
         trained_on: names and wavelengths of the channels that a plain convolution was trained with, for `init`.
         sample: how to draw a set for each image in training mode if the call gives no set, see
             `sample_channels`; or a `Sampler`. So a trainer that calls `model(x)` needs no change. The sampler's
@@ -102,19 +103,19 @@ def adapt_first_conv(
         seed: seed of the drawn sets, if `sample` is a name.
         example: images as the network gets them, or a mapping of its arguments. The network runs on them a few
             times in eval mode, to check that absent channels have no influence.
-        images: with where="input", the names of the arguments of the network's forward that hold images. All of
-            them get the same set, as in a network of two images before and after a change. Default: the only
+        images: with where="input", the names of the arguments of the network's forward that hold images. All of these
+            images get the same set. An example is a network for images before and after a change. Default: the only
             argument that can be images.
 
-    A frozen convolution stays frozen, with its embedding and with the correction of the rules "learned" and
-    "conditioned"; at the input, the correction is frozen if the whole network is. With init="keep", weight
-    and bias stay the same parameters if their shapes stay, so tied layers and optimizers keep them. An optimizer must
-    get the embedding.
+    A frozen convolution stays frozen. Its embedding and the correction of the rules "learned" and "conditioned" are
+    then frozen, too. With where="input", the correction is frozen if the whole network is frozen. With init="keep",
+    weight and bias stay the same parameters if their shapes stay. So tied layers and optimizers keep them. The
+    embedding is a new parameter: give it to the optimizer.
 
     Raises:
         ValueError: there is no such convolution; the network already fills at its input; the stem cannot replace the
-            convolution (the message names path and type); channels, statistics or init do not fit; the rule does
-            not use an argument; the network was scripted or wrapped for distributed training before; or the check
+            convolution (the message names path and type); channels, statistics or init do not fit; an argument has no
+            effect with this rule; the network was scripted or wrapped for distributed training before; or the check
             with the example fails. The network is then unchanged.
     """
     if where not in ("stem", "input"):
@@ -202,7 +203,7 @@ def find_stem(model: nn.Module) -> ChannelSetConv2d:
     """Return the stem of an adapted network.
 
     Raises:
-        ValueError: it has none, or several.
+        ValueError: the network has no stem, or several stems.
     """
     place = find_place(model)
     if not isinstance(place, ChannelSetConv2d):
@@ -214,13 +215,13 @@ def find_place(model: nn.Module) -> ChannelPlace:
     """Return the part of an adapted network that handles the channel sets: its stem, or the fill at its input.
 
     Raises:
-        ValueError: it has none, or several.
+        ValueError: the network has no such part, or several such parts.
     """
     places = [module for module in model.modules() if isinstance(module, ChannelPlace)]
     if len(places) != 1:
         raise ValueError(
             f"{type(model).__name__} has {len(places)} parts that take sets of channels, expected one: adapt the "
-            f"network with adapt_first_conv, or name a part of it that has one"
+            f"network with adapt_first_conv, or give a module of it that has exactly one"
         )
     return places[0]
 
@@ -229,8 +230,8 @@ def find_place(model: nn.Module) -> ChannelPlace:
 def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) -> Iterator[nn.Module]:
     """Use these channels in every call of `model`, or of a part of it, within a `with` block.
 
-    Parts are timm's forward_features, or a feature extractor. Arguments of a call take precedence over the block.
-    The block applies only to the running thread or asynchronous task.
+    Parts are, for example, timm's forward_features or a feature extractor. Arguments of a call take precedence over the
+    block. The block applies only to the running thread or asynchronous task.
 
         with present(net, channels=["B04", "B03"]):
             features = net.forward_features(x)
@@ -238,8 +239,8 @@ def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) 
     Raises:
         ValueError: there is no stem, both or neither of the arguments are given, or the network runs in several
             threads.
-        RuntimeError: at the end of the block, if no call used the set: the network fills at its input and only
-            a part of it was called, or the calls were made in other threads.
+        RuntimeError: the block ends, and no call used the set. Either the network fills at its input and only a part of
+            it was called, or the calls were made in other threads.
     """
     if (channels is None) == (mask is None):
         raise ValueError("give `channels` (one set for the batch) or `mask` (one set for each image)")
@@ -282,7 +283,7 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
     network. If the network fills at its input, the copy fills there too, for this one set.
 
     Raises:
-        ValueError: wrong channels, or the stem does not fold, see `ChannelSetConv2d.unfoldable`.
+        ValueError: a channel is wrong, or the stem cannot be folded, see `ChannelSetConv2d.unfoldable`.
     """
     place = find_place(model)
     ids = place.check_ids(channels)
@@ -313,10 +314,10 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
 
 
 def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Copy a network, also after a call with pruning or the older norms of torch, whose weights are results."""
+    """Copy a network, even if pruning or an older norm of torch has computed weights in a call."""
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # torch does not copy it
+            if isinstance(value, Tensor) and not value.is_leaf:  # a computed tensor, which torch cannot copy
                 memo[id(value)] = value.detach().clone()
     return copy.deepcopy(model, memo)
 
@@ -335,7 +336,7 @@ def remove_hooks(model: nn.Module) -> None:
 
 
 class _Given:
-    """A holder of the fill rule's name and the statistics. The constructor checks that they fit together."""
+    """A class that holds the fill rule's name and the statistics, and checks that they fit together."""
 
     def __init__(
         self,
@@ -507,12 +508,12 @@ class _OfTheSet:
         self.path = path
 
     def place(self, model: nn.Module) -> Any:
-        """Return the stem or the fill, even if other code wrapped it, as LoRA does.
+        """Return the stem or the fill, even if other code, such as LoRA, wrapped it.
 
-        If the wrapper has another layer for as many channels, this is a warning: the layer may read the images.
+        Warn if the wrapper has another layer for as many channels, since this layer may read the images.
 
         Raises:
-            ValueError: other code replaced it.
+            ValueError: other code replaced the stem or the fill.
         """
         try:
             module = model.get_submodule(self.path)
@@ -554,7 +555,7 @@ class _TakeSet(_OfTheSet):
 
 
 class _ForgetSet(_OfTheSet):
-    """Forget the set after forward, also after an error in forward. Then the output is None."""
+    """Forget the set after forward. After an error in forward, the output is None."""
 
     def __call__(self, model: nn.Module, args: Any, output: Any) -> None:
         try:
@@ -564,7 +565,7 @@ class _ForgetSet(_OfTheSet):
         if not context.pop(place) and output is not None:
             raise RuntimeError(
                 f"the network did not call {self.path}, so the set of channels had no effect: the network may use "
-                f"the layer's weight without the layer, or call it in another thread. Use where='input'"
+                f"the layer's weight without the layer, or call the layer in another thread. Use where='input'"
             )
 
 
@@ -608,8 +609,8 @@ class _FillInput(_OfTheSet):
             return args, kwargs
         if len(keys) > 1 and not self.images:
             raise ValueError(
-                f"several arguments of the network can be images: {_kinds(given)}. Give the names of those "
-                f"to fill to adapt_first_conv, such as images={list(self.arguments[:2])}"
+                f"several arguments of the network can be images: {_kinds(given)}. Give "
+                f"adapt_first_conv the names of the arguments to fill, such as images={list(self.arguments[:2])}"
             )
         for key in keys:
             given[key] = self._fill(place, given[key], channels, mask)
@@ -649,7 +650,7 @@ def _images_keys(given: Arguments, first: Sequence[str] = ()) -> list[int | str]
 
 
 def _axes(value: Any) -> int:
-    """Return the number of axes of a batch that can be images, a tensor or a list; 0 if it cannot."""
+    """Return the number of axes of `value`, a tensor or a list, if it can be a batch of images; else 0."""
     if isinstance(value, (list, tuple)):
         axes = {_axes(part) for part in value}
         return max(axes) + 1 if len(axes) == 1 and 0 not in axes else 0
@@ -766,7 +767,7 @@ def _recount(folded: nn.Module, path: str, before: int, after: int) -> None:
 
 
 def _with_preprocessing(folded: nn.Module, conv: nn.Conv2d, ids: list[int]) -> nn.Module:
-    """Return `conv`, preceded by the network's own processing of each channel, for these channels only.
+    """Return `conv`, with the network's processing of each channel before it, for these channels only.
 
     Inception and GoogLeNet change the normalisation; detectors normalise the images.
     """
@@ -802,7 +803,8 @@ def _first_conv(
     """Return the path of the first convolution, all paths of the same module, and the module.
 
     Raises:
-        ValueError: there is none, it is unclear which it is, or the module is used at several paths.
+        ValueError: there is no such convolution, it is unclear which convolution is the first, or the module is used at
+            several paths.
     """
     modules, chosen = dict(model.named_modules(remove_duplicate=False)), path is not None
     cfg = getattr(model, "default_cfg", None) or {}

@@ -22,14 +22,14 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
 
     Args:
         model, place: the network and its stem, or its fill at the input.
-        example: images (B, C, ...), a list of (C, H, W), or a mapping of the network's arguments, of which the
-            first holds the images. They must have all channels.
-        shared: whether the stem is used at several paths. Then check that it runs exactly once.
+        example: images (B, C, ...), a list of (C, H, W), or a mapping of the network's arguments, whose first value is
+            the images. The images must have all channels.
+        shared: whether the stem is used at several paths. Then it must run exactly once.
 
     Raises:
         ValueError: absent channels have an influence; a layer before the first convolution needs all channels; the
-            first convolution does not run or does not read the images; or the images are far from centred under a
-            rule that expects a mean of zero.
+            first convolution does not run or does not read the images; or the images have means far from zero, but the
+            rule expects means of zero.
     """
     calls = _Calls(model, place, example)
     _check_centre(place, calls.parts, calls.axis)
@@ -53,7 +53,7 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
         if not same or reader:
             raise ValueError(
                 f"pixels of absent channels have an influence: {reader or 'code outside the layers'} reads the "
-                f"images, too, or their channels are reordered. Use where='input', which fills them before that"
+                f"images, too, or their channels are reordered. Use where='input', which fills the images first"
             )
         if not isinstance(place, InputFill):
             _check_some(calls)
@@ -62,15 +62,15 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
 def _check_some(calls: _Calls) -> None:
     """Check that the stem gets the same images if the call has only some channels.
 
-    It fails where a layer before the stem has a number for each channel. Such a BatchNorm also learns from the
-    pixels of absent channels.
+    The check fails if a layer before the stem, such as a BatchNorm, has a number for each channel. Such a BatchNorm
+    would also learn from the pixels of absent channels.
     """
     ids = list(range(calls.place.in_channels))[:0:-1]
     if not ids or takes_set(calls.model):
         return
     calls.mask = torch.ones_like(calls.mask)
     calls.run(0.0)
-    whole, reason = [x[:, ids] for x in calls.read], "it changes each channel in its own way"
+    whole, reason = [x[:, ids] for x in calls.read], "it does not treat all channels alike"
     try:
         calls.run(0.0, ids)
         same = _same(whole, [x[:, ids] if x.shape[1] > len(ids) else x for x in calls.read])
@@ -84,16 +84,16 @@ def _check_some(calls: _Calls) -> None:
 
 
 class _Calls:
-    """Calls of an adapted network on its example. Each image of the example lacks some channels.
+    """A class that calls an adapted network on its example. Each image of the example lacks some channels.
 
     Args:
         model, place, example: as in `check_example`.
 
     Attributes:
-        parts: the images, one tensor of all or a tensor for each image.
+        parts: the images, as one tensor or as a tensor for each image.
         axis: the axis of the channels in `parts`.
         count: how often the module `place` ran in the last call.
-        read: its images in that call.
+        read: the images that this module got in that call.
 
     Raises:
         ValueError: the example holds no images with the channels of `place`.
@@ -101,7 +101,8 @@ class _Calls:
 
     def __init__(self, model: nn.Module, place: ChannelPlace, example: Any):
         self.model, self.place, self.example, self.count = model, place, example, 0
-        self.name = next(iter(example)) if isinstance(example, Mapping) else None  # of the images' argument
+        # name of the argument with the images
+        self.name = next(iter(example)) if isinstance(example, Mapping) else None
         images = example if self.name is None else example[self.name]
         self.several = isinstance(images, (list, tuple))
         self.parts: list[Tensor] = list(images) if self.several else [images]
@@ -115,8 +116,8 @@ class _Calls:
             if part.ndim <= self.axis or part.shape[self.axis] != channels:
                 if isinstance(place, InputFill):
                     raise ValueError(
-                        f"the example's images have the shape {tuple(part.shape)}, but {channels} channels must stand "
-                        f"at axis {self.axis}: adapt the part of the network that gets such images"
+                        f"the example's images have the shape {tuple(part.shape)}, but axis {self.axis} "
+                        f"must have {channels} channels: adapt the part of the network that gets images of this shape"
                     )
                 raise ValueError(
                     f"the example's images have the shape {tuple(part.shape)}, but the adapted layer takes {channels} "
@@ -127,9 +128,9 @@ class _Calls:
         self.random = torch.get_rng_state()
 
     def run(self, value: float | None, ids: list[int] | None = None) -> list[Tensor]:
-        """Return the tensors in the output if the absent channels have this value. With None their pixels change.
+        """Call the network with this value in all absent channels; return the tensors in its output.
 
-        With `ids` the images have only these channels.
+        With None, the pixels of absent channels change. With `ids`, the images have only these channels.
         """
         changed = []
         for number, part in enumerate(self.parts):
@@ -157,11 +158,12 @@ class _Calls:
 
 
 def _masks(images: int, channels: int) -> Tensor:
-    """Return sets (B, C) that show a network which reorders its channels, such as RGB to BGR.
+    """Return sets (B, C) that reveal a network which reorders its channels or its images.
 
-    Image i has the channels whose number has the same digit, in base 2, as i: so enough images tell any two
-    channels apart. The first image has the upper half, which no reversal keeps. In the second turn of the digits
-    an image has the other channels, in the third all: so a network that reorders its images is seen, too.
+    A set consists of the channels whose number has the binary digit 1 at one position. The first image uses the
+    highest digit, the next image the next digit. So enough images tell any two channels apart. A reversal, such as RGB
+    to BGR, changes the first set. After the lowest digit, the next images use the digit 0 instead of 1, and later
+    images have all channels. So the sets also reveal a network that reorders its images.
     """
     digits = max((channels - 1).bit_length(), 1)
     digit = torch.arange(digits - 1, -1, -1, device="cpu").repeat(images)[:images]
@@ -200,8 +202,8 @@ def _check_centre(place: ChannelPlace, parts: list[Tensor], axis: int) -> None:
     size = (pixels.mean(1) / deviation).abs().median()
     if size > 5:
         raise ValueError(
-            f"the example's channels have a mean of {size:.3g} deviations, but fill rule 'regression' needs images "
-            f"with a mean of zero: subtract the mean, or give normalised=False with statistics="
+            f"the example's channels have a mean of {size:.3g} standard deviations, but fill rule 'regression' needs "
+            f"images with a mean of zero: subtract the mean, or give normalised=False with statistics="
         )
 
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-# One entry for each call or `present` block: (stem or input fill, whether it is a call, channels, mask).
+# one entry for each call or `present` block: (stem or input fill, whether it is from a call, channels, mask)
 Entry = tuple[nn.Module, bool, Any, Any]
 
 
 class Noted(NamedTuple):
-    """An entry, the frame of its call, and notes, which are empty until the stem reads the entry."""
+    """A tuple that holds an entry, the frame of its call, and notes. They are empty until the stem reads the entry."""
 
     entry: Entry
     frame: FrameType | None
@@ -36,7 +36,7 @@ def push(place: nn.Module, channels: Any, mask: Any, call: bool = True) -> None:
         # two frames up: the network's call, which runs the hook that calls this function
         _CONTEXT.set((*_running(), Noted(entry, sys._getframe(2) if call else None, [])))
         if call:
-            _THREAD.traced = False  # whether a compiled stem read the set: it cannot note that in the entry
+            _THREAD.traced = False  # whether a compiled stem read the set, which it cannot note in the entry
 
 
 def pop(place: nn.Module, call: bool = True) -> bool:
@@ -65,7 +65,7 @@ def read(place: nn.Module) -> tuple[Any, Any]:
     mine = [noted for noted in _running() if noted.entry[0] is place]
     for noted in mine:
         noted.notes.append("read")
-    # the call of a part that was adapted itself, if it has no set, uses the set of the call around it
+    # if the call of an adapted part has no set, the part uses the set of the surrounding call
     if mine:
         return next((noted.entry[2:] for noted in reversed(mine) if _has_set(noted.entry)), (None, None))
     # Perhaps the network's hook was compiled, but this call was not. `present` is never compiled.

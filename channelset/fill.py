@@ -1,7 +1,7 @@
-"""Fill rules, which predict an absent channel from the present channels.
+"""Provide the fill rules, which predict an absent channel from the present channels.
 
-A rule maps a presence mask to a matrix P(S). Row j holds the weights of the present channels that replace kernel
-channel j. So filling the image, x_hat = P(S) x, and generating the kernel, K(S) = W P(S), are the same linear map.
+A rule maps a presence mask to a matrix P(S). Row j holds the weights with which the present channels predict channel
+j. So filling the image, x_hat = P(S) x, and generating the kernel, K(S) = W P(S), are the same linear map.
 Every simple treatment of missing channels is one choice of P:
 
     rule         row j of P(S), S the present set, n = |S|, C = all channels
@@ -35,11 +35,11 @@ from .statistics import correlations, numbers
 
 RIDGE = 1e-6  # share of each channel's variance that the regression takes as noise
 SWEPT = 16  # largest number of channels for plain arithmetic; with more channels a solver is faster
-CACHED = 256  # sets whose coefficients a rule remembers in eval mode
+CACHED = 256  # number of sets whose coefficients a rule remembers in eval mode
 
 
 class Fill(Restored):
-    """A base class of the fill rules.
+    """A base class that all fill rules share.
 
     Args:
         channels: C, the number of known channels.
@@ -47,11 +47,11 @@ class Fill(Restored):
     Attributes:
         rows: number of rows of P, one for each kernel channel.
         mixed: number of rows that need a multiplication to generate a kernel.
-        whole: whether P is the identity if all channels are present; then it is not computed.
+        whole: whether P is the identity if all channels are present. Then P is not computed.
         absent: (C,) value of an absent pixel before P is applied, or None for zero.
-        centre: (C,) mean of images that are not centred: then x_hat = centre + P (x - centre). None: centred.
-        per_image: whether P also depends on the image. Then it is called with the images, whose absent channels
-            are zero.
+        centre: (C,) mean of images that are not centred, so that x_hat = centre + P (x - centre). None: zero.
+        per_image: whether P also depends on the image. Then `forward` also takes the images, with zeros in absent
+            channels.
     """
 
     per_image = False
@@ -105,13 +105,13 @@ class Fill(Restored):
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
         """Return P for one set of channels, with columns in the order of `ids`: (rows, n).
 
-        A rule without statistics computes P on `device`; a rule with statistics, where its statistics are.
+        A rule without statistics computes P on `device`. A rule with statistics uses the device of its statistics.
         """
         matrix: Tensor = self(torch.tensor([i in ids for i in range(self.channels)], device=device))
         return matrix[:, list(ids)]
 
     def complete(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Fill images: x (B, C, ...) and masks (B, C) -> x_hat (B, rows, ...).
+        """Fill images x (B, C, ...) with masks (B, C); return x_hat (B, rows, ...).
 
         Pixels of absent channels have no influence, even where they are NaN.
         """
@@ -122,7 +122,7 @@ class Fill(Restored):
         return x if self.centre is None else x + _along(self.centre.to(x), x)
 
     def shift(self, ids: Sequence[int]) -> Tensor | None:
-        """Return x_hat - P x for one set of channels, a constant: (C,), or None for zero."""
+        """Return the constant x_hat - P x of one set of channels: (C,), or None for zero."""
         if self.centre is None:
             return None
         return self.centre - self.columns(ids, self.centre.device) @ self.centre[list(ids)]
@@ -140,7 +140,7 @@ class Fill(Restored):
 
 
 def exactly(device: torch.device) -> AbstractContextManager[Any]:
-    """Switch autocast off, which the meta device does not have."""
+    """Return a context without autocast. On the meta device it does nothing, since there is no autocast."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
@@ -154,7 +154,7 @@ def _product(matrices: Tensor, x: Tensor) -> Tensor:
 
 
 def are_channels_last(x: Tensor) -> bool:
-    """Check whether images are (B, C, H, W) in torch's memory format channels_last, and in no other."""
+    """Check whether images are (B, C, H, W) in torch's memory format channels_last, and in no other format."""
     if x.ndim != 4 or _transformed():  # vmap does not tell the format
         return False
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
@@ -232,7 +232,7 @@ class Black(Fill):
 
 
 class Regression(Fill):
-    """The best linear prediction of absent channels, from the training covariance of the normalised channels.
+    """A rule that predicts absent channels linearly, from the training covariance of the normalised channels.
 
     Args:
         covariance: (C, C). It stays float32 when the network is converted, since rounding would change the prediction.
@@ -240,8 +240,8 @@ class Regression(Fill):
             defined when two channels are copies of each other; 1e-2 suits noisy channels.
 
     Attributes:
-        scale: divisor of the covariance that is kept, a power of two. The largest variance is about one, because the
-            arithmetic in float32 rounds the prediction from raw images of thousands.
+        scale: a power of two that divides the stored covariance, so that its largest variance is about one. In float32,
+            the larger variances of raw images would make the prediction inexact.
 
     Raises:
         ValueError: the covariance has a wrong shape, or no data can have it, see
@@ -270,7 +270,7 @@ class Regression(Fill):
             )
         self.scale = 2.0 ** round(math.log2(variance.max()))
         self.hold("covariance", (covariance + ridge * torch.diag(variance)) / self.scale)
-        # set -> (stamp of the covariance, P, the covariance); the empty set has the inverse of the covariance
+        # from each set to (stamp of the covariance, P, the covariance); the empty set has the covariance's inverse
         self.cache: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -287,8 +287,8 @@ class Regression(Fill):
         return self._solve(mask.reshape(-1, self.channels)).view(*mask.shape, self.channels)
 
     def _sweep(self, mask: Tensor) -> Tensor:
-        # sweep operator: after column k of the set, entry (j, k) is the coefficient of k in predicting j. It is
-        # plain arithmetic, which can be captured, compiled and exported; a solver cannot
+        # The sweep operator: after step k, element (j, k) is the weight of channel k in the prediction of channel j.
+        # Compilers and exporters support this plain arithmetic, but not a solver.
         eye = torch.eye(self.channels, device=mask.device)
         swept = self.covariance.float().expand(*mask.shape, self.channels)
         for k in range(self.channels):
@@ -298,7 +298,7 @@ class Regression(Fill):
         return torch.where(mask.unsqueeze(-1), eye, swept * mask.unsqueeze(-2))
 
     def _solve(self, mask: Tensor) -> Tensor:
-        """Compute the same with a Cholesky decomposition, in double precision: masks (N, C) -> (N, C, C)."""
+        """Compute P (N, C, C) for masks (N, C) with a Cholesky decomposition, in double precision."""
         if mask.device.type == "cpu":  # only the rows and columns that are needed
             matrices = torch.zeros(len(mask), self.channels, self.channels, device="cpu")
             for matrix, row in zip(matrices, mask.tolist()):
@@ -344,7 +344,7 @@ class Regression(Fill):
         columns[ids, range(len(ids))] = 1
         if absent:
             exact = _exact(self.covariance)
-            if len(absent) < len(ids):  # the smaller system: with L = Sigma^-1 it is -L_AA^-1 L_AS
+            if len(absent) < len(ids):  # the smaller system; with L = Sigma^-1 the rows are -L_AA^-1 L_AS
                 inverse = self._remembered((), lambda: torch.linalg.pinv(exact, hermitian=True))
                 rows = inverse[absent]
                 factor, wrong = torch.linalg.cholesky_ex(rows[:, absent])
@@ -552,7 +552,7 @@ FILLS: dict[str, type[Fill]] = {
 
 
 def rule_name(fill: Fill) -> str:
-    """Return the key in `FILLS`, or for a user's own class its class name."""
+    """Return the rule's key in `FILLS`, or the name of its class if a user wrote the class."""
     return next((name for name, kind in FILLS.items() if type(fill) is kind), type(fill).__name__)
 
 
@@ -572,8 +572,8 @@ def build_fill(
         name: a key of `FILLS`.
         channels: C.
         mean, std: (C,) of the raw channels, used to normalise images; `black` needs them.
-        covariance: (C, C) of the raw channels; `regression` and the rules built on it need it. It is divided
-            by `std`, by default the root of its diagonal, which gives correlations.
+        covariance: (C, C) of the raw channels; `regression` and the rules based on this rule need it. It is divided by
+            `std`; the default, the root of its diagonal, gives correlations.
         ridge: as in `Regression`.
         names: C names, for messages.
         centre: (C,) mean of the images that the network gets, if it was not subtracted from them. Default: the
@@ -598,7 +598,7 @@ def build_fill(
         if covariance is None:
             raise ValueError(
                 f"fill rule {name!r} needs the channels' training covariance: give covariance= "
-                f"(channel_statistics computes it), or use fill='mean', which needs none"
+                f"(channel_statistics computes it), or use fill='mean', which needs no statistics"
             )
         scaled = correlations(_square(covariance, channels), std, names)
         fill = FILLS[name](channels, scaled, ridge)  # type: ignore[call-arg]

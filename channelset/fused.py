@@ -1,7 +1,7 @@
 """Rescale the embedding when other code fuses BatchNorm's scale into the stem's weight and bias.
 
 `torch.nn.utils.fusion.fuse_conv_bn_eval` and the `fuse` of detectors multiply each filter by a number and change the
-bias. They do not know the embedding, which must be multiplied by the same numbers.
+bias. This code does not know the embedding, which must be multiplied by the same numbers.
 """
 
 from __future__ import annotations

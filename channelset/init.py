@@ -20,7 +20,8 @@ def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Chann
     `known` are the old channels, `wanted` the new channels.
 
     With "wavelength", "repeat" and "mean" an image with equal channels keeps its response, so a trained network's
-    statistics stay right. "repeat" follows timm's `in_chans`; it is exact for one channel and close for more.
+    statistics stay right. "repeat" follows timm's `in_chans`: the response is exact for one new channel and close for
+    more.
 
     Raises:
         ValueError: a channel or the method is unknown, a weight is not a number, or a wavelength is missing.
@@ -53,7 +54,7 @@ def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Chann
 
 
 def _parts(parts: Any) -> dict[Any, float]:
-    """Turn an old channel, a list of them or a mapping to weights into the mapping."""
+    """Return a dict from old channels to weights for one old channel, a list of old channels or a mapping."""
     if isinstance(parts, Mapping):
         try:
             return {channel: float(weight) for channel, weight in parts.items()}

@@ -16,8 +16,8 @@ class Channels:
 
     Args:
         channels: a number C; or names, such as ("R", "G", "B"); or wavelengths in nm, as floats; or a mapping
-            of names to wavelengths in nm, None where a channel has none. A mapping may also give (wavelength,
-            bandwidth), as `sensors.sensor` does: then a wavelength within half the bandwidth means the channel.
+            of names to wavelengths in nm, or to None if unknown. A mapping may also give (wavelength, bandwidth), as in
+            `sensors.SENSORS`. Then a wavelength within half the bandwidth means the channel.
 
     Attributes:
         names: C strings; the ids if no names were given.
@@ -98,7 +98,7 @@ class Channels:
         return Channels(dict(everything[i] for i in ids))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return name -> wavelength in nm, or (wavelength, bandwidth); the constructor takes it again."""
+        """Return a dict from names to wavelengths in nm or (wavelength, bandwidth), which the constructor accepts."""
         return {
             name: value if width is None else (value, width)
             for name, value, width in zip(self.names, self.wavelengths, self.widths)
@@ -166,7 +166,7 @@ class Channels:
         return nearest
 
     def ids(self, channels: Any = None, unseen: bool = False) -> list[int]:
-        """Return channel ids, in the given order.
+        """Return channel ids, in the order of `channels`.
 
         Args:
             channels: ids, names, wavelengths, or a mix; text such as "B04,B03" or, for one-letter names, "RG";
@@ -210,8 +210,8 @@ class Channels:
 
 def _plain(item: Any) -> Any:
     """Convert a number of numpy or torch to a Python number."""
-    # torch.compile makes integers symbolic. These have an `item`, too, whose result has no guards: then a graph
-    # compiled for one list of ids would also be used for others
+    # torch.compile makes integers symbolic. Such an integer also has an `item`, but its result has no guards. With
+    # `item`, torch would use a graph that was compiled for one list of ids for other lists, too
     if isinstance(item, int):
         return item
     return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item

@@ -1,4 +1,4 @@
-"""Provide the base of the stem and of the input fill, which check channel sets and save them."""
+"""Provide the base class of the stem and of the input fill. It checks channel sets and saves them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ EXTRA = "_extra_state"  # torch's key for the result of `get_extra_state`
 
 
 class ChannelPlace(Restored):
-    """A base class of the stem and of the fill at a network's input.
+    """A base class that the stem and the fill at a network's input share.
 
     Attributes:
         channels: the known channels with their names and wavelengths.
-        in_channels: their number.
-        fill: the rule.
-        sampler: draws a set for each image in training if the call gives no set; None: no drawing.
+        in_channels: the number of known channels.
+        fill: the fill rule.
+        sampler: draws a set for each image in training if the call gives no set; None: no set is drawn.
         normalisation: mean and std of the normalisation, if given, as lists of C numbers. They are saved for
             users who load the network.
     """
@@ -61,7 +61,8 @@ class ChannelPlace(Restored):
     def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
         """Return the set of a call as (channels, mask).
 
-        It comes from the arguments, else from the call of the network. Else, in training, it is drawn.
+        The set comes from the arguments, otherwise from the call of the network. If neither gives a set, it is drawn in
+        training.
         """
         if channels is None and mask is None:
             channels, mask = context.read(self)
@@ -81,7 +82,7 @@ class ChannelPlace(Restored):
             x: (B, n, ...) images of the channels `ids`.
 
         Raises:
-            ValueError: the number of channels is another, or a channel was unseen in training.
+            ValueError: the images do not have as many channels as `ids`, or a channel was unseen in training.
         """
         if x.shape[1] != len(ids):
             raise ValueError(f"images have {x.shape[1]} channels but the call names {len(ids)}")
@@ -143,7 +144,7 @@ class ChannelPlace(Restored):
         """Load the result of `get_extra_state`.
 
         Raises:
-            ValueError: it belongs to other channels or to another rule.
+            ValueError: the state belongs to other channels or to another rule.
         """
         stored = read_extra(state)
         wrong = self._contradiction(stored)
@@ -187,13 +188,13 @@ class ChannelPlace(Restored):
             missing_keys.remove(extra)
 
     def _complete_state(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Add the keys that a plain network's checkpoint lacks; `state_dict` is torch's copy, so change it."""
+        """Add the keys that a plain network's checkpoint lacks to `state_dict`, which is torch's copy."""
         if self._is_plain_state(state_dict, prefix):
             for name, value in self.fill.state_dict().items():
                 state_dict[f"{prefix}fill.{name}"] = self.fill.exact.get(name, value)
 
     def _is_plain_state(self, state_dict: Mapping[str, Any], prefix: str) -> bool:
-        """Check whether a checkpoint is that of a plain network, without a stem."""
+        """Check whether a checkpoint is from a plain network, without a stem."""
         return not any(key.startswith((prefix + "fill.", prefix + EXTRA)) for key in state_dict)
 
 
@@ -213,10 +214,10 @@ def read_extra(state: Any) -> dict[str, Any]:
 
 
 class InputFill(ChannelPlace):
-    """A fill at a network's input: P(S) x, for networks in which several layers read the images.
+    """A module that fills images at a network's input, for networks in which several layers read the images.
 
-    It is a module of the network, so its statistics are moved and saved with the network. Its forward does
-    nothing, so in an `nn.Sequential` it may come after the other layers.
+    It is a part of the network, so its statistics are moved and saved with the network. Its forward does nothing. So in
+    an `nn.Sequential` it may come after the other layers.
     """
 
     def forward(self, x: Any) -> Any:
@@ -249,7 +250,7 @@ class InputFill(ChannelPlace):
 
 
 class FixedFill(nn.Module):
-    """A fill at a network's input for one set of channels: x (B, n, ...) -> (B, C, ...)."""
+    """A module that fills images at a network's input for one set of channels."""
 
     matrix: Tensor
     shift: Tensor | None
@@ -268,7 +269,7 @@ class FixedFill(nn.Module):
         raise ValueError("torch.jit.script does not support images filled at the input: use torch.jit.trace")
 
     def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
-        """Return (channels, mask) as `ChannelPlace.asked`: always the set of this fill."""
+        """Return the set of this fill as (channels, mask), whatever the arguments are."""
         return self.ids, None
 
     def fill_images(self, x: Tensor, channels: Any, mask: Any) -> Tensor:

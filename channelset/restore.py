@@ -1,4 +1,4 @@
-"""Set values of a module again after the meta device, where tensors have no values."""
+"""Set the values of modules that were made on the meta device, where tensors have no values."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Restored(nn.Module):
                 self.restore(name)
         return self
 
-    # Hugging Face marks each loaded tensor, then the modules. Modules that it does not know keep uninitialised
-    # memory.
+    # Hugging Face marks each loaded tensor, then the modules. Modules that are unknown to Hugging Face keep
+    # uninitialised memory.
     @property
     def _is_hf_initialized(self) -> bool:
         return bool(self.__dict__.get("hf_initialized", False))

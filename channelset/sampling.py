@@ -12,18 +12,18 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 HOW = ("hcs", "hcs-batch", "uniform", "bernoulli", "sandwich", "all")
 REPEATED = (  # the error if activation checkpointing runs the stem again
-    "activation checkpointing repeats a part of the network that takes sets of channels, but not the set: leave the "
-    "first layer out, or repeat the whole network with the set as an argument, "
+    "activation checkpointing repeats a layer that takes sets of channels, but does not repeat the set: leave the "
+    "first layer out, or checkpoint the whole network with the set as an argument, "
     "checkpoint(net, x, mask=sample_channels(...), use_reentrant=False)"
 )
-MOST = 64  # largest number of sets to list in full; of more, some are drawn
+MOST = 64  # up to this number, all sets are listed; from a larger number, some are drawn
 
 
 def all_subsets(channels: int) -> list[tuple[int, ...]]:
     """List all 2^C - 1 non-empty sets, the largest first: RGB, RG, RB, GB, R, G, B.
 
     Raises:
-        ValueError: C above 16; use `some_subsets`, which draws some of them.
+        ValueError: C is above 16. Then use `some_subsets`, which draws some of the sets.
     """
     if channels > 16:
         raise ValueError(f"{channels} channels have {2**channels - 1:,} sets; use some_subsets")
@@ -33,8 +33,8 @@ def all_subsets(channels: int) -> list[tuple[int, ...]]:
 def some_subsets(channels: int, most: int = MOST, seed: int = 0) -> list[tuple[int, ...]]:
     """List all non-empty sets if there are at most `most`, else some of them; the largest first.
 
-    These are: all channels, each channel alone, all but one, and 24 sets drawn by `hcs`. The same C and seed
-    always give the same sets.
+    These are the set of all channels, each channel alone, each set of all channels but one, and 24 sets drawn by `hcs`.
+    The same C and seed always give the same sets.
     """
     if channels < 17 and 2**channels - 1 <= most:
         return all_subsets(channels)
@@ -68,11 +68,11 @@ def sample_channels(
 
     Args:
         batch, channels: B and C; any C.
-        how: one of these names.
-        weights: set of ids -> share of the images that get exactly this set; `how` draws the rest. Use it for
-            sets that matter most, as in {(3, 2, 1): 0.25}.
+        how: a name from the list above.
+        weights: a mapping from a set of ids to the share of images that get exactly this set. The other
+            images get sets drawn by `how`. Use weights for sets that matter most, as in {(3, 2, 1): 0.25}.
         generator: random generator, on the CPU.
-        device: where the mask goes. The numbers are drawn on the CPU, so they are the same everywhere.
+        device: device of the mask. The numbers are drawn on the CPU, so they are the same everywhere.
 
     Raises:
         ValueError: the method or an id is unknown, or shares are negative or sum to more than one.
@@ -158,7 +158,7 @@ def _independent_sizes(how: str, draws: int, channels: int, generator: torch.Gen
     size = torch.zeros(draws, 1, dtype=torch.long, device="cpu")
     for start in range(0, channels, 62):
         bits = min(62, channels - start)
-        # up to 62 channels the empty set is excluded exactly; above, its probability is negligible
+        # up to 62 channels, the empty set is excluded; with more channels, its probability is negligible
         number = torch.randint(
             int(how == "uniform" and channels <= 62), 2**bits, (draws, 1), generator=generator, device="cpu"
         )

@@ -67,8 +67,8 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
     """Adapt a plain network as described in the file, load the weights and return the network.
 
     Args:
-        model: a plain network of the saved architecture, as before `adapt_first_conv`. Its first convolution may
-            have another number of channels. It is changed in place.
+        model: a plain network of the saved architecture, as before `adapt_first_conv`. Its first convolution may have
+            another number of channels. The network is changed in place.
         path: a file written by `save_adapted`.
         options: `sample`, `seed`, `example` and `images` of `adapt_first_conv`.
 

@@ -1,4 +1,4 @@
-"""Bands of common sensors: names, centre wavelengths and bandwidths in nm.
+"""List the bands of common sensors: names, centre wavelengths and bandwidths in nm.
 
     adapt_first_conv(net, channels=sensor("sentinel-2"), init="wavelength", trained_on=RGB)
     net(x, channels=sensor("landsat-8").chosen(range(1, 7)).wavelengths)
@@ -25,7 +25,7 @@ RGB = {"R": 665.0, "G": 560.0, "B": 490.0}  # approximate, for photographs
 
 
 def _ranges(bands: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Convert (from, to) to (middle, width)."""
+    """Convert (shortest, longest wavelength) of each band to (middle, width)."""
     return {name: ((low + high) / 2, high - low) for name, (low, high) in bands.items()}
 
 

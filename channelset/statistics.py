@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .names import Channels
 
-EXACT = 1e-12  # share of a whole number, or of a pixel of 64 bits, that rounding changes
+EXACT = 1e-12  # relative rounding error of whole numbers and of 64-bit pixels
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "input", "inputs", "x")
 
 
 class ChannelStatistics(NamedTuple):
-    """A result with mean (C,), std (C,) and covariance (C, C) over all pixels, float64."""
+    """A tuple that holds mean (C,), std (C,) and covariance (C, C) over all pixels, float64."""
 
     mean: Tensor
     std: Tensor
@@ -42,16 +42,16 @@ def channel_statistics(
     Args:
         batches: batches such as a DataLoader gives: images (B, C, ...) or (C, H, W), or tuples or dicts with
             them. Images of any type, before normalisation; volumes only in batches, (B, C, D, H, W).
-        names: the channels, an argument of `names.Channels`; for messages and to find images whose channels
-            stand last.
+        names: the channels, an argument of `names.Channels`. They are used in messages, and to find images whose
+            channels are the last axis.
         key: the images' key if a batch is a dict. Default: the first of `IMAGE_KEYS` in the batch.
         mask: the key of the valid pixels (true where valid) if a batch is a dict, or a function that returns
             them for a batch: (B, C, ...), (B, 1, ...), (B, ...) or the same without B.
         nodata: value that marks a missing pixel; float("nan") is allowed.
 
     Raises:
-        ValueError: there is no image, the number of channels changes or is not that of `names`, channels stand
-            last, a pixel is infinite, NaN or too large to be squared, or a channel is constant. The message names the
+        ValueError: there is no image; the number of channels changes or differs from `names`; the channels are the last
+            axis; a pixel is infinite, NaN or too large to be squared; or a channel is constant. The message names the
             channel.
     """
     names = None if names is None else Channels(names).names
@@ -131,7 +131,7 @@ def _parts(
 def _pixels(
     images: Any, valid: Any, names: Sequence[str] | None, nodata: float | None
 ) -> tuple[Tensor, float]:
-    """Return the valid pixels of images, (C, N), float64, and the share of a pixel that rounding changes."""
+    """Return the valid pixels of images, (C, N), float64, and the relative rounding error of a pixel."""
     if hasattr(images, "filled") and hasattr(images, "mask"):  # a masked array of numpy
         missing = as_tensor(images.mask, "the mask's values")
         hidden = ~(missing.expand(images.shape) if missing.ndim < len(images.shape) else missing)
@@ -206,7 +206,7 @@ def numbers(value: Any, name: str) -> Tensor:
     """Convert these numbers to a tensor: float64, on the CPU, also under a context of the meta device.
 
     Raises:
-        ValueError: they are not numbers; the message contains `name`.
+        ValueError: `value` holds no numbers; the message contains `name`.
     """
     if isinstance(value, ChannelStatistics):
         raise ValueError(f"{name}= must be one tensor, but all statistics were given: use statistics=")
@@ -214,7 +214,7 @@ def numbers(value: Any, name: str) -> Tensor:
 
 
 def as_tensor(value: Any, name: str, device: str | None = None) -> Tensor:
-    """Convert an array to a tensor, whatever its byte order and strides; put what is no tensor on the CPU.
+    """Convert an array of any byte order and strides to a tensor. A new tensor is on the CPU.
 
     Raises:
         ValueError: its values are not real numbers; the message contains `name`.
@@ -222,7 +222,7 @@ def as_tensor(value: Any, name: str, device: str | None = None) -> Tensor:
     try:
         if hasattr(value, "to_numpy"):  # a table of pandas
             value = value.to_numpy()
-        if hasattr(getattr(value, "dtype", None), "newbyteorder"):  # torch takes neither of these from numpy
+        if hasattr(getattr(value, "dtype", None), "newbyteorder"):  # torch refuses some orders and strides
             value = value.astype(value.dtype.newbyteorder("="), order="C", copy=False)
         tensor = torch.as_tensor(value, device=device if isinstance(value, Tensor) else "cpu")
         if not tensor.is_complex():
@@ -237,13 +237,13 @@ def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None =
     """Return the covariance (C, C) of the channels after division by `std` (C,): float64, CPU.
 
     Args:
-        covariance: of the raw channels.
+        covariance: (C, C) covariance of the raw channels.
         std: the divisor of each channel; default: the root of the diagonal.
         names: C names, for messages.
 
     Raises:
-        ValueError: it is not a covariance (not square, not finite, not symmetric, not positive semidefinite),
-            or a channel has no variance. The message names the channel.
+        ValueError: `covariance` is not square, finite, symmetric or positive semidefinite, or a channel has no
+            variance. The message names the channel.
     """
     covariance = numbers(covariance, "covariance")
     if covariance.ndim != 2 or len(covariance) != len(covariance.T) or not len(covariance):
@@ -272,6 +272,6 @@ def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None =
         pair = [place // len(variance), place % len(variance)]
         raise ValueError(f"the covariance is not symmetric: {named(pair, names)}")
     if torch.linalg.eigvalsh((relative + relative.T) / 2)[0] < -1e-4:
-        raise ValueError("the covariance is not positive semidefinite: it is no covariance of any data")
+        raise ValueError("the covariance is not positive semidefinite, so no data can have it")
     scaled: Tensor = covariance / torch.outer(scale, scale)
     return scaled

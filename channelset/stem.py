@@ -36,15 +36,17 @@ class ChannelSetConv2d(ChannelPlace):
         y = conv(x_S, K(S)) + (1/n) sum_{c in S} e_c,    K(S)[:, c] = sum_j W[:, j] P(S)[j, c]
 
     With `channels` the whole batch has one set: the kernel is folded into a plain convolution with n input
-    channels. With `mask` each image has its own set: fill with P(S), then convolve with W. Both give the same
-    result. Zero padding, stride, dilation and output size are as in Conv2d. With all channels it is a Conv2d.
+    channels. With `mask` each image has its own set: the images are filled with P(S), then convolved with W. Both ways
+    give the same result. Zero padding, stride, dilation and output size are as in Conv2d. With all channels the layer
+    equals a Conv2d.
 
     Args:
         in_channels: the known channels: C, or an argument of `names.Channels` (names, wavelengths, a mapping).
         out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
         fill: the rule that computes P(S), see `fill`. Default: `Zero`.
         kernel: generator of W, see `Generator`. Default: W is a parameter.
-        embedding: learn e (C, O), zero at the start; it tells the network which channels are present.
+        embedding: whether to learn e (C, O), which is zero at the start. It tells the network which channels are
+            present.
         sampler: draws a set for each image in training if the call gives no set.
 
     A call with only images uses the set from the call of the surrounding network, see `context`.
@@ -92,9 +94,9 @@ class ChannelSetConv2d(ChannelPlace):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise W like the equivalent Conv2d; set the rest to zero.
+        """Initialise W like the equivalent Conv2d; set the other parameters to zero.
 
-        W is initialised as by He et al. (arXiv 1502.01852), with fan-out, as in torchvision's ResNet.
+        W starts as in He et al. (arXiv 1502.01852), with fan-out, like torchvision's ResNet.
 
         A generator sets its own parameters.
         """
@@ -188,10 +190,10 @@ class ChannelSetConv2d(ChannelPlace):
             conv: the convolution, which is not changed.
             fill, embedding, sampler: as in the constructor.
             channels: `in_channels` of the constructor; default: as many as in `conv`.
-            kernel: (O, C, k, k), replaces that of `conv`.
+            kernel: a kernel (O, C, k, k) that replaces the kernel of `conv`.
 
         Raises:
-            ValueError: it is not a plain, ungrouped, zero-padded Conv2d; the message says why.
+            ValueError: `conv` is not a plain, ungrouped, zero-padded Conv2d; the message says why.
         """
         wrong = why_not_plain(conv)
         if wrong:
@@ -233,7 +235,7 @@ class ChannelSetConv2d(ChannelPlace):
 
     @property
     def unfoldable(self) -> str:
-        """Return the reason why this stem does not fold on a set of some channels, or "" if it folds."""
+        """Return the reason why this stem cannot be folded for a set of some channels, or "" if it can."""
         if self.fill.absent is not None:
             return "fill rule 'black' adds a constant plane, which zero padding cuts off"
         if self.fill.centre is not None and self._pads:
@@ -262,7 +264,7 @@ class ChannelSetConv2d(ChannelPlace):
     def kernel(self, channels: Any = None, device: torch.device | None = None) -> Tensor:
         """Return K(S): (O, n, k, k), columns in the order of `channels` (ids; None: all of them).
 
-        `device` is that of the parameters. Replicas of `nn.DataParallel` list no parameters, so they must name it.
+        `device` is the device of the parameters. Replicas of `nn.DataParallel` list no parameters, so give it for them.
         """
         ids = self.check_ids(channels)
         device = next(self.parameters()).device if device is None else device
@@ -362,7 +364,7 @@ class ChannelSetConv2d(ChannelPlace):
 
     def _forward_sets(self, x: Tensor, mask: Tensor) -> Tensor:
         sets = [tuple(i for i, here in enumerate(row) if here) for row in mask.tolist()]
-        outputs = {}  # of `forward`, because a call would run the stem's hooks again for each set
+        outputs = {}  # `forward` makes them, because a call would run the stem's hooks again for each set
         for ids in dict.fromkeys(sets):
             rows = [row for row, other in enumerate(sets) if other == ids]
             outputs[ids] = iter(
@@ -377,7 +379,7 @@ class ChannelSetConv2d(ChannelPlace):
         """Return the plain Conv2d with n input channels that equals this module on the set `channels`.
 
         Raises:
-            ValueError: it does not fold, see `unfoldable`; or wrong ids.
+            ValueError: the stem cannot be folded, see `unfoldable`; or an id is wrong.
         """
         ids = self.check_ids(channels)
         wrong = self._why_two_steps(ids)
@@ -408,7 +410,7 @@ class ChannelSetConv2d(ChannelPlace):
 
     @torch.no_grad()
     def _renew_weight(self) -> None:
-        """Compute the weight as a call does, if pruning or the older spectral and weight norms of torch compute it."""
+        """Compute the weight again if pruning or an older spectral or weight norm of torch computes it in each call."""
         training, self.training = self.training, False  # spectral norm then keeps its vectors
         try:
             hook: Any
@@ -419,10 +421,10 @@ class ChannelSetConv2d(ChannelPlace):
             self.training = training
 
     def generation_macs(self, n: int) -> int:
-        """Return the most multiply-accumulates that generate K(S) for n channels: W, W P(S) and the mean embedding.
+        """Return an upper bound of the multiply-accumulates that generate K(S) for n channels.
 
-        W P(S) is counted even where P is the identity and the product is not needed. Selecting rows of W costs nothing.
-        The rule's own arithmetic, of order C^3, is left out.
+        They compute W, W P(S) and the mean embedding. W P(S) is counted even if P is the identity and the product is
+        not needed. Selecting rows of W costs nothing. The arithmetic of the fill rule, of order C^3, is left out.
         """
         kernel = self.out_channels * math.prod(self.kernel_size)
         macs = kernel * self.fill.mixed * n

@@ -55,8 +55,8 @@ def download(url: str, folder: str | Path) -> Path:
         if not zipfile.is_zipfile(part):
             part.unlink()
             raise UserError(
-                f"{url} gave no readable zip (perhaps a web page, or a file that changed between two tries); it was "
-                f"removed: run the command again, or check the address in a browser"
+                f"{url} gave no readable zip (perhaps a web page, or a file that changed between two tries). The file "
+                f"was removed: run the command again, or check the address in a browser"
             )
         _check(url, part)
         os.replace(part, target)
@@ -72,14 +72,14 @@ def _check(url: str, part: Path) -> None:
     """Compare the checksums of all files in the zip, and read its lists.
 
     Raises:
-        UserError: the zip is damaged or not a data set. Then it is removed.
+        UserError: the zip is damaged or not a data set. Then the zip is removed.
     """
     try:
         with zipfile.ZipFile(part) as archive:
             damaged = archive.testzip()
         if damaged:
             raise UserError(
-                f"its member {damaged} is damaged; perhaps the download continued the part of another file"
+                f"its member {damaged} is damaged; perhaps the download was added to a part of another file"
             )
         read_lists(part)
     except (UserError, *BROKEN) as error:
@@ -108,7 +108,7 @@ def _fetch(url: str, part: Path) -> bool:
         if error.code != 416:
             raise
         whole = error.headers.get("Content-Range", "").rpartition("/")[2] == str(have)
-        if not whole:  # `part` is longer than the file on the server, so it is a part of another file
+        if not whole:  # `part` is longer than the file on the server, so it belongs to another file
             part.unlink()
         return whole
     with response:

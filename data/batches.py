@@ -20,7 +20,7 @@ MIXING = {"mixup": 0.2, "cutmix": 1.0}  # parameter of the Beta distribution of 
 
 
 class Batches:
-    """The images of one split of the pixel cache, as batches.
+    """A class that makes batches of the images of one split of the pixel cache.
 
     Args:
         images: (N, S, S, C) array, uint8, uint16 or float32, memory-mapped or not. It is copied to the GPU if there
@@ -247,7 +247,7 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Return which pixels lie in each box: (B, 4) -> (B, 1, H, W) bool."""
+    """Return which pixels lie in each box (B, 4), as (B, 1, H, W) bool."""
     x, y = (torch.arange(length, device=boxes.device) + 0.5 for length in (width, height))
     left, right, top, bottom = boxes.T[..., None]  # (B, 1) each
     return ((y >= top) & (y < bottom))[:, None, :, None] & ((x >= left) & (x < right))[:, None, None, :]

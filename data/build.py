@@ -32,7 +32,7 @@ TOLERANCE = (
 
 
 class Row(NamedTuple):
-    """A line of a recipe, for one image. `size` and `quarters` are empty if the recipe writes TIFF."""
+    """A line of a recipe, which describes one image. `size` and `quarters` are empty if the recipe writes TIFF."""
 
     path: str  # as in the lists
     label: int
@@ -44,14 +44,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe for the image set `name`: `facts` from NAME.json, and `rows` from NAME.csv.gz in the lists' order."""
+    """A recipe that makes the image set `name`: `facts` from NAME.json, `rows` from NAME.csv.gz in the lists' order."""
 
     name: str
     facts: dict
     rows: list[Row]
 
     def original(self, path: str) -> str:
-        """Return the file name in the public data set of the image that a list calls `path`."""
+        """Return the name that the public data set gives to the image with the listed path `path`."""
         file = PurePosixPath(path)
         head, _, number = file.stem.rpartition("_")
         return self.facts["original"].format(name=file.name, head=head, number=number)
@@ -137,7 +137,7 @@ def look(data: bytes) -> tuple[str, np.ndarray]:
 
 
 def read_recipes() -> dict[str, dict]:
-    """Read name -> facts of all recipes."""
+    """Return a dict from the name of each recipe to its facts."""
     return {path.stem: read_json(path) for path in sorted(RECIPES.glob("*.json"))}
 
 
@@ -179,7 +179,7 @@ def find_originals(source: Path, recipe: Recipe) -> tuple[object, dict[str, str]
     """Find the originals by their file names, in any folder of `source`.
 
     Returns:
-        the opened source, and a dict: listed path -> path of its original in the source.
+        the opened source, and a dict from each listed path to the path of its original in the source.
 
     Raises:
         UserError: originals are missing or exist more than once; the message names some.

@@ -8,8 +8,8 @@ Each data set and size has a directory `<name>-<size>px-<key>`. It is either com
 
 Images that cannot be decoded are left out and named. If there are too many of them, no cache is made (--max-failed).
 
-Opening a cache compares the checksums of all its files. It also compares the pictures of the data set with those of
-the cache, see data/identity.py. If two data sets have the same lists but different pictures, the second cache is
+Opening a cache compares the checksums of all its files. It also compares the pictures of the data set with the cached
+pictures, see data/identity.py. If two data sets have the same lists but different pictures, the second cache is
 `<name>-<size>px-<key>-2`.
 """
 
@@ -49,7 +49,7 @@ class DamagedCache(UserError):
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """A split: images (N, size, size, C) mapped from disk, labels (N,) int64, and N paths as in the list."""
+    """A split that holds images (N, size, size, C) mapped from disk, labels (N,) int64, and N paths as in the list."""
 
     images: np.memmap
     labels: np.ndarray
@@ -57,20 +57,22 @@ class CachedSplit:
 
 
 class PixelCache:
-    """A finished cache directory.
+    """A finished cache directory that is open for reading.
 
     Attributes:
         name, digest: name and digest of the lists.
         size: side of the images, px.
         class_names, num_classes: the classes, in the order of the labels.
         images_digest: digest of the pictures, see `data.identity`.
-        sources: path of a data set with these pictures -> its `data.identity.stamp`.
+        sources: a dict from the path of each data set with these pictures to its `data.identity.stamp`.
         channels: names and wavelengths of the images' last axis; channel_names: only the names.
         kind: type of the pixels, uint8, uint16 or float32.
         mean, std: (C,) float32, of the train pixels. uint8 counts as 0..1; other pixels are not scaled.
         covariance: (C, C) float32, of the train pixels, scaled in the same way.
-        failures: split -> list of [path, reason] of the images that are left out because they cannot be decoded.
-        left_out: path of such an image -> CRC-32 of its file, or None if the file cannot be read.
+        failures: a dict from each split to a list of [path, reason]: images that are left out because they cannot be
+            decoded.
+        left_out: a dict from the path of each left-out image to the CRC-32 of its file, or None if the file cannot be
+            read.
         copies: images that are in two splits, see `data.identity.copies`.
 
     Raises:
@@ -136,7 +138,7 @@ class PixelCache:
         return stamp in self.sources.values() and not self._mended(lists)
 
     def difference(self, lists: ImageLists, sums: identity.Sums) -> str:
-        """Say how the pictures of `lists` differ from those of the cache; return "" if they are the same.
+        """Say how the pictures of `lists` differ from the cached pictures; return "" if they are the same.
 
         Raises:
             DamagedCache: pictures.json is damaged.
@@ -150,7 +152,7 @@ class PixelCache:
     def _mended(self, lists: ImageLists) -> list[str]:
         """Return the paths of the images that were left out and whose files have changed.
 
-        The files are read, since the list of a zip may hold a wrong checksum for a damaged member.
+        The files are read, since a zip may list a wrong checksum for a damaged member.
         """
         reader = ImageReader(lists)
         return [
@@ -206,7 +208,8 @@ def open_cache(
         size: side of the square images, px. The short side is resized to it, and the centre is cropped.
         folder: folder of all caches (default: data/cache of the repository).
         workers: number of processes (default: one per core).
-        max_failed_share: share of a split that may fail to decode, in 0..1. It also holds for an existing cache.
+        max_failed_share: share of a split that may fail to decode, in 0..1. This limit also applies to an existing
+            cache.
         progress: whether to show a progress bar.
 
     Raises:
@@ -222,7 +225,7 @@ def open_cache(
         cache, place, why = _look_for(target, lists, progress)
         while not cache:
             with making(place, replace=True) as temporary:
-                # look again: another process may have built it while this process waited
+                # look again: another process may have built the cache while this process waited
                 cache, free, why = _look_for(target, lists, progress)
                 if not cache and free == place:
                     if why:
@@ -338,9 +341,9 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
 
 
 def first_image(lists) -> tuple[str, np.ndarray | None]:
-    """Return the kind of the first train image that can be decoded, and the image (8, 8, C); else "uint8" and None.
+    """Return the kind and the pixels (8, 8, C) of the first train image that can be decoded, else "uint8" and None.
 
-    The kind is that of `data.decode.pixel_kind`.
+    The kind is a result of `data.decode.pixel_kind`.
     """
     reader, channels = ImageReader(lists), len(lists.channels)
     for path in lists.splits["train"].paths[:CHUNK]:
@@ -357,9 +360,9 @@ def _decode_all(lists, targets, workers, max_failed_share, progress):
     """Fill `<split>.raw` and return four values.
 
     Returns:
-        failures: split -> list of (row, path, reason).
-        sums, products: (C,) and (C, C), the sums of x and of x x^T over the train pixels x, less the origin.
-        pictures: path -> bytes and CRC-32 of its file.
+        failures: a dict from each split to a list of (row, path, reason).
+        sums, products: (C,) and (C, C), the sums of x and of x x^T, where x is a train pixel minus the origin.
+        pictures: a dict from each path to the bytes and CRC-32 of its file.
     """
     jobs, owners, reader, pictures = [], [], ImageReader(lists), {}
     for key, split in lists.splits.items():

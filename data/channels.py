@@ -47,7 +47,7 @@ def parse_subsets(text: str, channels: Channels | tuple[str, ...]) -> list[tuple
 
 
 def parse_shares(text: str | None, channels: Channels | tuple[str, ...]) -> dict[tuple[int, ...], float]:
-    """Return a dict (ids of a set -> share of the images) from a text such as "RGB:0.5 R:0.1".
+    """Return a dict from each set of ids to its share of the images, for a text such as "RGB:0.5 R:0.1".
 
     Raises:
         UserError: see `parse_subset`; or a share is not a number from 0 to 1, or the sum of shares is above 1.

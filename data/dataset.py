@@ -43,7 +43,8 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
         return path
     places = [folder] if (folder / "train.txt").is_file() else []
     places += [path for path in sorted(folder.glob("*")) if path.is_dir() and is_searched((path.name,))]
-    datasets: dict = {}  # lines of train.txt -> paths: an archive and its unpacked folder count once
+    # from the lines of train.txt to paths, so that an archive and its unpacked folder count once
+    datasets: dict = {}
     for path in places + sorted(folder.glob("*.zip")):
         source = open_source(path)
         for root in source.list_roots():
@@ -118,8 +119,8 @@ def make_batches(
 ) -> Batches:
     """Make batches of "train", "val" or "test" with the image channels `channels` (ids).
 
-    For "train", only the share `fraction` of the images is used, see `draw_fraction`, and copied into memory. The mean
-    and standard deviation are those of all training images.
+    For "train", only the share `fraction` of the images is copied into memory and used, see `draw_fraction`. The mean
+    and standard deviation are always of all training images.
     """
     part = cache.split(split)
     images, labels = part.images, part.labels
@@ -130,7 +131,7 @@ def make_batches(
 
 
 def draw_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """Draw a share of the images of each class: labels (N,) -> row numbers (M,), ascending.
+    """Draw a share of the images of each class from labels (N,); return row numbers (M,), ascending.
 
     Each class keeps at least one image. The rows are the same for each model and seed. A larger share holds all rows
     of a smaller share.

@@ -23,16 +23,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from data.files import LARGEST_IMAGE, check_bytes, read_file, read_member
 
 PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats that Pillow may read
-UNPACKERS = {  # number of a TIFF's compression -> object whose `decompress` takes a largest size
+UNPACKERS = {  # from the number of a TIFF's compression to a class whose `decompress` takes a largest size
     8: zlib.decompressobj,
     32946: zlib.decompressobj,
     34925: lzma.LZMADecompressor,
 }
-# no compression, PackBits (at most 64 times smaller), LZW and Zstandard (tifffile tells imagecodecs the size)
+# their unpacked size is limited: none, PackBits (at most 64 times as large), LZW and Zstandard (by tifffile)
 BOUNDED = (1, 32773, 5, 34926, 50000)
 NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of such files
 LARGEST_PIXEL = 1e18  # the square of a larger pixel may not fit into float32, the type of the covariances
-OTHERS = {  # pattern of the first bytes of other files -> description
+OTHERS = {  # from a pattern of the first bytes of other files to a description
     rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC picture",
     rb".{4}ftypavi": "an AVIF picture",
     rb".{4}ftypcrx": "a raw picture of a camera",
@@ -185,7 +185,7 @@ def check_layout(image: Image.Image) -> None:
 
 
 def is_grey(data: bytes) -> bool:
-    """Check whether a picture is stored in grey. Raises as `open_picture` does."""
+    """Check whether a picture is stored in grey; raise the errors of `open_picture`."""
     with open_picture(data) as image:
         return image.mode.partition(";")[0] in ("1", "L", "LA", "I", "F")
 
@@ -272,8 +272,8 @@ def check_parts(series, data: bytes) -> None:
         data: the whole file.
 
     Raises:
-        ValueError: the parts are too many bytes, a part unpacks to more than the header says, or the compression is
-            unknown, or that of a picture such as JPEG, whose data hold a second size.
+        ValueError: the parts have too many bytes; a part unpacks to more than the header says; the compression is
+            unknown; or the compression is for pictures, such as JPEG, whose data hold a second size.
     """
     total = 0
     for page in filter(None, series.pages):
@@ -386,7 +386,7 @@ def moments(images: np.ndarray, origin=None) -> tuple[np.ndarray, np.ndarray]:
 class Target(NamedTuple):
     """The raw file that `pack` writes: images (N, size, size, channels) of the type `stored_kind(kind)`.
 
-    `origin` is that of the images' `moments`, and `bands` that of `is_array`.
+    `origin` is an argument of `moments`, and `bands` is an argument of `is_array`.
     """
 
     file: str
@@ -402,8 +402,8 @@ def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_m
 
     Returns:
         failures: list of (row, path, reason).
-        moments: those of the good rows, or None.
-        sums: path -> bytes and CRC-32 of the file, for the good rows.
+        moments: the moments of the good rows, or None.
+        sums: a dict from the path of each good row to the bytes and CRC-32 of its file.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,6 +1,6 @@
 """Draw a data set in the course's layout, for a first run without a download.
 
-It has eight classes: four shapes, each in two opposite colours. Disc and ring are red or green, triangle and cross
+The set has eight classes: four shapes, each in two opposite colours. Disc and ring are red or green, triangle and cross
 are blue or yellow. Brightness varies more than colour. So three channels show every class, two channels show only some
 colours, and one channel shows almost none.
 """
@@ -134,7 +134,7 @@ def make_demo(folder: str | Path) -> Path:
         if complete():
             return folder
         with making(folder) as temporary:
-            if complete():  # another process made it meanwhile
+            if complete():  # another process made the set meanwhile
                 return folder
             _write(temporary)
     except OSError as error:

@@ -35,7 +35,7 @@ def nir(rgb: np.ndarray) -> np.ndarray:
     return rgb[..., 1] + 2 * (rgb[..., 1] - rgb[..., 0])
 
 
-CHANNELS = {"grey": grey, "sobel": sobel, "nir": nir}  # rgb (H, W, 3) float -> (H, W)
+CHANNELS = {"grey": grey, "sobel": sobel, "nir": nir}  # functions from rgb (H, W, 3), float, to (H, W)
 
 
 def _read_rgb(reader: ImageReader, path: str) -> np.ndarray:

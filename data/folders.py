@@ -23,7 +23,7 @@ SPLITS = {
     "val": "val(?:id(?:ation)?)?",
     "test": "test(?:ing)?",
 }  # names of the folders
-MORE = "(?:set|data|image|img|pic(?:ture)?|photo|split)s?"  # may stand beside them, as in Training_Set or val2017
+MORE = "(?:set|data|image|img|pic(?:ture)?|photo|split)s?"  # may stand beside these names, as in val2017
 
 
 def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: int = 0) -> dict[str, int]:
@@ -39,9 +39,8 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
         seed: seed of the random choice.
 
     Raises:
-        UserError: the lists exist already, there are no images, a class has too few images, there is one class only,
-            folders look like splits but cannot be told apart, an image is reached by two paths, or a name has a
-            line break.
+        UserError: the lists exist already; there are no images, only one class, or too few images of a class; folders
+            look like splits but cannot be told apart; two paths lead to one image; or a name has a line break.
     """
     folder = home_path(folder)
     if not folder.is_dir():
@@ -63,8 +62,8 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     if not splits["train"]:
         if alone := [split for split, images in splits.items() if images]:
             raise UserError(
-                f"{folder} holds a folder for {' and '.join(alone)}, but none for train: call the folder that holds "
-                f"the training images of each class train"
+                f"{folder} holds a folder for {' and '.join(alone)}, but none for train: call the folder of the "
+                f"training images 'train'"
             )
         splits = {"train": _classes(folder), "val": {}, "test": {}}
     if not splits["train"]:
@@ -89,7 +88,7 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     for split, images in chosen.items():
         if not any(images.values()):
             raise UserError(f"--{split} 0: a data set needs {split} images; give a share above 0")
-    listed: dict[Path, Path] = {}  # real path -> path in a list
+    listed: dict[Path, Path] = {}  # from each real path to the path in a list
     for path in (path for images in chosen.values() for paths in images.values() for path in paths):
         if (other := listed.setdefault(path.resolve(), path)) != path:
             raise UserError(f"{path} and {other} are the same file, which would count twice: remove one link")
@@ -116,7 +115,9 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
 
 
 def _name_left_out(folder: Path, listed: Collection[Path]) -> None:
-    """Count the files in no list, by ending, on stderr: pictures outside of a class, or of an unknown ending.
+    """Print to stderr how many files are in no list, for each ending.
+
+    Such a file lies outside of the classes, or has an unknown ending.
 
     Args:
         listed: the real paths of the files in the lists.
@@ -132,9 +133,10 @@ def _name_left_out(folder: Path, listed: Collection[Path]) -> None:
 
 
 def _splits(folder: Path) -> dict[str, dict[str, list[Path]]]:
-    """Return split -> class -> images for the folders train, val and test, see `_split_of`; {} if one is missing.
+    """Return a dict from each split to a dict from its classes to their images; {} for a split without a folder.
 
-    If `folder` holds only one folder, such as images/, they may be in there.
+    `_split_of` tells which folder is which split. If `folder` holds only one folder, such as images/, the folders of
+    the splits may be in there.
 
     Raises:
         UserError: a split has two folders, such as val/ and valid/; or two folders seem to be splits, such as
@@ -178,9 +180,9 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Return class -> its sorted images at any depth. Empty classes are left out.
+    """Return a dict from each class to its sorted images at any depth. Empty classes are left out.
 
-    If `folder` holds only one folder, such as images/, and this folder holds folders, the classes are in there.
+    If `folder` holds only one folder, such as images/, and that folder holds folders, these are the classes.
     """
     inner = _folders(folder)
     if len(inner) == 1 and any(path.is_dir() for path in inner[0].iterdir()):
@@ -210,7 +212,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def _draw(images: list[Path], shares: dict[str, float], seed: int, name: str) -> dict[str, list[Path]]:
-    """Divide the images of a class: each split in `shares` gets its share, at least one image, and train the rest.
+    """Divide the images of a class: each split in `shares` gets its share, at least one image. Train gets the rest.
 
     Raises:
         UserError: there are too few images.

@@ -73,8 +73,8 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
         return folders
     if out.exists() and any(out.iterdir()):
         raise UserError(
-            f"{out} is not empty and does not hold these folds of these pictures, or under another name: choose "
-            "another folder with --out"
+            f"{out} is not empty and does not hold these folds of these pictures, or holds them under another name: "
+            "choose another folder with --out"
         )
     try:
         with making(out) as temporary:

@@ -21,7 +21,7 @@ from utils import progress_bar
 
 LISTS_ONLY = "lists only"  # stands for a digest if an earlier version did not look at the pictures
 
-Sums = dict[str, list[int] | None]  # listed path -> [bytes, CRC-32], or None if it cannot be read
+Sums = dict[str, list[int] | None]  # from each listed path to [bytes, CRC-32], or None if it cannot be read
 
 
 def stamp(lists) -> str:
@@ -36,7 +36,7 @@ def stamp(lists) -> str:
 
 
 def sums_of(lists, progress: bool = True) -> Sums:
-    """Return size and checksum of every picture, from the list of a zip or by reading every file."""
+    """Return size and checksum of every picture. A zip lists them; in a folder, every file is read."""
     if lists.source.is_file():
         return _members(lists)
     reader, paths = ImageReader(lists), lists.paths
@@ -70,10 +70,10 @@ def copies(lists, content: Mapping[str, Hashable], within: bool = False) -> list
     """List the images that are in two splits under different names, each as "test a.JPEG = train b.JPEG".
 
     Args:
-        content: path -> a value that is equal for equal files; images without a value are left out.
-        within: whether to list those that are twice in one split instead.
+        content: a dict from each path to a value that is equal for equal files; images without a value are left out.
+        within: whether to list images that are twice in one split instead.
     """
-    first: dict[Hashable, tuple[str, str]] = {}  # value -> split and path of the first image that has it
+    first: dict[Hashable, tuple[str, str]] = {}  # from a value to split and path of its first image
     pairs = []
     for split, part in lists.splits.items():
         for path in part.paths:
@@ -96,7 +96,9 @@ def difference(cache, trained: Mapping, what: str) -> str:
         what: name of the checkpoint for the message.
     """
     if trained["digest"] != cache.digest:
-        return f"its lists ({trained['digest'][:12]}) are not those of {cache.name!r} ({cache.digest[:12]})"
+        return (
+            f"its lists ({trained['digest'][:12]}) are not the lists of {cache.name!r} ({cache.digest[:12]})"
+        )
     images = trained.get("images_digest") or LISTS_ONLY
     if images == LISTS_ONLY:
         print(
@@ -105,7 +107,7 @@ def difference(cache, trained: Mapping, what: str) -> str:
         )
     elif images != cache.images_digest:
         return (
-            f"the lists are the same, but its pictures ({images[:12]}) are not those of {cache.name!r} "
+            f"the lists are the same, but its pictures ({images[:12]}) are not the pictures of {cache.name!r} "
             f"({cache.images_digest[:12]})"
         )
     return ""
@@ -126,7 +128,7 @@ def _stats(lists, paths: list[str]) -> list[tuple[int, int, int] | None]:
 
 
 def _members(lists) -> Sums:
-    """Return the sizes and checksums from the list of the zip."""
+    """Return the sizes and checksums that the zip lists."""
     with zipfile.ZipFile(lists.source) as archive:
         members = archive.NameToInfo
     infos = ((path, members.get(lists.prefix + path)) for path in lists.paths)

@@ -36,7 +36,7 @@ LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a 
 
 @dataclass(frozen=True)
 class Split:
-    """A list file: N image paths, labels (N,) int64, and line numbers from 1 for messages."""
+    """A list file that was read: N image paths, labels (N,) int64, and line numbers from 1 for messages."""
 
     paths: list[str]
     labels: np.ndarray
@@ -154,7 +154,7 @@ def parse_bands(data: bytes, name: str) -> Channels:
 
 
 def bands_text(bands: Mapping[str, float | None]) -> str:
-    """Return the text of a bands.txt; bands: name of a channel -> its wavelength in nm, or None."""
+    """Return the text of a bands.txt. `bands` maps each channel's name to its wavelength in nm, or to None."""
     return "".join(f"{name} {nm}\n" if nm else f"{name}\n" for name, nm in bands.items())
 
 
@@ -218,12 +218,12 @@ def check_splits(splits: dict[str, Split], names: dict[str, str], repeats: bool 
 
 
 def check_folders(splits: dict[str, Split], names: dict[str, str]) -> None:
-    """Check that the images in a class's folder have its label in all lists, if train has one folder for each class.
+    """If train has one folder for each class, check that a class's folder has the same label in all lists.
 
-    The folders train/CLASS and val/CLASS belong together, unless two classes have folders of one name.
+    The folders train/CLASS and val/CLASS belong together, unless two classes have folders of the same name.
 
     Raises:
-        UserError: val or test has another label, as if its labels were numbered otherwise; the message names the line.
+        UserError: an image in val or test has another label than its folder in train; the message names the line.
     """
     classes = _class_folders(splits["train"])
     last = {folder.rpartition("/")[2]: label for folder, label in classes.items()}
@@ -249,8 +249,8 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
         name: name of the data set (default: the name of the folder or zip).
 
     Raises:
-        UserError: a list or an image is wrong (the message names list, line and remedy), or the name of the data set
-            cannot be used in file names.
+        UserError: the name of the data set cannot be used in file names; or a list or an image is wrong. Then the
+            message names list, line and remedy.
     """
     name, source = name or name_of(source), home_path(source).resolve()
     tree = open_source(source)
@@ -258,7 +258,8 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     if not roots:
         raise UserError(
             f"no train.txt in {source}, nor one or two folders below it; {LAYOUT}. "
-            f"The source holds: {', '.join(tree.top()[:6]) or 'nothing'}"
+            f"The source holds: {', '.join(tree.top()[:6]) or 'nothing'}. "
+            "For a folder of class folders, python -m data.prepare lists FOLDER writes the lists"
         )
     if len(roots) > 1:
         raise UserError(
@@ -300,7 +301,7 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
 
 
 def name_of(source: str | Path) -> str:
-    """Return the name of a folder, or of a zip without its ending. A link gives its own name."""
+    """Return the name of a folder, or of a zip without its ending. A link has the name of the link itself."""
     path = home_path(source).absolute()
     path = path.resolve() if path.name == ".." else path
     return path.stem if path.is_file() else path.name  # a folder may be called photos.v2
@@ -373,7 +374,10 @@ def class_names(split: Split) -> list[str]:
 
 
 def _class_folders(split: Split) -> dict[str, int]:
-    """Return the folder of each class: folder -> label; {} unless each class has exactly one folder of its own."""
+    """Return a dict from the folder of each class to its label.
+
+    It is {} if a class has no folder or several folders, or if two classes share a folder.
+    """
     pairs = {(path.rpartition("/")[0], label) for path, label in zip(split.paths, split.labels.tolist())}
     folders = dict(pairs)
     whole = len(folders) == len(pairs) == len(set(folders.values())) and all(folders)

@@ -68,7 +68,7 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     contents = dict(zip(paths, (content for _, _, content in results)))
     if twice := copies(lists, contents, within=True):
         text = (
-            f"warning: {counted(len(twice), 'image')} in one split twice under different names, which count twice: "
+            f"warning: {counted(len(twice), 'image')} twice in one split under different names, each counted twice: "
             f"{'; '.join(twice[:5])}"
         )
         print(printable(text), file=sys.stderr)
@@ -121,7 +121,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "make a set of the published results from its public originals, see data/recipes/README.md",
         "build mini-imagenet-50 --from downloads/mini-imagenet",
     )
-    sub.add_argument("name", choices=tuple(read_recipes()), metavar="NAME", help="which set: %(choices)s")
+    sub.add_argument("name", choices=tuple(read_recipes()), metavar="NAME", help="the set: %(choices)s")
     sub.add_argument(
         "--from", dest="source", required=True, metavar="SOURCE", help="folder or zip with the originals"
     )

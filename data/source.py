@@ -84,7 +84,7 @@ def _is_tar(path: Path) -> bool:
 
 
 class ZipSource:
-    """The files in a zip archive. Their names are those of its members."""
+    """Read the files in a zip archive. Their names are the names of its members."""
 
     def __init__(self, path: Path):
         try:
@@ -105,7 +105,7 @@ class ZipSource:
         return name in self.names
 
     def read(self, name: str, largest: int) -> bytes:
-        """Read a whole file, as `FolderSource.read` does."""
+        """Read a whole file, see `FolderSource.read`."""
         try:
             return read_member(self._archive, name, largest)
         except BROKEN as error:
@@ -114,18 +114,18 @@ class ZipSource:
             ) from error
 
     def list_roots(self) -> list[str]:
-        """Return the folders with a train.txt, as `FolderSource.list_roots` does."""
+        """Return the folders with a train.txt, see `FolderSource.list_roots`."""
         parts = [tuple(name.split("/")[:-1]) for name in self.names if name.rpartition("/")[2] == "train.txt"]
         parts = [folder for folder in parts if len(folder) <= 2 and is_searched(folder)]
         least = min(map(len, parts), default=0)
         return sorted("".join(f"{part}/" for part in folder) for folder in parts if len(folder) == least)
 
     def walk(self) -> list[str]:
-        """Return the names of all files, as `FolderSource.walk` does."""
+        """Return the names of all files, see `FolderSource.walk`."""
         return [name for name in self.names if not name.endswith("/") and is_searched(tuple(name.split("/")))]
 
     def top(self) -> list[str]:
-        """Return the names of the first level, as `FolderSource.top` does."""
+        """Return the names of the first level, see `FolderSource.top`."""
         return sorted({name.split("/")[0] for name in self.names})
 
 

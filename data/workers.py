@@ -82,7 +82,7 @@ def answers(reader: ImageReader, jobs: list[tuple], workers: int):
         for _ in range(workers):
             processes.append(_start())
         for process in processes:
-            with suppress(BrokenPipeError):  # the process ended at once; its first job reports that
+            with suppress(BrokenPipeError):  # the process ended at once, which its first job reports
                 _send(process, reader)
             idle.put(process)
         yield from pool.map(ask, jobs)

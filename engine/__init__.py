@@ -1,1 +1,1 @@
-"""Training and evaluation: the loop with exact resume, one step, what both evaluations share."""
+"""Train and evaluate: the loop with exact resume, one step, and the code that both evaluations share."""

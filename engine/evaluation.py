@@ -101,7 +101,7 @@ def results_folder(task: str, dataset: dict) -> Path:
     """Return the folder for the results if --results is not given. The folder results/ is for published data only.
 
     Args:
-        dataset: the entry `dataset` of a checkpoint.
+        dataset: the value `dataset` in a checkpoint.
     """
     if dataset["name"] == "demo":
         return Path("runs/demo-results")
@@ -150,7 +150,7 @@ class Evaluation:
 
     Attributes:
         size: side of the images, px.
-        head: entries of the record that identify it.
+        head: the values that identify the record.
         files: paths of the results.
         published: whether the documents show these results.
         whole: whether all channel sets are evaluated; set by `will_save`.
@@ -184,7 +184,7 @@ class Evaluation:
             subsets: names of the channel sets to evaluate, as in `run`.
 
         Raises:
-            UserError: the results on disk are those of another run with the same name.
+            UserError: the results on disk belong to another run with the same name.
         """
         if not self.files.record.exists():
             return False
@@ -253,7 +253,7 @@ class Evaluation:
         return False
 
     def open_data(self) -> PixelCache:
-        """Open the data that the model was trained on. Options of the command line replace those of the training.
+        """Open the data that the model was trained on. Options of the command line replace options of the training.
 
         Raises:
             UserError: --data is not the data that the model was trained on.
@@ -293,10 +293,10 @@ class Evaluation:
             saved: from `will_save`.
             evaluate: a function of the batches. It returns the rows of the table, and a dict from each column of
                 predictions to the answers (N,), int.
-            subsets: the names of the channel sets that `evaluate` measures; Task 2 has only one, without a name.
+            subsets: the names of the channel sets that `evaluate` measures. Task 2 has only one set, named "".
 
         Returns:
-            True if it wrote results that the documents show.
+            True if results were written that the documents show.
 
         Raises:
             UserError: the results on disk hold more splits, more channel sets or a latency, which would be lost.
@@ -327,7 +327,7 @@ class Evaluation:
         try:
             old = read_record(self.files.record, self.task)["splits"]
             rows = [(split, row.get("subset", ""), row) for split in old for row in old[split]]
-        except (UserError, KeyError):  # there is none, or it is damaged
+        except (UserError, KeyError):  # there is no record, or it is damaged
             return
         missed = [
             f"{split} {subset}" for split, subset, _ in rows if split not in splits or subset not in subsets

@@ -77,7 +77,7 @@ class Predictor:
     def ids(self, channels: str | None) -> tuple[int, ...]:
         """Return the channel ids of a set such as "RG", "B04,B03" or "all"; None: all channels of the network.
 
-        For a network that takes all channels they are in the order of the training, whatever order the text has.
+        If the network takes only all channels, the ids are in the order of the training, not of the text.
 
         Raises:
             UserError: a channel is unknown, or the set lacks a channel and the network needs all.

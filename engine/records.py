@@ -8,8 +8,9 @@
 The folds of a cross-validation are one evaluation; "folds" in its record holds their provenance (tools/bands.py).
 NAME is PRESET-DATASET-SIZEpx-MODEL-OPTIONS-sSEED; OPTIONS is a digest of all options in eight letters.
 
-A record holds its own checksum and that of its predictions. The checksums of the files that tools measure, such as
-speed.csv, are in the file SHA256SUMS beside them. `check_results` compares all checksums at every build of the report.
+A record holds its own checksum and the checksum of its predictions. The checksums of the files that tools measure, such
+as speed.csv, are in the file SHA256SUMS beside them. `check_results` compares all checksums at every build of the
+report.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SUBSETS = ("RGB", "RG", "RB", "GB", "R", "G", "B")  # channel sets in the order 
 SUMS = "SHA256SUMS"  # in the format of the program sha256sum
 SINGLE = "predicted"  # the column of predictions in Task 2, which has one answer for each image
 
-METRICS = {  # column -> decimals; metrics.accuracy computes the values, `engine.trainer.predict` the loss
+METRICS = {  # columns with decimals; metrics.accuracy computes the values, `engine.trainer.predict` the loss
     "top1_pct": 2,
     "ci95_low": 2,
     "ci95_high": 2,
@@ -51,7 +52,7 @@ METRICS = {  # column -> decimals; metrics.accuracy computes the values, `engine
     "f1_macro": 4,
     "loss": 4,
 }
-COSTS = {  # task -> column -> decimals; metrics.cost and metrics.depth measure the values
+COSTS = {  # columns of each task with decimals; metrics.cost and metrics.depth measure the values
     "task1": {"params": 0, "macs": 0, "latency_ms": 3},
     "task2": {
         "strict_depth": 0,
@@ -133,7 +134,7 @@ def read_record(path: Path, task: str) -> dict:
 
 
 def load_records(folder: str | Path, task: str) -> dict[str, dict]:
-    """Read all records below the results folder `folder`: name of a run -> its record.
+    """Return a dict from the name of each run to its record, for all records below the results folder `folder`.
 
     Raises:
         UserError: see `read_record`.
@@ -206,7 +207,7 @@ def check_file(path: Path, folder: Path) -> None:
 
 
 def check_predictions(files: RunFiles, record: dict) -> None:
-    """Compare the predictions on test with their checksum, and their top-1 with that of the record.
+    """Compare the predictions on test with their checksum, and their top-1 with the record.
 
     Raises:
         UserError: they differ, or the file of the predictions is missing; the message names the file.
@@ -233,7 +234,7 @@ def file_checksum(path: Path) -> str:
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """Read a file SHA256SUMS: name of a file -> its sha256.
+    """Read a file SHA256SUMS; return a dict from the name of each file to its sha256.
 
     Raises:
         UserError: the file is damaged.
@@ -262,7 +263,7 @@ def note_checksums(*paths: str | Path, folder: str | Path | None = None) -> None
 
 
 def columns(task: str) -> dict[str, int | None]:
-    """Return the columns of the task's table, in order: name -> decimals of a number, None for text and options."""
+    """Return a dict from the columns of the task's table, in order, to decimals, or to None for text and options."""
     subset = ["subset"] if task == "task1" else []
     texts = [
         *SETTING,
@@ -366,11 +367,11 @@ def to_csv(table: pd.DataFrame, decimals: dict[str, int | None]) -> str:
 
 
 class Predictions(NamedTuple):
-    """The predictions of a model on test. A column is a channel set in Task 1, and "predicted" in Task 2."""
+    """The classes that a model predicts on test. A column is a channel set in Task 1, and "predicted" in Task 2."""
 
     images: list[str]
     labels: np.ndarray  # (N,)
-    by_column: dict[str, np.ndarray]  # column -> (N,)
+    by_column: dict[str, np.ndarray]  # the predictions (N,) of each column
 
 
 def write_predictions(path: Path, images: list[str], labels, predictions: dict) -> None:

@@ -54,9 +54,10 @@ class TrainStep:
         model: the network itself, on its device.
         average: moving average of `model`, with horizon `ema_epochs`.
         train: training batches.
-        batch_inputs: (batch size, generator) -> extra keyword tensors for the network for one batch, on the CPU.
-        teacher: images -> logits. The network learns from these logits too; or None.
-        processes: number of this process (`rank`) and of all processes (`world`).
+        batch_inputs: a function of (batch size, generator). It returns a dict of extra keyword tensors for one batch,
+            on the CPU.
+        teacher: a network that maps images to logits, or None. `model` learns from these logits too.
+        processes: the number of this process (`rank`) and the number of all processes (`world`).
 
     Attributes:
         per_epoch: steps in an epoch.
@@ -99,7 +100,7 @@ class TrainStep:
     # ------------------------------------------------------------ random numbers
 
     def _draw(self, epoch: int) -> dict[str, Tensor]:
-        """Draw all random numbers of an epoch: name -> (per_epoch, ...), on the CPU."""
+        """Draw all random numbers of an epoch; return a dict from names to tensors (per_epoch, ...) on the CPU."""
         config, steps = self.config, range(epoch * self.per_epoch, (epoch + 1) * self.per_epoch)
         order = torch.randperm(len(self.train), generator=generator(config.seed, "order", epoch))
         batches = []
@@ -247,7 +248,7 @@ class TrainStep:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Update the exponential average as `AveragedModel.update_parameters` does, safe inside a CUDA graph.
+        """Update the exponential average, like `AveragedModel.update_parameters`, but also inside a CUDA graph.
 
         The first update copies the weights.
         """

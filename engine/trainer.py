@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -43,6 +44,7 @@ from storage.files import PARTIAL, append_jsonl, check_writable, read_json, read
 from storage.locks import hold
 from utils import (
     HUGE_PAGES,
+    ROOT,
     UserError,
     counted,
     duration,
@@ -131,7 +133,7 @@ def _check_batch_size(size: int, images: int, world: int) -> None:
     """Check that batches of `size` images can be made of the training images, and split among `world` processes.
 
     Raises:
-        UserError: they cannot.
+        UserError: the batches cannot be made or split.
     """
     if size > images:
         raise UserError(
@@ -189,7 +191,7 @@ def readable(record: dict) -> str:
 
 
 class Answers(NamedTuple):
-    """The answers of a network for N images."""
+    """The answers that a network gives for N images."""
 
     predictions: np.ndarray  # (N,), the likeliest class of each image
     loss: float  # mean cross-entropy of the true classes, in nats
@@ -314,23 +316,24 @@ def work(options: Mapping) -> float:
 
 
 class Trainer:
-    """The training of one model in one run directory.
+    """A class that trains one model in one run directory.
 
     The directory holds config.json, environment.json, metrics.jsonl, last.pt and model.pt.
 
     Args:
         config: resolved options, as `start` leaves them.
         cache: the data; a run is not resumed on other data.
-        model: called as model(images, **batch_inputs(...)), returns logits (B, K).
+        model: a network that is called as model(images, **batch_inputs(...)) and returns logits (B, K).
         train: training batches.
-        validate: model -> dict of validation metrics; called with the averaged weights.
-        batch_inputs: (batch size, generator) -> extra keyword tensors for the model for one batch, on the CPU.
+        validate: a function that maps the averaged model to a dict of validation metrics.
+        batch_inputs: a function of (batch size, generator). It returns a dict of extra keyword tensors for one batch,
+            on the CPU.
         processes: this process and the number of processes that torchrun started.
-        teacher: images (B, C, s, s) -> logits (B, K). The model learns from these logits too (knowledge distillation,
-            arXiv 1503.02531).
+        teacher: a network that maps images (B, C, s, s) to logits (B, K). The model learns from these logits too
+            (knowledge distillation, arXiv 1503.02531).
 
     Raises:
-        UserError: so many images could not be decoded that the rest is smaller than a batch.
+        UserError: too many images could not be decoded, so fewer than a batch are left.
     """
 
     def __init__(
@@ -437,7 +440,7 @@ class Trainer:
             except UserError:
                 raise error from None
             if last.exists() and self.processes.rank == 0:
-                print(f"{error}\nThe run goes on from the state before it, {older}.", file=sys.stderr)
+                print(f"{error}\nThe run goes on from the older state, {older}.", file=sys.stderr)
         check_options(state["config"], type(self.config), last)
         return state
 
@@ -518,7 +521,7 @@ class Trainer:
         if new_epochs > epochs and model.exists():
             more = f"--init-from {model} --epochs {new_epochs - epochs} --out {self.folder}-more"
             text += f"; `python {script} {more}` goes on from its weights with a new schedule"
-        return text + "; add your other options to it"
+        return text + "; add your other options to the command"
 
     def _lines(self, state: dict) -> list[dict]:
         """Return the metrics of the finished epochs. Older versions saved them only in metrics.jsonl.
@@ -543,7 +546,7 @@ class Trainer:
         After Ctrl-C, SIGTERM or a closed terminal, save and exit with status 130.
 
         Raises:
-            UserError: see `open_run`; or the loss or a weight is not finite, then last.pt is unchanged.
+            UserError: see `open_run`; or the loss or a weight is not finite. Then last.pt is unchanged.
             BusyError: another process uses the run directory.
         """
         first = self.processes.rank == 0
@@ -661,7 +664,11 @@ class Trainer:
                 },
             )
             (self.folder / OLDER).unlink(missing_ok=True)  # the training has ended
-            print(f"wrote {path}\nnext: python {evaluation} {path}")
+            words = [os.path.relpath(ROOT / evaluation), str(path)]
+            for option, value in (("--data", self.config.data), ("--cache", self.config.cache)):
+                if value and value != "auto":
+                    words += [option, value]
+            print(f"wrote {path}\nnext: python {shlex.join(words)}")
         self.processes.stop()
 
     def _check(self, since: int) -> float:
@@ -673,7 +680,7 @@ class Trainer:
             UserError: the mean is not finite; or, at the end of an epoch, a weight is not finite.
         """
         count, first = self.step - since, since % self.steps_per_epoch
-        # double precision: the sum does not depend on the number of its parts
+        # double precision, so the sum does not depend on how often this function is called
         total = self.steps.losses[first : first + count].double().sum().item()
         self.loss_sum, loss = self.loss_sum + total, total / count
         finite = self.step % self.steps_per_epoch or (

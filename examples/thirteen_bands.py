@@ -13,7 +13,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
 from channelset import adapt_first_conv, channel_statistics, sample_channels, sensor  # noqa: E402
 
-BANDS = dict(zip(sensor("sentinel-2").names, sensor("sentinel-2").wavelengths))  # name -> nm
+BANDS = dict(zip(sensor("sentinel-2").names, sensor("sentinel-2").wavelengths))  # nm by name
 
 
 def make_tiles(count: int, seed: int):

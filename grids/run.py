@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True, eq=False)  # without eq, a run can be a key of a dict although it holds dicts
 class Run:
-    """Describe one training, or of one way to evaluate a training.
+    """Describe one training, or one way to evaluate a training.
 
     Attributes:
         model: name of the method or network, without its options.
@@ -42,7 +42,7 @@ class Run:
     ) -> Run:
         """Return a copy of this run in which the given values replace the old values.
 
-        All other values stay, also the section. The options also change the parts.
+        All other values stay, also the section. The options also change the runs in `parts`.
         """
         return replace(
             self,

@@ -96,7 +96,7 @@ LONG_STRONG = CHANNELSET.but(epochs=90, augment="strong")
 # Recipes that may help a training on many sets. A recipe that is a point above CHANNELSET on validation is tried with
 # the better network, and then with the specialists. Predicted: half of the weight decay loses 0.2 points, twice the
 # decay gains 0.3, no smoothing loses 0.6. CutMix loses 1.3, because it needs more epochs.
-# Measured without smoothing (seed 0): 45.8 % on validation, as with it
+# Measured without smoothing (seed 0): 45.8 % on validation, the same as with smoothing
 RECIPES = {
     "half the weight decay": OURS_ABLATED.but(weight_decay=0.00025),
     "twice the weight decay": OURS_ABLATED.but(weight_decay=0.001),
@@ -132,12 +132,13 @@ FINE_SIZES = FINE_STRONG.but(section="ablation", train_sizes="32,40,48,56,64")
 # The same training with mean fill, a simple rival that is close. Predicted: 53.2 %, 0.8 points less than FINE_STRONG
 FINE_MEAN = FINE_STRONG.but("fill-mean", "fill rule mean, no pooling", "baseline", fill="mean")
 
-# FINE_STRONG, but twice as wide. The network has 1.24 M parameters and 4/7 of the training of seven specialists with
-# the same recipe. Predicted: it reaches 57.5 % over the seven sets, one point more than these specialists
+# FINE_STRONG, but twice as wide. The network has 1.24 M parameters. Its training costs 4/7 of the training of seven
+# specialists with the same recipe. Predicted: the network reaches 57.5 % over the seven sets, one point more than these
+# specialists
 FINE_WIDE = FINE_STRONG.but(label="channel-set stem (ours), 1/2 wide, no pooling", width=0.5)
 
 # Seven specialists with the recipe of FINE_STRONG. Predicted: they reach one point more than FINE_STRONG, with seven
-# times its training. Measured with seed 0: 55.2 %, 1.1 points more. Predicted for seed 1: 55.0 %; measured: 55.3 %
+# times the training. Measured with seed 0: 55.2 %, 1.1 points more. Predicted for seed 1: 55.0 %; measured: 55.3 %
 FINE_SPECIALISTS = specialists(epochs=50, augment="strong", stem_pool=False)
 
 # The three single-channel networks of FINE_SPECIALISTS, joined. Predicted: 55.5 %, 1.5 points more than FINE_STRONG,
@@ -199,7 +200,7 @@ def resized(run: Run, size: int) -> Run:
 
 
 def at_training_size(run: Run, size: int) -> Run:
-    """Test with images of `size`, mirrored or cut to the training's size.
+    """Return a run that tests `run` with images of `size`, mirrored or cut to the size of the training.
 
     Objects keep their size, and maps have the sides of the training. Predicted from RGB on validation: CHANNELSET has
     40 % at 40 px and 38 % at 64 px; FINE_STRONG has 44 % at 40 px and 51 % at 56 px.

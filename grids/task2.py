@@ -106,12 +106,12 @@ FINE_THREE = SCREEN["3 layers, 3/8"].but(**STRONG, num_pools=3, stem="3x3s1")
 # FINE_WIDE, but as wide as the FLOPs of the ResNet-34 with the same stem allow. Predicted: it reaches 67.3 %, which is
 # 99.4 % of this ResNet-34
 FINE_SAME_MACS = FINE_WIDE.but(label="ours (depth 6), FLOPs of ResNet-34", width=0.4375)
-# Both train twice as long. Behind the 7x7 stem ResNet-34 gained 3.9 points from this.
+# These two networks train twice as long. Behind the 7x7 stem, ResNet-34 gained 3.9 points from twice the epochs.
 # Predicted: ResNet-34 reaches 69.5 %, and the shallow network 67.8 %, which is 97.5 % of ResNet-34. Measured
 # with one seed: 69.7 % and 67.9 %
 FINE_RESNET_60, FINE_WIDE_60 = FINE_RESNETS[0.001].but(epochs=60), FINE_WIDE.but(epochs=60)
-# What each part of FINE_WIDE gives. The plain network has its kernels and its FLOPs, but no gates. Predicted: the plain
-# network reaches 64.3 %, the pixel gate alone 65.4 %, the channel gate alone 64.3 %
+# These runs show what each part of FINE_WIDE gains. The plain network has the kernels and the FLOPs of FINE_WIDE, but
+# no gates. Predicted: the plain network reaches 64.3 %, the pixel gate alone 65.4 %, the channel gate alone 64.3 %
 FINE_PLAIN = PLAIN.but(
     "plain6-k3",
     "plain, 3x3, 3x3 stem, FLOPs of the gated network",
@@ -136,11 +136,11 @@ MIXED = {
 }
 FINE_RESNET_MIXED = FINE_RESNETS[0.002].but(mix="cutmix")
 # This network follows the task literally: it has six weighted operations in all. It has the 3x3 stem. Predicted: it
-# reaches 63 to 64 %, which is 94 % of the strongest ResNet-34. The stem gains 4 to 5 points, as it does for the gated
-# network; the weight decay gains 2 points
+# reaches 63 to 64 %, which is 94 % of the strongest ResNet-34. The stem gains 4 to 5 points, as for the gated network;
+# the weight decay gains 2 points
 PLAIN_FINE = PLAIN.but(label="plain, six operations, 3x3 stem", **STRONG, stem="3x3s1")
-# The same six operations, trained as sums of branches, which fold. Behind the 7x7 stem seed 0 gained 2.5 points in 30
-# epochs. Predicted: 65 %, which is 97 % of the strongest ResNet-34
+# The same six operations; in training, each operation is a sum of branches. Behind the 7x7 stem, branches gained 2.5
+# points in 30 epochs (seed 0). Predicted: 65 %, which is 97 % of the strongest ResNet-34
 PLAIN_FINE_BRANCHES = PLAIN_FINE.but(
     "reparam6-k5", "plain, six operations, 3x3 stem, branches in training", arch="reparam6-k5"
 )
@@ -207,7 +207,7 @@ RESNET_18, RESNET_10 = (
     for arch, label in (("resnet18", "ResNet-18, 7x7 stem"), ("resnet10", "ResNet-10, 7x7 stem"))
 )
 FULL_RESNET_18, FULL_RESNET_10 = (run.but(**STRONG, width=1.0) for run in (RESNET_18, RESNET_10))
-# At a quarter of the width, the 3x3 stem of stride 1 is the most accurate, at four times the FLOPs. Predicted:
+# At a quarter of the width, the 3x3 stem of stride 1 is the most accurate, but costs four times the FLOPs. Predicted:
 # ResNet-34 gains more from this stem than the shallow network, so the shallow network falls a few per cent behind.
 FULL_FINE_RESNET = FINE_RESNET.but(**STRONG, width=1.0)
 FULL_FINE_WIDE = GATED.but(**STRONG, width=1.25, stem="3x3s1")
@@ -262,8 +262,8 @@ FINE_GATES_K3, POOLED_K3 = GATED_10.but("gated6-k3", kernels="3"), GATED.but(**S
 REPARAM_K3 = REPARAM_10.but("reparam-gated6-k3", kernels="3")
 POOLS_10, LEVELS_10 = REFERENCE.but(num_pools=2), REFERENCE.but(multi_level_head=True)
 WIDTHS_10 = {width: REFERENCE.but(width=width) for width in (0.125, 0.5)}
-# Depth against width. Predicted: twice the width gains 4 points at each depth; but two hidden layers, 1/2 wide, stay
-# below four hidden layers, 1/4 wide, though they have more FLOPs
+# Depth against width. Predicted: twice the width gains 4 points at each depth. But two hidden layers, 1/2 wide, stay
+# below four hidden layers, 1/4 wide. The two layers have more FLOPs
 DEPTH_WIDTH_10 = {
     (layers, width): LAYERS_10[layers].but(width=width) for layers in (2, 3, 6) for width in (0.125, 0.5)
 }
@@ -561,7 +561,8 @@ MAIN_ROWS = {
         ("ResNet-34, 60 epochs", FINE_RESNET_60),
     ),
 }
-# Rows of the report's ablation table: tuples (change, run, reference run). Without a reference, PLAIN_STRONG
+# Rows of the report's ablation table: tuples (change, run, reference run). Without a reference, a run is
+# compared with PLAIN_STRONG
 ABLATION_ROWS = (
     ("gates beside each convolution", GATED_K5_STRONG),
     *((f"{kind} gates only", run) for kind, run in GATES_30.items()),

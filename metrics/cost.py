@@ -106,8 +106,8 @@ def peak_memory_mb(model: nn.Module, *inputs) -> float:
     """Measure the largest total size of live tensors during `model(*inputs)`, in MB (1e6 bytes).
 
     The model runs in eval mode without gradients. Parameters, buffers and inputs always count. Any other tensor
-    starts to count when an operation returns it or first uses it. It stops when nothing refers to it. This includes
-    results that are dropped at once, such as the int64 indices of max-pooling. Memory that several tensors share counts
+    starts to count when an operation returns it or first uses it. It stops when nothing refers to it. Results that are
+    dropped at once also count, such as the int64 indices of max-pooling. Memory that several tensors share counts
     once. Memory that an operation allocates and frees inside is not measured.
     """
     with (
@@ -120,7 +120,7 @@ def peak_memory_mb(model: nn.Module, *inputs) -> float:
 
 
 class _LiveMemory(TorchDispatchMode):
-    """A torch mode that follows the memory of all tensors; `peak` is the largest sum of live bytes after an operation.
+    """Follow the memory of all tensors, as a torch mode; `peak` is the largest sum of live bytes after an operation.
 
     Args:
         tensors: values that are alive from the start; a value that is not a tensor is ignored.
@@ -149,7 +149,7 @@ class _LiveMemory(TorchDispatchMode):
 def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> float:
     """Time `model(*inputs)` in eval mode; return the median milliseconds.
 
-    On a GPU, the clock starts and stops while the GPU is idle. So it includes the time to launch the operations.
+    On a GPU, the clock starts and stops while the GPU is idle. So the time includes the launch of the operations.
 
     Raises:
         ValueError: `repeats` is below 1.
@@ -185,7 +185,7 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int) -> dict[str
 
 
 def _pass_ms(model: nn.Module, *inputs) -> float:
-    """Return the milliseconds of one pass; on a GPU, the clock starts and stops while it is idle."""
+    """Return the milliseconds of one pass; on a GPU, the clock starts and stops while the GPU is idle."""
     device = inputs[0].device
     wait_for(device)
     start = time.perf_counter()

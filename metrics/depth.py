@@ -3,7 +3,7 @@
 A weighted operation is a convolution, or a product of a value that depends on the input and a weight that does not.
 Operations add to the depth as follows:
 
-    1   convolution (also one whose kernel depends on the input), matrix product with a parameter or a
+    1   convolution (its kernel may depend on the input), matrix product with a parameter or a
         constant matrix, elementwise product with a weight that varies along two or more dimensions (a global
         filter, a matrix product written as multiply and sum), distances to learned points, a look-up in a
         learned table
@@ -76,7 +76,7 @@ SUMS = {
 
 
 class Depth(NamedTuple):
-    """A result of `count_depth`.
+    """Hold the result of `count_depth`.
 
     Attributes:
         strict: strict depth.
@@ -136,7 +136,7 @@ def _longest(candidates: list) -> tuple | None:
 
 
 class _Counter(TorchDispatchMode):
-    """A torch mode that stores a pair (strict path, stricter path) for every tensor that depends on the input.
+    """Store a pair (strict path, stricter path) for every tensor that depends on the input, as a torch mode.
 
     Args:
         names: a dict from the address of a parameter's memory to the name of the parameter.
@@ -168,7 +168,7 @@ class _Counter(TorchDispatchMode):
             return result
         if isinstance(result, (bool, int, float, complex)):
             raise ValueError(
-                f"{func} turns a tensor that depends on the input into a Python number, and the depth cannot follow "
+                f"{func} turns a tensor that depends on the input into a Python number. The counter cannot follow "
                 f"Python numbers: compute with tensors alone, without .item(), float() or bool()"
             )
         weight, products = self._count(func._schema.name.split("::")[1].rstrip("_"), args, operands)

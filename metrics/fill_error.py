@@ -5,8 +5,8 @@ channels. The errors compare an image x with the filled image x_hat; W is the ke
 
 pixel error       mean over the normalised channels of E (x_hat - x)^2; a channel filled with zero has error 1
 stem error        E |W x_hat - W x|^2 / E |W x - E W x|^2, for the responses before BatchNorm
-BatchNorm shift   KL divergence in nats, mean over filters, between two normal distributions: from the responses to
-                  the filled images to the distribution with BatchNorm's running mean and variance
+BatchNorm shift   KL divergence in nats, mean over filters, from the responses to the filled images to BatchNorm's
+                  running statistics; both are treated as normal distributions
 """
 
 from __future__ import annotations

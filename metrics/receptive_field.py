@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from utils import generator
 
-# px; if a unit depends on almost all pixels of such a long image, its field is reported as the whole image
+# px; if a unit depends on almost all pixels of an image of this length, its field counts as the whole image
 LONGEST = 4096
 
 
@@ -150,7 +150,7 @@ def _feature_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 class _ConstantMeans(TorchFunctionMode):
-    """A torch mode in which global average pooling passes on no gradient and no NaN."""
+    """Stop gradients and NaN at global average pooling, as a torch mode."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))

@@ -20,8 +20,8 @@ LEVEL = 0.95  # of all intervals; captions say 95 %
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % Wilson score interval of a proportion, in percent (Wilson 1927, eq. 2).
 
-    The Wilson interval always stays inside 0-100. When `correct` is 0 or `total`, it does not shrink to zero width, as
-    the normal interval does. There is no continuity correction.
+    The Wilson interval always stays inside 0-100. When `correct` is 0 or `total`, the normal interval shrinks to zero
+    width, but the Wilson interval does not. There is no continuity correction.
 
     Raises:
         ValueError: `total` is below 1, or `correct` is outside 0..total.
@@ -36,7 +36,7 @@ class SeedVariance(NamedTuple):
     """Hold how much top-1 varies over training seeds on the same images, in squared percentage points.
 
     The variance `between` seeds includes a part `within`: a new seed changes the answers to single images at random.
-    The variance over images already includes `within`. So only the rest, `excess`, is added to it.
+    The variance over images already includes `within`. So only the rest, `excess`, is added.
 
     Attributes:
         between: variance over the seeds; for each seed, the value is the mean over the images.
@@ -145,9 +145,9 @@ def _of_mean(values: np.ndarray) -> float:
 
 
 def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[float, float, float]:
-    """Return (lower end, upper end, p value) for an estimate.
+    """Return (lower end, upper end, p value): the ends of the 95 % interval of an estimate, and its p value.
 
-    The ends are those of the 95 % interval. The two-sided p value tests whether the true value is `null`. `variance` is
+    The two-sided p value tests whether the true value is `null`. `variance` is
     the variance over images; `seeds` is as in `paired_difference`.
     """
     parts = [(share, of_seeds) for share, of_seeds in seeds if of_seeds.excess]

@@ -60,7 +60,7 @@ def initialise(
     for key, value in model.state_dict().items():
         if key.endswith("_extra_state") or (".fill." in key and key not in parameters):
             continue  # the model keeps the channel names and statistics of the new data
-        pairs = {}  # axis of channels or classes -> pairs of positions
+        pairs = {}  # from each axis of channels or classes to pairs of positions
         for what, shapes in larger.items():
             for axis in _changed_axes(value.shape, shapes.get(key, value.shape)):
                 if value.shape[axis] == counts[what]:
@@ -93,7 +93,7 @@ def _merge(value: Tensor, old: Tensor, pairs: dict[int, list[tuple[int, int]]]) 
     """Return `value` with the values of `old` for all channels and classes that both have.
 
     Args:
-        pairs: axis -> pairs of positions along this axis, in `old` and in `value`.
+        pairs: a dict from an axis to pairs of positions along this axis, in `old` and in `value`.
     """
     for axis, positions in pairs.items():
         origins, targets = (torch.tensor(column) for column in zip(*positions))

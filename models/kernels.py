@@ -247,7 +247,7 @@ class Dynamic(Kernel):
 
 
 class Omni(Dynamic):
-    """A `Dynamic` kernel with three more attentions: over positions in the filter, input and output channels.
+    """A `Dynamic` kernel that has three more attentions: over positions in the filter, input and output channels.
 
     These three attentions are sigmoids. The trunk has BatchNorm, as in the authors' code. So training needs batches of
     at least two images.

@@ -1,4 +1,4 @@
-"""Probes: special tests of a trained network of Task 1, besides its plain evaluation.
+"""Define the probes: special tests of a trained network of Task 1, besides its plain evaluation.
 
 recalibrated-bn   BatchNorm gets separate statistics for each channel set, from the training images without
                   augmentation. US-Nets calibrate each width in this way (arXiv 1903.05134)

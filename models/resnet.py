@@ -1,4 +1,4 @@
-"""The ResNets of torchvision (He et al., arXiv 1512.03385), in any width and with a stem for small images."""
+"""Build the ResNets of torchvision (He et al., arXiv 1512.03385) in any width, also with a stem for small images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.resnet import BasicBlock, ResNet
 
-# name of the first convolution, for ResNets and shallow networks -> (side of its kernel in pixels, stride)
+# first convolutions of ResNets and shallow networks, by name: (side of the kernel in pixels, stride)
 STEMS = {"7x7s2": (7, 2), "3x3s1": (3, 1), "7x7s1": (7, 1), "11x11s4": (11, 4)}
 LAYERS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3]}
 

@@ -1,4 +1,4 @@
-"""Shallow networks: a stem, parallel streams of two to four hidden layers, and a linear layer.
+"""Build shallow networks: a stem, parallel streams of two to four hidden layers, and a linear layer.
 
 A hidden layer with gates computes
 
@@ -94,14 +94,14 @@ class ShallowOptions:
     )
 
 
-# option -> usual value
+# the usual value of each option
 SHALLOW_OPTIONS: dict[str, Any] = {field.name: field.metadata["usual"] for field in fields(ShallowOptions)}
 
 
 class ShallowLayer(nn.Module):
-    """A hidden layer: convolution, gates, 2 x 2 max-pooling, ReLU.
+    """A hidden layer that applies a convolution, gates, 2 x 2 max-pooling and a ReLU.
 
-    The pooling commutes with the ReLU and the channel gate. It comes first, so that the ReLU and the channel gate
+    The pooling could also follow the ReLU and the channel gate, with the same result. It comes first, so that they
     process only a quarter of the pixels.
 
     Args:
@@ -173,7 +173,7 @@ def pooled(x: Tensor, covariance_channels: int) -> Tensor:
 
 
 class ShallowNet(nn.Module):
-    """A network of a stem, parallel streams of hidden layers, pooling and a linear layer.
+    """A network that has a stem, parallel streams of hidden layers, pooling and a linear layer.
 
     Its strict depth is len(widths) + 2.
 
@@ -206,7 +206,7 @@ class ShallowNet(nn.Module):
         ):
             raise ValueError(
                 "num_classes, in_channels and widths must be at least 1, width above 0, "
-                "covariance_channels at least 0, dropout at least 0 and below 1, and there must "
+                "covariance_channels at least 0, dropout at least 0 and below 1; and there must "
                 "be a kernel"
             )
         if chosen.gate_kind not in GATE_KINDS or (chosen.gate_kind != "both" and not chosen.gates):
@@ -268,7 +268,7 @@ class ShallowNet(nn.Module):
 
 # ---------------------------------------------------------------- networks by name, each tests one idea
 
-# name of a network, see `shallow_name` -> options that differ from the usual values
+# for each name of a network, see `shallow_name`: the options that differ from the usual values
 SHALLOW: dict[str, dict] = {
     "plain6-k5": {},  # only four dense 5x5 convolutions; all other networks are compared with plain6-k5
     "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # three narrower streams
@@ -305,9 +305,8 @@ def fit_stem(arch: str, image_size: int) -> tuple[str, bool]:
     """Choose the first convolution of a named network for images of this side; return (stem, whether pooling follows).
 
     Above 64 px, the first convolution halves the maps more often: log2(image_size / 64) more times, rounded. So the
-    maps behind the stem keep their size, and the
-    receptive field covers the same share of the image. Images under 64 px use the stem for 64 px: at 48 px, the last
-    layer still has a map of 3 x 3.
+    maps behind the stem keep their size, and the receptive field covers the same share of the image. Images under 64 px
+    use the stem for 64 px: at 48 px, the last layer still has a map of 3 x 3.
     """
     start = int(SHALLOW[arch].get("stem_pool", False))
     more = max(0, round(math.log2(image_size / DESIGNED_FOR)))

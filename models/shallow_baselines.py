@@ -1,4 +1,4 @@
-"""Other shallow designs to compare with: dense residual blocks, self-attention and graph layers.
+"""Build other shallow designs to compare with: dense residual blocks, self-attention and graph layers.
 
 Each design has a small stem and one special block. The docstring of a block names its paper. metrics/depth.py counts
 the strict depths, and the tests check these depths.
@@ -29,7 +29,7 @@ class ConvPool(nn.Sequential):
 
 
 class DenseBlock(nn.Module):
-    """The residual dense block of ESRGAN (arXiv 1809.00219), with BatchNorm.
+    """The residual dense block of ESRGAN (arXiv 1809.00219), to which BatchNorm is added.
 
     Each convolution reads the outputs of all convolutions before it.
     """
@@ -49,14 +49,14 @@ class DenseBlock(nn.Module):
 
 
 class ResidualInResidual(nn.Sequential):
-    """The RRDB of ESRGAN: a chain of dense blocks with a residual connection around the chain."""
+    """A chain of dense blocks that has a residual connection around it: the RRDB of ESRGAN."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.2 * super().forward(x)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over all positions (arXiv 1706.03762).
+    """A layer that applies multi-head self-attention over all positions (arXiv 1706.03762).
 
     The layer normalises its input, computes the attention, and adds the result to the input.
 
@@ -80,9 +80,10 @@ class SelfAttention(nn.Module):
 
 
 class GraphLayer(nn.Module):
-    """The max-relative graph convolution of ViG (arXiv 2206.00272): x_i + relu(W [x_i, max_j (x_j - x_i)]).
+    """A layer that applies the max-relative graph convolution of ViG (arXiv 2206.00272).
 
-    The neighbours j of a position i are the nine positions with the most similar features.
+    Its output is x_i + relu(W [x_i, max_j (x_j - x_i)]). The neighbours j of a position i are the nine positions with
+    the most similar features.
     """
 
     def __init__(self, channels: int):
@@ -100,9 +101,9 @@ class GraphLayer(nn.Module):
 
 
 class BlockNet(nn.Sequential):
-    """A chain of layers, global average pooling and a linear layer.
+    """A network that applies a chain of layers, global average pooling and a linear layer.
 
-    The network maps images x (B, C, H, W) to logits (B, num_classes). `channels` is the number of channels behind the
+    It maps images x (B, C, H, W) to logits (B, num_classes). `channels` is the number of channels behind the
     layers.
     """
 

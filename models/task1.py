@@ -20,7 +20,7 @@ from utils import UserError
 
 CHECKPOINT = "task1-model"  # value of "kind" in a checkpoint of this task, see storage/checkpoint.py
 
-# name -> class that generates the stem's kernel; None: the kernel is a plain parameter
+# the class that generates the stem's kernel, by name; None: the kernel is a plain parameter
 KERNELS = {
     "free": None,
     "tied": Tied,
@@ -136,7 +136,7 @@ def load_channel_net(path: str | Path, fill: str | None = None) -> tuple[ScaledR
                 f"--fill {fill}: the kernels of {path} were trained for rule "
                 f"{checkpoint['config']['fill']!r} and do not fit rule {fill!r}; use another rule"
             )
-        stem.fill = rule.eval()  # which remembers its sets
+        stem.fill = rule.eval()  # in eval mode, the rule remembers the matrices of its sets
     return model, checkpoint
 
 

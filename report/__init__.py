@@ -3,8 +3,8 @@
 import os
 from contextlib import suppress
 
-# A notebook hands its MPLBACKEND to the programs that it starts. matplotlib cannot be imported where this Python does
-# not have that backend.
+# A notebook passes its MPLBACKEND on to the programs that it starts. If this Python does not have that backend,
+# matplotlib cannot be imported.
 backend = os.environ.pop("MPLBACKEND", None)
 import matplotlib  # noqa: E402
 

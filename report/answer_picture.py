@@ -1,4 +1,4 @@
-"""Draw an image as a network gets it from each set of channels, with the answer and its Grad-CAM map.
+"""Draw an image for each set of channels as the network gets it, with the answer and its Grad-CAM map.
 
 The map shows which parts of the image support the answer.
 """
@@ -76,7 +76,10 @@ def _stretched(part: np.ndarray, ids: Sequence[int], predictor) -> np.ndarray:
 
 
 def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
-    """Fill the image by the network's fill rule; return a picture as `_picture` does, or None without a matrix P(S)."""
+    """Fill the image by the network's fill rule; return the filled image as a picture (s, s, 3).
+
+    Return None if no single matrix fills all channels of every image.
+    """
     rule = find_stem(predictor.model).fill if predictor.any_set else None
     if rule is None or rule.per_image or rule.rows != len(predictor.channels):
         return None
@@ -93,7 +96,7 @@ def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:
 def answers(figure: Figure, data: list[dict]) -> None:
     """Draw a column for each set of channels.
 
-    A column is a dict with these keys:
+    `data` holds a dict for each column, with these keys:
 
         set       name of the channel set
         present   picture (s, s, 3) of the present channels

@@ -49,7 +49,7 @@ def groups_of(setting: Setting) -> dict[str, tuple[str, ...]]:
 
 
 class Network(NamedTuple):
-    """Describe a network that has a line in the tables; `model` maps every channel set to the network's entry."""
+    """Describe a network that has a row in the tables; `model` maps every channel set to `entry`."""
 
     setting: Setting
     entry: int
@@ -81,7 +81,7 @@ class Network(NamedTuple):
 
 
 def networks_of(setting: Setting, runs: Iterable) -> list[Network]:
-    """List the networks of those runs that have results in the setting."""
+    """List the networks of the runs that have results in the setting."""
     entries = [setting.find(run) for run in runs]
     return [Network(setting, entry, setting.alone(entry)) for entry in entries if entry is not None]
 
@@ -178,7 +178,7 @@ def unseen_table(setting: Setting) -> str:
 def extra_table(settings: list[Setting]) -> str:
     """Write a table for data with RGB and a fourth channel: top-1 on channel sets with and without the fourth channel.
 
-    The first lines show networks for RGB alone.
+    The first rows show networks for RGB alone.
     """
     extra = sorted((setting for setting in settings if setting.dataset in EXTRA), key=lambda one: one.dataset)
     rgb = [setting for setting in settings if (setting.preset, setting.dataset) == (PRESET, RGB_DATA)]

@@ -1,7 +1,7 @@
 """Compare the total costs of the models of Task 1 with their accuracy, in a figure and in a table of advice.
 
-A model is one network for all channel sets, or several specialists, each for one channel set. The costs are summed over
-its networks.
+A model is one network for all channel sets, or several specialists, each for one channel set. The costs of a model are
+summed over its networks.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python -m report.build            write README.md, report/README.md, report/appendix.md, tables, figures
     python -m report.build --check    write nothing; exit 1 and name each file that is not up to date
 
-Both exit with 1, and name the sentence, if the results no longer support what a text claims (report/claims.py).
+Both commands check the claims of the texts (report/claims.py). If the results do not support a claim, the commands name
+it and exit with 1.
 
 In a text, `{{ table NAME }}` is replaced by a block, which is a generated piece of Markdown. `{{ top1 ... }}` and
 similar expressions are replaced by numbers, see report/numbers.py. Results of the data set "demo" are for tests and are
@@ -74,7 +75,7 @@ class Collected(NamedTuple):
 def collect(root: Path) -> Collected:
     """Collect everything that is made from the results below `root`.
 
-    A block TASK-figure-KIND holds links relative to report/, so only documents in report/ can use such a block.
+    A block TASK-figure-KIND holds links relative to report/, so only documents in report/ can use this block.
 
     Raises:
         UserError: a file in results/ is malformed.
@@ -223,7 +224,7 @@ def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: 
 
     Args:
         text: text with fields.
-        blocks: name of a block -> its Markdown.
+        blocks: a dict from the name of a block to its Markdown.
         number: a function that returns the number for the words of a field.
         name: file of the text, for error messages.
 

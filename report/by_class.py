@@ -1,4 +1,4 @@
-"""Measure which classes need colour: the accuracy of each class with three channels and with a single channel.
+"""Measure which classes need colour, from their accuracy with three channels and with a single channel.
 
 Classes are chosen on every second test image of each class. The numbers come from the other images. So a class that
 was chosen by chance gets no better numbers.
@@ -12,9 +12,9 @@ from report.results import Model, Setting
 
 
 def colour_rates(setting: Setting, model: Model) -> np.ndarray:
-    """Return the accuracies of all classes in percent: (half, RGB or single channel, class), means over seeds.
+    """Return the accuracies of all classes in percent, averaged over seeds: (half, RGB or single channel, class).
 
-    The first half has the images at even positions in their class; it serves to choose classes.
+    The first half has the images at even positions in their class. Classes are chosen on the first half.
     """
     labels = setting.predictions(model["RGB"], "RGB")[0].labels
     right = np.array([setting.correct(model, columns).mean(0) for columns in (("RGB",), ("R", "G", "B"))])

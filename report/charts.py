@@ -30,7 +30,7 @@ KINDS = {
 def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str, Chart]:
     """Return a dict from file names to charts, for all figures that the setting has data for.
 
-    For Task 2, `ratios` are the lines of `compare.ratios`.
+    For Task 2, `ratios` is the result of `compare.ratios`.
     """
     charts = _task1(setting) if setting.task == "task1" else _task2(setting, ratios or [])
     where = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}"
@@ -49,8 +49,8 @@ def curves(records: Mapping[str, dict], labels: Mapping[str, str]) -> list[Panel
     """Make panels of values by epoch, such as the loss; return [] if no record has a log of the first value.
 
     Args:
-        records: name in the legend -> record.
-        labels: key of a value in the logs -> name of this value for readers. Each value has a panel.
+        records: a dict from a name in the legend to a record.
+        labels: a dict from the key of a value in the logs to its name for readers. Each value has a panel.
     """
     panels = []
     for key, label in labels.items():
@@ -125,7 +125,7 @@ def scores_of(setting: Setting, model: Model, name: str) -> SetScores:
 
 
 def _channels(setting: Setting, lines: list[Line]) -> list[SetScores]:
-    """Return the scores of the models that a figure with room for a few models shows."""
+    """Return the scores of the few models that the figure shows."""
     by_entry = {
         entry: line for line in lines if line.section != "specialist" for entry in line.entries.values()
     }
@@ -199,7 +199,8 @@ def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, ob
     confused, title = None, ""
     if ours is not None:
         classes, rates = confusion_rates(setting, ours)
-        confused = Confusion(classes, rates.tolist())  # an array's repr, and so a digest, leaves values out
+        # an array's repr leaves values out, and the digest uses the repr
+        confused = Confusion(classes, rates.tolist())
         title = f"confusions of {legend.get(ours) or setting.describe(ours)}, test split"
     return {
         "depth": (

@@ -1,4 +1,4 @@
-"""Compare what the texts of report/text say about an interval with the interval itself.
+"""Check that the texts in report/text describe each interval correctly.
 
 The sentences are written by hand, so they must be read again when the results change. A field says what its sentence
 claims:
@@ -20,7 +20,7 @@ FIELD = re.compile(r"\{\{\s*(\w+)\s([^|}]*)(?:\|([^}]*))?\}\}")
 
 
 def verdict(low: float, high: float, bound: float) -> str:
-    """Return "above", "below" or "unclear": where the interval from `low` to `high` lies, seen from `bound`."""
+    """Return "above" or "below" if the interval (`low`, `high`) is above or below `bound`; else "unclear"."""
     return "above" if low > bound else "below" if high < bound else "unclear"
 
 
@@ -33,7 +33,7 @@ def broken_claims(text: str, numbers: Numbers, name: str) -> list[str]:
         name: file of the text, for the messages.
 
     Raises:
-        UserError: a claim has other words than the claims at the top of this file, or its function has no interval.
+        UserError: a claim is not among the claims at the top of this file, or its function has no interval.
     """
     messages = []
     for field in FIELD.finditer(text):

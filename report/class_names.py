@@ -11,7 +11,7 @@ NAMES = {wnid: name for facts in read_recipes().values() for wnid, name in facts
 
 
 def class_names(images, labels) -> dict[int, str]:
-    """Return a dict from each label to its class name, as `data.lists.class_names` names it.
+    """Return a dict from each label to the English name of its class; an unknown class keeps its name.
 
     Args:
         images: N paths of images, such as .../CLASS/NAME.JPEG.

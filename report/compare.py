@@ -1,8 +1,8 @@
-"""Compare models for the tables: our models with specialists, baselines and ResNet-34, and ablations.
+"""Compare models for the tables: our models with specialists, baselines and ResNet-34, ablations with references.
 
 A specialist is a network that was trained for one channel set. A setting is a group of results with the same preset,
-data set and image size. An entry is the number of an evaluated network in a setting. A line is a dict, a row of a
-table. See also report/results.py.
+data set and image size. An entry is the number of an evaluated network in a setting. A line is a dict that holds
+a row of a table. See also report/results.py.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def csv_of(lines: dict[Setting, list[dict]], columns: tuple[str, ...], decimals:
     """Write the lines of all settings as CSV text.
 
     Args:
-        lines: setting -> its lines, without the columns that are the same for a setting.
+        lines: a dict from a setting to its lines, without the columns that are the same for a setting.
         columns: columns of the CSV text.
-        decimals: name of a column -> number of decimals.
+        decimals: a dict from the name of a column to the number of decimals.
     """
     rows = [
         {**dict(zip(SETTING, setting.key)), "split": "test", **line}
@@ -161,7 +161,7 @@ def lines_of(setting: Setting) -> list[Line]:
         twice = members[members.duplicated(["subset", "seed"], keep=False)]
         if len(twice):
             raise UserError(
-                f"specialists {' and '.join(twice['run'][:2])} both claim subset "
+                f"specialists {' and '.join(twice['run'][:2])} both have subset "
                 f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep one specialist for each "
                 f"subset, with one architecture in a setting"
             )
@@ -201,8 +201,8 @@ def best(setting: Setting, entries: list[int]) -> int | None:
     """Find the entry with the highest mean top-1 on validation; return None if no entry has validation results.
 
     The mean is over the seeds that all entries have. If they have no seed in common, it is over all seeds. The worst
-    entry drops out, then the rest is compared in the same way. So an entry with few seeds does not take seeds from the
-    comparison of better entries. Test images are not used.
+    entry is removed, then the rest is compared in the same way. So better entries are compared with all of their common
+    seeds, even if a worse entry has few seeds. Test images are not used.
     """
     val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
     by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
@@ -219,15 +219,15 @@ def in_section(setting: Setting, section: str) -> list[int]:
 
 
 def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST) -> int | None:
-    """Find the ResNet-34 to compare an entry with; return its entry, or None if there is no such ResNet-34.
+    """Find the ResNet-34 to compare a network with; return its entry, or None if there is no ResNet-34 to compare with.
 
-    The tables divide the accuracy of the entry by the accuracy of this ResNet-34. Of all ResNet-34s to choose from, it
-    has the highest mean top-1 on validation.
+    The tables divide the accuracy of the network by the accuracy of this ResNet-34. Of all ResNet-34s that are not left
+    out, it has the highest mean top-1 on validation.
 
     Args:
-        entry: a ResNet-34 that trained for more epochs than this entry is left out. None: no ResNet-34 is left out.
-        comparison: SAME_STEM leaves out each ResNet-34 whose first convolution differs from the entry's; STRONGEST does
-            not.
+        entry: entry of the network. A ResNet-34 that trained for more epochs is left out. None: no ResNet-34 is left
+            out.
+        comparison: SAME_STEM also leaves out each ResNet-34 with a different first convolution; STRONGEST does not.
     """
 
     def fits(other: int) -> bool:
@@ -250,9 +250,9 @@ def headline(setting: Setting) -> tuple[int | None, int | None]:
 def ratios(setting: Setting) -> list[dict]:
     """Divide the top-1 of every model by the top-1 of its denominator; return lines with the columns `RATIOS`.
 
-    Each comparison (STRONGEST, SAME_STEM) has a line for a model. Holm's correction is over the lines of a comparison.
-    A model without a denominator has no line, and a denominator is not divided by itself. Ablations are left out,
-    because most are shorter trainings, which are compared with other references.
+    A model has a line for each comparison (STRONGEST, SAME_STEM). Holm's correction is over the lines of a comparison.
+    A model without a denominator has no line, and a denominator is not divided by itself. Ablations are left out.
+    Most of them are shorter trainings, which are compared with other references.
     """
     table = []
     for comparison in (STRONGEST, SAME_STEM):
@@ -290,18 +290,18 @@ class Mistakes(NamedTuple):
     ours: str
     denominator: str
     seeds: int
-    shares: dict[str, float]  # kind of image, see `agreement` -> percent of the images
+    shares: dict[str, float]  # kind of image (see `agreement`) -> percent of the images
     # the most frequent confusions of our network: tuples (true class, answer, percent of the class's images that our
     # network confuses, percent that the denominator confuses)
     confusions: list[tuple[str, str, float, float]]
 
 
 def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Sort images by which of two models is right.
+    """Sort images into kinds, which say which of two models is right.
 
     Args:
         labels: (N,).
-        answers: a dict with two models: name of the model -> predictions (..., N).
+        answers: a dict from the names of the two models to their predictions (..., N).
 
     Returns: a dict from a kind of image to an array (..., N) of bool: whether each image is of this kind.
     """
@@ -320,7 +320,7 @@ def confusion_rates(setting: Setting, entry: int, seeds: int | None = None) -> t
     """Return the names of the classes and the confusion matrix (K, K), in percent of the true class.
 
     Args:
-        seeds: use only this number of seeds, from the first; None: use all seeds.
+        seeds: number of seeds to use, the lowest seeds first; None: use all seeds.
     """
     predictions = setting.predictions(entry)[:seeds]
     classes = list(class_names(predictions[0].images, predictions[0].labels).values())
@@ -365,7 +365,7 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
     1, a variant that equals an earlier variant of its group is left out, too.
 
     Args:
-        groups: the dict `ABLATIONS` of a grid: name of a group -> variants.
+        groups: the dict `ABLATIONS` of a grid, from the name of a group to its variants.
         usual: reference of a variant that names no reference.
     """
     lines = []
@@ -377,7 +377,8 @@ def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[
             if not model:
                 continue
             pair = _identity(setting, model), reference and _identity(setting, reference)
-            # skip an earlier pair (model, reference); if a model is compared with itself, skip an earlier model
+            # a variant is repeated if its pair (model, reference) came before. A variant that is its own reference is
+            # also repeated if its model came before
             repeated = seen & {pair, pair[:1] if pair[0] == pair[1] else None}
             seen |= {pair, pair[:1]}
             if repeated and setting.task == "task1":

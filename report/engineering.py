@@ -40,7 +40,7 @@ def robustness_table(file: Path) -> str:
 
 
 def speed_tables(file: Path) -> dict[str, str]:
-    """Make the tables of the speed of the pipeline and of the stem; return a dict as `make_tables` does."""
+    """Make the tables of the speed of the pipeline and of the stem; return a dict from block to Markdown."""
     notes = {
         "speed": "In speed (images/s) a ratio above 1 is better, in time (ms) one below.",
         "speed-stem": "Time against a plain ResNet-18 of as many channels; below 1 is faster.",

@@ -39,8 +39,8 @@ def write_page(
 ) -> None:
     """Write `evaluation.md`, `evaluation.png` and `evaluation-confusion.png` beside a checkpoint; print their paths.
 
-    `page_name` says when the files get other names. If the folder cannot be written, print one line on stderr and go
-    on.
+    `page_name` says when the files get other names. If the folder cannot be written, print one line on stderr and
+    return.
 
     Args:
         checkpoint: path of the evaluated checkpoint.
@@ -62,7 +62,7 @@ def write_page(
         drawn._replace(title=title).write(chart)
         confusion_chart(record, answers).write(matrix)
     except UserError as error:
-        print(f"no table and chart of this evaluation: {error}", file=sys.stderr)
+        print(f"this evaluation has no table and no chart: {error}", file=sys.stderr)
         return
     print(f"confusion matrix: {matrix}\ntable: {text}\nchart: {chart}")
 
@@ -70,9 +70,9 @@ def write_page(
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     """Return the name of the files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
 
-    So each evaluation of a training has a different name. The name contains the options of the evaluation. It also
-    contains the checkpoint if this is not model.pt, the model if this is not `trained`, and the split if there is only
-    one split.
+    So each evaluation of a training has a different name. The name contains the options of the evaluation. If
+    the checkpoint is not model.pt, the name contains the checkpoint. If the model is not `trained`, the name contains
+    the model. If there is only one split, the name contains the split.
     """
     splits, parts = _rows_of(record), ["evaluation"]
     if checkpoint != "model":
@@ -256,7 +256,7 @@ def _bars_of(label: str, rows: dict[str, dict]) -> Bars:
 
     Args:
         label: label of the x axis.
-        rows: name of a bar -> row of the evaluation.
+        rows: a dict from the name of a bar to a row of the evaluation.
     """
     columns = ("top1_pct", "ci95_low", "ci95_high")
     return Bars(label, [(name, *(row[column] for column in columns)) for name, row in rows.items()])

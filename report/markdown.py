@@ -56,7 +56,7 @@ def difference(test: Mapping | None) -> str:
 
 
 def interval(test: Mapping | None, name: str, unit: float = 1) -> str:
-    """Write the value `name` of a test and its interval, both times `unit`, such as "1.2 (0.3 to 2.1)"."""
+    """Write the value `name` of a test and its interval, multiplied by `unit`, such as "1.2 (0.3 to 2.1)"."""
     if test is None:
         return "–"
     value, low, high = (unit * test[key] for key in (name, "ci95_low", "ci95_high"))

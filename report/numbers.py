@@ -23,7 +23,7 @@ A number comes from the files of predictions in this way: `build.fill` -> `Numbe
 -> `Setting.right` -> `engine.records.read_predictions`.
 
 The first word after a function is usually a preset. The next words are names of models, as in `NAMED` in grids/. A
-group of channel sets is the name of a set, or mean, pairs or singles; for the thirteen bands it is all, rgb, one,
+group of channel sets is the name of a set, or mean, pairs or singles. For the thirteen bands, a group is all, rgb, one,
 but-one or random. A dash means that there are no results. Only results of `DATA` and of the thirteen bands are used. So
 other results in results/ never change these texts.
 """
@@ -112,7 +112,7 @@ class Numbers:
         return None, None
 
     def by_preset(self) -> Numbers:
-        """Return numbers whose intervals take the seed variance of a preset from this preset alone."""
+        """Return a copy of this object that estimates the seed variance of a preset from this preset alone."""
         settings = [copy.copy(setting) for setting in self.settings]
         for setting in settings:
             setting.others = []
@@ -211,9 +211,9 @@ class Numbers:
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def agreeing(self, preset: str, name: str | Runs) -> str:
-        """Return for how many pairs of channel sets an image gets the same answer, in percent.
+        """Return the share of pairs of channel sets with which an image gets the same answer, in percent.
 
-        It is the mean over all pairs of different sets, all test images and all seeds.
+        The share is a mean over all pairs of different sets, all test images and all seeds.
         """
         setting, model = self.find(preset, name)
         if not model:
@@ -222,9 +222,10 @@ class Numbers:
         return f"{100 * np.mean(pairs):.0f}"
 
     def coloured(self, preset: str, name: str | Runs, count: str) -> str:
-        """Return how much of the loss from RGB to a single channel falls on the `count` classes that lose most.
+        """Return the share of the loss without colour that the `count` classes with the largest loss have, in percent.
 
-        The classes are chosen on other images, see report/by_class.py. The share is in percent.
+        The loss is the top-1 with RGB minus the top-1 with a single channel. The classes are chosen on other images,
+        see report/by_class.py.
         """
         setting, model = self.find(preset, name)
         if not model:
@@ -274,7 +275,7 @@ class Numbers:
             if "NVIDIA" in machine["hardware"]:
                 seconds["gpu"] += record["train_s"]
             else:
-                threads = machine.get("threads") or 1  # old records do not name it
+                threads = machine.get("threads") or 1  # old records do not hold the threads
                 seconds["cpu"] += record["train_s"] * threads
         return f"{seconds[kind] / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
 

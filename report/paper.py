@@ -132,7 +132,7 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
 
 
 def chosen(rows: list[Row], head: str) -> str:
-    """Write a table of `rows`, without the columns that no row fills; return "" if there are no rows.
+    """Write a table of `rows`, without the columns that are empty in all rows; return "" if there are no rows.
 
     `head` holds the headings of the columns, separated by " | ". A row may also be empty, and may have other columns.
     """
@@ -142,7 +142,7 @@ def chosen(rows: list[Row], head: str) -> str:
 
 
 def _row(numbers: Numbers, preset: str, label: str, runs: Runs) -> Row:
-    """Make the cells of a model that both tasks show; return a dict from column to cell, or {} without results."""
+    """Make the cells that a model has in both tasks; return a dict from column to cell, or {} without results."""
     setting, model = numbers.find(preset, runs)
     if not model:
         return {}
@@ -203,7 +203,7 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> Row:
 
 
 def milliseconds(value: float | None) -> str:
-    """Write a time with two decimals, or with none from 100 ms on: timings vary by a few percent."""
+    """Write a time with two decimals, or without decimals from 100 ms on, because timings vary by a few percent."""
     return number(value, 2 if value is None or value < 100 else 0)
 
 
@@ -252,7 +252,7 @@ def primary_table(numbers: Numbers) -> str:
 
 
 def predictions_table(numbers: Numbers) -> str:
-    """Write a table of the predictions in grids/ and what the trainings then gave, with the mean absolute error."""
+    """Write a table of the predictions in grids/ and the measured values, with the mean absolute error."""
     rows, errors = [], []
     for label, run, value in (*task1.PREDICTED, *task2.PREDICTED):
         if measured := numbers.by_seed(NARROW, run):
@@ -310,7 +310,7 @@ def bands_table(numbers: Numbers) -> str:
 
 
 def fill_table(numbers: Numbers) -> str:
-    """Write a table of the errors and the accuracy of the fill rules, averaged over the six sets that miss a channel.
+    """Write a table of the errors and the accuracy of the fill rules, averaged over the six sets that lack a channel.
 
     A network was trained either on all channels (column "fixed") or with the fill rule (column "trained").
     """
@@ -363,7 +363,8 @@ def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
 def colour_table(numbers: Numbers) -> str:
     """Write a table of the classes that need colour most, and of the class that needs it least.
 
-    A cell holds top-1 with RGB / with a single channel. Our network chooses the classes, see report/by_class.py.
+    A cell holds top-1 with RGB and with a single channel. The classes are chosen by the answers of our network, see
+    report/by_class.py.
     """
     models = {
         "ours": "ours",
@@ -467,8 +468,8 @@ def _cost(numbers: Numbers) -> list[Cost]:
 def _curves(numbers: Numbers) -> list[Panel]:
     """Make panels of losses and validation accuracy; return [] unless both tasks have curves.
 
-    Each network shows one seed: the first seed whose log has the validation loss. Older logs have no validation loss.
-    If all logs of a network are older, its first seed is shown.
+    One seed of each network is shown: the first seed whose log has the validation loss. Older logs have no
+    validation loss. If all logs of a network are older, its first seed is shown.
     """
 
     def logs(preset: str, rows) -> dict[str, dict]:
@@ -510,7 +511,7 @@ def seeds_of(preset: str, seeds: dict[str, int]) -> str:
     """Name the preset and the lowest seed of the networks in a panel, and the networks with other seeds.
 
     Args:
-        seeds: name of a network -> its seed.
+        seeds: a dict from the name of a network to its seed.
     """
     usual, *others = sorted({*seeds.values()})
     named = [f"seed {other}: {', '.join(name for name in seeds if seeds[name] == other)}" for other in others]

@@ -1,10 +1,10 @@
 """Read published results, and compute how certain a difference between two models is.
 
-A record is the result of one evaluation with one seed. An entry is an evaluated network with all of its seeds; it is
-written as a number. A file of predictions has columns: in Task 1 a column for each channel set, in Task 2 a single
-column. A model is a dict from each column to the entry that answers it. So one network for all channel sets is a model
-with a single entry. Seven specialists, networks that were trained for one channel set each, are a model of seven
-entries.
+A record is the result of one evaluation with one seed. An entry is an evaluated network with all of its seeds. Each
+entry has a number. A file of predictions has columns: in Task 1 a column for each channel set, in Task 2 a single
+column. A model is a dict from each column to the entry whose predictions it takes. So one network for all channel sets
+is a model with a single entry. A specialist is a network that was trained for one channel set. Seven specialists are a
+model of seven entries.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Setting:
         task: "task1" or "task2".
         key: (preset, dataset, image_size).
         rows: rows of the table of results that belong to this group.
-        records: name of a run -> record.
+        records: a dict from the name of a run to its record.
         folder: the folder results/.
 
     Attributes:
@@ -116,7 +116,7 @@ class Setting:
         rows: the rows, with a new column "entry" for the number of the entry.
         test: the rows of the test split.
         keys: the `Key` of each entry.
-        records: entry -> seed -> record.
+        records: a dict from an entry to a dict from a seed to its record.
         files: a dict from (entry, column of predictions) to a dict from seed to the file of the test predictions.
         others: other settings of the task with the same data. They help to estimate the seed variance when this setting
             has too few seeds.
@@ -427,7 +427,7 @@ class Setting:
     def _shares(self, model: Model, other: Model, columns: tuple) -> list[tuple[float, float, SeedVariance]]:
         """Return a tuple (share for `model`, share for `other`, variance) for each seed variance.
 
-        The share is the factor with which the seed variance enters the variance of a model's mean.
+        The share is the factor of the seed variance in the variance of a model's mean.
         """
         shares: dict[SeedVariance, list[float]] = {}
         for index, one in enumerate((model, other)):

@@ -32,7 +32,7 @@ def channel_table(setting: Setting) -> str:
     """Write a table of top-1 on the seven colour subsets, and of values computed from it.
 
     Mean and worst are computed for each seed, then averaged over seeds. They need results on all seven subsets. The
-    expert gap is the top-1 of the specialist minus the top-1 of the model, averaged over the subsets that have a
+    expert gap is the top-1 of the specialist minus the top-1 of the model. It is averaged over the subsets that have a
     specialist; the number of these subsets is in brackets. A model with another recipe has no gap. Retention is the
     mean of R, G and B relative to RGB.
     """
@@ -82,7 +82,7 @@ def channel_table(setting: Setting) -> str:
 
 
 def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
-    """Make the cells of a line in the columns `QUALITY`; return a dict from the column to (value to rank, text).
+    """Make the cells of a line in the columns `QUALITY`; return a dict from column to (value for the ranking, text).
 
     `experts` maps a subset to the mean top-1 of its specialist.
     """
@@ -159,7 +159,7 @@ def channel_cost_table(setting: Setting) -> str:
 def stats_table(setting: Setting, lines: list[dict]) -> str:
     """Write a table of the differences between our models and all other models, with interval and significance.
 
-    `lines` are the lines of `compare.compare_models`.
+    `lines` is the result of `compare.compare_models`.
     """
     pairs: dict[tuple, dict[str, dict]] = {}
     for line in lines:
@@ -218,7 +218,7 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
 
     Args:
         setting: the results to show.
-        ratios: lines of `compare.ratios`.
+        ratios: the result of `compare.ratios`.
     """
     shares = {(line["comparison"], line["run"]): line for line in ratios}
     against: dict[str, dict[str, str]] = {STRONGEST: {}, SAME_STEM: {}}  # run of a denominator -> its name
@@ -340,7 +340,7 @@ MEASURED = {
 def variant_table(setting: Setting, lines: list[dict]) -> str:
     """Write a table of variants by group, with the difference between a variant and its reference.
 
-    `lines` are the lines of `compare.ablations`.
+    `lines` is the result of `compare.ablations`.
     """
     rows = []
     for group, members in groupby(lines, key=lambda line: line["group"]):

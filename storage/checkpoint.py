@@ -1,4 +1,4 @@
-"""Save and load checkpoints; a file that is no checkpoint gives an error that says why."""
+"""Save and load checkpoints; a file that is not a checkpoint causes an error that gives the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from storage.files import atomic_path
 from utils import UserError, check_name, check_ranges, option_fields
 
-CONTENT = {  # kind of a checkpoint -> its required entries and their types
+CONTENT = {  # kind of a checkpoint -> its required keys and their types
     "training-state": {
         "config": dict[str, object],
         "digest": str,
@@ -44,7 +44,7 @@ TRAINED_WITH = {  # options that "config" of every checkpoint must hold
     "epochs": int,
     "width": float,
 }
-MAY_HOLD = {  # entries of a checkpoint, or of its "dataset", that only some versions wrote
+MAY_HOLD = {  # keys of a checkpoint, or of its "dataset", that only some versions wrote
     "digest": str,
     "metrics": list[dict[str, object]],
     "images_digest": str,
@@ -81,13 +81,17 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
     """
     path, kinds = Path(path), (kind,) if isinstance(kind, str) else kind
     if not path.is_file():
-        hint = " (it is a folder: name the .pt file in it)" if path.is_dir() else ""
+        hint = ""
+        if path.is_dir():
+            hint = " (it is a folder: name the .pt file in it)"
+        elif path.with_name("last.pt").is_file():
+            hint = f": the training in {path.parent} is not finished; continue it with --resume --out {path.parent}"
         raise UserError(f"no checkpoint at {path}{hint}")
     try:
         with zipfile.ZipFile(path) as archive:  # torch writes checksums, but does not compare them
-            # torch writes no packed parts, but would unpack those of any file
+            # torch writes only uncompressed parts, but would decompress the parts of any file
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("its parts are packed")
+                raise ValueError("its parts are compressed")
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"{damaged} was changed")
@@ -150,7 +154,7 @@ def check_options(config: Mapping, cls: type, path: str | Path) -> None:
         if not empty and (not fits(value, hints[name]) or (choices and value not in choices)):
             raise UserError(
                 f"{path} holds an option that this version does not know: --{name.replace('_', '-')} is "
-                f"{value!r:.60}. Use it with the version that trained it."
+                f"{value!r:.60}. Use the file with the version that wrote it."
             )
     try:
         check_ranges(cls(**options))

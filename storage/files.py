@@ -31,6 +31,16 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
 
 
+def check_replaceable(path: Path) -> None:
+    """Check that `path` is a file or that nothing is there.
+
+    Raises:
+        UserError: a folder, a device or a pipe is there, such as /dev/stdout, which a file must not replace.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot write {path}: it is a folder, a device or a pipe; name a file")
+
+
 def home_path(path: str | Path) -> Path:
     """Return the path with a leading "~" or "~USER" replaced by the home folder of an existing user."""
     return Path(os.path.expanduser(path))  # Path.expanduser raises RuntimeError for an unknown user
@@ -46,13 +56,12 @@ def atomic_path(path: str | Path):
     If `path` is a link, it stays a link, and the file that it leads to is replaced.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written, then the old file is unchanged; or `path` is a
-            folder, a device or a pipe, such as /dev/stdout, which a file must not replace.
+        UserError: the disk is full, the folder cannot be written, or `path` is a folder, a device or a pipe, such as
+            /dev/stdout. The old file is unchanged.
     """
     path = Path(path)
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
-    if path.exists() and not path.is_file():
-        raise UserError(f"cannot write {path}: it is a folder, a device or a pipe; name a file")
+    check_replaceable(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

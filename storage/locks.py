@@ -79,7 +79,7 @@ def acquire(path: Path, timeout: float = -1):
 
 @contextmanager
 def one_at_a_time(folder: Path):
-    """Lock `folder` inside a `with` block; other processes that want it wait.
+    """Lock `folder` inside a `with` block; other processes that want the lock wait.
 
     Raises:
         UserError: the folder cannot be written.

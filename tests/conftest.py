@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Provide fixtures that several test files share."""
 
 import functools
 import gc
@@ -73,7 +73,7 @@ def zipped():
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
-    """once(name, folder, make) lets make() fill the folder at the first call of a session, then copies it."""
+    """once(name, folder, make) lets make() fill the folder at the first call of a session; later it is copied."""
     stored = tmp_path_factory.mktemp("once")
 
     def put(name: str, folder: Path, make) -> None:
@@ -99,7 +99,7 @@ def rendered():
 
 @pytest.fixture(autouse=True)
 def unrendered(request, monkeypatch):
-    """Build every figure, but save one pixel with its metadata: to render it takes most of the time."""
+    """Build every figure, but save one pixel with its metadata, because rendering takes most of the time."""
 
     def save(figure, path, metadata, **options):
         texts = PngInfo()
@@ -138,7 +138,7 @@ def forked():
 
 @pytest.fixture
 def example(monkeypatch, tmp_path, capsys):
-    """example(name) runs a file of examples/ in an empty folder, as `python examples/name` does; returns its output.
+    """example(name) runs a file of examples/ in an empty folder, like `python examples/name`; returns its output.
 
     It runs in this process, because the import of PyTorch takes longer than most examples. The file finds channelset
     only if it adds the repository to the path itself.
@@ -166,7 +166,7 @@ def example(monkeypatch, tmp_path, capsys):
 
 @pytest.fixture
 def tiny() -> list[str]:
-    """Options of a training of three epochs of three steps on `tiny_dataset`."""
+    """Return the options of a training of three epochs of three steps on `tiny_dataset`."""
     network, training = (
         "--arch resnet10 --width 0.1 --image-size 8",
         "--batch-size 4 --epochs 3 --eval-every 2",
@@ -241,7 +241,7 @@ def interrupt_at():
 
 @pytest.fixture
 def read_rows():
-    """read_rows(path) reads a table of results: a dict a row, empty cells None."""
+    """read_rows(path) reads a table of results into a dict for each row; empty cells become None."""
 
     def read(path) -> list[dict]:
         table = pd.read_csv(path).astype(object)
@@ -259,9 +259,9 @@ LABELS = np.repeat(np.arange(4), 25)  # of 100 test images in four classes
 def publish(tmp_path):
     """publish(task, run, accuracy) writes records and predictions of a model below results/.
 
-    The model is right on the first `accuracy` + seed * `spread` of 100 images, shifted by 3 a seed, and wrong
-    on the others by one class. `val`: its top-1 on validation; `more`: of the record; other keywords: columns
-    of its rows.
+    The model is right on the first `accuracy` + seed * `spread` of 100 images, shifted by 3 for each seed. On all other
+    images it answers the next class. `val` is its top-1 on validation. `more` holds further keys of the record. Other
+    keywords are columns of its rows.
     """
 
     def write(
@@ -359,8 +359,8 @@ def rewrite():
 
 @pytest.fixture
 def cells():
-    """cells(table, model) -> column -> cell of the first line of a Markdown table that begins with the
-    model.
+    """cells(table, model) returns a dict from column to cell, for the first row of a Markdown table that begins with
+    the model.
     """
 
     def read(table: str, model: str) -> dict[str, str]:
@@ -377,7 +377,7 @@ def cells():
 @pytest.fixture
 def documents(tmp_path):
     """documents(blocks, shown) writes the texts of the documents: README.md with the block `shown`, the appendix
-    with all.
+    with all blocks.
     """
 
     def write(blocks, shown: str):

@@ -61,6 +61,13 @@ def test_a_batch_of_another_size_shows_the_same_crops(augment, size):
     assert (other - expected).abs().max() < 0.35
 
 
+def test_a_smaller_batch_is_antialiased():
+    drawn = {"indices": torch.arange(6), **make().draw(6, "light", generator(4))}
+    usual, small = (make().train_batch(drawn, "light", size)[0] for size in (None, 4))
+    expected = F.interpolate(usual, (4, 4), mode="bilinear", antialias=True)
+    torch.testing.assert_close(small, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("channels", [(0, 1, 2), (1,), (0, 2)])
 def test_evaluation_is_the_normalised_centre_crop_in_order(channels):
     images, labels = zip(*make(channels).eval_batches(4))
@@ -138,6 +145,33 @@ def test_resampling_is_antialiased_interpolation():
     images = torch.rand(1, 3, 12, 12)
     expected = torch.nn.functional.interpolate(images, (5, 5), mode="bilinear", antialias=True)
     torch.testing.assert_close(resample(images, matrix, matrix), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_strong_crop_has_the_place_area_and_aspect_that_were_drawn():
+    """Two ramps tell where the pixels of the crops come from."""
+    across = ((torch.arange(96) + 0.5) / 96).expand(96, 96)
+    images = (
+        torch.stack([across, across.T]).expand(50, 2, 96, 96).contiguous(memory_format=torch.channels_last)
+    )
+    drawn = torch.rand(4, 50, generator=generator(7))
+    crops = random_resized_crop(images, 32, torch.zeros(50, dtype=torch.bool), drawn)
+    area, ratio = 0.35 + 0.65 * drawn[0], (3 / 4) ** (1 - 2 * drawn[3])
+    for axis, side, where in ((0, area * ratio, drawn[1]), (1, area / ratio, drawn[2])):
+        side, ramp = side.sqrt().clamp(max=1), crops[:, axis]
+        torch.testing.assert_close(ramp.mean((1, 2)), where * (1 - side) + side / 2, rtol=0, atol=0.01)
+        torch.testing.assert_close(ramp.amax((1, 2)) - ramp.amin((1, 2)), side * 31 / 32, rtol=0, atol=0.03)
+
+
+def test_boxes_have_the_stated_areas_shapes_and_places():
+    boxes = draw_boxes(4000, 40, 20, generator(0))
+    left, right, top, bottom = (boxes[boxes.any(1)] / torch.tensor([20.0, 20.0, 40.0, 40.0])).T
+    width, height = right - left, bottom - top
+    whole = torch.maximum(width, height) < 1  # not cut to the side of the image
+    area, aspect = (width * height)[whole], (width / height)[whole]
+    assert 0.02 <= area.min() < 0.025 and 0.19 < area.max() <= 0.2001
+    assert 1 / 3.31 < aspect.min() < 0.33 and 3 < aspect.max() < 3.31
+    for first, last in ((left, right), (top, bottom)):
+        assert 0 <= first.min() < 0.02 and 0.98 < last.max() <= 1.0001
 
 
 def test_erasing_clears_rectangles_of_the_stated_size():

@@ -171,6 +171,22 @@ def test_present_rows_are_unit_vectors_and_absent_columns_zero(fill):
     assert torch.equal(matrix[1][:, [0, 2]], torch.zeros(3, 2))
 
 
+def test_the_ridge_is_a_share_of_each_variance():
+    rule = build_fill("regression", 2, std=[1, 1], covariance=[[4.0, 1.0], [1.0, 1.0]], ridge=0.5)
+    assert rule.columns([0])[1].item() == pytest.approx(1 / (1.5 * 4))
+    assert rule.columns([1])[0].item() == pytest.approx(1 / 1.5)
+
+
+def test_conditioned_fill_reads_the_mask_and_each_channels_mean_and_deviation():
+    rule, seen = build_fill("conditioned", 3, **STATISTICS), []
+    rule.correction.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    x = torch.randn(2, 3, 5, 4) * mask[..., None, None]
+    rule.complete(x, mask)
+    expected = torch.cat([mask, x.mean((2, 3)), x.std((2, 3), correction=0)], 1)
+    torch.testing.assert_close(seen[0], expected)
+
+
 def test_linear_fill_survives_duplicate_channels():
     fill = build_fill("regression", 3, covariance=torch.ones(3, 3), std=torch.ones(3))
     matrix = fill(torch.tensor([True, True, False]))

@@ -114,6 +114,12 @@ def test_any_number_of_channels_is_sampled(how, channels):
     assert mask.shape == (50, channels) and mask.dtype == torch.bool and mask.any(1).all()
 
 
+@pytest.mark.parametrize("how", ["uniform", "bernoulli"])
+def test_each_of_many_channels_is_in_half_of_the_sets(how):
+    mask = sample_channels(1000, 224, how, generator=generator("test"))
+    assert mask.float().mean().item() == pytest.approx(0.5, abs=0.01)
+
+
 def test_weighted_sets_get_their_share():
     mask = sample_channels(20_000, 13, "hcs", {(1, 2, 3): 0.25, (0,): 0.1}, generator("test"))
     counts = Counter(tuple(row.nonzero()[:, 0].tolist()) for row in mask)

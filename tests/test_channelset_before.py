@@ -131,7 +131,7 @@ def test_an_example_finds_that_images_are_reordered(images, channels):
 
 def test_an_example_with_another_axis_of_channels_is_one_clear_error():
     for x in (torch.randn(2, 5, 3, 8, 8), torch.randn(2, 8, 8, 3)):
-        with pytest.raises(ValueError, match=r"but 3 channels must stand at axis 1"):
+        with pytest.raises(ValueError, match=r"but axis 1 must have 3 channels"):
             adapt_first_conv(Patches(), "mean", where="input", channels="RGB", example=x)
 
 

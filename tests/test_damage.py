@@ -140,6 +140,15 @@ def test_the_seconds_of_both_parts_are_added(command, tiny, interrupt_at, monkey
     assert json.loads(Path("cut/metrics.jsonl").read_text().splitlines()[-1])["train_s"] >= 1000.4
 
 
+def test_the_end_of_an_epoch_is_no_time_of_the_training(command, tiny, monkeypatch):
+    """A validation takes 1,000 s by a clock that is put forward."""
+    late, clock, end = [], time.perf_counter, trainer.Trainer._end_epoch
+    monkeypatch.setattr("time.perf_counter", lambda: clock() + 1000 * len(late))
+    monkeypatch.setattr(trainer.Trainer, "_end_epoch", lambda *args: (end(*args), late.append(1)))
+    command(train_task1, *tiny, "--out", "run")
+    assert len(late) == 3 and load_checkpoint("run/model.pt", "task1-model")["train_s"] < 1000
+
+
 def test_a_run_goes_on_with_as_many_processes(command, trained, tiny):
     state = load_checkpoint("run/last.pt", "training-state")
     save_checkpoint("run/last.pt", {**state, "world": 2})
@@ -191,7 +200,7 @@ def test_a_run_goes_on_from_the_older_state_where_the_last_is_damaged(command, t
         shutil.copytree(cut, "again", dirs_exist_ok=True)
         Path("again/last.pt").write_bytes(damaged)
         command(train_task1, *tiny, "--out", "again", "--resume")
-        assert "The run goes on from the state before it, again/previous.pt" in capsys.readouterr().err
+        assert "The run goes on from the older state, again/previous.pt" in capsys.readouterr().err
         assert same("run/model.pt", "again/model.pt") and lines("again") == lines("run")
         assert not Path("again/previous.pt").exists()  # it has ended
         shutil.rmtree("again")

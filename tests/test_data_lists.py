@@ -186,7 +186,7 @@ def test_missing_places(tiny_dataset, tmp_path):
     (tiny_dataset / "val.txt").unlink()
     fails(tiny_dataset, "no val.txt or validation.txt beside", "train.txt")
     (tiny_dataset / "train.txt").unlink()
-    fails(tiny_dataset, "no train.txt in", "The source holds: images, test.txt")
+    fails(tiny_dataset, "no train.txt in", "The source holds: images, test.txt", "data.prepare lists FOLDER")
 
 
 def test_empty_and_undecodable_lists(tiny_dataset):

@@ -165,7 +165,8 @@ def test_copies_of_one_picture_in_one_split_are_named(tiny_dataset, capsys):
     main(["check", str(tiny_dataset), "--decode", "--workers", "1"])
     out, errors = capsys.readouterr()
     assert (
-        "warning: 1 image in one split twice under different names, which count twice: test images/" in errors
+        "warning: 1 image twice in one split under different names, each counted twice: test images/"
+        in errors
     )
     assert "n00000001_7.JPEG = test images/n00000001/n00000001_6.JPEG" in errors
     assert "no image is in two splits" in out

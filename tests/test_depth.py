@@ -163,6 +163,9 @@ def test_operations_with_a_weight(forward, expected):
     assert strict(lambda net, x: forward(net, net.before(x)), a=conv(), before=conv(3)) == expected + 1
 
 
+PLANE, FIRST = torch.ones(2, 1, 32, 32), torch.tensor([0])
+
+
 @pytest.mark.parametrize(
     "forward",
     [
@@ -182,6 +185,12 @@ def test_operations_with_a_weight(forward, expected):
         lambda net, x: F.dropout(x, 0.5),
         lambda net, x: torch.where(x > torch.ones(32, 32), x, torch.ones(32, 32)),
         lambda net, x: x.masked_fill(torch.ones(32, 32, dtype=torch.bool), 0.0),
+        lambda net, x: torch.maximum(torch.minimum(torch.rsub(x - PLANE, PLANE), PLANE), PLANE),
+        lambda net, x: x + torch.baddbmm(x[:, 0], PLANE[:, 0], PLANE[:, 0])[:, None],  # of two constants
+        lambda net, x: x.masked_scatter(PLANE > 0, torch.ones(2, 3, 32, 32)),
+        lambda net, x: x.index_add(1, FIRST, PLANE).index_copy(1, FIRST, PLANE),
+        lambda net, x: x.select_scatter(PLANE[:, 0], 1, 0).slice_scatter(PLANE, 1, 1, 2),
+        lambda net, x: x.index_put((FIRST,), PLANE[0, 0]).scatter_add(1, 0 * PLANE.long(), PLANE),
     ],
 )
 @pytest.mark.parametrize("training", [False, True])
@@ -241,6 +250,14 @@ def test_parallel_branches_take_the_longest():
     assert strict(lambda net, x: torch.cat([net.a(x), net.b(x)]), **branches) == 3
     assert strict(lambda net, x: torch.stack([net.b(x), net.a(x)]).amax(0), **branches) == 3
     assert strict(lambda net, x: net.a(x), **branches) == 1  # the deep branch leads nowhere
+
+
+def test_each_depth_takes_its_own_longest_branch():
+    def gram(x):
+        return x @ x.mT
+
+    net = Net(lambda net, x: net.b(x) + gram(gram(gram(net.a(x)))), a=conv(), b=nn.Sequential(conv(), conv()))
+    assert count_depth(net, SHAPE)[:2] == (2, 4)
 
 
 def test_each_use_of_a_shared_weight_counts():

@@ -1,6 +1,9 @@
 """A table and a chart of what was just evaluated."""
 
 import json
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 
 import eval_channels
 import eval_shallow
+import train_task1
 import train_task2
 from data.batches import Batches
 from engine import evaluation
@@ -184,6 +188,20 @@ def test_results_of_ones_own_data_stay_out_of_the_published_ones(
         assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
 
 
+@pytest.mark.parametrize("train, evaluate", [(train_task1, eval_channels), (train_task2, eval_shallow)])
+def test_the_command_that_a_training_prints_evaluates_it(
+    command, tiny, tiny_dataset, tmp_path, monkeypatch, capsys, train, evaluate
+):
+    shutil.copytree(tiny_dataset, "my set")
+    command(train, *tiny, "--epochs", 1, "--data", "my set", "--cache", "my cache", "--out", "my run")
+    last = capsys.readouterr().out.splitlines()[-1]
+    python, script, *words = shlex.split(last.removeprefix("next: "))
+    assert (python, Path(script).resolve()) == ("python", Path(evaluate.__file__).resolve())
+    monkeypatch.setattr(sys, "argv", [script, *words, "--repeats", "0", "--results", "results"])
+    evaluate.main()
+    assert Path("my run/evaluation.md").exists() and len(list(Path("my cache").glob("*px*"))) == 1
+
+
 def test_published_results_are_written_and_the_documents_are_left(
     command, trained, tiny, tmp_path, monkeypatch, capsys
 ):
@@ -277,5 +295,9 @@ def test_the_five_likeliest_are_counted():
     answers = predict(Fixed(), batches, amp=False)
     assert answers.top5_pct == 62.5 and (answers.predictions == 0).all()
     batches.labels %= 5
+    # the plain cross-entropy: label smoothing is for the training alone
+    assert predict(Fixed(), batches, amp=False).loss == pytest.approx(
+        batches.labels.double().mean() + np.log(np.exp(-np.arange(8.0)).sum())
+    )
     less = predict(torch.nn.Sequential(Fixed(), torch.nn.Linear(8, 5)), batches, amp=False)
     assert less.top5_pct is None

@@ -65,6 +65,20 @@ def test_stem_statistics_by_hand():
     assert whole["stem_error"] == 0 and whole["variance_ratio"] == 1 and whole["bn_shift"] < 1e-3
 
 
+def test_statistics_of_two_filters_and_another_mean():
+    """The stem error is that of all filters together, a ratio their geometric mean; BatchNorm's mean counts."""
+    stem, norm = ChannelSetConv2d(2, 2, 1, embedding=False).eval(), nn.BatchNorm2d(2).eval()
+    with torch.no_grad():
+        stem.weight.copy_(torch.tensor([[1.0, 1.0], [1.0, 3.0]])[..., None, None])
+    images = torch.randn(600, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    norm.running_mean.fill_(1), norm.running_var.copy_(torch.tensor([2.0, 10.0]))
+    found = stem_statistics(stem, norm, images, [1])  # variances 1 of 2 and 9 of 10
+    assert found["stem_error"] == pytest.approx((1 + 1) / (2 + 10), rel=0.03)
+    assert found["variance_ratio"] == pytest.approx((0.5 * 0.9) ** 0.5, rel=0.03)
+    shifts = [0.5 * (ratio + 1 / var - 1 - np.log(ratio)) for ratio, var in ((0.5, 2), (0.9, 10))]
+    assert found["bn_shift"] == pytest.approx(np.mean(shifts), rel=0.05)
+
+
 def test_mean_energy_by_hand():
     grey, colour = np.ones((1, 3, 2, 2)), np.array([1.0, -1.0]).reshape(1, 2, 1, 1)
     assert mean_energy(grey) == 1 and mean_energy(colour) == 0
@@ -74,8 +88,8 @@ def test_mean_energy_by_hand():
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (("--channels", "R"), "it fills 1 kernel channels from 1, not 3"),
-        (("--fill", "luma_chroma"), "it fills 4 kernel channels from 3, not 3"),
+        (("--channels", "R"), "it fills 1 kernel channels from 1 channels; both must be 3"),
+        (("--fill", "luma_chroma"), "it fills 4 kernel channels from 3 channels; both must be 3"),
         (("--fill", "conditioned"), "the fill rule depends on the image"),
         (("--fill", "rescale", "--kernel", "dynamic"), "the kernel depends on the image"),
     ],

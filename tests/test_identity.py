@@ -203,9 +203,8 @@ def test_folds_are_of_these_pictures(tiny_dataset, tmp_path):
     made = make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds")
     assert make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds") == made
     shutil.copytree(tiny_dataset, tmp_path / "renamed")
-    with pytest.raises(
-        UserError, match="or under another name"
-    ):  # the folders of the folds have the old name
+    # the folders of the folds have the old name
+    with pytest.raises(UserError, match="or holds them under another name"):
         make_folds(read_lists(tmp_path / "renamed"), 2, tmp_path / "folds")
     draw(tiny_dataset, 3)
     with pytest.raises(UserError, match="does not hold these folds of these pictures"):

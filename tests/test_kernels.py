@@ -20,6 +20,14 @@ def test_parameters_of_a_stem_of_64_filters_of_7x7(kind, params):
     assert count_params(kind(64, 3, 7)) == params
 
 
+@pytest.mark.parametrize(
+    "kind, macs",
+    [(Tied, 64 * 3 * 49), (Templates, 64 * 3 * 49 * 128), (HyperNetwork, 3 * (128 * 256 + 256 * 64 * 49))],
+)
+def test_multiplications_that_generate_a_stem_of_64_filters_of_7x7(kind, macs):
+    assert kind(64, 3, 7).macs() == macs
+
+
 @pytest.mark.parametrize("kind", [Tied, Templates, HyperNetwork, Wavelength])
 def test_generated_kernels_start_at_he_scale_and_learn(kind):
     torch.manual_seed(0)
@@ -69,6 +77,17 @@ def test_wavelengths_are_one_a_channel():
     for rows, wavelengths in ((4, None), (3, [0.5])):
         with pytest.raises(ValueError, match=f"one wavelength for each of {rows} channels"):
             Wavelength(4, rows, 3, wavelengths)
+
+
+def test_a_wavelength_is_described_by_sines_and_cosines():
+    """In nm, with 64 frequencies from 1 down to almost 1 / 10,000; red, green and blue are the usual channels."""
+    features, steps = Wavelength(4, 3, 3).features, torch.arange(64) / 64
+    for row, nm in zip(features, (665, 560, 490)):
+        angles = nm / 10_000**steps
+        torch.testing.assert_close(row, torch.cat([angles.sin(), angles.cos()]), rtol=1e-3, atol=1e-3)
+    channels = {"B": 490.0, "R": 665.0}
+    net = build_channel_net("resnet10", channels, 5, "zero", kernel="wavelength", width=0.125)
+    torch.testing.assert_close(net.conv1.generator.features, features[[2, 0]])
 
 
 @pytest.mark.parametrize("stride, padding, dilation", [(1, 0, 1), (2, 3, 1), (3, 2, 2)])

@@ -23,7 +23,8 @@ def model():
 
 
 def test_params(model):
-    assert count_params(nn.Conv2d(3, 8, 3)) == 3 * 8 * 9 + 8
+    for layer in (nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3).requires_grad_(False)):
+        assert count_params(layer) == 3 * 8 * 9 + 8
     assert count_params(model) == 11_689_512 - 990 * 513  # torchvision's figure for 1,000 classes
 
 

@@ -149,8 +149,10 @@ def test_a_ratios_interval_covers_seeds_by_the_delta_method():
 
 
 def test_a_ratio_needs_a_denominator():
-    with pytest.raises(ValueError, match="right on too few images"):
-        paired_ratio(np.ones((1, 50)), np.eye(1, 50))
+    nine = np.repeat([np.arange(50) < 9], 3, axis=0)  # in each of three seeds
+    for few in (np.eye(1, 50), nine):
+        with pytest.raises(ValueError, match="right on too few images"):
+            paired_ratio(np.ones((1, 50)), few)
 
 
 def test_t_is_used_with_the_degrees_of_freedom_of_the_seeds_and_the_normal_without_seeds():

@@ -105,6 +105,24 @@ def test_no_output_replaces_an_image_the_network_or_another_output(trained, tmp_
     assert [path.read_bytes() for path in kept] == before
 
 
+def test_outputs_are_checked_before_an_image_is_classified(trained, tiny_dataset, tmp_path, capsys):
+    folder, image = tiny_dataset / "images/n00000000", tiny_dataset / "images/n00000000/n00000000_7.JPEG"
+    for name in ("file.csv", "photo.jpg"):
+        (tmp_path / name).write_text("kept")
+    for images, options, message in (
+        (folder, ["--csv", "."], "cannot write .: it is a folder"),
+        (image, ["--csv", "/dev/full"], "cannot write /dev/full: it is a folder, a device"),
+        (image, ["--csv", "file.csv/a.csv"], "cannot write to file.csv"),
+        (image, ["--picture", "."], "cannot write .: it is a folder"),
+        (folder, ["--picture", "file.csv"], "cannot write to file.csv"),
+        (image, ["--picture", "photo.jpg"], "--picture photo.jpg: the program draws a PNG"),
+    ):
+        with pytest.raises(UserError, match=message):
+            predict.main([*map(str, (trained, images, *options)), "--device", "cpu", "--threads", "1"])
+    assert capsys.readouterr().out == ""
+    assert [(tmp_path / name).read_text() for name in ("file.csv", "photo.jpg")] == ["kept"] * 2
+
+
 def test_a_network_of_task_2_takes_all_channels(command, tiny, tiny_dataset, capsys):
     command(train_task2, *tiny, "--epochs", 1, "--out", "two")
     file = str(tiny_dataset / "images/n00000000/n00000000_7.JPEG")

@@ -142,5 +142,5 @@ def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatc
     plain = load_checkpoint(trained, "task1-model")
     plain["config"]["sampler"] = "none"
     save_checkpoint("plain.pt", plain)
-    with pytest.raises(UserError, match="--ours plain.pt: it knows only one set; give a network"):
+    with pytest.raises(UserError, match="--ours plain.pt: it was trained on only one set; give a network"):
         tool.main(["--ours", "plain.pt", "--out", "found.json"])

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from data.build import read_recipe
 from engine.records import SUBSETS, Predictions, read_predictions, write_predictions
 from grids.run import Run
 from grids.task1 import (
     ABLATIONS,
     BY_FILL,
     CHANNELSET,
+    LATE_FUSION,
     LONG,
     RGB_ONLY,
     RGB_STRONG,
@@ -25,6 +27,7 @@ from grids.task1 import (
     probed,
 )
 from report import build, figures, markdown
+from report.budgets import budget
 from report.charts import KINDS, make_charts
 from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
@@ -139,7 +142,7 @@ def test_settings_and_splits_are_kept_apart(publish, tmp_path):
 def test_two_specialists_for_one_subset_are_ambiguous(publish, tmp_path):
     publish("task1", SPECIALISTS["R"], 60, subsets=("R",))
     publish("task1", SPECIALISTS["R"].but(section="specialist", lr=0.3), 60, subsets=("R",))
-    with pytest.raises(UserError, match="specialists .*specialist-.* both claim subset R, seed 0"):
+    with pytest.raises(UserError, match="specialists .*specialist-.* both have subset R, seed 0"):
         channel_table(only(tmp_path))
 
 
@@ -488,6 +491,36 @@ def test_the_texts_say_which_code_was_changed(publish, tmp_path):
     assert build.collect(tmp_path).numbers("provenance").endswith("so did the trainings of 1.")
 
 
+def test_budgets_by_hand(publish, tmp_path):
+    """On one channel an answer takes 20 MFLOPs; a training step takes three forward passes, for 30 epochs."""
+    publish("task1", CHANNELSET, 60, dataset=DATA)
+    publish("task1", LATE_FUSION, 60, dataset=DATA)
+    for subset, run in SPECIALISTS.items():
+        publish("task1", run, 62, subsets=(subset,), dataset=DATA)
+    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    images = sum(row.split == "train" for row in read_recipe(DATA).rows)
+    answers = {1: 20, 2: 40, 3: 60}
+    for runs, params, training, epochs in (
+        (CHANNELSET, 1, 60, 30),
+        (SPECIALISTS, 7, 60 + 3 * 40 + 3 * 20, 210),
+        (LATE_FUSION, 1, 60, 90),
+    ):
+        found = budget(numbers, runs)
+        assert (found.params, found.epochs) == (params, epochs) and found.answers == pytest.approx(answers)
+        assert found.training == pytest.approx(3 * training * 1e6 * 30 * images / 1e15)
+        assert found.answer == pytest.approx((60 + 3 * 40 + 3 * 20) / 7)
+
+
+def test_core_hours_count_each_training_and_its_threads_once(publish, tmp_path):
+    machines = [{"commit": "0" * 40, "hardware": name, "threads": 4} for name in ("made up", "NVIDIA H1")]
+    for machine, run in zip(machines, (CHANNELSET, SLICED)):
+        more = {"train_s": 7200.0, "trained_with": machine}
+        for each in (run, probed(run, "wrong-ids")):  # the second evaluation of the same training
+            publish("task1", each, 60, dataset=DATA, more=more)
+    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    assert (numbers("compute cpu"), numbers("compute gpu")) == ("16", "240")  # two seeds
+
+
 # ---------------------------------------------------------------- names and pictures
 
 
@@ -516,7 +549,7 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
     right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)
     by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
     chosen = pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), by_subset)), each=9)
-    with pytest.raises(UserError, match="no test image belongs to a kind of needs colour, .*--model"):
+    with pytest.raises(UserError, match="no test image belongs to any of the kinds needs colour, .*--model"):
         wrong = {name: np.full(4, 6) for name in SUBSETS}
         pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), wrong)), each=9)
     assert chosen == {

@@ -338,6 +338,8 @@ def test_mistakes(results):
     assert [shares[0], shares[2], shares[4]] == pytest.approx([74, 7, 0])
     assert all(0 < ours <= 100 and true != taken for true, taken, ours, _ in found.confusions)
     assert found.confusions == sorted(found.confusions, key=lambda line: -line[2])
+    # of the last class, gated has 25 and 21 images wrong, long 20 and 15
+    assert found.confusions[0][2:] == pytest.approx((92, 70))
     table = mistakes_table(setting, found)
     assert (
         "| 74.0 | 0.0 | 7.0 |" in table

@@ -14,7 +14,13 @@ from metrics.receptive_field import receptive_field
 from models.branched import BranchedConv2d, NormLinear, fuse
 from models.resnet import ScaledResNet
 from models.shallow import SHALLOW, ShallowNet, build_shallow, fit_stem, pooled, shallow_name
-from models.shallow_baselines import SHALLOW_BASELINES, SelfAttention
+from models.shallow_baselines import (
+    SHALLOW_BASELINES,
+    DenseBlock,
+    GraphLayer,
+    ResidualInResidual,
+    SelfAttention,
+)
 from models.task2 import build_classifier
 
 NETWORKS = {**SHALLOW, **SHALLOW_BASELINES}
@@ -67,6 +73,14 @@ def test_each_branch_is_in_the_sum():
         nn.init.zeros_(norm.weight)
         assert (conv.fuse().weight - whole).abs().max() > 0.01
         norm.weight.data.copy_(weight)
+
+
+def test_the_sum_of_branches_and_the_input_of_the_head_start_at_their_scale():
+    torch.manual_seed(0)
+    assert BranchedConv2d(64, 64, 5)(torch.randn(8, 64, 12, 12)).var().item() == pytest.approx(1, rel=0.1)
+    for features in (20, 2000):
+        lengths = NormLinear(features, 3, 0.0).norm(3 * torch.randn(64, features)).square().sum(1)
+        assert lengths.mean().item() == pytest.approx(NormLinear.LENGTH**2, rel=0.01)
 
 
 @pytest.mark.parametrize("arch", ["resnet10", "resnet34"])
@@ -296,6 +310,37 @@ def test_attention_knows_no_order_of_pixels():
     layer, x = SelfAttention(16).eval(), torch.randn(2, 16, 4, 6)
     torch.testing.assert_close(layer(x.flip(3)), layer(x).flip(3))
     assert SelfAttention(13).heads == 1 and layer.heads == 8
+
+
+def test_attention_is_torchs():
+    layer, x = SelfAttention(16).eval(), torch.randn(2, 16, 4, 6)
+    theirs, tokens = nn.MultiheadAttention(16, 8, batch_first=True), layer.norm(x.flatten(2).mT)
+    theirs.in_proj_weight, theirs.in_proj_bias = layer.qkv.weight, layer.qkv.bias
+    theirs.out_proj = layer.projection
+    expected = theirs(tokens, tokens, tokens)[0].mT.unflatten(2, (4, 6))
+    torch.testing.assert_close(layer(x), x + expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_graph_layer_by_hand():
+    """Each position looks at the nine positions of its image with the most similar directions."""
+    layer, x = randomise(GraphLayer(5)).eval(), torch.randn(2, 5, 3, 4)
+    relative = torch.zeros(2, 5, 12)
+    for image, nodes in enumerate(x.flatten(2).mT):
+        for i, node in enumerate(nodes):
+            nearest = F.cosine_similarity(nodes, node[None]).argsort(descending=True)[:9]
+            relative[image, :, i] = (nodes[nearest] - node).amax(0)
+    mixed = layer.mix(torch.cat([x, relative.view(2, 5, 3, 4)], 1))
+    torch.testing.assert_close(layer(x), x + F.relu(mixed), rtol=1e-4, atol=1e-5)
+
+
+def test_a_dense_block_by_hand():
+    """Each convolution reads all outputs before it; a fifth of the last is added, and a fifth of the chain."""
+    block, x = randomise(DenseBlock(4, 2, 3)).eval(), torch.randn(2, 4, 5, 5)
+    a = F.leaky_relu(block.convs[0](x), 0.2)
+    b = F.leaky_relu(block.convs[1](torch.cat([x, a], 1)), 0.2)
+    expected = x + 0.2 * block.convs[2](torch.cat([x, a, b], 1))
+    torch.testing.assert_close(block(x), expected)
+    torch.testing.assert_close(ResidualInResidual(block)(x), x + 0.2 * expected)
 
 
 @pytest.mark.parametrize(

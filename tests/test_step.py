@@ -21,7 +21,7 @@ COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-def make(device="cpu", augment="strong", teacher=False, seed=0, **options):
+def make(device="cpu", augment="strong", teacher=False, seed=0, processes=(0, 1), **options):
     """Make the steps of a training of 4 epochs of 6 steps, on random images."""
     config = Task1Config(
         preset="48px-quarter",
@@ -58,7 +58,7 @@ def make(device="cpu", augment="strong", teacher=False, seed=0, **options):
     def masks(count, random):
         return {"mask": sample_channels(count, len(ids), generator=random)}
 
-    return TrainStep(config, model, model, average, optimizer, train, masks, known, Processes(0, 1))
+    return TrainStep(config, model, model, average, optimizer, train, masks, known, Processes(*processes))
 
 
 def run(steps, first=0, last=24):
@@ -93,6 +93,14 @@ def test_an_epoch_draws_each_image_once_and_repeats():
     rates = [learning_rate(step, 24, 0.8 * 6, 0.1) for step in range(6, 12)]
     assert drawn["rate"].tolist() == pytest.approx(rates)
     assert drawn["share"].tolist() == pytest.approx([0.5 * min(1, step / 12) for step in range(6, 12)])
+
+
+def test_processes_share_the_images_of_a_step_and_draw_each_for_itself():
+    whole, one, other = (make(processes=each)._draw(1) for each in ((0, 1), (0, 2), (1, 2)))
+    assert one["indices"].shape == other["indices"].shape == (6, 4)
+    both = torch.cat([one["indices"], other["indices"]], 1)
+    assert torch.equal(both.sort(1).values, whole["indices"].sort(1).values)
+    assert all(not torch.equal(one[name], other[name]) for name in ("input:mask", "flip", "crop", "erased"))
 
 
 def test_the_average_is_that_of_torch():

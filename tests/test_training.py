@@ -622,6 +622,12 @@ def test_errors_are_one_line_and_status_two(monkeypatch, capsys):
     assert stop.value.code == 2 and capsys.readouterr() == ("", "error: no checkpoint at none.pt\n")
 
 
+def test_a_run_that_was_interrupted_is_continued_before_its_evaluation(tmp_path):
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(UserError, match=f"not finished; continue it with --resume --out {tmp_path}"):
+        load_checkpoint(tmp_path / "model.pt", "task1-model")
+
+
 class Bomb:
     """A pickle that would run code."""
 

@@ -13,8 +13,8 @@ step      runs whole steps of the training scripts; the reference trains on a co
 stem      runs ChannelSetConv2d in ResNet-18, in training and folded; the reference is a plain convolution with the
           same channels
 scaling   draws and makes the batches of an epoch for 1,000 to 64,000 images; also compares one process with two
-course    measures time and memory of the commands on --threads cores; their data are a drawn set of as many images as
-          the course's archive; it runs only if it is named, and needs 20 to 60 minutes and 4 GB of disk
+course    measures time and memory of the commands on --threads cores. The data are drawn: as many images as in the
+          course's archive. This benchmark runs only if it is named. It needs 20 to 60 minutes and 4 GB of disk
 
 A ratio divides our value by the reference's value. The table shows the median over the pairs, with quartiles in
 brackets. results/speed.csv has a row for each case and machine.
@@ -144,7 +144,7 @@ class Rows:
         return seconds
 
     def keep(self, path: Path) -> None:
-        """Write the rows into the file `path`. Keep the old rows in it that are for other machines or cases."""
+        """Write the rows into the file `path`. Old rows for other machines or cases stay."""
         check_file(path, path.parent)
         old = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
         new = pd.DataFrame(self.rows, columns=COLUMNS)
@@ -212,7 +212,7 @@ def make_network(config: Task2Config, device: torch.device) -> tuple[nn.Module, 
 
 
 def make_train_step(config: Task2Config, device: torch.device, train: Batches, constant: bool) -> TrainStep:
-    """Make the object that runs the steps of a training; `constant`: every step gets the same batch, made once."""
+    """Make the object that runs the steps of a training; with `constant`, every step gets the same batch."""
     torch.manual_seed(0)
     if constant:
         images, labels = next(train.eval_batches(config.batch_size))
@@ -330,7 +330,7 @@ def bench_data(args, rows: Rows) -> None:
 
 
 class Plain(Dataset):
-    """Read images as PyTorch's ImageNet example does: from a file, with Pillow and torchvision."""
+    """Read images from files with Pillow and torchvision, like PyTorch's ImageNet example."""
 
     def __init__(self, lists, cache, image_size: int):
         self.reader, self.split = ImageReader(lists), lists.splits["train"]
@@ -481,7 +481,7 @@ def bench_stem(args, rows: Rows) -> None:
 def draw_course(folder: Path, counts: dict[str, int]) -> Path:
     """Draw a data set like the course's archive: JPEGs of 256 px in 50 classes, about 20 kB each.
 
-    The pictures repeat, but each file differs, since bytes after a picture's end are not decoded.
+    The pictures repeat, but each file has different bytes after the end of the picture. A decoder ignores these bytes.
 
     Args:
         folder: the folder to make.
@@ -617,7 +617,7 @@ def main(argv: list[str] | None = None) -> None:
         "--pairs",
         type=within(1, 1000),
         default=7,
-        help="number of pairs of measurements; `epoch` makes a third, `scaling` a half",
+        help="number of pairs of measurements; `epoch` makes a third of this number, `scaling` half of it",
     )
     parser.add_argument(
         "--steps",

@@ -116,7 +116,9 @@ def main(argv: list[str] | None = None) -> None:
         stem, plain = find_stem(model), config["sampler"] == "none"
         try:
             if not stem.in_channels == stem.fill.rows == 3:
-                raise ValueError(f"it fills {stem.fill.rows} kernel channels from {stem.in_channels}, not 3")
+                raise ValueError(
+                    f"it fills {stem.fill.rows} kernel channels from {stem.in_channels} channels; both must be 3"
+                )
             whole = stem.fold(sets["RGB" if plain else "R"])  # RGB: the stem as it was trained
         except ValueError as error:
             raise UserError(f"{path} cannot be measured: {error}; leave it out") from error

@@ -42,7 +42,7 @@ def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
     files = RunFiles(root / "results", "task2", name)
     try:
         classes = int(read_predictions(files.predictions).labels.max()) + 1
-        channels = len(record.get("channels") or RGB)  # older records of RGB data do not name them
+        channels = len(record.get("channels") or RGB)  # older records of RGB data do not hold the channels
         return fuse(build_classifier(record["config"], channels, classes))
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{files.record.name}: this version cannot build its network: {error}") from error
@@ -86,14 +86,14 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         "--rounds",
         type=within(1, 10**6),
         default=60,
-        help=f"number of timed passes of each network for one image; a twentieth for a batch of {BATCH}",
+        help=f"number of timed passes for one image; for a batch of {BATCH}, a twentieth of this number",
     )
     parser.add_argument("--device", default="cpu", help=DEVICES)
     parser.add_argument("--threads", type=within(1, 4096), default=1, help="CPU threads")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device, records = torch.device(choose_device(args.device)), load_records(root / "results", "task2")
-    for name, record in records.items():  # their new checksums must not cover damage
+    for name, record in records.items():  # a damaged record must not get a new checksum
         check_predictions(RunFiles(root / "results", "task2", name), record)
     settings = [one for one in load_settings(root, "task2")[1] if args.preset in (None, one.preset)]
     if not any(setting.compared for setting in settings):

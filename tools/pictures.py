@@ -56,9 +56,10 @@ def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str
 
 
 def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """Find a setting as `find_task1` does; the predictions have a column for the model and a column for ResNet-34.
+    """Find the first setting that has results of the model and of a ResNet-34; return a tuple as in `find_task1`.
 
-    None as `model` means our shallow network that is best on validation.
+    The predictions have a column for the model and a column for ResNet-34. None as `model` means our shallow network
+    that is best on validation.
     """
     for setting in settings:
         entry = named(setting, model) if model else headline(setting)[0]
@@ -100,7 +101,7 @@ def choose(kinds: dict[str, np.ndarray], each: int) -> dict[str, list[int]]:
     """
     if not any(members.any() for members in kinds.values()):
         raise UserError(
-            f"no test image belongs to a kind of {', '.join(kinds)}: give another model with --model"
+            f"no test image belongs to any of the kinds {', '.join(kinds)}: give another model with --model"
         )
     random = np.random.default_rng(0)
     return {

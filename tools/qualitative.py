@@ -3,9 +3,9 @@
     python -m tools.qualitative --ours runs/.../model.pt --networks runs/.../model.pt runs/.../model.pt
 
 --ours is a network from train_task1.py for any set of channels. The file gets the network's answers and kernels for
-every channel set. --networks are networks from train_task2.py. The file gets their answers, and maps that show which
-parts of a picture support an answer (Grad-CAM, Selvaraju et al. 2017, arXiv 1610.02391, on the last feature map).
-`python -m report.build` draws the figures from this file alone.
+every channel set. --networks are networks from train_task2.py. The file gets their answers and Grad-CAM maps
+(Selvaraju et al. 2017, arXiv 1610.02391) of the last feature map. A map shows which parts of a picture support an
+answer. `python -m report.build` draws the figures from this file alone.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FILTERS = 12  # number of kernels in the figure
 
 
 def as_evaluated(name: str, checkpoint: dict) -> Tensor:
-    """Load the picture `name`; return it as (1, 3, s, s), prepared and normalised as images are in the evaluation.
+    """Load the picture `name`; return it as (1, 3, s, s), prepared and normalised as in an evaluation.
 
     The picture is decoded as for the pixel cache, and `Batches` cuts out its centre.
     """
@@ -99,7 +99,7 @@ def any_set(path: str, names: list[str]) -> dict:
     channels, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
     check_rgb(path, channels.names)
     reason = find_stem(model).unfoldable or (
-        checkpoint["config"]["sampler"] == "none" and "it knows only one set"
+        checkpoint["config"]["sampler"] == "none" and "it was trained on only one set"
     )
     if reason:
         raise UserError(f"--ours {path}: {reason}; give a network that was trained with a sampler and folds")

@@ -60,7 +60,7 @@ def seal_records(folder: Path, task: str) -> int:
 
 
 def seal_files(folder: Path) -> int:
-    """Add to SHA256SUMS each measured file that it does not list yet; return how many were added."""
+    """Add to SHA256SUMS each measured file that it does not list yet; return the number of added files."""
     files = [folder / name for name in MEASURED if (folder / name).is_file()]
     for file in files:
         check_file(file, folder)

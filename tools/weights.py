@@ -49,7 +49,7 @@ def publish(path: Path, name: str, folder: Path) -> Path:
     config = checkpoint["config"]
     if config.get("teacher") or config.get("init_from"):
         raise UserError(
-            f"{path} began from another network, whose path it holds: publish a network trained from scratch"
+            f"{path} holds the path of the network that its training used: publish a network trained from scratch"
         )
     dropped = {*PLACES} - {"name"}
     target = folder / WEIGHTS / check_name(name, "the name") / "model.pt"
