@@ -1,5 +1,7 @@
 """What fill rules do to pixels and responses, against values worked by hand."""
 
+import shlex
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,12 @@ def test_mean_energy_by_hand():
     assert mean_energy(np.array([1.0, 0.0]).reshape(1, 2, 1, 1)) == pytest.approx(0.5)
 
 
+def measure(dataset) -> None:
+    """Measure the fill error of run/model.pt on `dataset`; write t.csv."""
+    options = f"--data {dataset} --cache cache --threads 1 --size 8 --out t.csv run/model.pt"
+    fill_error.main(shlex.split(options))
+
+
 @pytest.mark.parametrize(
     "options, reason",
     [
@@ -96,20 +104,8 @@ def test_mean_energy_by_hand():
 )
 def test_a_network_that_the_tool_cannot_measure_is_named(ready, tiny, tiny_dataset, options, reason):
     ready(train_task1, *tiny, "--epochs", "1", *options)
-    words = [
-        "--data",
-        str(tiny_dataset),
-        "--cache",
-        "cache",
-        "--threads",
-        "1",
-        "--size",
-        "8",
-        "--out",
-        "t.csv",
-    ]
     with pytest.raises(UserError, match=f"run/model.pt cannot be measured: {reason}.*; leave it out"):
-        fill_error.main([*words, "run/model.pt"])
+        measure(tiny_dataset)
     if options[-1] in ("conditioned", "dynamic"):
         with pytest.raises(UserError, match=f"--ours run/model.pt: {reason}; give a network"):
             qualitative.main(["--ours", "run/model.pt", "--out", "found.json"])
@@ -122,19 +118,7 @@ def test_a_learned_rule_is_measured_as_it_was_trained(ready, tiny, tiny_dataset,
         if "fill" in name and value.is_floating_point():
             value.add_(0.1)
     save_checkpoint("run/model.pt", checkpoint)
-    words = [
-        "--data",
-        str(tiny_dataset),
-        "--cache",
-        "cache",
-        "--threads",
-        "1",
-        "--size",
-        "8",
-        "--out",
-        "t.csv",
-    ]
-    fill_error.main([*words, "run/model.pt"])
+    measure(tiny_dataset)
     errors = {row["rule"]: row["pixel_error"] for row in read_rows("t.csv") if row["subset"] == "R"}
     assert abs(errors["learned"] - errors["regression"]) > 0.01
 
