@@ -180,9 +180,8 @@ def check_precision(args) -> None:
     for seed in args.seeds:
         for run in trainings(chosen_runs(args)):
             folder = run_folder(run, args, seed)
-            if not (
-                folder / "model.pt"
-            ).exists():  # the training script compares the options of an unfinished run
+            # the training script compares the options of an unfinished run
+            if not (folder / "model.pt").exists():
                 continue
             with suppress(OSError, ValueError, AttributeError):  # config.json is missing or damaged
                 if read_json(folder / "config.json").get("amp") is not precision[named[-1]]:

@@ -442,9 +442,8 @@ def _depth(numbers: Numbers) -> list[Share]:
     shares = []
     for preset, text in ((FULL, "full width (L)"), (NARROW, "small networks (S)")):
         compared = [(label, run, STRONGEST) for label, run in task2.MAIN_ROWS[preset]]
-        if (
-            preset == NARROW
-        ):  # the best network of depth 4, also against the ResNet-34 that trained twice as long
+        if preset == NARROW:
+            # the best network of depth 4, also against the ResNet-34 that trained twice as long
             compared.append(("against 60 ep.", task2.GATED4_FINE_WIDE, task2.FINE_RESNET_60))
         for label, run, other in compared:
             result = numbers.share(preset, run, other)

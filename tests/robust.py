@@ -268,9 +268,8 @@ def kills(scale: float) -> Iterator[tuple[str, bool]]:
         process.kill()
         text = process.communicate()[0].decode(errors="replace")
         if process.returncode != -signal.SIGKILL or (last.parent / "model.pt").exists():
-            if (
-                process.returncode != -signal.SIGKILL and process.returncode
-            ):  # it could not go on from what the last kill left
+            # it could not go on from what the last kill left
+            if process.returncode != -signal.SIGKILL and process.returncode:
                 yield what, lost(text)
                 hits += 1
             shutil.rmtree(last.parent)  # it came to its end: another begins

@@ -261,9 +261,8 @@ def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset
     capsys.readouterr()
     build(tiny_dataset, tmp_path / "cache", max_failed_share=0.5)
     assert "1 train images cannot be decoded" in capsys.readouterr().err
-    with pytest.raises(
-        UserError, match="1 of 12 train images.*--max-failed"
-    ):  # a smaller limit holds now, too
+    # a smaller limit holds now, too
+    with pytest.raises(UserError, match="1 of 12 train images.*--max-failed"):
         build(tiny_dataset, tmp_path / "cache")
     path.write_bytes(good)
     assert np.array_equal(build(tiny_dataset, tmp_path / "cache").split("train").images, whole)

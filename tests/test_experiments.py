@@ -217,10 +217,8 @@ def test_rows_without_a_training_of_their_own_train_what_they_need():
         "rgb-only,sampler=none seed 1",
     ]
     assert [run.options for run in experiments.trainings([LATE_FUSION])] == [{"channels": c} for c in "RGB"]
-    for run in (
-        SPECIALISTS["RGB"],
-        SPECIALISTS["RGB"].but(epochs=60),
-    ):  # the RGB-trained network, not another
+    # the RGB-trained network, not another
+    for run in (SPECIALISTS["RGB"], SPECIALISTS["RGB"].but(epochs=60)):
         trained = experiments.trainings([run])[0]
         assert (trained.model, trained.test) == ("rgb-only", {}) and trained.options == {
             **RGB_ONLY.options,
