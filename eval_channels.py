@@ -23,7 +23,7 @@ from config import Task1Config, identity
 from data.batches import Batches
 from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
-from engine.evaluation import Evaluation, add_options, answers
+from engine.evaluation import Evaluation, add_options, predict_and_score
 from engine.records import NEXT
 from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
@@ -141,7 +141,7 @@ def evaluate(
     rows, predictions = [], {}
     for subset, ids in progress_bar(subsets.items(), desc="subsets", unit="subset"):
         network, columns = prepare(ids)
-        quality, predictions[subset] = answers(network, batches, num_classes, columns)
+        quality, predictions[subset] = predict_and_score(network, batches, num_classes, columns)
         rows.append({"subset": subset, **quality, **measure(model, ids, batches, repeats)})
     return rows, predictions
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from data.batches import Batches
-from engine.evaluation import Evaluation, add_options, answers
+from engine.evaluation import Evaluation, add_options, predict_and_score
 from engine.records import NEXT, SINGLE
 from metrics.cost import BATCH, count_params, flop_counter_macs, latency_ms, peak_memory_mb
 from metrics.depth import MAX_DEPTH
@@ -121,7 +121,7 @@ def evaluate(path: str, args) -> bool:
     }
 
     def answer(batches: Batches) -> tuple[list[dict], dict]:
-        quality, predictions = answers(fused, batches, cache.num_classes)
+        quality, predictions = predict_and_score(fused, batches, cache.num_classes)
         return [{**quality, **columns}], {SINGLE: predictions}
 
     return evaluation.run(record, channels, saved, answer)

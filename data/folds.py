@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,13 @@ from utils import UserError
 VAL_SHARE = 0.1
 
 
-def split_folds(labels: np.ndarray, folds: int) -> list[dict]:
-    """Return the sorted rows of train, val and test for each fold; labels: (N,) int.
+def split_folds(labels: np.ndarray, folds: int, names: Sequence[str]) -> list[dict]:
+    """Return the sorted rows of train, val and test for each fold.
+
+    Args:
+        labels: (N,) int.
+        folds: number of folds.
+        names: name of each label, for errors.
 
     Each row is in the test of exactly one fold, and each class is spread evenly over the folds. The share `VAL_SHARE`
     of the other rows of each class is for validation.
@@ -32,7 +38,7 @@ def split_folds(labels: np.ndarray, folds: int) -> list[dict]:
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < folds:
             raise UserError(
-                f"--folds {folds}: class {label} has only {len(rows)} images: use fewer folds, or add images"
+                f"--folds {folds}: class {names[label]} has only {len(rows)} images: use fewer folds, or add images"
             )
         # start at a random fold, or the first folds would get all remainders
         fold_of[rows] = (np.arange(len(rows)) + rng.integers(folds)) % folds
@@ -65,7 +71,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     out = Path(out)
     paths = lists.paths
     labels = np.concatenate([split.labels for split in lists.splits.values()])
-    parts = split_folds(labels, folds)
+    parts = split_folds(labels, folds, lists.class_names)
     folders = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
     marker, reader = out / "folds.json", ImageReader(lists)
     content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(as_text(sums_of(lists)))}

@@ -114,7 +114,9 @@ def results_folder(task: str, dataset: dict) -> Path:
     return Path("runs/results")
 
 
-def answers(model: nn.Module, batches: Batches, num_classes: int, columns=None) -> tuple[dict, np.ndarray]:
+def predict_and_score(
+    model: nn.Module, batches: Batches, num_classes: int, columns=None
+) -> tuple[dict, np.ndarray]:
     """Return the quality of the model, as columns of the table, and its predictions (N,).
 
     The model takes the image channels `columns` (None: all).

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from engine.records import check_results
 from grids import task1, task2
-from report import bands, charts, engineering, paper, qualitative, tables
+from report import appendix_tables, bands, charts, engineering, paper, qualitative
 from report.claims import broken_claims
 from report.compare import (
     DECIMALS,
@@ -110,11 +110,11 @@ def _task1(settings: list[Setting]) -> Parts:
         "results/task1/ablations.csv": csv_of(variants, VARIANTS["task1"], DECIMALS),
     }
     blocks = {
-        "task1-channels": _joined(tables.channel_table, colour),
-        "task1-detail": _joined(tables.detail_table, colour),
-        "task1-cost": _joined(tables.channel_cost_table, colour),
-        "task1-stats": _joined(tables.stats_table, colour, stats),
-        "task1-ablations-all": _joined(tables.variant_table, colour, variants),
+        "task1-channels": _joined(appendix_tables.channel_table, colour),
+        "task1-detail": _joined(appendix_tables.detail_table, colour),
+        "task1-cost": _joined(appendix_tables.channel_cost_table, colour),
+        "task1-stats": _joined(appendix_tables.stats_table, colour, stats),
+        "task1-ablations-all": _joined(appendix_tables.variant_table, colour, variants),
         "task1-extra": bands.extra_table(settings),
         "task1-bands": _joined(bands.accuracy_table, of_bands),
         "task1-bands-differences": _joined(bands.difference_table, of_bands),
@@ -137,12 +137,14 @@ def _task2(settings: list[Setting]) -> Parts:
         "results/task2/ablations.csv": csv_of(variants, VARIANTS["task2"], DECIMALS),
     }
     blocks = {
-        "task2-main-all": _joined(tables.main_table, settings, shares),
+        "task2-main-all": _joined(appendix_tables.main_table, settings, shares),
         "task2-cost": _joined(
-            tables.classifier_cost_table, settings, {one: headline(one)[1] for one in settings}
+            appendix_tables.classifier_cost_table, settings, {one: headline(one)[1] for one in settings}
         ),
-        "task2-ablations-all": _joined(tables.variant_table, settings, variants),
-        "task2-mistakes": _joined(tables.mistakes_table, settings, {one: mistakes(one) for one in settings}),
+        "task2-ablations-all": _joined(appendix_tables.variant_table, settings, variants),
+        "task2-mistakes": _joined(
+            appendix_tables.mistakes_table, settings, {one: mistakes(one) for one in settings}
+        ),
     }
     drawn: dict[str, Chart] = {}
     for setting in settings:

@@ -45,7 +45,7 @@ from report import bands
 from report.by_class import by_loss, colour_rates
 from report.compare import SAME_STEM, STRONGEST, denominator
 from report.markdown import interval
-from report.results import Model, Runs, Setting, answers
+from report.results import Model, Runs, Setting, predictions_of_sets
 from storage.files import read_json
 from utils import ROOT, UserError
 
@@ -218,7 +218,7 @@ class Numbers:
         setting, model = self.find(preset, name)
         if not model:
             return NOTHING
-        pairs = [one == other for one, other in combinations(answers(setting, model), 2)]
+        pairs = [one == other for one, other in combinations(predictions_of_sets(setting, model), 2)]
         return f"{100 * np.mean(pairs):.0f}"
 
     def coloured(self, preset: str, name: str | Runs, count: str) -> str:

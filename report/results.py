@@ -85,7 +85,7 @@ def test_words(row: pd.Series, note: str = "") -> list[str]:
     return [text for column, text in words.items() if pd.notna(row[column])]
 
 
-def answers(setting: Setting, model: Model) -> np.ndarray:
+def predictions_of_sets(setting: Setting, model: Model) -> np.ndarray:
     """Return the predicted classes of the test images for the seven sets: (sets, seeds, images)."""
     return np.array(
         [[one.by_column[column] for one in setting.predictions(model[column], column)] for column in SUBSETS]

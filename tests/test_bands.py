@@ -301,14 +301,14 @@ def test_many_channels_are_evaluated_on_some_sets_and_it_is_said(tmp_path, monke
 
 def test_folds_test_each_image_once_and_spread_the_classes():
     labels = np.repeat([0, 1, 2], [23, 10, 41])
-    parts = split_folds(labels, 5)
+    parts = split_folds(labels, 5, "abc")
     assert sorted(np.concatenate([part["test"] for part in parts])) == list(range(74))
     for part in parts:
         assert sorted(np.concatenate(list(part.values()))) == list(range(74))
         counts = np.bincount(labels[part["test"]], minlength=3)
         assert all(abs(count - whole / 5) < 1 for count, whole in zip(counts, (23, 10, 41)))
-    with pytest.raises(UserError, match="class 1 has only 10 images"):
-        split_folds(labels, 11)
+    with pytest.raises(UserError, match="class b has only 10 images"):
+        split_folds(labels, 11, "abc")
 
 
 def test_folds_are_data_sets(bands, tmp_path, capsys):

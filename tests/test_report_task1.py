@@ -27,6 +27,7 @@ from grids.task1 import (
     probed,
 )
 from report import build, figures, markdown
+from report.appendix_tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from report.budgets import budget
 from report.charts import KINDS, make_charts
 from report.class_names import class_names
@@ -35,7 +36,6 @@ from report.figures import Chart, Panel, Series, SetScores
 from report.numbers import DATA, NARROW, Numbers
 from report.paper import colour_table, predictions_table, seeds_of
 from report.results import load_settings
-from report.tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from tools import pictures
 from utils import UserError
 

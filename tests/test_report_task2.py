@@ -16,6 +16,7 @@ from grids import task2
 from grids.run import Run
 from metrics.statistics import holm
 from report import build, figures
+from report.appendix_tables import classifier_cost_table, main_table, mistakes_table, variant_table
 from report.charts import KINDS, make_charts
 from report.compare import (
     RATIOS,
@@ -31,7 +32,6 @@ from report.compare import (
 )
 from report.figures import Chart, Share
 from report.results import load_settings
-from report.tables import classifier_cost_table, main_table, mistakes_table, variant_table
 from tools import pictures
 from utils import UserError
 

@@ -74,3 +74,8 @@ def test_only_networks_with_a_record_are_published(command, trained, tmp_path):
     save_checkpoint("other.pt", {**checkpoint, "train_s": 1.5})
     with pytest.raises(UserError, match="has no record of this training: evaluate it first"):
         weights.main(["other.pt", "other", "--results", str(tmp_path)])
+    published = tmp_path / "weights" / "tiny" / "model.pt"
+    weights.main(["run/model.pt", "tiny", "--results", str(tmp_path)])  # the same network again
+    save_checkpoint(published, {**checkpoint, "train_s": 1.5})
+    with pytest.raises(UserError, match="holds another network: choose another name"):
+        weights.main(["run/model.pt", "tiny", "--results", str(tmp_path)])

@@ -20,16 +20,25 @@ MOST_BYTES = 20_000_000
 WEIGHTS = "weights"  # folder of results/
 
 
+KINDS = ("task1-model", "task2-model")
+
+
+def training_of(checkpoint: dict) -> tuple:
+    """Return facts that tell the trainings of two checkpoints apart."""
+    return checkpoint["environment"], checkpoint["train_s"], kept_options(checkpoint["config"])
+
+
 def record_of(checkpoint: dict, folder: Path) -> str:
     """Return the name of the record in which the network of a checkpoint is evaluated as it was trained.
 
     Raises:
         UserError: the folder has no such record.
     """
-    key = (checkpoint["environment"], checkpoint["train_s"], kept_options(checkpoint["config"]))
     task = checkpoint["kind"].removesuffix("-model")
     for name, record in load_records(folder, task).items():
-        if (record["trained_with"], record["train_s"], record["config"]) == key and not record["test"]:
+        if (record["trained_with"], record["train_s"], record["config"]) == training_of(
+            checkpoint
+        ) and not record["test"]:
             return name
     raise UserError(f"{folder}/{task}/runs has no record of this training: evaluate it first")
 
@@ -38,9 +47,10 @@ def publish(path: Path, name: str, folder: Path) -> Path:
     """Copy the checkpoint `path` to folder/weights/name/model.pt and return the path of the copy.
 
     Raises:
-        UserError: the checkpoint has no record, is too large, or its training used another network.
+        UserError: the checkpoint has no record, is too large, or its training used another network; or `name` holds
+            another network.
     """
-    checkpoint = load_checkpoint(path, ("task1-model", "task2-model"))
+    checkpoint = load_checkpoint(path, KINDS)
     record_of(checkpoint, folder)
     if path.stat().st_size > MOST_BYTES:
         raise UserError(
@@ -53,6 +63,8 @@ def publish(path: Path, name: str, folder: Path) -> Path:
         )
     dropped = {*PLACES} - {"name"}
     target = folder / WEIGHTS / check_name(name, "the name") / "model.pt"
+    if target.exists() and training_of(load_checkpoint(target, KINDS)) != training_of(checkpoint):
+        raise UserError(f"{target} holds another network: choose another name, or delete this file")
     save_checkpoint(
         target, {**checkpoint, "config": {key: value for key, value in config.items() if key not in dropped}}
     )
