@@ -89,10 +89,10 @@ def choice_table(numbers: Numbers) -> str:
     rows = []
     for label, runs, use in (
         ("seven specialists", task1.SPECIALISTS, "few sets, known in advance"),
-        ("late fusion", task1.LATE_FUSION, "few channels, accuracy first"),
-        ("sliced kernel", task1.SLICED, "nothing known of the channels"),
-        ("dynamic convolution", task1.GENERATED["dynamic"], "with C/n below ours; it does not fold"),
-        ("hypernetwork", task1.GENERATED["hypernet"], "as ours; single channels first"),
+        ("late fusion", task1.LATE_FUSION, "few channels, if accuracy matters most"),
+        ("sliced kernel", task1.SLICED, "channels without known statistics"),
+        ("dynamic convolution", task1.GENERATED["dynamic"], "no case: below ours, and it does not fold"),
+        ("hypernetwork", task1.GENERATED["hypernet"], "as ours, if single channels matter most"),
         ("ours", task1.CHANNELSET, "many sets, one network, export"),
     ):
         if costs := budget(numbers, runs):

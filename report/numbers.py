@@ -284,7 +284,7 @@ class Numbers:
             sum(record[key]["commit"].endswith("+changes") for record in self._records())
             for key in ("evaluated_with", "trained_with")
         )
-        return f"{evaluated} of these {len(self._records())} evaluations ran with uncommitted changes; " + (
+        return f"{evaluated} of our {len(self._records())} evaluations ran with uncommitted changes; " + (
             f"so did the trainings of {trained}." if trained else "all trainings ran from clean commits."
         )
 
