@@ -33,6 +33,7 @@ BOUNDED = (1, 32773, 5, 34926, 50000)
 NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of such files
 LARGEST_PIXEL = 1e18  # the square of a larger pixel may not fit into float32, the type of the covariances
 OTHERS = {  # from a pattern of the first bytes of other files to a description
+    rb"\x89PNG|\xff\xd8\xff": "a PNG or JPEG file",
     rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC picture",
     rb".{4}ftypavi": "an AVIF picture",
     rb".{4}ftypcrx": "a raw picture of a camera",
@@ -129,7 +130,8 @@ def decode(
         return resize(check_array(read_array(data), channels, kind), size)
     if channels not in (1, 3):
         raise ValueError(
-            f"a picture has 3 channels (or 1), expected {channels}; the file is {what_it_is(data)}"
+            f"a picture has 3 channels (or 1), expected {channels} in a .npy or TIFF file; the file is "
+            f"{what_it_is(data)}"
         )
     if kind != "uint8":
         raise ValueError(
@@ -156,7 +158,7 @@ def open_picture(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=PICTURES)
     except UnidentifiedImageError:
         raise ValueError(
-            f"cannot identify a picture: the file is {what_it_is(data)}; save it as JPEG or PNG"
+            f"cannot identify a picture: the file is {what_it_is(data)}; save it again, as JPEG or PNG"
         ) from None
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise ValueError(f"an animation or a stack of {image.n_frames} pictures")
