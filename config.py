@@ -60,6 +60,7 @@ SESSION_OPTIONS = {
     "data",
     "cache",
     "eval_every",
+    "max_failed",
     "max_depth",
     "tensorboard",
     "taught_by",
@@ -379,7 +380,7 @@ class Task1Config(TrainConfig):
             self.embedding = not plain
         if self.train_channels != "all":
             trained = sorted(parse_subset(self.train_channels, channels))
-            self.train_channels = subset_name(tuple(trained), names)
+            self.train_channels = subset_name(tuple(trained), names) if len(trained) < len(names) else "all"
             if plain or partial:
                 raise UserError("--train-channels needs a --sampler and --channels all")
         drawn = taken.chosen(parse_subset(self.train_channels, taken))
@@ -445,7 +446,11 @@ class Task2Config(ShallowOptions, TrainConfig):
 
     def without_effect(self) -> dict[str, str]:
         unused = super().without_effect()
-        return unused if self.arch in SHALLOW else {**unused, "max_depth": "a network of models/shallow.py"}
+        if self.arch not in SHALLOW:
+            unused["max_depth"] = "a network of models/shallow.py"
+        elif not (SHALLOW[self.arch].get("gates") if self.gates is None else self.gates):
+            unused["pooled_gates"] = "--gates"
+        return unused
 
 
 CONFIGS: dict[str, type[TrainConfig]] = {"task1": Task1Config, "task2": Task2Config}

@@ -33,6 +33,7 @@ BOUNDED = (1, 32773, 5, 34926, 50000)
 NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of such files
 LARGEST_PIXEL = 1e18  # the square of a larger pixel may not fit into float32, the type of the covariances
 OTHERS = {  # from a pattern of the first bytes of other files to a description
+    rb"\x89PNG|\xff\xd8\xff": "a PNG or JPEG file",
     rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC picture",
     rb".{4}ftypavi": "an AVIF picture",
     rb".{4}ftypcrx": "a raw picture of a camera",
@@ -129,7 +130,8 @@ def decode(
         return resize(check_array(read_array(data), channels, kind), size)
     if channels not in (1, 3):
         raise ValueError(
-            f"a picture has 3 channels (or 1), expected {channels}; the file is {what_it_is(data)}"
+            f"a picture has 3 channels (or 1), expected {channels} in a .npy or TIFF file; the file is "
+            f"{what_it_is(data)}"
         )
     if kind != "uint8":
         raise ValueError(
@@ -156,7 +158,7 @@ def open_picture(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=PICTURES)
     except UnidentifiedImageError:
         raise ValueError(
-            f"cannot identify a picture: the file is {what_it_is(data)}; save it as JPEG or PNG"
+            f"cannot identify a picture: the file is {what_it_is(data)}; save it again, as JPEG or PNG"
         ) from None
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise ValueError(f"an animation or a stack of {image.n_frames} pictures")
@@ -165,6 +167,14 @@ def open_picture(data: bytes) -> Image.Image:
         if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise ValueError(f"tiles of {width} x {height} pixels are too large; save it without tiles")
         check_layout(image)
+    # Pillow (13.0) compares the transparent colour with pixels that it has scaled to 8 bits
+    if (
+        image.format == "PNG"
+        and "transparency" in image.info
+        and image.mode != "P"
+        and ";" in image.tile[0].args
+    ):
+        raise ValueError("a PNG of 2, 4 or 16 bits with a transparent colour; save it as RGBA")
     return image
 
 
@@ -180,6 +190,8 @@ def check_layout(image: Image.Image) -> None:
     plain = tags.get(259, 1) in (1, 32773)  # Pillow unpacks these two itself; libtiff unpacks the others
     if apart and (bits > 8 if plain else colours in (0, 1)):
         raise ValueError(f"a TIFF of {bits} bits with each channel stored by itself; interleave the channels")
+    if 2 in tags.get(339, ()) and bits <= 8:
+        raise ValueError("a TIFF of signed 8-bit pixels; save it without negative values")
     if bits > 8 and colours == 0:
         raise ValueError(f"a TIFF of {bits} bits in which 0 is white; save it with 0 as black")
 
@@ -206,7 +218,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     # Pillow scales every PGM of more than 8 bits to 0..65535
     wide = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")
     image = ImageOps.exif_transpose(image)
-    if image.mode == mode:
+    if image.mode == mode and not image.has_transparency_data:
         return image  # `convert` would make a copy
     if wide:
         image = Image.fromarray(np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
@@ -231,7 +243,7 @@ def is_array(data: bytes, channels: int, bands: bool = False) -> bool:
     Args:
         channels: number of channels of the data set.
         bands: whether the data set has a bands.txt. Then a TIFF of 1 or 3 channels is an array if it has more than 8
-            bits, or three channels that are not colours. A picture would lose the bits above 8.
+            bits or a sign, or three channels that are not colours. A picture would lose the bits above 8.
 
     Raises:
         Exception: any error of tifffile for a damaged file.
@@ -244,7 +256,11 @@ def is_array(data: bytes, channels: int, bands: bool = False) -> bool:
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
-        return page.bitspersample > 8 or (page.photometric == 1 and page.samplesperpixel == 3)
+        return (
+            page.bitspersample > 8
+            or page.dtype == "int8"
+            or (page.photometric == 1 and page.samplesperpixel == 3)
+        )
 
 
 def read_array(data: bytes) -> np.ndarray:
@@ -332,7 +348,9 @@ def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
         )
     if array.shape[2] != channels:
         array = array.transpose(1, 2, 0)
-    if array.dtype.kind not in "fiu" or kind_of(array) != kind:
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"the pixels are {array.dtype}; save them as whole numbers or floats")
+    if kind_of(array) != kind:
         raise ValueError(
             f"the pixels are {array.dtype}, but the first image has {kind}: save all images as one type"
         )

@@ -201,6 +201,8 @@ def test_float_pixels_and_the_kinds_that_go_into_them(tmp_path):
         (as_npy(np.zeros((8, 8, 5)))[:-9], "float32", "."),
         (b"II*\0broken", "uint16", "."),
         (b"no image", "uint16", "a picture has 3 channels"),
+        (b"\x89PNG", "uint16", "expected 5 in a .npy or TIFF file; the file is a PNG"),
+        (as_npy(np.zeros((8, 8, 5), bool)), "bool", "the pixels are bool; save them as whole numbers"),
     ],
 )
 def test_what_is_no_such_image_says_why(data, kind, message):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data import cache as cache_module
 from data.cache import PixelCache, open_cache
-from data.decode import decode, moments
+from data.decode import decode, moments, pixel_kind
 from data.lists import read_lists
 from utils import UserError
 
@@ -100,6 +100,9 @@ def test_what_is_transparent_shows_white():
     assert (decode(encode(grey, format="PNG"), 8) == 255).all()
     opaque = Image.merge("LA", [Image.new("L", (8, 8), 100), Image.new("L", (8, 8), 255)])
     assert (decode(encode(opaque, format="PNG"), 8) == 100).all()
+    for mode, colour in (("RGB", (10, 20, 30)), ("L", 100)):
+        image = encode(Image.new(mode, (8, 8), colour), format="PNG", transparency=colour)
+        assert (decode(image, 8, 3) == 255).all() and (decode(image, 8, 1) == 255).all()
 
 
 @pytest.mark.parametrize("orientation, red_is", [(1, "left"), (3, "right"), (6, "top"), (8, "bottom")])
@@ -111,6 +114,11 @@ def test_pictures_stand_as_their_exif_says(orientation, red_is):
     )
     place = {"left": decoded[:, 4], "right": decoded[:, -4], "top": decoded[4], "bottom": decoded[-4]}[red_is]
     assert (place[..., 0] > 200).all() and (place[..., 2] < 60).all()
+
+
+SIGNED = encode(
+    Image.new("L", (8, 8), 200), format="TIFF", tiffinfo={339: 2}
+)  # a TIFF of signed 8-bit pixels
 
 
 @pytest.mark.parametrize(
@@ -126,6 +134,8 @@ def test_pictures_stand_as_their_exif_says(orientation, red_is):
         ),
         (encode(Image.fromarray(np.zeros((8, 8), np.float32)), format="TIFF"), "32-bit pixels"),
         (encode(Image.fromarray(np.zeros((8, 8), np.int32)), format="TIFF"), "32-bit pixels"),
+        (encode(Image.new("I;16", (8, 8)), format="PNG", transparency=0), "transparent colour"),
+        (SIGNED, "signed"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "cannot identify"),
         (b"", "cannot identify"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot identify"),
@@ -134,6 +144,11 @@ def test_pictures_stand_as_their_exif_says(orientation, red_is):
 def test_what_has_no_one_picture_is_refused(data, message):
     with pytest.raises(Exception, match=message):
         decode(data, 8)
+
+
+def test_signed_bands_keep_their_sign():
+    kind = pixel_kind(SIGNED, 1, bands=True)
+    assert (decode(SIGNED, 8, 1, kind, bands=True) == 200 - 256).all()
 
 
 def test_decode_of_a_big_jpeg_keeps_detail():

@@ -375,7 +375,7 @@ def test_a_label_of_many_digits_is_named(digits):
 @pytest.mark.parametrize(
     "data, what",
     [
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture; save it as JPEG or PNG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture; save it again, as JPEG or PNG"),
         (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF picture"),
         (b"\0\0\0\x18ftypmp42", "a video"),
         (b"\xff\x0a\xfa\x7f", "a JPEG XL picture"),

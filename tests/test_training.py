@@ -379,6 +379,7 @@ def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
         and folder.endswith("-s0")
     )
     assert key(out="elsewhere", threads=3, name="x")[1] == first != key(lr=0.3)[1]
+    assert key(train_channels="BGR", max_failed=0.5)[1] == first != key(train_channels="RG")[1]
     assert (
         key(teacher="a", taught_by="x")[1]
         == key(teacher="b", taught_by="x")[1]
@@ -574,6 +575,8 @@ def test_what_needs_no_pixels_is_checked_before_they_are_decoded(command, monkey
         command(train_task2, *tiny, "--arch", "plain6-k5", "--max-depth", "5")
     with pytest.raises(UserError, match="--max-depth has no effect without a network of models/shallow.py"):
         command(train_task2, *tiny, "--max-depth", "5")
+    with pytest.raises(UserError, match="--pooled-gates has no effect without --gates"):
+        command(train_task2, *tiny, "--arch", "gated6-k3", "--no-gates", "--pooled-gates")
 
 
 def test_a_resumed_run_in_the_folder_of_its_options_keeps_its_threads_and_weights(
