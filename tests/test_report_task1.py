@@ -485,7 +485,7 @@ def test_broken_fields_are_named(root, text, message):
 def test_the_texts_say_which_code_was_changed(publish, tmp_path):
     changed = {"commit": "0" * 40 + "+changes", "hardware": "made up", "threads": 1}
     publish("task1", CHANNELSET, 60, dataset=DATA)
-    assert build.collect(tmp_path).numbers("provenance").startswith("0 of these 2 evaluations")
+    assert build.collect(tmp_path).numbers("provenance").startswith("0 of our 2 evaluations")
     assert build.collect(tmp_path).numbers("provenance").endswith("all trainings ran from clean commits.")
     publish("task1", CHANNELSET, 60, seeds=(1,), dataset=DATA, more={"trained_with": changed})
     assert build.collect(tmp_path).numbers("provenance").endswith("so did the trainings of 1.")
