@@ -475,7 +475,7 @@ class _Corrected(Regression):
         weight = self.correction[0].weight  # replicas of nn.DataParallel list no parameters
         assert isinstance(weight, Tensor)
         correction = self.correction(inputs.to(weight)).unflatten(-1, (self.channels, self.channels))
-        corrected: Tensor = matrix + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+        corrected: Tensor = matrix + correction.to(matrix) * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
         return corrected
 
 
