@@ -1,5 +1,6 @@
 """The properties a stem for any set of channels must have."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from channelset import FILLS, UNSEEN, ChannelSetConv2d, all_subsets, build_fill, find_stem, fold_channels
+from channelset import (
+    FILLS,
+    UNSEEN,
+    ChannelSetConv2d,
+    all_subsets,
+    build_fill,
+    find_stem,
+    fold_channels,
+    sample_channels,
+)
 from metrics.cost import count_macs
 from models.task1 import KERNELS, build_channel_net
 
@@ -217,6 +227,30 @@ def test_the_stem_works_in_other_floating_point_types(fill, dtype):
     for y in (stem(x.to(dtype), mask=mask_of([0, 2], 2)), stem(x[:, [0, 2]].to(dtype), [0, 2])):
         assert y.dtype == dtype
         torch.testing.assert_close(y.float(), expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("channels", [3, 18])
+@pytest.mark.parametrize("fill", ["zero", "grey", "mean", "black", "regression", "learned", "luma_chroma"])
+def test_the_default_type_of_torch_changes_nothing(fill, channels):
+    statistics = {"mean": torch.ones(channels), "std": torch.ones(channels)}
+    rule = build_fill(fill, channels, covariance=torch.eye(channels) + 0.5, **statistics)
+    made, x = ChannelSetConv2d(channels, 4, 3, fill=rule).eval(), torch.randn(2, channels, 5, 5)
+    nn.init.normal_(made.embedding)
+
+    def results():
+        stem, random = copy.deepcopy(made), torch.Generator().manual_seed(0)  # a copy remembers no sets
+        mask, ids = sample_channels(2, channels, generator=random), [2, 0, 1]
+        return [mask, stem(x, mask=mask), stem(x[:, ids], ids), stem.fill(mask[0]), stem.fill.columns(ids)]
+
+    expected = results()
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            found = results()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for one, other in zip(found, expected):
+            assert torch.equal(one, other)
 
 
 # ---------------------------------------------------------------- open set
