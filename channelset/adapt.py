@@ -137,7 +137,7 @@ def adapt_first_conv(
     sampler = Sampler(sample, seed=seed) if isinstance(sample, str) else sample
     given = _Given(fill, statistics, normalised, covariance, mean, std, ridge)
     kind = InputFill if where == "stem" else ChannelPlace  # a stem may replace another stem
-    if any(isinstance(module, kind) for module in model.modules()):
+    if any(isinstance(module, (kind, FixedFill)) for module in model.modules()):
         raise ValueError(f"{type(model).__name__} is adapted already: start from the plain network")
     if where == "input":
         unused = {"path": path, "embedding": embedding, "trained_on": trained_on, "init": init != "keep"}

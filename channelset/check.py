@@ -38,8 +38,10 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
             first = calls.run(0.0)
             count = calls.count
             later = [calls.run(None), calls.run(float("nan"))]
-        except (ValueError, RuntimeError, TypeError) as error:
-            raise ValueError(f"the adapted network fails on the example: {error}") from error
+        except Exception as error:
+            raise ValueError(
+                f"the adapted network fails on the example: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(place, InputFill) and not count:
             raise ValueError(
                 "the adapted convolution does not run: use path= to name the convolution that reads the images"
@@ -75,7 +77,7 @@ def _check_some(calls: _Calls) -> None:
         calls.run(0.0, ids)
         same = _same(whole, [x[:, ids] if x.shape[1] > len(ids) else x for x in calls.read])
     except Exception as error:
-        same, reason = False, str(error)
+        same, reason = False, f"{type(error).__name__}: {error}"
     if not same:
         raise ValueError(
             f"a layer or code before the adapted convolution needs images of all channels: {reason}. Use "
@@ -241,7 +243,7 @@ def _reader(model: nn.Module, place: ChannelPlace, run: Any) -> str:
     ]
     try:
         run(float("nan"))
-    except (ValueError, RuntimeError, TypeError):
+    except Exception:
         pass
     finally:
         for handle in handles:

@@ -171,9 +171,14 @@ def _shares(mask: Tensor) -> Tensor:
     return present / present.sum(-1, keepdim=True).clamp(min=1)
 
 
+def _eye(channels: int, device: torch.device | None) -> Tensor:
+    """Return the identity (C, C), float32 whatever torch's default type is."""
+    return torch.eye(channels, dtype=torch.float32, device=device)
+
+
 def _diagonal(values: Tensor) -> Tensor:
     """Put values (..., C) on the diagonals of matrices; exporters do not support torch.diag_embed."""
-    return values.unsqueeze(-1) * torch.eye(values.shape[-1], device=values.device)
+    return values.unsqueeze(-1) * _eye(values.shape[-1], values.device)
 
 
 class Zero(Fill):
@@ -225,7 +230,7 @@ class Black(Fill):
         self.hold("absent", black)
 
     def forward(self, mask: Tensor) -> Tensor:
-        return torch.eye(self.channels, device=mask.device).expand(*mask.shape, self.channels)
+        return _eye(self.channels, mask.device).expand(*mask.shape, self.channels)
 
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
         return x
@@ -289,7 +294,7 @@ class Regression(Fill):
     def _sweep(self, mask: Tensor) -> Tensor:
         # The sweep operator: after step k, element (j, k) is the weight of channel k in the prediction of channel j.
         # Compilers and exporters support this plain arithmetic, but not a solver.
-        eye = torch.eye(self.channels, device=mask.device)
+        eye = _eye(self.channels, mask.device)
         swept = self.covariance.float().expand(*mask.shape, self.channels)
         for k in range(self.channels):
             column = swept[..., k] - eye[k]
@@ -300,7 +305,7 @@ class Regression(Fill):
     def _solve(self, mask: Tensor) -> Tensor:
         """Compute P (N, C, C) for masks (N, C) with a Cholesky decomposition, in double precision."""
         if mask.device.type == "cpu":  # only the rows and columns that are needed
-            matrices = torch.zeros(len(mask), self.channels, self.channels, device="cpu")
+            matrices = torch.zeros(len(mask), self.channels, self.channels, dtype=torch.float32, device="cpu")
             for matrix, row in zip(matrices, mask.tolist()):
                 ids = [i for i, here in enumerate(row) if here]
                 matrix[:, ids] = self._regression(ids)
@@ -310,7 +315,7 @@ class Regression(Fill):
         rows = covariance * present.unsqueeze(-1)
         factor = torch.linalg.cholesky_ex(rows * present.unsqueeze(-2) + torch.diag_embed(1 - present))[0]
         solved = torch.cholesky_solve(rows, factor).mT * present.unsqueeze(-2)
-        eye = torch.eye(self.channels, device=mask.device)
+        eye = _eye(self.channels, mask.device)
         return torch.where(mask.unsqueeze(-1), eye, solved.float())
 
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
@@ -340,7 +345,7 @@ class Regression(Fill):
         device, absent = self.covariance.device, _others(ids, self.channels)
         if self.channels <= SWEPT:
             return self._sweep(torch.tensor([i in ids for i in range(self.channels)], device=device))[:, ids]
-        columns = torch.zeros(self.channels, len(ids), device=device)
+        columns = torch.zeros(self.channels, len(ids), dtype=torch.float32, device=device)
         columns[ids, range(len(ids))] = 1
         if absent:
             exact = _exact(self.covariance)
@@ -475,7 +480,7 @@ class _Corrected(Regression):
         weight = self.correction[0].weight  # replicas of nn.DataParallel list no parameters
         assert isinstance(weight, Tensor)
         correction = self.correction(inputs.to(weight)).unflatten(-1, (self.channels, self.channels))
-        corrected: Tensor = matrix + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+        corrected: Tensor = matrix + correction.to(matrix) * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
         return corrected
 
 
@@ -531,7 +536,7 @@ class LumaChroma(Fill):
         return torch.cat([kernel.sum(1, keepdim=True), kernel - kernel.mean(1, keepdim=True)], dim=1)
 
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
-        n, eye = len(ids), torch.eye(self.channels, device=device)
+        n, eye = len(ids), _eye(self.channels, device)
         # (C, n)
         select = torch.stack([eye.mean(0) if i == UNSEEN else eye[i] for i in ids], dim=1)
         return torch.cat([select.new_full((1, n), 1 / n), select - select.mean(1, keepdim=True)])

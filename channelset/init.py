@@ -27,7 +27,7 @@ def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Chann
         ValueError: a channel or the method is unknown, a weight is not a number, or a wavelength is missing.
     """
     new, old = len(wanted), len(known)
-    source = torch.zeros(new, old, device="cpu")
+    source = torch.zeros(new, old, dtype=torch.float32, device="cpu")
     if isinstance(init, Mapping):
         for channel, parts in init.items():
             row = source[wanted.ids([channel])[0]]

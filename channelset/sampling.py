@@ -89,8 +89,9 @@ def sample_channels(
             size[: batch // 3], size[batch // 3 : 2 * (batch // 3)] = channels, 1
         if how in ("uniform", "bernoulli"):  # sets of the same size are equally likely
             size = _independent_sizes(how, draws, channels, generator)
-        rank = torch.rand(draws, channels, generator=generator, device="cpu").argsort(1).argsort(1)
-        mask = (rank < size).expand(batch, channels)
+        # always float32, because other types give other sets for the same seed
+        order = torch.rand(draws, channels, generator=generator, dtype=torch.float32, device="cpu").argsort(1)
+        mask = (order.argsort(1) < size).expand(batch, channels)
     mask = _insert(mask, weights, generator) if weights else mask
     return mask if device is None else mask.to(device, non_blocking=True)
 

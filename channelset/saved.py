@@ -121,7 +121,9 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
                 about = json.loads((file.metadata() or {})["channelset"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except ImportError:
-        raise ValueError(f"{path}: install safetensors to read it") from None
+        raise ValueError(
+            f"{path} is damaged, or its format is safetensors: install safetensors to read it"
+        ) from None
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:

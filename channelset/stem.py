@@ -344,7 +344,8 @@ class ChannelSetConv2d(ChannelPlace):
     def _presence(self, ids: Sequence[int]) -> Tensor:
         """Return how often `ids` names each known channel: (C,). An unseen channel adds 1 / C to each known channel."""
         share = ids.count(UNSEEN) / self.in_channels
-        return torch.tensor([ids.count(i) + share for i in range(self.in_channels)], device="cpu")
+        counts = [ids.count(i) + share for i in range(self.in_channels)]
+        return torch.tensor(counts, dtype=torch.float32, device="cpu")
 
     def _forward_mask(self, x: Tensor, mask: Tensor) -> Tensor:
         x = self.fill.complete(x, mask)

@@ -267,7 +267,10 @@ def test_every_form_type_and_mode_is_kept(conv):
     assert stem(x).dtype == x.dtype and stem.training == conv.training
     assert {p.requires_grad for p in stem.parameters()} == {conv.weight.requires_grad}
     folded = stem.fold([0, 2])
-    assert folded.weight.dtype == x.dtype and folded.weight.requires_grad == conv.weight.requires_grad
+    assert folded.weight.dtype == x.dtype
+    assert [p.requires_grad for p in folded.parameters()] == [conv.weight.requires_grad] * 2
+    stem.weight.requires_grad_(False)  # the embedding still trains, unless all was frozen
+    assert [p.requires_grad for p in stem.fold([0, 2]).parameters()] == [conv.weight.requires_grad] * 2
     torch.testing.assert_close(folded(x[:, [0, 2]]), stem(x[:, [0, 2]], [0, 2]), rtol=1e-2, atol=2e-2)
 
 

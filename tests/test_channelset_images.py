@@ -121,6 +121,9 @@ def test_every_linear_rule_fills_around_the_mean(fill):
     dirty = torch.where(mask[:, :, None, None], x, torch.nan)
     with torch.no_grad():
         torch.testing.assert_close(net(dirty, mask=mask), expected, rtol=1e-4, atol=1e-4)
+        exact, every = x.double(), torch.tensor([True, False, True, False]).expand(len(x), 4)
+        filled = net.double()(exact[:, [2, 0]], channels=[2, 0])
+        torch.testing.assert_close(filled, net(exact, mask=every), rtol=1e-4, atol=1e-4)
 
 
 def test_the_intercept_folds_without_padding_and_is_exact_with_it():

@@ -201,6 +201,11 @@ def test_an_example_passes_where_the_stem_alone_reads_the_images():
         assert isinstance(net[0], ChannelSetConv2d) and not net.training
     with pytest.raises(ValueError, match="example= must be"):
         adapt_first_conv(small_net(), "mean", example="images")
+    net = small_net()
+    net[1].forward = lambda x: {}["scale"]  # any error of the network names the example
+    for where in ("stem", "input"):
+        with pytest.raises(ValueError, match="fails on the example: KeyError: 'scale'"):
+            adapt_first_conv(net, "mean", where=where, example=torch.randn(2, 3, 8, 8))
 
 
 def test_images_that_are_not_centred_are_seen_in_the_example():
@@ -263,6 +268,8 @@ def test_filling_at_the_input_refuses_what_it_cannot_do():
     for where in ("input", "stem"):
         with pytest.raises(ValueError, match="adapted already"):
             adapt_first_conv(net, "mean", where=where)
+        with pytest.raises(ValueError, match="adapted already"):
+            adapt_first_conv(fold_channels(net, [0, 2]), "mean", where=where)
     with pytest.raises(RuntimeError, match="were not filled"), present(net, mask=MASK):
         net[0](torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match="called with a dict"):

@@ -162,7 +162,7 @@ def test_what_is_no_such_file_is_one_clear_error(tmp_path):
     for name, message in (
         ("none.pt", "no such file"),
         ("broken.pt", "not written by save_adapted"),
-        ("text", "safetensors|not written by save_adapted"),
+        ("text", "text is damaged, or its format is safetensors|not written by save_adapted"),
         ("other.pt", "not written by save_adapted"),
     ):
         with pytest.raises(ValueError, match=message):
