@@ -297,6 +297,17 @@ def test_the_gap_to_specialists_needs_their_recipe(results, publish, cells):
     assert cells(table, "longer")["expert gap"] == "–" != cells(table, CHANNELSET.label)["expert gap"]
 
 
+@pytest.mark.parametrize("kind", ["dataset_digest", "images_digest"])
+def test_records_of_different_data_of_one_name_are_refused(publish, tmp_path, kind):
+    for run, more in ((CHANNELSET, {kind: "a"}), (SLICED, {}), (RGB_ONLY, {kind: "lists only"})):
+        publish("task1", run, 60, more=more)
+    publish("task1", CHANNELSET, 60, dataset="other", more={kind: "b"})
+    assert len(load_settings(tmp_path, "task1")[1]) == 2
+    publish("task1", BY_FILL["zero"], 55, more={kind: "b"}, preset="64px-half")
+    with pytest.raises(UserError, match="the records .*-channelset-.* and .*-fill-zero-.* both called 'toy'"):
+        load_settings(tmp_path, "task1")
+
+
 def test_predictions_of_other_images_are_refused(results, publish, rewrite):
     files = publish("task1", BY_FILL["zero"], 55)
     rewrite(files.record, json.loads(files.record.read_text()))
@@ -509,6 +520,20 @@ def test_budgets_by_hand(publish, tmp_path):
         assert (found.params, found.epochs) == (params, epochs) and found.answers == pytest.approx(answers)
         assert found.training == pytest.approx(3 * training * 1e6 * 30 * images / 1e15)
         assert found.answer == pytest.approx((60 + 3 * 40 + 3 * 20) / 7)
+
+
+def test_a_seed_without_results_is_a_dash(publish, tmp_path):
+    publish("task1", CHANNELSET, 60, dataset=DATA, seeds=(0,))
+    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    assert [numbers(f"top1 {NARROW} ours mean {seed}") for seed in (0, 3)] == ["60.0", "–"]
+
+
+def test_trainings_in_float32_are_counted(publish, tmp_path):
+    for run, amp in ((CHANNELSET, False), (SLICED, True)):
+        for each in (run, probed(run, "wrong-ids")):  # the second evaluation of the same training
+            publish("task1", each.but(amp=amp), 60, dataset=DATA)
+    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    assert [numbers(f"count {what}") for what in ("runs", "trainings", "float32")] == ["8", "4", "2"]
 
 
 def test_core_hours_count_each_training_and_its_threads_once(publish, tmp_path):
