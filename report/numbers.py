@@ -214,7 +214,8 @@ class Numbers:
         return str(len({"runs": self._records(), "trainings": trainings, "float32": float32}[what]))
 
     def seeds(self, preset: str, name: str) -> str:
-        count = len(self.by_seed(preset, name))
+        setting, model = self.find(preset, name)
+        count = len(setting.seeds(model)) if model else 0
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def agreeing(self, preset: str, name: str | Runs) -> str:

@@ -528,6 +528,12 @@ def test_a_seed_without_results_is_a_dash(publish, tmp_path):
     assert [numbers(f"top1 {NARROW} ours mean {seed}") for seed in (0, 3)] == ["60.0", "–"]
 
 
+def test_seeds_are_counted_on_data_of_other_channels(publish, tmp_path):
+    publish("task1", CHANNELSET, 60, dataset=f"{DATA}-sobel", subsets=("sobel", "RGBsobel"))
+    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    assert numbers("seeds sobel ours") == "two seeds" and numbers("seeds bands ours") == "no seeds"
+
+
 def test_trainings_in_float32_are_counted(publish, tmp_path):
     for run, amp in ((CHANNELSET, False), (SLICED, True)):
         for each in (run, probed(run, "wrong-ids")):  # the second evaluation of the same training
