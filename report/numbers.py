@@ -17,6 +17,7 @@ The values below are examples; they change with the results.
     {{ provenance }}                             a sentence on evaluations whose code is not a commit
     {{ about date }}                             a field of report/text/about.json
     {{ count runs }}                             331             number of evaluations on the data set `DATA`
+    {{ count float32 }}                          17              number of trainings in float32; `trainings` counts all
 
 A number comes from the files of predictions in this way: `build.fill` -> `Numbers.gap` -> `Numbers.difference` ->
 `Numbers.find` (`NAMED` in grids/task1.py, `Setting.model`, `Setting.find`) -> `Setting.difference` -> `Setting.correct`
@@ -129,9 +130,13 @@ class Numbers:
 
     def by_seed(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> list[float]:
         """Return top-1 on test in percent for each seed, or for `seed` alone; return [] if there are no results."""
+        wanted = int(seed) if seed else None
         setting, model = self.find(preset, name)
-        seeds = [int(seed)] if seed else None
-        return setting.top1(model, self.columns(setting, group), seeds) if model else []
+        if not model:
+            return []
+        columns = self.columns(setting, group)
+        seeds = [each for each in setting.seeds(model, columns) if wanted in (None, each)]
+        return setting.top1(model, columns, seeds)
 
     def top1(self, preset: str, name: str | Runs, group: str = "mean", seed: str = "") -> str:
         values = self.by_seed(preset, name, group, seed)
@@ -204,10 +209,13 @@ class Numbers:
         return NOTHING if table.empty else f"{table[column].astype(float).mean():{form}}"
 
     def count(self, what: str) -> str:
-        return str(len({"runs": self._records(), "trainings": self._trainings()}[what]))
+        trainings = self._trainings()
+        float32 = [record for record in trainings if not record["config"]["amp"]]
+        return str(len({"runs": self._records(), "trainings": trainings, "float32": float32}[what]))
 
     def seeds(self, preset: str, name: str) -> str:
-        count = len(self.by_seed(preset, name))
+        setting, model = self.find(preset, name)
+        count = len(setting.seeds(model)) if model else 0
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def agreeing(self, preset: str, name: str | Runs) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from config import CONFIGS, identity, resolve_run
+from data.identity import LISTS_ONLY
 from data.lists import RGB
 from engine.records import (
     SETTING,
@@ -51,8 +52,12 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
 
     The table is a dict from the path of its file to its text; it is empty without results. Results of the "demo" data
     set are for tests and have no setting.
+
+    Raises:
+        UserError: a record is malformed, or two records are of different data sets with the same name.
     """
     records = load_records(root / "results", task)
+    check_data(records)
     table = make_table(records, task)
     text = {f"results/{task}/{TABLES[task]}": to_csv(table, columns(task))} if records else {}
     groups = table[table["dataset"] != "demo"].groupby(list(SETTING), sort=False)
@@ -62,6 +67,26 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
             other for other in settings if other is not setting and other.dataset == setting.dataset
         ]
     return text, settings
+
+
+def check_data(records: dict[str, dict]) -> None:
+    """Check that all records of a data set have the same lists, and the same images if the records tell.
+
+    Raises:
+        UserError: two records are of different data sets with the same name.
+    """
+    known: dict[tuple[str, str], tuple[str, str]] = {}  # (data set, kind of digest) -> (digest, first record)
+    for name, record in records.items():
+        for kind in ("dataset_digest", "images_digest"):
+            value, dataset = record.get(kind, LISTS_ONLY), record["dataset"]
+            if value == LISTS_ONLY or dataset == "demo":
+                continue
+            digest, first = known.setdefault((dataset, kind), (value, name))
+            if digest != value:
+                raise UserError(
+                    f"the records {first} and {name} are of different data sets that are both called {dataset!r}: "
+                    f"delete the records of one data set, or rename it and train again"
+                )
 
 
 def prediction_columns(task: str, rows: pd.DataFrame) -> tuple[str, ...]:

@@ -7,20 +7,31 @@ import pytest
 from report.claims import broken_claims
 from utils import UserError
 
-INTERVALS = {"ahead": (0.2, 1.4), "behind": (-1.4, -0.2), "level": (-0.4, 0.9), "share": (0.88, 0.93)}
+DIFFERENCES = {
+    "ahead": (0.2, 1.4),
+    "behind": (-1.4, -0.2),
+    "level": (-0.4, 0.9),
+    "to-0": (-1, 0),
+    "from-0": (0, 1),
+}
+SHARES = {"share": (0.88, 0.93)}
 
 
 def claims_of(field: str) -> list[str]:
-    def test(name):
-        return dict(zip(("ci95_low", "ci95_high"), INTERVALS[name])) if name in INTERVALS else None
+    """Check a field after a field without results."""
 
-    return broken_claims(f"Words.\n{{{{ {field} }}}}", SimpleNamespace(difference=test, share=test), "a.md")
+    def ends(intervals):
+        return lambda name: dict(zip(("ci95_low", "ci95_high"), intervals.get(name, ()))) or None
+
+    numbers = SimpleNamespace(difference=ends(DIFFERENCES), share=ends(SHARES))
+    return broken_claims(f"{{{{ gap absent }}}}\n{{{{ {field} }}}}", numbers, "a.md")
 
 
 @pytest.mark.parametrize(
     "field",
     [
-        *("gap ahead", "gap ahead | above", "gap level | unclear", "gap behind | below", "gap absent"),
+        *("gap ahead", "gap ahead | above", "gap level | unclear", "gap behind | below"),
+        *("gap to-0 | unclear", "gap from-0 | unclear", "gap ahead | unclear 1", "gap ahead | below 2"),
         *("ratio share", "ratio share | unclear 90", "ratio share | below 95", "ratio share | above 85"),
     ],
 )

@@ -206,6 +206,19 @@ def test_too_many_undecodable_stop_the_build(tiny_dataset, tmp_path):
     with pytest.raises(UserError, match=f"1 of 12 train images cannot be decoded.*{bad}.*--max-failed"):
         build(tiny_dataset, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+    assert build(tiny_dataset, tmp_path / "cache", max_failed_share=1 / 12).failures["train"]
+
+
+def test_a_limit_of_zero_allows_a_set_without_failures(tiny_dataset, tmp_path):
+    assert build(tiny_dataset, tmp_path / "cache", max_failed_share=0).num_classes == 3
+
+
+def test_a_picture_in_two_splits_is_named_at_every_opening(tiny_dataset, tmp_path, capsys):
+    train, test = (f"images/n00000001/n00000001_{number}.JPEG" for number in (0, 7))
+    shutil.copy(tiny_dataset / train, tiny_dataset / test)
+    for _ in range(2):
+        build(tiny_dataset, tmp_path / "cache")
+        assert f"spoils the test: test {test} = train {train}; remove" in capsys.readouterr().err
 
 
 def test_images_that_are_gone_are_named_and_the_cache_stays(tiny_dataset, tmp_path):
@@ -217,12 +230,14 @@ def test_images_that_are_gone_are_named_and_the_cache_stays(tiny_dataset, tmp_pa
     assert PixelCache(folder).split("test").paths == lists.splits["test"].paths
 
 
-def test_size_and_lists_make_different_caches(tiny_dataset, tmp_path):
+def test_size_lists_and_format_make_different_caches(tiny_dataset, tmp_path, monkeypatch):
     folders = {build(tiny_dataset, tmp_path / "cache", size).folder for size in (6, 8)}
     lines = (tiny_dataset / "train.txt").read_text().splitlines(keepends=True)
     (tiny_dataset / "train.txt").write_text("".join(lines[:-1]))
     folders.add(build(tiny_dataset, tmp_path / "cache").folder)
-    assert len(folders) == 3
+    monkeypatch.setattr(cache_module, "FORMAT", cache_module.FORMAT + 9)
+    folders.add(build(tiny_dataset, tmp_path / "cache").folder)
+    assert len(folders) == 4
     with pytest.raises(UserError, match="image size 0 px"):
         build(tiny_dataset, tmp_path / "cache", 0)
 

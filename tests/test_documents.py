@@ -1,5 +1,6 @@
 """README and report stay as short as a reader's five and twenty minutes."""
 
+import importlib
 import json
 import re
 
@@ -107,6 +108,55 @@ def test_programs_fill_in_what_was_measured(source):
 )
 def test_typed_numbers_are_told_from_others(text, typed):
     assert typed_numbers(text) == typed
+
+
+@pytest.mark.parametrize("source", DOCUMENTS.values())
+def test_programs_count_the_seeds(source):
+    assert not re.findall(
+        r"\((?:one|two|three|four|five) seeds?\b", (ROOT / source).read_text(encoding="utf-8")
+    )
+
+
+def test_what_the_texts_refer_to_is_there():
+    appendix = (ROOT / "report/appendix.md").read_text(encoding="utf-8")
+    captions = re.findall(r"^\*Table (\d+)\. ", REPORT, re.MULTILINE)
+    assert captions == [str(number + 1) for number in range(len(tables(REPORT)))]
+    known = {
+        "table": captions,
+        "figure": re.findall(r"^!\[Figure (\d+)\. ", REPORT, re.MULTILINE),
+        "section": re.findall(r"^## (\d+)\. ", REPORT, re.MULTILINE),
+        "appendix": re.findall(r"^## ([A-Z])\. ", appendix, re.MULTILINE),
+    }
+    for text in (REPORT, appendix):
+        named = re.findall(r"\b(table|figure|section|appendix) (\d+|[A-Z])\b", text, re.IGNORECASE)
+        assert not [(kind, name) for kind, name in named if name not in known[kind.lower()]]
+    for page in (
+        "README.md",
+        "report/README.md",
+        "report/appendix.md",
+        "data/README.md",
+        "channelset/README.md",
+    ):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        links = {link for link in re.findall(r"\]\(([^)\s#]+)", text) if not link.startswith("http")}
+        assert not [link for link in links if not (ROOT / page).parent.joinpath(link).exists()], page
+
+
+COMMAND = re.compile(r"\bpython (?:-m )?([\w.]+\w)((?: [^\s`#|]+)*)")
+
+
+@pytest.mark.parametrize("page", ["README.md", "report/README.md", "report/appendix.md", "data/README.md"])
+def test_scripts_know_the_options_of_the_commands(page, capsys):
+    for name, words in COMMAND.findall((ROOT / page).read_text(encoding="utf-8")):
+        script = importlib.import_module(name.removesuffix(".py"))
+        first = [word for word in words.split()[:1] if not word.startswith("-")]  # as in data.prepare build
+        with pytest.raises(SystemExit):
+            script.main([*first, "--help"])
+        options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+        assert {word.split("=")[0] for word in words.split() if word.startswith("--")} <= options, (
+            name,
+            words,
+        )
 
 
 def test_names_of_the_texts_belong_to_one_task_and_are_used():

@@ -4,9 +4,11 @@ works on.
 
 import multiprocessing
 import os
+import re
 import runpy
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -293,6 +295,33 @@ def test_what_the_tables_and_figures_show_is_in_a_grid():
         for model in shown:
             for run in model.values() if isinstance(model, dict) else [model]:
                 assert (run.model, str(run), str(run.teacher)) in queued, str(run)
+
+
+LABELS = {  # words of a label -> whether the options of the run agree with them
+    r"(\d+/\d+) wide": lambda options, said: options["width"] == Fraction(said),
+    r"(\d+) epochs": lambda options, said: options["epochs"] == int(said),
+    r"\b(light|strong)\b": lambda options, said: options["augment"] == said,
+    r"(\dx\d) stem": lambda options, said: options["stem"].startswith(said),
+    r"stride.(\d)": lambda options, said: options["stem"].endswith(said),
+    r"(no pooling)": lambda options, said: options["stem_pool"] is False,
+}
+
+
+def test_labels_of_rows_tell_the_options():
+    small, one, two = "48px-quarter", grids.task1, grids.task2
+    rows = [("task1", small, *row[:2]) for row in (*one.MAIN_ROWS, *one.ABLATION_ROWS, *one.PREDICTED)]
+    rows += [("task1", small, *row) for family in one.BUDGETS.values() for row in family]
+    rows += [("task2", preset, *row) for preset, main in two.MAIN_ROWS.items() for row in main]
+    rows += [("task2", small, *row[:2]) for row in (*two.ABLATION_ROWS, *two.PREDICTED)]
+    told = 0
+    for task, preset, label, model in rows:
+        for run in model.values() if isinstance(model, dict) else [model]:
+            options = vars(resolve_run(task, run, preset))
+            for words, agrees in LABELS.items():
+                for said in re.findall(words, label):
+                    assert agrees(options, said), (label, str(run))
+                    told += 1
+    assert told > 60
 
 
 def test_a_run_of_one_task_is_refused_for_the_other():

@@ -267,7 +267,7 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
 def test_evaluations_of_the_same_weights_are_compared_seed_by_seed(results, publish):
     told = probed(CHANNELSET, "wrong-ids")
     publish("task1", CHANNELSET, 60, spread=4)  # 60 and 64 %
-    publish("task1", told, 50, spread=20)  # 50 and 70 %
+    publish("task1", told, 50, (0, 1, 2), spread=20)  # 50 and 70 %; the third seed has no partner
     setting = only(results)
     ours, probe = (setting.model(run) for run in (CHANNELSET, told))
     wide = setting.difference(probe, ours)  # -10 and +6 points: nothing is known
@@ -295,6 +295,17 @@ def test_the_gap_to_specialists_needs_their_recipe(results, publish, cells):
     publish("task1", Run("longer", "longer", "ours", {"epochs": 90}), 64)
     table = channel_table(only(results))
     assert cells(table, "longer")["expert gap"] == "–" != cells(table, CHANNELSET.label)["expert gap"]
+
+
+@pytest.mark.parametrize("kind", ["dataset_digest", "images_digest"])
+def test_records_of_different_data_of_one_name_are_refused(publish, tmp_path, kind):
+    for run, more in ((CHANNELSET, {kind: "a"}), (SLICED, {}), (RGB_ONLY, {kind: "lists only"})):
+        publish("task1", run, 60, more=more)
+    publish("task1", CHANNELSET, 60, dataset="other", more={kind: "b"})
+    assert len(load_settings(tmp_path, "task1")[1]) == 2
+    publish("task1", BY_FILL["zero"], 55, more={kind: "b"}, preset="64px-half")
+    with pytest.raises(UserError, match="the records .*-channelset-.* and .*-fill-zero-.* both called 'toy'"):
+        load_settings(tmp_path, "task1")
 
 
 def test_predictions_of_other_images_are_refused(results, publish, rewrite):
@@ -511,6 +522,26 @@ def test_budgets_by_hand(publish, tmp_path):
         assert found.answer == pytest.approx((60 + 3 * 40 + 3 * 20) / 7)
 
 
+def test_a_seed_without_results_is_a_dash(publish, tmp_path):
+    publish("task1", CHANNELSET, 60, dataset=DATA, seeds=(0,))
+    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    assert [numbers(f"top1 {NARROW} ours mean {seed}") for seed in (0, 3)] == ["60.0", "–"]
+
+
+def test_seeds_are_counted_on_data_of_other_channels(publish, tmp_path):
+    publish("task1", CHANNELSET, 60, dataset=f"{DATA}-sobel", subsets=("sobel", "RGBsobel"))
+    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    assert numbers("seeds sobel ours") == "two seeds" and numbers("seeds bands ours") == "no seeds"
+
+
+def test_trainings_in_float32_are_counted(publish, tmp_path):
+    for run, amp in ((CHANNELSET, False), (SLICED, True)):
+        for each in (run, probed(run, "wrong-ids")):  # the second evaluation of the same training
+            publish("task1", each.but(amp=amp), 60, dataset=DATA)
+    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    assert [numbers(f"count {what}") for what in ("runs", "trainings", "float32")] == ["8", "4", "2"]
+
+
 def test_core_hours_count_each_training_and_its_threads_once(publish, tmp_path):
     machines = [{"commit": "0" * 40, "hardware": name, "threads": 4} for name in ("made up", "NVIDIA H1")]
     for machine, run in zip(machines, (CHANNELSET, SLICED)):
@@ -597,7 +628,10 @@ def test_classes_that_need_colour_are_chosen_on_other_images():
     right["G"][16:20] = 0  # zoo: both halves
     setting = SimpleNamespace(
         predictions=lambda entry, column: [Predictions(images, labels, {})],
-        correct=lambda model, columns: np.array([np.mean([right[column] for column in columns], 0)] * 2),
+        # of two seeds, the second is always right
+        correct=lambda model, columns: np.array(
+            [2 * np.mean([right[column] for column in columns], 0) - 1, np.ones(24)]
+        ),
     )
     numbers = SimpleNamespace(find=lambda preset, name: (setting, dict.fromkeys(SUBSETS, 1)))
     rows = [line.strip("| ").split(" | ")[:2] for line in colour_table(numbers).splitlines()[2:]]

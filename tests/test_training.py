@@ -387,6 +387,17 @@ def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
     )
 
 
+def test_sides_in_any_order_are_one_training():
+    one, same = (Task1Config(device="cpu", train_sizes=sides).resolve() for sides in ("40,48", "48, 40,40"))
+    assert identity(one) == identity(same)
+
+
+@pytest.mark.parametrize("side, able, amp", [(32, True, True), (31, True, False), (32, False, False)])
+def test_small_images_and_old_processors_train_in_float32(monkeypatch, side, able, amp):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    assert Task1Config(device="cpu", image_size=side).resolve().amp is amp
+
+
 def test_a_teacher_of_an_older_version_is_known_by_the_name_of_its_folder():
     """Such a version wrote the path of the teacher alone; its folder was NAME-OPTIONS-sSEED."""
     teacher = Task1Config(device="cpu", sampler="none").resolve()
