@@ -35,6 +35,7 @@ from data.lists import read_lists  # noqa: E402
 from engine.records import SINGLE, SUBSETS, RunFiles, load_records, run_name, write_predictions, write_record  # noqa: E402
 from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
+from report import build  # noqa: E402
 from storage.files import write_json  # noqa: E402
 from utils import ROOT  # noqa: E402
 
@@ -417,13 +418,20 @@ def cells():
     return read
 
 
+@fixture(scope="session")
+def all_blocks(tmp_path_factory) -> list[str]:
+    """List the blocks of a repository without results."""
+    return list(build.collect(tmp_path_factory.mktemp("empty")).blocks)
+
+
 @fixture
-def documents(tmp_path):
-    """documents(blocks, shown) writes the texts of the documents: README.md with the block `shown`, the appendix
-    with all blocks.
+def documents(tmp_path, all_blocks):
+    """documents(task, appendix, shown) writes the texts of the documents: README.md with the block `shown`, the
+    appendix with the blocks of `appendix` and with all figures of the task.
     """
 
-    def write(blocks, shown: str):
+    def write(task: str, appendix: set[str], shown: str):
+        blocks = [name for name in all_blocks if name in appendix or name.startswith(f"{task}-figure-")]
         texts = tmp_path / "report/text"
         texts.mkdir(parents=True)
         (texts / "README.md").write_text(f"Prose.\n{{{{ table {shown} }}}}\nMore prose.\n")
@@ -432,3 +440,36 @@ def documents(tmp_path):
         return tmp_path
 
     return write
+
+
+@fixture
+def check_figures():
+    """check_figures(root, names) checks that these figures are drawn, and that the same data give the same bytes."""
+
+    def drawn(root):
+        return {path.name: path.read_bytes() for path in (root / build.FIGURES).iterdir()}
+
+    def check(root, names):
+        build.main([], root)
+        first = drawn(root)
+        assert set(first) == {"paper_layer.png", "paper_module.png", *names}
+        for name in first:
+            (root / build.FIGURES / name).unlink()
+        build.main([], root)
+        assert drawn(root) == first
+
+    return check
+
+
+@fixture
+def check_without_results():
+    """check_without_results(root, command) checks that each block names the command that makes results."""
+
+    def check(root, command):
+        build.main([], root)
+        blocks = (root / "report/text/appendix.md").read_text().count("{{ table")
+        text = f"No results yet: run `python {command}`"
+        assert (root / "report/appendix.md").read_text().count(text) == blocks
+        build.main(["--check"], root)
+
+    return check

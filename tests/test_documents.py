@@ -1,10 +1,10 @@
 """README and report stay as short as a reader's five and twenty minutes."""
 
-import json
 import re
 
 import pandas as pd
-import pytest
+from helpers import read_json
+from pytest import mark
 
 from grids import NAMED, task1, task2
 from report.build import DOCUMENTS, FIELD
@@ -57,7 +57,7 @@ def test_the_report_is_a_paper():
     assert cited == set(range(1, len(references) + 1))
 
 
-@pytest.mark.parametrize("text", [README, REPORT], ids=["README", "report"])
+@mark.parametrize("text", [README, REPORT], ids=["README", "report"])
 def test_sentences_are_short(text):
     lengths = sorted(len(one.split()) for one in sentences(text))
     assert lengths[int(0.9 * len(lengths))] <= 25 and lengths[-1] <= 60
@@ -91,12 +91,12 @@ def typed_numbers(text: str) -> list[str]:
     return [f"{text.count(chr(10), 0, match.start()) + 1}: {match[0]}" for match in typed]
 
 
-@pytest.mark.parametrize("source", DOCUMENTS.values())
+@mark.parametrize("source", DOCUMENTS.values())
 def test_programs_fill_in_what_was_measured(source):
     assert not typed_numbers((ROOT / source).read_text(encoding="utf-8")), source
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text, typed",
     [
         ("a\nIt has 47.3 of them.", ["2: 47.3"]),
@@ -123,7 +123,7 @@ def test_measurements_beside_the_records_have_their_provenance():
     assert (
         table["commit"].str.fullmatch("[0-9a-f]{40}").all() and table["dataset_digest"].str.len().eq(12).all()
     )
-    found = json.loads((ROOT / "results/qualitative.json").read_text(encoding="utf-8"))
+    found = read_json(ROOT / "results/qualitative.json")
     for one in (
         found["evaluated_with"],
         *(each["trained_with"] for each in (found["ours"], *found["networks"])),
