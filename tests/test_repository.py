@@ -123,6 +123,7 @@ def test_published_networks_have_the_depth_and_size_of_the_results(published):
             row, size = table[table["run"] == name].iloc[0], record["image_size"]
             with torch.device("meta"):  # depth and size need no values
                 net = rebuild(record, name).eval()
+            net.to_empty(device="cpu")
             assert count_depth(net, (3, size, size)).strict == row["strict_depth"], name
             assert count_params(net) == row["params"], name
             assert record["section"] not in ("ours", "distilled") or row["strict_depth"] <= MAX_DEPTH, name
