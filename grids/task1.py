@@ -308,7 +308,10 @@ ABLATIONS = {
         ("from the start", TAUGHT),
         ("rising over half the training", TAUGHT_LATE),
     ],
-    "distillation from the 1/2 wide net": [("no pooling, 50 epochs, strong", FINE_TAUGHT, FINE_STRONG)],
+    "distillation from the 1/2 wide net, no pooling, 50 epochs, strong": [
+        ("none", FINE_STRONG, FINE_STRONG),
+        ("from the start", FINE_TAUGHT, FINE_STRONG),
+    ],
     "training length": [
         ("ours, 30 epochs", CHANNELSET),
         ("ours, 60", LONG[60]),
@@ -498,7 +501,7 @@ PREDICTED = (
     ("the same with mean fill, 1/4 wide", FINE_MEAN, 53.2),
     ("seven specialists, no pooling, 50 epochs, strong", FINE_SPECIALISTS, 55),
     ("late fusion of three of them", FINE_LATE_FUSION, 55.5),
-    ("ours, no pooling, taught by the 1/2 wide one", FINE_TAUGHT, 55.3),
+    ("ours, no pooling, taught by a wider network", FINE_TAUGHT, 55.3),
     ("ours, trained at 32 to 64 px, tested at 40 px", resized(FINE_SIZES, 40), 50),
     ("the same at 64 px", resized(FINE_SIZES, 64), 55),
     ("ours, 40 px images mirrored to 48 px", at_training_size(CHANNELSET, 40), 40),

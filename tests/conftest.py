@@ -1,5 +1,6 @@
 """Provide fixtures that several test files share."""
 
+import contextlib
 import functools
 import gc
 import logging
@@ -15,21 +16,26 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
+from helpers import command_line, exits, write_set
 from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from pytest import fixture
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads would only wait for each other
 
-import train_task1  # noqa: E402  (the path above leads to it)
+import eval_channels  # noqa: E402  (the path above leads to it)
+import train_task1  # noqa: E402
 from config import changed_options, digest, identity, resolve_run  # noqa: E402
+from data.cache import open_cache  # noqa: E402
 from data.demo import make_demo  # noqa: E402
+from data.lists import read_lists  # noqa: E402
 from engine.records import SINGLE, SUBSETS, RunFiles, load_records, run_name, write_predictions, write_record  # noqa: E402
 from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
+from report import build  # noqa: E402
 from storage.files import write_json  # noqa: E402
 from utils import ROOT  # noqa: E402
 
@@ -37,28 +43,23 @@ os.environ["GIT_COMMIT"] = "0" * 40  # to ask git takes a tenth of a second for 
 gc.freeze()  # the modules stay until the end: a collection need not visit their million objects each time
 
 
-@pytest.fixture
+@fixture
 def tiny_dataset(tmp_path) -> Path:
     """Write a data set in the course's layout: 3 classes of 10 x 8 px pictures (4 train, 2 val, 2 test).
 
     One picture is greyscale.
     """
-    root, rng = tmp_path / "tiny", np.random.default_rng(0)
-    lists = {"train": [], "val": [], "test": []}
-    for label in range(3):
-        wnid = f"n0000000{label}"
-        (root / "images" / wnid).mkdir(parents=True)
-        for number, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
-            path = f"images/{wnid}/{wnid}_{number}.JPEG"
-            image = Image.fromarray(rng.integers(0, 256, (8, 10, 3), np.uint8))
-            (image.convert("L") if label == number == 0 else image).save(root / path, "JPEG", quality=95)
-            lists[split].append(f"{path} {label}\n")
-    for split, lines in lists.items():
-        (root / f"{split}.txt").write_text("".join(lines))
-    return root
+    rng = np.random.default_rng(0)
+
+    def save(path, label, number):
+        image = Image.fromarray(rng.integers(0, 256, (8, 10, 3), np.uint8))
+        (image.convert("L") if label == number == 0 else image).save(path, "JPEG", quality=95)
+
+    write_set(tmp_path / "tiny", "images/n0000000{label}/n0000000{label}_{number}.JPEG", save)
+    return tmp_path / "tiny"
 
 
-@pytest.fixture
+@fixture
 def zipped():
     """Return a function that zips a folder's content into a file."""
 
@@ -71,7 +72,7 @@ def zipped():
     return make
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def once(tmp_path_factory):
     """once(name, folder, make) lets make() fill the folder at the first call of a session; later it is copied."""
     stored = tmp_path_factory.mktemp("once")
@@ -86,18 +87,24 @@ def once(tmp_path_factory):
     return put
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def drawn_demo(tmp_path_factory) -> Path:
     """Draw the demo set once a session."""
     return make_demo(tmp_path_factory.mktemp("drawn") / "demo")
 
 
-@pytest.fixture
+@fixture(autouse=True)
+def seeded():
+    """Let every test draw the same random numbers in every order of the tests."""
+    torch.manual_seed(0)
+
+
+@fixture
 def rendered():
     """Let the figures of a test be rendered."""
 
 
-@pytest.fixture(autouse=True)
+@fixture(autouse=True)
 def unrendered(request, monkeypatch):
     """Build every figure, but save one pixel with its metadata, because rendering takes most of the time."""
 
@@ -110,13 +117,25 @@ def unrendered(request, monkeypatch):
         monkeypatch.setattr(Figure, "savefig", save)
 
 
-@pytest.fixture(scope="session")
+@fixture
+def stdout(capsys):
+    """stdout() returns what was printed since the last call of stdout() or stderr()."""
+    return lambda: capsys.readouterr().out
+
+
+@fixture
+def stderr(capsys):
+    """stderr() returns the messages since the last call of stdout() or stderr()."""
+    return lambda: capsys.readouterr().err
+
+
+@fixture(scope="session")
 def published():
     """published(task) returns the records of results/, read once a session."""
     return functools.cache(lambda task: load_records(ROOT / "results", task))
 
 
-@pytest.fixture
+@fixture
 def forked():
     """forked(function) calls a function in a copy of this process, which has all modules; returns its answer."""
 
@@ -136,7 +155,7 @@ def forked():
     return call
 
 
-@pytest.fixture
+@fixture
 def example(monkeypatch, tmp_path, capsys):
     """example(name) runs a file of examples/ in an empty folder, like `python examples/name`; returns its output.
 
@@ -164,7 +183,7 @@ def example(monkeypatch, tmp_path, capsys):
 # ---------------------------------------------------------------- trainings
 
 
-@pytest.fixture
+@fixture
 def tiny() -> list[str]:
     """Return the options of a training of three epochs of three steps on `tiny_dataset`."""
     network, training = (
@@ -174,28 +193,50 @@ def tiny() -> list[str]:
     return f"{network} {training} --augment light --device cpu --lr 0.01".split()
 
 
-@pytest.fixture
+@fixture
 def command(tiny_dataset, tmp_path, monkeypatch):
     """command(module, *options) runs a script's main() on the tiny data, in an empty folder with its own
-    cache.
+    cache. What begins with -- may hold several words: "--epochs 1 --out run".
     """
     monkeypatch.chdir(tmp_path)
 
     def run(module, *options):
         data = ["--data", str(tiny_dataset), "--cache", "cache"]
-        monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *data, *map(str, options)])
+        monkeypatch.setattr(sys, "argv", [module.__name__ + ".py", *data, *command_line(*options)])
         module.main()
 
     return run
 
 
-@pytest.fixture(scope="session")
+@fixture
+def cached(tmp_path):
+    """cached(source, folder="cache", size=8) opens the pixel cache of a data set."""
+
+    def make(source, folder="cache", size=8, **options):
+        return open_cache(read_lists(source), size, tmp_path / folder, progress=False, **options)
+
+    return make
+
+
+@fixture
+def evaluate(command):
+    """evaluate(checkpoint, *options) writes the results of a network of Task 1 into the folder "results"."""
+    return functools.partial(command, eval_channels, "--results", "results")
+
+
+@fixture
+def train(command, tiny):
+    """train(*options) trains the network of `tiny`."""
+    return functools.partial(command, train_task1, *tiny)
+
+
+@fixture(scope="session")
 def finished_runs(tmp_path_factory) -> Path:
     """Make a folder for the runs of `ready`."""
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.fixture
+@fixture
 def ready(command, finished_runs):
     """ready(module, *options, out="run") puts the run that a script makes of these options into `out`; returns its
     model.pt. Runs of the same options are trained once a session, then copied.
@@ -215,17 +256,18 @@ def ready(command, finished_runs):
     return put
 
 
-@pytest.fixture
+@fixture
 def trained(ready, tiny) -> Path:
     """Return the model.pt of a finished run, which the tests of a module share."""
     return ready(train_task1, *tiny)
 
 
-@pytest.fixture
-def interrupt_at():
-    """interrupt_at(monkeypatch, call) raises a signal within the `call`-th step of a training."""
+@fixture
+def interrupted(monkeypatch):
+    """`with interrupted(call):` a signal stops the training of the block within its `call`-th step."""
 
-    def patch(monkeypatch, call: int, number=signal.SIGINT):
+    @contextlib.contextmanager
+    def block(call: int, number=signal.SIGINT, stops=True):
         run, calls = TrainStep._step, []
 
         def step_and_interrupt(*args):
@@ -234,12 +276,14 @@ def interrupt_at():
                 signal.raise_signal(number)
             return run(*args)
 
-        monkeypatch.setattr(TrainStep, "_step", step_and_interrupt)
+        with monkeypatch.context() as patch, exits(130) if stops else contextlib.nullcontext():
+            patch.setattr(TrainStep, "_step", step_and_interrupt)
+            yield
 
-    return patch
+    return block
 
 
-@pytest.fixture
+@fixture
 def read_rows():
     """read_rows(path) reads a table of results into a dict for each row; empty cells become None."""
 
@@ -255,7 +299,7 @@ def read_rows():
 LABELS = np.repeat(np.arange(4), 25)  # of 100 test images in four classes
 
 
-@pytest.fixture
+@fixture
 def publish(tmp_path):
     """publish(task, run, accuracy) writes records and predictions of a model below results/.
 
@@ -349,7 +393,7 @@ def make_record(task: str, run, preset: str, dataset: str, seed: int, more: dict
     }
 
 
-@pytest.fixture
+@fixture
 def rewrite():
     """rewrite(path, record) writes a record as older versions did, without checksums."""
     return lambda path, record: write_json(
@@ -357,7 +401,7 @@ def rewrite():
     )
 
 
-@pytest.fixture
+@fixture
 def cells():
     """cells(table, model) returns a dict from column to cell, for the first row of a Markdown table that begins with
     the model.
@@ -374,13 +418,20 @@ def cells():
     return read
 
 
-@pytest.fixture
-def documents(tmp_path):
-    """documents(blocks, shown) writes the texts of the documents: README.md with the block `shown`, the appendix
-    with all blocks.
+@fixture(scope="session")
+def all_blocks(tmp_path_factory) -> list[str]:
+    """List the blocks of a repository without results."""
+    return list(build.collect(tmp_path_factory.mktemp("empty")).blocks)
+
+
+@fixture
+def documents(tmp_path, all_blocks):
+    """documents(task, appendix, shown) writes the texts of the documents: README.md with the block `shown`, the
+    appendix with the blocks of `appendix` and with all figures of the task.
     """
 
-    def write(blocks, shown: str):
+    def write(task: str, appendix: set[str], shown: str):
+        blocks = [name for name in all_blocks if name in appendix or name.startswith(f"{task}-figure-")]
         texts = tmp_path / "report/text"
         texts.mkdir(parents=True)
         (texts / "README.md").write_text(f"Prose.\n{{{{ table {shown} }}}}\nMore prose.\n")
@@ -389,3 +440,36 @@ def documents(tmp_path):
         return tmp_path
 
     return write
+
+
+@fixture
+def check_figures():
+    """check_figures(root, names) checks that these figures are drawn, and that the same data give the same bytes."""
+
+    def drawn(root):
+        return {path.name: path.read_bytes() for path in (root / build.FIGURES).iterdir()}
+
+    def check(root, names):
+        build.main([], root)
+        first = drawn(root)
+        assert set(first) == {"paper_layer.png", "paper_module.png", *names}
+        for name in first:
+            (root / build.FIGURES / name).unlink()
+        build.main([], root)
+        assert drawn(root) == first
+
+    return check
+
+
+@fixture
+def check_without_results():
+    """check_without_results(root, command) checks that each block names the command that makes results."""
+
+    def check(root, command):
+        build.main([], root)
+        blocks = (root / "report/text/appendix.md").read_text().count("{{ table")
+        text = f"No results yet: run `python {command}`"
+        assert (root / "report/appendix.md").read_text().count(text) == blocks
+        build.main(["--check"], root)
+
+    return check

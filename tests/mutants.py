@@ -69,14 +69,14 @@ MUTANTS = (
         "data/archive.py",
         "build_opener(_WebOnly)",
         "build_opener()",
-        "test_damage.py::test_a_redirect_leads_to_the_web_alone",
+        "test_data_prepare.py::test_a_redirect_leads_to_the_web_alone",
     ),
     Mutant(
         "M28 a downloaded zip is not checked",
         "data/archive.py",
         "        _check(url, part)\n",
         "",
-        "test_damage.py::test_a_damaged_picture_in_a_download_is_named",
+        "test_data_prepare.py::test_a_damaged_picture_in_a_download_is_named",
     ),
     Mutant(
         "M34 a resumed run forgets its seconds",

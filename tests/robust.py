@@ -40,35 +40,14 @@ from engine import trainer
 from engine.records import load_records, note_checksums
 from storage.checkpoint import load_checkpoint
 from storage.files import write_text
+from tests.helpers import as_npy, command_line, same_weights, write_set
 from utils import ROOT, ArgumentParser, UserError, cli, environment, within
 
-TINY = [
-    "--arch",
-    "resnet10",
-    "--width",
-    "0.1",
-    "--image-size",
-    "8",
-    "--batch-size",
-    "4",
-    "--epochs",
-    "3",
-    "--eval-every",
-    "2",
-    "--augment",
-    "light",
-    "--device",
-    "cpu",
-    "--lr",
-    "0.01",
-    "--threads",
-    "1",
-    "--cache",
-    "cache",
-    "--data",
-    "tiny",
-]
-EVALUATE = ["--data", "tiny", "--cache", "cache", "--repeats", "0", "--device", "cpu", "--results"]
+TINY = command_line(
+    "--arch resnet10 --width 0.1 --image-size 8 --batch-size 4 --epochs 3 --eval-every 2 --augment light "
+    "--device cpu --lr 0.01 --threads 1 --cache cache --data tiny"
+)
+EVALUATE = command_line("--data tiny --cache cache --repeats 0 --device cpu --results")
 LONG, NINES = "a" * 5000, "9" * 40
 BAD = ["", "x", "nan", "inf", "-1", "1e400", NINES, "0x10", "\u4e2d", "../../x", LONG, "--"]
 TEXTS = {"x", "nan", "inf", "1e400", NINES, "0x10", "\u4e2d"}  # what a name may be
@@ -80,6 +59,7 @@ ALLOWED = {  # option -> the values above that it can have; all others of any op
     "--eval-options": {""},
 }
 FOLDERS = ("--cache", "--out", "--results")  # may have any name
+Tries = Iterator[tuple[str, bool]]  # what is tried, and whether it survived
 HEADER = "fault,what is tried,tries,survived\n"
 
 
@@ -102,15 +82,12 @@ def _without(words: list[str], option: str) -> list[str]:
 
 def make_pictures(folder: Path) -> None:
     """3 classes of 4 train, 2 val and 2 test pictures of 10 x 8 px."""
-    draw, lists = np.random.default_rng(0), {"train": [], "val": [], "test": []}
-    for label in range(3):
-        (folder / f"images/c{label}").mkdir(parents=True)
-        for number, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
-            path = f"images/c{label}/{number}.png"
-            Image.fromarray(draw.integers(0, 256, (8, 10, 3), np.uint8)).save(folder / path)
-            lists[split].append(f"{path} {label}\n")
-    for split, lines in lists.items():
-        (folder / f"{split}.txt").write_text("".join(lines))
+    draw = np.random.default_rng(0)
+
+    def save(path, *_):
+        Image.fromarray(draw.integers(0, 256, (8, 10, 3), np.uint8)).save(path)
+
+    write_set(folder, "images/c{label}/{number}.png", save)
 
 
 def call(script: str, *words: str) -> tuple[int, str]:
@@ -162,6 +139,23 @@ def lost(*what) -> bool:
     """Tell a try that did not survive."""
     print("did not survive:", *(str(part)[-300:] for part in what), file=sys.stderr)
     return False
+
+
+def survives(attempt, *what, named: str = "") -> bool:
+    """Call a function that tells whether a try survived. An error that names the fault is right as well."""
+    try:
+        return attempt() or lost(*what)
+    except UserError as error:
+        return named in str(error) or lost(*what, error)
+    except Exception as error:
+        return lost(*what, type(error).__name__, error)
+
+
+def flipped(data: bytes, dice: random.Random) -> bytes:
+    """Flip one bit."""
+    changed, place = bytearray(data), dice.randrange(8 * len(data))
+    changed[place // 8] ^= 1 << place % 8
+    return bytes(changed)
 
 
 def start(*words: str, **variables) -> subprocess.Popen:
@@ -225,24 +219,13 @@ def fingerprint(state: dict) -> str:
     return text.hexdigest()
 
 
-def kills(scale: float) -> Iterator[tuple[str, bool]]:
+def kills(scale: float) -> Tries:
     """SIGKILL of a training in its steps, then the same command with --resume, until there were enough kills. What is
     saved at any step must be what an undisturbed training has at that step.
     """
     what = "training killed between two steps or in one, resumed: the same state bit by bit at that step"
     dice, wanted, epochs = random.Random(0), max(1, round(24 * scale)), 250
-    place = TINY.index("--arch")
-    words = [
-        *TINY[:place],
-        *TINY[place + 2 :],
-        "--arch",
-        "plain6-k5",
-        "--dropout",
-        "0.4",
-        "--eval-every",
-        "100",
-    ]
-    words += ["--epochs", str(epochs)]
+    words = command_line(*TINY, "--arch plain6-k5 --dropout 0.4 --eval-every 100 --epochs", epochs)
     right: dict[int, str] = {}
     save, every = trainer.Trainer._save, trainer.SAVE_EVERY
     trainer.SAVE_EVERY = -1  # every step
@@ -298,46 +281,31 @@ def kills(scale: float) -> Iterator[tuple[str, bool]]:
         )
 
 
-def bits(scale: float) -> Iterator[tuple[str, bool]]:
+def bits(scale: float) -> Tries:
     """One bit of a file flips."""
     dice = random.Random(1)
     whole = Path("one/model.pt").read_bytes()
     state = load_checkpoint("one/model.pt", "task1-model")["state"]
+
+    def loads_the_same() -> bool:
+        found = load_checkpoint("flipped.pt", "task1-model")["state"]
+        return all(torch.equal(state[key], found[key]) for key in state)
+
     for _ in range(round(300 * scale)):
-        place = dice.randrange(8 * len(whole))
-        changed = bytearray(whole)
-        changed[place // 8] ^= 1 << place % 8
-        Path("flipped.pt").write_bytes(changed)
-        try:
-            found = load_checkpoint("flipped.pt", "task1-model")["state"]
-            yield (
-                "checkpoint: refused, or no value changed",
-                all(torch.equal(state[key], found[key]) for key in state),
-            )
-        except UserError:
-            yield "checkpoint: refused, or no value changed", True
-        except Exception as error:
-            yield "checkpoint: refused, or no value changed", lost(type(error).__name__, error)
+        Path("flipped.pt").write_bytes(flipped(whole, dice))
+        yield "checkpoint: refused, or no value changed", survives(loads_the_same)
     cache = open_cache(read_lists("tiny"), 9, "cache", progress=False).folder
     shutil.copytree(cache, "flipped", dirs_exist_ok=True)
     for _ in range(round(300 * scale)):
         file = dice.choice(sorted(Path("flipped").iterdir()))
         good = file.read_bytes()
-        changed, place = bytearray(good), dice.randrange(8 * len(good))
-        changed[place // 8] ^= 1 << place % 8
-        file.write_bytes(changed)
-        try:
-            PixelCache("flipped")
-            survived = False
-        except UserError:
-            survived = True
-        except Exception as error:
-            survived = lost(type(error).__name__, error)
+        file.write_bytes(flipped(good, dice))
+        survived = survives(lambda: PixelCache("flipped") is None)
         file.write_bytes(good)
         yield "pixel cache: refused", survived
 
 
-def weights(scale: float) -> Iterator[tuple[str, bool]]:
+def weights(scale: float) -> Tries:
     """Checkpoints that were changed, for evaluation, --resume and --teacher."""
     dice, model, last = random.Random(2), torch.load("one/model.pt"), torch.load("one/last.pt")
 
@@ -392,7 +360,7 @@ def weights(scale: float) -> Iterator[tuple[str, bool]]:
         )
 
 
-def options(scale: float) -> Iterator[tuple[str, bool]]:
+def options(scale: float) -> Tries:
     """Every option of every script gets values that it can have, which run, and values that it cannot have."""
     real = trainer.Trainer.fit
     trainer.Trainer.fit = lambda self: sys.exit(0)  # parsed, checked and built: enough
@@ -436,7 +404,7 @@ def _options_of(script: str) -> list[str]:
     ]
 
 
-def inputs(scale: float) -> Iterator[tuple[str, bool]]:
+def inputs(scale: float) -> Tries:
     """Damaged and hostile pictures, lists and zips."""
     dice, draw = random.Random(4), np.random.default_rng(4)
     pictures = []
@@ -444,9 +412,7 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
         data = io.BytesIO()
         Image.fromarray(draw.integers(0, 256, (12, 16, 3), np.uint8)).save(data, kind)
         pictures.append(data.getvalue())
-    array = io.BytesIO()
-    np.save(array, draw.integers(0, 256, (12, 16, 3), np.uint8))
-    pictures.append(array.getvalue())
+    pictures.append(as_npy(draw.integers(0, 256, (12, 16, 3), np.uint8)))
     for _ in range(round(800 * scale)):
         data = bytearray(dice.choice(pictures))
         changes = dice.randrange(4)
@@ -489,7 +455,8 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
     for _ in range(round(1500 * scale)):
         text = "".join(dice.choices(pieces, k=dice.randrange(12))).encode()
         text = text if dice.random() < 0.9 else text + dice.randbytes(3)
-        try:
+
+        def reads_line_by_line(text=text) -> bool:
             split = parse_list(text, "list.txt")
             words = [line.rsplit(None, 1) for line in re.split("\r\n|\r|\n", text.decode("utf-8-sig"))]
             words = [word for word in words if word]
@@ -497,38 +464,27 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
                 [part for part in re.split(r"[/\\]", word[0].strip()) if part not in ("", ".")]
                 for word in words
             ]
-            good = (
+            return (
                 split.labels.tolist() == [int(word[1]) for word in words]
                 and [path.split("/") for path in split.paths] == parts
                 and not any(".." in part for part in parts)
             )
-            good = good or lost(text, split.paths, parts)
-        except UserError as error:
-            good = "list.txt" in str(error)
-        except Exception as error:
-            good = lost(text, type(error).__name__, error)
-        yield "lists of arbitrary text: named, or read line by line within the data set", good
-        try:
-            good = len(parse_bands(text, "bands.txt").names) > 0
-        except UserError as error:
-            good = "bands.txt" in str(error)
-        except Exception as error:
-            good = lost(text, type(error).__name__, error)
-        yield "bands.txt of arbitrary text: named, or names", good
+
+        yield (
+            "lists of arbitrary text: named, or read line by line within the data set",
+            survives(reads_line_by_line, text, named="list.txt"),
+        )
+        yield (
+            "bands.txt of arbitrary text: named, or names",
+            survives(lambda: len(parse_bands(text, "bands.txt").names) > 0, text, named="bands.txt"),
+        )
     lines = {f"{split}.txt": f"images/{split}.png 0\n".encode() for split in ("train", "val", "test")}
     lines["train.txt"] += b"images/more.png 1\n"
     for _ in range(round(300 * scale)):
         file = Path("hostile.zip")
         with zipfile.ZipFile(file, "w") as archive:
-            for name, data in {
-                **lines,
-                "images/train.png": pictures[1],
-                "images/more.png": pictures[1],
-                "images/val.png": pictures[1],
-                "images/test.png": pictures[1],
-                "../outside.png": b"",
-                "/etc/x": b"",
-            }.items():
+            drawn = {f"images/{name}.png": pictures[1] for name in ("train", "more", "val", "test")}
+            for name, data in {**lines, **drawn, "../outside.png": b"", "/etc/x": b""}.items():
                 if dice.random() < 0.97:
                     archive.writestr(name, data)
         data = bytearray(file.read_bytes())
@@ -536,12 +492,7 @@ def inputs(scale: float) -> Iterator[tuple[str, bool]]:
             start = dice.choice([0, len(data) - 300])  # anywhere, or in the zip's directory at its end
             data[dice.randrange(start, len(data))] ^= 1 << dice.randrange(8)
         file.write_bytes(data)
-        try:
-            good = len(read_lists(file).splits) == 3
-        except UserError:
-            good = True
-        except Exception as error:
-            good = lost("zip", type(error).__name__, error)
+        good = survives(lambda: len(read_lists(file).splits) == 3, "zip")
         yield "zips with damaged bytes: named, or read", good and not Path("../outside.png").exists()
 
 
@@ -562,7 +513,7 @@ def same_pixels(image: np.ndarray, data: bytes) -> bool:
     return np.array_equal(np.asarray(whole), image)
 
 
-def surroundings(scale: float) -> Iterator[tuple[str, bool]]:
+def surroundings(scale: float) -> Tries:
     """Environments that others have."""
     usual = ["train_task1.py", *TINY, "--epochs", "1", "--out"]
     Path("cafe").mkdir()
@@ -618,7 +569,7 @@ Path({results!r} + "-" + {ready!r}).touch()
 """
 
 
-def together(scale: float) -> Iterator[tuple[str, bool]]:
+def together(scale: float) -> Tries:
     """Several at once, which have imported everything and wait for one file to begin."""
     call("eval_channels", "one/model.pt", *EVALUATE, "r")
     record = str(next(Path("r/task1/runs").glob("*.json")))
@@ -659,27 +610,16 @@ def at_once(starts: list) -> list[int]:
     return codes
 
 
-def honesty(scale: float) -> Iterator[tuple[str, bool]]:
+def honesty(scale: float) -> Tries:
     """Nothing of the test reaches the training."""
     shutil.copytree("tiny", "tested", dirs_exist_ok=True)
     for line in Path("tested/test.txt").read_text().splitlines():
         Image.new("RGB", (10, 8), "red").save(f"tested/{line.split()[0]}")
-    code, text = call(
-        "train_task1",
-        *_without(_without(TINY, "--data"), "--cache"),
-        "--data",
-        "tested",
-        "--cache",
-        "cache2",
-        "--out",
-        "tested-run",
-    )
-    ours, theirs = (
-        load_checkpoint(f"{out}/model.pt", "task1-model")["state"] for out in ("one", "tested-run")
-    )
+    other = command_line("--data tested --cache cache2 --out tested-run")
+    code, text = call("train_task1", *_without(_without(TINY, "--data"), "--cache"), *other)
     yield (
         "other test pictures: the same weights",
-        code == 0 and all(torch.equal(ours[key], theirs[key]) for key in ours),
+        code == 0 and same_weights("one/model.pt", "tested-run/model.pt"),
     )
     dice = np.random.default_rng(5)
     make_pictures(Path("noise"))
@@ -690,9 +630,8 @@ def honesty(scale: float) -> Iterator[tuple[str, bool]]:
             Image.fromarray(dice.integers(0, 256, (9, 9, 3), np.uint8)).save(Path("noise", path))
             lines.append(f"{path} {number % 3}\n")
         Path("noise", f"{split}.txt").write_text("".join(lines))
-    code, text = call(
-        "train_task1", *_without(TINY, "--data"), "--data", "noise", "--epochs", "8", "--out", "noise-run"
-    )
+    other = command_line("--data noise --epochs 8 --out noise-run")
+    code, text = call("train_task1", *_without(TINY, "--data"), *other)
     code += call("eval_channels", "noise-run/model.pt", *EVALUATE, "noise-results", "--data", "noise")[0]
     rows = [
         row for record in load_records("noise-results", "task1").values() for row in record["splits"]["test"]

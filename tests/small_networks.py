@@ -1,5 +1,6 @@
-"""Small networks, masks and fusions of BatchNorm that several tests of channelset share."""
+"""Small networks, images, masks and fusions of BatchNorm that several tests of channelset share."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
@@ -7,7 +8,33 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from channelset import adapt_first_conv, find_stem
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
+STATISTICS = {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": torch.tensor([0.3, 0.25, 0.2])}
+STATISTICS["covariance"] = COVARIANCE * torch.outer(STATISTICS["std"], STATISTICS["std"])
 MASK = torch.tensor([[True, False, True], [False, True, False]])
+HALF = torch.tensor([[True, False, True]] * 2)  # as channels=[0, 2]
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+at_stem_and_input = pytest.mark.parametrize("where", ["stem", "input"])
+
+
+def hidden(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the images with NaN in their absent channels."""
+    return torch.where(mask[:, :, None, None], x, torch.nan)
+
+
+DIRTY = hidden(X, MASK)
+
+
+def one_conv() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3))
+
+
+def statistics_of(fill: str) -> dict:
+    """Return the statistics that a fill rule needs."""
+    if fill == "black":
+        return {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 1.0]}
+    needs = fill in ("regression", "by_size", "learned", "conditioned")
+    return {"covariance": COVARIANCE} if needs else {}
 
 
 def small_net(channels: int = 3, bias: bool = False) -> nn.Sequential:
@@ -27,12 +54,41 @@ def small_net(channels: int = 3, bias: bool = False) -> nn.Sequential:
 
 def adapted(net: nn.Module, fill: str = "regression", **options) -> nn.Module:
     """Return an adapted network whose embedding is no longer zero."""
-    net = adapt_first_conv(
-        net, fill, **({"covariance": COVARIANCE} if fill == "regression" else {}), **options
-    )
+    net = adapt_first_conv(net, fill, **statistics_of(fill), **options)
     with torch.no_grad():
         find_stem(net).embedding.normal_(0, 0.3)
-    return net
+    return net.eval()
+
+
+def outputs(value) -> list[torch.Tensor]:
+    """List the tensors that a network returns; for a detector, those before boxes are sorted out."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [
+        tensor for part in (value.values() if isinstance(value, dict) else value) for tensor in outputs(part)
+    ]
+
+
+class OneConv(nn.Module):
+    """A network that others change: one convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class Around(nn.Module):
+    """A network around another network."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, *args, **kwargs):
+        return self.net(*args, **kwargs)
 
 
 class Residual(nn.Module):

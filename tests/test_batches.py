@@ -1,9 +1,11 @@
 """Batches: crops, flips, normalisation, the stronger augmentation."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
+from helpers import assert_near, value_error
+from pytest import approx, mark
+from torch.testing import assert_close
 from torchvision.transforms import v2
 
 from data.batches import (
@@ -42,8 +44,8 @@ def train_batch(batches, augment, key, count=6):
     return batches.train_batch({"indices": torch.arange(count), **drawn}, augment)
 
 
-@pytest.mark.parametrize("augment", ["none", "light", "strong"])
-@pytest.mark.parametrize("size", [5, 14])
+@mark.parametrize("augment", ["none", "light", "strong"])
+@mark.parametrize("size", [5, 14])
 def test_a_batch_of_another_size_shows_the_same_crops(augment, size):
     """Enlarged or reduced to one another, both batches agree but for the blur of the resampling."""
     smooth = np.linspace(0, 255, 24 * 24 * 3).reshape(1, 24, 24, 3).repeat(6, 0).astype(np.uint8)
@@ -65,22 +67,20 @@ def test_a_smaller_batch_is_antialiased():
     drawn = {"indices": torch.arange(6), **make().draw(6, "light", generator(4))}
     usual, small = (make().train_batch(drawn, "light", size)[0] for size in (None, 4))
     expected = F.interpolate(usual, (4, 4), mode="bilinear", antialias=True)
-    torch.testing.assert_close(small, expected, rtol=1e-4, atol=1e-4)
+    assert_near(small, expected, 1e-4)
 
 
-@pytest.mark.parametrize("channels", [(0, 1, 2), (1,), (0, 2)])
+@mark.parametrize("channels", [(0, 1, 2), (1,), (0, 2)])
 def test_evaluation_is_the_normalised_centre_crop_in_order(channels):
     images, labels = zip(*make(channels).eval_batches(4))
-    torch.testing.assert_close(
-        torch.cat(images), reference(IMAGES[:, 1:10, 1:10], channels), rtol=1e-4, atol=1e-4
-    )
+    assert_near(torch.cat(images), reference(IMAGES[:, 1:10, 1:10], channels), 1e-4)
     assert torch.cat(labels).tolist() == LABELS.tolist()
     assert images[0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_no_augmentation_is_the_evaluation_crop():
     images, labels = train_batch(make(), "none", 0)
-    torch.testing.assert_close(images, next(make().eval_batches(6))[0])
+    assert_close(images, next(make().eval_batches(6))[0])
     assert labels.tolist() == LABELS.tolist()
 
 
@@ -102,7 +102,7 @@ def test_light_augmentation_repeats_with_its_seed_and_only_crops_and_flips():
     assert (candidates - first[0]).abs().amax((1, 2, 3)).min() < 1e-4
 
 
-@pytest.mark.parametrize("augment", ["light", "strong"])
+@mark.parametrize("augment", ["light", "strong"])
 def test_augmentation_flips_half_and_reaches_every_place(augment):
     """Red grows by 20 a column, green by 20 a row."""
     ramp = 20 * np.arange(12, dtype=np.uint8)
@@ -123,12 +123,12 @@ def test_augmentation_flips_half_and_reaches_every_place(augment):
         assert area.min() < 0.45 and area.max() > 0.85
 
 
-@pytest.mark.parametrize("augment", ["light", "strong"])
+@mark.parametrize("augment", ["light", "strong"])
 def test_augmentation_never_mixes_channels(augment):
     """What one channel looks like does not depend on the others: an absent colour cannot leak."""
     all_three = train_batch(make(), augment, 3)[0]
     green = train_batch(make((1,)), augment, 3)[0]
-    torch.testing.assert_close(all_three[:, 1:2], green, rtol=1e-4, atol=1e-4)
+    assert_near(all_three[:, 1:2], green, 1e-4)
 
 
 def test_strong_augmentation_of_a_whole_image_is_that_image():
@@ -136,7 +136,7 @@ def test_strong_augmentation_of_a_whole_image_is_that_image():
     never, always = torch.zeros(6, dtype=torch.bool), torch.ones(6, dtype=torch.bool)
     for flip, expected in ((never, images), (always, images.flip(3))):
         out = random_resized_crop(images, 12, flip, torch.rand(4, 6), scale=(1.0, 1.0), ratio=(1.0, 1.0))
-        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+        assert_near(out, expected, 1e-4)
         assert out.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -144,7 +144,7 @@ def test_resampling_is_antialiased_interpolation():
     matrix = resampling_matrix(torch.tensor([0.0]), torch.tensor([12.0]), 12, 5)
     images = torch.rand(1, 3, 12, 12)
     expected = torch.nn.functional.interpolate(images, (5, 5), mode="bilinear", antialias=True)
-    torch.testing.assert_close(resample(images, matrix, matrix), expected, rtol=1e-4, atol=1e-5)
+    assert_near(resample(images, matrix, matrix), expected)
 
 
 def test_a_strong_crop_has_the_place_area_and_aspect_that_were_drawn():
@@ -158,8 +158,8 @@ def test_a_strong_crop_has_the_place_area_and_aspect_that_were_drawn():
     area, ratio = 0.35 + 0.65 * drawn[0], (3 / 4) ** (1 - 2 * drawn[3])
     for axis, side, where in ((0, area * ratio, drawn[1]), (1, area / ratio, drawn[2])):
         side, ramp = side.sqrt().clamp(max=1), crops[:, axis]
-        torch.testing.assert_close(ramp.mean((1, 2)), where * (1 - side) + side / 2, rtol=0, atol=0.01)
-        torch.testing.assert_close(ramp.amax((1, 2)) - ramp.amin((1, 2)), side * 31 / 32, rtol=0, atol=0.03)
+        assert_close(ramp.mean((1, 2)), where * (1 - side) + side / 2, rtol=0, atol=0.01)
+        assert_close(ramp.amax((1, 2)) - ramp.amin((1, 2)), side * 31 / 32, rtol=0, atol=0.03)
 
 
 def test_boxes_have_the_stated_areas_shapes_and_places():
@@ -188,7 +188,7 @@ def test_both_ways_to_erase_agree():
 
 
 def test_crop_larger_than_the_cache_is_an_error():
-    with pytest.raises(ValueError, match="13 is larger than the cached 12 px"):
+    with value_error("13 is larger than the cached 12 px"):
         make(size=13)
 
 
@@ -207,7 +207,7 @@ def test_strong_augmentation_stays_on_the_device_of_its_images():
 # ---------------------------------------------------------------- MixUp and CutMix
 
 
-@pytest.mark.parametrize("kind", MIXING)
+@mark.parametrize("kind", MIXING)
 def test_mixing_is_torchvisions(kind):
     """The same share and box give the same images and the same loss, and keep the memory format."""
     images = torch.rand(5, 3, 16, 16).contiguous(memory_format=torch.channels_last)
@@ -227,7 +227,7 @@ def test_mixing_is_torchvisions(kind):
     loss = torch.lerp(
         F.cross_entropy(logits, labels), F.cross_entropy(logits, labels.roll(1)), drawn["mix_share"]
     )
-    assert loss == pytest.approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
+    assert loss == approx(float(F.cross_entropy(logits, targets)), rel=1e-5)
 
 
 def test_shares_follow_the_beta_distribution():
@@ -236,7 +236,7 @@ def test_shares_follow_the_beta_distribution():
         for kind in MIXING
     }
     a = MIXING["mixup"]
-    assert shares["mixup"].mean() == pytest.approx(0.5, abs=0.06)
-    assert shares["mixup"].var() == pytest.approx(0.25 / (2 * a + 1), rel=0.1)
+    assert shares["mixup"].mean() == approx(0.5, abs=0.06)
+    assert shares["mixup"].var() == approx(0.25 / (2 * a + 1), rel=0.1)
     # the box is cut off at the border, so the mean share is below the one half that is drawn
     assert 0.2 < shares["cutmix"].mean() < 0.45 and shares["cutmix"].max() <= 1

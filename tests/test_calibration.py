@@ -1,7 +1,7 @@
 """Of two networks that are equally good, few are said to differ: the tests reject as often as they say."""
 
 import numpy as np
-import pytest
+from pytest import mark
 
 from metrics.statistics import mean_variance, paired_difference, paired_ratio, seed_variance
 
@@ -29,7 +29,7 @@ def train(rng, networks: list[int], seeds: int, spread) -> np.ndarray:
     return rng.random((len(networks), seeds, IMAGES), dtype=np.float32) < chance + shift * doubt
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "seeds, other_seeds, spread, pool",
     [(3, 3, 0.2, 8), (3, 3, 0.7, 2), (3, 3, 0.0, 2), (1, 3, 0.7, 2), (1, 1, 0.7, 3)],
 )
@@ -62,7 +62,7 @@ def test_unequal_spreads_keep_to_themselves():
     assert pooled / TRIALS > 0.09
 
 
-@pytest.mark.parametrize("spread, own_spread", [(2, 0.5), (1.5, 3)])
+@mark.parametrize("spread, own_spread", [(2, 0.5), (1.5, 3)])
 def test_one_network_against_the_mean_of_seven(spread, own_spread):
     """The seeds of one network move all sets alike; those of seven specialists are independent. `spread` is that
     of the network for any set, `own_spread` that of a specialist on its set.

@@ -2,18 +2,19 @@
 
 from collections import Counter
 
-import pytest
 import torch
+from helpers import user_error, value_error
+from pytest import approx, mark
 
 from channelset import all_subsets, sample_channels, some_subsets
 from data.channels import parse_shares, parse_subset, parse_subsets, subset_name
-from utils import UserError, generator
+from utils import generator
 
 RGB = ("R", "G", "B")
 BANDS = ("B1", "B2", "B8A")
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text, names, ids",
     [
         ("RG", RGB, (0, 1)),
@@ -30,7 +31,7 @@ def test_parse_subset(text, names, ids):
     assert parse_subset(text, names) == ids
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text, message",
     [
         ("X", "no channel 'X'; the channels are R, G, B"),
@@ -41,14 +42,14 @@ def test_parse_subset(text, names, ids):
     ],
 )
 def test_bad_subset_names_the_channel_and_the_choice(text, message):
-    with pytest.raises(UserError, match=message):
+    with user_error(message):
         parse_subset(text, RGB)
 
 
 def test_parse_subsets_and_repeats():
     assert parse_subsets("RGB R,B G", RGB) == [(0, 1, 2), (0, 2), (1,)]
     for text, message in (("RG R GR", "RG is named twice"), ("  ", "--subsets every")):
-        with pytest.raises(UserError, match=message):
+        with user_error(message):
             parse_subsets(text, RGB)
 
 
@@ -68,7 +69,7 @@ def test_hierarchical_sampling_is_uniform_over_sizes_then_sets():
         assert abs(count - expected) < 5 * expected**0.5
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "sampler, chances",
     [
         ("uniform", {1: 1 / 7, 2: 1 / 7, 3: 1 / 7}),
@@ -107,17 +108,17 @@ def test_sampling_repeats_with_its_seed():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("how", ["hcs", "hcs-batch", "uniform", "bernoulli", "sandwich"])
-@pytest.mark.parametrize("channels", [1, 13, 62, 63, 224])
+@mark.parametrize("how", ["hcs", "hcs-batch", "uniform", "bernoulli", "sandwich"])
+@mark.parametrize("channels", [1, 13, 62, 63, 224])
 def test_any_number_of_channels_is_sampled(how, channels):
     mask = sample_channels(50, channels, how, generator=generator("test"))
     assert mask.shape == (50, channels) and mask.dtype == torch.bool and mask.any(1).all()
 
 
-@pytest.mark.parametrize("how", ["uniform", "bernoulli"])
+@mark.parametrize("how", ["uniform", "bernoulli"])
 def test_each_of_many_channels_is_in_half_of_the_sets(how):
     mask = sample_channels(1000, 224, how, generator=generator("test"))
-    assert mask.float().mean().item() == pytest.approx(0.5, abs=0.01)
+    assert mask.float().mean().item() == approx(0.5, abs=0.01)
 
 
 def test_weighted_sets_get_their_share():
@@ -126,7 +127,7 @@ def test_weighted_sets_get_their_share():
     assert abs(counts[1, 2, 3] / 20_000 - 0.25) < 0.015
     assert abs(counts[0,] / 20_000 - 0.1 - 0.65 / 13 / 13) < 0.01
     for weights in ({(0, 13): 0.1}, {(): 0.1}, {(0,): -0.1}, {(0,): 0.6, (1,): 0.6}):
-        with pytest.raises(ValueError, match="weights"):
+        with value_error("weights"):
             sample_channels(4, 13, "hcs", weights)
 
 
@@ -136,7 +137,7 @@ def test_many_channels_are_evaluated_on_some_sets():
     assert tuple(range(13)) in sets and (12,) in sets and some_subsets(5) == all_subsets(5)
     assert len(some_subsets(224)) == 1 + 224 + 224 + 24
     assert some_subsets(3, most=2) == all_subsets(3)  # there are no more
-    with pytest.raises(ValueError, match="some_subsets"):
+    with value_error("some_subsets"):
         all_subsets(17)
 
 
@@ -147,14 +148,14 @@ def test_names_of_sets_of_bands_can_be_given_again():
     assert subset_name((0, 1, 2, 3, 4), names) == "all" and subset_name((0, 1, 3, 4), names) == "all-B3"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text, shares", [("RGB:0.5 R:0.1", {(0, 1, 2): 0.5, (0,): 0.1}), (None, {}), ("BR:1", {(0, 2): 1.0})]
 )
 def test_shares_of_sets(text, shares):
     assert parse_shares(text, RGB) == shares
 
 
-@pytest.mark.parametrize("text", ["RGB", "R:x", "R:nan", "R:0.6 G:0.6", "R:-1", "Q:0.5"])
+@mark.parametrize("text", ["RGB", "R:x", "R:nan", "R:0.6 G:0.6", "R:-1", "Q:0.5"])
 def test_wrong_shares_are_one_clear_error(text):
-    with pytest.raises(UserError, match="shares|subset"):
+    with user_error("shares|subset"):
         parse_shares(text, RGB)

@@ -3,16 +3,27 @@
 import copy
 import warnings
 
-import pytest
 import torch
-from small_networks import COVARIANCE, MASK, Patches, adapted, small_net
+from helpers import value_error
+from pytest import mark, warns
+from small_networks import (
+    COVARIANCE,
+    HALF,
+    MASK,
+    OneConv,
+    Patches,
+    X,
+    adapted,
+    at_stem_and_input,
+    hidden,
+    small_net,
+    statistics_of,
+)
 from torch import nn
 from torch.nn.utils import prune
+from torch.testing import assert_close
 
 from channelset import adapt_first_conv, fold_channels, present
-
-X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-HALF = torch.tensor([[True, False, True]] * 2)
 
 
 class Scaled(nn.Module):
@@ -41,32 +52,31 @@ BEFORE = {
 }
 
 
-@pytest.mark.parametrize("name", BEFORE)
+@mark.parametrize("name", BEFORE)
 def test_an_example_finds_a_layer_that_needs_all_channels(name):
     plain = nn.Sequential(BEFORE[name](), nn.Conv2d(3, 4, 3)).eval()
     net = copy.deepcopy(plain)
-    with pytest.raises(ValueError, match="needs images of all channels.*where='input'"):
+    with value_error("needs images of all channels.*where='input'"):
         adapt_first_conv(net, "mean", example=X)
     assert type(net[1]) is nn.Conv2d and torch.equal(net(X), plain(X))
     adapt_first_conv(net, "mean", where="input", example=X)
     expected = net(X, mask=HALF)
-    torch.testing.assert_close(net(X[:, [2, 0]], channels=[2, 0]), expected)
-    torch.testing.assert_close(fold_channels(net, [2, 0])(X[:, [2, 0]]), expected)
+    assert_close(net(X[:, [2, 0]], channels=[2, 0]), expected)
+    assert_close(fold_channels(net, [2, 0])(X[:, [2, 0]]), expected)
 
 
 def test_layers_that_take_any_channels_pass():
     net = nn.Sequential(nn.ReflectionPad2d(2), nn.Upsample(scale_factor=2), nn.Conv2d(3, 4, 3))
     adapt_first_conv(net, "mean", example=X)
-    torch.testing.assert_close(net(X[:, [2, 0]], channels=[2, 0]), net(X, mask=HALF))
+    assert_close(net(X[:, [2, 0]], channels=[2, 0]), net(X, mask=HALF))
     adapt_first_conv(nn.Sequential(nn.Conv2d(1, 4, 3)), "mean", example=X[:, :1])
 
 
-class Counts(nn.Module):
+class Counts(OneConv):
     """It counts the channels of its images, and may change each, as Hugging Face's and Inception do."""
 
     def __init__(self, **attributes):
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
         vars(self).update(attributes)
 
     def forward(self, images):
@@ -79,15 +89,15 @@ def test_networks_that_get_all_channels_in_every_call_pass():
     for net, x in ((Counts(num_channels=3), X), (Counts(transform_input=True), X), (Counts(), list(X))):
         adapt_first_conv(net, "mean", example=x)
         some = [image[[2, 0]] for image in x] if isinstance(x, list) else x[:, [2, 0]]
-        torch.testing.assert_close(net(some, channels=[2, 0]), net(x, mask=HALF))
+        assert_close(net(some, channels=[2, 0]), net(x, mask=HALF))
 
 
-class Masked(nn.Module):
+class Masked(OneConv):
     """Its forward has an argument `mask` of its own."""
 
     def __init__(self):
         super().__init__()
-        self.scaled, self.conv = Scaled(), nn.Conv2d(3, 4, 3)
+        self.scaled = Scaled()
 
     def forward(self, x, mask=None):
         return self.conv(self.scaled(x))
@@ -96,49 +106,45 @@ class Masked(nn.Module):
 def test_a_network_with_a_mask_of_its_own_takes_an_example():
     net = adapt_first_conv(Masked(), "mean", example=X)
     with present(net, mask=MASK):
-        assert net(torch.where(MASK[:, :, None, None], X, torch.nan)).isfinite().all()
+        assert net(hidden(X, MASK)).isfinite().all()
 
 
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d, nn.InstanceNorm2d])
+@mark.parametrize("layer", [nn.BatchNorm2d, nn.InstanceNorm2d])
 def test_a_norm_of_as_many_channels_is_a_warning(layer):
-    with pytest.warns(UserWarning, match="layer 0 of Sequential takes 3 channels, as 1 does"):
+    with warns(UserWarning, match="layer 0 of Sequential takes 3 channels, as 1 does"):
         adapt_first_conv(nn.Sequential(layer(3), nn.Conv2d(3, 4, 3)), "mean")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3), layer(4)), "mean")
 
 
-class Reordered(nn.Module):
+class Reordered(OneConv):
     """It turns the order of its images, as networks do that sort or shuffle them."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
         return self.conv(x.flip(0)).flip(0)
 
 
-@pytest.mark.parametrize("images", [2, 3, 4, 7])
-@pytest.mark.parametrize("channels", [2, 3, 4, 9])
+@mark.parametrize("images", [2, 3, 4, 7])
+@mark.parametrize("channels", [2, 3, 4, 9])
 def test_an_example_finds_that_images_are_reordered(images, channels):
     net, x = Reordered(), torch.randn(images, channels, 8, 8)
     net.conv = nn.Conv2d(channels, 4, 3)
-    with pytest.raises(ValueError, match="pixels of absent channels have an influence"):
+    with value_error("pixels of absent channels have an influence"):
         adapt_first_conv(copy.deepcopy(net), "mean", example=x)
     adapt_first_conv(net, "mean", where="input", example=x)
 
 
 def test_an_example_with_another_axis_of_channels_is_one_clear_error():
     for x in (torch.randn(2, 5, 3, 8, 8), torch.randn(2, 8, 8, 3)):
-        with pytest.raises(ValueError, match=r"but axis 1 must have 3 channels"):
+        with value_error(r"but axis 1 must have 3 channels"):
             adapt_first_conv(Patches(), "mean", where="input", channels="RGB", example=x)
 
 
 def test_statistics_of_other_channels_than_the_convolution_has():
     net = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3))
     for example in (None, X):
-        with pytest.raises(ValueError, match="1 takes 12 channels, but the statistics have 3.*where='input'"):
+        with value_error("1 takes 12 channels, but the statistics have 3.*where='input'"):
             adapt_first_conv(net, covariance=COVARIANCE, example=example)
     adapt_first_conv(net, covariance=COVARIANCE, where="input", example=X)
 
@@ -146,7 +152,7 @@ def test_statistics_of_other_channels_than_the_convolution_has():
 def test_images_of_whole_numbers_are_one_clear_error_with_a_mask():
     for where, message in (("stem", "convert them to float"), ("input", "these have floating-point numbers")):
         net = adapt_first_conv(small_net(), "mean", where=where)
-        with pytest.raises(ValueError, match=message):
+        with value_error(message):
             net((9 * X).to(torch.uint8), mask=MASK)
 
 
@@ -161,15 +167,14 @@ def replica(net):
     return copies[net]
 
 
-@pytest.mark.parametrize("fill", ["zero", "mean", "regression", "learned", "conditioned"])
-@pytest.mark.parametrize("where", ["stem", "input"])
+@mark.parametrize("fill", ["zero", "mean", "regression", "learned", "conditioned"])
+@at_stem_and_input
 def test_a_replica_of_data_parallel_computes_the_same(fill, where):
-    statistics = {} if fill in ("zero", "mean") else {"covariance": COVARIANCE}
-    net = adapt_first_conv(small_net(), fill, where=where, **statistics)
+    net = adapt_first_conv(small_net(), fill, where=where, **statistics_of(fill))
     other = replica(net)
     for x, how in ((X, {}), (X, {"mask": MASK}), (X[:, [2, 0]], {"channels": [2, 0]})):
-        torch.testing.assert_close(other(x, **how), net(x, **how))
-    torch.testing.assert_close(other(X, mask=MASK | True), net(X))
+        assert_close(other(x, **how), net(x, **how))
+    assert_close(other(X, mask=MASK | True), net(X))
 
 
 LATER = {
@@ -179,12 +184,12 @@ LATER = {
 }
 
 
-@pytest.mark.parametrize("name", LATER)
-@pytest.mark.parametrize("where", ["stem", "input"])
-@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@mark.parametrize("name", LATER)
+@at_stem_and_input
+@mark.filterwarnings("ignore:.*weight_norm")
 def test_a_network_folds_after_a_call_with_computed_weights(name, where):
     net = adapted(small_net()) if where == "stem" else adapt_first_conv(small_net(), "mean", where="input")
     LATER[name](net[4])
     net.eval()
     expected = net(X, mask=HALF)  # its weights are now results, which torch does not copy
-    torch.testing.assert_close(fold_channels(net, [2, 0])(X[:, [2, 0]]), expected)
+    assert_close(fold_channels(net, [2, 0])(X[:, [2, 0]]), expected)

@@ -6,17 +6,18 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
 import torch
-from small_networks import adapted, small_net
+from pytest import fixture, mark
+from small_networks import adapted, hidden, small_net
 from torch import distributed, nn
+from torch.testing import assert_close
 
 pytestmark = [
-    pytest.mark.skipif(
+    mark.skipif(
         not (distributed.is_available() and distributed.is_gloo_available()),
         reason="this PyTorch has no torch.distributed with gloo",
     ),
-    pytest.mark.filterwarnings("ignore"),
+    mark.filterwarnings("ignore"),
 ]
 KINDS = ("plain", "drawn", "static_graph", "compiled", "fsdp1", "fsdp2", "fsdp2 of the stem")
 STEPS = 3  # DDP with static_graph records the graph in the first step and uses it from the second step
@@ -99,7 +100,7 @@ def compare(rank: int, kind: str) -> None:
             distributed.all_gather_object(both, sampler.draw(2, 3))
             assert step or not torch.equal(*both)  # each process draws its own sets
             masks = torch.cat(both)
-        dirty = torch.where(masks[:, :, None, None], x, torch.nan)
+        dirty = hidden(x, masks)
         logits = torch.cat(
             [
                 alone(x[i : i + 1, ids], channels=ids)
@@ -111,11 +112,11 @@ def compare(rank: int, kind: str) -> None:
         nn.functional.cross_entropy(logits, labels).backward()
         got = net(dirty[mine], **how)
         nn.functional.cross_entropy(got, labels[mine]).backward()
-        torch.testing.assert_close(got, logits[mine], rtol=0, atol=1e-5)
+        assert_close(got, logits[mine], rtol=0, atol=1e-5)
         wanted = [p.grad for p in alone.parameters()]
         assert len(wanted) == 7 and wanted[1].abs().max() > 1e-3  # the embedding learns as well
         for theirs, ours in zip(gradients(net, kind), wanted, strict=True):
-            torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
+            assert_close(theirs, ours, rtol=0, atol=1e-6)
         for optimizer in optimizers:
             optimizer.step()
     state = full_state(net, kind)
@@ -132,12 +133,12 @@ def compare(rank: int, kind: str) -> None:
         for part in parts:
             distributed.broadcast(part, 0)
     how = {"mask": MASKS[0][mine]}
-    dirty = torch.where(MASKS[0][mine][:, :, None, None], IMAGES[0][mine], torch.nan)
+    dirty = hidden(IMAGES[0][mine], MASKS[0][mine])
     with torch.no_grad():
-        torch.testing.assert_close(net(dirty, **how), loaded(dirty, **how), rtol=0, atol=1e-6)
+        assert_close(net(dirty, **how), loaded(dirty, **how), rtol=0, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def errors(tmp_path_factory) -> Path:
     """Run two forks of this process, which need not import PyTorch, and return the folder of their errors."""
     folder = tmp_path_factory.mktemp("two")
@@ -145,7 +146,7 @@ def errors(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@mark.parametrize("kind", KINDS)
 def test_two_processes_train_as_one_process_does(kind, errors):
     for rank in range(2):
         error = (errors / f"{kind}.{rank}").read_text()

@@ -2,9 +2,12 @@
 
 import io
 
-import pytest
 import torch
+from helpers import assert_near, value_error
+from pytest import approx, importorskip, mark
+from small_networks import OneConv, at_stem_and_input, hidden, one_conv
 from torch import nn
+from torch.testing import assert_close
 
 from channelset import (
     SENSORS,
@@ -26,26 +29,22 @@ RGB = {"R": 665.0, "G": 560.0, "B": 490.0}
 
 def images_of(count: int = 400, channels: int = 4) -> torch.Tensor:
     """Correlated channels with means and deviations of their own: (N, C, 4, 4)."""
-    random = torch.Generator().manual_seed(0)
-    mixing = torch.randn(channels, 2, generator=random)
-    pixels = mixing @ torch.randn(2, count * 16, generator=random)
-    pixels += 0.3 * torch.randn(channels, count * 16, generator=random)
+    mixing = torch.randn(channels, 2)
+    pixels = mixing @ torch.randn(2, count * 16)
+    pixels += 0.3 * torch.randn(channels, count * 16)
     scale = torch.linspace(0.5, 3, channels)[:, None]
     return (
         (scale * (pixels + torch.linspace(4, 9, channels)[:, None])).view(channels, count, 4, 4).movedim(1, 0)
     )
 
 
-class Identity(nn.Module):
+class Identity(OneConv):
     """Shows what the images are filled with."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 1, bias=False)
         nn.init.eye_(self.conv.weight.data.view(channels, channels))
-
-    def forward(self, x):
-        return self.conv(x)
 
 
 def error_of(net, x) -> float:
@@ -62,68 +61,47 @@ def error_of(net, x) -> float:
 # ---------------------------------------------------------------- images that are not centred
 
 
-@pytest.mark.parametrize("where", ["stem", "input"])
+@at_stem_and_input
 def test_images_that_are_not_centred_are_filled_as_well_as_centred_ones(where):
     x = images_of()
     statistics = channel_statistics([x])
     centred = ((x - statistics.mean[:, None, None]) / statistics.std[:, None, None]).float()
-    plain = Identity(4)
-    best = error_of(adapt_first_conv(Identity(4), statistics=statistics, where=where), centred)
+    mean, covariance = {"mean": statistics.mean}, {"covariance": statistics.covariance}
+
+    def network(**options):
+        return adapt_first_conv(Identity(4), where=where, **options)
+
+    best = error_of(network(statistics=statistics), centred)
     assert best < 0.5
     for net, images in (
-        (adapt_first_conv(Identity(4), statistics=statistics, normalised=False, where=where), x),
-        (
-            adapt_first_conv(
-                Identity(4),
-                covariance=statistics.covariance,
-                mean=statistics.mean,
-                std=torch.ones(4),
-                where=where,
-            ),
-            x,
-        ),
-        (
-            adapt_first_conv(
-                Identity(4),
-                covariance=statistics.covariance,
-                mean=statistics.mean,
-                std=torch.full((4,), 10.0),
-                where=where,
-            ),
-            x / 10,
-        ),
-        (
-            adapt_first_conv(
-                Identity(4), covariance=statistics.covariance, mean=statistics.mean, where=where
-            ),
-            (x / statistics.std[:, None, None]).float(),
-        ),
+        (network(statistics=statistics, normalised=False), x),
+        (network(**covariance, **mean, std=torch.ones(4)), x),
+        (network(**covariance, **mean, std=torch.full((4,), 10.0)), x / 10),
+        (network(**covariance, **mean), (x / statistics.std[:, None, None]).float()),
     ):
-        assert error_of(net, images) == pytest.approx(best, rel=1e-3)
-        torch.testing.assert_close(net(images), plain(images), rtol=0, atol=0)
-    assert (
-        error_of(adapt_first_conv(Identity(4), covariance=statistics.covariance, where=where), x) > 5 * best
-    )
+        assert error_of(net, images) == approx(best, rel=1e-3)
+        assert_close(net(images), Identity(4)(images), rtol=0, atol=0)
+    assert error_of(network(**covariance), x) > 5 * best
 
 
-@pytest.mark.parametrize("fill", ["zero", "rescale", "mean", "grey", "regression", "learned", "conditioned"])
+@mark.parametrize("fill", ["zero", "rescale", "mean", "grey", "regression", "learned", "conditioned"])
 def test_every_linear_rule_fills_around_the_mean(fill):
     x = images_of(8)
     statistics = channel_statistics([x])
     net = adapt_first_conv(Identity(4), fill, statistics=statistics, normalised=False)
     rule = find_stem(net).fill
-    mask = torch.rand(len(x), 4, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask = torch.rand(len(x), 4) < 0.6
     mask[:, 0] |= ~mask.any(1)
     mean = statistics.mean.float()[:, None, None]
     around = torch.where(mask[:, :, None, None], x - mean, 0.0)
     matrix = rule(mask, around) if rule.per_image else rule(mask)
     expected = torch.einsum("bij,bjhw->bihw", matrix, around) + mean
-    dirty = torch.where(mask[:, :, None, None], x, torch.nan)
+    dirty = hidden(x, mask)
     with torch.no_grad():
-        torch.testing.assert_close(net(dirty, mask=mask), expected, rtol=1e-4, atol=1e-4)
+        assert_near(net(dirty, mask=mask), expected, 1e-4)
         exact, every = x.double(), torch.tensor([True, False, True, False]).expand(len(x), 4)
         filled = net.double()(exact[:, [2, 0]], channels=[2, 0])
-        torch.testing.assert_close(filled, net(exact, mask=every), rtol=1e-4, atol=1e-4)
+        assert_near(filled, net(exact, mask=every), 1e-4)
 
 
 def test_the_intercept_folds_without_padding_and_is_exact_with_it():
@@ -138,23 +116,21 @@ def test_the_intercept_folds_without_padding_and_is_exact_with_it():
         filled = net[0].fill.complete(x, mask)
         expected = nn.functional.conv2d(filled, net[0].weight, net[0].offset(mask / 3.0)[0], padding=padding)
         with torch.no_grad():
-            torch.testing.assert_close(net(x, mask=mask), expected, rtol=1e-4, atol=1e-4)
+            assert_near(net(x, mask=mask), expected, 1e-4)
             two = net(x[:, [3, 0, 2]], channels=[3, 0, 2])
-            torch.testing.assert_close(two, expected, rtol=1e-4, atol=1e-4)
+            assert_near(two, expected, 1e-4)
             if padding == 0:
-                torch.testing.assert_close(
-                    fold_channels(net, [3, 0, 2])(x[:, [3, 0, 2]]), two, rtol=1e-4, atol=1e-3
-                )
+                assert_close(fold_channels(net, [3, 0, 2])(x[:, [3, 0, 2]]), two, rtol=1e-4, atol=1e-3)
             else:
-                with pytest.raises(ValueError, match="not centred add a constant plane"):
+                with value_error("not centred add a constant plane"):
                     fold_channels(net, [3, 0, 2])
-            torch.testing.assert_close(fold_channels(net)(x), net(x))  # nothing is absent
+            assert_close(fold_channels(net)(x), net(x))  # nothing is absent
 
 
 STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, message",
     [
         ({"mean": "nonsense", "covariance": torch.eye(3)}, "mean='nonsense' are not numbers"),
@@ -183,24 +159,23 @@ STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
     ],
 )
 def test_what_the_rule_does_not_use_or_understand_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), **options)
+    with value_error(message):
+        adapt_first_conv(one_conv(), **options)
 
 
 def test_statistics_are_accepted_whole_by_every_rule():
     for statistics in (STATISTICS, tuple(STATISTICS), STATISTICS._asdict()):
         for fill in ("regression", "mean", "zero", "black", "luma_chroma"):
-            net = adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), fill, statistics=statistics)
-            assert find_stem(net).normalisation["mean"] == pytest.approx(STATISTICS.mean.tolist())
-    net = adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), statistics=STATISTICS)
+            net = adapt_first_conv(one_conv(), fill, statistics=statistics)
+            assert find_stem(net).normalisation["mean"] == approx(STATISTICS.mean.tolist())
+    net = adapt_first_conv(one_conv(), statistics=STATISTICS)
     expected = build_fill("regression", 3, covariance=STATISTICS.covariance, std=STATISTICS.std)
     assert torch.equal(net[0].fill.covariance, expected.covariance)
 
 
 def test_a_covariance_of_rounded_numbers_still_predicts():
     """Twenty copies of two channels, in single precision: eigenvalues below zero."""
-    random = torch.Generator().manual_seed(0)
-    pixels = (torch.randn(40, 2, generator=random) @ torch.randn(2, 5000, generator=random)).float()
+    pixels = (torch.randn(40, 2) @ torch.randn(2, 5000)).float()
     covariance = pixels @ pixels.T / 5000
     assert torch.linalg.eigvalsh(covariance)[0] < 0
     x = (pixels / pixels.std(1, correction=0, keepdim=True)).T.reshape(50, 100, 40).movedim(2, 1)[..., None]
@@ -220,8 +195,8 @@ def make_conv(channels: int = 3) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, 8, 3))
 
 
-@pytest.mark.parametrize("init", ["wavelength", "repeat", "mean"])
-@pytest.mark.parametrize("name", ["sentinel-2", "planetscope", "naip"])
+@mark.parametrize("init", ["wavelength", "repeat", "mean"])
+@mark.parametrize("name", ["sentinel-2", "planetscope", "naip"])
 def test_new_channels_keep_the_scale_of_the_response(init, name):
     plain, bands = make_conv(), sensor(name)
     x = torch.randn(2, 1, 8, 8)
@@ -231,7 +206,7 @@ def test_new_channels_keep_the_scale_of_the_response(init, name):
     if init == "repeat":  # timm's, exact where old divides new
         assert 0.8 < response.std() / expected.std() < 1.25
     else:
-        torch.testing.assert_close(response, expected, rtol=1e-4, atol=1e-5)
+        assert_near(response, expected)
 
 
 def test_repeat_is_what_timm_does():
@@ -239,7 +214,7 @@ def test_repeat_is_what_timm_does():
     for new in (1, 2, 5, 13):
         got = adapt_first_conv(make_conv(), "zero", channels=new, init="repeat")[0].weight.detach()
         repeated = weight.repeat(1, -(-new // 3), 1, 1)[:, :new] * (3 / new)
-        torch.testing.assert_close(got, weight.sum(1, keepdim=True) if new == 1 else repeated)
+        assert_close(got, weight.sum(1, keepdim=True) if new == 1 else repeated)
 
 
 def test_lists_and_weights_say_what_new_channels_take():
@@ -252,8 +227,8 @@ def test_lists_and_weights_say_what_new_channels_take():
         init={"grey": [0, "G", 2], "NIR": {"R": 0.75, 1: 0.25}},
     )
     got = net[0].weight.detach()
-    torch.testing.assert_close(got[:, 0], weight.sum(1))
-    torch.testing.assert_close(got[:, 1], 0.75 * weight[:, 0] + 0.25 * weight[:, 1])
+    assert_close(got[:, 0], weight.sum(1))
+    assert_close(got[:, 1], 0.75 * weight[:, 0] + 0.25 * weight[:, 1])
     assert not got[:, 2].any()
     for init, message in (
         ({"grey": {0, 1}}, "is a set"),
@@ -262,7 +237,7 @@ def test_lists_and_weights_say_what_new_channels_take():
         ("random", "expected 'keep', 'wavelength', 'repeat', 'mean' or a mapping"),
         ("wavelength", "needs the wavelength of every channel"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with value_error(message):
             adapt_first_conv(make_conv(), "mean", channels=["grey", "NIR"], init=init)
 
 
@@ -272,31 +247,31 @@ def test_lists_and_weights_say_what_new_channels_take():
 def test_a_set_of_names_has_no_order():
     channels = Channels(["B02", "B03"])
     for wrong in ({"B02", "B03"}, frozenset([0, 1])):
-        with pytest.raises(ValueError, match="a set has no order"):
+        with value_error("a set has no order"):
             channels.ids(wrong)
-        with pytest.raises(ValueError, match="a set has no order"):
+        with value_error("a set has no order"):
             Channels(wrong)
     assert channels.ids(dict.fromkeys(["B03", "B02"])) == [1, 0]
 
 
 def test_numbers_of_numpy_and_torch_name_wavelengths():
-    numpy = pytest.importorskip("numpy")
+    numpy = importorskip("numpy")
     for values in (numpy.float32([490, 665.1]), torch.tensor([490, 665.1]), numpy.float64([490, 665.1])):
         channels = Channels(values)
         assert channels.names == ("490nm", "665.1nm") and channels.ids([numpy.float32(665)]) == [1]
     assert len(Channels([2345.671, 2345.672])) == 2
-    with pytest.raises(ValueError, match=r"known ids are 0 to 1 \(665.0 is a wavelength\)"):
+    with value_error(r"known ids are 0 to 1 \(665.0 is a wavelength\)"):
         channels.ids([665])
     for three in (numpy.int64(3), torch.tensor(3)):
         assert len(Channels(three)) == 3 and Channels(3).ids(three - 1) == [2]
     for wrong in (None, True, {"a": (500.0, -1.0)}, {"a": (500.0, 1.0, 2.0)}, {"a": "665"}, {"a": True}):
-        with pytest.raises(ValueError, match="channel"):
+        with value_error("channel"):
             Channels(wrong)
     for wrong, message in (
         (torch.ones(2, 2).bool(), "is neither an id"),
         ("6.6.5nm", "no channel '6.6.5nm'"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with value_error(message):
             channels.ids(wrong)
 
 
@@ -307,13 +282,13 @@ def test_bands_of_one_sensor_name_those_of_another():
     shared = landsat.chosen(range(1, 7))
     ids = sentinel.ids(shared.wavelengths)
     assert [sentinel.names[i] for i in ids] == ["B02", "B03", "B04", "B8A", "B11", "B12"]
-    with pytest.raises(ValueError, match="no channel within 45 nm of 1700 nm"):
+    with value_error("no channel within 45 nm of 1700 nm"):
         sentinel.ids([1700.0])
     for name in SENSORS:
         bands = sensor(name)
         assert Channels(bands.as_dict()).as_dict() == bands.as_dict() and None not in bands.widths
         assert bands.ids(bands.wavelengths) == list(range(len(bands)))
-    with pytest.raises(ValueError, match="no sensor 'spot'; there are hls"):
+    with value_error("no sensor 'spot'; there are hls"):
         sensor("spot")
 
 
@@ -331,12 +306,12 @@ def test_statistics_of_dicts_as_loaders_give_them():
         ([x], {"key": "image"}, "not a dict but a Tensor"),
         ([{"image": x}], {"mask": "valid"}, "no such key"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with value_error(message):
             channel_statistics(batches, **options)
 
 
 def test_missing_pixels_are_left_out():
-    numpy = pytest.importorskip("numpy")
+    numpy = importorskip("numpy")
     x = torch.rand(4, 3, 5, 5).double()
     missing = torch.rand(4, 3, 5, 5) < 0.1
     kept = x.movedim(1, 0).flatten(1)[:, ~missing.any(1).flatten()]
@@ -349,35 +324,35 @@ def test_missing_pixels_are_left_out():
         (torch.where(missing, torch.nan, x), {"mask": lambda batch: ~batch.isnan().any(1, keepdim=True)}),
     ):
         got = channel_statistics([batch], **options)
-        torch.testing.assert_close(got.mean, kept.mean(1))
-        torch.testing.assert_close(got.covariance, kept.cov(correction=0))
-    torch.testing.assert_close(channel_statistics([numpy.ma.MaskedArray(x.numpy())]).mean, x.mean((0, 2, 3)))
-    with pytest.raises(ValueError, match="mask of shape"):
+        assert_close(got.mean, kept.mean(1))
+        assert_close(got.covariance, kept.cov(correction=0))
+    assert_close(channel_statistics([numpy.ma.MaskedArray(x.numpy())]).mean, x.mean((0, 2, 3)))
+    with value_error("mask of shape"):
         channel_statistics([x], mask=lambda batch: torch.ones(7, 7))
-    with pytest.raises(ValueError, match="nodata="):
+    with value_error("nodata="):
         channel_statistics([torch.full((1, 3, 2, 2), torch.nan)])
     for value in (-1.7976931348623157e308, 1e160):  # GDAL's missing pixel of 64 bits; its square is infinite
-        with pytest.raises(ValueError, match="channel 1: pixels so large"):
+        with value_error("channel 1: pixels so large"):
             channel_statistics([x, torch.where(missing & (torch.arange(3)[:, None, None] == 1), value, x)])
 
 
 def test_channels_that_stand_last_are_refused():
     x = torch.rand(2, 64, 64, 13)
-    with pytest.raises(ValueError, match="channels last.*movedim"):
+    with value_error("channels last.*movedim"):
         channel_statistics([x], names=list(SENSORS["sentinel-2"]))
     for shape in ((2, 64, 64, 3), (48, 64, 4)):
-        with pytest.raises(ValueError, match="channels last"):
+        with value_error("channels last"):
             channel_statistics([torch.rand(shape)])
     assert len(channel_statistics([torch.rand(2, 3, 6, 5, 4)]).mean) == 3  # volumes
 
 
 def test_names_of_the_statistics_are_those_of_all_channels():
     x = torch.rand(2, 3, 4, 4)
-    with pytest.raises(ValueError, match="names= has 2 names, but the images have 3 channels"):
+    with value_error("names= has 2 names, but the images have 3 channels"):
         channel_statistics([x], "RG")
     x[:, 2] = 1
     for names in ("RGB", RGB, Channels(RGB)):
-        with pytest.raises(ValueError, match="channel B: the same value"):
+        with value_error("channel B: the same value"):
             channel_statistics([x], names)
 
 
@@ -387,34 +362,34 @@ def test_statistics_come_back_from_a_file():
     file.seek(0)
     loaded = torch.load(file, weights_only=True)
     assert isinstance(loaded, ChannelStatistics)
-    adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), statistics=loaded)
+    adapt_first_conv(one_conv(), statistics=loaded)
 
 
 def test_arrays_of_every_byte_order_and_stride():
-    numpy = pytest.importorskip("numpy")
+    numpy = importorskip("numpy")
     x = numpy.random.default_rng(0).random((4, 3, 8, 8))
-    valid, hidden = x[:, 0] < 0.9, x > 0.9
+    valid, outliers = x[:, 0] < 0.9, x > 0.9
     expected = channel_statistics([torch.from_numpy(x)], mask=lambda _: torch.from_numpy(valid))
     turned = numpy.ascontiguousarray(x[:, ::-1, ::-1])[:, ::-1, ::-1]  # x with negative strides
     flipped = numpy.ascontiguousarray(valid[:, ::-1])[:, ::-1]
     for images in (x.astype(">f8"), turned, torch.from_numpy(x).to_sparse()):
         for mask in (valid, valid.astype(">f4"), flipped):
             found = channel_statistics([{"image": images, "valid": mask}], mask="valid")
-            torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(
-        channel_statistics([numpy.ma.MaskedArray(turned.astype(">f8"), hidden)]),
-        channel_statistics([numpy.ma.MaskedArray(x, hidden)]),
+            assert_close(found, expected)
+    assert_close(
+        channel_statistics([numpy.ma.MaskedArray(turned.astype(">f8"), outliers)]),
+        channel_statistics([numpy.ma.MaskedArray(x, outliers)]),
     )
     covariance = expected.covariance.numpy()
     for matrix in (covariance.astype(">f8"), covariance[::-1, ::-1]):
-        adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), covariance=matrix)
-    net = adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3)), "mean")
+        adapt_first_conv(one_conv(), covariance=matrix)
+    net = adapt_first_conv(one_conv(), "mean")
     present, images = numpy.array([[True, False, False]] * 4)[:, ::-1], torch.from_numpy(x).float()
     assert torch.equal(net(images, mask=present), net(images, mask=present.copy()))
     for batch in (x + 1j * x, x.astype(object), x.astype(str), "folder"):
-        with pytest.raises(ValueError, match="the images' pixels are not numbers"):
+        with value_error("the images' pixels are not numbers"):
             channel_statistics([batch])
-    with pytest.raises(ValueError, match="are not numbers: they are complex"):
+    with value_error("are not numbers: they are complex"):
         build_fill("regression", 3, covariance=covariance + 0j)
 
 
@@ -425,12 +400,12 @@ def test_statistics_of_images_of_many_sizes():
     pixels = torch.cat([image.flatten(1) for image in images], 1)
     some = torch.cat([image[:, row] for image, row in zip(images, valid)], 1)
     for batch in ((images, [1, 2, 3]), (tuple(images), ()), {"image": images}):  # as detectors take them
-        torch.testing.assert_close(channel_statistics([batch]).covariance, pixels.cov(correction=0))
+        assert_close(channel_statistics([batch]).covariance, pixels.cov(correction=0))
     batch = {"image": images, "valid": valid}
-    torch.testing.assert_close(channel_statistics([batch], mask="valid").covariance, some.cov(correction=0))
-    with pytest.raises(ValueError, match="2 masks for 3 images"):
+    assert_close(channel_statistics([batch], mask="valid").covariance, some.cov(correction=0))
+    with value_error("2 masks for 3 images"):
         channel_statistics([{"image": images, "valid": valid[:2]}], mask="valid")
-    with pytest.raises(ValueError, match="all of them may be images, or only the first"):
+    with value_error("all of them may be images, or only the first"):
         channel_statistics([images])
 
 
@@ -457,15 +432,14 @@ def test_images_of_whole_numbers_are_not_filled():
     net = adapt_first_conv(Identity(3), "mean", where="input", channels=3)
     for channels, mask in ((None, [[True, False, True]]), ([0, 2], None)):
         x = torch.ones(1, 3 if mask else 2, 4, 4, dtype=torch.uint8)
-        with pytest.raises(ValueError, match="convert them to float"):
+        with value_error("convert them to float"):
             find_place(net).fill_images(x, channels, mask)
 
 
-@pytest.mark.parametrize("channels", [6, 20])
-@pytest.mark.parametrize("size, other", [(1e-30, 1), (1.0, 1), (3e3, 1), (1e6, 1), (1e30, 1), (1e-2, 1e6)])
+@mark.parametrize("channels", [6, 20])
+@mark.parametrize("size, other", [(1e-30, 1), (1.0, 1), (3e3, 1), (1e6, 1), (1e30, 1), (1e-2, 1e6)])
 def test_the_prediction_does_not_depend_on_the_units(channels, size, other):
     """Raw images have thousands of steps, or heights in metres beside reflectances."""
-    torch.manual_seed(0)
     mixed = torch.randn(channels, 3).double() @ torch.randn(3, 4000).double()
     pixels = mixed + 0.1 * torch.randn(channels, 4000).double()
     pixels = pixels * size

@@ -2,14 +2,15 @@
 
 import copy
 
-import pytest
 import torch
+from helpers import value_error
+from pytest import approx, importorskip, mark, raises, skip
+from small_networks import COVARIANCE, Around, X, at_stem_and_input, one_conv
 from torch import nn
+from torch.testing import assert_close
 
 import channelset
 from channelset import FILLS, adapt_first_conv, find_place, find_stem, load_adapted, save_adapted, sensor
-
-COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
 
 
 def make(fill: str = "mean", channels=3, **options) -> nn.Module:
@@ -18,7 +19,7 @@ def make(fill: str = "mean", channels=3, **options) -> nn.Module:
     return adapt_first_conv(net, fill, channels=channels, **options).eval()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "other, message",
     [
         (lambda: make(channels="BGR"), "checkpoint has the channels R, G, B, not B, G, R"),
@@ -26,15 +27,15 @@ def make(fill: str = "mean", channels=3, **options) -> nn.Module:
         (lambda: make("zero", "RGB"), "checkpoint has fill rule 'mean', the network has 'zero'"),
     ],
 )
-@pytest.mark.parametrize("strict", [True, False])
+@mark.parametrize("strict", [True, False])
 def test_a_checkpoint_of_other_channels_is_refused(other, message, strict):
     state = make(channels={"R": 665.0, "G": 560.0, "B": 490.0}).state_dict()
     net = other()
     before = find_stem(net).weight.clone()
-    with pytest.raises(RuntimeError, match=message):
+    with raises(RuntimeError, match=message):
         net.load_state_dict(state, strict=strict)
     assert torch.equal(find_stem(net).weight, before)
-    with pytest.raises(ValueError, match=message):  # as Hugging Face loads it
+    with value_error(message):  # as Hugging Face loads it
         find_stem(net).set_extra_state(state["0._extra_state"])
 
 
@@ -43,7 +44,7 @@ def test_a_network_without_names_takes_those_of_the_checkpoint():
     net = make(channels=3, where="stem")
     net.load_state_dict(make(channels="RGB", statistics=statistics).state_dict())
     assert find_stem(net).channels.names == ("R", "G", "B")
-    assert find_stem(net).normalisation["std"] == pytest.approx(statistics.std.tolist())
+    assert find_stem(net).normalisation["std"] == approx(statistics.std.tolist())
     make(channels="RGB").load_state_dict(make(channels=3).state_dict())
 
 
@@ -68,30 +69,30 @@ def test_older_checkpoints_still_load(tmp_path):
 
 
 def test_averages_and_functional_calls_take_the_state_dict():
-    net, x = make("regression", "RGB", covariance=COVARIANCE), torch.randn(2, 3, 8, 8)
+    net, x = make("regression", "RGB", covariance=COVARIANCE), X
     average = torch.optim.swa_utils.AveragedModel(net, use_buffers=True)
     average.update_parameters(net)
-    torch.testing.assert_close(average(x), net(x))
+    assert_close(average(x), net(x))
     copied = copy.deepcopy(net)
     for mine, theirs in zip(copied.state_dict().values(), net.state_dict().values()):
         mine.copy_(0.999 * mine + 0.001 * theirs)  # as timm's ModelEmaV2
     find_stem(copied).set_extra_state(copied.state_dict()["0._extra_state"])
-    torch.testing.assert_close(torch.func.functional_call(net, dict(net.named_parameters()), (x,)), net(x))
-    torch.testing.assert_close(torch.func.functional_call(net, net.state_dict(), (x,)), net(x))
+    assert_close(torch.func.functional_call(net, dict(net.named_parameters()), (x,)), net(x))
+    assert_close(torch.func.functional_call(net, net.state_dict(), (x,)), net(x))
 
 
-@pytest.mark.parametrize("ending", ["pt", "safetensors"])
-@pytest.mark.parametrize("where", ["stem", "input"])
-@pytest.mark.parametrize("fill", FILLS)
+@mark.parametrize("ending", ["pt", "safetensors"])
+@at_stem_and_input
+@mark.parametrize("fill", FILLS)
 def test_an_adapted_network_comes_back_from_its_file(fill, where, ending, tmp_path):
     if ending == "safetensors":
-        pytest.importorskip("safetensors")
+        importorskip("safetensors")
     statistics = {"mean": torch.rand(4), "std": torch.rand(4) + 1, "covariance": torch.rand(4, 9).cov()}
     options = {"channels": sensor("naip"), "statistics": statistics}
     options |= {"init": "repeat"} if where == "stem" else {"where": "input"}
     options |= {"normalised": False} if fill in ("regression", "mean") else {}
     if where == "input" and fill in ("by_size", "luma_chroma"):
-        pytest.skip("needs kernels of its own")
+        skip("needs kernels of its own")
     torch.manual_seed(0)
 
     def plain(channels=3 if where == "stem" else 4):
@@ -107,7 +108,7 @@ def test_an_adapted_network_comes_back_from_its_file(fill, where, ending, tmp_pa
     mask = torch.tensor([[True, False, True, True], [False, True, False, False]])
     with torch.no_grad():
         for how in ({}, {"mask": mask}):
-            torch.testing.assert_close(loaded(x, **how), net(x, **how), rtol=0, atol=0)
+            assert_close(loaded(x, **how), net(x, **how), rtol=0, atol=0)
     place = find_place(loaded)
     assert place.channels.as_dict() == sensor("naip").as_dict() and place.sampler.how == "hcs"
     assert place.normalisation == find_place(net).normalisation
@@ -121,38 +122,24 @@ def twice(net):
     return nn.DataParallel(torch.compile(net))
 
 
-@pytest.mark.parametrize("where", ["stem", "input"])
-@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel, twice])
+@at_stem_and_input
+@mark.parametrize("wrap", [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel, twice])
 def test_a_file_of_a_wrapped_network_loads_into_the_plain_network(wrap, where, tmp_path):
-    def plain():
-        return nn.Sequential(nn.Conv2d(3, 4, 3))
-
-    net = adapt_first_conv(plain(), "mean", where=where)
+    net = adapt_first_conv(one_conv(), "mean", where=where)
     save_adapted(wrap(net), tmp_path / "net.pt")
-    x = torch.randn(1, 2, 8, 8)
-    loaded = load_adapted(plain(), tmp_path / "net.pt")
-    torch.testing.assert_close(loaded(x, channels=[2, 0]), net(x, channels=[2, 0]))
+    loaded = load_adapted(one_conv(), tmp_path / "net.pt")
+    assert_close(loaded(X[:, :2], channels=[2, 0]), net(X[:, :2], channels=[2, 0]))
 
 
-class Around(nn.Module):
-    def __init__(self, **options):
-        super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(3, 4, 3))
-        if options:
-            adapt_first_conv(self.net, "mean", **options)
-
-    def forward(self, x, **how):
-        return self.net(x, **how)
-
-
-@pytest.mark.parametrize("where", ["stem", "input"])
+@at_stem_and_input
 def test_a_file_of_a_network_around_the_adapted_network(where, tmp_path):
-    net, x = Around(where=where, channels={"0": 665.0, "1": 560.0, "2": 490.0}), torch.randn(1, 1, 8, 8)
+    channels = {"0": 665.0, "1": 560.0, "2": 490.0}
+    net, x = Around(adapt_first_conv(one_conv(), "mean", where=where, channels=channels)), X[:, :1]
     save_adapted(net, tmp_path / "net.pt")
-    loaded = load_adapted(Around(), tmp_path / "net.pt")
+    loaded = load_adapted(Around(one_conv()), tmp_path / "net.pt")
     assert torch.equal(loaded(x, channels=[560.0]), net(x, channels=[1]))  # wavelengths without names
-    with pytest.raises(ValueError, match="does not fit this network|no module 'net.0'"):
-        load_adapted(nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / "net.pt")
+    with value_error("does not fit this network|no module 'net.0'"):
+        load_adapted(one_conv(), tmp_path / "net.pt")
 
 
 def test_what_is_no_such_file_is_one_clear_error(tmp_path):
@@ -165,10 +152,10 @@ def test_what_is_no_such_file_is_one_clear_error(tmp_path):
         ("text", "text is damaged, or its format is safetensors|not written by save_adapted"),
         ("other.pt", "not written by save_adapted"),
     ):
-        with pytest.raises(ValueError, match=message):
-            load_adapted(nn.Sequential(nn.Conv2d(3, 4, 3)), tmp_path / name)
+        with value_error(message):
+            load_adapted(one_conv(), tmp_path / name)
     save_adapted(make(), tmp_path / "net.pt")
-    with pytest.raises(ValueError, match="does not fit this network"):
+    with value_error("does not fit this network"):
         load_adapted(nn.Sequential(nn.Conv2d(3, 5, 3)), tmp_path / "net.pt")
-    with pytest.raises(ValueError, match="0 parts"):
+    with value_error("0 parts"):
         save_adapted(nn.Linear(1, 1), tmp_path / "plain.pt")

@@ -3,9 +3,12 @@
 import copy
 import os
 
-import pytest
 import torch
+from helpers import value_error
+from pytest import importorskip, mark
+from small_networks import COVARIANCE, HALF, MASK, X, hidden, outputs, statistics_of
 from torch import nn
+from torch.testing import assert_close
 
 from channelset import (
     Sampler,
@@ -17,14 +20,8 @@ from channelset import (
     save_adapted,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
-
-
-def outputs(value) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [t for part in (value.values() if isinstance(value, dict) else value) for t in outputs(part)]
+pytestmark = mark.filterwarnings("ignore")
+IDS = [0, 2]
 
 
 def check(net: nn.Module, x: torch.Tensor, plain: nn.Module | None = None, fold: bool = True) -> None:
@@ -38,7 +35,7 @@ def check(net: nn.Module, x: torch.Tensor, plain: nn.Module | None = None, fold:
     with torch.no_grad():
         if plain is not None:
             for got, wanted in zip(outputs(net(x)), outputs(plain.eval()(x))):
-                torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+                assert_close(got, wanted, rtol=1e-4, atol=1e-4)
         expected = outputs(net(x, mask=mask))
         others = [outputs(net(dirty, mask=mask)), outputs(net(x[:, ids], channels=ids))]
         if fold:
@@ -46,20 +43,19 @@ def check(net: nn.Module, x: torch.Tensor, plain: nn.Module | None = None, fold:
     for other in others:
         for got, wanted in zip(other, expected):
             scale = max(1.0, float(wanted.abs().max()))
-            torch.testing.assert_close(got, wanted, rtol=0, atol=2e-4 * scale)
+            assert_close(got, wanted, rtol=0, atol=2e-4 * scale)
 
 
 READ_TWICE = ("crossvit_9_240", "mobileone_s0", "repvgg_a0", "fastvit_t8")
 
 
-@pytest.mark.parametrize("name", READ_TWICE)
+@mark.parametrize("name", READ_TWICE)
 def test_networks_of_timm_that_read_the_images_twice(name):
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
+    timm = importorskip("timm")
     size = 240 if "240" in name else 64
     plain, x = timm.create_model(name, num_classes=4).eval(), torch.randn(2, 3, size, size)
     before = list(plain.state_dict())
-    with pytest.raises(ValueError, match="influence: .*where='input'"):
+    with value_error("influence: .*where='input'"):
         adapt_first_conv(plain, covariance=COVARIANCE, example=x)
     assert list(plain.state_dict()) == before
     net = adapt_first_conv(copy.deepcopy(plain), covariance=COVARIANCE, where="input", example=x)
@@ -67,34 +63,32 @@ def test_networks_of_timm_that_read_the_images_twice(name):
 
 
 def test_tresnet_whose_first_convolution_reads_no_images():
-    timm = pytest.importorskip("timm")
+    timm = importorskip("timm")
     plain, x = timm.create_model("tresnet_m", num_classes=4), torch.randn(2, 3, 64, 64)
-    with pytest.raises(ValueError, match="takes 48 channels"):
+    with value_error("takes 48 channels"):
         adapt_first_conv(plain, "mean")
     check(adapt_first_conv(plain, "mean", where="input", example=x), x)
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "vit_tiny_patch16_224", "hiera_tiny_224"])
+@mark.parametrize("name", ["tf_efficientnet_b0", "vit_tiny_patch16_224", "hiera_tiny_224"])
 def test_filling_at_the_input_of_networks_of_timm(name):
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
+    timm = importorskip("timm")
     plain, x = timm.create_model(name, num_classes=4).eval(), torch.randn(1, 3, 224, 224)
     net = adapt_first_conv(copy.deepcopy(plain), covariance=COVARIANCE, where="input", example=x)
     if "hiera" not in name:  # its forward has a mask of its own
         check(net, x, plain)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "arch, encoder", [("Unet", "resnet18"), ("DeepLabV3Plus", "mobilenet_v2"), ("Unet", "mobileone_s0")]
 )
 def test_segmentation_models_of_thirteen_bands(arch, encoder):
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    torch.manual_seed(0)
+    smp = importorskip("segmentation_models_pytorch")
     plain = getattr(smp, arch)(encoder, encoder_weights=None, in_channels=13, classes=2).eval()
     x, covariance = torch.randn(2, 13, 64, 64), torch.randn(13, 40).cov()
     options = {"where": "input"} if encoder == "mobileone_s0" else {}
     if options:
-        with pytest.raises(ValueError, match="influence"):
+        with value_error("influence"):
             adapt_first_conv(copy.deepcopy(plain), covariance=covariance, example=x)
     check(adapt_first_conv(copy.deepcopy(plain), covariance=covariance, example=x, **options), x, plain)
 
@@ -109,14 +103,13 @@ def monai_networks(nets):
     }
 
 
-@pytest.mark.parametrize("name", ["unet", "unet 3d", "dynunet", "unetr", "swinunetr"])
+@mark.parametrize("name", ["unet", "unet 3d", "dynunet", "unetr", "swinunetr"])
 def test_networks_of_monai(name):
-    nets = pytest.importorskip("monai.networks.nets")
+    nets = importorskip("monai.networks.nets")
     make, dimensions, side = monai_networks(nets)[name]
-    torch.manual_seed(0)
     plain, x = make().eval(), torch.randn(2, 4, *[side] * dimensions)
     if name in ("unet", "unetr", "swinunetr"):
-        with pytest.raises(ValueError, match="influence"):
+        with value_error("influence"):
             adapt_first_conv(copy.deepcopy(plain), "mean", example=x)
     if name == "dynunet":
         check(adapt_first_conv(copy.deepcopy(plain), "mean", example=x), x, plain)
@@ -126,9 +119,10 @@ def test_networks_of_monai(name):
     check(net, x, plain)
 
 
-@pytest.mark.parametrize("kind", ["ViT", "ConvNext", "ResNet", "Dinov2", "Swin", "Segformer"])
+@mark.parametrize("kind", ["ViT", "ConvNext", "ResNet", "Dinov2", "Swin", "Segformer"])
 def test_networks_of_hugging_face(kind):
-    transformers = pytest.importorskip("transformers")
+    transformers = importorskip("transformers")
+    stages = {"depths": [1] * 4, "hidden_sizes": [8, 16, 16, 16]}
     small = {
         "ViT": {
             "hidden_size": 32,
@@ -137,8 +131,8 @@ def test_networks_of_hugging_face(kind):
             "intermediate_size": 64,
             "image_size": 64,
         },
-        "ConvNext": {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 16]},
-        "ResNet": {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 16], "embedding_size": 8},
+        "ConvNext": stages,
+        "ResNet": {**stages, "embedding_size": 8},
         "Dinov2": {
             "hidden_size": 32,
             "num_hidden_layers": 2,
@@ -146,53 +140,34 @@ def test_networks_of_hugging_face(kind):
             "image_size": 56,
             "patch_size": 14,
         },
-        "Swin": {
-            "embed_dim": 8,
-            "depths": [1, 1, 1, 1],
-            "num_heads": [1, 1, 1, 1],
-            "window_size": 2,
-            "image_size": 64,
-        },
-        "Segformer": {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 16]},
+        "Swin": {"embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 2, "image_size": 64},
+        "Segformer": stages,
     }[kind]
-    torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**small)
     plain = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
-    x = torch.randn(2, 3, config.image_size if kind in ("ViT", "Dinov2", "Swin") else 64, 64)
-    x = torch.randn(2, 3, x.shape[2], x.shape[2])
-
-    class Logits(nn.Module):
-        def __init__(self, net):
-            super().__init__()
-            self.net = net
-
-        def forward(self, *args, **kwargs):
-            return self.net(*args, **kwargs).logits
-
+    side = small.get("image_size", 64)
+    x = torch.randn(2, 3, side, side)
     net = adapt_first_conv(copy.deepcopy(plain), covariance=COVARIANCE)
     nn.init.normal_(find_stem(net).embedding, 0, 0.05)
-    ids, mask = [0, 2], torch.tensor([[True, False, True]] * 2)
     with torch.no_grad():
-        expected = net(x, mask=mask).logits
+        expected, some = net(x, mask=HALF).logits, x[:, IDS]
         for got in (
-            net(x[:, ids], channels=ids),
-            net(pixel_values=x[:, ids], channels=ids),
-            fold_channels(net, ids)(pixel_values=x[:, ids]),
+            net(some, channels=IDS),
+            net(pixel_values=some, channels=IDS),
+            fold_channels(net, IDS)(pixel_values=some),
         ):
-            torch.testing.assert_close(got.logits, expected, rtol=1e-4, atol=1e-5)
+            assert_close(got.logits, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("fill", ["zero", "mean", "regression"])
+@mark.parametrize("fill", ["zero", "mean", "regression"])
 def test_from_pretrained_loads_adapted_and_plain_checkpoints(fill, tmp_path):
-    transformers = pytest.importorskip("transformers")
-    options = {"covariance": COVARIANCE} if fill == "regression" else {}
+    transformers = importorskip("transformers")
 
     class Adapted(transformers.ViTForImageClassification):
         def __init__(self, config):
             super().__init__(config)
-            adapt_first_conv(self, fill, channels="RGB", **options)
+            adapt_first_conv(self, fill, channels="RGB", **statistics_of(fill))
 
-    torch.manual_seed(0)
     config = transformers.ViTConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32
     )
@@ -203,31 +178,31 @@ def test_from_pretrained_loads_adapted_and_plain_checkpoints(fill, tmp_path):
     junk = [torch.full((300,), torch.nan) for _ in range(50)]  # memory that is taken again
     del junk
     loaded, fresh = (Adapted.from_pretrained(tmp_path / name).eval() for name in ("adapted", "plain"))
-    x, mask = torch.randn(2, 3, 32, 32), torch.tensor([[True, False, True], [False, True, False]])
+    x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        for how in ({}, {"mask": mask}):
-            torch.testing.assert_close(loaded(x, **how).logits, net(x, **how).logits, rtol=0, atol=0)
-        torch.testing.assert_close(fresh(x).logits, plain(x).logits)
-        assert not find_stem(fresh).embedding.any() and fresh(x, mask=mask).logits.isfinite().all()
+        for how in ({}, {"mask": MASK}):
+            assert_close(loaded(x, **how).logits, net(x, **how).logits, rtol=0, atol=0)
+        assert_close(fresh(x).logits, plain(x).logits)
+        assert not find_stem(fresh).embedding.any() and fresh(x, mask=MASK).logits.isfinite().all()
 
 
 def test_the_networks_of_others_come_back_from_a_file(tmp_path):
-    timm = pytest.importorskip("timm")
-    pytest.importorskip("safetensors")
+    timm = importorskip("timm")
+    importorskip("safetensors")
     net = adapt_first_conv(
         timm.create_model("vit_tiny_patch16_224"), covariance=COVARIANCE, channels="RGB"
     ).eval()
     save_adapted(net, tmp_path / "net")
     loaded = load_adapted(timm.create_model("vit_tiny_patch16_224"), tmp_path / "net").eval()
     x = torch.randn(1, 3, 224, 224)
-    torch.testing.assert_close(loaded(x[:, :2], channels="RG"), net(x[:, :2], channels="RG"), rtol=0, atol=0)
+    assert_close(loaded(x[:, :2], channels="RG"), net(x[:, :2], channels="RG"), rtol=0, atol=0)
     assert find_place(loaded).channels.names == ("R", "G", "B")
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
+@mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
 def test_fully_sharded_from_the_meta_device(tmp_path):
     """FSDP2 of one process, made on the meta device and loaded: the same outputs."""
-    dcp = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+    dcp = importorskip("torch.distributed.checkpoint.state_dict")
     from torch.distributed.fsdp import fully_shard
 
     def make():
@@ -248,9 +223,8 @@ def test_fully_sharded_from_the_meta_device(tmp_path):
         net.to_empty(device="cpu")
         options = dcp.StateDictOptions(full_state_dict=True)
         dcp.set_model_state_dict(net, copy.deepcopy(exact.state_dict()), options=options)
-        x, mask = torch.randn(2, 3, 8, 8), torch.tensor([[True, False, True], [False, True, False]])
-        for how in ({}, {"mask": mask}):
-            torch.testing.assert_close(net.eval()(x, **how), exact(x, **how), rtol=0, atol=1e-6)
+        for how in ({}, {"mask": MASK}):
+            assert_close(net.eval()(X, **how), exact(X, **how), rtol=0, atol=1e-6)
         assert "0._extra_state" in dcp.get_model_state_dict(net)
     finally:
         torch.distributed.destroy_process_group()
@@ -259,13 +233,11 @@ def test_fully_sharded_from_the_meta_device(tmp_path):
 # ---------------------------------------------------------------- trainings by code of others
 
 ONE_SET = {(0, 2): 1.0}  # every image of a training batch gets these channels
-IDS = [0, 2]
 
 
 def with_sets(net: nn.Module, fill: str = "regression") -> nn.Module:
     """Return an adapted network that trains on the channels 0 and 2 alone, whatever its trainer calls."""
-    statistics = {"covariance": COVARIANCE} if fill == "regression" else {}
-    return adapt_first_conv(net, fill, sample=Sampler("hcs", ONE_SET), **statistics)
+    return adapt_first_conv(net, fill, sample=Sampler("hcs", ONE_SET), **statistics_of(fill))
 
 
 def with_sets_exactly(net: nn.Module) -> nn.Module:
@@ -274,7 +246,7 @@ def with_sets_exactly(net: nn.Module) -> nn.Module:
 
 
 def without_green(x: torch.Tensor) -> torch.Tensor:
-    return torch.where(torch.tensor([True, False, True])[:, None, None], x, torch.nan)
+    return torch.where(HALF[0, :, None, None], x, torch.nan)
 
 
 def assert_same_training(net: nn.Module, other: nn.Module, start: nn.Module, tolerance: float = 1e-5) -> None:
@@ -294,8 +266,8 @@ def assert_reloads(state: dict, fresh: nn.Module, net: nn.Module) -> None:
 
 
 def small_vit():
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("accelerate")
+    transformers = importorskip("transformers")
+    importorskip("accelerate")
     torch.manual_seed(0)
     config = transformers.ViTConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=32
@@ -304,7 +276,7 @@ def small_vit():
 
 
 def fit_hugging_face(net, rows, folder, **options):
-    transformers = pytest.importorskip("transformers")
+    transformers = importorskip("transformers")
     words = {
         "output_dir": str(folder),
         "max_steps": 3,
@@ -333,7 +305,7 @@ def test_trainer_of_hugging_face_with_sets_from_the_stem(tmp_path):
     net = with_sets(small_vit())
     x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0])
     rows = [{"pixel_values": image, "labels": label} for image, label in zip(without_green(x), labels)]
-    other = steps_alone(copy.deepcopy(net), x, labels, torch.tensor([[True, False, True]] * 4))
+    other = steps_alone(copy.deepcopy(net), x, labels, HALF.repeat(2, 1))
     fit_hugging_face(net, rows, tmp_path)
     assert find_stem(net).sampler.count == 3
     assert_same_training(net, other, with_sets(small_vit()))
@@ -344,7 +316,7 @@ def test_trainer_of_hugging_face_with_a_column_of_masks(tmp_path):
     net = adapt_first_conv(small_vit(), covariance=COVARIANCE)
     x, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0])
     masks = torch.tensor([[True, False, True], [False, True, False], [True, True, False], [True, True, True]])
-    dirty = torch.where(masks[:, :, None, None], x, torch.nan)
+    dirty = hidden(x, masks)
     rows = [dict(zip(("pixel_values", "labels", "mask"), row)) for row in zip(dirty, labels, masks)]
     removed = copy.deepcopy(net)
     other = steps_alone(copy.deepcopy(net), x, labels, masks)
@@ -359,10 +331,10 @@ def test_trainer_of_hugging_face_with_a_column_of_masks(tmp_path):
 # torchgeo
 
 
-@pytest.mark.parametrize("kind", ["Classification", "SemanticSegmentation"])
+@mark.parametrize("kind", ["Classification", "SemanticSegmentation"])
 def test_tasks_of_torchgeo(kind, tmp_path):
-    trainers = pytest.importorskip("torchgeo.trainers")
-    lightning = pytest.importorskip("lightning.pytorch")
+    trainers = importorskip("torchgeo.trainers")
+    lightning = importorskip("lightning.pytorch")
 
     class Task(getattr(trainers, f"{kind}Task")):
         def configure_optimizers(self):
@@ -401,7 +373,7 @@ def test_tasks_of_torchgeo(kind, tmp_path):
 
 def boxes_data(folder):
     """Write four drawn pictures with a box in each, as ultralytics reads them."""
-    image = pytest.importorskip("PIL.Image")
+    image = importorskip("PIL.Image")
     (folder / "images").mkdir(parents=True)
     (folder / "labels").mkdir()
     for number in range(4):
@@ -414,8 +386,8 @@ def boxes_data(folder):
 
 
 def test_trainers_of_ultralytics(tmp_path, monkeypatch):
-    ultralytics = pytest.importorskip("ultralytics")
-    detect = pytest.importorskip("ultralytics.models.yolo.detect")
+    ultralytics = importorskip("ultralytics")
+    detect = importorskip("ultralytics.models.yolo.detect")
     monkeypatch.setattr("ultralytics.data.utils.check_font", lambda font: None)  # it would download the font
     monkeypatch.chdir(tmp_path)
     seen = []
@@ -452,10 +424,10 @@ def test_trainers_of_ultralytics(tmp_path, monkeypatch):
         "G",
         "B",
     )
-    x, mask = torch.rand(2, 3, 64, 64), torch.tensor([[True, False, True]] * 2)
+    x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         wanted = net.eval()(x[:, IDS], channels=IDS)[0]
-        torch.testing.assert_close(net(without_green(x), mask=mask)[0], wanted, rtol=1e-4, atol=1e-3)
+        assert_close(net(without_green(x), mask=HALF)[0], wanted, rtol=1e-4, atol=1e-3)
     fresh = adapt_first_conv(copy.deepcopy(yolo.trainer.model), "mean", channels="RGB")
     stored = torch.load(yolo.trainer.last, weights_only=False)
     assert_reloads((stored["ema"] or stored["model"]).float().state_dict(), fresh.float(), net)
@@ -464,16 +436,16 @@ def test_trainers_of_ultralytics(tmp_path, monkeypatch):
     yolo = ultralytics.YOLO("yolov8n.yaml")
     adapt_first_conv(yolo.model, "mean", channels="RGB")
     yolo.train(**words, name="plain")
-    with pytest.raises(ValueError, match="0 stems"):
+    with value_error("0 stems"):
         find_stem(yolo.model)
 
 
 # timm
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
+@mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
 def test_training_step_of_timm_with_average_channels_last_and_bf16(name):
-    timm = pytest.importorskip("timm")
+    timm = importorskip("timm")
     from timm.optim import create_optimizer_v2
     from timm.utils import ModelEmaV3
 
@@ -524,11 +496,10 @@ def reference_step(net, *args, loss, **how):
     return average
 
 
-@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large"])
+@mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large"])
 def test_segmentation_of_torchvision(name):
-    segmentation = pytest.importorskip("torchvision.models.segmentation")
+    segmentation = importorskip("torchvision.models.segmentation")
 
-    torch.manual_seed(0)
     start = with_sets_exactly(getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=2))
     net, other = copy.deepcopy(start), copy.deepcopy(start)
     x = torch.randn(2, 3, 32, 32).double()
@@ -542,9 +513,8 @@ def test_segmentation_of_torchvision(name):
 
 
 def test_detector_of_torchvision():
-    detection = pytest.importorskip("torchvision.models.detection")
+    detection = importorskip("torchvision.models.detection")
 
-    torch.manual_seed(0)
     start = with_sets(
         detection.fasterrcnn_mobilenet_v3_large_320_fpn(
             weights=None, weights_backbone=None, num_classes=2, min_size=64, max_size=96
@@ -558,15 +528,14 @@ def test_detector_of_torchvision():
     reference_step(other, [x[IDS] for x in images], targets, loss=loss, channels=IDS)
     assert_same_training(net, other, start, 1e-5)
     net.eval()
-    mask = torch.tensor([[True, False, True]] * 2)
     with torch.no_grad():
         wanted = net([x[IDS] for x in images], channels=IDS)
         for got in (
-            net([without_green(x) for x in images], mask=mask),
+            net([without_green(x) for x in images], mask=HALF),
             fold_channels(net, IDS)([x[IDS] for x in images]),
         ):
             for mine, theirs in zip(got, wanted, strict=True):
-                torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+                assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
     assert any(len(part["boxes"]) for part in wanted)
     fresh = torch.optim.swa_utils.AveragedModel(start, use_buffers=True)
     assert_reloads(average.state_dict(), fresh, average)

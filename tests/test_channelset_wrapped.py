@@ -4,20 +4,29 @@ import copy
 import itertools
 import threading
 
-import pytest
 import torch
+from helpers import assert_near, value_error
+from pytest import importorskip, mark, raises, warns
 from small_networks import (
     COVARIANCE,
+    DIRTY,
+    HALF,
     MASK,
+    Around,
+    OneConv,
     Residual,
+    X,
     adapted,
+    at_stem_and_input,
     fuse_data,
     fuse_in_place,
     fuse_of_torch,
     small_net,
+    statistics_of,
 )
 from torch import nn
 from torch.nn.utils import prune
+from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from channelset import (
@@ -41,22 +50,15 @@ def adapted_at(where):
     return adapt_first_conv(small_net(), covariance=COVARIANCE, where="input")
 
 
-X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-DIRTY = torch.where(MASK[:, :, None, None], X, torch.nan)
-
-
-HALF = torch.tensor([[True, False, True]] * 2)
-
-
-@pytest.mark.parametrize("where", ["stem", "input"])
+@at_stem_and_input
 def test_an_exported_network_takes_any_number_of_images(where):
     net, batch = adapted_at(where), torch.export.Dim("batch")
     exported = torch.export.export(WithMask(net), (X, MASK), dynamic_shapes=({0: batch}, {0: batch})).module()
     images, mask = torch.randn(5, 3, 8, 8), MASK[[0, 1, 1, 0, 1]]
-    torch.testing.assert_close(exported(images, mask), net(images, mask=mask))
+    assert_close(exported(images, mask), net(images, mask=mask))
 
 
-@pytest.mark.parametrize("where", ["stem", "input"])
+@at_stem_and_input
 def test_several_networks_and_each_image_alone_in_a_vmap(where):
     nets = [adapted_at(where) for _ in range(2)]
     with torch.no_grad():
@@ -64,11 +66,9 @@ def test_several_networks_and_each_image_alone_in_a_vmap(where):
     state = torch.func.stack_module_state(nets)
     for x, how in ((X, {"mask": HALF}), (X[:, [0, 2]], {"channels": [0, 2]})):
         answers = torch.vmap(lambda p, b: torch.func.functional_call(nets[0], (p, b), (x,), how))(*state)
-        torch.testing.assert_close(
-            answers, torch.stack([net(x, mask=HALF) if x is X else net(x, **how) for net in nets])
-        )
+        assert_close(answers, torch.stack([net(x, mask=HALF) if x is X else net(x, **how) for net in nets]))
     alone = torch.vmap(lambda image, row: nets[0](image[None], mask=row[None])[0])(X, MASK)
-    torch.testing.assert_close(alone, nets[0](X, mask=MASK))
+    assert_close(alone, nets[0](X, mask=MASK))
 
 
 @torch.no_grad()
@@ -78,7 +78,7 @@ def test_a_hook_of_the_stem_runs_once_a_call():
     mask[:, 0] = True
     plain = stem(images, mask=mask)
     stem.register_forward_hook(lambda module, args, output: 2 * output)
-    torch.testing.assert_close(stem(images, mask=mask), 2 * plain)
+    assert_close(stem(images, mask=mask), 2 * plain)
 
 
 COMPUTED = {
@@ -89,8 +89,8 @@ COMPUTED = {
 }
 
 
-@pytest.mark.parametrize("name", COMPUTED)
-@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@mark.parametrize("name", COMPUTED)
+@mark.filterwarnings("ignore:.*weight_norm")
 def test_a_weight_that_other_code_computes_is_folded_as_it_is_now(name):
     nets = [adapted(small_net()) for _ in range(2)]
     for net in nets:
@@ -101,7 +101,7 @@ def test_a_weight_that_other_code_computes_is_folded_as_it_is_now(name):
     nets[0].load_state_dict(nets[1].state_dict())
     for _ in range(2):  # before the first call and after it
         folded = fold_channels(nets[0], [0, 2])(X[:, [0, 2]])
-        torch.testing.assert_close(folded, nets[1](X, mask=HALF))
+        assert_close(folded, nets[1](X, mask=HALF))
         nets[0](X)
 
 
@@ -109,7 +109,7 @@ def test_a_weight_that_other_code_computes_is_folded_as_it_is_now(name):
 
 
 def wrap_checkpoint(stem):
-    module = pytest.importorskip("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
+    module = importorskip("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
     return module.checkpoint_wrapper(stem)
 
 
@@ -120,34 +120,22 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPERS)
+@mark.parametrize("name", WRAPPERS)
 def test_a_wrapped_stem_still_gets_the_set(name):
     torch._dynamo.reset()
     net = adapted(small_net())
     expected = net(X, mask=MASK)
     net[0] = WRAPPERS[name](net[0])
     with torch.no_grad():
-        torch.testing.assert_close(net(DIRTY, mask=MASK), expected)
-        torch.testing.assert_close(net(X[:, [0, 2]], channels=[0, 2])[0], expected[0])
-
-
-class Part(nn.Module):
-    """Its attributes are not those of its module, as in DataParallel."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, x):
-        return self.module(x)
+        assert_close(net(DIRTY, mask=MASK), expected)
+        assert_close(net(X[:, [0, 2]], channels=[0, 2])[0], expected[0])
 
 
 def test_a_wrapper_around_a_part_of_the_network_hides_no_stem():
-    net = nn.Sequential(small_net(), nn.ReLU())
-    net = adapted(net)
+    net = adapted(nn.Sequential(small_net(), nn.ReLU()))
     expected = net(X, mask=MASK)
-    net[0] = Part(net[0])
-    torch.testing.assert_close(net(DIRTY, mask=MASK), expected)
+    net[0] = Around(net[0])
+    assert_close(net(DIRTY, mask=MASK), expected)
 
 
 class LowRank(nn.Module):
@@ -164,43 +152,35 @@ class LowRank(nn.Module):
 def test_a_wrapper_with_a_layer_that_can_read_the_images_is_a_warning():
     net = adapted(small_net())
     net[0] = LowRank(net[0])
-    with pytest.warns(UserWarning, match="the layer down of LowRank takes 3 channels, as 0 does"):
+    with warns(UserWarning, match="the layer down of LowRank takes 3 channels, as 0 does"):
         net(X, mask=MASK)
 
 
 def test_parts_that_take_sets_of_different_channels_are_an_error():
     towers = nn.ModuleList([adapted_at("stem"), adapted_at("input")])
     for use in (find_place, fold_channels, lambda net: present(net, mask=MASK).__enter__()):
-        with pytest.raises(ValueError, match="ModuleList has 2 parts that take sets of channels"):
+        with value_error("ModuleList has 2 parts that take sets of channels"):
             use(towers)
-    with pytest.raises(ValueError, match="no stem: it fills the images at its input"):
+    with value_error("no stem: it fills the images at its input"):
         find_stem(towers[1])
 
 
 def test_a_stem_that_other_code_replaced_is_an_error():
     net = adapted(small_net())
     net[0] = find_stem(net).fold()
-    with pytest.raises(ValueError, match="0 does not take sets of channels any more"):
+    with value_error("0 does not take sets of channels any more"):
         net(X, mask=MASK)
 
 
-class Functional(nn.Module):
+class Functional(OneConv):
     """It uses the weight of a layer without the layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
         return nn.functional.conv2d(x, self.conv.weight, self.conv.bias)
 
 
-class Elsewhere(nn.Module):
+class Elsewhere(OneConv):
     """It calls its first layer in another thread, as nn.DataParallel within a network does."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
         result = []
@@ -210,21 +190,21 @@ class Elsewhere(nn.Module):
         return result[0]
 
 
-@pytest.mark.parametrize("make", [Functional, Elsewhere])
+@mark.parametrize("make", [Functional, Elsewhere])
 def test_a_set_that_reaches_no_stem_is_an_error(make):
     net = adapt_first_conv(make(), "mean")
     net(X)
-    with pytest.raises(RuntimeError, match="did not call conv"):
+    with raises(RuntimeError, match="did not call conv"):
         net(X, mask=MASK)
-    with pytest.raises(RuntimeError, match="no call in the block used the set"), present(net, mask=MASK):
+    with raises(RuntimeError, match="no call in the block used the set"), present(net, mask=MASK):
         net(X)
-    with pytest.raises(ValueError, match="does not run|any influence|influence"):
+    with value_error("does not run|any influence|influence"):
         adapt_first_conv(Functional(), "mean", example=X)
 
 
 def test_a_block_around_calls_in_other_threads_is_an_error():
     net = adapt_first_conv(small_net(), "mean")
-    with pytest.raises(RuntimeError, match="in another thread"), present(net, mask=MASK):
+    with raises(RuntimeError, match="in another thread"), present(net, mask=MASK):
         thread = threading.Thread(target=lambda: net(X))
         thread.start()
         thread.join()
@@ -244,48 +224,40 @@ class Repeated(nn.Module):
         return self.net[2:](checkpoint(self.net[:2], x, use_reentrant=self.reentrant))
 
 
-@pytest.mark.parametrize("fill", ["zero", "mean"])
-@pytest.mark.parametrize("reentrant", [True, False])
+@mark.parametrize("fill", ["zero", "mean"])
+@mark.parametrize("reentrant", [True, False])
 def test_a_stem_that_is_repeated_without_its_set_is_an_error(reentrant, fill):
     x = X.clone().requires_grad_()
     net = adapt_first_conv(Repeated(reentrant), fill, embedding=False).train()
     net(x).sum().backward()  # all channels: the same when repeated
-    with pytest.raises(RuntimeError, match="activation checkpointing repeats"):
+    with raises(RuntimeError, match="activation checkpointing repeats"):
         net(x, mask=MASK).sum().backward()
     net = adapt_first_conv(small_net(), fill).train()
     expected = torch.autograd.grad(net(X, mask=MASK).square().sum(), net[0].weight)[0]
     y = checkpoint(net, X, mask=MASK, use_reentrant=False)  # the set is an argument of what is repeated
-    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), net[0].weight)[0], expected)
+    assert_close(torch.autograd.grad(y.square().sum(), net[0].weight)[0], expected)
 
 
 # ---------------------------------------------------------------- images among other arguments
 
 
-class Captions(nn.Module):
+class Captions(Around):
     """As CLIP: its first argument is a text."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = small_net()
 
     def forward(self, input_ids=None, pixel_values=None):
         return self.net(pixel_values)
 
 
-class Anything(nn.Module):
+class Anything(Around):
     """As a wrapper of adapters: its arguments have no names."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = small_net()
 
     def forward(self, *args, **kwargs):
         return self.net(*args, *kwargs.values())
 
 
-@pytest.mark.parametrize("make", [Captions, Anything])
+@mark.parametrize("make", [Captions, Anything])
 def test_images_are_filled_whatever_their_argument(make):
-    net = adapt_first_conv(make(), "mean", where="input")
+    net = adapt_first_conv(make(small_net()), "mean", where="input")
     text = torch.ones(2, 5, dtype=torch.long)
     with torch.no_grad():
         expected = net.net(net.channel_fill.fill.complete(X, MASK))
@@ -296,16 +268,16 @@ def test_images_are_filled_whatever_their_argument(make):
         else:
             results += [net(DIRTY, mask=MASK), net(y=DIRTY, mask=MASK)]
         for got in results:
-            torch.testing.assert_close(got, expected)
+            assert_close(got, expected)
         folded = fold_channels(net, [2, 0])
         one = net(pixel_values=X[:, [2, 0]], channels=[2, 0])
-        torch.testing.assert_close(folded(pixel_values=X[:, [2, 0]]), one, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="called with input_ids= a Tensor, not with images to fill"):
+        assert_near(folded(pixel_values=X[:, [2, 0]]), one)
+    with value_error("called with input_ids= a Tensor, not with images to fill"):
         net(input_ids=text, mask=MASK)
-    with pytest.raises(ValueError, match="called with nothing, not with images"):
+    with value_error("called with nothing, not with images"):
         fold_channels(net, [0])()
-    drawing = adapt_first_conv(make(), "mean", where="input", sample="hcs").train()
-    with pytest.raises(ValueError, match="not with images"):
+    drawing = adapt_first_conv(make(small_net()), "mean", where="input", sample="hcs").train()
+    with value_error("not with images"):
         drawing(input_ids=text)
 
 
@@ -325,29 +297,21 @@ def test_channels_find_the_images_beside_labels():
     net = adapted(Counts())
     labels, ids = torch.zeros(2, dtype=torch.long), [2, 0]
     expected = net(X[:, ids], channels=ids)
-    torch.testing.assert_close(net(labels=labels, pixel_values=X[:, ids], channels=ids), expected)
+    assert_close(net(labels=labels, pixel_values=X[:, ids], channels=ids), expected)
 
 
 # ---------------------------------------------------------------- an example that shows nothing
 
 
-class Finds(nn.Module):
+class Finds(Around):
     """A detector that finds nothing, where a second layer reads the images."""
-
-    def __init__(self, twice: bool):
-        super().__init__()
-        self.net = Residual() if twice else nn.Conv2d(3, 6, 3)
 
     def forward(self, x):
         return [{"boxes": part[part > 1e9]} for part in self.net(x)]
 
 
-class Draws(nn.Module):
+class Draws(OneConv):
     """It draws in eval mode, as masked autoencoders do."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
         y = self.conv(x)
@@ -355,9 +319,9 @@ class Draws(nn.Module):
 
 
 def test_an_example_that_shows_nothing_or_draws():
-    with pytest.raises(ValueError, match="influence: net.skip"):
-        adapt_first_conv(Finds(True), "mean", example=X)
-    adapt_first_conv(Finds(False), "mean", example=X)
+    with value_error("influence: net.skip"):
+        adapt_first_conv(Finds(Residual()), "mean", example=X)
+    adapt_first_conv(Finds(nn.Conv2d(3, 6, 3)), "mean", example=X)
     adapt_first_conv(Draws(), "mean", example=X)
 
 
@@ -375,21 +339,21 @@ def test_an_example_leaves_no_copy_of_the_weights_in_a_training_stem():
 # ---------------------------------------------------------------- torch.compile
 
 
-@pytest.mark.parametrize("fill", ["zero", "mean", "regression"])
-@pytest.mark.parametrize("where", ["stem", "input", "the stem alone"])
+@mark.parametrize(
+    "where, fill",
+    [("stem", "zero"), ("stem", "mean"), *((where, "regression") for where in ("stem", "input", "alone"))],
+)
 def test_compiled_code_follows_every_list_of_channels(where, fill):
     torch._dynamo.reset()
-    options = {"covariance": COVARIANCE} if fill == "regression" else {}
-    net = adapt_first_conv(
-        small_net()[:1], fill, where="input" if where == "input" else "stem", **options
-    ).eval()
-    net = net[0] if where == "the stem alone" else net
+    place = "input" if where == "input" else "stem"
+    net = adapt_first_conv(small_net()[:1], fill, where=place, **statistics_of(fill)).eval()
+    net = net[0] if where == "alone" else net
     compiled = torch.compile(net, backend="eager")
     with torch.no_grad():
         for count in (1, 2, 3):
             for ids in map(list, itertools.permutations(range(3), count)):
                 x = X[:, ids]
-                torch.testing.assert_close(compiled(x, channels=ids), net(x, channels=ids))
+                assert_close(compiled(x, channels=ids), net(x, channels=ids))
 
 
 def test_compiled_code_follows_blocks():
@@ -399,10 +363,10 @@ def test_compiled_code_follows_blocks():
     with torch.no_grad():
         for mask in (None, MASK, ~MASK, None):
             if mask is None:
-                torch.testing.assert_close(compiled(X), net(X))
+                assert_close(compiled(X), net(X))
                 continue
             with present(net, mask=mask):
-                torch.testing.assert_close(compiled(X), net(X, mask=mask))
+                assert_close(compiled(X), net(X, mask=mask))
 
 
 # ---------------------------------------------------------------- averages of a network that draws sets
@@ -423,57 +387,44 @@ def test_an_average_copies_the_state_of_a_network_that_draws_sets():
 # ---------------------------------------------------------------- BatchNorm's fusion, then no call
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("fuse", [fuse_of_torch, fuse_in_place, fuse_data])
+@mark.parametrize("bias", [False, True])
+@mark.parametrize("fuse", [fuse_of_torch, fuse_in_place, fuse_data])
 def test_a_fused_network_is_saved_or_compiled_right_before_any_call(fuse, bias, tmp_path):
     net = adapted(small_net(bias=bias))
     expected = net(X, mask=MASK)
     net[0], net[1] = fuse(net[0], net[1]), nn.Identity()
-    others = []
-    for _ in range(2):
-        plain = small_net(bias=True)
-        plain[1] = nn.Identity()
-        others.append(plain)
+    others = [small_net(bias=True) for _ in range(2)]
+    others[0][1] = others[1][1] = nn.Identity()
     others[0] = adapted(others[0])
-    state = copy.deepcopy(net).state_dict()
-    others[0].load_state_dict(state)
+    others[0].load_state_dict(copy.deepcopy(net).state_dict())
     save_adapted(copy.deepcopy(net), tmp_path / "net.pt")
     others[1] = load_adapted(others[1], tmp_path / "net.pt").eval()
     if not (fuse is fuse_data and bias):  # this alone changes no parameter but its values
         torch._dynamo.reset()
         others.append(torch.compile(net, backend="eager"))
     for other in others:
-        torch.testing.assert_close(other(X, mask=MASK), expected, rtol=1e-4, atol=1e-5)
+        assert_near(other(X, mask=MASK), expected)
 
 
 # ---------------------------------------------------------------- networks within networks
 
 
-class Task(nn.Module):
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x, **kwargs):
-        return self.net(x, **kwargs)
-
-
-@pytest.mark.parametrize("where", ["stem", "input"])
+@at_stem_and_input
 def test_a_network_within_another_folds_without_a_trace(where):
     net = Residual().eval() if where == "input" else small_net()
-    task = Task(adapt_first_conv(net, "zero", where=where, sample="hcs")).eval()
+    task = Around(adapt_first_conv(net, "zero", where=where, sample="hcs")).eval()
     expected = task(X[:, [2, 0]], channels=[2, 0])
     folded = fold_channels(task, [2, 0])
     for part in (folded, folded.net):
-        torch.testing.assert_close(part(X[:, [2, 0]]), expected, rtol=1e-4, atol=1e-5)
-        with pytest.raises(TypeError, match="mask"):
+        assert_near(part(X[:, [2, 0]]), expected)
+        with raises(TypeError, match="mask"):
             part(X[:, [2, 0]], mask=MASK)
 
 
 # ---------------------------------------------------------------- statistics, sensors, remembered sets
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.int16])
+@mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.int16])
 def test_missing_pixels_are_found_in_every_type(kind):
     value = -3.4e38 if kind in (torch.float32, torch.bfloat16) else -9999
     x = (100 * torch.rand(4, 3, 5, 5)).to(kind)
@@ -481,7 +432,7 @@ def test_missing_pixels_are_found_in_every_type(kind):
     got = channel_statistics([x], nodata=value)
     kept = torch.ones(4, 5, 5, dtype=torch.bool)
     kept[0, 2:, 2:] = False
-    torch.testing.assert_close(got.mean, x.movedim(1, 0).double()[:, kept].mean(1))
+    assert_close(got.mean, x.movedim(1, 0).double()[:, kept].mean(1))
 
 
 def test_a_wavelength_means_the_nearest_band_that_holds_it():
@@ -495,7 +446,7 @@ def test_a_covariance_put_in_the_place_of_another_is_used():
     for size in torch.linspace(0.1, 0.9, 9):
         fill.covariance = None  # its memory is free, and may be taken by the next
         fill.covariance = torch.eye(3) * (1 - size) + size
-        torch.testing.assert_close(fill.columns([0])[:, 0], torch.tensor([1.0, size, size]))
+        assert_close(fill.columns([0])[:, 0], torch.tensor([1.0, size, size]))
 
 
 @torch.inference_mode()
@@ -509,12 +460,8 @@ def test_a_covariance_loaded_in_inference_mode_is_used():
 # ---------------------------------------------------------------- networks of two images, calls within calls
 
 
-class Pair(nn.Module):
+class Pair(OneConv):
     """It compares two images, as networks for changes, stereo and motion do."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
 
     def forward(self, before, after=None):
         return self.conv(before) - (0 if after is None else self.conv(after))
@@ -522,9 +469,9 @@ class Pair(nn.Module):
 
 def test_several_images_are_all_filled_or_an_error():
     net, other, dirty = adapt_first_conv(Pair(), "mean", where="input"), X.flip(3), DIRTY.flip(3)
-    with pytest.raises(ValueError, match="several arguments of the network can be images"):
+    with value_error("several arguments of the network can be images"):
         net(DIRTY, dirty, mask=MASK)
-    with pytest.raises(ValueError, match="several arguments of the network can be images"):
+    with value_error("several arguments of the network can be images"):
         adapt_first_conv(Pair(), "mean", where="input", example={"before": X, "after": X})
     assert net(DIRTY, mask=MASK).isfinite().all()
     net = adapt_first_conv(Pair(), "mean", where="input", images=["before", "after"], sample="hcs").eval()
@@ -533,22 +480,22 @@ def test_several_images_are_all_filled_or_an_error():
         assert torch.equal(answer, expected)
     assert net(DIRTY, mask=MASK).isfinite().all()  # `after` is left out
     some = net(X[:, [0, 2]], other[:, [0, 2]], channels=[0, 2])
-    torch.testing.assert_close(some[0], expected[0])
+    assert_close(some[0], expected[0])
     assert torch.equal(fold_channels(net, [0, 2])(X[:, [0, 2]], after=other[:, [0, 2]]), some)
     assert net.train()(X, X).eq(0).all()  # both images have the drawn set
     for images, message in (
         (["later"], "no argument 'later', but before, after"),
         ("before", "a list of names"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with value_error(message):
             adapt_first_conv(Pair(), "mean", where="input", images=images)
-    with pytest.raises(ValueError, match="with where='input'"):
+    with value_error("with where='input'"):
         adapt_first_conv(Pair(), "mean", images=["before"])
 
 
 def test_images_of_whole_numbers_are_not_left_out():
     net = adapt_first_conv(Pair(), "mean", where="input", images=["before", "after"])
-    with pytest.raises(ValueError, match="before and after have floating-point numbers"):
+    with value_error("before and after have floating-point numbers"):
         net(X, X.byte(), mask=MASK)
 
 
@@ -572,8 +519,8 @@ def test_a_part_that_takes_sets_itself_gets_the_set_of_the_whole():
     for net in (adapted(nn.Sequential(small_net())), nn.Sequential(adapted(small_net()))):
         adapt_first_conv(net[0] if net._forward_pre_hooks else net, "mean")
         expected = net[0](X, mask=MASK)
-        torch.testing.assert_close(net(DIRTY, mask=MASK), expected)
-        torch.testing.assert_close(net[0](DIRTY, mask=MASK), expected)
+        assert_close(net(DIRTY, mask=MASK), expected)
+        assert_close(net[0](DIRTY, mask=MASK), expected)
 
 
 def test_a_set_does_not_outlive_an_interrupted_call():
@@ -584,7 +531,7 @@ def test_a_set_does_not_outlive_an_interrupted_call():
         raise KeyboardInterrupt
 
     handle = net[2].register_forward_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with raises(KeyboardInterrupt):
         net(X, mask=MASK)
     handle.remove()
     assert torch.equal(net[0](X), expected)
@@ -608,23 +555,23 @@ def test_the_adapted_layer_keeps_its_parameters():
 
 
 def test_a_network_that_was_scripted_or_distributed_is_refused():
-    class DistributedDataParallel(Part):
+    class DistributedDataParallel(Around):
         """Its gradients are shared for the parameters that it saw, as in torch."""
 
     sharded = small_net()
     sharded.__class__ = type("FSDPSequential", (type(sharded),), {})  # as `fully_shard` does
     for late in (torch.jit.script(small_net()), DistributedDataParallel(small_net()), sharded):
         for where in ("stem", "input"):
-            with pytest.raises(ValueError, match="before you wrap it"):
+            with value_error("before you wrap it"):
                 adapt_first_conv(late, "mean", where=where)
 
 
 def test_scripting_a_network_that_fills_at_its_input_is_one_clear_error():
     folded = fold_channels(adapted_at("input"), [0, 2])
-    with pytest.raises(ValueError, match="use torch.jit.trace"):
+    with value_error("use torch.jit.trace"):
         torch.jit.script(folded)
     traced = torch.jit.trace(folded, X[:, [0, 2]])
-    torch.testing.assert_close(traced(X[:, [0, 2]]), folded(X[:, [0, 2]]))
+    assert_close(traced(X[:, [0, 2]]), folded(X[:, [0, 2]]))
 
 
 def test_a_vmap_over_the_embedding_alone():
@@ -633,7 +580,7 @@ def test_a_vmap_over_the_embedding_alone():
     answers = torch.vmap(
         lambda table: torch.func.functional_call(net, {"0.embedding": table}, (X,), {"mask": MASK})
     )(tables)
-    torch.testing.assert_close(answers, torch.stack(some))
+    assert_close(answers, torch.stack(some))
 
 
 def test_autocast_leaves_the_images_as_they_are():

@@ -2,10 +2,10 @@
 
 from types import SimpleNamespace
 
-import pytest
+from helpers import user_error
+from pytest import mark
 
 from report.claims import broken_claims
-from utils import UserError
 
 DIFFERENCES = {
     "ahead": (0.2, 1.4),
@@ -27,7 +27,7 @@ def claims_of(field: str) -> list[str]:
     return broken_claims(f"{{{{ gap absent }}}}\n{{{{ {field} }}}}", numbers, "a.md")
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "field",
     [
         *("gap ahead", "gap ahead | above", "gap level | unclear", "gap behind | below"),
@@ -39,7 +39,7 @@ def test_claims_that_hold(field):
     assert claims_of(field) == []
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "field, verdict",
     [
         *(("gap level", "unclear"), ("gap behind", "below"), ("gap ahead | unclear", "above")),
@@ -51,13 +51,13 @@ def test_a_claim_that_the_results_do_not_support_is_named_with_its_line(field, v
     assert message.startswith("a.md:2: ") and f"is {verdict}:" in message
 
 
-@pytest.mark.parametrize("claim", ["equal", "above", "above x", "above 9 0", "unclear 90 %"])
+@mark.parametrize("claim", ["equal", "above", "above x", "above 9 0", "unclear 90 %"])
 def test_an_unknown_claim_is_refused(claim):
-    with pytest.raises(UserError, match=r"a\.md:2: the claim '.*' is unknown"):
+    with user_error(r"a\.md:2: the claim '.*' is unknown"):
         claims_of(f"ratio share | {claim}")
 
 
 def test_only_an_interval_has_a_claim():
     assert claims_of("top1 ahead") == []
-    with pytest.raises(UserError, match=r"a\.md:2: top1 has no interval and so no claim: remove `. above 3`"):
+    with user_error(r"a\.md:2: top1 has no interval and so no claim: remove `. above 3`"):
         claims_of("top1 ahead | above 3")

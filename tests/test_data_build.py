@@ -5,17 +5,16 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tifffile
+from helpers import prepare, user_error
 from PIL import Image
+from pytest import fixture, mark, raises
 
 from config import CONFIGS
 from data import build as module
 from data.build import MAKE, build, images_sha256, read_recipe, read_recipes, write_recipe
 from data.folds import make_folds
 from data.lists import read_lists
-from data.prepare import main
-from utils import UserError
 
 SPLITS = ["train"] * 3 + ["val"] + ["test"]
 ORIGINALS = {"copy": "{head}{number:0>8}.jpg", "shrink": "{name}", "tiff": "{name}"}
@@ -36,7 +35,7 @@ def draw(kind: str, rng, quality: int = 95) -> bytes:
     return out.getvalue()
 
 
-@pytest.fixture
+@fixture
 def tiny(tmp_path, monkeypatch):
     """Return a function: kind of set -> folder of the originals; the recipe "tiny" makes the set in `published`."""
     monkeypatch.setattr(module, "RECIPES", tmp_path / "recipes")
@@ -81,9 +80,9 @@ def content(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
-@pytest.mark.parametrize("kind", MAKE)
-def test_a_set_is_made_exactly(tiny, tmp_path, zipped, capsys, kind, packed):
+@mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@mark.parametrize("kind", MAKE)
+def test_a_set_is_made_exactly(tiny, tmp_path, zipped, stdout, kind, packed):
     """What else lies among the originals makes no difference."""
     source = tiny(kind)
     (source / "some" / "n00000007" / "n00000007_99.JPEG").write_bytes(b"an extra file")
@@ -91,8 +90,8 @@ def test_a_set_is_made_exactly(tiny, tmp_path, zipped, capsys, kind, packed):
     (source / "__MACOSX" / "n00000007_1.JPEG").write_bytes(b"")
     if packed:
         source = zipped(source, tmp_path / "originals.zip")
-    main(["build", "tiny", "--from", str(source), "--out", str(tmp_path / "a.zip"), "--workers", "1"])
-    assert "10 of 10 images are exactly the published images" in capsys.readouterr().out
+    prepare("build", "tiny", "--from", source, "--out", tmp_path / "a.zip", "--workers 1")
+    assert "10 of 10 images are exactly the published images" in stdout()
     assert content(tmp_path / "a.zip") == content(tmp_path / "published")
     lists = read_lists(build("tiny", source, tmp_path / "b.zip"))
     assert lists.digest == read_lists(tmp_path / "published").digest
@@ -112,14 +111,14 @@ def test_pictures_shrink_as_those_of_imagewoof_146():
 
 def refuse(tmp_path, source, match: str) -> str:
     """Check that building fails with this message and leaves no set; return its lines about single images."""
-    with pytest.raises(UserError, match=match):
+    with user_error(match):
         build("tiny", source, tmp_path / "out" / "tiny.zip")
     left = list((tmp_path / "out").iterdir()) if (tmp_path / "out").exists() else []
     assert [path.name for path in left] in ([], ["tiny.differences.txt"])
     return left[0].read_text() if left else ""
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+@mark.parametrize("packed", [False, True], ids=["folder", "zip"])
 def test_missing_originals_and_other_layouts(tiny, tmp_path, zipped, packed):
     def given() -> Path:
         return zipped(source, tmp_path / "originals.zip") if packed else source
@@ -145,27 +144,27 @@ def test_missing_originals_and_other_layouts(tiny, tmp_path, zipped, packed):
 
 def test_a_wrong_source_or_target(tiny, tmp_path):
     source, out = tiny("copy"), tmp_path / "there.zip"
-    with pytest.raises(UserError, match="no folder or zip at"):
+    with user_error("no folder or zip at"):
         build("tiny", tmp_path / "nowhere", out)
-    with pytest.raises(UserError, match="ends in .zip"):
+    with user_error("ends in .zip"):
         build("tiny", source, tmp_path / "folder")
     out.write_bytes(b"mine")
-    with pytest.raises(UserError, match="there already"):
+    with user_error("there already"):
         build("tiny", source, out)
     assert out.read_bytes() == b"mine"
-    with pytest.raises(SystemExit):
-        main(["build", "unknown", "--from", str(source)])
+    with raises(SystemExit):
+        prepare("build", "unknown", "--from", source)
 
 
-@pytest.mark.parametrize("kind, first", [("copy", "n0000000700000001.jpg"), ("shrink", "n00000007_1.JPEG")])
-def test_the_same_pictures_in_other_bytes_are_named_and_used(tiny, tmp_path, capsys, kind, first):
+@mark.parametrize("kind, first", [("copy", "n0000000700000001.jpg"), ("shrink", "n00000007_1.JPEG")])
+def test_the_same_pictures_in_other_bytes_are_named_and_used(tiny, tmp_path, stdout, kind, first):
     source = tiny(kind)
     original = next(source.rglob(first))
     out = io.BytesIO()
     Image.open(original).save(out, "JPEG", quality=70)
     original.write_bytes(out.getvalue())
     made = build("tiny", source, tmp_path / "tiny.zip")
-    assert "9 of 10 images are exactly the published images\n1 show the same" in capsys.readouterr().out
+    assert "9 of 10 images are exactly the published images\n1 show the same" in stdout()
     lines = (tmp_path / "tiny.differences.txt").read_text().splitlines()
     assert len(lines) == 1 and lines[0].startswith("images/n00000007/n00000007_1.JPEG: the same picture")
     published, new = content(tmp_path / "published"), content(made)
@@ -200,7 +199,7 @@ def fewer_bands(data: bytes) -> bytes:
     return out.getvalue()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "kind, spoil, reason",
     [
         ("copy", flip, "another picture: the mean colour of a quarter is off"),
@@ -236,7 +235,7 @@ def test_a_picture_under_another_name_is_refused(tiny, tmp_path):
 # ---------------------------------------------------------------- the recipes of the results
 
 
-@pytest.mark.parametrize("name", sorted(read_recipes()))
+@mark.parametrize("name", sorted(read_recipes()))
 def test_recipes_are_whole_and_those_of_the_results(tmp_path, published, name):
     """The lists that a recipe makes have the checksum that each record names."""
     recipe, digests = read_recipe(name), set()

@@ -7,17 +7,16 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers import read_json, user_error
+from numpy.testing import assert_allclose
 from PIL import Image
+from pytest import mark, raises
 
 from data import cache as cache_module
 from data.cache import PixelCache, open_cache
 from data.decode import decode, moments, pixel_kind
 from data.lists import read_lists
 from utils import UserError
-
-
-def build(folder, where, size=8, **kwargs):
-    return open_cache(read_lists(folder), size, where, progress=False, **kwargs)
 
 
 def damage(folder, number=1, label=1):
@@ -34,17 +33,17 @@ def encode(image, **kwargs):
     return data.getvalue()
 
 
-def test_pixels_labels_and_statistics(tiny_dataset, tmp_path):
-    cache = build(tiny_dataset, tmp_path / "cache")
+def test_pixels_labels_and_statistics(tiny_dataset, cached):
+    cache = cached(tiny_dataset)
     train = cache.split("train")
     assert train.images.shape == (12, 8, 8, 3) and train.images.dtype == np.uint8
     for image, path in zip(train.images, train.paths):
         assert np.array_equal(image, decode((tiny_dataset / path).read_bytes(), 8))
     assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and train.labels.dtype == np.int64
     pixels = train.images.reshape(-1, 3) / 255
-    np.testing.assert_allclose(cache.mean, pixels.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(cache.std, pixels.std(0), rtol=1e-6)
-    np.testing.assert_allclose(cache.covariance, np.cov(pixels.T, bias=True), rtol=1e-5)
+    assert_allclose(cache.mean, pixels.mean(0), rtol=1e-6)
+    assert_allclose(cache.std, pixels.std(0), rtol=1e-6)
+    assert_allclose(cache.covariance, np.cov(pixels.T, bias=True), rtol=1e-5)
     assert cache.num_classes == 3 and cache.failures == {"train": [], "val": [], "test": []}
     assert cache.digest == read_lists(tiny_dataset).digest and cache.folder.name.startswith("tiny-8px-")
 
@@ -58,7 +57,7 @@ def test_decode_scales_the_short_side_and_crops_the_centre():
     assert decode(encode(Image.fromarray(exact), format="PNG"), 16).shape == (16, 16, 3)
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1"])
+@mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1"])
 def test_decode_makes_rgb(mode):
     image = Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode)
     kind = "JPEG" if mode in ("L", "CMYK") else "PNG"
@@ -72,21 +71,21 @@ def half(left, right, mode="RGB", size=(16, 8)) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bit_grey_keeps_its_greys(kind):
     levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     decoded = decode(encode(Image.fromarray(levels), format=kind), 8)
-    np.testing.assert_allclose(decoded[..., 0], levels / 257, atol=0.51)
+    assert_allclose(decoded[..., 0], levels / 257, atol=0.51)
 
 
-@pytest.mark.parametrize("most", [300, 1023, 65535])
-@pytest.mark.parametrize("plain", [False, True])
+@mark.parametrize("most", [300, 1023, 65535])
+@mark.parametrize("plain", [False, True])
 def test_a_pgm_of_more_than_eight_bits_keeps_its_greys(most, plain):
     levels = np.linspace(0, most, 64).astype(np.uint16).reshape(8, 8)
     pixels = " ".join(map(str, levels.ravel())).encode() if plain else levels.astype(">u2").tobytes()
     data = b"P%d 8 8 %d\n" % (2 if plain else 5, most) + pixels
-    np.testing.assert_allclose(decode(data, 8, 1)[..., 0], 255 / most * levels, atol=0.51)
-    with pytest.raises((ValueError, OSError)):
+    assert_allclose(decode(data, 8, 1)[..., 0], 255 / most * levels, atol=0.51)
+    with raises((ValueError, OSError)):
         decode(data[:-40], 8, 1)
 
 
@@ -105,7 +104,7 @@ def test_what_is_transparent_shows_white():
         assert (decode(image, 8, 3) == 255).all() and (decode(image, 8, 1) == 255).all()
 
 
-@pytest.mark.parametrize("orientation, red_is", [(1, "left"), (3, "right"), (6, "top"), (8, "bottom")])
+@mark.parametrize("orientation, red_is", [(1, "left"), (3, "right"), (6, "top"), (8, "bottom")])
 def test_pictures_stand_as_their_exif_says(orientation, red_is):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -116,12 +115,11 @@ def test_pictures_stand_as_their_exif_says(orientation, red_is):
     assert (place[..., 0] > 200).all() and (place[..., 2] < 60).all()
 
 
-SIGNED = encode(
-    Image.new("L", (8, 8), 200), format="TIFF", tiffinfo={339: 2}
-)  # a TIFF of signed 8-bit pixels
+# a TIFF of signed 8-bit pixels
+SIGNED = encode(Image.new("L", (8, 8), 200), format="TIFF", tiffinfo={339: 2})
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "data, message",
     [
         (
@@ -142,7 +140,7 @@ SIGNED = encode(
     ],
 )
 def test_what_has_no_one_picture_is_refused(data, message):
-    with pytest.raises(Exception, match=message):
+    with raises(Exception, match=message):
         decode(data, 8)
 
 
@@ -164,33 +162,33 @@ def test_moments_are_exact():
     assert np.array_equal(sums, pixels.sum(0)) and np.array_equal(products, pixels.T @ pixels)
 
 
-def test_greyscale_has_equal_channels(tiny_dataset, tmp_path):
-    grey = build(tiny_dataset, tmp_path / "cache").split("train").images[0]
+def test_greyscale_has_equal_channels(tiny_dataset, cached):
+    grey = cached(tiny_dataset).split("train").images[0]
     assert (grey[..., 0] == grey[..., 1]).all() and (grey[..., 0] == grey[..., 2]).all() and grey.std() > 0
 
 
-def test_processes_zip_and_folder_agree(tiny_dataset, tmp_path, zipped, monkeypatch):
+def test_processes_zip_and_folder_agree(tiny_dataset, tmp_path, zipped, monkeypatch, cached):
     monkeypatch.setattr(cache_module, "FEW", 0)
     monkeypatch.setattr(cache_module, "CHUNK", 5)
     archive = zipped(tiny_dataset, tmp_path / "tiny.zip")
-    one, two = build(tiny_dataset, tmp_path / "one", workers=1), build(archive, tmp_path / "two", workers=2)
+    one, two = cached(tiny_dataset, "one", workers=1), cached(archive, "two", workers=2)
     assert one.folder.name == two.folder.name
     for name in ("train.raw", "val.raw", "test.raw", "train.txt", "pictures.json"):
         assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
     assert one.images_digest == two.images_digest and np.array_equal(one.covariance, two.covariance)
 
 
-def test_undecodable_are_named_and_left_out(tiny_dataset, tmp_path, capsys):
-    expected = build(tiny_dataset, tmp_path / "whole").split("train")
+def test_undecodable_are_named_and_left_out(tiny_dataset, stderr, cached):
+    expected = cached(tiny_dataset, "whole").split("train")
     bad = damage(tiny_dataset)
     (tiny_dataset / "images/n00000002/n00000002_4.JPEG").write_bytes(b"not a picture")
-    cache = build(tiny_dataset, tmp_path / "cache", max_failed_share=0.2)
+    cache = cached(tiny_dataset, max_failed_share=0.2)
     train = cache.split("train")
     assert [path for path, _ in cache.failures["train"]] == [bad] and "truncated" in cache.failures["train"][
         0
     ][1]
     assert len(cache.failures["val"]) == 1 and len(cache.split("val").labels) == 5
-    warning = capsys.readouterr().err
+    warning = stderr()
     assert "1 train images cannot be decoded" in warning and bad in warning
     kept = [row for row, path in enumerate(expected.paths) if path != bad]
     assert train.paths == [expected.paths[row] for row in kept]
@@ -198,74 +196,72 @@ def test_undecodable_are_named_and_left_out(tiny_dataset, tmp_path, capsys):
         train.labels, expected.labels[kept]
     )
     assert train.images.reshape(11, -1).max(1).min() > 0  # never a black image
-    np.testing.assert_allclose(cache.mean, train.images.reshape(-1, 3).mean(0) / 255, rtol=1e-6)
+    assert_allclose(cache.mean, train.images.reshape(-1, 3).mean(0) / 255, rtol=1e-6)
 
 
-def test_too_many_undecodable_stop_the_build(tiny_dataset, tmp_path):
+def test_too_many_undecodable_stop_the_build(tiny_dataset, tmp_path, cached):
     bad = damage(tiny_dataset)
-    with pytest.raises(UserError, match=f"1 of 12 train images cannot be decoded.*{bad}.*--max-failed"):
-        build(tiny_dataset, tmp_path / "cache")
+    with user_error(f"1 of 12 train images cannot be decoded.*{bad}.*--max-failed"):
+        cached(tiny_dataset)
     assert not list((tmp_path / "cache").iterdir())
-    assert build(tiny_dataset, tmp_path / "cache", max_failed_share=1 / 12).failures["train"]
+    assert cached(tiny_dataset, max_failed_share=1 / 12).failures["train"]
 
 
-def test_a_limit_of_zero_allows_a_set_without_failures(tiny_dataset, tmp_path):
-    assert build(tiny_dataset, tmp_path / "cache", max_failed_share=0).num_classes == 3
+def test_a_limit_of_zero_allows_a_set_without_failures(tiny_dataset, cached):
+    assert cached(tiny_dataset, max_failed_share=0).num_classes == 3
 
 
-def test_a_picture_in_two_splits_is_named_at_every_opening(tiny_dataset, tmp_path, capsys):
+def test_a_picture_in_two_splits_is_named_at_every_opening(tiny_dataset, stderr, cached):
     train, test = (f"images/n00000001/n00000001_{number}.JPEG" for number in (0, 7))
     shutil.copy(tiny_dataset / train, tiny_dataset / test)
     for _ in range(2):
-        build(tiny_dataset, tmp_path / "cache")
-        assert f"spoils the test: test {test} = train {train}; remove" in capsys.readouterr().err
+        cached(tiny_dataset)
+        assert f"spoils the test: test {test} = train {train}; remove" in stderr()
 
 
 def test_images_that_are_gone_are_named_and_the_cache_stays(tiny_dataset, tmp_path):
     lists = read_lists(tiny_dataset)
     folder = open_cache(lists, 8, tmp_path / "cache", progress=False).folder
     shutil.rmtree(tiny_dataset)
-    with pytest.raises(UserError, match="12 of 12 train images cannot be decoded.*No such file"):
+    with user_error("12 of 12 train images cannot be decoded.*No such file"):
         open_cache(lists, 8, tmp_path / "cache", progress=False)
     assert PixelCache(folder).split("test").paths == lists.splits["test"].paths
 
 
-def test_size_lists_and_format_make_different_caches(tiny_dataset, tmp_path, monkeypatch):
-    folders = {build(tiny_dataset, tmp_path / "cache", size).folder for size in (6, 8)}
+def test_size_lists_and_format_make_different_caches(tiny_dataset, cached, monkeypatch):
+    folders = {cached(tiny_dataset, size=size).folder for size in (6, 8)}
     lines = (tiny_dataset / "train.txt").read_text().splitlines(keepends=True)
     (tiny_dataset / "train.txt").write_text("".join(lines[:-1]))
-    folders.add(build(tiny_dataset, tmp_path / "cache").folder)
+    folders.add(cached(tiny_dataset).folder)
     monkeypatch.setattr(cache_module, "FORMAT", cache_module.FORMAT + 9)
-    folders.add(build(tiny_dataset, tmp_path / "cache").folder)
+    folders.add(cached(tiny_dataset).folder)
     assert len(folders) == 4
-    with pytest.raises(UserError, match="image size 0 px"):
-        build(tiny_dataset, tmp_path / "cache", 0)
+    with user_error("image size 0 px"):
+        cached(tiny_dataset, size=0)
 
 
-@pytest.mark.parametrize("name", ["train.raw", "train.txt", "meta.json"])
-def test_a_damaged_cache_is_named_and_built_again(tiny_dataset, tmp_path, capsys, name):
-    folder = build(tiny_dataset, tmp_path / "cache").folder
+@mark.parametrize("name", ["train.raw", "train.txt", "meta.json"])
+def test_a_damaged_cache_is_named_and_built_again(tiny_dataset, stderr, name, cached):
+    folder = cached(tiny_dataset).folder
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[:-9])
-    with pytest.raises(UserError, match="damaged.*delete that folder"):
+    with user_error("damaged.*delete that folder"):
         PixelCache(folder)
-    assert (build(tiny_dataset, tmp_path / "cache").folder / name).read_bytes() == whole
-    assert "damaged" in capsys.readouterr().err
+    assert (cached(tiny_dataset).folder / name).read_bytes() == whole
+    assert "damaged" in stderr()
 
 
-@pytest.mark.parametrize(
-    "name, place", [("train.raw", 5), ("val.raw", -1), ("test.raw", 100), ("train.txt", 30)]
-)
-def test_one_changed_byte_is_found(tiny_dataset, tmp_path, name, place):
-    folder = build(tiny_dataset, tmp_path / "cache").folder
+@mark.parametrize("name, place", [("train.raw", 5), ("val.raw", -1), ("test.raw", 100), ("train.txt", 30)])
+def test_one_changed_byte_is_found(tiny_dataset, name, place, cached):
+    folder = cached(tiny_dataset).folder
     data = bytearray((folder / name).read_bytes())
     data[place] ^= 1
     (folder / name).write_bytes(data)
-    with pytest.raises(UserError, match=f"{name} was changed.*delete that folder"):
+    with user_error(f"{name} was changed.*delete that folder"):
         PixelCache(folder)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "key, value",
     [
         ("mean", [0.5, 0.5, 0.5]),
@@ -274,32 +270,32 @@ def test_one_changed_byte_is_found(tiny_dataset, tmp_path, name, place):
         ("failures", {}),
     ],
 )
-def test_a_changed_statistic_is_found(tiny_dataset, tmp_path, key, value):
-    folder = build(tiny_dataset, tmp_path / "cache").folder
-    meta = json.loads((folder / "meta.json").read_text())
+def test_a_changed_statistic_is_found(tiny_dataset, key, value, cached):
+    folder = cached(tiny_dataset).folder
+    meta = read_json(folder / "meta.json")
     (folder / "meta.json").write_text(json.dumps({**meta, key: value}))
-    with pytest.raises(UserError, match="meta.json was changed"):
+    with user_error("meta.json was changed"):
         PixelCache(folder)
 
 
-def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset, tmp_path, capsys):
-    whole = build(tiny_dataset, tmp_path / "whole").split("train").images
+def test_what_was_left_out_is_said_again_and_read_when_it_is_mended(tiny_dataset, stderr, cached):
+    whole = cached(tiny_dataset, "whole").split("train").images
     path = tiny_dataset / "images/n00000001/n00000001_1.JPEG"
     good = path.read_bytes()
     path.write_bytes(good[:50])
-    build(tiny_dataset, tmp_path / "cache", max_failed_share=0.5)
-    capsys.readouterr()
-    build(tiny_dataset, tmp_path / "cache", max_failed_share=0.5)
-    assert "1 train images cannot be decoded" in capsys.readouterr().err
+    cached(tiny_dataset, max_failed_share=0.5)
+    stderr()
+    cached(tiny_dataset, max_failed_share=0.5)
+    assert "1 train images cannot be decoded" in stderr()
     # a smaller limit holds now, too
-    with pytest.raises(UserError, match="1 of 12 train images.*--max-failed"):
-        build(tiny_dataset, tmp_path / "cache")
+    with user_error("1 of 12 train images.*--max-failed"):
+        cached(tiny_dataset)
     path.write_bytes(good)
-    assert np.array_equal(build(tiny_dataset, tmp_path / "cache").split("train").images, whole)
-    assert "1 picture changed, such as images/n00000001/n00000001_1.JPEG" in capsys.readouterr().err
+    assert np.array_equal(cached(tiny_dataset).split("train").images, whole)
+    assert "1 picture changed, such as images/n00000001/n00000001_1.JPEG" in stderr()
 
 
-def test_a_member_of_a_zip_is_read_when_it_is_mended(tiny_dataset, tmp_path, zipped):
+def test_a_member_of_a_zip_is_read_when_it_is_mended(tiny_dataset, tmp_path, zipped, cached):
     """The list of a zip holds the size and checksum of the whole member, also while the member is damaged."""
     path = zipped(tiny_dataset, tmp_path / "tiny.zip")
     whole = path.read_bytes()
@@ -309,55 +305,53 @@ def test_a_member_of_a_zip_is_read_when_it_is_mended(tiny_dataset, tmp_path, zip
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
     failures = []
     for _ in range(2):
-        cache = open_cache(read_lists(path), 8, tmp_path / "cache", max_failed_share=1, progress=False)
+        cache = cached(path, max_failed_share=1)
         failures.append([image for image, _ in cache.failures["train"]])
         path.write_bytes(whole)
     assert failures == [[info.filename], []]
 
 
-def test_no_room_is_said_before_starting(tiny_dataset, tmp_path, monkeypatch):
+def test_no_room_is_said_before_starting(tiny_dataset, monkeypatch, cached):
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 90, 10))
-    with pytest.raises(UserError, match="the cache needs .* GB are free; free disk space"):
-        build(tiny_dataset, tmp_path / "cache")
+    with user_error("the cache needs .* GB are free; free disk space"):
+        cached(tiny_dataset)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "error, expected",
     [(OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
-def test_an_interrupted_build_leaves_nothing(tiny_dataset, tmp_path, monkeypatch, error, expected):
+def test_an_interrupted_build_leaves_nothing(tiny_dataset, tmp_path, monkeypatch, error, expected, cached):
     def stop(*_):
         raise error
 
     monkeypatch.setattr("data.workers.pack", stop)
-    with pytest.raises(expected):
-        build(tiny_dataset, tmp_path / "cache")
+    with raises(expected):
+        cached(tiny_dataset)
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_killed_process_is_reported(tiny_dataset, tmp_path, monkeypatch):
+def test_a_killed_process_is_reported(tiny_dataset, tmp_path, monkeypatch, cached):
     monkeypatch.setattr(cache_module, "FEW", 0)
     monkeypatch.setattr("data.workers.COMMAND", "raise SystemExit(3)")
-    with pytest.raises(UserError, match="ended with exit status 3; see its messages above"):
-        build(tiny_dataset, tmp_path / "cache", workers=2)
+    with user_error("ended with exit status 3; see its messages above"):
+        cached(tiny_dataset, workers=2)
     assert not list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 10**5, "9" * 5000, "[]", "null"], ids=["deep", "long", "list", "null"]
-)
-def test_a_description_that_cannot_be_read_is_damage(tiny_dataset, tmp_path, text):
-    folder = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False).folder
+@mark.parametrize("text", ["[" * 10**5, "9" * 5000, "[]", "null"], ids=["deep", "long", "list", "null"])
+def test_a_description_that_cannot_be_read_is_damage(tiny_dataset, text, cached):
+    folder = cached(tiny_dataset).folder
     (folder / "meta.json").write_text(text)
-    with pytest.raises(UserError, match="is damaged .*delete that folder"):
+    with user_error("is damaged .*delete that folder"):
         PixelCache(folder)
 
 
-def test_nothing_of_a_changed_description_is_used(tiny_dataset, tmp_path, monkeypatch):
+def test_nothing_of_a_changed_description_is_used(tiny_dataset, monkeypatch, cached):
     """A number of channels of 10^30 would be counted for ever."""
-    folder = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False).folder
-    meta = json.loads((folder / "meta.json").read_text())
+    folder = cached(tiny_dataset).folder
+    meta = read_json(folder / "meta.json")
     (folder / "meta.json").write_text(json.dumps({**meta, "channels": 5}))
     monkeypatch.setattr("data.cache.Channels", lambda value: pytest.fail("used before it was compared"))
-    with pytest.raises(UserError, match="meta.json was changed"):
+    with user_error("meta.json was changed"):
         PixelCache(folder)

@@ -3,7 +3,8 @@
 import pickle
 import shutil
 
-import pytest
+from helpers import user_error
+from pytest import mark, raises
 
 from data import lists as lists_module
 from data.decode import ImageReader
@@ -20,7 +21,7 @@ def edit(folder, name, line, text):
 
 
 def fails(folder, *words):
-    with pytest.raises(UserError) as caught:
+    with raises(UserError) as caught:
         read_lists(folder)
     for word in words:
         assert word in str(caught.value), str(caught.value)
@@ -55,8 +56,8 @@ def test_line_ends_bom_and_zip_make_no_difference(tiny_dataset, tmp_path, zipped
     )
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip"])
-@pytest.mark.parametrize(
+@mark.parametrize("kind", ["folder", "zip"])
+@mark.parametrize(
     "lists_in, images_in, prefix",
     [
         ("", "images", "images/"),  # images/images/n02: unpacked twice
@@ -98,7 +99,7 @@ def test_class_names_are_labels_without_a_folder_each(tiny_dataset):
     assert read_lists(tiny_dataset).class_names == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text, message",
     [
         ("images/n00000000/n00000000_1.JPEG", "no label"),
@@ -145,7 +146,7 @@ def test_class_that_train_lacks(tiny_dataset):
     fails(tiny_dataset, "val.txt:3: class 3 has no image in", "train.txt")
 
 
-@pytest.mark.parametrize("other", ["images/", "images/test/"])
+@mark.parametrize("other", ["images/", "images/test/"])
 def test_lists_that_number_the_classes_otherwise_are_named(tiny_dataset, other):
     """Then every answer on test would count for another class."""
     lines = [line.split() for line in (tiny_dataset / "test.txt").read_text().splitlines()]
@@ -154,9 +155,7 @@ def test_lists_that_number_the_classes_otherwise_are_named(tiny_dataset, other):
     (tiny_dataset / "test.txt").write_text("".join(f"{path} {label}\n" for path, label in lines))
     read_lists(tiny_dataset)
     (tiny_dataset / "test.txt").write_text("".join(f"{path} {2 - int(label)}\n" for path, label in lines))
-    with pytest.raises(
-        UserError, match="test.txt:1: .* has label 2, but in .*train.txt the images of n00000000 have"
-    ):
+    with user_error("test.txt:1: .* has label 2, but in .*train.txt the images of n00000000 have"):
         read_lists(tiny_dataset)
 
 
@@ -237,18 +236,16 @@ def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):
     assert len(lists.class_names) == 8 and {len(split.paths) for split in lists.splits.values()} == {960, 160}
     full = OSError(28, "No space left on device")
     monkeypatch.setattr("data.demo.write_json", lambda *_: (_ for _ in ()).throw(full))
-    with pytest.raises(UserError, match="No space left"):
+    with user_error("No space left"):
         make_demo(tmp_path / "c")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="not empty"):
+    with user_error("not empty"):
         make_demo(tmp_path / "mine")
 
 
-@pytest.mark.parametrize(
-    "name, data", [("x.tar.gz", b"\x1f\x8b\x08\x00rest"), ("x.tgz", b""), ("plain", None)]
-)
+@mark.parametrize("name, data", [("x.tar.gz", b"\x1f\x8b\x08\x00rest"), ("x.tgz", b""), ("plain", None)])
 def test_a_tar_is_called_a_tar(tmp_path, name, data):
     import tarfile
 
@@ -258,5 +255,5 @@ def test_a_tar_is_called_a_tar(tmp_path, name, data):
             archive.add(__file__, "train.txt")
     else:
         path.write_bytes(data)
-    with pytest.raises(UserError, match="is a tar archive.*unpack it"):
+    with user_error("is a tar archive.*unpack it"):
         read_lists(path)

@@ -1,15 +1,15 @@
 """Download, check, demo and cache from the command line."""
 
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pytest
+from helpers import prepare, user_error
+from pytest import fixture, mark, raises
 
 from data import archive as archive_module
 from data.archive import download
 from data.dataset import open_data
-from data.prepare import main
-from utils import UserError
 
 
 class Server(ThreadingHTTPServer):
@@ -18,7 +18,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, content: bytes):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.ranges, self.cut, self.error, self.asked = content, True, [], None, []
-        self.length = None  # another Content-Length
+        self.length, self.location = None, None  # another Content-Length; where a redirect leads
         self.url = f"http://127.0.0.1:{self.server_port}/files/images.zip"
 
 
@@ -28,6 +28,11 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(wanted)
         if self.server.error:
             return self.send_error(self.server.error)
+        if self.server.location:
+            self.send_response(302)
+            self.send_header("Location", self.server.location)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         start = int(wanted[6:-1]) if wanted and self.server.ranges else 0
         if start >= len(content):
             self.send_response(416)
@@ -45,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
+@fixture
 def server(tiny_dataset, tmp_path, zipped):
     with Server(zipped(tiny_dataset, tmp_path / "tiny.zip").read_bytes()) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -55,11 +60,11 @@ def server(tiny_dataset, tmp_path, zipped):
         thread.join()
 
 
-def test_download(server, tmp_path, capsys):
-    main(["download", "--url", server.url, "--out", str(tmp_path / "data")])
+def test_download(server, tmp_path, stdout):
+    prepare("download", "--url", server.url, "--out", tmp_path / "data")
     assert (tmp_path / "data" / "images.zip").read_bytes() == server.content
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["images.zip"]
-    assert "not the course's" in capsys.readouterr().out
+    assert "not the course's" in stdout()
     download(server.url, tmp_path / "data")
     assert server.asked == [None]  # the second time it is there
 
@@ -78,7 +83,7 @@ def test_download_goes_on_after_cuts(server, tmp_path):
 def test_download_goes_on_in_another_run(server, tmp_path, monkeypatch):
     monkeypatch.setattr(archive_module, "ATTEMPTS", 1)
     server.cut = [1234]
-    with pytest.raises(UserError, match="run the command again to continue from 1,234 bytes"):
+    with user_error("run the command again to continue from 1,234 bytes"):
         download(server.url, tmp_path)
     assert not (tmp_path / "images.zip").exists()
     assert download(server.url, tmp_path).read_bytes() == server.content
@@ -90,7 +95,7 @@ def test_download_without_ranges_starts_again(server, tmp_path):
     assert download(server.url, tmp_path).read_bytes() == server.content
 
 
-@pytest.mark.parametrize("extra, asked", [(0, 1), (7, 2)])
+@mark.parametrize("extra, asked", [(0, 1), (7, 2)])
 def test_download_with_a_whole_or_foreign_part(server, tmp_path, extra, asked):
     (tmp_path / "images.zip.part").write_bytes(server.content + b"x" * extra)
     assert download(server.url, tmp_path).read_bytes() == server.content
@@ -99,70 +104,89 @@ def test_download_with_a_whole_or_foreign_part(server, tmp_path, extra, asked):
 
 def test_download_errors(server, tmp_path, monkeypatch):
     server.error = 404
-    with pytest.raises(UserError, match="404.*download the file by hand and put it in"):
+    with user_error("404.*download the file by hand and put it in"):
         download(server.url, tmp_path)
     server.error, server.content = None, b"<html>please sign in</html>"
-    with pytest.raises(UserError, match="no readable zip"):
+    with user_error("no readable zip"):
         download(server.url, tmp_path)
     assert not list(tmp_path.glob("images.zip*"))
-    with pytest.raises(UserError, match="by hand"):
+    with user_error("by hand"):
         download("http://127.0.0.1:9/images.zip", tmp_path)
     for url in ("file:///etc/passwd", "http://127.0.0.1/", "http://127.0.0.1/data/..", "images.zip"):
-        with pytest.raises(UserError, match="is not the http or https address of a file"):
+        with user_error("is not the http or https address of a file"):
             download(url, tmp_path)
     monkeypatch.setattr(
         archive_module.shutil, "disk_usage", lambda _: archive_module.shutil._ntuple_diskusage(9, 9, 0)
     )
-    with pytest.raises(UserError, match="GB free; free disk space"):
+    with user_error("GB free; free disk space"):
         download(server.url, tmp_path)
 
 
-def test_check(tiny_dataset, capsys):
-    main(["check", str(tiny_dataset), "--decode"])
-    out = capsys.readouterr().out
+@mark.parametrize("location", ["ftp://127.0.0.1:9/images.zip", "file:///etc/hostname"])
+def test_a_redirect_leads_to_the_web_alone(server, tmp_path, location):
+    server.location = location
+    with user_error("it redirects to .*, which is not a web address|Redirection to url .* is not allowed"):
+        download(server.url, tmp_path / "data")
+    assert not list((tmp_path / "data").glob("*.zip"))
+
+
+def test_a_damaged_picture_in_a_download_is_named(server, tiny_dataset, tmp_path):
+    """The zip opens, and its lists can be read: only the checksum of one picture tells."""
+    with zipfile.ZipFile(tmp_path / "stored.zip", "w") as archive:
+        for file in sorted(tiny_dataset.rglob("*.*")):
+            archive.write(file, file.relative_to(tiny_dataset).as_posix())
+        place = archive.getinfo("images/n00000000/n00000000_1.JPEG").header_offset + 200
+    server.content = bytearray((tmp_path / "stored.zip").read_bytes())
+    server.content[place] ^= 1
+    with user_error("n00000000_1.JPEG is damaged"):
+        download(server.url, tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_check(tiny_dataset, stdout):
+    prepare("check", tiny_dataset, "--decode")
+    out = stdout()
     assert "3 classes" in out and "train     12 images; a class has 4 (n00000000) to 4" in out
     assert "24 images decoded to 3 channels of uint8, 1 greyscale" in out
     bad = "images/n00000002/n00000002_1.JPEG"
     (tiny_dataset / bad).write_bytes(b"")
-    main(["check", str(tiny_dataset)])  # lists alone are fine
-    with pytest.raises(UserError, match=f"1 of 24 images cannot be decoded: {bad}"):
-        main(["check", str(tiny_dataset), "--decode"])
+    prepare("check", tiny_dataset)  # lists alone are fine
+    with user_error(f"1 of 24 images cannot be decoded: {bad}"):
+        prepare("check", tiny_dataset, "--decode")
 
 
-def test_cache_and_demo(tiny_dataset, tmp_path, capsys):
-    main(["cache", str(tiny_dataset), "--size", "8", "--out", str(tmp_path / "cache"), "--workers", "1"])
-    assert "(train 12, val 6, test 6)" in capsys.readouterr().out
+def test_cache_and_demo(tiny_dataset, tmp_path, stdout):
+    prepare("cache", tiny_dataset, "--size 8 --out", tmp_path / "cache", "--workers 1")
+    assert "(train 12, val 6, test 6)" in stdout()
     open_data(str(tiny_dataset), 8, str(tmp_path / "cache"))  # as a training does: the same cache
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    main(["demo", "--out", str(tmp_path / "demo")])
+    prepare("demo", "--out", tmp_path / "demo")
     assert (tmp_path / "demo" / "train.txt").is_file()
 
 
-@pytest.mark.parametrize(
-    "argv", [["cache", "x"], ["cache", "x", "--size", "8", "--workers", "0"], ["chek", "x"], []]
-)
+@mark.parametrize("argv", [["cache", "x"], ["cache", "x", "--size 8 --workers 0"], ["chek", "x"], []])
 def test_wrong_commands(argv):
-    with pytest.raises(SystemExit):
-        main(argv)
+    with raises(SystemExit):
+        prepare(*argv)
 
 
-def test_copies_of_one_picture_in_two_splits_are_found(tiny_dataset, capsys):
-    main(["check", str(tiny_dataset), "--decode"])
-    assert "no image is in two splits" in capsys.readouterr().out
+def test_copies_of_one_picture_in_two_splits_are_found(tiny_dataset, stdout, stderr):
+    prepare("check", tiny_dataset, "--decode")
+    assert "no image is in two splits" in stdout()
     train, test = (tiny_dataset / f"images/n00000001/n00000001_{number}.JPEG" for number in (0, 6))
     test.write_bytes(train.read_bytes())
-    with pytest.raises(UserError, match="1 images are in two splits.*test .*_6.JPEG = train .*_0.JPEG"):
-        main(["check", str(tiny_dataset), "--decode"])
+    with user_error("1 images are in two splits.*test .*_6.JPEG = train .*_0.JPEG"):
+        prepare("check", tiny_dataset, "--decode")
     cache = tiny_dataset.parent / "cache"
     for _ in range(2):  # built, then only opened
-        main(["cache", str(tiny_dataset), "--size", "8", "--out", str(cache)])
-        assert "1 images are in two splits" in capsys.readouterr().err
+        prepare("cache", tiny_dataset, "--size 8 --out", cache)
+        assert "1 images are in two splits" in stderr()
 
 
 def test_copies_of_one_picture_in_one_split_are_named(tiny_dataset, capsys):
     images = tiny_dataset / "images/n00000001"
     (images / "n00000001_7.JPEG").write_bytes((images / "n00000001_6.JPEG").read_bytes())
-    main(["check", str(tiny_dataset), "--decode", "--workers", "1"])
+    prepare("check", tiny_dataset, "--decode --workers 1")
     out, errors = capsys.readouterr()
     assert (
         "warning: 1 image twice in one split under different names, each counted twice: test images/"

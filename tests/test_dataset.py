@@ -6,20 +6,18 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from helpers import user_error
 
-from data.cache import open_cache
 from data.dataset import draw_fraction, find_dataset, make_batches
-from data.lists import read_lists
-from utils import UserError
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [40, 30, 10, 3, 1]))
 CPU = torch.device("cpu")
 
 
-def test_find_dataset(tiny_dataset, tmp_path, zipped, capsys):
+def test_find_dataset(tiny_dataset, tmp_path, zipped, stdout):
     data = tmp_path / "data"
     data.mkdir()
-    assert find_dataset("auto", data) == data / "demo" and "demo" in capsys.readouterr().out
+    assert find_dataset("auto", data) == data / "demo" and "demo" in stdout()
     assert find_dataset("auto", data) == data / "demo"
     archive = zipped(tiny_dataset, data / "images.zip")
     assert find_dataset("auto", data) == archive
@@ -27,10 +25,10 @@ def test_find_dataset(tiny_dataset, tmp_path, zipped, capsys):
         source.extractall(data / "unpacked")
     assert find_dataset("auto", data) == data / "unpacked"
     shutil.copytree(data / "demo", data / "other")
-    with pytest.raises(UserError, match="several data sets.*other, unpacked.*--data"):
+    with user_error("several data sets.*other, unpacked.*--data"):
         find_dataset("auto", data)
     assert find_dataset(str(archive), data) == archive
-    with pytest.raises(UserError, match="no such folder or zip"):
+    with user_error("no such folder or zip"):
         find_dataset(str(data / "nowhere"), data)
 
 
@@ -64,8 +62,8 @@ def test_the_draw_is_fixed_and_not_the_first_images():
     assert ranks[:15].tolist() != other.tolist()  # each class has a draw of its own
 
 
-def test_only_training_images_are_left_out_and_normalisation_stays(tiny_dataset, tmp_path):
-    cache = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", progress=False)
+def test_only_training_images_are_left_out_and_normalisation_stays(tiny_dataset, cached):
+    cache = cached(tiny_dataset)
     whole, half = (make_batches(cache, "train", 8, range(3), CPU, fraction) for fraction in (1.0, 0.5))
     rows = draw_fraction(cache.split("train").labels, 0.5)
     assert len(whole) == 12 and half.labels.tolist() == [0, 0, 1, 1, 2, 2]

@@ -1,8 +1,11 @@
 """The depth counter: published networks, hand-written ones, and attempts to hide a layer from it."""
 
-import pytest
+import copy
+
 import torch
 import torch.nn.functional as F
+from helpers import unchanged, value_error
+from pytest import mark
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -40,7 +43,7 @@ def strict(forward, **modules) -> int:
 # ---------------------------------------------------------------- published networks
 
 
-@pytest.mark.parametrize("build, expected", [(resnet18, 18), (resnet34, 34), (vgg11, 11), (densenet121, 121)])
+@mark.parametrize("build, expected", [(resnet18, 18), (resnet34, 34), (vgg11, 11), (densenet121, 121)])
 def test_networks_with_their_depth_in_their_name(build, expected):
     with torch.device("meta"):
         depth = count_depth(build(), (3, 64, 64))
@@ -130,74 +133,72 @@ def test_a_dense_residual_block_in_a_residual_block():
 # ---------------------------------------------------------------- what counts
 
 
-@pytest.mark.parametrize(
-    "forward, expected",
+@mark.parametrize(
+    "forward",
     [
-        (lambda net, x: net.a(x), 1),
-        (lambda net, x: F.conv2d(x, W), 1),
-        (lambda net, x: F.conv_transpose2d(x, W), 1),
+        conv(),
+        lambda x: F.conv2d(x, W),
+        lambda x: F.conv_transpose2d(x, W),
         # a fixed blur
-        (lambda net, x: F.avg_pool2d(F.conv2d(x, torch.ones(3, 1, 3, 3), groups=3), 2), 1),
-        (lambda net, x: F.linear(x, torch.ones(5, 32)), 1),
-        (lambda net, x: x @ torch.ones(32, 4), 1),
-        (lambda net, x: torch.ones(4, 32) @ x, 1),
-        (lambda net, x: x @ torch.ones(32), 1),
-        (lambda net, x: torch.einsum("bchw,cd->bdhw", x, torch.ones(3, 3)), 1),
-        (lambda net, x: torch.einsum("bchw,chw->b", x, torch.ones(3, 32, 32)), 1),
-        (lambda net, x: torch.bmm(x[:, 0], torch.ones(2, 32, 4)), 1),
+        lambda x: F.avg_pool2d(F.conv2d(x, torch.ones(3, 1, 3, 3), groups=3), 2),
+        lambda x: F.linear(x, torch.ones(5, 32)),
+        lambda x: x @ torch.ones(32, 4),
+        lambda x: torch.ones(4, 32) @ x,
+        lambda x: x @ torch.ones(32),
+        lambda x: torch.einsum("bchw,cd->bdhw", x, torch.ones(3, 3)),
+        lambda x: torch.einsum("bchw,chw->b", x, torch.ones(3, 32, 32)),
+        lambda x: torch.bmm(x[:, 0], torch.ones(2, 32, 4)),
         # bias and weight
-        (lambda net, x: torch.baddbmm(torch.ones(2, 32, 4), x[:, 0], torch.ones(2, 32, 4)), 1),
+        lambda x: torch.baddbmm(torch.ones(2, 32, 4), x[:, 0], torch.ones(2, 32, 4)),
         # multiply and sum
-        (lambda net, x: (x[:, None] * torch.ones(5, 3, 1, 1)).sum(2), 1),
-        (lambda net, x: torch.addmv(torch.ones(32), x[0, 0], torch.ones(32)), 1),
+        lambda x: (x[:, None] * torch.ones(5, 3, 1, 1)).sum(2),
+        lambda x: torch.addmv(torch.ones(32), x[0, 0], torch.ones(32)),
         # a global filter
-        (lambda net, x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.ones(3, 32, 17, dtype=torch.cfloat)), 1),
-        (lambda net, x: torch.cdist(x.flatten(1), torch.ones(5, 3072)), 1),
-        (lambda net, x: F.bilinear(x, x, torch.ones(4, 32, 32)), 1),
-        (lambda net, x: F.embedding(x.flatten(1).long(), torch.ones(9, 4)), 1),
-        (lambda net, x: DeformConv2d(3, 4, 3)(x, x.mean().expand(2, 18, 30, 30)), 1),
+        lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.ones(3, 32, 17, dtype=torch.cfloat)),
+        lambda x: torch.cdist(x.flatten(1), torch.ones(5, 3072)),
+        lambda x: F.bilinear(x, x, torch.ones(4, 32, 32)),
+        lambda x: F.embedding(x.flatten(1).long(), torch.ones(9, 4)),
+        lambda x: DeformConv2d(3, 4, 3)(x, x.mean().expand(2, 18, 30, 30)),
     ],
 )
-def test_operations_with_a_weight(forward, expected):
-    assert strict(forward, a=conv()) == expected
-    assert strict(lambda net, x: forward(net, net.before(x)), a=conv(), before=conv(3)) == expected + 1
+def test_operations_with_a_weight(forward):
+    assert strict(lambda net, x: net.last(x), last=forward) == 1
+    assert strict(lambda net, x: net.last(net.first(x)), first=conv(3), last=forward) == 2
 
 
 PLANE, FIRST = torch.ones(2, 1, 32, 32), torch.tensor([0])
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "forward",
     [
-        lambda net, x: net.norm(x),
-        lambda net, x: F.layer_norm(x, (32,), torch.ones(32)),
-        lambda net, x: F.group_norm(x, 3, torch.ones(3)),
-        lambda net, x: F.prelu(x, torch.ones(3)),
-        lambda net, x: x * torch.ones(3, 1, 1),
-        lambda net, x: x + torch.ones(3, 32, 32),
-        lambda net, x: x * x.sigmoid(),
-        lambda net, x: x * x.mean((2, 3), keepdim=True),
-        lambda net, x: F.interpolate(x, scale_factor=2.0),
-        lambda net, x: F.max_pool2d(x, 2),
-        lambda net, x: torch.cat([x, torch.ones(2, 3, 32, 32)], 1),
-        lambda net, x: x[:, [2, 0]],
-        lambda net, x: x.flatten(2)[:, :, torch.zeros(9, 9, dtype=torch.long)],
-        lambda net, x: F.dropout(x, 0.5),
-        lambda net, x: torch.where(x > torch.ones(32, 32), x, torch.ones(32, 32)),
-        lambda net, x: x.masked_fill(torch.ones(32, 32, dtype=torch.bool), 0.0),
-        lambda net, x: torch.maximum(torch.minimum(torch.rsub(x - PLANE, PLANE), PLANE), PLANE),
-        lambda net, x: x + torch.baddbmm(x[:, 0], PLANE[:, 0], PLANE[:, 0])[:, None],  # of two constants
-        lambda net, x: x.masked_scatter(PLANE > 0, torch.ones(2, 3, 32, 32)),
-        lambda net, x: x.index_add(1, FIRST, PLANE).index_copy(1, FIRST, PLANE),
-        lambda net, x: x.select_scatter(PLANE[:, 0], 1, 0).slice_scatter(PLANE, 1, 1, 2),
-        lambda net, x: x.index_put((FIRST,), PLANE[0, 0]).scatter_add(1, 0 * PLANE.long(), PLANE),
+        nn.BatchNorm2d(3),
+        lambda x: F.layer_norm(x, (32,), torch.ones(32)),
+        lambda x: F.group_norm(x, 3, torch.ones(3)),
+        lambda x: F.prelu(x, torch.ones(3)),
+        lambda x: x * torch.ones(3, 1, 1),
+        lambda x: x + torch.ones(3, 32, 32),
+        lambda x: x * x.sigmoid(),
+        lambda x: x * x.mean((2, 3), keepdim=True),
+        lambda x: F.interpolate(x, scale_factor=2.0),
+        lambda x: F.max_pool2d(x, 2),
+        lambda x: torch.cat([x, torch.ones(2, 3, 32, 32)], 1),
+        lambda x: x[:, [2, 0]],
+        lambda x: x.flatten(2)[:, :, torch.zeros(9, 9, dtype=torch.long)],
+        lambda x: F.dropout(x, 0.5),
+        lambda x: torch.where(x > torch.ones(32, 32), x, torch.ones(32, 32)),
+        lambda x: x.masked_fill(torch.ones(32, 32, dtype=torch.bool), 0.0),
+        lambda x: torch.maximum(torch.minimum(torch.rsub(x - PLANE, PLANE), PLANE), PLANE),
+        lambda x: x + torch.baddbmm(x[:, 0], PLANE[:, 0], PLANE[:, 0])[:, None],  # of two constants
+        lambda x: x.masked_scatter(PLANE > 0, torch.ones(2, 3, 32, 32)),
+        lambda x: x.index_add(1, FIRST, PLANE).index_copy(1, FIRST, PLANE),
+        lambda x: x.select_scatter(PLANE[:, 0], 1, 0).slice_scatter(PLANE, 1, 1, 2),
+        lambda x: x.index_put((FIRST,), PLANE[0, 0]).scatter_add(1, 0 * PLANE.long(), PLANE),
     ],
 )
-@pytest.mark.parametrize("training", [False, True])
+@mark.parametrize("training", [False, True])
 def test_operations_without_one(forward, training):
-    net = Net(
-        lambda net, x: net.after(forward(net, x)[:, :2]), norm=nn.BatchNorm2d(3), after=nn.Conv2d(2, 1, 1)
-    )
+    net = Net(lambda net, x: net.last(net.first(x)[:, :2]), first=forward, last=nn.Conv2d(2, 1, 1))
     assert count_depth(net, SHAPE, training)[:3] == (1, 1, 1)
 
 
@@ -339,7 +340,7 @@ class Double(torch.autograd.Function):
         return F.conv2d(F.conv2d(x, W), W)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "forward",
     [
         in_place_add,
@@ -366,7 +367,7 @@ def test_inference_mode_and_frozen_weights_hide_nothing():
 # ---------------------------------------------------------------- what cannot be counted, and side effects
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "forward, message",
     [
         (lambda net, x: x * net.a(x).mean().item(), "turns a tensor that depends on the input into a"),
@@ -377,16 +378,16 @@ def test_inference_mode_and_frozen_weights_hide_nothing():
     ],
 )
 def test_what_cannot_be_followed_is_an_error(forward, message):
-    with pytest.raises(ValueError, match=message):
+    with value_error(message):
         strict(forward, a=conv(), lstm=nn.LSTM(32, 2))
 
 
 def test_counting_leaves_the_model_alone():
     net = nn.Sequential(conv(), nn.BatchNorm2d(3), nn.BatchNorm2d(3)).train()
     net[1].eval()
-    before = {key: value.clone() for key, value in net.state_dict().items()}
+    before = copy.deepcopy(net.state_dict())
     fast = torch.backends.mha.get_fastpath_enabled()
     count_depth(net, SHAPE, training=True)
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert unchanged(net, before)
     assert net.training and not net[1].training and net[2].training
     assert torch.backends.mha.get_fastpath_enabled() == fast

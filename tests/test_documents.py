@@ -1,11 +1,11 @@
 """README and report stay as short as a reader's five and twenty minutes."""
 
 import importlib
-import json
 import re
 
 import pandas as pd
-import pytest
+from helpers import exits, read_json
+from pytest import mark
 
 from grids import NAMED, task1, task2
 from report.build import DOCUMENTS, FIELD
@@ -58,7 +58,7 @@ def test_the_report_is_a_paper():
     assert cited == set(range(1, len(references) + 1))
 
 
-@pytest.mark.parametrize("text", [README, REPORT], ids=["README", "report"])
+@mark.parametrize("text", [README, REPORT], ids=["README", "report"])
 def test_sentences_are_short(text):
     lengths = sorted(len(one.split()) for one in sentences(text))
     assert lengths[int(0.9 * len(lengths))] <= 25 and lengths[-1] <= 60
@@ -92,12 +92,12 @@ def typed_numbers(text: str) -> list[str]:
     return [f"{text.count(chr(10), 0, match.start()) + 1}: {match[0]}" for match in typed]
 
 
-@pytest.mark.parametrize("source", DOCUMENTS.values())
+@mark.parametrize("source", DOCUMENTS.values())
 def test_programs_fill_in_what_was_measured(source):
     assert not typed_numbers((ROOT / source).read_text(encoding="utf-8")), source
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text, typed",
     [
         ("a\nIt has 47.3 of them.", ["2: 47.3"]),
@@ -110,7 +110,7 @@ def test_typed_numbers_are_told_from_others(text, typed):
     assert typed_numbers(text) == typed
 
 
-@pytest.mark.parametrize("source", DOCUMENTS.values())
+@mark.parametrize("source", DOCUMENTS.values())
 def test_programs_count_the_seeds(source):
     assert not re.findall(
         r"\((?:one|two|three|four|five) seeds?\b", (ROOT / source).read_text(encoding="utf-8")
@@ -145,12 +145,12 @@ def test_what_the_texts_refer_to_is_there():
 COMMAND = re.compile(r"\bpython (?:-m )?([\w.]+\w)((?: [^\s`#|]+)*)")
 
 
-@pytest.mark.parametrize("page", ["README.md", "report/README.md", "report/appendix.md", "data/README.md"])
+@mark.parametrize("page", ["README.md", "report/README.md", "report/appendix.md", "data/README.md"])
 def test_scripts_know_the_options_of_the_commands(page, capsys):
     for name, words in COMMAND.findall((ROOT / page).read_text(encoding="utf-8")):
         script = importlib.import_module(name.removesuffix(".py"))
         first = [word for word in words.split()[:1] if not word.startswith("-")]  # as in data.prepare build
-        with pytest.raises(SystemExit):
+        with exits(0):
             script.main([*first, "--help"])
         options = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
         assert {word.split("=")[0] for word in words.split() if word.startswith("--")} <= options, (
@@ -173,7 +173,7 @@ def test_measurements_beside_the_records_have_their_provenance():
     assert (
         table["commit"].str.fullmatch("[0-9a-f]{40}").all() and table["dataset_digest"].str.len().eq(12).all()
     )
-    found = json.loads((ROOT / "results/qualitative.json").read_text(encoding="utf-8"))
+    found = read_json(ROOT / "results/qualitative.json")
     for one in (
         found["evaluated_with"],
         *(each["trained_with"] for each in (found["ours"], *found["networks"])),

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
+from pytest import approx, fixture, mark
 
 import eval_channels
 import eval_shallow
@@ -52,14 +52,14 @@ OPTIONS = ("--results", "results", "--repeats", 0)  # of an evaluation
 PATHS = ["table: run/evaluation.md", "chart: run/evaluation.png"]  # the last lines of its output
 
 
-@pytest.fixture
+@fixture
 def sets():
     """Make a record of Task 1: two sets on both splits."""
     rows = [{"subset": name, **QUALITY, "macs": 4e6, "latency_ms": 0.37} for name in ("RGB", "R")]
     return {**HEAD, "task": "task1", "splits": {"val": rows, "test": rows}, "history": []}
 
 
-@pytest.fixture
+@fixture
 def classifier():
     """Make a record of Task 2 with a log of two epochs."""
     row = {
@@ -75,13 +75,13 @@ def classifier():
     return {**HEAD, "task": "task2", "splits": {"test": [row]}, "weighted_operations": 14, "history": history}
 
 
-@pytest.mark.usefixtures("rendered")
-def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, capsys):
+@mark.usefixtures("rendered")
+def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, stdout):
     classifier["splits"]["val"] = classifier["splits"]["test"]
     for number, record in enumerate((sets, classifier)):
         folder = tmp_path / str(number)
         write_page(folder / "model.pt", record, "net", ANSWERS)
-        assert capsys.readouterr().out.splitlines()[-2:] == [
+        assert stdout().splitlines()[-2:] == [
             f"table: {folder / 'evaluation.md'}",
             f"chart: {folder / 'evaluation.png'}",
         ]
@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_more(sets, tmp_path, ca
     assert "exists" in shown.err and shown.out == ""  # the reason
 
 
-@pytest.mark.usefixtures("rendered")
+@mark.usefixtures("rendered")
 def test_a_label_is_no_formula(sets, tmp_path):
     record = {**sets, "label": "costs $x^$ " * 30}  # long, too
     write_page(tmp_path / "model.pt", record, "net", ANSWERS)
@@ -157,13 +157,13 @@ def test_the_curves_are_those_of_the_log_and_bars_where_there_is_none(classifier
 # ---------------------------------------------------------------- by the scripts
 
 
-def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, trained, capsys, read_rows):
+def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, trained, stdout, read_rows):
     command(eval_channels, trained, *OPTIONS)
-    assert capsys.readouterr().out.splitlines()[-2:] == PATHS
+    assert stdout().splitlines()[-2:] == PATHS
     text = Path("run/evaluation.md").read_text(encoding="utf-8")
     for row in read_rows("results/task1/channels.csv"):
         assert f"| {row['subset']} | {row['top1_pct']:.2f} | {row['ci95_low']:.2f} to " in text
-    command(eval_channels, trained, *OPTIONS, "--name", "other", "--split", "val", "--subsets", "RG")
+    command(eval_channels, trained, *OPTIONS, "--name other --split val --subsets RG")
     assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
     assert "## Classes on test" in text and "recall %, RGB | recall %, RG |" in text
     other = Path("run/evaluation-other-val-1-sets.md").read_text(encoding="utf-8")
@@ -171,30 +171,30 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
 
 
 def test_results_of_ones_own_data_stay_out_of_the_published_ones(
-    command, trained, tiny, tmp_path, monkeypatch, capsys
+    command, trained, tiny, tmp_path, monkeypatch, stdout
 ):
     monkeypatch.setattr(evaluation, "ROOT", tmp_path / "clone")
-    command(train_task2, *tiny, "--out", "shallow")
+    command(train_task2, *tiny, "--out shallow")
     scripts = {"task1": (eval_channels, trained), "task2": (eval_shallow, "shallow/model.pt")}
     for task, (script, path) in scripts.items():
-        command(script, path, "--repeats", 0)
+        command(script, path, "--repeats 0")
         assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
         said = f"documents' tables, evaluate with --results {tmp_path / 'clone' / 'results'}"
-        assert said in capsys.readouterr().out
+        assert said in stdout()
         assert not Path("clone/results", task).exists()
-        command(script, path, "--repeats", 0, "--results", "clone/results")  # then these data are published
-        command(script, path, "--repeats", 0, "--name", "another")
+        command(script, path, "--repeats 0 --results clone/results")  # then these data are published
+        command(script, path, "--repeats 0 --name another")
         assert len(list(Path("clone/results", task, "runs").iterdir())) == 2
         assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
 
 
-@pytest.mark.parametrize("train, evaluate", [(train_task1, eval_channels), (train_task2, eval_shallow)])
+@mark.parametrize("train, evaluate", [(train_task1, eval_channels), (train_task2, eval_shallow)])
 def test_the_command_that_a_training_prints_evaluates_it(
-    command, tiny, tiny_dataset, tmp_path, monkeypatch, capsys, train, evaluate
+    command, tiny, tiny_dataset, tmp_path, monkeypatch, stdout, train, evaluate
 ):
     shutil.copytree(tiny_dataset, "my set")
-    command(train, *tiny, "--epochs", 1, "--data", "my set", "--cache", "my cache", "--out", "my run")
-    last = capsys.readouterr().out.splitlines()[-1]
+    command(train, *tiny, "--epochs 1 --data", "my set", "--cache", "my cache", "--out", "my run")
+    last = stdout().splitlines()[-1]
     python, script, *words = shlex.split(last.removeprefix("next: "))
     assert (python, Path(script).resolve()) == ("python", Path(evaluate.__file__).resolve())
     monkeypatch.setattr(sys, "argv", [script, *words, "--repeats", "0", "--results", "results"])
@@ -203,15 +203,15 @@ def test_the_command_that_a_training_prints_evaluates_it(
 
 
 def test_published_results_are_written_and_the_documents_are_left(
-    command, trained, tiny, tmp_path, monkeypatch, capsys
+    command, trained, tiny, tmp_path, monkeypatch, stdout
 ):
     monkeypatch.setattr(evaluation, "ROOT", tmp_path)
     (tmp_path / "README.md").write_text("as it was")
-    command(train_task2, *tiny, "--out", "shallow")
+    command(train_task2, *tiny, "--out shallow")
     for script, path in ((eval_channels, trained), (eval_shallow, "shallow/model.pt")):
-        capsys.readouterr()
-        command(script, path, "--repeats", 0, "--results", "results")
-        assert capsys.readouterr().out.splitlines()[-1] == "next: python -m report.build"
+        stdout()
+        command(script, path, "--repeats 0 --results results")
+        assert stdout().splitlines()[-1] == "next: python -m report.build"
     assert (tmp_path / "README.md").read_text() == "as it was" and not (tmp_path / "report").exists()
     assert len(list((tmp_path / "results").glob("*/runs/*.json"))) == 2
 
@@ -225,17 +225,17 @@ def test_a_page_that_cannot_be_written_leaves_the_results(command, trained, caps
     assert len(list(Path("results/task1/runs").glob("*.json"))) == 1
 
 
-def test_a_classifier_and_the_same_on_images_of_another_size(command, ready, tiny, capsys):
+def test_a_classifier_and_the_same_on_images_of_another_size(command, ready, tiny, stdout):
     ready(train_task2, *tiny)
     command(eval_shallow, "run/model.pt", *OPTIONS)
-    assert capsys.readouterr().out.splitlines()[-2:] == PATHS
+    assert stdout().splitlines()[-2:] == PATHS
     record = json.loads(next(Path("results/task2/runs").glob("*.json")).read_text())
     row = record["splits"]["test"][0]
     text = Path("run/evaluation.md").read_text(encoding="utf-8")
     assert f"| {row['top1_pct']:.2f} | {row['ci95_low']:.2f} to " in text
     assert "| recall % | precision |" in text and Path("run/evaluation-confusion.png").exists()
     assert f"| {row['strict_depth']} | {record['weighted_operations']} |" in text
-    command(eval_shallow, "run/model.pt", *OPTIONS, "--image-size", 12)
+    command(eval_shallow, "run/model.pt", *OPTIONS, "--image-size 12")
     assert "12 px at test" in Path("run/evaluation-12px.md").read_text(encoding="utf-8")
     assert Path("run/evaluation.md").read_text(encoding="utf-8") == text
 
@@ -250,8 +250,8 @@ ANSWERS = ClassAnswers(
 )
 
 
-@pytest.mark.usefixtures("rendered")
-def test_a_table_of_the_classes(sets, tmp_path, capsys):
+@mark.usefixtures("rendered")
+def test_a_table_of_the_classes(sets, tmp_path, stdout):
     write_page(tmp_path / "model.pt", sets, "net", ANSWERS)
     text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
     assert "## Classes on test" in text
@@ -261,7 +261,7 @@ def test_a_table_of_the_classes(sets, tmp_path, capsys):
     assert "| goose | 4 | 50.0 | 100.0 | 0.667 | 0.571 | a/b (1) |" in text
     assert "| a/b | 2 | 100.0 | 0.0 | 0.667 | 0.800 | – |" in text
     assert "| never shown | 0 | – | – | 0.000 | 0.000 | – |" in text
-    assert f"confusion matrix: {tmp_path / 'evaluation-confusion.png'}\n" in capsys.readouterr().out
+    assert f"confusion matrix: {tmp_path / 'evaluation-confusion.png'}\n" in stdout()
     with Image.open(tmp_path / "evaluation-confusion.png") as chart:
         assert chart.format == "PNG" and chart.width > 400
 
@@ -296,7 +296,7 @@ def test_the_five_likeliest_are_counted():
     assert answers.top5_pct == 62.5 and (answers.predictions == 0).all()
     batches.labels %= 5
     # the plain cross-entropy: label smoothing is for the training alone
-    assert predict(Fixed(), batches, amp=False).loss == pytest.approx(
+    assert predict(Fixed(), batches, amp=False).loss == approx(
         batches.labels.double().mean() + np.log(np.exp(-np.arange(8.0)).sum())
     )
     less = predict(torch.nn.Sequential(Fixed(), torch.nn.Linear(8, 5)), batches, amp=False)

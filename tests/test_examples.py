@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from pytest import importorskip, mark
 
 import channelset
 from utils import ROOT
@@ -23,7 +23,7 @@ NEEDS = {  # packages beside torch and torchvision
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@mark.parametrize("name", EXAMPLES)
 def test_examples_are_short_and_import_the_package_alone(name):
     text = (ROOT / "examples" / name).read_text()
     assert len(text.splitlines()) <= 70
@@ -38,10 +38,10 @@ def test_examples_are_short_and_import_the_package_alone(name):
     }
 
 
-@pytest.mark.parametrize("name", NEEDS)
+@mark.parametrize("name", NEEDS)
 def test_an_example_with_a_package_of_others_runs_to_its_assertion(name, tmp_path, example):
     for package in NEEDS[name]:
-        pytest.importorskip(package)
+        importorskip(package)
     assert re.search(r"^assert ", (ROOT / "examples" / name).read_text(), re.MULTILINE)
     assert example(name) and not list(tmp_path.iterdir())
 
@@ -68,7 +68,7 @@ def test_thirteen_bands(example):
 
 
 def test_the_package_installs_by_itself(tmp_path, forked):
-    pytest.importorskip("setuptools")
+    importorskip("setuptools")
     # away from here: setuptools writes a build folder beside the sources
     for name in ("pyproject.toml", "LICENSE"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
@@ -122,7 +122,7 @@ STRICT = """disallow_any_generics disallow_subclassing_any disallow_untyped_call
 
 def test_types_are_checked_strictly(tmp_path):
     """Strict for the package alone: so the cache of `mypy`, most of its time, has what it needs of PyTorch."""
-    pytest.importorskip("mypy")
+    importorskip("mypy")
     text, place = (ROOT / "pyproject.toml").read_text(), "\ndisallow_untyped_defs = true"
     assert place in text
     strict = tmp_path / "pyproject.toml"

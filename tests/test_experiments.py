@@ -12,7 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
+from helpers import user_error
+from pytest import fixture, mark
 
 import experiments
 import grids
@@ -22,7 +23,6 @@ from grids import GRIDS, channels_of, task_of
 from grids.run import Run, distinct
 from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
 from storage.locks import hold
-from utils import UserError
 
 GOOD, BAD, OTHER = (
     Run(name, f"the {name} one", "ours", {"fill": fill})
@@ -30,7 +30,7 @@ GOOD, BAD, OTHER = (
 )
 
 
-@pytest.fixture
+@fixture
 def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
     """queue(runs, *options) runs experiments.main() for a grid of its own."""
     monkeypatch.chdir(tmp_path)
@@ -43,7 +43,7 @@ def queue(tiny_dataset, tmp_path, monkeypatch, tiny):
     return run
 
 
-@pytest.mark.parametrize("makes", [Path("model.pt"), None])
+@mark.parametrize("makes", [Path("model.pt"), None])
 def test_only_a_training_asks_for_huge_pages(tmp_path, monkeypatch, makes):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     command = [sys.executable, "-c", "import os; print(os.environ.get('GLIBC_TUNABLES'))"]
@@ -88,7 +88,7 @@ class Fork(multiprocessing.get_context("fork").Process):
         return self.exitcode
 
 
-@pytest.fixture
+@fixture
 def forks(monkeypatch):
     """Start the queue's jobs as `Fork`. The jobs are real processes in test_faults.py."""
     monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(Popen=Fork, PIPE=subprocess.PIPE))
@@ -100,12 +100,12 @@ def folder(name: str) -> Path:
     return found
 
 
-@pytest.mark.usefixtures("forks")
+@mark.usefixtures("forks")
 def test_finished_runs_are_skipped_and_listed_and_failed_ones_named(queue, capsys, tiny):
     broken = BAD.but(train_channels="R", sampler="none")  # the training script refuses it, so does the queue
-    with pytest.raises(UserError, match="--train-channels needs a --sampler"):
+    with user_error("--train-channels needs a --sampler"):
         queue([GOOD, broken])
-    with pytest.raises(UserError, match="failed: bad,.* seed 0 .*bad-[0-9a-f]{8}-s0/log.txt"):
+    with user_error("failed: bad,.* seed 0 .*bad-[0-9a-f]{8}-s0/log.txt"):
         queue([GOOD, BAD.but(teacher=OTHER, channels="R", section="ours")])
     assert (folder("good") / "model.pt").exists()
     assert "must both take all channels" in (folder("bad") / "log.txt").read_text()
@@ -120,7 +120,7 @@ def test_finished_runs_are_skipped_and_listed_and_failed_ones_named(queue, capsy
     assert capsys.readouterr().out.split()[0] == "-"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "words, message",
     [
         (("--options", "--seed 5"), "--options has --seed, which the queue sets itself"),
@@ -142,12 +142,12 @@ def test_words_that_the_queue_owns_are_refused(tiny_dataset, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(experiments.GRIDS, "task1", [GOOD])
     for more in ([], ["--list"]):
-        with pytest.raises(UserError, match=message):
+        with user_error(message):
             experiments.main(["task1", "--data", str(tiny_dataset), "=".join(words), *more])
     assert not Path("runs").exists()
 
 
-@pytest.mark.usefixtures("forks")
+@mark.usefixtures("forks")
 def test_a_training_that_is_busy_is_tried_again(queue, capsys, monkeypatch):
     """Another process is in the folder: the queue waits, and then trains; nothing has failed."""
     monkeypatch.setattr(experiments, "RETRY", 1)
@@ -167,7 +167,7 @@ def test_a_training_that_is_busy_is_tried_again(queue, capsys, monkeypatch):
     assert (folder("good") / "model.pt").exists()
 
 
-@pytest.mark.usefixtures("forks")
+@mark.usefixtures("forks")
 def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
     endless = " ".join(
         [*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every", "1000000"]
@@ -192,9 +192,7 @@ def test_data_sets_with_a_dot_in_their_names_have_their_own_folders(tiny_dataset
 
 
 def test_unknown_row_is_an_error(queue):
-    with pytest.raises(
-        UserError, match="--only nothing: grid task1 has no such run; it has good,fill=mean other,fill=zero"
-    ):
+    with user_error("--only nothing: grid task1 has no such run; it has good,fill=mean other,fill=zero"):
         queue([GOOD, OTHER], "--only", "nothing")
 
 
@@ -228,14 +226,14 @@ def test_rows_without_a_training_of_their_own_train_what_they_need():
         }
 
 
-@pytest.mark.usefixtures("forks")
+@mark.usefixtures("forks")
 def test_a_teacher_is_trained_before_its_student(queue, capsys):
     queue([Run("student", "student", teacher=RGB_ONLY), OTHER], "--only", "student", "--jobs", "2")
     out = capsys.readouterr().out
     assert out.index("start   rgb-only") < out.index("start   student") and "done    student seed 0" in out
 
 
-@pytest.mark.usefixtures("forks")
+@mark.usefixtures("forks")
 def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypatch, tiny, read_rows):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(
@@ -325,7 +323,7 @@ def test_labels_of_rows_tell_the_options():
 
 
 def test_a_run_of_one_task_is_refused_for_the_other():
-    with pytest.raises(UserError, match="is not for task2, which has no option embedding, fill"):
+    with user_error("is not for task2, which has no option embedding, fill"):
         resolve_run("task2", grids.task1.SLICED, "48px-quarter")
 
 
@@ -340,7 +338,7 @@ def test_a_finished_run_of_another_precision_is_not_taken(queue):
     (place / "config.json").write_text('{"amp": true}')
     experiments.main(["task1", "--data", "tiny", "--list", "--options=--amp"])
     for more in (["--list"], ["--no-train"], ["--no-eval"]):
-        with pytest.raises(UserError, match=f"--options has --no-amp, but {place} was trained without it"):
+        with user_error(f"--options has --no-amp, but {place} was trained without it"):
             experiments.main(["task1", "--data", "tiny", "--options=--amp --no-amp", *more])
     (place / "config.json").unlink()
     experiments.main(["task1", "--data", "tiny", "--list", "--options=--no-amp"])

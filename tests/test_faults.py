@@ -1,5 +1,6 @@
 """What must not pass in silence: two at one folder, a queue that is killed, numbers out of range."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -10,28 +11,26 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
 import torch
 from filelock import FileLock, Timeout
+from helpers import command_line, exits, read_json, user_error
+from pytest import mark, param, raises
 
 import eval_channels
-import eval_shallow
 import experiments
-import train_task1
 from config import Task1Config, Task2Config
-from data.cache import open_cache
 from data.demo import make_demo
 from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
 from storage.locks import hold, one_at_a_time
 from tools import bands, benchmark, fill_error, latency, qualitative
-from utils import BUSY, BusyError, UserError, check_ranges, cli, parse_config
+from utils import BusyError, UserError, check_ranges, cli, parse_config
 
 
 def test_a_folder_has_one_holder_at_a_time(tmp_path):
     lock = hold(tmp_path / "run")
-    with pytest.raises(BusyError, match=f"run is in use by process {os.getpid()} on .*: wait until it ends"):
+    with raises(BusyError, match=f"run is in use by process {os.getpid()} on .*: wait until it ends"):
         hold(tmp_path / "run")
     lock.release()
     hold(tmp_path / "run").release()
@@ -39,40 +38,41 @@ def test_a_folder_has_one_holder_at_a_time(tmp_path):
 
 def test_a_busy_folder_has_an_exit_status_of_its_own(tmp_path):
     lock = hold(tmp_path / "run")
-    with pytest.raises(SystemExit) as stop:
+    with exits(75):
         cli(lambda: hold(tmp_path / "run"))
-    assert stop.value.code == BUSY == 75
     lock.release()
 
 
-def test_a_second_training_in_a_folder_says_who_is_there(command, tiny):
-    command(train_task1, *tiny, "--epochs", "1", "--out", "run")  # released at the end
+def test_a_second_training_in_a_folder_says_who_is_there(train):
+    train("--epochs 1 --out run")  # released at the end
     lock = hold(Path("run"))
     before = Path("run/model.pt").read_bytes()
-    with pytest.raises(BusyError, match="run is in use by process"):
-        command(train_task1, *tiny, "--epochs", "1", "--out", "run", "--resume")
+    with raises(BusyError, match="run is in use by process"):
+        train("--epochs 1 --out run --resume")
     assert Path("run/model.pt").read_bytes() == before
     lock.release()
 
 
-def test_work_is_saved_by_time_as_well(command, tiny, monkeypatch):
+def test_work_is_saved_by_time_as_well(train, monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_EVERY", 0)
     saved = []
     monkeypatch.setattr(trainer.Trainer, "_save", lambda self: saved.append(self.step))
-    command(train_task1, *tiny, "--epochs", "1", "--out", "run")
+    train("--epochs 1 --out run")
     assert saved == [1, 2, 3]
 
 
-@pytest.mark.parametrize("word", ["SIGKILL", "SIGHUP"])
-def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, monkeypatch, tiny, word):
-    """No step waits for a time. A training that outlives its queue comes to its own end, and then there is a model."""
-    words = [*tiny, "--epochs", "20000", "--eval-every", "20000", "--cache", str(tmp_path / "cache")]
-    options = ["task1", "--only", "sliced", "--data", str(tiny_dataset), "--threads", "1", "--no-eval"]
+def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, monkeypatch, tiny):
+    """No step waits for a time. A training that outlives its queue comes to its own end, and then there is a model.
+
+    The queue does nothing about SIGHUP, so it ends as it does after SIGKILL.
+    """
+    training = " ".join([*tiny, "--epochs 20000 --eval-every 20000 --cache cache"])
+    options = ["task1", "--data", str(tiny_dataset), "--options", training]
 
     def run():
         os.setsid()  # a group of processes, which ends as a whole below
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup lets this process ignore it
-        cli(lambda: experiments.main([*options, "--options", " ".join(words)]))
+        cli(lambda: experiments.main([*options, *command_line("--only sliced --threads 1 --no-eval")]))
 
     monkeypatch.chdir(tmp_path)
     queue = multiprocessing.get_context("fork").Process(target=run)  # it need not import PyTorch
@@ -81,9 +81,9 @@ def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, monkeypatch, tin
         while not (log := next(tmp_path.glob("runs/*/*/metrics.jsonl"), None)):  # of the first epoch
             assert queue.is_alive(), "the queue ended before the training began"
             time.sleep(0.05)
-        os.kill(queue.pid, getattr(signal, word))
+        os.kill(queue.pid, signal.SIGHUP)
         queue.join(timeout=300)
-        assert queue.exitcode == -getattr(signal, word)
+        assert queue.exitcode == -signal.SIGHUP
         while True:  # until the training gives its folder back
             try:
                 hold(log.parent).release()
@@ -98,8 +98,8 @@ def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, monkeypatch, tin
         queue.join()
 
 
-@pytest.mark.parametrize("config", [Task1Config, Task2Config])
-@pytest.mark.parametrize(
+@mark.parametrize("config", [Task1Config, Task2Config])
+@mark.parametrize(
     "flag, value",
     [
         ("--lr", "nan"),
@@ -118,7 +118,7 @@ def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, monkeypatch, tin
     ],
 )
 def test_numbers_out_of_range_are_named(config, flag, value):
-    with pytest.raises(UserError, match=f"^{flag} .*: must be "):
+    with user_error(f"^{flag} .*: must be "):
         parse_config(config, [flag, value]).resolve()
 
 
@@ -130,39 +130,35 @@ def test_every_number_has_a_range():
                 assert field.metadata["limits"], name
 
 
-@pytest.mark.parametrize(
-    "words",
+@mark.parametrize(
+    "line",
     [
-        ["experiments", "task1", "--jobs", "0"],
-        ["experiments", "task1", "--minutes", "nan"],
-        ["eval_channels", "model.pt", "--repeats", "-1"],
-        ["eval_shallow", "model.pt", "--threads", "-1"],
+        "experiments task1 --jobs 0",
+        "experiments task1 --minutes nan",
+        "eval_channels model.pt --repeats -1",
+        "eval_shallow model.pt --threads -1",
     ],
 )
-def test_a_parser_knows_its_ranges(words, monkeypatch, capsys):
+def test_a_parser_knows_its_ranges(line, monkeypatch, stderr):
+    words = line.split()
     monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(SystemExit) as stop:
-        cli(
-            {"experiments": experiments, "eval_channels": eval_channels, "eval_shallow": eval_shallow}[
-                words[0]
-            ].main
-        )
-    errors = capsys.readouterr().err
-    assert stop.value.code == 2 and errors.count("\n") == 1 and words[-2] in errors
+    with exits(2):
+        cli(importlib.import_module(words[0]).main)
+    errors = stderr()
+    assert errors.count("\n") == 1 and words[-2] in errors
 
 
-def test_what_a_kill_left_is_removed_at_the_next_start(command, tiny, tiny_dataset, tmp_path):
+def test_what_a_kill_left_is_removed_at_the_next_start(train, tiny_dataset, cached):
     Path("run").mkdir()
     Path("run/.last.pt.abcdefgh.partial").write_bytes(b"half")
     Path("run/.last.pt.old").write_bytes(b"kept by the user")
-    lists = read_lists(tiny_dataset)
-    built = open_cache(lists, 10, tmp_path / "other", progress=False).folder
+    built = cached(tiny_dataset, "other").folder
     shutil.rmtree(built)
     left = built.parent / f".{built.name}.making"
     (left / "new").mkdir(parents=True)
     (left / "unfinished.lock").touch()
-    assert open_cache(lists, 10, tmp_path / "other", progress=False).folder == built and not left.exists()
-    command(train_task1, *tiny, "--epochs", "1", "--out", "run")
+    assert cached(tiny_dataset, "other").folder == built and not left.exists()
+    train("--epochs 1 --out run")
     assert not Path("run/.last.pt.abcdefgh.partial").exists() and Path("run/.last.pt.old").exists()
 
 
@@ -179,45 +175,45 @@ def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
 
-def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(command, tiny, monkeypatch, capsys):
+def test_threads_follow_the_idle_cores_and_a_resumed_run_keeps_its_own(train, monkeypatch, stderr):
     monkeypatch.setattr("utils.free_cores", lambda: 1)
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     chosen = []
     monkeypatch.setattr("torch.set_num_threads", chosen.append)
-    command(train_task1, *tiny, "--epochs", "1", "--out", "run")
+    train("--epochs 1 --out run")
     assert chosen == [1]
-    assert "1 CPU thread, one per idle core" in capsys.readouterr().err
+    assert "1 CPU thread, one per idle core" in stderr()
     monkeypatch.setattr("utils.free_cores", lambda: 4)
-    command(train_task1, *tiny, "--epochs", "1", "--out", "run", "--resume")
-    command(train_task1, *tiny, "--epochs", "1", "--out", "other")
-    command(train_task1, *tiny, "--epochs", "1", "--out", "third", "--threads", "3")
+    train("--epochs 1 --out run --resume")
+    train("--epochs 1 --out other")
+    train("--epochs 1 --out third --threads 3")
     assert chosen == [1, 1, 4, 3]
 
 
-@pytest.mark.parametrize("reason", ["CUDA", "CPU"])
-def test_memory_that_is_not_there_is_one_line(reason, capsys):
+@mark.parametrize("reason", ["CUDA", "CPU"])
+def test_memory_that_is_not_there_is_one_line(reason, stderr):
     def main():
         if reason == "CUDA":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
         torch.empty(10**15)
 
-    with pytest.raises(SystemExit) as stop:
+    with exits(2):
         cli(main)
-    errors = capsys.readouterr().err
-    assert stop.value.code == 2 and errors.count("\n") == 1
+    errors = stderr()
+    assert errors.count("\n") == 1
     assert "out of memory" in errors and "smaller --batch-size" in errors
 
 
-@pytest.mark.parametrize("words", [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "RANK": "1"}])
+@mark.parametrize("words", [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "RANK": "1"}])
 def test_a_world_size_without_torchrun_means_nothing(words, monkeypatch):
     for key, value in words.items():
         monkeypatch.setenv(key, value)
     assert trainer.Processes.start(trainer.torch.device("cpu")) == trainer.Processes(0, 1)
 
 
-def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
-    options = ("--results", "results", "--repeats", "0", "--skip-existing", "--device", "cpu")
-    command(eval_channels, trained, *options)
+def test_a_lost_part_of_the_results_is_made_again(trained, command, stdout):
+    options = "--results results --repeats 0 --skip-existing --device cpu"
+    command(eval_channels, trained, options)
     (record,) = Path("results/task1/runs").iterdir()
     (predictions,) = Path("results/task1/predictions").iterdir()
     whole = record.read_bytes(), predictions.read_bytes(), Path("results/task1/channels.csv").read_bytes()
@@ -230,34 +226,34 @@ def test_a_lost_part_of_the_results_is_made_again(trained, command, capsys):
     ):
         break_it()
         records.read_predictions.cache_clear()
-        command(eval_channels, trained, *options)
+        command(eval_channels, trained, options)
         assert (predictions.read_bytes(), Path("results/task1/channels.csv").read_bytes()) == whole[1:]
-        assert json.loads(record.read_text())["splits"] == json.loads(whole[0])["splits"]
-    capsys.readouterr()
-    command(eval_channels, trained, *options)
-    assert "skipped" in capsys.readouterr().out
+        assert read_json(record)["splits"] == json.loads(whole[0])["splits"]
+    stdout()
+    command(eval_channels, trained, options)
+    assert "already holds the results of this run: skipped" in stdout()
 
 
-def test_an_error_is_one_line_whatever_a_file_is_called(capsys):
+def test_an_error_is_one_line_whatever_a_file_is_called(stderr):
     def main():
         raise UserError("cannot read a\nb\tc.png")
 
-    with pytest.raises(SystemExit):
+    with raises(SystemExit):
         cli(main)
-    assert capsys.readouterr().err == "error: cannot read a\\nb\\tc.png\n"
+    assert stderr() == "error: cannot read a\\nb\\tc.png\n"
 
 
-@pytest.mark.parametrize("tool", [benchmark, latency])
-@pytest.mark.parametrize("device", ["gpu", "cuda:99", "mps"])
+@mark.parametrize("tool", [benchmark, latency])
+@mark.parametrize("device", ["gpu", "cuda:99", "mps"])
 def test_a_tool_names_a_device_that_is_not_there(tool, device):
-    with pytest.raises(UserError, match=f"--device {device}: "):
+    with user_error(f"--device {device}: "):
         tool.main(["--device", device])
 
 
 def test_a_part_of_an_evaluation_replaces_no_whole(trained, command, monkeypatch):
-    options = ("--results", "results", "--device", "cpu")
-    command(eval_channels, trained, *options, "--split", "val", "--subsets", "R", "--repeats", 0)
-    command(eval_channels, trained, *options, "--repeats", 1)  # holds more
+    options = "--results results --device cpu"
+    command(eval_channels, trained, options, "--split val --subsets R --repeats 0")
+    command(eval_channels, trained, options, "--repeats 1")  # holds more
     before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
     monkeypatch.setattr("engine.evaluation.predict", None)  # the refusal comes before the measurement
     for part, words in (
@@ -265,39 +261,39 @@ def test_a_part_of_an_evaluation_replaces_no_whole(trained, command, monkeypatch
         (("--subsets", "R RG"), "10 other rows, such as test B"),
         (("--repeats", "0"), "a latency"),
     ):
-        with pytest.raises(UserError, match=f"also holds {words}, which would be lost"):
-            command(eval_channels, trained, *options, *part)
+        with user_error(f"also holds {words}, which would be lost"):
+            command(eval_channels, trained, options, *part)
     assert before == {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
 
 
-def test_a_part_is_no_reason_to_skip_what_is_missing(trained, command, capsys):
-    options = ("--results", "results", "--device", "cpu", "--skip-existing")
+def test_a_part_is_no_reason_to_skip_what_is_missing(trained, command, stdout):
+    options = "--results results --device cpu --skip-existing"
     for part in (
         ("--split", "val", "--subsets", "RGB", "--repeats", 0),
         ("--subsets", "RGB", "--repeats", 0),  # test is missing
         ("--subsets", "RGB", "--repeats", 1),  # the latency is missing
         ("--subsets", "RGB R", "--repeats", 1),  # a set is missing
     ):
-        command(eval_channels, trained, *options, *part)
-        assert "skipped" not in capsys.readouterr().out, part
+        command(eval_channels, trained, options, *part)
+        assert "skipped" not in stdout(), part
     for part in (("--subsets", "R RGB"), ("--split", "val", "--subsets", "R", "--repeats", 0)):
-        command(eval_channels, trained, *options, *part)
-        assert "skipped" in capsys.readouterr().out, part
+        command(eval_channels, trained, options, *part)
+        assert "skipped" in stdout(), part
 
 
-def test_a_page_of_some_sets_replaces_no_whole_page(trained, command):
-    options = ("--device", "cpu", "--split", "val", "--repeats", 0)
-    command(eval_channels, trained, *options, "--results", "results")
+def test_a_page_of_some_sets_replaces_no_whole_page(trained, command, evaluate):
+    options = "--device cpu --split val --repeats 0"
+    evaluate(trained, options)
     whole = {path: path.read_bytes() for path in Path("run").glob("evaluation*")}
-    command(eval_channels, trained, *options, "--subsets", "R RG")
+    command(eval_channels, trained, options, "--subsets", "R RG")
     assert len(whole) == 3 and whole == {path: path.read_bytes() for path in whole}
     assert "| RG |" in Path("run/evaluation-val-2-sets.md").read_text()
 
 
-@pytest.mark.parametrize("tool, words", [(fill_error, []), (qualitative, ["--ours", "missing.pt"])])
+@mark.parametrize("tool, words", [(fill_error, []), (qualitative, ["--ours", "missing.pt"])])
 def test_a_tool_says_before_its_work_that_it_cannot_write(tool, words, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write to .*file/more"):
+    with user_error("cannot write to .*file/more"):
         tool.main([*words, "--out", str(tmp_path / "file/more/table")])
 
 
@@ -337,14 +333,13 @@ def test_what_stands_beside_an_output_stays(tiny_dataset, tmp_path):
 def test_a_folder_that_looks_unfinished_without_the_lock_is_in_the_way(tmp_path):
     (tmp_path / ".demo.making/new").mkdir(parents=True)
     (tmp_path / ".demo.making/new/thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match=r"\.demo\.making is in the way: rename it"):
+    with user_error(r"\.demo\.making is in the way: rename it"):
         make_demo(tmp_path / "demo")
     assert (tmp_path / ".demo.making/new/thesis.txt").exists()
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', pytest.param("[" * 10**5, id="deep")],
+@mark.parametrize(
+    "text", ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', param("[" * 10**5, id="deep")]
 )
 def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, tmp_path, text, drawn_demo):
     folder, folds = shutil.copytree(drawn_demo, tmp_path / "demo"), tmp_path / "folds"
@@ -352,14 +347,14 @@ def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, 
     for marker in (folder / "demo.json", folds / "folds.json"):
         marker.write_text(text)
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty and holds .*remove it, or name another folder with --out"):
+    with user_error("not empty and holds .*remove it, or name another folder with --out"):
         make_demo(folder)
-    with pytest.raises(UserError, match="not empty and does not hold these folds"):
+    with user_error("not empty and does not hold these folds"):
         make_folds(read_lists(tiny_dataset), 2, folds)
     assert (folder / "notes.txt").exists() and (folds / "tiny-fold0").exists()
 
 
-def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, capsys):
+def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, stderr):
     times, acquire = [], FileLock.acquire
 
     def wait(self, timeout=None):
@@ -370,11 +365,11 @@ def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(FileLock, "acquire", wait)
     with one_at_a_time(tmp_path):
-        assert f"another process writes into {tmp_path}: waiting for it" in capsys.readouterr().err
+        assert f"another process writes into {tmp_path}: waiting for it" in stderr()
     assert times == [5, -1]  # then without limit
 
 
-def test_processes_have_two_images_each(command, tiny, monkeypatch):
+def test_processes_have_two_images_each(train, monkeypatch):
     monkeypatch.setattr(trainer.Processes, "start", staticmethod(lambda device: trainer.Processes(0, 2)))
-    with pytest.raises(UserError, match="--batch-size 2 gives each of 2 processes fewer than two images"):
-        command(train_task1, *tiny, "--batch-size", "2", "--out", "run")
+    with user_error("--batch-size 2 gives each of 2 processes fewer than two images"):
+        train("--batch-size 2 --out run")

@@ -3,8 +3,9 @@
 import shlex
 
 import numpy as np
-import pytest
 import torch
+from helpers import user_error, value_error
+from pytest import approx, mark, raises
 from torch import nn
 
 import train_task1
@@ -12,12 +13,11 @@ from channelset import ChannelSetConv2d, build_fill
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import fill_error, qualitative
-from utils import UserError
 
 CORRELATED = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "rule, error",
     [
         ("zero", 1.0),
@@ -28,27 +28,27 @@ CORRELATED = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
     ],
 )  # C/n: the present one is doubled, 1, the absent zero, 1
 def test_pixel_error_by_hand(rule, error):
-    assert pixel_error(build_fill(rule, 2, covariance=CORRELATED), CORRELATED, [0]) == pytest.approx(
+    assert pixel_error(build_fill(rule, 2, covariance=CORRELATED), CORRELATED, [0]) == approx(
         error / 2, abs=1e-5
     )
-    assert pixel_error(build_fill(rule, 2, covariance=CORRELATED), CORRELATED, [0, 1]) == pytest.approx(
+    assert pixel_error(build_fill(rule, 2, covariance=CORRELATED), CORRELATED, [0, 1]) == approx(
         0.1 if rule == "grey" else 0, abs=1e-5
     )
 
 
 def test_a_rule_with_other_kernels_is_refused():
-    with pytest.raises(ValueError, match="3 kernel channels, the image has 2"):
+    with value_error("3 kernel channels, the image has 2"):
         pixel_error(build_fill("luma_chroma", 2), CORRELATED, [0])
 
 
 def test_neighbours_help_where_channels_are_shifted_and_not_where_they_are_noisy():
-    noise = torch.randn(40, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(40, 1, 12, 12)
     shifted = torch.cat([noise, noise.roll(1, 3)], 1)
     train, test = shifted[:20], shifted[20:]
-    assert neighbour_error(train, test, [0], 1) == pytest.approx(0.5, abs=0.05)
+    assert neighbour_error(train, test, [0], 1) == approx(0.5, abs=0.05)
     assert neighbour_error(train, test, [0], 3) < 0.06  # but for the column that the image's edge hides
     assert neighbour_error(train, test, [0, 1], 3) == 0
-    with pytest.raises(ValueError, match="size 2: must be odd"):
+    with value_error("size 2: must be odd"):
         neighbour_error(train, test, [0], 2)
 
 
@@ -57,12 +57,12 @@ def test_stem_statistics_by_hand():
     stem, norm = ChannelSetConv2d(2, 1, 1, embedding=False).eval(), nn.BatchNorm2d(1).eval()
     with torch.no_grad():
         stem.weight.fill_(1)
-    images = torch.randn(600, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(600, 2, 8, 8)
     norm.running_mean.zero_(), norm.running_var.fill_(2.0)
     found = stem_statistics(stem, norm, images, [1], batch=250)
-    assert found["stem_error"] == pytest.approx(0.5, rel=0.03)
-    assert found["variance_ratio"] == pytest.approx(0.5, rel=0.03)
-    assert found["bn_shift"] == pytest.approx(0.5 * (0.5 - 1 + np.log(2)), rel=0.05)
+    assert found["stem_error"] == approx(0.5, rel=0.03)
+    assert found["variance_ratio"] == approx(0.5, rel=0.03)
+    assert found["bn_shift"] == approx(0.5 * (0.5 - 1 + np.log(2)), rel=0.05)
     whole = stem_statistics(stem, norm, images, [0, 1])
     assert whole["stem_error"] == 0 and whole["variance_ratio"] == 1 and whole["bn_shift"] < 1e-3
 
@@ -72,19 +72,19 @@ def test_statistics_of_two_filters_and_another_mean():
     stem, norm = ChannelSetConv2d(2, 2, 1, embedding=False).eval(), nn.BatchNorm2d(2).eval()
     with torch.no_grad():
         stem.weight.copy_(torch.tensor([[1.0, 1.0], [1.0, 3.0]])[..., None, None])
-    images = torch.randn(600, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(600, 2, 8, 8)
     norm.running_mean.fill_(1), norm.running_var.copy_(torch.tensor([2.0, 10.0]))
     found = stem_statistics(stem, norm, images, [1])  # variances 1 of 2 and 9 of 10
-    assert found["stem_error"] == pytest.approx((1 + 1) / (2 + 10), rel=0.03)
-    assert found["variance_ratio"] == pytest.approx((0.5 * 0.9) ** 0.5, rel=0.03)
+    assert found["stem_error"] == approx((1 + 1) / (2 + 10), rel=0.03)
+    assert found["variance_ratio"] == approx((0.5 * 0.9) ** 0.5, rel=0.03)
     shifts = [0.5 * (ratio + 1 / var - 1 - np.log(ratio)) for ratio, var in ((0.5, 2), (0.9, 10))]
-    assert found["bn_shift"] == pytest.approx(np.mean(shifts), rel=0.05)
+    assert found["bn_shift"] == approx(np.mean(shifts), rel=0.05)
 
 
 def test_mean_energy_by_hand():
     grey, colour = np.ones((1, 3, 2, 2)), np.array([1.0, -1.0]).reshape(1, 2, 1, 1)
     assert mean_energy(grey) == 1 and mean_energy(colour) == 0
-    assert mean_energy(np.array([1.0, 0.0]).reshape(1, 2, 1, 1)) == pytest.approx(0.5)
+    assert mean_energy(np.array([1.0, 0.0]).reshape(1, 2, 1, 1)) == approx(0.5)
 
 
 def measure(dataset) -> None:
@@ -93,7 +93,7 @@ def measure(dataset) -> None:
     fill_error.main(shlex.split(options))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, reason",
     [
         (("--channels", "R"), "it fills 1 kernel channels from 1 channels; both must be 3"),
@@ -103,16 +103,16 @@ def measure(dataset) -> None:
     ],
 )
 def test_a_network_that_the_tool_cannot_measure_is_named(ready, tiny, tiny_dataset, options, reason):
-    ready(train_task1, *tiny, "--epochs", "1", *options)
-    with pytest.raises(UserError, match=f"run/model.pt cannot be measured: {reason}.*; leave it out"):
+    ready(train_task1, *tiny, "--epochs 1", *options)
+    with user_error(f"run/model.pt cannot be measured: {reason}.*; leave it out"):
         measure(tiny_dataset)
     if options[-1] in ("conditioned", "dynamic"):
-        with pytest.raises(UserError, match=f"--ours run/model.pt: {reason}; give a network"):
+        with user_error(f"--ours run/model.pt: {reason}; give a network"):
             qualitative.main(["--ours", "run/model.pt", "--out", "found.json"])
 
 
 def test_a_learned_rule_is_measured_as_it_was_trained(ready, tiny, tiny_dataset, read_rows):
-    ready(train_task1, *tiny, "--epochs", "1", "--fill", "learned")
+    ready(train_task1, *tiny, "--epochs 1 --fill learned")
     checkpoint = load_checkpoint("run/model.pt", "task1-model")
     for name, value in checkpoint["state"].items():
         if "fill" in name and value.is_floating_point():
@@ -124,7 +124,7 @@ def test_a_learned_rule_is_measured_as_it_was_trained(ready, tiny, tiny_dataset,
 
 
 def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
-    trained, tiny_dataset, read_rows, capsys
+    trained, tiny_dataset, read_rows, stdout, stderr
 ):
     options = [
         "--data",
@@ -139,7 +139,7 @@ def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
     ]
     fill_error.main([*options, "--size", "8"])
     rows = read_rows("errors.csv")
-    assert len(rows) == 7 * (5 + 3) + 7 and capsys.readouterr().out.endswith("63 rows\n")
+    assert len(rows) == 7 * (5 + 3) + 7 and stdout().endswith("63 rows\n")
     (red,) = [row for row in rows if row["model"] and row["subset"] == "R"]
     assert (
         red["rule"] == "regression"
@@ -150,8 +150,8 @@ def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
         float(next(row for row in rows if row["rule"] == "zero" and row["subset"] == "RGB")["pixel_error"])
         == 0
     )
-    with pytest.raises(UserError, match="model.pt was trained on tiny at 8 px, not on tiny at 7 px"):
+    with user_error("model.pt was trained on tiny at 8 px, not on tiny at 7 px"):
         fill_error.main([*options, "--size", "7"])
-    with pytest.raises(SystemExit):
+    with raises(SystemExit):
         fill_error.main([*options, "--size", "4"])
-    assert "argument --size: 4 is out of range: give a number from 5" in capsys.readouterr().err
+    assert "argument --size: 4 is out of range: give a number from 5" in stderr()

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
+from helpers import user_error
 from PIL import Image
+from pytest import fixture, mark
 
 from data import prepare
 from data.folders import write_lists
 from data.lists import read_lists
-from utils import UserError
 
 
-@pytest.fixture
+@fixture
 def fill(tmp_path):
     """fill("train/cat", 5) makes five pictures in that folder of a new data set; returns the data set."""
 
@@ -27,11 +27,11 @@ def fill(tmp_path):
     return make
 
 
-def test_one_folder_is_split_by_shares_of_each_class(fill, capsys):
+def test_one_folder_is_split_by_shares_of_each_class(fill, stdout):
     fill("cat", 20), fill("dog", 38)  # shares of the dogs are rounded up: 3.8 and 7.6
     (folder := fill("zebra", 3)).joinpath("cat/notes.md").write_text("no image")
     prepare.main(["lists", str(folder), "--val", "0.1", "--test", "0.2", "--seed", "3"])
-    assert "val        7 images; a class has 1 (zebra) to 4 (dog)" in capsys.readouterr().out
+    assert "val        7 images; a class has 1 (zebra) to 4 (dog)" in stdout()
     lists = read_lists(folder)
     counts = {key: np.bincount(split.labels).tolist() for key, split in lists.splits.items()}
     assert counts == {"train": [14, 26, 1], "val": [2, 4, 1], "test": [4, 8, 1]}
@@ -49,7 +49,7 @@ def test_one_folder_is_split_by_shares_of_each_class(fill, capsys):
     assert (folder / "test.txt").read_text() == first
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "outer, names",
     [
         ("", "Train Val TEST"),
@@ -71,11 +71,11 @@ def test_folders_of_splits_are_no_classes(fill, outer, names):
 
 def test_two_folders_of_one_split_are_refused(fill):
     fill("train/cat", 2), fill("val/cat", 2)
-    with pytest.raises(UserError, match="photos holds val and valid, which both mean val"):
+    with user_error("photos holds val and valid, which both mean val"):
         write_lists(fill("valid/cat", 2))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "places, message",
     [
         (
@@ -93,7 +93,7 @@ def test_two_folders_of_one_split_are_refused(fill):
 def test_folders_that_look_like_splits_are_refused(fill, places, message):
     for place in places.split():
         folder = fill(place, 4)
-    with pytest.raises(UserError, match=message):
+    with user_error(message):
         write_lists(folder)
     assert not list(folder.glob("*.txt"))
 
@@ -104,33 +104,33 @@ def test_classes_may_be_called_train(fill):
     assert read_lists(folder).class_names == ["bicycle", "fast", "test tube", "train"]
 
 
-@pytest.mark.parametrize("link", ["cat/again.png", "dog/again.png", "fish"])
+@mark.parametrize("link", ["cat/again.png", "dog/again.png", "fish"])
 def test_a_file_that_two_paths_reach_is_refused(fill, link):
     fill("cat", 9), (folder := fill("dog", 9))
     (folder / link).symlink_to(folder / ("cat/my photo 3.png" if "." in link else "cat"))
-    with pytest.raises(UserError, match="my photo .* are the same file, which would count twice"):
+    with user_error("my photo .* are the same file, which would count twice"):
         write_lists(folder)
     assert not list(folder.glob("*.txt"))
 
 
-def test_hidden_folders_are_no_part_of_a_class(fill, capsys):
+def test_hidden_folders_are_no_part_of_a_class(fill, stderr):
     fill("photos2/cat", 9), fill("photos2/dog/.ipynb_checkpoints", 3), fill("__MACOSX/photos2/cat", 1)
     for number in range(9):
         Image.new("RGB", (4, 4)).save((folder := fill.folder) / f"photos2/dog/{number}.png")
     assert write_lists(folder) == {"train": 14, "val": 2, "test": 2}
-    assert not capsys.readouterr().err
+    assert not stderr()
 
 
-def test_files_in_linked_folders_are_counted_too(fill, capsys):
+def test_files_in_linked_folders_are_counted_too(fill, stderr):
     fill("cat", 9), fill("dog", 9)
     (folder := fill("elsewhere/more", 3)).joinpath("elsewhere").rename(folder.parent / "elsewhere")
     (folder.parent / "elsewhere/more/raw.CR2").write_text("")
     (folder / "cat/more").symlink_to(folder.parent / "elsewhere/more")
     write_lists(folder)
-    assert "warning: 1 file in no list, such as cat/more/raw.CR2 (.cr2 1)" in capsys.readouterr().err
+    assert "warning: 1 file in no list, such as cat/more/raw.CR2 (.cr2 1)" in stderr()
 
 
-def test_files_in_no_list_are_counted_and_links_are_followed(fill, capsys):
+def test_files_in_no_list_are_counted_and_links_are_followed(fill, stderr):
     fill("train/cat", 10), fill("train/dog", 10), fill("test", 2), (folder := fill("elsewhere/more", 3))
     (folder / "elsewhere").rename(folder.parent / "elsewhere")
     (folder / "train/cat/more").symlink_to(folder.parent / "elsewhere/more")
@@ -138,14 +138,11 @@ def test_files_in_no_list_are_counted_and_links_are_followed(fill, capsys):
     for name in ("train/cat/a.HEIC", "train/cat/b.jfif", "notes.txt"):
         (folder / name).write_text("")
     assert write_lists(folder, 0.1, 0.1) == {"train": 20, "val": 2, "test": 2}
-    assert (
-        "warning: 3 files in no list, such as test/my photo 0.png (.png 2, .heic 1)"
-        in capsys.readouterr().err
-    )
+    assert "warning: 3 files in no list, such as test/my photo 0.png (.png 2, .heic 1)" in stderr()
     assert "train/cat/more/my photo 0.png" in read_lists(folder).paths
 
 
-@pytest.mark.parametrize("outer", ["", "images/"])
+@mark.parametrize("outer", ["", "images/"])
 def test_folders_of_splits_are_kept_and_the_missing_one_is_drawn(fill, outer):
     fill(f"{outer}train/cat", 10), fill(f"{outer}train/dog", 10)
     folder = fill(f"{outer}valid/dog", 2)
@@ -162,7 +159,7 @@ def test_a_folder_called_images_is_the_courses_layout(fill):
     assert (folder / "train.txt").read_text().startswith("images/cat/my photo ")
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "images, options, message",
     [
         ({"cat": 2}, {}, "class 'cat' has 2 images, too few for train and val and test"),
@@ -178,7 +175,7 @@ def test_a_folder_called_images_is_the_courses_layout(fill):
 )
 def test_what_does_not_suffice_is_named_and_nothing_is_written(fill, tmp_path, images, options, message):
     (tmp_path / "photos").mkdir() if not images else [fill(place, count) for place, count in images.items()]
-    with pytest.raises(UserError, match=message):
+    with user_error(message):
         write_lists(tmp_path / "photos", **options)
     assert not list((tmp_path / "photos").glob("*.txt"))
 
@@ -186,13 +183,11 @@ def test_what_does_not_suffice_is_named_and_nothing_is_written(fill, tmp_path, i
 def test_lists_that_are_there_are_kept(fill):
     folder = fill("cat", 9)
     (folder / "validation.txt").write_text("mine")
-    with pytest.raises(
-        UserError, match="holds validation.txt already: delete that .*; other lists are missing"
-    ):
+    with user_error("holds validation.txt already: delete that .*; other lists are missing"):
         write_lists(folder)
     for name in ("train.txt", "test.txt"):
         (folder / name).write_text("mine")
-    with pytest.raises(UserError, match="holds train.txt, validation.txt, test.txt already.* as they are"):
+    with user_error("holds train.txt, validation.txt, test.txt already.* as they are"):
         write_lists(folder)
-    with pytest.raises(UserError, match="is not a folder"):
+    with user_error("is not a folder"):
         write_lists(folder / "validation.txt")

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from helpers import command_line, exits, user_error
 from PIL import Image
+from pytest import approx, fixture, mark, raises
 
 import eval_channels
 import experiments
@@ -26,7 +28,6 @@ import train_task2
 import utils
 from config import PRESETS, Task1Config, choose_device
 from data import dataset as dataset_module
-from data.cache import open_cache
 from data.dataset import find_dataset
 from data.folders import write_lists
 from data.lists import read_channels, read_lists
@@ -41,7 +42,7 @@ PARTS = ("data", "engine", "metrics", "models", "report", "storage", "tools")
 # ---------------------------------------------------------------- streams, interfaces
 
 
-@pytest.mark.parametrize("stream", [io.StringIO(), object(), None])
+@mark.parametrize("stream", [io.StringIO(), object(), None])
 def test_a_stream_that_is_no_text_file_is_no_reason_to_stop(stream, monkeypatch):
     monkeypatch.setattr(sys, "stdout", stream)
     done = []
@@ -54,9 +55,8 @@ def test_a_reader_that_has_gone_where_the_output_has_no_file(monkeypatch):
         raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    with pytest.raises(SystemExit) as stop:
+    with exits(1):
         cli(gone)
-    assert stop.value.code == 1
 
 
 def mains() -> list[str]:
@@ -75,28 +75,28 @@ def test_every_script_and_tool_takes_a_list_of_words():
         first = next(iter(inspect.signature(importlib.import_module(name).main).parameters.values()))
         assert (first.name, first.default) == ("argv", None), name
     for script in (train_task1, train_task2):
-        with pytest.raises(SystemExit):
+        with raises(SystemExit):
             script.main(["--no-such-option"])
 
 
-def test_help_names_no_folder_of_this_machine(monkeypatch, capsys):
+def test_help_names_no_folder_of_this_machine(monkeypatch, stdout):
     """A default in the repository is shown in a way that is true wherever the user stands."""
     monkeypatch.setenv("COLUMNS", "1000")  # no path is broken at the end of a line
     names = ("download", "build", "check", "demo", "lists", "folds", "derive", "cache")
     calls = [(name, ["--help"]) for name in mains()] + [("data.prepare", [name, "--help"]) for name in names]
     shown = {}
     for name, words in calls:
-        with pytest.raises(SystemExit) as stop:
+        with exits(0):
             importlib.import_module(name).main(words)
-        shown[name, words[0]] = capsys.readouterr().out
-        assert stop.value.code == 0 and shown[name, words[0]].startswith("usage: ")
+        shown[name, words[0]] = stdout()
+        assert shown[name, words[0]].startswith("usage: ")
         assert str(ROOT) not in shown[name, words[0]] and str(Path.home()) not in shown[name, words[0]], name
     assert "(default: data/cache in the repository)" in shown["data.prepare", "cache"]
     assert "(default: data/cache in the repository)" in shown["train_task1", "--help"]
     assert "(default: results/fill_error.csv in the repository)" in shown["tools.fill_error", "--help"]
 
 
-@pytest.fixture
+@fixture
 def cell(tiny_dataset, tmp_path, tiny):
     """cell(code) runs lines of Python as a notebook does: in a folder that has data/, utils.py and config.py of its
     own, with streams that are no text files; returns the process."""
@@ -128,7 +128,7 @@ def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(cel
     assert done.returncode == 0, done.stderr
 
 
-def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, monkeypatch):
+def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, monkeypatch, cached):
     """They do so in a folder with files of the same names, and with special characters in the repository's path."""
     home = tmp_path / "a:b c"
     (home / "data").mkdir(parents=True)
@@ -143,8 +143,7 @@ def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, mo
     monkeypatch.setattr("data.cache.FEW", 0)
     others = [path for path in sys.path if not (Path(path) / "data").is_dir()]
     monkeypatch.setattr(sys, "path", [str(home), "", *others])
-    cache = open_cache(read_lists(tiny_dataset), 8, tmp_path / "cache", workers=2, progress=False)
-    assert len(cache.split("train").labels) == 12
+    assert len(cached(tiny_dataset, workers=2).split("train").labels) == 12
 
 
 def test_figures_are_drawn_whatever_backend_a_notebook_asks_for():
@@ -173,34 +172,38 @@ def test_figures_are_drawn_whatever_backend_a_notebook_asks_for():
 # ---------------------------------------------------------------- threads, locks
 
 
-def test_a_training_in_a_thread(command, tiny):
+def failures_in_a_thread(work):
     failed = []
 
-    def train():
+    def run():
         try:
-            command(train_task1, *tiny, "--epochs", 1, "--out", "run")
+            work()
         except BaseException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=train)
+    thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert not failed and Path("run/model.pt").exists()
+    return failed
 
 
-@pytest.mark.parametrize("place", ["_stop_signals", "progress_bar"])
-def test_an_error_at_the_start_gives_the_folder_back(command, tiny, monkeypatch, place):
+def test_a_training_in_a_thread(train):
+    assert not failures_in_a_thread(lambda: train("--epochs 1 --out run")) and Path("run/model.pt").exists()
+
+
+@mark.parametrize("place", ["_stop_signals", "progress_bar"])
+def test_an_error_at_the_start_gives_the_folder_back(train, monkeypatch, place):
     def broken(*_, **__):
         raise ArithmeticError("not this time")
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, place, broken)
-        with pytest.raises(ArithmeticError) as kept:  # its traceback holds the trainer, as a notebook does
-            command(train_task1, *tiny, "--epochs", 1, "--out", "run")
-    command(train_task1, *tiny, "--epochs", 1, "--out", "run")
-    with pytest.raises(UserError, match="already holds a run") as refused:
-        command(train_task1, *tiny, "--epochs", 1, "--out", "run")
-    command(train_task1, *tiny, "--epochs", 1, "--out", "run", "--resume")
+        with raises(ArithmeticError) as kept:  # its traceback holds the trainer, as a notebook does
+            train("--epochs 1 --out run")
+    train("--epochs 1 --out run")
+    with user_error("already holds a run") as refused:
+        train("--epochs 1 --out run")
+    train("--epochs 1 --out run --resume")
     assert kept and refused
 
 
@@ -209,14 +212,14 @@ def test_a_holder_that_cannot_be_written_gives_the_folder_back(tmp_path, monkeyp
         patch.setattr(
             Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
         )
-        with pytest.raises(UserError, match="free some disk space") as kept:
+        with user_error("free some disk space") as kept:
             hold(tmp_path / "run")
     hold(tmp_path / "run").release()
     assert kept
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_said_and_used(command, tiny, tmp_path, monkeypatch, capsys, number):
+@mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_and_used(train, tmp_path, monkeypatch, stderr, number):
     import fcntl
 
     def none(*_):
@@ -226,33 +229,33 @@ def test_a_file_system_without_locks_is_said_and_used(command, tiny, tmp_path, m
     hold(tmp_path / "run").release()
     with one_at_a_time(tmp_path / "results"):
         pass
-    shown = capsys.readouterr().err
+    shown = stderr()
     assert (
         shown.count("has no locks: make sure that only one process works there\n") == 2
         and "disk" not in shown
     )
     if number == errno.ENOLCK:
-        command(train_task1, *tiny, "--epochs", 1, "--out", "run")
+        train("--epochs 1 --out run")
         assert Path("run/model.pt").exists()
 
 
 def test_a_note_of_the_holder_that_cannot_be_read(tmp_path, monkeypatch):
     lock = hold(tmp_path / "run")
     (tmp_path / "run/.holder").write_bytes(b"process 7 on \xff\x1b[2J")
-    with pytest.raises(BusyError, match=r"in use by process 7 on \ufffd\\x1b\[2J: wait"):
+    with raises(BusyError, match=r"in use by process 7 on \ufffd\\x1b\[2J: wait"):
         hold(tmp_path / "run")
 
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "read_text", refuse)  # of another user
-    with pytest.raises(BusyError, match="in use by another process: wait"):
+    with raises(BusyError, match="in use by another process: wait"):
         hold(tmp_path / "run")
     assert utils.environment(torch.device("cpu"))["hardware"]  # /proc/cpuinfo cannot be read either
     lock.release()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "files, cores",
     [
         ({"cpu.max": "150000 100000"}, 1.5),
@@ -269,26 +272,16 @@ def test_the_limit_of_a_container(tmp_path, files, cores):
     assert utils._container_cores(tmp_path) == cores
 
 
-def test_a_home_folder_of_nobody(tmp_path):
+def test_a_home_folder_of_nobody():
     for call in (find_dataset, read_lists, read_channels, write_lists):
-        with pytest.raises(UserError, match="~nobody-here"):
+        with user_error("~nobody-here"):
             call("~nobody-here/data")
 
 
 def test_a_queue_in_a_thread(tiny_dataset, monkeypatch):
-    failed = []
     monkeypatch.setattr(experiments, "run_jobs", lambda jobs, *_: ([], []))
-
-    def queue():
-        try:
-            experiments.main(["task1", "--only", "sliced", "--no-eval", "--data", str(tiny_dataset)])
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=queue)
-    thread.start()
-    thread.join()
-    assert failed == []
+    words = command_line("task1", "--only sliced --no-eval --data", tiny_dataset)
+    assert not failures_in_a_thread(lambda: experiments.main(words))
 
 
 # ---------------------------------------------------------------- devices, builds
@@ -298,26 +291,26 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("cuda:1") == "cuda:1" and choose_device("auto") == "cuda:0"
-    with pytest.raises(UserError, match="--device cuda:2: there is no such GPU, only cuda:0 to cuda:1"):
+    with user_error("--device cuda:2: there is no such GPU, only cuda:0 to cuda:1"):
         Task1Config(device="cuda:2").resolve()
     monkeypatch.setenv("LOCAL_RANK", "3")
-    with pytest.raises(UserError, match="cuda:3.*torchrun started more processes than there are GPUs"):
+    with user_error("cuda:3.*torchrun started more processes than there are GPUs"):
         choose_device("auto")
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "words, message",
     [
-        (["--out", "run"], "run already holds a run: add --resume"),
-        (["--out", "busy"], "busy is in use by process"),
-        (["--out", "file/run"], "cannot write to file/run.*check that path"),
-        (["--init-from", "no.pt"], "--init-from no.pt: no such file"),
-        (["--teacher", "no.pt"], "--teacher no.pt: no such file"),
-        (["--teacher", "file"], "file is not a readable checkpoint"),
-        (["--init-from", "file"], "file is not a readable checkpoint"),
-        (["--batch-size", "13"], "--batch-size 13 is larger than the 12 training images: use 12 or less"),
-        (["--fraction", "0.1"], "--batch-size 4 is larger than the 3 training images"),
-        (["--distill-ramp", "1"], "--distill-ramp has no effect without a --teacher"),
+        ("--out run", "run already holds a run: add --resume"),
+        ("--out busy", "busy is in use by process"),
+        ("--out file/run", "cannot write to file/run.*check that path"),
+        ("--init-from no.pt", "--init-from no.pt: no such file"),
+        ("--teacher no.pt", "--teacher no.pt: no such file"),
+        ("--teacher file", "file is not a readable checkpoint"),
+        ("--init-from file", "file is not a readable checkpoint"),
+        ("--batch-size 13", "--batch-size 13 is larger than the 12 training images: use 12 or less"),
+        ("--fraction 0.1", "--batch-size 4 is larger than the 3 training images"),
+        ("--distill-ramp 1", "--distill-ramp has no effect without a --teacher"),
     ],
 )
 def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, monkeypatch, words, message):
@@ -330,37 +323,30 @@ def test_what_can_be_known_is_said_before_the_images_are_decoded(command, tiny, 
     lock = hold(Path("busy"))
     monkeypatch.setattr(dataset_module, "open_cache", decode)
     for script in (train_task1, train_task2):
-        with pytest.raises(UserError, match=message):
-            command(script, *tiny, *words)
+        with user_error(message):
+            command(script, *tiny, words)
     lock.release()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "words, message",
     [
-        (["--set-shares", "Q:0.5"], "'Q': no channel 'Q'"),
-        (["--set-shares", "RG:2"], "--set-shares 'RG:2': each share"),
-        (
-            ["--kernel", "wavelength", "--channels", "RG"],
-            "--kernel wavelength: the wavelengths of R, G are not known",
-        ),
+        ("--set-shares Q:0.5", "'Q': no channel 'Q'"),
+        ("--set-shares RG:2", "--set-shares 'RG:2': each share"),
+        ("--kernel wavelength --channels RG", "--kernel wavelength: the wavelengths of R, G are not known"),
     ],
 )
-def test_what_the_channels_tell_is_said_before_the_images_are_decoded(
-    command, tiny, monkeypatch, words, message
-):
+def test_what_the_channels_tell_is_said_before_the_images_are_decoded(train, monkeypatch, words, message):
     monkeypatch.setattr(train_task1, "start", lambda *_: pytest.fail("decoded first"))
-    with pytest.raises(UserError, match=message):
-        command(train_task1, *tiny, *words)
+    with user_error(message):
+        train(words)
 
 
-def test_three_bands_have_no_wavelengths_of_red_green_and_blue(command, tiny, tiny_dataset, monkeypatch):
+def test_three_bands_have_no_wavelengths_of_red_green_and_blue(train, tiny_dataset, monkeypatch):
     monkeypatch.setattr(train_task1, "start", lambda *_: pytest.fail("decoded first"))
     (tiny_dataset / "bands.txt").write_text("VV\nVH\nDEM\n")
-    with pytest.raises(
-        UserError, match="wavelengths of VV, VH, DEM are not known: write them into bands.txt"
-    ):
-        command(train_task1, *tiny, "--kernel", "wavelength")
+    with user_error("wavelengths of VV, VH, DEM are not known: write them into bands.txt"):
+        train("--kernel wavelength")
 
 
 def test_a_place_that_cannot_be_written_is_named_before_the_work(trained, command, tmp_path, monkeypatch):
@@ -369,12 +355,12 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(trained, comman
 
     Path("file").touch()
     monkeypatch.setattr("engine.evaluation.open_data", work)
-    with pytest.raises(UserError, match="cannot write to file/results"):
-        command(eval_channels, trained, "--results", "file/results")
+    with user_error("cannot write to file/results"):
+        command(eval_channels, trained, "--results file/results")
     monkeypatch.setattr(predict, "Predictor", work)
     Image.new("RGB", (8, 8)).save("a.png")
     for option in ("--csv", "--picture"):
-        with pytest.raises(UserError, match="cannot write to file"):
+        with user_error("cannot write to file"):
             predict.main([str(trained), "a.png", "--device", "cpu", option, "file/answers"])
     check_writable(tmp_path / "new/folder")
     assert not (tmp_path / "new").exists()
@@ -382,15 +368,13 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(trained, comman
 
 def test_a_compiler_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(
-        UserError, match="--compile: there is no C.. compiler 'no-such-compiler' here; install it"
-    ):
+    with user_error("--compile: there is no C.. compiler 'no-such-compiler' here; install it"):
         Task1Config(device="cpu", compile=True).resolve()
     monkeypatch.setenv("CXX", sys.executable)  # any program that is there
     Task1Config(device="cpu", compile=True).resolve()
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="--compile"):
+    with user_error("--compile"):
         Task1Config(device="cpu", compile=True).resolve()
 
 
@@ -403,12 +387,12 @@ def test_a_gpu_takes_the_preset_that_results_stand_behind(monkeypatch):
 
 
 def test_an_apple_gpu_trains_in_float32(monkeypatch):
-    with pytest.raises(UserError, match="--device mps: there is no Apple GPU"):
+    with user_error("--device mps: there is no Apple GPU"):
         choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     config = Task1Config(device="mps").resolve()
     assert (config.device, config.preset, config.amp) == ("mps", "64px-full", False)
-    with pytest.raises(UserError, match="expected auto, cpu, cuda, cuda:N or mps"):
+    with user_error("expected auto, cpu, cuda, cuda:N or mps"):
         choose_device("tpu")
 
 
@@ -421,7 +405,7 @@ def test_a_pytorch_without_its_distributed_part(tiny_dataset, tmp_path, monkeypa
 # ---------------------------------------------------------------- memory, disks
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
@@ -435,28 +419,28 @@ def test_a_pytorch_without_its_distributed_part(tiny_dataset, tmp_path, monkeypa
         OSError(errno.ENOMEM, "Cannot allocate memory"),
     ],
 )
-def test_every_form_of_short_memory_is_one_line(error, monkeypatch, capsys):
+def test_every_form_of_short_memory_is_one_line(error, stderr):
     def main():
         predict.make_parser().parse_args(["model.pt", "photo.jpg"])
         raise error
 
-    with pytest.raises(SystemExit) as stop:
+    with exits(2):
         cli(main)
-    shown = capsys.readouterr().err
-    assert stop.value.code == 2 and shown.count("\n") == 1 and "out of memory" in shown
+    shown = stderr()
+    assert shown.count("\n") == 1 and "out of memory" in shown
     assert "--batch-size" not in shown and "--resume" not in shown  # predict.py has no such options
 
 
-def test_the_advice_names_options_that_there_are(capsys):
+def test_the_advice_names_options_that_there_are(stderr):
     def main():
         with contextlib.suppress(SystemExit):
             train_task1.main(["--epochs", "none"])
         raise MemoryError
 
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
+    stderr()
+    with raises(SystemExit):
         cli(main)
-    shown = capsys.readouterr().err.splitlines()[-1]
+    shown = stderr().splitlines()[-1]
     assert (
         "a smaller --batch-size or --width or --image-size. The saved files are complete: --resume continues from them"
         in shown
@@ -467,7 +451,7 @@ def test_another_error_keeps_its_traceback():
     def main():
         raise RuntimeError("shapes do not match")
 
-    with pytest.raises(RuntimeError, match="shapes"):
+    with raises(RuntimeError, match="shapes"):
         cli(main)
 
 
@@ -486,7 +470,7 @@ def test_an_evaluation_takes_fewer_images_where_memory_is_short(tiny_dataset, tm
     assert answers.predictions.tolist() == [0] * 6 and sizes == [6, 3, 3]
 
 
-def test_a_save_that_fails_on_the_way_is_a_warning(command, tiny, monkeypatch, capsys):
+def test_a_save_that_fails_on_the_way_is_a_warning(train, monkeypatch, stderr):
     monkeypatch.setattr(trainer, "SAVE_EVERY", 0)
     save, failures = trainer.save_checkpoint, []
 
@@ -498,9 +482,9 @@ def test_a_save_that_fails_on_the_way_is_a_warning(command, tiny, monkeypatch, c
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "save_checkpoint", full)
-        command(train_task1, *tiny, "--epochs", 2, "--out", "run")
+        train("--epochs 2 --out run")
     assert failures == [2, 3] and Path("run/model.pt").exists()
-    shown = capsys.readouterr().err
+    shown = stderr()
     assert (
         shown.count("warning: cannot write run/last.pt: No space left on device. The training goes on") == 2
     )
@@ -510,24 +494,24 @@ def test_a_save_that_fails_on_the_way_is_a_warning(command, tiny, monkeypatch, c
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "save_checkpoint", always)
-        with pytest.raises(UserError, match="No space left"):  # at the end nothing may be lost
-            command(train_task1, *tiny, "--epochs", 1, "--out", "full")
+        with user_error("No space left"):  # at the end nothing may be lost
+            train("--epochs 1 --out full")
 
 
-def test_a_log_that_cannot_be_written_is_a_warning(command, tiny, monkeypatch, capsys):
+def test_a_log_that_cannot_be_written_is_a_warning(train, monkeypatch, stderr):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "append_jsonl", full)
-        command(train_task1, *tiny, "--epochs", 2, "--out", "run")
-    assert "warning: cannot write to run/metrics.jsonl" in capsys.readouterr().err
+        train("--epochs 2 --out run")
+    assert "warning: cannot write to run/metrics.jsonl" in stderr()
     assert Path("run/model.pt").exists()
-    command(train_task1, *tiny, "--epochs", 2, "--out", "run", "--resume")
+    train("--epochs 2 --out run --resume")
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "number, words",
     [
         (errno.ENOSPC, "free some disk space"),
@@ -545,7 +529,7 @@ def test_each_error_of_a_disk_has_its_remedy(tmp_path, monkeypatch, number, word
     assert words in remedy(number)
     (tmp_path / "file").write_text("old")
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(UserError, match=f"cannot write .*{words}.*unchanged"):
+    with user_error(f"cannot write .*{words}.*unchanged"):
         write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
 
@@ -553,10 +537,10 @@ def test_each_error_of_a_disk_has_its_remedy(tmp_path, monkeypatch, number, word
 # ---------------------------------------------------------------- what a user sees
 
 
-def test_a_training_says_what_it_does_and_when_it_will_end(command, tiny, capsys, monkeypatch):
+def test_a_training_says_what_it_does_and_when_it_will_end(train, stderr, monkeypatch):
     monkeypatch.setattr(trainer.Estimate, "FIRST", 6)
-    command(train_task1, *tiny, "--out", "run", "--threads", 1)
-    shown = capsys.readouterr().err
+    train("--out run --threads 1")
+    shown = stderr()
     (line,) = [line for line in shown.splitlines() if "million parameters" in line]
     assert line == (
         "channelset: resnet10 of width 0.1, 0.05 million parameters; 3 classes, 8 px; 3 epochs of 3 steps; preset "
@@ -581,7 +565,7 @@ def test_a_long_training_on_a_processor_names_a_short_one(monkeypatch):
         assert "; GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command" in estimate.line(1800)
         assert "GLIBC" not in estimate.line(300)
     half, quarter = PRESETS["64px-half"], PRESETS["48px-quarter"]
-    assert trainer.work(half) / trainer.work(quarter) == pytest.approx(2 * 4 * (64 / 48) ** 2)
+    assert trainer.work(half) / trainer.work(quarter) == approx(2 * 4 * (64 / 48) ** 2)
     assert [duration(s) for s in (40, 1500, 18600, 190000)] == ["40 s", "25 min", "5 h 10 min", "2 d 4 h"]
 
 
@@ -614,13 +598,11 @@ def test_a_terminal_gets_a_bar():
 
 def test_tensorboard_is_asked_for_before_anything_is_decoded(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match="--tensorboard: the package is not installed; run `pip install tensorboard`"
-    ):
+    with user_error("--tensorboard: the package is not installed; run `pip install tensorboard`"):
         Task1Config(device="cpu", tensorboard=True).resolve()
 
 
-def test_what_tensorboard_is_given(monkeypatch, command, tiny, capsys):
+def test_what_tensorboard_is_given(monkeypatch, train, stderr):
     class Writer:
         def __init__(self, folder):
             seen["folder"] = folder
@@ -641,7 +623,7 @@ def test_what_tensorboard_is_given(monkeypatch, command, tiny, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", type(sys)("torch.utils.tensorboard"))
     sys.modules["torch.utils.tensorboard"].SummaryWriter = Writer
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    command(train_task1, *tiny, "--out", "run", "--tensorboard")
+    train("--out run --tensorboard")
     log = read_jsonl("run/metrics.jsonl")
     assert seen["folder"] == "run/tensorboard" and seen["loss"] == [
         (line["epoch"], line["loss"]) for line in log
@@ -652,8 +634,8 @@ def test_what_tensorboard_is_given(monkeypatch, command, tiny, capsys):
     assert image.shape[0] == 3 and image.min() >= 0 and image.max() <= 1
     assert seen["closed"]
     seen.clear()
-    with pytest.raises(UserError, match="the run.* was started with|it was started with"):
-        command(train_task1, *tiny, "--out", "run", "--tensorboard", "--resume", "--lr", "0.02")
+    with user_error("the run.* was started with|it was started with"):
+        train("--out run --tensorboard --resume --lr 0.02")
     assert seen == {}  # nothing is written into the folder of a run that is refused
 
     def full(*_):
@@ -661,15 +643,15 @@ def test_what_tensorboard_is_given(monkeypatch, command, tiny, capsys):
 
     monkeypatch.setattr(Writer, "add_scalar", full)
     monkeypatch.setattr(Writer, "close", full)
-    command(train_task1, *tiny, "--out", "full", "--tensorboard")
-    assert "warning: cannot write to full/tensorboard: [Errno 28]" in capsys.readouterr().err
+    train("--out full --tensorboard")
+    assert "warning: cannot write to full/tensorboard: [Errno 28]" in stderr()
     assert Path("full/model.pt").exists()
 
 
 # ---------------------------------------------------------------- make
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not there")
+@mark.skipif(shutil.which("make") is None, reason="make is not there")
 def test_make_knows_its_pythons_and_trusts_no_half_made_environment(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "requirements.lock").write_text("")

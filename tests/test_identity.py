@@ -1,6 +1,5 @@
 """Pictures are a part of a data set's identity: in caches, at resume, at evaluation, for teachers and folds."""
 
-import json
 import multiprocessing
 import os
 import shutil
@@ -9,19 +8,18 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
+from helpers import read_json, user_error
 from PIL import Image
+from pytest import fixture, mark
 
 import eval_channels
-import train_task1
 from data import cache as cache_module
 from data import identity
-from data.cache import PICTURES, PixelCache, open_cache
+from data.cache import PICTURES, PixelCache
 from data.dataset import find_dataset
 from data.folds import make_folds
 from data.lists import read_lists
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from utils import UserError
 
 
 def draw(folder: Path, seed: int) -> Path:
@@ -48,17 +46,13 @@ def twin(folder: Path, place: Path, seed: int) -> Path:
     return draw(Path(shutil.copytree(folder, place / folder.name)), seed)
 
 
-def opened(source, place: Path, **options) -> PixelCache:
-    return open_cache(read_lists(source), 8, place, progress=False, **options)
-
-
-@pytest.fixture
+@fixture
 def no_build(monkeypatch):
     """no_build() makes every later build of a cache fail."""
     return lambda: monkeypatch.setattr(cache_module, "_build", None)
 
 
-@pytest.fixture
+@fixture
 def reads(monkeypatch):
     """Paths of the pictures that were read since."""
     paths, read = [], identity.ImageReader.sums
@@ -68,32 +62,29 @@ def reads(monkeypatch):
     return paths
 
 
-def test_two_sets_with_equal_lists_have_two_caches(tiny_dataset, tmp_path, no_build, capsys):
+def test_two_sets_with_equal_lists_have_two_caches(tiny_dataset, tmp_path, no_build, stderr, cached):
     one, two = draw(tiny_dataset, 1), twin(tiny_dataset, tmp_path / "x", 2)
-    first, second = opened(one, tmp_path / "cache"), opened(two, tmp_path / "cache")
+    first, second = cached(one), cached(two)
     assert first.digest == second.digest and first.images_digest != second.images_digest
     assert second.folder.name == first.folder.name + "-2"
     assert not np.array_equal(first.split("train").images, second.split("train").images)
     no_build()
-    assert [opened(source, tmp_path / "cache").folder for source in (one, two)] == [
-        first.folder,
-        second.folder,
-    ]
-    assert "building it again" not in capsys.readouterr().err
+    assert [cached(source).folder for source in (one, two)] == [first.folder, second.folder]
+    assert "building it again" not in stderr()
 
 
-def test_a_changed_picture_makes_another_data_set(tiny_dataset, tmp_path, capsys):
+def test_a_changed_picture_makes_another_data_set(tiny_dataset, tmp_path, stderr, cached):
     path = tiny_dataset / "images/n00000001/n00000001_6.JPEG"
     draw(tiny_dataset, 1)
-    before = opened(tiny_dataset, tmp_path / "cache")
+    before = cached(tiny_dataset)
     status, data = path.stat(), bytearray(path.read_bytes())
     data[54 + 32 * 4 + 3 * 5] ^= 255  # row 4, column 5
     wait_for_the_clock(tmp_path)
     path.write_bytes(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # neither size nor time of writing tell
-    after = opened(tiny_dataset, tmp_path / "cache")
+    after = cached(tiny_dataset)
     assert after.folder == before.folder and after.images_digest != before.images_digest
-    assert "1 picture changed, such as images/n00000001/n00000001_6.JPEG" in capsys.readouterr().err
+    assert "1 picture changed, such as images/n00000001/n00000001_6.JPEG" in stderr()
     changed = [
         not np.array_equal(*images) for images in zip(before.split("test").images, after.split("test").images)
     ]
@@ -101,102 +92,94 @@ def test_a_changed_picture_makes_another_data_set(tiny_dataset, tmp_path, capsys
 
 
 def test_a_folder_that_is_moved_touched_copied_or_zipped_is_the_same(
-    tiny_dataset, tmp_path, zipped, no_build, reads
+    tiny_dataset, tmp_path, zipped, no_build, reads, cached
 ):
-    first = opened(tiny_dataset, tmp_path / "cache")
+    first = cached(tiny_dataset)
     no_build()
     moved = tmp_path / "moved" / "tiny"
     moved.parent.mkdir()
     tiny_dataset.rename(moved)
-    assert opened(moved, tmp_path / "cache").folder == first.folder and not reads
+    assert cached(moved).folder == first.folder and not reads
     copied = Path(shutil.copytree(moved, tmp_path / "copied" / "tiny", copy_function=shutil.copyfile))
     (copied / "images/n00000000/n00000000_0.JPEG").touch()
     for _ in range(2):
-        assert opened(copied, tmp_path / "cache").images_digest == first.images_digest
+        assert cached(copied).images_digest == first.images_digest
         assert len(reads) == 24  # once, and then their times are known
-    assert (
-        opened(tiny_dataset.parent / "moved" / "tiny", tmp_path / "cache").folder == first.folder
-        and len(reads) == 24
-    )
+    assert cached(tiny_dataset.parent / "moved" / "tiny").folder == first.folder and len(reads) == 24
     archive = zipped(copied, tmp_path / "tiny.zip")
-    assert opened(archive, tmp_path / "cache").folder == first.folder and len(reads) == 24
+    assert cached(archive).folder == first.folder and len(reads) == 24
     repacked = tmp_path / "again" / "tiny.zip"
     repacked.parent.mkdir()
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(repacked, "w", zipfile.ZIP_STORED) as new:
         for name in reversed(old.namelist()):
             new.writestr(name, old.read(name))
-    assert opened(repacked, tmp_path / "cache").folder == first.folder and len(reads) == 24
+    assert cached(repacked).folder == first.folder and len(reads) == 24
 
 
-def test_other_pictures_in_a_zip_are_seen_without_reading_one(tiny_dataset, tmp_path, zipped, reads):
+def test_other_pictures_in_a_zip_are_seen_without_reading_one(tiny_dataset, tmp_path, zipped, reads, cached):
     archive = zipped(draw(tiny_dataset, 1), tmp_path / "tiny.zip")
-    first = opened(archive, tmp_path / "cache")
+    first = cached(archive)
     zipped(draw(tiny_dataset, 2), archive)
-    second = opened(archive, tmp_path / "cache")
+    second = cached(archive)
     assert first.images_digest != second.images_digest and not reads
 
 
-def test_the_digest_does_not_depend_on_the_size_of_the_cache(tiny_dataset, tmp_path):
-    digests = {
-        open_cache(read_lists(tiny_dataset), size, tmp_path, progress=False).images_digest
-        for size in (6, 8, 12)
-    }
-    assert len(digests) == 1
+def test_the_digest_does_not_depend_on_the_size_of_the_cache(tiny_dataset, cached):
+    assert len({cached(tiny_dataset, size=size).images_digest for size in (6, 8, 12)}) == 1
 
 
 # ---------------------------------------------------------------- checkpoints and records
 
 
 def test_resume_refuses_other_pictures_and_says_lists_only_of_an_old_run(
-    command, tiny, tiny_dataset, interrupt_at, monkeypatch, capsys
+    train, tiny_dataset, interrupted, stderr
 ):
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        interrupt_at(patch, 2)
-        command(train_task1, *tiny, "--out", "run")
+    with interrupted(2):
+        train("--out run")
     draw(tiny_dataset, 3)
     shutil.rmtree("cache")
-    with pytest.raises(UserError, match="cannot resume run.*the lists are the same, but its pictures"):
-        command(train_task1, *tiny, "--out", "run", "--resume")
+    with user_error("cannot resume run.*the lists are the same, but its pictures"):
+        train("--out run --resume")
     state = load_checkpoint("run/last.pt", "training-state")
     del state["images_digest"]
     save_checkpoint("run/last.pt", state)
-    capsys.readouterr()
-    command(train_task1, *tiny, "--out", "run", "--resume")
-    assert "run/last.pt is from an earlier version: lists only" in capsys.readouterr().err
+    stderr()
+    train("--out run --resume")
+    assert "run/last.pt is from an earlier version: lists only" in stderr()
     # a part of it was learned from pictures that nobody knows
     assert load_checkpoint("run/model.pt", "task1-model")["dataset"]["images_digest"] == "lists only"
 
 
-def test_evaluation_and_teacher_refuse_other_pictures(trained, command, tiny, tiny_dataset, capsys):
-    options = ("--results", "results", "--repeats", "0", "--device", "cpu")
-    command(eval_channels, trained, *options)
+def test_evaluation_and_teacher_refuse_other_pictures(trained, train, command, tiny_dataset, stderr):
+    options = "--results results --repeats 0 --device cpu"
+    command(eval_channels, trained, options)
     checkpoint = load_checkpoint(trained, "task1-model")
     (path,) = Path("results/task1/runs").iterdir()
-    record, dataset = json.loads(path.read_text()), checkpoint["dataset"]
+    record, dataset = read_json(path), checkpoint["dataset"]
     assert (record["dataset_digest"], record["images_digest"]) == (
         dataset["digest"],
         dataset["images_digest"],
     )
     draw(tiny_dataset, 3)
-    with pytest.raises(UserError, match="was trained on 'tiny', not on --data.*its pictures"):
-        command(eval_channels, trained, *options)
-    with pytest.raises(UserError, match="--teacher .*its pictures"):
-        command(train_task1, *tiny, "--teacher", str(trained), "--out", "student")
+    with user_error("was trained on 'tiny', not on --data.*its pictures"):
+        command(eval_channels, trained, options)
+    with user_error("--teacher .*its pictures"):
+        train("--teacher", str(trained), "--out student")
     del dataset["images_digest"]
     save_checkpoint("old.pt", checkpoint)
-    capsys.readouterr()
-    command(eval_channels, "old.pt", *options)
-    assert "old.pt is from an earlier version: lists only" in capsys.readouterr().err
-    assert json.loads(path.read_text())["images_digest"] == "lists only"
+    stderr()
+    command(eval_channels, "old.pt", options)
+    assert "old.pt is from an earlier version: lists only" in stderr()
+    assert read_json(path)["images_digest"] == "lists only"
 
 
-def test_results_are_not_replaced_by_those_of_a_namesake(trained, command, tiny, tiny_dataset):
-    options = ("--results", "results", "--repeats", "0", "--device", "cpu")
-    command(eval_channels, trained, *options)
+def test_results_are_not_replaced_by_those_of_a_namesake(trained, train, command, tiny_dataset):
+    options = "--results results --repeats 0 --device cpu"
+    command(eval_channels, trained, options)
     draw(tiny_dataset, 3)
-    command(train_task1, *tiny, "--out", "other")
-    with pytest.raises(UserError, match="on other data that are also called 'tiny'"):
-        command(eval_channels, "other/model.pt", *options)
+    train("--out other")
+    with user_error("on other data that are also called 'tiny'"):
+        command(eval_channels, "other/model.pt", options)
 
 
 def test_folds_are_of_these_pictures(tiny_dataset, tmp_path):
@@ -204,10 +187,10 @@ def test_folds_are_of_these_pictures(tiny_dataset, tmp_path):
     assert make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds") == made
     shutil.copytree(tiny_dataset, tmp_path / "renamed")
     # the folders of the folds have the old name
-    with pytest.raises(UserError, match="or holds them under another name"):
+    with user_error("or holds them under another name"):
         make_folds(read_lists(tmp_path / "renamed"), 2, tmp_path / "folds")
     draw(tiny_dataset, 3)
-    with pytest.raises(UserError, match="does not hold these folds of these pictures"):
+    with user_error("does not hold these folds of these pictures"):
         make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds")
 
 
@@ -218,11 +201,11 @@ def test_auto_does_not_choose_between_two_sets_of_one_list(tiny_dataset, tmp_pat
     shutil.copytree(tiny_dataset, data / "unpacked")
     assert find_dataset("auto", data) == data / "unpacked"
     (data / "unpacked/images/n00000001/n00000001_1.JPEG").write_bytes(b"another picture")
-    with pytest.raises(UserError, match="several data sets in .*: unpacked, a.zip; choose one"):
+    with user_error("several data sets in .*: unpacked, a.zip; choose one"):
         find_dataset("auto", data)
 
 
-@pytest.mark.parametrize("differ", ["pixels", "labels"])
+@mark.parametrize("differ", ["pixels", "labels"])
 def test_auto_sees_arrays_of_one_size_and_the_other_lists(tmp_path, differ):
     for name in "ab":
         folder, random = tmp_path / "data" / name, np.random.default_rng(name == "b" and differ == "pixels")
@@ -233,22 +216,22 @@ def test_auto_sees_arrays_of_one_size_and_the_other_lists(tmp_path, differ):
             labels = (1, 0) if (name, split, differ) == ("b", "test", "labels") else (0, 1)
             lines = (f"{split}{number}.npy {label}\n" for number, label in enumerate(labels))
             (folder / f"{split}.txt").write_text("".join(lines))
-    with pytest.raises(UserError, match="several data sets in .*: a, b; choose one"):
+    with user_error("several data sets in .*: a, b; choose one"):
         find_dataset("auto", tmp_path / "data")
 
 
 # ---------------------------------------------------------------- several processes
 
 
-def test_a_damaged_cache_is_built_again_once_by_four_at_once(tiny_dataset, tmp_path, monkeypatch):
-    folder = opened(tiny_dataset, tmp_path / "cache").folder
+def test_a_damaged_cache_is_built_again_once_by_four_at_once(tiny_dataset, tmp_path, monkeypatch, cached):
+    folder = cached(tiny_dataset).folder
     (folder / "train.raw").write_bytes(b"damaged")
     build = cache_module._build
     monkeypatch.setattr(cache_module, "_build", lambda *args: print("built", build(*args)))
 
     def work(out: Path, errors: Path):
         sys.stdout, sys.stderr = out.open("w"), errors.open("w")
-        print(len(opened(tiny_dataset, tmp_path / "cache").split("train").paths))
+        print(len(cached(tiny_dataset).split("train").paths))
 
     files = [(tmp_path / f"{number}.out", tmp_path / f"{number}.err") for number in range(4)]
     fork = multiprocessing.get_context("fork")  # all have their modules and begin at once
@@ -263,38 +246,35 @@ def test_a_damaged_cache_is_built_again_once_by_four_at_once(tiny_dataset, tmp_p
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
 
 
-def test_a_cache_that_cannot_be_read_is_not_deleted(tiny_dataset, tmp_path, monkeypatch):
-    folder = opened(tiny_dataset, tmp_path / "cache").folder
+def test_a_cache_that_cannot_be_read_is_not_deleted(tiny_dataset, monkeypatch, cached):
+    folder = cached(tiny_dataset).folder
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(UserError, match="cannot read the cache.*Permission denied"),
-    ):
+    with monkeypatch.context() as patch, user_error("cannot read the cache.*Permission denied"):
         patch.setattr(cache_module, "checksum", refuse)
-        opened(tiny_dataset, tmp_path / "cache")
+        cached(tiny_dataset)
     assert PixelCache(folder).size == 8
 
 
-def test_a_cache_with_statistics_that_are_not_finite_is_built_again(tiny_dataset, tmp_path):
-    folder = opened(tiny_dataset, tmp_path / "cache").folder
-    meta = json.loads((folder / "meta.json").read_text())
+def test_a_cache_with_statistics_that_are_not_finite_is_built_again(tiny_dataset, cached):
+    folder = cached(tiny_dataset).folder
+    meta = read_json(folder / "meta.json")
     cache_module._write_meta(folder, {**meta, "mean": [1e300, 0, 0]})
-    with pytest.raises(UserError, match="is damaged .mean or deviation is not finite"):
+    with user_error("is damaged .mean or deviation is not finite"):
         PixelCache(folder)
-    assert np.isfinite(opened(tiny_dataset, tmp_path / "cache").mean).all()
+    assert np.isfinite(cached(tiny_dataset).mean).all()
 
 
-@pytest.mark.parametrize("text", ["[" * 10**5, "[]", "5", "no JSON"], ids=["deep", "list", "number", "text"])
-def test_a_cache_whose_list_of_pictures_makes_no_sense_is_built_again(tiny_dataset, tmp_path, capsys, text):
+@mark.parametrize("text", ["[" * 10**5, "[]", "5", "no JSON"], ids=["deep", "list", "number", "text"])
+def test_a_cache_whose_list_of_pictures_makes_no_sense_is_built_again(tiny_dataset, stderr, text, cached):
     """Its checksum may be right all the same, so the list is read with care as well."""
-    folder = opened(tiny_dataset, tmp_path / "cache").folder
-    meta = json.loads((folder / "meta.json").read_text())
+    folder = cached(tiny_dataset).folder
+    meta = read_json(folder / "meta.json")
     (folder / PICTURES).write_text(text)
     sums = {**meta["crc32"], PICTURES: cache_module.checksum(folder / PICTURES)}
     cache_module._write_meta(folder, {**meta, "crc32": sums, "sources": {}})
-    assert opened(tiny_dataset, tmp_path / "cache").folder == folder
-    assert "is damaged" in capsys.readouterr().err
-    assert len(json.loads((folder / PICTURES).read_text())) == 24
+    assert cached(tiny_dataset).folder == folder
+    assert "is damaged" in stderr()
+    assert len(read_json(folder / PICTURES)) == 24

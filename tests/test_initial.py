@@ -1,24 +1,23 @@
 """Start from a checkpoint: weights of channels and classes are matched by name, all others must have the same shape."""
 
-import json
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import read_json, user_error
 
 import train_task1
 import train_task2
 from models.initial import initialise
 from models.task1 import CHECKPOINT, load_channel_net
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from utils import UserError
 
 
 @pytest.fixture
 def start(trained):
     """start(channels, classes, **options) starts a new network from the trained one: (network, trained, line)."""
-    config = json.loads(Path("run/config.json").read_text())
+    config = read_json(Path("run/config.json"))
 
     def make(channels, classes, **options):
         shaped = partial(train_task1.build_shaped, {**config, **options})
@@ -62,54 +61,41 @@ def test_classes_without_names_are_others(start, trained):
     assert not torch.equal(model.fc.weight, old.fc.weight[:2]) and "0 of 2 classes" in line
 
 
-def test_what_does_not_fit_is_named(start, command, tiny):
-    command(train_task1, *tiny, "--epochs", 1, "--fill", "by_size", "--out", "sized")
-    build = partial(train_task1.build_shaped, json.loads(Path("sized/config.json").read_text()))
-    with pytest.raises(UserError, match="conv1.weight has no separate values for each of the channels"):
+def test_what_does_not_fit_is_named(start, train):
+    train("--epochs 1 --fill by_size --out sized")
+    build = partial(train_task1.build_shaped, read_json(Path("sized/config.json")))
+    with user_error("conv1.weight has no separate values for each of the channels"):
         initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("BGR"), CLASSES)
     initialise(build(3, 3), build, "sized/model.pt", CHECKPOINT, list("RGB"), CLASSES)
-    with pytest.raises(UserError, match="another conv1.*--arch, --width"):
+    with user_error("another conv1.*--arch, --width"):
         start(list("RGB"), CLASSES, width=0.2)
-    with pytest.raises(UserError, match="its channels are R, G, B, but the data have X, Y"):
+    with user_error("its channels are R, G, B, but the data have X, Y"):
         start(["X", "Y"], CLASSES)
 
 
-def test_both_scripts_start_from_a_checkpoint(command, tiny, trained, capsys):
-    command(
-        train_task1,
-        *tiny,
-        "--epochs",
-        1,
-        "--lr",
-        1e-9,
-        "--ema-epochs",
-        0,
-        "--out",
-        "more",
-        "--init-from",
-        trained,
-    )
-    assert "starts from run/model.pt: channels R, G, B by name" in capsys.readouterr().out
+def test_both_scripts_start_from_a_checkpoint(train, command, tiny, trained, stdout):
+    train("--epochs 1 --lr 1e-09 --ema-epochs 0 --out more --init-from", trained)
+    assert "starts from run/model.pt: channels R, G, B by name" in stdout()
     first, more = (load_channel_net(path)[0] for path in (trained, "more/model.pt"))
     assert torch.allclose(first.fc.weight, more.fc.weight, atol=1e-5)
     assert load_checkpoint("more/model.pt", CHECKPOINT)["config"]["init_from"] == str(trained)
-    command(train_task2, *tiny, "--epochs", 1, "--out", "two")
+    command(train_task2, *tiny, "--epochs 1 --out two")
     state = torch.load("two/model.pt", weights_only=True)
     state["dataset"]["class_names"] = ["a", "b", "c", "d"]  # as of other data
     state["state"]["fc.weight"], state["state"]["fc.bias"] = torch.zeros(4, 51), torch.zeros(4)
     save_checkpoint("other.pt", state)
-    command(train_task2, *tiny, "--epochs", 1, "--out", "two-more", "--init-from", "other.pt")
-    assert "0 of 3 classes are in it" in capsys.readouterr().out
-    with pytest.raises(UserError, match="is a 'task2-model' checkpoint"):
-        command(train_task1, *tiny, "--out", "third", "--init-from", "two/model.pt")
+    command(train_task2, *tiny, "--epochs 1 --out two-more --init-from other.pt")
+    assert "0 of 3 classes are in it" in stdout()
+    with user_error("is a 'task2-model' checkpoint"):
+        train("--out third --init-from two/model.pt")
 
 
-def test_more_epochs_are_refused_with_the_commands_that_train_them(command, tiny, trained):
+def test_more_epochs_are_refused_with_the_commands_that_train_them(train, trained):
     message = (
         r"it was started with --epochs 3 \(now 5\).*`python train_task1.py --epochs 5 --out run-5` trains anew; "
         r"`python train_task1.py --init-from run/model.pt --epochs 2 --out run-more` goes on from its weights"
     )
-    with pytest.raises(UserError, match=message):
-        command(train_task1, *tiny, "--epochs", 5, "--out", "run", "--resume")
-    with pytest.raises(UserError, match=r"--epochs 2 --out run-2` trains anew; add your other options"):
-        command(train_task1, *tiny, "--epochs", 2, "--out", "run", "--resume")
+    with user_error(message):
+        train("--epochs 5 --out run --resume")
+    with user_error(r"--epochs 2 --out run-2` trains anew; add your other options"):
+        train("--epochs 2 --out run --resume")

@@ -1,10 +1,12 @@
 """Costs: two independent counters agree, and measuring leaves the model as it was."""
 
+import copy
 from types import SimpleNamespace
 
-import pytest
 import torch
 import torch.nn.functional as F
+from helpers import user_error, value_error
+from pytest import approx, fixture, mark
 from torch import nn
 from torchvision.models import resnet18
 
@@ -14,10 +16,10 @@ from data.lists import read_lists
 from data.prepare import check, parse
 from metrics.cost import count_macs, count_params, flop_counter_macs, latencies_ms, latency_ms, peak_memory_mb
 from tools import benchmark
-from utils import UserError, parse_config
+from utils import parse_config
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def model():
     return resnet18(num_classes=10)
 
@@ -35,7 +37,7 @@ def test_a_set_of_the_course_size_and_the_cost_of_its_commands(tmp_path, monkeyp
     check(lists, True, 1)  # every picture is decoded, and none is there twice
     seconds, memory = benchmark.cost_of(["-c", "import time; x = b'x' * (99 << 20); time.sleep(0.2)"])
     assert seconds > 0.2 and 99 < memory < 150  # less than this process has
-    with pytest.raises(UserError, match="-c raise SystemExit.3.` failed"):
+    with user_error("-c raise SystemExit.3.` failed"):
         benchmark.cost_of(["-c", "raise SystemExit(3)"])
 
     tried, rows = [], benchmark.Rows(torch.device("cpu"))
@@ -93,7 +95,7 @@ def test_only_the_flop_counter_sees_functional_convolutions():
 def test_measuring_leaves_the_model_alone(model):
     model.train()
     model.layer1.eval()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before = copy.deepcopy(model.state_dict())
     x = torch.zeros(1, 3, 32, 32)
     count_macs(model, (3, 32, 32)), flop_counter_macs(model, x), peak_memory_mb(model, x)
     latency_ms(model, x, repeats=1, warmup=0)
@@ -120,15 +122,13 @@ def test_a_latency_is_the_median_without_the_warm_up(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     network = Takes(clock, 0.002).train()
-    assert latency_ms(network, torch.zeros(1), repeats=1, warmup=1) == pytest.approx(2)
+    assert latency_ms(network, torch.zeros(1), repeats=1, warmup=1) == approx(2)
     assert network.passes == 2 and network.training
-    with pytest.raises(ValueError, match="repeats"):
+    with value_error("repeats"):
         latency_ms(network, torch.zeros(1), repeats=0)
 
 
-@pytest.mark.parametrize(
-    "measure", [latency_ms, lambda net, x, repeats: latencies_ms({"": net}, x, rounds=repeats)]
-)
+@mark.parametrize("measure", [latency_ms, lambda net, x, repeats: latencies_ms({"": net}, x, rounds=repeats)])
 def test_a_latency_waits_for_any_gpu(monkeypatch, measure):
     """Here "meta" stands for a GPU of any maker."""
     waited = []
@@ -145,9 +145,9 @@ def test_networks_timed_in_turn(monkeypatch):
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     narrow, wide = Takes(clock, 0.001), Takes(clock, 0.003).train()
     times = latencies_ms({"narrow": narrow, "wide": wide}, torch.zeros(1), rounds=3)
-    assert times == pytest.approx({"narrow": 1, "wide": 3}) and wide.training
+    assert times == approx({"narrow": 1, "wide": 3}) and wide.training
     assert narrow.passes == wide.passes == 6  # the first pass of a round is not timed
-    with pytest.raises(ValueError, match="rounds"):
+    with value_error("rounds"):
         latencies_ms({"narrow": narrow}, torch.zeros(1), rounds=0)
 
 
@@ -181,7 +181,7 @@ def test_peak_of_a_chain_is_its_largest_input_and_output():
     assert peak_memory_mb(chain.to("meta"), image().to("meta")) == (weights + MAP * 27) / 1e6
 
 
-@pytest.mark.parametrize("inplace, maps", [(True, 3 + 8), (False, 3 + 8 + 8)])
+@mark.parametrize("inplace, maps", [(True, 3 + 8), (False, 3 + 8 + 8)])
 def test_an_in_place_relu_needs_no_memory(inplace, maps):
     assert peak_bytes(nn.Sequential(conv(3, 8), nn.ReLU(inplace)), image()) == 4 * 24 + MAP * maps
 
@@ -232,14 +232,14 @@ def test_a_forward_pass_frees_what_it_made(model):
     )
 
 
-def test_without_thop_the_other_counter_counts(monkeypatch, capsys):
+def test_without_thop_the_other_counter_counts(monkeypatch, stderr):
     from torchvision.models import resnet18
 
     net = resnet18(num_classes=5)
     expected = count_macs(net, (3, 64, 64))
     monkeypatch.setattr("metrics.cost.thop", None)
     assert count_macs(net, (3, 64, 64)) == expected
-    assert "PyTorch's own counter" in capsys.readouterr().err
+    assert "PyTorch's own counter" in stderr()
 
 
 def test_a_layer_in_several_places_is_counted_once_a_call():

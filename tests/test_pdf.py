@@ -1,12 +1,13 @@
 """The report as a PDF."""
 
-import pytest
+from helpers import exits, user_error
+from pytest import fixture, importorskip, mark
 
 from report import pdf
-from utils import ROOT, UserError
+from utils import ROOT
 
-pytest.importorskip("pypandoc")
-pytest.importorskip("typst")
+importorskip("pypandoc")
+importorskip("typst")
 TEXT = """<!-- made -->
 # Title
 
@@ -22,7 +23,7 @@ $$y = \\frac{1}{n} \\sum_{c \\in S} e_c, \\qquad \\operatorname{tr}(W E W^\\top)
 """
 
 
-@pytest.fixture
+@fixture
 def root(tmp_path):
     """Make a repository with a small report."""
     (tmp_path / "report/figures").mkdir(parents=True)
@@ -32,7 +33,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_a_pdf_is_made_twice_the_same_and_known_by_its_sources(root, capsys):
+def test_a_pdf_is_made_twice_the_same_and_known_by_its_sources(root, stderr):
     pdf.main([], root)
     made = (root / "report/report.pdf").read_bytes()
     assert made.startswith(b"%PDF") and len(made) > 20_000
@@ -40,27 +41,27 @@ def test_a_pdf_is_made_twice_the_same_and_known_by_its_sources(root, capsys):
     assert (root / "report/report.pdf").read_bytes() == made
     pdf.main(["--check"], root)
     (root / "report/README.md").write_text(TEXT + "More.", encoding="utf-8")
-    with pytest.raises(SystemExit) as stop:
+    with exits(1):
         pdf.main(["--check"], root)
-    assert stop.value.code == 1 and "run `python -m report.pdf`" in capsys.readouterr().err
+    assert "run `python -m report.pdf`" in stderr()
 
 
 def test_a_missing_figure_or_text_is_named(root):
     (root / "report/figures/one.png").unlink()
-    with pytest.raises(UserError, match="README.md shows one.png, which is missing"):
+    with user_error("README.md shows one.png, which is missing"):
         pdf.main([], root)
     (root / "report/README.md").unlink()
-    with pytest.raises(UserError, match="report/README.md is missing"):
+    with user_error("report/README.md is missing"):
         pdf.main([], root)
 
 
 def test_what_cannot_be_set_is_an_error(root):
     (root / "report/README.md").write_text("```{=typst}\n#nothing()\n```", encoding="utf-8")
-    with pytest.raises(UserError, match="typst cannot make the PDF: .*nothing"):
+    with user_error("typst cannot make the PDF: .*nothing"):
         pdf.main([], root)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text, message",
     [
         ("$\\nosuch{x}$", r"pandoc cannot read report/README.md: .*TeX math"),
@@ -70,7 +71,7 @@ def test_what_cannot_be_set_is_an_error(root):
 )
 def test_what_would_be_wrong_on_the_page_is_an_error(root, text, message):
     (root / "report/README.md").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=message):
+    with user_error(message):
         pdf.main([], root)
 
 

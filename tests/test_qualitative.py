@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import user_error
 from PIL import Image
 
 import train_task2
@@ -14,7 +15,6 @@ from report import qualitative
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import qualitative as tool
 from tools.qualitative import PHOTOGRAPHS, answer, as_evaluated, grad_cam
-from utils import UserError
 
 STATISTICS = {
     "mean": [0.5, 0.4, 0.3],
@@ -58,7 +58,7 @@ def test_every_figure_is_drawn_and_the_same_twice(root):
 
 def test_without_results_there_is_no_figure_and_damage_is_named(root):
     (root / "results/qualitative.json").write_text("{}")
-    with pytest.raises(UserError, match="qualitative.json is damaged .* python -m tools.qualitative"):
+    with user_error("qualitative.json is damaged .* python -m tools.qualitative"):
         qualitative.make_charts(root)
     (root / "results/qualitative.json").unlink()
     assert qualitative.make_charts(root) == {}
@@ -83,7 +83,6 @@ def test_a_figure_shows_the_part_that_evaluation_looks_at():
 
 
 def test_grad_cam_points_at_what_the_answer_rests_on():
-    torch.manual_seed(0)
     net = build_shallow(
         "plain6-k5", 5, kernels=(3,), widths=(8, 8), stem="3x3s1", num_pools=0, width=1.0
     ).eval()
@@ -123,8 +122,8 @@ def test_a_picture_is_seen_as_evaluation_sees_an_image(tmp_path):
     assert torch.equal(torch.cat([as_evaluated(name, checkpoint) for name in names]), images)
 
 
-def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatch, capsys):
-    command(train_task2, "--arch", "gated4-k7", *tiny[2:], "--out", "shallow")
+def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, stdout):
+    command(train_task2, "--arch gated4-k7", *tiny[2:], "--out shallow")
     tool.main(["--ours", str(trained), "--networks", "shallow/model.pt", "--out", "found.json"])
     found = json.loads(open("found.json").read())
     assert set(found["ours"]["answers"]) == set(found["pictures"]) == {"chelsea", "coffee", "rocket"}
@@ -136,11 +135,11 @@ def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, monkeypatc
     mixed = load_checkpoint("shallow/model.pt", "task2-model")
     mixed["dataset"]["data_channels"] = dict.fromkeys("BGR")
     save_checkpoint("mixed.pt", mixed)
-    with pytest.raises(UserError, match="mixed.pt has channels B, G, R, but the pictures are RGB"):
+    with user_error("mixed.pt has channels B, G, R, but the pictures are RGB"):
         tool.classifier("mixed.pt", ["rocket"])
-    assert "rocket: {'RGB': " in capsys.readouterr().out
+    assert "rocket: {'RGB': " in stdout()
     plain = load_checkpoint(trained, "task1-model")
     plain["config"]["sampler"] = "none"
     save_checkpoint("plain.pt", plain)
-    with pytest.raises(UserError, match="--ours plain.pt: it was trained on only one set; give a network"):
+    with user_error("--ours plain.pt: it was trained on only one set; give a network"):
         tool.main(["--ours", "plain.pt", "--out", "found.json"])

@@ -2,11 +2,13 @@
 itself.
 """
 
+import copy
 from functools import partial
 
-import pytest
 import torch
 import torch.nn.functional as F
+from helpers import unchanged, value_error
+from pytest import approx, mark
 from torch import nn
 
 from metrics.receptive_field import receptive_field
@@ -52,7 +54,7 @@ def size_of(*branches, input_px: int = 20) -> int | None:
 # ---------------------------------------------------------------- theoretical
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "layers",
     [
         [("conv", 1, 1)],
@@ -98,7 +100,7 @@ def test_the_larger_of_parallel_paths_counts():
     assert size_of(nn.Sequential(Residual(conv(5)), conv(1, 2), Residual(conv(3), conv(3)))) == 5 + 2 * 4
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "arch, stem, size", [("resnet18", "7x7s2", 435), ("resnet34", "7x7s2", 899), ("resnet18", "3x3s1", 109)]
 )
 def test_known_sizes_of_resnets(arch, stem, size):
@@ -120,9 +122,8 @@ SIZES = {  # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at th
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+@mark.parametrize("name", SIZES)
 def test_sizes_of_the_shallow_networks(name):
-    torch.manual_seed(0)
     build = SHALLOW_BASELINES.get(name) or partial(build_shallow, name)
     result = receptive_field(fuse(build(5, width=0.25)), 64, images=2)
     assert SIZES.keys() == {**SHALLOW, **SHALLOW_BASELINES}.keys() and result["size_px"] == SIZES[name]
@@ -133,9 +134,7 @@ def test_sizes_of_the_shallow_networks(name):
 def test_fusing_changes_no_receptive_field():
     net = build_shallow("gated5-k5", 5, width=0.125)
     before, after = (receptive_field(network, 64, images=2) for network in (net, fuse(net)))
-    assert before["size_px"] == after["size_px"] and before["profile"] == pytest.approx(
-        after["profile"], abs=1e-4
-    )
+    assert before["size_px"] == after["size_px"] and before["profile"] == approx(after["profile"], abs=1e-4)
 
 
 def test_gates_of_pixels_are_seen_and_those_of_whole_channels_left_out():
@@ -171,7 +170,7 @@ def test_gates_of_pixels_are_seen_and_those_of_whole_channels_left_out():
 # ---------------------------------------------------------------- effective
 
 
-@pytest.mark.parametrize("size, stride, input_px", [(5, 1, 9), (5, 1, 12), (7, 2, 20), (3, 3, 17)])
+@mark.parametrize("size, stride, input_px", [(5, 1, 9), (5, 1, 12), (7, 2, 20), (3, 3, 17)])
 def test_profile_of_a_convolution_is_its_kernels(size, stride, input_px):
     torch.manual_seed(1)
     layer = conv(size, stride, channels=(3, 1)).double()
@@ -184,9 +183,7 @@ def test_profile_of_a_convolution_is_its_kernels(size, stride, input_px):
     profile = receptive_field(Net(layer), input_px, images=3)["profile"]
     centre = stride * (-(-input_px // stride) // 2)
     assert len(profile) == max(centre, input_px - 1 - centre) + 1  # the squares that hold the whole image
-    assert profile == pytest.approx(
-        torch.stack(expected).tolist() + [1.0] * (len(profile) - middle), abs=1e-12
-    )
+    assert profile == approx(torch.stack(expected).tolist() + [1.0] * (len(profile) - middle), abs=1e-12)
     assert profile[-1] == 1
 
 
@@ -196,7 +193,7 @@ def test_centre_between_pixels():
     profile = receptive_field(net, 16, channels=1)["profile"]
     quarter = F.interpolate(power[None, None], scale_factor=2)[0, 0]
     expected = [(quarter[2 - r : 4 + r, 2 - r : 4 + r].sum() / quarter.sum()).item() for r in range(3)]
-    assert profile[:3] == pytest.approx(expected, abs=1e-6) and expected[2] == 1
+    assert profile[:3] == approx(expected, abs=1e-6) and expected[2] == 1
 
 
 def test_profile_of_several_channels_and_maps_is_that_of_all_together():
@@ -206,10 +203,10 @@ def test_profile_of_several_channels_and_maps_is_that_of_all_together():
     power = sum(layer.weight.detach().square().sum((0, 1)) for layer in layers)
     expected = [(power[2 - r : 3 + r, 2 - r : 3 + r].sum() / power.sum()).item() for r in range(3)]
     profile = receptive_field(Net(*layers), 5, images=50, channels=2)["profile"]
-    assert profile == pytest.approx(expected, abs=0.01)  # over random upstream gradients
+    assert profile == approx(expected, abs=0.01)  # over random upstream gradients
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@mark.parametrize("stride", [1, 2])
 def test_profile_ends_where_the_theoretical_field_does(stride):
     torch.manual_seed(3)
     net = ShallowNet(3, width=0.1, widths=(16, 16), kernels=(3,), stem="3x3s1" if stride == 1 else "7x7s2")
@@ -221,7 +218,7 @@ def test_profile_ends_where_the_theoretical_field_does(stride):
 def test_same_seed_same_profile_and_the_model_is_left_alone():
     net = ScaledResNet("resnet10", 5, width=0.1).train()
     net.layer1.eval()
-    before = {key: value.clone() for key, value in net.state_dict().items()}
+    before = copy.deepcopy(net.state_dict())
     first, again, other = (receptive_field(net, 32, seed=seed) for seed in (0, 0, 1))
     assert first == again != other and first["size_px"] == other["size_px"] == 195 and first["input_px"] == 32
     assert (
@@ -229,10 +226,10 @@ def test_same_seed_same_profile_and_the_model_is_left_alone():
         and not net.layer1.training
         and all(p.requires_grad and p.grad is None for p in net.parameters())
     )
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert unchanged(net, before)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, message",
     [
         ({"input_px": 0}, "input_px 0 must be in 1..2048"),
@@ -241,12 +238,12 @@ def test_same_seed_same_profile_and_the_model_is_left_alone():
     ],
 )
 def test_bad_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
+    with value_error(message):
         receptive_field(Net(conv(3)), channels=1, **options)
 
 
 def test_no_gradient_at_all_is_an_error():
     layer = conv(3)
     nn.init.zeros_(layer.weight)
-    with pytest.raises(ValueError, match="no gradient"):
+    with value_error("no gradient"):
         receptive_field(Net(layer), 8, channels=1)

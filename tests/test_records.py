@@ -9,8 +9,9 @@ import time
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
+from helpers import read_json, user_error
+from pytest import mark
 
 from engine import records
 from engine.records import (
@@ -29,7 +30,6 @@ from grids.task1 import CHANNELSET, RGB_ONLY, SLICED, SPECIALISTS
 from grids.task2 import PLAIN, STOCK
 from storage.files import write_json
 from tools import benchmark, seal
-from utils import UserError
 
 
 def test_the_table_has_the_columns_in_order_and_sorts_by_section(publish, tmp_path):
@@ -80,7 +80,7 @@ def test_the_table_can_be_made_again_from_the_records(publish, tmp_path):
 def test_the_table_names_the_machine_that_measured_the_latency(publish, tmp_path, rewrite):
     files = publish("task2", PLAIN, 60, seeds=(0,))
     publish("task2", STOCK, 60, seeds=(0,), latency_ms_b1=None, latency_ms_b256=None)
-    record = json.loads(files.record.read_text())
+    record = read_json(files.record)
     rewrite(files.record, {**record, "timed_with": {**record["evaluated_with"], "hardware": "timer"}})
     table = make_table(load_records(tmp_path / "results", "task2"), "task2").set_index("model")
     assert set(table["hardware"]) == {"made up"}
@@ -88,7 +88,7 @@ def test_the_table_names_the_machine_that_measured_the_latency(publish, tmp_path
     assert table.loc["resnet34", "latency_hardware"].isna().all()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "value, message",
     [
         ({"top1_pct": 101.0}, "top1_pct 101.0, outside 0..100"),
@@ -98,13 +98,13 @@ def test_the_table_names_the_machine_that_measured_the_latency(publish, tmp_path
     ],
 )
 def test_values_out_of_range_are_named_with_their_record(publish, value, message):
-    with pytest.raises(UserError, match=f"48px-quarter-toy-48px-plain6-k5-.*-s0 has {message}"):
+    with user_error(f"48px-quarter-toy-48px-plain6-k5-.*-s0 has {message}"):
         publish("task2", PLAIN, 60, **value)
 
 
 def test_a_record_that_is_none_is_named(publish, tmp_path, rewrite):
     files = publish("task2", STOCK, 60, seeds=(0,))
-    record = json.loads(files.record.read_text())
+    record = read_json(files.record)
     for text, message in (
         ("{", "Expecting"),
         ("{}", "preset"),
@@ -114,7 +114,7 @@ def test_a_record_that_is_none_is_named(publish, tmp_path, rewrite):
         (json.dumps({**record, "checksums": {}}), "'record'"),
     ):
         files.record.write_text(text)
-        with pytest.raises(UserError, match=f"resnet34-.*-s0.json is not a record .*{message}"):
+        with user_error(f"resnet34-.*-s0.json is not a record .*{message}"):
             load_records(tmp_path / "results", "task2")
     for change, message in (
         ({"label": "two\nlines"}, "cannot be a table cell"),
@@ -123,10 +123,10 @@ def test_a_record_that_is_none_is_named(publish, tmp_path, rewrite):
         ({"history": [5]}, "not a list of epochs"),
     ):
         rewrite(files.record, {**record, **change})
-        with pytest.raises(UserError, match=f"resnet34-.*-s0.json is not a record .*{message}"):
+        with user_error(f"resnet34-.*-s0.json is not a record .*{message}"):
             load_records(tmp_path / "results", "task2")
     rewrite(files.record, {key: value for key, value in record.items() if key != "label"})
-    with pytest.raises(UserError, match="has no 'label': evaluate the model again"):
+    with user_error("has no 'label': evaluate the model again"):
         make_table(load_records(tmp_path / "results", "task2"), "task2")
 
 
@@ -168,15 +168,15 @@ def test_damage_is_named_at_every_build_and_never_published(publish, tmp_path, r
     ):
         damage()
         read_predictions.cache_clear()
-        with pytest.raises(UserError, match=message):
+        with user_error(message):
             check_results(results)
-        with pytest.raises(UserError, match=message):  # nor is it given a checksum
+        with user_error(message):  # nor is it given a checksum
             seal.main([str(results)])
         for path, content in whole.items():
             path.write_bytes(content)
     read_predictions.cache_clear()
     check_results(results)
-    with pytest.raises(UserError, match="speed.csv is missing, or was changed"):  # a new row is no repair
+    with user_error("speed.csv is missing, or was changed"):  # a new row is no repair
         speed.write_text("benchmark,case\nx,1\n")
         benchmark.Rows(torch.device("cpu")).keep(speed)
 
@@ -186,9 +186,7 @@ def test_a_damaged_record_stops_no_other_evaluation(publish, tmp_path):
     whole = first.record.read_text()
     first.record.write_text(whole[:100])
     before = first.table.read_bytes()
-    with pytest.raises(
-        UserError, match="plain6-k5-.*json is written, but .*classifiers.csv is not: .*resnet34"
-    ):
+    with user_error("plain6-k5-.*json is written, but .*classifiers.csv is not: .*resnet34"):
         publish("task2", PLAIN, 61, seeds=(0,))
     assert first.table.read_bytes() == before and len(list(first.record.parent.iterdir())) == 2
     first.record.write_text(whole)
@@ -196,24 +194,24 @@ def test_a_damaged_record_stops_no_other_evaluation(publish, tmp_path):
     assert first.table.read_text().count("\n") == 1 + 2 * 2
 
 
-def test_records_of_older_versions_get_checksums_once(publish, tmp_path, rewrite, capsys):
+def test_records_of_older_versions_get_checksums_once(publish, tmp_path, rewrite, stdout):
     files = publish("task1", RGB_ONLY, 60, seeds=(0,))
     sealed = files.record.read_bytes()
     rewrite(files.record, json.loads(sealed))
     (tmp_path / "results/speed.csv").write_text("benchmark,case\n")
     check_results(tmp_path / "results")  # they are still read
     seal.main([str(tmp_path / "results")])
-    assert "1 records and 1 files" in capsys.readouterr().out and files.record.read_bytes() == sealed
+    assert "1 records and 1 files" in stdout() and files.record.read_bytes() == sealed
     (tmp_path / "empty").mkdir()
     for folder in ("nowhere", "empty"):  # a wrong name must not say that all is well
-        with pytest.raises(UserError, match=f"{folder} holds no results: name the folder"):
+        with user_error(f"{folder} holds no results: name the folder"):
             seal.main([str(tmp_path / folder)])
     seal.main([str(tmp_path / "results")])
-    assert "0 records and 0 files" in capsys.readouterr().out and files.record.read_bytes() == sealed
+    assert "0 records and 0 files" in stdout() and files.record.read_bytes() == sealed
     record = json.loads(sealed)
     del record["splits"]["test"][0]["f1_macro"]
     rewrite(files.record, record)
-    with pytest.raises(UserError, match="rgb-only-.*s0.json: f1_macro is nan, but its predictions give"):
+    with user_error("rgb-only-.*s0.json: f1_macro is nan, but its predictions give"):
         seal.main([str(tmp_path / "results")])
 
 
@@ -237,13 +235,13 @@ def test_evaluations_write_one_table_in_turn(publish, monkeypatch):
     assert all(model in files.table.read_text() for model in ("plain6-k5", "resnet34"))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text", ["[" * 10**5, "9" * 5000, "\ufffd", "null"], ids=["deep", "long", "no text", "null"]
 )
 def test_json_that_cannot_be_read_is_named(publish, text):
     files = publish("task1", RGB_ONLY, 60, seeds=(0,))
     files.record.write_text(text)
-    with pytest.raises(UserError, match="is not a record of an evaluation .*evaluate the model again"):
+    with user_error("is not a record of an evaluation .*evaluate the model again"):
         load_records(files.folder, "task1")
 
 
@@ -273,5 +271,5 @@ def test_predictions_are_read_back_and_a_missing_or_damaged_file_is_named(tmp_pa
     assert (read.labels == labels).all() and (read.by_column["R"] == 1 - labels).all()
     path.with_name("b.csv.gz").write_bytes(path.read_bytes()[:20])
     for name in ("b.csv.gz", "none.csv.gz"):
-        with pytest.raises(UserError, match=f"cannot read .*{name}.*evaluate the model again"):
+        with user_error(f"cannot read .*{name}.*evaluate the model again"):
             read_predictions(tmp_path / name)

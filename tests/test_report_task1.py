@@ -4,12 +4,12 @@ All numbers are made up.
 """
 
 import csv
-import json
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
+from helpers import exits, read_json, user_error
 from matplotlib.figure import Figure
+from pytest import approx, fixture, mark
 
 from data.build import read_recipe
 from engine.records import SUBSETS, Predictions, read_predictions, write_predictions
@@ -37,7 +37,6 @@ from report.numbers import DATA, NARROW, Numbers
 from report.paper import colour_table, predictions_table, seeds_of
 from report.results import load_settings
 from tools import pictures
-from utils import UserError
 
 APPENDIX = {f"task1-{name}" for name in ("channels", "detail", "cost", "stats", "ablations-all", "extra")} | {
     f"task1-bands{name}" for name in ("", "-differences", "-unseen")
@@ -50,13 +49,13 @@ EACH = {
 }
 
 
-@pytest.fixture
-def root(documents, tmp_path):
+@fixture
+def root(documents):
     """Make a repository with both documents and no results."""
-    return documents(blocks_of(tmp_path), "task1-channels")
+    return documents("task1", APPENDIX, "task1-channels")
 
 
-@pytest.fixture
+@fixture
 def results(root, publish, once):
     """Add results of ours, a baseline, the specialists and an ablation to `root`."""
     once("task1", root / "results", lambda: publish_all(publish))
@@ -77,16 +76,13 @@ def publish_all(publish):
     more = {"history": history, "kernels": kernels}
     publish("task1", CHANNELSET, 60, more=more)
     publish("task1", SLICED, 50, seeds=(0,), more=more)
-    for subset, run in SPECIALISTS.items():
-        publish("task1", run, 62, subsets=(subset,), more=more)
+    publish_specialists(publish, more=more)
     publish("task1", BY_FILL["zero"], 55, more=more)
 
 
-def blocks_of(root) -> list[str]:
-    """Names of the appendix's blocks of this task."""
-    return [
-        name for name in build.collect(root).blocks if name in APPENDIX or name.startswith("task1-figure-")
-    ]
+@fixture
+def setting(results):
+    return only(results)
 
 
 def only(root):
@@ -95,13 +91,22 @@ def only(root):
     return setting
 
 
+def numbers_of(root):
+    return Numbers(load_settings(root, "task1")[1], root / "results")
+
+
+def publish_specialists(publish, **options):
+    for subset, run in SPECIALISTS.items():
+        publish("task1", run, 62, subsets=(subset,), **options)
+
+
 # ---------------------------------------------------------------- tables
 
 
 def test_channel_table_by_hand(publish, tmp_path, cells, rewrite):
     def add(run, seed, top1):
         path = publish("task1", run, 0, (seed,), subsets=tuple(top1)).record
-        record = json.loads(path.read_text())
+        record = read_json(path)
         for rows in record["splits"].values():
             for line in rows:
                 value = top1[line["subset"]]
@@ -142,24 +147,22 @@ def test_settings_and_splits_are_kept_apart(publish, tmp_path):
 def test_two_specialists_for_one_subset_are_ambiguous(publish, tmp_path):
     publish("task1", SPECIALISTS["R"], 60, subsets=("R",))
     publish("task1", SPECIALISTS["R"].but(section="specialist", lr=0.3), 60, subsets=("R",))
-    with pytest.raises(UserError, match="specialists .*specialist-.* both have subset R, seed 0"):
+    with user_error("specialists .*specialist-.* both have subset R, seed 0"):
         channel_table(only(tmp_path))
 
 
 def test_two_records_of_one_model_and_seed_are_refused(publish, tmp_path, rewrite):
     files = publish("task1", CHANNELSET, 60, seeds=(0,))
-    record = {**json.loads(files.record.read_text()), "digest": "01234567"}  # as an older version named it
+    record = {**read_json(files.record), "digest": "01234567"}  # as an older version named it
     other = files.record.with_name(files.record.name.replace(files.name[-11:-3], "01234567"))
     rewrite(other, record)
-    with pytest.raises(
-        UserError,
-        match="the records .*channelset.* and .*channelset.* have the same model and seed: delete one record",
+    with user_error(
+        "the records .*channelset.* and .*channelset.* have the same model and seed: delete one record"
     ):
         load_settings(tmp_path, "task1")
 
 
-def test_detail_and_cost(results, cells):
-    setting = only(results)
+def test_detail_and_cost(setting, cells):
     assert "| channel-set stem (ours) | as trained | 30 | light | RGB | 2 | 60.00 |" in detail_table(setting)
     table = channel_cost_table(setting)
     assert (
@@ -173,8 +176,7 @@ def test_costs_that_were_not_measured_are_dashes(publish, tmp_path, cells):
     assert cells(channel_cost_table(only(tmp_path)), CHANNELSET.label)["latency (ms), n=1"] == "–"
 
 
-def test_ablations_stay_out_of_the_tables_of_models(results):
-    setting = only(results)
+def test_ablations_stay_out_of_the_tables_of_models(setting):
     for table in (channel_table(setting), detail_table(setting), channel_cost_table(setting)):
         assert CHANNELSET.label in table and BY_FILL["zero"].label not in table
 
@@ -182,26 +184,24 @@ def test_ablations_stay_out_of_the_tables_of_models(results):
 # ---------------------------------------------------------------- comparisons
 
 
-def test_comparisons_by_hand(results, cells):
-    setting = only(results)
+def test_comparisons_by_hand(setting, cells):
     lines = compare_models(setting)
     assert len(lines) == 16 and {line["other"] for line in lines} == {SEVEN, SLICED.label}
     line = next(line for line in lines if line["other"] == SLICED.label and line["subset"] == MEAN)
     assert (line["difference_points"], line["seeds"], line["other_seeds"]) == (10, 2, 1)
     assert line["ci95_low"] < 10 < line["ci95_high"] and line["p_holm"] >= line["p_value"] > 0
     against = next(line for line in lines if line["other"] == SEVEN and line["subset"] == "R")
-    assert against["difference_points"] == pytest.approx(-2) and against["other_run"] == ""
+    assert against["difference_points"] == approx(-2) and against["other_run"] == ""
     assert cells(stats_table(setting, lines), CHANNELSET.label)["other"] == SEVEN
 
 
-def test_ablations_by_hand(results):
-    setting = only(results)
+def test_ablations_by_hand(setting):
     lines = ablations(setting, ABLATIONS, CHANNELSET)
     rules = [line for line in lines if line["group"] == "fill rule"]
     assert [line["variant"] for line in rules] == ["regression", "zero"]
     whole, zero = rules
     assert zero["difference_points"] == -5 and zero["mean_sd"] == 0
-    assert (zero["RGB"], zero["mean_pct"]) == pytest.approx((55, 55))
+    assert (zero["RGB"], zero["mean_pct"]) == approx((55, 55))
     assert whole["p_holm"] is None and zero["reference_run"] == whole["run"] == setting.run_name(
         setting.find(CHANNELSET)
     )
@@ -239,8 +239,7 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
     publish("task1", told, 60, spread=4)
     publish("task1", variant, 60, seeds=(0,))
     publish("task1", RGB_ONLY, 30, spread=10)  # 50
-    for subset, run in SPECIALISTS.items():
-        publish("task1", run, 62, subsets=(subset,), spread=2)  # 2
+    publish_specialists(publish, spread=2)  # 2
     setting = only(results)
     ours, probe, one, rgb, seven = (
         setting.model(run) for run in (CHANNELSET, told, variant, RGB_ONLY, SPECIALISTS)
@@ -251,14 +250,14 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
         return setting.variance(model, columns)[::2]  # between seeds, degrees of freedom
 
     # pooled with "zero", which does not vary
-    assert variance(one, "R") == pytest.approx((4, 2))
+    assert variance(one, "R") == approx((4, 2))
     # one network: all sets vary together
-    assert variance(ours, *SUBSETS) == pytest.approx((4, 2))
+    assert variance(ours, *SUBSETS) == approx((4, 2))
     # other evaluations do not count again
-    assert variance(probe, "R") == pytest.approx((4, 2))
-    assert variance(rgb, "R") == pytest.approx((50, 1))
-    assert variance(seven, "R") == pytest.approx((2, 1))
-    assert variance(seven, *SUBSETS) == pytest.approx((2 / 7, 7))
+    assert variance(probe, "R") == approx((4, 2))
+    assert variance(rgb, "R") == approx((50, 1))
+    assert variance(seven, "R") == approx((2, 1))
+    assert variance(seven, *SUBSETS) == approx((2 / 7, 7))
     a, b = setting.difference(one, ours, ("R",)), setting.difference(one, seven, ("R",))
     excess = setting.variance(one, ("R",)).excess
     assert a["ci95_high"] - a["ci95_low"] > 2 * 1.96 * (excess * 1.5) ** 0.5 and b["seeds"] == 1
@@ -271,7 +270,7 @@ def test_evaluations_of_the_same_weights_are_compared_seed_by_seed(results, publ
     setting = only(results)
     ours, probe = (setting.model(run) for run in (CHANNELSET, told))
     wide = setting.difference(probe, ours)  # -10 and +6 points: nothing is known
-    assert wide["difference_points"] == pytest.approx(-2) and wide["ci95_low"] < -30 and wide["p_value"] > 0.5
+    assert wide["difference_points"] == approx(-2) and wide["ci95_low"] < -30 and wide["p_value"] > 0.5
 
 
 def test_a_setting_of_one_seed_learns_the_spread_from_the_others(results, publish):
@@ -297,24 +296,24 @@ def test_the_gap_to_specialists_needs_their_recipe(results, publish, cells):
     assert cells(table, "longer")["expert gap"] == "–" != cells(table, CHANNELSET.label)["expert gap"]
 
 
-@pytest.mark.parametrize("kind", ["dataset_digest", "images_digest"])
+@mark.parametrize("kind", ["dataset_digest", "images_digest"])
 def test_records_of_different_data_of_one_name_are_refused(publish, tmp_path, kind):
     for run, more in ((CHANNELSET, {kind: "a"}), (SLICED, {}), (RGB_ONLY, {kind: "lists only"})):
         publish("task1", run, 60, more=more)
     publish("task1", CHANNELSET, 60, dataset="other", more={kind: "b"})
     assert len(load_settings(tmp_path, "task1")[1]) == 2
     publish("task1", BY_FILL["zero"], 55, more={kind: "b"}, preset="64px-half")
-    with pytest.raises(UserError, match="the records .*-channelset-.* and .*-fill-zero-.* both called 'toy'"):
+    with user_error("the records .*-channelset-.* and .*-fill-zero-.* both called 'toy'"):
         load_settings(tmp_path, "task1")
 
 
 def test_predictions_of_other_images_are_refused(results, publish, rewrite):
     files = publish("task1", BY_FILL["zero"], 55)
-    rewrite(files.record, json.loads(files.record.read_text()))
+    rewrite(files.record, read_json(files.record))
     answers = read_predictions(files.predictions).by_column
     write_predictions(files.predictions, ["images/other/0.JPEG"] * 100, LABELS, answers)
     read_predictions.cache_clear()
-    with pytest.raises(UserError, match="fill-zero-.*-s1-test.csv.gz has other images"):
+    with user_error("fill-zero-.*-s1-test.csv.gz has other images"):
         build.main([], results)
 
 
@@ -330,19 +329,12 @@ def test_a_model_needs_every_subset_of_a_seed(results, publish):
 # ---------------------------------------------------------------- figures and documents
 
 
-@pytest.mark.usefixtures("rendered")
-def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
-    build.main([], results)
-    drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
-    assert set(drawn) == {
-        "paper_layer.png",
-        "paper_module.png",
-        *(f"task1_{kind}_48px-quarter_toy.png" for kind in KINDS["task1"] if kind not in ("length", "bands")),
-    }
-    for name in drawn:
-        (results / build.FIGURES / name).unlink()
-    build.main([], results)
-    assert drawn == {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
+@mark.usefixtures("rendered")
+def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, check_figures):
+    check_figures(
+        results,
+        (f"task1_{kind}_48px-quarter_toy.png" for kind in KINDS["task1"] if kind not in ("length", "bands")),
+    )
 
 
 def test_what_the_figures_show(results):
@@ -356,7 +348,7 @@ def test_an_interval_is_over_images_and_seeds(root, publish):
     publish("task1", SLICED, 50, seeds=(0,))
     setting = only(root)
     top1, low, high = setting.interval(setting.model(SLICED), ("R",))
-    assert (top1, high - top1) == pytest.approx((50, 100 * 1.96 * (0.25 / 99) ** 0.5), rel=1e-3)
+    assert (top1, high - top1) == approx((50, 100 * 1.96 * (0.25 / 99) ** 0.5), rel=1e-3)
     publish("task1", CHANNELSET, 40, spread=20)  # seeds that differ by 20 points
     setting = only(root)
     alone = setting.interval(setting.model(SLICED), ("R",))
@@ -380,21 +372,20 @@ def test_a_name_has_the_same_style_in_all_panels_of_a_row():
 def test_points_of_equal_cost_are_side_by_side_and_their_numbers_apart():
     points = [(0, 2.0, y, y - 1, y + 1, 3) for y in (50.0, 50.5, 60.0)] + [(1, 20.0, 50.0, 49.0, 51.0, 1)]
     (a, above), (b, below), (c, _), (d, _) = figures._places(points)
-    assert a < 2 < b < 1.4 * a and (c, d) == pytest.approx((2, 20)) and abs(above - below) > 2
-    assert figures._places(points[:1])[0][0] == pytest.approx(2)
+    assert a < 2 < b < 1.4 * a and (c, d) == approx((2, 20)) and abs(above - below) > 2
+    assert figures._places(points[:1])[0][0] == approx(2)
 
 
 def test_a_panel_names_the_seeds_of_its_networks():
     assert seeds_of(NARROW, {"a": 0, "b": 1, "c": 0}) == "preset S, seed 0\nseed 1: b"
 
 
-def test_the_specialists_curve_is_of_their_own_sets(results):
+def test_the_specialists_curve_is_of_their_own_sets(setting):
     """The RGB specialist is the RGB-only network, whose validation on all seven sets is no part of it."""
-    setting = only(results)
     for line in setting.records[setting.find(SPECIALISTS["RGB"])][0]["history"]:
         line["val_mean_pct"] = 0
     series = make_charts(setting)["task1_curves_48px-quarter_toy.png"].data[1].series[-1]
-    assert series.name == "specialists, mean" and series.y == pytest.approx([58, 59])
+    assert series.name == "specialists, mean" and series.y == approx([58, 59])
 
 
 def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
@@ -403,7 +394,7 @@ def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
     assert chart.data[0].series[0].x == [30, 60]
 
 
-def test_build_then_check_finds_what_is_stale(results, publish, capsys):
+def test_build_then_check_finds_what_is_stale(results, publish, stderr):
     publish("task1", Run("secret", "secret", "ours"), 60, dataset="demo")
     build.main([], results)
     build.main(["--check"], results)
@@ -427,12 +418,12 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     left_over = lost.rename(lost.with_name("task1_channels_old_toy.png"))
     Chart(figures.channel_bars, [SetScores("other", {"R": (1, 0, 2)})], "title").write(stale)
     damaged.write_text("no PNG")
-    with pytest.raises(SystemExit) as stop:
+    with exits(1):
         build.main(["--check"], results)
-    error = capsys.readouterr().err
+    error = stderr()
     for path in [*changed, *figure_files]:
         assert f"{path.relative_to(results)} does not match results/" in error
-    assert stop.value.code == 1 and "task1_channels_old_toy.png (no results for it)" in error
+    assert "task1_channels_old_toy.png (no results for it)" in error
     build.main([], results)
     assert {path: path.read_text() for path in changed} == texts
     assert [path.read_bytes() for path in figure_files] == drawn and not left_over.exists()
@@ -456,25 +447,21 @@ def test_results_of_other_data_never_change_what_the_texts_say(root, publish):
 
 def test_a_broken_record_is_named(results):
     (results / "results/task1/runs/bad.json").write_text("{}")
-    with pytest.raises(UserError, match="bad.json is not a record"):
+    with user_error("bad.json is not a record"):
         build.main([], results)
 
 
 def test_a_missing_document_is_an_error(root):
     (root / "report/text/README.md").unlink()
-    with pytest.raises(UserError, match="report/text/README.md is missing: restore it"):
+    with user_error("report/text/README.md is missing: restore it"):
         build.main(["--check"], root)
 
 
-def test_without_results_the_blocks_say_so(root):
-    build.main([], root)
-    assert (root / "report/appendix.md").read_text().count(
-        "No results yet: run `python train_task1.py`"
-    ) == len(blocks_of(root))
-    build.main(["--check"], root)
+def test_without_results_the_blocks_say_so(root, check_without_results):
+    check_without_results(root, "train_task1.py")
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "text, message",
     [
         ("a\n{{ table task9 }}\n", "README.md:2: unknown table 'task9'"),
@@ -489,26 +476,27 @@ def test_without_results_the_blocks_say_so(root):
 )
 def test_broken_fields_are_named(root, text, message):
     (root / "report/text/README.md").write_text(text)
-    with pytest.raises(UserError, match=message):
+    with user_error(message):
         build.main([], root)
 
 
 def test_the_texts_say_which_code_was_changed(publish, tmp_path):
     changed = {"commit": "0" * 40 + "+changes", "hardware": "made up", "threads": 1}
     publish("task1", CHANNELSET, 60, dataset=DATA)
-    assert build.collect(tmp_path).numbers("provenance").startswith("0 of our 2 evaluations")
-    assert build.collect(tmp_path).numbers("provenance").endswith("all trainings ran from clean commits.")
+    said = numbers_of(tmp_path)("provenance")
+    assert said.startswith("0 of our 2 evaluations") and said.endswith(
+        "all trainings ran from clean commits."
+    )
     publish("task1", CHANNELSET, 60, seeds=(1,), dataset=DATA, more={"trained_with": changed})
-    assert build.collect(tmp_path).numbers("provenance").endswith("so did the trainings of 1.")
+    assert numbers_of(tmp_path)("provenance").endswith("so did the trainings of 1.")
 
 
 def test_budgets_by_hand(publish, tmp_path):
     """On one channel an answer takes 20 MFLOPs; a training step takes three forward passes, for 30 epochs."""
     publish("task1", CHANNELSET, 60, dataset=DATA)
     publish("task1", LATE_FUSION, 60, dataset=DATA)
-    for subset, run in SPECIALISTS.items():
-        publish("task1", run, 62, subsets=(subset,), dataset=DATA)
-    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    publish_specialists(publish, dataset=DATA)
+    numbers = numbers_of(tmp_path)
     images = sum(row.split == "train" for row in read_recipe(DATA).rows)
     answers = {1: 20, 2: 40, 3: 60}
     for runs, params, training, epochs in (
@@ -517,9 +505,9 @@ def test_budgets_by_hand(publish, tmp_path):
         (LATE_FUSION, 1, 60, 90),
     ):
         found = budget(numbers, runs)
-        assert (found.params, found.epochs) == (params, epochs) and found.answers == pytest.approx(answers)
-        assert found.training == pytest.approx(3 * training * 1e6 * 30 * images / 1e15)
-        assert found.answer == pytest.approx((60 + 3 * 40 + 3 * 20) / 7)
+        assert (found.params, found.epochs) == (params, epochs) and found.answers == approx(answers)
+        assert found.training == approx(3 * training * 1e6 * 30 * images / 1e15)
+        assert found.answer == approx((60 + 3 * 40 + 3 * 20) / 7)
 
 
 def test_a_seed_without_results_is_a_dash(publish, tmp_path):
@@ -548,7 +536,7 @@ def test_core_hours_count_each_training_and_its_threads_once(publish, tmp_path):
         more = {"train_s": 7200.0, "trained_with": machine}
         for each in (run, probed(run, "wrong-ids")):  # the second evaluation of the same training
             publish("task1", each, 60, dataset=DATA, more=more)
-    numbers = Numbers(load_settings(tmp_path, "task1")[1], tmp_path / "results")
+    numbers = numbers_of(tmp_path)
     assert (numbers("compute cpu"), numbers("compute gpu")) == ("16", "240")  # two seeds
 
 
@@ -580,7 +568,7 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
     right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)
     by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
     chosen = pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), by_subset)), each=9)
-    with pytest.raises(UserError, match="no test image belongs to any of the kinds needs colour, .*--model"):
+    with user_error("no test image belongs to any of the kinds needs colour, .*--model"):
         wrong = {name: np.full(4, 6) for name in SUBSETS}
         pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), wrong)), each=9)
     assert chosen == {
@@ -592,9 +580,9 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
 
 
 def test_pictures_need_results_of_the_model(results):
-    with pytest.raises(UserError, match="no results of model 'nothing' .presets: 48px-quarter"):
+    with user_error("no results of model 'nothing' .presets: 48px-quarter"):
         pictures.main(["--model", "nothing"], results)
-    with pytest.raises(UserError, match="--preset 64px-half: .*has no such preset, only 48px-quarter"):
+    with user_error("--preset 64px-half: .*has no such preset, only 48px-quarter"):
         pictures.main(["--preset", "64px-half"], results)
 
 

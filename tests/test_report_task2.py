@@ -4,11 +4,11 @@ All numbers are made up.
 """
 
 import csv
-import json
 import math
 
 import numpy as np
-import pytest
+from helpers import exits, read_json, user_error
+from pytest import approx, fixture, mark, raises
 from scipy import stats
 
 from engine.records import SINGLE, Predictions, write_predictions
@@ -33,7 +33,6 @@ from report.compare import (
 from report.figures import Chart, Share
 from report.results import load_settings
 from tools import pictures
-from utils import UserError
 
 APPENDIX = {f"task2-{name}" for name in ("main-all", "cost", "ablations-all", "mistakes")}
 LABELS = np.repeat(np.arange(4), 25)
@@ -47,13 +46,13 @@ BARE = PLAIN.but(label="bare", section="ablation", lr=0.4)
 MISSING = BARE.but(lr=0.9)
 
 
-@pytest.fixture
-def root(documents, tmp_path):
+@fixture
+def root(documents):
     """Make a repository with both documents and no results."""
-    return documents(blocks_of(tmp_path), "task2-main-all")
+    return documents("task2", APPENDIX, "task2-main-all")
 
 
-@pytest.fixture
+@fixture
 def lists(monkeypatch):
     """Ablations and figures of the made-up runs."""
     for module, name, value in (
@@ -72,7 +71,7 @@ def lists(monkeypatch):
         monkeypatch.setattr(module, name, value)
 
 
-@pytest.fixture
+@fixture
 def publish_all(publish, lists):
     """Two ResNet-34s, of which "long" is the better on validation, ours, a baseline, a student, an ablation.
 
@@ -99,17 +98,15 @@ def publish_all(publish, lists):
     return write
 
 
-@pytest.fixture
+@fixture
 def results(root, publish_all, once):
     once("task2", root / "results", publish_all)
     return root
 
 
-def blocks_of(root) -> list[str]:
-    """Names of the appendix's blocks of this task."""
-    return [
-        name for name in build.collect(root).blocks if name in APPENDIX or name.startswith("task2-figure-")
-    ]
+@fixture
+def setting(results):
+    return only(results)
 
 
 def only(root):
@@ -125,13 +122,12 @@ def label(setting, entry):
 # ---------------------------------------------------------------- comparisons
 
 
-def test_the_denominator_is_chosen_on_validation(results, rewrite):
-    setting = only(results)
+def test_the_denominator_is_chosen_on_validation(results, setting, rewrite):
     assert label(setting, denominator(setting, setting.find(GATED))) == "long"  # short is better on test
     assert best(setting, in_section(setting, "ours")) == setting.find(GATED)
     (first,) = (results / "results/task2/runs").glob(f"*{setting.run_name(setting.find(LONG))}-s0.json")
     for path in sorted(first.parent.glob(f"{setting.run_name(setting.find(LONG))}-s*.json")):
-        record = json.loads(path.read_text())
+        record = read_json(path)
         del record["splits"]["test"]  # validated alone
         rewrite(path, record)
     assert label(only(results), denominator(only(results), setting.find(GATED))) == "short"
@@ -140,7 +136,7 @@ def test_the_denominator_is_chosen_on_validation(results, rewrite):
 def validated(results, rewrite, name: str, first: float, other: float):
     """Give a network `first` % on validation with seed 0, and `other` % with other seeds; return the setting."""
     for path in (results / "results/task2/runs").glob("*.json"):
-        record = json.loads(path.read_text())
+        record = read_json(path)
         if record["label"] == name:
             record["splits"]["val"][0]["top1_pct"] = first if record["seed"] == 0 else other
             rewrite(path, record)
@@ -204,12 +200,12 @@ def test_ratios_against_an_independent_computation(results):
             if between > within:
                 error, uncertain = error + share * (between - within), uncertain + (share * between) ** 2 / df
         half = math.sqrt(error) * (stats.t.ppf(0.975, error**2 / uncertain) if uncertain else 1.959964)
-        assert line["ratio"] == pytest.approx(ratio) and line["denominator"].startswith("long (")
+        assert line["ratio"] == approx(ratio) and line["denominator"].startswith("long (")
         assert line["denominator_seeds"] == 2
-        assert line["ratio"] == pytest.approx(line["top1_pct"] / line["denominator_top1_pct"])
-        assert (line["ci95_low"], line["ci95_high"]) == pytest.approx((ratio - half, ratio + half))
+        assert line["ratio"] == approx(line["top1_pct"] / line["denominator_top1_pct"])
+        assert (line["ci95_low"], line["ci95_high"]) == approx((ratio - half, ratio + half))
     corrected = holm([line["p_value"] for line in lines.values()])
-    assert [line["p_holm"] for line in lines.values()] == pytest.approx(corrected)
+    assert [line["p_holm"] for line in lines.values()] == approx(corrected)
 
 
 def test_ratios_are_to_the_best_resnet34_of_no_more_epochs(root, publish_all, cells):
@@ -270,12 +266,11 @@ def test_a_shorter_training_is_the_denominator_where_it_is_the_best(root, publis
 
 def test_a_resnet34_that_is_hardly_ever_right_is_no_denominator(results, publish):
     publish("task2", SHORT.but(label="untrained", section="reference", lr=0.01), 1, seeds=(0,), val=90)
-    with pytest.raises(UserError, match="untrained .*too few images.*another --section"):
+    with user_error("untrained .*too few images.*another --section"):
         build.main([], results)
 
 
-def test_ablations_by_hand(results):
-    setting = only(results)
+def test_ablations_by_hand(setting):
     lines = ablations(setting, task2.ABLATIONS, task2.REFERENCE)
     assert [(line["group"], line["variant"]) for line in lines] == [
         ("layer", "all"),
@@ -285,18 +280,17 @@ def test_ablations_by_hand(results):
     whole, bare, plain = lines
     assert plain["reference_run"] == bare["run"] and bare["reference_run"] == whole["run"]
     assert (whole["top1_pct"], whole["seeds"], whole["p_value"], whole["p_holm"]) == (74, 2, None, None)
-    assert whole["top1_sd"] == pytest.approx(8**0.5) and bare["top1_sd"] is None
+    assert whole["top1_sd"] == approx(8**0.5) and bare["top1_sd"] is None
     assert bare["difference_points"] == -10 and plain["difference_points"] == 14
     assert bare["ci95_low"] < -10 < bare["ci95_high"]
-    assert [bare["p_holm"], plain["p_holm"]] == pytest.approx(holm([bare["p_value"], plain["p_value"]]))
+    assert [bare["p_holm"], plain["p_holm"]] == approx(holm([bare["p_value"], plain["p_value"]]))
     table = variant_table(setting, lines)
     assert "| layer | all | 6 | 10 | 2 | 74.0 ± 2.8 |  |  |" in table
     assert "|  | plain | 6 | 10 | 1 | 78.0 | +14.0 (" in table
     assert table.splitlines()[-1].endswith("| bare |")
 
 
-def test_seed_variance_is_that_of_the_models_with_several_seeds(results):
-    setting = only(results)
+def test_seed_variance_is_that_of_the_models_with_several_seeds(results, setting):
     ours, resnet = (setting.variance(setting.model(run), setting.columns) for run in (GATED, SHORT))
     assert ours.freedom + resnet.freedom == 3  # a pool for each kind
     for path in (results / "results/task2/runs").glob("*-s1.json"):
@@ -307,39 +301,38 @@ def test_seed_variance_is_that_of_the_models_with_several_seeds(results):
 
 def test_predictions_of_other_images_or_missing_ones_are_named(results, publish, rewrite):
     files = publish("task2", BARE, 64, seeds=(0,))
-    path, record = files.predictions, json.loads(files.record.read_text())
+    path, record = files.predictions, read_json(files.record)
     record["splits"]["test"][0]["top1_pct"] = 100.0
     rewrite(files.record, record)
     write_predictions(path, ["images/other/0.JPEG"] * 100, LABELS, {SINGLE: LABELS})
-    with pytest.raises(UserError, match="plain6-k5-.*-s0-test.csv.gz has other images"):
+    with user_error("plain6-k5-.*-s0-test.csv.gz has other images"):
         build.main([], results)
 
 
 def test_missing_predictions_say_what_to_do(results, publish):
     publish("task2", BARE.but(lr=0.45), 64).predictions.unlink()
-    with pytest.raises(UserError, match="plain6-k5-.*-s1-test.csv.gz: .*evaluate the model again"):
+    with user_error("plain6-k5-.*-s1-test.csv.gz: .*evaluate the model again"):
         build.main([], results)
 
 
 def test_seeds_of_different_networks_are_refused(results, publish):
     publish("task2", PLAIN, 70, seeds=(1,), strict_depth=5)
-    with pytest.raises(UserError, match="the seeds of plain .* differ in strict_depth .5.0, 6.0."):
+    with user_error("the seeds of plain .* differ in strict_depth .5.0, 6.0."):
         build.main([], results)
 
 
-def test_mistakes(results):
-    setting = only(results)
+def test_mistakes(setting):
     found = mistakes(setting)
     assert found.ours.startswith("gated (") and found.denominator.startswith("long (") and found.seeds == 2
-    assert sum(found.shares.values()) == pytest.approx(100)
+    assert sum(found.shares.values()) == approx(100)
     # images that each seed has right: gated 0..71 and 3..78, long 0..79 and 3..84; wrong answers are of the
     # next class
     shares = list(found.shares.values())  # both, only gated, only long, the same mistake, two mistakes
-    assert [shares[0], shares[2], shares[4]] == pytest.approx([74, 7, 0])
+    assert [shares[0], shares[2], shares[4]] == approx([74, 7, 0])
     assert all(0 < ours <= 100 and true != taken for true, taken, ours, _ in found.confusions)
     assert found.confusions == sorted(found.confusions, key=lambda line: -line[2])
     # of the last class, gated has 25 and 21 images wrong, long 20 and 15
-    assert found.confusions[0][2:] == pytest.approx((92, 70))
+    assert found.confusions[0][2:] == approx((92, 70))
     table = mistakes_table(setting, found)
     assert (
         "| 74.0 | 0.0 | 7.0 |" in table
@@ -351,8 +344,7 @@ def test_mistakes(results):
 # ---------------------------------------------------------------- tables
 
 
-def test_main_table(results, cells):
-    setting = only(results)
+def test_main_table(setting, cells):
     lines = ratios(setting)
     table = main_table(setting, lines)
     main, distilled = table.split("\n\n**")
@@ -376,8 +368,7 @@ def test_main_table(results, cells):
     assert cells(alone, "gated")["ratio %, strongest"] == "–" and "Ratio" not in alone
 
 
-def test_latencies_of_different_machines_are_not_compared(results, cells):
-    setting = only(results)
+def test_latencies_of_different_machines_are_not_compared(setting, cells):
     for entry, record in [(entry, one) for entry, seeds in setting.records.items() for one in seeds.values()]:
         record["evaluated_with"] = {"hardware": "old", "threads": 2}
         if label(setting, entry) in ("gated", "long"):
@@ -389,8 +380,7 @@ def test_latencies_of_different_machines_are_not_compared(results, cells):
     assert "on new, threads: 1; old, threads: 2; in brackets" in table
 
 
-def test_cost_table(results, cells):
-    setting = only(results)
+def test_cost_table(setting, cells):
     table = classifier_cost_table(setting, setting.find(LONG))
     assert (
         "| 1.00 | 10 | 2.00 (0.25×) | 200.00 (1.00×) | 12 | 1.5 | 11 | 30 |" in table and "bare" not in table
@@ -403,23 +393,12 @@ def test_cost_table(results, cells):
 # ---------------------------------------------------------------- figures and documents
 
 
-@pytest.mark.usefixtures("rendered")
-def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results):
-    build.main([], results)
-    drawn = {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
-    assert set(drawn) == {
-        "paper_layer.png",
-        "paper_module.png",
-        *(f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS["task2"]),
-    }
-    for name in drawn:
-        (results / build.FIGURES / name).unlink()
-    build.main([], results)
-    assert drawn == {path.name: path.read_bytes() for path in (results / build.FIGURES).iterdir()}
+@mark.usefixtures("rendered")
+def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, check_figures):
+    check_figures(results, (f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS["task2"]))
 
 
-def test_what_the_figures_show(results):
-    setting = only(results)
+def test_what_the_figures_show(setting):
     data = {name.split("_")[1]: chart.data for name, chart in make_charts(setting, ratios(setting)).items()}
     assert sorted((point.depth, point.name.split(" (")[0]) for point in data["depth"]) == [
         (6, "gated"),
@@ -430,19 +409,19 @@ def test_what_the_figures_show(results):
         (34, "short"),
     ]
     shares = {point.name.split(" (")[0]: point.share for point in data["depth"]}
-    assert shares["long"] == 100 and shares["gated"] == pytest.approx(100 * 74 / 81)
+    assert shares["long"] == 100 and shares["gated"] == approx(100 * 74 / 81)
     (line,) = data["field"][0].series
     assert line.name.endswith("(field 5 px)") and line.x == [0, 1, 2, 3] and line.mark == 2
-    assert line.y == pytest.approx([20, 60, 90, 100])
+    assert line.y == approx([20, 60, 90, 100])
     # gated, the best of ours on validation, is right on images 0 to 71 and 3 to 78: classes 0 to 3 of 25
     # images each
     right = np.stack([np.arange(100) < 72, np.roll(np.arange(100) < 76, 3)]).mean(0).reshape(4, 25).mean(1)
-    assert np.diagonal(data["confusion"].shares) == pytest.approx(100 * right)
-    assert np.sum(data["confusion"].shares, axis=1) == pytest.approx([100] * 4)
+    assert np.diagonal(data["confusion"].shares) == approx(100 * right)
+    assert np.sum(data["confusion"].shares, axis=1) == approx([100] * 4)
     assert "array(" not in repr(data)  # the repr of a large array leaves out values, and so would a digest
     assert data["curves"][1].series[0].y == [40.0] and "bare" not in str(data["curves"])
     (fraction,) = data["fraction"][0].series
-    assert (fraction.name, fraction.x) == ("gated", [10, 100]) and fraction.y == pytest.approx([64, 74])
+    assert (fraction.name, fraction.x) == ("gated", [10, 100]) and fraction.y == approx([64, 74])
     assert all(point.gflops and point.latency for point in data["cost"])
     setting.rows["latency_ms_b1"] = np.nan
     untimed = make_charts(setting)["task2_cost_48px-quarter_toy.png"].data
@@ -455,14 +434,13 @@ def test_figures_of_many_lines_show_the_chosen_networks(results, monkeypatch):
     assert [line.name for line in curves[0].series] == ["the long one", "ours"]
 
 
-def test_a_network_that_sees_more_than_the_image_has_no_mark(results):
-    setting = only(results)
+def test_a_network_that_sees_more_than_the_image_has_no_mark(setting):
     setting.records[setting.find(GATED)][0]["receptive_field"]["size_px"] = 99
     field = make_charts(setting)["task2_field_48px-quarter_toy.png"].data
     assert field[0].series[0].mark is None
 
 
-def test_build_then_check_finds_what_is_stale(results, publish, capsys):
+def test_build_then_check_finds_what_is_stale(results, publish, stderr):
     publish("task2", Run("plain6-k5", "secret", "ours", {"arch": "plain6-k5"}), 50, dataset="demo")
     build.main([], results)
     build.main(["--check"], results)
@@ -489,37 +467,32 @@ def test_build_then_check_finds_what_is_stale(results, publish, capsys):
     drawn = figure.read_bytes()
     figure.with_name("task2_depth_old_toy.png").write_bytes(drawn)  # of results that are gone
     Chart(figures.shares, [Share("other", 1.0, 0.0, 2.0, depth=6)], "title").write(figure)
-    with pytest.raises(SystemExit) as stop:
+    with exits(1):
         build.main(["--check"], results)
-    error = capsys.readouterr().err
+    error = stderr()
     for path in [*changed, figure]:
         assert f"{path.relative_to(results)} does not match results/" in error
-    assert stop.value.code == 1 and "task2_depth_old_toy.png (no results for it)" in error
+    assert "task2_depth_old_toy.png (no results for it)" in error
     build.main([], results)
     assert {path: path.read_text() for path in changed} == texts
     assert figure.read_bytes() == drawn and not figure.with_name("task2_depth_old_toy.png").exists()
 
 
-def test_without_results_the_blocks_say_so(root):
-    build.main([], root)
-    blocks = blocks_of(root)
-    assert (root / "report/appendix.md").read_text().count(
-        "No results yet: run `python experiments.py task2`"
-    ) == len(blocks)
-    build.main(["--check"], root)
+def test_without_results_the_blocks_say_so(root, check_without_results):
+    check_without_results(root, "experiments.py task2")
 
 
-@pytest.mark.usefixtures("unrendered")
-def test_tables_of_results_that_are_gone_are_removed(results, capsys):
+@mark.usefixtures("unrendered")
+def test_tables_of_results_that_are_gone_are_removed(results, stderr):
     build.main([], results)
     tables = [results / "results/task2" / name for name in ("classifiers.csv", "ratios.csv", "ablations.csv")]
     assert all(table.is_file() for table in tables)
     for record in (results / "results/task2/runs").glob("*.json"):
         record.unlink()
     (results / "results/task2/notes.csv").write_text("mine")
-    with pytest.raises(SystemExit):
+    with raises(SystemExit):
         build.main(["--check"], results)
-    assert "results/task2/ratios.csv (no results for it)" in capsys.readouterr().err
+    assert "results/task2/ratios.csv (no results for it)" in stderr()
     build.main([], results)
     assert not any(table.exists() for table in tables) and (results / "results/task2/notes.csv").exists()
 
@@ -555,5 +528,5 @@ def test_pictures_compare_the_best_on_validation_with_the_denominator(results):
     assert [name.split(" (")[0] for name in predictions.by_column] == ["gated", "long"]
     assert pictures.find_task2(settings, "plain6-k5")[1].startswith("plain (")
     for known, model in (([], None), (settings, "missing")):
-        with pytest.raises(UserError, match="eval_shallow.py"):
+        with user_error("eval_shallow.py"):
             pictures.find_task2(known, model)

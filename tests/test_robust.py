@@ -4,9 +4,10 @@ import csv
 import os
 from collections import Counter
 
-import pytest
+from helpers import user_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pytest import fixture, mark, raises
 
 from data.lists import normal_path, parse_list
 from report.engineering import make_tables, speed_tables
@@ -18,32 +19,30 @@ from utils import ROOT, UserError, check_name, free_cores
 ANY_MACHINE = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def world(tmp_path_factory):
     where = os.getcwd()
     yield robust.make_world(tmp_path_factory.mktemp("world"))
     os.chdir(where)
 
 
-@pytest.mark.parametrize(
-    "fault, scale", [("bits", 0.2), ("weights", 0.2), ("inputs", 0.15), ("options", 0.08)]
-)
-@pytest.mark.filterwarnings("ignore")
-def test_faults_are_survived(world, fault, scale, capsys):
+@mark.parametrize("fault, scale", [("bits", 0.2), ("weights", 0.2), ("inputs", 0.15), ("options", 0.08)])
+@mark.filterwarnings("ignore")
+def test_faults_are_survived(world, fault, scale, stderr):
     counts = Counter(robust.FAULTS[fault](scale))
     assert sum(counts.values()) > 10
-    assert not [what for what, survived in counts if not survived], capsys.readouterr().err
+    assert not [what for what, survived in counts if not survived], stderr()
 
 
-@pytest.mark.parametrize("words, tried", [([], ["a", "b"]), (["b"], ["b"])])
-def test_all_faults_are_tried_unless_some_are_named(monkeypatch, capsys, words, tried):
+@mark.parametrize("words, tried", [([], ["a", "b"]), (["b"], ["b"])])
+def test_all_faults_are_tried_unless_some_are_named(monkeypatch, stdout, stderr, words, tried):
     monkeypatch.setattr(robust, "FAULTS", {name: lambda scale, name=name: [(name, True)] for name in "ab"})
     monkeypatch.setattr(robust, "make_world", lambda folder: None)
     robust.main([*words, "--scale", "0.5"])
-    assert [row.split(",")[0] for row in capsys.readouterr().out.splitlines()[1:]] == tried
-    with pytest.raises(SystemExit):
+    assert [row.split(",")[0] for row in stdout().splitlines()[1:]] == tried
+    with raises(SystemExit):
         robust.main(["c"])
-    assert "there is no fault c; choose from a, b" in capsys.readouterr().err
+    assert "there is no fault c; choose from a, b" in stderr()
 
 
 def test_a_silent_fault_is_counted(world, monkeypatch):
@@ -62,7 +61,7 @@ def test_a_silent_fault_is_counted(world, monkeypatch):
     assert outcomes["pixel cache: refused", False] > 0
 
 
-@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name.split()[0].strip(":"))
+@mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name.split()[0].strip(":"))
 def test_a_mutant_has_its_place_and_its_test(mutant):
     """`make mutants` makes the change and runs the test; here both must only be there."""
     assert (ROOT / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1
@@ -127,7 +126,7 @@ def test_a_line_that_a_kill_cut_is_left_out(tmp_path):
     assert read_jsonl(file) == [{"epoch": 1}, {"epoch": 2}]
     for damaged in ('{"epo', "[" * 10**5, "9" * 5000):
         file.write_text(damaged + '\n{"epoch": 2}\n')
-        with pytest.raises(UserError, match="metrics.jsonl:1"):
+        with user_error("metrics.jsonl:1"):
             read_jsonl(file)
 
 
@@ -159,13 +158,13 @@ def test_the_table_of_speeds(tmp_path):
     )
     assert "| two processes | 2,000 images/s | – | – |" in tables["speed"]
     (tmp_path / "speed.csv").write_text("benchmark\nstem\n")
-    with pytest.raises(UserError, match="speed.csv is damaged"):
+    with user_error("speed.csv is damaged"):
         speed_tables(tmp_path / "speed.csv")
 
 
-@pytest.mark.parametrize("text", ["", "# a note\nwhat is tried,tries\nx,1\n"])
+@mark.parametrize("text", ["", "# a note\nwhat is tried,tries\nx,1\n"])
 def test_a_damaged_table_of_robustness_is_named(tmp_path, text):
     (tmp_path / "results").mkdir()
     (tmp_path / "results/robustness.csv").write_text(text)
-    with pytest.raises(UserError, match="robustness.csv is damaged .*make robust"):
+    with user_error("robustness.csv is damaged .*make robust"):
         make_tables(tmp_path)

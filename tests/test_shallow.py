@@ -1,11 +1,14 @@
 """The shallow networks: fusing is exact, depth is what is claimed, every parameter learns, any image size."""
 
+import copy
 from functools import cache, partial
 
-import pytest
 import torch
 import torch.nn.functional as F
+from helpers import unchanged, value_error
+from pytest import approx, mark, raises
 from torch import nn
+from torch.testing import assert_close
 
 from config import Task2Config
 from metrics.cost import count_macs, count_params, flop_counter_macs
@@ -50,10 +53,10 @@ def relative_error(got, expected) -> float:
 # ---------------------------------------------------------------- fusing
 
 
-@pytest.mark.parametrize("reparam", [True, False])
-@pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("size", [1, 3, 5, 7])
-@pytest.mark.parametrize("out_channels", [4, 6])  # 4: with the identity
+@mark.parametrize("reparam", [True, False])
+@mark.parametrize("stride", [1, 2, 3])
+@mark.parametrize("size", [1, 3, 5, 7])
+@mark.parametrize("out_channels", [4, 6])  # 4: with the identity
 def test_a_fused_convolution_is_the_sum_of_its_branches(size, stride, reparam, out_channels):
     conv = randomise(BranchedConv2d(4, out_channels, size, stride, reparam)).double().eval()
     plain = conv.fuse()
@@ -61,7 +64,7 @@ def test_a_fused_convolution_is_the_sum_of_its_branches(size, stride, reparam, o
     for shape in ((1, 1), (2, 3), (9, 9), (12, 7)):  # down to pictures that are all border
         x = torch.randn(2, 4, *shape, dtype=torch.float64)
         assert conv(x).shape == (2, out_channels, -(-shape[0] // stride), -(-shape[1] // stride))
-        torch.testing.assert_close(plain(x), conv(x), rtol=0, atol=1e-11)
+        assert_close(plain(x), conv(x), rtol=0, atol=1e-11)
 
 
 def test_each_branch_is_in_the_sum():
@@ -76,14 +79,13 @@ def test_each_branch_is_in_the_sum():
 
 
 def test_the_sum_of_branches_and_the_input_of_the_head_start_at_their_scale():
-    torch.manual_seed(0)
-    assert BranchedConv2d(64, 64, 5)(torch.randn(8, 64, 12, 12)).var().item() == pytest.approx(1, rel=0.1)
+    assert BranchedConv2d(64, 64, 5)(torch.randn(8, 64, 12, 12)).var().item() == approx(1, rel=0.1)
     for features in (20, 2000):
         lengths = NormLinear(features, 3, 0.0).norm(3 * torch.randn(64, features)).square().sum(1)
-        assert lengths.mean().item() == pytest.approx(NormLinear.LENGTH**2, rel=0.01)
+        assert lengths.mean().item() == approx(NormLinear.LENGTH**2, rel=0.01)
 
 
-@pytest.mark.parametrize("arch", ["resnet10", "resnet34"])
+@mark.parametrize("arch", ["resnet10", "resnet34"])
 def test_a_fused_resnet_is_the_same_function(arch):
     net = randomise(ScaledResNet(arch, 5, width=0.125)).double()
     fused, x = fuse(net), torch.randn(2, 3, 40, 33, dtype=torch.float64)
@@ -96,10 +98,10 @@ def test_a_fused_resnet_is_the_same_function(arch):
     assert count_depth(fused, (3, 32, 32))[:3] == count_depth(net, (3, 32, 32))[:3]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@mark.parametrize("name", NETWORKS)
 def test_a_fused_network_is_the_same_function(name):
     net = randomise(small(name))
-    before = {key: value.clone() for key, value in net.state_dict().items()}
+    before = copy.deepcopy(net.state_dict())
     fused = fuse(net)
     assert net.training and not any(module.training for module in fused.modules())
     assert not any(
@@ -109,7 +111,7 @@ def test_a_fused_network_is_the_same_function(name):
     for shape in ((8, 8), (32, 32), (33, 47)):
         x = torch.randn(2, 3, *shape)
         assert relative_error(fused(x), net(x)) < 2e-5
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert unchanged(net, before)
     assert relative_error(fuse(fused)(x), fused(x)) == 0
     nn.init.zeros_(next(fused.parameters()))  # nothing is shared with the original
     assert torch.equal(next(net.parameters()), before[next(iter(before))])
@@ -140,13 +142,13 @@ DEPTHS = {  # strict, stricter, in training
 }
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+@mark.parametrize("name", SHALLOW)
 def test_a_name_says_kind_depth_and_kernel(name):
     assert shallow_name(SHALLOW[name]) == name
     assert f"{count_depth(fuse(small(name)), (3, 32, 32)).strict}-k" in name
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@mark.parametrize("name", NETWORKS)
 def test_depth_of_every_network(name):
     net = small(name)
     strict, stricter, _, path = count_depth(fuse(net), (3, 32, 32))
@@ -154,7 +156,7 @@ def test_depth_of_every_network(name):
     assert len(path) == strict and (name in SHALLOW or SHALLOW_BASELINES[name].__doc__)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options",
     [
         {},
@@ -218,15 +220,15 @@ def test_branches_cost_nothing_after_fusing():
 # ---------------------------------------------------------------- learning, shapes
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@mark.parametrize("name", NETWORKS)
 def test_gradient_reaches_every_parameter(name):
     net = small(name)
     F.cross_entropy(net(torch.randn(8, 3, 32, 32)), torch.arange(8) % 7).backward()
     assert [key for key, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("stem", ["7x7s2", "3x3s1"])
+@mark.parametrize("name", NETWORKS)
+@mark.parametrize("stem", ["7x7s2", "3x3s1"])
 def test_any_image_size_and_number_of_channels(name, stem):
     for channels, shape in ((1, (1, 1)), (3, (8, 20)), (13, (31, 17))):
         logits = small(name, in_channels=channels, stem=stem).eval()(torch.randn(2, channels, *shape))
@@ -246,9 +248,7 @@ def test_covariances():
     features = pooled(x, 4)
     assert features.shape == (3, 6 + 10) and torch.equal(features[:, :6], x.mean((2, 3)))
     covariance = torch.cov(x[1, :4].flatten(1), correction=0)[*torch.triu_indices(4, 4)]
-    torch.testing.assert_close(
-        features[1, 6:], covariance.sign() * covariance.abs().sqrt(), rtol=0.01, atol=0.005
-    )
+    assert_close(features[1, 6:], covariance.sign() * covariance.abs().sqrt(), rtol=0.01, atol=0.005)
     # where the root's own slope is infinite
     pooled(torch.ones(2, 4, 3, 3) + 0 * x[:2, :4, :3, :3], 4).sum().backward()
     assert x.grad.isfinite().all()
@@ -260,9 +260,9 @@ def test_gates_multiply():
     y = layer(x)
     of_channels = layer.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
     expected = F.relu(layer.conv(x) * layer.pixel_gate(x).sigmoid()) * of_channels
-    torch.testing.assert_close(y, expected)
+    assert_close(y, expected)
     layer.pool = True  # pooled before ReLU and channel gate: the same as after them
-    torch.testing.assert_close(layer(x), F.max_pool2d(expected, 2))
+    assert_close(layer(x), F.max_pool2d(expected, 2))
 
 
 def test_one_kind_of_gate_alone():
@@ -274,17 +274,17 @@ def test_one_kind_of_gate_alone():
             if kind == "pixel"
             else layer.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
         )
-        torch.testing.assert_close(layer(x), F.relu(layer.conv(x) * gate))
+        assert_close(layer(x), F.relu(layer.conv(x) * gate))
         assert (layer.pixel_gate is None) == (kind == "channel") and (layer.channel_gate is None) == (
             kind == "pixel"
         )
-    with pytest.raises(ValueError, match="pixel and channel also need gates=True"):
+    with value_error("pixel and channel also need gates=True"):
         ShallowNet(3, gate_kind="pixel")
-    with pytest.raises(ValueError, match="gate_kind must be one of both, pixel, channel"):
+    with value_error("gate_kind must be one of both, pixel, channel"):
         ShallowNet(3, gates=True, gate_kind="row")
 
 
-@pytest.mark.parametrize("side", [6, 7])
+@mark.parametrize("side", [6, 7])
 def test_pooled_gates_multiply_what_is_pooled(side):
     net = ShallowNet(3, widths=(8, 8), gates=True, pooled_gates=True).eval()
     (pooling, last), x = net.streams[0], torch.rand(2, 64, side, side)
@@ -292,9 +292,7 @@ def test_pooled_gates_multiply_what_is_pooled(side):
         ..., ::2, ::2
     ]
     y = F.relu(F.max_pool2d(pooling.conv(x), 2, ceil_mode=True) * gate.sigmoid())
-    torch.testing.assert_close(
-        pooling(x), y * pooling.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
-    )
+    assert_close(pooling(x), y * pooling.channel_gate(x.mean((2, 3))).sigmoid()[:, :, None, None])
     # a layer that does not pool has a gate a pixel
     assert last(y).shape[2:] == last.pixel_gate(y).shape[2:] == y.shape[2:]
     fine, coarse = (
@@ -308,7 +306,7 @@ def test_pooled_gates_multiply_what_is_pooled(side):
 
 def test_attention_knows_no_order_of_pixels():
     layer, x = SelfAttention(16).eval(), torch.randn(2, 16, 4, 6)
-    torch.testing.assert_close(layer(x.flip(3)), layer(x).flip(3))
+    assert_close(layer(x.flip(3)), layer(x).flip(3))
     assert SelfAttention(13).heads == 1 and layer.heads == 8
 
 
@@ -318,7 +316,7 @@ def test_attention_is_torchs():
     theirs.in_proj_weight, theirs.in_proj_bias = layer.qkv.weight, layer.qkv.bias
     theirs.out_proj = layer.projection
     expected = theirs(tokens, tokens, tokens)[0].mT.unflatten(2, (4, 6))
-    torch.testing.assert_close(layer(x), x + expected, rtol=1e-4, atol=1e-5)
+    assert_close(layer(x), x + expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_graph_layer_by_hand():
@@ -330,7 +328,7 @@ def test_a_graph_layer_by_hand():
             nearest = F.cosine_similarity(nodes, node[None]).argsort(descending=True)[:9]
             relative[image, :, i] = (nodes[nearest] - node).amax(0)
     mixed = layer.mix(torch.cat([x, relative.view(2, 5, 3, 4)], 1))
-    torch.testing.assert_close(layer(x), x + F.relu(mixed), rtol=1e-4, atol=1e-5)
+    assert_close(layer(x), x + F.relu(mixed), rtol=1e-4, atol=1e-5)
 
 
 def test_a_dense_block_by_hand():
@@ -339,11 +337,11 @@ def test_a_dense_block_by_hand():
     a = F.leaky_relu(block.convs[0](x), 0.2)
     b = F.leaky_relu(block.convs[1](torch.cat([x, a], 1)), 0.2)
     expected = x + 0.2 * block.convs[2](torch.cat([x, a, b], 1))
-    torch.testing.assert_close(block(x), expected)
-    torch.testing.assert_close(ResidualInResidual(block)(x), x + 0.2 * expected)
+    assert_close(block(x), expected)
+    assert_close(ResidualInResidual(block)(x), x + 0.2 * expected)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, message",
     [
         ({"kernels": (4,)}, "kernel size 4: must be odd"),
@@ -359,7 +357,7 @@ def test_a_dense_block_by_hand():
     ],
 )
 def test_bad_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
+    with value_error(message):
         ShallowNet(**{"num_classes": 5, **options})
 
 
@@ -376,8 +374,8 @@ def measures(arch: str, side: int) -> tuple[float, int]:
     return receptive_field(net, side, images=1)["size_px"] / side, maps[0].shape[2]
 
 
-@pytest.mark.parametrize("arch", ["gated6-k3", "plain6-k5", "gated5-k5"])
-@pytest.mark.parametrize("size", [48, 64, 84, 96, 128, 180, 224])
+@mark.parametrize("arch", ["gated6-k3", "plain6-k5", "gated5-k5"])
+@mark.parametrize("size", [48, 64, 84, 96, 128, 180, 224])
 def test_the_first_convolution_follows_the_image_size(arch, size):
     """The field is the same share of the image and the last map of the same size as at 64 px, within a factor of
     the square root of two (smaller images get no finer first convolution)."""
@@ -397,5 +395,5 @@ def test_small_images_and_given_stems_stay_as_they_are():
 
 
 def test_an_unknown_option_is_refused_with_its_name():
-    with pytest.raises(TypeError, match="no option 'kernel_size'; known: .*kernels"):
+    with raises(TypeError, match="no option 'kernel_size'; known: .*kernels"):
         ShallowNet(5, kernel_size=3)

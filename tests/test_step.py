@@ -3,10 +3,11 @@
 import copy
 
 import numpy as np
-import pytest
 import torch
+from pytest import approx, mark
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.testing import assert_close
 
 from channelset import sample_channels
 from config import Task1Config
@@ -18,7 +19,7 @@ from models.resnet import ScaledResNet
 from models.task1 import build_channel_net
 
 COVARIANCE = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.92], [0.8, 0.92, 1.0]])
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+cuda = mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 def make(device="cpu", augment="strong", teacher=False, seed=0, processes=(0, 1), **options):
@@ -77,8 +78,8 @@ def weights(steps):
 
 def test_learning_rate_warms_up_then_falls_to_zero():
     rates = [learning_rate(step, 100, 10, 1.0) for step in range(101)]
-    assert rates[0] == pytest.approx(1 / 11) and rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5) and rates[100] == 0
+    assert rates[0] == approx(1 / 11) and rates[10] == 1.0
+    assert rates[55] == approx(0.5) and rates[100] == 0
     assert all(a < b for a, b in zip(rates[:10], rates[1:])) and all(
         a > b for a, b in zip(rates[10:], rates[11:])
     )
@@ -91,8 +92,8 @@ def test_an_epoch_draws_each_image_once_and_repeats():
     assert all(torch.equal(drawn[key], same[key]) for key in drawn)
     assert not torch.equal(drawn["indices"], other["indices"])
     rates = [learning_rate(step, 24, 0.8 * 6, 0.1) for step in range(6, 12)]
-    assert drawn["rate"].tolist() == pytest.approx(rates)
-    assert drawn["share"].tolist() == pytest.approx([0.5 * min(1, step / 12) for step in range(6, 12)])
+    assert drawn["rate"].tolist() == approx(rates)
+    assert drawn["share"].tolist() == approx([0.5 * min(1, step / 12) for step in range(6, 12)])
 
 
 def test_processes_share_the_images_of_a_step_and_draw_each_for_itself():
@@ -134,7 +135,7 @@ def test_a_specialist_takes_its_channels_by_an_index_on_the_device():
 
 
 @cuda
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options",
     [
         {},
@@ -153,8 +154,8 @@ def test_a_captured_step_is_the_same_step(options):
     assert captured.graph is not None and single.graph is None
     assert losses[0] != losses[-1]
     # later steps magnify the rounding of the first
-    torch.testing.assert_close(losses[:12], expected[:12], rtol=5e-3, atol=5e-3)
-    torch.testing.assert_close(losses[:6], run(make(**options), 0, 6), rtol=5e-3, atol=5e-3)  # and on a CPU
+    assert_close(losses[:12], expected[:12], rtol=5e-3, atol=5e-3)
+    assert_close(losses[:6], run(make(**options), 0, 6), rtol=5e-3, atol=5e-3)  # and on a CPU
 
 
 @cuda
@@ -166,7 +167,7 @@ def test_a_captured_training_goes_on_in_an_epoch():
     other.model.load_state_dict(part.model.state_dict())
     other.average.load_state_dict(part.average.state_dict())
     other.optimizer.load_state_dict(copy.deepcopy(part.optimizer.state_dict()))
-    torch.testing.assert_close(run(other, 9, 15), losses[9:15], rtol=5e-3, atol=5e-3)
+    assert_close(run(other, 9, 15), losses[9:15], rtol=5e-3, atol=5e-3)
 
 
 def test_images_are_mixed_until_the_last_tenth():
@@ -190,8 +191,8 @@ def test_mixing_changes_what_is_learned():
     assert len({*losses.values()}) == 3
 
 
-@pytest.mark.parametrize("teacher", [False, True])
-@pytest.mark.parametrize("kind", ["none", "mixup", "cutmix"])
+@mark.parametrize("teacher", [False, True])
+@mark.parametrize("kind", ["none", "mixup", "cutmix"])
 def test_a_loss_by_hand(kind, teacher):
     """Cross-entropy of smoothed labels, shared with the previous image where images are mixed, and a teacher."""
     steps = make(mix=kind, teacher=teacher, augment="light")
@@ -211,7 +212,7 @@ def test_a_loss_by_hand(kind, teacher):
         share, ours = 0.5 * (6 + position) / 12, (logits / 4).log_softmax(1)
         theirs = (steps.teacher(images) / 4).log_softmax(1)
         loss = (1 - share) * loss + share * 16 * (theirs.exp() * (theirs - ours)).sum(1).mean()
-    assert steps.losses[position].item() == pytest.approx(loss.item(), rel=1e-4)
+    assert steps.losses[position].item() == approx(loss.item(), rel=1e-4)
 
 
 def test_an_update_by_hand():
@@ -223,7 +224,7 @@ def test_an_update_by_hand():
     optimizer.step()
     for name, value in layer.named_parameters():
         slope = 1 + 0.1 * before[name] * (name == "weight")
-        torch.testing.assert_close(value.detach(), before[name] - 0.5 * 1.9 * slope)
+        assert_close(value.detach(), before[name] - 0.5 * 1.9 * slope)
 
 
 def test_each_step_draws_one_of_the_sizes():

@@ -1,16 +1,15 @@
 """A strided 1 x 1 convolution that takes its pixels first is the strided one."""
 
-import pytest
 import torch
+from pytest import mark
 from torch import nn
 
 from models.branched import BranchedConv2d
 from models.resnet import ScaledResNet, Subsampled
 
 
-@pytest.mark.parametrize("size", [8, 9])
+@mark.parametrize("size", [8, 9])
 def test_the_same_function_and_gradients(size):
-    torch.manual_seed(0)
     strided = nn.Conv2d(3, 5, 1, 2).double()
     plain = nn.Conv2d(3, 5, 1).double()
     plain.load_state_dict(strided.state_dict())
@@ -22,7 +21,7 @@ def test_the_same_function_and_gradients(size):
     assert torch.allclose(strided.weight.grad, plain.weight.grad)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "make", [lambda: BranchedConv2d(3, 5, 7, 2), lambda: ScaledResNet("resnet10", 3, width=0.05)]
 )
 def test_no_strided_pointwise_convolution_of_few_channels_is_left(make):

@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
+from helpers import command_line, read_json, user_error
+from pytest import approx, fixture, mark
 
 import eval_shallow
 import train_task2
@@ -23,62 +24,31 @@ from models.task2 import load_classifier
 from report.build import DOCUMENTS, collect
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import latency
-from utils import UserError
 
-TINY = [
-    "--width",
-    "0.125",
-    "--image-size",
-    "8",
-    "--batch-size",
-    "4",
-    "--epochs",
-    "2",
-    "--eval-every",
-    "2",
-    "--augment",
-    "light",
-    "--device",
-    "cpu",
-    "--lr",
-    "0.01",
-]
+TINY = "--width 0.125 --image-size 8 --batch-size 4 --epochs 2 --eval-every 2 --augment light --device cpu --lr 0.01"
 
 
-@pytest.fixture
+@fixture
 def train(command):
     """train(*options) runs the script on the tiny data, in an empty folder with its own cache."""
-    return lambda *options: command(train_task2, *TINY, *options)
+    return lambda *options: command(train_task2, TINY, *options)
 
 
-@pytest.fixture
+@fixture
 def have(ready):
     """have(*options, out="run") puts a finished run of these options into `out`, trained once a session."""
-    return lambda *options, out="run": ready(train_task2, *TINY, *options, out=out)
+    return lambda *options, out="run": ready(train_task2, TINY, *options, out=out)
 
 
-@pytest.fixture
+@fixture
 def evaluate(tiny_dataset, train, read_rows):
     """evaluate(checkpoint, *options) runs the evaluation on the tiny data; returns the rows of its results
     file.
     """
 
     def run(*options):
-        eval_shallow.main(
-            [
-                "--data",
-                str(tiny_dataset),
-                "--cache",
-                "cache",
-                "--device",
-                "cpu",
-                "--results",
-                "results",
-                "--repeats",
-                "0",
-                *map(str, options),
-            ]
-        )
+        where = ("--data", tiny_dataset, "--cache cache --device cpu --results results --repeats 0")
+        eval_shallow.main(command_line(*where, *options))
         return read_rows("results/task2/classifiers.csv")
 
     return run
@@ -87,13 +57,13 @@ def evaluate(tiny_dataset, train, read_rows):
 def record_of(model: str) -> dict:
     """Return the only record of a model."""
     (path,) = Path("results/task2/runs").glob(f"*-{model}-????????-s0.json")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate):
-    options = ["--arch", "gated6-k3-5-7", "--reparam", "--covariance-channels", 8, "--out", "run"]
-    train(*options)
-    rows = evaluate("run/model.pt", "--repeats", 1, "--label", "three streams")
+    options = "--arch gated6-k3-5-7 --reparam --covariance-channels 8 --out run"
+    train(options)
+    rows = evaluate("run/model.pt", "--repeats 1 --label", "three streams")
     record = record_of("reparam-covariance-gated6-k3-5-7")
     assert (record["strict_depth"], record["stricter_depth"], record["train_depth"]) == (6, 7, 11)
     assert len(record["longest_path"]) == 6 and record["weighted_operations"] == 2 + 12 * 3
@@ -113,16 +83,16 @@ def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate
     assert rows[0]["train_s"] == checkpoint["train_s"]
     assert rows[0]["latency_ms_b256"] > 0 < rows[0]["latency_ms_b1"]
     assert rows[0]["peak_mem_mb"] > 256 * 3 * 8 * 8 * 4 / 1e6
-    train(*options, "--resume")  # finished: the same weights again
+    train(options, "--resume")  # finished: the same weights again
     again = load_checkpoint("run/model.pt", "task2-model")["state"]
     assert all(torch.equal(value, again[key]) for key, value in checkpoint["state"].items())
 
 
-def test_latencies_are_measured_anew_without_checkpoints(have, evaluate, tmp_path, capsys, read_rows):
+def test_latencies_are_measured_anew_without_checkpoints(have, evaluate, tmp_path, stdout, read_rows):
     def time_again():
         latency.main(["--rounds", "1"], tmp_path)
 
-    with pytest.raises(UserError, match="has no networks to time"):
+    with user_error("has no networks to time"):
         time_again()
     for arch in ("plain6-k5", "rrdb"):
         have("--arch", arch, out=arch)
@@ -140,26 +110,26 @@ def test_latencies_are_measured_anew_without_checkpoints(have, evaluate, tmp_pat
     assert all(row["latency_ms_b1"] > 0 < row["latency_ms_b256"] for row in timed) and len(timed) == 2
     record = record_of("plain6-k5")
     assert record["timed_with"]["threads"] == torch.get_num_threads() == 1
-    assert record["splits"]["test"][0]["latency_ms_b1"] == pytest.approx(timed[0]["latency_ms_b1"], abs=1e-3)
-    assert "plain6-k5" in capsys.readouterr().out
+    assert record["splits"]["test"][0]["latency_ms_b1"] == approx(timed[0]["latency_ms_b1"], abs=1e-3)
+    assert "plain6-k5" in stdout()
     (path,) = Path("results/task2/runs").glob("*plain6-k5*")
     predictions = RunFiles(tmp_path / "results", "task2", path.stem).predictions
     whole = read_predictions(predictions)
     write_predictions(predictions, whole.images[::-1], *whole[1:])  # damage that leaves the top-1
     read_predictions.cache_clear()
-    with pytest.raises(UserError, match="plain6-k5-.*csv.gz was changed after it was written"):
+    with user_error("plain6-k5-.*csv.gz was changed after it was written"):
         time_again()
     write_predictions(predictions, *whole)
     bands = latency.rebuild({**record, "channels": list("ABCDE")}, path.stem, tmp_path)
     assert bands(torch.zeros(1, 5, 8, 8)).shape == (1, 3)
     del record["checksums"]  # as an older version wrote it
     path.write_text(json.dumps({**record, "config": {**record["config"], "arch": "gone"}}))
-    with pytest.raises(UserError, match="plain6-k5-.*json: this version cannot build its network"):
+    with user_error("plain6-k5-.*json: this version cannot build its network"):
         time_again()
 
 
 def test_the_table_can_be_computed_again_from_the_predictions(have, evaluate):
-    have("--arch", "plain6-k5")
+    have("--arch plain6-k5")
     test, val = evaluate("run/model.pt")
     with gzip.open(f"results/task2/predictions/{test['run']}-test.csv.gz", "rt") as file:
         lines = list(csv.DictReader(file))
@@ -169,16 +139,16 @@ def test_the_table_can_be_computed_again_from_the_predictions(have, evaluate):
 
 
 def test_another_image_size_is_a_row_of_its_own(have, evaluate):
-    have("--arch", "plain6-k5")
+    have("--arch plain6-k5")
     evaluate("run/model.pt")
-    rows = evaluate("run/model.pt", "--image-size", 12)
+    rows = evaluate("run/model.pt", "--image-size 12")
     assert {(row["model"], row["section"], row["image_size"], row["test_image_size"]) for row in rows} == {
         ("plain6-k5", "ours", 8, None),
         ("plain6-k5", "ablation", 8, 12),
     }
     macs = {row["test_image_size"]: row["macs"] for row in rows}
     assert macs[12] > macs[None]
-    records = [json.loads(path.read_text()) for path in Path("results/task2/runs").glob("*.json")]
+    records = [read_json(path) for path in Path("results/task2/runs").glob("*.json")]
     assert [record["config"]["image_size"] for record in records] == [8, 8]
     assert {} in [record["test"] for record in records] and {"image_size": 12} in [
         record["test"] for record in records
@@ -188,7 +158,7 @@ def test_another_image_size_is_a_row_of_its_own(have, evaluate):
 def test_documents_are_made_from_what_an_evaluation_writes(have, evaluate):
     for arch in ("plain6-k5", "resnet10"):
         have("--arch", arch, out=arch)
-        evaluate(f"{arch}/model.pt", "--repeats", 1)
+        evaluate(f"{arch}/model.pt", "--repeats 1")
     made = collect(Path())  # there is no ResNet-34 to divide by
     drawn = {name.split("_")[1] for name in made.charts if name.startswith("task2_")}
     assert drawn == {"cost", "confusion", "curves", "field"}
@@ -220,17 +190,15 @@ def test_the_evaluated_predictions_are_the_fused_networks_and_training_leaves_th
 
     monkeypatch.setattr(PixelCache, "split", lambda self, name: (opened.append(name), split(self, name))[1])
     watch(train_task2), watch(evaluation)
-    train("--arch", "reparam6-k5", "--out", "run", "--amp")
+    train("--arch reparam6-k5 --out run --amp")
     assert evaluated == [(BranchedConv2d, True)] and set(opened) == {"train", "val"}
     evaluate("run/model.pt")
     assert evaluated[1:] == [(torch.nn.Conv2d, False)] * 2
 
 
 def test_a_record_keeps_whole_what_decides_on_the_training(train, have, evaluate):
-    have("--arch", "plain6-k5", out="teacher")
-    train(
-        "--arch", "plain6-k5", "--epochs", 1, "--teacher", "teacher/model.pt", "--out", Path("run").absolute()
-    )
+    have("--arch plain6-k5", out="teacher")
+    train("--arch plain6-k5 --epochs 1 --teacher teacher/model.pt --out", Path("run").absolute())
     evaluate("run/model.pt")
     config = record_of("plain6-k5")["config"]
     teacher = Task2Config.of(load_checkpoint("teacher/model.pt", "task2-model")["config"])
@@ -240,9 +208,9 @@ def test_a_record_keeps_whole_what_decides_on_the_training(train, have, evaluate
     )  # no folder of this machine
 
 
-def test_several_checkpoints_and_evaluating_again(train, have, evaluate, capsys):
+def test_several_checkpoints_and_evaluating_again(train, have, evaluate, stdout):
     for arch, seed in (("plain6-k5", 0), ("plain6-k5", 1), ("resnet34", 0)):
-        have("--arch", arch, "--seed", seed, "--epochs", 1, out=f"{arch}{seed}")
+        have("--arch", arch, "--seed", seed, "--epochs 1", out=f"{arch}{seed}")
     every = [f"{run}/model.pt" for run in ("plain6-k50", "plain6-k51", "resnet340")]
     rows = evaluate(*every)
     assert [(row["section"], row["model"], row["seed"]) for row in rows] == [
@@ -251,13 +219,13 @@ def test_several_checkpoints_and_evaluating_again(train, have, evaluate, capsys)
         ("reference", "resnet34", 0),
     ] * 2
     assert [row["strict_depth"] for row in rows[:3]] == [6, 6, 34]
-    capsys.readouterr()
+    stdout()
     evaluate(*every, "--skip-existing")
-    assert capsys.readouterr().out.count("already holds the results of this run: skipped") == 3
-    with pytest.raises(UserError, match="--name x: 3 checkpoints would have the same name"):
-        evaluate(*every, "--name", "x")
-    train("--arch", "plain6-k5", "--epochs", 1, "--lr", 0.02, "--out", "other")
-    rows = evaluate("other/model.pt", "--section", "ablation")  # other options: rows of their own
+    assert stdout().count("already holds the results of this run: skipped") == 3
+    with user_error("--name x: 3 checkpoints would have the same name"):
+        evaluate(*every, "--name x")
+    train("--arch plain6-k5 --epochs 1 --lr 0.02 --out other")
+    rows = evaluate("other/model.pt", "--section ablation")  # other options: rows of their own
     assert [
         (row["section"], row["options"]) for row in rows if row["seed"] == 0 and row["split"] == "test"
     ] == [
@@ -266,63 +234,55 @@ def test_several_checkpoints_and_evaluating_again(train, have, evaluate, capsys)
         ("ablation", "batch_size=4 image_size=8 lr=0.02"),
     ]
     # of which the name says nothing
-    train("--arch", "plain6-k5", "--epochs", 1, "--amp", "--out", "autocast")
-    with pytest.raises(
-        UserError, match="s0.json has the results of 'plain6-k5' trained with other options: add --name"
-    ):
+    train("--arch plain6-k5 --epochs 1 --amp --out autocast")
+    with user_error("s0.json has the results of 'plain6-k5' trained with other options: add --name"):
         evaluate("autocast/model.pt")
-    rows = evaluate("autocast/model.pt", "--split", "val", "--name", "faster", "--section", "ablation")
+    rows = evaluate("autocast/model.pt", "--split val --name faster --section ablation")
     assert [(row["section"], row["split"]) for row in rows if row["model"] == "faster"] == [
         ("ablation", "val")
     ]
 
 
 def test_evaluation_refuses_other_data_a_teacher_of_task_1_and_a_deep_network(have, evaluate, tiny_dataset):
-    have("--arch", "resnet10")
-    with pytest.raises(UserError, match="resnet10, in section 'ours', has strict depth 10, above 6"):
-        evaluate("run/model.pt", "--section", "ours")
+    have("--arch resnet10")
+    with user_error("resnet10, in section 'ours', has strict depth 10, above 6"):
+        evaluate("run/model.pt", "--section ours")
     save_checkpoint("other.pt", {**load_checkpoint("run/model.pt", "task2-model"), "kind": "task1-model"})
-    with pytest.raises(UserError, match="other.pt is a 'task1-model' checkpoint; expected 'task2-model'"):
+    with user_error("other.pt is a 'task1-model' checkpoint; expected 'task2-model'"):
         evaluate("other.pt")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
-    with pytest.raises(
-        UserError, match="run/model.pt was trained on 'tiny'.*name the data of its training with --data"
-    ):
+    with user_error("run/model.pt was trained on 'tiny'.*name the data of its training with --data"):
         evaluate("run/model.pt")
     assert not Path("results").exists()
 
 
 def test_a_deeper_network_is_not_ours(train, evaluate):
-    with pytest.raises(
-        UserError, match="gated6-k5 has strict depth 6, above 5; its longest path is stem.conv 8x3x7x7 > "
-    ):
-        train("--arch", "gated6-k5", "--max-depth", 5, "--out", "run")
-    deep = ["--arch", "plain6-k5", "--widths", "8,8,8,8,8", "--epochs", 1, "--out", "run"]
-    with pytest.raises(
-        UserError, match="plain7-k5 has strict depth 7, above 6; .* allow more with --max-depth 7"
-    ):
-        train(*deep)
+    with user_error("gated6-k5 has strict depth 6, above 5; its longest path is stem.conv 8x3x7x7 > "):
+        train("--arch gated6-k5 --max-depth 5 --out run")
+    deep = "--arch plain6-k5 --widths 8,8,8,8,8 --epochs 1 --out run"
+    with user_error("plain7-k5 has strict depth 7, above 6; .* allow more with --max-depth 7"):
+        train(deep)
     assert not Path("run").exists()
-    train(*deep, "--max-depth", 7)
-    with pytest.raises(UserError, match="above 6; .* evaluate it with --section ablation, which allows 7"):
+    train(deep, "--max-depth 7")
+    with user_error("above 6; .* evaluate it with --section ablation, which allows 7"):
         evaluate("run/model.pt")
-    assert evaluate("run/model.pt", "--section", "ablation")[0]["strict_depth"] == 7
+    assert evaluate("run/model.pt", "--section ablation")[0]["strict_depth"] == 7
 
 
-def test_a_part_of_an_evaluation_is_printed_and_not_saved(have, tiny_dataset, capsys):
-    have("--arch", "plain6-k5", "--epochs", 1)
+def test_a_part_of_an_evaluation_is_printed_and_not_saved(have, tiny_dataset, stdout):
+    have("--arch plain6-k5 --epochs 1")
     where = ("--data", tiny_dataset, "--cache", "cache", "--device", "cpu", "--repeats", 0)
-    capsys.readouterr()
+    stdout()
     eval_shallow.main([str(word) for word in ("run/model.pt", *where, "--split", "val")])
-    shown = capsys.readouterr().out
+    shown = stdout()
     assert "the results are printed, not saved" in shown and "wrote" not in shown
     assert "plain6-k5 val  top-1" in shown and "strict depth 6" in shown
     assert Path("run/evaluation-val.md").exists() and not Path("runs/results").exists()
 
 
 def test_results_without_a_row_in_the_table_are_not_skipped(have, evaluate):
-    have("--arch", "plain6-k5", "--epochs", 1, "--seed", 1)
+    have("--arch plain6-k5 --epochs 1 --seed 1")
     evaluate("run/model.pt")
     table = Path("results/task2/classifiers.csv")
     whole = table.read_text()
@@ -332,7 +292,7 @@ def test_results_without_a_row_in_the_table_are_not_skipped(have, evaluate):
 
 
 def test_an_evaluation_needs_nothing_that_only_the_training_needs(train, evaluate, monkeypatch):
-    train("--arch", "plain6-k5", "--epochs", 1, "--out", "run")
+    train("--arch plain6-k5 --epochs 1 --out run")
     checkpoint = load_checkpoint("run/model.pt", "task2-model")
     checkpoint["config"] |= {"compile": True, "tensorboard": True}
     save_checkpoint("run/model.pt", checkpoint)
@@ -341,17 +301,17 @@ def test_an_evaluation_needs_nothing_that_only_the_training_needs(train, evaluat
     assert evaluate("run/model.pt")[0]["strict_depth"] == 6
 
 
-@pytest.mark.parametrize("arch", ["attention", "graph", "dense-block", "gated4-k7"])
+@mark.parametrize("arch", ["attention", "graph", "dense-block", "gated4-k7"])
 def test_every_kind_trains(train, evaluate, arch):
-    train("--arch", arch, "--epochs", 1, "--out", "run")
-    assert evaluate("run/model.pt", "--split", "val")[0]["strict_depth"] <= 6
+    train("--arch", arch, "--epochs 1 --out run")
+    assert evaluate("run/model.pt", "--split val")[0]["strict_depth"] <= 6
 
 
 def test_learning_from_another_network(train, have):
-    have("--arch", "resnet10", out="teacher")
+    have("--arch resnet10", out="teacher")
     states = []
     for out, options in (("taught", ["--teacher", "teacher/model.pt"]), ("alone", [])):
-        train("--arch", "plain6-k5", "--epochs", 1, "--out", out, *options)
+        train("--arch plain6-k5 --epochs 1 --out", out, *options)
         states.append(load_checkpoint(f"{out}/model.pt", "task2-model")["state"]["head.linear.weight"])
     assert not torch.equal(*states)
     checkpoint = load_checkpoint("teacher/model.pt", "task2-model")
@@ -360,8 +320,8 @@ def test_learning_from_another_network(train, have):
         ({"dataset": {**checkpoint["dataset"], "digest": "0"}}, "not on this data"),
     ):
         save_checkpoint("other.pt", {**checkpoint, **change})
-        with pytest.raises(UserError, match=message):
-            train("--arch", "plain6-k5", "--teacher", "other.pt", "--out", "never")
+        with user_error(message):
+            train("--arch plain6-k5 --teacher other.pt --out never")
 
 
 def test_a_share_of_the_training_images(train, monkeypatch):
@@ -373,7 +333,7 @@ def test_a_share_of_the_training_images(train, monkeypatch):
         return batches
 
     monkeypatch.setattr(train_task2, "make_batches", spy)
-    train("--arch", "plain6-k5", "--fraction", 0.5, "--epochs", 1, "--out", "run")
+    train("--arch plain6-k5 --fraction 0.5 --epochs 1 --out run")
     assert sizes == {"train": 6, "val": 6}  # of 12 and 6; test is not opened
     checkpoint = load_checkpoint("run/model.pt", "task2-model")
     assert checkpoint["config"]["fraction"] == 0.5 and checkpoint["config"]["name"] == "plain6-k5"
@@ -382,7 +342,7 @@ def test_a_share_of_the_training_images(train, monkeypatch):
     load_classifier("older.pt")
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, name, section",
     [
         ({}, "gated6-k3", "ours"),
@@ -402,26 +362,23 @@ def test_name_and_section_follow_from_what_the_network_is(options, name, section
     assert eval_shallow.default_section(vars(config), {"image_size": 9}) == "ablation"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, message",
     [
         (
-            ["--arch", "resnet34", "--gates"],
+            "--arch resnet34 --gates",
             "--gates: --arch resnet34 has no such option; leave it out, or choose one of plain6-k5, plain6-k3-5-7",
         ),
-        (["--arch", "graph", "--kernels", "3"], "--kernels: --arch graph has no such option"),
-        (["--arch", "plain6-k5", "--kernels", "3;5"], "--kernels 3;5: expected whole numbers"),
-        (["--arch", "plain6-k5", "--kernels", "4"], "--arch plain6-k5: kernel size 4: must be odd"),
-        (["--arch", "plain6-k5", "--widths", "8,0"], "--widths 8,0: must be from 1"),
-        (
-            ["--arch", "plain6-k5", "--covariance-channels", "-1"],
-            "--covariance-channels -1: must be at least 0",
-        ),
-        (["--arch", "resnet34", "--multi-level-head"], "--multi-level-head: --arch resnet34"),
-        (["--teacher", "none.pt"], "--teacher none.pt: no such file"),
+        ("--arch graph --kernels 3", "--kernels: --arch graph has no such option"),
+        ("--arch plain6-k5 --kernels 3;5", "--kernels 3;5: expected whole numbers"),
+        ("--arch plain6-k5 --kernels 4", "--arch plain6-k5: kernel size 4: must be odd"),
+        ("--arch plain6-k5 --widths 8,0", "--widths 8,0: must be from 1"),
+        ("--arch plain6-k5 --covariance-channels -1", "--covariance-channels -1: must be at least 0"),
+        ("--arch resnet34 --multi-level-head", "--multi-level-head: --arch resnet34"),
+        ("--teacher none.pt", "--teacher none.pt: no such file"),
     ],
 )
 def test_bad_options_name_the_option(train, options, message):
-    with pytest.raises(UserError, match=message):
-        train(*options)
+    with user_error(message):
+        train(options)
     assert not Path("runs").exists()

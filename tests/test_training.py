@@ -13,8 +13,9 @@ import socket
 import sys
 from pathlib import Path
 
-import pytest
 import torch
+from helpers import exits, read_json, same_weights, user_error, weights
+from pytest import approx, importorskip, mark, param
 
 import eval_channels
 import train_task1
@@ -22,16 +23,15 @@ import train_task2
 from config import Task1Config, differing, folder_name, identity, training_name
 from engine import step
 from storage.checkpoint import load_checkpoint, save_checkpoint
-from utils import ROOT, UserError, parse_config
+from storage.files import read_jsonl
+from utils import ROOT, parse_config
 
 # ---------------------------------------------------------------- runs
 
 
 def test_a_run_directory_tells_everything(trained):
     folder = trained.parent
-    config, environment = (
-        json.loads((folder / name).read_text()) for name in ("config.json", "environment.json")
-    )
+    config, environment = (read_json(folder / name) for name in ("config.json", "environment.json"))
     assert (
         config["fill"] == "regression"
         and config["sampler"] == "hcs"
@@ -39,7 +39,7 @@ def test_a_run_directory_tells_everything(trained):
         and config["preset"] == "64px-half"
     )
     assert environment["torch"] == torch.__version__ and environment["commit"] == os.environ["GIT_COMMIT"]
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_jsonl(folder / "metrics.jsonl")
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert ["val_mean_pct" in line for line in lines] == [False, True, True]
     assert set(lines[-1]["val_top1_pct"]) == {"RGB", "RG", "RB", "GB", "R", "G", "B"}
@@ -51,122 +51,99 @@ def test_a_run_directory_tells_everything(trained):
     )
 
 
-@pytest.mark.parametrize("call, number", [(2, signal.SIGINT), (5, signal.SIGTERM), (6, signal.SIGINT)])
-def test_interrupted_and_resumed_equals_uninterrupted(
-    command, trained, monkeypatch, capsys, call, number, tiny, interrupt_at
-):
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, call, number)
-        with pytest.raises(SystemExit) as stop:
-            command(train_task1, *tiny, "--out", "cut")
-    assert stop.value.code == 130 and f"stopped after step {call} of 9" in capsys.readouterr().err
+@mark.parametrize("call, number", [(2, signal.SIGINT), (5, signal.SIGTERM), (6, signal.SIGINT)])
+def test_interrupted_and_resumed_equals_uninterrupted(train, trained, stderr, call, number, interrupted):
+    with interrupted(call, number):
+        train("--out cut")
+    assert f"stopped after step {call} of 9" in stderr()
     with open("cut/metrics.jsonl", "a") as file:  # as if killed between an epoch's line and its checkpoint
         file.write('{"epoch": 99}\n')
-    command(train_task1, *tiny, "--out", "cut", "--resume")
-    whole, cut = (load_checkpoint(path, "task1-model")["state"] for path in (trained, "cut/model.pt"))
-    assert all(torch.equal(whole[key], cut[key]) for key in whole)
-    without_time = [
-        [
-            {k: v for k, v in json.loads(line).items() if k != "train_s"}
-            for line in Path(name, "metrics.jsonl").read_text().splitlines()
-        ]
-        for name in ("run", "cut")
-    ]
-    assert without_time[0] == without_time[1]
-
-
-def test_same_seed_same_result_and_another_seed_another(command, trained, tiny):
-    states = [load_checkpoint(trained, "task1-model")["state"]]
-    for seed in (0, 1):
-        command(train_task1, *tiny, "--out", f"again{seed}", "--seed", seed)
-        states.append(load_checkpoint(f"again{seed}/model.pt", "task1-model")["state"])
-    key = "conv1.weight"
-    assert torch.equal(states[0][key], states[1][key]) and not torch.equal(states[0][key], states[2][key])
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(
-    command, trained, monkeypatch, tiny, interrupt_at
-):
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5)
-        with pytest.raises(SystemExit):
-            command(train_task1, *tiny, "--out", "compiled", "--compile")
-    command(train_task1, *tiny, "--out", "compiled", "--resume")
-    first, other = (
-        json.loads(Path(name, "metrics.jsonl").read_text().splitlines()[0])["loss"]
-        for name in ("run", "compiled")
+    train("--out cut --resume")
+    assert same_weights(trained, "cut/model.pt")
+    whole, cut = (
+        [{**line, "train_s": 0} for line in read_jsonl(f"{name}/metrics.jsonl")] for name in ("run", "cut")
     )
-    assert other == pytest.approx(first, abs=2e-3)  # of three steps; later ones drift apart on so few images
-    states = [load_checkpoint(path, "task1-model")["state"] for path in (trained, "compiled/model.pt")]
-    assert states[0].keys() == states[1].keys()
+    assert whole == cut
 
 
-def test_a_run_is_never_overwritten_nor_resumed_with_other_options(command, trained, tiny_dataset, tiny):
+def test_another_seed_is_another_training(train, trained):
+    train("--out other --seed 1")
+    first, other = (weights(path)["conv1.weight"] for path in (trained, "other/model.pt"))
+    assert not torch.equal(first, other)
+
+
+@mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(command, tiny, interrupted):
+    words = [*tiny, "--arch plain6-k5 --widths 8 --kernels 3"]  # each layer takes seconds to compile
+    command(train_task2, *words, "--out run")
+    with interrupted(5):
+        command(train_task2, *words, "--out compiled --compile")
+    command(train_task2, *words, "--out compiled --resume")
+    first, other = (read_jsonl(f"{name}/metrics.jsonl")[0]["loss"] for name in ("run", "compiled"))
+    assert other == approx(first, abs=2e-3)  # of three steps; later ones drift apart on so few images
+    assert weights("run/model.pt").keys() == weights("compiled/model.pt").keys()
+
+
+def test_a_run_is_never_overwritten_nor_resumed_with_other_options(train, trained, tiny_dataset):
     before = trained.read_bytes()
-    with pytest.raises(UserError, match="already holds a run: add --resume"):
-        command(train_task1, *tiny, "--out", "run")
-    with pytest.raises(UserError, match="--lr 0.01 .now 0.5."):
-        command(train_task1, *tiny, "--out", "run", "--resume", "--lr", "0.5")
-    train = tiny_dataset / "train.txt"
-    train.write_text("".join(train.read_text().splitlines(keepends=True)[1:]))
-    with pytest.raises(UserError, match="other data: its lists.*choose another --out"):
-        command(train_task1, *tiny, "--out", "run", "--resume")
+    with user_error("already holds a run: add --resume"):
+        train("--out run")
+    with user_error("--lr 0.01 .now 0.5."):
+        train("--out run --resume --lr 0.5")
+    listed = tiny_dataset / "train.txt"
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[1:]))
+    with user_error("other data: its lists.*choose another --out"):
+        train("--out run --resume")
     assert trained.read_bytes() == before
 
 
-def test_a_network_without_its_run_is_not_replaced(command, trained, tiny):
+def test_a_network_without_its_run_is_not_replaced(train, trained):
     Path("given").mkdir()
     Path("given/model.pt").write_bytes(trained.read_bytes())
     for options in ([], ["--resume"]):
-        with pytest.raises(UserError, match="given holds a model.pt.*choose another --out"):
-            command(train_task1, *tiny, "--init-from", "given/model.pt", "--out", "given", *options)
+        with user_error("given holds a model.pt.*choose another --out"):
+            train("--init-from given/model.pt --out given", *options)
     assert Path("given/model.pt").read_bytes() == trained.read_bytes()
 
 
-def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(
-    command, monkeypatch, tiny, interrupt_at
-):
+def test_a_share_of_the_images_resumes_and_is_not_mixed_with_another(command, tiny, interrupted):
     half = [*tiny, "--fraction", "0.5"]  # 6 images: one step an epoch
-    command(train_task1, *half, "--out", "run")
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 2)
-        with pytest.raises(SystemExit):
-            command(train_task1, *half, "--out", "cut")
+    command(train_task1, *half, "--out run")
+    with interrupted(2):
+        command(train_task1, *half, "--out cut")
     for options, message in (
         (tiny, "--fraction 0.5 .now 1.0."),
         ([*half, "--fraction", "0.75"], "--fraction 0.5 .now 0.75."),
     ):
-        with pytest.raises(UserError, match=message):
-            command(train_task1, *options, "--out", "cut", "--resume")
-    command(train_task1, *half, "--out", "cut", "--resume")
-    whole, cut = (load_checkpoint(f"{name}/model.pt", "task1-model")["state"] for name in ("run", "cut"))
-    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+        with user_error(message):
+            command(train_task1, *options, "--out cut --resume")
+    command(train_task1, *half, "--out cut --resume")
+    assert same_weights("run/model.pt", "cut/model.pt")
 
 
-def test_runs_from_before_the_share_used_all_images(command, trained, tiny):
+def test_runs_from_before_the_share_used_all_images(train, trained, evaluate):
     """Their checkpoints and records have no such option: they resume, are evaluated and compared as those of
     all images.
     """
-    command(eval_channels, trained, "--results", "results", "--repeats", 1)
+    evaluate(trained, "--repeats 1")
     for path, kind in (("run/last.pt", "training-state"), ("run/model.pt", "task1-model")):
         state = load_checkpoint(path, kind)
         del state["config"]["fraction"]
         save_checkpoint(path, state)
     # the record has the option, the model has not
-    command(eval_channels, trained, "--results", "results", "--repeats", 1)
+    evaluate(trained, "--repeats 1")
     (record,) = Path("results/task1/runs").glob("*channelset*.json")
-    other = json.loads(record.read_text())
+    other = read_json(record)
     del other["checksums"]
     record.write_text(json.dumps({**other, "config": {**other["config"], "fraction": 0.5}}))
-    with pytest.raises(UserError, match="other options: add --name"):
-        command(eval_channels, trained, "--results", "results", "--repeats", 1)
-    with pytest.raises(UserError, match="--fraction 1.0 .now 0.5."):
-        command(train_task1, *tiny, "--out", "run", "--resume", "--fraction", "0.5")
-    command(train_task1, *tiny, "--out", "run", "--resume")
+    with user_error("other options: add --name"):
+        evaluate(trained, "--repeats 1")
+    with user_error("--fraction 1.0 .now 0.5."):
+        train("--out run --resume --fraction 0.5")
+    train("--out run --resume")
 
 
-def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monkeypatch, tiny):
+def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(train, monkeypatch, evaluate):
     seen = []
 
     def spy(cache, split, *args):
@@ -178,41 +155,30 @@ def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(command, monke
     monkeypatch.setattr(train_task1, "make_batches", spy)
     monkeypatch.setattr(eval_channels, "make_batches", spy)
     for seed in (0, 1):
-        command(train_task1, *tiny, "--fraction", "0.5", "--epochs", 1, "--out", f"run{seed}", "--seed", seed)
-    command(
-        eval_channels,
-        "run1/model.pt",
-        "--probe",
-        "recalibrated-bn",
-        "--results",
-        "results",
-        "--repeats",
-        0,
-        "--split",
-        "val",
-    )
+        train("--fraction 0.5 --epochs 1 --out", f"run{seed}", "--seed", seed)
+    evaluate("run1/model.pt", "--probe recalibrated-bn --repeats 0 --split val")
     assert len(seen) == 3 and all(
         len(batches) == 6 and torch.equal(batches.images, seen[0].images) for batches in seen
     )
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(command, monkeypatch, tiny):
+def test_a_loss_that_is_not_finite_stops_the_run(train, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(step.F, "cross_entropy", lambda logits, labels, **_: logits.sum() * float("nan"))
-        with pytest.raises(UserError, match="loss became nan in epoch 1.*--lr"):
-            command(train_task1, *tiny, "--out", "run")
+        with user_error("loss became nan in epoch 1.*--lr"):
+            train("--out run")
     assert not Path("run/model.pt").exists()
 
 
-def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch, tiny):
+def test_weights_that_are_not_finite_stop_the_run(train, monkeypatch):
     """The loss is 0, its gradient is not a number; one step an epoch, so no loss shows it in time."""
     monkeypatch.setattr(step.F, "cross_entropy", lambda logits, labels, **_: (logits * 0).abs().sum().sqrt())
-    with pytest.raises(UserError, match="weights are not finite in epoch 1"):
-        command(train_task1, *tiny, "--batch-size", "12", "--out", "run")
+    with user_error("weights are not finite in epoch 1"):
+        train("--batch-size 12 --out run")
     assert not Path("run/last.pt").exists()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options",
     [
         ["--fill", "learned"],
@@ -234,50 +200,44 @@ def test_weights_that_are_not_finite_stop_the_run(command, monkeypatch, tiny):
         ["--kernel-size", "3", "--kernel", "hypernet"],
     ],
 )
-def test_every_variant_trains_and_evaluates(command, options, tiny, read_rows):
-    command(train_task1, *tiny, "--epochs", "1", "--out", "run", *options)
-    command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
+def test_every_variant_trains_and_evaluates(train, options, read_rows, evaluate):
+    train("--epochs 1 --out run", *options)
+    evaluate("run/model.pt", "--split val --repeats 1")
     rows = read_rows("results/task1/channels.csv")
     assert [row["subset"] for row in rows] == ["RGB", "RG", "RB", "GB", "R", "G", "B"]
     whole = {"black", "conditioned", "omni"} & set(options)  # these convolve all channels
     all_macs, one_macs = rows[0]["macs"], rows[-1]["macs"]  # the offset of all channels needs no product
-    assert all_macs == pytest.approx(one_macs, rel=0.01) if whole else all_macs > one_macs
+    assert all_macs == approx(one_macs, rel=0.01) if whole else all_macs > one_macs
 
 
-def test_a_resumed_run_needs_its_teacher_but_not_its_initial_weights(
-    command, trained, monkeypatch, tiny, interrupt_at
-):
+def test_a_resumed_run_needs_its_teacher_but_not_its_initial_weights(command, trained, tiny, interrupted):
     shutil.copy(trained, "initial.pt"), shutil.copy(trained, "teacher.pt")
     words = [*tiny, "--out", "cut", "--init-from", "initial.pt", "--teacher", "teacher.pt"]
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 2)
-        with pytest.raises(SystemExit):
-            command(train_task1, *words)
+    with interrupted(2):
+        command(train_task1, *words)
     Path("initial.pt").unlink()
     other = torch.load("teacher.pt", weights_only=True)
     other["state"]["fc.bias"] += 1
     torch.save(other, "teacher.pt")
-    with pytest.raises(UserError, match="--teacher teacher.pt has other weights than the teacher"):
+    with user_error("--teacher teacher.pt has other weights than the teacher"):
         command(train_task1, *words, "--resume")
     shutil.copy(trained, "moved.pt")
     command(train_task1, *words[:-1], "moved.pt", "--resume")
     assert load_checkpoint("cut/model.pt", "task1-model")["config"]["init_from"] == "initial.pt"
 
 
-@pytest.mark.parametrize("ramp", [0.0, 1.0])
-def test_distillation_learns_from_the_teacher(command, trained, ramp, tiny):
-    command(train_task1, *tiny, "--teacher", trained, "--distill-ramp", ramp, "--out", "student")
+@mark.parametrize("ramp", [0.0, 1.0])
+def test_distillation_learns_from_the_teacher(train, trained, ramp):
+    train("--teacher", trained, "--distill-ramp", ramp, "--out student")
     plain, student = (
         load_checkpoint(path, "task1-model")["state"]["fc.weight"] for path in (trained, "student/model.pt")
     )
     assert student.isfinite().all() and not torch.equal(plain, student)
-    with pytest.raises(
-        UserError, match="--teacher run/model.pt: teacher and student must both take all channels"
-    ):
-        command(train_task1, *tiny, "--channels", "R", "--teacher", trained, "--out", "other")
+    with user_error("--teacher run/model.pt: teacher and student must both take all channels"):
+        train("--channels R --teacher", trained, "--out other")
 
 
-def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatch, tiny):
+def test_weight_of_distillation_rises_with_the_ramp(train, trained, monkeypatch):
     """A teacher's loss of 1 is added with a share that rises from 0 to --distill-weight."""
     losses = []
     monkeypatch.setattr(step.TrainStep, "_distillation", lambda self, images, logits: logits.sum() * 0 + 1)
@@ -288,45 +248,13 @@ def test_weight_of_distillation_rises_with_the_ramp(command, trained, monkeypatc
         "run",
         lambda self, number: (run(self, number), losses.append(self.losses[number % self.per_epoch].item())),
     )
-    command(
-        train_task1,
-        *tiny,
-        "--teacher",
-        trained,
-        "--distill-ramp",
-        0.5,
-        "--distill-weight",
-        0.9,
-        "--out",
-        "student",
-    )
-    assert losses == pytest.approx([min(0.9, 0.9 * number / 4.5) for number in range(9)])
+    train("--teacher", trained, "--distill-ramp 0.5 --distill-weight 0.9 --out student")
+    assert losses == approx([min(0.9, 0.9 * number / 4.5) for number in range(9)])
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--train-channels", "RG", "--sampler", "none"], "--train-channels needs a --sampler"),
-        (["--train-channels", "RX"], "no channel 'X'"),
-        (["--kernel-size", "4"], "--kernel-size 4: must be odd"),
-        (["--distill-weight", "2"], "--distill-weight 2.0: must be at least 0 and at most 1"),
-        (["--teacher", "nothing.pt"], "nothing.pt"),
-        (
-            ["--distill-weight", "0.9"],
-            "--distill-weight has no effect without a --teacher: add a --teacher, or",
-        ),
-        (["--set-shares", "R:0.5", "--sampler", "none"], "--set-shares has no effect without a --sampler"),
-        (["--templates", "5"], "--templates has no effect without --kernel templates"),
-    ],
-)
-def test_bad_options_are_one_clear_error(command, options, message, tiny):
-    with pytest.raises(UserError, match=message):
-        command(train_task1, *tiny, "--out", "run", *options)
-
-
-def test_specialist_knows_one_set(command, tiny, read_rows):
-    command(train_task1, *tiny, "--channels", "GB", "--out", "run")
-    command(eval_channels, "run/model.pt", "--results", "results", "--repeats", 1)
+def test_specialist_knows_one_set(train, read_rows, evaluate):
+    train("--channels GB --out run")
+    evaluate("run/model.pt", "--repeats 1")
     rows = read_rows("results/task1/channels.csv")
     assert [(row["section"], row["model"], row["subset"]) for row in rows] == [
         ("specialist", "specialist", "GB")
@@ -334,15 +262,15 @@ def test_specialist_knows_one_set(command, tiny, read_rows):
     assert "channels=GB" in rows[0]["options"]
 
 
-def test_a_model_of_two_channels_knows_their_subsets(command, tiny, read_rows):
-    command(train_task1, *tiny, "--channels", "GR", "--sampler", "hcs", "--out", "run")
-    command(eval_channels, "run/model.pt", "--results", "results", "--split", "val", "--repeats", 1)
+def test_a_model_of_two_channels_knows_their_subsets(train, read_rows, evaluate):
+    train("--channels GR --sampler hcs --out run")
+    evaluate("run/model.pt", "--split val --repeats 1")
     rows = read_rows("results/task1/channels.csv")
     assert {(row["section"], row["model"]) for row in rows} == {("ours", "channelset")}
     assert {row["subset"] for row in rows} == {"RG", "R", "G"}
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, expected",
     [
         ({}, ("regression", "hcs", True, "ours", "channelset")),
@@ -392,7 +320,7 @@ def test_sides_in_any_order_are_one_training():
     assert identity(one) == identity(same)
 
 
-@pytest.mark.parametrize("side, able, amp", [(32, True, True), (31, True, False), (32, False, False)])
+@mark.parametrize("side, able, amp", [(32, True, True), (31, True, False), (32, False, False)])
 def test_small_images_and_old_processors_train_in_float32(monkeypatch, side, able, amp):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
     assert Task1Config(device="cpu", image_size=side).resolve().amp is amp
@@ -421,12 +349,12 @@ def test_a_teacher_of_an_older_version_is_known_by_the_name_of_its_folder():
     assert differing(new, {**new, "teacher": "a"}, Task1Config) == {}
 
 
-def test_two_processes_of_torchrun(command, tiny, monkeypatch, capfd):
+def test_two_processes_of_torchrun(train, monkeypatch, capfd):
     """torchrun gives its processes these variables. Forks of this process need not import PyTorch."""
 
     def work(rank: int):
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-        command(train_task1, *tiny, "--out", "run", "--threads", 1)
+        train("--out run --threads 1")
 
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
@@ -439,8 +367,8 @@ def test_two_processes_of_torchrun(command, tiny, monkeypatch, capfd):
         process.join(timeout=600)
     shown = capfd.readouterr()
     assert [process.exitcode for process in both] == [0, 0], shown.err[-3000:]
-    lines = Path("run/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]  # one process writes, not both
+    lines = read_jsonl("run/metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [1, 2, 3]  # one process writes, not both
     assert shown.out.count("wrote") == 1
     load_checkpoint("run/model.pt", "task1-model")
 
@@ -448,8 +376,8 @@ def test_two_processes_of_torchrun(command, tiny, monkeypatch, capfd):
 # ---------------------------------------------------------------- results
 
 
-def test_evaluation_writes_table_record_and_predictions(command, trained, read_rows):
-    command(eval_channels, trained, "--results", "results", "--repeats", 1, "--label", "ours, tiny")
+def test_evaluation_writes_table_record_and_predictions(trained, read_rows, evaluate):
+    evaluate(trained, "--repeats 1 --label", "ours, tiny")
     rows = read_rows("results/task1/channels.csv")
     assert len(rows) == 14 and {row["split"] for row in rows} == {"val", "test"}
     assert {(row["section"], row["label"], row["preset"]) for row in rows} == {
@@ -457,7 +385,7 @@ def test_evaluation_writes_table_record_and_predictions(command, trained, read_r
     }
     assert {(row["epochs"], row["augment"], row["weight_decay"]) for row in rows} == {(3, "light", 0.0005)}
     name = rows[0]["run"]
-    record = json.loads(Path(f"results/task1/runs/{name}.json").read_text())
+    record = read_json(Path(f"results/task1/runs/{name}.json"))
     assert name.startswith("64px-half-tiny-8px-channelset-") and record["task"] == "task1"
     assert (
         record["trained_with"]["commit"]
@@ -476,39 +404,17 @@ def test_evaluation_writes_table_record_and_predictions(command, trained, read_r
     validated = {row["subset"]: row for row in rows if row["split"] == "val"}
     assert last["val_top1_pct"] == {subset: row["top1_pct"] for subset, row in validated.items()}
     mean = sum(row["loss"] for row in validated.values()) / 7
-    assert last["val_loss"] == pytest.approx(mean, abs=2e-4)
+    assert last["val_loss"] == approx(mean, abs=2e-4)
     averages = load_checkpoint("run/last.pt", "training-state")["ema"]  # and model.pt holds the average
     for key, value in load_checkpoint(trained, "task1-model")["state"].items():
         assert torch.equal(value, averages[f"module.{key}"]), key
 
 
-def test_rgb_network_under_other_fill_rules(command, tiny, read_rows):
-    command(train_task1, *tiny, "--sampler", "none", "--out", "run")
+def test_rgb_network_under_other_fill_rules(train, read_rows, evaluate):
+    train("--sampler none --out run")
     for fill in ("black", "mean", "regression"):
-        command(
-            eval_channels,
-            "run/model.pt",
-            "--results",
-            "results",
-            "--fill",
-            fill,
-            "--repeats",
-            1,
-            "--split",
-            "val",
-        )
-    command(
-        eval_channels,
-        "run/model.pt",
-        "--results",
-        "results",
-        "--section",
-        "specialist",
-        "--name",
-        "s",
-        "--repeats",
-        1,
-    )
+        evaluate("run/model.pt", "--fill", fill, "--repeats 1 --split val")
+    evaluate("run/model.pt", "--section specialist --name s --repeats 1")
     rows = read_rows("results/task1/channels.csv")
     assert {(row["model"], row["test_fill"], row["section"]) for row in rows} == {
         ("rgb-only", "black", "baseline"),
@@ -521,17 +427,10 @@ def test_rgb_network_under_other_fill_rules(command, tiny, read_rows):
     assert len(full) == 1  # with all channels every rule is the plain network
 
 
-def test_evaluating_again_skips_or_replaces(command, trained, capsys, read_rows):
-    for extra in ([], [], ["--skip-existing"]):
-        command(eval_channels, trained, "--results", "results", "--repeats", 1, *extra)
-    assert "already holds the results of this run: skipped" in capsys.readouterr().out
-    assert len(read_rows("results/task1/channels.csv")) == 14
-
-
-def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows):
-    command(eval_channels, trained, "--results", "results", "--repeats", 1)
-    command(train_task1, *tiny, "--lr", "0.02", "--out", "other")
-    command(eval_channels, "other/model.pt", "--results", "results", "--repeats", 1)
+def test_results_of_other_options_stand_beside(train, command, trained, read_rows, evaluate):
+    evaluate(trained, "--repeats 1")
+    train("--lr 0.02 --out other")
+    evaluate("other/model.pt", "--repeats 1")
     rows = read_rows("results/task1/channels.csv")
     assert len({row["run"] for row in rows}) == 2 and len(rows) == 28
     assert {word for row in rows for word in row["options"].split() if word.startswith("lr=")} == {
@@ -540,63 +439,69 @@ def test_results_of_other_options_stand_beside(command, trained, tiny, read_rows
     }
     Path("alone").mkdir()
     Path("alone/model.pt").write_bytes(trained.read_bytes())  # a model copied without its log
-    command(eval_channels, "alone/model.pt", "--results", "elsewhere", "--repeats", 1)
+    command(eval_channels, "alone/model.pt", "--results elsewhere --repeats 1")
 
 
 # ---------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, message",
     [
-        (["--image-size", "0"], "--image-size 0: must be at least 1"),
-        (["--epochs", "-1"], "--epochs -1"),
-        (["--channels", "X"], "no channel 'X'; the channels are R, G, B"),
-        (["--channels", "RR"], "repeat a channel"),
-        (["--lr", "0"], "--lr 0.0"),
-        (["--device", "gpu"], "--device gpu: expected"),
-        (["--fraction", "0"], "--fraction 0.0: must be above 0 and at most 1"),
-        (["--fraction", "1.01"], "--fraction 1.01"),
-        (["--fraction", "nan"], "--fraction nan"),
-        (["--batch-size", "1"], "at least 2"),
-        (["--train-sizes", "40,x"], "--train-sizes 40,x: give whole numbers"),
-        (["--train-sizes", "0,40"], "--train-sizes 0,40: give whole numbers"),
-        (["--label-smoothing", "2"], "--label-smoothing"),
-        (["--data", "nowhere"], "nowhere"),
-        pytest.param(
-            ["--device", "cuda"],
+        ("--image-size 0", "--image-size 0: must be at least 1"),
+        ("--epochs -1", "--epochs -1"),
+        ("--channels X", "no channel 'X'; the channels are R, G, B"),
+        ("--channels RR", "repeat a channel"),
+        ("--lr 0", "--lr 0.0"),
+        ("--device gpu", "--device gpu: expected"),
+        ("--fraction 0", "--fraction 0.0: must be above 0 and at most 1"),
+        ("--fraction 1.01", "--fraction 1.01"),
+        ("--fraction nan", "--fraction nan"),
+        ("--batch-size 1", "at least 2"),
+        ("--train-sizes 40,x", "--train-sizes 40,x: give whole numbers"),
+        ("--train-sizes 0,40", "--train-sizes 0,40: give whole numbers"),
+        ("--label-smoothing 2", "--label-smoothing"),
+        ("--data nowhere", "nowhere"),
+        ("--train-channels RG --sampler none", "--train-channels needs a --sampler"),
+        ("--train-channels RX", "no channel 'X'"),
+        ("--kernel-size 4", "--kernel-size 4: must be odd"),
+        ("--distill-weight 2", "--distill-weight 2.0: must be at least 0 and at most 1"),
+        ("--distill-weight 0.9", "--distill-weight has no effect without a --teacher: add a --teacher, or"),
+        ("--set-shares R:0.5 --sampler none", "--set-shares has no effect without a --sampler"),
+        ("--templates 5", "--templates has no effect without --kernel templates"),
+        param(
+            "--device cuda",
             "use --device cpu",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has CUDA"),
+            marks=mark.skipif(torch.cuda.is_available(), reason="has CUDA"),
         ),
     ],
 )
-def test_bad_options_name_the_option(command, options, message, tiny):
-    with pytest.raises(UserError, match=message):
-        command(train_task1, *tiny, *options)
+def test_bad_options_name_the_option(train, options, message):
+    with user_error(message):
+        train(options)
 
 
-def test_what_needs_no_pixels_is_checked_before_they_are_decoded(command, monkeypatch, tiny):
+def test_what_needs_no_pixels_is_checked_before_they_are_decoded(train, command, monkeypatch, tiny):
     folder = Path("runs/tiny-8px", folder_name(parse_config(Task1Config, tiny).resolve()))
     folder.mkdir(parents=True)
     (folder / "last.pt").touch()
     monkeypatch.setattr("data.dataset.open_cache", None)
-    with pytest.raises(UserError, match=f"{folder} already holds a run: add --resume"):
-        command(train_task1, *tiny)  # without --out
-    with pytest.raises(UserError, match="has strict depth 6, above 5"):
-        command(train_task2, *tiny, "--arch", "plain6-k5", "--max-depth", "5")
-    with pytest.raises(UserError, match="--max-depth has no effect without a network of models/shallow.py"):
-        command(train_task2, *tiny, "--max-depth", "5")
-    with pytest.raises(UserError, match="--pooled-gates has no effect without --gates"):
-        command(train_task2, *tiny, "--arch", "gated6-k3", "--no-gates", "--pooled-gates")
+    with user_error(f"{folder} already holds a run: add --resume"):
+        train()  # without --out
+    with user_error("has strict depth 6, above 5"):
+        command(train_task2, *tiny, "--arch plain6-k5 --max-depth 5")
+    with user_error("--max-depth has no effect without a network of models/shallow.py"):
+        command(train_task2, *tiny, "--max-depth 5")
+    with user_error("--pooled-gates has no effect without --gates"):
+        command(train_task2, *tiny, "--arch gated6-k3 --no-gates --pooled-gates")
 
 
 def test_a_resumed_run_in_the_folder_of_its_options_keeps_its_threads_and_weights(
-    command, monkeypatch, tiny, trained, interrupt_at, capsys
+    command, tiny, trained, interrupted, capsys
 ):
     begun = [*tiny, "--init-from", "run/model.pt"]
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        interrupt_at(patch, 2)
-        command(train_task1, *begun, "--threads", "1")
+    with interrupted(2):
+        command(train_task1, *begun, "--threads 1")
     shutil.rmtree("run")  # the weights to start from are not needed any more
     capsys.readouterr()
     command(train_task1, *begun, "--resume")
@@ -604,17 +509,14 @@ def test_a_resumed_run_in_the_folder_of_its_options_keeps_its_threads_and_weight
     assert "of which 2 steps are done" in shown.err and "one per idle core" not in shown.err
 
 
-def test_a_run_of_another_precision_is_not_resumed(command, monkeypatch, tiny, interrupt_at):
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        interrupt_at(patch, 2)
-        command(train_task1, *tiny, "--no-amp")
-    with pytest.raises(
-        UserError, match=r"with --no-amp \(now --amp\); give its options again, or choose another --out"
-    ):
-        command(train_task1, *tiny, "--amp", "--resume")
+def test_a_run_of_another_precision_is_not_resumed(train, interrupted):
+    with interrupted(2):
+        train("--no-amp")
+    with user_error(r"with --no-amp \(now --amp\); give its options again, or choose another --out"):
+        train("--amp --resume")
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "options, message",
     [
         (["--epoch", "3"], "unknown option --epoch; did you mean --epochs?"),
@@ -623,22 +525,22 @@ def test_a_run_of_another_precision_is_not_resumed(command, monkeypatch, tiny, i
         (["stray"], "unexpected argument 'stray'"),
     ],
 )
-def test_unknown_options_name_the_nearest(command, capsys, options, message):
-    with pytest.raises(SystemExit) as stop:
+def test_unknown_options_name_the_nearest(command, stderr, options, message):
+    with exits(2):
         command(train_task1, *options)
-    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert message in stderr()
 
 
 def test_errors_are_one_line_and_status_two(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["eval_channels.py", "none.pt"])
-    with pytest.raises(SystemExit) as stop:
+    with exits(2):
         runpy.run_path(str(ROOT / "eval_channels.py"), run_name="__main__")
-    assert stop.value.code == 2 and capsys.readouterr() == ("", "error: no checkpoint at none.pt\n")
+    assert capsys.readouterr() == ("", "error: no checkpoint at none.pt\n")
 
 
 def test_a_run_that_was_interrupted_is_continued_before_its_evaluation(tmp_path):
     (tmp_path / "last.pt").touch()
-    with pytest.raises(UserError, match=f"not finished; continue it with --resume --out {tmp_path}"):
+    with user_error(f"not finished; continue it with --resume --out {tmp_path}"):
         load_checkpoint(tmp_path / "model.pt", "task1-model")
 
 
@@ -649,7 +551,7 @@ class Bomb:
         return os.mkdir, ("bomb-went-off",)
 
 
-def test_checkpoints_that_are_not_ours(command, trained, tmp_path):
+def test_checkpoints_that_are_not_ours(trained, tmp_path, evaluate):
     good = trained.read_bytes()
     Path("truncated.pt").write_bytes(good[: len(good) // 2])
     Path("text.pt").write_text("not a checkpoint")
@@ -664,42 +566,40 @@ def test_checkpoints_that_are_not_ours(command, trained, tmp_path):
         ("foreign", "not a checkpoint of this project"),
         ("../", "it is a folder|no checkpoint"),
     ):
-        with pytest.raises(UserError, match=message):
-            command(eval_channels, f"{name}.pt" if name != "../" else tmp_path, "--results", "results")
-    with pytest.raises(UserError, match="'training-state' checkpoint; expected 'task1-model'"):
-        command(eval_channels, "run/last.pt", "--results", "results")
+        with user_error(message):
+            evaluate(f"{name}.pt" if name != "../" else tmp_path)
+    with user_error("'training-state' checkpoint; expected 'task1-model'"):
+        evaluate("run/last.pt")
     assert not Path("bomb-went-off").exists() and not Path("results").exists()
 
 
-def test_checkpoint_of_another_architecture(command, trained):
+def test_checkpoint_of_another_architecture(trained, evaluate):
     state = load_checkpoint(trained, "task1-model")
     for change in ({"arch": "resnet18"}, {"width": 0.2}, {"arch": "resnet99"}):
         save_checkpoint("other.pt", {**state, "config": {**state["config"], **change}})
-        with pytest.raises(
-            UserError, match="other.pt holds (an option that this version|another architecture)"
-        ):
-            command(eval_channels, "other.pt", "--results", "results")
+        with user_error("other.pt holds (an option that this version|another architecture)"):
+            evaluate("other.pt")
 
 
-def test_evaluation_refuses_other_data_unknown_channels_and_repeats(command, trained, tiny_dataset):
+def test_evaluation_refuses_other_data_unknown_channels_and_repeats(trained, tiny_dataset, evaluate):
     for subsets, message in (("X", "no channel 'X'"), ("RG GR", "named twice")):
-        with pytest.raises(UserError, match=message):
-            command(eval_channels, trained, "--results", "results", "--subsets", subsets)
-    with pytest.raises(UserError, match="were trained for rule 'regression'"):
-        command(eval_channels, trained, "--results", "results", "--fill", "luma_chroma")
+        with user_error(message):
+            evaluate(trained, "--subsets", subsets)
+    with user_error("were trained for rule 'regression'"):
+        evaluate(trained, "--fill luma_chroma")
     lines = (tiny_dataset / "test.txt").read_text().splitlines()
     (tiny_dataset / "test.txt").write_text("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="name the data of its training with --data"):
-        command(eval_channels, trained, "--results", "results")
+    with user_error("name the data of its training with --data"):
+        evaluate(trained)
 
 
 def test_full_disk_keeps_the_old_checkpoint(tmp_path):
-    resource = pytest.importorskip("resource")  # not on Windows
+    resource = importorskip("resource")  # not on Windows
     path, limits = tmp_path / "last.pt", resource.getrlimit(resource.RLIMIT_FSIZE)
     save_checkpoint(path, {"kind": "training-state", "step": 1})
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # the system refuses to write more
-        with pytest.raises(UserError, match="cannot write .*last.pt.*free some disk space"):
+        with user_error("cannot write .*last.pt.*free some disk space"):
             save_checkpoint(path, {"kind": "training-state", "step": 2, "weight": torch.zeros(100_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -2,14 +2,15 @@
 
 from pathlib import PurePath
 
-import pytest
+from helpers import user_error
+from pytest import mark
 
 import eval_channels
 import eval_shallow
 from engine.records import RunFiles, read_predictions, read_sums
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import weights
-from utils import ROOT, UserError
+from utils import ROOT
 
 RESULTS = ROOT / "results"
 PUBLISHED = sorted((RESULTS / weights.WEIGHTS).glob("*/model.pt"))
@@ -35,7 +36,7 @@ def test_there_are_published_networks_of_both_tasks():
     }
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=NAMES)
+@mark.parametrize("path", PUBLISHED, ids=NAMES)
 def test_a_published_network_has_a_record_and_no_path(path, published, monkeypatch):
     checkpoint = load_checkpoint(path, ("task1-model", "task2-model"))
     monkeypatch.setattr(weights, "load_records", lambda folder, task: published(task))
@@ -47,8 +48,8 @@ def test_a_published_network_has_a_record_and_no_path(path, published, monkeypat
     assert not {"data", "cache", "out"} & {*checkpoint["config"]}
 
 
-@pytest.mark.skipif(DATA is None, reason="needs data/mini-imagenet-50, see data/README.md")
-@pytest.mark.parametrize("path", PUBLISHED, ids=NAMES)
+@mark.skipif(DATA is None, reason="needs data/mini-imagenet-50, see data/README.md")
+@mark.parametrize("path", PUBLISHED, ids=NAMES)
 def test_a_published_network_gives_the_recorded_answers(command, path, tmp_path):
     checkpoint = load_checkpoint(path, ("task1-model", "task2-model"))
     task, script = {"task1-model": ("task1", eval_channels), "task2-model": ("task2", eval_shallow)}[
@@ -56,7 +57,7 @@ def test_a_published_network_gives_the_recorded_answers(command, path, tmp_path)
     ]
     copy = tmp_path / "model.pt"
     copy.write_bytes(path.read_bytes())
-    command(script, copy, "--data", DATA, "--results", tmp_path, "--repeats", "0")
+    command(script, copy, "--data", DATA, "--results", tmp_path, "--repeats 0")
     name = weights.record_of(checkpoint, RESULTS)
     new, old = (read_predictions(RunFiles(folder, task, name).predictions) for folder in (tmp_path, RESULTS))
     assert new.images == old.images
@@ -65,17 +66,17 @@ def test_a_published_network_gives_the_recorded_answers(command, path, tmp_path)
 
 
 def test_only_networks_with_a_record_are_published(command, trained, tmp_path):
-    command(eval_channels, "run/model.pt", "--results", tmp_path, "--repeats", "0")
+    command(eval_channels, "run/model.pt", "--results", tmp_path, "--repeats 0")
     weights.main(["run/model.pt", "tiny", "--results", str(tmp_path)])
     copy = load_checkpoint(tmp_path / "weights" / "tiny" / "model.pt", "task1-model")
     assert not {"data", "cache", "out", "resume"} & {*copy["config"]} and copy["config"]["name"]
     assert read_sums(tmp_path / "SHA256SUMS").keys() == {"weights/tiny/model.pt"}
     checkpoint = load_checkpoint("run/model.pt", "task1-model")
     save_checkpoint("other.pt", {**checkpoint, "train_s": 1.5})
-    with pytest.raises(UserError, match="has no record of this training: evaluate it first"):
+    with user_error("has no record of this training: evaluate it first"):
         weights.main(["other.pt", "other", "--results", str(tmp_path)])
     published = tmp_path / "weights" / "tiny" / "model.pt"
     weights.main(["run/model.pt", "tiny", "--results", str(tmp_path)])  # the same network again
     save_checkpoint(published, {**checkpoint, "train_s": 1.5})
-    with pytest.raises(UserError, match="holds another network: choose another name"):
+    with user_error("holds another network: choose another name"):
         weights.main(["run/model.pt", "tiny", "--results", str(tmp_path)])
