@@ -6,6 +6,7 @@ summed over its networks.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 from data.build import read_recipe
@@ -32,6 +33,11 @@ class Budget(NamedTuple):
     answers: dict[int, float]  # number of present channels -> MFLOPs of an answer
 
 
+@cache
+def training_images() -> int:
+    return sum(row.split == "train" for row in read_recipe(DATA).rows)
+
+
 def budget(numbers: Numbers, runs: Runs) -> Budget | None:
     """Add up the costs of a model of the preset 48px-quarter; return None if the model has no results."""
     setting, model = numbers.find(NARROW, runs)
@@ -44,13 +50,12 @@ def budget(numbers: Numbers, runs: Runs) -> Budget | None:
         trained.setdefault(model[subset], (flops[subset], epochs))
     # a late fusion trains several networks; its cost on all channels is the sum of their costs
     parts = len(runs.parts) or 1 if isinstance(runs, Run) else 1
-    images = sum(row.split == "train" for row in read_recipe(DATA).rows)
     by_size = {n: [flops[subset] for subset in SUBSETS if len(subset) == n] for n in (1, 2, 3)}
     return Budget(
         numbers.by_seed(NARROW, runs),
         setting.interval(model),
         setting.params(model) / 1e6,
-        sum(BACKWARD * each * epochs * images for each, epochs in trained.values()) / 1e15,
+        sum(BACKWARD * each * epochs * training_images() for each, epochs in trained.values()) / 1e15,
         sum(flops.values()) / len(flops) / 1e6,
         parts * sum(epochs for _, epochs in trained.values()),
         {n: sum(values) / len(values) / 1e6 for n, values in by_size.items()},

@@ -12,6 +12,7 @@ import operator
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -218,6 +219,7 @@ def in_section(setting: Setting, section: str) -> list[int]:
     return list(dict.fromkeys(setting.test.loc[setting.test["section"] == section, "entry"]))
 
 
+@cache
 def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST) -> int | None:
     """Find the ResNet-34 to compare a network with; return its entry, or None if there is no ResNet-34 to compare with.
 

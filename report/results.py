@@ -186,6 +186,7 @@ class Setting:
         """List the entries to compare, in the order of the tables: all entries except the ablations."""
         return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
 
+    @cache
     def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
         """Return the rows of an entry for a split; if `column` is a channel set, return only the rows of this set."""
         rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
@@ -205,6 +206,7 @@ class Setting:
         """Sum the parameters over the networks of a model; of each network, the first test row counts."""
         return sum(self.row(entry)["params"] for entry in {*model.values()})
 
+    @cache
     def row(self, entry: int) -> pd.Series:
         """Return the first test row of an entry."""
         return self.of(entry).iloc[0]

@@ -104,6 +104,12 @@ def results(root, publish_all, once):
     return root
 
 
+def without_times(root):
+    setting = only(root)
+    setting.rows["latency_ms_b1"] = np.nan
+    return setting
+
+
 @fixture
 def setting(results):
     return only(results)
@@ -380,13 +386,12 @@ def test_latencies_of_different_machines_are_not_compared(setting, cells):
     assert "on new, threads: 1; old, threads: 2; in brackets" in table
 
 
-def test_cost_table(setting, cells):
+def test_cost_table(setting, results, cells):
     table = classifier_cost_table(setting, setting.find(LONG))
     assert (
         "| 1.00 | 10 | 2.00 (0.25×) | 200.00 (1.00×) | 12 | 1.5 | 11 | 30 |" in table and "bare" not in table
     )
-    setting.rows["latency_ms_b1"] = np.nan
-    untimed = classifier_cost_table(setting, None)
+    untimed = classifier_cost_table(without_times(results), None)
     assert cells(untimed, "gated")["latency (ms), batch 1"] == "–" and "in brackets" not in untimed
 
 
@@ -398,7 +403,7 @@ def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, ch
     check_figures(results, (f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS["task2"]))
 
 
-def test_what_the_figures_show(setting):
+def test_what_the_figures_show(setting, results):
     data = {name.split("_")[1]: chart.data for name, chart in make_charts(setting, ratios(setting)).items()}
     assert sorted((point.depth, point.name.split(" (")[0]) for point in data["depth"]) == [
         (6, "gated"),
@@ -423,8 +428,7 @@ def test_what_the_figures_show(setting):
     (fraction,) = data["fraction"][0].series
     assert (fraction.name, fraction.x) == ("gated", [10, 100]) and fraction.y == approx([64, 74])
     assert all(point.gflops and point.latency for point in data["cost"])
-    setting.rows["latency_ms_b1"] = np.nan
-    untimed = make_charts(setting)["task2_cost_48px-quarter_toy.png"].data
+    untimed = make_charts(without_times(results))["task2_cost_48px-quarter_toy.png"].data
     assert untimed and all(point.latency is None for point in untimed)
 
 
