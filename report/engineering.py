@@ -43,7 +43,7 @@ def speed_tables(file: Path) -> dict[str, str]:
     """Make the tables of the speed of the pipeline and of the stem; return a dict from block to Markdown."""
     notes = {
         "speed": "Ratio: our value divided by the reference's. For images/s, more than 1 is better; for times, less.",
-        "speed-stem": "Reference: a plain ResNet-18 with n channels. A ratio below 1 is better.",
+        "speed-stem": "Reference: a plain ResNet-18. A ratio below 1 is better.",
     }
     if not file.is_file():
         return dict.fromkeys(notes, NO_RESULTS.format(command="python -m tools.benchmark"))
