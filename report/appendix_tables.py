@@ -17,7 +17,7 @@ from utils import counted
 
 # text that says what the intervals contain
 INTERVALS = (
-    "Brackets: 95 % interval, from paired differences over images and from the variance over seeds (section G). If no "
+    "Brackets: 95 % interval, from paired differences over images and from the variance over seeds (appendix G). If no "
     "model of a kind has several seeds, the interval contains only the images."
 )
 MILLION = 1e6

@@ -383,7 +383,7 @@ def test_latencies_of_different_machines_are_not_compared(setting, cells):
     table = classifier_cost_table(setting, setting.find(LONG))
     assert cells(table, "gated")["latency (ms), batch 1"] == "2.00 (0.25×)"
     assert cells(table, "plain")["latency (ms), batch 1"] == "2.00"
-    assert "on new, threads: 1; old, threads: 2; in brackets" in table
+    assert "on new, threads: 1; old, threads: 2. In brackets" in table
 
 
 def test_cost_table(setting, results, cells):
@@ -392,7 +392,7 @@ def test_cost_table(setting, results, cells):
         "| 1.00 | 10 | 2.00 (0.25×) | 200.00 (1.00×) | 12 | 1.5 | 11 | 30 |" in table and "bare" not in table
     )
     untimed = classifier_cost_table(without_times(results), None)
-    assert cells(untimed, "gated")["latency (ms), batch 1"] == "–" and "in brackets" not in untimed
+    assert cells(untimed, "gated")["latency (ms), batch 1"] == "–" and "In brackets" not in untimed
 
 
 # ---------------------------------------------------------------- figures and documents
