@@ -118,7 +118,8 @@ class TrainConfig:
     resume: bool = option(False, "go on with the run in --out; if there is none, start it")
     preset: str = option(
         "auto",
-        f"set of defaults for other options: {PRESETS_IN_WORDS}; auto: 64px-full on a GPU, else 64px-half",
+        f"set of defaults for other options (arch: only in Task 1): {PRESETS_IN_WORDS}; auto: 64px-full on a GPU, else "
+        "64px-half",
         ("auto", *PRESETS),
     )
     arch: str = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
@@ -181,7 +182,9 @@ class TrainConfig:
         "write scalars and the kernels of the first convolution for TensorBoard to OUT/tensorboard; needs the "
         "package tensorboard",
     )
-    distill_weight: float = option(0.5, "share of the distillation loss, with --teacher", least=0, most=1)
+    distill_weight: float = option(
+        0.5, "share of the distillation loss in the whole loss, with --teacher", least=0, most=1
+    )
     distill_temperature: float = option(
         4.0, "temperature of student and teacher in the distillation loss", above=0, most=1000
     )
@@ -190,7 +193,7 @@ class TrainConfig:
     )
     ema_epochs: float = option(
         1.0,
-        "horizon in epochs of the exponential moving average of the weights; 0: no average",
+        "time constant in epochs of the exponential moving average of the weights; 0: no average",
         least=0,
         most=10**6,
     )
@@ -209,7 +212,7 @@ class TrainConfig:
         None,
         "bfloat16 autocast (default: on with CUDA, and on CPUs with AVX-512 bfloat16 for images of 32 px or more)",
     )
-    channels_last: bool = option(True, "channels_last memory format")
+    channels_last: bool = option(True, "use PyTorch's memory format channels_last")
     compile: bool = option(
         False, "compile the network with torch.compile: a minute to start, then faster; needs a C++ compiler"
     )

@@ -6,9 +6,9 @@
     python eval_channels.py runs/main/model.pt --probe wrong-ids
     python eval_channels.py runs/R/model.pt runs/G/model.pt runs/B/model.pt     # late fusion of three networks
 
-The script updates results/task1/channels.csv. It writes the predictions on test to results/task1/predictions/. A
-JSON in results/task1/runs/ says how the result was made. The script writes evaluation.md and evaluation.png beside
-the checkpoint. Then `python -m report.build` makes the documents.
+The script writes evaluation.md and two charts beside the checkpoint. In the folder of --results, it writes the table
+task1/channels.csv, the predictions on test (task1/predictions/) and a record that says how the result was made
+(task1/runs/). `python -m report.build` makes the documents from the repository's results/.
 """
 
 from __future__ import annotations

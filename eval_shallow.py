@@ -4,10 +4,10 @@
     python eval_shallow.py runs/64px-half/*/model.pt --skip-existing
     python eval_shallow.py runs/shallow/model.pt --split val --repeats 0
 
-In the fused network, each sum of branches is one convolution. The script updates results/task2/classifiers.csv. It
-writes the predictions on test to results/task2/predictions/. For each run, a JSON in results/task2/runs/ says how the
-result was made. The script writes evaluation.md and evaluation.png beside each checkpoint. Then
-`python -m report.build` makes the documents.
+In the fused network, each sum of branches is one convolution.
+The script writes evaluation.md and two charts beside each checkpoint. In the folder of --results, it writes the table
+task2/classifiers.csv, the predictions on test (task2/predictions/) and a record that says how the result was made
+(task2/runs/). `python -m report.build` makes the documents from the repository's results/.
 """
 
 from __future__ import annotations

@@ -354,10 +354,14 @@ def make_parser() -> ArgumentParser:
         help="stop the trainings after this many minutes (default: no limit)",
     )
     parser.add_argument(
-        "--options", default="", help="more options for every training, in quotes, such as '--epochs 2'"
+        "--options",
+        default="",
+        help="more options for every training, such as --options='--epochs 2 --compile'",
     )
     parser.add_argument(
-        "--eval-options", default="", help="more options for every evaluation, such as '--repeats 0'"
+        "--eval-options",
+        default="",
+        help="more options for every evaluation, such as --eval-options='--repeats 0'",
     )
     parser.add_argument(
         "--latency",

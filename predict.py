@@ -47,7 +47,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help=DEVICES)
     parser.add_argument(
-        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one per idle core"
+        "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one for each idle core"
     )
     return parser
 

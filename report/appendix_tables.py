@@ -15,12 +15,11 @@ from report.markdown import Row, captioned, difference, interval, mean_sd, numbe
 from report.results import Setting
 from utils import counted
 
-SEEDS = {  # task -> text that says how the variance over seeds enters an interval
-    "task1": "and the spread over training seeds, pooled over models of a kind (where none has several seeds: images "
-    "alone).",
-    "task2": "and the spread over training seeds, pooled over the models that have several (where none has: images "
-    "alone).",
-}
+# text that says what the intervals contain
+INTERVALS = (
+    "Brackets: 95 % interval, from paired differences over images and from the variance over seeds (appendix G). If no "
+    "model of a kind has several seeds, the interval contains only the images."
+)
 MILLION = 1e6
 
 # ---------------------------------------------------------------- Task 1
@@ -72,11 +71,11 @@ def channel_table(setting: Setting) -> str:
         )
     halves = [half for line in lines for half in (line.rows["ci95_high"] - line.rows["ci95_low"]) / 2]
     text = (
-        "Top-1 in %, mean over seeds (± standard deviation where there are several); a single result's 95 % "
-        f"interval is typically ±{statistics.median(halves):.1f} points. Bold: best of ours and the "
-        "baselines. Expert gap: specialist − model in points, over the (number of) subsets that have a "
-        "specialist, for models with the epochs, augmentation, pooling and width of the specialists. Retention: "
-        "mean of R, G, B relative to RGB."
+        "Top-1 in %, mean over seeds ± standard deviation. The 95 % interval of a single result is typically "
+        f"±{statistics.median(halves):.1f} points. Bold: best of ours and the baselines. Expert gap: points by which "
+        "the specialists are better, mean over the sets that have a specialist (their number in brackets). It is "
+        "only for models with the recipe of the specialists: epochs, augmentation, pooling and width. Retention: "
+        "mean of R, G and B in % of RGB."
     )
     return captioned(setting, text, rows)
 
@@ -123,7 +122,11 @@ def detail_table(setting: Setting) -> str:
         for line in lines_of(setting)
         for subset in line.entries
     ]
-    return captioned(setting, "Means over seeds; the interval is Wilson's over the images.", rows)
+    return captioned(
+        setting,
+        "Means over seeds. The interval is Wilson's, over the images. Macro: mean over classes.",
+        rows,
+    )
 
 
 def channel_cost_table(setting: Setting) -> str:
@@ -147,11 +150,11 @@ def channel_cost_table(setting: Setting) -> str:
             }
         )
     text = (
-        "n: channels present. Training: minutes a seed, all nets of the line together, as long as other "
-        "trainings ran beside. MACs: convolutions and linear layers, one image. Latency: median for one "
-        "image in float32 on the folded network; generating its kernel is in the MACs, not in the latency. "
-        "Networks that are equal at one n differ here by the machine's noise alone. The specialists' "
-        "parameters are the sum over their nets."
+        "n: channels present. Training: minutes for a seed, sum over all networks of the row. Other trainings ran at "
+        "the same time. MACs: multiply-adds of convolutions and linear layers, one image. Latency: median for one "
+        "image in float32, folded network. The MACs contain the generation of its kernel; the latency does not. If "
+        "two rows have the same network at an n, their latencies differ only by noise. Parameters: sum over all "
+        "networks of the row."
     )
     return captioned(setting, text, rows)
 
@@ -178,9 +181,8 @@ def stats_table(setting: Setting, lines: list[dict]) -> str:
             }
         )
     text = (
-        "Top-1 difference in points, model − other, with its 95 % interval: from paired differences over images, "
-        f"{SEEDS['task1']} An asterisk: p < 0.05 after Holm's correction over the {len(lines)} comparisons of this "
-        "table."
+        f"Top-1 of the model minus top-1 of the other, in points. {INTERVALS} An asterisk: p < 0.05 after Holm's "
+        f"correction over the {len(lines)} comparisons of this table."
     )
     return captioned(setting, text, rows)
 
@@ -246,19 +248,17 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
             }
         )
     text = (
-        "Means over seeds (± standard deviation where there are several); precision, recall and F1 are "
-        "macro averages. "
+        "Means over seeds ± standard deviation. Precision, recall and F1: mean over classes. Strict depth: of the "
+        "fused network (metrics/depth.py). Width: a multiplier."
     )
     if ratios:
         text += (
-            "Ratio: top-1 in % of that of a ResNet-34 trained for no more epochs, the best of them on "
-            f"validation: of all (it is {'; '.join(against[STRONGEST].values())}), and of those with "
-            f"the same first convolution (it is {'; '.join(against[SAME_STEM].values())}); with its 95 "
-            f"% interval: from paired differences over images, {SEEDS['task2']} An asterisk: differs from 100 % with p "
-            f"< 0.05 after Holm's correction over the column. "
+            " Ratio: top-1 in % of the top-1 of a ResNet-34. It is the best on validation that trained for no more "
+            f"epochs. Strongest: the best with any stem: {'; '.join(against[STRONGEST].values())}. Same stem: the best "
+            f"with the row's first convolution: {'; '.join(against[SAME_STEM].values())}. {INTERVALS} An asterisk: "
+            "differs from 100 % with p < 0.05 after Holm's correction over the column."
         )
-    text += "Depth: strict, of the fused network (metrics/depth.py). Width: a multiplier."
-    distilled = "Distilled: trained on the predictions of a ResNet-34 as well. Columns as above."
+    distilled = "Distilled: also trained on the predictions of a ResNet-34. Columns as above."
     parts = (captioned(setting, text, rows[True]), captioned(setting, distilled, rows[False]))
     return "\n\n".join(filter(None, parts))
 
@@ -290,13 +290,12 @@ def classifier_cost_table(setting: Setting, against: int | None) -> str:
     hardware = "; ".join(sorted(set().union(*machines.values())))
     on = f" on {hardware}" if hardware else ""
     if against is not None:
-        on += f"; in brackets as a multiple of that of {setting.describe(against)} on the same machine"
+        on += f". In brackets: multiple of the latency of {setting.describe(against)} on the same machine"
     text = (
-        "Of the fused network. MACs: convolutions and linear layers, one image. Latency: median in float32 "
-        f"for a batch of 1 and of 256{on}. Memory: largest sum of all "
-        f"live tensors in a pass of 256 images, weights included. Training: minutes a seed, as long as other "
-        f"trainings ran beside. Training depth: strict depth before fusing. Operations: weighted operations "
-        f"in a pass, of which the strict depth counts the longest chain."
+        "Fused networks. MACs: multiply-adds of convolutions and linear layers, one image. Latency: median in "
+        f"float32{on}. Memory: largest sum of all live tensors in a pass of 256 images, with the weights. Training: "
+        "minutes for a seed; other trainings ran at the same time. Training depth: strict depth before fusing. "
+        "Operations: all weighted operations in a pass. The strict depth counts only the longest path."
     )
     return captioned(setting, text, rows)
 
@@ -314,26 +313,20 @@ def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
     if not mistakes:
         return ""
     ours, against, seeds, shares, confusions = mistakes
-    text = (
-        f"Images by what {ours} and {against} make of them, in %, mean over "
-        f"{counted(seeds, 'pair')} of seeds."
-    )
+    text = f"Images that {ours} and {against} get right or wrong, in %, mean over {counted(seeds, 'pair')} of seeds."
     agreement = captioned(setting, text, [{kind: f"{share:.1f}" for kind, share in shares.items()}])
     rows = [
         {"class": true, "taken for": taken, ours: f"{a:.1f}", against: f"{b:.1f}"}
         for true, taken, a, b in confusions
     ]
-    return (
-        f"{agreement}\n\nThe commonest confusions of {ours}, in % of the class's images.\n\n{table_of(rows)}"
-    )
+    return f"{agreement}\n\nThe most frequent confusions of {ours}, in % of the class's images.\n\n{table_of(rows)}"
 
 
 # ---------------------------------------------------------------- ablations of both tasks
 
 MEASURED = {
-    "task1": "Top-1 in %, mean over seeds (mean of 7 ± standard deviation over seeds). Difference: of the mean of 7 "
-    "in points",
-    "task2": "Top-1 in %, mean over seeds (± standard deviation). Difference: in points",
+    "task1": "Top-1 in %, mean over seeds ± standard deviation. Difference: of the mean of 7, in points.",
+    "task2": "Top-1 in %, mean over seeds ± standard deviation. Difference: in points.",
 }
 
 
@@ -367,8 +360,8 @@ def variant_table(setting: Setting, lines: list[dict]) -> str:
             )
     tests = len({(line["run"], line["reference_run"]) for line in lines if line["p_value"] is not None})
     text = (
-        f"{MEASURED[setting.task]}, with its 95 % interval over images and training seeds, {SEEDS[setting.task]} "
-        "A variant with the weights of its reference is compared over the seeds that both have. "
+        f"{MEASURED[setting.task]} {INTERVALS} A variant with the weights of its reference is compared over the seeds "
+        "that both have. "
         f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants."
     )
     return captioned(setting, text, rows)

@@ -94,10 +94,10 @@ def accuracy_table(setting: Setting) -> str:
     everything, rgb, one, but_one, random = groups.values()
     sizes = [
         f"one band ({len(one)})",
-        "worst",
+        "worst band",
         f"all but one ({len(but_one)})",
         f"random sets ({len(random)})",
-        "worst",
+        "worst set",
     ]
     rows = [
         [
@@ -118,9 +118,8 @@ def accuracy_table(setting: Setting) -> str:
     counts = sorted({len(setting.records[network.entry]) for network in networks})
     seeds = "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     return (
-        f"**EuroSAT, 13 bands, {images} tiles, 5-fold cross-validation.** Top-1 in %, mean over "
-        f"{seeds} seeds ± standard deviation; mean over the sets of a group, their number in "
-        f"brackets.\n\n"
+        f"**EuroSAT, 13 bands, {images} tiles, 5-fold cross-validation.** Top-1 in %, mean over {seeds} seeds ± "
+        "standard deviation. A column of several sets shows their mean; brackets hold their number.\n\n"
     ) + table(["network", "at test", *GROUPS[:2], *sizes], rows)
 
 
@@ -145,9 +144,9 @@ def difference_table(setting: Setting) -> str:
         for other in others
     ]
     return (
-        f"**The same: ours − other, points,** with the 95 % interval over images and seeds. An asterisk: "
-        f"p < 0.05 after Holm's correction over these {len(lines)} comparisons. The tiles of two folds share "
-        f"training images, which the intervals leave out.\n\n"
+        "**The same: ours minus the other network, in points,** with the 95 % interval over images and seeds. The "
+        "intervals ignore that folds share training images. An asterisk: p < 0.05 after Holm's correction over these "
+        f"{len(lines)} comparisons.\n\n"
     ) + table_of(rows)
 
 
@@ -161,7 +160,7 @@ def unseen_table(setting: Setting) -> str:
         {
             "network": network.label,
             "at test": network.at_test,
-            "trained on": "all but this" if network in without else "all bands",
+            "trained on": f"all but {band}" if network in without else "all bands",
             f"{band} alone": network.top1((band,)),
             "all bands": network.top1(("all",)),
             f"all but {band}": network.top1((f"all-{band}",)),
@@ -169,9 +168,8 @@ def unseen_table(setting: Setting) -> str:
         for network in (*without, *whole)
     ]
     return (
-        f"**A band that training never saw ({band}, near infrared).** Top-1 in %, mean over seeds ± "
-        f"standard deviation. The regression fill knows its covariance with the others, from unlabelled "
-        f"images.\n\n"
+        f"**A band that training never showed ({band}, near infrared).** Top-1 in %, mean over seeds ± standard "
+        "deviation. Our stem knows the band's covariance with the others, from images without labels.\n\n"
     ) + table_of(rows)
 
 
@@ -189,10 +187,10 @@ def extra_table(settings: list[Setting]) -> str:
         without = [name for name in setting.columns if name not in more]
         sets = {
             "RGB": [name for name in without if name in ("RGB", "R,G,B")],
-            "RGB and it": [name for name in more if name == f"R,G,B,{channel}"],
-            "it alone": [name for name in more if name == channel],
-            "7 sets without it": without,
-            "7 sets with it and others": [name for name in more if name != channel],
+            "RGB and fourth": [name for name in more if name == f"R,G,B,{channel}"],
+            "fourth alone": [name for name in more if name == channel],
+            "7 sets without fourth": without,
+            "7 sets with fourth and others": [name for name in more if name != channel],
         }
         for network in networks_of(setting, task1.GRIDS["task1-extra"]):
             head = {"fourth channel": channel, "network": network.label}
@@ -201,8 +199,8 @@ def extra_table(settings: list[Setting]) -> str:
     if not rows:
         return ""
     return (
-        f"**RGB and one derived channel: {RGB_DATA}, 48 px, preset {PRESET}, test split.** Top-1 in %. The "
-        "networks of a fourth channel sample sets of four in training, those of none sets of three.\n\n"
+        f"**RGB and one derived channel: {RGB_DATA}, 48 px, preset {PRESET}, test split.** Top-1 in %. "
+        "Training draws sets of the four channels, or of R, G and B if there is no fourth.\n\n"
     ) + table_of(rows)
 
 

@@ -314,7 +314,7 @@ def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, n
         f"only {one} right": a & ~b,
         f"only {other} right": b & ~a,
         "the same mistake": ~a & (p == q),
-        "two mistakes": ~a & ~b & (p != q),
+        "different mistakes": ~a & ~b & (p != q),
     }
 
 

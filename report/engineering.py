@@ -42,8 +42,8 @@ def robustness_table(file: Path) -> str:
 def speed_tables(file: Path) -> dict[str, str]:
     """Make the tables of the speed of the pipeline and of the stem; return a dict from block to Markdown."""
     notes = {
-        "speed": "In speed (images/s) a ratio above 1 is better, in time (ms) one below.",
-        "speed-stem": "Time against a plain ResNet-18 of as many channels; below 1 is faster.",
+        "speed": "Ratio: our value divided by the reference's. For images/s, more than 1 is better; for times, less.",
+        "speed-stem": "Reference: a plain ResNet-18. A ratio below 1 is better.",
     }
     if not file.is_file():
         return dict.fromkeys(notes, NO_RESULTS.format(command="python -m tools.benchmark"))
@@ -58,13 +58,13 @@ def speed_tables(file: Path) -> dict[str, str]:
                 {
                     "case": row["case"],
                     "measured": f"{values['value']:,.4g} {row['unit']}",
-                    "against": row["reference"] or "–",
+                    "reference": row["reference"] or "–",
                     "ratio (quartiles)": quartiles,
                     "hardware": f"{row['hardware']}, {counted(int(row['threads']), 'thread')}",
                 }
             )
         return {
-            name: f"**Medians over alternating pairs.** {note}\n\n{table_of(parts[name])}"
+            name: f"**Medians over pairs of measurements.** {note}\n\n{table_of(parts[name])}"
             for name, note in notes.items()
         }
     except (KeyError, TypeError, ValueError) as error:

@@ -23,6 +23,10 @@ SPLITS = ("test", "val")
 MOST_BARS = 30  # largest number of bars in a chart
 SETS = 7  # largest number of channel sets in the table of classes
 CLASSES = 100  # largest number of classes in a confusion matrix
+TERMS = (
+    "The 95 % interval is Wilson's, over the images. Macro: mean over classes. MACs: multiply-adds of convolutions and "
+    "linear layers for one image. Latency: median in float32."
+)
 
 
 class ClassAnswers(NamedTuple):
@@ -107,7 +111,7 @@ def make_text(record: dict) -> str:
         f"trained in {record['train_s']:.0f} s",
         *(f"{words} at test" for words in _test_words(record)),
     ]
-    lines = [f"# {literal(record['label'])}", "", "; ".join(about) + "."]
+    lines = [f"# {literal(record['label'])}", "", "; ".join(about) + ".", "", TERMS]
     for split, rows in _rows_of(record).items():
         lines += ["", f"## {split}", "", _table(record, rows)]
     return "\n".join(lines) + "\n"
@@ -135,7 +139,7 @@ def _row(record: dict, row: dict) -> Row:
         "top-1 %": f"{row['top1_pct']:.2f}",
         "95 % interval": f"{row['ci95_low']:.2f} to {row['ci95_high']:.2f}",
         "top-5 %": cell("top5_pct", 2),
-        **{name: cell(f"{name.lower()}_macro", 3) for name in ("precision", "recall", "F1")},
+        **{f"{name} (macro)": cell(f"{name.lower()}_macro", 3) for name in ("precision", "recall", "F1")},
         "loss": cell("loss", 3),
     }
     macs = cell("macs", 1, 1e6)
@@ -149,7 +153,7 @@ def _row(record: dict, row: dict) -> Row:
         "params (M)": cell("params", 2, 1e6),
         "MACs (M)": macs,
         "latency (ms), batch 1": cell("latency_ms_b1", 2),
-        "batch 256": cell("latency_ms_b256", 1),
+        "latency (ms), batch 256": cell("latency_ms_b256", 1),
         "memory (MB), batch 256": cell("peak_mem_mb", 1),
     }
 
@@ -171,20 +175,24 @@ def class_text(answers: ClassAnswers) -> str:
     }  # channel set -> (precision, recall, F1, number of images), each an array over the classes
     precision, _, f1, images = scores[sets[0]]
     rows = []
+    several = len(sets) > 1
+    of_first = f", {sets[0]}" if several else ""
     for label, name in enumerate(names):
         wrong = np.where(np.arange(len(names)) == label, 0, counts[label])
         recalls = {}
         for one, (_, recall, _, _) in scores.items():
-            heading = f"recall %, {one}" if len(sets) > 1 else "recall %"
+            heading = f"recall %, {one}" if several else "recall %"
             recalls[heading] = f"{100 * recall[label]:.1f}" if images[label] else "–"
         rows.append(
             {
                 "class": name,
                 "images": str(images[label]),
                 **recalls,
-                "precision": f"{precision[label]:.3f}",
-                "F1": f"{f1[label]:.3f}",
-                "most often taken for": f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "–",
+                f"precision{of_first}": f"{precision[label]:.3f}",
+                f"F1{of_first}": f"{f1[label]:.3f}",
+                f"most often taken for (images){of_first}": f"{names[wrong.argmax()]} ({wrong.max()})"
+                if wrong.any()
+                else "–",
             }
         )
     return f"\n## Classes on {answers.split}\n\n{table_of(rows)}\n"

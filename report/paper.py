@@ -23,7 +23,7 @@ from report import budgets, diagrams, figures
 from report.by_class import by_loss, colour_rates
 from report.charts import LOSS, TOP1, cost_of, curves, scores_of, share_of
 from report.class_names import class_names
-from report.compare import SAME_STEM, STRONGEST, adjusted, denominator, mistakes
+from report.compare import SAME_STEM, STRONGEST, adjusted, denominator
 from report.figures import Chart, Cost, Panel, SetScores, Share, estimates
 from report.markdown import Row, difference, interval, mean_sd, number, table, table_of
 from report.numbers import FULL, NARROW, NOTHING, Numbers
@@ -87,7 +87,6 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
         "task2-short": chosen(short[1], README_TASK2),
         "task2-ablations": chosen(_changes(numbers, task2.ABLATION_ROWS, task2.PLAIN_STRONG), CHANGES_TASK2),
         "task1-colour": colour_table(numbers),
-        "task2-confusions": confusions(numbers),
         "primary": primary_table(numbers),
         "predictions": predictions_table(numbers),
     }
@@ -386,16 +385,6 @@ def colour_table(numbers: Numbers) -> str:
         }
         rows.append({"class": names[sorted(names)[index]], **cells})
     return table_of(rows)
-
-
-def confusions(numbers: Numbers) -> str:
-    """List the most frequent confusions of our network at full width; a line names the true class and the answer."""
-    setting, _ = numbers.find(FULL, "depth6-wide")
-    wrong = setting and mistakes(setting)
-    return "\n".join(
-        f"- {true}, taken for {taken}: {ours:.0f} % of its images (ResNet-34 {other:.0f} %)"
-        for true, taken, ours, other in (wrong.confusions if wrong else ())
-    )
 
 
 # ---------------------------------------------------------------- figures

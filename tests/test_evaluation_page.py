@@ -255,7 +255,7 @@ def test_a_table_of_the_classes(sets, tmp_path, stdout):
     write_page(tmp_path / "model.pt", sets, "net", ANSWERS)
     text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
     assert "## Classes on test" in text
-    header = "| class | images | recall %, RGB | recall %, R | precision | F1 | most often taken for |"
+    header = "| recall %, RGB | recall %, R | precision, RGB | F1, RGB | most often taken for (images), RGB |"
     assert header in text
     # goose: two of four are right, two of three answers; the first of its two mistakes
     assert "| goose | 4 | 50.0 | 100.0 | 0.667 | 0.571 | a/b (1) |" in text

@@ -236,7 +236,7 @@ def test_ratios_are_to_the_best_resnet34_of_no_more_epochs(root, publish_all, ce
         assert cells(main, denominator_label)["ratio %, strongest"] == "100"
     assert cells(main, "narrow")["ratio %, strongest"] == "–" and cells(main, "gated")["epochs"] == "20"
     assert cells(main, "gated")["ratio %, strongest"].startswith("90.2 (")  # 74 of 82
-    assert "(it is long (x0.25, 30 epochs" in main and "; short (x0.25, 20 epochs" in main
+    assert "any stem: long (x0.25, 30 epochs" in main and "; short (x0.25, 20 epochs" in main
     assert [label(setting, entry) for entry in headline(setting)] == ["gated", "short"]
     assert label(setting, denominator(setting, None)) == "long"
     assert mistakes(setting).denominator.startswith("short (")
@@ -333,7 +333,7 @@ def test_mistakes(setting):
     assert sum(found.shares.values()) == approx(100)
     # images that each seed has right: gated 0..71 and 3..78, long 0..79 and 3..84; wrong answers are of the
     # next class
-    shares = list(found.shares.values())  # both, only gated, only long, the same mistake, two mistakes
+    shares = list(found.shares.values())  # both, only gated, only long, the same mistake, different mistakes
     assert [shares[0], shares[2], shares[4]] == approx([74, 7, 0])
     assert all(0 < ours <= 100 and true != taken for true, taken, ours, _ in found.confusions)
     assert found.confusions == sorted(found.confusions, key=lambda line: -line[2])
@@ -383,7 +383,7 @@ def test_latencies_of_different_machines_are_not_compared(setting, cells):
     table = classifier_cost_table(setting, setting.find(LONG))
     assert cells(table, "gated")["latency (ms), batch 1"] == "2.00 (0.25×)"
     assert cells(table, "plain")["latency (ms), batch 1"] == "2.00"
-    assert "on new, threads: 1; old, threads: 2; in brackets" in table
+    assert "on new, threads: 1; old, threads: 2. In brackets" in table
 
 
 def test_cost_table(setting, results, cells):
@@ -392,7 +392,7 @@ def test_cost_table(setting, results, cells):
         "| 1.00 | 10 | 2.00 (0.25×) | 200.00 (1.00×) | 12 | 1.5 | 11 | 30 |" in table and "bare" not in table
     )
     untimed = classifier_cost_table(without_times(results), None)
-    assert cells(untimed, "gated")["latency (ms), batch 1"] == "–" and "in brackets" not in untimed
+    assert cells(untimed, "gated")["latency (ms), batch 1"] == "–" and "In brackets" not in untimed
 
 
 # ---------------------------------------------------------------- figures and documents
@@ -521,7 +521,7 @@ def test_pictures_are_chosen_by_what_two_networks_get_right():
         "only shallow right": [1],
         "only deep right": [2],
         "the same mistake": [3],
-        "two mistakes": [4],
+        "different mistakes": [4],
     }
 
 

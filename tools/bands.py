@@ -70,7 +70,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--work", default="runs/bands", metavar="FOLDER", help="folder for the folds and their evaluations"
     )
-    parser.add_argument("--options", default="", help="more options for every training, such as '--epochs 2'")
+    parser.add_argument(
+        "--options", default="", help="more options for every training, such as --options='--epochs 2'"
+    )
     parser.add_argument(
         "--results",
         metavar="FOLDER",

@@ -5,8 +5,7 @@
     python -m tools.pictures task2                 # ResNet-34, and the shallow network that is best on validation
 
 The command writes PNG files into report/local, which git ignores, because the pictures belong to the data set. It uses
-the first seed of each network. A setting is a group of results with the same preset, data set and image size. An entry
-is the number of an evaluated network in a setting.
+the first seed of each network.
 """
 
 from __future__ import annotations
