@@ -22,13 +22,13 @@ VAL_SHARE = 0.1
 def split_folds(labels: np.ndarray, folds: int, names: Sequence[str]) -> list[dict]:
     """Return the sorted rows of train, val and test for each fold.
 
+    Each row is in the test of exactly one fold, and each class is spread evenly over the folds. The share `VAL_SHARE`
+    of the other rows of each class is for validation.
+
     Args:
         labels: (N,) int.
         folds: number of folds.
         names: name of each label, for errors.
-
-    Each row is in the test of exactly one fold, and each class is spread evenly over the folds. The share `VAL_SHARE`
-    of the other rows of each class is for validation.
 
     Raises:
         UserError: a class has fewer images than folds, or too few for training and validation.
