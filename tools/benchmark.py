@@ -433,13 +433,10 @@ def draw_course(folder: Path, counts: dict[str, int]) -> Path:
         folder: the folder to make.
         counts: split -> number of images.
     """
-    random, pictures = np.random.default_rng(0), []
+    pictures = []
     for _ in range(100):
-        clouds = random.normal(128, 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-        pixels = np.asarray(Image.fromarray(clouds).resize((256, 256)), np.int16)
-        pixels = (pixels + random.normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
-        data = io.BytesIO()
-        Image.fromarray(pixels).save(data, "JPEG", quality=75)
+        data, noise = io.BytesIO(), [Image.effect_noise((64, 64), 60) for _ in "RGB"]
+        Image.merge("RGB", noise).resize((256, 256)).save(data, "JPEG", quality=75)
         pictures.append(data.getvalue())
     for label in range(50):
         (folder / f"images/n{label:08d}").mkdir(parents=True)
