@@ -54,12 +54,12 @@ class BranchedConv2d(nn.Module):
         reparam: True uses all branches; False uses only the k x k convolution.
 
     Raises:
-        ValueError: `size` is even or below 1.
+        ValueError: `size` is even.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, reparam: bool = True):
         super().__init__()
-        if size < 1 or size % 2 == 0:
+        if size % 2 == 0:
             raise ValueError(
                 f"kernel size {size}: must be odd, so that all branches are centred on one pixel"
             )
@@ -92,17 +92,18 @@ class BranchedConv2d(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        norms = [branch[-1] for branch in [*self.dense, self.separable] if branch is not None]
-        norms += [self.identity] if self.identity is not None else []
-        for norm in norms:
-            nn.init.constant_(norm.weight, len(norms) ** -0.5)
+        branches = self.branches()
+        for branch in branches:
+            norm = branch if branch is self.identity else branch[-1]
+            nn.init.constant_(norm.weight, len(branches) ** -0.5)
+
+    def branches(self) -> list[nn.Module]:
+        """Return the branches; each branch ends with a BatchNorm."""
+        return [branch for branch in (*self.dense, self.separable, self.identity) if branch is not None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to an output (B, O, ceil(H / stride), ceil(W / stride))."""
-        y = sum(branch(x) for branch in self.dense)
-        if self.separable is not None:
-            y = y + self.separable(x)
-        return y if self.identity is None else y + self.identity(x)
+        return sum(branch(x) for branch in self.branches())
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
