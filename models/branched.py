@@ -63,7 +63,7 @@ class BranchedConv2d(nn.Module):
             raise ValueError(
                 f"kernel size {size}: must be odd, so that all branches are centred on one pixel"
             )
-        self.shape, self.stride = (out_channels, in_channels, size, size), stride
+        self.stride = stride
         sizes = [size] + [small for small in (3, 1) if reparam and small < size]
         self.dense = nn.ModuleList(
             Subsampled(
@@ -108,9 +108,9 @@ class BranchedConv2d(nn.Module):
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
         """Return a plain convolution that computes the same function in eval mode, also at the borders."""
-        out_channels, in_channels, size, _ = self.shape
-        like = self.dense[0][0].weight
-        kernel, bias = torch.zeros(self.shape, dtype=torch.float64, device=like.device), 0
+        fused = copy.deepcopy(self.dense[0][0])
+        size = fused.kernel_size[0]
+        kernel, bias = torch.zeros_like(fused.weight, dtype=torch.float64), 0
         for conv, norm in self.dense:
             scale, shift = affine(norm)
             margin = (size - conv.kernel_size[0]) // 2
@@ -128,13 +128,10 @@ class BranchedConv2d(nn.Module):
             scale, shift = affine(self.identity)
             kernel[:, :, size // 2, size // 2] += scale.diag()
             bias = bias + shift
-        conv = nn.Conv2d(
-            in_channels, out_channels, size, self.stride, size // 2, device=like.device, dtype=like.dtype
-        ).eval()
-        conv.weight.copy_(kernel)
-        conv.bias.copy_(bias)
-        last = like.is_contiguous(memory_format=torch.channels_last)
-        return conv.to(memory_format=torch.channels_last) if last else conv
+        fused.stride = (self.stride, self.stride)  # `Subsampled` had the stride of a 1 x 1 convolution
+        fused.weight.copy_(kernel)
+        fused.bias = nn.Parameter(bias.to(fused.weight))
+        return fused
 
 
 class NormLinear(nn.Module):
