@@ -36,8 +36,15 @@ from torch.utils._pytree import tree_leaves
 MAX_DEPTH = 6
 # name of a matrix product -> position of its first factor among the arguments; some products take a summand before it
 PRODUCTS = {
-    **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot"), 0),
-    **dict.fromkeys(("addmm", "addmv", "baddbmm", "addbmm"), 1),
+    "mm": 0,
+    "bmm": 0,
+    "mv": 0,
+    "dot": 0,
+    "vdot": 0,
+    "addmm": 1,
+    "addmv": 1,
+    "baddbmm": 1,
+    "addbmm": 1,
 }
 # operations that add, choose or move values: an operand that does not depend on the input is not a weight
 SUMS = {
