@@ -25,7 +25,7 @@ from data.channels import parse_subset, parse_subsets, subset_name
 from data.dataset import make_batches
 from engine.evaluation import Evaluation, add_options, predict_and_score
 from engine.records import NEXT
-from metrics.cost import count_macs, count_params, flop_counter_macs, latency_ms
+from metrics.cost import count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
 from utils import ArgumentParser, UserError, cli, progress_bar
@@ -113,16 +113,12 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
 
     The latency is the median of `repeats` passes of one image; with 0 it is not measured.
     """
-    plain, shape = for_channels(model, ids).eval(), (len(ids), batches.image_size, batches.image_size)
-    image = torch.randn(1, *shape, device=batches.device).to(memory_format=torch.channels_last)
-    macs = (
-        count_macs(plain, shape) + find_stem(model).generation_macs(len(ids))
-        if folds(model)
-        else flop_counter_macs(plain, image)
-    )
+    plain, size = for_channels(model, ids).eval(), batches.image_size
+    image = torch.randn(1, len(ids), size, size, device=batches.device).to(memory_format=torch.channels_last)
+    generation = find_stem(model).generation_macs(len(ids)) if folds(model) else 0
     return {
         "params": count_params(model),
-        "macs": macs,
+        "macs": flop_counter_macs(plain, image) + generation,
         "latency_ms": latency_ms(plain, image, repeats=repeats) if repeats else None,
     }
 

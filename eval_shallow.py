@@ -69,7 +69,7 @@ def cost(fused: nn.Module, shape: tuple[int, ...], device: torch.device, repeats
         "macs": flop_counter_macs(fused, image),
         "latency_ms_b1": milliseconds(image, repeats=repeats),
         # a pass of a whole batch takes long, so a tenth of the passes is enough
-        "latency_ms_b256": milliseconds(batch, repeats=max(1, repeats // 10), warmup=1),
+        "latency_ms_b256": milliseconds(batch, repeats=max(1, repeats // 10)),
         "peak_mem_mb": peak_memory_mb(fused, batch),
     }
 

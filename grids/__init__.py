@@ -5,7 +5,8 @@ A run that only evaluates another run in a different way is not trained again. `
 evaluates a grid.
 
 To add a row to a table, define a `Run` in task1.py or task2.py. Add it to a grid in GRIDS, and to MAIN_ROWS or
-ABLATION_ROWS. After its evaluation, `python -m report.build` shows it.
+ABLATION_ROWS. A run in ABLATIONS that is in no grid belongs to the grid task1-ablations or task2-ablations. After its
+evaluation, `python -m report.build` shows it.
 """
 
 from __future__ import annotations

@@ -59,19 +59,17 @@ class Run:
         self, model: str | None = None, label: str | None = None, section: str | None = None, **how
     ) -> Run:
         """Return a run that evaluates the same trained network with the evaluation options `how`."""
-        return replace(
-            self,
-            model=model or self.model,
-            label=label or self.label,
-            section=section or self.section,
-            test={**self.test, **how},
-            source=self.trained,
-        )
+        return replace(self.but(model, label, section), test={**self.test, **how}, source=self.trained)
 
     @property
     def trained(self) -> Run:
         """Return the run that trains the network: this run, or its `source`."""
         return self.source or self
+
+    @property
+    def identity(self) -> tuple:
+        """Return a value that is equal for runs with the same training and evaluation."""
+        return self.model, *sorted(self.words), str(self.teacher), bool(self.parts)
 
     @property
     def words(self) -> list[str]:
@@ -91,14 +89,47 @@ class Run:
         return ",".join([self.model, *self.words])
 
 
+Model = Run | dict[str, Run]  # one run, or a dict from a channel set to a run
+
+
 def distinct(runs: Iterable[Run]) -> list[Run]:
     """Return the runs in order, without a run that has the same training and evaluation as an earlier run."""
     first: dict[tuple, Run] = {}
     for run in runs:
-        first.setdefault((run.model, *sorted(run.words), str(run.teacher), bool(run.parts)), run)
+        first.setdefault(run.identity, run)
     return list(first.values())
 
 
-def against(reference: Run, variants: dict[str, Run]) -> list[tuple[str, Run, Run]]:
-    """Return the rows (name, run, reference run) of an ablation table whose variants have the same reference."""
-    return [(name, run, reference) for name, run in variants.items()]
+def remaining(tables: dict[str, list[tuple]], grids: dict[str, list[Run]]) -> list[Run]:
+    """Return the runs of ablation tables that are in no grid.
+
+    Args:
+        tables: name of a group -> its rows, as `rows` returns them.
+        grids: name of a grid -> its runs.
+    """
+    models = [model for rows in tables.values() for _, *models in rows for model in models]
+    runs = distinct(
+        run for model in models for run in (model.values() if isinstance(model, dict) else [model])
+    )
+    queued = {run.identity for runs in grids.values() for run in runs}
+    return [run for run in runs if run.identity not in queued]
+
+
+def against(reference: Run, variants: dict[str, Run]) -> dict[str, tuple[Run, Run]]:
+    """Return a dict from the name of each variant to the tuple (run, reference run)."""
+    return {name: (run, reference) for name, run in variants.items()}
+
+
+def rows(
+    reference: Model, variants: dict[str, Model | tuple[Model, Model]]
+) -> list[tuple[str, Model, Model]]:
+    """Return the rows of a table: tuples (name of the variant, model, reference model).
+
+    Args:
+        reference: reference of a variant that names no reference.
+        variants: name of the variant -> model, or tuple (model, reference model).
+    """
+    return [
+        (name, *(variant if isinstance(variant, tuple) else (variant, reference)))
+        for name, variant in variants.items()
+    ]

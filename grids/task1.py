@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from grids.run import Run, against
+from grids.run import Run, against, remaining, rows
 
 # ---------------------------------------------------------------- networks
 
 CHANNELSET = Run("channelset", "channel-set stem (ours)", "ours")
 RGB_ONLY = Run("rgb-only", "RGB-trained network", "baseline", {"sampler": "none"})
-RGB_MEAN, RGB_REGRESSION = (RGB_ONLY.tested(fill=rule) for rule in ("mean", "regression"))
+RGB_FILLED = {rule: RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression")}
+RGB_REGRESSION = RGB_FILLED["regression"]
 SLICED = Run("sliced", "sliced kernel", "baseline", {"fill": "rescale", "embedding": False})
 BY_FILL = {
     rule: Run(f"fill-{rule}", f"fill rule {rule}", options={"fill": rule})
@@ -62,8 +63,8 @@ LATE_FUSION = Run(
 OURS_ABLATED, SLICED_ABLATED, RGB_ABLATED = (
     run.but(section="ablation") for run in (CHANNELSET, SLICED, RGB_ONLY)
 )
-SANDWICH, PER_BATCH, UNIFORM, BERNOULLI = (
-    OURS_ABLATED.but(sampler=sampler) for sampler in ("sandwich", "hcs-batch", "uniform", "bernoulli")
+SANDWICH, PER_BATCH, UNIFORM = (
+    OURS_ABLATED.but(sampler=sampler) for sampler in ("sandwich", "hcs-batch", "uniform")
 )
 SLICED_PER_BATCH = SLICED_ABLATED.but(sampler="hcs-batch")
 NO_EMBEDDING = OURS_ABLATED.but(embedding=False)
@@ -93,16 +94,6 @@ STRONG, RGB_STRONG = (run.but(augment="strong") for run in (OURS_ABLATED, RGB_AB
 LONG = {epochs: OURS_ABLATED.but(epochs=epochs) for epochs in (60, 90, 210)}
 # of the longer trainings, this run is the best on validation
 LONG_STRONG = CHANNELSET.but(epochs=90, augment="strong")
-# Recipes that may help a training on many sets. A recipe that is a point above CHANNELSET on validation is tried with
-# the better network, and then with the specialists. Predicted: half of the weight decay loses 0.2 points, twice the
-# decay gains 0.3, no smoothing loses 0.6. CutMix loses 1.3, because it needs more epochs.
-# Measured without smoothing (seed 0): 45.8 % on validation, the same as with smoothing
-RECIPES = {
-    "half the weight decay": OURS_ABLATED.but(weight_decay=0.00025),
-    "twice the weight decay": OURS_ABLATED.but(weight_decay=0.001),
-    "no label smoothing": OURS_ABLATED.but(label_smoothing=0.0),
-    "CutMix": OURS_ABLATED.but(mix="cutmix"),
-}
 SHORT_SPECIALISTS = {epochs: specialists(epochs=epochs) for epochs in (4, 10)}
 LONG_SPECIALISTS = specialists(epochs=90, augment="strong")
 NARROW, WIDE = (OURS_ABLATED.but(width=width) for width in (0.125, 0.5))
@@ -196,8 +187,8 @@ BANDS_UNSEEN = [
 BANDS_FILLED = tuple(BANDS_PLAIN.tested(fill=rule) for rule in ("mean", "regression"))
 
 
-def probed(run: Run, probe: str, section: str = "ablation") -> Run:
-    return run.tested(section=section, probe=probe)
+def probed(run: Run, probe: str) -> Run:
+    return run.tested(section="ablation", probe=probe)
 
 
 # Sides of the test images in px. Predicted: WIDE_STRONG loses ten points at 40 px and four at 64 px, because its
@@ -220,12 +211,12 @@ def at_training_size(run: Run, size: int) -> Run:
 
 def at_sizes(
     text: str, run: Run, sizes: Iterable[int], test: Callable[[Run, int], Run] = resized
-) -> list[tuple]:
-    """Return rows of an ablation table that compare `run` on test images of other sizes with `run` as it was trained.
+) -> dict[str, tuple[Run, Run]]:
+    """Return variants of an ablation that compare `run` on test images of other sizes with `run` as it was trained.
 
     In the name `text`, "{}" stands for the size.
     """
-    return [(text.format(size), test(run, size), run) for size in sizes]
+    return {text.format(size): (test(run, size), run) for size in sizes}
 
 
 # Rows of the tables for thirteen bands; the first row is our model
@@ -242,99 +233,102 @@ BANDS_ROWS = (
 UNSEEN_ROWS = (*BANDS_UNSEEN, probed(BANDS_UNSEEN[2], "average-of-seen"))
 SEEN_ROWS = (BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED)
 
-# Rows of the ablation table: name of a group -> list of tuples (name of the variant, model, reference model). Without a
-# reference, a variant is compared with CHANNELSET. A model is one run, or a dict from a channel set to a run.
-ABLATIONS = {
-    "sampler": [
-        ("HCS, one set an image", CHANNELSET),
-        ("HCS, one set a batch", PER_BATCH),
-        ("sandwich", SANDWICH),
-        ("uniform over the sets", UNIFORM),
-        ("Bernoulli 1/2", BERNOULLI),
-        ("none; fill at test only", RGB_REGRESSION),
-        ("sliced: HCS, one set an image", SLICED),
-        ("sliced: HCS, one set a batch", SLICED_PER_BATCH, SLICED),
-    ],
-    "BatchNorm statistics of each set": [
-        *(
-            (label, probed(run, "recalibrated-bn"), run)
-            for label, run in (
-                ("one set an image", CHANNELSET),
-                ("one set a batch", PER_BATCH),
-                ("sliced", SLICED),
-                ("sliced, one set a batch", SLICED_PER_BATCH),
-            )
-        ),
-        *(
-            (label, probed(run, "recalibrated-bn", "baseline"), run)
-            for label, run in (
-                ("naive RGB", RGB_ONLY),
-                ("naive RGB, mean fill", RGB_MEAN),
-                ("naive RGB, regression fill", RGB_REGRESSION),
-            )
-        ),
-    ],
-    "fill rule": [
-        ("regression", CHANNELSET),
-        ("zero", BY_FILL["zero"]),
-        ("C/n", BY_FILL["rescale"]),
-        ("mean", BY_FILL["mean"]),
-        ("regression, kernels for each size of the set", BY_FILL["by_size"]),
-        ("learned", BY_FILL["learned"]),
-        ("conditioned on the image", BY_FILL["conditioned"]),
-    ],
-    "luminance and chroma": [
-        ("mean fill", BY_FILL["mean"]),
-        ("luminance and centred chroma: the same functions", BY_FILL["luma_chroma"], BY_FILL["mean"]),
-        ("not centred (C/n)", BY_FILL["rescale"], BY_FILL["mean"]),
-        ("luminance alone", GREY, BY_FILL["mean"]),
-    ],
-    "embedding": [
-        ("with", CHANNELSET),
-        ("without", NO_EMBEDDING),
-        ("C/n, with", BY_FILL["rescale"]),
-        ("C/n, without", SLICED, BY_FILL["rescale"]),
-    ],
-    "kernel across channels": [
-        ("free", CHANNELSET),
-        *KERNELS.items(),
-        ("C/n, tied filter", GENERATED["tied"], SLICED),
-        ("C/n, hypernet", GENERATED["hypernet"], SLICED),
-    ],
-    "kernel size": [("7", CHANNELSET), *((str(size), run) for size, run in SIZES.items())],
-    "recipe": [("the preset's", CHANNELSET), *RECIPES.items()],
-    "distillation from the RGB net": [
-        ("none", CHANNELSET),
-        ("from the start", TAUGHT),
-        ("rising over half the training", TAUGHT_LATE),
-    ],
-    "distillation from the 1/2 wide net, no pooling, 50 epochs, strong": [
-        ("none", FINE_STRONG, FINE_STRONG),
-        ("from the start", FINE_TAUGHT, FINE_STRONG),
-    ],
-    "training length": [
-        ("ours, 30 epochs", CHANNELSET),
-        ("ours, 60", LONG[60]),
-        ("ours, 90", LONG[90]),
-        ("ours, 90, strong augmentation", LONG_STRONG),
-        ("ours, 210", LONG[210]),
-        ("7 specialists, 4 each", SHORT_SPECIALISTS[4]),
-        ("7 specialists, 10 each", SHORT_SPECIALISTS[10]),
-        ("7 specialists, 30 each", SPECIALISTS),
-        ("7 specialists, 90 each, strong augmentation", LONG_SPECIALISTS, LONG_STRONG),
-    ],
-    "capacity": [
-        ("the preset's width, ours", CHANNELSET),
-        ("the preset's width, specialists", SPECIALISTS),
-        ("width 1/8, ours", NARROW),
-        ("width 1/8, specialists", NARROW_SPECIALISTS, NARROW),
-        ("width 1/2, ours", WIDE),
-        ("width 1/2, ours, 50 epochs, strong", WIDE_STRONG),
-        ("no pooling, ours, 50 epochs, strong", FINE_STRONG),
-        ("no pooling, mean fill, 50 epochs, strong", FINE_MEAN, FINE_STRONG),
-        ("width 3/8, ours, 90 epochs, strong", MEDIUM_STRONG),
-        ("width 1/2, specialists", WIDE_SPECIALISTS, WIDE),
-    ],
+# Ablations: name of a group -> name of the variant -> model, or tuple (model, reference model). Without a reference, a
+# variant is compared with CHANNELSET. A model is one run, or a dict from a channel set to a run.
+VARIANTS = {
+    "sampler": {
+        "HCS, one set an image": CHANNELSET,
+        "HCS, one set a batch": PER_BATCH,
+        "sandwich": SANDWICH,
+        "uniform over the sets": UNIFORM,
+        "Bernoulli 1/2": OURS_ABLATED.but(sampler="bernoulli"),
+        "none; fill at test only": RGB_REGRESSION,
+        "sliced: HCS, one set an image": SLICED,
+        "sliced: HCS, one set a batch": (SLICED_PER_BATCH, SLICED),
+    },
+    "BatchNorm statistics of each set": {
+        label: (probed(run, "recalibrated-bn"), run)
+        for label, run in {
+            "one set an image": CHANNELSET,
+            "one set a batch": PER_BATCH,
+            "sliced": SLICED,
+            "sliced, one set a batch": SLICED_PER_BATCH,
+            "naive RGB": RGB_ONLY,
+            "naive RGB, mean fill": RGB_FILLED["mean"],
+            "naive RGB, regression fill": RGB_REGRESSION,
+        }.items()
+    },
+    "fill rule": {
+        "regression": CHANNELSET,
+        "zero": BY_FILL["zero"],
+        "C/n": BY_FILL["rescale"],
+        "mean": BY_FILL["mean"],
+        "regression, kernels for each size of the set": BY_FILL["by_size"],
+        "learned": BY_FILL["learned"],
+        "conditioned on the image": BY_FILL["conditioned"],
+    },
+    "luminance and chroma": {
+        "mean fill": BY_FILL["mean"],
+        "luminance and centred chroma: the same functions": (BY_FILL["luma_chroma"], BY_FILL["mean"]),
+        "not centred (C/n)": (BY_FILL["rescale"], BY_FILL["mean"]),
+        "luminance alone": (GREY, BY_FILL["mean"]),
+    },
+    "embedding": {
+        "with": CHANNELSET,
+        "without": NO_EMBEDDING,
+        "C/n, with": BY_FILL["rescale"],
+        "C/n, without": (SLICED, BY_FILL["rescale"]),
+    },
+    "kernel across channels": {
+        "free": CHANNELSET,
+        **KERNELS,
+        "C/n, tied filter": (GENERATED["tied"], SLICED),
+        "C/n, hypernet": (GENERATED["hypernet"], SLICED),
+    },
+    "kernel size": {"7": CHANNELSET, **{str(size): run for size, run in SIZES.items()}},
+    # Recipes that may help a training on many sets. A recipe that is a point above CHANNELSET on validation is tried
+    # with the better network, and then with the specialists. Predicted: half of the weight decay loses 0.2 points,
+    # twice the decay gains 0.3, no smoothing loses 0.6. CutMix loses 1.3, because it needs more epochs.
+    # Measured without smoothing (seed 0): 45.8 % on validation, the same as with smoothing
+    "recipe": {
+        "the preset's": CHANNELSET,
+        "half the weight decay": OURS_ABLATED.but(weight_decay=0.00025),
+        "twice the weight decay": OURS_ABLATED.but(weight_decay=0.001),
+        "no label smoothing": OURS_ABLATED.but(label_smoothing=0.0),
+        "CutMix": OURS_ABLATED.but(mix="cutmix"),
+    },
+    "distillation from the RGB net": {
+        "none": CHANNELSET,
+        "from the start": TAUGHT,
+        "rising over half the training": TAUGHT_LATE,
+    },
+    "distillation from the 1/2 wide net, no pooling, 50 epochs, strong": {
+        "none": (FINE_STRONG, FINE_STRONG),
+        "from the start": (FINE_TAUGHT, FINE_STRONG),
+    },
+    "training length": {
+        "ours, 30 epochs": CHANNELSET,
+        "ours, 60": LONG[60],
+        "ours, 90": LONG[90],
+        "ours, 90, strong augmentation": LONG_STRONG,
+        "ours, 210": LONG[210],
+        "7 specialists, 4 each": SHORT_SPECIALISTS[4],
+        "7 specialists, 10 each": SHORT_SPECIALISTS[10],
+        "7 specialists, 30 each": SPECIALISTS,
+        "7 specialists, 90 each, strong augmentation": (LONG_SPECIALISTS, LONG_STRONG),
+    },
+    "capacity": {
+        "the preset's width, ours": CHANNELSET,
+        "the preset's width, specialists": SPECIALISTS,
+        "width 1/8, ours": NARROW,
+        "width 1/8, specialists": (NARROW_SPECIALISTS, NARROW),
+        "width 1/2, ours": WIDE,
+        "width 1/2, ours, 50 epochs, strong": WIDE_STRONG,
+        "no pooling, ours, 50 epochs, strong": FINE_STRONG,
+        "no pooling, mean fill, 50 epochs, strong": (FINE_MEAN, FINE_STRONG),
+        "width 3/8, ours, 90 epochs, strong": MEDIUM_STRONG,
+        "width 1/2, specialists": (WIDE_SPECIALISTS, WIDE),
+    },
     "full width, 64 px": against(
         FULL_CHANNELSET,
         {
@@ -345,55 +339,55 @@ ABLATIONS = {
             "7 specialists, 30 each": FULL_SPECIALISTS,
         },
     ),
-    "augmentation": [
-        ("the preset's", CHANNELSET),
-        ("strong", STRONG),
-        ("naive RGB, the preset's", RGB_ONLY),
-        ("naive RGB, strong", RGB_STRONG, RGB_ONLY),
-    ],
-    "blue left out of training": [
-        ("regression, blue's covariance known", WITHOUT_BLUE["regression"], WITHOUT_BLUE["regression"]),
-        *(
-            (label, WITHOUT_BLUE[label], WITHOUT_BLUE["regression"])
+    "augmentation": {
+        "the preset's": CHANNELSET,
+        "strong": STRONG,
+        "naive RGB, the preset's": RGB_ONLY,
+        "naive RGB, strong": (RGB_STRONG, RGB_ONLY),
+    },
+    "blue left out of training": {
+        "regression, blue's covariance known": (WITHOUT_BLUE["regression"], WITHOUT_BLUE["regression"]),
+        **{
+            label: (WITHOUT_BLUE[label], WITHOUT_BLUE["regression"])
             for label in ("mean", "luminance and chroma", "sliced")
-        ),
-        *(
-            (f"{label}, average of seen slices", probed(run, "average-of-seen"), run)
+        },
+        **{
+            f"{label}, average of seen slices": (probed(run, "average-of-seen"), run)
             for label, run in WITHOUT_BLUE.items()
-        ),
-    ],
-    "channel names at test": [
-        ("the truth", CHANNELSET),
-        ("wrong channels", probed(CHANNELSET, "wrong-ids")),
-        ("all channels, given copies", probed(CHANNELSET, "duplicates")),
-    ],
-    "grey images": [
-        ("colour", CHANNELSET),
-        ("ours", probed(CHANNELSET, "grey-images")),
-        ("ours, no embedding", probed(NO_EMBEDDING, "grey-images"), NO_EMBEDDING),
-        ("naive RGB", probed(RGB_ONLY, "grey-images"), RGB_ONLY),
-    ],
-    "image size at test": [
-        ("as trained", CHANNELSET),
-        *at_sizes("{} px", CHANNELSET, TEST_SIZES),
-        *at_sizes("{} px, mirrored or cut to 48 px", CHANNELSET, (40, 64), at_training_size),
-        *at_sizes("naive RGB, {} px", RGB_ONLY, (40, 64)),
-        ("1/2 wide, strong, as trained", WIDE_STRONG),
-        *at_sizes("1/2 wide, strong, {} px", WIDE_STRONG, TEST_SIZES),
-        ("no pooling, strong, as trained", FINE_STRONG),
-        *at_sizes("no pooling, strong, {} px", FINE_STRONG, TEST_SIZES),
-        *at_sizes("no pooling, strong, {} px, mirrored or cut", FINE_STRONG, (40, 56), at_training_size),
-        ("no pooling, trained at 32 to 64 px, 48 px", FINE_SIZES, FINE_STRONG),
-        *(
-            (
-                f"no pooling, trained at 32 to 64 px, {size} px",
+        },
+    },
+    "channel names at test": {
+        "the truth": CHANNELSET,
+        "wrong channels": probed(CHANNELSET, "wrong-ids"),
+        "all channels, given copies": probed(CHANNELSET, "duplicates"),
+    },
+    "grey images": {
+        "colour": CHANNELSET,
+        "ours": probed(CHANNELSET, "grey-images"),
+        "ours, no embedding": (probed(NO_EMBEDDING, "grey-images"), NO_EMBEDDING),
+        "naive RGB": (probed(RGB_ONLY, "grey-images"), RGB_ONLY),
+    },
+    "image size at test": {
+        "as trained": CHANNELSET,
+        **at_sizes("{} px", CHANNELSET, TEST_SIZES),
+        **at_sizes("{} px, mirrored or cut to 48 px", CHANNELSET, (40, 64), at_training_size),
+        **at_sizes("naive RGB, {} px", RGB_ONLY, (40, 64)),
+        "1/2 wide, strong, as trained": WIDE_STRONG,
+        **at_sizes("1/2 wide, strong, {} px", WIDE_STRONG, TEST_SIZES),
+        "no pooling, strong, as trained": FINE_STRONG,
+        **at_sizes("no pooling, strong, {} px", FINE_STRONG, TEST_SIZES),
+        **at_sizes("no pooling, strong, {} px, mirrored or cut", FINE_STRONG, (40, 56), at_training_size),
+        "no pooling, trained at 32 to 64 px, 48 px": (FINE_SIZES, FINE_STRONG),
+        **{
+            f"no pooling, trained at 32 to 64 px, {size} px": (
                 resized(FINE_SIZES, size),
                 resized(FINE_STRONG, size),
             )
             for size in TEST_SIZES
-        ),
-    ],
+        },
+    },
 }
+ABLATIONS = {group: rows(CHANNELSET, variants) for group, variants in VARIANTS.items()}
 
 # ---------------------------------------------------------------- figures
 
@@ -415,84 +409,95 @@ NAMED = {
     "ours-90": (LONG_STRONG, FULL_LONG),
     "sliced": (SLICED, FULL_SLICED, BANDS_SLICED),
     "mean-fill": (BY_FILL["mean"], FULL_MEAN, BANDS_MEAN),
-    "mean-fill-fine": (FINE_MEAN,),
     "zero-fill": (BY_FILL["zero"], BANDS_ZERO),
-    "specialists": (SPECIALISTS,),
-    "specialists-90": (LONG_SPECIALISTS,),
-    "ours-fine": (FINE_STRONG,),
-    "ours-fine-wide": (FINE_WIDE,),
-    "specialists-fine": (FINE_SPECIALISTS,),
-    "ours-sizes": (FINE_SIZES,),
-    "fine-at-56px": (resized(FINE_STRONG, 56),),
-    "sizes-at-64px": (resized(FINE_SIZES, 64),),
-    "rank-1": (KERNELS["rank 1"],),
-    "tied-filter": (KERNELS["tied filter"],),
-    "taught": (TAUGHT_LATE,),
-    "fine-at-80px": (resized(FINE_STRONG, 80),),
     "rgb": (RGB_ONLY, FULL_RGB_ONLY),
-    "rgb+regression": (RGB_REGRESSION, FULL_RGB_ONLY.tested(fill="regression")),
-    "hypernet": (GENERATED["hypernet"],),
-    "dynamic": (GENERATED["dynamic"],),
-    "late-fusion": (LATE_FUSION,),
-    "late-fusion-fine": (FINE_LATE_FUSION,),
-    "per-batch": (PER_BATCH,),
-    "sliced-per-batch": (SLICED_PER_BATCH,),
-    "no-embedding": (NO_EMBEDDING,),
-    "without-blue": (WITHOUT_BLUE["regression"],),
-    "mean-without-blue": (WITHOUT_BLUE["mean"],),
-    "sliced-without-blue-average": (probed(WITHOUT_BLUE["sliced"], "average-of-seen"),),
+    "rgb+regression": (RGB_REGRESSION, RGB_REGRESSION.but(stem_pool=False)),
     **{
-        f"{name}at-{size}px": (resized(run, size),)
-        for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG))
-        for size in (40, 64)
+        name: (run,)
+        for name, run in {
+            "mean-fill-fine": FINE_MEAN,
+            "specialists": SPECIALISTS,
+            "specialists-90": LONG_SPECIALISTS,
+            "ours-fine": FINE_STRONG,
+            "ours-fine-wide": FINE_WIDE,
+            "specialists-fine": FINE_SPECIALISTS,
+            "ours-sizes": FINE_SIZES,
+            "fine-at-56px": resized(FINE_STRONG, 56),
+            "sizes-at-64px": resized(FINE_SIZES, 64),
+            "rank-1": KERNELS["rank 1"],
+            "tied-filter": KERNELS["tied filter"],
+            "taught": TAUGHT_LATE,
+            "fine-at-80px": resized(FINE_STRONG, 80),
+            "hypernet": GENERATED["hypernet"],
+            "dynamic": GENERATED["dynamic"],
+            "late-fusion": LATE_FUSION,
+            "late-fusion-fine": FINE_LATE_FUSION,
+            "per-batch": PER_BATCH,
+            "sliced-per-batch": SLICED_PER_BATCH,
+            "no-embedding": NO_EMBEDDING,
+            "without-blue": WITHOUT_BLUE["regression"],
+            "mean-without-blue": WITHOUT_BLUE["mean"],
+            "sliced-without-blue-average": probed(WITHOUT_BLUE["sliced"], "average-of-seen"),
+            "mirrored-40px": at_training_size(CHANNELSET, 40),
+            "fine-mirrored-40px": at_training_size(FINE_STRONG, 40),
+            "weighted": BANDS_WEIGHTED,
+            "all-bands": BANDS_PLAIN,
+            "all-bands+regression": BANDS_FILLED[1],
+            "specialist": BANDS_RGB,
+            **{
+                f"{name}at-{size}px": resized(run, size)
+                for name, run in (("", CHANNELSET), ("fine-", FINE_STRONG))
+                for size in (40, 64)
+            },
+        }.items()
     },
-    "mirrored-40px": (at_training_size(CHANNELSET, 40),),
-    "fine-mirrored-40px": (at_training_size(FINE_STRONG, 40),),
-    "weighted": (BANDS_WEIGHTED,),
-    "all-bands": (BANDS_PLAIN,),
-    "all-bands+regression": (BANDS_FILLED[1],),
-    "specialist": (BANDS_RGB,),
 }
-# Rows of the report's main table: tuples (label, model, specialists with the same recipe). Without specialists, a model
-# is compared with SPECIALISTS
-MAIN_ROWS = (
-    ("seven specialists", SPECIALISTS),
-    ("specialists, no pooling, 50 epochs, strong", FINE_SPECIALISTS, FINE_SPECIALISTS),
-    ("late fusion of R, G, B", LATE_FUSION),
-    ("late fusion, no pooling, 50 epochs, strong", FINE_LATE_FUSION, FINE_SPECIALISTS),
-    ("ours", CHANNELSET),
-    ("ours, 90 epochs, strong †", LONG_STRONG, LONG_SPECIALISTS),
-    ("ours, no pooling, 50 epochs, strong †", FINE_STRONG, FINE_SPECIALISTS),
-    ("ours, 1/2 wide, no pooling, 50 epochs, strong †", FINE_WIDE, FINE_SPECIALISTS),
-    ("mean fill", BY_FILL["mean"]),
-    ("sliced kernel (C/n)", SLICED),
-    ("tied filter (C/n)", GENERATED["tied"]),
-    ("hypernetwork (C/n)", GENERATED["hypernet"]),
-    ("dynamic convolution (C/n)", GENERATED["dynamic"]),
-    ("omni-dimensional dynamic convolution (C/n)", GENERATED["omni"]),
-    ("RGB-trained, regression fill", RGB_REGRESSION),
-    ("RGB-trained, zero fill", RGB_ONLY),
+# Rows of the report's main table: label -> model, or tuple (model, specialists with the same recipe). Without
+# specialists, a model is compared with SPECIALISTS
+MAIN_ROWS = rows(
+    SPECIALISTS,
+    {
+        "seven specialists": SPECIALISTS,
+        "specialists, no pooling, 50 epochs, strong": (FINE_SPECIALISTS, FINE_SPECIALISTS),
+        "late fusion of R, G, B": LATE_FUSION,
+        "late fusion, no pooling, 50 epochs, strong": (FINE_LATE_FUSION, FINE_SPECIALISTS),
+        "ours": CHANNELSET,
+        "ours, 90 epochs, strong †": (LONG_STRONG, LONG_SPECIALISTS),
+        "ours, no pooling, 50 epochs, strong †": (FINE_STRONG, FINE_SPECIALISTS),
+        "ours, 1/2 wide, no pooling, 50 epochs, strong †": (FINE_WIDE, FINE_SPECIALISTS),
+        "mean fill": BY_FILL["mean"],
+        "sliced kernel (C/n)": SLICED,
+        "tied filter (C/n)": GENERATED["tied"],
+        "hypernetwork (C/n)": GENERATED["hypernet"],
+        "dynamic convolution (C/n)": GENERATED["dynamic"],
+        "omni-dimensional dynamic convolution (C/n)": GENERATED["omni"],
+        "RGB-trained, regression fill": RGB_REGRESSION,
+        "RGB-trained, zero fill": RGB_ONLY,
+    },
 )
-# Rows of the report's ablation table: tuples (change, run, reference run). Without a reference, a run is compared with
-# CHANNELSET
-ABLATION_ROWS = (
-    ("fill: mean", BY_FILL["mean"]),
-    ("fill: C/n", BY_FILL["rescale"]),
-    ("fill: zero", BY_FILL["zero"]),
-    ("fill: grey (no colour)", GREY),
-    ("fill: learned", BY_FILL["learned"]),
-    ("fill: conditioned on the image", BY_FILL["conditioned"]),
-    ("kernels for each size of the set", BY_FILL["by_size"]),
-    ("kernel of rank 1 across channels", KERNELS["rank 1"]),
-    ("stem kernel 3x3", SIZES[3]),
-    ("stem kernel 5x5", SIZES[5]),
-    ("stem kernel 9x9", SIZES[9]),
-    ("no embedding", NO_EMBEDDING),
-    ("sampler: sandwich", SANDWICH),
-    ("sampler: uniform", UNIFORM),
-    ("one set per batch", PER_BATCH),
-    ("sliced: one set per batch", SLICED_PER_BATCH, SLICED),
-    ("channels named wrongly at test", probed(CHANNELSET, "wrong-ids")),
+# Rows of the report's ablation table: change -> run, or tuple (run, reference run). Without a reference, a run is
+# compared with CHANNELSET
+ABLATION_ROWS = rows(
+    CHANNELSET,
+    {
+        "fill: mean": BY_FILL["mean"],
+        "fill: C/n": BY_FILL["rescale"],
+        "fill: zero": BY_FILL["zero"],
+        "fill: grey (no colour)": GREY,
+        "fill: learned": BY_FILL["learned"],
+        "fill: conditioned on the image": BY_FILL["conditioned"],
+        "kernels for each size of the set": BY_FILL["by_size"],
+        "kernel of rank 1 across channels": KERNELS["rank 1"],
+        "stem kernel 3x3": SIZES[3],
+        "stem kernel 5x5": SIZES[5],
+        "stem kernel 9x9": SIZES[9],
+        "no embedding": NO_EMBEDDING,
+        "sampler: sandwich": SANDWICH,
+        "sampler: uniform": UNIFORM,
+        "one set per batch": PER_BATCH,
+        "sliced: one set per batch": (SLICED_PER_BATCH, SLICED),
+        "channels named wrongly at test": probed(CHANNELSET, "wrong-ids"),
+    },
 )
 # Predictions of top-1 (mean of the seven sets, %) that we committed before the trainings: tuples (label, run, value)
 PREDICTED = (
@@ -552,39 +557,13 @@ GRIDS = {
         SLICED,
         *(SPECIALISTS[channels] for channels in ("R", "G", "B", "RG", "RB", "GB")),
         SPECIALISTS["RGB"],
-        *(RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression")),
+        *RGB_FILLED.values(),
     ],
     "task1-baselines": [
         *GENERATED.values(),
         GREY_IMAGES,
         LATE_FUSION,
-        *(probed(run, "recalibrated-bn", "baseline") for run in (RGB_ONLY, RGB_MEAN, RGB_REGRESSION)),
-    ],
-    "task1-ablations": [
-        SANDWICH,
-        PER_BATCH,
-        SLICED_PER_BATCH,
-        UNIFORM,
-        BERNOULLI,
-        *BY_FILL.values(),
-        GREY,
-        NO_EMBEDDING,
-        *KERNELS.values(),
-        TAUGHT,
-        TAUGHT_LATE,
-        *RECIPES.values(),
-        *WITHOUT_BLUE.values(),
-        *SIZES.values(),
-        RGB_STRONG,
-        STRONG,
-        *(probed(run, "recalibrated-bn") for run in (CHANNELSET, PER_BATCH, SLICED, SLICED_PER_BATCH)),
-        *(probed(CHANNELSET, probe) for probe in ("wrong-ids", "duplicates", "grey-images")),
-        probed(NO_EMBEDDING, "grey-images"),
-        probed(RGB_ONLY, "grey-images"),
-        *(probed(run, "average-of-seen") for run in WITHOUT_BLUE.values()),
-        *(resized(CHANNELSET, size) for size in TEST_SIZES),
-        *(at_training_size(CHANNELSET, size) for size in (40, 64)),
-        *(resized(RGB_ONLY, size) for size in (40, 64)),
+        *(run.tested(probe="recalibrated-bn") for run in (RGB_ONLY, RGB_FILLED["mean"], RGB_REGRESSION)),
     ],
     # Short and long trainings, to compare models at equal compute: seven networks cost seven times as much as one
     "task1-compute": [
@@ -618,7 +597,7 @@ GRIDS = {
         FULL_RGB_ONLY,
         FULL_SLICED,
         FULL_MEAN,
-        *(FULL_RGB_ONLY.tested(fill=rule) for rule in ("black", "rescale", "mean", "regression")),
+        *(run.but(stem_pool=False) for run in RGB_FILLED.values()),
         FULL_LONG,
     ],
     "task1-full-lengths": [
@@ -645,3 +624,4 @@ GRIDS = {
         for epochs in (60, 90, 150)
     },
 }
+GRIDS["task1-ablations"] = remaining(ABLATIONS, GRIDS)

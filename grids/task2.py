@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grids.run import Run, against
+from grids.run import Run, against, remaining, rows
 
 STRONG = {"augment": "strong", "weight_decay": 0.002}
 LIGHT = {"augment": "light", "weight_decay": 0.0005}
@@ -86,19 +86,18 @@ TAUGHT = SHALLOW.but(
 # The 3x3 stem of stride 1 costs four times the MACs of the 7x7 stem of stride 2. Trainings of ten epochs compare three
 # stems: the 7x7 stem, the 3x3 stem, and the 3x3 stem with pooling. With pooling, the maps are as small as behind the
 # 7x7 stem. Then networks with the 3x3 stem train for thirty epochs.
-STEMS_10 = {
-    label: run.but(section="ablation", augment="strong", weight_decay=0.001, epochs=10)
-    for label, run in {
-        "ResNet-34, 7x7 stride 2, no pooling": RESNET,
-        "ResNet-34, 3x3 stride 1": FINE_RESNET,
-        "gated6-k3, 7x7 stride 2": GATED,
-        "gated6-k3, 3x3 stride 1": GATED.but(stem="3x3s1"),
-        "3 layers, 1/2, behind 3x3 stride 1 and pooling": THREE_LAYERS.but(
-            stem="3x3s1", stem_pool=True, num_pools=2, width=0.5
-        ),
-        "2 of 5x5, gated, behind the same": GATED4_K5.but(pooled_gates=True, num_pools=2, stem="3x3s1"),
-    }.items()
-}
+STEMS_10 = [
+    run.but(section="ablation", augment="strong", weight_decay=0.001, epochs=10)
+    for run in (
+        RESNET,
+        FINE_RESNET,
+        GATED,
+        GATED.but(stem="3x3s1"),
+        THREE_LAYERS.but(stem="3x3s1", stem_pool=True, num_pools=2, width=0.5),
+        GATED4_K5.but(pooled_gates=True, num_pools=2, stem="3x3s1"),
+    )
+]
+(COARSE_RESNET_10, FINE_RESNET_10, COARSE_GATED_10, FINE_GATED_10, POOLED_THREE_10, POOLED_TWO_10) = STEMS_10
 FINE_RESNETS = by_decay(FINE_RESNET, 0.001, 0.002)
 FINE_GATED = SHALLOW.but(stem="3x3s1")
 FINE_WIDE = SCREEN["gated6-k3, 5/16 wide"].but(**STRONG, stem="3x3s1")
@@ -230,10 +229,15 @@ FRACTIONS = {
 
 # Each run makes one change in PLAIN and trains for a third of its epochs
 SHORT = {"section": "ablation", "epochs": 10, **LIGHT}
-REFERENCE = PLAIN.but(**SHORT)
-GATED_10 = GATED_K5.but(**SHORT)
+REFERENCE, GATED_10, REPARAM_10 = (run.but(**SHORT) for run in (PLAIN, GATED_K5, REPARAM_GATED))
 POOLED_10 = GATED_10.but(pooled_gates=True)
-REPARAM_10 = REPARAM_GATED.but(**SHORT)
+
+
+def named(arch: str) -> Run:
+    """Return REFERENCE with another network."""
+    return REFERENCE.but(arch, arch, arch=arch)
+
+
 LAYERS_10 = {
     count: REFERENCE.but(f"plain{count + 2}-k5", widths=widths, max_depth=8)
     for count, widths in (
@@ -243,31 +247,8 @@ LAYERS_10 = {
         (6, "128,256,512,512,512,512"),
     )
 }
-KERNELS_10 = {size: REFERENCE.but(f"plain6-k{size}", kernels=str(size)) for size in (1, 3, 7)}
-NAMED_10 = {
-    name: REFERENCE.but(name, name, arch=name)
-    for name in (
-        "reparam6-k5",
-        "plain6-k3-5-7",
-        "covariance6-k5",
-        "gated5-k5",
-        "gated4-k7",
-        "attention",
-        "graph",
-        "dense-block",
-        "rrdb",
-    )
-}
-FINE_GATES_K3, POOLED_K3 = GATED_10.but("gated6-k3", kernels="3"), GATED.but(**SHORT)
-REPARAM_K3 = REPARAM_10.but("reparam-gated6-k3", kernels="3")
-POOLS_10, LEVELS_10 = REFERENCE.but(num_pools=2), REFERENCE.but(multi_level_head=True)
+RRDB_10 = named("rrdb")
 WIDTHS_10 = {width: REFERENCE.but(width=width) for width in (0.125, 0.5)}
-# Depth against width. Predicted: twice the width gains 4 points at each depth. But two hidden layers, 1/2 wide, stay
-# below four hidden layers, 1/4 wide. The two layers have more FLOPs
-DEPTH_WIDTH_10 = {
-    (layers, width): LAYERS_10[layers].but(width=width) for layers in (2, 3, 6) for width in (0.125, 0.5)
-}
-AUGMENTED_10 = {augment: REFERENCE.but(augment=augment) for augment in ("none", "strong")}
 
 SIZES = (32, 40, 64, 96)  # sides of the test images in px; the training is unchanged
 RESIZED = {
@@ -275,42 +256,45 @@ RESIZED = {
     for name, run in (("ResNet-34", RESNETS[0.0005]), ("gated6-k3", SHALLOW))
 }
 
-# Rows of the ablation table: name of a group -> list of tuples (name of the variant, run, reference run). Without a
-# reference, a run is compared with REFERENCE
-ABLATIONS = {
-    "what a layer is": [
-        ("one 5x5 convolution", REFERENCE),
-        ("gates beside it", GATED_10),
-        ("gates of pooled cells", POOLED_10, GATED_10),
-        ("branches in training", NAMED_10["reparam6-k5"]),
-        ("branches in training, gates of pooled cells", REPARAM_10, POOLED_10),
-        ("three streams", NAMED_10["plain6-k3-5-7"]),
-    ],
-    "what the head sees": [
-        ("means of the last map", REFERENCE),
-        ("of all maps", LEVELS_10),
-        ("of a last map with 2 poolings", POOLS_10),
-        ("its covariances as well, 2 poolings", NAMED_10["covariance6-k5"]),
-    ],
-    "kernel": [
-        ("5", REFERENCE),
-        *((str(size), run) for size, run in KERNELS_10.items()),
-        ("3, gated", FINE_GATES_K3, GATED_10),
-        ("3, gates of pooled cells", POOLED_K3, POOLED_10),
-        ("3, branches, gates of pooled cells", REPARAM_K3, REPARAM_10),
-    ],
-    "hidden layers": [
-        ("4", REFERENCE),
-        *((str(count), run) for count, run in LAYERS_10.items()),
-        ("3, gated", NAMED_10["gated5-k5"], GATED_10),
-        ("2 of 7x7, gated", NAMED_10["gated4-k7"], GATED_10),
-    ],
+# Ablations: name of a group -> name of the variant -> run, or tuple (run, reference run). Without a reference, a run is
+# compared with REFERENCE
+VARIANTS = {
+    "what a layer is": {
+        "one 5x5 convolution": REFERENCE,
+        "gates beside it": GATED_10,
+        "gates of pooled cells": (POOLED_10, GATED_10),
+        "branches in training": named("reparam6-k5"),
+        "branches in training, gates of pooled cells": (REPARAM_10, POOLED_10),
+        "three streams": named("plain6-k3-5-7"),
+    },
+    "what the head sees": {
+        "means of the last map": REFERENCE,
+        "of all maps": REFERENCE.but(multi_level_head=True),
+        "of a last map with 2 poolings": REFERENCE.but(num_pools=2),
+        "its covariances as well, 2 poolings": named("covariance6-k5"),
+    },
+    "kernel": {
+        "5": REFERENCE,
+        **{str(size): REFERENCE.but(f"plain6-k{size}", kernels=str(size)) for size in (1, 3, 7)},
+        "3, gated": (GATED_10.but("gated6-k3", kernels="3"), GATED_10),
+        "3, gates of pooled cells": (GATED.but(**SHORT), POOLED_10),
+        "3, branches, gates of pooled cells": (REPARAM_10.but("reparam-gated6-k3", kernels="3"), REPARAM_10),
+    },
+    "hidden layers": {
+        "4": REFERENCE,
+        **{str(count): run for count, run in LAYERS_10.items()},
+        "3, gated": (named("gated5-k5"), GATED_10),
+        "2 of 7x7, gated": (named("gated4-k7"), GATED_10),
+    },
     "about half of ResNet-34's latency, strong": against(SCREENED["gated6-k3, 5/16 wide"], SCREENED),
-    "width": [("the preset's", REFERENCE), ("1/8", WIDTHS_10[0.125]), ("1/2", WIDTHS_10[0.5])],
-    "hidden layers and width, 10 epochs": [
-        (f"{layers} layers, {width:g} wide", run, WIDTHS_10[width])
-        for (layers, width), run in DEPTH_WIDTH_10.items()
-    ],
+    "width": {"the preset's": REFERENCE, "1/8": WIDTHS_10[0.125], "1/2": WIDTHS_10[0.5]},
+    # Predicted: twice the width gains 4 points at each depth. But two hidden layers, 1/2 wide, stay below four hidden
+    # layers, 1/4 wide. The two layers have more FLOPs
+    "hidden layers and width, 10 epochs": {
+        f"{layers} layers, {width:g} wide": (LAYERS_10[layers].but(width=width), reference)
+        for layers in (2, 3, 6)
+        for width, reference in WIDTHS_10.items()
+    },
     "width and layers, 60 epochs": against(
         RESNET_60[0.001],
         {
@@ -324,52 +308,41 @@ ABLATIONS = {
             "ResNet-34, 1/4": RESNET_60[0.001],
         },
     ),
-    "other layers": [
-        ("convolutions", REFERENCE),
-        ("self-attention", NAMED_10["attention"]),
-        ("graph", NAMED_10["graph"]),
-        ("dense block", NAMED_10["dense-block"]),
-        ("RRDB", NAMED_10["rrdb"]),
-    ],
-    "first convolution, 10 epochs": [
-        *(
-            (label, STEMS_10[label], STEMS_10[against])
-            for label, against in (
-                ("ResNet-34, 7x7 stride 2, no pooling", "ResNet-34, 7x7 stride 2, no pooling"),
-                ("ResNet-34, 3x3 stride 1", "ResNet-34, 7x7 stride 2, no pooling"),
-                ("gated6-k3, 7x7 stride 2", "ResNet-34, 7x7 stride 2, no pooling"),
-                ("gated6-k3, 3x3 stride 1", "gated6-k3, 7x7 stride 2"),
-            )
-        ),
-        (
-            "the same against ResNet-34's",
-            STEMS_10["gated6-k3, 3x3 stride 1"],
-            STEMS_10["ResNet-34, 3x3 stride 1"],
-        ),
-        *(
-            (label, STEMS_10[label], STEMS_10["gated6-k3, 3x3 stride 1"])
-            for label in (
-                "3 layers, 1/2, behind 3x3 stride 1 and pooling",
-                "2 of 5x5, gated, behind the same",
-            )
-        ),
-    ],
-    "first convolution, 30 epochs": [
-        ("ResNet-34, 7x7 stride 2, no pooling", DEEP, DEEP),
-        ("ResNet-34, 3x3 stride 1", FINE_RESNETS[0.001], DEEP),
-        ("gated6-k3, 7x7 stride 2", SHALLOW, DEEP),
-        ("gated6-k3, 3x3 stride 1", FINE_GATED, SHALLOW),
-        ("the same against ResNet-34's", FINE_GATED, FINE_RESNETS[0.001]),
-        ("the same, 5/16 wide, decay 0.002", FINE_WIDE, FINE_RESNETS[0.001]),
-        ("3 layers and poolings, 3/8, decay 0.002", FINE_THREE, FINE_RESNETS[0.001]),
-    ],
-    "augmentation, 10 epochs": [("light", REFERENCE), *AUGMENTED_10.items()],
-    "augmentation, 30 epochs": [
-        ("plain, light", PLAIN_LIGHT),
-        ("plain, strong", PLAIN_STRONG, PLAIN_LIGHT),
-        ("ResNet-34, light", RESNET_LIGHT, RESNET_LIGHT),
-        ("ResNet-34, strong", RESNETS[0.0005], RESNET_LIGHT),
-    ],
+    "other layers": {
+        "convolutions": REFERENCE,
+        "self-attention": named("attention"),
+        "graph": named("graph"),
+        "dense block": named("dense-block"),
+        "RRDB": RRDB_10,
+    },
+    "first convolution, 10 epochs": {
+        "ResNet-34, 7x7 stride 2, no pooling": (COARSE_RESNET_10, COARSE_RESNET_10),
+        "ResNet-34, 3x3 stride 1": (FINE_RESNET_10, COARSE_RESNET_10),
+        "gated6-k3, 7x7 stride 2": (COARSE_GATED_10, COARSE_RESNET_10),
+        "gated6-k3, 3x3 stride 1": (FINE_GATED_10, COARSE_GATED_10),
+        "the same against ResNet-34's": (FINE_GATED_10, FINE_RESNET_10),
+        "3 layers, 1/2, behind 3x3 stride 1 and pooling": (POOLED_THREE_10, FINE_GATED_10),
+        "2 of 5x5, gated, behind the same": (POOLED_TWO_10, FINE_GATED_10),
+    },
+    "first convolution, 30 epochs": {
+        "ResNet-34, 7x7 stride 2, no pooling": (DEEP, DEEP),
+        "ResNet-34, 3x3 stride 1": (FINE_RESNETS[0.001], DEEP),
+        "gated6-k3, 7x7 stride 2": (SHALLOW, DEEP),
+        "gated6-k3, 3x3 stride 1": (FINE_GATED, SHALLOW),
+        "the same against ResNet-34's": (FINE_GATED, FINE_RESNETS[0.001]),
+        "the same, 5/16 wide, decay 0.002": (FINE_WIDE, FINE_RESNETS[0.001]),
+        "3 layers and poolings, 3/8, decay 0.002": (FINE_THREE, FINE_RESNETS[0.001]),
+    },
+    "augmentation, 10 epochs": {
+        "light": REFERENCE,
+        **{augment: REFERENCE.but(augment=augment) for augment in ("none", "strong")},
+    },
+    "augmentation, 30 epochs": {
+        "plain, light": PLAIN_LIGHT,
+        "plain, strong": (PLAIN_STRONG, PLAIN_LIGHT),
+        "ResNet-34, light": (RESNET_LIGHT, RESNET_LIGHT),
+        "ResNet-34, strong": (RESNETS[0.0005], RESNET_LIGHT),
+    },
     "components, 30 epochs": against(
         PLAIN_STRONG,
         {
@@ -384,15 +357,15 @@ ABLATIONS = {
             "graph layers": OTHERS_30["graph"],
         },
     ),
-    "MixUp and CutMix, 30 epochs": [
-        ("ResNet-34, neither", RESNETS[0.001], RESNETS[0.001]),
-        ("ResNet-34, CutMix", MIXED["ResNet-34", "cutmix"], RESNETS[0.001]),
-        ("ResNet-34, MixUp", MIXED["ResNet-34", "mixup"], RESNETS[0.001]),
-        ("ResNet-34 behind 3x3, CutMix", FINE_RESNET_MIXED, FINE_RESNETS[0.002]),
-        ("gated6-k3, neither", GATED_30[0.001], GATED_30[0.001]),
-        ("gated6-k3, CutMix", MIXED["gated6-k3", "cutmix"], GATED_30[0.001]),
-        ("gated6-k3, MixUp", MIXED["gated6-k3", "mixup"], GATED_30[0.001]),
-    ],
+    "MixUp and CutMix, 30 epochs": {
+        "ResNet-34, neither": (RESNETS[0.001], RESNETS[0.001]),
+        "ResNet-34, CutMix": (MIXED["ResNet-34", "cutmix"], RESNETS[0.001]),
+        "ResNet-34, MixUp": (MIXED["ResNet-34", "mixup"], RESNETS[0.001]),
+        "ResNet-34 behind 3x3, CutMix": (FINE_RESNET_MIXED, FINE_RESNETS[0.002]),
+        "gated6-k3, neither": (GATED_30[0.001], GATED_30[0.001]),
+        "gated6-k3, CutMix": (MIXED["gated6-k3", "cutmix"], GATED_30[0.001]),
+        "gated6-k3, MixUp": (MIXED["gated6-k3", "mixup"], GATED_30[0.001]),
+    },
     "fine stems, 30 epochs": against(
         FINE_RESNETS[0.002],
         {
@@ -404,12 +377,12 @@ ABLATIONS = {
             "the same, 3/8 wide": GATED4_FINE_WIDE,
         },
     ),
-    "fine stems, 60 epochs": [
-        ("ResNet-34, 3x3 stem, 30 epochs", FINE_RESNETS[0.001], FINE_RESNET_60),
-        ("ResNet-34, 3x3 stem", FINE_RESNET_60, FINE_RESNET_60),
-        ("depth 6, 3x3 stem, 5/16 wide, 30 epochs", FINE_WIDE, FINE_WIDE_60),
-        ("depth 6, 3x3 stem, 5/16 wide", FINE_WIDE_60, FINE_RESNET_60),
-    ],
+    "fine stems, 60 epochs": {
+        "ResNet-34, 3x3 stem, 30 epochs": (FINE_RESNETS[0.001], FINE_RESNET_60),
+        "ResNet-34, 3x3 stem": (FINE_RESNET_60, FINE_RESNET_60),
+        "depth 6, 3x3 stem, 5/16 wide, 30 epochs": (FINE_WIDE, FINE_WIDE_60),
+        "depth 6, 3x3 stem, 5/16 wide": (FINE_WIDE_60, FINE_RESNET_60),
+    },
     "parts behind the 3x3 stem, 30 epochs": against(
         FINE_WIDE,
         {
@@ -428,24 +401,24 @@ ABLATIONS = {
             "5x5, gates of pooled cells, decay 0.001": POOLED_K5,
         },
     ),
-    "weight decay": [
-        *((f"gated6-k3, {decay}", run, GATED_30[0.0005]) for decay, run in GATED_30.items()),
-        *((f"ResNet-34, {decay}", run, RESNETS[0.0005]) for decay, run in RESNETS.items()),
-        *(
-            (f"ResNet-34, 3x3 stride 1, {decay}", run, FINE_RESNETS[0.001])
+    "weight decay": {
+        **{f"gated6-k3, {decay}": (run, GATED_30[0.0005]) for decay, run in GATED_30.items()},
+        **{f"ResNet-34, {decay}": (run, RESNETS[0.0005]) for decay, run in RESNETS.items()},
+        **{
+            f"ResNet-34, 3x3 stride 1, {decay}": (run, FINE_RESNETS[0.001])
             for decay, run in FINE_RESNETS.items()
-        ),
-        *(
-            (f"ResNet-34, 60 epochs, {decay}", RESNET_60[decay], RESNET_60[0.001])
+        },
+        **{
+            f"ResNet-34, 60 epochs, {decay}": (RESNET_60[decay], RESNET_60[0.001])
             for decay in (0.0005, 0.001, 0.002)
-        ),
-        *((f"gated6-k3, 5/16, 60 epochs, {decay}", run, WIDE_60[0.001]) for decay, run in WIDE_60.items()),
-    ],
-    "weight decay, full width": [
-        (f"{label}, {decay}", runs[decay], runs[0.002])
+        },
+        **{f"gated6-k3, 5/16, 60 epochs, {decay}": (run, WIDE_60[0.001]) for decay, run in WIDE_60.items()},
+    },
+    "weight decay, full width": {
+        f"{label}, {decay}": (runs[decay], runs[0.002])
         for label, runs in (("ResNet-34", FULL_RESNETS), ("gated6-k3, 5/4", FULL_WIDE))
         for decay in (0.001, 0.002, 0.004)
-    ],
+    },
     "width and layers, full width": against(
         FULL_RESNETS[0.002],
         {
@@ -457,27 +430,31 @@ ABLATIONS = {
             "ResNet-34, stem pooled": FULL_STOCK,
         },
     ),
-    "training length": [
-        ("ResNet-34, 30 epochs", DEEP, DEEP),
-        ("ResNet-34, 60", RESNET_60[0.001], DEEP),
-        ("gated6-k3, 30", SHALLOW, DEEP),
-        ("gated6-k3, 60", GATED_60, SHALLOW),
-        ("gated4-k7, 30, decay 0.0005", GATED4_STRONG, GATED4_STRONG),
-        ("gated4-k7, 60", GATED4_60, GATED4_STRONG),
-    ],
-    "distillation from a ResNet-34 of 60 epochs": [
-        ("gated6-k3, none", SHALLOW, SHALLOW),
-        ("gated6-k3, half of the loss", TAUGHT, SHALLOW),
-    ],
+    "training length": {
+        "ResNet-34, 30 epochs": (DEEP, DEEP),
+        "ResNet-34, 60": (RESNET_60[0.001], DEEP),
+        "gated6-k3, 30": (SHALLOW, DEEP),
+        "gated6-k3, 60": (GATED_60, SHALLOW),
+        "gated4-k7, 30, decay 0.0005": (GATED4_STRONG, GATED4_STRONG),
+        "gated4-k7, 60": (GATED4_60, GATED4_STRONG),
+    },
+    "distillation from a ResNet-34 of 60 epochs": {
+        "gated6-k3, none": (SHALLOW, SHALLOW),
+        "gated6-k3, half of the loss": (TAUGHT, SHALLOW),
+    },
     **{
-        f"image size at test, {name}": [
-            *((f"{size} px", runs[size], whole) for size in SIZES[:2]),
-            ("as trained", whole, whole),
-            *((f"{size} px", runs[size], whole) for size in SIZES[2:]),
-        ]
+        f"image size at test, {name}": against(
+            whole,
+            {
+                **{f"{size} px": runs[size] for size in SIZES[:2]},
+                "as trained": whole,
+                **{f"{size} px": runs[size] for size in SIZES[2:]},
+            },
+        )
         for (name, runs), whole in zip(RESIZED.items(), (RESNETS[0.0005], SHALLOW))
     },
 }
+ABLATIONS = {group: rows(REFERENCE, variants) for group, variants in VARIANTS.items()}
 
 # ---------------------------------------------------------------- figures
 
@@ -505,36 +482,41 @@ FIGURE_MODELS = {
 NAMED = {
     "depth6-wide": (FULL_SAME_MACS, FINE_SAME_MACS),
     "depth6": (FULL_WIDE[0.002], FINE_WIDE),
-    "depth6-coarse": (SHALLOW,),
-    "depth6-taught": (TAUGHT,),
     "depth5": (FULL_THREE, THREE_60),
     "depth4": (FULL_GATED4, GATED4_K5_60),
-    "depth6-tenth": (FRACTIONS["gated6-k3"][0.1],),
-    "resnet34-tenth": (FRACTIONS["ResNet-34"][0.1],),
-    "resnet34-60": (RESNET_60[0.001],),
-    "resnet34-stock": (FULL_STOCK,),
-    "resnet34-fine-60": (FINE_RESNET_60,),
-    "depth6-60": (FINE_WIDE_60,),
-    "resnet34-0.001": (RESNETS[0.001],),
-    "depth6-narrow": (FINE_GATED,),
-    "depth5-fine": (FINE_THREE,),
     "plain": (FULL_PLAIN, PLAIN_STRONG),
-    "plain-fine": (PLAIN_FINE,),
-    "depth4-fine": (GATED4_FINE_WIDE,),
     "resnet34": (FULL_RESNETS[0.002], FINE_RESNETS[0.001]),
-    "plain-30": (PLAIN_STRONG,),
-    "plain-10": (REFERENCE,),
-    "branches-30": (BRANCHES_30,),
-    "branches-gated-30": (REPARAM_GATED_STRONG,),
-    "rrdb-10": (NAMED_10["rrdb"],),
-    "gated-30": (GATED_K5_STRONG,),
-    "pixel-gates": (GATES_30["pixel"],),
-    "plain-wider": (WIDER_30,),
-    "plain-wider-fine": (FINE_PLAIN,),
-    "kernels-3x3": (KERNELS_30[3],),
-    "two-layers": (TWO_LAYERS_30,),
-    "attention": (OTHERS_30["attention"],),
-    "graph": (OTHERS_30["graph"],),
+    **{
+        name: (run,)
+        for name, run in {
+            "depth6-coarse": SHALLOW,
+            "depth6-taught": TAUGHT,
+            "depth6-tenth": FRACTIONS["gated6-k3"][0.1],
+            "resnet34-tenth": FRACTIONS["ResNet-34"][0.1],
+            "resnet34-60": RESNET_60[0.001],
+            "resnet34-stock": FULL_STOCK,
+            "resnet34-fine-60": FINE_RESNET_60,
+            "depth6-60": FINE_WIDE_60,
+            "resnet34-0.001": RESNETS[0.001],
+            "depth6-narrow": FINE_GATED,
+            "depth5-fine": FINE_THREE,
+            "plain-fine": PLAIN_FINE,
+            "depth4-fine": GATED4_FINE_WIDE,
+            "plain-30": PLAIN_STRONG,
+            "plain-10": REFERENCE,
+            "branches-30": BRANCHES_30,
+            "branches-gated-30": REPARAM_GATED_STRONG,
+            "rrdb-10": RRDB_10,
+            "gated-30": GATED_K5_STRONG,
+            "pixel-gates": GATES_30["pixel"],
+            "plain-wider": WIDER_30,
+            "plain-wider-fine": FINE_PLAIN,
+            "kernels-3x3": KERNELS_30[3],
+            "two-layers": TWO_LAYERS_30,
+            "attention": OTHERS_30["attention"],
+            "graph": OTHERS_30["graph"],
+        }.items()
+    },
 }
 # Rows of the report's main table: preset -> tuples (label, run)
 MAIN_ROWS = {
@@ -561,22 +543,25 @@ MAIN_ROWS = {
         ("ResNet-34, 60 epochs", FINE_RESNET_60),
     ),
 }
-# Rows of the report's ablation table: tuples (change, run, reference run). Without a reference, a run is
+# Rows of the report's ablation table: change -> run, or tuple (run, reference run). Without a reference, a run is
 # compared with PLAIN_STRONG
-ABLATION_ROWS = (
-    ("gates beside each convolution", GATED_K5_STRONG),
-    *((f"{kind} gates only", run) for kind, run in GATES_30.items()),
-    ("wider, FLOPs of the gates", WIDER_30),
-    ("branches in training", BRANCHES_30),
-    ("branches in training, pooled gates", REPARAM_GATED_STRONG),
-    ("1x1 kernels", KERNELS_30[1]),
-    ("3x3 kernels", KERNELS_30[3]),
-    ("7x7 kernels", KERNELS_30[7]),
-    ("two layers fewer", TWO_LAYERS_30),
-    ("self-attention", OTHERS_30["attention"]),
-    ("graph layers (GCN)", OTHERS_30["graph"]),
-    ("3x3 stem: no gates, equal FLOPs", FINE_PLAIN, FINE_WIDE),
-    *((f"3x3 stem: {kind} gates only", run, FINE_WIDE) for kind, run in FINE_GATES.items()),
+ABLATION_ROWS = rows(
+    PLAIN_STRONG,
+    {
+        "gates beside each convolution": GATED_K5_STRONG,
+        **{f"{kind} gates only": run for kind, run in GATES_30.items()},
+        "wider, FLOPs of the gates": WIDER_30,
+        "branches in training": BRANCHES_30,
+        "branches in training, pooled gates": REPARAM_GATED_STRONG,
+        "1x1 kernels": KERNELS_30[1],
+        "3x3 kernels": KERNELS_30[3],
+        "7x7 kernels": KERNELS_30[7],
+        "two layers fewer": TWO_LAYERS_30,
+        "self-attention": OTHERS_30["attention"],
+        "graph layers (GCN)": OTHERS_30["graph"],
+        "3x3 stem: no gates, equal FLOPs": (FINE_PLAIN, FINE_WIDE),
+        **{f"3x3 stem: {kind} gates only": (run, FINE_WIDE) for kind, run in FINE_GATES.items()},
+    },
 )
 # Predictions of top-1 (%) that we committed before the trainings: tuples (label, run, value)
 PREDICTED = (
@@ -625,7 +610,7 @@ GRIDS = {
         RESNET_60[0.0005],
     ],
     "task2-distillation": [TAUGHT],
-    "task2-stem": [*STEMS_10.values(), *FINE_RESNETS.values(), FINE_GATED, FINE_WIDE, FINE_THREE],
+    "task2-stem": [*STEMS_10, *FINE_RESNETS.values(), FINE_GATED, FINE_WIDE, FINE_THREE],
     "task2-mix": [*MIXED.values(), FINE_RESNET_MIXED],
     "task2-fine": [
         FINE_SAME_MACS,
@@ -659,22 +644,5 @@ GRIDS = {
     "task2-full-fine": [FULL_FINE_RESNET, FULL_FINE_WIDE],
     "task2-full-long": [FULL_RESNET_60, FULL_WIDE_60, FULL_SAME_MACS_60, *FULL_RATES.values()],
     "task2-data": [runs[share] for share in (0.1, 0.25, 0.5) for runs in FRACTIONS.values()],
-    "task2-ablations": [
-        REFERENCE,
-        GATED_10,
-        POOLED_10,
-        FINE_GATES_K3,
-        POOLED_K3,
-        REPARAM_10,
-        REPARAM_K3,
-        *NAMED_10.values(),
-        *KERNELS_10.values(),
-        *LAYERS_10.values(),
-        POOLS_10,
-        LEVELS_10,
-        *WIDTHS_10.values(),
-        *DEPTH_WIDTH_10.values(),
-        *AUGMENTED_10.values(),
-        *(run for runs in RESIZED.values() for run in runs.values()),
-    ],
 }
+GRIDS["task2-ablations"] = remaining(ABLATIONS, GRIDS)

@@ -1,29 +1,18 @@
 """Measure what a model costs: parameters, multiply-accumulates (MACs), memory and latency.
 
 Only the MACs of convolutions and linear layers are counted, as in papers (1.81 G for ResNet-18 at 224 px). BatchNorm
-can be folded into the convolution before it. ReLU and pooling have no weights. One MAC is two FLOPs. Two counters check
-each other. They agree on any model of plain layers:
-
-    count_macs          uses thop's hooks on modules; misses functional calls and subclasses of nn.Conv2d
-    flop_counter_macs   uses torch's dispatcher; counts every convolution and matrix product, also functional calls
-
-Some stems generate a kernel and call F.conv2d. `count_macs` would miss this call. So fold such a stem into a plain
-Conv2d first.
+can be folded into the convolution before it. ReLU and pooling have no weights. One MAC is two FLOPs.
 """
 
 from __future__ import annotations
 
-import copy
-import sys
 import time
 from contextlib import ExitStack
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,15 +21,6 @@ from channelset.check import in_eval_mode
 from utils import wait_for
 
 BATCH = 256  # images in a batch for costs that depend on the batch
-try:
-    import thop
-    from thop.profile import register_hooks
-    from thop.vision.basic_hooks import zero_ops
-
-    # thop also counts BatchNorm, average pooling and softmax, but papers do not
-    NOT_WEIGHTED = {kind: zero_ops for kind in register_hooks if not issubclass(kind, (_ConvNd, nn.Linear))}
-except ImportError:  # thop needs distutils, which newer Pythons have only with setuptools
-    thop = None
 
 
 def count_params(model: nn.Module) -> int:
@@ -49,47 +29,6 @@ def count_params(model: nn.Module) -> int:
     A shared parameter counts once. Buffers, such as the statistics of a BatchNorm, do not count.
     """
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """Count the MACs of a forward pass for one image with thop; the top of this file says which MACs count.
-
-    If thop is not installed, `flop_counter_macs` counts instead, and a note is printed once. Both counters give the
-    same number for plain layers.
-
-    Args:
-        model: a module that takes a single tensor. It is not changed: thop adds buffers `total_ops` to a copy.
-        input_shape: (C, H, W) of one image.
-    """
-    model = _apart(copy.deepcopy(model).cpu().float().eval(), set())
-    if thop is None:
-        _say_without_thop()
-        return flop_counter_macs(model, torch.zeros(1, *input_shape))
-    macs, _ = thop.profile(
-        model, inputs=(torch.zeros(1, *input_shape),), custom_ops=NOT_WEIGHTED, verbose=False
-    )
-    return int(macs)
-
-
-def _apart(model: nn.Module, seen: set[nn.Module]) -> nn.Module:
-    """Give a layer that has several names in `model` a separate copy for each name; return the model.
-
-    Without the copies, thop counts each call once for each name. `seen` collects the layers
-    that were met before.
-    """
-    for name, child in model._modules.items():
-        if child is not None:
-            model._modules[name] = child = copy.deepcopy(child) if child in seen else child
-            seen.add(child)
-            _apart(child, seen)
-    return model
-
-
-@cache
-def _say_without_thop() -> None:
-    print(
-        "thop is not installed (or lacks distutils): PyTorch's own counter counts the MACs", file=sys.stderr
-    )
 
 
 def flop_counter_macs(model: nn.Module, *inputs) -> int:
@@ -146,32 +85,18 @@ class _LiveMemory(TorchDispatchMode):
         return result
 
 
-def latency_ms(model: nn.Module, *inputs, repeats: int = 30, warmup: int = 5) -> float:
-    """Time `model(*inputs)` in eval mode; return the median milliseconds.
-
-    On a GPU, the clock starts and stops while the GPU is idle. So the time includes the launch of the operations.
-
-    Raises:
-        ValueError: `repeats` is below 1.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
-    with in_eval_mode(model), torch.inference_mode():
-        times_ms = [_pass_ms(model, *inputs) for _ in range(warmup + repeats)]
-    return float(np.median(times_ms[warmup:]))
+def latency_ms(model: nn.Module, *inputs, repeats: int = 30) -> float:
+    """Time `model(*inputs)` in eval mode; return the median milliseconds of `repeats` passes."""
+    return latencies_ms({"": model}, *inputs, rounds=repeats)[""]
 
 
 def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int) -> dict[str, float]:
     """Time all `models` in turn on the same inputs; return the median milliseconds by name of the model.
 
     Since the models run in turn, a slow phase of the machine affects all models. A round runs each model twice and
-    times the second pass.
-
-    Raises:
-        ValueError: `rounds` is below 1.
+    times the second pass. On a GPU, the clock starts and stops while the GPU is idle. So the time includes the launch
+    of the operations.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds must be at least 1, got {rounds}")
     times_ms: dict[str, list[float]] = {name: [] for name in models}
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
@@ -180,15 +105,9 @@ def latencies_ms(models: dict[str, nn.Module], *inputs, rounds: int) -> dict[str
         for _ in range(rounds):
             for name, model in models.items():
                 model(*inputs)
-                times_ms[name].append(_pass_ms(model, *inputs))
+                wait_for(inputs[0].device)
+                start = time.perf_counter()
+                model(*inputs)
+                wait_for(inputs[0].device)
+                times_ms[name].append(1000 * (time.perf_counter() - start))
     return {name: float(np.median(times)) for name, times in times_ms.items()}
-
-
-def _pass_ms(model: nn.Module, *inputs) -> float:
-    """Return the milliseconds of one pass; on a GPU, the clock starts and stops while the GPU is idle."""
-    device = inputs[0].device
-    wait_for(device)
-    start = time.perf_counter()
-    model(*inputs)
-    wait_for(device)
-    return 1000 * (time.perf_counter() - start)

@@ -27,13 +27,8 @@ def pixel_error(rule: Fill, moments: Tensor, ids: list[int]) -> float:
         rule: fill rule, which computes P(S) with C rows.
         moments: second moments E x x' of the normalised channels, (C, C).
         ids: ids of the present channels S.
-
-    Raises:
-        ValueError: the number of rows of P(S) is not C.
     """
     channels = len(moments)
-    if rule.rows != channels:
-        raise ValueError(f"the rule fills {rule.rows} kernel channels, the image has {channels}")
     error = torch.eye(channels, dtype=torch.float64)
     error[:, ids] -= rule.columns(ids).double()
     return float((error @ moments.double() @ error.T).trace()) / channels
@@ -48,13 +43,8 @@ def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> f
     Args:
         train, test: images (N, C, H, W) of normalised channels.
         ids: ids of the present channels.
-        size: side of the square in pixels, odd.
-
-    Raises:
-        ValueError: the size is even, or larger than the images.
+        size: side of the square in pixels, odd, at most the side of the images.
     """
-    if size % 2 == 0 or size > min(train.shape[2:]):
-        raise ValueError(f"size {size}: must be odd and at most the images' {min(train.shape[2:])} px")
     absent = [c for c in range(train.shape[1]) if c not in ids]
     if not absent:
         return 0.0
@@ -81,7 +71,6 @@ def stem_statistics(
     images: Tensor,
     ids: list[int],
     whole: nn.Conv2d | None = None,
-    batch: int = 500,
 ) -> dict[str, float]:
     """Measure how the responses of the stem change if only a set S of channels is present.
 
@@ -91,29 +80,23 @@ def stem_statistics(
         images: (N, C, H, W), normalised, with all channels.
         ids: ids of the channels S.
         whole: convolution to compare with; it reads all channels. None: use the stem itself with all channels.
-        batch: number of images in a batch.
 
     Returns:
         A dict with "stem_error" and "bn_shift", see the top of this file, and "variance_ratio". The variance ratio
         divides the variance of the responses to S by the variance of the responses to all channels. It is a geometric
         mean over the filters.
-
-    Raises:
-        ValueError: the BatchNorm has no running statistics.
     """
     whole, part = whole or stem.fold(list(range(images.shape[1]))), stem.fold(ids)
     # five sums: of x and x^2 with all channels, of x and x^2 with S, and of the squared error
     totals = torch.zeros(5, stem.out_channels, dtype=torch.float64)
     count = 0
-    for some in images.split(batch):
+    for some in images.split(500):
         a, b = (y.double().transpose(0, 1).flatten(1) for y in (whole(some), part(some[:, ids])))
         totals += torch.stack([a.sum(1), (a**2).sum(1), b.sum(1), (b**2).sum(1), ((a - b) ** 2).sum(1)])
         count += a.shape[1]
     mean_a, square_a, mean_b, square_b, error = totals / count
     variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
-    if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("the BatchNorm has no running statistics")
-    running_mean, running = norm.running_mean.double(), norm.running_var.double()
+    running_mean, running = (norm.get_buffer(name).double() for name in ("running_mean", "running_var"))
     ratio = variance_b / running
     shift = 0.5 * (ratio + (mean_b - running_mean) ** 2 / running - 1 - ratio.log())
     return {

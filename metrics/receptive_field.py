@@ -16,11 +16,11 @@ from __future__ import annotations
 import copy
 from bisect import bisect_left
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from utils import generator
@@ -29,9 +29,7 @@ from utils import generator
 LONGEST = 4096
 
 
-def receptive_field(
-    model: nn.Module, input_px: int, images: int = 16, seed: int = 0, channels: int = 3
-) -> dict:
+def receptive_field(model: Any, input_px: int, images: int = 16, seed: int = 0, channels: int = 3) -> dict:
     """Measure the receptive field of the centre unit in each map that the network's head pools; return a dict.
 
     Args:
@@ -51,17 +49,15 @@ def receptive_field(
             pixels. The last value is 1.
 
     Raises:
-        ValueError: `input_px` or `images` is out of range, or no gradient reaches the image.
+        ValueError: no gradient reaches the image.
     """
-    if not 1 <= input_px <= LONGEST // 2 or images < 1:
-        raise ValueError(f"input_px {input_px} must be in 1..{LONGEST // 2}, images {images} at least 1")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     exact = copy.deepcopy(model).cpu().double()
     random = generator(seed, "receptive field")
     x = torch.randn(images, channels, input_px, input_px, generator=random)
     x = x.to(next(model.parameters(), x)).requires_grad_()  # (N, C, s, s)
     with _ConstantMeans():
-        maps = _feature_maps(model, x)
+        maps = model.feature_maps(x)
     sizes: list[int | None] = []
     rings, powers = [], []
     for number, y in enumerate(maps):
@@ -78,15 +74,13 @@ def receptive_field(
     if not shares[-1] > 0:
         raise ValueError("no gradient of the centre unit reaches the image")
     return {
-        "size_px": None if None in sizes else max(cast(list[int], sizes)),
+        "size_px": None if None in sizes else max(filter(None, sizes)),
         "input_px": input_px,
         "profile": (shares / shares[-1]).tolist(),
     }
 
 
-def theoretical(
-    model: nn.Module, number: int, row: int, input_px: int, channels: int
-) -> tuple[int, float] | None:
+def theoretical(model: Any, number: int, row: int, input_px: int, channels: int) -> tuple[int, float] | None:
     """Return the size of a receptive field in px, and the position of its centre in px from the top; or None.
 
     None means that the field is the whole image. The size is the same for all units of a map. The centre is given for
@@ -121,12 +115,12 @@ def theoretical(
 
 
 @torch.no_grad()
-def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> int:
+def _narrowest(model: Any, length: int, input_px: int, channels: int) -> int:
     """Find a small width in px that the model accepts: the first power of two that works, but at most `input_px`."""
     width = 1
     while width < input_px:
         try:
-            _feature_maps(model, torch.zeros(1, channels, length, width, dtype=torch.float64))
+            model.feature_maps(torch.zeros(1, channels, length, width, dtype=torch.float64))
             break
         except RuntimeError:  # a kernel or a pooling window is wider than the strip
             width = min(2 * width, input_px)
@@ -135,18 +129,14 @@ def _narrowest(model: nn.Module, length: int, input_px: int, channels: int) -> i
 
 @torch.no_grad()
 def _sees(
-    model: nn.Module, number: int, channels: int, width: int, length: int, unit: int | None, rows: slice
+    model: Any, number: int, channels: int, width: int, length: int, unit: int | None, rows: slice
 ) -> bool:
     """Check whether NaN in the rows `rows` of a strip reaches the row `unit` of a map (None: the middle row)."""
     strip = torch.zeros(1, channels, length, width, dtype=torch.float64)
     strip[:, :, rows] = torch.nan
     with _ConstantMeans():
-        y = _feature_maps(model, strip)[number]
+        y = model.feature_maps(strip)[number]
     return bool(y[:, :, y.shape[2] // 2 if unit is None else unit].isnan().any())
-
-
-def _feature_maps(model: nn.Module, x: Tensor) -> list[Tensor]:
-    return cast(Any, model).feature_maps(x)
 
 
 class _ConstantMeans(TorchFunctionMode):

@@ -54,16 +54,16 @@ class BranchedConv2d(nn.Module):
         reparam: True uses all branches; False uses only the k x k convolution.
 
     Raises:
-        ValueError: `size` is even or below 1.
+        ValueError: `size` is even.
     """
 
     def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1, reparam: bool = True):
         super().__init__()
-        if size < 1 or size % 2 == 0:
+        if size % 2 == 0:
             raise ValueError(
                 f"kernel size {size}: must be odd, so that all branches are centred on one pixel"
             )
-        self.shape, self.stride = (out_channels, in_channels, size, size), stride
+        self.stride = stride
         sizes = [size] + [small for small in (3, 1) if reparam and small < size]
         self.dense = nn.ModuleList(
             Subsampled(
@@ -92,24 +92,25 @@ class BranchedConv2d(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        norms = [branch[-1] for branch in [*self.dense, self.separable] if branch is not None]
-        norms += [self.identity] if self.identity is not None else []
-        for norm in norms:
-            nn.init.constant_(norm.weight, len(norms) ** -0.5)
+        branches = self.branches()
+        for branch in branches:
+            norm = branch if branch is self.identity else branch[-1]
+            nn.init.constant_(norm.weight, len(branches) ** -0.5)
+
+    def branches(self) -> list[nn.Module]:
+        """Return the branches; each branch ends with a BatchNorm."""
+        return [branch for branch in (*self.dense, self.separable, self.identity) if branch is not None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to an output (B, O, ceil(H / stride), ceil(W / stride))."""
-        y = sum(branch(x) for branch in self.dense)
-        if self.separable is not None:
-            y = y + self.separable(x)
-        return y if self.identity is None else y + self.identity(x)
+        return sum(branch(x) for branch in self.branches())
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
         """Return a plain convolution that computes the same function in eval mode, also at the borders."""
-        out_channels, in_channels, size, _ = self.shape
-        like = self.dense[0][0].weight
-        kernel, bias = torch.zeros(self.shape, dtype=torch.float64, device=like.device), 0
+        fused = copy.deepcopy(self.dense[0][0])
+        size = fused.kernel_size[0]
+        kernel, bias = torch.zeros_like(fused.weight, dtype=torch.float64), 0
         for conv, norm in self.dense:
             scale, shift = affine(norm)
             margin = (size - conv.kernel_size[0]) // 2
@@ -127,13 +128,10 @@ class BranchedConv2d(nn.Module):
             scale, shift = affine(self.identity)
             kernel[:, :, size // 2, size // 2] += scale.diag()
             bias = bias + shift
-        conv = nn.Conv2d(
-            in_channels, out_channels, size, self.stride, size // 2, device=like.device, dtype=like.dtype
-        ).eval()
-        conv.weight.copy_(kernel)
-        conv.bias.copy_(bias)
-        last = like.is_contiguous(memory_format=torch.channels_last)
-        return conv.to(memory_format=torch.channels_last) if last else conv
+        fused.stride = (self.stride, self.stride)  # `Subsampled` had the stride of a 1 x 1 convolution
+        fused.weight.copy_(kernel)
+        fused.bias = nn.Parameter(bias.to(fused.weight))
+        return fused
 
 
 class NormLinear(nn.Module):

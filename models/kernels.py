@@ -37,6 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from metrics.cost import flop_counter_macs
+
 # micrometres: the red, green and blue bands of Sentinel-2, which DOFA uses for RGB
 RGB_WAVELENGTHS = (0.665, 0.560, 0.490)
 COUNT, HIDDEN = 4, 16  # kernels of a dynamic convolution, as in the paper; hidden features of its attention
@@ -69,7 +71,7 @@ class Kernel(nn.Module):
 
     def macs(self) -> int:
         """Return the number of multiply-accumulates that generate W once."""
-        raise NotImplementedError
+        return flop_counter_macs(self)
 
 
 class Tied(Kernel):
@@ -90,7 +92,7 @@ class Tied(Kernel):
         return self.gain * self.filter
 
     def macs(self):
-        return math.prod(self.shape)
+        return math.prod(self.shape)  # an elementwise product, which the counter leaves out
 
 
 class Templates(Kernel):
@@ -108,9 +110,6 @@ class Templates(Kernel):
 
     def forward(self):
         return torch.einsum("rt,othw->orhw", self.coefficients, self.templates)
-
-    def macs(self):
-        return math.prod(self.shape) * self.coefficients.shape[1]
 
 
 class _Generated(Kernel):
@@ -149,17 +148,14 @@ class _Generated(Kernel):
         out_channels, rows, size, _ = self.shape
         return (self.gain * self.network(descriptors)).view(rows, out_channels, size, size).transpose(0, 1)
 
-    def macs(self):
-        return self.shape[1] * sum(m.weight.numel() for m in self.network if isinstance(m, nn.Linear))
-
 
 class HyperNetwork(_Generated):
     """A network that generates the kernel of each channel from a learned vector (HyperNet of CHAMMI)."""
 
-    def __init__(self, out_channels, rows, size, descriptor: int = 128, hidden: int = 256):
+    def __init__(self, out_channels, rows, size):
         super().__init__(out_channels, rows, size)
-        self.descriptors = nn.Parameter(torch.randn(rows, descriptor))
-        self._finish([descriptor, hidden], self.descriptors)
+        self.descriptors = nn.Parameter(torch.randn(rows, 128))
+        self._finish([128, 256], self.descriptors)
 
     def forward(self):
         return self._generate(self.descriptors)
@@ -175,15 +171,14 @@ class Wavelength(_Generated):
         ValueError: the number of wavelengths is not the number of channels.
     """
 
-    def __init__(self, out_channels, rows, size, wavelengths=None, features: int = 128, hidden: int = 256):
+    def __init__(self, out_channels, rows, size, wavelengths=None):
         super().__init__(out_channels, rows, size)
         wavelengths = RGB_WAVELENGTHS if wavelengths is None and rows == 3 else wavelengths
         if wavelengths is None or len(wavelengths) != rows:
             raise ValueError(f"kernel 'wavelength' needs one wavelength for each of {rows} channels")
-        half = features // 2
-        angles = 1000 * torch.tensor(wavelengths)[:, None] / 10_000 ** (torch.arange(half) / half)
+        angles = 1000 * torch.tensor(wavelengths)[:, None] / 10_000 ** (torch.arange(64) / 64)
         self.register_buffer("features", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
-        self._finish([features, hidden, hidden], self.features)
+        self._finish([128, 256, 256], self.features)
 
     def forward(self):
         return self._generate(self.features)
@@ -200,13 +195,11 @@ def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> 
         weight: kernels (B, O, C, k, k), one for each image.
         stride, padding, dilation: a number, or a number for each axis.
     """
-    height, width = (
-        1 + (side + 2 * p - d * (weight.shape[-1] - 1) - 1) // s
-        for side, s, p, d in zip(x.shape[2:], _pair(stride), _pair(padding), _pair(dilation))
-    )
-    # (B, C k k, H' W')
-    patches = F.unfold(x, weight.shape[-1], dilation, padding, stride)
-    return torch.bmm(weight.flatten(2), patches).unflatten(2, (height, width))
+    size = weight.shape[-1]
+    s, p, d = (_pair(value)[0] for value in (stride, padding, dilation))
+    height = 1 + (x.shape[2] + 2 * p - d * (size - 1) - 1) // s
+    patches = F.unfold(x, size, dilation, padding, stride)  # (B, C k k, H' W')
+    return torch.bmm(weight.flatten(2), patches).unflatten(2, (height, -1))
 
 
 class Dynamic(Kernel):

@@ -187,7 +187,7 @@ class ShallowNet(nn.Module):
 
     Raises:
         TypeError: an option is unknown.
-        ValueError: a value is out of range, or the side of a kernel is even.
+        ValueError: the side of a kernel is even, or `gate_kind` is unknown or needs gates.
     """
 
     def __init__(
@@ -197,18 +197,6 @@ class ShallowNet(nn.Module):
         if unknown := options.keys() - SHALLOW_OPTIONS.keys():
             raise TypeError(f"ShallowNet has no option {min(unknown)!r}; known: {', '.join(SHALLOW_OPTIONS)}")
         chosen = SimpleNamespace(**SHALLOW_OPTIONS | options)
-        if (
-            not width > 0
-            or min(num_classes, in_channels, *chosen.widths) < 1
-            or chosen.covariance_channels < 0
-            or not chosen.kernels
-            or not 0 <= chosen.dropout < 1
-        ):
-            raise ValueError(
-                "num_classes, in_channels and widths must be at least 1, width above 0, "
-                "covariance_channels at least 0, dropout at least 0 and below 1; and there must "
-                "be a kernel"
-            )
         if chosen.gate_kind not in GATE_KINDS or (chosen.gate_kind != "both" and not chosen.gates):
             raise ValueError(
                 f"gate_kind must be one of {', '.join(GATE_KINDS)}; pixel and channel also need gates=True"

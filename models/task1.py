@@ -62,15 +62,13 @@ def build_channel_net(
         embedding: as in `ChannelSetConv2d`.
 
     Raises:
-        ValueError: the fill rule or the kernel is unknown, or a statistic that the rule needs is missing.
+        ValueError: the fill rule is unknown, or a statistic that the rule needs is missing.
     """
     channels = Channels(channels)
     network = ScaledResNet(arch, num_classes, len(channels), width, stem, stem_pool)
     conv = network.conv1
     rule = build_fill(fill, len(channels), mean, std, covariance, names=channels.names)
     size = kernel_size or conv.kernel_size[0]
-    if kernel not in KERNELS:
-        raise ValueError(f"unknown kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
     extra = {"count": templates} if kernel == "templates" else {}
     if kernel == "wavelength" and None not in channels.wavelengths and rule.rows == len(channels):
         extra = {"wavelengths": [nm / 1000 for nm in channels.wavelengths]}

@@ -1,5 +1,6 @@
 """Say in one word what many tests do: expect an error, spell options, write data sets, compare weights."""
 
+import copy
 import io
 import json
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
-from pytest import raises
+from pytest import importorskip, raises
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from data import prepare as data_prepare
 from utils import UserError
@@ -41,6 +44,16 @@ def assert_near(got: torch.Tensor, wanted: torch.Tensor, difference: float = 1e-
 def unchanged(net: torch.nn.Module, before: dict) -> bool:
     """Tell whether a network has the values of an earlier state_dict."""
     return all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Count the MACs of convolutions and linear layers for one image with the hooks of thop, as a second opinion."""
+    thop, hooks = importorskip("thop.profile"), importorskip("thop.vision.basic_hooks")
+    skipped = {
+        kind: hooks.zero_ops for kind in thop.register_hooks if not issubclass(kind, (_ConvNd, nn.Linear))
+    }
+    model = copy.deepcopy(model).cpu().eval()  # thop adds buffers
+    return int(thop.profile(model, (torch.zeros(1, *input_shape),), skipped, verbose=False)[0])
 
 
 def prepare(*options) -> None:

@@ -383,17 +383,17 @@ MUTANTS = (
         "test_kernels.py::test_a_wavelength_is_described_by_sines_and_cosines",
     ),
     Mutant(
-        "macs: one channel of a generated kernel counts",
+        "macs: a generated kernel counts half",
         "models/kernels.py",
-        "return self.shape[1] * sum(",
-        "return sum(",
+        "return flop_counter_macs(self)",
+        "return flop_counter_macs(self) // 2",
         "test_kernels.py::test_multiplications_that_generate_a_stem_of_64_filters_of_7x7",
     ),
     Mutant(
         "branches: their sum starts too small",
         "models/branched.py",
-        "norm.weight, len(norms) ** -0.5)",
-        "norm.weight, 1 / len(norms))",
+        "norm.weight, len(branches) ** -0.5)",
+        "norm.weight, 1 / len(branches))",
         "test_shallow.py::test_the_sum_of_branches_and_the_input_of_the_head_start_at_their_scale",
     ),
     Mutant(

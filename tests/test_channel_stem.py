@@ -4,7 +4,7 @@ import copy
 import math
 
 import torch
-from helpers import assert_near, value_error
+from helpers import assert_near, count_macs, value_error
 from pytest import approx, mark
 from small_networks import COVARIANCE, STATISTICS
 from torch import nn
@@ -21,7 +21,6 @@ from channelset import (
     fold_channels,
     sample_channels,
 )
-from metrics.cost import count_macs
 from models.task1 import KERNELS, build_channel_net
 
 FOLDING = [name for name in FILLS if name not in ("black", "conditioned")]

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from metrics.cost import count_params
 from models.kernels import Dynamic, HyperNetwork, Omni, Templates, Tied, Wavelength, convolve_per_image
-from models.task1 import KERNELS, build_channel_net
+from models.task1 import build_channel_net
 
 
 @mark.parametrize(
@@ -133,8 +133,3 @@ def test_temperature_falls_to_one_in_training_only():
         kernel.train(training).convolve(x, 1, 1, 1)
         seen.append(kernel.temperature.item())
     assert seen == [30, 15.5, 1, 1]
-
-
-def test_unknown_kernel_names_the_choice():
-    with value_error("unknown kernel 'odd'; choose one of " + ", ".join(KERNELS)):
-        build_channel_net("resnet10", 3, 5, "zero", kernel="odd")

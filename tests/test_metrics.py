@@ -53,20 +53,15 @@ def test_wilson_known_values():
     p, n, z = 0.37, 300, 1.959963984540054  # the formula of Wilson 1927
     centre, half = p + z * z / 2 / n, z * (p * (1 - p) / n + z * z / 4 / n**2) ** 0.5
     assert wilson_interval(111, 300) == approx([100 * (centre + s * half) / (1 + z * z / n) for s in (-1, 1)])
-    for wrong in ((1, 0), (3, 2), (-1, 2)):
-        with value_error("need 0 <= correct <= total"):
-            wilson_interval(*wrong)
 
 
 @mark.parametrize(
     "labels, predictions, message",
     [
-        ([], [], "no samples"),
-        ([0, 1], [0], "one shape"),
+        ([], [], "zero-size"),
+        ([0, 1], [0], "inconsistent numbers of samples"),
         ([0, 3], [0, 1], "outside 0..2"),
         ([0, 1], [0, -1], "outside 0..2"),
-        ([0.0, 1.0], [0, 1], "integers"),
-        ([[0]], [[0]], "one shape"),
     ],
 )
 def test_bad_input_is_refused(labels, predictions, message):

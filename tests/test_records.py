@@ -29,7 +29,7 @@ from engine.records import (
 from grids.task1 import CHANNELSET, RGB_ONLY, SLICED, SPECIALISTS
 from grids.task2 import PLAIN, STOCK
 from storage.files import write_json
-from tools import benchmark, seal
+from tools import benchmark
 
 
 def test_the_table_has_the_columns_in_order_and_sorts_by_section(publish, tmp_path):
@@ -170,8 +170,6 @@ def test_damage_is_named_at_every_build_and_never_published(publish, tmp_path, r
         read_predictions.cache_clear()
         with user_error(message):
             check_results(results)
-        with user_error(message):  # nor is it given a checksum
-            seal.main([str(results)])
         for path, content in whole.items():
             path.write_bytes(content)
     read_predictions.cache_clear()
@@ -192,27 +190,6 @@ def test_a_damaged_record_stops_no_other_evaluation(publish, tmp_path):
     first.record.write_text(whole)
     write_table(tmp_path / "results", "task2")
     assert first.table.read_text().count("\n") == 1 + 2 * 2
-
-
-def test_records_of_older_versions_get_checksums_once(publish, tmp_path, rewrite, stdout):
-    files = publish("task1", RGB_ONLY, 60, seeds=(0,))
-    sealed = files.record.read_bytes()
-    rewrite(files.record, json.loads(sealed))
-    (tmp_path / "results/speed.csv").write_text("benchmark,case\n")
-    check_results(tmp_path / "results")  # they are still read
-    seal.main([str(tmp_path / "results")])
-    assert "1 records and 1 files" in stdout() and files.record.read_bytes() == sealed
-    (tmp_path / "empty").mkdir()
-    for folder in ("nowhere", "empty"):  # a wrong name must not say that all is well
-        with user_error(f"{folder} holds no results: name the folder"):
-            seal.main([str(tmp_path / folder)])
-    seal.main([str(tmp_path / "results")])
-    assert "0 records and 0 files" in stdout() and files.record.read_bytes() == sealed
-    record = json.loads(sealed)
-    del record["splits"]["test"][0]["f1_macro"]
-    rewrite(files.record, record)
-    with user_error("rgb-only-.*s0.json: f1_macro is nan, but its predictions give"):
-        seal.main([str(tmp_path / "results")])
 
 
 def test_evaluations_write_one_table_in_turn(publish, monkeypatch):

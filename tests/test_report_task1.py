@@ -567,10 +567,10 @@ def test_pictures_are_chosen_by_what_the_sets_get_right():
     # RGB, R, G, B of four images
     right = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]], bool)
     by_subset = {s: np.where(right[max(0, "RGB".find(s) + 1) if len(s) == 1 else 0], 5, 6) for s in SUBSETS}
-    chosen = pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), by_subset)), each=9)
+    chosen = pictures.choose(pictures.kinds_task1(np.full(4, 5), by_subset), each=9)
     with user_error("no test image belongs to any of the kinds needs colour, .*--model"):
         wrong = {name: np.full(4, 6) for name in SUBSETS}
-        pictures.choose(pictures.kinds_task1(Predictions(["a"] * 4, np.full(4, 5), wrong)), each=9)
+        pictures.choose(pictures.kinds_task1(np.full(4, 5), wrong), each=9)
     assert chosen == {
         "needs colour": [0],
         "one channel is enough": [1],

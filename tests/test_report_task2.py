@@ -11,7 +11,7 @@ from helpers import exits, read_json, user_error
 from pytest import approx, fixture, mark, raises
 from scipy import stats
 
-from engine.records import SINGLE, Predictions, write_predictions
+from engine.records import SINGLE, write_predictions
 from grids import task2
 from grids.run import Run
 from metrics.statistics import holm
@@ -514,8 +514,8 @@ def test_a_taught_network_is_found_by_its_teacher(publish, tmp_path, lists):
 
 def test_pictures_are_chosen_by_what_two_networks_get_right():
     answers = {"shallow": np.array([5, 5, 1, 1, 1]), "deep": np.array([5, 2, 5, 1, 2])}
-    _, kinds = pictures.TASKS["task2"]
-    chosen = pictures.choose(kinds(Predictions(["a"] * 5, np.full(5, 5), answers)), each=9)
+    _, kinds, _ = pictures.TASKS["task2"]
+    chosen = pictures.choose(kinds(np.full(5, 5), answers), each=9)
     assert chosen == {
         "both right": [0],
         "only shallow right": [1],
@@ -526,11 +526,12 @@ def test_pictures_are_chosen_by_what_two_networks_get_right():
 
 
 def test_pictures_compare_the_best_on_validation_with_the_denominator(results):
-    settings = load_settings(results, "task2")[1]
-    setting, model, predictions = pictures.find_task2(settings, None)
-    assert setting.preset == "48px-quarter" and model.startswith("gated (")
+    setting = only(results)
+    model, predictions = pictures.answers_task2(setting, None)
+    assert model.startswith("gated (")
     assert [name.split(" (")[0] for name in predictions.by_column] == ["gated", "long"]
-    assert pictures.find_task2(settings, "plain6-k5")[1].startswith("plain (")
-    for known, model in (([], None), (settings, "missing")):
-        with user_error("eval_shallow.py"):
-            pictures.find_task2(known, model)
+    assert pictures.answers_task2(setting, "plain6-k5")[0].startswith("plain (")
+    with user_error(
+        "no results of model 'missing' .presets: 48px-quarter.: evaluate it with eval_shallow.py"
+    ):
+        pictures.main(["task2", "--model", "missing"], results)

@@ -23,14 +23,15 @@ brackets. results/speed.csv has a row for each case and machine.
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import multiprocessing
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -53,9 +54,8 @@ from data.decode import ImageReader, decode
 from data.lists import read_lists
 from data.workers import cores
 from engine.records import check_file, note_checksums
-from engine.step import TrainStep
+from engine.step import TrainStep, make_optimizer
 from engine.trainer import Processes
-from metrics.cost import count_macs
 from models.resnet import ScaledResNet
 from models.task2 import build_classifier
 from storage.files import write_text
@@ -68,11 +68,15 @@ STEPS = {  # networks of the benchmark `step`, at full width: name -> options
     "ours (depth 6), x1.25": {"arch": "gated6-k3", "width": 1.25},
 }
 COURSE = {"train": 63_325, "val": 450, "test": 450}  # images of the course's archive
-SIZES = {"48 px, quarter width": ("48px-quarter", "resnet10"), "64 px, half width": ("64px-half", "resnet18")}
+SIZES = {  # networks of the benchmark `data`: name -> options
+    "48 px, quarter width": {"preset": "48px-quarter", "arch": "resnet10"},
+    "64 px, half width": {"preset": "64px-half", "arch": "resnet18"},
+}
 COLUMNS = (
     *("benchmark", "case", "value", "unit", "reference", "ratio", "low", "high"),
     *("hardware", "threads", "commit"),
 )
+IMAGES = "images/s"  # the unit of a speed; all other units of a pair are times
 
 
 class Rows:
@@ -82,7 +86,15 @@ class Rows:
         self.machine = environment(device)
         self.rows: list[dict] = []
 
-    def add(self, benchmark: str, case: str, value: float, unit: str, reference: str = "", ratios=()) -> None:
+    def add(
+        self,
+        benchmark: str,
+        case: str,
+        value: float,
+        unit: str,
+        reference: str = "",
+        ratios: Sequence[float] = (math.nan,),
+    ) -> None:
         """Add a row to the table.
 
         Args:
@@ -91,11 +103,10 @@ class Rows:
             reference: name of the reference for readers.
             ratios: our value divided by the reference's value, for each pair of measurements.
         """
-        quartiles = [float(q) for q in np.quantile(ratios, [0.5, 0.25, 0.75])] if len(ratios) else [None] * 3
-        values = (benchmark, case, value, unit, reference, *quartiles)
+        median, low, high = np.quantile(ratios, [0.5, 0.25, 0.75])
+        values = (benchmark, case, value, unit, reference, median, low, high)
         machine = (self.machine["hardware"], torch.get_num_threads(), self.machine["commit"])
         self.rows.append(dict(zip(COLUMNS, (*values, *machine), strict=True)))
-        median, low, high = quartiles
         against = f"   {median:.3f} ({low:.3f} to {high:.3f}) x {reference}" if reference else ""
         print(f"{benchmark:8} {case:58} {value:10,.4g} {unit}{against}", flush=True)
 
@@ -107,41 +118,29 @@ class Rows:
         other: Callable[[], float],
         reference: str,
         pairs: int,
-        images: int | None = None,
-        other_images: int | None = None,
         unit: str = "ms/step",
-    ) -> float:
+    ) -> None:
         """Time two functions in alternating order and add a row, in milliseconds or in images per second.
 
         One more pair at the start does not count, because it warms up the caches.
 
         Args:
             benchmark, case: as in `add`.
-            ours, other: functions that do the work of our code and of the reference, and return seconds.
+            ours, other: functions that do the work of our code and of the reference. They return seconds: for each
+                image if the unit is `IMAGES`, else for each step or batch.
             reference: name of `other` for readers.
             pairs: number of pairs of measurements.
-            images: number of images that `ours` processes in a call. With this number, the row shows images per
-                second. None: the row shows milliseconds.
-            other_images: number of images that `other` processes in a call, if it is a different number.
-            unit: unit of the time for readers.
-
-        Returns:
-            The median of the seconds of `ours`.
+            unit: unit of the row.
         """
-        mine: list[float] = []
-        theirs: list[float] = []
+        works, seconds = (ours, other), np.empty((pairs + 1, 2))
         for number in range(pairs + 1):
-            for work, times in ((ours, mine), (other, theirs))[:: 1 if number % 2 else -1]:
-                times.append(work())
-        a, b = np.array(mine[1:]), np.array(theirs[1:])
-        seconds = float(np.median(a))
-        if images is None:
-            value, compared = 1000 * seconds, a / b
+            for column in (0, 1) if number % 2 else (1, 0):
+                seconds[number, column] = works[column]()
+        a, b = seconds[1:].T
+        if unit == IMAGES:
+            self.add(benchmark, case, 1 / np.median(a), unit, reference, b / a)
         else:
-            value, unit = images / seconds, "images/s"
-            compared = images / (other_images or images) * b / a
-        self.add(benchmark, case, value, unit, reference, compared)
-        return seconds
+            self.add(benchmark, case, 1000 * np.median(a), unit, reference, a / b)
 
     def keep(self, path: Path) -> None:
         """Write the rows into the file `path`. Old rows for other machines or cases stay."""
@@ -159,11 +158,15 @@ class Rows:
         note_checksums(path)
 
 
-def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
+def timed(
+    work: Callable[[], object], count: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> Callable[[], float]:
+    """Return a function that runs `work` and returns the seconds for one of its `count` images or steps."""
+
     def run() -> float:
         start = clock()
         work()
-        return clock() - start
+        return (clock() - start) / count
 
     return run
 
@@ -171,66 +174,63 @@ def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_count
 # ---------------------------------------------------------------- cache
 
 
-def _start(reader: ImageReader) -> None:
-    # each worker opens the zip once, since opening a zip of 30,000 images takes longer than decoding 64 images
-    global _reader
-    _reader = reader
-
-
-def _decode_all(job) -> None:
-    paths, size = job
+def _decode_all(reader: ImageReader, paths: list[str], size: int) -> None:
     for path in paths:
-        decode(_reader.read(path), size)
+        decode(reader.read(path), size)
 
 
 def bench_cache(args, rows: Rows) -> None:
-    lists = read_lists(find_dataset(args.data))
-    paths = lists.paths
-    size = cached_size(args.image_size)
-    chunks = [(paths[i : i + 64], size) for i in range(0, len(paths), 64)]
+    lists, size, workers = read_lists(find_dataset(args.data)), cached_size(args.image_size), cores()
+    # one job for each process, since opening a zip of 30,000 images takes longer than decoding 64 images
+    jobs = [(ImageReader(lists), lists.paths[first::workers], size) for first in range(workers)]
 
     def bare() -> None:
-        with multiprocessing.get_context("fork").Pool(cores(), _start, (ImageReader(lists),)) as pool:
-            for _ in pool.imap_unordered(_decode_all, chunks):
-                pass
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            pool.starmap(_decode_all, jobs, chunksize=1)
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
             open_cache(lists, size, folder, progress=False)
 
-    case, images = f"{len(paths):,} images to {size} px", len(paths)
-    rows.pair("cache", case, timed(ours), timed(bare), "a bare Pillow loop", args.pairs, images)
+    count = len(lists.paths)
+    works = timed(ours, count), timed(bare, count)
+    rows.pair("cache", f"{count:,} images to {size} px", *works, "a bare Pillow loop", args.pairs, IMAGES)
 
 
 # ---------------------------------------------------------------- steps
 
 
-def make_network(config: Task2Config, device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+def make_network(config: Task2Config) -> tuple[nn.Module, torch.optim.SGD]:
     """Make a network of Task 2 with new weights, and its optimizer."""
-    model = build_classifier(vars(config), 3, 50).to(device, memory_format=torch.channels_last)
-    return model, torch.optim.SGD(model.parameters(), config.lr, momentum=0.9, nesterov=True)
-
-
-def make_train_step(config: Task2Config, device: torch.device, train: Batches, constant: bool) -> TrainStep:
-    """Make the object that runs the steps of a training; with `constant`, every step gets the same batch."""
     torch.manual_seed(0)
-    if constant:
-        images, labels = next(train.eval_batches(config.batch_size))
-        train.train_batch = lambda *_: (images, labels)
-    model, optimizer = make_network(config, device)
-    average = AveragedModel(model, device, use_buffers=True)
+    model = build_classifier(vars(config), 3, 50).to(config.device, memory_format=torch.channels_last)
+    return model, make_optimizer(model, config)
+
+
+def training(config: Task2Config, train: Batches, count: int) -> Callable[[], None]:
+    """Start a training; return a function that runs its next `count` steps and waits for the device."""
+    model, optimizer = make_network(config)
+    average = AveragedModel(model, train.device, use_buffers=True)
     if config.compile:
         model.compile(dynamic=False)
-    return TrainStep(
+    steps = TrainStep(
         config, model, model, average, optimizer, train, lambda count, random: {}, None, Processes(0, 1)
     )
+    numbers = itertools.count()
+
+    def work() -> None:
+        for number in itertools.islice(numbers, count):
+            steps.run(number)
+        steps.losses.sum().item()
+
+    return work
 
 
-def real_and_constant(
-    config: Task2Config, device: torch.device, batches: Callable[[], Batches]
-) -> tuple[TrainStep, TrainStep]:
-    """Make two objects that run training steps: the first with new batches, the second with a constant batch."""
-    return make_train_step(config, device, batches(), False), make_train_step(config, device, batches(), True)
+def constant(train: Batches, size: int) -> Batches:
+    """Change `train` so that every step gets the same batch; return `train`."""
+    batch = next(train.eval_batches(size))
+    train.train_batch = lambda *_: batch
+    return train
 
 
 def random_images(count: int, image_size: int, device: torch.device) -> Batches:
@@ -246,84 +246,28 @@ def random_images(count: int, image_size: int, device: torch.device) -> Batches:
     )
 
 
-def runner(steps: TrainStep, count: int) -> Callable[[], float]:
-    """Return a function that runs the next `count` steps, waits for the device, and returns the seconds per step."""
-    position = [0]
-
-    def run() -> float:
-        start = time.perf_counter()
-        for step in range(position[0], position[0] + count):
-            steps.run(step)
-        steps.losses.sum().item()
-        position[0] += count
-        return (time.perf_counter() - start) / count
-
-    return run
+def compare_steps(args, rows: Rows, benchmark: str, case: str, **options) -> None:
+    """Add a row that compares the steps of a training with steps on a constant batch."""
+    config = Task2Config(epochs=1000, **options).resolve()
+    images = partial(random_images, 40 * config.batch_size, config.image_size, torch.device(config.device))
+    works = (
+        timed(training(config, batches, args.steps), args.steps)
+        for batches in (images(), constant(images(), config.batch_size))
+    )
+    rows.pair(benchmark, case, *works, "a constant batch", args.pairs)
 
 
 def bench_step(args, rows: Rows) -> None:
-    device = torch.device(args.device)
-    rate = matrix_rate(device)
-    rows.add("step", "a product of two large bfloat16 matrices", rate / 1e12, "TFLOP/s")
+    common = {"image_size": args.image_size, "device": args.device, "compile": args.compile}
     for name, options in STEPS.items():
-        config = Task2Config(
-            preset="64px-full",
-            image_size=args.image_size,
-            device=args.device,
-            epochs=1000,
-            compile=args.compile,
-            **options,
-        ).resolve()
-        start = time.perf_counter()
-        images = 40 * config.batch_size
-        real, constant = real_and_constant(
-            config, device, partial(random_images, images, args.image_size, device)
-        )
-        case = f"{name}, {args.image_size} px, batch {config.batch_size}"
-        seconds = rows.pair(
-            "step",
-            f"{case}, compiled" if args.compile else case,
-            runner(real, args.steps),
-            runner(constant, args.steps),
-            "a constant batch",
-            args.pairs,
-            config.batch_size,
-        )
-        flops = 6 * config.batch_size * count_macs(real.model, (3, args.image_size, args.image_size))
-        print(
-            f"         {1000 * seconds:.2f} ms, {100 * flops / seconds / rate:.0f} % of the matrix product, measured "
-            f"{time.perf_counter() - start:.0f} s",
-            flush=True,
-        )
-
-
-def matrix_rate(device: torch.device) -> float:
-    """Measure the FLOP/s of a product of two random bfloat16 matrices of side 8192, or 1024 on a CPU."""
-    side = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    run = timed(lambda: (a @ b)[0, 0].item())
-    return 2 * side**3 / statistics.median(run() for _ in range(10))
+        case = f"{name}, {args.image_size} px" + (", compiled" if args.compile else "")
+        compare_steps(args, rows, "step", case, preset="64px-full", **common, **options)
 
 
 def bench_data(args, rows: Rows) -> None:
-    cpu = torch.device("cpu")
-    for name, (preset, arch) in SIZES.items():
-        for augment in ("light", "strong"):
-            config = Task2Config(
-                preset=preset, arch=arch, augment=augment, device="cpu", epochs=1000
-            ).resolve()
-            images = 20 * config.batch_size
-            real, constant = real_and_constant(
-                config, cpu, partial(random_images, images, config.image_size, cpu)
-            )
-            rows.pair(
-                "data",
-                f"{name}, {augment} augmentation",
-                runner(real, args.steps),
-                runner(constant, args.steps),
-                "a constant batch",
-                args.pairs,
-            )
+    for (name, options), augment in itertools.product(SIZES.items(), ("light", "strong")):
+        case = f"{name}, {augment} augmentation"
+        compare_steps(args, rows, "data", case, augment=augment, device="cpu", **options)
 
 
 # ---------------------------------------------------------------- whole epochs
@@ -355,15 +299,12 @@ def bench_epoch(args, rows: Rows) -> None:
     device, lists = torch.device(args.device), read_lists(find_dataset(args.data))
     cuda = device.type == "cuda"
     options = (
-        {"preset": "64px-full", "arch": "resnet18", "stem_pool": False}
+        {"preset": "64px-full", **STEPS["ResNet-18, 7x7 stem"]}
         if cuda
-        else {"preset": "48px-quarter", "arch": "resnet10", "augment": "strong"}
+        else {"augment": "strong", **SIZES["48 px, quarter width"]}
     )
     config = Task2Config(device=args.device, epochs=1000, compile=args.compile, **options).resolve()
     cache = open_data(args.data, config.image_size, args.cache)
-    ours, constant = real_and_constant(
-        config, device, partial(make_batches, cache, "train", config.image_size, (0, 1, 2), device)
-    )
     loader = DataLoader(
         Plain(lists, cache, config.image_size),
         config.batch_size,
@@ -373,7 +314,7 @@ def bench_epoch(args, rows: Rows) -> None:
         pin_memory=cuda,
         persistent_workers=True,
     )
-    model, optimizer = make_network(config, device)
+    model, optimizer = make_network(config)
     model.train()
 
     def plain() -> None:
@@ -387,14 +328,19 @@ def bench_epoch(args, rows: Rows) -> None:
             optimizer.step()
         loss.item()
 
-    count = ours.per_epoch
-    epoch, limit = runner(ours, count), runner(constant, count)
-    case = f"{config.arch}, x{config.width:g}, {config.image_size} px, whole epochs, {cores()} cores"
-    pairs, batch, images = max(1, args.pairs // 3), config.batch_size, count * config.batch_size
-    rows.pair(
-        "epoch", case, lambda: count * epoch(), timed(plain), "Dataset, Pillow, DataLoader", pairs, images
+    real, same = (make_batches(cache, "train", config.image_size, (0, 1, 2), device) for _ in range(2))
+    steps, case = len(loader), f"{config.arch}, x{config.width:g}, {config.image_size} px, whole epochs"
+    ours, limit, loop = (
+        timed(work, steps * config.batch_size)
+        for work in (
+            training(config, real, steps),
+            training(config, constant(same, config.batch_size), steps),
+            plain,
+        )
     )
-    rows.pair("epoch", case, epoch, limit, "a constant batch", pairs, batch)
+    for other, reference in ((loop, "Dataset, Pillow, DataLoader"), (limit, "a constant batch")):
+        pairs = max(1, args.pairs // 3)
+        rows.pair("epoch", f"{case}, {cores()} cores", ours, other, reference, pairs, IMAGES)
 
 
 # ---------------------------------------------------------------- the stem
@@ -409,8 +355,7 @@ def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()
-    del output
+        forward()
     return sum(sizes.values())
 
 
@@ -422,57 +367,58 @@ def bench_stem(args, rows: Rows) -> None:
         head = f"ResNet-18, {args.image_size} px, C={channels}"
         samples = torch.randn(500, channels) @ torch.randn(channels, channels)
         images = torch.randn(64, channels, args.image_size, args.image_size, device=device)
-        labels = torch.randint(0, 50, (64,), device=device)
+        labels, random = torch.randint(0, 50, (64,), device=device), generator("benchmark")
 
         def network(taken: int) -> nn.Module:
             torch.manual_seed(0)
-            return ScaledResNet("resnet18", 50, taken).to(device, memory_format=torch.channels_last).train()
+            return ScaledResNet("resnet18", 50, taken).to(device, memory_format=torch.channels_last)
 
-        net = adapt_first_conv(network(channels).cpu(), covariance=samples.T.cov()).to(
-            device, memory_format=torch.channels_last
-        )
+        def draw() -> torch.Tensor:
+            return sample_channels(64, channels, generator=random).to(device)
 
-        def step(model: nn.Module, x, **how) -> Callable[[], float]:
-            x = x.contiguous(memory_format=torch.channels_last)
+        def compare(
+            case: str, train: bool, ours: nn.Module, other: nn.Module, count: int = channels, forward=None
+        ) -> None:
+            """Add a row for steps or passes on the first `count` channels; `forward` calls `ours`."""
+            x = images[:, :count].contiguous(memory_format=torch.channels_last)
 
-            def work() -> None:
-                arguments = {key: value() if callable(value) else value for key, value in how.items()}
-                model.zero_grad(set_to_none=True)
-                F.cross_entropy(model(x, **arguments), labels).backward()
-                model.conv1.weight.grad.sum().item()
+            def work(model: nn.Module, call) -> None:
+                with torch.inference_mode(not train):
+                    outputs = call(x)
+                if train:
+                    model.zero_grad(set_to_none=True)
+                    F.cross_entropy(outputs, labels).backward()
+                    outputs = model.conv1.weight.grad
+                outputs.sum().item()
 
-            return timed(work, clock)
+            works = []
+            for model, call in ((ours, forward or ours), (other, other)):
+                model.train(train)
+                works.append(timed(partial(work, model, call), clock=clock))
+            reference, unit = f"plain, {count} channels", "ms/step" if train else "ms/batch"
+            rows.pair("stem", f"{head}, {case}", *works, reference, args.pairs, unit)
 
-        def row(case: str, ours, other, count: int = channels, unit: str = "ms/step") -> None:
-            rows.pair(
-                "stem", f"{head}, {case}", ours, other, f"plain, {count} channels", args.pairs, unit=unit
-            )
-
-        def inference(case: str, ours: nn.Module, other: nn.Module, x, count: int, **how) -> None:
-            x = x.contiguous(memory_format=torch.channels_last)
-            with torch.inference_mode():
-                works = [lambda: ours(x, **how).sum().item(), lambda: other(x).sum().item()]
-                row(case, *(timed(work, clock) for work in works), count, "ms/batch")
-
-        random, plain = generator("benchmark"), network(channels)
-        row(
-            "training, a set an image",
-            step(net, images, mask=lambda: sample_channels(64, channels, generator=random).to(device)),
-            step(plain, images),
-        )
-        masked = {"mask": sample_channels(64, channels, generator=random).to(device)}
-        ours, other = saved_bytes(lambda: net(images, **masked)), saved_bytes(lambda: plain(images))
+        plain = network(channels)
+        net = adapt_first_conv(network(channels).cpu(), covariance=samples.T.cov())
+        net.to(device, memory_format=torch.channels_last)
+        mask = draw()
+        compare("training, a set an image", True, net, plain, forward=lambda x: net(x, mask=draw()))
+        ours, other = saved_bytes(lambda: net(images, mask=mask)), saved_bytes(lambda: plain(images))
         case, reference = f"{head}, saved for the backward pass", f"plain, {channels} channels"
         rows.add("stem", case, ours / 2**20, "MiB", reference, [ours / other])
-        net.eval()
-        plain.eval()
-        inference("inference, a set an image", net, plain, images, channels, **masked)
-        inference("inference, all channels", net, plain, images, channels)
-        net.train()
+        compare("inference, a set an image", False, net, plain, forward=lambda x: net(x, mask=mask))
+        compare("inference, all channels", False, net, plain)
         for n in sizes:
-            ids, x = list(range(n)), images[:, :n]
-            row(f"training, one set of n={n}", step(net, x, channels=ids), step(network(n), x), n)
-            inference(f"folded, n={n}", fold_channels(net, ids).eval(), network(n).eval(), x, n)
+            ids = list(range(n))
+            compare(
+                f"training, one set of n={n}",
+                True,
+                net,
+                network(n),
+                n,
+                lambda x, ids=ids: net(x, channels=ids),
+            )
+            compare(f"folded, n={n}", False, fold_channels(net, ids), network(n), n)
 
 
 # ---------------------------------------------------------------- the course's archive
@@ -487,24 +433,20 @@ def draw_course(folder: Path, counts: dict[str, int]) -> Path:
         folder: the folder to make.
         counts: split -> number of images.
     """
-    random, pictures = np.random.default_rng(0), []
+    pictures = []
     for _ in range(100):
-        clouds = random.normal(128, 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-        pixels = np.asarray(Image.fromarray(clouds).resize((256, 256)), np.int16)
-        pixels = (pixels + random.normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
-        data = io.BytesIO()
-        Image.fromarray(pixels).save(data, "JPEG", quality=75)
+        data, noise = io.BytesIO(), [Image.effect_noise((64, 64), 60) for _ in "RGB"]
+        Image.merge("RGB", noise).resize((256, 256)).save(data, "JPEG", quality=75)
         pictures.append(data.getvalue())
     for label in range(50):
         (folder / f"images/n{label:08d}").mkdir(parents=True)
-    number = 0
+    numbers = itertools.count()
     for split, count in counts.items():
         lines = []
-        for _ in range(count):
+        for number in itertools.islice(numbers, count):
             path = f"images/n{number % 50:08d}/{number}.JPEG"
             (folder / path).write_bytes(pictures[number % 100] + number.to_bytes(8, "big"))
             lines.append(f"{path} {number % 50}\n")
-            number += 1
         write_text(folder / f"{split}.txt", "".join(lines))
     return folder
 
@@ -539,36 +481,33 @@ def cost_of(words: list[str]) -> tuple[float, float]:
 
 def bench_course(args, rows: Rows) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        data, run = str(draw_course(Path(folder, "course"), COURSE)), f"{folder}/run"
-        count, prepare = sum(COURSE.values()), ["-m", "data.prepare"]
-        opened = ["--data", data, "--cache", f"{folder}/cache", "--threads", str(args.threads)]
-        size, workers = str(args.image_size), ["--workers", str(args.threads)]
-        training = ["train_task1.py", *opened, "--image-size", size, "--epochs", "1", "--out", run]
-        evaluation = ["eval_channels.py", f"{run}/model.pt", *opened, "--results", f"{folder}/results"]
-        for case, words in {
-            "check": [*prepare, "check", data, *workers],
-            "check --decode": [*prepare, "check", data, "--decode", *workers],
-            f"cache for {size} px": [
-                *(*prepare, "cache", data, "--image-size", size, "--out", f"{folder}/cache", *workers)
-            ],
-            f"train_task1.py, one epoch at {size} px": [*training, "--device", args.device],
-            "eval_channels.py": [*evaluation, "--repeats", "0", "--device", args.device],
+        data, size, threads = draw_course(Path(folder, "course"), COURSE), args.image_size, args.threads
+        opened = f"--data {data} --cache {folder}/cache --threads {threads} --device {args.device}"
+        check = f"-m data.prepare check {data} --workers {threads}"
+        for name, command in {
+            "check": check,
+            "check --decode": f"{check} --decode",
+            f"cache for {size} px": f"-m data.prepare cache {data} --image-size {size} --out {folder}/cache "
+            f"--workers {threads}",
+            f"train_task1.py, one epoch at {size} px": f"train_task1.py {opened} --image-size {size} --epochs 1 "
+            f"--out {folder}/run",
+            "eval_channels.py": f"eval_channels.py {folder}/run/model.pt {opened} --results {folder}/results "
+            "--repeats 0",
         }.items():
-            seconds, memory = cost_of(words)
-            rows.add("course", f"{count:,} images: {case}", seconds, "s")
-            rows.add("course", f"{count:,} images: {case}, largest process", memory, "MiB")
+            (seconds, memory), case = cost_of(command.split()), f"{sum(COURSE.values()):,} images: {name}"
+            rows.add("course", case, seconds, "s")
+            rows.add("course", f"{case}, largest process", memory, "MiB")
 
 
 # ---------------------------------------------------------------- scaling
 
 
-def _batches_of_an_epoch(count: int, image_size: int) -> float:
+def _batches_of_an_epoch(count: int) -> float:
     """Return the seconds that an epoch of batches from `count` random images takes, without a network."""
     torch.set_num_threads(1)
-    batches = random_images(count, image_size, torch.device("cpu"))
+    batches = random_images(count, 48, torch.device("cpu"))
     start = time.perf_counter()
-    order = torch.randperm(count)
-    for rows in order.split(128):
+    for rows in torch.randperm(count).split(128):
         random = generator("scaling", int(rows[0]))
         batches.train_batch({"indices": rows, **batches.draw(len(rows), "light", random)}, "light")
     return time.perf_counter() - start
@@ -577,17 +516,21 @@ def _batches_of_an_epoch(count: int, image_size: int) -> float:
 def bench_scaling(args, rows: Rows) -> None:
     for count in (1_000, 4_000, 16_000, 64_000):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = _batches_of_an_epoch(count, 48)
-        rows.add("scaling", f"batches of {count:,} images of 48 px, light", count / seconds, "images/s")
+        seconds = _batches_of_an_epoch(count)
+        rows.add("scaling", f"batches of {count:,} images of 48 px, light", count / seconds, IMAGES)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        rows.add("scaling", f"memory for {count:,} images of 48 px, at most", max(grown, 0.0), "MiB")
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(2) as pool:
-        pool.starmap(_batches_of_an_epoch, [(1000, 48)] * 2)  # warm up: start the processes and import
-        one = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)]))
-        two = timed(lambda: pool.starmap(_batches_of_an_epoch, [(16_000, 48)] * 2, chunksize=1))
-        case, images = "two processes, 16,000 images each", 16_000
-        rows.pair("scaling", case, two, one, "one process", max(1, args.pairs // 2), 2 * images, images)
+        rows.add("scaling", f"memory for {count:,} images of 48 px, at most", grown, "MiB")
+    count = 16_000
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(_batches_of_an_epoch, [1000] * 2)  # warm up: start the processes and import
+        two, one = (
+            timed(
+                partial(pool.map, _batches_of_an_epoch, [count] * processes, chunksize=1), processes * count
+            )
+            for processes in (2, 1)
+        )
+        case, pairs = f"two processes, {count:,} images each", max(1, args.pairs // 2)
+        rows.pair("scaling", case, two, one, "one process", pairs, IMAGES)
 
 
 BENCHMARKS = {

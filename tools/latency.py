@@ -48,10 +48,8 @@ def rebuild(record: dict, name: str, root: Path = ROOT) -> nn.Module:
         raise UserError(f"{files.record.name}: this version cannot build its network: {error}") from error
 
 
-def time_setting(
-    setting: Setting, records: dict[str, dict], device: torch.device, rounds: int
-) -> dict[str, dict]:
-    """Time the networks of a setting; return a dict from the name of a record to its new latencies.
+def time_setting(setting: Setting, records: dict[str, dict], device: torch.device, rounds: int) -> list[str]:
+    """Time the networks of a setting and write the latencies into `records`; return the names of these records.
 
     A setting is a group of results with the same preset, data set and image size. An entry is a network with all of its
     seeds; only entries that are not ablations are timed.
@@ -63,20 +61,19 @@ def time_setting(
         )
         for entry, names in progress_bar(runs.items(), desc="build")
     }
-    latencies: dict[str, dict] = {name: {} for names in runs.values() for name in names}
+    shape = len(setting.channels), setting.image_size, setting.image_size
     for column, count, times in (
         ("latency_ms_b1", 1, rounds),
         ("latency_ms_b256", BATCH, max(1, rounds // 20)),
     ):
-        images = torch.randn(
-            count, len(setting.channels), setting.image_size, setting.image_size, device=device
-        )
-        images = images.to(memory_format=torch.channels_last)
+        images = torch.randn(count, *shape, device=device).to(memory_format=torch.channels_last)
         for entry, milliseconds in latencies_ms(nets, images, rounds=times).items():
             print(f"{setting.preset:12} {setting.describe(entry):60} batch {count:3}: {milliseconds:8.2f} ms")
-            for name in runs[entry]:
-                latencies[name][column] = milliseconds
-    return latencies
+            for row in (
+                row for name in runs[entry] for rows in records[name]["splits"].values() for row in rows
+            ):
+                row[column] = milliseconds
+    return [name for names in runs.values() for name in names]
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
@@ -101,12 +98,9 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
             "results/task2 has no networks to time" + (f" of --preset {args.preset}" if args.preset else "")
         )
     for setting in settings:
-        for name, latencies in time_setting(setting, records, device, args.rounds).items():
-            record = records[name]
-            for line in (line for lines in record["splits"].values() for line in lines):
-                line.update(latencies)
+        for name in time_setting(setting, records, device, args.rounds):
             files = RunFiles(root / "results", "task2", name)
-            save_record(files, {**record, "timed_with": environment(device)})
+            save_record(files, {**records[name], "timed_with": environment(device)})
     write_table(root / "results", "task2")
     print(NEXT)
 

@@ -25,12 +25,13 @@ from storage.files import atomic_path
 from utils import ROOT, ArgumentParser, UserError, cli, within
 
 
-def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
+def kinds_task1(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Sort pictures into kinds. A kind says with which channel sets the network answers correctly.
 
     Return a dict from the name of a kind of pictures to an array (N,) of bool: whether each picture is of this kind.
+    The arguments are as in `agreement`, with an answer for each channel set.
     """
-    by_set = {name: answers == predictions.labels for name, answers in predictions.by_column.items()}
+    by_set = {name: answer == labels for name, answer in answers.items()}
     return {
         "needs colour": by_set["RGB"] & ~by_set["R"] & ~by_set["G"] & ~by_set["B"],
         "one channel is enough": np.logical_and.reduce([by_set[s] for s in SUBSETS]),
@@ -39,57 +40,39 @@ def kinds_task1(predictions: Predictions) -> dict[str, np.ndarray]:
     }
 
 
-def find_task1(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """Find the first setting that has results of the model; return (setting, name of the model, predictions).
+def answers_task1(setting: Setting, model: str | None) -> tuple[str, Predictions] | None:
+    """Find the answers of a model; return its name and its predictions, with a column for each channel set.
 
-    The predictions have a column for each channel set. None as `model` means our network for any channel set.
-
-    Raises:
-        UserError: no setting has results of the model.
+    None as `model` means our network for any channel set. Return None if the setting has no results of the model.
     """
-    for setting in settings:
-        entry = named(setting, model) if model else setting.find(CHANNELSET)
-        if entry is not None and setting.predictions(entry, "RGB"):
-            return setting, setting.describe(entry), setting.predictions(entry, "RGB")[0]
-    raise UserError(missing(model or CHANNELSET.model, settings, "eval_channels.py"))
+    entry = named(setting, model) if model else setting.find(CHANNELSET)
+    found = [] if entry is None else setting.predictions(entry, "RGB")
+    return (setting.describe(entry), found[0]) if found else None
 
 
-def find_task2(settings: list[Setting], model: str | None) -> tuple[Setting, str, Predictions]:
-    """Find the first setting that has results of the model and of a ResNet-34; return a tuple as in `find_task1`.
+def answers_task2(setting: Setting, model: str | None) -> tuple[str, Predictions] | None:
+    """Find the answers of a model and of a ResNet-34; return the name of the model, and predictions with two columns.
 
-    The predictions have a column for the model and a column for ResNet-34. None as `model` means our shallow network
-    that is best on validation.
+    None as `model` means our shallow network that is best on validation. Return None if the setting lacks a network.
     """
-    for setting in settings:
-        entry = named(setting, model) if model else headline(setting)[0]
-        against = None if entry is None else denominator(setting, entry)
-        if against not in (None, entry):
-            one, other = setting.predictions(entry)[0], setting.predictions(against)[0]
-            if one.images != other.images:
-                raise UserError(
-                    f"{setting.describe(entry)} and {setting.describe(against)} were evaluated "
-                    f"on different images: evaluate both networks again with eval_shallow.py"
-                )
-            answers = {
-                setting.describe(network): p.by_column[SINGLE]
-                for network, p in ((entry, one), (against, other))
-            }
-            return setting, setting.describe(entry), Predictions(one.images, one.labels, answers)
-    raise UserError(missing(model or "a shallow network beside ResNet-34", settings, "eval_shallow.py"))
+    entry = named(setting, model) if model else headline(setting)[0]
+    against = None if entry is None else denominator(setting, entry)
+    if against in (None, entry):
+        return None
+    names = [setting.describe(network) for network in (entry, against)]
+    one, other = (setting.predictions(network)[0] for network in (entry, against))
+    if one.images != other.images:
+        raise UserError(
+            f"{names[0]} and {names[1]} were evaluated on different images: evaluate both networks again with "
+            "eval_shallow.py"
+        )
+    answers = dict(zip(names, (one.by_column[SINGLE], other.by_column[SINGLE])))
+    return names[0], Predictions(one.images, one.labels, answers)
 
 
 def named(setting: Setting, model: str) -> int | None:
     """Find the first entry of the setting that has the name `model`; None if there is no such entry."""
-    entries = setting.test[setting.test["model"] == model]["entry"]
-    return None if entries.empty else int(entries.iloc[0])
-
-
-def missing(model: str, settings: list[Setting], script: str) -> str:
-    return (
-        f"no results of model {model!r} (presets: "
-        f"{', '.join(setting.preset for setting in settings) or 'none'}): evaluate it with {script}, or "
-        f"give another model with --model"
-    )
+    return next(iter(setting.test.loc[setting.test["model"] == model, "entry"].tolist()), None)
 
 
 def choose(kinds: dict[str, np.ndarray], each: int) -> dict[str, list[int]]:
@@ -124,9 +107,7 @@ def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[in
     """
     columns = max(map(len, chosen.values()))
     names = class_names(predictions.images, predictions.labels)
-    lines = 1 + sum(
-        text.count("\n") + 1 for text in map(answer, predictions.by_column, predictions.by_column)
-    )
+    lines = 1 + sum(answer(column, "").count("\n") + 1 for column in predictions.by_column)
     figure = Figure(figsize=(2.3 * columns, (2 + 0.14 * lines) * len(chosen)), layout="constrained")
     axes = figure.subplots(len(chosen), columns, squeeze=False)
     for axis in axes.flat:
@@ -155,8 +136,8 @@ def draw(images: np.ndarray, predictions: Predictions, chosen: dict[str, list[in
 
 
 TASKS = {
-    "task1": (find_task1, kinds_task1),
-    "task2": (find_task2, lambda predictions: agreement(predictions.labels, predictions.by_column)),
+    "task1": (answers_task1, kinds_task1, "eval_channels.py"),
+    "task2": (answers_task2, agreement, "eval_shallow.py"),
 }
 
 
@@ -172,25 +153,32 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     add_data_options(parser, "data set of the results, as in train_task1.py")
     parser.add_argument("--each", type=within(1, 1000), default=6, help="number of pictures of each kind")
     args = parser.parse_args(argv)
-    find, kinds = TASKS[args.task]
+    find, kinds, script = TASKS[args.task]
     settings = load_settings(root, args.task)[1]
     presets = ", ".join(dict.fromkeys(setting.preset for setting in settings)) or "none"
     settings = [setting for setting in settings if args.preset in (None, setting.preset)]
     if args.preset and not settings:
         raise UserError(f"--preset {args.preset}: results/{args.task} has no such preset, only {presets}")
-    setting, model, predictions = find(settings, args.model)
+    for setting in settings:
+        if found := find(setting, args.model):
+            break
+    else:
+        wanted = f"model {args.model!r}" if args.model else "our network"
+        raise UserError(
+            f"no results of {wanted} (presets: {presets}): evaluate it with {script}, or give "
+            "another model with --model"
+        )
+    model, predictions = found
     split = open_data(args.data, setting.image_size, args.cache).split("test")
     if split.paths != predictions.images:
         raise UserError(
             f"--data {args.data}: {model} was evaluated on other test images: give the data set of that evaluation"
         )
-    target = (
-        root
-        / "report"
-        / "local"
-        / f"{args.task}-{setting.preset}-{setting.dataset}-{args.model or 'default'}.png"
+    name = f"{args.task}-{setting.preset}-{setting.dataset}-{args.model or 'default'}.png"
+    target = root / "report" / "local" / name
+    draw(
+        split.images, predictions, choose(kinds(predictions.labels, predictions.by_column), args.each), target
     )
-    draw(split.images, predictions, choose(kinds(predictions), args.each), target)
     print(f"wrote {target}; its pictures belong to the data set, so do not publish it")
 
 
