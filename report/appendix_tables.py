@@ -6,6 +6,7 @@ an evaluated network in a setting. A specialist is a network that was trained fo
 
 from __future__ import annotations
 
+import math
 import statistics
 from itertools import groupby
 
@@ -62,28 +63,21 @@ def channel_table(setting: Setting) -> str:
     }
     recipes = [line.recipe for line in lines if line.section == "specialist"]
     cells = [_quality(line, experts if line.recipe in recipes else {}) for line in lines]
-    best = {}  # column -> best value of ours and the baselines, rounded as in the table
+    best = {}  # column -> highest rank of ours and the baselines
     for name in QUALITY:
-        ranked = [cell[name][0] for line, cell in zip(lines, cells) if line.section != "specialist"]
-        written = [round(value, 1) for value in ranked if value is not None]
-        best[name] = (min if name == "expert gap" else max)(written, default=None)
-    rows = []
-    for line, cell in zip(lines, cells):
-        quality = {name: text for name, (_, text) in cell.items()}
-        for name, (value, text) in cell.items():
-            if line.section != "specialist" and value is not None and round(value, 1) == best[name]:
-                quality[name] = f"**{text}**"
-        rows.append(
-            {
-                "model": line.name,
-                "section": line.section,
-                **line.how,
-                "seeds": line.seeds(),
-                **quality,
-                "params (M)": number(setting.params(line.entries), 2, MILLION),
-                "MACs (M), n=3": number(line.mean("macs", "RGB"), 0, MILLION),
-            }
-        )
+        best[name] = max((cell[name][0] for cell in cells if cell[name][0] is not None), default=math.nan)
+    rows = [
+        {
+            "model": line.name,
+            "section": line.section,
+            **line.how,
+            "seeds": line.seeds(),
+            **{name: f"**{text}**" if rank == best[name] else text for name, (rank, text) in cell.items()},
+            "params (M)": number(setting.params(line.entries), 2, MILLION),
+            "MACs (M), n=3": number(line.mean("macs", "RGB"), 0, MILLION),
+        }
+        for line, cell in zip(lines, cells)
+    ]
     halves = [half for line in lines for half in (line.rows["ci95_high"] - line.rows["ci95_low"]) / 2]
     text = (
         "Top-1 in %, mean over seeds ± standard deviation. The 95 % interval of a single result is typically "
@@ -96,9 +90,10 @@ def channel_table(setting: Setting) -> str:
 
 
 def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
-    """Make the cells of a line in the columns `QUALITY`; return a dict from column to (value for the ranking, text).
+    """Make the cells of a line in the columns `QUALITY`; return a dict from column to (rank, text).
 
-    `experts` maps a subset to the mean top-1 of its specialist.
+    The best model has the highest rank, a value rounded as in the table. The rank None stands for no rank: specialists
+    and cells without a value have none. `experts` maps a subset to the mean top-1 of its specialist.
     """
     cells: dict[str, tuple[float | None, str]] = dict.fromkeys(QUALITY, (None, "–"))
     top1 = {subset: line.mean("top1_pct", subset) for subset in line.entries if subset in SUBSETS}
@@ -112,11 +107,15 @@ def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | N
     gaps = [expert - top1[subset] for subset, expert in experts.items() if subset in top1]
     if gaps and line.section != "specialist":
         gap = statistics.fmean(gaps)
-        cells["expert gap"] = (gap if len(gaps) == len(experts) else None, f"{number(gap, 1)} ({len(gaps)})")
+        cells["expert gap"] = (-gap if len(gaps) == len(experts) else None, f"{number(gap, 1)} ({len(gaps)})")
     if top1.keys() >= {"RGB", "R", "G", "B"} and top1["RGB"]:
         retention = statistics.fmean(100 * top1[subset] / top1["RGB"] for subset in "RGB")
         cells["retention %"] = (retention, f"{retention:.1f}")
-    return cells
+    unranked = line.section == "specialist"
+    return {
+        name: (None if unranked or value is None else round(value, 1), text)
+        for name, (value, text) in cells.items()
+    }
 
 
 def detail_table(setting: Setting) -> str:

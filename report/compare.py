@@ -34,10 +34,6 @@ STRONGEST, SAME_STEM = "strongest", "same stem"  # which ResNet-34 to compare wi
 RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
 COMPARED = ("model", "run", "other", "other_run")
 STATS = (*SETTING, "split", *COMPARED, "subset", "seeds", "other_seeds", *RESULT)
-MEASURED = {  # task -> columns with measured values of an ablation
-    "task1": ("seeds", *SUBSETS, "mean_pct", "mean_sd"),
-    "task2": ("strict_depth", "macs", "seeds", "top1_pct", "top1_sd"),
-}
 VARIANTS = {
     task: (
         *SETTING,
@@ -46,7 +42,10 @@ VARIANTS = {
         *("reference", "reference_run"),
         *RESULT,
     )
-    for task, measured in MEASURED.items()
+    for task, measured in (
+        ("task1", ("seeds", *SUBSETS, "mean_pct", "mean_sd")),
+        ("task2", ("strict_depth", "macs", "seeds", "top1_pct", "top1_sd")),
+    )
 }
 TRAINING = ("section", "model", "label", "stem", "width", "epochs", "augment", "weight_decay")
 RATIOS = (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+
+import pandas as pd
 
 from report.markdown import Row, table_of
 from utils import counted
@@ -21,14 +22,12 @@ def robustness_table(file: Path) -> str:
     """Write a table of the faults that were made on purpose, and of how many tries survived."""
     if not file.is_file():
         return NO_RESULTS.format(command="make robust")
-    note, *lines = file.read_text(encoding="utf-8").splitlines()
-    rows = [
-        {key: row[key] for key in ("what is tried", "tries", "survived")} for row in csv.DictReader(lines)
-    ]
-    tries, survived = (sum(int(row[key]) for row in rows) for key in ("tries", "survived"))
+    note = file.read_text(encoding="utf-8").splitlines()[0]
+    table = pd.read_csv(file, skiprows=1)[["what is tried", "tries", "survived"]]
+    tries, survived = table["tries"].sum(), table["survived"].sum()
     return (
         f"**{survived:,} of {tries:,} tries survived** ({note.removeprefix('# ')}): the outcome was right, or the "
-        f"fault was named in one line.\n\n{table_of(rows)}"
+        f"fault was named in one line.\n\n{table_of(table.astype(str).to_dict('records'))}"
     )
 
 
@@ -41,16 +40,15 @@ def speed_tables(file: Path) -> dict[str, str]:
     if not file.is_file():
         return dict.fromkeys(notes, NO_RESULTS.format(command="python -m tools.benchmark"))
     parts: dict[str, list[Row]] = {name: [] for name in notes}
-    for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
-        values = {key: float(row[key]) for key in ("value", "ratio", "low", "high") if row[key]}
-        quartiles = "{ratio:.3f} ({low:.3f} to {high:.3f})".format(**values) if row["ratio"] else "–"
+    for row in pd.read_csv(file).fillna({"reference": "–"}).to_dict("records"):
+        quartiles = "–" if pd.isna(row["ratio"]) else "{ratio:.3f} ({low:.3f} to {high:.3f})".format(**row)
         parts["speed-stem" if row["benchmark"] == "stem" else "speed"].append(
             {
                 "case": row["case"],
-                "measured": f"{values['value']:,.4g} {row['unit']}",
-                "reference": row["reference"] or "–",
+                "measured": f"{row['value']:,.4g} {row['unit']}",
+                "reference": row["reference"],
                 "ratio (quartiles)": quartiles,
-                "hardware": f"{row['hardware']}, {counted(int(row['threads']), 'thread')}",
+                "hardware": f"{row['hardware']}, {counted(row['threads'], 'thread')}",
             }
         )
     return {
