@@ -175,7 +175,8 @@ def channel_cost_table(setting: Setting) -> str:
 
 def stats_table(setting: Setting) -> str:
     """Write a table of the differences between our models and all other models, with interval and significance."""
-    lines, rows = compare_models(setting), {}
+    lines = compare_models(setting)
+    rows: dict[tuple, Row] = {}  # runs of a pair of models -> its row
     for line in lines:
         names = {name: line[name] for name in ("model", "epochs", "other", "other at test")}
         seeds = {"seeds": f"{line['seeds']} / {line['other_seeds']}"}

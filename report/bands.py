@@ -33,11 +33,6 @@ def is_other(setting: Setting) -> bool:
     return setting.task == "task1" and setting.preset == PRESET and setting.dataset in (BANDS, *EXTRA)
 
 
-def is_thirteen(setting: Setting) -> bool:
-    """Check whether the setting has the thirteen bands, and this file shows its results."""
-    return is_other(setting) and setting.dataset == BANDS
-
-
 def size_of(name: str, channels: int) -> int:
     """Count the channels of the set `name`; the data have `channels` channels."""
     return channels - name.startswith("all-") if name.startswith("all") else name.count(",") + 1

@@ -183,16 +183,15 @@ def _mean_history(histories: dict[str, list[dict]]) -> list[dict]:
 def _task2(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
     ours, _ = headline(setting)
     shares = [line for line in ratios(setting) if line["comparison"] == STRONGEST]
-    chosen = {
-        name: entry
+    legend = {
+        entry: name
         for name, run in task2.FIGURE_MODELS.items()
         if (entry := setting.find(run)) in setting.compared
     }
-    chosen = chosen or {setting.describe(entry): entry for entry in setting.compared}
+    legend = legend or {entry: setting.describe(entry) for entry in setting.compared}
     records = {
-        name: setting.records[entry][0] for name, entry in chosen.items() if 0 in setting.records[entry]
+        name: setting.records[entry][0] for entry, name in legend.items() if 0 in setting.records[entry]
     }
-    legend = {entry: name for name, entry in chosen.items()}
     confused, title = None, ""
     if ours is not None:
         classes, rates = confusion_rates(setting, ours)

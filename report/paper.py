@@ -222,12 +222,12 @@ def primary_table(numbers: Numbers) -> str:
     """Write a table of the comparisons in `PRIMARY`, with Holm's correction over all rows."""
     alone, goal, lines = numbers.by_preset(), f"p against {GOAL:.0%}".replace("%", " %"), []
     for label, preset, *models in PRIMARY:
-        compare = Numbers.share if preset == FULL else Numbers.difference
+        compare: Callable = Numbers.share if preset == FULL else Numbers.difference
         if result := compare(numbers, preset, *models):
             line = {**result, "comparison": label, "result": _result(result), goal: NOTHING}
             line["with the preset's seeds alone"] = _result(compare(alone, preset, *models))
-            if preset == FULL:
-                line[goal] = f"{numbers.share(preset, *models, null=GOAL)['p_value']:.2g}"
+            if preset == FULL and (of_task := numbers.share(preset, *models, null=GOAL)):
+                line[goal] = f"{of_task['p_value']:.2g}"
             lines.append(line)
     rows = [
         {**line, "p": f"{line['p_value']:.2g}", "p, Holm": f"{line['p_holm']:.2g}"}

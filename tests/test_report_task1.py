@@ -451,12 +451,6 @@ def test_a_broken_record_is_named(results):
         build.main([], results)
 
 
-def test_a_missing_document_is_an_error(root):
-    (root / "report/text/README.md").unlink()
-    with user_error("report/text/README.md is missing: restore it"):
-        build.main(["--check"], root)
-
-
 def test_without_results_the_blocks_say_so(root, check_without_results):
     check_without_results(root, "train_task1.py")
 
