@@ -343,11 +343,6 @@ def mistakes_table(setting: Setting) -> str:
 
 # ---------------------------------------------------------------- ablations of both tasks
 
-MEASURED = {
-    "task1": "Top-1 in %, mean over seeds ± standard deviation. Difference: of the mean of 7, in points.",
-    "task2": "Top-1 in %, mean over seeds ± standard deviation. Difference: in points.",
-}
-
 
 def variant_table(setting: Setting) -> str:
     """Write a table of variants by group, with the difference between a variant and its reference."""
@@ -375,9 +370,10 @@ def variant_table(setting: Setting) -> str:
                 }
             )
     tests = len({(line["run"], line["reference_run"]) for line in lines if line["p_value"] is not None})
+    of_mean = "of the mean of 7, " if setting.task == "task1" else ""
     text = (
-        f"{MEASURED[setting.task]} {INTERVALS} A variant with the weights of its reference is compared over the seeds "
-        "that both have. "
+        f"Top-1 in %, mean over seeds ± standard deviation. Difference: {of_mean}in points. {INTERVALS} A variant "
+        "with the weights of its reference is compared over the seeds that both have. "
         f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants."
     )
     return captioned(setting, text, rows)
