@@ -59,7 +59,9 @@ def _picture(part: np.ndarray, ids: Sequence[int], predictor) -> list:
     Absent channels are black. If the channels are not R, G and B, the picture shows the mean of the channels in grey.
     """
     unit, names = pixel_unit(part.dtype), predictor.channels.names
-    scaled = part / unit if unit > 1 else _stretched(part, ids, predictor)
+    mean, std = predictor.mean[list(ids)], predictor.std[list(ids)]
+    # pixels of any unit: 0 and 1 are two standard deviations from the mean of the training data
+    scaled = part / unit if unit > 1 else ((part - mean) / std / 4 + 0.5).clip(0, 1)
     colours = np.zeros((*part.shape[:2], 3))
     if set(names) <= set("RGB"):
         for position, i in enumerate(ids):
@@ -67,12 +69,6 @@ def _picture(part: np.ndarray, ids: Sequence[int], predictor) -> list:
     else:
         colours[:] = scaled.mean(2, keepdims=True)
     return colours.clip(0, 1).round(3).tolist()
-
-
-def _stretched(part: np.ndarray, ids: Sequence[int], predictor) -> np.ndarray:
-    """Scale pixels of any unit to 0..1; 0 and 1 are two standard deviations from the mean of the training data."""
-    mean, std = predictor.mean[list(ids)], predictor.std[list(ids)]
-    return ((part - mean) / std / 4 + 0.5).clip(0, 1)
 
 
 def _filled(part: np.ndarray, ids: Sequence[int], predictor) -> list | None:

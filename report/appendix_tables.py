@@ -6,11 +6,26 @@ an evaluated network in a setting. A specialist is a network that was trained fo
 
 from __future__ import annotations
 
+import math
 import statistics
 from itertools import groupby
 
-from engine.records import SUBSETS
-from report.compare import MEAN, SAME_STEM, STRONGEST, Line, Mistakes, lines_of
+import numpy as np
+
+from engine.records import SINGLE, SUBSETS
+from report.compare import (
+    MEAN,
+    SAME_STEM,
+    STRONGEST,
+    Line,
+    ablations,
+    agreement,
+    compare_models,
+    confusion_rates,
+    headline,
+    lines_of,
+    ratios,
+)
 from report.markdown import Row, captioned, difference, interval, mean_sd, number, plus_minus, star, table_of
 from report.results import Setting
 from utils import counted
@@ -21,6 +36,7 @@ INTERVALS = (
     "model of a kind has several seeds, the interval contains only the images."
 )
 MILLION = 1e6
+CONFUSIONS = 8  # number of confusions in the table
 
 # ---------------------------------------------------------------- Task 1
 
@@ -47,28 +63,21 @@ def channel_table(setting: Setting) -> str:
     }
     recipes = [line.recipe for line in lines if line.section == "specialist"]
     cells = [_quality(line, experts if line.recipe in recipes else {}) for line in lines]
-    best = {}  # column -> best value of ours and the baselines, rounded as in the table
+    best = {}  # column -> highest rank of ours and the baselines
     for name in QUALITY:
-        ranked = [cell[name][0] for line, cell in zip(lines, cells) if line.section != "specialist"]
-        written = [round(value, 1) for value in ranked if value is not None]
-        best[name] = (min if name == "expert gap" else max)(written, default=None)
-    rows = []
-    for line, cell in zip(lines, cells):
-        quality = {name: text for name, (_, text) in cell.items()}
-        for name, (value, text) in cell.items():
-            if line.section != "specialist" and value is not None and round(value, 1) == best[name]:
-                quality[name] = f"**{text}**"
-        rows.append(
-            {
-                "model": line.name,
-                "section": line.section,
-                **line.how,
-                "seeds": line.seeds(),
-                **quality,
-                "params (M)": number(setting.params(line.entries), 2, MILLION),
-                "MACs (M), n=3": number(line.mean("macs", "RGB"), 0, MILLION),
-            }
-        )
+        best[name] = max((cell[name][0] for cell in cells if cell[name][0] is not None), default=math.nan)
+    rows = [
+        {
+            "model": line.name,
+            "section": line.section,
+            **line.how,
+            "seeds": line.seeds(),
+            **{name: f"**{text}**" if rank == best[name] else text for name, (rank, text) in cell.items()},
+            "params (M)": number(setting.params(line.entries), 2, MILLION),
+            "MACs (M), n=3": number(line.mean("macs", "RGB"), 0, MILLION),
+        }
+        for line, cell in zip(lines, cells)
+    ]
     halves = [half for line in lines for half in (line.rows["ci95_high"] - line.rows["ci95_low"]) / 2]
     text = (
         "Top-1 in %, mean over seeds ± standard deviation. The 95 % interval of a single result is typically "
@@ -81,9 +90,10 @@ def channel_table(setting: Setting) -> str:
 
 
 def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
-    """Make the cells of a line in the columns `QUALITY`; return a dict from column to (value for the ranking, text).
+    """Make the cells of a line in the columns `QUALITY`; return a dict from column to (rank, text).
 
-    `experts` maps a subset to the mean top-1 of its specialist.
+    The best model has the highest rank, a value rounded as in the table. The rank None stands for no rank: specialists
+    and cells without a value have none. `experts` maps a subset to the mean top-1 of its specialist.
     """
     cells: dict[str, tuple[float | None, str]] = dict.fromkeys(QUALITY, (None, "–"))
     top1 = {subset: line.mean("top1_pct", subset) for subset in line.entries if subset in SUBSETS}
@@ -97,11 +107,15 @@ def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | N
     gaps = [expert - top1[subset] for subset, expert in experts.items() if subset in top1]
     if gaps and line.section != "specialist":
         gap = statistics.fmean(gaps)
-        cells["expert gap"] = (gap if len(gaps) == len(experts) else None, f"{number(gap, 1)} ({len(gaps)})")
+        cells["expert gap"] = (-gap if len(gaps) == len(experts) else None, f"{number(gap, 1)} ({len(gaps)})")
     if top1.keys() >= {"RGB", "R", "G", "B"} and top1["RGB"]:
         retention = statistics.fmean(100 * top1[subset] / top1["RGB"] for subset in "RGB")
         cells["retention %"] = (retention, f"{retention:.1f}")
-    return cells
+    unranked = line.section == "specialist"
+    return {
+        name: (None if unranked or value is None else round(value, 1), text)
+        for name, (value, text) in cells.items()
+    }
 
 
 def detail_table(setting: Setting) -> str:
@@ -159,32 +173,20 @@ def channel_cost_table(setting: Setting) -> str:
     return captioned(setting, text, rows)
 
 
-def stats_table(setting: Setting, lines: list[dict]) -> str:
-    """Write a table of the differences between our models and all other models, with interval and significance.
-
-    `lines` is the result of `compare.compare_models`.
-    """
-    pairs: dict[tuple, dict[str, dict]] = {}
+def stats_table(setting: Setting) -> str:
+    """Write a table of the differences between our models and all other models, with interval and significance."""
+    lines = compare_models(setting)
+    rows: dict[tuple, Row] = {}  # runs of a pair of models -> its row
     for line in lines:
-        pairs.setdefault((line["run"], line["other_run"]), {})[line["subset"]] = line
-    by_run, rows = {line.run: line for line in lines_of(setting)}, []
-    for (run, other_run), by_subset in pairs.items():
-        first = next(iter(by_subset.values()))
-        rows.append(
-            {
-                "model": first["model"],
-                "epochs": by_run[run].how["epochs"],
-                "other": first["other"],
-                "other at test": by_run[other_run].how["at test"],
-                "seeds": f"{first['seeds']} / {first['other_seeds']}",
-                **{subset: difference(by_subset.get(subset)) for subset in (MEAN, *SUBSETS)},
-            }
-        )
+        names = {name: line[name] for name in ("model", "epochs", "other", "other at test")}
+        seeds = {"seeds": f"{line['seeds']} / {line['other_seeds']}"}
+        row = {**names, **seeds, **dict.fromkeys((MEAN, *SUBSETS), "–")}
+        rows.setdefault((line["run"], line["other_run"]), row)[line["subset"]] = difference(line)
     text = (
         f"Top-1 of the model minus top-1 of the other, in points. {INTERVALS} An asterisk: p < 0.05 after Holm's "
         f"correction over the {len(lines)} comparisons of this table."
     )
-    return captioned(setting, text, rows)
+    return captioned(setting, text, list(rows.values()))
 
 
 # ---------------------------------------------------------------- Task 2
@@ -213,18 +215,15 @@ def _size(setting: Setting, entry: int) -> Row:
     }
 
 
-def main_table(setting: Setting, ratios: list[dict]) -> str:
+def main_table(setting: Setting) -> str:
     """Write a table of accuracy, also in percent of the accuracy of ResNet-34; the longest trainings come first.
 
     Distilled networks are in a second table.
-
-    Args:
-        setting: the results to show.
-        ratios: the result of `compare.ratios`.
     """
-    shares = {(line["comparison"], line["run"]): line for line in ratios}
+    lines = ratios(setting)
+    shares = {(line["comparison"], line["run"]): line for line in lines}
     against: dict[str, dict[str, str]] = {STRONGEST: {}, SAME_STEM: {}}  # run of a denominator -> its name
-    for line in sorted(ratios, key=lambda line: -line["epochs"]):
+    for line in sorted(lines, key=lambda line: -line["epochs"]):
         against[line["comparison"]][line["denominator_run"]] = line["denominator"]
     rows: dict[bool, list[Row]] = {True: [], False: []}  # whether a table is the main table -> its rows
     for entry in sorted(setting.compared, key=lambda entry: -setting.row(entry)["epochs"]):
@@ -251,7 +250,7 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
         "Means over seeds ± standard deviation. Precision, recall and F1: mean over classes. Strict depth: of the "
         "fused network (metrics/depth.py). Width: a multiplier."
     )
-    if ratios:
+    if lines:
         text += (
             " Ratio: top-1 in % of the top-1 of a ResNet-34. It is the best on validation that trained for no more "
             f"epochs. Strongest: the best with any stem: {'; '.join(against[STRONGEST].values())}. Same stem: the best "
@@ -263,8 +262,9 @@ def main_table(setting: Setting, ratios: list[dict]) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def classifier_cost_table(setting: Setting, against: int | None) -> str:
-    """Write a table of the cost of each model; it also shows latency as a multiple of the latency of `against`."""
+def classifier_cost_table(setting: Setting) -> str:
+    """Write a table of the cost of each model; it also shows latency as a multiple of the latency of a ResNet-34."""
+    against = headline(setting)[1]
     machines = {entry: _timed_on(setting, entry) for entry in setting.compared}
 
     def latency(entry: int, column: str) -> str:
@@ -308,34 +308,45 @@ def _timed_on(setting: Setting, entry: int) -> set[str]:
     return {f"{machine['hardware']}, threads: {machine['threads']}" for machine in machines}
 
 
-def mistakes_table(setting: Setting, mistakes: Mistakes | None) -> str:
-    """Write a table of the images on which our network and ResNet-34 are right, and of our most frequent confusions."""
-    if not mistakes:
+def mistakes_table(setting: Setting) -> str:
+    """Write a table of the images on which both `headline` networks are right, and of our most frequent confusions.
+
+    All values are means over pairs of seeds.
+    """
+    ours, against = headline(setting)
+    if ours is None or against is None:
         return ""
-    ours, against, seeds, shares, confusions = mistakes
-    text = f"Images that {ours} and {against} get right or wrong, in %, mean over {counted(seeds, 'pair')} of seeds."
-    agreement = captioned(setting, text, [{kind: f"{share:.1f}" for kind, share in shares.items()}])
+    pairs = list(zip(setting.predictions(ours), setting.predictions(against)))
+    answers = np.array([[p.by_column[SINGLE] for p in pair] for pair in pairs])  # (seeds, 2, N)
+    one, other = setting.describe(ours), setting.describe(against)
+    kinds = agreement(pairs[0][0].labels, {one: answers[:, 0], other: answers[:, 1]})
+    text = f"Images that {one} and {other} get right or wrong, in %, mean over {counted(len(pairs), 'pair')} of seeds."
+    right = captioned(setting, text, [{kind: f"{100 * images.mean():.1f}" for kind, images in kinds.items()}])
+    names, rates = confusion_rates(setting, ours, len(pairs))
+    _, theirs = confusion_rates(setting, against, len(pairs))
+    wrong = rates * ~np.eye(len(names), dtype=bool)
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
     rows = [
-        {"class": true, "taken for": taken, ours: f"{a:.1f}", against: f"{b:.1f}"}
-        for true, taken, a, b in confusions
+        {
+            "class": names[true],
+            "taken for": names[taken],
+            one: f"{rates[true, taken]:.1f}",
+            other: f"{theirs[true, taken]:.1f}",
+        }
+        for true, taken in zip(*np.unravel_index(worst, wrong.shape))
+        if wrong[true, taken]
     ]
-    return f"{agreement}\n\nThe most frequent confusions of {ours}, in % of the class's images.\n\n{table_of(rows)}"
+    return (
+        f"{right}\n\nThe most frequent confusions of {one}, in % of the class's images.\n\n{table_of(rows)}"
+    )
 
 
 # ---------------------------------------------------------------- ablations of both tasks
 
-MEASURED = {
-    "task1": "Top-1 in %, mean over seeds ± standard deviation. Difference: of the mean of 7, in points.",
-    "task2": "Top-1 in %, mean over seeds ± standard deviation. Difference: in points.",
-}
 
-
-def variant_table(setting: Setting, lines: list[dict]) -> str:
-    """Write a table of variants by group, with the difference between a variant and its reference.
-
-    `lines` is the result of `compare.ablations`.
-    """
-    rows = []
+def variant_table(setting: Setting) -> str:
+    """Write a table of variants by group, with the difference between a variant and its reference."""
+    lines, rows = ablations(setting), []
     for group, members in groupby(lines, key=lambda line: line["group"]):
         members = list(members)
         # the dict keeps the last variant of a run, so reverse the lines to keep the first variant
@@ -359,9 +370,27 @@ def variant_table(setting: Setting, lines: list[dict]) -> str:
                 }
             )
     tests = len({(line["run"], line["reference_run"]) for line in lines if line["p_value"] is not None})
+    of_mean = "of the mean of 7, " if setting.task == "task1" else ""
     text = (
-        f"{MEASURED[setting.task]} {INTERVALS} A variant with the weights of its reference is compared over the seeds "
-        "that both have. "
+        f"Top-1 in %, mean over seeds ± standard deviation. Difference: {of_mean}in points. {INTERVALS} A variant "
+        "with the weights of its reference is compared over the seeds that both have. "
         f"An asterisk: p < 0.05 after Holm's correction over the {tests} variants."
     )
     return captioned(setting, text, rows)
+
+
+TABLES = {  # task -> name of a block -> function that makes the table of a setting
+    "task1": {
+        "task1-channels": channel_table,
+        "task1-detail": detail_table,
+        "task1-cost": channel_cost_table,
+        "task1-stats": stats_table,
+        "task1-ablations-all": variant_table,
+    },
+    "task2": {
+        "task2-main-all": main_table,
+        "task2-cost": classifier_cost_table,
+        "task2-ablations-all": variant_table,
+        "task2-mistakes": mistakes_table,
+    },
+}

@@ -17,7 +17,7 @@ from grids import task1
 from report import figures
 from report.compare import adjusted
 from report.figures import Chart, Panel, estimates
-from report.markdown import difference, mean_sd, table, table_of
+from report.markdown import difference, mean_sd, table_of
 from report.results import Model, Setting
 
 PRESET, BANDS, RGB_DATA = "48px-quarter", "eurosat-13band-469", "mini-imagenet-50"
@@ -92,25 +92,18 @@ def accuracy_table(setting: Setting) -> str:
     if not networks:
         return ""
     everything, rgb, one, but_one, random = groups.values()
-    sizes = [
-        f"one band ({len(one)})",
-        "worst band",
-        f"all but one ({len(but_one)})",
-        f"random sets ({len(random)})",
-        "worst set",
-    ]
     rows = [
-        [
-            network.label,
-            network.at_test,
-            network.top1(everything),
-            network.top1(rgb),
-            network.top1(one),
-            network.worst(one),
-            network.top1(but_one),
-            network.top1(random),
-            network.worst(random),
-        ]
+        {
+            "network": network.label,
+            "at test": network.at_test,
+            "all bands": network.top1(everything),
+            "red, green, blue": network.top1(rgb),
+            f"one band ({len(one)})": network.top1(one),
+            "worst band": network.worst(one),
+            f"all but one ({len(but_one)})": network.top1(but_one),
+            f"random sets ({len(random)})": network.top1(random),
+            "worst set": network.worst(random),
+        }
         for network in networks
     ]
     (entry, column), by_seed = next(iter(setting.files.items()))
@@ -120,7 +113,7 @@ def accuracy_table(setting: Setting) -> str:
     return (
         f"**EuroSAT, 13 bands, {images} tiles, 5-fold cross-validation.** Top-1 in %, mean over {seeds} seeds ± "
         "standard deviation. A column of several sets shows their mean; brackets hold their number.\n\n"
-    ) + table(["network", "at test", *GROUPS[:2], *sizes], rows)
+    ) + table_of(rows)
 
 
 def difference_table(setting: Setting) -> str:
@@ -222,3 +215,10 @@ def make_charts(setting: Setting) -> dict[str, Chart]:
     title = "EuroSAT, 13 bands, 5-fold cross-validation: top-1 by number of bands present, 95 % intervals"
     panel = Panel("bands present", "top-1, mean over those sets (%)", series)
     return {"task1_bands_eurosat.png": Chart(figures.lines, [panel], title)}
+
+
+TABLES = {  # name of a block -> function that makes the table of a setting with thirteen bands
+    "task1-bands": accuracy_table,
+    "task1-bands-differences": difference_table,
+    "task1-bands-unseen": unseen_table,
+}

@@ -15,32 +15,19 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.records import check_results
-from grids import task1, task2
+from engine.records import TABLES, check_results
 from report import appendix_tables, bands, charts, engineering, paper, qualitative
 from report.claims import broken_claims
-from report.compare import (
-    DECIMALS,
-    RATIOS,
-    SHARES,
-    STATS,
-    VARIANTS,
-    ablations,
-    compare_models,
-    csv_of,
-    headline,
-    mistakes,
-    ratios,
-)
+from report.compare import CSV_FILES, csv_of
 from report.engineering import NO_RESULTS
 from report.figures import Chart
 from report.numbers import Numbers
-from report.results import Setting, load_settings
+from report.results import load_settings
 from storage.files import write_text
 from utils import ROOT, ArgumentParser, UserError, cli
 
@@ -54,12 +41,9 @@ COMMANDS = {
     "task1": "python train_task1.py",
     "task2": "python experiments.py task2",
 }  # task -> command that produces its first results
-Parts = tuple[dict[str, str], dict[str, Chart], dict[str, str]]  # texts, charts, blocks, as in `Collected`
 FIELD = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-MADE = (
-    *("results/task1/channels.csv", "results/task1/stats.csv", "results/task1/ablations.csv"),
-    *("results/task2/classifiers.csv", "results/task2/ratios.csv", "results/task2/ablations.csv"),
-)  # tables that are made from the records
+# tables that are made from the records
+MADE = [f"results/{task}/{name}" for task, files in CSV_FILES.items() for name in (TABLES[task], *files)]
 
 
 class Collected(NamedTuple):
@@ -69,7 +53,6 @@ class Collected(NamedTuple):
     charts: dict[str, Chart]  # file name in report/figures -> its chart
     blocks: dict[str, str]  # name of a block -> its Markdown
     numbers: Numbers  # computes the numbers in the texts
-    rows: int  # number of rows in the tables of records
 
 
 def collect(root: Path) -> Collected:
@@ -80,99 +63,43 @@ def collect(root: Path) -> Collected:
     Raises:
         UserError: a file in results/ is malformed.
     """
-    texts, all_charts, blocks, settings = {}, {}, {}, []
-    for task, part in (("task1", _task1), ("task2", _task2)):
-        records, of_task = load_settings(root, task)
+    texts, drawn, blocks, settings = {}, {}, {}, []
+    for task, command in COMMANDS.items():
+        table, of_task = load_settings(root, task)
         settings += of_task
-        comparisons, drawn, markdown = part(of_task)
-        texts |= records | comparisons
-        all_charts |= drawn
-        blocks |= {name: text or _no_results(task) for name, text in markdown.items()}
-        blocks |= _links(task, drawn)
+        usual = [one for one in of_task if not bands.is_other(one)]
+        thirteen = [one for one in of_task if bands.is_other(one) and one.dataset == bands.BANDS]
+        texts |= table
+        if usual:
+            texts |= {f"results/{task}/{name}": csv_of(usual, *how) for name, how in CSV_FILES[task].items()}
+        charts_of_task: dict[str, Chart] = {}
+        for setting in usual:
+            charts_of_task |= charts.make_charts(setting)
+        for setting in thirteen:
+            charts_of_task |= bands.make_charts(setting)
+        made = {name: _joined(map(make, usual)) for name, make in appendix_tables.TABLES[task].items()}
+        if task == "task1":
+            made["task1-extra"] = bands.extra_table(of_task)
+            made |= {name: _joined(map(make, thirteen)) for name, make in bands.TABLES.items()}
+        for kind in charts.KINDS[task]:
+            names = [name for name in charts_of_task if name.split("_")[1] == kind]
+            made[f"{task}-figure-{kind}"] = _joined(
+                f"![{name[:-4].replace('_', ' ')}](figures/{name})" for name in names
+            )
+        blocks |= {name: text or NO_RESULTS.format(command=command) for name, text in made.items()}
+        drawn |= charts_of_task
     numbers = Numbers(settings, root / "results")
     return Collected(
         texts,
-        {**paper.make_charts(numbers), **qualitative.make_charts(root), **all_charts},
+        {**paper.make_charts(numbers), **qualitative.make_charts(root), **drawn},
         {**paper.make_tables(numbers), **engineering.make_tables(root), **blocks},
         numbers,
-        sum(len(setting.rows) for setting in settings),
     )
 
 
-def _task1(settings: list[Setting]) -> Parts:
-    """Make the texts, charts and blocks of Task 1."""
-    colour = [setting for setting in settings if not bands.is_other(setting)]
-    of_bands = [setting for setting in settings if bands.is_other(setting) and setting.dataset == bands.BANDS]
-    stats = {setting: compare_models(setting) for setting in colour}
-    variants = {setting: ablations(setting, task1.ABLATIONS, task1.CHANNELSET) for setting in colour}
-    texts = {
-        "results/task1/stats.csv": csv_of(stats, STATS, DECIMALS),
-        "results/task1/ablations.csv": csv_of(variants, VARIANTS["task1"], DECIMALS),
-    }
-    blocks = {
-        "task1-channels": _joined(appendix_tables.channel_table, colour),
-        "task1-detail": _joined(appendix_tables.detail_table, colour),
-        "task1-cost": _joined(appendix_tables.channel_cost_table, colour),
-        "task1-stats": _joined(appendix_tables.stats_table, colour, stats),
-        "task1-ablations-all": _joined(appendix_tables.variant_table, colour, variants),
-        "task1-extra": bands.extra_table(settings),
-        "task1-bands": _joined(bands.accuracy_table, of_bands),
-        "task1-bands-differences": _joined(bands.difference_table, of_bands),
-        "task1-bands-unseen": _joined(bands.unseen_table, of_bands),
-    }
-    drawn: dict[str, Chart] = {}
-    for setting in colour:
-        drawn |= charts.make_charts(setting)
-    for setting in of_bands:
-        drawn |= bands.make_charts(setting)
-    return texts if colour else {}, drawn, blocks
-
-
-def _task2(settings: list[Setting]) -> Parts:
-    """Make the texts, charts and blocks of Task 2."""
-    shares = {setting: ratios(setting) for setting in settings}
-    variants = {setting: ablations(setting, task2.ABLATIONS, task2.REFERENCE) for setting in settings}
-    texts = {
-        "results/task2/ratios.csv": csv_of(shares, RATIOS, SHARES),
-        "results/task2/ablations.csv": csv_of(variants, VARIANTS["task2"], DECIMALS),
-    }
-    blocks = {
-        "task2-main-all": _joined(appendix_tables.main_table, settings, shares),
-        "task2-cost": _joined(
-            appendix_tables.classifier_cost_table, settings, {one: headline(one)[1] for one in settings}
-        ),
-        "task2-ablations-all": _joined(appendix_tables.variant_table, settings, variants),
-        "task2-mistakes": _joined(
-            appendix_tables.mistakes_table, settings, {one: mistakes(one) for one in settings}
-        ),
-    }
-    drawn: dict[str, Chart] = {}
-    for setting in settings:
-        drawn |= charts.make_charts(setting, shares[setting])
-    return texts if settings else {}, drawn, blocks
-
-
-def _joined(make: Callable[..., str], settings: list[Setting], lines: dict | None = None) -> str:
-    """Make a table for each setting; join all tables that are not empty.
-
-    `lines` maps a setting to the second argument of `make`, such as the lines of the table.
-    """
-    parts = [make(setting, lines[setting]) if lines else make(setting) for setting in settings]
+def _joined(parts: Iterable[str]) -> str:
+    """Join all tables or figures that are not empty."""
     return "\n\n".join(filter(None, parts))
-
-
-def _links(task: str, drawn: dict[str, Chart]) -> dict[str, str]:
-    """Make a block of links for each kind of figure; return a dict from the name of a block to its Markdown."""
-    links: dict[str, list[str]] = {kind: [] for kind in charts.KINDS[task]}
-    for name in drawn:
-        links[name.split("_")[1]].append(f"![{name[:-4].replace('_', ' ')}](figures/{name})")
-    return {
-        f"{task}-figure-{kind}": "\n\n".join(members) or _no_results(task) for kind, members in links.items()
-    }
-
-
-def _no_results(task: str) -> str:
-    return NO_RESULTS.format(command=COMMANDS[task])
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
@@ -188,8 +115,6 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
     collected = collect(root)
     texts, broken = collected.texts, []
     for name, source in DOCUMENTS.items():
-        if not (root / source).is_file():
-            raise UserError(f"{source} is missing: restore it from git")
         text = (root / source).read_text(encoding="utf-8")
         texts[name] = f"<!-- made from {source} by python -m report.build: edit that file -->\n" + fill(
             text, collected.blocks, collected.numbers, source
@@ -218,7 +143,8 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         print(message, file=sys.stderr)
     if broken or (check and stale):
         sys.exit(1)
-    print(f"{collected.rows} rows, {len(collected.charts)} figures: up to date")
+    rows = sum(len(setting.rows) for setting in collected.numbers.settings)
+    print(f"{rows} rows, {len(collected.charts)} figures: up to date")
 
 
 def fill(text: str, blocks: dict[str, str], number: Callable[[str], str], name: str) -> str:

@@ -14,7 +14,7 @@ from engine.records import SUBSETS
 from grids import task1, task2
 from grids.run import Run
 from report import figures
-from report.compare import SEVEN, STRONGEST, Line, confusion_rates, headline, lines_of
+from report.compare import SEVEN, STRONGEST, Line, confusion_rates, headline, lines_of, ratios
 from report.figures import Chart, Confusion, Cost, Panel, Series, SetScores, Share, curve, estimates
 from report.results import Model, Runs, Setting
 
@@ -27,12 +27,9 @@ KINDS = {
 }
 
 
-def make_charts(setting: Setting, ratios: list[dict] | None = None) -> dict[str, Chart]:
-    """Return a dict from file names to charts, for all figures that the setting has data for.
-
-    For Task 2, `ratios` is the result of `compare.ratios`.
-    """
-    charts = _task1(setting) if setting.task == "task1" else _task2(setting, ratios or [])
+def make_charts(setting: Setting) -> dict[str, Chart]:
+    """Return a dict from file names to charts, for all figures that the setting has data for."""
+    charts = _task1(setting) if setting.task == "task1" else _task2(setting)
     where = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}"
     return {
         f"{setting.task}_{kind}_{setting.preset}_{setting.dataset}.png": Chart(
@@ -183,19 +180,18 @@ def _mean_history(histories: dict[str, list[dict]]) -> list[dict]:
 # ---------------------------------------------------------------- Task 2
 
 
-def _task2(setting: Setting, ratios: list[dict]) -> dict[str, tuple[Callable, object, str]]:
+def _task2(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
     ours, _ = headline(setting)
-    shares = [line for line in ratios if line["comparison"] == STRONGEST]
-    chosen = {
-        name: entry
+    shares = [line for line in ratios(setting) if line["comparison"] == STRONGEST]
+    legend = {
+        entry: name
         for name, run in task2.FIGURE_MODELS.items()
         if (entry := setting.find(run)) in setting.compared
     }
-    chosen = chosen or {setting.describe(entry): entry for entry in setting.compared}
+    legend = legend or {entry: setting.describe(entry) for entry in setting.compared}
     records = {
-        name: setting.records[entry][0] for name, entry in chosen.items() if 0 in setting.records[entry]
+        name: setting.records[entry][0] for entry, name in legend.items() if 0 in setting.records[entry]
     }
-    legend = {entry: name for name, entry in chosen.items()}
     confused, title = None, ""
     if ours is not None:
         classes, rates = confusion_rates(setting, ours)

@@ -11,7 +11,7 @@ import itertools
 import operator
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from engine.records import SETTING, SINGLE, SUBSETS, subset_order, to_csv
-from grids.run import Run
+from grids import task1, task2
 from metrics.accuracy import confusion_matrix
 from metrics.statistics import holm
 from report.class_names import class_names
@@ -29,16 +29,11 @@ from utils import UserError
 MEAN = "mean of 7"
 SEVEN = "seven specialists"
 STRONGEST, SAME_STEM = "strongest", "same stem"  # which ResNet-34 to compare with, see `denominator`
-CONFUSIONS = 8  # number of confusions in the table
 
 # Columns of the CSV files
 RESULT = ("difference_points", "ci95_low", "ci95_high", "p_value", "p_holm")
 COMPARED = ("model", "run", "other", "other_run")
 STATS = (*SETTING, "split", *COMPARED, "subset", "seeds", "other_seeds", *RESULT)
-MEASURED = {  # task -> columns with measured values of an ablation
-    "task1": ("seeds", *SUBSETS, "mean_pct", "mean_sd"),
-    "task2": ("strict_depth", "macs", "seeds", "top1_pct", "top1_sd"),
-}
 VARIANTS = {
     task: (
         *SETTING,
@@ -47,7 +42,10 @@ VARIANTS = {
         *("reference", "reference_run"),
         *RESULT,
     )
-    for task, measured in MEASURED.items()
+    for task, measured in (
+        ("task1", ("seeds", *SUBSETS, "mean_pct", "mean_sd")),
+        ("task2", ("strict_depth", "macs", "seeds", "top1_pct", "top1_sd")),
+    )
 }
 TRAINING = ("section", "model", "label", "stem", "width", "epochs", "augment", "weight_decay")
 RATIOS = (
@@ -64,18 +62,21 @@ DECIMALS = {
 SHARES = {**DECIMALS, **dict.fromkeys(("ratio", "ci95_low", "ci95_high"), 4)}
 
 
-def csv_of(lines: dict[Setting, list[dict]], columns: tuple[str, ...], decimals: Mapping[str, int]) -> str:
+def csv_of(
+    settings: list[Setting], make: Callable, columns: tuple[str, ...], decimals: Mapping[str, int]
+) -> str:
     """Write the lines of all settings as CSV text.
 
     Args:
-        lines: a dict from a setting to its lines, without the columns that are the same for a setting.
+        settings: the settings to show.
+        make: function that returns the lines of a setting, without the columns that are the same for a setting.
         columns: columns of the CSV text.
         decimals: a dict from the name of a column to the number of decimals.
     """
     rows = [
         {**dict(zip(SETTING, setting.key)), "split": "test", **line}
-        for setting, members in lines.items()
-        for line in members
+        for setting in settings
+        for line in make(setting)
     ]
     frame = pd.DataFrame(rows, columns=columns)
     return to_csv(frame, {name: decimals.get(name) for name in columns})
@@ -175,10 +176,11 @@ def lines_of(setting: Setting) -> list[Line]:
     return lines
 
 
+@cache
 def compare_models(setting: Setting) -> list[dict]:
     """Compare each of our models with the specialists and every baseline.
 
-    Return lines with the columns `STATS`. The p values are corrected over all lines.
+    Return lines with the columns `STATS`, "epochs" and "other at test". The p values are corrected over all lines.
     """
     by_section, compared = defaultdict(list), []
     for line in lines_of(setting):
@@ -191,7 +193,8 @@ def compare_models(setting: Setting) -> list[dict]:
                 continue
             if result := setting.difference(ours.entries, other.entries, columns):
                 names = dict(zip(COMPARED, (ours.name, ours.run, other.name, other.run)))
-                compared.append({**names, "subset": subset, **result})
+                how = {"epochs": ours.how["epochs"], "other at test": other.how["at test"]}
+                compared.append({**names, **how, "subset": subset, **result})
     return adjusted(compared, ("run", "other_run", "subset"))
 
 
@@ -249,6 +252,7 @@ def headline(setting: Setting) -> tuple[int | None, int | None]:
     return ours, denominator(setting, ours)
 
 
+@cache
 def ratios(setting: Setting) -> list[dict]:
     """Divide the top-1 of every model by the top-1 of its denominator; return lines with the columns `RATIOS`.
 
@@ -286,18 +290,6 @@ def ratios(setting: Setting) -> list[dict]:
 # ---------------------------------------------------------------- Task 2: mistakes
 
 
-class Mistakes(NamedTuple):
-    """Summarise the mistakes of both `headline` networks, averaged over pairs of seeds."""
-
-    ours: str
-    denominator: str
-    seeds: int
-    shares: dict[str, float]  # kind of image (see `agreement`) -> percent of the images
-    # the most frequent confusions of our network: tuples (true class, answer, percent of the class's images that our
-    # network confuses, percent that the denominator confuses)
-    confusions: list[tuple[str, str, float, float]]
-
-
 def agreement(labels: np.ndarray, answers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Sort images into kinds, which say which of two models is right.
 
@@ -330,48 +322,21 @@ def confusion_rates(setting: Setting, entry: int, seeds: int | None = None) -> t
     return classes, 100 * counts / counts.sum(1, keepdims=True)
 
 
-def mistakes(setting: Setting) -> Mistakes | None:
-    """Summarise the mistakes of the two networks of `headline`; return None if a network is missing."""
-    ours, against = headline(setting)
-    if ours is None or against is None:
-        return None
-    pairs = list(zip(setting.predictions(ours), setting.predictions(against)))
-    labels = pairs[0][0].labels
-    answers = np.array([[p.by_column[SINGLE] for p in pair] for pair in pairs])  # (seeds, 2, N)
-    one, other = setting.describe(ours), setting.describe(against)
-    kinds = agreement(labels, {one: answers[:, 0], other: answers[:, 1]})
-    names, rates = confusion_rates(setting, ours, len(pairs))
-    _, theirs = confusion_rates(setting, against, len(pairs))
-    wrong = rates * ~np.eye(len(names), dtype=bool)
-    worst = [
-        divmod(int(cell), len(names))
-        for cell in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
-        if wrong.flat[cell]
-    ]
-    return Mistakes(
-        one,
-        other,
-        len(pairs),
-        {kind: 100 * float(images.mean()) for kind, images in kinds.items()},
-        [(names[i], names[j], float(rates[i, j]), float(theirs[i, j])) for i, j in worst],
-    )
-
-
 # ---------------------------------------------------------------- ablations of both tasks
 
 
-def ablations(setting: Setting, groups: Mapping[str, list], usual: Run) -> list[dict]:
+@cache
+def ablations(setting: Setting) -> list[dict]:
     """Compare every variant with its reference; return lines with the columns `VARIANTS`.
 
     The p values are corrected over all lines. A group is left out if it has a single variant or no difference. In Task
     1, a variant that equals an earlier variant of its group is left out, too.
-
-    Args:
-        groups: the dict `ABLATIONS` of a grid, from the name of a group to its variants.
-        usual: reference of a variant that names no reference.
     """
+    grid, usual = (
+        (task1, task1.CHANNELSET) if setting.task == "task1" else (task2, task2.REFERENCE)
+    )  # `usual` is the reference of a variant that names no reference
     lines = []
-    for group, variants in groups.items():
+    for group, variants in grid.ABLATIONS.items():
         members, seen = [], set()
         for label, run, *given in variants:
             against = given[0] if given else usual
@@ -422,3 +387,15 @@ def _identity(setting: Setting, model: Model) -> tuple:
     """Return a key. Two models have the same key only if their networks and their evaluations are the same."""
     keys = [setting.keys[entry] for entry in model.values()]
     return tuple((key.trained, tuple(pair for pair in key.test if pair[0] != "subsets")) for key in keys)
+
+
+CSV_FILES: dict[str, dict[str, tuple]] = {  # task -> file -> arguments of `csv_of`
+    "task1": {
+        "stats.csv": (compare_models, STATS, DECIMALS),
+        "ablations.csv": (ablations, VARIANTS["task1"], DECIMALS),
+    },
+    "task2": {
+        "ratios.csv": (ratios, RATIOS, SHARES),
+        "ablations.csv": (ablations, VARIANTS["task2"], DECIMALS),
+    },
+}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
+import pandas as pd
+
 from report.markdown import Row, table_of
-from utils import UserError, counted
+from utils import counted
 
 NO_RESULTS = "No results yet: run `{command}`, then `python -m report.build`."
 
 
 def make_tables(root: Path) -> dict[str, str]:
-    """Make all tables of this file; return a dict from the name of a block in the texts to its Markdown.
-
-    Raises:
-        UserError: a file is malformed.
-    """
+    """Make all tables of this file; return a dict from the name of a block in the texts to its Markdown."""
     results = root / "results"
     return {"robustness": robustness_table(results / "robustness.csv"), **speed_tables(results / "speed.csv")}
 
@@ -25,17 +22,12 @@ def robustness_table(file: Path) -> str:
     """Write a table of the faults that were made on purpose, and of how many tries survived."""
     if not file.is_file():
         return NO_RESULTS.format(command="make robust")
-    try:
-        note, *lines = file.read_text(encoding="utf-8").splitlines()
-        rows = [
-            {key: row[key] for key in ("what is tried", "tries", "survived")} for row in csv.DictReader(lines)
-        ]
-        tries, survived = (sum(int(row[key]) for row in rows) for key in ("tries", "survived"))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({error}): make it again with `make robust`") from error
+    note = file.read_text(encoding="utf-8").splitlines()[0]
+    table = pd.read_csv(file, skiprows=1)[["what is tried", "tries", "survived"]]
+    tries, survived = table["tries"].sum(), table["survived"].sum()
     return (
         f"**{survived:,} of {tries:,} tries survived** ({note.removeprefix('# ')}): the outcome was right, or the "
-        f"fault was named in one line.\n\n{table_of(rows)}"
+        f"fault was named in one line.\n\n{table_of(table.astype(str).to_dict('records'))}"
     )
 
 
@@ -47,27 +39,19 @@ def speed_tables(file: Path) -> dict[str, str]:
     }
     if not file.is_file():
         return dict.fromkeys(notes, NO_RESULTS.format(command="python -m tools.benchmark"))
-    try:
-        with open(file, encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-        parts: dict[str, list[Row]] = {name: [] for name in notes}
-        for row in rows:
-            values = {key: float(row[key]) for key in ("value", "ratio", "low", "high") if row[key]}
-            quartiles = "{ratio:.3f} ({low:.3f} to {high:.3f})".format(**values) if row["ratio"] else "–"
-            parts["speed-stem" if row["benchmark"] == "stem" else "speed"].append(
-                {
-                    "case": row["case"],
-                    "measured": f"{values['value']:,.4g} {row['unit']}",
-                    "reference": row["reference"] or "–",
-                    "ratio (quartiles)": quartiles,
-                    "hardware": f"{row['hardware']}, {counted(int(row['threads']), 'thread')}",
-                }
-            )
-        return {
-            name: f"**Medians over pairs of measurements.** {note}\n\n{table_of(parts[name])}"
-            for name, note in notes.items()
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{file} is damaged ({error}): make it again with python -m tools.benchmark"
-        ) from error
+    parts: dict[str, list[Row]] = {name: [] for name in notes}
+    for row in pd.read_csv(file).fillna({"reference": "–"}).to_dict("records"):
+        quartiles = "–" if pd.isna(row["ratio"]) else "{ratio:.3f} ({low:.3f} to {high:.3f})".format(**row)
+        parts["speed-stem" if row["benchmark"] == "stem" else "speed"].append(
+            {
+                "case": row["case"],
+                "measured": f"{row['value']:,.4g} {row['unit']}",
+                "reference": row["reference"],
+                "ratio (quartiles)": quartiles,
+                "hardware": f"{row['hardware']}, {counted(row['threads'], 'thread')}",
+            }
+        )
+    return {
+        name: f"**Medians over pairs of measurements.** {note}\n\n{table_of(parts[name])}"
+        for name, note in notes.items()
+    }

@@ -123,9 +123,6 @@ def _table(record: dict, rows: list[dict]) -> str:
     if len(lines) > 1:
         mean = statistics.fmean(row["top1_pct"] for row in rows)
         lines.append(dict.fromkeys(lines[0], "–") | {"channels present": "mean", "top-1 %": f"{mean:.2f}"})
-    if all(line["top-5 %"] == "–" for line in lines):  # only data with more than five classes have a top-5
-        for line in lines:
-            del line["top-5 %"]
     return table_of(lines)
 
 
@@ -135,10 +132,11 @@ def _row(record: dict, row: dict) -> Row:
     def cell(name: str, decimals: int, unit: float = 1) -> str:
         return number(row.get(name), decimals, unit)
 
+    has_top5 = row.get("top5_pct") is not None  # only data with more than five classes have a top-5
     quality = {
         "top-1 %": f"{row['top1_pct']:.2f}",
         "95 % interval": f"{row['ci95_low']:.2f} to {row['ci95_high']:.2f}",
-        "top-5 %": cell("top5_pct", 2),
+        **({"top-5 %": cell("top5_pct", 2)} if has_top5 else {}),
         **{f"{name} (macro)": cell(f"{name.lower()}_macro", 3) for name in ("precision", "recall", "F1")},
         "loss": cell("loss", 3),
     }
@@ -165,36 +163,32 @@ def class_text(answers: ClassAnswers) -> str:
     first set.
     """
     names, sets = _names(answers), list(answers.predictions)[:SETS]
-    count = range(len(names))
-    counts = confusion_matrix(answers.labels, answers.predictions[sets[0]], len(names))
+    mistakes = confusion_matrix(answers.labels, answers.predictions[sets[0]], len(names))
+    np.fill_diagonal(mistakes, 0)
     scores = {
-        one: precision_recall_fscore_support(
-            answers.labels, answers.predictions[one], labels=count, zero_division=0
+        f"recall %, {one}" if len(sets) > 1 else "recall %": precision_recall_fscore_support(
+            answers.labels, answers.predictions[one], labels=range(len(names)), zero_division=0
         )
         for one in sets
-    }  # channel set -> (precision, recall, F1, number of images), each an array over the classes
-    precision, _, f1, images = scores[sets[0]]
-    rows = []
-    several = len(sets) > 1
-    of_first = f", {sets[0]}" if several else ""
-    for label, name in enumerate(names):
-        wrong = np.where(np.arange(len(names)) == label, 0, counts[label])
-        recalls = {}
-        for one, (_, recall, _, _) in scores.items():
-            heading = f"recall %, {one}" if several else "recall %"
-            recalls[heading] = f"{100 * recall[label]:.1f}" if images[label] else "–"
-        rows.append(
-            {
-                "class": name,
-                "images": str(images[label]),
-                **recalls,
-                f"precision{of_first}": f"{precision[label]:.3f}",
-                f"F1{of_first}": f"{f1[label]:.3f}",
-                f"most often taken for (images){of_first}": f"{names[wrong.argmax()]} ({wrong.max()})"
-                if wrong.any()
-                else "–",
-            }
-        )
+    }  # heading -> (precision, recall, F1, number of images) of a channel set, each an array over the classes
+    precision, _, f1, images = next(iter(scores.values()))
+    of_first = f", {sets[0]}" if len(sets) > 1 else ""
+    rows = [
+        {
+            "class": name,
+            "images": str(images[label]),
+            **{
+                heading: f"{100 * recall[label]:.1f}" if images[label] else "–"
+                for heading, (_, recall, _, _) in scores.items()
+            },
+            f"precision{of_first}": f"{precision[label]:.3f}",
+            f"F1{of_first}": f"{f1[label]:.3f}",
+            f"most often taken for (images){of_first}": f"{names[wrong.argmax()]} ({wrong.max()})"
+            if wrong.any()
+            else "–",
+        }
+        for label, (name, wrong) in enumerate(zip(names, mistakes))
+    ]
     return f"\n## Classes on {answers.split}\n\n{table_of(rows)}\n"
 
 
@@ -221,19 +215,12 @@ def _names(answers: ClassAnswers) -> list[str]:
 # ---------------------------------------------------------------- charts
 
 
-class Bars(NamedTuple):
-    """Hold a group of bars with intervals."""
-
-    x: str  # label of the x axis
-    bars: list[tuple[str, float, float, float]]  # (name, top-1, lower end, upper end), in percent
-
-
 def sets_chart(record: dict) -> Chart:
     """Make a chart of top-1 by channel set."""
     split, rows = next(iter(_rows_of(record).items()))
     some = f" (the first {MOST_BARS} of {len(rows)} sets)" if len(rows) > MOST_BARS else ""
-    data = _bars_of("channels present at test time", {row["subset"]: row for row in rows[:MOST_BARS]})
-    return Chart(_draw_bars, data, f"{_subject(record)}: top-1 on {split}{some}")
+    by_set = {row["subset"]: row for row in rows[:MOST_BARS]}
+    return _bars("channels present at test time", by_set, f"{_subject(record)}: top-1 on {split}{some}")
 
 
 def training_chart(record: dict) -> Chart:
@@ -250,7 +237,7 @@ def training_chart(record: dict) -> Chart:
         title = f"{record['label']}, {record['dataset']}: training at {record['image_size']} px"
         return Chart(lines, panels, title)
     first = {split: rows[0] for split, rows in _rows_of(record).items()}
-    return Chart(_draw_bars, _bars_of("split", first), f"{_subject(record)}: top-1")
+    return _bars("split", first, f"{_subject(record)}: top-1")
 
 
 def _subject(record: dict) -> str:
@@ -259,24 +246,30 @@ def _subject(record: dict) -> str:
     return ", ".join([record["label"], record["dataset"], *size, *_test_words(record)])
 
 
-def _bars_of(label: str, rows: dict[str, dict]) -> Bars:
-    """Make a bar for each row.
+def _bars(label: str, rows: dict[str, dict], title: str) -> Chart:
+    """Make a chart with a bar for each row.
 
     Args:
         label: label of the x axis.
         rows: a dict from the name of a bar to a row of the evaluation.
+        title: title of the chart.
     """
     columns = ("top1_pct", "ci95_low", "ci95_high")
-    return Bars(label, [(name, *(row[column] for column in columns)) for name, row in rows.items()])
+    intervals = {name: tuple(row[column] for column in columns) for name, row in rows.items()}
+    return Chart(_draw_bars, (label, intervals), title)
 
 
-def _draw_bars(figure: Figure, data: Bars) -> None:
-    """Draw the bars, with their intervals and numbers."""
-    axis, names = figure.subplots(), [name for name, *_ in data.bars]
-    drawn = bars(axis, range(len(names)), [interval for _, *interval in data.bars], 0.7, {}, color=PALETTE[0])
+def _draw_bars(figure: Figure, data: tuple[str, dict[str, tuple]]) -> None:
+    """Draw bars, with their intervals and numbers.
+
+    `data` holds the label of the x axis, and a dict from the name of a bar to (top-1, lower end, upper end).
+    """
+    label, intervals = data
+    axis, names = figure.subplots(), list(intervals)
+    drawn = bars(axis, range(len(names)), list(intervals.values()), 0.7, {}, color=PALETTE[0])
     axis.bar_label(drawn, fmt="%.1f", padding=1, fontsize=8)
     crowded = max(map(len, names)) * len(names) > 90
     axis.set_xticks(range(len(names)), names, rotation=90 if crowded else 0, fontsize=8 if crowded else 10)
-    axis.set(xlabel=data.x, ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(names), 4) - 0.3))
+    axis.set(xlabel=label, ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(names), 4) - 0.3))
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", zorder=0)

@@ -23,12 +23,17 @@ def captioned(setting: Setting, text: str, rows: Sequence[Row]) -> str:
     return f"**{where}** {text}\n\n{table_of(rows)}" if rows else ""
 
 
-def table(header: list[str], lines: Iterable[list[str]]) -> str:
-    """Write a Markdown table; numbers are aligned right, the first column and columns of words left."""
-    lines = list(lines)
-    columns = zip(*lines) if lines else [()] * len(header)
+def table_of(rows: Sequence[Row]) -> str:
+    """Write a Markdown table whose rows all have the same headings; return "" if there are no rows.
+
+    Numbers are aligned right, the first column and columns of words left.
+    """
+    if not rows:
+        return ""
+    columns = zip(*(row.values() for row in rows))
     rule = ["---" if not i or _words(column) else "---:" for i, column in enumerate(columns)]
-    return "\n".join("| " + " | ".join(map(literal, cells)) + " |" for cells in (header, rule, *lines))
+    lines = (rows[0], rule, *(row.values() for row in rows))
+    return "\n".join("| " + " | ".join(map(literal, cells)) + " |" for cells in lines)
 
 
 def _words(column: Iterable[str]) -> bool:
@@ -42,25 +47,20 @@ def literal(text: str) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", text.replace("<", "&lt;"))
 
 
-def table_of(rows: Sequence[Row]) -> str:
-    """Write a Markdown table whose rows all have the same headings; return "" if there are no rows."""
-    return table(list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
-
-
 def difference(test: Mapping | None) -> str:
     """Write a difference with its interval, and an asterisk if it is significant, such as "+1.2 (0.3 to 2.1)*"."""
-    if test is None:
-        return "–"
-    sign = f"{test['difference_points']:+.1f}"[0]
-    return sign.replace("-", "") + interval(test, "difference_points") + star(test)
+    return interval(test, "difference_points", sign="+") + star(test or {})
 
 
-def interval(test: Mapping | None, name: str, unit: float = 1) -> str:
-    """Write the value `name` of a test and its interval, multiplied by `unit`, such as "1.2 (0.3 to 2.1)"."""
+def interval(test: Mapping | None, name: str, unit: float = 1, sign: str = "") -> str:
+    """Write the value `name` of a test and its interval, multiplied by `unit`, such as "1.2 (0.3 to 2.1)".
+
+    With "+" as `sign`, a positive value gets a plus.
+    """
     if test is None:
         return "–"
     value, low, high = (unit * test[key] for key in (name, "ci95_low", "ci95_high"))
-    return f"{value:.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
+    return f"{value:{sign}.1f} ({low:.1f} to {high:.1f})".replace("-", "−")
 
 
 def star(test: Mapping) -> str:

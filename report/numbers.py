@@ -6,18 +6,18 @@ The values below are examples; they change with the results.
     {{ gap 48px-quarter specialists ours mean }} 1.0 (0.4 to 1.7)  first minus second model, with 95 % interval
     {{ ratio 64px-full depth6-wide }}            103.4 (101.5 to 105.3)  top-1 in % of the strongest ResNet-34
     {{ ratio 48px-quarter plain resnet34-0.001 }}  ...           top-1 in % of the second network
-    {{ cost 64px-full depth6-wide macs /1e6 .0f }}               a column of the results, divided and formatted
+    {{ cost 64px-full depth6-wide latency_ms_b1 .2f }}  1.23     a column of the results, mean over seeds and sets
     {{ top1 bands ours random }}                 75.6            top-1 on the data with thirteen bands
     {{ gap bands ours sliced random }}           13.0 (11.1 to 14.8)
-    {{ csv fill_error.csv pixel_error .2f rule=zero subset!=RGB }}  mean over the rows of a table in results/
+    {{ csv fill_error.csv pixel_error .2f rule=zero subset=RG }}  mean over the rows of a table in results/
     {{ coloured 48px-quarter ours 10 }}          54              percent of the loss without colour on ten classes
     {{ seeds 48px-quarter specialists-90 }}      one seed        number of seeds, in words up to ten
     {{ example RB }}                             how the fill rule predicts the absent channels of a set
     {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
     {{ provenance }}                             a sentence on evaluations whose code is not a commit
     {{ about date }}                             a field of report/text/about.json
-    {{ count runs }}                             331             number of evaluations on the data set `DATA`
-    {{ count float32 }}                          17              number of trainings in float32; `trainings` counts all
+    {{ count trainings }}                        331             number of trainings on the data set `DATA`
+    {{ count float32 }}                          17              number of these trainings in float32
 
 A number comes from the files of predictions in this way: `build.fill` -> `Numbers.gap` -> `Numbers.difference` ->
 `Numbers.find` (`NAMED` in grids/task1.py, `Setting.model`, `Setting.find`) -> `Setting.difference` -> `Setting.correct`
@@ -183,16 +183,11 @@ class Numbers:
             against = self.find(preset, other)[1]
         return None if against in (None, model) else setting.ratio(model, against, null)
 
-    def cost(self, preset: str, name: str, column: str, scale: str, form: str) -> str:
-        """Average a numeric column of the test rows over seeds and sets; a `scale` of "/N" divides the mean by N.
-
-        The parameters are summed over the networks of a model.
-        """
+    def cost(self, preset: str, name: str, column: str, form: str) -> str:
+        """Average a numeric column of the test rows over seeds and sets."""
         setting, model = self.find(preset, name)
-        if not model:
-            return NOTHING
-        value = setting.params(model) if column == "params" else setting.mean(model, column)
-        return NOTHING if value is None else f"{value / float(scale.removeprefix('/')):{form}}"
+        value = setting.mean(model, column) if model else None
+        return NOTHING if value is None else f"{value:{form}}"
 
     def csv(self, file: str, column: str, form: str, *conditions: str) -> str:
         path = self.results / file
@@ -200,18 +195,16 @@ class Numbers:
             return NOTHING
         table = pd.read_csv(path, dtype=str, comment="#" if file == "robustness.csv" else None)
         for condition in conditions:
-            key, _, value = condition.partition("=")
-            name = key.rstrip("!")
+            name, _, value = condition.partition("=")
             if name not in table or column not in table:
                 raise UserError(f"{file} has no column {name} or {column}")
-            same = table[name].fillna("") == value
-            table = table[~same if key.endswith("!") else same]
+            table = table[table[name] == value]
         return NOTHING if table.empty else f"{table[column].astype(float).mean():{form}}"
 
     def count(self, what: str) -> str:
         trainings = self._trainings()
         float32 = [record for record in trainings if not record["config"]["amp"]]
-        return str(len({"runs": self._records(), "trainings": trainings, "float32": float32}[what]))
+        return str(len({"trainings": trainings, "float32": float32}[what]))
 
     def seeds(self, preset: str, name: str) -> str:
         setting, model = self.find(preset, name)
@@ -277,15 +270,13 @@ class Numbers:
 
     def compute(self, kind: str) -> str:
         """Add up the training times on processors in core-hours, or on GPUs in minutes."""
-        seconds = {"cpu": 0.0, "gpu": 0.0}
+        unit, total = {"cpu": 3600, "gpu": 60}[kind], 0.0
         for record in self._trainings():
             machine = record["trained_with"]
-            if "NVIDIA" in machine["hardware"]:
-                seconds["gpu"] += record["train_s"]
-            else:
-                threads = machine.get("threads") or 1  # old records do not hold the threads
-                seconds["cpu"] += record["train_s"] * threads
-        return f"{seconds[kind] / {'cpu': 3600, 'gpu': 60}[kind]:.0f}"
+            if ("NVIDIA" in machine["hardware"]) == (kind == "gpu"):
+                # old records do not hold the threads
+                total += record["train_s"] * (1 if kind == "gpu" else machine.get("threads") or 1)
+        return f"{total / unit:.0f}"
 
     def provenance(self) -> str:
         evaluated, trained = (

@@ -25,7 +25,7 @@ from report.charts import LOSS, TOP1, cost_of, curves, scores_of, share_of
 from report.class_names import class_names
 from report.compare import SAME_STEM, STRONGEST, adjusted, denominator
 from report.figures import Chart, Cost, Panel, SetScores, Share, estimates
-from report.markdown import Row, difference, interval, mean_sd, number, table, table_of
+from report.markdown import Row, difference, interval, mean_sd, number, table_of
 from report.numbers import FULL, NARROW, NOTHING, Numbers
 from report.results import Runs
 
@@ -220,34 +220,20 @@ def hidden_layers(config: dict) -> str:
 
 def primary_table(numbers: Numbers) -> str:
     """Write a table of the comparisons in `PRIMARY`, with Holm's correction over all rows."""
-    alone, lines = numbers.by_preset(), []
+    alone, goal, lines = numbers.by_preset(), f"p against {GOAL:.0%}".replace("%", " %"), []
     for label, preset, *models in PRIMARY:
-        results = [
-            each.share(preset, *models) if preset == FULL else each.difference(preset, *models)
-            for each in (numbers, alone)
-        ]
-        if all(results):
-            of_task = numbers.share(preset, *models, null=GOAL) if preset == FULL else None
-            lines.append(
-                {
-                    **results[0],
-                    "comparison": label,
-                    "alone": results[1],
-                    "goal": f"{of_task['p_value']:.2g}" if of_task else NOTHING,
-                }
-            )
+        compare: Callable = Numbers.share if preset == FULL else Numbers.difference
+        if result := compare(numbers, preset, *models):
+            line = {**result, "comparison": label, "result": _result(result), goal: NOTHING}
+            line["with the preset's seeds alone"] = _result(compare(alone, preset, *models))
+            if preset == FULL and (of_task := numbers.share(preset, *models, null=GOAL)):
+                line[goal] = f"{of_task['p_value']:.2g}"
+            lines.append(line)
     rows = [
-        {
-            "comparison": line["comparison"],
-            "result": _result(line),
-            "with the preset's seeds alone": _result(line["alone"]),
-            "p": f"{line['p_value']:.2g}",
-            "p, Holm": f"{line['p_holm']:.2g}",
-            f"p against {GOAL:.0%}".replace("%", " %"): line["goal"],
-        }
+        {**line, "p": f"{line['p_value']:.2g}", "p, Holm": f"{line['p_holm']:.2g}"}
         for line in adjusted(lines, ("comparison",))
     ]
-    return table_of(rows)
+    return chosen(rows, f"comparison | result | with the preset's seeds alone | p | p, Holm | {goal}")
 
 
 def predictions_table(numbers: Numbers) -> str:
@@ -276,11 +262,9 @@ def predictions_table(numbers: Numbers) -> str:
 
 
 def _result(test: dict) -> str:
-    return (
-        f"{interval(test, 'ratio', 100)} %"
-        if "ratio" in test
-        else f"{difference({**test, 'p_holm': None})} points"
-    )
+    if "ratio" in test:
+        return f"{interval(test, 'ratio', 100)} %"
+    return f"{interval(test, 'difference_points', sign='+')} points"
 
 
 def bands_table(numbers: Numbers) -> str:
@@ -321,13 +305,16 @@ def fill_table(numbers: Numbers) -> str:
     means = errors.groupby(["sampler", "rule"]).mean(numeric_only=True)
     rows = []
     for rule, name in RULES.items():
-        cells = [number(means["pixel_error"].get(("", rule)), 2)]
-        for column, decimals in (("stem_error", 2), ("bn_shift", 2), ("val_top1_pct", 1)):
-            cells += [number(means[column].get((sampler, rule)), decimals) for sampler in ("none", "hcs")]
-        rows.append([name, *cells])
-    columns = ("response error", "shift", "accuracy")
-    header = [f"{name}, {kind}" for name in columns for kind in ("fixed", "trained")]
-    return table(["rule", "pixel error", *header], rows)
+        row = {"rule": name, "pixel error": number(means["pixel_error"].get(("", rule)), 2)}
+        for heading, column, decimals in (
+            ("response error", "stem_error", 2),
+            ("shift", "bn_shift", 2),
+            ("accuracy", "val_top1_pct", 1),
+        ):
+            for kind, sampler in (("fixed", "none"), ("trained", "hcs")):
+                row[f"{heading}, {kind}"] = number(means[column].get((sampler, rule)), decimals)
+        rows.append(row)
+    return table_of(rows)
 
 
 def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
@@ -391,21 +378,18 @@ def colour_table(numbers: Numbers) -> str:
 
 
 def _channels(numbers: Numbers) -> list[SetScores]:
-    scores = []
-    for label, name in (
-        ("seven specialists", "specialists"),
-        ("ours", "ours"),
-        ("late fusion", "late-fusion"),
-        ("mean fill", "mean-fill"),
-        ("hypernetwork", "hypernet"),
-        ("sliced kernel", "sliced"),
-        ("RGB-trained, regression fill", "rgb+regression"),
-        ("RGB-trained, zero fill", "rgb"),
-    ):
-        setting, model = numbers.find(NARROW, name)
-        if model:
-            scores.append(scores_of(setting, model, label))
-    return scores
+    models = {
+        "seven specialists": "specialists",
+        "ours": "ours",
+        "late fusion": "late-fusion",
+        "mean fill": "mean-fill",
+        "hypernetwork": "hypernet",
+        "sliced kernel": "sliced",
+        "RGB-trained, regression fill": "rgb+regression",
+        "RGB-trained, zero fill": "rgb",
+    }
+    found = ((label, *numbers.find(NARROW, name)) for label, name in models.items())
+    return [scores_of(setting, model, label) for label, setting, model in found if model]
 
 
 def _sizes(numbers: Numbers) -> list[Panel]:

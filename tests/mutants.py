@@ -419,9 +419,9 @@ MUTANTS = (
     ),
     Mutant(
         "mistakes: answers and true classes are swapped",
-        "report/compare.py",
-        "float(theirs[i, j])",
-        "float(theirs[j, i])",
+        "report/appendix_tables.py",
+        "theirs[true, taken]",
+        "theirs[taken, true]",
         "test_report_task2.py::test_mistakes",
     ),
     Mutant(
@@ -434,8 +434,8 @@ MUTANTS = (
     Mutant(
         "hours: threads do not count",
         "report/numbers.py",
-        'record["train_s"] * threads',
-        'record["train_s"]',
+        'else machine.get("threads") or 1)',
+        "else 1)",
         "test_report_task1.py::test_core_hours_count_each_training_and_its_threads_once",
     ),
 )

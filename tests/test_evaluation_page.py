@@ -140,7 +140,7 @@ def test_a_label_is_no_formula(sets, tmp_path):
 def test_the_bars_are_the_first_sets_of_the_split_that_there_is(sets):
     rows = [{"subset": f"B{n:02}", **QUALITY, "macs": 1, "latency_ms": None} for n in range(40)]
     _, data, title = sets_chart({**sets, "test": {"image_size": 40}, "splits": {"val": rows}})
-    assert len(data.bars) == 30 and data.bars[29] == ("B29", 61.25, 53.5, 68.4)
+    assert len(data[1]) == 30 and data[1]["B29"] == (61.25, 53.5, 68.4)
     assert title == "a label, toy, 40 px: top-1 on val (the first 30 of 40 sets)"
 
 
@@ -151,7 +151,7 @@ def test_the_curves_are_those_of_the_log_and_bars_where_there_is_none(classifier
         ("training", [], []),
         ("validation", [2], [40.0]),
     ]  # drawn as the validation loss is
-    assert training_chart({**classifier, "history": []}).data.bars == [("test", 61.25, 53.5, 68.4)]
+    assert training_chart({**classifier, "history": []}).data == ("split", {"test": (61.25, 53.5, 68.4)})
 
 
 # ---------------------------------------------------------------- by the scripts

@@ -157,14 +157,3 @@ def test_the_table_of_speeds(tmp_path):
         in tables["speed-stem"]
     )
     assert "| two processes | 2,000 images/s | – | – |" in tables["speed"]
-    (tmp_path / "speed.csv").write_text("benchmark\nstem\n")
-    with user_error("speed.csv is damaged"):
-        speed_tables(tmp_path / "speed.csv")
-
-
-@mark.parametrize("text", ["", "# a note\nwhat is tried,tries\nx,1\n"])
-def test_a_damaged_table_of_robustness_is_named(tmp_path, text):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results/robustness.csv").write_text(text)
-    with user_error("robustness.csv is damaged .*make robust"):
-        make_tables(tmp_path)
