@@ -49,9 +49,8 @@ from config import DEVICES, Task2Config, choose_device
 from data.batches import Batches
 from data.cache import open_cache
 from data.dataset import add_data_options, cached_size, find_dataset, make_batches, open_data
-from data.decode import ImageReader, decode
-from data.lists import read_lists
-from data.workers import cores
+from data.decode import decode
+from data.lists import ImageLists, read_lists
 from engine.records import check_file, note_checksums
 from engine.step import TrainStep
 from engine.trainer import Processes
@@ -59,7 +58,7 @@ from metrics.cost import count_macs
 from models.resnet import ScaledResNet
 from models.task2 import build_classifier
 from storage.files import write_text
-from utils import ROOT, ArgumentParser, UserError, cli, environment, generator, within
+from utils import ROOT, ArgumentParser, UserError, allowed_cores, cli, environment, generator, within
 
 STEPS = {  # networks of the benchmark `step`, at full width: name -> options
     "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},
@@ -171,16 +170,16 @@ def timed(work: Callable[[], None], clock: Callable[[], float] = time.perf_count
 # ---------------------------------------------------------------- cache
 
 
-def _start(reader: ImageReader) -> None:
+def _start(lists: ImageLists) -> None:
     # each worker opens the zip once, since opening a zip of 30,000 images takes longer than decoding 64 images
-    global _reader
-    _reader = reader
+    global _lists
+    _lists = lists
 
 
 def _decode_all(job) -> None:
     paths, size = job
     for path in paths:
-        decode(_reader.read(path), size)
+        decode(_lists.read(path), size)
 
 
 def bench_cache(args, rows: Rows) -> None:
@@ -190,7 +189,7 @@ def bench_cache(args, rows: Rows) -> None:
     chunks = [(paths[i : i + 64], size) for i in range(0, len(paths), 64)]
 
     def bare() -> None:
-        with multiprocessing.get_context("fork").Pool(cores(), _start, (ImageReader(lists),)) as pool:
+        with multiprocessing.get_context("fork").Pool(len(allowed_cores()), _start, (lists,)) as pool:
             for _ in pool.imap_unordered(_decode_all, chunks):
                 pass
 
@@ -333,7 +332,7 @@ class Plain(Dataset):
     """Read images from files with Pillow and torchvision, like PyTorch's ImageNet example."""
 
     def __init__(self, lists, cache, image_size: int):
-        self.reader, self.split = ImageReader(lists), lists.splits["train"]
+        self.lists, self.split = lists, lists.splits["train"]
         self.transform = transforms.Compose(
             [
                 transforms.RandomResizedCrop(image_size, (0.35, 1.0)),
@@ -347,7 +346,7 @@ class Plain(Dataset):
         return len(self.split.paths)
 
     def __getitem__(self, row: int):
-        image = Image.open(io.BytesIO(self.reader.read(self.split.paths[row]))).convert("RGB")
+        image = Image.open(io.BytesIO(self.lists.read(self.split.paths[row]))).convert("RGB")
         return self.transform(image), int(self.split.labels[row])
 
 
@@ -369,7 +368,7 @@ def bench_epoch(args, rows: Rows) -> None:
         config.batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=cores(),
+        num_workers=len(allowed_cores()),
         pin_memory=cuda,
         persistent_workers=True,
     )
@@ -389,7 +388,7 @@ def bench_epoch(args, rows: Rows) -> None:
 
     count = ours.per_epoch
     epoch, limit = runner(ours, count), runner(constant, count)
-    case = f"{config.arch}, x{config.width:g}, {config.image_size} px, whole epochs, {cores()} cores"
+    case = f"{config.arch}, x{config.width:g}, {config.image_size} px, whole epochs, {len(allowed_cores())} cores"
     pairs, batch, images = max(1, args.pairs // 3), config.batch_size, count * config.batch_size
     rows.pair(
         "epoch", case, lambda: count * epoch(), timed(plain), "Dataset, Pillow, DataLoader", pairs, images
