@@ -22,7 +22,7 @@ import json
 import shutil
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from storage.locks import making
 from utils import ROOT, UserError, allowed_cores, counted, printable, progress_bar
 
 FORMAT = 3  # part of the key, so caches of another format are ignored
-CHUNK = 256  # images that may wait in memory until they are written
+CHUNK = 256  # images that are in memory at a time
 PICTURES = "pictures.json"
 
 
@@ -154,13 +154,12 @@ class PixelCache:
 
     def remember(self, lists: ImageLists, stamp: str) -> None:
         """Note in the cache that `lists` has these pictures. If this fails, the next opening compares them again."""
-        meta, source = dict(self._meta), str(lists.source)
-        if self.sources.get(source) == stamp:
+        if self.sources.get(str(lists.source)) == stamp:
             return
+        existing = {path: old for path, old in self.sources.items() if Path(path).exists()}
+        self.sources = {**existing, str(lists.source): stamp}
         with suppress(UserError):
-            existing = {path: old for path, old in self.sources.items() if Path(path).exists()}
-            self.sources = meta["sources"] = {**existing, source: stamp}
-            self._meta = _write_meta(self.folder, meta)
+            _write_meta(self.folder, {**self._meta, "sources": self.sources})
 
 
 def checksum(path: Path) -> int:
@@ -177,11 +176,9 @@ def meta_checksum(meta: dict) -> int:
     return zlib.crc32(json.dumps({**meta, "meta_crc32": None}, sort_keys=True).encode())
 
 
-def _write_meta(folder: Path, meta: dict) -> dict:
-    """Write meta.json with its checksum, and return its content."""
-    meta = {**meta, "meta_crc32": meta_checksum(meta)}
-    write_json(folder / "meta.json", meta)
-    return meta
+def _write_meta(folder: Path, meta: dict) -> None:
+    """Write meta.json with its checksum."""
+    write_json(folder / "meta.json", {**meta, "meta_crc32": meta_checksum(meta)})
 
 
 def open_cache(
@@ -314,17 +311,16 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
         for key, split in lists.splits.items():
             lines, failures[key] = [], []
             with open(folder / f"{key}.raw", "wb") as file:
-                for start in range(0, len(split.paths), CHUNK):
-                    paths, labels = (part[start : start + CHUNK] for part in (split.paths, split.labels))
-                    for path, label, (image, why, sums) in zip(paths, labels, pool.map(load, paths)):
-                        if image is None:
-                            failures[key].append([path, why])
-                            left_out[path] = sums and sums[1]
-                        else:
-                            file.write(image.tobytes())
-                            pictures[path] = sums
-                            lines.append(f"{path} {label}\n")
-                        bar.update()
+                results = _in_order(pool, load, split.paths)
+                for path, label, (image, why, sums) in zip(split.paths, split.labels, results):
+                    if image is None:
+                        failures[key].append([path, why])
+                        left_out[path] = sums and sums[1]
+                    else:
+                        file.write(image.tobytes())
+                        pictures[path] = sums
+                        lines.append(f"{path} {label}\n")
+                    bar.update()
             _check_failures(key, failures[key], len(split.paths), max_failed_share)
             if not lines:
                 raise UserError(f"no {key} image can be decoded; get the data set again")
@@ -355,6 +351,12 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
         "crc32": {path.name: checksum(path) for path in sorted(folder.iterdir())},
     }
     _write_meta(folder, meta)
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Callable, items: list) -> Iterator:
+    """Yield the result of the function for each item, in order. At most `CHUNK` results wait in memory."""
+    for start in range(0, len(items), CHUNK):
+        yield from pool.map(function, items[start : start + CHUNK])
 
 
 def first_kind(lists: ImageLists) -> str:

@@ -38,9 +38,9 @@ def sums_of(lists, progress: bool = True) -> Sums:
     if isinstance(lists.tree, ZipSource):
         return {path: lists.facts(path) for path in paths}
     with ThreadPoolExecutor(len(allowed_cores())) as pool:
-        sums = pool.map(lambda path: read_sums(lists, path), paths)
+        found = pool.map(lambda path: read_sums(lists, path), paths)
         bar = progress_bar(
-            sums, total=len(paths), desc="comparing pictures", unit=" images", disable=not progress
+            found, total=len(paths), desc="comparing pictures", unit=" images", disable=not progress
         )
         return dict(zip(paths, bar))
 
