@@ -389,7 +389,6 @@ def moments(images: np.ndarray, origin: np.ndarray | float = 0.0) -> tuple[np.nd
     For 8 and 16 bits they are exact integers.
 
     Args:
-        images: the images.
         origin: C values that are subtracted from the pixels first, so that large floats lose no digits.
     """
     sums = products = np.zeros(())

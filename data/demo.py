@@ -126,9 +126,8 @@ def make_demo(folder: str | Path) -> Path:
             )
         if not filled:
             with making(folder) as temporary:
-                if not folder.exists() or not any(
-                    folder.iterdir()
-                ):  # no other process made the set meanwhile
+                # another process may have made the set meanwhile
+                if not folder.exists() or not any(folder.iterdir()):
                     _write(temporary)
     except OSError as error:
         raise UserError(

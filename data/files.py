@@ -24,9 +24,8 @@ def read_file(path: str | os.PathLike, largest: int) -> bytes:
         ValueError: the file is too large, or not a regular file, such as a pipe or a device.
         OSError: the file cannot be read.
     """
-    status = os.stat(
-        path
-    )  # before it is opened, since opening a pipe that nobody writes to would wait for ever
+    # before the file is opened, since opening a pipe that nobody writes to would wait for ever
+    status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a regular file, but a pipe, a device or similar")
     check_bytes(status.st_size, largest)

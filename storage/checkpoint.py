@@ -15,9 +15,8 @@ CONTENT = {  # kind of a checkpoint -> its required keys
     "training-state": "config digest environment world step seconds loss_sum model ema optimizer torch_rng",
     "model": "config dataset environment train_s state",
 }
-TRAINED_WITH = (
-    "name preset seed image_size epochs width"  # options that "config" of every checkpoint must hold
-)
+# options that "config" of every checkpoint must hold
+TRAINED_WITH = "name preset seed image_size epochs width"
 # kind of a checkpoint -> dataclass of its training's options; config.py fills it
 OPTIONS: dict[str, type] = {}
 
