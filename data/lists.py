@@ -45,7 +45,7 @@ class Split:
 
     def rows(self) -> Iterator[tuple[str, int, int]]:
         """Yield path, label and line number of each image."""
-        return zip(self.paths, self.labels.tolist(), self.lines)
+        return zip(self.paths, self.labels.tolist(), self.lines, strict=True)
 
 
 @dataclass(frozen=True)
@@ -406,7 +406,7 @@ def _class_folders(split: Split) -> dict[str, int]:
 
     It is {} if a class has no folder or several folders, or if two classes share a folder.
     """
-    pairs = {(path.rpartition("/")[0], label) for path, label, _ in split.rows()}
+    pairs = {(path.rpartition("/")[0], label) for path, label in zip(split.paths, split.labels.tolist())}
     folders = dict(pairs)
     whole = len(folders) == len(pairs) == len(set(folders.values())) and all(folders)
     return folders if whole else {}
