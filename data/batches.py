@@ -88,43 +88,33 @@ class Batches:
             augment: the same augmentation as in `draw`.
             size: side s of the images in px (default: `image_size`).
         """
-        labels, size = self._labels(now["indices"]), size or self.image_size
+        indices, size = now["indices"], size or self.image_size
+        there = indices.to(self.labels.device)
+        labels = self.labels[there].to(self.device, non_blocking=True)
         if augment == "strong":
-            images = self._normalise(self._gather(now["indices"], None))
-            crops = random_resized_crop(images, size, now["flip"], now["crop"])
+            crops = random_resized_crop(self._normalise(self.images[there]), size, now["flip"], now["crop"])
             return erase(crops, now["erased"] * (size / self.image_size)), labels
-        images = self._normalise(self._gather(now["indices"], (now["top"], now["left"], now["flip"])))
+        cut = crop_slices if self.images.device.type == "cpu" else crop_gather
+        crops = cut(self.images, indices, now["top"], now["left"], now["flip"], self.image_size)
+        images = self._normalise(crops)
         if size != self.image_size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
         return images, labels
 
     def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield centre crops and labels of the whole split in order, without random numbers."""
-        margin = self.images.shape[1] - self.image_size
+        """Yield centre crops and labels of the whole split in order."""
         for indices in torch.arange(len(self)).split(batch_size):
-            middle = torch.full((len(indices),), margin // 2)
-            crop = (middle, middle, torch.zeros(len(indices), dtype=torch.bool))
-            yield self._normalise(self._gather(indices, crop)), self._labels(indices)
-
-    def _labels(self, indices: Tensor) -> Tensor:
-        return self.labels[indices.to(self.labels.device)].to(self.device, non_blocking=True)
-
-    def _gather(self, indices: Tensor, crop) -> Tensor:
-        """Return pixels (B, s, s, C) on the device, with the type that they have on disk.
-
-        If `crop` is None, return whole images. Otherwise `crop` is (top, left, flip), each (B,): return crops, mirrored
-        where flip is true.
-        """
-        if crop is None:
-            batch = self.images[indices.to(self.images.device)]
-        else:
-            cut = crop_slices if self.images.device.type == "cpu" else crop_gather
-            batch = cut(self.images, indices, *crop, self.image_size)
-        batch = batch.to(self.device, non_blocking=True)
-        return batch if self.channels is None else batch.index_select(3, self.channels)
+            now = self.draw(len(indices), "none", torch.Generator())  # its random numbers have no effect
+            yield self.train_batch({"indices": indices, **now}, "none")
 
     def _normalise(self, images: Tensor) -> Tensor:
-        """Normalise (B, s, s, C) to zero mean and unit variance: float32 (B, C, s, s), channels_last in memory."""
+        """Normalise pixels (B, s, s, C) as they are on disk to zero mean and unit variance.
+
+        Returns:
+            float32 (B, C, s, s), channels_last in memory, on the device.
+        """
+        images = images.to(self.device, non_blocking=True)
+        images = images if self.channels is None else images.index_select(3, self.channels)
         # on a CPU, rows of width * C values are five times as fast as rows of C values
         rows, width = images.flatten(2), images.shape[2]
         rows = rows.view(torch.uint16).float() if self.wide else rows.float()
@@ -238,10 +228,6 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
 
     images: (B, C, H, W); boxes: (B, 4) from `draw_boxes`.
     """
-    if images.device.type == "cpu":  # only some images have a box; a GPU would have to wait for their numbers
-        chosen = boxes.any(1).nonzero()[:, 0]
-        images[chosen] = images[chosen].masked_fill(inside(boxes[chosen], *images.shape[2:]), 0)
-        return images
     # in place, so the memory format stays channels_last
     return images.masked_fill_(inside(boxes.to(images.device), *images.shape[2:]), 0)
 

@@ -6,7 +6,6 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -18,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.decode import PICTURES, ImageReader, check_array, read_array
+from data.decode import PICTURES, check_array, read_array
 from data.files import LARGEST_IMAGE
-from data.lists import BANDS, LIST_FILES, ImageLists, read_lists
+from data.lists import BANDS, LIST_FILES, read_lists
 from data.source import open_source
 from storage.files import atomic_path, home_path, read_json, write_text
 from utils import ROOT, UserError, progress_bar
@@ -146,30 +145,6 @@ def read_recipe(name: str) -> Recipe:
     with gzip.open(RECIPES / f"{name}.csv.gz", "rt", encoding="utf-8", newline="") as file:
         rows = [Row(**{**line, "label": int(line["label"])}) for line in csv.DictReader(file)]
     return Recipe(name, read_recipes()[name], rows)
-
-
-def write_recipe(lists: ImageLists, facts: dict, name: str) -> Recipe:
-    """Write the recipe of an existing set: NAME.csv.gz, and NAME.json with `facts` and the checksums."""
-    reader, rows, make = ImageReader(lists), [], facts["make"]
-    for split, part in lists.splits.items():
-        for path, label in zip(part.paths, part.labels.tolist()):
-            data = reader.read(path)
-            size, means = ("", np.empty(0)) if make == "tiff" else look(data)
-            means = means.round().astype(np.uint8).tobytes().hex()
-            rows.append(Row(path, label, split, checksum(data, make), size, means))
-    with atomic_path(RECIPES / f"{name}.csv.gz") as temporary:
-        with open(temporary, "wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed:
-            with io.TextIOWrapper(packed, encoding="utf-8", newline="") as file:
-                table = csv.writer(file, lineterminator="\n")
-                table.writerows([Row._fields, *rows])
-    facts = {**facts, "lists_sha256": lists.digest, "images_sha256": images_sha256(rows)}
-    write_text(RECIPES / f"{name}.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    return Recipe(name, facts, rows)
-
-
-def images_sha256(rows: list[Row]) -> str:
-    """Return one checksum for all images: the sha256 of lines `<sha256>  <path>`, as `sha256sum` writes them."""
-    return hashlib.sha256("".join(f"{row.sha256}  {row.path}\n" for row in rows).encode()).hexdigest()
 
 
 # ---------------------------------------------------------------- the set

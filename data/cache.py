@@ -15,31 +15,32 @@ pictures, see data/identity.py. If two data sets have the same lists but differe
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
-import os
 import shutil
 import sys
 import zlib
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from channelset import Channels
 from data import identity
-from data.decode import ImageReader, Target, decode, pixel_kind, pixel_unit, stored_kind
+from data.decode import decode, pixel_kind, pixel_unit, reason, stored_kind
 from data.lists import ImageLists, parse_list
-from data.workers import answers, cores
 from storage.files import read_json, write_json, write_text
 from storage.locks import making
-from utils import ROOT, UserError, counted, printable, progress_bar
+from utils import ROOT, UserError, allowed_cores, counted, printable, progress_bar
 
 FORMAT = 3  # part of the key, so caches of another format are ignored
-CHUNK = 64  # images for one job
-FEW = 500  # with fewer images, the start of worker processes takes longer than they save
+CHUNK = 256  # images that are in memory at a time
 PICTURES = "pictures.json"
 
 
@@ -98,8 +99,6 @@ class PixelCache:
             for name, expected in meta["crc32"].items():
                 if checksum(self.folder / name) != expected:
                     raise ValueError(f"{name} was changed")
-            if not all(np.isfinite(value).all() for value in (self.mean, self.std, self.covariance)):
-                raise ValueError("mean or deviation is not finite")
             # mapped now: if the cache is replaced later, the old and the new files are not mixed
             self._splits = {name: self._map(name, count) for name, count in meta["images"].items()}
 
@@ -133,43 +132,34 @@ class PixelCache:
         """Return the decoded images of "train", "val" or "test", in the order of the list."""
         return self._splits[name]
 
-    def has_seen(self, lists: ImageLists, stamp: str) -> bool:
-        """Check whether the pictures with this `data.identity.stamp` were compared with the cache before."""
-        return stamp in self.sources.values() and not self._mended(lists)
-
-    def difference(self, lists: ImageLists, sums: identity.Sums) -> str:
+    def difference(self, lists: ImageLists, stamp: str, sums: Callable[[], identity.Sums]) -> str:
         """Say how the pictures of `lists` differ from the cached pictures; return "" if they are the same.
+
+        Args:
+            lists: the lists of the cache.
+            stamp: the `data.identity.stamp` of the pictures. All pictures are compared if it is new.
+            sums: a function that returns `data.identity.sums_of`.
 
         Raises:
             DamagedCache: pictures.json is damaged.
         """
-        with self._reading():
-            used = read_json(self.folder / PICTURES)
-            changed = [path for path, expected in used.items() if sums.get(path) != expected]
-        changed += self._mended(lists)
+        # the files are read, since a zip may list a wrong checksum for a damaged member
+        left_out = {path: identity.read_sums(lists, path) for path in self.left_out}
+        changed = [path for path, found in left_out.items() if self.left_out[path] != (found and found[1])]
+        if stamp not in self.sources.values():
+            with self._reading():
+                used = read_json(self.folder / PICTURES)
+                changed += [path for path, expected in used.items() if sums().get(path) != expected]
         return f"{counted(len(changed), 'picture')} changed, such as {changed[0]}" if changed else ""
-
-    def _mended(self, lists: ImageLists) -> list[str]:
-        """Return the paths of the images that were left out and whose files have changed.
-
-        The files are read, since a zip may list a wrong checksum for a damaged member.
-        """
-        reader = ImageReader(lists)
-        return [
-            path
-            for path, checksum in self.left_out.items()
-            if (reader.sums(path) or [0, None])[1] != checksum
-        ]
 
     def remember(self, lists: ImageLists, stamp: str) -> None:
         """Note in the cache that `lists` has these pictures. If this fails, the next opening compares them again."""
-        meta, source = dict(self._meta), str(lists.source)
-        if self.sources.get(source) == stamp:
+        if self.sources.get(str(lists.source)) == stamp:
             return
+        existing = {path: old for path, old in self.sources.items() if Path(path).exists()}
+        self.sources = {**existing, str(lists.source): stamp}
         with suppress(UserError):
-            existing = {path: old for path, old in self.sources.items() if Path(path).exists()}
-            self.sources = meta["sources"] = {**existing, source: stamp}
-            self._meta = _write_meta(self.folder, meta)
+            _write_meta(self.folder, {**self._meta, "sources": self.sources})
 
 
 def checksum(path: Path) -> int:
@@ -186,11 +176,9 @@ def meta_checksum(meta: dict) -> int:
     return zlib.crc32(json.dumps({**meta, "meta_crc32": None}, sort_keys=True).encode())
 
 
-def _write_meta(folder: Path, meta: dict) -> dict:
-    """Write meta.json with its checksum, and return its content."""
-    meta = {**meta, "meta_crc32": meta_checksum(meta)}
-    write_json(folder / "meta.json", meta)
-    return meta
+def _write_meta(folder: Path, meta: dict) -> None:
+    """Write meta.json with its checksum."""
+    write_json(folder / "meta.json", {**meta, "meta_crc32": meta_checksum(meta)})
 
 
 def open_cache(
@@ -207,13 +195,13 @@ def open_cache(
         lists: from `read_lists`.
         size: side of the square images, px. The short side is resized to it, and the centre is cropped.
         folder: folder of all caches (default: data/cache of the repository).
-        workers: number of processes (default: one per core).
+        workers: number of threads (default: one per core).
         max_failed_share: share of a split that may fail to decode, in 0..1. This limit also applies to an existing
             cache.
         progress: whether to show a progress bar.
 
     Raises:
-        UserError: the size is below 1, the disk is full, too many images fail to decode, or a worker was killed.
+        UserError: the size is below 1, the disk is full, or too many images fail to decode.
     """
     if size < 1:
         raise UserError(f"image size {size} px is too small; use 1 or more")
@@ -222,25 +210,25 @@ def open_cache(
     key = hashlib.sha256(repr((lists.digest, size, version)).encode()).hexdigest()[:12]
     target = Path(folder or ROOT / "data" / "cache") / f"{lists.name}-{size}px-{key}"
     try:
-        cache, place, why = _look_for(target, lists, progress)
-        while not cache:
-            with making(place, replace=True) as temporary:
+        found = _look_for(target, lists, progress)
+        while not found.cache:
+            with making(found.folder, replace=True) as temporary:
                 # look again: another process may have built the cache while this process waited
-                cache, free, why = _look_for(target, lists, progress)
-                if not cache and free == place:
-                    if why:
-                        print(printable(f"{why} -- building it again"), file=sys.stderr)
-                    _build(lists, size, temporary, workers or cores(), max_failed_share, progress)
-            if not cache:
-                cache, place = (PixelCache(place), place) if free == place else (None, free)
+                if _look_for(target, lists, progress) == found:
+                    if found.why:
+                        print(printable(f"{found.why} -- building it again"), file=sys.stderr)
+                    _build(
+                        lists, size, temporary, workers or len(allowed_cores()), max_failed_share, progress
+                    )
+            found = _look_for(target, lists, progress)
     except OSError as error:
         raise UserError(
             f"cannot write the cache {target}: {error}; free disk space, or choose another "
             "folder with --cache"
         ) from error
-    for key, split in lists.splits.items():
-        _check_failures(key, cache.failures[key], len(split.paths), max_failed_share)
+    cache = found.cache
     for key, failed in cache.failures.items():
+        _check_failures(key, failed, len(lists.splits[key].paths), max_failed_share)
         if failed:
             text = f"warning: {len(failed)} {key} images cannot be decoded and are left out: {_named(failed[:5])}"
             print(printable(text), file=sys.stderr)
@@ -253,46 +241,48 @@ def open_cache(
     return cache
 
 
-def _look_for(target: Path, lists: ImageLists, progress: bool) -> tuple[PixelCache | None, Path, str]:
-    """Return the cache of these pictures, its folder and "".
+class Found(NamedTuple):
+    """A cache and its folder. If `cache` is None, `folder` is where to build it, and `why` tells what is replaced."""
 
-    If there is no such cache, return None, the folder to build it in, and why the cache there must be replaced.
-    """
-    caches, damaged, stamp = [], [], identity.stamp(lists)
+    cache: PixelCache | None
+    folder: Path
+    why: str = ""
+
+
+def _look_for(target: Path, lists: ImageLists, progress: bool) -> Found:
+    """Look for the cache of these pictures in `target`, and in folders with a number behind this name."""
+    caches, damaged, outdated, stamp = [], [], [], identity.stamp(lists)
+    sums = functools.cache(lambda: identity.sums_of(lists, progress))
+    name = target.name
     for number in itertools.count(2):
         if not target.exists():
             break
         try:
             caches.append(PixelCache(target))
         except DamagedCache as error:
-            damaged.append((None, target, str(error)))
-        target = target.with_name(f"{target.name.removesuffix(f'-{number - 1}')}-{number}")
-    for cache in caches:
-        if cache.has_seen(lists, stamp):
-            cache.remember(lists, stamp)
-            return cache, cache.folder, ""
-    sums, outdated = identity.sums_of(lists, progress) if caches else {}, []
-    for cache in caches:
+            damaged.append(Found(None, target, str(error)))
+        target = target.with_name(f"{name}-{number}")
+    # caches with this stamp come first, since comparing all pictures takes long
+    for cache in sorted(caches, key=lambda cache: stamp not in cache.sources.values()):
         try:
-            difference = cache.difference(lists, sums)
+            difference = cache.difference(lists, stamp, sums)
         except DamagedCache as error:
-            damaged.append((None, cache.folder, str(error)))
+            damaged.append(Found(None, cache.folder, str(error)))
             continue
         if not difference:
             cache.remember(lists, stamp)
-            return cache, cache.folder, ""
+            return Found(cache, cache.folder)
         if not any(Path(path).exists() for path in cache.sources if path != str(lists.source)):
-            outdated.append((None, cache.folder, f"{difference}: the cache {cache.folder} is outdated"))
-    return [*damaged, *outdated, (None, target, "")][0]
+            why = f"{difference}: the cache {cache.folder} is outdated"
+            outdated.append(Found(None, cache.folder, why))
+    return [*damaged, *outdated, Found(None, target)][0]
 
 
 def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
     """Fill the empty `folder` with a cache."""
     channels, stamp = len(lists.channels), identity.stamp(lists)  # before any picture is read
-    kind, first = first_image(lists)
+    kind = first_kind(lists)
     stored = stored_kind(kind)
-    # floats keep more digits near zero; the moments of whole numbers are exact without an origin
-    origin = None if first is None or stored != "float32" else tuple(first.mean((0, 1), np.float64).tolist())
     need = len(lists.paths) * size * size * channels * np.dtype(stored).itemsize
     free = shutil.disk_usage(folder.parent).free
     if need > free:
@@ -300,22 +290,47 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
             f"the cache needs {need / 1e9:.2f} GB in {folder.parent}, where {free / 1e9:.2f} "
             f"GB are free; free disk space or use a smaller image size"
         )
-    targets = {
-        key: Target(str((folder / f"{key}.raw").absolute()), size, channels, kind, origin, lists.has_bands)
-        for key in lists.splits
-    }
-    failures, sums, products, pictures = _decode_all(lists, targets, workers, max_failed_share, progress)
-    counts = {
-        key: _finish_split(folder, key, split, targets[key], failures[key])
-        for key, split in lists.splits.items()
-    }
-    reader = ImageReader(lists)
+
+    def load(path: str) -> tuple[np.ndarray | None, str, list[int] | None]:
+        """Return the pixels, or why there are none; and the sums of the file, or None if it cannot be read."""
+        sums = None
+        try:
+            data = lists.read(path)
+            sums = identity.sums(data)
+            return decode(data, size, channels, kind, lists.has_bands), "", sums
+        except Exception as error:  # Pillow raises many types for damaged files; all are reported
+            return None, reason(error), sums
+
+    counts, failures, pictures, left_out = {}, {}, {}, {}
+    with (
+        ThreadPoolExecutor(workers) as pool,  # threads, since Pillow decodes without the interpreter's lock
+        progress_bar(
+            total=len(lists.paths), desc=f"decoding to {size} px", unit=" images", disable=not progress
+        ) as bar,
+    ):
+        for key, split in lists.splits.items():
+            lines, failures[key] = [], []
+            with open(folder / f"{key}.raw", "wb") as file:
+                results = _in_order(pool, load, split.paths)
+                for path, label, (image, why, sums) in zip(split.paths, split.labels, results):
+                    if image is None:
+                        failures[key].append([path, why])
+                        left_out[path] = sums and sums[1]
+                    else:
+                        file.write(image.tobytes())
+                        pictures[path] = sums
+                        lines.append(f"{path} {label}\n")
+                    bar.update()
+            _check_failures(key, failures[key], len(split.paths), max_failed_share)
+            if not lines:
+                raise UserError(f"no {key} image can be decoded; get the data set again")
+            write_text(folder / f"{key}.txt", "".join(lines))
+            counts[key] = len(lines)
+        shape = (counts["train"], size, size, channels)
+        mean, covariance = statistics(np.memmap(folder / "train.raw", stored, "r", shape=shape), pool)
     text = identity.as_text(pictures)
     write_text(folder / PICTURES, text)
-    pixels, unit = counts["train"] * size * size, pixel_unit(stored)
-    mean = sums / pixels
-    covariance = (products / pixels - np.outer(mean, mean)) / unit**2
-    mean = mean if origin is None else mean + origin
+    unit = pixel_unit(stored)
     meta = {
         "name": lists.name,
         "digest": lists.digest,
@@ -327,97 +342,73 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
         "channels": lists.channels.as_dict(),
         "kind": stored,
         "mean": (mean / unit).tolist(),
-        "std": np.sqrt(np.maximum(np.diag(covariance), 0)).tolist(),
-        "covariance": covariance.tolist(),
-        "failures": {key: [[path, reason] for _, path, reason in rows] for key, rows in failures.items()},
+        "std": np.sqrt(np.maximum(np.diag(covariance), 0) / unit**2).tolist(),
+        "covariance": (covariance / unit**2).tolist(),
+        "failures": failures,
         "class_names": lists.class_names,
         "copies": identity.copies(lists, {path: tuple(sums) for path, sums in pictures.items()}),
-        "left_out": {
-            path: (reader.sums(path) or [0, None])[1] for rows in failures.values() for _, path, _ in rows
-        },
+        "left_out": left_out,
         "crc32": {path.name: checksum(path) for path in sorted(folder.iterdir())},
     }
     _write_meta(folder, meta)
 
 
-def first_image(lists) -> tuple[str, np.ndarray | None]:
-    """Return the kind and the pixels (8, 8, C) of the first train image that can be decoded, else "uint8" and None.
+def _in_order(pool: ThreadPoolExecutor, function: Callable, items: list) -> Iterator:
+    """Yield the result of the function for each item, in order. At most `CHUNK` results wait in memory."""
+    for start in range(0, len(items), CHUNK):
+        yield from pool.map(function, items[start : start + CHUNK])
 
-    The kind is a result of `data.decode.pixel_kind`.
-    """
-    reader, channels = ImageReader(lists), len(lists.channels)
-    for path in lists.splits["train"].paths[:CHUNK]:
+
+def first_kind(lists: ImageLists) -> str:
+    """Return the `data.decode.pixel_kind` of the first train image that can be decoded, else "uint8"."""
+    for path in lists.splits["train"].paths[:64]:
         try:
-            data = reader.read(path)
-            kind = pixel_kind(data, channels, lists.has_bands)
-            return kind, decode(data, 8, channels, kind, lists.has_bands)
+            data = lists.read(path)
+            kind = pixel_kind(data, len(lists.channels), lists.has_bands)
+            decode(data, 8, len(lists.channels), kind, lists.has_bands)
+            return kind
         except Exception:  # reported later, when all images are decoded
             continue
-    return "uint8", None
+    return "uint8"
 
 
-def _decode_all(lists, targets, workers, max_failed_share, progress):
-    """Fill `<split>.raw` and return four values.
+def statistics(images: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (C,) and covariance (C, C), float64, of the pixels of images (N, H, W, C)."""
+    # floats keep more digits near zero; the sums of whole numbers are exact without an origin
+    origin = images[0].mean((0, 1), np.float64) if images.dtype == np.float32 else 0.0
+    blocks = (images[row : row + CHUNK] for row in range(0, len(images), CHUNK))
+    sums, products = map(sum, zip(*pool.map(lambda block: moments(block, origin), blocks)))
+    pixels = images[..., 0].size
+    mean = sums / pixels
+    return mean + origin, products / pixels - np.outer(mean, mean)
 
-    Returns:
-        failures: a dict from each split to a list of (row, path, reason).
-        sums, products: (C,) and (C, C), the sums of x and of x x^T, where x is a train pixel minus the origin.
-        pictures: a dict from each path to the bytes and CRC-32 of its file.
+
+def moments(images: np.ndarray, origin: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return sums (C,) and sums of products (C, C) over the pixels of images (N, H, W, C), float64.
+
+    For 8 and 16 bits they are exact integers.
+
+    Args:
+        origin: C values that are subtracted from the pixels first, so that large floats lose no digits.
     """
-    jobs, owners, reader, pictures = [], [], ImageReader(lists), {}
-    for key, split in lists.splits.items():
-        target = targets[key]
-        with open(target.file, "wb") as out:
-            pixel = target.channels * np.dtype(stored_kind(target.kind)).itemsize
-            out.truncate(len(split.paths) * target.size**2 * pixel)
-        for row in range(0, len(split.paths), CHUNK):
-            jobs.append((split.paths[row : row + CHUNK], target, row, key == "train"))
-            owners.append(key)
-    channels, size, total = len(lists.channels), targets["train"].size, len(lists.paths)
-    failures = {key: [] for key in lists.splits}
-    sums, products = np.zeros(channels), np.zeros((channels, channels))
-    with (
-        closing(answers(reader, jobs, workers if total >= FEW else 1)) as results,
-        progress_bar(total=total, desc=f"decoding to {size} px", unit=" images", disable=not progress) as bar,
-    ):
-        for key, job, (failed, moments, good) in zip(owners, jobs, results):
-            failures[key] += failed
-            pictures.update(good)
-            _check_failures(key, failures[key], len(lists.splits[key].paths), max_failed_share)
-            if moments:
-                sums, products = sums + moments[0], products + moments[1]
-            bar.update(len(job[0]))
-    return failures, sums, products, pictures
+    sums = products = np.zeros(())
+    for image in images:  # one at a time, since one image fits into the processor's cache
+        pixels = image.reshape(-1, image.shape[2]).T
+        planes = np.subtract(pixels, np.reshape(origin, (-1, 1)), dtype=np.float64, order="C")
+        sums, products = sums + planes.sum(1), products + planes @ planes.T
+    return sums, products
 
 
 def _named(failed: list) -> str:
-    """Name images that cannot be decoded; failed: list of [..., path, reason]."""
-    return "; ".join(f"{path} ({reason})" for *_, path, reason in failed)
+    """Name images that cannot be decoded; failed: list of [path, reason]."""
+    return "; ".join(f"{path} ({reason})" for path, reason in failed)
 
 
 def _check_failures(key: str, failed: list, count: int, max_failed_share: float) -> None:
     """Raise a UserError if too many of the `count` images of split `key` failed; failed: see `_named`."""
     if len(failed) > max_failed_share * count:
         raise UserError(
-            f"at least {len(failed)} of {count} {key} images cannot be decoded (limit "
-            f"{max_failed_share:.1%}): {_named(failed[:3])}. Replace them, or allow more with "
+            f"{len(failed)} of {count} {key} images cannot be decoded (limit {max_failed_share:.1%}): "
+            f"{_named(failed[:3])}. Replace them, or allow more with "
             f"--max-failed {min(1.0, 1.1 * len(failed) / count):.2g}"
         )
-
-
-def _finish_split(folder: Path, key: str, split, target: Target, failed: list) -> int:
-    """Remove the failed rows from `<key>.raw`, write the list of the good rows, and return their number."""
-    rows = np.setdiff1d(np.arange(len(split.paths)), [row for row, *_ in failed])
-    if not len(rows):
-        raise UserError(f"no {key} image can be decoded; get the data set again")
-    if failed:
-        shape = (len(split.paths), target.size, target.size, target.channels)
-        images = np.memmap(target.file, stored_kind(target.kind), "r+", shape=shape)
-        for start in range(0, len(rows), CHUNK):
-            images[start : start + CHUNK][: len(rows) - start] = images[rows[start : start + CHUNK]]
-        images.flush()
-        row = images[0].nbytes
-        del images
-        os.truncate(target.file, len(rows) * row)
-    write_text(folder / f"{key}.txt", "".join(f"{split.paths[row]} {split.labels[row]}\n" for row in rows))
-    return len(rows)

@@ -11,8 +11,7 @@ import torch.distributed as dist
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
 from data.demo import make_demo
-from data.files import LARGEST_LIST
-from data.identity import as_text, sizes_of, sums_of
+from data.identity import as_text, sums_of
 from data.lists import ImageLists, read_lists
 from data.source import is_searched, open_source
 from storage.files import home_path
@@ -43,26 +42,16 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
         return path
     places = [folder] if (folder / "train.txt").is_file() else []
     places += [path for path in sorted(folder.glob("*")) if path.is_dir() and is_searched((path.name,))]
-    # from the lines of train.txt to paths, so that an archive and its unpacked folder count once
-    datasets: dict = {}
-    for path in places + sorted(folder.glob("*.zip")):
-        source = open_source(path)
-        for root in source.list_roots():
-            lines = tuple(source.read(root + "train.txt", LARGEST_LIST).splitlines())
-            datasets.setdefault(lines, []).append(path)
-    for paths in datasets.values():
-        if len(paths) > 1 and len({_content(path) for path in paths}) > 1:
-            datasets = {
-                path: [path] for path in paths
-            }  # the lists of train are equal, but other facts differ
-            break
-    if len(datasets) > 1:
-        names = [paths[0].name for paths in datasets.values()]
+    found = [path for path in places + sorted(folder.glob("*.zip")) if open_source(path).list_roots()]
+    if len(found) > 1:  # an archive and its unpacked folder count once
+        found = list({_content(path): path for path in reversed(found)}.values())[::-1]
+    if len(found) > 1:
+        names = [path.name for path in found]
         raise UserError(
             f"several data sets in {folder}: {', '.join(names)}; choose one, such as --data {folder / names[0]}"
         )
-    if datasets:
-        return next(iter(datasets.values()))[0]
+    if found:
+        return found[0]
     print(f"no data set in {folder}: using the drawn demo set (see data/README.md for the course's data set)")
     return make_demo(folder / "demo")
 
@@ -70,7 +59,7 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
 def _content(path: Path) -> tuple[str, str]:
     """Return the digest of the lists, and the sizes of the pictures or, where all sizes are alike, their checksums."""
     lists = read_lists(path)
-    sizes = sizes_of(lists)
+    sizes = {path: facts and facts[0] for path in lists.paths for facts in [lists.facts(path)]}
     if len(set(sizes.values())) <= max(1, len(sizes) // 20):  # arrays of a few shapes
         return lists.digest, as_text(sums_of(lists, progress=False))
     return lists.digest, as_text(sizes)

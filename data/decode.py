@@ -1,101 +1,26 @@
-"""Read, decode and pack images: the code that a cache worker runs.
-
-It does not import torch, so that a worker starts quickly.
-"""
+"""Decode images."""
 
 from __future__ import annotations
 
 import io
-import lzma
-import math
-import os
-import pickle
 import re
-import signal
-import sys
-import zipfile
-import zlib
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.files import LARGEST_IMAGE, check_bytes, read_file, read_member
+from data.files import LARGEST_IMAGE, check_bytes
 
 PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats that Pillow may read
-UNPACKERS = {  # from the number of a TIFF's compression to a class whose `decompress` takes a largest size
-    8: zlib.decompressobj,
-    32946: zlib.decompressobj,
-    34925: lzma.LZMADecompressor,
-}
-# their unpacked size is limited: none, PackBits (at most 64 times as large), LZW and Zstandard (by tifffile)
-BOUNDED = (1, 32773, 5, 34926, 50000)
 NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of such files
 LARGEST_PIXEL = 1e18  # the square of a larger pixel may not fit into float32, the type of the covariances
 OTHERS = {  # from a pattern of the first bytes of other files to a description
     rb"\x89PNG|\xff\xd8\xff": "a PNG or JPEG file",
     rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC picture",
     rb".{4}ftypavi": "an AVIF picture",
-    rb".{4}ftypcrx": "a raw picture of a camera",
-    rb".{4}ftyp": "a video",
-    rb"\xff\x0a|\0{3}\x0cJXL ": "a JPEG XL picture",
-    rb"\0{3}\x0cjP  |\xff\x4f\xff\x51": "a JPEG 2000 picture",
-    rb"\x76\x2f\x31\x01": "an OpenEXR picture",
-    rb"8BPS": "a Photoshop document",
-    rb"\x00\x00[\x01\x02]\x00": "an icon",
-    rb"DDS ": "a DDS texture",
-    rb"%!PS": "PostScript",
-    rb"%PDF": "a PDF document",
-    rb"\x89HDF": "an HDF5 file",
-    rb"CDF[\x01\x02\x05]": "a NetCDF file",
-    rb"SIMPLE  =": "a FITS file",
-    rb"PK\x03\x04": "a zip archive",
-    rb"\x1f\x8b": "a gzip archive",
-    rb"Rar!|7z\xbc\xaf": "an archive",
     rb"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull`, which fetches the picture, or",
     rb"(?i)\s*<(!doctype html|html)": "a web page",
-    rb"(?i)\s*<(\?xml|svg)": "SVG or other XML",
     rb"\0*$": "empty",
 }
-
-
-class ImageReader:
-    """A reader of the listed images in a folder or a zip.
-
-    It can be pickled and forked. Each process opens the zip at its first read.
-    """
-
-    def __init__(self, lists):
-        self.source, self.prefix, self.is_zip = lists.source, lists.prefix, lists.source.is_file()
-        self._archive, self._pid = None, None
-
-    def __getstate__(self):
-        return dict(self.__dict__, _archive=None, _pid=None)
-
-    def read(self, path: str) -> bytes:
-        """Return the bytes of the image listed as `path`.
-
-        Raises:
-            ValueError: the file is too large or not a regular file.
-            OSError, KeyError, zipfile.BadZipFile: the file cannot be read.
-        """
-        if not self.is_zip:
-            return read_file(self.source / (self.prefix + path), LARGEST_IMAGE)
-        if self._pid != os.getpid():  # a forked process must not share its parent's file position
-            self._archive, self._pid = zipfile.ZipFile(self.source), os.getpid()
-        return read_member(self._archive, self.prefix + path, LARGEST_IMAGE)
-
-    def sums(self, path: str) -> list[int] | None:
-        """Return bytes and CRC-32 of the file listed as `path`, or None if the file cannot be read."""
-        try:
-            return sums(self.read(path))
-        except Exception:  # damaged files raise many types
-            return None
-
-
-def sums(data: bytes) -> list[int]:
-    """Return the number of bytes and the CRC-32 of a file's content."""
-    return [len(data), zlib.crc32(data)]
 
 
 def reason(error: Exception) -> str:
@@ -142,8 +67,7 @@ def decode(
         image.draft(None, (size, size))
         image.load()
         image = to_mode(image, "RGB" if channels == 3 else "L")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=centre(*image.size))
+    image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(size, size, channels)
 
 
@@ -162,10 +86,7 @@ def open_picture(data: bytes) -> Image.Image:
         ) from None
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise ValueError(f"an animation or a stack of {image.n_frames} pictures")
-    if image.format == "TIFF":  # Pillow checks only the size of the picture, but unpacks whole tiles
-        width, height = image.tag_v2.get(322, 1), image.tag_v2.get(323, 1)
-        if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
-            raise ValueError(f"tiles of {width} x {height} pixels are too large; save it without tiles")
+    if image.format == "TIFF":
         check_layout(image)
     # Pillow (13.0) compares the transparent colour with pixels that it has scaled to 8 bits
     if (
@@ -206,7 +127,7 @@ def what_it_is(data: bytes) -> str:
     """Describe a file that is not a picture, by its first bytes."""
     head = data[:64]
     names = (name for pattern, name in OTHERS.items() if re.match(pattern, head, re.DOTALL))
-    return next(names, f"of an unknown kind that begins with {head[:8]!r}")
+    return next(names, f"of an unknown kind that begins with {head[:12]!r}")
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -230,13 +151,6 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def centre(width: int, height: int) -> tuple[float, float, float, float]:
-    """Return the largest square in the middle: left, top, right, bottom, px."""
-    short = min(width, height)
-    left, top = (width - short) / 2, (height - short) / 2
-    return left, top, left + short, top + short
-
-
 def is_array(data: bytes, channels: int, bands: bool = False) -> bool:
     """Check whether to read the file as an array of pixels, not as a picture.
 
@@ -252,7 +166,7 @@ def is_array(data: bytes, channels: int, bands: bool = False) -> bool:
         return data.startswith(NPY)
     if channels not in (1, 3) or not bands:
         return channels not in (1, 3)
-    import tifffile  # imported here, since most workers never need it
+    import tifffile  # imported here, since most data sets do not need it
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
@@ -267,45 +181,16 @@ def read_array(data: bytes) -> np.ndarray:
     """Read the pixels of a .npy or TIFF file as they are stored.
 
     Raises:
-        ValueError: the pixels are too many bytes, or a TIFF's parts unpack to more than its header says.
+        ValueError: the pixels are too many bytes.
         Exception: any error of numpy or tifffile for a damaged file.
     """
     if data.startswith(NPY):
         return np.load(io.BytesIO(data), allow_pickle=False)  # not compressed, so no larger than the file
-    import tifffile  # imported here, since most workers never need it
+    import tifffile  # imported here, since most data sets do not need it
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         check_bytes(file.series[0].nbytes, LARGEST_IMAGE)
-        check_parts(file.series[0], data)
-        return file.asarray(maxworkers=1)  # one part in memory at a time
-
-
-def check_parts(series, data: bytes) -> None:
-    """Check the unpacked size of the strips or tiles of a TIFF, before tifffile unpacks each of them whole.
-
-    Args:
-        series: a `tifffile.TiffPageSeries`.
-        data: the whole file.
-
-    Raises:
-        ValueError: the parts have too many bytes; a part unpacks to more than the header says; the compression is
-            unknown; or the compression is for pictures, such as JPEG, whose data hold a second size.
-    """
-    total = 0
-    for page in filter(None, series.pages):
-        frame = page.keyframe
-        size, method = math.prod(frame.chunks) * frame.dtype.itemsize, int(frame.compression)
-        total += size * len(page.dataoffsets)  # tiles reach beyond the image
-        check_bytes(total, LARGEST_IMAGE)
-        if method not in BOUNDED and method not in UNPACKERS:
-            raise ValueError(f"a TIFF with compression {method}; save it with deflate, LZW or no compression")
-        if method in UNPACKERS:
-            for start, count in zip(page.dataoffsets, page.databytecounts):
-                unpacked = UNPACKERS[method]().decompress(data[start : start + count], size + 1)
-                if len(unpacked) > size:
-                    raise ValueError(
-                        f"a strip or tile unpacks to more than the {size:,} bytes that the header says; save it again"
-                    )
+        return file.asarray(maxworkers=1)  # other threads decode other images
 
 
 def pixel_kind(data: bytes, channels: int, bands: bool = False) -> str:
@@ -366,100 +251,13 @@ def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
 
 def resize(array: np.ndarray, size: int) -> np.ndarray:
     """Resize (H, W, C) to (size, size, C), each channel separately, as Pillow resizes a picture."""
-    height, width, channels = array.shape
-    if (height, width) == (size, size):
+    if array.shape[:2] == (size, size):
         return array
     planes = [
-        Image.fromarray(array[:, :, i].astype(np.float32)).resize(
-            (size, size), Image.Resampling.BICUBIC, box=centre(width, height)
-        )
-        for i in range(channels)
+        ImageOps.fit(Image.fromarray(plane), (size, size), Image.Resampling.BICUBIC)
+        for plane in array.astype(np.float32).transpose(2, 0, 1)
     ]
     out = np.stack([np.asarray(plane) for plane in planes], axis=2)
     if array.dtype.kind == "u":  # bicubic interpolation can leave the range of the type
         out = np.clip(np.round(out), 0, np.iinfo(array.dtype).max)
     return out.astype(array.dtype)
-
-
-def moments(images: np.ndarray, origin=None) -> tuple[np.ndarray, np.ndarray]:
-    """Return sums (C,) and sums of products (C, C) over the pixels of images (N, H, W, C), float64.
-
-    For 8 and 16 bits they are exact integers.
-
-    Args:
-        origin: C values that are subtracted from the pixels first, so that large floats lose no digits.
-    """
-    channels = images.shape[3]
-    # the last row is all ones, so that one product also gives the sums
-    planes = np.ones((channels + 1, images.shape[1] * images.shape[2]))
-    total = np.zeros((channels + 1, channels + 1))
-    for image in images:  # one at a time, since one image fits into the processor's cache
-        planes[:channels] = image.reshape(-1, channels).T
-        if origin is not None:
-            planes[:channels] -= np.asarray(origin)[:, None]
-        total += planes @ planes.T
-    return total[channels, :channels], total[:channels, :channels]
-
-
-class Target(NamedTuple):
-    """The raw file that `pack` writes: images (N, size, size, channels) of the type `stored_kind(kind)`.
-
-    `origin` is an argument of `moments`, and `bands` is an argument of `is_array`.
-    """
-
-    file: str
-    size: int
-    channels: int
-    kind: str
-    origin: tuple[float, ...] | None = None
-    bands: bool = False
-
-
-def pack(reader: ImageReader, paths: list[str], target: Target, row: int, with_moments: bool):
-    """Decode `paths` into the rows `row`, `row + 1`, ... of the raw file. A row that fails stays zero.
-
-    Returns:
-        failures: list of (row, path, reason).
-        moments: the moments of the good rows, or None.
-        sums: a dict from the path of each good row to the bytes and CRC-32 of its file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    file, size, channels, kind, origin, bands = target
-    block = np.zeros((len(paths), size, size, channels), stored_kind(kind))
-    failures, good, rows = [], {}, []
-    for index, path in enumerate(paths):
-        try:
-            data = reader.read(path)
-            block[index] = decode(data, size, channels, kind, bands)
-            good[path] = sums(data)
-            rows.append(index)
-        except Exception as error:  # Pillow raises many types for damaged files; all are reported
-            failures.append((row + index, path, reason(error)))
-    with open(file, "r+b") as out:
-        out.seek(row * block[0].nbytes)
-        out.write(block)
-    return failures, moments(block[rows], origin) if with_moments else None, good
-
-
-def serve() -> None:
-    """Run a worker process. Read a pickled reader from stdin, then the arguments of `pack` for each job.
-
-    Write each answer of `pack`, or its OSError, to stdout.
-    """
-    # on Ctrl-C the parent closes the stdin of this process, which ends it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    receive, send = sys.stdin.buffer, sys.stdout.buffer
-    try:
-        reader = pickle.load(receive)
-        while True:
-            job = pickle.load(receive)
-            try:
-                answer = pack(reader, *job)
-            except OSError as error:
-                answer = error
-            pickle.dump(answer, send)
-            send.flush()
-    except (EOFError, BrokenPipeError):
-        return

@@ -21,6 +21,7 @@ VERSION = 1  # version of the pictures; a demo set of another version must be dr
 SIZE = 84  # px
 COUNTS = {"train": 120, "val": 20, "test": 20}  # images per class
 SHAPES = ("disc", "ring", "triangle", "cross")
+MARKER = {"version": VERSION, "images": 2 * len(SHAPES) * sum(COUNTS.values())}  # content of demo.json
 # direction of a shape's two colours from grey, in RGB
 AXES = {"disc": (1, -1, 0), "ring": (1, -1, 0), "triangle": (-0.5, -0.5, 1), "cross": (-0.5, -0.5, 1)}
 
@@ -98,16 +99,15 @@ def _write(folder: Path) -> None:
             lists[split].append(f"{path} {label}\n")
     for split, lines in lists.items():
         write_text(folder / f"{split}.txt", "".join(lines))
-    write_json(folder / "demo.json", {"version": VERSION, "images": sum(map(len, lists.values()))})
+    write_json(folder / "demo.json", MARKER)
 
 
-def read_marker(path: Path) -> dict:
-    """Read the marker, the file that is written last into a data set. Return {} if it is missing or damaged."""
+def read_marker(path: Path):
+    """Read the marker, the file that is written last into a data set. Return None if it is missing or damaged."""
     try:
-        content = parse_json(read_file(path, 1 << 20))
+        return parse_json(read_file(path, 1 << 20))
     except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        return None
 
 
 def make_demo(folder: str | Path) -> Path:
@@ -117,26 +117,18 @@ def make_demo(folder: str | Path) -> Path:
         UserError: the folder holds something else, or cannot be written.
     """
     folder = Path(folder)
-    marker = folder / "demo.json"
-
-    def complete() -> bool:
-        if not folder.exists() or not any(folder.iterdir()):
-            return False
-        content = read_marker(marker)
-        if content.get("version") == VERSION:
-            return True
-        other = "the demo set of another version, or a damaged demo set" if content else "no demo set"
-        raise UserError(
-            f"{folder} is not empty and holds {other}; remove it, or name another folder with --out"
-        )
-
     try:
-        if complete():
-            return folder
-        with making(folder) as temporary:
-            if complete():  # another process made the set meanwhile
-                return folder
-            _write(temporary)
+        filled = folder.exists() and any(folder.iterdir())
+        if filled and read_marker(folder / "demo.json") != MARKER:
+            raise UserError(
+                f"{folder} is not empty and holds no demo set of this version, or a damaged demo set; remove it, or "
+                "name another folder with --out"
+            )
+        if not filled:
+            with making(folder) as temporary:
+                # another process may have made the set meanwhile
+                if not folder.exists() or not any(folder.iterdir()):
+                    _write(temporary)
     except OSError as error:
         raise UserError(
             f"cannot write the demo set to {folder}: {error}; free disk space, or make it elsewhere: "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.decode import ImageReader, open_picture, reason, to_mode
+from data.decode import open_picture, reason, to_mode
 from data.lists import BANDS, RGB, ImageLists, bands_text
 from data.source import BROKEN
 from storage.files import write_text
@@ -38,14 +38,14 @@ def nir(rgb: np.ndarray) -> np.ndarray:
 CHANNELS = {"grey": grey, "sobel": sobel, "nir": nir}  # functions from rgb (H, W, 3), float, to (H, W)
 
 
-def _read_rgb(reader: ImageReader, path: str) -> np.ndarray:
+def _read_rgb(lists: ImageLists, path: str) -> np.ndarray:
     """Read the pixels of a picture, (H, W, 3) uint8.
 
     Raises:
         UserError: the picture cannot be decoded.
     """
     try:
-        with open_picture(reader.read(path)) as image:
+        with open_picture(lists.read(path)) as image:
             return np.asarray(to_mode(image, "RGB"))
     except Exception as error:  # Pillow raises many types for damaged files
         raise UserError(
@@ -68,13 +68,12 @@ def derive(lists: ImageLists, channel: str, out: str | Path) -> Path:
         )
     if out.exists():
         raise UserError(f"{out} is there already: name another folder with --out, or delete it")
-    reader = ImageReader(lists)
     try:
         with making(out) as temporary:
             for split, part in lists.splits.items():
                 lines = []
                 for path, label in zip(progress_bar(part.paths, desc=split, unit=" images"), part.labels):
-                    rgb = _read_rgb(reader, path)
+                    rgb = _read_rgb(lists, path)
                     more = np.round(CHANNELS[channel](rgb.astype(np.float64)))
                     more = np.clip(more, 0, 255).astype(np.uint8)
                     file = Path(path).with_suffix(".npy").as_posix()

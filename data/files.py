@@ -1,7 +1,4 @@
-"""Read a file of a folder or a zip, if it is a regular file and not too large.
-
-This module does not import torch, so that a decoding process starts quickly.
-"""
+"""Read a file of a folder or a zip, if it is a regular file and not too large."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import zlib
 
 # largest sizes in bytes, both packed and unpacked
 LARGEST_LIST = 1 << 27  # over two million lines
-LARGEST_BANDS = 1 << 20
 LARGEST_IMAGE = 1 << 30
 LARGEST_TABLE = 1 << 29
 
@@ -28,15 +24,12 @@ def read_file(path: str | os.PathLike, largest: int) -> bytes:
         ValueError: the file is too large, or not a regular file, such as a pipe or a device.
         OSError: the file cannot be read.
     """
-
-    def opener(name, flags):  # without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
-    with open(path, "rb", opener=opener) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file, but a pipe, a device or similar")
-        check_bytes(status.st_size, largest)
+    # before the file is opened, since opening a pipe that nobody writes to would wait for ever
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file, but a pipe, a device or similar")
+    check_bytes(status.st_size, largest)
+    with open(path, "rb") as file:
         return file.read(status.st_size)
 
 

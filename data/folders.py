@@ -47,13 +47,7 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
         raise UserError(f"{folder} is not a folder; name the folder that holds a folder for each class")
     there = [name for names in LIST_FILES.values() for name in names if (folder / name).exists()]
     if there:
-        whole = all(any(name in there for name in names) for names in LIST_FILES.values())
-        more = (
-            ", or use the lists as they are"
-            if whole
-            else "; other lists are missing, as after an interruption"
-        )
-        raise UserError(f"{folder} holds {', '.join(there)} already: delete that to make new lists{more}")
+        raise UserError(f"{folder} holds {', '.join(there)} already: delete that to make new lists")
     if not 0 < val + test < 1:
         raise UserError(
             f"--val {val} --test {test}: use shares of at least 0 whose sum is above 0 and below 1"

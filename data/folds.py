@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from data.decode import ImageReader
 from data.demo import read_marker
 from data.identity import as_text, digest_of, sums_of
 from data.lists import BANDS, ImageLists, bands_text
@@ -73,7 +72,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     labels = np.concatenate([split.labels for split in lists.splits.values()])
     parts = split_folds(labels, folds, lists.class_names)
     folders = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
-    marker, reader = out / "folds.json", ImageReader(lists)
+    marker = out / "folds.json"
     content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(as_text(sums_of(lists)))}
     if read_marker(marker) == content and all(folder.is_dir() for folder in folders):
         return folders
@@ -87,7 +86,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
             for path in paths:
                 target = temporary / path
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(reader.read(path))
+                target.write_bytes(lists.read(path))
             for folder, part in zip(folders, parts):
                 for split, rows in part.items():
                     text = "".join(f"{paths[row]} {labels[row]}\n" for row in rows)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import zipfile
+import zlib
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from data.decode import ImageReader
-from data.workers import cores
-from utils import progress_bar
+from data.source import BROKEN, ZipSource
+from utils import allowed_cores, progress_bar
 
 LISTS_ONLY = "lists only"  # stands for a digest if an earlier version did not look at the pictures
 
@@ -30,30 +28,34 @@ def stamp(lists) -> str:
     It is made from sizes and CRC-32 in a zip, or from sizes and modification times in a folder. So it stays the
     same if a zip is copied or a folder is moved.
     """
-    paths = lists.paths
-    entries = list(_members(lists).values()) if lists.source.is_file() else _stats(lists, paths)
-    return hashlib.sha256(repr(list(zip(paths, entries))).encode("utf-8", "surrogateescape")).hexdigest()
+    entries = [(path, lists.facts(path)) for path in lists.paths]
+    return hashlib.sha256(repr(entries).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def sums_of(lists, progress: bool = True) -> Sums:
     """Return size and checksum of every picture. A zip lists them; in a folder, every file is read."""
-    if lists.source.is_file():
-        return _members(lists)
-    reader, paths = ImageReader(lists), lists.paths
-    with ThreadPoolExecutor(cores()) as pool:
-        sums = pool.map(reader.sums, paths)
+    paths = lists.paths
+    if isinstance(lists.tree, ZipSource):
+        return {path: lists.facts(path) for path in paths}
+    with ThreadPoolExecutor(len(allowed_cores())) as pool:
+        found = pool.map(lambda path: read_sums(lists, path), paths)
         bar = progress_bar(
-            sums, total=len(paths), desc="comparing pictures", unit=" images", disable=not progress
+            found, total=len(paths), desc="comparing pictures", unit=" images", disable=not progress
         )
         return dict(zip(paths, bar))
 
 
-def sizes_of(lists) -> dict[str, int | None]:
-    """Return the number of bytes of every picture. No picture is read."""
-    if lists.source.is_file():
-        return {path: sums and sums[0] for path, sums in _members(lists).items()}
-    paths = lists.paths
-    return {path: status and status[0] for path, status in zip(paths, _stats(lists, paths))}
+def read_sums(lists, path: str) -> list[int] | None:
+    """Read a picture. Return its bytes and CRC-32, or None if it cannot be read."""
+    try:
+        return sums(lists.read(path))
+    except BROKEN:
+        return None
+
+
+def sums(data: bytes) -> list[int]:
+    """Return the number of bytes and the CRC-32 of a file's content."""
+    return [len(data), zlib.crc32(data)]
 
 
 def as_text(sums: Mapping[str, object]) -> str:
@@ -111,25 +113,3 @@ def difference(cache, trained: Mapping, what: str) -> str:
             f"({cache.images_digest[:12]})"
         )
     return ""
-
-
-def _stats(lists, paths: list[str]) -> list[tuple[int, int, int] | None]:
-    """Return size, time of the last write and time of the last change of each file, or None if it is missing."""
-
-    def look(path: str) -> tuple[int, int, int] | None:
-        try:
-            status = os.stat(root + path)
-        except OSError:
-            return None
-        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-    root = os.path.join(lists.source, lists.prefix)
-    return [look(path) for path in paths]
-
-
-def _members(lists) -> Sums:
-    """Return the sizes and checksums that the zip lists."""
-    with zipfile.ZipFile(lists.source) as archive:
-        members = archive.NameToInfo
-    infos = ((path, members.get(lists.prefix + path)) for path in lists.paths)
-    return {path: info and [info.file_size, info.CRC] for path, info in infos}

@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from channelset import Channels
-from data.files import LARGEST_BANDS, LARGEST_LIST
-from data.source import open_source
+from data.files import LARGEST_IMAGE, LARGEST_LIST
+from data.source import BROKEN, FolderSource, ZipSource, open_source
 from storage.files import home_path
 from utils import UserError, check_name
 
@@ -36,24 +36,34 @@ LAYOUT = "expected train.txt, val.txt (or validation.txt) and test.txt beside a 
 
 @dataclass(frozen=True)
 class Split:
-    """A list file that was read: N image paths, labels (N,) int64, and line numbers from 1 for messages."""
+    """A list file that was read: N image paths, labels (N,) int64, line numbers from 1, and its name for messages."""
 
     paths: list[str]
     labels: np.ndarray
     lines: list[int]
+    name: str = ""
+
+    def rows(self) -> Iterator[tuple[str, int, int]]:
+        """Yield path, label and line number of each image."""
+        return zip(self.paths, self.labels.tolist(), self.lines, strict=True)
 
 
 @dataclass(frozen=True)
 class ImageLists:
     """The three lists of a data set, and where its images are."""
 
-    source: Path  # folder or zip file
-    prefix: str  # stands before each listed path inside `source`, such as "" or "images/"
+    tree: FolderSource | ZipSource  # the open folder or zip
+    prefix: str  # stands before each listed path inside `tree`, such as "" or "images/"
     splits: dict[str, Split]  # train, val, test
     class_names: list[str]  # by label
     name: str  # "course", or the name of the folder or zip
     digest: str  # sha256 of the lists; the same for LF and CRLF, and for a folder and a zip
     channels: Channels = RGB  # channels of each image: from bands.txt, or RGB if there is no such file
+
+    @property
+    def source(self) -> Path:
+        """Return the path of the folder or zip."""
+        return self.tree.path
 
     @property
     def has_bands(self) -> bool:
@@ -64,6 +74,14 @@ class ImageLists:
     def paths(self) -> list[str]:
         """Return the paths of all three lists."""
         return [path for split in self.splits.values() for path in split.paths]
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of the image listed as `path`; raise an error of `BROKEN` if that is not possible."""
+        return self.tree.read(self.prefix + path, LARGEST_IMAGE)
+
+    def facts(self, path: str):
+        """Return size and checksum (zip) or size and times (folder) of an image; None if it is missing."""
+        return self.tree.facts(self.prefix + path)
 
 
 def normal_path(path: str) -> str:
@@ -87,25 +105,23 @@ def parse_list(data: bytes, name: str) -> Split:
         if len(words) == 1:
             raise UserError(f"{name}:{number}: no label in {line.strip()!r}; write `<path> <label>`")
         path, label = normal_path(words[0].strip()), words[1]
-        if not re.fullmatch(r"-?[0-9]+", label):
-            raise UserError(f"{name}:{number}: label {label!r} is not an integer; write `<path> <label>`")
-        # Python converts at most 4300 digits to a number
-        if len(label) > 20 or not 0 <= int(label) < 10**6:
-            raise UserError(f"{name}:{number}: label {label[:20]} is out of range; labels count 0, 1, 2, ...")
+        if not re.fullmatch(r"[0-9]{1,6}", label):
+            raise UserError(
+                f"{name}:{number}: label {label[:20]!r} is not a whole number of at most six digits; write `<path> "
+                f"<label>`, where labels count 0, 1, 2, ..."
+            )
         if CONTROL.search(path):
             raise UserError(f"{name}:{number}: {path!r} holds a control character; rename that file")
-        if not path:
-            raise UserError(f"{name}:{number}: {words[0].strip()!r} names no file; write `<path> <label>`")
-        if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
+        if not path or path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
             raise UserError(
-                f"{name}:{number}: {path!r} is outside the data set; write a relative path without .."
+                f"{name}:{number}: {words[0].strip()!r} names no file in the data set; write a relative path without .."
             )
         paths.append(path)
         labels.append(int(label))
         lines.append(number)
     if not paths:
         raise UserError(f"{name} is empty; it needs a line `<path> <label>` for each image")
-    return Split(paths, np.array(labels, np.int64), lines)
+    return Split(paths, np.array(labels, np.int64), lines, name)
 
 
 def _as_text(data: bytes, name: str) -> str:
@@ -168,7 +184,7 @@ def means_something_else(band: str, wavelength: float | None) -> bool:
     return number == band.lower() or value != wavelength  # "665nm 665" has one meaning only
 
 
-def check_splits(splits: dict[str, Split], names: dict[str, str], repeats: bool = False) -> None:
+def check_splits(splits: dict[str, Split], repeats: bool = False) -> None:
     """Check the labels of all splits, and that each image is listed once.
 
     The labels of train must be 0..K-1, K at least 2. val and test may only have labels of train.
@@ -182,42 +198,42 @@ def check_splits(splits: dict[str, Split], names: dict[str, str], repeats: bool 
     classes = set(splits["train"].labels.tolist())
     if classes == {0}:
         raise UserError(
-            f"{names['train']} has one class only, so every answer would be right: add another class"
+            f"{splits['train'].name} has one class only, so every answer would be right: add another class"
         )
     seen = {}
     for key, split in splits.items():
-        for path, label, number in zip(split.paths, split.labels.tolist(), split.lines):
+        for path, label, number in split.rows():
             if key == "train" and label >= len(classes):
                 gap = min(set(range(label)) - classes)
                 raise UserError(
-                    f"{names[key]}:{number}: label {label} is out of range: train has "
+                    f"{split.name}:{number}: label {label} is out of range: train has "
                     f"{len(classes)} labels, so they must be 0..{len(classes) - 1}, and {gap} is "
                     f"missing; renumber them"
                 )
             if label not in classes:
                 raise UserError(
-                    f"{names[key]}:{number}: class {label} has no image in {names['train']} "
+                    f"{split.name}:{number}: class {label} has no image in {splits['train'].name} "
                     f"(labels 0..{len(classes) - 1}); remove the line or add training images"
                 )
             first = seen.setdefault(path, (key, label, number))
             if first[0] != key:
                 raise UserError(
-                    f"{names[key]}:{number}: {path} is also in {names[first[0]]}:{first[2]}; "
+                    f"{split.name}:{number}: {path} is also in {splits[first[0]].name}:{first[2]}; "
                     "an image in two splits spoils the test: remove one of the lines"
                 )
             if first[1] != label:
                 raise UserError(
-                    f"{names[key]}:{number}: {path} has label {label}, but {first[1]} in line "
+                    f"{split.name}:{number}: {path} has label {label}, but {first[1]} in line "
                     f"{first[2]}; remove one of the lines"
                 )
             if first[2] != number and not repeats:
                 raise UserError(
-                    f"{names[key]}:{number}: {path} is already in line {first[2]}, and would count twice: remove "
+                    f"{split.name}:{number}: {path} is already in line {first[2]}, and would count twice: remove "
                     "one of the lines"
                 )
 
 
-def check_folders(splits: dict[str, Split], names: dict[str, str]) -> None:
+def check_folders(splits: dict[str, Split]) -> None:
     """If train has one folder for each class, check that a class's folder has the same label in all lists.
 
     The folders train/CLASS and val/CLASS belong together, unless two classes have folders of the same name.
@@ -227,15 +243,15 @@ def check_folders(splits: dict[str, Split], names: dict[str, str]) -> None:
     """
     classes = _class_folders(splits["train"])
     last = {folder.rpartition("/")[2]: label for folder, label in classes.items()}
-    for key, split in splits.items():
-        for path, label, number in zip(split.paths, split.labels.tolist(), split.lines):
+    for split in splits.values():
+        for path, label, number in split.rows():
             folder = path.rpartition("/")[0]
             name = folder.rpartition("/")[2]
             expected = last.get(name, label) if len(last) == len(classes) else classes.get(folder, label)
             if expected != label:
                 raise UserError(
-                    f"{names[key]}:{number}: {path} has label {label}, but in {names['train']} the images of {name} "
-                    f"have label {expected}: number the classes equally in all lists"
+                    f"{split.name}:{number}: {path} has label {label}, but in {splits['train'].name} the images of "
+                    f"{name} have label {expected}: number the classes equally in all lists"
                 )
 
 
@@ -266,23 +282,22 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
             f"{source} holds several lists: {', '.join(root + 'train.txt' for root in roots)}; "
             "name the folder of one of them"
         )
-    names, splits = {}, {}
+    splits = {}
     for key, choices in LIST_FILES.items():
         files = [roots[0] + choice for choice in choices if roots[0] + choice in tree]
         if not files:
             raise UserError(f"no {' or '.join(choices)} beside {source / roots[0] / 'train.txt'}; {LAYOUT}")
-        names[key] = str(source / files[0])
-        data, *others = (tree.read(file, LARGEST_LIST) for file in files)
+        data, *others = (_read(tree, file) for file in files)
         if any(other != data for other in others):
             raise UserError(
                 f"{source / roots[0]} holds {' and '.join(choices)}, which differ: remove one of them"
             )
-        splits[key] = parse_list(data, names[key])
+        splits[key] = parse_list(data, str(source / files[0]))
     sha256 = {key: _sha256(split) for key, split in splits.items()}
-    check_splits(splits, names, repeats=sha256 == COURSE_SHA256)  # the course's lists are used as they are
+    check_splits(splits, repeats=sha256 == COURSE_SHA256)  # the course's lists are used as they are
     if sha256 != COURSE_SHA256:
-        check_folders(splits, names)
-    prefix = _locate_images(tree, roots[0], splits, names)
+        check_folders(splits)
+    prefix = _locate_images(tree, roots[0], splits)
     channels = _read_bands(tree, roots[0])
     facts = sorted(sha256.items())
     if channels is not RGB:
@@ -290,7 +305,7 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     name = "course" if sha256 == COURSE_SHA256 else name
     check_name(name, "the data set's folder or zip")
     return ImageLists(
-        source,
+        tree,
         prefix,
         splits,
         class_names(splits["train"]),
@@ -307,9 +322,23 @@ def name_of(source: str | Path) -> str:
     return path.stem if path.is_file() else path.name  # a folder may be called photos.v2
 
 
+def _read(tree, file: str) -> bytes:
+    """Read a list or a bands.txt of at most `LARGEST_LIST` bytes.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        return tree.read(file, LARGEST_LIST)
+    except BROKEN as error:
+        raise UserError(f"cannot read {file} in {tree.path} ({error}); get the data set again") from error
+
+
 def _read_bands(tree, root: str) -> Channels:
     file = root + BANDS
-    return parse_bands(tree.read(file, LARGEST_BANDS), str(tree.path / file)) if file in tree else RGB
+    if file not in tree:
+        return RGB
+    return parse_bands(_read(tree, file), str(tree.path / file))
 
 
 def read_channels(source: str | Path) -> Channels:
@@ -326,11 +355,11 @@ def read_channels(source: str | Path) -> Channels:
 
 def _sha256(split: Split) -> str:
     """Return the sha256 of the list as the course writes it, so that line ends and blank lines do not matter."""
-    lines = (f"{path} {label}\r\n" for path, label in zip(split.paths, split.labels.tolist()))
+    lines = (f"{path} {label}\r\n" for path, label, _ in split.rows())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, str]) -> str:
+def _locate_images(tree, root: str, splits: dict[str, Split]) -> str:
     """Return the prefix with which the listed images exist: beside the lists, a folder up, or in images/.
 
     Raises:
@@ -339,12 +368,11 @@ def _locate_images(tree, root: str, splits: dict[str, Split], names: dict[str, s
     above = "".join(f"{part}/" for part in root.split("/")[:-2]) if root else "../"
     prefixes = [root, above, f"{root}images/"]
     paths = splits["train"].paths
-    sample = paths[:: max(1, len(paths) // 32)]
-    prefix = max(prefixes, key=lambda prefix: sum(prefix + path in tree for path in sample))
+    prefix = max(prefixes, key=lambda prefix: sum(prefix + path in tree for path in paths))
     missing = [
-        f"{path} ({names[key]}:{number})"
-        for key, split in splits.items()
-        for path, number in zip(split.paths, split.lines)
+        f"{path} ({split.name}:{number})"
+        for split in splits.values()
+        for path, _, number in split.rows()
         if prefix + path not in tree
     ]
     if missing:

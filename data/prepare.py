@@ -11,18 +11,27 @@ import numpy as np
 
 from data.archive import download
 from data.build import build, read_recipes
-from data.cache import first_image, open_cache
+from data.cache import first_kind, open_cache
 from data.dataset import cached_size, find_dataset
-from data.decode import ImageReader, reason
 from data.decode import decode as decode_image
+from data.decode import reason
 from data.demo import make_demo
 from data.derive import CHANNELS, derive
 from data.folders import write_lists
 from data.folds import make_folds
 from data.identity import copies
 from data.lists import ImageLists, read_lists
-from data.workers import cores
-from utils import ROOT, ArgumentParser, UserError, cli, counted, printable, progress_bar, within
+from utils import (
+    ROOT,
+    ArgumentParser,
+    UserError,
+    allowed_cores,
+    cli,
+    counted,
+    printable,
+    progress_bar,
+    within,
+)
 
 URL = "https://cchsu.info/files/images.zip"
 
@@ -44,12 +53,12 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     if not decode:
         return
     paths = lists.paths
-    reader, channels, kind = ImageReader(lists), len(lists.channels), first_image(lists)[0]
+    channels, kind = len(lists.channels), first_kind(lists)
 
     def look(path: str) -> tuple[bool, str, bytes]:
         """Return whether the image is grey, why it cannot be decoded ("" if it can), and a checksum of its file."""
         try:
-            data = reader.read(path)
+            data = lists.read(path)
             image = decode_image(data, 64, channels, kind, lists.has_bands)
             return bool((image == image[:, :, :1]).all()), "", hashlib.sha256(data).digest()
         except Exception as error:  # Pillow raises many types for damaged files; all are reported
@@ -103,7 +112,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         sub.add_argument(
             "--workers",
             type=within(1, 4096),
-            default=cores(),
+            default=len(allowed_cores()),
             metavar="N",
             help="number of cores that decode",
         )

@@ -6,10 +6,11 @@ A look-up of 63,000 names is fast, since each folder is listed only once.
 from __future__ import annotations
 
 import os
+import re
 import struct
-import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data.files import read_file, read_member
@@ -20,9 +21,16 @@ BROKEN = (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, KeyEr
 PASSED_OVER = {"__MACOSX", "__pycache__", "demo", "cache"}  # names of folders that are not searched
 
 
-def is_searched(parts: tuple[str, ...]) -> bool:
+def is_searched(parts: Iterable[str]) -> bool:
     """Check whether a path is searched: no part of it is hidden or in `PASSED_OVER`."""
     return not any(part in PASSED_OVER or part.startswith(".") for part in parts)
+
+
+def _roots(folders: Iterable[Sequence[str]]) -> list[str]:
+    """Return the names of the folders of the highest level among `folders`, at most two levels down."""
+    folders = [folder for folder in folders if len(folder) <= 2 and is_searched(folder)]
+    least = min(map(len, folders), default=0)
+    return sorted("".join(f"{part}/" for part in folder) for folder in folders if len(folder) == least)
 
 
 class FolderSource:
@@ -41,27 +49,24 @@ class FolderSource:
         return file in self._listed[folder]
 
     def read(self, name: str, largest: int) -> bytes:
-        """Read a whole file of at most `largest` bytes.
+        """Read a whole file of at most `largest` bytes; raise an error of `BROKEN` if that is not possible."""
+        return read_file(self.path / name, largest)
 
-        Raises:
-            UserError: the file cannot be read.
-        """
+    def facts(self, name: str) -> tuple[int, int, int] | None:
+        """Return size, time of the last write and time of the last change of a file, or None if it is missing."""
         try:
-            return read_file(self.path / name, largest)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {self.path / name}: {error}; put the right file there") from error
+            status = os.stat(os.path.join(self.path, name))
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def list_roots(self) -> list[str]:
         """Return the names of the folders with a train.txt. A name ends in "/"; the data set's own folder is "".
 
         The search goes two levels down. It stops at the first level that has a train.txt.
         """
-        for pattern in ("train.txt", "*/train.txt", "*/*/train.txt"):
-            folders = [file.relative_to(self.path).parent for file in self.path.glob(pattern)]
-            folders = [folder for folder in folders if is_searched(folder.parts)]
-            if folders:
-                return sorted("".join(f"{part}/" for part in folder.parts) for folder in folders)
-        return []
+        files = (file for depth in ("", "*/", "*/*/") for file in self.path.glob(f"{depth}train.txt"))
+        return _roots(file.relative_to(self.path).parent.parts for file in files)
 
     def walk(self) -> list[str]:
         """Return the names of all files at any depth, except in folders that are not searched."""
@@ -74,23 +79,14 @@ class FolderSource:
         return sorted(os.listdir(self.path))
 
 
-def _is_tar(path: Path) -> bool:
-    if ".tar" in path.suffixes or path.suffix in (".tgz", ".tbz2", ".txz"):
-        return True
-    try:
-        return tarfile.is_tarfile(path)
-    except BROKEN:
-        return False
-
-
 class ZipSource:
     """Read the files in a zip archive. Their names are the names of its members."""
 
     def __init__(self, path: Path):
         try:
-            self._archive = zipfile.ZipFile(path)
+            self._archive, self._process = zipfile.ZipFile(path), os.getpid()
         except BROKEN as error:
-            if path.is_file() and _is_tar(path):
+            if re.search(r"\.(tar|tgz|tbz2|txz)\b", path.name):
                 raise UserError(
                     f"{path} is a tar archive, which cannot be read image by image: unpack it and name "
                     f"the folder"
@@ -106,23 +102,23 @@ class ZipSource:
 
     def read(self, name: str, largest: int) -> bytes:
         """Read a whole file, see `FolderSource.read`."""
-        try:
-            return read_member(self._archive, name, largest)
-        except BROKEN as error:
-            raise UserError(
-                f"cannot read {name} in {self.path} ({error}); download or copy the zip again"
-            ) from error
+        if self._process != os.getpid():  # a forked process must not share its parent's file position
+            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+        return read_member(self._archive, name, largest)
+
+    def facts(self, name: str) -> list[int] | None:
+        """Return size and CRC-32 of a member as the zip lists them, or None if it is missing."""
+        info = self._archive.NameToInfo.get(name)
+        return info and [info.file_size, info.CRC]
 
     def list_roots(self) -> list[str]:
         """Return the folders with a train.txt, see `FolderSource.list_roots`."""
-        parts = [tuple(name.split("/")[:-1]) for name in self.names if name.rpartition("/")[2] == "train.txt"]
-        parts = [folder for folder in parts if len(folder) <= 2 and is_searched(folder)]
-        least = min(map(len, parts), default=0)
-        return sorted("".join(f"{part}/" for part in folder) for folder in parts if len(folder) == least)
+        parts = (tuple(name.split("/")) for name in self.names)
+        return _roots(folder for *folder, file in parts if file == "train.txt")
 
     def walk(self) -> list[str]:
         """Return the names of all files, see `FolderSource.walk`."""
-        return [name for name in self.names if not name.endswith("/") and is_searched(tuple(name.split("/")))]
+        return [name for name in self.names if not name.endswith("/") and is_searched(name.split("/"))]
 
     def top(self) -> list[str]:
         """Return the names of the first level, see `FolderSource.top`."""

@@ -140,7 +140,9 @@ FINE_TAUGHT = FINE_STRONG.but(
 # Specialists with the same recipe and teacher. They show how much of the gain comes from the teacher alone. Predicted:
 # 55.0 % for R and 60 % for RGB, two points more than without the teacher, and less than a point more than FINE_TAUGHT
 TAUGHT_SPECIALISTS = {
-    "R": FINE_TAUGHT.but(label="specialist for R, no pooling, taught by the 1/2 wide one", train_channels="R"),
+    "R": FINE_TAUGHT.but(
+        label="specialist for R, no pooling, taught by the 1/2 wide one", train_channels="R"
+    ),
     "RGB": RGB_ONLY.but(
         label="specialist for RGB, no pooling, taught by the 1/2 wide one",
         section="ablation",

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from utils import UserError, remedy
@@ -82,29 +82,17 @@ def atomic_path(path: str | Path):
 
 def sync(path: Path) -> None:
     """Wait until a file's bytes, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open folders
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    except OSError:
-        if not path.is_dir():  # some file systems cannot wait for a folder
-            raise
-    finally:
-        os.close(handle)
+    # some systems cannot open a folder or wait for it
+    with suppress(OSError) if path.is_dir() else nullcontext():
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` atomically as UTF-8 with Unix line ends.
-
-    Raises:
-        UserError: see `atomic_path`; or the text is not valid Unicode.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        near = text[max(0, error.start - 30) : error.end + 10]
-        raise UserError(f"cannot write {path}: {near!a} is not valid Unicode; use another name") from None
+    """Write `text` atomically as UTF-8 with Unix line ends; raise the errors of `atomic_path`."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 

@@ -18,7 +18,6 @@ from filelock import FileLock, Timeout
 from utils import BusyError, UserError, printable, remedy
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-ROOM_LOCK = "unfinished.lock"  # marks a work folder that `making` created
 
 
 def hold(folder: Path) -> FileLock:
@@ -110,7 +109,7 @@ def making(path: Path, replace: bool = False):
 
     So an interrupted process never leaves a folder that looks finished. A second process that makes the same `path`
     waits. The folder lies in .NAME.making beside `path`. The next call removes the files that a killed process left
-    there, but only if it finds the lock file that this function writes.
+    there.
 
     Args:
         path: the folder to make.
@@ -134,7 +133,7 @@ def making(path: Path, replace: bool = False):
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)
         with suppress(OSError):  # a user put files there, or Windows does not remove open files
-            (room / ROOM_LOCK).unlink()
+            (room / "unfinished.lock").unlink()
             room.rmdir()
         lock.release()
 
@@ -143,14 +142,12 @@ def _lock_room(room: Path, path: Path) -> FileLock:
     """Make and lock the work folder of `path`.
 
     Raises:
-        OSError: the work folder cannot be written, or another program made it.
+        OSError: the work folder cannot be written.
     """
-    file = room / ROOM_LOCK
+    file = room / "unfinished.lock"
     while True:
         room.mkdir(parents=True, exist_ok=True)
         try:
-            if not file.exists() and ((room / "new").exists() or (room / "old").exists()):
-                raise OSError(f"{room} is in the way: rename it")
             file.touch()
             before = file.stat()
             lock = _wait_for(file, f"another process makes {path}", 0)

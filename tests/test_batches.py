@@ -16,7 +16,6 @@ from data.batches import (
     draw_boxes,
     draw_mix,
     erase,
-    inside,
     mix,
     random_resized_crop,
     resample,
@@ -179,12 +178,6 @@ def test_erasing_clears_rectangles_of_the_stated_size():
     share = 1 - erase(images, draw_boxes(2000, 20, 20, generator(0))).mean((1, 2, 3))
     assert 0.2 < (share > 0).float().mean() < 0.3
     assert share.max() < 0.26 and 0.08 < share[share > 0].mean() < 0.14
-
-
-def test_both_ways_to_erase_agree():
-    boxes = draw_boxes(500, 20, 20, generator(2))
-    everywhere = torch.ones(500, 1, 20, 20).masked_fill(inside(boxes, 20, 20), 0)
-    assert torch.equal(erase(torch.ones(500, 1, 20, 20), boxes), everywhere) and everywhere.min() == 0
 
 
 def test_crop_larger_than_the_cache_is_an_error():

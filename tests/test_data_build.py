@@ -1,5 +1,8 @@
 """Published image sets, made again from their originals."""
 
+import csv
+import gzip
+import hashlib
 import io
 import zipfile
 from pathlib import Path
@@ -12,9 +15,10 @@ from pytest import fixture, mark, raises
 
 from config import CONFIGS
 from data import build as module
-from data.build import MAKE, build, images_sha256, read_recipe, read_recipes, write_recipe
+from data.build import MAKE, build, checksum, look, read_recipe, read_recipes
 from data.folds import make_folds
 from data.lists import read_lists
+from storage.files import write_json
 
 SPLITS = ["train"] * 3 + ["val"] + ["test"]
 ORIGINALS = {"copy": "{head}{number:0>8}.jpg", "shrink": "{name}", "tiff": "{name}"}
@@ -33,6 +37,26 @@ def draw(kind: str, rng, quality: int = 95) -> bytes:
         picture = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize(size, Image.BICUBIC)
         picture.save(out, "JPEG", quality=quality)
     return out.getvalue()
+
+
+def images_sha256(rows) -> str:
+    """Return one checksum for all images: the sha256 of lines `<sha256>  <path>`, as `sha256sum` writes them."""
+    return hashlib.sha256("".join(f"{row.sha256}  {row.path}\n" for row in rows).encode()).hexdigest()
+
+
+def write_recipe(lists, facts: dict) -> None:
+    """Write the recipe "tiny" of an existing set."""
+    rows, make = [module.Row._fields], facts["make"]
+    for split, part in lists.splits.items():
+        for path, label in zip(part.paths, part.labels.tolist()):
+            data = lists.read(path)
+            size, means = ("", np.empty(0)) if make == "tiff" else look(data)
+            means = means.round().astype(np.uint8).tobytes().hex()
+            rows.append((path, label, split, checksum(data, make), size, means))
+    module.RECIPES.mkdir()
+    with gzip.open(module.RECIPES / "tiny.csv.gz", "wt", newline="") as file:
+        csv.writer(file).writerows(rows)
+    write_json(module.RECIPES / "tiny.json", {**facts, "lists_sha256": lists.digest})
 
 
 @fixture
@@ -64,7 +88,7 @@ def tiny(tmp_path, monkeypatch):
         if kind == "tiff":
             facts["bands"] = [f"B{band:02d} {400 + band}" for band in range(13)]
             (published / "bands.txt").write_text("".join(f"{band}\n" for band in facts["bands"]))
-        write_recipe(read_lists(published), facts, "tiny")
+        write_recipe(read_lists(published), facts)
         return originals
 
     return make

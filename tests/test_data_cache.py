@@ -13,8 +13,8 @@ from PIL import Image
 from pytest import mark, raises
 
 from data import cache as cache_module
-from data.cache import PixelCache, open_cache
-from data.decode import decode, moments, pixel_kind
+from data.cache import PixelCache, moments, open_cache
+from data.decode import decode, pixel_kind
 from data.lists import read_lists
 from utils import UserError
 
@@ -167,8 +167,7 @@ def test_greyscale_has_equal_channels(tiny_dataset, cached):
     assert (grey[..., 0] == grey[..., 1]).all() and (grey[..., 0] == grey[..., 2]).all() and grey.std() > 0
 
 
-def test_processes_zip_and_folder_agree(tiny_dataset, tmp_path, zipped, monkeypatch, cached):
-    monkeypatch.setattr(cache_module, "FEW", 0)
+def test_threads_zip_and_folder_agree(tiny_dataset, tmp_path, zipped, monkeypatch, cached):
     monkeypatch.setattr(cache_module, "CHUNK", 5)
     archive = zipped(tiny_dataset, tmp_path / "tiny.zip")
     one, two = cached(tiny_dataset, "one", workers=1), cached(archive, "two", workers=2)
@@ -325,17 +324,9 @@ def test_an_interrupted_build_leaves_nothing(tiny_dataset, tmp_path, monkeypatch
     def stop(*_):
         raise error
 
-    monkeypatch.setattr("data.workers.pack", stop)
+    monkeypatch.setattr(cache_module, "write_text", stop)
     with raises(expected):
         cached(tiny_dataset)
-    assert not list((tmp_path / "cache").iterdir())
-
-
-def test_a_killed_process_is_reported(tiny_dataset, tmp_path, monkeypatch, cached):
-    monkeypatch.setattr(cache_module, "FEW", 0)
-    monkeypatch.setattr("data.workers.COMMAND", "raise SystemExit(3)")
-    with user_error("ended with exit status 3; see its messages above"):
-        cached(tiny_dataset, workers=2)
     assert not list((tmp_path / "cache").iterdir())
 
 

@@ -3,13 +3,10 @@
 import gzip
 import io
 import itertools
-import lzma
 import os
 import resource
 import shutil
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +77,6 @@ def test_a_pipe_is_no_data_set(tmp_path):
 @mark.parametrize("name", ["train.txt", "val.txt", "bands.txt"])
 def test_a_list_of_many_bytes_is_not_read(tiny_dataset, tmp_path, zipped, monkeypatch, as_zip, name):
     monkeypatch.setattr(lists_module, "LARGEST_LIST", 1000)
-    monkeypatch.setattr(lists_module, "LARGEST_BANDS", 1000)
     with open(tiny_dataset / name, "ab") as file:
         file.truncate(5000)
     source = zipped(tiny_dataset, tmp_path / "tiny.zip") if as_zip else tiny_dataset
@@ -106,9 +102,9 @@ def test_a_bomb_in_a_zip_is_not_unpacked(tiny_dataset, tmp_path, monkeypatch, fo
                 file.write(block)
         if lie:
             archive.getinfo(bomb).file_size = 100
-    monkeypatch.setattr(decode_module, "LARGEST_IMAGE", 1 << 24)
-    reader = decode_module.ImageReader(read_lists(tmp_path / "tiny.zip"))
-    why, grown = forked(lambda: attempt(lambda: reader.read(bomb)))
+    monkeypatch.setattr(lists_module, "LARGEST_IMAGE", 1 << 24)
+    lists = read_lists(tmp_path / "tiny.zip")
+    why, grown = forked(lambda: attempt(lambda: lists.read(bomb)))
     assert ("BadZipFile" if lie else "209,715,200 bytes, more than") in why and grown < 50_000
 
 
@@ -125,45 +121,6 @@ def test_a_tiff_of_many_pixels_is_not_decoded(monkeypatch):
     data = as_tiff(np.zeros((100, 100, 4), np.uint8), compression="zlib", photometric="minisblack")
     with value_error("40,000 bytes, more than the 30,000"):
         decode(data, 8, 4)
-
-
-def tiff(channels: int, payload: bytes, method: int = 8, tile: int | None = None) -> bytes:
-    """Make a TIFF of 8 x 8 pixels whose strip, or whose tiles of `tile` pixels a side, are all the same `payload`."""
-    tags = {256: 8, 257: 8, 258: 8, 259: method, 262: 2 if channels == 3 else 1, 277: channels, 284: 1}
-    tags |= {322: tile, 323: tile} if tile else {278: 8}
-    place = 8 + 2 + 12 * (len(tags) + 2) + 4
-    tags |= {324: place, 325: len(payload)} if tile else {273: place, 279: len(payload)}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + payload
-
-
-@mark.parametrize("method, pack", [(8, zlib.compress), (32946, zlib.compress), (34925, lzma.compress)])
-@mark.parametrize("tile", [None, 16])
-def test_a_part_of_a_tiff_unpacks_to_what_its_header_says(method, pack, tile):
-    pixels = np.random.default_rng(0).integers(0, 256, (tile or 8, tile or 8, 4), np.uint8)
-    read = decode(tiff(4, pack(pixels.tobytes()), method, tile), 8, 4)
-    assert np.array_equal(read, pixels[:8, :8])
-    with value_error(f"to more than the {pixels.size:,} bytes that the header says"):
-        decode(tiff(4, pack(pixels.tobytes() + b"!"), method, tile), 8, 4)
-
-
-@mark.parametrize(
-    "channels, tile, why",
-    [(4, None, "to more than the 256"), (4, 16384, "more than"), (3, 16384, "tiles of")],
-)
-def test_a_bomb_in_a_tiff_is_not_unpacked(monkeypatch, forked, channels, tile, why):
-    """200 MB of zeros in a picture of 8 x 8 pixels."""
-    data = tiff(channels, zlib.compress(bytes(200 << 20)), tile=tile)
-    monkeypatch.setattr(decode_module, "LARGEST_IMAGE", 1 << 29)
-    reason, grown = forked(lambda: attempt(lambda: decode(data, 8, channels)))
-    assert reason.startswith("ValueError") and why in reason and grown < 50_000
-
-
-@mark.parametrize("method", [6, 7, 34712, 50001])
-def test_a_tiff_of_packed_pictures_is_named(method):
-    """Such a picture has a size of its own, which the header of the TIFF does not bound."""
-    with value_error(f"a TIFF with compression {method}; save it with deflate"):
-        decode(tiff(4, bytes(256), method), 8, 4)
 
 
 def test_a_gzip_file_is_unpacked_up_to_its_limit(tmp_path):
@@ -326,7 +283,7 @@ def test_a_text_in_another_encoding_is_named(parse, name, text):
 
 @mark.parametrize("digits", [21, 5000])
 def test_a_label_of_many_digits_is_named(digits):
-    with user_error("val.txt:1: label 9{20} is out of range"):
+    with user_error("val.txt:1: label '9{20}' is not a whole number"):
         lists_module.parse_list(b"a.png " + b"9" * digits, "val.txt")
 
 
@@ -338,18 +295,11 @@ def test_a_label_of_many_digits_is_named(digits):
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture; save it again, as JPEG or PNG"),
         (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF picture"),
-        (b"\0\0\0\x18ftypmp42", "a video"),
-        (b"\xff\x0a\xfa\x7f", "a JPEG XL picture"),
-        (b"\0\0\0\x0cjP  \r\n", "a JPEG 2000 picture"),
-        (b"8BPS\0\1", "a Photoshop document"),
-        (b"%PDF-1.7", "a PDF document"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
-        (b"<svg xmlns=''/>", "SVG"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"PK\x03\x04", "a zip archive"),
         (b"", "empty"),
         (bytes(100), "empty"),
-        (b"\x1b[2J no image", r"of an unknown kind that begins with b'\\x1b[2J no '"),
+        (b"\x1b[2J no image", r"of an unknown kind that begins with b'\\x1b[2J no imag'"),
     ],
 )
 def test_a_file_of_another_kind_is_called_by_its_name(data, what):

@@ -1,13 +1,11 @@
 """Reading lists: every layout that is accepted, and every mistake that is named."""
 
-import pickle
 import shutil
 
 from helpers import user_error
 from pytest import mark, raises
 
 from data import lists as lists_module
-from data.decode import ImageReader
 from data.demo import make_demo
 from data.lists import parse_list, read_lists
 from utils import UserError
@@ -37,10 +35,10 @@ def test_reads_the_layout(tiny_dataset):
     assert lists.class_names == ["n00000000", "n00000001", "n00000002"] and lists.name == "tiny"
     assert lists.splits["val"].labels.tolist() == [0, 0, 1, 1, 2, 2] and lists.splits["val"].lines[-1] == 6
     path = lists.splits["test"].paths[0]
-    assert lists.prefix + path == path and ImageReader(lists).read(path) == (tiny_dataset / path).read_bytes()
+    assert lists.prefix + path == path and lists.read(path) == (tiny_dataset / path).read_bytes()
 
 
-def test_line_ends_bom_and_zip_make_no_difference(tiny_dataset, tmp_path, zipped):
+def test_line_ends_bom_and_zip_make_no_difference(tiny_dataset, tmp_path, zipped, forked):
     digest = read_lists(tiny_dataset).digest
     text = (tiny_dataset / "train.txt").read_text().replace("\n", "\r\n") + "\r\n\r\n"
     (tiny_dataset / "train.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
@@ -48,12 +46,7 @@ def test_line_ends_bom_and_zip_make_no_difference(tiny_dataset, tmp_path, zipped
     crlf, archive = read_lists(tiny_dataset), read_lists(zipped(tiny_dataset, tmp_path / "tiny.zip"))
     assert crlf.digest == archive.digest == digest and archive.name == "tiny"
     path = archive.splits["val"].paths[0]
-    reader = ImageReader(archive)
-    assert (
-        reader.read(path)
-        == pickle.loads(pickle.dumps(reader)).read(path)
-        == (tiny_dataset / path).read_bytes()
-    )
+    assert archive.read(path) == forked(lambda: archive.read(path)) == (tiny_dataset / path).read_bytes()
 
 
 @mark.parametrize("kind", ["folder", "zip"])
@@ -75,14 +68,14 @@ def test_finds_moved_lists_and_images(tiny_dataset, tmp_path, zipped, kind, list
         shutil.copy(tiny_dataset / name, moved / lists_in / name)
     lists = read_lists(moved if kind == "folder" else zipped(moved, tmp_path / "moved.zip"))
     assert lists.prefix == prefix
-    assert ImageReader(lists).read(lists.splits["test"].paths[0])
+    assert lists.read(lists.splits["test"].paths[0])
 
 
 def test_source_may_be_the_images_folder(tiny_dataset):
     for name in ("train.txt", "val.txt", "test.txt"):
         (tiny_dataset / name).rename(tiny_dataset / "images" / name)
     lists = read_lists(tiny_dataset / "images")
-    assert ImageReader(lists).read(lists.splits["train"].paths[0])
+    assert lists.read(lists.splits["train"].paths[0])
 
 
 def test_paths_may_hold_spaces(tiny_dataset):
@@ -103,17 +96,17 @@ def test_class_names_are_labels_without_a_folder_each(tiny_dataset):
     "text, message",
     [
         ("images/n00000000/n00000000_1.JPEG", "no label"),
-        ("images/n00000000/n00000000_1.JPEG one", "label 'one' is not an integer"),
-        ("images/n00000000/n00000000_1.JPEG 1.0", "label '1.0' is not an integer"),
-        ("images/n00000000/n00000000_1.JPEG -1", "label -1 is out of range"),
-        ("images/n00000000/n00000000_1.JPEG 99999999999999999999", "is out of range"),
+        ("images/n00000000/n00000000_1.JPEG one", "label 'one' is not a whole number"),
+        ("images/n00000000/n00000000_1.JPEG 1.0", "label '1.0' is not a whole number"),
+        ("images/n00000000/n00000000_1.JPEG -1", "label '-1' is not a whole number"),
+        ("images/n00000000/n00000000_1.JPEG 99999999999999999999", "is not a whole number"),
         ("images/n00000000/n00000000_1.JPEG 7", "label 7 is out of range"),
-        (". 0", "names no file"),
-        ("\\\\ 0", "names no file"),
-        ("/etc/passwd 0", "is outside the data set"),
-        ("C:/images/x.JPEG 0", "is outside the data set"),
-        ("images/../../x.JPEG 0", "is outside the data set"),
-        ("images\\..\\x.JPEG 0", "is outside the data set"),
+        (". 0", "names no file in"),
+        ("\\\\ 0", "names no file in"),
+        ("/etc/passwd 0", "names no file in the data set"),
+        ("C:/images/x.JPEG 0", "names no file in the data set"),
+        ("images/../../x.JPEG 0", "names no file in the data set"),
+        ("images\\..\\x.JPEG 0", "names no file in the data set"),
         ("images/n00000000/n00000000_0.JPEG 1", "n00000000_0.JPEG has label 1, but 0 in line 1"),
         (
             "images/n00000000/n00000000_0.JPEG 0",
@@ -245,15 +238,8 @@ def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):
         make_demo(tmp_path / "mine")
 
 
-@mark.parametrize("name, data", [("x.tar.gz", b"\x1f\x8b\x08\x00rest"), ("x.tgz", b""), ("plain", None)])
-def test_a_tar_is_called_a_tar(tmp_path, name, data):
-    import tarfile
-
-    path = tmp_path / name
-    if data is None:
-        with tarfile.open(path, "w") as archive:
-            archive.add(__file__, "train.txt")
-    else:
-        path.write_bytes(data)
+@mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar"])
+def test_a_tar_is_called_a_tar(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x1f\x8b\x08\x00rest")
     with user_error("is a tar archive.*unpack it"):
-        read_lists(path)
+        read_lists(tmp_path / name)

@@ -330,14 +330,6 @@ def test_what_stands_beside_an_output_stays(tiny_dataset, tmp_path):
     assert all((folder / "thesis.txt").exists() for folder in before)
 
 
-def test_a_folder_that_looks_unfinished_without_the_lock_is_in_the_way(tmp_path):
-    (tmp_path / ".demo.making/new").mkdir(parents=True)
-    (tmp_path / ".demo.making/new/thesis.txt").write_text("years of work")
-    with user_error(r"\.demo\.making is in the way: rename it"):
-        make_demo(tmp_path / "demo")
-    assert (tmp_path / ".demo.making/new/thesis.txt").exists()
-
-
 @mark.parametrize(
     "text", ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', param("[" * 10**5, id="deep")]
 )

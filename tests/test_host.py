@@ -117,7 +117,6 @@ def cell(tiny_dataset, tmp_path, tiny):
 def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(cell):
     done = cell(
         "import runpy\n"
-        "import data.cache; data.cache.FEW = 1  # decoded by processes\n"
         "sys.argv = ['train_task1.py', *words, '--out', 'run']\n"
         f"runpy.run_path({str(ROOT / 'train_task1.py')!r}, run_name='__main__')\n"
         "import train_task2\n"
@@ -126,24 +125,6 @@ def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(cel
         "assert 'wrote two/model.pt' in sys.stdout.getvalue()\n"
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_decoding_processes_import_what_this_one_does(tiny_dataset, tmp_path, monkeypatch, cached):
-    """They do so in a folder with files of the same names, and with special characters in the repository's path."""
-    home = tmp_path / "a:b c"
-    (home / "data").mkdir(parents=True)
-    for file in (ROOT / "data").glob("*.py"):
-        shutil.copy(file, home / "data")
-    here = tmp_path / "here"
-    (here / "data").mkdir(parents=True)
-    (here / "data" / "__init__.py").write_text("raise SystemExit(7)")
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("PYTHONPATH", str(here))
-    monkeypatch.setattr("data.workers.ROOT", home)
-    monkeypatch.setattr("data.cache.FEW", 0)
-    others = [path for path in sys.path if not (Path(path) / "data").is_dir()]
-    monkeypatch.setattr(sys, "path", [str(home), "", *others])
-    assert len(cached(tiny_dataset, workers=2).split("train").labels) == 12
 
 
 def test_figures_are_drawn_whatever_backend_a_notebook_asks_for():

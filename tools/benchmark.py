@@ -50,16 +50,17 @@ from config import DEVICES, Task2Config, choose_device
 from data.batches import Batches
 from data.cache import open_cache
 from data.dataset import add_data_options, cached_size, find_dataset, make_batches, open_data
-from data.decode import ImageReader, decode
+from data.decode import decode
+from data.files import LARGEST_IMAGE
 from data.lists import read_lists
-from data.workers import cores
+from data.source import open_source
 from engine.records import check_file, note_checksums
 from engine.step import TrainStep, make_optimizer
 from engine.trainer import Processes
 from models.resnet import ScaledResNet
 from models.task2 import build_classifier
 from storage.files import write_text
-from utils import ROOT, ArgumentParser, UserError, cli, environment, generator, within
+from utils import ROOT, ArgumentParser, UserError, allowed_cores, cli, environment, generator, within
 
 STEPS = {  # networks of the benchmark `step`, at full width: name -> options
     "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},
@@ -174,15 +175,17 @@ def timed(
 # ---------------------------------------------------------------- cache
 
 
-def _decode_all(reader: ImageReader, paths: list[str], size: int) -> None:
+def _decode_all(source: Path, paths: list[str], size: int) -> None:
+    tree = open_source(source)
     for path in paths:
-        decode(reader.read(path), size)
+        decode(tree.read(path, LARGEST_IMAGE), size)
 
 
 def bench_cache(args, rows: Rows) -> None:
-    lists, size, workers = read_lists(find_dataset(args.data)), cached_size(args.image_size), cores()
+    lists, size = read_lists(find_dataset(args.data)), cached_size(args.image_size)
+    paths, workers = [lists.prefix + path for path in lists.paths], len(allowed_cores())
     # one job for each process, since opening a zip of 30,000 images takes longer than decoding 64 images
-    jobs = [(ImageReader(lists), lists.paths[first::workers], size) for first in range(workers)]
+    jobs = [(lists.source, paths[first::workers], size) for first in range(workers)]
 
     def bare() -> None:
         with multiprocessing.get_context("fork").Pool(workers) as pool:
@@ -277,7 +280,7 @@ class Plain(Dataset):
     """Read images from files with Pillow and torchvision, like PyTorch's ImageNet example."""
 
     def __init__(self, lists, cache, image_size: int):
-        self.reader, self.split = ImageReader(lists), lists.splits["train"]
+        self.lists, self.split = lists, lists.splits["train"]
         self.transform = transforms.Compose(
             [
                 transforms.RandomResizedCrop(image_size, (0.35, 1.0)),
@@ -291,7 +294,7 @@ class Plain(Dataset):
         return len(self.split.paths)
 
     def __getitem__(self, row: int):
-        image = Image.open(io.BytesIO(self.reader.read(self.split.paths[row]))).convert("RGB")
+        image = Image.open(io.BytesIO(self.lists.read(self.split.paths[row]))).convert("RGB")
         return self.transform(image), int(self.split.labels[row])
 
 
@@ -310,7 +313,7 @@ def bench_epoch(args, rows: Rows) -> None:
         config.batch_size,
         shuffle=True,
         drop_last=True,
-        num_workers=cores(),
+        num_workers=len(allowed_cores()),
         pin_memory=cuda,
         persistent_workers=True,
     )
@@ -340,7 +343,7 @@ def bench_epoch(args, rows: Rows) -> None:
     )
     for other, reference in ((loop, "Dataset, Pillow, DataLoader"), (limit, "a constant batch")):
         pairs = max(1, args.pairs // 3)
-        rows.pair("epoch", f"{case}, {cores()} cores", ours, other, reference, pairs, IMAGES)
+        rows.pair("epoch", f"{case}, {len(allowed_cores())} cores", ours, other, reference, pairs, IMAGES)
 
 
 # ---------------------------------------------------------------- the stem
