@@ -192,8 +192,8 @@ MUTANTS = (
     Mutant(
         "options: ranges are not checked",
         "utils.py",
-        "        if not math.isfinite(value) or not all(LIMITS",
-        "        if False and not all(LIMITS",
+        "        if None not in (value, most) and not least",
+        "        if False and not least",
         "robust:options",
         ("train_task1.py", "train_task2.py"),
     ),
