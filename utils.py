@@ -407,15 +407,14 @@ def git_commit() -> str:
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]
 
-    def ask(*words):
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
+    def ask(*words: str) -> list[str]:
+        words = ("git", "-C", str(ROOT), *words)
+        return subprocess.check_output(words, text=True, stderr=subprocess.DEVNULL).splitlines()
 
     running = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     try:
-        changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py").splitlines()
-        commit = ask("rev-parse", "HEAD")
+        changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py")
+        (commit,) = ask("rev-parse", "HEAD")
         return f"{commit}+changes" if any(str(ROOT / name) in running for name in changed) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

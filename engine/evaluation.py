@@ -148,7 +148,7 @@ class Evaluation:
         test: options of the evaluation that differ from the training, such as image_size.
 
     Attributes:
-        size: side of the images, px.
+        size, splits: side of the images, px; and the splits to evaluate.
         head: the values that identify the record.
         files: paths of the results.
         published: whether the documents show these results.
@@ -160,6 +160,7 @@ class Evaluation:
         self.task, self.path, self.checkpoint, self.args, self.test = task, path, checkpoint, args, test
         self.options, self.config_class = checkpoint["config"], CONFIGS[task]
         self.size = test.get("image_size", self.options["image_size"])
+        self.splits = ("val", "test") if args.split == "both" else (args.split,)
         name = check_name(args.name or model, "--name")
         self.head = {
             "task": task,
@@ -218,11 +219,6 @@ class Evaluation:
             )
         self._open_data()
         return True
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits to evaluate."""
-        return ("val", "test") if self.args.split == "both" else (self.args.split,)
 
     def _values(self, record: dict) -> set[str]:
         """Return the names of a record's values: "test RGB" for a row, and "latency of test RGB" if it has one."""

@@ -148,16 +148,21 @@ def _check_folder(folder: str | Path, resume: bool) -> None:
     Raises:
         UserError: there is a run and `resume` is false; or there is a model.pt without the state of its run.
     """
-    names = {name for name in ("last.pt", OLDER, "model.pt") if Path(folder, name).exists()}
-    if names == {"model.pt"}:
+    saved = _saved(folder)
+    if not saved and Path(folder, "model.pt").exists():
         raise UserError(
             f"{folder} holds a model.pt, which this training would replace, but no last.pt to go on from: choose "
             f"another --out, or delete or rename model.pt"
         )
-    if names and not resume:
+    if saved and not resume:
         raise UserError(
             f"{folder} already holds a run: add --resume to go on with it, or choose another --out"
         )
+
+
+def _saved(folder: str | Path) -> list[Path]:
+    """Return the files with a state of the run in `folder`, the newest first."""
+    return [path for name in ("last.pt", OLDER) if (path := Path(folder, name)).exists()]
 
 
 def choose_threads(config: TrainConfig) -> None:
@@ -245,7 +250,7 @@ def weights_digest(path: str | Path) -> str:
 
 def goes_on(config: TrainConfig) -> bool:
     """Check whether the training continues a run in --out. If so, the weights come from that run."""
-    return config.resume and any(Path(config.out, name).exists() for name in ("last.pt", OLDER))
+    return config.resume and bool(_saved(config.out))
 
 
 class Trainer:
@@ -362,20 +367,18 @@ class Trainer:
             UserError: last.pt is damaged and previous.pt is missing or damaged too; or --resume was not given.
         """
         _check_folder(self.folder, self.config.resume)
-        last, older = self.folder / "last.pt", self.folder / OLDER
-        if not last.exists() and not older.exists():
-            return None
-        try:
-            state = load_checkpoint(last, "training-state")
-        except UserError as error:
+        saved = _saved(self.folder)
+        for path in saved:
             try:
-                state = load_checkpoint(older, "training-state")
-            except UserError:
-                raise error from None
-            if last.exists() and self.processes.rank == 0:
-                print(f"{error}\nThe run goes on from the older state, {older}.", file=sys.stderr)
-        check_options(state["config"], type(self.config), last)
-        return state
+                state = load_checkpoint(path, "training-state")
+                check_options(state["config"], type(self.config), path)
+                return state
+            except UserError as error:
+                if path == saved[-1]:
+                    raise
+                if self.processes.rank == 0:
+                    print(f"{error}\nThe run goes on from the older state, {saved[-1]}.", file=sys.stderr)
+        return None
 
     def open_run(self) -> None:
         """Make the run directory, or load the state of the run in it.

@@ -109,8 +109,8 @@ MUTANTS = (
     Mutant(
         "older: no state before the last",
         "engine/trainer.py",
-        "state = load_checkpoint(older,",
-        "state = load_checkpoint(last,",
+        "state = load_checkpoint(path,",
+        "state = load_checkpoint(saved[0],",
         "test_damage.py::test_a_run_goes_on_from_the_older_state_where_the_last_is_damaged",
     ),
     Mutant(
@@ -152,8 +152,8 @@ MUTANTS = (
     Mutant(
         "kills: nothing was saved, and --resume is refused",
         "engine/trainer.py",
-        "if not last.exists() and not older.exists():",
-        "if not last.exists() and not older.exists() and not self.config.resume:",
+        "        return None\n\n    def open",
+        '        if self.config.resume:\n            raise UserError("")\n        return None\n\n    def open',
         "robust:kills",
         ("process killed in its first",),
     ),

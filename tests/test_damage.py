@@ -173,7 +173,7 @@ def test_a_run_goes_on_from_the_older_state_where_the_last_is_damaged(train, tra
     assert same_weights("run/model.pt", "gone/model.pt")
     for name in ("last.pt", "previous.pt"):
         (cut / name).write_bytes(b"")
-    with user_error("last.pt is not a readable checkpoint"):
+    with user_error("previous.pt is not a readable checkpoint"):
         train("--out cut --resume")
 
 
