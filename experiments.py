@@ -116,22 +116,22 @@ def run_arguments(run: Run, args, seed: int) -> list[str]:
     options = {"name": run.model, "seed": seed, "preset": args.preset, **run.options}
     if run.teacher:
         options["teacher"] = model_file(run.teacher, args, seed)
-    return [*as_arguments(options), *user_arguments(args.options, "--options")]
+    return [*as_arguments(options), *args.options]
 
 
-def user_arguments(text: str, option: str) -> list[str]:
+def words(text: str) -> list[str]:
     """Return the words of --options or --eval-options, split by the rules of a shell.
 
     Raises:
-        UserError: a quote is not closed, or a word is neither an option nor the value of an option.
+        ValueError: a quote is not closed.
+        ArgumentTypeError: a word is neither an option nor the value of an option.
     """
-    try:
-        parts = shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"{option} {text!r}: {error}; close each quote") from error
+    parts = shlex.split(text)
     for before, word in zip(["", *parts], parts):
         if not word.startswith("--") and ("=" in before or not before.startswith("--")):
-            raise UserError(f"{option}: {word!r} is neither an option nor the value of an option; remove it")
+            raise argparse.ArgumentTypeError(
+                f"{word!r} is neither an option nor the value of an option; remove it"
+            )
     return parts
 
 
@@ -148,12 +148,12 @@ def check_words(args) -> None:
         key for run in trainings(runs) for key in (*run.options, *(["teacher"] if run.teacher else []))
     }
     of_evaluation = {key for run in runs for key in run.test}
-    for option, text, owned in (
+    for option, given, owned in (
         ("--options", args.options, TRAINING_HAS | of_training),
         ("--eval-options", args.eval_options, EVALUATION_HAS | of_evaluation),
     ):
-        words = [word for word in user_arguments(text, option) if word.startswith("--")]
-        names = {word.split("=")[0].removeprefix("--").removeprefix("no-") for word in words}
+        flags = [word.split("=")[0] for word in given if word.startswith("--")]
+        names = {flag.removeprefix("--").removeprefix("no-") for flag in flags}
         if taken := names & {key.replace("_", "-") for key in owned}:
             raise UserError(
                 f"{option} has --{min(taken)}, which the queue or a run sets itself: leave it out"
@@ -168,7 +168,7 @@ def check_precision(args) -> None:
     Raises:
         UserError: there is such a training; the message names its folder.
     """
-    amp = parse_config(CONFIGS[task_of(args.grid)], user_arguments(args.options, "--options")).amp
+    amp = parse_config(CONFIGS[task_of(args.grid)], args.options).amp
     if amp is None:
         return
     flag = "--amp" if amp else "--no-amp"
@@ -242,8 +242,7 @@ def evaluation_jobs(args) -> list[Job]:
                 **{key: value for key, value in run.test.items() if key != "subsets"},
                 **({} if args.latency else {"repeats": 0}),
             }
-            more = user_arguments(args.eval_options, "--eval-options")
-            command = [sys.executable, script, *map(str, models), *as_arguments(options), *more]
+            command = [sys.executable, script, *map(str, models), *as_arguments(options), *args.eval_options]
             log = models[0].parent / "evaluation.txt"
             jobs.append(Job(f"evaluation of {run} seed {seed}", command, log, needs=models))
     return jobs
@@ -335,11 +334,13 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--options",
+        type=words,
         default="",
         help="more options for every training, such as --options='--epochs 2 --compile'",
     )
     parser.add_argument(
         "--eval-options",
+        type=words,
         default="",
         help="more options for every evaluation, such as --eval-options='--repeats 0'",
     )

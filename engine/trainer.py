@@ -93,13 +93,14 @@ def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device
     """
     lists = read_lists(source or find_dataset(config.data))
     if config.teacher:
-        config.taught_by = training_name(type(config).of(_options_in(config.teacher, "--teacher")))
+        taught_by = load_checkpoint(config.teacher, tuple(OPTIONS))["config"]
+        config.taught_by = training_name(type(config).of(taught_by))
     config.out = config.out or f"runs/{lists.name}-{config.image_size}px/{folder_name(config)}"
     _check_folder(config.out, config.resume)
     if not goes_on(config):
         config.check_effects()
         if config.init_from:
-            _options_in(config.init_from, "--init-from")
+            load_checkpoint(config.init_from, tuple(OPTIONS))
     choose_threads(config)
     # where all training batches have one shape, a GPU times its convolution algorithms only once
     torch.backends.cudnn.benchmark = config.train_sizes is None
@@ -112,17 +113,6 @@ def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device
             hold(Path(config.out)).release()
         check_writable(Path(config.out))
     return device, processes, lists
-
-
-def _options_in(path: str, option: str) -> dict:
-    """Return the options of the training that wrote `path`, the value of `option`.
-
-    Raises:
-        UserError: the file is missing, or not a model.pt.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{option} {path}: no such file; give the path of a model.pt")
-    return load_checkpoint(path, tuple(OPTIONS))["config"]
 
 
 def _check_batch_size(size: int, images: int, world: int) -> None:

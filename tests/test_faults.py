@@ -304,7 +304,7 @@ def test_the_folder_of_the_bands_may_have_spaces(monkeypatch):
     args.work = Path(args.work)
     bands.run_folds(args, [Path("fold0")])
     for option in ("--options", "--eval-options"):
-        words = experiments.user_arguments(calls[0][calls[0].index(option) + 1], option)
+        words = experiments.words(calls[0][calls[0].index(option) + 1])
         assert words[:2] == ["--cache", "my bands/cache"]
     assert words[2:] == ["--results", "my bands/results", "--split", "test", "--subsets", "every B02,B03,B04"]
 
