@@ -293,12 +293,15 @@ def parse_sizes(text: str | None) -> tuple[int, ...]:
     """
     if text is None:
         return ()
-    sides = [side.strip() for side in text.split(",")]
-    if not all(re.fullmatch("[0-9]{1,4}", side) and 1 <= int(side) <= 4096 for side in sides):
+    try:
+        sides = sorted({int(side) for side in text.split(",")})
+    except ValueError:
+        sides = [0]
+    if not 1 <= sides[0] <= sides[-1] <= 4096:
         raise UserError(
             f"--train-sizes {text}: give whole numbers from 1 to 4096 with commas, such as 40,48,56"
         )
-    return tuple(sorted({int(side) for side in sides}))
+    return tuple(sides)
 
 
 @dataclass
@@ -482,14 +485,8 @@ def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
 
     Autocast is left out, because its default depends on the processor. A teacher is compared by its name, not its path.
     """
-    defaults = _defaults(config)
-    options = {
-        key: value
-        for key, value in vars(config).items()
-        if value != defaults[key] and key not in {*SESSION_OPTIONS, "seed", "amp"}
-    }
-    if "teacher" in options:
-        options["teacher"] = config.taught_by or config.teacher
+    options = _other_than(_defaults(config), config)
+    options.pop("amp", None)
     if "init_from" in options:
         options["init_from"] = _training_of(options["init_from"])
     return tuple(sorted(options.items()))
@@ -530,13 +527,14 @@ def differing(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> dict[st
 
 def changed_options(config: TrainConfig) -> dict[str, Any]:
     """Return the resolved options that differ from the defaults of task and preset, without seed and names."""
-    usual = type(config)(preset=config.preset, device=config.device).resolve()
-    changed = {
-        key: value
-        for key, value in vars(config).items()
-        if value != getattr(usual, key) and key not in {*SESSION_OPTIONS, "seed"}
-    }
-    return {**changed, "teacher": config.taught_by or config.teacher} if "teacher" in changed else changed
+    return _other_than(vars(type(config)(preset=config.preset, device=config.device).resolve()), config)
+
+
+def _other_than(usual: Mapping, config: TrainConfig) -> dict[str, Any]:
+    """Return the options that change the training and differ from `usual`, without the seed."""
+    options = {**vars(config), "teacher": config.taught_by or config.teacher}
+    skipped = {*SESSION_OPTIONS, "seed"}
+    return {key: value for key, value in options.items() if value != usual[key] and key not in skipped}
 
 
 def _defaults(config: Any) -> dict[str, Any]:

@@ -583,10 +583,8 @@ class Trainer:
         if not math.isfinite(loss) or not finite:
             fault = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
-            saved = f"; last.pt in {self.folder} was saved before that"
             raise UserError(
                 f"{fault} in epoch {epoch}, before step {self.step}; try a lower --lr or --no-amp"
-                + saved * (self.folder / "last.pt").exists()
             )
         return loss
 

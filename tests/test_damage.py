@@ -193,12 +193,6 @@ def test_a_run_has_its_last_state_at_every_moment(train, cut, monkeypatch):
     assert seen == [["last.pt", "previous.pt"]] * 4  # three saves, and the model
 
 
-def test_a_diverged_run_names_no_state_that_is_not_there(train):
-    with raises(UserError) as error:
-        train("--lr 1000 --epochs 60 --out run")
-    assert ("last.pt" in str(error.value)) == Path("run/last.pt").exists()
-
-
 # ---------------------------------------------------------------- a history of the model itself
 
 
