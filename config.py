@@ -471,6 +471,8 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
         "preset": preset,
         **more,
     }
+    if unknown := options.keys() - {field.name for field in dataclasses.fields(config)}:
+        raise UserError(f"the run {run} is not for {task}, which has no option {', '.join(sorted(unknown))}")
     if run.teacher:
         teacher = training_name(resolve_run(task, run.teacher, preset, channels))
         options |= {"teacher": teacher, "taught_by": teacher}

@@ -333,6 +333,11 @@ def test_labels_of_rows_tell_the_options():
     assert told > 60
 
 
+def test_a_run_of_one_task_is_refused_for_the_other():
+    with user_error("is not for task2, which has no option embedding, fill"):
+        resolve_run("task2", grids.task1.SLICED, "48px-quarter")
+
+
 def test_a_finished_run_of_another_precision_is_not_taken(queue):
     """Both have the same folder, so the queue would skip the run and evaluate the other network."""
     queue([GOOD], "--list")
