@@ -8,7 +8,6 @@ import importlib.util
 import os
 import re
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -73,29 +72,15 @@ def choose_device(device: str) -> str:
     Raises:
         UserError: the name is unknown, or this machine has no such device.
     """
-    local = os.environ.get("LOCAL_RANK", "0")
-    if not local.isdigit():
-        raise UserError(
-            f"the environment has LOCAL_RANK={local!r}: start several processes with torchrun, or unset it"
-        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":  # each process of torchrun uses a different GPU
-        device = f"cuda:{local}"
-    if not re.fullmatch(r"cpu|mps|cuda:\d+", device):
-        raise UserError(f"--device {device}: expected auto, cpu, cuda, cuda:N or mps")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps: there is no Apple GPU that this PyTorch can use; use --device cpu")
-    if device.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise UserError(f"--device {device}: CUDA is not available here; use --device cpu")
-        count = torch.cuda.device_count()
-        if int(device.removeprefix("cuda:")) >= count:
-            devices = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-            raise UserError(
-                f"--device {device}: there is no such GPU, only {devices}"
-                + ("; torchrun started more processes than there are GPUs" if local != "0" else "")
-            )
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if device not in there:
+        raise UserError(f"--device {device}: expected auto or a device of this machine: {', '.join(there)}")
     return device
 
 
@@ -123,7 +108,7 @@ class TrainConfig:
         ("auto", *PRESETS),
     )
     arch: str = option(None, "network behind the stem (default: by preset)", tuple(LAYERS))
-    width: float = option(None, "width multiplier of the network (default: by preset)", above=0, most=64)
+    width: float = option(None, "width multiplier of the network (default: by preset)", least=1e-6, most=64)
     stem: str = option(
         "7x7s2",
         "first convolution: side and stride; 3x3s1 is for images under about 64 px, 11x11s4 for images above "
@@ -145,7 +130,7 @@ class TrainConfig:
         1.0,
         "share of each class's training images to use. The choice does not depend on --seed. A larger share contains "
         "the images of a smaller share. The normalisation uses all images",
-        above=0,
+        least=1e-6,
         most=1,
     )
     epochs: int = option(None, "passes over the training images (default: by preset)", least=1, most=10**6)
@@ -153,7 +138,10 @@ class TrainConfig:
         None, "images in each step, summed over all processes (default: by preset)", least=1, most=10**6
     )
     lr: float = option(
-        None, "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)", above=0, most=1000
+        None,
+        "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)",
+        least=1e-6,
+        most=1000,
     )
     weight_decay: float = option(
         5e-4, "L2 penalty on kernels and matrices, not on biases and normalisation", least=0, most=1000
@@ -165,7 +153,10 @@ class TrainConfig:
         most=10**6,
     )
     label_smoothing: float = option(
-        0.1, "label smoothing: share of the target that is spread evenly over all classes", least=0, below=1
+        0.1,
+        "label smoothing: share of the target that is spread evenly over all classes",
+        least=0,
+        most=0.999,
     )
     teacher: str | None = option(
         None,
@@ -186,7 +177,7 @@ class TrainConfig:
         0.5, "share of the distillation loss in the whole loss, with --teacher", least=0, most=1
     )
     distill_temperature: float = option(
-        4.0, "temperature of student and teacher in the distillation loss", above=0, most=1000
+        4.0, "temperature of student and teacher in the distillation loss", least=1e-6, most=1000
     )
     distill_ramp: float = option(
         0.0, "share of the training over which the distillation loss rises from zero", least=0, most=1
@@ -222,7 +213,9 @@ class TrainConfig:
     max_failed: float = option(
         0.01, "stop if more than this share of a split's images cannot be decoded", least=0, most=1
     )
-    seed: int = option(0, "seed of weights, batches, augmentation and channel sampling", least=0, below=2**63)
+    seed: int = option(
+        0, "seed of weights, batches, augmentation and channel sampling", least=0, most=2**63 - 1
+    )
     device: str = option("auto", DEVICES)
     threads: int = option(0, "CPU threads; 0: one for each idle core", least=0, most=4096)
 
@@ -265,15 +258,12 @@ class TrainConfig:
             raise UserError(
                 "--tensorboard: the package is not installed; run `pip install tensorboard`, or leave the option out"
             )
-        # the compiler that torch.compile calls for networks on a CPU
-        compiler = os.environ.get("CXX", {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++"))
+        compiler = os.environ.get("CXX", "g++")  # torch.compile calls it for networks on a CPU
         if self.compile and self.device == "cpu" and shutil.which(compiler) is None:
             raise UserError(
                 f"--compile: there is no C++ compiler {compiler!r} here; install it, name another compiler in the "
                 "environment variable CXX, or leave the option out"
             )
-        if self.batch_size < 2:
-            raise UserError("--batch-size 1: normalisation over a batch needs at least 2 images")
         return self
 
     def without_effect(self) -> dict[str, str]:
@@ -303,12 +293,15 @@ def parse_sizes(text: str | None) -> tuple[int, ...]:
     """
     if text is None:
         return ()
-    sides = [side.strip() for side in text.split(",")]
-    if not all(re.fullmatch("[0-9]{1,4}", side) and 1 <= int(side) <= 4096 for side in sides):
+    try:
+        sides = sorted({int(side) for side in text.split(",")})
+    except ValueError:
+        sides = [0]
+    if not 1 <= sides[0] <= sides[-1] <= 4096:
         raise UserError(
             f"--train-sizes {text}: give whole numbers from 1 to 4096 with commas, such as 40,48,56"
         )
-    return tuple(sorted({int(side) for side in sides}))
+    return tuple(sides)
 
 
 @dataclass
@@ -494,14 +487,8 @@ def identity(config: TrainConfig) -> tuple[tuple[str, Any], ...]:
 
     Autocast is left out, because its default depends on the processor. A teacher is compared by its name, not its path.
     """
-    defaults = _defaults(config)
-    options = {
-        key: value
-        for key, value in vars(config).items()
-        if value != defaults[key] and key not in {*SESSION_OPTIONS, "seed", "amp"}
-    }
-    if "teacher" in options:
-        options["teacher"] = config.taught_by or config.teacher
+    options = _other_than(_defaults(config), config)
+    options.pop("amp", None)
     if "init_from" in options:
         options["init_from"] = _training_of(options["init_from"])
     return tuple(sorted(options.items()))
@@ -542,13 +529,14 @@ def differing(ours: Mapping, theirs: Mapping, cls: type[TrainConfig]) -> dict[st
 
 def changed_options(config: TrainConfig) -> dict[str, Any]:
     """Return the resolved options that differ from the defaults of task and preset, without seed and names."""
-    usual = type(config)(preset=config.preset, device=config.device).resolve()
-    changed = {
-        key: value
-        for key, value in vars(config).items()
-        if value != getattr(usual, key) and key not in {*SESSION_OPTIONS, "seed"}
-    }
-    return {**changed, "teacher": config.taught_by or config.teacher} if "teacher" in changed else changed
+    return _other_than(vars(type(config)(preset=config.preset, device=config.device).resolve()), config)
+
+
+def _other_than(usual: Mapping, config: TrainConfig) -> dict[str, Any]:
+    """Return the options that change the training and differ from `usual`, without the seed."""
+    options = {**vars(config), "teacher": config.taught_by or config.teacher}
+    skipped = {*SESSION_OPTIONS, "seed"}
+    return {key: value for key, value in options.items() if value != usual[key] and key not in skipped}
 
 
 def _defaults(config: Any) -> dict[str, Any]:

@@ -13,8 +13,6 @@ task1/channels.csv, the predictions on test (task1/predictions/) and a record th
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import nn
 
@@ -123,25 +121,6 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
     }
 
 
-def evaluate(
-    model: nn.Module, subsets: dict, prepare, num_classes: int, repeats: int, batches: Batches
-) -> tuple[list[dict], dict]:
-    """Evaluate the model on each set. Return the rows of the table, and a dict from a set's name to predictions (N,).
-
-    The cost is measured on the plain network for the set.
-
-    Args:
-        subsets: a dict from the name of a set to its ids.
-        prepare: a function that returns (network to evaluate, image channels that the network takes) for ids.
-    """
-    rows, predictions = [], {}
-    for subset, ids in progress_bar(subsets.items(), desc="subsets", unit="subset"):
-        network, columns = prepare(ids)
-        quality, predictions[subset] = predict_and_score(network, batches, num_classes, columns)
-        rows.append({"subset": subset, **quality, **measure(model, ids, batches, repeats)})
-    return rows, predictions
-
-
 def kernels(model: nn.Module, subsets: dict) -> dict:
     """Return a dict from each set's name to its first eight filters, rounded, (8, n, k, k); a figure shows them."""
     return {
@@ -163,15 +142,14 @@ def main(argv: list[str] | None = None) -> None:
     stored = Channels(dataset.get("data_channels") or names).names
     columns = [stored.index(name) for name in names]
     subsets = {subset_name(sorted(columns[i] for i in one), stored): one for one in ids}
-    if evaluation.is_done(list(subsets)):
-        return
     if whole and not specialist and len(subsets) < 2 ** len(names) - 1:
         print(
             f"{len(subsets)} of the {2 ** len(names) - 1:,} sets: all channels, each channel alone, all "
             f"but one, and some random sets; choose sets with --subsets"
         )
-    saved, cache = evaluation.will_save(whole), evaluation.open_data()
-    config, device = evaluation.config, evaluation.device
+    if not evaluation.begin(list(subsets), whole):
+        return
+    cache, config, device = evaluation.cache, evaluation.config, evaluation.device
     model.to(device, memory_format=torch.channels_last)
 
     columns = [cache.channel_names.index(name) for name in names]
@@ -185,14 +163,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     seen = list(parse_subset(config.train_channels, names))
 
-    def prepare(ids):
-        network, inputs = probe_network(
-            args.probe, model, ids, train, seen, dataset, evaluation.options["image_size"]
-        )
-        return network.to(device), inputs
+    def evaluate(batches: Batches) -> tuple[list[dict], dict]:
+        rows, predictions = [], {}
+        for subset, ids in progress_bar(subsets.items(), desc="subsets", unit="subset"):
+            network, inputs = probe_network(
+                args.probe, model, ids, train, seen, dataset, evaluation.options["image_size"]
+            )
+            quality, predictions[subset] = predict_and_score(
+                network.to(device), batches, cache.num_classes, inputs
+            )
+            rows.append({"subset": subset, **quality, **measure(model, ids, batches, args.repeats)})
+        return rows, predictions
 
-    answer = partial(evaluate, model, subsets, prepare, cache.num_classes, args.repeats)
-    if evaluation.run(record, columns, saved, answer, list(subsets)):
+    if evaluation.run(record, columns, evaluate):
         print(NEXT)
 
 

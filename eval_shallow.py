@@ -100,9 +100,9 @@ def evaluate(path: str, args) -> bool:
     test = {"image_size": args.image_size} if args.image_size not in (None, options["image_size"]) else {}
     section = default_section(options, test)
     evaluation = Evaluation("task2", path, checkpoint, args, section, options["name"], test)
-    if evaluation.is_done():
+    if not evaluation.begin():
         return False
-    saved, cache = evaluation.will_save(), evaluation.open_data()
+    cache = evaluation.cache
     channels, size, device = range(len(cache.channel_names)), evaluation.size, evaluation.device
     shape, name, section = (len(channels), size, size), evaluation.head["model"], evaluation.head["section"]
     limit = MAX_DEPTH if section in LIMITED else None
@@ -124,7 +124,7 @@ def evaluate(path: str, args) -> bool:
         quality, predictions = predict_and_score(fused, batches, cache.num_classes)
         return [{**quality, **columns}], {SINGLE: predictions}
 
-    return evaluation.run(record, channels, saved, answer)
+    return evaluation.run(record, channels, answer)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -39,6 +39,7 @@ from utils import (
     ROOT,
     ArgumentParser,
     UserError,
+    as_arguments,
     cli,
     counted,
     parse_config,
@@ -69,25 +70,18 @@ class Job:
         return time.monotonic() >= self.not_before and all(path.exists() for path in self.needs)
 
     def start(self) -> None:
-        """Start the process; its output goes to `log`.
-
-        Raises:
-            UserError: the log cannot be written, or the process cannot be started.
-        """
-        try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            # the job stops when its stdin closes, so also when this process dies. Huge pages are for trainings
-            # alone: they would change the latency that an evaluation measures
-            with open(self.log, "a") as log:
-                self.process = subprocess.Popen(
-                    self.command,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    env={**(HUGE_PAGES if self.makes else {}), **os.environ, ENDS_WITH_STDIN: "1"},
-                )
-        except OSError as error:
-            raise UserError(f"cannot start {self.name}: {error}") from error
+        """Start the process; its output goes to `log`."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        # the job stops when its stdin closes, so also when this process dies. Huge pages are for trainings
+        # alone: they would change the latency that an evaluation measures
+        with open(self.log, "a") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**(HUGE_PAGES if self.makes else {}), **os.environ, ENDS_WITH_STDIN: "1"},
+            )
         say("start", f"{self.name}: {self.log}")
 
 
@@ -122,22 +116,22 @@ def run_arguments(run: Run, args, seed: int) -> list[str]:
     options = {"name": run.model, "seed": seed, "preset": args.preset, **run.options}
     if run.teacher:
         options["teacher"] = model_file(run.teacher, args, seed)
-    return [*as_arguments(options), *user_arguments(args.options, "--options")]
+    return [*as_arguments(options), *args.options]
 
 
-def user_arguments(text: str, option: str) -> list[str]:
+def words(text: str) -> list[str]:
     """Return the words of --options or --eval-options, split by the rules of a shell.
 
     Raises:
-        UserError: a quote is not closed, or a word is neither an option nor the value of an option.
+        ValueError: a quote is not closed.
+        ArgumentTypeError: a word is neither an option nor the value of an option.
     """
-    try:
-        parts = shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"{option} {text!r}: {error}; close each quote") from error
+    parts = shlex.split(text)
     for before, word in zip(["", *parts], parts):
         if not word.startswith("--") and ("=" in before or not before.startswith("--")):
-            raise UserError(f"{option}: {word!r} is neither an option nor the value of an option; remove it")
+            raise argparse.ArgumentTypeError(
+                f"{word!r} is neither an option nor the value of an option; remove it"
+            )
     return parts
 
 
@@ -151,18 +145,19 @@ def check_words(args) -> None:
     """
     runs = chosen_runs(args)
     of_training = {
-        f"run {run}": [*run.options, "teacher"] if run.teacher else [*run.options] for run in trainings(runs)
+        key for run in trainings(runs) for key in (*run.options, *(["teacher"] if run.teacher else []))
     }
-    of_evaluation = {f"run {run}": run.test for run in runs}
-    for option, text, owners in (
-        ("--options", args.options, {"queue": TRAINING_HAS, **of_training}),
-        ("--eval-options", args.eval_options, {"queue": EVALUATION_HAS, **of_evaluation}),
+    of_evaluation = {key for run in runs for key in run.test}
+    for option, given, owned in (
+        ("--options", args.options, TRAINING_HAS | of_training),
+        ("--eval-options", args.eval_options, EVALUATION_HAS | of_evaluation),
     ):
-        names = {word.split("=")[0] for word in user_arguments(text, option) if word.startswith("--")}
-        names = {name.removeprefix("--").removeprefix("no-") for name in names}
-        for owner, options in owners.items():
-            for name in sorted(names & {key.replace("_", "-") for key in options}):
-                raise UserError(f"{option} has --{name}, which the {owner} sets itself: leave it out")
+        flags = [word.split("=")[0] for word in given if word.startswith("--")]
+        names = {flag.removeprefix("--").removeprefix("no-") for flag in flags}
+        if taken := names & {key.replace("_", "-") for key in owned}:
+            raise UserError(
+                f"{option} has --{min(taken)}, which the queue or a run sets itself: leave it out"
+            )
 
 
 def check_precision(args) -> None:
@@ -173,10 +168,10 @@ def check_precision(args) -> None:
     Raises:
         UserError: there is such a training; the message names its folder.
     """
-    precision = {"--amp": True, "--no-amp": False}
-    named = [word for word in user_arguments(args.options, "--options") if word in precision]
-    if not named:
+    amp = parse_config(CONFIGS[task_of(args.grid)], args.options).amp
+    if amp is None:
         return
+    flag = "--amp" if amp else "--no-amp"
     for seed in args.seeds:
         for run in trainings(chosen_runs(args)):
             folder = run_folder(run, args, seed)
@@ -184,10 +179,10 @@ def check_precision(args) -> None:
             if not (folder / "model.pt").exists():
                 continue
             with suppress(OSError, ValueError, AttributeError):  # config.json is missing or damaged
-                if read_json(folder / "config.json").get("amp") is not precision[named[-1]]:
+                if read_json(folder / "config.json").get("amp") is not amp:
                     raise UserError(
-                        f"--options has {named[-1]}, but {folder} was trained without it, and a run of the other "
-                        f"precision has the same folder: rename that folder, or leave out {named[-1]}"
+                        f"--options has {flag}, but {folder} was trained without it, and a run of the other "
+                        f"precision has the same folder: rename that folder, or leave out {flag}"
                     )
 
 
@@ -207,18 +202,6 @@ def run_folder(run: Run, args, seed: int) -> Path:
 def model_file(run: Run, args, seed: int) -> Path:
     """Return the path of the checkpoint that a training makes."""
     return run_folder(run, args, seed) / "model.pt"
-
-
-def as_arguments(options: dict) -> list[str]:
-    """Write options as on the command line: {"image_size": 48, "gates": False} gives --image-size 48 --no-gates."""
-    parts = []
-    for key, value in options.items():
-        flag = key.replace("_", "-")
-        if isinstance(value, bool):
-            parts.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            parts += [f"--{flag}", str(value)]
-    return parts
 
 
 def model_files(run: Run, args, seed: int) -> list[Path]:
@@ -242,7 +225,7 @@ def training_jobs(args) -> list[Job]:
 def evaluation_jobs(args) -> list[Job]:
     """Return a job for the evaluation of each run.
 
-    If the results are there already, the job does nothing, see `engine.evaluation.Evaluation.is_done`.
+    If the results are there already, the job does nothing, see `engine.evaluation.Evaluation.begin`.
     """
     jobs, script = [], str(ROOT / EVALUATION[task_of(args.grid)])
     for seed in args.seeds:
@@ -259,8 +242,7 @@ def evaluation_jobs(args) -> list[Job]:
                 **{key: value for key, value in run.test.items() if key != "subsets"},
                 **({} if args.latency else {"repeats": 0}),
             }
-            more = user_arguments(args.eval_options, "--eval-options")
-            command = [sys.executable, script, *map(str, models), *as_arguments(options), *more]
+            command = [sys.executable, script, *map(str, models), *as_arguments(options), *args.eval_options]
             log = models[0].parent / "evaluation.txt"
             jobs.append(Job(f"evaluation of {run} seed {seed}", command, log, needs=models))
     return jobs
@@ -280,11 +262,8 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
             # meanwhile another queue may have trained a run that was busy
             waiting = [job for job in waiting if not (job.not_before and job.makes and job.makes.exists())]
             ready = [job for job in waiting if job.ready]
-            if not ready and not running and not any(job.not_before for job in waiting):
-                # the training of the teacher failed: start the job anyway, so that it reports the missing file
-                ready = [job for job in waiting if job.makes][:1]
-                if not ready:
-                    break
+            if not (ready or running or any(job.not_before for job in waiting)):
+                break  # the training of a teacher failed
             for job in sorted(ready, key=lambda job: job.makes is not None)[: at_once - len(running)]:
                 waiting.remove(job)
                 job.start()
@@ -355,11 +334,13 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--options",
+        type=words,
         default="",
         help="more options for every training, such as --options='--epochs 2 --compile'",
     )
     parser.add_argument(
         "--eval-options",
+        type=words,
         default="",
         help="more options for every evaluation, such as --eval-options='--repeats 0'",
     )

@@ -14,9 +14,8 @@ Any other picture in colour holds R, G, B.
 from __future__ import annotations
 
 import csv
+import os
 import sys
-from collections import Counter
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -93,32 +92,21 @@ def check_outputs(args, files: list[Path], pictures: dict[Path, Path]) -> None:
     Raises:
         UserError: an output cannot be written, or it would replace a file; the message names the paths.
     """
-    inputs, taken = {}, {}
-    for path in (Path(args.checkpoint), *files):
-        with suppress(OSError):  # it is missing, which is reported later
-            inputs[_file_id(path)] = path
+    taken = {path.resolve(): str(path) for path in (Path(args.checkpoint), *files)}
     outputs = [("--csv", Path(args.csv))] if args.csv else []
     for option, path in outputs + [(f"--picture of {file}", path) for file, path in pictures.items()]:
-        with suppress(OSError):  # nothing is there
-            if same := inputs.get(_file_id(path)):
-                raise UserError(f"{option} {path} would replace {same}: choose another path")
-        if (other := taken.setdefault(path.absolute(), option)) != option:
-            raise UserError(f"{other} and {option} both name {path}: choose two paths, or rename an image")
+        if other := taken.get(path.resolve()):
+            raise UserError(f"{option} {path} would replace {other}: choose another path, or rename an image")
+        taken[path.resolve()] = f"the output of {option}"
         check_replaceable(path)
     for folder in {path.parent for _, path in outputs} | {path.parent for path in pictures.values()}:
         check_writable(folder)
 
 
-def _file_id(path: Path) -> tuple[int, int]:
-    """Return (device, number) of a file; two paths of the same file give the same pair."""
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
 def picture_paths(target: str, files: list[Path]) -> dict[Path, Path]:
     """Return a dict from a file to the path of its picture: `target` for one file, else a path in the folder `target`.
 
-    A picture has the name of its file. If names are equal, the ending of the file and the needed folders are added.
+    A picture has the name of its file. Files of several folders get the names of these folders in front.
 
     Raises:
         UserError: `target` has the ending of another kind of file.
@@ -127,14 +115,9 @@ def picture_paths(target: str, files: list[Path]) -> dict[Path, Path]:
         if Path(target).suffix.lower() not in ("", ".png"):
             raise UserError(f"--picture {target}: the program draws a PNG; give a name that ends in .png")
         return {files[0]: Path(target)}
-    names = {file: file.stem for file in files}
-    for count in range(2, max(len(file.parts) for file in files) + 1):
-        times = Counter(names.values())
-        for file in names:
-            if times[names[file]] > 1:
-                folders = [part.strip("/\\:.") for part in file.parts[-count:-1]]
-                names[file] = "-".join([*filter(None, folders), file.stem + file.suffix.replace(".", "-")])
-    return {file: Path(target) / f"{name}.png" for file, name in names.items()}
+    common = os.path.commonpath([file.absolute().parent for file in files])
+    names = {file: file.absolute().relative_to(common).with_suffix(".png").parts for file in files}
+    return {file: Path(target, "-".join(parts)) for file, parts in names.items()}
 
 
 if __name__ == "__main__":

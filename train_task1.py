@@ -7,6 +7,7 @@
 
 The demo set takes a minute on two CPU cores; eval_channels.py then shows about 80 % top-1 with RGB. On one core,
 mini-imagenet-50 at --preset 48px-quarter takes three to four minutes and reaches a mean of 47 % over the seven sets.
+On Linux, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command makes a training on a CPU up to twice as fast.
 Ctrl-C saves and stops; to go on, add --resume. Next: python eval_channels.py runs/.../model.pt
 """
 
@@ -23,7 +24,6 @@ from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import find_dataset, make_batches, open_data
 from data.lists import RGB, read_channels
 from engine.trainer import Trainer, goes_on, predict, start
-from metrics.accuracy import classification_metrics
 from models.initial import initialise
 from models.task1 import CHECKPOINT, build_from_options, for_channels, load_teacher
 from utils import UserError, cli, parse_config
@@ -35,11 +35,9 @@ def subset_metrics(model, batches, names, config: Task1Config) -> dict:
     A specialist is tested on its set. Another model is tested on all sets, or on some sets if there are many channels.
     """
     top1, losses, labels = {}, [], batches.labels.cpu().numpy()
-    num_classes = model.fc.out_features
     for ids in [tuple(range(len(names)))] if config.is_specialist else some_subsets(len(names)):
         predictions, loss, _ = predict(for_channels(model, ids), batches, ids, config.amp)
-        metrics = classification_metrics(labels, predictions, num_classes)
-        top1[subset_name(ids, names)] = round(metrics["top1_pct"], 2)
+        top1[subset_name(ids, names)] = round(100 * float((predictions == labels).mean()), 2)
         losses.append(loss)
     return {
         "val_loss": round(sum(losses) / len(losses), 4),
@@ -57,12 +55,14 @@ def build_shaped(options: Mapping, channels: int, num_classes: int) -> torch.nn.
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(Task1Config, argv, __doc__)
     source = find_dataset(config.data)
-    channels = read_channels(source)
-    config.resolve(channels)
-    taken = channels.chosen(parse_subset(config.channels, channels))
-    if config.kernel == "wavelength" and None in taken.wavelengths and taken.names != RGB.names:
+    stored = read_channels(source)
+    config.resolve(stored)
+    ids = parse_subset(config.channels, stored)
+    channels = stored.chosen(ids)
+    names = channels.names
+    if config.kernel == "wavelength" and None in channels.wavelengths and names != RGB.names:
         raise UserError(
-            f"--kernel wavelength: the wavelengths of {', '.join(taken.names[:6])} are not known: write them into "
+            f"--kernel wavelength: the wavelengths of {', '.join(names[:6])} are not known: write them into "
             "bands.txt, or choose another --kernel"
         )
     if config.teacher and config.channels != "all":
@@ -72,9 +72,6 @@ def main(argv: list[str] | None = None) -> None:
         )
     device, processes, lists = start(config, source)
     cache = open_data(lists, config.image_size, config.cache, config.max_failed)
-    ids = parse_subset(config.channels, cache.channels)
-    channels = cache.channels.chosen(ids)
-    names = channels.names
     train = make_batches(cache, "train", config.image_size, ids, device, config.fraction)
     val = make_batches(cache, "val", config.image_size, ids, device)
 
@@ -108,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         {
             "channel_names": names,
             "wavelengths": channels.wavelengths,
-            "data_channels": cache.channels.as_dict(),
+            "data_channels": stored.as_dict(),
             **{key: value.tolist() for key, value in statistics.items()},
         },
         "eval_channels.py",

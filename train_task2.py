@@ -6,7 +6,8 @@
     python train_task2.py --teacher runs/.../model.pt        # also learn from a trained ResNet-34
 
 On one CPU core, mini-imagenet-50 at --preset 48px-quarter --augment strong takes eight minutes and reaches 60 %
-top-1. Ctrl-C saves and stops; to go on, add --resume. Next: python eval_shallow.py runs/.../model.pt
+top-1. On Linux, GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command makes a training on a CPU up to twice as
+fast. Ctrl-C saves and stops; to go on, add --resume. Next: python eval_shallow.py runs/.../model.pt
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import torch
 from config import Task2Config
 from data.dataset import make_batches, open_data
 from engine.trainer import Trainer, goes_on, predict, start
-from metrics.accuracy import classification_metrics
 from models.initial import initialise
 from models.shallow import SHALLOW
 from models.task2 import CHECKPOINT, build_classifier, load_teacher, measure_depth
@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
 
     def validate(averaged):
         predictions, loss, _ = predict(averaged, val, amp=config.amp)
-        metrics = classification_metrics(val.labels.cpu().numpy(), predictions, cache.num_classes)
-        return {"val_loss": round(loss, 4), "val_top1_pct": round(metrics["top1_pct"], 2)}
+        right = predictions == val.labels.cpu().numpy()
+        return {"val_loss": round(loss, 4), "val_top1_pct": round(100 * float(right.mean()), 2)}
 
     Trainer(config, cache, model, train, validate, processes=processes, teacher=teacher).fit_and_save(
         CHECKPOINT,

@@ -9,7 +9,6 @@ import difflib
 import errno
 import hashlib
 import math
-import operator
 import os
 import platform
 import re
@@ -27,18 +26,11 @@ import torch
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent
-LIMITS = {  # kind of a limit -> its words in a message, and its test
-    "least": ("at least", operator.ge),
-    "above": ("above", operator.gt),
-    "most": ("at most", operator.le),
-    "below": ("below", operator.lt),
-}
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet reads a text that begins with one of these as a formula
 BUSY = 75  # exit status: another process uses the files that this process needs, so try again later
 LOG_EVERY = 60  # seconds between two lines of a progress bar in a log file
 # words of the messages of torch, CUDA, cuDNN and C++ about too little memory
 NO_MEMORY = r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|unable to find an engine"
-SMALLER = ("--batch-size", "--width", "--image-size", "--workers", "--jobs")  # options that save memory
 # With this environment variable, the C library of Linux asks for huge pages of memory. Then a training on a CPU is up
 # to twice as fast. The variable must be set before Python starts.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
@@ -90,34 +82,27 @@ class ArgumentParser(argparse.ArgumentParser):
         if value != []:  # Python 3.11 looks for the empty list of nargs="*" among the choices
             super()._check_value(action, value)
 
-    last = None  # the parser of the script that runs
-
     def parse_args(self, args=None, namespace=None):
-        ArgumentParser.last = self
         parsed, unknown = self.parse_known_args(args, namespace)
-        for word in unknown:
-            if not word.startswith("-"):
-                self.error(f"unexpected argument {word!r}; see --help")
-            near = difflib.get_close_matches(word.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
-            self.error(
-                f"unknown option {word.split('=')[0]}"
-                + (f"; did you mean {near[0]}?" if near else "; see --help")
-            )
+        if unknown:
+            word = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.5)
+            self.error(f"unknown argument {word}; " + (f"did you mean {near[0]}?" if near else "see --help"))
         for action in self._actions:  # happens with --data "$DATA" when the variable is not set
             if action.option_strings and getattr(parsed, action.dest, None) == "" != action.default:
                 self.error(f"argument {action.option_strings[0]}: expected a value, got an empty text")
         return parsed
 
 
-def option(default, help: str, choices: typing.Sequence | None = None, usual=None, **limits: float):
+def option(default, help: str, choices: typing.Sequence | None = None, usual=None, least=None, most=None):
     """Make a dataclass field that `parse_config` turns into `--name`, with its help text and its range.
 
     Args:
         default, help, choices: as in `add_argument` of argparse.
         usual: the value that replaces the default None, for an option whose default depends on other options.
-        limits: the range of a number: least, above, most or below, see `LIMITS`.
+        least, most: the range of a number, both included.
     """
-    metadata = {"help": help, "choices": choices, "limits": limits, "usual": usual}
+    metadata = {"help": help, "choices": choices, "limits": (least, most), "usual": usual}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -148,12 +133,9 @@ def check_ranges(config) -> None:
         UserError: a number is out of its range or not finite.
     """
     for field in option_fields(config):
-        value, limits = getattr(config, field.name), field.metadata["limits"]
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            continue
-        if not math.isfinite(value) or not all(LIMITS[key][1](value, limit) for key, limit in limits.items()):
-            wanted = " and ".join(f"{LIMITS[key][0]} {limit}" for key, limit in limits.items())
-            raise UserError(f"--{field.name.replace('_', '-')} {value}: must be {wanted}")
+        value, (least, most) = getattr(config, field.name), field.metadata["limits"]
+        if None not in (value, most) and not least <= value <= most:  # true for NaN as well
+            raise UserError(f"--{field.name.replace('_', '-')} {value}: must be from {least} to {most}")
 
 
 def parse_config(cls, argv=None, description: str | None = None):
@@ -172,12 +154,23 @@ def parse_config(cls, argv=None, description: str | None = None):
     return cls(**vars(parser.parse_args(argv)))
 
 
+def as_arguments(options: dict) -> list[str]:
+    """Write options as on the command line: {"image_size": 48, "gates": False} gives --image-size 48 --no-gates."""
+    parts = []
+    for key, value in options.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            parts.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            parts += [f"--{flag}", str(value)]
+    return parts
+
+
 def cli(main) -> None:
     """Run `main` and turn errors into one line on stderr and an exit status.
 
     The status is 2 for a `UserError`, 75 for a `BusyError` and 130 for Ctrl-C.
     """
-    _open_streams()
     for stream in (sys.stdout, sys.stderr):  # a letter that the terminal cannot show is printed as an escape
         with suppress(AttributeError, OSError, ValueError):  # a notebook's stream is not a text file
             stream.reconfigure(errors="backslashreplace")
@@ -198,7 +191,7 @@ def cli(main) -> None:
         sys.exit(130)
     except Exception as error:
         if is_out_of_memory(error):
-            message = f"out of memory; {_memory_advice()}"
+            message = "out of memory; run fewer processes at once, or use smaller batches, images or networks"
         elif isinstance(error, OSError):  # the path is too long or the disk failed
             message = f"{printable(str(error))[:300]}; {remedy(error.errno)}"
         else:
@@ -218,28 +211,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _memory_advice() -> str:
-    """Return advice for saving memory. It names only options that the running script has."""
-    names = ArgumentParser.last._option_string_actions if ArgumentParser.last else SMALLER[:3]
-    smaller = " or ".join(name for name in SMALLER if name in names)
-    advice = "run fewer processes at once" + (f", or try a smaller {smaller}" if smaller else "")
-    saved = ". The saved files are complete: --resume continues from them" if "--resume" in names else ""
-    return advice + saved
-
-
 def remedy(number: int | None) -> str:
     """Return what the user can do about an `OSError` with the error number `number`."""
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "you have no right to write there: choose another folder, or change its rights"
-    if number == errno.ENAMETOOLONG:
-        return "the name is too long: choose a shorter name"
     if number in (errno.EMFILE, errno.ENFILE):
-        return "too many files are open: raise the limit (ulimit -n), or run fewer processes at once"
-    if number in (errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP):
-        return "check that path"
+        return "raise the limit (ulimit -n), or run fewer processes at once"
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some disk space, or choose another folder"
-    return "check that path, and that the disk has room"
+    return "check that path"
 
 
 class _Log(tqdm):
@@ -270,36 +250,10 @@ class _Log(tqdm):
 
 def progress_bar(*items, **options) -> tqdm:
     """Return a tqdm bar. In a log file, a pipe or a notebook it writes one line a minute instead."""
-    with suppress(AttributeError, ValueError):  # there is no stream, it has no `isatty`, or it is closed
-        if (options.get("file") or sys.stderr).isatty():
-            return tqdm(*items, **{"dynamic_ncols": True, "mininterval": 0.2, **options})
-    how = {"ncols": 100, "mininterval": LOG_EVERY, "maxinterval": 1e9, "miniters": 1}
-    return _Log(*items, **{**how, "disable": sys.stderr is None, **options})
-
-
-def duration(seconds: float) -> str:
-    """Write a time in words: "40 s", "25 min", "5 h 10 min" or "2 d 3 h"."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def _open_streams() -> None:
-    """Open the standard streams that are closed, and discard what is written to them.
-
-    Otherwise the next open file would get the number of standard output, and prints would go into it.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w" if number else "r"))
+    stream = options.get("file") or sys.stderr
+    if hasattr(stream, "isatty") and stream.isatty():
+        return tqdm(*items, dynamic_ncols=True, mininterval=0.2, **options)
+    return _Log(*items, ncols=100, mininterval=LOG_EVERY, maxinterval=1e9, miniters=1, **options)
 
 
 def _end_with_stdin() -> None:
@@ -358,27 +312,23 @@ def free_cores(seconds: float = 0.3) -> int:
     Args:
         seconds: how long to watch.
     """
-    allowed = allowed_cores()
-    limit = max(1, round(min(len(allowed), _container_cores())))
+    limit = max(1, round(min(len(allowed_cores()), _container_cores())))
     try:
-        before, _, after = _idle_times(allowed), time.sleep(seconds), _idle_times(allowed)
-        idle = sum(after[core] - before[core] for core in allowed) / os.sysconf("SC_CLK_TCK") / seconds
-        return max(1, min(limit, round(idle)))
-    except (OSError, ValueError, KeyError, AttributeError):  # not Linux
+        before, _, after = _idle_ticks(), time.sleep(seconds), _idle_ticks()
+        return max(1, min(limit, round((after - before) / os.sysconf("SC_CLK_TCK") / seconds)))
+    except OSError:  # not Linux
         return limit
 
 
-def _container_cores(folder: Path = Path("/sys/fs/cgroup")) -> float:
+def _container_cores(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
     """Return how many cores this container may use; infinite if it has no limit.
 
     Args:
-        folder: folder where the system shows the limits of its control groups, of version 2 or 1.
+        file: file in which the system shows the limit.
     """
-    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with suppress(OSError, ValueError):  # another version, or "max", which means no limit
-            quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
-            if quota > 0:  # -1 means no limit
-                return quota / period
+    with suppress(OSError, ValueError):  # no container, or "max", which means no limit
+        quota, period = map(int, file.read_text().split())
+        return quota / period
     return math.inf
 
 
@@ -408,11 +358,11 @@ def wait_for(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def _idle_times(cores: set[int]) -> dict[int, int]:
-    """Return the idle time of each core, in clock ticks."""
-    lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
-    ticks = {line.split()[0]: line.split() for line in lines if re.match(r"cpu\d", line)}
-    return {core: int(ticks[f"cpu{core}"][4]) + int(ticks[f"cpu{core}"][5]) for core in cores}
+def _idle_ticks() -> int:
+    """Return the idle time of all cores that this process may use, in clock ticks."""
+    rows = map(str.split, Path("/proc/stat").read_text(encoding="ascii").splitlines())
+    names = {f"cpu{core}" for core in allowed_cores()}
+    return sum(int(row[4]) + int(row[5]) for row in rows if row[0] in names)
 
 
 class Output:
@@ -425,12 +375,12 @@ class Output:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):  # ValueError: the stream is closed
+        with suppress(OSError, ValueError, AttributeError):  # the stream is closed, or there is none
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):
             self._stream.flush()
 
     def __getattr__(self, name: str):
@@ -457,19 +407,15 @@ def git_commit() -> str:
     if os.environ.get("GIT_COMMIT"):
         return os.environ["GIT_COMMIT"]
 
-    def ask(*words):
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
-        ).stdout.strip()
+    def ask(*words: str) -> list[str]:
+        words = ("git", "-C", str(ROOT), *words)
+        return subprocess.check_output(words, text=True, stderr=subprocess.DEVNULL).splitlines()
 
-    files = [
-        Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))
-    ]
-    running = {file.relative_to(ROOT).as_posix() for file in files if file.is_relative_to(ROOT)}
+    running = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     try:
-        changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py").splitlines()
-        commit = ask("rev-parse", "HEAD")
-        return f"{commit}+changes" if running.intersection(changed) else commit
+        changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py")
+        (commit,) = ask("rev-parse", "HEAD")
+        return f"{commit}+changes" if any(str(ROOT / name) in running for name in changed) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import glob
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from torch import nn
 from channelset import Channels
 from config import CONFIGS, DEVICES, changed_options, differing, digest, identity
 from data.batches import Batches
-from data.cache import PixelCache
 from data.dataset import add_data_options, make_batches, open_data
 from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
@@ -32,7 +31,7 @@ from engine.records import (
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from report.evaluation_page import ClassAnswers, write_page
-from storage.files import check_writable, read_json, read_jsonl
+from storage.files import check_writable, read_json
 from utils import (
     ROOT,
     ArgumentParser,
@@ -106,11 +105,9 @@ def results_folder(task: str, dataset: dict) -> Path:
     if dataset["name"] == "demo":
         return Path("runs/demo-results")
     for path in (ROOT / "results" / task / "runs").glob(f"*-{glob.escape(dataset['name'])}-*px-*.json"):
-        try:
+        with suppress(OSError, ValueError, KeyError, TypeError):  # the record is damaged
             if read_json(path)["dataset_digest"] == dataset["digest"]:
                 return ROOT / "results"
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # the record is damaged
     return Path("runs/results")
 
 
@@ -151,18 +148,19 @@ class Evaluation:
         test: options of the evaluation that differ from the training, such as image_size.
 
     Attributes:
-        size: side of the images, px.
+        size, splits: side of the images, px; and the splits to evaluate.
         head: the values that identify the record.
         files: paths of the results.
         published: whether the documents show these results.
-        whole: whether all channel sets are evaluated; set by `will_save`.
-        config, cache, device: options of the training on this machine, data and device; set by `open_data`.
+        whole, saved: whether all channel sets are evaluated, and whether the results will be saved; set by `begin`.
+        config, cache, device: options of the training on this machine, data and device; set by `begin`.
     """
 
     def __init__(self, task: str, path: str, checkpoint: dict, args, section: str, model: str, test: dict):
         self.task, self.path, self.checkpoint, self.args, self.test = task, path, checkpoint, args, test
         self.options, self.config_class = checkpoint["config"], CONFIGS[task]
         self.size = test.get("image_size", self.options["image_size"])
+        self.splits = ("val", "test") if args.split == "both" else (args.split,)
         name = check_name(args.name or model, "--name")
         self.head = {
             "task": task,
@@ -179,87 +177,92 @@ class Evaluation:
         self.files = RunFiles(folder, task, run_name(self.head))
         self.published = folder.resolve() == (ROOT / "results").resolve()
 
-    def is_done(self, subsets: Sequence[str] = ("",)) -> bool:
-        """Check whether --skip-existing is given and all results that this evaluation would give are there already.
+    def begin(self, subsets: Sequence[str] = ("",), whole: bool = True) -> bool:
+        """Check whether there is something to evaluate. If so, open the data that the model was trained on.
+
+        With --skip-existing, nothing is left if all results that this evaluation would give are there already. The
+        results will be saved with --results, or if all splits and sets are evaluated.
 
         Args:
-            subsets: names of the channel sets to evaluate, as in `run`.
+            subsets: the names of the channel sets to evaluate. Task 2 has only one set, named "".
+            whole: whether these are all channel sets.
 
         Raises:
-            UserError: the results on disk belong to another run with the same name.
+            UserError: the results on disk belong to another run with the same name, or hold values that would be lost;
+                the results cannot be written; or --data is not the data that the model was trained on.
         """
-        if not self.files.record.exists():
-            return False
+        args, self.whole = self.args, whole
+        self.saved = bool(args.results) or (args.split == "both" and whole)
+        names = {f"{split} {subset}".strip() for split in self.splits for subset in subsets}
+        wanted = names | ({f"latency of {name}" for name in names} if args.repeats else set())
         try:
             old = read_record(self.files.record, self.task)
-            same = (old["trained_with"], old["train_s"], old["config"]) == (
-                self.checkpoint["environment"],
-                self.checkpoint["train_s"],
-                kept_options(self.options),
+        except UserError:  # there is none, or it is damaged: evaluate again
+            old = None
+        if old:
+            if args.skip_existing and wanted <= self._values(old) and self._is_this_run(old):
+                print(f"{self.files.record} already holds the results of this run: skipped")
+                return False
+            self._check_name(old)
+            lost = self._values(old) - wanted
+            if lost and self.saved:
+                raise UserError(
+                    f"{self.files.record} also holds {counted(len(lost), 'other value')}, such as {min(lost)}, which "
+                    f"would be lost: evaluate all splits and sets with their latency, name another folder with "
+                    f"--results, or delete that file"
+                )
+        if self.saved:
+            check_writable(self.files.folder)
+        else:
+            print(
+                "only some of the splits or sets: the results are printed, not saved; --results FOLDER saves them"
             )
-        except (UserError, KeyError):  # the record is damaged: evaluate again
+        self._open_data()
+        return True
+
+    def _values(self, record: dict) -> set[str]:
+        """Return the names of a record's values: "test RGB" for a row, and "latency of test RGB" if it has one."""
+        rows = {
+            f"{split} {row.get('subset', '')}".strip(): row
+            for split, lines in record["splits"].items()
+            for row in lines
+        }
+        timed = {
+            f"latency of {name}" for name, row in rows.items() if row.get(LATENCY[self.task]) is not None
+        }
+        return rows.keys() | timed
+
+    def _is_this_run(self, record: dict) -> bool:
+        """Check whether the record is of this training, and whether its files are undamaged."""
+        ours = (self.checkpoint["environment"], self.checkpoint["train_s"], kept_options(self.options))
+        try:
+            check_predictions(self.files, record)
+            in_table = f"{self.files.name}\n" in self.files.table.read_text(encoding="utf-8")
+        except (OSError, UserError):
             return False
-        if self.args.skip_existing and same and self._is_whole(old, subsets):
-            print(f"{self.files.record} already holds the results of this run: skipped")
-            return True
-        if differing(kept_options(self.options), old["config"], self.config_class):
+        return in_table and ours == (record["trained_with"], record["train_s"], record["config"])
+
+    def _check_name(self, record: dict) -> None:
+        """Check that a record with the same name is of the same options and data.
+
+        Raises:
+            UserError: it is not.
+        """
+        if differing(kept_options(self.options), record["config"], self.config_class):
             raise UserError(
                 f"{self.files.record} has the results of {self.head['model']!r} trained with "
                 f"other options: add --name to give this run its own row"
             )
         dataset = self.checkpoint["dataset"]
-        pictures = {old.get("images_digest", LISTS_ONLY), dataset.get("images_digest", LISTS_ONLY)}
-        pictures -= {LISTS_ONLY}
-        if old.get("dataset_digest") != dataset["digest"] or len(pictures) > 1:
+        pictures = {part.get("images_digest", LISTS_ONLY) for part in (record, dataset)} - {LISTS_ONLY}
+        if record.get("dataset_digest") != dataset["digest"] or len(pictures) > 1:
             raise UserError(
                 f"{self.files.record} has the results of {self.head['model']!r} on other data that are also called "
                 f"{self.head['dataset']!r}: add --name or --results, or delete that file"
             )
-        return False
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Return the splits to evaluate."""
-        return ("val", "test") if self.args.split == "both" else (self.args.split,)
-
-    def _is_whole(self, record: dict, subsets: Sequence[str]) -> bool:
-        """Check whether the record has all rows and latencies to measure, and whether its files are undamaged."""
-        try:
-            for split in self.splits:
-                rows = {row.get("subset", ""): row for row in record["splits"].get(split, ())}
-                measured = [rows[subset].get(LATENCY[self.task]) for subset in subsets]
-                if self.args.repeats and None in measured:
-                    return False
-            check_predictions(self.files, record)
-            with open(self.files.table, encoding="utf-8", newline="") as file:
-                return any(row["run"] == self.files.name for row in csv.DictReader(file))
-        except (OSError, ValueError, KeyError, csv.Error, UserError):
-            return False
-
-    def will_save(self, whole: bool = True) -> bool:
-        """Check whether the results will be saved. This needs --results, or an evaluation of all splits and sets.
-
-        Args:
-            whole: whether all channel sets are evaluated.
-
-        Raises:
-            UserError: the results cannot be written.
-        """
-        self.whole = whole
-        if self.args.results or self.args.split == "both" and whole:
-            check_writable(self.files.folder)
-            return True
-        print(
-            "only some of the splits or sets: the results are printed, not saved; --results FOLDER saves them"
-        )
-        return False
-
-    def open_data(self) -> PixelCache:
-        """Open the data that the model was trained on. Options of the command line replace options of the training.
-
-        Raises:
-            UserError: --data is not the data that the model was trained on.
-        """
+    def _open_data(self) -> None:
+        """Open the data that the model was trained on. Options of the command line replace options of the training."""
         args, dataset = self.args, self.checkpoint["dataset"]
         here = {"data": args.data, "cache": args.cache, "device": args.device, "image_size": self.size}
         # these options need a compiler and the package tensorboard, which only the training uses
@@ -277,77 +280,37 @@ class Evaluation:
                 f"data of its training with --data"
             )
         self.config, self.cache, self.device = config, cache, torch.device(config.device)
-        return cache
 
-    def run(
-        self,
-        record: dict,
-        channels,
-        saved: bool,
-        evaluate: Callable[[Batches], tuple],
-        subsets: Sequence[str] = ("",),
-    ) -> bool:
-        """Evaluate each split, print the results, and save them if `saved`.
+    def run(self, record: dict, channels, evaluate: Callable[[Batches], tuple]) -> bool:
+        """Evaluate each split, print the results, and save them unless they are only a part.
 
         Args:
             record: from `new_record`.
             channels: ids of the image channels that the network takes.
-            saved: from `will_save`.
             evaluate: a function of the batches. It returns the rows of the table, and a dict from each column of
                 predictions to the answers (N,), int.
-            subsets: the names of the channel sets that `evaluate` measures. Task 2 has only one set, named "".
 
         Returns:
             True if results were written that the documents show.
-
-        Raises:
-            UserError: the results on disk hold more splits, more channel sets or a latency, which would be lost.
         """
-        if saved:
-            self._check_rows(self.splits, subsets)
         for split in self.splits:
             batches = make_batches(self.cache, split, self.size, channels, self.device)
             rows, predictions = evaluate(batches)
             record["splits"][split] = rows
             print("\n".join(readable(record["model"], split, row) for row in rows))
             labels = batches.labels.cpu().numpy()
-        if saved:
+        if self.saved:
             if split == "test":  # the last split
                 write_predictions(self.files.predictions, self.cache.split(split).paths, labels, predictions)
-            self.write(record)
-        write_page(
-            self.path,
-            record,
-            self.options["name"],
-            ClassAnswers(split, labels, predictions, self.cache.class_names),
-            self.whole,
-        )
-        return saved and self.published
-
-    def _check_rows(self, splits: Sequence[str], subsets: Sequence[str]) -> None:
-        """Check that this evaluation replaces all values of the record on disk, if there is a whole one."""
-        try:
-            old = read_record(self.files.record, self.task)["splits"]
-            rows = [(split, row.get("subset", ""), row) for split in old for row in old[split]]
-        except (UserError, KeyError):  # there is no record, or it is damaged
-            return
-        missed = [
-            f"{split} {subset}" for split, subset, _ in rows if split not in splits or subset not in subsets
-        ]
-        timed = any(row.get(LATENCY[self.task]) is not None for *_, row in rows)
-        if missed:
-            lost, remedy = (
-                f"{counted(len(missed), 'other row')}, such as {min(missed).strip()}",
-                "evaluate all splits and sets",
-            )
-        elif timed and not self.args.repeats:
-            lost, remedy = "a latency", "leave out --repeats 0"
-        else:
-            return
-        raise UserError(
-            f"{self.files.record} also holds {lost}, which would be lost: {remedy}, name another folder with "
-            f"--results, or delete that file"
-        )
+            write_record(self.files, record)
+            print(f"wrote {self.files.table} and {self.files.record}")
+            if not self.args.results and not self.published and self.head["dataset"] != "demo":
+                print(
+                    f"to show these results in the documents' tables, evaluate with --results {ROOT / 'results'}"
+                )
+        answers = ClassAnswers(split, labels, predictions, self.cache.class_names)
+        write_page(self.path, record, self.options["name"], answers, self.whole)
+        return self.saved and self.published
 
     def new_record(self) -> dict:
         """Return a record with everything but the metrics."""
@@ -364,38 +327,6 @@ class Evaluation:
             "evaluated_with": environment(self.device),
             "train_s": self.checkpoint["train_s"],
             "failed_images": {split: len(failed) for split, failed in self.cache.failures.items()},
-            "history": self._history(Path(self.path).with_name("metrics.jsonl")),
+            "history": self.checkpoint.get("metrics", []),  # older versions did not save them
             "splits": {},
         }
-
-    def _history(self, log: Path) -> list[dict]:
-        """Return the training's metrics, one line for each epoch.
-
-        A checkpoint of an older version does not hold them. Then they are read from the `log` beside it. Without a
-        log the list is empty.
-
-        Raises:
-            UserError: the log is damaged, or belongs to another training.
-        """
-        if "metrics" in self.checkpoint:
-            return self.checkpoint["metrics"]
-        lines = read_jsonl(log) if log.exists() else []
-        epochs = list(range(1, self.options["epochs"] + 1))
-        # a late fusion adds up the times of its networks
-        fused = self.task == "task1" and len(self.args.checkpoint) > 1
-        seconds = {line.get("train_s") for line in lines[-1:]} - {self.checkpoint["train_s"]}
-        if lines and ([line.get("epoch") for line in lines] != epochs or (seconds and not fused)):
-            raise UserError(
-                f"{log} is not the log of the training that wrote the model beside it, or it is damaged: restore it, "
-                f"or move the model to an empty folder"
-            )
-        return lines
-
-    def write(self, record: dict) -> None:
-        """Write the record, and write the table of the task again."""
-        write_record(self.files, record)
-        print(f"wrote {self.files.table} and {self.files.record}")
-        if not self.args.results and not self.published and self.head["dataset"] != "demo":
-            print(
-                f"to show these results in the documents' tables, evaluate with --results {ROOT / 'results'}"
-            )

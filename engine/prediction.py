@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -105,20 +106,18 @@ class Predictor:
         """
         side, size = cached_size(self.image_size), self.image_size
         try:
-            data = read_file(file, LARGEST_IMAGE)
-            columns = [self.stored.names.index(self.channels.names[i]) for i in ids]
+            data, names = read_file(file, LARGEST_IMAGE), [self.channels.names[i] for i in ids]
             try:
+                columns = [self.stored.names.index(name) for name in names]
                 image = self._decode(data, side, len(self.stored))[..., columns]
             except ValueError:  # perhaps the file holds only the channels of `ids`
                 if len(ids) == len(self.stored):
                     raise
-                order = self._order_in(data, [self.channels.names[i] for i in ids])
-                image = self._decode(data, side, len(ids))[..., order]
+                image = self._decode(data, side, len(ids))[..., self._order_in(data, names)]
         except Exception as error:  # Pillow raises many types for damaged files
-            names = [*self.stored.names[:4], "..."] if len(self.stored) > 4 else self.stored.names
             raise UserError(
                 f"cannot read {file} as an image of {len(self.stored)} channels "
-                f"({', '.join(names)}): {brief(error)}"
+                f"({textwrap.shorten(', '.join(self.stored.names), 40, placeholder=' ...')}): {brief(error)}"
             ) from error
         edge = (side - size) // 2
         return image[edge : edge + size, edge : edge + size]

@@ -95,7 +95,12 @@ class TrainStep:
             self.stream = torch.cuda.Stream(self.device)
         horizon = config.ema_epochs * self.per_epoch
         self.decay = max(0.0, 1 - 1 / horizon) if horizon else 0.0
-        self.averaged, self.average_begun = _by_kind(average.module, model), None
+        pairs = [*zip(_tensors(average.module), _tensors(model))]
+        self.floats = [
+            *zip(*(pair for pair in pairs if pair[0].is_floating_point()))
+        ]  # averages, and their values
+        self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.average_begun = None
 
     # ------------------------------------------------------------ random numbers
 
@@ -254,22 +259,15 @@ class TrainStep:
         """
         if self.average_begun is None:
             self.average_begun = self.average.n_averaged.item() > 0
-        for floating, averages, values in self.averaged:
-            if floating and self.average_begun:
-                torch._foreach_lerp_(averages, values, 1 - self.decay)
-            else:  # BatchNorm counts its batches in integers, which are copied
-                torch._foreach_copy_(averages, values)
+        if self.average_begun:
+            torch._foreach_lerp_(*self.floats, 1 - self.decay)
+        else:
+            torch._foreach_copy_(*self.floats)
+        for count, value in self.counts:  # BatchNorm counts its batches in integers, which are copied
+            count.copy_(value)
         self.average.n_averaged.add_(1)
         self.average_begun = True
 
 
-def _by_kind(average: nn.Module, model: nn.Module) -> list[tuple[bool, list[Tensor], list[Tensor]]]:
-    """Group the parameters and buffers of both networks by type: [(is it floating point, averages, values)]."""
-    groups: dict = {}
-    for mean, value in zip(
-        [*average.parameters(), *average.buffers()], [*model.parameters(), *model.buffers()], strict=True
-    ):
-        averages, values = groups.setdefault(value.dtype, ([], []))
-        averages.append(mean.detach())
-        values.append(value.detach())
-    return [(kind.is_floating_point, *lists) for kind, lists in groups.items()]
+def _tensors(net: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*net.parameters(), *net.buffers())]

@@ -16,7 +16,6 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import PRESETS, TrainConfig, differing, folder_name, training_name
+from config import TrainConfig, differing, folder_name, training_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import draw_fraction, find_dataset
@@ -38,21 +37,18 @@ from data.identity import LISTS_ONLY, difference
 from data.lists import ImageLists, read_lists
 from engine.board import Board
 from engine.step import TrainStep, make_optimizer
-from models.resnet import LAYERS
 from storage.checkpoint import OPTIONS, brief, check_options, load_checkpoint, save_checkpoint
-from storage.files import PARTIAL, append_jsonl, check_writable, read_json, read_jsonl, write_json, write_text
+from storage.files import PARTIAL, append_jsonl, check_writable, read_json, write_json, write_text
 from storage.locks import hold
 from utils import (
-    HUGE_PAGES,
     ROOT,
     UserError,
+    as_arguments,
     counted,
-    duration,
     environment,
     is_out_of_memory,
     progress_bar,
     use_threads,
-    wait_for,
 )
 
 SAVE_EVERY = 20  # seconds; a kill costs at most this much training
@@ -97,13 +93,14 @@ def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device
     """
     lists = read_lists(source or find_dataset(config.data))
     if config.teacher:
-        config.taught_by = training_name(type(config).of(_options_in(config.teacher, "--teacher")))
+        taught_by = load_checkpoint(config.teacher, tuple(OPTIONS))["config"]
+        config.taught_by = training_name(type(config).of(taught_by))
     config.out = config.out or f"runs/{lists.name}-{config.image_size}px/{folder_name(config)}"
     _check_folder(config.out, config.resume)
     if not goes_on(config):
         config.check_effects()
         if config.init_from:
-            _options_in(config.init_from, "--init-from")
+            load_checkpoint(config.init_from, tuple(OPTIONS))
     choose_threads(config)
     # where all training batches have one shape, a GPU times its convolution algorithms only once
     torch.backends.cudnn.benchmark = config.train_sizes is None
@@ -118,17 +115,6 @@ def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device
     return device, processes, lists
 
 
-def _options_in(path: str, option: str) -> dict:
-    """Return the options of the training that wrote `path`, the value of `option`.
-
-    Raises:
-        UserError: the file is missing, or not a model.pt.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"{option} {path}: no such file; give the path of a model.pt")
-    return load_checkpoint(path, tuple(OPTIONS))["config"]
-
-
 def _check_batch_size(size: int, images: int, world: int) -> None:
     """Check that batches of `size` images can be made of the training images, and split among `world` processes.
 
@@ -139,14 +125,10 @@ def _check_batch_size(size: int, images: int, world: int) -> None:
         raise UserError(
             f"--batch-size {size} is larger than the {images} training images: use {images} or less"
         )
-    if world > 1 and size < 2 * world:
+    if size % world or size < 2 * world:
         raise UserError(
-            f"--batch-size {size} gives each of {world} processes fewer than two images, but batch normalisation "
-            f"needs two: use {2 * world} or more, or start fewer processes"
-        )
-    if size % world:
-        raise UserError(
-            f"--batch-size {size} cannot be split equally among {world} processes; use a multiple of {world}"
+            f"--batch-size {size}: batch normalisation needs the same number of images in each process, at least two; "
+            f"use a multiple of {world}, at least {2 * world}"
         )
 
 
@@ -156,16 +138,21 @@ def _check_folder(folder: str | Path, resume: bool) -> None:
     Raises:
         UserError: there is a run and `resume` is false; or there is a model.pt without the state of its run.
     """
-    names = {name for name in ("last.pt", OLDER, "model.pt") if Path(folder, name).exists()}
-    if names == {"model.pt"}:
+    saved = _saved(folder)
+    if not saved and Path(folder, "model.pt").exists():
         raise UserError(
             f"{folder} holds a model.pt, which this training would replace, but no last.pt to go on from: choose "
             f"another --out, or delete or rename model.pt"
         )
-    if names and not resume:
+    if saved and not resume:
         raise UserError(
             f"{folder} already holds a run: add --resume to go on with it, or choose another --out"
         )
+
+
+def _saved(folder: str | Path) -> list[Path]:
+    """Return the files with a state of the run in `folder`, the newest first."""
+    return [path for name in ("last.pt", OLDER) if (path := Path(folder, name)).exists()]
 
 
 def choose_threads(config: TrainConfig) -> None:
@@ -174,9 +161,8 @@ def choose_threads(config: TrainConfig) -> None:
     Without --threads it is the number of the interrupted run, or one for each idle core.
     """
     if not config.threads and config.device == "cpu" and config.resume:
-        with suppress(FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
-            threads = read_json(Path(config.out, "config.json")).get("threads")
-            config.threads = threads if isinstance(threads, int) and 0 < threads <= 4096 else 0
+        with suppress(OSError, ValueError, KeyError, TypeError):  # config.json is missing or damaged
+            config.threads = int(read_json(Path(config.out, "config.json"))["threads"])
     if config.threads or config.device == "cpu":
         config.threads = use_threads(config.threads)
 
@@ -235,65 +221,13 @@ def _predict(model: nn.Module, batches: Batches, columns, amp: bool, count: int)
 def _stop_signals() -> list[int]:
     """Return the signals after which a training saves and stops: Ctrl-C, SIGTERM and a closed terminal.
 
-    Clusters send SIGUSR1, SIGUSR2 or SIGXCPU before they end a job. SIGBREAK is Ctrl-Break on Windows.
+    Clusters send SIGUSR1, SIGUSR2 or SIGXCPU before they end a job.
     """
-    names = ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK"]
+    names = ["SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
     # Windows has no SIGHUP; nohup ignores it, so that the training goes on without the terminal
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         names.append("SIGHUP")
     return [getattr(signal, name) for name in names if hasattr(signal, name)]
-
-
-class Estimate:
-    """A forecast of how long a training will take, made once after `FIRST` steps.
-
-    Args:
-        config: options of the training.
-        device: the device that it runs on.
-        steps: number of steps that are left.
-    """
-
-    FIRST, SKIPPED = 20, 5  # the first steps are slow: they choose algorithms, so they are not timed
-
-    def __init__(self, config: TrainConfig, device: torch.device, steps: int):
-        self.config, self.device, self.left, self.done, self.began = config, device, steps, 0, 0.0
-
-    def step(self) -> str:
-        """Return a line of text after step number `FIRST`, else ""; call it after each step."""
-        self.done += 1
-        if self.done not in (self.SKIPPED, self.FIRST):
-            return ""
-        wait_for(self.device)
-        if self.done == self.SKIPPED:
-            self.began = time.perf_counter()
-            return ""
-        each = (time.perf_counter() - self.began) / (self.FIRST - self.SKIPPED)
-        return self.line(each * (self.left - self.done))
-
-    def line(self, seconds: float) -> str:
-        """Return the line of text for `seconds` left.
-
-        If more than an hour is left on a CPU, the line also names the shortest preset. If more than ten minutes are
-        left, it names the environment variable for huge pages of memory, unless this is set.
-        """
-        form, least = "%H:%M" if seconds < 12 * 3600 else "%F %H:%M", next(iter(PRESETS))
-        end = time.strftime(form, time.localtime(time.time() + seconds))
-        text = f"about {duration(seconds)} on this {self.device.type.upper()}, until {end}"
-        share = work(PRESETS[least]) / work(vars(self.config))
-        if self.device.type == "cpu" and seconds > 3600 and share < 0.5:
-            text += f"; --preset {least} takes about {duration(seconds * share)}"
-        if self.device.type == "cpu" and seconds > 600 and sys.platform == "linux":
-            unset = [f"{name}={value}" for name, value in HUGE_PAGES.items() if name not in os.environ]
-            text += "".join(f"; {setting} before the command can make it faster" for setting in unset)
-        return text
-
-
-def _changed(option: str, ours, theirs) -> str:
-    """Write how an option differs from the start of a run: "--lr 0.1 (now 0.2)" or "--amp (now --no-amp)"."""
-    flag = option.replace("_", "-")
-    if isinstance(ours, bool) and isinstance(theirs, bool):
-        return f"--{'' if theirs else 'no-'}{flag} (now --{'' if ours else 'no-'}{flag})"
-    return f"--{flag} {theirs} (now {ours})"
 
 
 def weights_digest(path: str | Path) -> str:
@@ -306,13 +240,7 @@ def weights_digest(path: str | Path) -> str:
 
 def goes_on(config: TrainConfig) -> bool:
     """Check whether the training continues a run in --out. If so, the weights come from that run."""
-    return config.resume and any(Path(config.out, name).exists() for name in ("last.pt", OLDER))
-
-
-def work(options: Mapping) -> float:
-    """Return the cost of a training up to a constant factor: pixels * width ** 2 * blocks * epochs."""
-    blocks = sum(LAYERS.get(options["arch"], LAYERS["resnet10"]))
-    return options["image_size"] ** 2 * options["width"] ** 2 * blocks * options["epochs"]
+    return config.resume and bool(_saved(config.out))
 
 
 class Trainer:
@@ -429,20 +357,18 @@ class Trainer:
             UserError: last.pt is damaged and previous.pt is missing or damaged too; or --resume was not given.
         """
         _check_folder(self.folder, self.config.resume)
-        last, older = self.folder / "last.pt", self.folder / OLDER
-        if not last.exists() and not older.exists():
-            return None
-        try:
-            state = load_checkpoint(last, "training-state")
-        except UserError as error:
+        saved = _saved(self.folder)
+        for path in saved:
             try:
-                state = load_checkpoint(older, "training-state")
-            except UserError:
-                raise error from None
-            if last.exists() and self.processes.rank == 0:
-                print(f"{error}\nThe run goes on from the older state, {older}.", file=sys.stderr)
-        check_options(state["config"], type(self.config), last)
-        return state
+                state = load_checkpoint(path, "training-state")
+                check_options(state["config"], type(self.config), path)
+                return state
+            except UserError as error:
+                if path == saved[-1]:
+                    raise
+                if self.processes.rank == 0:
+                    print(f"{error}\nThe run goes on from the older state, {saved[-1]}.", file=sys.stderr)
+        return None
 
     def open_run(self) -> None:
         """Make the run directory, or load the state of the run in it.
@@ -452,10 +378,8 @@ class Trainer:
                 data, another network or another number of processes.
         """
         if self.processes.rank == 0:
-            for name in ("last.pt", "model.pt", "metrics.jsonl"):
-                # a killed run left these files
-                for unfinished in self.folder.glob(f".{name}.????????{PARTIAL}"):
-                    unfinished.unlink()
+            for unfinished in self.folder.glob(f".*{PARTIAL}"):  # a killed run left these files
+                unfinished.unlink()
         if state := self._load():
             if mismatch := self._mismatch(state):
                 raise UserError(f"cannot resume {self.folder}: {mismatch}")
@@ -463,6 +387,7 @@ class Trainer:
             # older versions did not save the digest of the pictures
             self.images_digest = state.get("images_digest", LISTS_ONLY)
             try:
+                self.metrics = state["metrics"]
                 self.model.load_state_dict(state["model"])
                 self.ema.load_state_dict(state["ema"])
                 self.optimizer.load_state_dict(state["optimizer"])
@@ -476,7 +401,6 @@ class Trainer:
                     f"({brief(error)}); choose another --out or delete last.pt"
                 ) from error
             self.step, self.seconds, self.loss_sum = state["step"], state["seconds"], state["loss_sum"]
-            self.metrics = self._lines(state)
             if self.processes.rank == 0:
                 # a killed run may have written the line of an epoch whose weights it did not save
                 text = "".join(json.dumps(line) + "\n" for line in self.metrics)
@@ -501,42 +425,15 @@ class Trainer:
                 f"that teacher, or choose another --out"
             )
         differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
-        if set(differ) == {"epochs"}:
-            return self._other_length(differ["epochs"][1])
         if differ:
-            changes = ", ".join(_changed(key, *values) for key, values in differ.items())
-            return f"it was started with {changes}; give its options again, or choose another --out"
-        if not 0 <= state["step"] <= self.steps.total:
-            return f"last.pt is at step {state['step']} of {self.steps.total}; choose another --out or delete last.pt"
-        return ""
-
-    def _other_length(self, epochs: int) -> str:
-        """Return why a run of `epochs` epochs cannot go on with another number, and the commands to use instead."""
-        script = f"train_{'task1' if hasattr(self.config, 'sampler') else 'task2'}.py"
-        new_epochs, model = self.config.epochs, self.folder / "model.pt"
-        text = (
-            f"it was started with --epochs {epochs} (now {new_epochs}), and its learning rate falls to zero over these "
-            f"epochs. `python {script} --epochs {new_epochs} --out {self.folder}-{new_epochs}` trains anew"
-        )
-        if new_epochs > epochs and model.exists():
-            more = f"--init-from {model} --epochs {new_epochs - epochs} --out {self.folder}-more"
-            text += f"; `python {script} {more}` goes on from its weights with a new schedule"
-        return text + "; add your other options to the command"
-
-    def _lines(self, state: dict) -> list[dict]:
-        """Return the metrics of the finished epochs. Older versions saved them only in metrics.jsonl.
-
-        Raises:
-            UserError: there is not exactly one line for each finished epoch.
-        """
-        epochs, log = list(range(1, self.step // self.steps_per_epoch + 1)), self.folder / "metrics.jsonl"
-        lines = state["metrics"] if "metrics" in state else read_jsonl(log)[: len(epochs)] if epochs else []
-        if [line.get("epoch") for line in lines] != epochs:
-            raise UserError(
-                f"cannot resume {self.folder}: {log} does not hold the lines of epochs 1 to {len(epochs)}; restore "
-                f"it, or choose another --out"
+            now, then = (
+                " ".join(as_arguments({key: pair[i] for key, pair in differ.items()})) for i in (0, 1)
             )
-        return lines
+            return (
+                f"it was started with {then}, not with {now}; give its options again, or choose another --out. "
+                f"With --init-from, another run goes on from the weights of a model.pt"
+            )
+        return ""
 
     # ------------------------------------------------------------ loop
 
@@ -579,14 +476,12 @@ class Trainer:
 
     def _train(self, bar: tqdm) -> None:
         """Run the steps that are left."""
-        total, estimate = self.steps.total, Estimate(self.config, self.device, self.steps.total - self.step)
+        total = self.steps.total
         began, checked, saved = time.perf_counter(), self.step, time.monotonic()
         while self.step < total:
             self.steps.run(self.step)
             self.step += 1
             bar.update()
-            if (text := estimate.step()) and self.processes.rank == 0:
-                bar.write(text, file=sys.stderr)
             stop, epoch_ended = self._stop_asked(), self.step % self.steps_per_epoch == 0
             due = time.monotonic() - saved > SAVE_EVERY
             if epoch_ended or stop or due or self.step - checked >= 50:
@@ -603,8 +498,7 @@ class Trainer:
                     except UserError as error:
                         if stop or self.step == total:
                             raise
-                        text = f"warning: {error} The training goes on and tries again."
-                        bar.write(text, file=sys.stderr)
+                        bar.write(f"warning: {error} The training goes on and tries again.", file=sys.stderr)
                     saved = time.monotonic()
                 began = time.perf_counter()
             if stop:
@@ -689,10 +583,8 @@ class Trainer:
         if not math.isfinite(loss) or not finite:
             fault = "weights are not finite" if math.isfinite(loss) else f"the loss became {loss}"
             epoch = (self.step - 1) // self.steps_per_epoch + 1
-            saved = f"; last.pt in {self.folder} was saved before that"
             raise UserError(
                 f"{fault} in epoch {epoch}, before step {self.step}; try a lower --lr or --no-amp"
-                + saved * (self.folder / "last.pt").exists()
             )
         return loss
 
@@ -710,19 +602,15 @@ class Trainer:
             if self.processes.rank == 0:
                 bar.write(f"epoch {epoch}/{config.epochs}  {readable(record)}", file=sys.stderr)
         self.metrics.append(json.loads(json.dumps(record)))  # the numbers exactly as in the file
-        if self.board:
-            rate = float(self.optimizer.param_groups[0]["lr"])
-            try:
-                self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
-            except OSError as error:  # metrics.jsonl holds the numbers as well
-                bar.write(f"warning: cannot write to {self.folder / 'tensorboard'}: {error}", file=sys.stderr)
         if self.processes.rank == 0:
             try:
                 append_jsonl(self.folder / "metrics.jsonl", record)
+                if self.board:
+                    rate = float(self.optimizer.param_groups[0]["lr"])
+                    self.board.add(epoch, {**record, "learning_rate": rate}, self.ema.module)
             except OSError as error:  # last.pt holds the line as well
-                bar.write(
-                    f"warning: cannot write to {self.folder / 'metrics.jsonl'}: {error}", file=sys.stderr
-                )
+                text = f"warning: cannot write the metrics of epoch {epoch} to {self.folder}: {error}"
+                bar.write(text, file=sys.stderr)
 
     def _stop_asked(self) -> bool:
         """Check whether any process was asked to stop.

@@ -89,7 +89,7 @@ class ShallowOptions:
         None,
         "share of the last layer's inputs that training drops, from 0 to 1 (default: 0)",
         least=0,
-        below=1,
+        most=0.999,
         usual=0.0,
     )
 

@@ -128,20 +128,3 @@ def append_jsonl(path: str | Path, record: dict) -> None:
     """Append one JSON line and flush it to the file."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
-
-
-def read_jsonl(path: str | Path) -> list[dict]:
-    """Read a file that `append_jsonl` wrote. A last line that a killed process wrote only in part is left out.
-
-    Raises:
-        UserError: a line before the last line is not JSON.
-    """
-    lines, records = Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(parse_json(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path}:{number} is not JSON ({error}): delete that line") from error
-    return records

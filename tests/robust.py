@@ -520,7 +520,7 @@ def surroundings(scale: float) -> Tries:
     make_pictures(Path("cafe/\u8766"))
     cases = {
         "WORLD_SIZE alone": ([*usual, "s1"], {"WORLD_SIZE": "4"}, 0),
-        "LOCAL_RANK is no number": ([*usual, "s2"], {"LOCAL_RANK": "x"}, 2),
+        "LOCAL_RANK is no number": ([*usual, "s2"], {"LOCAL_RANK": "x"}, 0),
         "an ASCII terminal": ([*usual, "s3", "--data", "cafe/\u8766"], {"PYTHONIOENCODING": "ascii"}, 0),
         "the C locale": ([*usual, "s4"], {"LC_ALL": "C", "PYTHONUTF8": "0"}, 0),
         "no home": ([*usual, "s5"], {"HOME": "/nonexistent"}, 0),

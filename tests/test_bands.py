@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import torch
-from helpers import as_npy, as_tiff, prepare, read_json, user_error, write_set
+from helpers import as_npy, as_tiff, prepare, read_json, read_jsonl, user_error, write_set
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 from pytest import approx, fixture, mark, raises
@@ -25,7 +25,6 @@ from report.bands import BANDS as BANDS_DATA
 from report.bands import accuracy_table, difference_table, is_other, make_charts, unseen_table
 from report.build import collect
 from report.results import load_settings
-from storage.files import read_jsonl
 from tools.bands import join_folds
 
 BANDS = {"B01": 443.0, "B02": 490.0, "B03": 560.0, "B04": 665.0, "NIR": None}

@@ -201,7 +201,7 @@ def test_memory_that_is_not_there_is_one_line(reason, stderr):
         cli(main)
     errors = stderr()
     assert errors.count("\n") == 1
-    assert "out of memory" in errors and "smaller --batch-size" in errors
+    assert "out of memory; run fewer processes at once, or use smaller batches" in errors
 
 
 @mark.parametrize("words", [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "RANK": "1"}])
@@ -257,9 +257,9 @@ def test_a_part_of_an_evaluation_replaces_no_whole(trained, command, monkeypatch
     before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
     monkeypatch.setattr("engine.evaluation.predict", None)  # the refusal comes before the measurement
     for part, words in (
-        (("--split", "val"), "7 other rows, such as test B"),
-        (("--subsets", "R RG"), "10 other rows, such as test B"),
-        (("--repeats", "0"), "a latency"),
+        (("--split", "val"), "14 other values, such as latency of test B"),
+        (("--subsets", "R RG"), "20 other values, such as latency of test B"),
+        (("--repeats", "0"), "14 other values, such as latency of test B"),
     ):
         with user_error(f"also holds {words}, which would be lost"):
             command(eval_channels, trained, options, *part)
@@ -304,7 +304,7 @@ def test_the_folder_of_the_bands_may_have_spaces(monkeypatch):
     args.work = Path(args.work)
     bands.run_folds(args, [Path("fold0")])
     for option in ("--options", "--eval-options"):
-        words = experiments.user_arguments(calls[0][calls[0].index(option) + 1], option)
+        words = experiments.words(calls[0][calls[0].index(option) + 1])
         assert words[:2] == ["--cache", "my bands/cache"]
     assert words[2:] == ["--results", "my bands/results", "--split", "test", "--subsets", "every B02,B03,B04"]
 
@@ -363,5 +363,5 @@ def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch, stderr):
 
 def test_processes_have_two_images_each(train, monkeypatch):
     monkeypatch.setattr(trainer.Processes, "start", staticmethod(lambda device: trainer.Processes(0, 2)))
-    with user_error("--batch-size 2 gives each of 2 processes fewer than two images"):
+    with user_error("--batch-size 2: .*use a multiple of 2, at least 4"):
         train("--batch-size 2 --out run")

@@ -1,6 +1,5 @@
 """Nothing is assumed of the host: its streams, threads, file systems, devices, and the folder one stands in."""
 
-import contextlib
 import errno
 import importlib
 import inspect
@@ -16,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import command_line, exits, user_error
+from helpers import command_line, exits, read_jsonl, user_error
 from PIL import Image
-from pytest import approx, fixture, mark, raises
+from pytest import fixture, mark, raises
 
 import eval_channels
 import experiments
@@ -26,15 +25,15 @@ import predict
 import train_task1
 import train_task2
 import utils
-from config import PRESETS, Task1Config, choose_device
+from config import Task1Config, choose_device
 from data import dataset as dataset_module
 from data.dataset import find_dataset
 from data.folders import write_lists
 from data.lists import read_channels, read_lists
 from engine import trainer
-from storage.files import check_writable, read_jsonl, write_text
+from storage.files import check_writable, write_text
 from storage.locks import hold, one_at_a_time
-from utils import ROOT, BusyError, UserError, cli, duration, progress_bar, remedy
+from utils import ROOT, BusyError, UserError, cli, progress_bar, remedy
 
 PARTS = ("data", "engine", "metrics", "models", "report", "storage", "tools")
 
@@ -236,21 +235,11 @@ def test_a_note_of_the_holder_that_cannot_be_read(tmp_path, monkeypatch):
     lock.release()
 
 
-@mark.parametrize(
-    "files, cores",
-    [
-        ({"cpu.max": "150000 100000"}, 1.5),
-        ({"cpu.max": "max 100000"}, float("inf")),
-        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, float("inf")),
-        ({}, float("inf")),
-    ],
-)
-def test_the_limit_of_a_container(tmp_path, files, cores):
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert utils._container_cores(tmp_path) == cores
+@mark.parametrize("text, cores", [("150000 100000", 1.5), ("max 100000", float("inf")), (None, float("inf"))])
+def test_the_limit_of_a_container(tmp_path, text, cores):
+    if text:
+        (tmp_path / "cpu.max").write_text(text)
+    assert utils._container_cores(tmp_path / "cpu.max") == cores
 
 
 def test_a_home_folder_of_nobody():
@@ -272,10 +261,10 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("cuda:1") == "cuda:1" and choose_device("auto") == "cuda:0"
-    with user_error("--device cuda:2: there is no such GPU, only cuda:0 to cuda:1"):
+    with user_error("--device cuda:2: expected auto or a device of this machine: cpu, cuda:0, cuda:1"):
         Task1Config(device="cuda:2").resolve()
     monkeypatch.setenv("LOCAL_RANK", "3")
-    with user_error("cuda:3.*torchrun started more processes than there are GPUs"):
+    with user_error("--device cuda:3: expected"):
         choose_device("auto")
 
 
@@ -285,8 +274,8 @@ def test_a_gpu_that_is_not_there_is_named_before_anything_is_decoded(monkeypatch
         ("--out run", "run already holds a run: add --resume"),
         ("--out busy", "busy is in use by process"),
         ("--out file/run", "cannot write to file/run.*check that path"),
-        ("--init-from no.pt", "--init-from no.pt: no such file"),
-        ("--teacher no.pt", "--teacher no.pt: no such file"),
+        ("--init-from no.pt", "no checkpoint at no.pt"),
+        ("--teacher no.pt", "no checkpoint at no.pt"),
         ("--teacher file", "file is not a readable checkpoint"),
         ("--init-from file", "file is not a readable checkpoint"),
         ("--batch-size 13", "--batch-size 13 is larger than the 12 training images: use 12 or less"),
@@ -368,12 +357,12 @@ def test_a_gpu_takes_the_preset_that_results_stand_behind(monkeypatch):
 
 
 def test_an_apple_gpu_trains_in_float32(monkeypatch):
-    with user_error("--device mps: there is no Apple GPU"):
+    with user_error("--device mps: expected"):
         choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     config = Task1Config(device="mps").resolve()
     assert (config.device, config.preset, config.amp) == ("mps", "64px-full", False)
-    with user_error("expected auto, cpu, cuda, cuda:N or mps"):
+    with user_error("--device tpu: expected auto or a device of this machine"):
         choose_device("tpu")
 
 
@@ -409,23 +398,6 @@ def test_every_form_of_short_memory_is_one_line(error, stderr):
         cli(main)
     shown = stderr()
     assert shown.count("\n") == 1 and "out of memory" in shown
-    assert "--batch-size" not in shown and "--resume" not in shown  # predict.py has no such options
-
-
-def test_the_advice_names_options_that_there_are(stderr):
-    def main():
-        with contextlib.suppress(SystemExit):
-            train_task1.main(["--epochs", "none"])
-        raise MemoryError
-
-    stderr()
-    with raises(SystemExit):
-        cli(main)
-    shown = stderr().splitlines()[-1]
-    assert (
-        "a smaller --batch-size or --width or --image-size. The saved files are complete: --resume continues from them"
-        in shown
-    )
 
 
 def test_another_error_keeps_its_traceback():
@@ -486,7 +458,7 @@ def test_a_log_that_cannot_be_written_is_a_warning(train, monkeypatch, stderr):
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "append_jsonl", full)
         train("--epochs 2 --out run")
-    assert "warning: cannot write to run/metrics.jsonl" in stderr()
+    assert "warning: cannot write the metrics of epoch 2 to run: " in stderr()
     assert Path("run/model.pt").exists()
     train("--epochs 2 --out run --resume")
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
@@ -498,9 +470,8 @@ def test_a_log_that_cannot_be_written_is_a_warning(train, monkeypatch, stderr):
         (errno.ENOSPC, "free some disk space"),
         (errno.EACCES, "no right to write there"),
         (errno.EROFS, "no right to write there"),
-        (errno.ENAMETOOLONG, "the name is too long"),
-        (errno.EMFILE, "too many files are open"),
-        (errno.EIO, "check that path, and that the disk has room"),
+        (errno.EMFILE, "raise the limit"),
+        (errno.EIO, "check that path"),
     ],
 )
 def test_each_error_of_a_disk_has_its_remedy(tmp_path, monkeypatch, number, words):
@@ -518,36 +489,13 @@ def test_each_error_of_a_disk_has_its_remedy(tmp_path, monkeypatch, number, word
 # ---------------------------------------------------------------- what a user sees
 
 
-def test_a_training_says_what_it_does_and_when_it_will_end(train, stderr, monkeypatch):
-    monkeypatch.setattr(trainer.Estimate, "FIRST", 6)
+def test_a_training_says_what_it_does(train, stderr):
     train("--out run --threads 1")
-    shown = stderr()
-    (line,) = [line for line in shown.splitlines() if "million parameters" in line]
+    (line,) = [line for line in stderr().splitlines() if "million parameters" in line]
     assert line == (
         "channelset: resnet10 of width 0.1, 0.05 million parameters; 3 classes, 8 px; 3 epochs of 3 steps; preset "
         "64px-half; cpu, 1 thread; in run"
     )
-    assert len(re.findall(r"^about \d+ (s|min) .*on this CPU, until \d\d:\d\d", shown, re.MULTILINE)) == 1
-
-
-def test_a_long_training_on_a_processor_names_a_short_one(monkeypatch):
-    monkeypatch.setenv("GLIBC_TUNABLES", "")
-    config = Task1Config(device="cpu").resolve()
-    estimate = trainer.Estimate(config, torch.device("cpu"), 5610)
-    assert re.fullmatch(
-        r"about 5 h 10 min on this CPU, until \d\d:\d\d; --preset 48px-quarter takes about \d\d min",
-        estimate.line(5 * 3600 + 600),
-    )
-    assert "preset" not in estimate.line(1800)
-    small = Task1Config(device="cpu", preset="48px-quarter").resolve()
-    assert "preset" not in trainer.Estimate(small, torch.device("cpu"), 9).line(1e5)
-    if sys.platform == "linux":
-        monkeypatch.delenv("GLIBC_TUNABLES")
-        assert "; GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command" in estimate.line(1800)
-        assert "GLIBC" not in estimate.line(300)
-    half, quarter = PRESETS["64px-half"], PRESETS["48px-quarter"]
-    assert trainer.work(half) / trainer.work(quarter) == approx(2 * 4 * (64 / 48) ** 2)
-    assert [duration(s) for s in (40, 1500, 18600, 190000)] == ["40 s", "25 min", "5 h 10 min", "2 d 4 h"]
 
 
 def test_a_log_file_gets_a_line_a_minute(monkeypatch):
@@ -625,7 +573,7 @@ def test_what_tensorboard_is_given(monkeypatch, train, stderr):
     monkeypatch.setattr(Writer, "add_scalar", full)
     monkeypatch.setattr(Writer, "close", full)
     train("--out full --tensorboard")
-    assert "warning: cannot write to full/tensorboard: [Errno 28]" in stderr()
+    assert "warning: cannot write the metrics of epoch 3 to full: [Errno 28]" in stderr()
     assert Path("full/model.pt").exists()
 
 

@@ -88,21 +88,13 @@ def test_the_table_names_the_machine_that_measured_the_latency(publish, tmp_path
     assert table.loc["resnet34", "latency_hardware"].isna().all()
 
 
-@mark.parametrize(
-    "value, message",
-    [
-        ({"top1_pct": 101.0}, "top1_pct 101.0, outside 0..100"),
-        ({"f1_macro": 1.5}, "f1_macro 1.5, outside 0..1"),
-        ({"top1_pct": float("nan")}, "top1_pct nan, outside"),
-        ({"macs": None}, "macs nan, outside"),
-    ],
-)
-def test_values_out_of_range_are_named_with_their_record(publish, value, message):
-    with user_error(f"48px-quarter-toy-48px-plain6-k5-.*-s0 has {message}"):
+@mark.parametrize("value, message", [({"top1_pct": float("nan")}, "top1_pct"), ({"macs": None}, "macs")])
+def test_missing_values_are_named_with_their_record(publish, value, message):
+    with user_error(f"48px-quarter-toy-48px-plain6-k5-.*-s0 has no {message}"):
         publish("task2", PLAIN, 60, **value)
 
 
-def test_a_record_that_is_none_is_named(publish, tmp_path, rewrite):
+def test_a_record_that_is_none_is_named(publish, tmp_path):
     files = publish("task2", STOCK, 60, seeds=(0,))
     record = read_json(files.record)
     for text, message in (
@@ -116,18 +108,6 @@ def test_a_record_that_is_none_is_named(publish, tmp_path, rewrite):
         files.record.write_text(text)
         with user_error(f"resnet34-.*-s0.json is not a record .*{message}"):
             load_records(tmp_path / "results", "task2")
-    for change, message in (
-        ({"label": "two\nlines"}, "cannot be a table cell"),
-        ({"label": "=1+1"}, "cannot be a table cell"),
-        ({"label": "caf\udce9"}, "cannot be a table cell"),
-        ({"history": [5]}, "not a list of epochs"),
-    ):
-        rewrite(files.record, {**record, **change})
-        with user_error(f"resnet34-.*-s0.json is not a record .*{message}"):
-            load_records(tmp_path / "results", "task2")
-    rewrite(files.record, {key: value for key, value in record.items() if key != "label"})
-    with user_error("has no 'label': evaluate the model again"):
-        make_table(load_records(tmp_path / "results", "task2"), "task2")
 
 
 def test_damage_is_named_at_every_build_and_never_published(publish, tmp_path, rewrite):

@@ -11,7 +11,6 @@ from pytest import fixture, mark, raises
 
 from data.lists import normal_path, parse_list
 from report.engineering import make_tables, speed_tables
-from storage.files import read_jsonl
 from tests import mutants, robust
 from utils import ROOT, UserError, check_name, free_cores
 
@@ -118,16 +117,6 @@ def test_a_name_that_is_taken_is_one_part_of_a_path(name):
         and name not in ("", ".", "..")
         and os.path.join("a", name).startswith("a/")
     )
-
-
-def test_a_line_that_a_kill_cut_is_left_out(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    file.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert read_jsonl(file) == [{"epoch": 1}, {"epoch": 2}]
-    for damaged in ('{"epo', "[" * 10**5, "9" * 5000):
-        file.write_text(damaged + '\n{"epoch": 2}\n')
-        with user_error("metrics.jsonl:1"):
-            read_jsonl(file)
 
 
 def test_free_cores_are_some_of_the_cores():

@@ -373,9 +373,9 @@ def test_name_and_section_follow_from_what_the_network_is(options, name, section
         ("--arch plain6-k5 --kernels 3;5", "--kernels 3;5: expected whole numbers"),
         ("--arch plain6-k5 --kernels 4", "--arch plain6-k5: kernel size 4: must be odd"),
         ("--arch plain6-k5 --widths 8,0", "--widths 8,0: must be from 1"),
-        ("--arch plain6-k5 --covariance-channels -1", "--covariance-channels -1: must be at least 0"),
+        ("--arch plain6-k5 --covariance-channels -1", "--covariance-channels -1: must be from 0"),
         ("--arch resnet34 --multi-level-head", "--multi-level-head: --arch resnet34"),
-        ("--teacher none.pt", "--teacher none.pt: no such file"),
+        ("--teacher none.pt", "no checkpoint at none.pt"),
     ],
 )
 def test_bad_options_name_the_option(train, options, message):
