@@ -3,15 +3,12 @@
 python examples/thirteen_bands.py        # half a minute, on random tiles; for your images see README, "Data"
 """
 
-import sys
-from pathlib import Path
-
+import checkout  # noqa: F401  # only where channelset is not installed
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, channel_statistics, sample_channels, sensor  # noqa: E402
+from channelset import adapt_first_conv, channel_statistics, sample_channels, sensor
 
 BANDS = dict(zip(sensor("sentinel-2").names, sensor("sentinel-2").wavelengths))  # nm by name
 
