@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .names import UNSEEN
 from .restore import Restored
-from .statistics import named, numbers
+from .statistics import named, numbers, refuse
 
 RIDGE = 1e-6  # share of each channel's variance that the regression takes as noise
 SWEPT = 16  # largest number of channels for plain arithmetic; with more channels a solver is faster
@@ -382,16 +382,13 @@ def _covariance(
     covariance = numbers(covariance, "covariance")
     if covariance.shape != (channels, channels):
         raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, {channels})")
-    wrong = (~covariance.isfinite().all(1)).nonzero()[:, 0].tolist()
-    if wrong:
-        raise ValueError(f"the covariance of {named(wrong, names)} is NaN or infinite")
+    refuse(~covariance.isfinite().all(1), names, "the covariance is NaN or infinite")
     variance = covariance.diagonal()
-    flat = (variance <= 0).nonzero()[:, 0].tolist()
-    if flat:
-        raise ValueError(
-            f"{named(flat, names)}: variance {variance[flat[0]].item():g}; a constant channel "
-            f"cannot be predicted or used: leave it out"
-        )
+    refuse(
+        variance <= 0,
+        names,
+        "a variance not above zero; a constant channel cannot be predicted or used: leave it out",
+    )
     unit = variance.sqrt()
     scale = unit if std is None else _deviation(std, channels)
     relative = covariance / torch.outer(unit, unit)

@@ -68,12 +68,11 @@ def channel_statistics(
                 f"images of {len(pixels)} channels after images of {len(mean)}; images are (B, C, H, W), with "
                 f"channels before rows and columns"
             )
-        wrong = (~pixels.isfinite().all(1)).nonzero()[:, 0].tolist()
-        if wrong:
-            raise ValueError(
-                f"{named(wrong, names)}: pixels that are NaN or infinite; repair them, or mark missing pixels "
-                f"with nodata=float('nan') or mask="
-            )
+        refuse(
+            ~pixels.isfinite().all(1),
+            names,
+            "pixels that are NaN or infinite; repair them, or mark missing pixels with nodata=float('nan') or mask=",
+        )
         new, own = pixels.shape[1], pixels.mean(1)
         centred = pixels - own[:, None]
         # the update of Chan, Golub and LeVeque loses no digits, however large the mean is
@@ -88,19 +87,17 @@ def channel_statistics(
     if not count:
         raise ValueError("no image to take statistics from")
     covariance = scatter / count
-    wrong = (~covariance.diagonal().isfinite()).nonzero()[:, 0].tolist()
-    if wrong:
-        raise ValueError(
-            f"{named(wrong, names)}: pixels so large that their squares are infinite; scale them, or mark missing "
-            f"pixels with nodata= or mask="
-        )
+    refuse(
+        ~covariance.diagonal().isfinite(),
+        names,
+        "pixels so large that their squares are infinite; scale them, or mark missing pixels with nodata= or mask=",
+    )
     std = covariance.diagonal().sqrt()
-    flat = (std <= precision * mean.abs()).nonzero()[:, 0].tolist()
-    if flat:
-        raise ValueError(
-            f"{named(flat, names)}: the same value in every pixel; leave it out, since nothing can be "
-            f"learned from it"
-        )
+    refuse(
+        std <= precision * mean.abs(),
+        names,
+        "the same value in every pixel; leave it out, since nothing can be learned from it",
+    )
     return ChannelStatistics(mean, std, covariance)
 
 
@@ -191,6 +188,12 @@ def _images(batch: Any, key: str | None) -> Any:
             "alone, such as (item[0] for item in dataset) or (image for batch in loader for image in batch)"
         )
     return batch[0]
+
+
+def refuse(wrong: Tensor, names: Sequence[str] | None, reason: str) -> None:
+    """Raise a ValueError that names the channels where `wrong` (C,) is true, if there are such channels."""
+    if wrong.any():
+        raise ValueError(f"{named(wrong.nonzero()[:, 0].tolist(), names)}: {reason}")
 
 
 def named(ids: list[int], names: Sequence[str] | None) -> str:
