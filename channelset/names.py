@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -131,8 +132,10 @@ class Channels:
             if match := re.fullmatch(r"\s*(\d+\.?\d*)\s*nm\s*", item):
                 return self._nearest(float(match[1]))
             raise ValueError(f"no channel {item!r}; the channels are {self!r}")
-        if isinstance(item, int):
-            return item
+        try:
+            return operator.index(item)  # under torch.compile it guards a symbolic integer
+        except TypeError:
+            pass
         try:
             wavelength = float(item)
         except (TypeError, ValueError, RuntimeError):
