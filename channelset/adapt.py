@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from .init import kernel_sources
 from .names import Channels
 from .place import ChannelPlace, FixedFill, InputFill, either
 from .sampling import Sampler
-from .statistics import IMAGE_KEYS, ChannelStatistics, numbers
+from .statistics import ChannelStatistics, numbers
 from .stem import ChannelSetConv2d, why_not_plain
 
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
@@ -120,82 +120,68 @@ def adapt_first_conv(
     """
     if where not in ("stem", "input"):
         raise ValueError(f"where={where!r}: expected 'stem' or 'input'")
-    late = next(
-        (
-            m
-            for m in model.modules()
-            if type(m).__name__.startswith(LATE) or isinstance(m, torch.jit.ScriptModule)
-        ),
-        None,
-    )
-    if late is not None:
-        raise ValueError(
-            f"{type(late).__name__} would not know the new parts: adapt the network before you wrap it"
-        )
+    # a stem may replace another stem
+    adapted = (InputFill if where == "stem" else ChannelPlace, FixedFill)
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind.startswith(LATE) or isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{kind} would not know the new parts: adapt the network before you wrap it")
+        if isinstance(module, adapted):
+            raise ValueError(f"{type(model).__name__} is adapted already: start from the plain network")
     if isinstance(images, str) or (images and where == "stem"):
         raise ValueError(f"images={images!r}: give a list of names, with where='input'")
     sampler = Sampler(sample, seed=seed) if isinstance(sample, str) else sample
     given = _Given(fill, statistics, normalised, covariance, mean, std, ridge)
-    kind = InputFill if where == "stem" else ChannelPlace  # a stem may replace another stem
-    if any(isinstance(module, (kind, FixedFill)) for module in model.modules()):
-        raise ValueError(f"{type(model).__name__} is adapted already: start from the plain network")
-    if where == "input":
-        unused = {"path": path, "embedding": embedding, "trained_on": trained_on, "init": init != "keep"}
-        for name, value in unused.items():
-            if value:
-                raise ValueError(
-                    f"where='input' leaves the first layer as it is: {name}= has no effect, leave it out"
-                )
-        fill_place = _make_input_fill(model, given, channels, example, sampler)
-        return _checked(model, fill_place, example, _insert_input(model, fill_place, tuple(images)))
+    place: ChannelPlace
+    shared = False
+    with _unchanged_after_error(model):
+        if where == "input":
+            unused = {"path": path, "embedding": embedding, "trained_on": trained_on, "init": init != "keep"}
+            for name, value in unused.items():
+                if value:
+                    raise ValueError(
+                        f"where='input' leaves the first layer as it is: {name}= has no effect, leave it out"
+                    )
+            place = _insert_input(model, given, channels, example, sampler, tuple(images))
+        else:
+            path, places, old = _first_conv(model, path, channels, given, example)
+            stem = place = _make_stem(old, path, given, channels, trained_on, init, embedding, sampler)
+            if example is None:
+                _warn_of_readers(model, old, path)
+            for other in places:
+                model.set_submodule(other, stem)
+            insert_stem(model, path, stem)
+            shared = len(places) > 1
+        if example is not None:
+            check_example(model, place, example, shared)
+    return model
 
-    path, places, old = _first_conv(model, path, channels, given, example)
-    conv, old_channels, kernel = _as_plain(old, path, trained_on)
-    wanted = old_channels if channels is None else Channels(channels)
-    if channels is None and given.channels not in (None, len(wanted)):
-        raise ValueError(
-            f"{path} takes {len(wanted)} channels, but the statistics have {given.channels}. If {path} does not read "
-            f"the images, use path= or where='input'; for new channels give channels= and init="
-        )
-    if init == "keep":
-        if len(wanted) != len(old_channels):
-            raise ValueError(
-                f"{path} has {len(old_channels)} input channels, {len(wanted)} were named; say which of them "
-                f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}"
-            )
-        moved = [n for n, o in zip(wanted.names, old_channels.names) if n != o and n in old_channels.names]
-        if moved and old_channels.are_named:
-            raise ValueError(
-                f"{path} was trained on {old_channels!r}, in another order than {wanted!r}: give the order of the "
-                f"training, or say which channels take its kernels, such as init={{{moved[0]!r}: {moved[0]!r}}}"
-            )
-    source = kernel_sources(init, old_channels, wanted)
-    rule, embedded = given.rule(wanted), embedding is not False
-    weight = kernel if init == "keep" else torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
-    stem = ChannelSetConv2d.from_conv2d(conv, rule, embedded, wanted, weight, sampler)
-    stem.normalisation = given.normalisation()
-    # tied layers and optimizers hold these parameters
-    if conv is old and init == "keep" and rule.rows == len(wanted):
-        stem._parameters.update({name: conv._parameters[name] for name in ("weight", "bias")})
-        stem.train(stem.training)
-    if isinstance(old, ChannelSetConv2d):
-        _inherit(stem, old, source)
-    if example is None:
-        _warn_of_readers(model, old, path)
-    hooks = _insert(model, places, stem)
 
-    def undo_stem() -> None:
-        for place in places:
-            _replace(model, place, old)
-        for hook in hooks:
-            hook.remove()
-
-    return _checked(model, stem, example, undo_stem, len(places) > 1)
+@contextmanager
+def _unchanged_after_error(model: nn.Module) -> Iterator[None]:
+    """Undo the changes of the network's parts and hooks if the `with` block raises an error."""
+    before = [
+        (value, value.copy())
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name == "_modules" or name.startswith(("_forward_hooks", "_forward_pre_hooks"))
+    ]
+    try:
+        yield
+    except Exception:
+        for value, old in before:
+            value.clear()
+            value.update(old)
+        raise
 
 
 def insert_stem(model: nn.Module, path: str, stem: ChannelSetConv2d) -> nn.Module:
     """Put `stem` at `path` in `model` and let the model's forward take `channels` and `mask`."""
-    _insert(model, [path], stem)
+    model.set_submodule(path, stem)
+    hooked = any(isinstance(hook, _OfTheSet) for hook in model._forward_pre_hooks.values())
+    if not (hooked or takes_set(model)):
+        model.register_forward_pre_hook(_TakeSet(path), with_kwargs=True)
+        model.register_forward_hook(_ForgetSet(path), always_call=True)
     return model
 
 
@@ -237,16 +223,12 @@ def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) 
             features = net.forward_features(x)
 
     Raises:
-        ValueError: there is no stem, both or neither of the arguments are given, or the network runs in several
-            threads.
+        ValueError: there is no stem, or both or neither of the arguments are given.
         RuntimeError: the block ends, and no call used the set. Either the network fills at its input and only a part of
             it was called, or the calls were made in other threads.
     """
     if (channels is None) == (mask is None):
         raise ValueError("give `channels` (one set for the batch) or `mask` (one set for each image)")
-    for module in model.modules():
-        if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
-            raise ValueError("nn.DataParallel calls the network in other threads: give it mask= instead")
     place = find_place(model)
     context.push(place, channels, mask, call=False)
     try:
@@ -290,15 +272,7 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
     if isinstance(place, InputFill):
         if place.fill.per_image or place.fill.absent is not None:
             raise ValueError("the fill rule is not a linear map for one set, so the network cannot be folded")
-        owner = next(name for name, module in model.named_modules() if module is place)
-        folded = _copy(model, {})
-        remove_hooks(folded)
-        owner = owner.rpartition(".")[0]  # the adapted network, perhaps in a wrapper
-        hooks, filled = model.get_submodule(owner)._forward_pre_hooks.values(), folded.get_submodule(owner)
-        setattr(filled, INPUT, FixedFill(place.fill, ids).train(place.training))
-        hook = next(hook for hook in hooks if isinstance(hook, _FillInput))
-        filled.register_forward_pre_hook(hook, with_kwargs=True)
-        return folded
+        return _copy(model, {id(place): FixedFill(place.fill, ids).train(place.training)})
     assert isinstance(place, ChannelSetConv2d)
     conv = place.fold(channels)
     if model is place:
@@ -309,7 +283,7 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
     put = _with_preprocessing(folded, conv, ids)
     for path in paths:
         _recount(folded, path, place.in_channels, len(ids))
-        _replace(folded, path, put)
+        folded.set_submodule(path, put)
     return folded
 
 
@@ -350,27 +324,28 @@ class _Given:
     ):
         if fill not in FILLS:
             raise ValueError(f"unknown fill rule {fill!r}; choose one of {', '.join(FILLS)}")
-        self.fill, self.normalised, self.ridge = fill, normalised, ridge
-        self.whole = statistics is not None
+        self.fill, self.ridge = fill, ridge
+        self.normalises = (
+            statistics is not None and normalised
+        )  # the caller normalises the images with the statistics
         regression, names = issubclass(FILLS[fill], Regression), ChannelStatistics._fields
         if ridge is not None and not regression:
             raise ValueError(f"fill rule {fill!r} does not use ridge=")
-        if self.whole:
+        if statistics is not None:
             if any(value is not None for value in (covariance, mean, std)):
                 raise ValueError("statistics= holds mean, std and covariance: do not give these as well")
-            if isinstance(statistics, Mapping):
-                if set(statistics) != set(names):
-                    raise ValueError(f"statistics= must have the entries {', '.join(names)}")
-                statistics = [statistics[name] for name in names]
-            if not isinstance(statistics, Sequence) or len(statistics) != 3:
-                raise ValueError(
-                    "statistics= must be the result of channel_statistics: mean, std and covariance"
-                )
             if fill == "black" and not normalised:
                 raise ValueError(
                     "fill rule 'black' is for normalised images; in raw images black is zero: use 'zero'"
                 )
+            if isinstance(statistics, Mapping):
+                statistics = [statistics[name] for name in names if name in statistics]
+            if not isinstance(statistics, Sequence) or len(statistics) != 3:
+                raise ValueError(
+                    "statistics= must be the result of channel_statistics: mean, std and covariance"
+                )
             mean, std, covariance = statistics
+            std = std if normalised else [1.0] * len(mean)
         elif not normalised:
             raise ValueError("normalised=False needs statistics=; or give covariance=, std= and mean=")
         elif not regression:
@@ -382,7 +357,7 @@ class _Given:
                         f"which any rule accepts"
                     )
         self.mean, self.std, self.covariance = (
-            None if value is None and not self.whole else numbers(value, name)
+            None if value is None else numbers(value, name)
             for name, value in zip(names, (mean, std, covariance))
         )
 
@@ -393,41 +368,98 @@ class _Given:
         return next((len(value) for value in values if value is not None and value.ndim), None)
 
     def rule(self, channels: Channels) -> Fill:
-        centre, std, count = None, self.std, len(channels)
+        centre, scale, count = None, self.std, len(channels)
         for value, name in ((self.mean, "mean"), (self.std, "std")):
             if value is not None and value.shape != (count,):
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({count},)")
-        if self.whole and not self.normalised:
-            centre, std = self.mean, torch.ones(count, dtype=torch.float64, device="cpu")
-        elif not self.whole and self.mean is not None and self.fill != "black":
-            scale = self.std
+        if self.mean is not None and not self.normalises and self.fill != "black":
             if scale is None and self.covariance is not None and self.covariance.ndim == 2:
                 scale = self.covariance.diagonal().sqrt()
             centre = self.mean if scale is None else self.mean / scale
         ridge = RIDGE if self.ridge is None else self.ridge
-        return build_fill(self.fill, count, self.mean, std, self.covariance, ridge, channels.names, centre)
+        return build_fill(
+            self.fill, count, self.mean, self.std, self.covariance, ridge, channels.names, centre
+        )
 
     def normalisation(self) -> dict[str, list[float]] | None:
-        if not self.whole or not self.normalised:
+        if not self.normalises:
             return None
         assert self.mean is not None and self.std is not None
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
 
-def _make_input_fill(
-    model: nn.Module, given: _Given, channels: Any, example: Any, sampler: Sampler | None
+def _insert_input(
+    model: nn.Module,
+    given: _Given,
+    channels: Any,
+    example: Any,
+    sampler: Sampler | None,
+    images: tuple[str, ...],
 ) -> InputFill:
-    """Make the module that fills the images before the network sees them.
+    """Add the module that fills the images before the network sees them, and return it.
 
     Raises:
-        ValueError: the fill rule needs its own kernels, or `channels` or the statistics do not fit.
+        ValueError: the fill rule needs its own kernels, or `channels`, the statistics or `images` do not fit.
     """
     wanted = Channels(_input_channels(model, given, example) if channels is None else channels)
     place = InputFill(wanted, given.rule(wanted), sampler)
     if place.fill.rows != len(wanted):
         raise ValueError(f"fill rule {given.fill!r} needs its own kernels, which where='input' does not have")
     place.normalisation = given.normalisation()
+    parameters = list(model.parameters())
+    if parameters:
+        place.to(parameters[0].device)
+        place.requires_grad_(any(p.requires_grad for p in parameters))
+    model.add_module(INPUT, place.train(model.training))
+    model.register_forward_pre_hook(_FillInput(INPUT, model, images), with_kwargs=True)
     return place
+
+
+def _make_stem(
+    old: nn.Module,
+    path: str,
+    given: _Given,
+    channels: Any,
+    trained_on: Any,
+    init: str | Mapping[Any, Any],
+    embedding: bool | None,
+    sampler: Sampler | None,
+) -> ChannelSetConv2d:
+    """Return the stem that replaces the layer `old` at `path`; the other arguments are as in `adapt_first_conv`.
+
+    Raises:
+        ValueError: the stem cannot replace the layer, or channels, statistics or init do not fit.
+    """
+    conv, old_channels, kernel = _as_plain(old, path, trained_on)
+    wanted = old_channels if channels is None else Channels(channels)
+    if init == "keep":
+        if len(wanted) != len(old_channels):
+            raise ValueError(
+                f"{path} has {len(old_channels)} input channels, {len(wanted)} were named; say which of them "
+                f"take its kernels, such as init={{{wanted.names[0]!r}: 0}}"
+            )
+        moved = [n for n, o in zip(wanted.names, old_channels.names) if n != o and n in old_channels.names]
+        if moved and old_channels.are_named:
+            raise ValueError(
+                f"{path} was trained on {old_channels!r}, in another order than {wanted!r}: give the order of the "
+                f"training, or say which channels take its kernels, such as init={{{moved[0]!r}: {moved[0]!r}}}"
+            )
+    source, rule = kernel_sources(init, old_channels, wanted), given.rule(wanted)
+    weight = kernel if init == "keep" else torch.einsum("onhw,cn->ochw", kernel, source.to(kernel))
+    stem = ChannelSetConv2d.from_conv2d(conv, rule, embedding is not False, wanted, weight, sampler)
+    stem.normalisation = given.normalisation()
+    # tied layers and optimizers hold these parameters
+    if conv is old and init == "keep" and rule.rows == len(wanted):
+        stem._parameters.update({name: conv._parameters[name] for name in ("weight", "bias")})
+    if isinstance(old, ChannelSetConv2d):
+        stem.bias = old.bias  # `fold` also added the embedding to the bias; keep the bias alone
+        stem.sampler = stem.sampler or old.sampler
+        if stem.embedding is not None and old.embedding is not None:
+            total = source.sum(1, keepdim=True)
+            share = torch.where(total != 0, source / total, 1 / len(old.channels)).to(old.embedding)
+            stem.embedding = nn.Parameter(share @ old.embedding.detach(), old.embedding.requires_grad)
+    stem.train(stem.training)  # so the stem looks at these parameters
+    return stem
 
 
 def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Channels, Tensor]:
@@ -461,41 +493,17 @@ def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Ch
 
 def _warn_of_readers(model: nn.Module, stem: nn.Module, path: str) -> None:
     """Warn if another layer takes as many channels as the images have, so that it may read them, too."""
-    layers = [(n, m) for n, m in model.named_modules() if m is not stem]
-    kinds = ((CONVOLUTIONS, "in_channels"), (NORMS, "num_features"))
-    sizes = [(n, getattr(m, size)) for n, m in layers for kind, size in kinds if isinstance(m, kind)]
-    count = getattr(stem, "in_channels", None)
-    other = next((name for name, size in sizes if size == count), None)
-    if other is not None and count != 1:
-        warnings.warn(
-            f"the layer {other} of {type(model).__name__} takes {count} channels, as {path} does. If it reads the "
-            f"images, absent channels have an influence: adapt with example=images, which checks this",
-            stacklevel=3,
-        )
-
-
-def _inherit(stem: ChannelSetConv2d, old: ChannelSetConv2d, source: Tensor) -> None:
-    """Give `stem` the bias, sampler and embedding of the stem that it replaces; `source` is from `kernel_sources`."""
-    stem.bias = old.bias  # `fold` also added the embedding to the bias; keep the bias alone
-    stem.sampler = stem.sampler or old.sampler
-    if stem.embedding is not None and old.embedding is not None:
-        total = source.sum(1, keepdim=True)
-        share = torch.where(total != 0, source / total, 1 / len(old.channels)).to(old.embedding)
-        stem.embedding = nn.Parameter(share @ old.embedding.detach(), old.embedding.requires_grad)
-    stem.train(stem.training)
-
-
-def _checked(
-    model: nn.Module, place: ChannelPlace, example: Any, undo: Callable[[], None], shared: bool = False
-) -> nn.Module:
-    """Check the network on the example and return it. If the check fails, undo the change and raise the error."""
-    if example is not None:
-        try:
-            check_example(model, place, example, shared)
-        except Exception:
-            undo()
-            raise
-    return model
+    count = getattr(stem, "in_channels", 1)
+    for name, module in model.named_modules():
+        if not isinstance(module, CONVOLUTIONS + NORMS) or module is stem:
+            continue
+        if count == (module.num_features if isinstance(module, NORMS) else module.in_channels) != 1:
+            warnings.warn(
+                f"the layer {name} of {type(model).__name__} takes {count} channels, as {path} does. If it reads the "
+                f"images, absent channels have an influence: adapt with example=images, which checks this",
+                stacklevel=3,
+            )
+            return
 
 
 # ---------------------------------------------------------------- a network's arguments
@@ -541,14 +549,19 @@ class _TakeSet(_OfTheSet):
         try:
             kwargs = dict(kwargs)
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
-            given: Arguments = {**dict(enumerate(args)), **kwargs}
-            key = None if channels is None else next(iter(_images_keys(given)), None)
-            if key is not None:
-                images = given[key]
-                if isinstance(images, (list, tuple)) or _counts_channels(model, self.path, stem.in_channels):
-                    images, mask = _spread(images, stem, channels)
+            if channels is not None:
+                ids = stem.check_ids(channels)
+                given: Arguments = {**dict(enumerate(args)), **kwargs}
+                for key in _with_channels(given, _images_keys(given), len(ids))[:1]:
+                    if isinstance(given[key], Tensor):
+                        if _counts_channels(model, self.path, stem.in_channels):
+                            given[key], mask = stem.spread(given[key], ids)
+                    else:
+                        pairs = [stem.spread(image[None], ids) for image in given[key]]
+                        given[key], mask = [x[0] for x, _ in pairs], torch.cat([row for _, row in pairs])
+                if mask is not None:
                     channels = None
-                    args, kwargs = _as_call({**given, key: images})
+                    args, kwargs = _as_call(given)
         finally:
             context.push(stem, channels, mask)
         return args, kwargs
@@ -587,41 +600,39 @@ class _FillInput(_OfTheSet):
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
         place, kwargs = self.place(model), dict(kwargs)
-        fixed = isinstance(place, FixedFill)
         channels = mask = None
-        if not fixed and not self.own:
+        if not isinstance(place, FixedFill) and not self.own:
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
-        ambient = () if fixed else context.read(place)
         given: Arguments = {**dict(enumerate(args)), **kwargs}
-        keys = self._keys(given)
-        if not keys:
-            drawn = fixed or (place.training and place.sampler is not None)
-            if drawn or any(value is not None for value in (channels, mask, *ambient)):
-                raise ValueError(
-                    f"the network was called with {_kinds(given)}, not with images to fill: "
-                    f"{' and '.join(self.images) or 'these'} have floating-point numbers and three axes or more"
-                )
-            return args, kwargs
-        first = given[keys[0]]
+        if self.images:
+            names = [
+                n if n in given or n not in self.arguments else self.arguments.index(n) for n in self.images
+            ]
+            keys = [key for key in names if given.get(key) is not None]
+            keys = keys if all(_axes(given[key]) > 2 for key in keys) else []
+        else:
+            keys = _images_keys(given)
+        first = given[keys[0]] if keys else ()
         count = first.shape[0] if isinstance(first, Tensor) else len(first)
         channels, mask = place.asked(count, channels, mask)  # one draw for all arguments
-        if channels is None and mask is None and place.fill.whole:
+        if channels is None and mask is None and (not keys or place.fill.whole):
             return args, kwargs
-        if len(keys) > 1 and not self.images:
+        if not keys:
             raise ValueError(
-                f"several arguments of the network can be images: {_kinds(given)}. Give "
-                f"adapt_first_conv the names of the arguments to fill, such as images={list(self.arguments[:2])}"
+                f"the network was called with {_kinds(given)}, not with images to fill: "
+                f"{' and '.join(self.images) or 'these'} have floating-point numbers and three axes or more"
             )
+        if not self.images:
+            count = place.in_channels if channels is None else len(place.check_ids(channels))
+            keys = _with_channels(given, keys, count)
+            if len(keys) > 1:
+                raise ValueError(
+                    f"several arguments of the network can be images: {_kinds(given)}. Give "
+                    f"adapt_first_conv the names of the arguments to fill, such as images={list(self.arguments[:2])}"
+                )
         for key in keys:
             given[key] = self._fill(place, given[key], channels, mask)
         return _as_call(given)
-
-    def _keys(self, given: Arguments) -> list[int | str]:
-        if not self.images:
-            return _images_keys(given, self.arguments[:1])
-        keys = [n if n in given or n not in self.arguments else self.arguments.index(n) for n in self.images]
-        keys = [key for key in keys if given.get(key) is not None]
-        return keys if all(_axes(given[key]) > 2 for key in keys) else []
 
     def _fill(self, place: Any, images: Any, channels: Any, mask: Any) -> Any:
         if isinstance(images, Tensor):
@@ -634,19 +645,15 @@ class _FillInput(_OfTheSet):
         return [place.fill_images(image[None], channels, row)[0] for image, row in zip(images, rows)]
 
 
-def _images_keys(given: Arguments, first: Sequence[str] = ()) -> list[int | str]:
-    """Return the positions or names of a call's arguments that can be images.
+def _images_keys(given: Arguments) -> list[int | str]:
+    """Return the positions or names of a call's arguments that can be images: these have the most axes."""
+    most = max([3, *map(_axes, given.values())])
+    return [key for key, value in given.items() if _axes(value) == most]
 
-    These arguments have the most axes, and equally many channels. Among arguments by name, the names in `first` come
-    before the usual names of images. All other names come last.
-    """
-    positions = [key for key in given if isinstance(key, int)]
-    keys = [key for key in dict.fromkeys([*positions, *first, *IMAGE_KEYS, *given]) if key in given]
-    most = max([0, *(_axes(given[key]) for key in keys)])
-    found = [key for key in keys if most > 2 and _axes(given[key]) == most]
-    if len(found) < 2:
-        return found
-    return [key for key in found if _channels(given[key]) == _channels(given[found[0]])]
+
+def _with_channels(given: Arguments, keys: list[int | str], count: int) -> list[int | str]:
+    """Return the keys of the images that have this number of channels; all keys if there are no such images."""
+    return [key for key in keys if _channels(given[key]) == count] or keys
 
 
 def _axes(value: Any) -> int:
@@ -668,10 +675,8 @@ def _as_call(given: Arguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _kinds(given: Arguments) -> str:
-    kinds = [
-        (f"{key}= " if isinstance(key, str) else "", type(value).__name__) for key, value in given.items()
-    ]
-    return ", ".join(f"{name}a {kind}" for name, kind in kinds) or "nothing"
+    kinds = [f"{key}= a" if isinstance(key, str) else "a" for key in given]
+    return ", ".join(f"{a} {type(value).__name__}" for a, value in zip(kinds, given.values())) or "nothing"
 
 
 def _counts_channels(model: nn.Module, path: str, channels: int) -> bool:
@@ -685,53 +690,6 @@ def _counts_channels(model: nn.Module, path: str, channels: int) -> bool:
             return True
         module = getattr(module, name)
     return False
-
-
-def _spread(images: Any, stem: ChannelPlace, channels: Any) -> tuple[Any, Tensor]:
-    """Return images with all channels, zero where absent, and their mask (B, C).
-
-    Images are a list of (n, H, W), or (B, n, H, W).
-
-    Raises:
-        ValueError: the images do not have as many channels as `channels` names.
-    """
-    ids = stem.check_ids(channels)
-    if isinstance(images, Tensor):
-        return stem.spread(images, ids)
-    pairs = [stem.spread(image[None], ids) for image in images]
-    return [full[0] for full, _ in pairs], torch.cat([mask for _, mask in pairs])
-
-
-# ---------------------------------------------------------------- insert and replace modules
-
-
-def _insert(model: nn.Module, paths: list[str], stem: ChannelSetConv2d) -> list[Any]:
-    for path in paths:
-        _replace(model, path, stem)
-    hooked = any(isinstance(hook, _OfTheSet) for hook in model._forward_pre_hooks.values())
-    if hooked or takes_set(model):
-        return []
-    return [
-        model.register_forward_pre_hook(_TakeSet(paths[0]), with_kwargs=True),
-        model.register_forward_hook(_ForgetSet(paths[0]), always_call=True),
-    ]
-
-
-def _insert_input(model: nn.Module, place: ChannelPlace, images: tuple[str, ...]) -> Callable[[], None]:
-    if hasattr(model, INPUT):
-        raise ValueError(f"{type(model).__name__} already has a part named {INPUT!r}: rename it")
-    fill_input, parameters = _FillInput(INPUT, model, images), list(model.parameters())
-    if parameters:
-        place.to(parameters[0].device)
-        place.requires_grad_(any(p.requires_grad for p in parameters))
-    model.add_module(INPUT, place.train(model.training))
-    hook = model.register_forward_pre_hook(fill_input, with_kwargs=True)
-
-    def undo() -> None:
-        hook.remove()
-        del model._modules[INPUT]
-
-    return undo
 
 
 def _input_channels(model: nn.Module, given: _Given, example: Any) -> int:
@@ -749,19 +707,14 @@ def _input_channels(model: nn.Module, given: _Given, example: Any) -> int:
     )
 
 
-def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
-
-
 def _recount(folded: nn.Module, path: str, before: int, after: int) -> None:
     """Update the channel count that the modules around the stem, or their configuration, store."""
     module = folded
     for name in path.split("."):
         for holder in (module, getattr(module, "config", None)):
+            stored = getattr(holder, "__dict__", {})  # without properties
             for attribute in COUNTS:
-                value = getattr(holder, "__dict__", {}).get(attribute)  # only stored values, not properties
-                if isinstance(value, int) and not isinstance(value, bool) and value == before:
+                if stored.get(attribute) == before:
                     setattr(holder, attribute, after)
         module = getattr(module, name)
 
@@ -814,12 +767,8 @@ def _first_conv(
         noted = [name for name in convs if name == cfg.get("first_conv")]
         path = next(iter([*stems, *noted, *convs]), None)
         if path is None:
-            other = next(
-                (type(m).__name__ for m in modules.values() if isinstance(m, (nn.Conv1d, nn.Conv3d))), ""
-            )
             raise ValueError(
-                f"{type(model).__name__} has no Conv2d{f', but {other}' if other else ''}: use "
-                f"where='input', which fills its images"
+                f"{type(model).__name__} has no Conv2d: use where='input', which fills its images"
             )
     if path not in modules:
         raise ValueError(f"{type(model).__name__} has no module {path!r}")
@@ -832,12 +781,13 @@ def _first_conv(
             f"{path} is used in several places ({', '.join(places)}): give example=, "
             f"which checks that it runs once, or use where='input'"
         )
-    if isinstance(conv, nn.Conv2d) and not chosen and example is None:
-        size = cfg.get("input_size")
-        counted = channels is not None or given.channels is not None
-        if not counted and isinstance(size, (tuple, list)) and size[0] != conv.in_channels:
-            raise ValueError(
-                f"{path} takes {conv.in_channels} channels, but images of this network had {size[0]}. "
-                f"If {path} reads the images, give channels={conv.in_channels}; else use where='input'"
-            )
+    expected, source = given.channels, "the statistics have"
+    if expected is None and isinstance(conv, nn.Conv2d) and not chosen and example is None:
+        expected, source = (cfg.get("input_size") or [None])[0], "images of this network had"
+    count = getattr(conv, "in_channels", None)
+    if channels is None and None not in (expected, count) and expected != count:
+        raise ValueError(
+            f"{path} takes {count} channels, but {source} {expected}. If {path} reads the images, give "
+            f"channels={count}, or for new channels channels= and init=; else use path= or where='input'"
+        )
     return path, places, conv

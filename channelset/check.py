@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from . import context
 from .fill import Regression
@@ -32,16 +33,15 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
             rule expects means of zero.
     """
     calls = _Calls(model, place, example)
-    _check_centre(place, calls.parts, calls.axis)
+    _check_centre(place, calls.images)
     with in_eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
-            first = calls.run(0.0)
-            count = calls.count
-            later = [calls.run(None), calls.run(float("nan"))]
+            first, *later = [calls.run(value) for value in (0.0, None, float("nan"))]
         except Exception as error:
             raise ValueError(
                 f"the adapted network fails on the example: {type(error).__name__}: {error}"
             ) from error
+        count = len(calls.read)
         if not isinstance(place, InputFill) and not count:
             raise ValueError(
                 "the adapted convolution does not run: use path= to name the convolution that reads the images"
@@ -51,7 +51,7 @@ def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: b
         # a detector may return no boxes: then look at what its layers read
         has_values = any(tensor.numel() for tensor in first)
         same = all(_same(first, other) for other in later)
-        reader = "" if same and has_values else _reader(model, place, calls.run)
+        reader = "" if same and has_values else _reader(calls)
         if not same or reader:
             raise ValueError(
                 f"pixels of absent channels have an influence: {reader or 'code outside the layers'} reads the "
@@ -92,41 +92,33 @@ class _Calls:
         model, place, example: as in `check_example`.
 
     Attributes:
-        parts: the images, as one tensor or as a tensor for each image.
-        axis: the axis of the channels in `parts`.
-        count: how often the module `place` ran in the last call.
-        read: the images that this module got in that call.
+        images: the images, each (C, ...).
+        mask: the present channels of each image.
+        read: what the module `place` got in the last call, an entry for each time that it ran.
 
     Raises:
         ValueError: the example holds no images with the channels of `place`.
     """
 
     def __init__(self, model: nn.Module, place: ChannelPlace, example: Any):
-        self.model, self.place, self.example, self.count = model, place, example, 0
+        self.model, self.place, self.example = model, place, example
         # name of the argument with the images
         self.name = next(iter(example)) if isinstance(example, Mapping) else None
         images = example if self.name is None else example[self.name]
         self.several = isinstance(images, (list, tuple))
-        self.parts: list[Tensor] = list(images) if self.several else [images]
-        self.axis = 0 if self.several else 1
-        if not self.parts or not all(isinstance(p, Tensor) and p.is_floating_point() for p in self.parts):
+        self.images: list[Tensor] = list(images) if self.several or isinstance(images, Tensor) else []
+        if not self.images or not all(isinstance(x, Tensor) and x.is_floating_point() for x in self.images):
             raise ValueError(
                 "example= must be floating-point images, a list of them or a mapping of arguments"
             )
-        channels = place.in_channels
-        for part in self.parts:
-            if part.ndim <= self.axis or part.shape[self.axis] != channels:
-                if isinstance(place, InputFill):
-                    raise ValueError(
-                        f"the example's images have the shape {tuple(part.shape)}, but axis {self.axis} "
-                        f"must have {channels} channels: adapt the part of the network that gets images of this shape"
-                    )
+        for image in self.images:
+            if image.shape[:1] != (place.in_channels,):
                 raise ValueError(
-                    f"the example's images have the shape {tuple(part.shape)}, but the adapted layer takes {channels} "
-                    f"channels, so it does not read the images: name the convolution that reads them with path=, "
-                    f"or use where='input'"
+                    f"an image of the example has the shape {tuple(image.shape)}, but the first axis must have "
+                    f"{place.in_channels} channels, as the adapted layer takes: name the convolution that reads the "
+                    f"images with path=, use where='input', or adapt the part that gets images of this shape"
                 )
-        self.mask, self.read = _masks(len(images), channels), list[Tensor]()
+        self.mask, self.read = _masks(len(self.images), place.in_channels), list[Any]()
         self.random = torch.get_rng_state()
 
     def run(self, value: float | None, ids: list[int] | None = None) -> list[Tensor]:
@@ -135,15 +127,14 @@ class _Calls:
         With None, the pixels of absent channels change. With `ids`, the images have only these channels.
         """
         changed = []
-        for number, part in enumerate(self.parts):
-            absent = ~(self.mask[number] if self.several else self.mask).to(part.device)
-            absent = absent.view(*absent.shape, *[1] * (part.ndim - absent.ndim))
-            part = torch.where(absent, 7 - 3 * part if value is None else value, part)
-            changed.append(part if ids is None else part.movedim(self.axis, 0)[ids].movedim(0, self.axis))
-        images: Any = changed if self.several else changed[0]
+        for image, present in zip(self.images, self.mask):
+            present = present.to(image.device).view(-1, *[1] * (image.ndim - 1))
+            image = torch.where(present, image, 7 - 3 * image if value is None else value)
+            changed.append(image if ids is None else image[ids])
+        images: Any = changed if self.several else torch.stack(changed)
         chosen = {} if ids is None else {"channels": ids}
-        self.count, self.read = 0, []
-        handle = self.place.register_forward_hook(self._add_one)
+        self.read = []
+        handle = self.place.register_forward_pre_hook(lambda _, args: self.read.extend(args[:1]))
         torch.set_rng_state(self.random)  # some networks draw in eval mode, too
         context.push(self.place, None, self.mask if ids is None else None, call=False)
         try:
@@ -154,25 +145,18 @@ class _Calls:
             context.pop(self.place, call=False)
             handle.remove()
 
-    def _add_one(self, _: nn.Module, args: Any, output: Any) -> None:
-        self.count += 1
-        self.read.extend(args[:1])
-
 
 def _masks(images: int, channels: int) -> Tensor:
     """Return sets (B, C) that reveal a network which reorders its channels or its images.
 
     A set consists of the channels whose number has the binary digit 1 at one position. The first image uses the
     highest digit, the next image the next digit. So enough images tell any two channels apart. A reversal, such as RGB
-    to BGR, changes the first set. After the lowest digit, the next images use the digit 0 instead of 1, and later
-    images have all channels. So the sets also reveal a network that reorders its images.
+    to BGR, changes the first set. After the lowest digit, images have all channels. So the first images differ from
+    all others, which reveals a network that reorders its images.
     """
-    digits = max((channels - 1).bit_length(), 1)
-    digit = torch.arange(digits - 1, -1, -1, device="cpu").repeat(images)[:images]
-    turn = (torch.arange(images, device="cpu") // digits % 3)[:, None]
-    mask = ((torch.arange(channels, device="cpu") >> digit[:, None]) & 1 == (turn != 1)) | (turn == 2)
-    mask[:, 0] |= ~mask.any(1)
-    return mask
+    digit = (channels - 1).bit_length() - 1 - torch.arange(images, device="cpu")[:, None]
+    some = torch.arange(channels, device="cpu") >> digit.clamp(min=0) & 1
+    return some.bool() | (digit < 0)
 
 
 def takes_set(model: nn.Module) -> bool:
@@ -195,11 +179,11 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _check_centre(place: ChannelPlace, parts: list[Tensor], axis: int) -> None:
+def _check_centre(place: ChannelPlace, images: list[Tensor]) -> None:
     fill = place.fill
     if not isinstance(fill, Regression) or fill.centre is not None:
         return
-    pixels = torch.cat([part.detach().movedim(axis, 0).flatten(1).double().cpu() for part in parts], 1)
+    pixels = torch.cat([image.detach().flatten(1).double().cpu() for image in images], 1)
     deviation = (fill.scale * fill.covariance.diagonal().double().cpu()).sqrt()
     size = (pixels.mean(1) / deviation).abs().median()
     if size > 5:
@@ -225,27 +209,24 @@ def _same(first: list[Tensor], other: list[Tensor]) -> bool:
     )
 
 
-def _reader(model: nn.Module, place: ChannelPlace, run: Any) -> str:
+def _reader(calls: _Calls) -> str:
     """Name the first layer, other than the stem, that reads the pixels of absent channels; "" if none does."""
     readers: list[str] = []
+    paths = {
+        module: path
+        for path, module in calls.model.named_modules()
+        if module is not calls.place and not list(module.children()) and not path.startswith("channel_fill")
+    }
 
-    def hook(path: str, module: nn.Module) -> Any:
-        def look(_: nn.Module, args: Any) -> None:
-            if any(bool(tensor.isnan().any()) for tensor in _tensors(args) if tensor.is_floating_point()):
-                readers.append(f"{path} ({type(module).__name__})")
+    def look(module: nn.Module, args: Any) -> None:
+        if module in paths and any(x.isnan().any() for x in _tensors(args) if x.is_floating_point()):
+            readers.append(f"{paths[module]} ({type(module).__name__})")
 
-        return module.register_forward_pre_hook(look)
-
-    handles = [
-        hook(path, module)
-        for path, module in model.named_modules()
-        if module is not place and not list(module.children()) and not path.startswith("channel_fill")
-    ]
+    handle = register_module_forward_pre_hook(look)
     try:
-        run(float("nan"))
+        calls.run(float("nan"))
     except Exception:
         pass
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
     return readers[0] if readers else ""

@@ -22,7 +22,7 @@ Every simple treatment of missing channels is one choice of P:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .names import UNSEEN
 from .restore import Restored
-from .statistics import correlations, numbers
+from .statistics import named, numbers, refuse
 
 RIDGE = 1e-6  # share of each channel's variance that the regression takes as noise
 SWEPT = 16  # largest number of channels for plain arithmetic; with more channels a solver is faster
@@ -80,18 +80,13 @@ class Fill(Restored):
             if not buffer.is_meta:
                 self._buffers[name] = self.exact[name].to(buffer.device, copy=True)
 
-    def reset_parameters(self) -> None:
-        """Set the statistics back to the values given to the constructor."""
-        for name in self.exact:
-            self.restore(name)
-
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        before = {name: self._buffers[name] for name in self.exact}
+        before = {name: getattr(self, name) for name in self.exact}
         super()._apply(fn, recurse)
         for name, value in before.items():
-            after = self._buffers[name]
-            if value is not None and after is not None and not value.is_meta and after.dtype != value.dtype:
-                self._buffers[name] = value.to(after.device)
+            after = getattr(self, name)
+            if not value.is_meta and after.dtype != value.dtype:
+                setattr(self, name, value.to(after.device))
         return self
 
     def forward(self, mask: Tensor) -> Tensor:
@@ -249,8 +244,7 @@ class Regression(Fill):
             the larger variances of raw images would make the prediction inexact.
 
     Raises:
-        ValueError: the covariance has a wrong shape, or no data can have it, see
-            `statistics.correlations`.
+        ValueError: the covariance has a wrong shape, or no data can have it.
     """
 
     covariance: Tensor
@@ -258,24 +252,18 @@ class Regression(Fill):
 
     def __init__(self, channels: int, covariance: Tensor, ridge: float = RIDGE):
         super().__init__(channels)
-        covariance = _square(covariance, channels)
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"ridge {ridge}: must be at least 0")
-        covariance = correlations(covariance, torch.ones(channels, device="cpu"))
+        covariance = _covariance(covariance, channels, torch.ones(channels, device="cpu"))
         variance = covariance.diagonal()
         units = torch.outer(variance.sqrt(), variance.sqrt())
-        least, vectors = torch.linalg.eigh(covariance / units)
-        if least[0] < -1e-7:
-            # rounding made it indefinite; P needs the nearest covariance without a negative variance
-            covariance = vectors @ torch.diag(least.clamp(min=0)) @ vectors.T * units
-        if least[0].clamp(min=0) + ridge < 3e-7:
+        if ridge < 3e-7 and torch.linalg.eigvalsh(covariance / units)[0].clamp(min=0) + ridge < 3e-7:
             raise ValueError(
-                f"ridge {ridge}: channel {int(vectors[:, 0].abs().argmax())} follows exactly from the others: "
-                f"use a ridge of 1e-6 or more"
+                f"ridge {ridge}: a channel follows exactly from the others: use a ridge of 1e-6 or more"
             )
         self.scale = 2.0 ** round(math.log2(variance.max()))
         self.hold("covariance", (covariance + ridge * torch.diag(variance)) / self.scale)
-        # from each set to (stamp of the covariance, P, the covariance); the empty set has the covariance's inverse
+        # from each set to (stamp of the covariance, P, the covariance)
         self.cache: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -303,7 +291,7 @@ class Regression(Fill):
         return torch.where(mask.unsqueeze(-1), eye, swept * mask.unsqueeze(-2))
 
     def _solve(self, mask: Tensor) -> Tensor:
-        """Compute P (N, C, C) for masks (N, C) with a Cholesky decomposition, in double precision."""
+        """Compute P (N, C, C) for masks (N, C) with a linear solver, in double precision."""
         if mask.device.type == "cpu":  # only the rows and columns that are needed
             matrices = torch.zeros(len(mask), self.channels, self.channels, dtype=torch.float32, device="cpu")
             for matrix, row in zip(matrices, mask.tolist()):
@@ -313,8 +301,8 @@ class Regression(Fill):
         covariance = _exact(self.covariance)
         present = mask.to(covariance)
         rows = covariance * present.unsqueeze(-1)
-        factor = torch.linalg.cholesky_ex(rows * present.unsqueeze(-2) + torch.diag_embed(1 - present))[0]
-        solved = torch.cholesky_solve(rows, factor).mT * present.unsqueeze(-2)
+        square = rows * present.unsqueeze(-2) + torch.diag_embed(1 - present)
+        solved = torch.linalg.solve_ex(square, rows)[0].mT * present.unsqueeze(-2)
         eye = _eye(self.channels, mask.device)
         return torch.where(mask.unsqueeze(-1), eye, solved.float())
 
@@ -324,68 +312,41 @@ class Regression(Fill):
 
     def _regression(self, ids: Sequence[int]) -> Tensor:
         """Return the regression's columns (C, n) for one set; cache them in eval mode."""
-        # a later call with gradients may use the cached value
-        with torch.inference_mode(False), torch.no_grad():
-            if self.training:
-                return self._compute(list(ids))
-            return self._remembered(tuple(ids), lambda: self._compute(list(ids)))
-
-    def _remembered(self, key: tuple[int, ...], compute: Callable[[], Tensor]) -> Tensor:
-        """Return the cached value of `key`; compute it again after each change of the covariance."""
         version = None if self.covariance.is_inference() else self.covariance._version
-        stamp, entry = (self.covariance.data_ptr(), version), self.cache.get(key)
-        if entry is None or entry[0] != stamp or entry[2] is not self.covariance:
-            entry = (stamp, compute(), self.covariance)
+        stamp, entry = (self.covariance.data_ptr(), version), self.cache.get(tuple(ids))
+        if self.training or entry is None or entry[0] != stamp or entry[2] is not self.covariance:
+            # a later call with gradients may use the cached value
+            with torch.inference_mode(False), torch.no_grad():
+                entry = (stamp, self._compute(list(ids)), self.covariance)
             if len(self.cache) >= CACHED:
                 self.cache.clear()
-            self.cache[key] = entry
+            if not self.training:
+                self.cache[tuple(ids)] = entry
         return entry[1]
 
     def _compute(self, ids: list[int]) -> Tensor:
-        device, absent = self.covariance.device, _others(ids, self.channels)
         if self.channels <= SWEPT:
-            return self._sweep(torch.tensor([i in ids for i in range(self.channels)], device=device))[:, ids]
-        columns = torch.zeros(self.channels, len(ids), dtype=torch.float32, device=device)
+            return super().columns(ids, self.covariance.device)
+        absent, exact = _others(ids, self.channels), _exact(self.covariance)
+        columns = torch.zeros(self.channels, len(ids), dtype=torch.float32, device=exact.device)
         columns[ids, range(len(ids))] = 1
-        if absent:
-            exact = _exact(self.covariance)
-            if len(absent) < len(ids):  # the smaller system; with L = Sigma^-1 the rows are -L_AA^-1 L_AS
-                inverse = self._remembered((), lambda: torch.linalg.pinv(exact, hermitian=True))
-                rows = inverse[absent]
-                factor, wrong = torch.linalg.cholesky_ex(rows[:, absent])
-                if not wrong:
-                    columns[absent] = -torch.cholesky_solve(rows[:, ids], factor).float()
-                    return columns
-            rows = exact[ids]
-            factor, wrong = torch.linalg.cholesky_ex(rows[:, ids])
-            if wrong:  # a loaded covariance may be rounded and not positive definite
-                solved = torch.linalg.pinv(rows[:, ids], hermitian=True) @ rows[:, absent]
-            else:
-                solved = torch.cholesky_solve(rows[:, absent], factor)
-            columns[absent] = solved.mT.float()
+        rows = exact[ids]
+        columns[absent] = torch.linalg.solve_ex(rows[:, ids], rows[:, absent])[0].mT.float()
         return columns
 
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
         if x.requires_grad or not self.by_image(x):
             return super()._mix(x, mask)
         # compute only the absent channels of each image: at most a quarter of the products. Autocast rounds these
-        last, sets = are_channels_last(x), dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]]()
-        x = x if last else x.contiguous()
-        for image, row in zip(x, mask.tolist()):
+        sets = dict[tuple[int, ...], Tensor]()
+        x = x if are_channels_last(x) else x.contiguous()  # so that the pixels are a view
+        for pixels, row in zip(x.flatten(2), mask.tolist()):
             present = [i for i, here in enumerate(row) if here]
             absent, key = _others(present, self.channels), tuple(present)
-            if not absent:
-                continue
-            if key not in sets:
-                away, here = (torch.tensor(ids, device="cpu") for ids in (absent, present))
-                sets[key] = (self._regression(present)[away].to(x), here, away)
-            coefficients, here, away = sets[key]
-            if last:
-                pixels = image.permute(1, 2, 0).flatten(0, 1)
-                pixels.index_copy_(1, away, (pixels.index_select(1, here) @ coefficients.mT).to(x))
-            else:
-                pixels = image.flatten(1)
-                pixels.index_copy_(0, away, (coefficients @ pixels.index_select(0, here)).to(x))
+            if absent:
+                if key not in sets:
+                    sets[key] = self._regression(present)[absent].to(x)
+                pixels[absent] = (sets[key] @ pixels[present]).to(x)
         return x
 
     def by_image(self, x: Tensor) -> bool:
@@ -402,17 +363,59 @@ def _others(ids: Sequence[int], channels: int) -> list[int]:
     return [i for i in range(channels) if i not in present]
 
 
-def _square(covariance: Any, channels: int) -> Tensor:
-    matrix = numbers(covariance, "covariance")
-    if matrix.shape != (channels, channels):
-        raise ValueError(f"covariance has shape {tuple(matrix.shape)}, expected ({channels}, {channels})")
-    return matrix
+def _covariance(
+    covariance: Any, channels: int, std: Any = None, names: Sequence[str] | None = None
+) -> Tensor:
+    """Return the covariance (C, C) of the channels after division by `std` (C,): float64, CPU.
+
+    Args:
+        covariance: (C, C) covariance of the raw channels. If rounding made it indefinite, the nearest covariance
+            without a negative variance replaces it.
+        channels: C.
+        std: the divisor of each channel; default: the root of the diagonal.
+        names: C names, for messages.
+
+    Raises:
+        ValueError: `covariance` is not (C, C), finite, symmetric or positive semidefinite, or a channel has no
+            variance. The message names the channel.
+    """
+    covariance = numbers(covariance, "covariance")
+    if covariance.shape != (channels, channels):
+        raise ValueError(f"covariance has shape {tuple(covariance.shape)}, expected ({channels}, {channels})")
+    refuse(~covariance.isfinite().all(1), names, "the covariance is NaN or infinite")
+    variance = covariance.diagonal()
+    refuse(
+        variance <= 0,
+        names,
+        "a variance not above zero; a constant channel cannot be predicted or used: leave it out",
+    )
+    unit = variance.sqrt()
+    scale = unit if std is None else _deviation(std, channels)
+    relative = covariance / torch.outer(unit, unit)
+    difference = (relative - relative.T).abs()
+    if difference.max() > 1e-4:
+        pair = list(divmod(int(difference.argmax()), channels))
+        raise ValueError(f"the covariance is not symmetric: {named(pair, names)}")
+    least, vectors = torch.linalg.eigh((relative + relative.T) / 2)
+    if least[0] < -1e-4:
+        raise ValueError("the covariance is not positive semidefinite, so no data can have it")
+    if least[0] < -1e-7:
+        covariance = vectors @ torch.diag(least.clamp(min=0)) @ vectors.T * torch.outer(unit, unit)
+    scaled: Tensor = covariance / torch.outer(scale, scale)
+    return scaled
 
 
 def _vector(value: Any, name: str, channels: int) -> Tensor:
     vector = numbers(value, name)
     if vector.shape != (channels,) or not vector.isfinite().all():
         raise ValueError(f"{name} has shape {tuple(vector.shape)}, expected {channels} finite numbers")
+    return vector
+
+
+def _deviation(std: Any, channels: int) -> Tensor:
+    vector = _vector(std, "std", channels)
+    if vector.min() <= 0:
+        raise ValueError(f"std {vector.min():g} is not above zero")
     return vector
 
 
@@ -595,18 +598,14 @@ def build_fill(
                 "fill rule 'black' needs mean and std of the channels: give mean= and std= (channel_statistics "
                 "computes them)"
             )
-        mean, std = _vector(mean, "mean", channels), _vector(std, "std", channels)
-        if std.min() <= 0:
-            raise ValueError(f"std {std.min():g} is not above zero")
-        fill: Fill = Black(channels, -mean / std)
+        fill: Fill = Black(channels, -_vector(mean, "mean", channels) / _deviation(std, channels))
     elif issubclass(FILLS[name], Regression):
         if covariance is None:
             raise ValueError(
                 f"fill rule {name!r} needs the channels' training covariance: give covariance= "
                 f"(channel_statistics computes it), or use fill='mean', which needs no statistics"
             )
-        scaled = correlations(_square(covariance, channels), std, names)
-        fill = FILLS[name](channels, scaled, ridge)  # type: ignore[call-arg]
+        fill = FILLS[name](channels, _covariance(covariance, channels, std, names), ridge)  # type: ignore[call-arg]
     else:
         fill = FILLS[name](channels)
     if centre is not None:

@@ -25,12 +25,8 @@ def look(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> Seen | None:
     """Copy the parameters; return None if they are not plain parameters in memory."""
     if not _are_plain(weight, bias, embedding):
         return None
-    return Seen(
-        stamp(weight, bias, embedding),
-        weight.detach().clone(),
-        None if bias is None else bias.detach().clone(),
-        embedding.detach().clone(),
-    )
+    values = [None if p is None else p.detach().clone() for p in (weight, bias, embedding)]
+    return Seen(stamp(weight, bias, embedding), *values)  # type: ignore[arg-type]
 
 
 def stamp(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> tuple[object, ...]:

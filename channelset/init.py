@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,18 +70,16 @@ def _parts(parts: Any) -> dict[Any, float]:
 
 
 def _interpolate(source: Tensor, known: Channels, wanted: Channels) -> None:
-    values = [(value, i) for i, value in enumerate(known.wavelengths) if value is not None]
-    asked = [value for value in wanted.wavelengths if value is not None]
-    if len(values) < len(known) or len(asked) < len(wanted):
+    if None in known.wavelengths + wanted.wavelengths:
         raise ValueError(
             "init='wavelength' needs the wavelength of every channel, old and new: give "
             "channels={'B04': 665.0, ...} and trained_on={'R': 665.0, ...}"
         )
-    values.sort()
-    for row, value in zip(source, asked):
-        right = min(max(bisect([old for old, _ in values], value), 1), len(values) - 1)
-        left = max(right - 1, 0)
-        width = values[right][0] - values[left][0]
-        share = min(max((value - values[left][0]) / width, 0.0), 1.0) if width else 1.0
-        row[values[left][1]] += 1 - share
-        row[values[right][1]] += share
+    old, order = torch.tensor(known.wavelengths, dtype=torch.float64, device="cpu").sort()
+    new = torch.tensor(wanted.wavelengths, dtype=torch.float64, device="cpu").clamp(old[0], old[-1])
+    right = torch.searchsorted(old, new).clamp(min(1, len(old) - 1))
+    left = (right - 1).clamp(0)
+    share = ((new - old[left]) / (old[right] - old[left])).nan_to_num(1.0)
+    rows = range(len(wanted))
+    source[rows, order[left]] += (1 - share).float()
+    source[rows, order[right]] += share.float()

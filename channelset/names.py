@@ -34,32 +34,30 @@ class Channels:
     widths: tuple[float | None, ...]
 
     def __init__(self, channels: int | Iterable[Any] | Mapping[str, Any] | Channels):
-        names: list[Any]
-        values: list[Any]
         channels = _plain(channels)
         if isinstance(channels, Channels):
             channels = channels.as_dict()
-        if isinstance(channels, int) and not isinstance(channels, bool):
-            names, values = [str(i) for i in range(channels)], [None] * max(channels, 0)
-        elif isinstance(channels, Mapping):
-            names, values = list(channels), list(channels.values())
-        elif isinstance(channels, bool) or not isinstance(channels, Iterable):
+        _refuse_sets(channels)
+        if isinstance(channels, bool) or not isinstance(channels, (int, Iterable)):
             raise ValueError(
                 f"channels {channels!r}: give their number, their names or a mapping of names to nm"
             )
+        items: list[tuple[Any, Any]]
+        if isinstance(channels, int):
+            items = [(str(i), None) for i in range(channels)]
+        elif isinstance(channels, Mapping):
+            items = list(channels.items())
         else:
-            _refuse_sets(channels)
             given = [_plain(item) for item in channels]
-            spectral = [isinstance(item, float) for item in given]
-            names = [f"{item:.7g}nm" if isinstance(item, float) else item for item in given]
-            values = [item if isinstance(item, float) else None for item in given]
-            if any(spectral) and not all(spectral):
+            items = [(f"{x:.7g}nm", x) if isinstance(x, float) else (x, None) for x in given]
+            if len({isinstance(x, float) for x in given}) > 1:
                 raise ValueError(
                     f"channels {given}: name all of them, or give all as wavelengths; a mapping "
                     f"of names to nm does both"
                 )
-        if not names:
+        if not items:
             raise ValueError("at least one channel is needed")
+        names = [name for name, _ in items]
         for name in names:
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(
@@ -68,17 +66,14 @@ class Channels:
             if names.count(name) > 1:
                 raise ValueError(f"channel {name!r} is named twice")
         pairs = []
-        for name, value in zip(names, values):
+        for name, value in items:
             pair = value if isinstance(value, (tuple, list)) else (value, None)
             try:
                 nm, width = (None if number is None else float(number) for number in pair)
-                right = not any(isinstance(number, (bool, str)) for number in pair)
             except (TypeError, ValueError, RuntimeError):
-                right, nm, width = False, None, None
-            if not right or (width is not None and not 0 < width <= 1e9):
-                raise ValueError(f"channel {name!r}: {pair} is not (wavelength, bandwidth) in nm")
-            if nm is not None and not 1 <= nm <= 1e9:
-                raise ValueError(f"channel {name!r}: a wavelength of {nm} nm is out of range")
+                raise ValueError(f"channel {name!r}: {pair} is not (wavelength, bandwidth) in nm") from None
+            if (nm is not None and not 1 <= nm <= 1e9) or (width is not None and not 0 < width <= 1e9):
+                raise ValueError(f"channel {name!r}: {pair}: a wavelength or bandwidth in nm is out of range")
             pairs.append((nm, width))
         self.names = tuple(names)
         self.wavelengths, self.widths = zip(*pairs)
@@ -138,7 +133,7 @@ class Channels:
                 return self._nearest(float(match[1]))
             raise ValueError(f"no channel {item!r}; the channels are {self!r}")
         try:
-            return operator.index(item)
+            return operator.index(item)  # under torch.compile it guards a symbolic integer
         except TypeError:
             pass
         try:
@@ -184,9 +179,13 @@ class Channels:
         if isinstance(channels, str):
             channels = self._split(channels)
         ids = [self.id_of(item) for item in (channels if isinstance(channels, Iterable) else [channels])]
-        seen = [i for i in ids if i != UNSEEN]
         if not ids:
             raise ValueError("at least one channel must be present")
+        if UNSEEN in ids and not unseen:
+            raise ValueError(
+                "channel id -1 means a channel unseen in training; only fill rule 'luma_chroma' accepts it"
+            )
+        seen = [i for i in ids if i != UNSEEN]
         for i in seen:
             if not 0 <= i < len(self):
                 hint = f" ({i}.0 is a wavelength)" if any(self.wavelengths) and i >= len(self) else ""
@@ -194,10 +193,6 @@ class Channels:
         if len(set(seen)) < len(seen):
             twice = next(i for i in seen if seen.count(i) > 1)
             raise ValueError(f"channels {ids} repeat a channel: {self.names[twice]!r}")
-        if len(seen) < len(ids) and not unseen:
-            raise ValueError(
-                "channel id -1 means a channel unseen in training; only fill rule 'luma_chroma' accepts it"
-            )
         return ids
 
     def _split(self, text: str) -> list[str]:

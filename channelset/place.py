@@ -147,43 +147,32 @@ class ChannelPlace(Restored):
             ValueError: the state belongs to other channels or to another rule.
         """
         stored = read_extra(state)
-        wrong = self._contradiction(stored)
-        if wrong:
-            raise ValueError(wrong)
-        if stored.get("channels") and not self.channels.are_named:
-            self.channels = Channels(stored["channels"])
+        if "fill" in stored and stored["fill"] != rule_name(self.fill):
+            raise ValueError(
+                f"the checkpoint has fill rule {stored['fill']!r}, the network has {rule_name(self.fill)!r}"
+            )
+        if stored.get("channels"):
+            if wrong := self.channels.differs(Channels(stored["channels"])):
+                raise ValueError(
+                    f"the checkpoint has {wrong}: adapt the network to the checkpoint's channels"
+                )
+            if not self.channels.are_named:
+                self.channels = Channels(stored["channels"])
         self.normalisation = stored.get("normalisation") or self.normalisation
         if self.sampler is not None and "sampler" in stored:
             self.sampler.seed, self.sampler.count = stored["sampler"]["seed"], stored["sampler"]["count"]
 
-    def _contradiction(self, stored: Mapping[str, Any]) -> str:
-        if "fill" in stored and stored["fill"] != rule_name(self.fill):
-            return (
-                f"the checkpoint has fill rule {stored['fill']!r}, the network has {rule_name(self.fill)!r}"
-            )
-        wrong = self.channels.differs(Channels(stored["channels"])) if stored.get("channels") else ""
-        return f"the checkpoint has {wrong}: adapt the network to the checkpoint's channels" if wrong else ""
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        _, _, missing_keys, _, error_msgs = rest
         extra = prefix + EXTRA
         if extra in state_dict:
-            wrong = self._contradiction(read_extra(state_dict[extra]))
-            if wrong:
+            try:
+                self.set_extra_state(state_dict[extra])
+            except ValueError as wrong:
                 error_msgs.append(f"{prefix.rstrip('.') or 'the stem'}: {wrong}")
                 return
         self._complete_state(state_dict, prefix)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
         if extra in missing_keys:  # older checkpoints have no such entry
             missing_keys.remove(extra)
 
@@ -223,9 +212,6 @@ class InputFill(ChannelPlace):
     def forward(self, x: Any) -> Any:
         return x
 
-    def restore(self, name: str) -> None:
-        raise KeyError(name)  # it has neither parameters nor buffers
-
     def fill_images(self, x: Tensor, channels: Any, mask: Any) -> Tensor:
         """Return images of all channels (B, C, ...).
 
@@ -236,12 +222,8 @@ class InputFill(ChannelPlace):
             ValueError: the images do not have as many channels as `channels` names, or the mask is wrong, see
                 `ChannelPlace.check_mask`.
         """
-        channels, mask = self.asked(x.shape[0], channels, mask)
         if mask is None and (channels is not None or not self.fill.whole):
-            ids = self.check_ids(channels)
-            if self.fill.whole and x.shape[1] == self.in_channels and ids == list(range(self.in_channels)):
-                return x
-            x, mask = self.spread(x, ids)
+            x, mask = self.spread(x, self.check_ids(channels))
         if mask is None:
             return x
         mask, every = self.check_mask(mask, x)
@@ -267,6 +249,10 @@ class FixedFill(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise ValueError("torch.jit.script does not support images filled at the input: use torch.jit.trace")
+
+    def check_ids(self, channels: Any) -> list[int]:
+        """Return the ids of this fill's set, whatever the argument is."""
+        return self.ids
 
     def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
         """Return the set of this fill as (channels, mask), whatever the arguments are."""

@@ -20,6 +20,11 @@ class Restored(nn.Module):
         """Set the parameter or buffer `name` to its start value, in place."""
         raise NotImplementedError
 
+    def reset_parameters(self) -> None:
+        """Set all parameters and buffers of this module, without its parts, to their start values."""
+        for name in self._own():
+            self.restore(name)
+
     def _own(self) -> dict[str, Tensor]:
         both = [*self._parameters.items(), *self._buffers.items()]
         return {name: value for name, value in both if value is not None}

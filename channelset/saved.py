@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .adapt import INPUT, adapt_first_conv, find_place
-from .fill import FILLS, Black, Regression
+from .fill import FILLS
 from .names import Channels
 from .place import read_extra
-from .stem import ChannelSetConv2d
 
 FORMAT = "channelset 1"
 # wrappers that hold the network as their part `module`
@@ -34,8 +33,7 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
         model = model.get_submodule("module" if isinstance(model, WRAPPERS) else "_orig_mod")
     place = find_place(model)
     where = next(name for name, module in model.named_modules() if module is place)
-    generator = isinstance(place, ChannelSetConv2d) and place.generator is not None
-    if generator or where == "":
+    if getattr(place, "generator", None) is not None or where == "":
         raise ValueError("save_adapted only saves networks made by adapt_first_conv: use torch.save")
     state = model.state_dict()
     about: dict[str, Any] = {
@@ -45,7 +43,7 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "named": place.channels.are_named,  # for older versions
         "fill": read_extra(place.get_extra_state())["fill"],
         "centred": place.fill.centre is None,
-        "embedding": isinstance(place, ChannelSetConv2d) and place.embedding is not None,
+        "embedding": getattr(place, "embedding", None) is not None,
     }
     # safetensors refuses shared memory, so tied weights are written twice
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
@@ -78,20 +76,15 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
     about, tensors = _read(path)
     channels, count = Channels(about["channels"]), len(about["channels"])
     owner, _, last = about["path"].rpartition(".")
-    values: dict[str, Any] = {} if about["embedding"] or last == INPUT else {"embedding": False}
-    # placeholders: the real statistics are read from the file afterwards
-    kind = FILLS.get(about["fill"])
-    if kind is None:
+    if about["fill"] not in FILLS:
         raise ValueError(
             f"{path}: this version has no fill rule {about['fill']!r}; use torch.save for your own rules"
         )
-    if issubclass(kind, Regression):
-        values["covariance"] = torch.eye(count, device="cpu")
-    if kind is Black or not about["centred"]:
-        values["mean"] = torch.zeros(count, device="cpu")
-        values["std"] = (
-            torch.ones(count, device="cpu") if kind is Black or issubclass(kind, Regression) else None
-        )
+    # placeholders: the real statistics are read from the file afterwards
+    unit = [[0.0] * count, [1.0] * count, torch.eye(count, device="cpu")]
+    values: dict[str, Any] = {"statistics": unit, "normalised": about["centred"]}
+    if not (about["embedding"] or last == INPUT):
+        values["embedding"] = False
     try:
         if last == INPUT:
             part = model.get_submodule(owner)  # the network that was adapted, perhaps in another network
@@ -99,11 +92,12 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
         else:
             values.update(path=about["path"], init={0: 0})
             adapt_first_conv(model, about["fill"], channels=channels, **values, **options)
+        place = find_place(model)
+        place.normalisation = None
         model.load_state_dict(tensors)
     except (RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this network: {error}") from None
-    fill = find_place(model).fill
-    fill.exact = {name: value.detach().cpu().clone() for name, value in fill._own().items()}
+    place.fill.exact = {name: value.detach().cpu().clone() for name, value in place.fill._own().items()}
     return model
 
 

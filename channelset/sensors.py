@@ -29,6 +29,22 @@ def _ranges(bands: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, 
     return {name: ((low + high) / 2, high - low) for name, (low, high) in bands.items()}
 
 
+OLI = _ranges(
+    {
+        "B1": (435, 451),
+        "B2": (452, 512),
+        "B3": (533, 590),
+        "B4": (636, 673),
+        "B5": (851, 879),
+        "B6": (1566, 1651),
+        "B7": (2107, 2294),
+        "B8": (503, 676),
+        "B9": (1363, 1384),
+        "B10": (10600, 11190),
+        "B11": (11500, 12510),
+    }
+)
+HLS = ("coastal_aerosol", "blue", "green", "red", "nir_narrow", "swir_1", "swir_2")
 SENSORS: dict[str, dict[str, tuple[float, float]]] = {
     "sentinel-2": {
         "B01": (443, 20),
@@ -45,32 +61,9 @@ SENSORS: dict[str, dict[str, tuple[float, float]]] = {
         "B11": (1610, 90),
         "B12": (2190, 180),
     },
-    "landsat-8": _ranges(
-        {
-            "B1": (435, 451),
-            "B2": (452, 512),
-            "B3": (533, 590),
-            "B4": (636, 673),
-            "B5": (851, 879),
-            "B6": (1566, 1651),
-            "B7": (2107, 2294),
-            "B8": (503, 676),
-            "B9": (1363, 1384),
-            "B10": (10600, 11190),
-            "B11": (11500, 12510),
-        }
-    ),
-    "hls": _ranges(
-        {
-            "coastal_aerosol": (435, 451),
-            "blue": (452, 512),
-            "green": (533, 590),
-            "red": (636, 673),
-            "nir_narrow": (851, 879),
-            "swir_1": (1566, 1651),
-            "swir_2": (2107, 2294),
-        }
-    ),
+    "landsat-8": OLI,
+    "landsat-9": OLI,
+    "hls": dict(zip(HLS, OLI.values())),  # OLI's first seven bands
     "planetscope": _ranges(
         {
             "coastal_blue": (431, 452),
@@ -85,7 +78,6 @@ SENSORS: dict[str, dict[str, tuple[float, float]]] = {
     ),
     "naip": _ranges({"R": (619, 651), "G": (525, 585), "B": (435, 495), "N": (808, 882)}),
 }
-SENSORS["landsat-9"] = SENSORS["landsat-8"]
 
 
 def sensor(name: str) -> Channels:

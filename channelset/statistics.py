@@ -68,12 +68,11 @@ def channel_statistics(
                 f"images of {len(pixels)} channels after images of {len(mean)}; images are (B, C, H, W), with "
                 f"channels before rows and columns"
             )
-        wrong = (~pixels.isfinite().all(1)).nonzero()[:, 0].tolist()
-        if wrong:
-            raise ValueError(
-                f"{named(wrong, names)}: pixels that are NaN or infinite; repair them, or mark missing pixels "
-                f"with nodata=float('nan') or mask="
-            )
+        refuse(
+            ~pixels.isfinite().all(1),
+            names,
+            "pixels that are NaN or infinite; repair them, or mark missing pixels with nodata=float('nan') or mask=",
+        )
         new, own = pixels.shape[1], pixels.mean(1)
         centred = pixels - own[:, None]
         # the update of Chan, Golub and LeVeque loses no digits, however large the mean is
@@ -88,19 +87,17 @@ def channel_statistics(
     if not count:
         raise ValueError("no image to take statistics from")
     covariance = scatter / count
-    wrong = (~covariance.diagonal().isfinite()).nonzero()[:, 0].tolist()
-    if wrong:
-        raise ValueError(
-            f"{named(wrong, names)}: pixels so large that their squares are infinite; scale them, or mark missing "
-            f"pixels with nodata= or mask="
-        )
+    refuse(
+        ~covariance.diagonal().isfinite(),
+        names,
+        "pixels so large that their squares are infinite; scale them, or mark missing pixels with nodata= or mask=",
+    )
     std = covariance.diagonal().sqrt()
-    flat = (std <= precision * mean.abs()).nonzero()[:, 0].tolist()
-    if flat:
-        raise ValueError(
-            f"{named(flat, names)}: the same value in every pixel; leave it out, since nothing can be "
-            f"learned from it"
-        )
+    refuse(
+        std <= precision * mean.abs(),
+        names,
+        "the same value in every pixel; leave it out, since nothing can be learned from it",
+    )
     return ChannelStatistics(mean, std, covariance)
 
 
@@ -132,12 +129,11 @@ def _pixels(
     images: Any, valid: Any, names: Sequence[str] | None, nodata: float | None
 ) -> tuple[Tensor, float]:
     """Return the valid pixels of images, (C, N), float64, and the relative rounding error of a pixel."""
+    masks = [] if valid is None else [valid]
     if hasattr(images, "filled") and hasattr(images, "mask"):  # a masked array of numpy
-        missing = as_tensor(images.mask, "the mask's values")
-        hidden = ~(missing.expand(images.shape) if missing.ndim < len(images.shape) else missing)
-        images = as_tensor(images.filled(0), "the images' pixels")
-    else:
-        hidden, images = None, as_tensor(images, "the images' pixels")
+        masks.append(~as_tensor(images.mask, "the mask's values"))
+        images = images.filled(0)
+    images = as_tensor(images, "the images' pixels")
     if images.ndim not in (3, 4, 5):
         raise ValueError(f"images are (B, C, H, W) or (C, H, W); got {tuple(images.shape)}")
     axis = 0 if images.ndim == 3 else 1
@@ -151,17 +147,15 @@ def _pixels(
         )
     pixels = images.movedim(axis, 0).flatten(1).double()
     keep = torch.ones(pixels.shape[1], dtype=torch.bool, device=pixels.device)
-    if hidden is not None:
-        keep &= hidden.movedim(axis, 0).flatten(1).all(0)
-    if valid is not None:
-        valid = as_tensor(valid, "the mask's values").bool().to(pixels.device)
-        if valid.ndim == images.ndim - 1:
-            valid = valid.unsqueeze(axis)
+    for mask in masks:
+        mask = as_tensor(mask, "the mask's values").bool().to(pixels.device)
+        if mask.ndim == images.ndim - 1:
+            mask = mask.unsqueeze(axis)
         try:
-            keep &= valid.expand(images.shape).movedim(axis, 0).flatten(1).all(0)
+            keep &= mask.expand(images.shape).movedim(axis, 0).flatten(1).all(0)
         except RuntimeError:
             raise ValueError(
-                f"mask of shape {tuple(valid.shape)} does not fit images of shape {tuple(images.shape)}"
+                f"mask of shape {tuple(mask.shape)} does not fit images of shape {tuple(images.shape)}"
             ) from None
     if nodata is not None:
         # in the images' type, which may round the value
@@ -187,13 +181,19 @@ def _images(batch: Any, key: str | None) -> Any:
         raise ValueError(f"key={key!r}: a batch is not a dict but a {type(batch).__name__}; leave key= out")
     if not isinstance(batch, (tuple, list)):
         return batch
-    kinds = {(part.ndim, part.dtype, part.shape[0]) for part in batch if getattr(part, "ndim", 0) == 3}
-    if len(batch) > 1 and len(kinds) == 1 and all(getattr(part, "ndim", 0) == 3 for part in batch):
+    arrays = [(part.dtype, part.shape[0]) for part in batch if getattr(part, "ndim", 0) == 3]
+    if len(arrays) == len(batch) > 1 and len(set(arrays)) == 1:
         raise ValueError(
             "a batch is a list of arrays (C, H, W): all of them may be images, or only the first. Give the images "
             "alone, such as (item[0] for item in dataset) or (image for batch in loader for image in batch)"
         )
     return batch[0]
+
+
+def refuse(wrong: Tensor, names: Sequence[str] | None, reason: str) -> None:
+    """Raise a ValueError that names the channels where `wrong` (C,) is true, if there are such channels."""
+    if wrong.any():
+        raise ValueError(f"{named(wrong.nonzero()[:, 0].tolist(), names)}: {reason}")
 
 
 def named(ids: list[int], names: Sequence[str] | None) -> str:
@@ -208,8 +208,6 @@ def numbers(value: Any, name: str) -> Tensor:
     Raises:
         ValueError: `value` holds no numbers; the message contains `name`.
     """
-    if isinstance(value, ChannelStatistics):
-        raise ValueError(f"{name}= must be one tensor, but all statistics were given: use statistics=")
     return as_tensor(value, f"{name}={value!r}", "cpu").detach().double()
 
 
@@ -226,52 +224,8 @@ def as_tensor(value: Any, name: str, device: str | None = None) -> Tensor:
             value = value.astype(value.dtype.newbyteorder("="), order="C", copy=False)
         tensor = torch.as_tensor(value, device=device if isinstance(value, Tensor) else "cpu")
         if not tensor.is_complex():
-            return tensor if tensor.layout == torch.strided else tensor.to_dense()
+            return tensor
         error: object = "they are complex"
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as wrong:
+    except (TypeError, ValueError, RuntimeError) as wrong:
         error = wrong
     raise ValueError(f"{name} are not numbers: {error}")
-
-
-def correlations(covariance: Any, std: Any = None, names: Sequence[str] | None = None) -> Tensor:
-    """Return the covariance (C, C) of the channels after division by `std` (C,): float64, CPU.
-
-    Args:
-        covariance: (C, C) covariance of the raw channels.
-        std: the divisor of each channel; default: the root of the diagonal.
-        names: C names, for messages.
-
-    Raises:
-        ValueError: `covariance` is not square, finite, symmetric or positive semidefinite, or a channel has no
-            variance. The message names the channel.
-    """
-    covariance = numbers(covariance, "covariance")
-    if covariance.ndim != 2 or len(covariance) != len(covariance.T) or not len(covariance):
-        raise ValueError(f"a covariance is (C, C); got {tuple(covariance.shape)}")
-    wrong = (~covariance.isfinite().all(1)).nonzero()[:, 0].tolist()
-    if wrong:
-        raise ValueError(f"the covariance of {named(wrong, names)} is NaN or infinite")
-    variance = covariance.diagonal()
-    flat = (variance <= 0).nonzero()[:, 0].tolist()
-    if flat:
-        raise ValueError(
-            f"{named(flat, names)}: variance {variance[flat[0]].item():g}; a constant channel "
-            f"cannot be predicted or used: leave it out"
-        )
-    scale = variance.sqrt() if std is None else numbers(std, "std")
-    if scale.shape != variance.shape:
-        raise ValueError(f"std has shape {tuple(scale.shape)}, expected ({len(variance)},)")
-    wrong = (~(scale.isfinite() & (scale > 0))).nonzero()[:, 0].tolist()
-    if wrong:
-        raise ValueError(f"{named(wrong, names)}: std {scale[wrong[0]].item():g} is not above zero")
-    unit = variance.sqrt()
-    relative = covariance / torch.outer(unit, unit)
-    difference = (relative - relative.T).abs()
-    if difference.max() > 1e-4:
-        place = difference.argmax().item()
-        pair = [place // len(variance), place % len(variance)]
-        raise ValueError(f"the covariance is not symmetric: {named(pair, names)}")
-    if torch.linalg.eigvalsh((relative + relative.T) / 2)[0] < -1e-4:
-        raise ValueError("the covariance is not positive semidefinite, so no data can have it")
-    scaled: Tensor = covariance / torch.outer(scale, scale)
-    return scaled

@@ -81,7 +81,6 @@ class ChannelSetConv2d(ChannelPlace):
         self.kernel_size, self.stride, self.dilation = _pair(kernel_size), _pair(stride), _pair(dilation)
         self.padding = padding if isinstance(padding, str) else _pair(padding)
         self.seen: fused.Seen | None = None
-        self.had_bias = bias
         shape = (out_channels, self.fill.rows, *self.kernel_size)
         if kernel is not None and kernel.shape != shape:
             raise ValueError(f"the kernel generator makes {kernel.shape}, the stem needs {shape}")
@@ -93,18 +92,12 @@ class ChannelSetConv2d(ChannelPlace):
         self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Initialise W like the equivalent Conv2d; set the other parameters to zero.
-
-        W starts as in He et al. (arXiv 1502.01852), with fan-out, like torchvision's ResNet.
-
-        A generator sets its own parameters.
-        """
-        for name in self._own():
-            self.restore(name)
-
     @torch.no_grad()
     def restore(self, name: str) -> None:
+        """Set a parameter to its start: W like the equivalent Conv2d, the others to zero. A generator sets its own.
+
+        W starts as in He et al. (arXiv 1502.01852), with fan-out, like torchvision's ResNet.
+        """
         if name == "weight":
             assert self.weight is not None
             if type(self.fill).spread is Fill.spread:  # in place, for weights that are sharded
@@ -127,7 +120,6 @@ class ChannelSetConv2d(ChannelPlace):
     # ------------------------------------------------------------ other code that changes W in place, see `fused`
 
     def _look(self) -> None:
-        self.had_bias = self.bias is not None
         if self.training or self.weight is None or self.embedding is None:
             self.seen = None
         else:
@@ -147,17 +139,10 @@ class ChannelSetConv2d(ChannelPlace):
         super()._save_to_state_dict(*args)
 
     def _follow(self) -> None:
-        if self.training or self.seen is None or self.weight is None or self.embedding is None:
+        if self.seen is None or self.training or captured():
             return
-        if captured():
-            if self.had_bias != (self.bias is not None):
-                raise ValueError(
-                    "BatchNorm was fused into the stem: call the network once before you compile or export it, "
-                    "or use fold_channels before the fusion"
-                )
-            return
+        assert self.weight is not None and self.embedding is not None
         self.seen = fused.follow(self.seen, self.weight, self.bias, self.embedding)
-        self.had_bias = self.bias is not None
 
     def train(self, mode: bool = True) -> ChannelSetConv2d:
         self._follow()
@@ -198,17 +183,18 @@ class ChannelSetConv2d(ChannelPlace):
         wrong = why_not_plain(conv)
         if wrong:
             raise ValueError(f"from_conv2d takes a plain, ungrouped, zero-padded Conv2d: {wrong}")
-        weight = conv.weight if kernel is None else kernel
+        plain: Any = conv
+        weight = plain.weight if kernel is None else kernel
         stem = cls(
             weight.shape[1] if channels is None else channels,
-            conv.out_channels,
-            _pair(conv.kernel_size),
-            _pair(conv.stride),
-            conv.padding if isinstance(conv.padding, str) else _pair(conv.padding),
-            _pair(conv.dilation),
+            plain.out_channels,
+            plain.kernel_size,
+            plain.stride,
+            plain.padding,
+            plain.dilation,
             fill,
             embedding=embedding,
-            bias=conv.bias is not None,
+            bias=plain.bias is not None,
             sampler=sampler,
         )
         if weight.shape[1] != stem.in_channels:
@@ -217,14 +203,9 @@ class ChannelSetConv2d(ChannelPlace):
             )
         stem.to(device=conv.weight.device, dtype=conv.weight.dtype)
         stem.set_kernel(weight)
+        stem.requires_grad_(conv.weight.requires_grad)  # a frozen convolution stays frozen
         if conv.bias is not None:
             stem.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
-        assert stem.weight is not None
-        stem.weight.requires_grad_(conv.weight.requires_grad)
-        if not conv.weight.requires_grad:  # a frozen convolution stays frozen
-            stem.fill.requires_grad_(False)
-            if stem.embedding is not None:
-                stem.embedding.requires_grad_(False)
         return stem.train(conv.training)
 
     def full_weight(self) -> Tensor:
@@ -238,17 +219,11 @@ class ChannelSetConv2d(ChannelPlace):
         """Return the reason why this stem cannot be folded for a set of some channels, or "" if it can."""
         if self.fill.absent is not None:
             return "fill rule 'black' adds a constant plane, which zero padding cuts off"
-        if self.fill.centre is not None and self._pads:
+        if self.fill.centre is not None and self.padding not in ((0, 0), "valid"):
             return "images that are not centred add a constant plane, which zero padding cuts off"
         if self.fill.per_image:
             return "the fill rule depends on the image"
         return self._unfoldable_kernel
-
-    @property
-    def _pads(self) -> bool:
-        if isinstance(self.padding, str):
-            return self.padding == "same" and max(self.kernel_size) > 1
-        return max(self.padding) > 0
 
     @property
     def _unfoldable_kernel(self) -> str:
@@ -364,14 +339,13 @@ class ChannelSetConv2d(ChannelPlace):
         return y + offset if captured() else y.add_(offset)
 
     def _forward_sets(self, x: Tensor, mask: Tensor) -> Tensor:
-        sets = [tuple(i for i, here in enumerate(row) if here) for row in mask.tolist()]
-        outputs = {}  # `forward` makes them, because a call would run the stem's hooks again for each set
-        for ids in dict.fromkeys(sets):
-            rows = [row for row, other in enumerate(sets) if other == ids]
-            outputs[ids] = iter(
-                self.forward(x[rows].index_select(1, torch.tensor(ids, device=x.device)), list(ids))
-            )
-        y = torch.stack([next(outputs[ids]) for ids in sets])
+        sets, which = mask.unique(dim=0, return_inverse=True)
+        # `forward` makes the outputs, because a call would run the stem's hooks again for each set
+        outputs = [
+            self.forward(x[which == number][:, row], row.nonzero()[:, 0].tolist())
+            for number, row in enumerate(sets)
+        ]
+        y = torch.cat(outputs)[which.argsort(stable=True).argsort()]
         return y.contiguous(
             memory_format=torch.channels_last if are_channels_last(x) else torch.contiguous_format
         )
@@ -388,8 +362,7 @@ class ChannelSetConv2d(ChannelPlace):
             raise ValueError(f"{wrong}: the stem cannot be folded")
         self._follow()
         self._renew_weight()
-        with torch.no_grad():
-            offset, kernel = self._offset(ids), self.kernel(ids)
+        offset, kernel = self._offset(ids), self.kernel(ids)
         conv = nn.Conv2d(
             len(ids),
             self.out_channels,
@@ -401,11 +374,9 @@ class ChannelSetConv2d(ChannelPlace):
             device=kernel.device,
             dtype=kernel.dtype,
         )
-        with torch.no_grad():
-            conv.weight.copy_(kernel)
-            if offset is not None:
-                assert conv.bias is not None
-                conv.bias.copy_(offset)
+        conv.weight = nn.Parameter(kernel.detach().clone())
+        if offset is not None:
+            conv.bias = nn.Parameter(offset.detach().to(kernel, copy=True))
         trainable = any(p.requires_grad for p in self.parameters())
         return conv.requires_grad_(trainable).train(self.training)
 

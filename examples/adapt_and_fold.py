@@ -1,25 +1,16 @@
 """Adapt a torchvision network to any set of its channels, then export a plain network for two channels.
 
-python examples/adapt_and_fold.py        # ten seconds; writes nothing without --onnx FILE
+python examples/adapt_and_fold.py        # ten seconds
 """
 
-import argparse
-import sys
-from pathlib import Path
-
+import checkout  # noqa: F401  # only where channelset is not installed
 import torch
 import torchvision
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, fold_channels, sample_channels  # noqa: E402
-
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--network", default="resnet18", help="name in torchvision (default: %(default)s)")
-parser.add_argument("--onnx", help="write the folded network to this file (needs onnxscript)")
-args = parser.parse_args()
+from channelset import adapt_first_conv, fold_channels, sample_channels
 
 torch.manual_seed(0)
-net = torchvision.models.get_model(args.network, weights=None, num_classes=10).eval()
+net = torchvision.models.resnet18(num_classes=10).eval()
 images = torch.randn(4, 3, 64, 64)  # normalised channels, as the network expects
 before = net(images)
 
@@ -42,13 +33,4 @@ net.eval()
 # fold the stem: `plain` is a plain network of two channels and shares no tensors with `net`
 plain = fold_channels(net, ["blue", "red"])
 difference = (plain(images[:, [2, 0]]) - net(images[:, [2, 0]], channels=["blue", "red"])).abs().max().item()
-print(f"folded to {plain.conv1 if hasattr(plain, 'conv1') else 'a plain network'}: {difference:.1e}")
-if args.onnx:
-    torch.onnx.export(
-        plain,
-        (images[:, [2, 0]],),
-        args.onnx,
-        input_names=["x"],
-        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-    )
-    print(f"wrote {args.onnx}")
+print(f"folded to {plain.conv1}: {difference:.1e}")

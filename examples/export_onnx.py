@@ -4,17 +4,15 @@ python examples/export_onnx.py        # needs onnxscript and onnxruntime; ten se
 """
 
 import logging
-import sys
 import tempfile
 import warnings
-from pathlib import Path
 
+import checkout  # noqa: F401  # only where channelset is not installed
 import onnxruntime
 import torch
 import torchvision
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import WithMask, adapt_first_conv, fold_channels  # noqa: E402
+from channelset import WithMask, adapt_first_conv, fold_channels
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)

@@ -4,17 +4,14 @@ python examples/robust_without_training.py        # twenty seconds
 """
 
 import copy
-import sys
-from pathlib import Path
 
+import checkout  # noqa: F401  # only where channelset is not installed
 import torch
 import torch.nn.functional as F
+from thirteen_bands import BANDS, make_tiles, small_net
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from thirteen_bands import BANDS, make_tiles, small_net  # noqa: E402
-
-from channelset import adapt_first_conv, channel_statistics  # noqa: E402
+from channelset import adapt_first_conv, channel_statistics
 
 
 def accuracy(net: nn.Module, images, labels, **present) -> float:

@@ -3,22 +3,19 @@
 python examples/thirteen_bands.py        # half a minute, on random tiles; for your images see README, "Data"
 """
 
-import sys
-from pathlib import Path
-
+import checkout  # noqa: F401  # only where channelset is not installed
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, channel_statistics, sample_channels, sensor  # noqa: E402
+from channelset import adapt_first_conv, channel_statistics, sample_channels, sensor
 
-BANDS = dict(zip(sensor("sentinel-2").names, sensor("sentinel-2").wavelengths))  # nm by name
+BANDS = sensor("sentinel-2")  # names and wavelengths
 
 
 def make_tiles(count: int, seed: int):
     """Draw random tiles (N, 13, 16, 16) and labels (N,): six classes of three spectra, mixed, and two textures."""
-    random, nm = torch.Generator().manual_seed(seed), torch.tensor(list(BANDS.values())).float()
+    random, nm = torch.Generator().manual_seed(seed), torch.tensor(BANDS.wavelengths).float()
     spectra = torch.stack([torch.exp(-(((nm - peak) / 350) ** 2)) for peak in (500, 900, 1900)])  # (3, 13)
     labels = torch.randint(0, 6, (count,), generator=random)
     shares = torch.eye(3)[labels % 3] + 0.9 * torch.rand(count, 3, generator=random)  # (N, 3)
@@ -60,11 +57,7 @@ if __name__ == "__main__":
         F.cross_entropy(net(train[rows], mask=mask), train_labels[rows]).backward()
         optimizer.step()
     net.eval()
-    for asked in (list(BANDS), ["B04", "B03", "B02"], [842.0, "B11"], ["B08"]):
-        ids = [
-            list(BANDS.values()).index(int(c)) if isinstance(c, float) else list(BANDS).index(c)
-            for c in asked
-        ]
+    for asked in (BANDS.names, ["B04", "B03", "B02"], [842.0, "B11"], ["B08"]):
         with torch.no_grad():
-            right = net(test[:, ids], channels=asked).argmax(1) == test_labels
+            right = net(test[:, BANDS.ids(asked)], channels=asked).argmax(1) == test_labels
         print(f"{', '.join(map(str, asked)):<78} {100 * right.float().mean().item():5.1f} %")

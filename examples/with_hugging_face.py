@@ -3,15 +3,13 @@
 python examples/with_hugging_face.py        # needs transformers; ten seconds; writes into a temporary folder
 """
 
-import sys
 import tempfile
-from pathlib import Path
 
+import checkout  # noqa: F401  # only where channelset is not installed
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, find_stem, fold_channels, load_adapted, save_adapted  # noqa: E402
+from channelset import adapt_first_conv, find_stem, fold_channels, load_adapted, save_adapted
 
 torch.manual_seed(0)
 config = ViTConfig(

@@ -4,17 +4,15 @@ python examples/with_lightning.py        # needs lightning; ten seconds; writes 
 """
 
 import logging
-import sys
 import tempfile
 import warnings
-from pathlib import Path
 
+import checkout  # noqa: F401  # only where channelset is not installed
 import lightning
 import torch
 import torchvision
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, find_stem  # noqa: E402
+from channelset import adapt_first_conv, find_stem
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore")

@@ -3,14 +3,11 @@
 python examples/with_monai.py        # needs monai; ten seconds
 """
 
-import sys
-from pathlib import Path
-
+import checkout  # noqa: F401  # only where channelset is not installed
 import monai
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, channel_statistics, fold_channels  # noqa: E402
+from channelset import adapt_first_conv, channel_statistics, fold_channels
 
 SEQUENCES = ["T1", "T1c", "T2", "FLAIR"]
 torch.manual_seed(0)

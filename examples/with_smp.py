@@ -3,14 +3,11 @@
 python examples/with_smp.py        # needs segmentation_models_pytorch; ten seconds
 """
 
-import sys
-from pathlib import Path
-
+import checkout  # noqa: F401  # only where channelset is not installed
 import segmentation_models_pytorch
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, channel_statistics, fold_channels, sensor  # noqa: E402
+from channelset import adapt_first_conv, channel_statistics, fold_channels, sensor
 
 torch.manual_seed(0)
 bands = sensor("sentinel-2")

@@ -3,17 +3,14 @@
 python examples/with_timm.py        # needs timm; ten seconds
 """
 
-import sys
-from pathlib import Path
-
+import checkout  # noqa: F401  # only where channelset is not installed
 import timm
 import torch
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import adapt_first_conv, channel_statistics, fold_channels, sensor  # noqa: E402
-from channelset.sensors import RGB  # noqa: E402
+from channelset import adapt_first_conv, channel_statistics, fold_channels, sensor
+from channelset.sensors import RGB
 
 torch.manual_seed(0)
 bands = sensor("sentinel-2")

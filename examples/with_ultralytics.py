@@ -3,15 +3,12 @@
 python examples/with_ultralytics.py        # needs ultralytics; ten seconds
 """
 
-import sys
-from pathlib import Path
-
+import checkout  # noqa: F401  # only where channelset is not installed
 import torch
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where channelset is not installed
-from channelset import ChannelSetConv2d, adapt_first_conv, find_stem, fold_channels  # noqa: E402
+from channelset import ChannelSetConv2d, adapt_first_conv, find_stem, fold_channels
 
 
 class Trainer(DetectionTrainer):

@@ -165,7 +165,7 @@ def example(monkeypatch, tmp_path, capsys):
 
     def run(name: str) -> str:
         for module in list(sys.modules):
-            if module.split(".")[0] in ("channelset", "thirteen_bands"):
+            if module.split(".")[0] in ("channelset", "checkout", "thirteen_bands"):
                 monkeypatch.delitem(sys.modules, module)
         elsewhere = [path for path in sys.path if Path(path).resolve() != ROOT]
         monkeypatch.setattr(sys, "path", [str(ROOT / "examples"), *elsewhere])

@@ -434,9 +434,9 @@ def test_a_band_that_says_nothing_is_named(change, message):
 @mark.parametrize(
     "change, message",
     [
-        (lambda c: c[1].zero_() is c or c[:, 1].zero_(), "channel B10: variance 0"),
-        (lambda c: c[2].fill_(torch.nan), "covariance of .*B8A is NaN"),
-        (lambda c: c[0, 1].fill_(torch.nan), "covariance of .*B01 is NaN"),
+        (lambda c: c[1].zero_() is c or c[:, 1].zero_(), "channel B10: a variance not above zero"),
+        (lambda c: c[2].fill_(torch.nan), "B8A: the covariance is NaN"),
+        (lambda c: c[0, 1].fill_(torch.nan), "B01: the covariance is NaN"),
         (lambda c: c[0, 1].neg_(), "not symmetric"),
         (lambda c: c[0, 1].fill_(2) is c or c[1, 0].fill_(2), "not positive semidefinite"),
     ],

@@ -137,7 +137,7 @@ def test_an_example_finds_that_images_are_reordered(images, channels):
 
 def test_an_example_with_another_axis_of_channels_is_one_clear_error():
     for x in (torch.randn(2, 5, 3, 8, 8), torch.randn(2, 8, 8, 3)):
-        with value_error(r"but axis 1 must have 3 channels"):
+        with value_error(r"has the shape .*, but the first axis must have 3 channels"):
             adapt_first_conv(Patches(), "mean", where="input", channels="RGB", example=x)
 
 

@@ -33,6 +33,7 @@ def test_examples_are_short_and_import_the_package_alone(name):
         "torch",
         "torchvision",
         "channelset",
+        "checkout",
         "thirteen_bands",
         *NEEDS.get(name, ()),
     }
