@@ -12,6 +12,15 @@ from pytest import raises
 from data import prepare as data_prepare
 from utils import UserError
 
+FEW = (
+    "--split",
+    "test",
+    "--subsets",
+    "RGB R",
+    "--repeats",
+    0,
+)  # an evaluation of Task 1 of few sets takes little time
+
 
 def user_error(message: str):
     """Expect an error that the user can mend. The message is a pattern."""

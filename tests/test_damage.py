@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import torch
-from helpers import exits, read_json, same_weights, user_error
+from helpers import FEW, exits, read_json, same_weights, user_error
 from pytest import fixture, mark, raises
 
 import train_task1
@@ -219,9 +219,9 @@ def test_a_diverged_run_names_no_state_that_is_not_there(train):
 
 def test_the_history_is_the_models_own(train, trained, evaluate):
     """A model that was copied beside another log."""
-    train("--epochs 2 --out other")
+    train("--epochs 1 --out other")
     shutil.copy(trained, "other/copied.pt")
-    evaluate("other/copied.pt", "--repeats 0")
+    evaluate("other/copied.pt", *FEW)
     (record,) = Path("results/task1/runs").glob("*.json")
     assert read_json(record)["history"] == [
         json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()
@@ -230,15 +230,15 @@ def test_the_history_is_the_models_own(train, trained, evaluate):
     del old["metrics"]  # as an older version wrote it
     save_checkpoint("other/old.pt", old)
     with user_error("other/metrics.jsonl is not the log of the training"):
-        evaluate("other/old.pt", "--repeats 0")
+        evaluate("other/old.pt", *FEW)
     save_checkpoint("run/old.pt", old)
     text = Path("run/metrics.jsonl").read_text()
     for damaged in (text[:-20], text.splitlines()[0] + "\n", text.replace('"train_s": ', '"train_s": 9')):
         Path("run/metrics.jsonl").write_text(damaged)
         with user_error("run/metrics.jsonl is not the log of the training"):
-            evaluate("run/old.pt", "--repeats 0")
+            evaluate("run/old.pt", *FEW)
     Path("run/metrics.jsonl").write_text(text)
-    evaluate("run/old.pt", "--repeats 0")
+    evaluate("run/old.pt", *FEW)
 
 
 def test_an_empty_value_is_no_value(command, stderr):
@@ -257,7 +257,7 @@ def test_a_label_that_no_table_can_hold_is_refused_at_the_start(trained, label, 
     assert not Path("results").exists()
 
 
-@mark.usefixtures("rendered")
+@mark.usefixtures("drawn")
 def test_awkward_labels_come_out_as_they_are(trained, evaluate):
     label = "$x_{$ 443 | <script> \u4e2d"
     evaluate(trained, "--repeats 0 --label", label)
@@ -299,14 +299,14 @@ def test_changed_fields_are_named(trained, part, key, values, evaluate):
         changed = {**good, part: {**good[part], key: value}} if part else {**good, key: value}
         torch.save(changed, "changed.pt")
         with user_error(r"changed.pt"):
-            evaluate("changed.pt", "--repeats 0")
+            evaluate("changed.pt", *FEW)
     assert not Path("results").exists()
 
 
 def test_options_of_another_version_are_left_alone(trained, evaluate):
     good = torch.load(trained, weights_only=True)
     torch.save({**good, "config": {**good["config"], "of_tomorrow": 3}}, "run/newer.pt")
-    evaluate("run/newer.pt", "--repeats 0")
+    evaluate("run/newer.pt", *FEW)
 
 
 # ---------------------------------------------------------------- terminals, streams, other processes
