@@ -43,15 +43,6 @@ def test_a_busy_folder_has_an_exit_status_of_its_own(tmp_path):
     lock.release()
 
 
-def test_a_second_training_in_a_folder_says_who_is_there(train, trained):
-    lock = hold(Path("run"))
-    before = Path("run/model.pt").read_bytes()
-    with raises(BusyError, match="run is in use by process"):
-        train("--out run --resume")
-    assert Path("run/model.pt").read_bytes() == before
-    lock.release()
-
-
 def test_work_is_saved_by_time_as_well(train, monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_EVERY", 0)
     saved = []
