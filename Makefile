@@ -21,6 +21,7 @@ task2: $(VENV)/installed
 test: $(VENV)/installed
 	$(HUGE_PAGES) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal
 
+# --no-compile: Python compiles a module at its first import; to compile all 12,000 files takes more than a minute
 $(VENV)/installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "error: $(PYTHON) is \
 	$$($(PYTHON) --version 2>&1); Python 3.11, 3.12 or 3.13 is needed: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
@@ -29,7 +30,7 @@ $(VENV)/installed: requirements.lock
 	@test ! -e $(VENV) -o -f $(VENV)/pyvenv.cfg || { echo "error: $(VENV) is there and no virtual environment: \
 	delete it, or name another: make $(MAKECMDGOALS) VENV=FOLDER" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)  # whatever an interrupted make or another Python left there
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	touch $@
 
 # breaks things on purpose, about ten minutes; writes results/robustness.csv

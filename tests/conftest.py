@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from helpers import command_line, exits, write_set
-from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pytest import fixture
@@ -30,13 +29,13 @@ import eval_channels  # noqa: E402  (the path above leads to it)
 import train_task1  # noqa: E402
 from config import changed_options, digest, identity, resolve_run  # noqa: E402
 from data.cache import open_cache  # noqa: E402
-from data.demo import make_demo  # noqa: E402
 from data.lists import read_lists  # noqa: E402
-from engine.records import SINGLE, SUBSETS, RunFiles, load_records, run_name, write_predictions, write_record  # noqa: E402
+from engine.records import SINGLE, SUBSETS, RunFiles, load_records, run_name, save_record, write_predictions  # noqa: E402
 from engine.step import TrainStep  # noqa: E402
 from metrics.accuracy import classification_metrics  # noqa: E402
 from report import build  # noqa: E402
-from storage.files import write_json  # noqa: E402
+from report.figures import Chart  # noqa: E402
+from storage.files import atomic_path, write_json  # noqa: E402
 from utils import ROOT  # noqa: E402
 
 os.environ["GIT_COMMIT"] = "0" * 40  # to ask git takes a tenth of a second for each record
@@ -87,10 +86,10 @@ def once(tmp_path_factory):
     return put
 
 
-@fixture(scope="session")
-def drawn_demo(tmp_path_factory) -> Path:
-    """Draw the demo set once a session."""
-    return make_demo(tmp_path_factory.mktemp("drawn") / "demo")
+@fixture
+def small_demo(monkeypatch):
+    """Let the demo set have few images: to draw all of them takes seconds."""
+    monkeypatch.setattr("data.demo.COUNTS", {"train": 6, "val": 2, "test": 2})
 
 
 @fixture(autouse=True)
@@ -99,22 +98,30 @@ def seeded():
     torch.manual_seed(0)
 
 
+@fixture(autouse=True)
+def no_waiting(monkeypatch):
+    """Let no script wait for the disk after each file, nor 0.3 s to see how many cores are idle."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+    monkeypatch.setattr("utils.free_cores", lambda: 1)
+
+
 @fixture
-def rendered():
-    """Let the figures of a test be rendered."""
+def drawn():
+    """Let the figures of a test be drawn."""
 
 
 @fixture(autouse=True)
-def unrendered(request, monkeypatch):
-    """Build every figure, but save one pixel with its metadata, because rendering takes most of the time."""
+def undrawn(request, monkeypatch):
+    """Save one pixel with the digest in place of a figure: to draw figures would take most of the time."""
 
-    def save(figure, path, metadata, **options):
+    def write(chart, path):
         texts = PngInfo()
-        texts.add_text("Rows", metadata["Rows"])
-        Image.new("L", (1, 1)).save(path, "PNG", pnginfo=texts)
+        texts.add_text("Rows", chart.digest)
+        with atomic_path(path) as temporary:
+            Image.new("L", (1, 1)).save(temporary, "PNG", pnginfo=texts)
 
-    if "rendered" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", save)
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr(Chart, "write", write)
 
 
 @fixture
@@ -304,11 +311,11 @@ def publish(tmp_path):
     """publish(task, run, accuracy) writes records and predictions of a model below results/.
 
     The model is right on the first `accuracy` + seed * `spread` of 100 images, shifted by 3 for each seed. On all other
-    images it answers the next class. `val` is its top-1 on validation. `more` holds further keys of the record. Other
-    keywords are columns of its rows.
+    images it answers the next class. `val` is its top-1 on validation. `more` holds further keys of the record. `write`
+    writes the record; `write_record` also writes the table. Other keywords are columns of its rows.
     """
 
-    def write(
+    def publish_one(
         task,
         run,
         accuracy,
@@ -319,6 +326,7 @@ def publish(tmp_path):
         preset="48px-quarter",
         dataset="toy",
         more=None,
+        write=save_record,
         **columns,
     ):
         for seed in seeds:
@@ -326,13 +334,12 @@ def publish(tmp_path):
             right = np.roll(np.arange(100) < accuracy + seed * spread, 3 * seed)
             predicted = np.where(right, LABELS, (LABELS + 1) % 4)
             names = subsets if task == "task1" else (SINGLE,)
+            test = classification_metrics(LABELS, predicted, 4)
+            metrics = {"val": test if val is None else {**test, "top1_pct": val}, "test": test}
             for split in ("val", "test"):
-                metrics = classification_metrics(LABELS, predicted, 4)
-                if split == "val" and val is not None:
-                    metrics["top1_pct"] = val
                 record["splits"][split] = [
                     {
-                        **metrics,
+                        **metrics[split],
                         **costs(task, name),
                         **({"subset": name} if task == "task1" else {}),
                         **columns,
@@ -346,10 +353,10 @@ def publish(tmp_path):
                 LABELS,
                 dict.fromkeys(names, predicted),
             )
-            write_record(files, record)
+            write(files, record)
         return files
 
-    return write
+    return publish_one
 
 
 def costs(task: str, name: str) -> dict:
@@ -446,17 +453,13 @@ def documents(tmp_path, all_blocks):
 def check_figures():
     """check_figures(root, names) checks that these figures are drawn, and that the same data give the same bytes."""
 
-    def drawn(root):
-        return {path.name: path.read_bytes() for path in (root / build.FIGURES).iterdir()}
-
     def check(root, names):
-        build.main([], root)
-        first = drawn(root)
-        assert set(first) == {"paper_layer.png", "paper_module.png", *names}
-        for name in first:
-            (root / build.FIGURES / name).unlink()
-        build.main([], root)
-        assert drawn(root) == first
+        charts = build.collect(root).charts
+        assert set(charts) == {"paper_layer.png", "paper_module.png", *names}
+        for name, chart in charts.items():
+            first, second = (root / f"{copy}-{name}" for copy in (1, 2))
+            chart.write(first), chart.write(second)
+            assert first.read_bytes() == second.read_bytes() and chart.is_current(first), name
 
     return check
 

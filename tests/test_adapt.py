@@ -30,25 +30,17 @@ from channelset import (
 )
 from utils import ROOT
 
-SEGMENTATION, DETECTION = "fcn_resnet50", "fasterrcnn_mobilenet_v3_large_320_fpn"
+SEGMENTATION, DETECTION = "lraspp_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"
 NETWORKS = {  # name in torchvision -> (side of the images, options)
     "resnet18": (64, {}),
-    "resnext50_32x4d": (64, {}),
-    "convnext_tiny": (64, {}),
     "mobilenet_v3_small": (64, {}),
-    "efficientnet_b0": (64, {}),
-    "densenet121": (64, {}),
     "vgg11": (64, {}),
-    "regnet_y_400mf": (64, {}),
-    "squeezenet1_1": (64, {}),
     "shufflenet_v2_x0_5": (64, {}),
-    "swin_t": (64, {}),
     "vit_b_32": (64, {"image_size": 64}),
     "maxvit_t": (64, {}),
     "googlenet": (96, {"transform_input": True, "init_weights": False}),
-    "inception_v3": (96, {"transform_input": True, "init_weights": False}),
     SEGMENTATION: (64, {"weights_backbone": None}),
-    DETECTION: (64, {"weights_backbone": None}),
+    DETECTION: (64, {"weights_backbone": None, "min_size": 64, "max_size": 96}),
 }
 
 
@@ -59,7 +51,7 @@ SMALLER = {
             features=torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"]), head=nn.Flatten()
         )
     ),
-    "vit_b_32": lambda image_size: torchvision.models.VisionTransformer(image_size, 32, 2, 12, 768, 3072),
+    "vit_b_32": lambda image_size: torchvision.models.VisionTransformer(image_size, 32, 2, 4, 64, 128),
     "maxvit_t": lambda: torchvision.models.MaxVit(
         (64, 64),
         64,

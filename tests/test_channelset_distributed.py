@@ -20,7 +20,7 @@ pytestmark = [
     mark.filterwarnings("ignore"),
 ]
 KINDS = ("plain", "drawn", "static_graph", "compiled", "fsdp1", "fsdp2", "fsdp2 of the stem")
-STEPS = 3  # DDP with static_graph records the graph in the first step and uses it from the second step
+STEPS = 2  # DDP with static_graph records the graph in the first step and uses it from the second step
 GENERATOR = torch.Generator().manual_seed(1)
 IMAGES = torch.randn(STEPS, 4, 3, 8, 8, generator=GENERATOR)
 LABELS = torch.randint(2, (STEPS, 4), generator=GENERATOR)

@@ -1,7 +1,6 @@
 """Sets of channels where other code wraps, repeats, compiles or averages the network."""
 
 import copy
-import itertools
 import threading
 
 import torch
@@ -340,8 +339,7 @@ def test_an_example_leaves_no_copy_of_the_weights_in_a_training_stem():
 
 
 @mark.parametrize(
-    "where, fill",
-    [("stem", "zero"), ("stem", "mean"), *((where, "regression") for where in ("stem", "input", "alone"))],
+    "where, fill", [("stem", "mean"), *((where, "regression") for where in ("stem", "input", "alone"))]
 )
 def test_compiled_code_follows_every_list_of_channels(where, fill):
     torch._dynamo.reset()
@@ -350,10 +348,9 @@ def test_compiled_code_follows_every_list_of_channels(where, fill):
     net = net[0] if where == "alone" else net
     compiled = torch.compile(net, backend="eager")
     with torch.no_grad():
-        for count in (1, 2, 3):
-            for ids in map(list, itertools.permutations(range(3), count)):
-                x = X[:, ids]
-                assert_close(compiled(x, channels=ids), net(x, channels=ids))
+        for ids in ([0], [2], [0, 2], [2, 0], [2, 1, 0], [0]):
+            x = X[:, ids]
+            assert_close(compiled(x, channels=ids), net(x, channels=ids))
 
 
 def test_compiled_code_follows_blocks():

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import torch
-from helpers import exits, read_json, read_jsonl, same_weights, user_error
+from helpers import FEW, exits, read_json, read_jsonl, same_weights, user_error
 from pytest import fixture, mark, raises
 
 import train_task1
@@ -195,9 +195,9 @@ def test_a_run_has_its_last_state_at_every_moment(train, cut, monkeypatch):
 
 def test_the_history_is_the_models_own(train, trained, evaluate):
     """A model that was copied beside another log."""
-    train("--epochs 2 --out other")
+    train("--epochs 1 --out other")
     shutil.copy(trained, "other/copied.pt")
-    evaluate("other/copied.pt", "--repeats 0")
+    evaluate("other/copied.pt", *FEW)
     (record,) = Path("results/task1/runs").glob("*.json")
     assert read_json(record)["history"] == [
         json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()
@@ -205,7 +205,7 @@ def test_the_history_is_the_models_own(train, trained, evaluate):
     old = load_checkpoint(trained, "task1-model")
     del old["metrics"]  # as an older version wrote it
     save_checkpoint("other/old.pt", old)
-    evaluate("other/old.pt", "--repeats 0")
+    evaluate("other/old.pt", *FEW)
     assert read_json(record)["history"] == []
 
 
@@ -225,7 +225,7 @@ def test_a_label_that_no_table_can_hold_is_refused_at_the_start(trained, label, 
     assert not Path("results").exists()
 
 
-@mark.usefixtures("rendered")
+@mark.usefixtures("drawn")
 def test_awkward_labels_come_out_as_they_are(trained, evaluate):
     label = "$x_{$ 443 | <script> \u4e2d"
     evaluate(trained, "--repeats 0 --label", label)
@@ -258,14 +258,14 @@ def test_changed_fields_are_named(trained, part, key, values, evaluate):
         changed = {**good, part: {**good[part], key: value}} if part else {**good, key: value}
         torch.save(changed, "changed.pt")
         with user_error(r"changed.pt"):
-            evaluate("changed.pt", "--repeats 0")
+            evaluate("changed.pt", *FEW)
     assert not Path("results").exists()
 
 
 def test_options_of_another_version_are_left_alone(trained, evaluate):
     good = torch.load(trained, weights_only=True)
     torch.save({**good, "config": {**good["config"], "of_tomorrow": 3}}, "run/newer.pt")
-    evaluate("run/newer.pt", "--repeats 0")
+    evaluate("run/newer.pt", *FEW)
 
 
 # ---------------------------------------------------------------- terminals, streams, other processes

@@ -215,7 +215,7 @@ def test_parses_a_long_crlf_list_fast():
     assert len(split.paths) == 60_000 and split.labels.max() == 49 and split.lines[-1] == 60_000
 
 
-def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):
+def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch, small_demo):
     def content(folder):
         return {
             path.relative_to(folder).as_posix(): path.read_bytes()
@@ -224,9 +224,9 @@ def test_demo_is_deterministic_and_never_half(tmp_path, monkeypatch):
         }
 
     first, second = make_demo(tmp_path / "a"), make_demo(tmp_path / "b")
-    assert content(first) == content(second) and len(content(first)) == 8 * 160 + 4
+    assert content(first) == content(second) and len(content(first)) == 8 * 10 + 4
     lists = read_lists(first)
-    assert len(lists.class_names) == 8 and {len(split.paths) for split in lists.splits.values()} == {960, 160}
+    assert len(lists.class_names) == 8 and {len(split.paths) for split in lists.splits.values()} == {48, 16}
     full = OSError(28, "No space left on device")
     monkeypatch.setattr("data.demo.write_json", lambda *_: (_ for _ in ()).throw(full))
     with user_error("No space left"):

@@ -137,7 +137,7 @@ def test_check(tiny_dataset, stdout):
         prepare("check", tiny_dataset, "--decode")
 
 
-def test_cache_and_demo(tiny_dataset, tmp_path, stdout):
+def test_cache_and_demo(tiny_dataset, tmp_path, stdout, small_demo):
     prepare("cache", tiny_dataset, "--size 8 --out", tmp_path / "cache", "--workers 1")
     assert "(train 12, val 6, test 6)" in stdout()
     open_data(str(tiny_dataset), 8, str(tmp_path / "cache"))  # as a training does: the same cache

@@ -14,7 +14,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [40, 30, 1
 CPU = torch.device("cpu")
 
 
-def test_find_dataset(tiny_dataset, tmp_path, zipped, stdout):
+def test_find_dataset(tiny_dataset, tmp_path, zipped, stdout, small_demo):
     data = tmp_path / "data"
     data.mkdir()
     assert find_dataset("auto", data) == data / "demo" and "demo" in stdout()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from helpers import FEW
 from PIL import Image
 from pytest import approx, fixture, mark
 
@@ -75,7 +76,7 @@ def classifier():
     return {**HEAD, "task": "task2", "splits": {"test": [row]}, "weighted_operations": 14, "history": history}
 
 
-@mark.usefixtures("rendered")
+@mark.usefixtures("drawn")
 def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, stdout):
     classifier["splits"]["val"] = classifier["splits"]["test"]
     for number, record in enumerate((sets, classifier)):
@@ -129,7 +130,7 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_more(sets, tmp_path, ca
     assert "exists" in shown.err and shown.out == ""  # the reason
 
 
-@mark.usefixtures("rendered")
+@mark.usefixtures("drawn")
 def test_a_label_is_no_formula(sets, tmp_path):
     record = {**sets, "label": "costs $x^$ " * 30}  # long, too
     write_page(tmp_path / "model.pt", record, "net", ANSWERS)
@@ -171,21 +172,18 @@ def test_channel_sets_of_a_run_and_of_the_same_under_another_name(command, train
 
 
 def test_results_of_ones_own_data_stay_out_of_the_published_ones(
-    command, trained, tiny, tmp_path, monkeypatch, stdout
+    command, ready, tiny, tmp_path, monkeypatch, stdout
 ):
     monkeypatch.setattr(evaluation, "ROOT", tmp_path / "clone")
-    command(train_task2, *tiny, "--out shallow")
-    scripts = {"task1": (eval_channels, trained), "task2": (eval_shallow, "shallow/model.pt")}
-    for task, (script, path) in scripts.items():
-        command(script, path, "--repeats 0")
-        assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
-        said = f"documents' tables, evaluate with --results {tmp_path / 'clone' / 'results'}"
-        assert said in stdout()
-        assert not Path("clone/results", task).exists()
-        command(script, path, "--repeats 0 --results clone/results")  # then these data are published
-        command(script, path, "--repeats 0 --name another")
-        assert len(list(Path("clone/results", task, "runs").iterdir())) == 2
-        assert len(list(Path("runs/results", task, "runs").iterdir())) == 1
+    path = ready(train_task2, *tiny)
+    command(eval_shallow, path, "--repeats 0")
+    assert len(list(Path("runs/results/task2/runs").iterdir())) == 1
+    assert f"documents' tables, evaluate with --results {tmp_path / 'clone' / 'results'}" in stdout()
+    assert not Path("clone/results/task2").exists()
+    command(eval_shallow, path, "--repeats 0 --results clone/results")  # then these data are published
+    command(eval_shallow, path, "--repeats 0 --name another")
+    assert len(list(Path("clone/results/task2/runs").iterdir())) == 2
+    assert len(list(Path("runs/results/task2/runs").iterdir())) == 1
 
 
 @mark.parametrize("train, evaluate", [(train_task1, eval_channels), (train_task2, eval_shallow)])
@@ -203,12 +201,11 @@ def test_the_command_that_a_training_prints_evaluates_it(
 
 
 def test_published_results_are_written_and_the_documents_are_left(
-    command, trained, tiny, tmp_path, monkeypatch, stdout
+    command, ready, trained, tiny, tmp_path, monkeypatch, stdout
 ):
     monkeypatch.setattr(evaluation, "ROOT", tmp_path)
     (tmp_path / "README.md").write_text("as it was")
-    command(train_task2, *tiny, "--out shallow")
-    for script, path in ((eval_channels, trained), (eval_shallow, "shallow/model.pt")):
+    for script, path in ((eval_channels, trained), (eval_shallow, ready(train_task2, *tiny, out="shallow"))):
         stdout()
         command(script, path, "--repeats 0 --results results")
         assert stdout().splitlines()[-1] == "next: python -m report.build"
@@ -217,11 +214,12 @@ def test_published_results_are_written_and_the_documents_are_left(
 
 
 def test_a_page_that_cannot_be_written_leaves_the_results(command, trained, capsys):
-    Path("run/evaluation.md").mkdir()
-    command(eval_channels, trained, *OPTIONS)
+    page = Path("run/evaluation-test-2-sets.md")
+    page.mkdir()
+    command(eval_channels, trained, "--results results", *FEW)
     shown = capsys.readouterr()
-    (warning,) = [line for line in shown.err.splitlines() if "evaluation.md" in line]
-    assert "cannot write run/evaluation.md: " in warning and shown.out.splitlines()[-1].startswith("wrote ")
+    (warning,) = [line for line in shown.err.splitlines() if page.name in line]
+    assert f"cannot write {page}: " in warning and shown.out.splitlines()[-1].startswith("wrote ")
     assert len(list(Path("results/task1/runs").glob("*.json"))) == 1
 
 
@@ -250,7 +248,7 @@ ANSWERS = ClassAnswers(
 )
 
 
-@mark.usefixtures("rendered")
+@mark.usefixtures("drawn")
 def test_a_table_of_the_classes(sets, tmp_path, stdout):
     write_page(tmp_path / "model.pt", sets, "net", ANSWERS)
     text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")

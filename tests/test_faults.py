@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from helpers import command_line, exits, read_json, user_error
-from pytest import mark, param, raises
+from helpers import FEW, command_line, exits, read_json, user_error
+from pytest import mark, raises
 
 import eval_channels
 import experiments
@@ -40,16 +40,6 @@ def test_a_busy_folder_has_an_exit_status_of_its_own(tmp_path):
     lock = hold(tmp_path / "run")
     with exits(75):
         cli(lambda: hold(tmp_path / "run"))
-    lock.release()
-
-
-def test_a_second_training_in_a_folder_says_who_is_there(train):
-    train("--epochs 1 --out run")  # released at the end
-    lock = hold(Path("run"))
-    before = Path("run/model.pt").read_bytes()
-    with raises(BusyError, match="run is in use by process"):
-        train("--epochs 1 --out run --resume")
-    assert Path("run/model.pt").read_bytes() == before
     lock.release()
 
 
@@ -162,7 +152,7 @@ def test_what_a_kill_left_is_removed_at_the_next_start(train, tiny_dataset, cach
     assert not Path("run/.last.pt.abcdefgh.partial").exists() and Path("run/.last.pt.old").exists()
 
 
-def test_a_second_process_waits_for_what_the_first_makes(tmp_path, capfd):
+def test_a_second_process_waits_for_what_the_first_makes(tmp_path, small_demo):
     """Two first runs on a fresh clone: the later used to delete the demo set that the first read."""
     fork = multiprocessing.get_context("fork")  # both have all modules and begin at once
     both = [fork.Process(target=make_demo, args=[tmp_path / "demo"]) for _ in range(2)]
@@ -212,8 +202,8 @@ def test_a_world_size_without_torchrun_means_nothing(words, monkeypatch):
 
 
 def test_a_lost_part_of_the_results_is_made_again(trained, command, stdout):
-    options = "--results results --repeats 0 --skip-existing --device cpu"
-    command(eval_channels, trained, options)
+    options = ("--results results --skip-existing --device cpu", *FEW)
+    command(eval_channels, trained, *options)
     (record,) = Path("results/task1/runs").iterdir()
     (predictions,) = Path("results/task1/predictions").iterdir()
     whole = record.read_bytes(), predictions.read_bytes(), Path("results/task1/channels.csv").read_bytes()
@@ -226,11 +216,11 @@ def test_a_lost_part_of_the_results_is_made_again(trained, command, stdout):
     ):
         break_it()
         records.read_predictions.cache_clear()
-        command(eval_channels, trained, options)
+        command(eval_channels, trained, *options)
         assert (predictions.read_bytes(), Path("results/task1/channels.csv").read_bytes()) == whole[1:]
         assert read_json(record)["splits"] == json.loads(whole[0])["splits"]
     stdout()
-    command(eval_channels, trained, options)
+    command(eval_channels, trained, *options)
     assert "already holds the results of this run: skipped" in stdout()
 
 
@@ -319,7 +309,7 @@ class Ended:
 # ---------------------------------------------------------------- folders beside the output
 
 
-def test_what_stands_beside_an_output_stays(tiny_dataset, tmp_path):
+def test_what_stands_beside_an_output_stays(tiny_dataset, tmp_path, small_demo):
     for name in (".demo-backup", ".demo-abcdefgh", ".demo.making", ".folds-abcdefgh", ".folds.making"):
         (tmp_path / "x" / name).mkdir(parents=True)
         (tmp_path / "x" / name / "thesis.txt").write_text("years of work")
@@ -330,19 +320,17 @@ def test_what_stands_beside_an_output_stays(tiny_dataset, tmp_path):
     assert all((folder / "thesis.txt").exists() for folder in before)
 
 
-@mark.parametrize(
-    "text", ["", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', param("[" * 10**5, id="deep")]
-)
-def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, tmp_path, text, drawn_demo):
-    folder, folds = shutil.copytree(drawn_demo, tmp_path / "demo"), tmp_path / "folds"
-    make_folds(read_lists(tiny_dataset), 2, folds)
-    for marker in (folder / "demo.json", folds / "folds.json"):
-        marker.write_text(text)
+def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, tmp_path, small_demo):
+    folder, folds, lists = make_demo(tmp_path / "demo"), tmp_path / "folds", read_lists(tiny_dataset)
+    make_folds(lists, 2, folds)
     (folder / "notes.txt").write_text("mine")
-    with user_error("not empty and holds .*remove it, or name another folder with --out"):
-        make_demo(folder)
-    with user_error("not empty and does not hold these folds"):
-        make_folds(read_lists(tiny_dataset), 2, folds)
+    for text in ("", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', "[" * 10**5):
+        for marker in (folder / "demo.json", folds / "folds.json"):
+            marker.write_text(text)
+        with user_error("not empty and holds .*remove it, or name another folder with --out"):
+            make_demo(folder)
+        with user_error("not empty and does not hold these folds"):
+            make_folds(lists, 2, folds)
     assert (folder / "notes.txt").exists() and (folds / "tiny-fold0").exists()
 
 

@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 import torch.distributed as dist
 from helpers import command_line, exits, read_jsonl, user_error
 from PIL import Image
-from pytest import fixture, mark, raises
+from pytest import mark, raises
 
 import eval_channels
 import experiments
@@ -95,35 +96,30 @@ def test_help_names_no_folder_of_this_machine(monkeypatch, stdout):
     assert "(default: results/fill_error.csv in the repository)" in shown["tools.fill_error", "--help"]
 
 
-@fixture
-def cell(tiny_dataset, tmp_path, tiny):
-    """cell(code) runs lines of Python as a notebook does: in a folder that has data/, utils.py and config.py of its
-    own, with streams that are no text files; returns the process."""
+def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(
+    tiny_dataset, tmp_path, tiny, forked
+):
+    """A notebook has streams that are no text files. This one imports the project anew, but not PyTorch."""
     own = tmp_path / "own"
     (own / "data").mkdir(parents=True)
     for name in ("data/__init__.py", "data/decode.py", "utils.py", "config.py", "numpy.py"):
         (own / name).write_text("raise RuntimeError('a module of the user')\n")
     words = [*tiny, "--epochs", "1", "--data", str(tiny_dataset), "--cache", "cache", "--threads", "1"]
-    head = f"import io, sys; sys.path[:0] = [{str(ROOT)!r}]; sys.stdout, sys.stderr = io.StringIO(), io.StringIO()\n"
+    project = {*PARTS, "channelset", "grids", *(file.stem for file in ROOT.glob("*.py"))}
 
-    def run(code: str) -> subprocess.CompletedProcess:
-        code = head + f"words = {words!r}\n" + code
-        return subprocess.run([sys.executable, "-P", "-c", code], cwd=own, capture_output=True, text=True)
+    def cell() -> tuple[str, str]:
+        for module in [name for name in sys.modules if name.split(".")[0] in project]:
+            del sys.modules[module]
+        os.chdir(own)
+        sys.path[:] = [str(ROOT), *(path for path in sys.path if Path(path).resolve() not in (ROOT, own))]
+        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        sys.argv = ["train_task1.py", *words, "--out", "run"]
+        runpy.run_path(str(ROOT / "train_task1.py"), run_name="__main__")
+        importlib.import_module("train_task2").main([*words, "--out", "two"])
+        return sys.stdout.getvalue(), sys.stderr.getvalue()
 
-    return run
-
-
-def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(cell):
-    done = cell(
-        "import runpy\n"
-        "sys.argv = ['train_task1.py', *words, '--out', 'run']\n"
-        f"runpy.run_path({str(ROOT / 'train_task1.py')!r}, run_name='__main__')\n"
-        "import train_task2\n"
-        "train_task2.main([*words, '--out', 'two'])\n"
-        "assert 'million parameters' in sys.stderr.getvalue(), sys.stderr.getvalue()\n"
-        "assert 'wrote two/model.pt' in sys.stdout.getvalue()\n"
-    )
-    assert done.returncode == 0, done.stderr
+    out, errors = forked(cell)
+    assert "wrote run/model.pt" in out and "wrote two/model.pt" in out and "million parameters" in errors
 
 
 def test_figures_are_drawn_whatever_backend_a_notebook_asks_for():

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from helpers import read_json, user_error
+from helpers import FEW, read_json, user_error
 from PIL import Image
 from pytest import fixture, mark
 
@@ -149,8 +149,8 @@ def test_resume_refuses_other_pictures_and_says_lists_only_of_an_old_run(
 
 
 def test_evaluation_and_teacher_refuse_other_pictures(trained, train, command, tiny_dataset, stderr):
-    options = "--results results --repeats 0 --device cpu"
-    command(eval_channels, trained, options)
+    options = ("--results results --device cpu", *FEW)
+    command(eval_channels, trained, *options)
     checkpoint = load_checkpoint(trained, "task1-model")
     (path,) = Path("results/task1/runs").iterdir()
     record, dataset = read_json(path), checkpoint["dataset"]
@@ -160,24 +160,24 @@ def test_evaluation_and_teacher_refuse_other_pictures(trained, train, command, t
     )
     draw(tiny_dataset, 3)
     with user_error("was trained on 'tiny', not on --data.*its pictures"):
-        command(eval_channels, trained, options)
+        command(eval_channels, trained, *options)
     with user_error("--teacher .*its pictures"):
         train("--teacher", str(trained), "--out student")
     del dataset["images_digest"]
     save_checkpoint("old.pt", checkpoint)
     stderr()
-    command(eval_channels, "old.pt", options)
+    command(eval_channels, "old.pt", *options)
     assert "old.pt is from an earlier version: lists only" in stderr()
     assert read_json(path)["images_digest"] == "lists only"
 
 
 def test_results_are_not_replaced_by_those_of_a_namesake(trained, train, command, tiny_dataset):
-    options = "--results results --repeats 0 --device cpu"
-    command(eval_channels, trained, options)
+    options = ("--results results --device cpu", *FEW)
+    command(eval_channels, trained, *options)
     draw(tiny_dataset, 3)
     train("--out other")
     with user_error("on other data that are also called 'tiny'"):
-        command(eval_channels, "other/model.pt", options)
+        command(eval_channels, "other/model.pt", *options)
 
 
 def test_folds_are_of_these_pictures(tiny_dataset, tmp_path):

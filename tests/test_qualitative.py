@@ -45,7 +45,7 @@ def root(tmp_path):
     return tmp_path
 
 
-@pytest.mark.usefixtures("rendered")
+@pytest.mark.usefixtures("drawn")
 def test_every_figure_is_drawn_and_the_same_twice(root):
     made = qualitative.make_charts(root)
     assert set(made) == {f"qualitative_{name}.png" for name in ("reconstructions", "kernels")}

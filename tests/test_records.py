@@ -3,6 +3,7 @@
 All numbers are made up.
 """
 
+import functools
 import json
 import threading
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from helpers import read_json, user_error
-from pytest import mark
+from pytest import fixture, mark
 
 from engine import records
 from engine.records import (
@@ -24,12 +25,19 @@ from engine.records import (
     save_record,
     to_csv,
     write_predictions,
+    write_record,
     write_table,
 )
 from grids.task1 import CHANNELSET, RGB_ONLY, SLICED, SPECIALISTS
 from grids.task2 import PLAIN, STOCK
 from storage.files import write_json
 from tools import benchmark
+
+
+@fixture
+def publish(publish):
+    """Publish records with their table, as an evaluation does."""
+    return functools.partial(publish, write=write_record)
 
 
 def test_the_table_has_the_columns_in_order_and_sorts_by_section(publish, tmp_path):

@@ -329,7 +329,7 @@ def test_a_model_needs_every_subset_of_a_seed(results, publish):
 # ---------------------------------------------------------------- figures and documents
 
 
-@mark.usefixtures("rendered")
+@mark.usefixtures("drawn")
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, check_figures):
     check_figures(
         results,

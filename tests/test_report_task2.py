@@ -396,7 +396,7 @@ def test_cost_table(setting, results, cells):
 # ---------------------------------------------------------------- figures and documents
 
 
-@mark.usefixtures("rendered")
+@mark.usefixtures("drawn")
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, check_figures):
     check_figures(results, (f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS["task2"]))
 
@@ -484,7 +484,6 @@ def test_without_results_the_blocks_say_so(root, check_without_results):
     check_without_results(root, "experiments.py task2")
 
 
-@mark.usefixtures("unrendered")
 def test_tables_of_results_that_are_gone_are_removed(results, stderr):
     build.main([], results)
     tables = [results / "results/task2" / name for name in ("classifiers.csv", "ratios.csv", "ablations.csv")]

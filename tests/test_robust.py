@@ -4,7 +4,6 @@ import csv
 import os
 from collections import Counter
 
-from helpers import user_error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytest import fixture, mark, raises
@@ -86,7 +85,7 @@ def read_table(file):
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
-@settings(max_examples=300, **ANY_MACHINE)
+@settings(max_examples=100, **ANY_MACHINE)
 def test_any_list_is_read_or_named(text):
     try:
         split = parse_list(text.encode(), "list.txt")
@@ -98,7 +97,7 @@ def test_any_list_is_read_or_named(text):
 
 
 @given(st.lists(st.sampled_from(["a", "b c", ".", "", "\\", "/", "d.png"]), min_size=1, max_size=6))
-@settings(max_examples=200, **ANY_MACHINE)
+@settings(max_examples=60, **ANY_MACHINE)
 def test_a_path_has_one_normal_form(parts):
     for joint in ("/", "\\", "//", "\\\\", "/./"):
         assert normal_path(joint.join(parts)).lstrip("/") == normal_path("/".join(parts)).lstrip("/")
@@ -106,7 +105,7 @@ def test_a_path_has_one_normal_form(parts):
 
 
 @given(st.text(max_size=120))
-@settings(max_examples=300, **ANY_MACHINE)
+@settings(max_examples=100, **ANY_MACHINE)
 def test_a_name_that_is_taken_is_one_part_of_a_path(name):
     try:
         check_name(name, "--name")

@@ -209,16 +209,16 @@ def test_a_record_keeps_whole_what_decides_on_the_training(train, have, evaluate
 
 
 def test_several_checkpoints_and_evaluating_again(train, have, evaluate, stdout):
-    for arch, seed in (("plain6-k5", 0), ("plain6-k5", 1), ("resnet34", 0)):
+    for arch, seed in (("plain6-k5", 0), ("plain6-k5", 1), ("resnet10", 0)):
         have("--arch", arch, "--seed", seed, "--epochs 1", out=f"{arch}{seed}")
-    every = [f"{run}/model.pt" for run in ("plain6-k50", "plain6-k51", "resnet340")]
+    every = [f"{run}/model.pt" for run in ("plain6-k50", "plain6-k51", "resnet100")]
     rows = evaluate(*every)
     assert [(row["section"], row["model"], row["seed"]) for row in rows] == [
         ("ours", "plain6-k5", 0),
         ("ours", "plain6-k5", 1),
-        ("reference", "resnet34", 0),
+        ("baseline", "resnet10", 0),
     ] * 2
-    assert [row["strict_depth"] for row in rows[:3]] == [6, 6, 34]
+    assert [row["strict_depth"] for row in rows[:3]] == [6, 6, 10]
     stdout()
     evaluate(*every, "--skip-existing")
     assert stdout().count("already holds the results of this run: skipped") == 3
@@ -230,7 +230,7 @@ def test_several_checkpoints_and_evaluating_again(train, have, evaluate, stdout)
         (row["section"], row["options"]) for row in rows if row["seed"] == 0 and row["split"] == "test"
     ] == [
         ("ours", "batch_size=4 image_size=8 lr=0.01"),
-        ("reference", "batch_size=4 image_size=8 lr=0.01"),
+        ("baseline", "batch_size=4 image_size=8 lr=0.01"),
         ("ablation", "batch_size=4 image_size=8 lr=0.02"),
     ]
     # of which the name says nothing

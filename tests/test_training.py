@@ -1,6 +1,7 @@
 """Training and evaluation as a user runs them: resume, Ctrl-C, errors, results."""
 
 import csv
+import functools
 import gzip
 import json
 import multiprocessing
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
-from helpers import exits, read_json, read_jsonl, same_weights, user_error, weights
+from helpers import FEW, exits, read_json, read_jsonl, same_weights, user_error, weights
 from pytest import approx, importorskip, mark, param
 
 import eval_channels
@@ -50,13 +51,16 @@ def test_a_run_directory_tells_everything(trained):
     )
 
 
-@mark.parametrize("call, number", [(2, signal.SIGINT), (5, signal.SIGTERM), (6, signal.SIGINT)])
-def test_interrupted_and_resumed_equals_uninterrupted(train, trained, stderr, call, number, interrupted):
-    with interrupted(call, number):
-        train("--out cut")
-    assert f"stopped after step {call} of 9" in stderr()
-    with open("cut/metrics.jsonl", "a") as file:  # as if killed between an epoch's line and its checkpoint
-        file.write('{"epoch": 99}\n')
+def test_interrupted_and_resumed_equals_uninterrupted(train, trained, stderr, interrupted):
+    """A signal stops the run within an epoch, then in the last step of an epoch."""
+    for call, done, number in ((2, 2, signal.SIGINT), (4, 6, signal.SIGTERM)):
+        with interrupted(call, number):
+            train("--out cut --resume")
+        assert f"stopped after step {done} of 9" in stderr()
+        with open(
+            "cut/metrics.jsonl", "a"
+        ) as file:  # as if killed between the line of an epoch and its state
+            file.write('{"epoch": 99}\n')
     train("--out cut --resume")
     assert same_weights(trained, "cut/model.pt")
     whole, cut = (
@@ -72,8 +76,12 @@ def test_another_seed_is_another_training(train, trained):
 
 
 @mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(command, tiny, interrupted):
-    words = [*tiny, "--arch plain6-k5 --widths 8 --kernels 3"]  # each layer takes seconds to compile
+def test_a_compiled_network_has_the_same_losses_and_its_run_resumes_without(
+    command, tiny, interrupted, monkeypatch
+):
+    """The graphs are captured and run, but not translated to C++, which takes half a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    words = [*tiny, "--arch plain6-k5 --widths 8 --kernels 3"]
     command(train_task2, *words, "--out run")
     with interrupted(5):
         command(train_task2, *words, "--out compiled --compile")
@@ -124,19 +132,19 @@ def test_runs_from_before_the_share_used_all_images(train, trained, evaluate):
     """Their checkpoints and records have no such option: they resume, are evaluated and compared as those of
     all images.
     """
-    evaluate(trained, "--repeats 1")
+    evaluate(trained, *FEW)
     for path, kind in (("run/last.pt", "training-state"), ("run/model.pt", "task1-model")):
         state = load_checkpoint(path, kind)
         del state["config"]["fraction"]
         save_checkpoint(path, state)
     # the record has the option, the model has not
-    evaluate(trained, "--repeats 1")
+    evaluate(trained, *FEW)
     (record,) = Path("results/task1/runs").glob("*channelset*.json")
     other = read_json(record)
     del other["checksums"]
     record.write_text(json.dumps({**other, "config": {**other["config"], "fraction": 0.5}}))
     with user_error("other options: add --name"):
-        evaluate(trained, "--repeats 1")
+        evaluate(trained, *FEW)
     with user_error("--fraction 1.0, not with --fraction 0.5"):
         train("--out run --resume --fraction 0.5")
     train("--out run --resume")
@@ -155,7 +163,7 @@ def test_every_seed_trains_on_the_same_share_and_calibrates_on_it(train, monkeyp
     monkeypatch.setattr(eval_channels, "make_batches", spy)
     for seed in (0, 1):
         train("--fraction 0.5 --epochs 1 --out", f"run{seed}", "--seed", seed)
-    evaluate("run1/model.pt", "--probe recalibrated-bn --repeats 0 --split val")
+    evaluate("run1/model.pt", "--probe recalibrated-bn", *FEW)
     assert len(seen) == 3 and all(
         len(batches) == 6 and torch.equal(batches.images, seen[0].images) for batches in seen
     )
@@ -180,31 +188,22 @@ def test_weights_that_are_not_finite_stop_the_run(train, monkeypatch):
 @mark.parametrize(
     "options",
     [
-        ["--fill", "learned"],
-        ["--fill", "luma_chroma"],
-        ["--kernel", "tied"],
-        ["--fill", "black"],
-        ["--fill", "grey"],
-        ["--sampler", "hcs-batch"],
-        ["--augment", "strong"],
-        ["--amp", "--image-size", "32"],
-        ["--stem", "3x3s1"],
-        ["--fill", "rescale", "--no-embedding"],
-        ["--no-channels-last"],
-        ["--fill", "conditioned"],
-        ["--fill", "by_size"],
-        ["--kernel", "omni"],
-        ["--kernel", "templates", "--templates", "2"],
-        ["--sampler", "sandwich", "--train-channels", "RG"],
-        ["--kernel-size", "3", "--kernel", "hypernet"],
+        "--fill learned --kernel tied --sampler hcs-batch",
+        "--fill luma_chroma --stem 3x3s1 --augment strong",
+        "--fill black --no-channels-last",
+        "--fill grey --amp --image-size 32",
+        "--fill rescale --no-embedding --kernel hypernet --kernel-size 3",
+        "--fill conditioned",
+        "--fill by_size --kernel templates --templates 2 --sampler sandwich --train-channels RG",
+        "--kernel omni",
     ],
 )
 def test_every_variant_trains_and_evaluates(train, options, read_rows, evaluate):
-    train("--epochs 1 --out run", *options)
-    evaluate("run/model.pt", "--split val --repeats 1")
+    train("--epochs 1 --out run", options)
+    evaluate("run/model.pt", *FEW[:-1], 1)
     rows = read_rows("results/task1/channels.csv")
-    assert [row["subset"] for row in rows] == ["RGB", "RG", "RB", "GB", "R", "G", "B"]
-    whole = {"black", "conditioned", "omni"} & set(options)  # these convolve all channels
+    assert [row["subset"] for row in rows] == ["RGB", "R"]
+    whole = {"black", "conditioned", "omni"} & set(options.split())  # these convolve all channels
     all_macs, one_macs = rows[0]["macs"], rows[-1]["macs"]  # the offset of all channels needs no product
     assert all_macs == approx(one_macs, rel=0.01) if whole else all_macs > one_macs
 
@@ -225,9 +224,8 @@ def test_a_resumed_run_needs_its_teacher_but_not_its_initial_weights(command, tr
     assert load_checkpoint("cut/model.pt", "task1-model")["config"]["init_from"] == "initial.pt"
 
 
-@mark.parametrize("ramp", [0.0, 1.0])
-def test_distillation_learns_from_the_teacher(train, trained, ramp):
-    train("--teacher", trained, "--distill-ramp", ramp, "--out student")
+def test_distillation_learns_from_the_teacher(train, trained):
+    train("--teacher", trained, "--distill-ramp 0 --out student")
     plain, student = (
         load_checkpoint(path, "task1-model")["state"]["fc.weight"] for path in (trained, "student/model.pt")
     )
@@ -252,8 +250,8 @@ def test_weight_of_distillation_rises_with_the_ramp(train, trained, monkeypatch)
 
 
 def test_specialist_knows_one_set(train, read_rows, evaluate):
-    train("--channels GB --out run")
-    evaluate("run/model.pt", "--repeats 1")
+    train("--channels GB --epochs 1 --out run")
+    evaluate("run/model.pt", "--repeats 0")
     rows = read_rows("results/task1/channels.csv")
     assert [(row["section"], row["model"], row["subset"]) for row in rows] == [
         ("specialist", "specialist", "GB")
@@ -262,8 +260,8 @@ def test_specialist_knows_one_set(train, read_rows, evaluate):
 
 
 def test_a_model_of_two_channels_knows_their_subsets(train, read_rows, evaluate):
-    train("--channels GR --sampler hcs --out run")
-    evaluate("run/model.pt", "--split val --repeats 1")
+    train("--channels GR --sampler hcs --epochs 1 --out run")
+    evaluate("run/model.pt", "--split val --repeats 0")
     rows = read_rows("results/task1/channels.csv")
     assert {(row["section"], row["model"]) for row in rows} == {("ours", "channelset")}
     assert {row["subset"] for row in rows} == {"RG", "R", "G"}
@@ -410,35 +408,34 @@ def test_evaluation_writes_table_record_and_predictions(trained, read_rows, eval
 
 
 def test_rgb_network_under_other_fill_rules(train, read_rows, evaluate):
-    train("--sampler none --out run")
-    for fill in ("black", "mean", "regression"):
-        evaluate("run/model.pt", "--fill", fill, "--repeats 1 --split val")
-    evaluate("run/model.pt", "--section specialist --name s --repeats 1")
+    train("--sampler none --epochs 1 --out run")
+    for fill in ("black", "regression"):
+        evaluate("run/model.pt", "--fill", fill, *FEW)
+    evaluate("run/model.pt", "--section specialist --name s --repeats 0")
     rows = read_rows("results/task1/channels.csv")
     assert {(row["model"], row["test_fill"], row["section"]) for row in rows} == {
         ("rgb-only", "black", "baseline"),
-        ("rgb-only", "mean", "baseline"),
         ("rgb-only", "regression", "baseline"),
         ("s", None, "specialist"),
     }
     assert [row["subset"] for row in rows if row["model"] == "s"] == ["RGB", "RGB"]
-    full = {row["top1_pct"] for row in rows if row["subset"] == "RGB" and row["split"] == "val"}
+    full = {row["top1_pct"] for row in rows if row["subset"] == "RGB" and row["split"] == "test"}
     assert len(full) == 1  # with all channels every rule is the plain network
 
 
 def test_results_of_other_options_stand_beside(train, command, trained, read_rows, evaluate):
-    evaluate(trained, "--repeats 1")
-    train("--lr 0.02 --out other")
-    evaluate("other/model.pt", "--repeats 1")
+    evaluate(trained, *FEW)
+    train("--lr 0.02 --epochs 1 --out other")
+    evaluate("other/model.pt", *FEW)
     rows = read_rows("results/task1/channels.csv")
-    assert len({row["run"] for row in rows}) == 2 and len(rows) == 28
+    assert len({row["run"] for row in rows}) == 2 and len(rows) == 4
     assert {word for row in rows for word in row["options"].split() if word.startswith("lr=")} == {
         "lr=0.01",
         "lr=0.02",
     }
     Path("alone").mkdir()
     Path("alone/model.pt").write_bytes(trained.read_bytes())  # a model copied without its log
-    command(eval_channels, "alone/model.pt", "--results elsewhere --repeats 1")
+    command(eval_channels, "alone/model.pt", "--results elsewhere", *FEW)
 
 
 # ---------------------------------------------------------------- bad input
