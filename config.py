@@ -140,7 +140,7 @@ class TrainConfig:
     lr: float = option(
         None,
         "peak learning rate of SGD with Nesterov momentum 0.9 (default: by preset)",
-        least=1e-6,
+        least=1e-12,
         most=1000,
     )
     weight_decay: float = option(

@@ -339,7 +339,7 @@ class ChannelSetConv2d(ChannelPlace):
         return y + offset if captured() else y.add_(offset)
 
     def _forward_sets(self, x: Tensor, mask: Tensor) -> Tensor:
-        sets, which = mask.unique(dim=0, return_inverse=True)
+        sets, which = torch.unique(mask, dim=0, return_inverse=True)
         # `forward` makes the outputs, because a call would run the stem's hooks again for each set
         outputs = [
             self.forward(x[which == number][:, row], row.nonzero()[:, 0].tolist())

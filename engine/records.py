@@ -362,9 +362,8 @@ def write_predictions(path: Path, images: list[str], labels, predictions: dict) 
     table = pd.DataFrame({"image": images, "label": labels, **predictions})
     text = table.to_csv(index=False, lineterminator="\n")
     with atomic_path(path) as temporary:
-        temporary.write_bytes(
-            gzip.compress(text.encode(), mtime=0)
-        )  # without the time, equal rows give equal bytes
+        # without the time, equal rows give equal bytes
+        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 @cache
@@ -375,10 +374,15 @@ def read_predictions(path: Path) -> Predictions:
         UserError: the file is missing or malformed.
     """
     try:
-        table = pd.read_csv(
-            io.BytesIO(read_gzip(path, LARGEST_TABLE)), dtype={"image": str}, keep_default_na=False
-        )
+        text = io.BytesIO(read_gzip(path, LARGEST_TABLE))
+        table = pd.read_csv(text, dtype={"image": str}, keep_default_na=False)
         images, labels, *answers = table.columns
+        classes = table[[labels, *answers]]
+        # a line with too many cells makes pandas use the first as an index; an empty cell makes it use floats
+        if not isinstance(table.index, pd.RangeIndex) or any(kind.kind != "i" for kind in classes.dtypes):
+            raise ValueError("a line is not a path and the numbers of classes")
+        if (classes < 0).any(axis=None):
+            raise ValueError("the number of a class is negative")
         by_column = {name: table[name].to_numpy(int) for name in answers}
         return Predictions(table[images].astype(str).tolist(), table[labels].to_numpy(int), by_column)
     except (OSError, ValueError, zlib.error) as error:
