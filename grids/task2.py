@@ -494,7 +494,6 @@ NAMED = {
             "depth6-tenth": FRACTIONS["gated6-k3"][0.1],
             "resnet34-tenth": FRACTIONS["ResNet-34"][0.1],
             "resnet34-60": RESNET_60[0.001],
-            "resnet34-stock": FULL_STOCK,
             "resnet34-fine-60": FINE_RESNET_60,
             "depth6-60": FINE_WIDE_60,
             "resnet34-0.001": RESNETS[0.001],

@@ -1,7 +1,7 @@
 """Compare the total costs of the models of Task 1 with their accuracy, in a figure and in a table of advice.
 
 A model is one network for all channel sets, or several specialists, each for one channel set. The costs of a model are
-summed over its networks.
+summed over its networks. The training of a teacher counts, its parameters do not, because a user does not need it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,20 @@ def budget(numbers: Numbers, runs: Runs) -> Budget | None:
         trained.setdefault(model[subset], (flops[subset], epochs))
     # a late fusion trains several networks; its cost on all channels is the sum of their costs
     parts = len(runs.parts) or 1 if isinstance(runs, Run) else 1
+    training = sum(BACKWARD * each * epochs * training_images() for each, epochs in trained.values()) / 1e15
+    total_epochs = parts * sum(epochs for _, epochs in trained.values())
+    if isinstance(runs, Run) and runs.teacher and (teacher := budget(numbers, runs.teacher)):
+        # the teacher is trained too, and answers for each image of the student's training
+        training += teacher.training * (1 + total_epochs / (BACKWARD * teacher.epochs))
+        total_epochs += teacher.epochs
     by_size = {n: [flops[subset] for subset in SUBSETS if len(subset) == n] for n in (1, 2, 3)}
     return Budget(
         numbers.by_seed(NARROW, runs),
         setting.interval(model),
         setting.params(model) / 1e6,
-        sum(BACKWARD * each * epochs * training_images() for each, epochs in trained.values()) / 1e15,
+        training,
         sum(flops.values()) / len(flops) / 1e6,
-        parts * sum(epochs for _, epochs in trained.values()),
+        total_epochs,
         {n: sum(values) / len(values) / 1e6 for n, values in by_size.items()},
     )
 
