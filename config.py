@@ -21,8 +21,8 @@ from data.channels import parse_shares, parse_subset, subset_name
 from data.lists import RGB
 from grids.run import Run
 from metrics.depth import MAX_DEPTH
-from models.resnet import LAYERS, STEMS
-from models.shallow import DESIGNED_FOR, SHALLOW, ShallowOptions, fit_stem, shallow_name
+from models.resnet import LAYERS, STEMS, stem_pools
+from models.shallow import DESIGNED_FOR, SHALLOW, SHALLOW_OPTIONS, ShallowOptions, fit_stem, shallow_name
 from models.task1 import KERNELS
 from models.task2 import ARCHS, network_options
 from storage.checkpoint import OPTIONS
@@ -250,6 +250,8 @@ class TrainConfig:
             self.amp = self.device.startswith("cuda") or (
                 self.device == "cpu" and torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32
             )
+        if self.arch in LAYERS and self.stem_pool == stem_pools(self.stem, None):
+            self.stem_pool = None  # the same training as without the option
         check_ranges(self)
         check_name(self.name, "--name")
         if self.train_sizes is not None:
@@ -384,7 +386,10 @@ class Task1Config(TrainConfig):
         if (self.kernel_size or 1) % 2 == 0:
             raise UserError(f"--kernel-size {self.kernel_size}: must be odd")
         self.name = self.name or self._default_name()
-        return super().resolve()
+        super().resolve()
+        if self.kernel_size == STEMS[self.stem][0]:
+            self.kernel_size = None  # the same training as without the option
+        return self
 
     def without_effect(self) -> dict[str, str]:
         unused = super().without_effect()
@@ -433,6 +438,11 @@ class Task2Config(ShallowOptions, TrainConfig):
         if self.name is None:
             self.name = shallow_name({**SHALLOW[self.arch], **options}) if self.arch in SHALLOW else self.arch
         super().resolve()
+        if self.arch in SHALLOW:
+            usual = {**SHALLOW_OPTIONS, **SHALLOW[self.arch]}
+            for key in options.keys() - {"stem_pool"}:
+                if options[key] == usual[key]:
+                    setattr(self, key, None)  # the same training as without the option
         # shallow networks are designed for small images: on larger images the stem halves the sides more often
         if self.arch in SHALLOW and self.stem_pool is None and self.stem == "7x7s2":
             fitting = fit_stem(self.arch, self.image_size)

@@ -224,7 +224,7 @@ FRACTIONS = {
         share: run.but(section="ablation", fraction=share, epochs=epochs)
         for share, epochs in ((0.1, 120), (0.25, 60), (0.5, 45))
     }
-    for name, run in (("ResNet-34", DEEP), ("gated6-k3", SHALLOW))
+    for name, run in (("ResNet-34", DEEP), ("ours, depth 6", SHALLOW))
 }
 
 # Each run makes one change in PLAIN and trains for a third of its epochs
@@ -491,7 +491,7 @@ NAMED = {
         for name, run in {
             "depth6-coarse": SHALLOW,
             "depth6-taught": TAUGHT,
-            "depth6-tenth": FRACTIONS["gated6-k3"][0.1],
+            "depth6-tenth": FRACTIONS["ours, depth 6"][0.1],
             "resnet34-tenth": FRACTIONS["ResNet-34"][0.1],
             "resnet34-60": RESNET_60[0.001],
             "resnet34-fine-60": FINE_RESNET_60,

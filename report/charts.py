@@ -208,7 +208,7 @@ def _task2(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
         "field": (
             figures.lines,
             _field(records),
-            "how far from the centre the last layer's centre looks, seed 0",
+            "squared gradient of the central unit of the last map, by distance, seed 0",
         ),
         "confusion": (figures.confusion, confused, title),
         "curves": (

@@ -457,4 +457,4 @@ def confusion(figure: Figure, data: Confusion) -> None:
         ticks(range(len(data.classes)), data.classes, fontsize=SMALL)
     axis.tick_params(axis="x", rotation=90)
     axis.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axis, label="images of 100 of the true class")
+    figure.colorbar(image, ax=axis, label="images of the true class (%)")

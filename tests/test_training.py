@@ -21,7 +21,7 @@ from pytest import approx, importorskip, mark, param
 import eval_channels
 import train_task1
 import train_task2
-from config import Task1Config, differing, folder_name, identity, training_name
+from config import Task1Config, Task2Config, differing, folder_name, identity, training_name
 from engine import step
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from utils import ROOT, parse_config
@@ -315,6 +315,22 @@ def test_runs_of_other_options_have_other_folders_and_of_other_seeds_one_key():
 def test_sides_in_any_order_are_one_training():
     one, same = (Task1Config(device="cpu", train_sizes=sides).resolve() for sides in ("40,48", "48, 40,40"))
     assert identity(one) == identity(same)
+
+
+@mark.parametrize(
+    "cls, repeated",
+    [
+        (Task1Config, {"kernel_size": 7}),
+        (Task1Config, {"stem_pool": True}),
+        (Task1Config, {"stem": "3x3s1", "stem_pool": False, "kernel_size": 3}),
+        (Task2Config, {"arch": "resnet34", "stem_pool": True}),
+        (Task2Config, {"arch": "gated6-k3", "gates": True, "kernels": "3", "gate_kind": "both"}),
+        (Task2Config, {"arch": "plain6-k5", "widths": "128,256,512,512", "reparam": False}),
+    ],
+)
+def test_an_option_that_repeats_the_default_makes_no_other_training(cls, repeated):
+    base = {key: value for key, value in repeated.items() if key in ("arch", "stem")}
+    assert folder_name(cls(**repeated).resolve()) == folder_name(cls(**base).resolve())
 
 
 @mark.parametrize("side, able, amp", [(32, True, True), (31, True, False), (32, False, False)])
