@@ -505,7 +505,7 @@ def test_what_needs_no_pixels_is_checked_before_they_are_decoded(train, command,
     with user_error("--max-depth has no effect without a network of models/shallow.py"):
         command(train_task2, *tiny, "--max-depth 5")
     with user_error("--pooled-gates has no effect without --gates"):
-        command(train_task2, *tiny, "--arch gated6-k3 --no-gates --pooled-gates")
+        command(train_task2, *tiny, "--arch plain6-k5 --pooled-gates")
 
 
 def test_a_resumed_run_in_the_folder_of_its_options_keeps_its_threads_and_weights(
