@@ -407,20 +407,8 @@ VARIANTS = {
 }
 ABLATIONS = {group: rows(CHANNELSET, variants) for group, variants in VARIANTS.items()}
 
-# ---------------------------------------------------------------- figures
+# ---------------------------------------------------------------- texts and figures
 
-# Models in the figures that have room for only a few models: name in the legend -> model
-FIGURE_MODELS = {
-    "channel-set stem (ours)": CHANNELSET,
-    "ours, 90 epochs, strong augmentation": LONG_STRONG,
-    "sliced kernel": SLICED,
-    "RGB-trained, regression fill": RGB_REGRESSION,
-    "RGB-trained": RGB_ONLY,
-    "ours, full width": FULL_CHANNELSET,
-    "ours, full width, 90 epochs": FULL_LONG,
-    "sliced kernel, full width": FULL_SLICED,
-    "RGB-trained, full width": FULL_RGB_ONLY,
-}
 # Name of a model in the report's texts -> runs of this model, at most one run for each preset
 NAMED = {
     "ours": (CHANNELSET, FULL_CHANNELSET, BANDS_CHANNELSET),

@@ -332,14 +332,10 @@ def ablations(setting: Setting) -> list[dict]:
     The p values are corrected over all lines. A group is left out if it has a single variant or no difference. In Task
     1, a variant that equals an earlier variant of its group is left out, too.
     """
-    grid, usual = (
-        (task1, task1.CHANNELSET) if setting.task == "task1" else (task2, task2.REFERENCE)
-    )  # `usual` is the reference of a variant that names no reference
     lines = []
-    for group, variants in grid.ABLATIONS.items():
+    for group, variants in (task1 if setting.task == "task1" else task2).ABLATIONS.items():
         members, seen = [], set()
-        for label, run, *given in variants:
-            against = given[0] if given else usual
+        for label, run, against in variants:
             model, reference = setting.model(run), setting.model(against)
             if not model:
                 continue

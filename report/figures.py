@@ -89,15 +89,15 @@ class SetScores(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The top-1 and the cost of a model; a model without a name is drawn as a grey point."""
+    """The top-1 and the cost of a model."""
 
-    name: str | None
+    name: str
     top1: float  # percent
     low: float  # lower end of the 95 % interval
     high: float  # upper end of the 95 % interval
     gflops: float
-    latency: float | None = None  # ms for one image
-    batch: float | None = None  # ms for 256 images together
+    latency: float | None  # ms for one image, or None if it was not measured
+    batch: float | None  # ms for 256 images together
 
 
 class Share(NamedTuple):
@@ -108,9 +108,9 @@ class Share(NamedTuple):
     low: float  # lower end of the interval
     high: float  # upper end of the interval
     depth: int  # strict depth of the model
-    of: str = ""  # the preset whose strongest network is the reference
-    stride: str = ""  # stride of the model's stem
-    plain: bool = False  # whether the model has no gates
+    of: str  # the preset whose strongest network is the reference
+    stride: str  # stride of the model's stem
+    plain: bool  # whether the model has no gates
 
 
 class Series(NamedTuple):
@@ -230,18 +230,15 @@ def subset_map(figure: Figure, data: list[SetScores]) -> None:
 def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
     """Draw top-1 against operations and, if they were measured, against latencies, with a marker for each model."""
     labels = {"gflops": "GFLOPs for one image", "latency": "one image (ms)", "batch": "256 images (ms)"}
-    panels = {key: label for key, label in labels.items() if getattr(data[0], key) is not None}
+    panels = {
+        key: label for key, label in labels.items() if all(getattr(model, key) is not None for model in data)
+    }
     figure.set_size_inches(10, 4.2)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    named = [model for model in data if model.name]
     for axis, (key, label) in zip(axes, panels.items()):
-        for model in data:  # a model without a name is only drawn for comparison
-            if model.name:
-                style = _marker(named.index(model))
-            else:
-                style = {"linestyle": "none", "marker": "o", "markersize": 5, "color": "0.75"}
-            name = model.name or "others, see the table"
-            _point(axis, getattr(model, key), model.top1, model.low, model.high, label=name, **style)
+        for rank, model in enumerate(data):
+            style = _marker(rank) | {"label": model.name}
+            _point(axis, getattr(model, key), model.top1, model.low, model.high, **style)
         axis.set(xlabel=label)
         _log_axis(axis, [getattr(model, key) for model in data])
         axis.margins(x=0.12)
@@ -253,8 +250,8 @@ def top1_against_cost(figure: Figure, data: list[Cost]) -> None:
 def shares(figure: Figure, data: list[Share]) -> None:
     """Draw accuracy in percent of a reference network's accuracy; models of equal depth are side by side.
 
-    With presets (`of`), each preset has a colour. Models without gates have other markers, and a stem of stride 1 has
-    hollow markers. Names and values are beside the points. Without presets, each model has its own marker.
+    Each preset (`of`) has a colour. Models without gates have other markers, and a stem of stride 1 has hollow markers.
+    Names and values are beside the points.
 
     Args:
         data: shares, sorted by depth.
@@ -262,35 +259,35 @@ def shares(figure: Figure, data: list[Share]) -> None:
     figure.set_size_inches(10, 4.4)
     axis = figure.subplots()
     presets, depths = list(dict.fromkeys(model.of for model in data)), [model.depth for model in data]
-    by_preset = presets != [""]
     for position, model in enumerate(data):
-        if by_preset:
-            rank, kind = presets.index(model.of), "plain" if model.plain else "gated"
-            shape = rank + len(presets) if model.plain else rank
-            style = _marker(shape, model.stride == "1", colour=rank)
-            label = f"{model.of}, {kind}, stem of stride {model.stride}"
-        else:
-            style, label = _marker(position), model.name
+        rank, kind = presets.index(model.of), "plain" if model.plain else "gated"
+        shape = rank + len(presets) if model.plain else rank
+        style = _marker(shape, model.stride == "1", colour=rank)
+        label = f"{model.of}, {kind}, stem of stride {model.stride}"
         _point(axis, position, model.share, model.low, model.high, label=label, **style)
-    for position, (depth, after) in enumerate(itertools.pairwise(depths)):
-        if depth != after:
-            axis.axvline(position + 0.5, color="0.8", linewidth=0.8)
-    for level, line in ((90, (0, (5, 2))), (100, "solid")):
-        axis.axhline(level, color="black", linewidth=0.9, linestyle=line, zorder=1)
-    for position, model in enumerate(data if by_preset else ()):
-        text, point = "\n".join(filter(None, [model.name, f"{model.share:.1f}"])), (position, model.share)
+        text = "\n".join(filter(None, [model.name, f"{model.share:.1f}"]))
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # no line crosses a text
         axis.annotate(
-            text, point, (7, 0), va="center", textcoords="offset points", fontsize=SMALL, bbox=behind
+            text,
+            (position, model.share),
+            (7, 0),
+            va="center",
+            textcoords="offset points",
+            fontsize=SMALL,
+            bbox=behind,
+            zorder=1.6,  # above the grid, below the points and their intervals
         )
+    for position, (depth, after) in enumerate(itertools.pairwise(depths)):
+        if depth != after:
+            axis.axvline(position + 0.5, color="0.8", linewidth=0.8, zorder=1)
+    for level, line in ((90, (0, (5, 2))), (100, "solid")):
+        axis.axhline(level, color="black", linewidth=0.9, linestyle=line, zorder=1)
     middles = {d: np.mean([position for position, depth in enumerate(depths) if depth == d]) for d in depths}
     axis.set_xticks(list(middles.values()), [str(depth) for depth in middles])
     axis.tick_params(axis="x", length=0)
     axis.set_xlabel("strict depth")
     axis.grid(axis="y")
-    axis.set(
-        ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data) - (0 if by_preset else 0.4))
-    )
+    axis.set(ylabel="top-1 in % of ResNet-34's, 95 % interval", xlim=(-0.6, len(data)))
     _legend_below(figure, [axis])
 
 

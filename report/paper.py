@@ -21,10 +21,10 @@ from models.shallow import SHALLOW, SHALLOW_OPTIONS
 from models.task2 import network_options
 from report import budgets, diagrams, figures
 from report.by_class import by_loss, colour_rates
-from report.charts import LOSS, TOP1, cost_of, curves, scores_of, share_of
+from report.charts import scores_of
 from report.class_names import class_names
 from report.compare import SAME_STEM, STRONGEST, adjusted, denominator
-from report.figures import Chart, Cost, Panel, SetScores, Share, estimates
+from report.figures import Chart, Cost, Panel, SetScores, Share, curve, estimates
 from report.markdown import Row, difference, interval, mean_sd, number, table_of
 from report.numbers import FULL, NARROW, NOTHING, Numbers
 from report.results import Runs
@@ -78,14 +78,14 @@ def make_tables(numbers: Numbers) -> dict[str, str]:
     return {
         "task1-main": chosen(channels, REPORT_TASK1),
         "task1-short": chosen(short[0], README_TASK1),
-        "task1-ablations": chosen(_changes(numbers, task1.ABLATION_ROWS, task1.CHANNELSET), CHANGES_TASK1),
+        "task1-ablations": chosen(_changes(numbers, task1.ABLATION_ROWS), CHANGES_TASK1),
         "task1-bands-short": bands_table(numbers),
         "task1-fill": fill_table(numbers),
         "task1-choice": budgets.choice_table(numbers),
         "task2-main": chosen(classifiers, REPORT_TASK2),
         "task2-costs": chosen(classifiers, COSTS_TASK2),
         "task2-short": chosen(short[1], README_TASK2),
-        "task2-ablations": chosen(_changes(numbers, task2.ABLATION_ROWS, task2.PLAIN_STRONG), CHANGES_TASK2),
+        "task2-ablations": chosen(_changes(numbers, task2.ABLATION_ROWS), CHANGES_TASK2),
         "task1-colour": colour_table(numbers),
         "primary": primary_table(numbers),
         "predictions": predictions_table(numbers),
@@ -317,16 +317,13 @@ def fill_table(numbers: Numbers) -> str:
     return table_of(rows)
 
 
-def _changes(numbers: Numbers, rows, usual: Run) -> list[dict]:
+def _changes(numbers: Numbers, rows: list[tuple[str, Runs, Runs]]) -> list[dict]:
     """Make the rows of a table of ablations; the p values are corrected over the rows.
 
-    Args:
-        rows: tuples (what changes, run, reference run); the reference may be left out.
-        usual: reference of a row that names no reference.
+    `rows` holds tuples (what changes, runs of the variant, runs of its reference).
     """
     lines = []
-    for label, run, *reference in rows:
-        against = reference[0] if reference else usual
+    for label, run, against in rows:
         if result := numbers.difference(NARROW, run, against):
             setting, model = numbers.find(NARROW, run)
             pair = (model, numbers.find(NARROW, against)[1])
@@ -427,14 +424,21 @@ def _depth(numbers: Numbers) -> list[Share]:
                 words = re.findall(r"\bx[\d.]+|\d+/\d+ wide|against.*", label)
                 if config["epochs"] != PRESET_DEFAULTS[preset]["epochs"]:
                     words.append(f"{config['epochs']} ep.")
-                more = text, config["stem"][-1], config["arch"].startswith("plain")
-                shares.append(share_of(", ".join(words), result, record["strict_depth"], *more))
+                ratio = (100 * result[key] for key in ("ratio", "ci95_low", "ci95_high"))
+                network = text, config["stem"][-1], config["arch"].startswith("plain")
+                shares.append(Share(", ".join(words), *ratio, record["strict_depth"], *network))
     return sorted(shares, key=lambda share: share.depth)
 
 
 def _cost(numbers: Numbers) -> list[Cost]:
-    models = ((label, *numbers.find(FULL, run)) for label, run in task2.MAIN_ROWS[FULL])
-    return [cost_of(setting, model, label) for label, setting, model in models if model]
+    costs = []
+    for label, run in task2.MAIN_ROWS[FULL]:
+        setting, model = numbers.find(FULL, run)
+        if model:
+            latencies = (setting.mean(model, f"latency_ms_b{size}") for size in (1, 256))
+            gflops = 2 * setting.mean(model, "macs") / 1e9
+            costs.append(Cost(label, *setting.interval(model), gflops, *latencies))
+    return costs
 
 
 def _curves(numbers: Numbers) -> list[Panel]:
@@ -463,19 +467,20 @@ def _curves(numbers: Numbers) -> list[Panel]:
     }
     # the last panel has room for four lines
     shown = (task2.FINE_SAME_MACS, task2.FINE_WIDE_60, task2.PLAIN_FINE, task2.FINE_RESNET_60)
-    val_loss = {"val_loss": "validation loss"}
+    loss, val_loss = {"loss": "training loss"}, {"val_loss": "validation loss"}
     rows = []
     for preset, models, labels in (
-        (NARROW, channels.items(), {**LOSS, "val_mean_pct": "validation top-1, mean of 7 (%)", **val_loss}),
-        (FULL, task2.MAIN_ROWS[FULL], {**LOSS, **TOP1}),
+        (NARROW, channels.items(), {**loss, "val_mean_pct": "val top-1, mean of 7 (%)", **val_loss}),
+        (FULL, task2.MAIN_ROWS[FULL], {**loss, "val_top1_pct": "validation top-1 (%)"}),
         (NARROW, [row for row in task2.MAIN_ROWS[NARROW] if row[1] in shown], val_loss),
     ):
-        records = logs(preset, models)
-        rows.append([])
-        for panel in curves(records, labels):
-            seeds = {line.name: records[line.name]["seed"] for line in panel.series}
-            if seeds:
-                rows[-1].append(panel._replace(title=seeds_of(preset, seeds)))
+        records, panels = logs(preset, models), []
+        for key, label in labels.items():  # key of a value in the logs -> its name for readers
+            logged = [curve(name, record["history"], key) for name, record in records.items()]
+            if series := [line for line in logged if line.x]:
+                seeds = {line.name: records[line.name]["seed"] for line in series}
+                panels.append(Panel("epoch", label, series, seeds_of(preset, seeds)))
+        rows.append(panels)
     return sum(rows, []) if all(rows) else []
 
 

@@ -29,10 +29,10 @@ from grids.task1 import (
 from report import build, figures, markdown
 from report.appendix_tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from report.budgets import budget
-from report.charts import KINDS, make_charts
+from report.charts import make_charts
 from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
-from report.figures import Chart, Panel, Series, SetScores
+from report.figures import Panel, Series
 from report.numbers import DATA, NARROW, Numbers
 from report.paper import colour_table, predictions_table, seeds_of
 from report.results import load_settings
@@ -331,15 +331,11 @@ def test_a_model_needs_every_subset_of_a_seed(results, publish):
 
 @mark.usefixtures("drawn")
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, check_figures):
-    check_figures(
-        results,
-        (f"task1_{kind}_48px-quarter_toy.png" for kind in KINDS["task1"] if kind not in ("length", "bands")),
-    )
+    check_figures(results, ["task1_map_48px-quarter_toy.png"])
 
 
 def test_what_the_figures_show(results):
     data = {name.split("_")[1]: chart.data for name, chart in make_charts(only(results)).items()}
-    assert [bar.name for bar in data["channels"]] == ["channel-set stem (ours)", "sliced kernel", SEVEN]
     # best first
     assert [line.name for line in data["map"]] == [SEVEN, "channel-set stem (ours)", "sliced kernel"]
 
@@ -380,14 +376,6 @@ def test_a_panel_names_the_seeds_of_its_networks():
     assert seeds_of(NARROW, {"a": 0, "b": 1, "c": 0}) == "preset S, seed 0\nseed 1: b"
 
 
-def test_the_specialists_curve_is_of_their_own_sets(setting):
-    """The RGB specialist is the RGB-only network, whose validation on all seven sets is no part of it."""
-    for line in setting.records[setting.find(SPECIALISTS["RGB"])][0]["history"]:
-        line["val_mean_pct"] = 0
-    series = make_charts(setting)["task1_curves_48px-quarter_toy.png"].data[1].series[-1]
-    assert series.name == "specialists, mean" and series.y == approx([58, 59])
-
-
 def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
     publish("task1", LONG[60], 65)
     chart = make_charts(only(results))["task1_length_48px-quarter_toy.png"]
@@ -401,7 +389,7 @@ def test_build_then_check_finds_what_is_stale(results, publish, stderr):
     text = (results / "README.md").read_text()
     assert "edit that file -->\nProse.\n**toy" in text and "| channel-set stem (ours) | ours |" in text
     assert "secret" not in text
-    assert "(figures/task1_channels_48px-quarter_toy.png)" in (results / "report/appendix.md").read_text()
+    assert "(figures/task1_map_48px-quarter_toy.png)" in (results / "report/appendix.md").read_text()
     header, *lines = csv.reader((results / "results/task1/stats.csv").open())
     assert header[-1] == "p_holm" and len(lines) == 16
     changed = {
@@ -412,21 +400,18 @@ def test_build_then_check_finds_what_is_stale(results, publish, stderr):
     texts = {path: path.read_text() for path in changed}
     for path, words in changed.items():
         path.write_text(texts[path].replace(*words))
-    names = [f"task1_{kind}_48px-quarter_toy.png" for kind in ("channels", "curves", "map")]
-    lost, stale, damaged = figure_files = [results / build.FIGURES / name for name in names]
-    drawn = [path.read_bytes() for path in figure_files]
-    left_over = lost.rename(lost.with_name("task1_channels_old_toy.png"))
-    Chart(figures.channel_bars, [SetScores("other", {"R": (1, 0, 2)})], "title").write(stale)
-    damaged.write_text("no PNG")
+    lost = results / build.FIGURES / "task1_map_48px-quarter_toy.png"
+    drawn = lost.read_bytes()
+    left_over = lost.rename(lost.with_name("task1_map_old_toy.png"))
     with exits(1):
         build.main(["--check"], results)
     error = stderr()
-    for path in [*changed, *figure_files]:
+    for path in [*changed, lost]:
         assert f"{path.relative_to(results)} does not match results/" in error
-    assert "task1_channels_old_toy.png (no results for it)" in error
+    assert "task1_map_old_toy.png (no results for it)" in error
     build.main([], results)
     assert {path: path.read_text() for path in changed} == texts
-    assert [path.read_bytes() for path in figure_files] == drawn and not left_over.exists()
+    assert lost.read_bytes() == drawn and not left_over.exists()
 
 
 def test_results_of_other_data_never_change_what_the_texts_say(root, publish):

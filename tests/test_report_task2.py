@@ -30,7 +30,7 @@ from report.compare import (
     in_section,
     ratios,
 )
-from report.figures import Chart, Share
+from report.figures import Chart, Panel, Series
 from report.results import load_settings
 from tools import pictures
 
@@ -56,13 +56,12 @@ def root(documents):
 def lists(monkeypatch):
     """Ablations and figures of the made-up runs."""
     for module, name, value in (
-        (task2, "REFERENCE", GATED),
         (
             task2,
             "ABLATIONS",
             {
-                "layer": [("all", GATED), ("bare", BARE), ("plain", PLAIN, BARE)],
-                "other": [("all", GATED), ("not trained", MISSING)],
+                "layer": [("all", GATED, GATED), ("bare", BARE, GATED), ("plain", PLAIN, BARE)],
+                "other": [("all", GATED, GATED), ("not trained", MISSING, GATED)],
             },
         ),
         (task2, "FIGURE_MODELS", {"missing": MISSING}),
@@ -245,11 +244,6 @@ def test_ratios_are_to_the_best_resnet34_of_no_more_epochs(root, publish_all, ce
     assert "images that gated (" in mistakes_table(setting).lower() and " and short (" in mistakes_table(
         setting
     )
-    # each share has its own denominator
-    depth = make_charts(setting)["task2_depth_48px-quarter_toy.png"].data
-    names = [point.name.split(" (")[0] for point in depth]
-    assert names == ["gated", "plain", "student", "long", "short"]
-    assert [point.share == 100 for point in depth] == [False, False, False, True, True]
     assert setting.find(runs["short"]) is not None and setting.find(SHORT) is None
 
 
@@ -403,16 +397,6 @@ def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, ch
 
 def test_what_the_figures_show(setting, results):
     data = {name.split("_")[1]: chart.data for name, chart in make_charts(setting).items()}
-    assert sorted((point.depth, point.name.split(" (")[0]) for point in data["depth"]) == [
-        (6, "gated"),
-        (6, "plain"),
-        (6, "student"),
-        (10, "narrow"),
-        (34, "long"),
-        (34, "short"),
-    ]
-    shares = {point.name.split(" (")[0]: point.share for point in data["depth"]}
-    assert shares["long"] == 100 and shares["gated"] == approx(100 * 74 / 81)
     (line,) = data["field"][0].series
     assert line.name.endswith("(field 5 px)") and line.x == [0, 1, 2, 3] and line.mark == 2
     assert line.y == approx([20, 60, 90, 100])
@@ -422,18 +406,19 @@ def test_what_the_figures_show(setting, results):
     assert np.diagonal(data["confusion"].shares) == approx(100 * right)
     assert np.sum(data["confusion"].shares, axis=1) == approx([100] * 4)
     assert "array(" not in repr(data)  # the repr of a large array leaves out values, and so would a digest
-    assert data["curves"][1].series[0].y == [40.0] and "bare" not in str(data["curves"])
+    assert "bare" not in str(data["field"])
     (fraction,) = data["fraction"][0].series
     assert (fraction.name, fraction.x) == ("gated", [10, 100]) and fraction.y == approx([64, 74])
-    assert all(point.gflops and point.latency for point in data["cost"])
-    untimed = make_charts(without_times(results))["task2_cost_48px-quarter_toy.png"].data
-    assert untimed and all(point.latency is None for point in untimed)
 
 
 def test_figures_of_many_lines_show_the_chosen_networks(results, monkeypatch):
     monkeypatch.setattr(task2, "FIGURE_MODELS", {"missing": MISSING, "the long one": LONG, "ours": GATED})
-    curves = make_charts(only(results))["task2_curves_48px-quarter_toy.png"].data
-    assert [line.name for line in curves[0].series] == ["the long one", "ours"]
+    setting = only(results)
+    entries = [setting.find(run) for run in (LONG, GATED)]
+    for entry in entries:
+        setting.records[entry][0]["receptive_field"] = {"size_px": 5, "profile": [0.5, 1], "input_px": 8}
+    field = make_charts(setting)["task2_field_48px-quarter_toy.png"].data
+    assert [line.name.split(" (")[0] for line in field[0].series] == ["the long one", "ours"]
 
 
 def test_a_network_that_sees_more_than_the_image_has_no_mark(setting):
@@ -448,7 +433,7 @@ def test_build_then_check_finds_what_is_stale(results, publish, stderr):
     build.main(["--check"], results)
     text = (results / "README.md").read_text()
     assert "| gated | 7x7s2 |" in text and "secret" not in text
-    assert "(figures/task2_depth_48px-quarter_toy.png)" in (results / "report/appendix.md").read_text()
+    assert "(figures/task2_field_48px-quarter_toy.png)" in (results / "report/appendix.md").read_text()
     header, *lines = csv.reader((results / "results/task2/ratios.csv").open())
     shares = {
         (line[header.index("label")], line[header.index("comparison")]): line[header.index("ratio")]
@@ -465,19 +450,19 @@ def test_build_then_check_finds_what_is_stale(results, publish, stderr):
     for path, words in changed.items():
         assert words[0] in texts[path]
         path.write_text(texts[path].replace(*words))
-    figure = results / build.FIGURES / "task2_depth_48px-quarter_toy.png"
-    drawn = figure.read_bytes()
-    figure.with_name("task2_depth_old_toy.png").write_bytes(drawn)  # of results that are gone
-    Chart(figures.shares, [Share("other", 1.0, 0.0, 2.0, depth=6)], "title").write(figure)
+    names = [f"task2_{kind}_48px-quarter_toy.png" for kind in ("field", "confusion")]
+    stale, damaged = drawings = [results / build.FIGURES / name for name in names]
+    drawn = [path.read_bytes() for path in drawings]
+    Chart(figures.lines, [Panel("x", "y", [Series("other", [1, 2], [3, 4])])], "title").write(stale)
+    damaged.write_text("no PNG")
     with exits(1):
         build.main(["--check"], results)
     error = stderr()
-    for path in [*changed, figure]:
+    for path in [*changed, *drawings]:
         assert f"{path.relative_to(results)} does not match results/" in error
-    assert "task2_depth_old_toy.png (no results for it)" in error
     build.main([], results)
     assert {path: path.read_text() for path in changed} == texts
-    assert figure.read_bytes() == drawn and not figure.with_name("task2_depth_old_toy.png").exists()
+    assert [path.read_bytes() for path in drawings] == drawn
 
 
 def test_without_results_the_blocks_say_so(root, check_without_results):
