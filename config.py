@@ -45,6 +45,9 @@ PRESETS_IN_WORDS = "; ".join(
 )
 
 DEVICES = "cpu, cuda, cuda:N or mps (Apple GPU, float32, not tested); auto: cuda if there is a GPU, else cpu"
+SELF = (
+    "self"  # value of --teacher: a model learns from the moving average of its own weights (arXiv 1703.01780)
+)
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
 # Options that do not change the training, so they may differ when a run is resumed. `taught_by` is compared together
@@ -161,7 +164,7 @@ class TrainConfig:
     teacher: str | None = option(
         None,
         "model.pt of a teacher trained on the same data. The model also learns the teacher's predictions on all "
-        "channels (knowledge distillation)",
+        f"channels (knowledge distillation). {SELF}: the teacher is the moving average of the model's own weights",
     )
     init_from: str | None = option(
         None,
@@ -221,6 +224,11 @@ class TrainConfig:
 
     # `training_name` of the teacher. It is not an option: the training script reads it from the teacher's checkpoint
     taught_by: str | None = None
+
+    @property
+    def teacher_file(self) -> str | None:
+        """Return the path of the teacher's checkpoint, or None without a teacher that was trained before."""
+        return None if self.teacher == SELF else self.teacher
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **changed: Any) -> Self:

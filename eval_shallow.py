@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from config import SELF
 from data.batches import Batches
 from engine.evaluation import Evaluation, add_options, predict_and_score
 from engine.records import NEXT, SINGLE
@@ -42,7 +43,7 @@ def default_section(options: dict, test: dict) -> str:
     if test:
         return "ablation"
     if options["arch"] in SHALLOW:
-        return "distilled" if options["teacher"] else "ours"
+        return "ours" if options["teacher"] in (None, SELF) else "distilled"
     if options["arch"] == "resnet34":
         return "reference"
     return "baseline" if options["arch"] in LAYERS else "ablation"

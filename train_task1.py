@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
             f"--kernel wavelength: the wavelengths of {', '.join(names[:6])} are not known: write them into "
             "bands.txt, or choose another --kernel"
         )
-    if config.teacher and config.channels != "all":
+    if config.teacher_file and config.channels != "all":
         raise UserError(
             f"--teacher {config.teacher}: teacher and student must both take all channels of the data; leave out "
             f"--channels or --teacher"
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     if config.init_from and not goes_on(config):
         shaped = partial(build_shaped, vars(config))
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
-    teacher = load_teacher(config.teacher, cache, len(names)) if config.teacher else None
+    teacher = load_teacher(config.teacher, cache, len(names)) if config.teacher_file else None
     seen = list(parse_subset(config.train_channels, channels))
     shares = parse_shares(config.set_shares, channels.chosen(seen))
 

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         shaped, names = partial(build_classifier, vars(config)), lists.channels.names
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, lists.class_names))
     cache = open_data(lists, config.image_size, config.cache, config.max_failed)
-    teacher = load_teacher(config.teacher, cache) if config.teacher else None
+    teacher = load_teacher(config.teacher, cache) if config.teacher_file else None
     train, val = (
         make_batches(cache, split, config.image_size, channels, device, config.fraction)
         for split in ("train", "val")

@@ -29,7 +29,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import TrainConfig, differing, folder_name, training_name
+from config import SELF, TrainConfig, differing, folder_name, training_name
 from data.batches import Batches
 from data.cache import PixelCache
 from data.dataset import draw_fraction, find_dataset
@@ -92,8 +92,8 @@ def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device
         BusyError: another process uses the run directory.
     """
     lists = read_lists(source or find_dataset(config.data))
-    if config.teacher:
-        taught_by = load_checkpoint(config.teacher, tuple(OPTIONS))["config"]
+    if config.teacher_file:
+        taught_by = load_checkpoint(config.teacher_file, tuple(OPTIONS))["config"]
         config.taught_by = training_name(type(config).of(taught_by))
     config.out = config.out or f"runs/{lists.name}-{config.image_size}px/{folder_name(config)}"
     _check_folder(config.out, config.resume)
@@ -281,8 +281,7 @@ class Trainer:
         self.images_digest = cache.images_digest
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
-        self.teacher = None if teacher is None else teacher.to(self.device).eval()
-        self.teacher_digest = weights_digest(config.teacher) if config.teacher else None
+        self.teacher_digest = weights_digest(config.teacher_file) if config.teacher_file else None
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if processes.world > 1 and self.device.type == "cuda":
@@ -290,6 +289,8 @@ class Trainer:
         _check_batch_size(config.batch_size, len(train), processes.world)  # some images may be left out
         self.optimizer = make_optimizer(self.model, config)
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
+        if config.teacher == SELF:
+            teacher = self.ema.module
         # loss_sum: sum of the losses of this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, False
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
@@ -306,7 +307,7 @@ class Trainer:
             self.optimizer,
             train,
             batch_inputs or (lambda count, random: {}),
-            self.teacher,
+            None if teacher is None else teacher.to(self.device).eval(),
             processes,
         )
         self.steps_per_epoch = self.steps.per_epoch

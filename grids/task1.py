@@ -81,6 +81,14 @@ KERNELS = {
 SIZES = {size: OURS_ABLATED.but(kernel_size=size) for size in (3, 5, 9)}
 TAUGHT = OURS_ABLATED.but(teacher=RGB_ONLY)
 TAUGHT_LATE = TAUGHT.but(distill_ramp=0.5)
+# The teacher is the moving average of the network's own weights (Mean Teacher, arXiv 1703.01780). It sees all channels,
+# the network a drawn set. A training takes a third more FLOPs. Predicted: 47.3 % on test, half a point more than
+# CHANNELSET. With a gain below 0.5 points on validation (seed 0), it is not tried without pooling
+SELF_TAUGHT = Run(
+    "channelset",
+    "channel-set stem (ours), taught by its own average",
+    options={"teacher": "self", "distill_ramp": 0.5},
+)
 WITHOUT_BLUE = {
     label: run.but(train_channels="RG")
     for label, run in (
@@ -313,10 +321,11 @@ VARIANTS = {
         "no label smoothing": OURS_ABLATED.but(label_smoothing=0.0),
         "CutMix": OURS_ABLATED.but(mix="cutmix"),
     },
-    "distillation from the RGB net": {
+    "distillation from the RGB net, or from itself": {
         "none": CHANNELSET,
         "from the start": TAUGHT,
         "rising over half the training": TAUGHT_LATE,
+        "from its own average, rising over half the training": SELF_TAUGHT,
     },
     "distillation from the 1/2 wide net, no pooling, 50 epochs, strong": {
         "none": (FINE_STRONG, FINE_STRONG),

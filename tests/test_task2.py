@@ -350,6 +350,7 @@ def test_a_share_of_the_training_images(train, monkeypatch):
         ({"arch": "resnet18"}, "resnet18", "baseline"),
         ({"arch": "rrdb"}, "rrdb", "ablation"),
         ({"teacher": "model.pt"}, "gated6-k3", "distilled"),
+        ({"teacher": "self"}, "gated6-k3", "ours"),
         ({"stem": "3x3s1", "width": 0.5}, "gated6-k3", "ours"),
         ({"arch": "gated6-k5", "gates": False, "kernels": "3,5"}, "plain6-k3-5", "ours"),
         ({"arch": "plain6-k5", "reparam": True, "widths": "8,8"}, "reparam4-k5", "ours"),
