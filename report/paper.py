@@ -239,8 +239,8 @@ def primary_table(numbers: Numbers) -> str:
 def predictions_table(numbers: Numbers) -> str:
     """Write a table of the predictions in grids/ and the measured values, with the mean absolute error."""
     rows, errors = [], []
-    for label, run, value in (*task1.PREDICTED, *task2.PREDICTED):
-        if measured := numbers.by_seed(NARROW, run):
+    for label, run, value, *group in (*task1.PREDICTED, *task2.PREDICTED):
+        if measured := numbers.by_seed(NARROW, run, *group):
             errors.append(statistics.fmean(measured) - value)
             rows.append(
                 {

@@ -610,10 +610,11 @@ def test_classes_that_need_colour_are_chosen_on_other_images():
 
 
 def test_predictions_stand_beside_what_was_measured(monkeypatch):
-    monkeypatch.setattr("grids.task1.PREDICTED", (("a", OURS, 50), ("b", OTHER, 40), ("c", RGB_ONLY, 9)))
+    monkeypatch.setattr("grids.task1.PREDICTED", (("a", OURS, 50), ("b", OTHER, 40, "R"), ("c", RGB_ONLY, 9)))
     monkeypatch.setattr("grids.task2.PREDICTED", ())
-    measured = {OURS: [51.0, 53.0], OTHER: [37.0], RGB_ONLY: []}
-    text = predictions_table(SimpleNamespace(by_seed=lambda preset, run: measured[run]))
+    measured = {(OURS, "mean"): [51.0, 53.0], (OTHER, "R"): [37.0], (RGB_ONLY, "mean"): []}
+    numbers = SimpleNamespace(by_seed=lambda preset, run, group="mean": measured[run, group])
+    text = predictions_table(numbers)
     rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:4]]
     assert rows == [["a", "2", "50.0", "52.0 ± 1.4", "+2.0"], ["b", "1", "40.0", "37.0", "−3.0"]]
     assert "these 2 predictions is 2.5 points; 1 networks" in text
