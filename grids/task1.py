@@ -557,17 +557,6 @@ BUDGETS = {
     ),
     "late fusion": (("1/4, 30, light", LATE_FUSION), ("1/4, no pooling, 50, strong", FINE_LATE_FUSION)),
 }
-# Points of the figure of training length: name of a family -> tuples (epochs of all its networks together, model)
-LENGTHS = {
-    "ours, one network": [(30, CHANNELSET), *LONG.items()],
-    "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
-    "seven specialists": [
-        *((7 * epochs, family) for epochs, family in SHORT_SPECIALISTS.items()),
-        (210, SPECIALISTS),
-    ],
-    "seven specialists, strong augmentation": [(630, LONG_SPECIALISTS)],
-}
-
 # ---------------------------------------------------------------- the queue
 
 GRIDS = {

@@ -376,12 +376,6 @@ def test_a_panel_names_the_seeds_of_its_networks():
     assert seeds_of(NARROW, {"a": 0, "b": 1, "c": 0}) == "preset S, seed 0\nseed 1: b"
 
 
-def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
-    publish("task1", LONG[60], 65)
-    chart = make_charts(only(results))["task1_length_48px-quarter_toy.png"]
-    assert chart.data[0].series[0].x == [30, 60]
-
-
 def test_build_then_check_finds_what_is_stale(results, publish, stderr):
     publish("task1", Run("secret", "secret", "ours"), 60, dataset="demo")
     build.main([], results)
