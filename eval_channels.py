@@ -121,14 +121,6 @@ def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: i
     }
 
 
-def kernels(model: nn.Module, subsets: dict) -> dict:
-    """Return a dict from each set's name to its first eight filters, rounded, (8, n, k, k); a figure shows them."""
-    return {
-        subset: find_stem(model).kernel(ids)[:8].double().round(decimals=4).tolist()
-        for subset, ids in subsets.items()
-    }
-
-
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     model, checkpoint = load(args.checkpoint, args.fill)
@@ -154,8 +146,6 @@ def main(argv: list[str] | None = None) -> None:
 
     columns = [cache.channel_names.index(name) for name in names]
     record = evaluation.new_record()
-    if record["section"] == "ours" and len(names) <= 3 and folds(model):
-        record["kernels"] = kernels(model, subsets)
     train = (
         make_batches(cache, "train", evaluation.size, columns, device, config.fraction)
         if args.probe == "recalibrated-bn"

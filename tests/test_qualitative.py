@@ -12,6 +12,7 @@ import train_task2
 from data.dataset import make_batches, open_data
 from models.shallow import build_shallow
 from report import qualitative
+from report.numbers import Numbers
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import qualitative as tool
 from tools.qualitative import PHOTOGRAPHS, answer, as_evaluated, grad_cam
@@ -54,6 +55,14 @@ def test_every_figure_is_drawn_and_the_same_twice(root):
         drawn = (root / name).read_bytes()
         chart.write(root / name)
         assert (root / name).read_bytes() == drawn
+
+
+def test_the_weights_of_absent_channels_in_words(root):
+    """All correlations are 1/2."""
+    numbers = Numbers([], root / "results")
+    assert numbers.example("RG") == "blue = 0.33 red + 0.33 green"
+    assert numbers.example("B") == "red = 0.50 blue, green = 0.50 blue"
+    assert Numbers([], root).example("RG") == "–"
 
 
 def test_without_results_there_is_no_figure_and_damage_is_named(root):
