@@ -227,8 +227,8 @@ def resized(run: Run, size: int) -> Run:
 def at_training_size(run: Run, size: int) -> Run:
     """Return a run that tests `run` with images of `size`, mirrored or cut to the size of the training.
 
-    Objects keep their size, and maps have the sides of the training. Predicted from RGB on validation: CHANNELSET has
-    40 % at 40 px and 38 % at 64 px; FINE_STRONG has 44 % at 40 px and 51 % at 56 px.
+    Objects keep their size in px, and feature maps are as large as in training. Predicted from RGB on validation:
+    CHANNELSET has 40 % at 40 px and 38 % at 64 px; FINE_STRONG has 44 % at 40 px and 51 % at 56 px.
     """
     return run.tested(section="ablation", image_size=size, probe="training-size")
 
@@ -236,9 +236,9 @@ def at_training_size(run: Run, size: int) -> Run:
 def at_sizes(
     text: str, run: Run, sizes: Iterable[int], test: Callable[[Run, int], Run] = resized
 ) -> dict[str, tuple[Run, Run]]:
-    """Return variants of an ablation that compare `run` on test images of other sizes with `run` as it was trained.
+    """Return variants of an ablation: `run` with test images of other sizes, and as reference `run` itself.
 
-    In the name `text`, "{}" stands for the size.
+    `text` is the name of a variant; "{}" in it stands for the size.
     """
     return {text.format(size): (test(run, size), run) for size in sizes}
 

@@ -74,9 +74,9 @@ def write_page(
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     """Return the name of the files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
 
-    So each evaluation of a training has a different name. The name contains the options of the evaluation. If
-    the checkpoint is not model.pt, the name contains the checkpoint. If the model is not `trained`, the name contains
-    the model. If there is only one split, the name contains the split.
+    The name contains the options of the evaluation. If the checkpoint is not model.pt, the name contains the
+    checkpoint. If the model is not `trained`, the name contains the model. If there is only one split, the name
+    contains the split. So each evaluation of a training has a different name.
     """
     splits, parts = _rows_of(record), ["evaluation"]
     if checkpoint != "model":

@@ -213,9 +213,9 @@ class Numbers:
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def agreeing(self, preset: str, name: str | Runs) -> str:
-        """Return the share of pairs of channel sets with which an image gets the same answer, in percent.
+        """Return how often an image gets the same answer with two different channel sets, in percent.
 
-        The share is a mean over all pairs of different sets, all test images and all seeds.
+        This is a mean over all pairs of sets, all test images and all seeds.
         """
         setting, model = self.find(preset, name)
         if not model:
@@ -224,7 +224,7 @@ class Numbers:
         return f"{100 * np.mean(pairs):.0f}"
 
     def coloured(self, preset: str, name: str | Runs, count: str) -> str:
-        """Return the share of the loss without colour that the `count` classes with the largest loss have, in percent.
+        """Return how much of the loss without colour the `count` classes with the largest loss cause, in percent.
 
         The loss is the top-1 with RGB minus the top-1 with a single channel. The classes are chosen on other images,
         see report/by_class.py.

@@ -70,7 +70,9 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
 
 
 def check_data(records: dict[str, dict]) -> None:
-    """Check that all records of a data set have the same lists, and the same images if the records tell.
+    """Check that all records of a data set are from the same lists and images.
+
+    Old records do not describe their images. Then only the lists are compared.
 
     Raises:
         UserError: two records are of different data sets with the same name.
@@ -366,10 +368,10 @@ class Setting:
     def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
         """Estimate the variance of a model's top-1 over training seeds; return None if too few seeds are repeated.
 
-        A few seeds say little about a single model. So the variance is pooled over the models of a kind. There are
-        three special cases. Seven specialists are independent networks, so the variance of their mean is smaller. A
-        plain network varies differently on sets that it was not trained for. So if this network has several seeds, only
-        these seeds count. In all other cases, Task 1 uses the variance of the networks for any channel set.
+        A few seeds say little about a single model. So the variance is pooled: in Task 2 over the models of a kind, in
+        Task 1 over the networks for any channel set. Task 1 has two exceptions. Seven specialists are independent
+        networks, so the variance of their mean is smaller. A plain network varies differently on sets that it was not
+        trained for. So if this network has several seeds, only these seeds count.
         """
         if len({*model.values()}) > 1:
             parts = [self.pooled("specialist", (column,)) for column in columns]
@@ -382,7 +384,7 @@ class Setting:
 
     @cache
     def evaluation_variance(self, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Estimate the seed variance of the change in top-1 that a different evaluation of the same networks causes.
+        """Estimate how a difference in top-1 varies over seeds if the same networks are evaluated in two ways.
 
         The variance is pooled over models. Return None if no model has several seeds.
         """

@@ -35,7 +35,7 @@ def check_replaceable(path: Path) -> None:
     """Check that `path` is a file or that nothing is there.
 
     Raises:
-        UserError: a folder, a device or a pipe is there, such as /dev/stdout, which a file must not replace.
+        UserError: `path` is a folder, a device or a pipe, such as /dev/stdout. A file must not replace these.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it is a folder, a device or a pipe; name a file")
@@ -48,7 +48,7 @@ def home_path(path: str | Path) -> Path:
 
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary path beside `path` that replaces `path` on success.
+    """Yield a temporary path beside `path`. After a `with` block without an error, the file there replaces `path`.
 
     A reader never sees half a file. The new bytes are on the disk before the file is renamed. So after a power cut
     there is either the old file or the new file.

@@ -47,12 +47,14 @@ def hold(folder: Path) -> FileLock:
 
 
 def acquire(path: Path, timeout: float = -1):
-    """Lock a file and return the lock; its `release()` unlocks. Wait `timeout` seconds (-1: without limit).
+    """Lock a file and return the lock; its method `release()` unlocks the file.
+
+    Wait for the lock, but at most `timeout` seconds (-1: without limit).
 
     Some network file systems have no locks. Then print a warning and lock nothing.
 
     Raises:
-        Timeout: another process has the lock.
+        Timeout: another process still has the lock.
         OSError: the folder cannot be written.
     """
     try:
@@ -139,10 +141,10 @@ def making(path: Path, replace: bool = False):
 
 
 def _lock_room(room: Path, path: Path) -> FileLock:
-    """Make and lock the work folder of `path`.
+    """Make the folder `room`, in which `making` builds `path`, and return a lock on it.
 
     Raises:
-        OSError: the work folder cannot be written.
+        OSError: the folder cannot be written.
     """
     file = room / "unfinished.lock"
     while True:
