@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data.demo import read_marker
-from data.identity import as_text, digest_of, sums_of
+from data.identity import digest_of, sums_of
 from data.lists import BANDS, ImageLists, bands_text
 from data.source import BROKEN
 from storage.files import write_json, write_text
@@ -73,7 +73,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     parts = split_folds(labels, folds, lists.class_names)
     folders = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
     marker = out / "folds.json"
-    content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(as_text(sums_of(lists)))}
+    content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(sums_of(lists))}
     if read_marker(marker) == content and all(folder.is_dir() for folder in folders):
         return folders
     if out.exists() and any(out.iterdir()):
