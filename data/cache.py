@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +29,9 @@ from channelset import Channels
 from data import identity
 from data.decode import decode, pixel_kind, pixel_unit, reason, stored_kind
 from data.lists import ImageLists, parse_list
-from storage.files import read_json, write_json, write_text
+from storage.files import read_json, write_json, write_text, writing
 from storage.locks import making
-from utils import ROOT, UserError, allowed_cores, printable, progress_bar
+from utils import ROOT, UserError, allowed_cores, note, progress_bar
 
 FORMAT = 5  # part of the key, so caches of another format are ignored
 CHUNK = 256  # images that are in memory at a time
@@ -155,38 +154,31 @@ def open_cache(
         progress: whether to show a progress bar.
 
     Raises:
-        UserError: the size is below 1, the disk is full, or too many images fail to decode.
+        UserError: the disk is full, or too many images fail to decode.
     """
-    if size < 1:
-        raise UserError(f"image size {size} px is too small; use 1 or more")
     key = hashlib.sha256(repr((lists.digest, size, FORMAT)).encode()).hexdigest()[:12]
     target = Path(folder or ROOT / "data" / "cache") / f"{lists.name}-{size}px-{key}"
-    try:
+    with writing(f"the cache {target} (--cache names another folder)"):
         while isinstance(found := _look_at(target, lists), str):
             with making(target, replace=True) as temporary:
                 # look again: another process may have built the cache while this process waited
                 if _look_at(target, lists) == found:
                     if found:
-                        print(printable(f"{found} -- building it again"), file=sys.stderr)
+                        note(f"{found} -- building it again")
                     _build(
                         lists, size, temporary, workers or len(allowed_cores()), max_failed_share, progress
                     )
-    except OSError as error:
-        raise UserError(
-            f"cannot write the cache {target}: {error}; free disk space, or choose another "
-            "folder with --cache"
-        ) from error
     for key, failed in found.failures.items():
         _check_failures(key, failed, len(lists.splits[key].paths), max_failed_share)
         if failed:
-            text = f"warning: {len(failed)} {key} images cannot be decoded and are left out: {_named(failed[:5])}"
-            print(printable(text), file=sys.stderr)
+            note(
+                f"warning: {len(failed)} {key} images cannot be decoded and are left out: {_named(failed[:5])}"
+            )
     if found.copies:
-        text = (
+        note(
             f"warning: {len(found.copies)} images are in two splits under different names, which spoils the test: "
             f"{'; '.join(found.copies[:5])}; remove one of each pair from the lists"
         )
-        print(printable(text), file=sys.stderr)
     return found
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import zlib
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from data.source import BROKEN, ZipSource
-from utils import allowed_cores, progress_bar
+from utils import allowed_cores, note, progress_bar
 
 LISTS_ONLY = "lists only"  # stands for a digest if an earlier version did not look at the pictures
 
@@ -101,9 +100,8 @@ def difference(cache, trained: Mapping, what: str) -> str:
         )
     images = trained.get("images_digest") or LISTS_ONLY
     if images == LISTS_ONLY:
-        print(
-            f"{what} is from an earlier version: {LISTS_ONLY}; nothing can check whether the pictures are the same",
-            file=sys.stderr,
+        note(
+            f"{what} is from an earlier version: {LISTS_ONLY}; nothing can check whether the pictures are the same"
         )
     elif images != cache.images_digest:
         return (
