@@ -11,7 +11,7 @@ import torch.distributed as dist
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
 from data.demo import make_demo
-from data.identity import as_text, sums_of
+from data.identity import digest_of, sums_of
 from data.lists import ImageLists, read_lists
 from data.source import is_searched, open_source
 from storage.files import home_path
@@ -61,8 +61,8 @@ def _content(path: Path) -> tuple[str, str]:
     lists = read_lists(path)
     sizes = {path: facts and facts[0] for path in lists.paths for facts in [lists.facts(path)]}
     if len(set(sizes.values())) <= max(1, len(sizes) // 20):  # arrays of a few shapes
-        return lists.digest, as_text(sums_of(lists, progress=False))
-    return lists.digest, as_text(sizes)
+        return lists.digest, digest_of(sums_of(lists, progress=False))
+    return lists.digest, digest_of(sizes)
 
 
 def cached_size(image_size: int) -> int:

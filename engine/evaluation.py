@@ -55,6 +55,11 @@ def kept_options(options: dict) -> dict:
     return {**stored, "teacher": teacher} if teacher else stored
 
 
+def training_of(checkpoint: dict) -> tuple:
+    """Return facts that tell the trainings of two checkpoints apart."""
+    return checkpoint["environment"], checkpoint["train_s"], kept_options(checkpoint["config"])
+
+
 def add_options(parser: ArgumentParser, task: str) -> None:
     """Add the options that every evaluation has."""
     add_data_options(parser, "data that the model was trained on, as in the training scripts")
@@ -234,13 +239,13 @@ class Evaluation:
 
     def _is_this_run(self, record: dict) -> bool:
         """Check whether the record is of this training, and whether its files are undamaged."""
-        ours = (self.checkpoint["environment"], self.checkpoint["train_s"], kept_options(self.options))
         try:
             check_predictions(self.files, record)
             in_table = f"{self.files.name}\n" in self.files.table.read_text(encoding="utf-8")
         except (OSError, UserError):
             return False
-        return in_table and ours == (record["trained_with"], record["train_s"], record["config"])
+        theirs = (record["trained_with"], record["train_s"], record["config"])
+        return in_table and theirs == training_of(self.checkpoint)
 
     def _check_name(self, record: dict) -> None:
         """Check that a record with the same name is of the same options and data.

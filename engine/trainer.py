@@ -32,9 +32,9 @@ from tqdm import tqdm
 from config import SELF, TrainConfig, differing, folder_name, training_name
 from data.batches import Batches
 from data.cache import PixelCache
-from data.dataset import draw_fraction, find_dataset
+from data.dataset import draw_fraction
 from data.identity import LISTS_ONLY, difference
-from data.lists import ImageLists, read_lists
+from data.lists import ImageLists
 from engine.board import Board
 from engine.step import TrainStep, make_optimizer
 from storage.checkpoint import OPTIONS, brief, check_options, load_checkpoint, save_checkpoint
@@ -47,6 +47,7 @@ from utils import (
     counted,
     environment,
     is_out_of_memory,
+    note,
     progress_bar,
     use_threads,
 )
@@ -77,21 +78,20 @@ class Processes:
             dist.destroy_process_group()
 
 
-def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device, Processes, ImageLists]:
+def start(config: TrainConfig, lists: ImageLists) -> tuple[torch.device, Processes]:
     """Make the checks that need no pixels, since decoding may take minutes. Choose a run directory and the threads.
 
     Args:
-        source: path of the data set, if it is known already (default: search by `config.data`).
+        lists: the lists of the data set.
 
     Returns:
-        the device, the processes of torchrun, and the lists of the data set.
+        the device and the processes of torchrun.
 
     Raises:
         UserError: a file that an option names is missing or not a model; an option of a new run has no effect; the
             batch size does not fit; or the run directory holds a run already or cannot be written.
         BusyError: another process uses the run directory.
     """
-    lists = read_lists(source or find_dataset(config.data))
     if config.teacher_file:
         taught_by = load_checkpoint(config.teacher_file, tuple(OPTIONS))["config"]
         config.taught_by = training_name(type(config).of(taught_by))
@@ -112,7 +112,7 @@ def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device
         if Path(config.out).exists():
             hold(Path(config.out)).release()
         check_writable(Path(config.out))
-    return device, processes, lists
+    return device, processes
 
 
 def _check_batch_size(size: int, images: int, world: int) -> None:
@@ -368,7 +368,7 @@ class Trainer:
                 if path == saved[-1]:
                     raise
                 if self.processes.rank == 0:
-                    print(f"{error}\nThe run goes on from the older state, {saved[-1]}.", file=sys.stderr)
+                    note(f"{error} The run goes on from the older state, {saved[-1]}.")
         return None
 
     def open_run(self) -> None:
@@ -462,7 +462,7 @@ class Trainer:
                     handler = signal.signal(number, lambda *_: setattr(self, "stopped", True))
                     stack.callback(signal.signal, number, handler)
             if first:
-                print(self.describe(), file=sys.stderr)
+                note(self.describe())
             bar = stack.enter_context(
                 progress_bar(
                     total=self.steps.total,
@@ -504,10 +504,9 @@ class Trainer:
                 began = time.perf_counter()
             if stop:
                 bar.close()
-                print(
+                note(
                     f"stopped after step {self.step} of {total}; everything is saved in {self.folder}. "
-                    "To go on, run the same command with --resume.",
-                    file=sys.stderr,
+                    "To go on, run the same command with --resume."
                 )
                 sys.exit(130)
 

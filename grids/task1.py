@@ -145,7 +145,7 @@ FINE_WIDE = FINE_STRONG.but(label="channel-set stem (ours), 1/2 wide, no pooling
 FINE_TAUGHT = FINE_STRONG.but(
     label="channel-set stem (ours), no pooling, taught by the 1/2 wide one",
     section="ablation",
-    teacher=FINE_WIDE,
+    teacher=FINE_WIDE.but(seed=0),
 )
 # Specialists with the same recipe and teacher. They show how much of the gain comes from the teacher alone. Predicted:
 # 55.0 % for R and 60 % for RGB, two points more than without the teacher, and less than a point more than FINE_TAUGHT
@@ -156,7 +156,7 @@ TAUGHT_SPECIALISTS = {
     "RGB": RGB_ONLY.but(
         label="specialist for RGB, no pooling, taught by the 1/2 wide one",
         section="ablation",
-        teacher=FINE_WIDE,
+        teacher=FINE_WIDE.but(seed=0),
         epochs=50,
         augment="strong",
         stem_pool=False,

@@ -15,6 +15,15 @@ from utils import UserError, remedy
 PARTIAL = ".partial"  # end of the name of a file that is still being written
 
 
+@contextmanager
+def writing(what: str, errors: type[Exception] | tuple[type[Exception], ...] = OSError):
+    """Turn `errors` in a `with` block that writes `what` into a `UserError` with the reason and a remedy."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(f"cannot write {what}: {error}; {remedy(getattr(error, 'errno', None))}") from error
+
+
 def check_writable(folder: Path) -> None:
     """Check that files can be written into a folder, or that the folder can be made. Leave nothing behind.
 
@@ -22,13 +31,11 @@ def check_writable(folder: Path) -> None:
         UserError: files cannot be written there.
     """
     existing = folder.absolute()
-    try:
+    with writing(f"to {folder}"):
         while not existing.exists():
             existing = existing.parent
         with tempfile.TemporaryFile(dir=existing):
             pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
 
 
 def check_replaceable(path: Path) -> None:

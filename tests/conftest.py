@@ -22,22 +22,20 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pytest import fixture
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import eval_channels
+import train_task1
+from config import changed_options, digest, identity, resolve_run
+from data.cache import open_cache
+from data.lists import read_lists
+from engine.records import SINGLE, SUBSETS, RunFiles, load_records, run_name, save_record, write_predictions
+from engine.step import TrainStep
+from metrics.accuracy import classification_metrics
+from report import build
+from report.figures import Chart
+from storage.files import atomic_path, write_json
+from utils import ROOT
+
 torch.set_num_threads(1)  # the tests' tensors are tiny: threads would only wait for each other
-
-import eval_channels  # noqa: E402  (the path above leads to it)
-import train_task1  # noqa: E402
-from config import changed_options, digest, identity, resolve_run  # noqa: E402
-from data.cache import open_cache  # noqa: E402
-from data.lists import read_lists  # noqa: E402
-from engine.records import SINGLE, SUBSETS, RunFiles, load_records, run_name, save_record, write_predictions  # noqa: E402
-from engine.step import TrainStep  # noqa: E402
-from metrics.accuracy import classification_metrics  # noqa: E402
-from report import build  # noqa: E402
-from report.figures import Chart  # noqa: E402
-from storage.files import atomic_path, write_json  # noqa: E402
-from utils import ROOT  # noqa: E402
-
 os.environ["GIT_COMMIT"] = "0" * 40  # to ask git takes a tenth of a second for each record
 gc.freeze()  # the modules stay until the end: a collection need not visit their million objects each time
 

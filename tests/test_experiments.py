@@ -244,6 +244,25 @@ def test_a_teacher_is_trained_before_its_student(queue, capsys):
     assert out.index("start   rgb-only") < out.index("start   student") and "done    student seed 0" in out
 
 
+def test_a_teacher_with_a_seed_teaches_all_seeds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student = Run("student", "student", teacher=RGB_ONLY.but(seed=0))
+    monkeypatch.setitem(experiments.GRIDS, "task1", [RGB_ONLY, student])
+    args = experiments.make_parser().parse_args(["task1", "--seeds", "1", "0"])
+    args.dataset, args.channels = "tiny", RGB
+    jobs = experiments.training_jobs(args)
+    teacher = experiments.model_file(RGB_ONLY, args, 0)
+    students = [job for job in jobs if job.name.startswith("student")]
+    assert [job.makes for job in students] == [experiments.model_file(student, args, seed) for seed in (1, 0)]
+    assert all(job.needs == [teacher] and str(teacher) in job.command for job in students)
+    assert [job.makes for job in jobs].count(teacher) == 1 and len(jobs) == 4  # also RGB_ONLY with seed 1
+    command = next(job.command for job in jobs if job.makes == teacher)
+    assert command[command.index("--seed") + 1] == "0"
+    # the seed of the teacher does not change the training's digest
+    plain = Run("student", "student", teacher=RGB_ONLY)
+    assert experiments.model_file(plain, args, 1) == students[0].makes
+
+
 @mark.usefixtures("forks")
 def test_a_grid_of_task_2_trains_and_evaluates(tiny_dataset, tmp_path, monkeypatch, tiny, read_rows):
     monkeypatch.chdir(tmp_path)

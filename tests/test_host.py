@@ -30,7 +30,7 @@ from config import Task1Config, choose_device
 from data import dataset as dataset_module
 from data.dataset import find_dataset
 from data.folders import write_lists
-from data.lists import read_channels, read_lists
+from data.lists import read_lists
 from engine import trainer
 from storage.files import check_writable, write_text
 from storage.locks import hold, one_at_a_time
@@ -239,7 +239,7 @@ def test_the_limit_of_a_container(tmp_path, text, cores):
 
 
 def test_a_home_folder_of_nobody():
-    for call in (find_dataset, read_lists, read_channels, write_lists):
+    for call in (find_dataset, read_lists, write_lists):
         with user_error("~nobody-here"):
             call("~nobody-here/data")
 

@@ -1,4 +1,5 @@
 """Task 1: comparisons, tables, figures, and the check that documents follow the results.
+from storage.files import read_json
 
 All numbers are made up.
 """
@@ -480,6 +481,22 @@ def test_budgets_by_hand(publish, tmp_path):
         assert (found.params, found.epochs) == (params, epochs) and found.answers == approx(answers)
         assert found.training == approx(3 * training * 1e6 * 30 * images / 1e15)
         assert found.answer == approx((60 + 3 * 40 + 3 * 20) / 7)
+
+
+def test_a_budget_holds_the_training_and_the_answers_of_the_teacher(publish, tmp_path):
+    """The teacher's answer takes 200 MFLOPs, the student's 60. The parameters of the teacher do not count."""
+    teacher = CHANNELSET.but(width=0.5, epochs=50)
+    student = CHANNELSET.but(teacher=teacher.but(seed=0))
+    publish("task1", student, 60, dataset=DATA)
+    images = sum(row.split == "train" for row in read_recipe(DATA).rows)
+    own, taught, answers = 3 * 60e6 * 30, 3 * 200e6 * 50, 200e6 * 30  # FLOPs for each training image
+    assert budget(numbers_of(tmp_path), student).training == approx(
+        own * images / 1e15
+    )  # no results of the teacher
+    publish("task1", teacher, 65, dataset=DATA, params=4_000_000, macs=100_000_000)
+    found = budget(numbers_of(tmp_path), student)
+    assert found.training == approx((own + taught + answers) * images / 1e15)
+    assert (found.params, found.epochs) == (1, 30 + 50) and found.answers == approx({1: 20, 2: 40, 3: 60})
 
 
 def test_a_seed_without_results_is_a_dash(publish, tmp_path):
