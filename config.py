@@ -77,6 +77,8 @@ def choose_device(device: str) -> str:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":  # to count GPUs, PyTorch loads the driver at every call
+        return device
     if device == "cuda":  # each process of torchrun uses a different GPU
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]

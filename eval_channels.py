@@ -106,12 +106,12 @@ def folds(model: nn.Module) -> bool:
     return not isinstance(model, LateFusion) and not find_stem(model).unfoldable
 
 
-def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
-    """Measure the cost of the plain network for the channel set `ids`.
+def measure(model: nn.Module, plain: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
+    """Measure the cost of `plain`, the network for the channel set `ids` alone that was made of `model`.
 
     The latency is the median of `repeats` passes of one image; with 0 it is not measured.
     """
-    plain, size = for_channels(model, ids).eval(), batches.image_size
+    plain, size = plain.eval(), batches.image_size
     image = torch.randn(1, len(ids), size, size, device=batches.device).to(memory_format=torch.channels_last)
     generation = find_stem(model).generation_macs(len(ids)) if folds(model) else 0
     return {
@@ -162,7 +162,8 @@ def main(argv: list[str] | None = None) -> None:
             quality, predictions[subset] = predict_and_score(
                 network.to(device), batches, cache.num_classes, inputs
             )
-            rows.append({"subset": subset, **quality, **measure(model, ids, batches, args.repeats)})
+            plain = for_channels(model, ids) if args.probe else network
+            rows.append({"subset": subset, **quality, **measure(model, plain, ids, batches, args.repeats)})
         return rows, predictions
 
     if evaluation.run(record, columns, evaluate):

@@ -110,7 +110,8 @@ class Line(NamedTuple):
 
     def values(self, column: str, *subsets: str) -> list[float]:
         """Return the values of a column on these subsets, for all seeds, without empty cells."""
-        return self.rows.loc[self.rows["subset"].isin(subsets), column].dropna().tolist()
+        cells = zip(self.rows["subset"], self.rows[column])
+        return [value for subset, value in cells if subset in subsets and pd.notna(value)]
 
     def mean(self, column: str, *subsets: str) -> float | None:
         """Return the mean of `values`, or None if there are no values."""
@@ -208,6 +209,11 @@ def best(setting: Setting, entries: list[int]) -> int | None:
     entries have; if they have no seed in common, it is over all seeds. So a bad entry with few seeds does not reduce
     the seeds for the comparison of the better entries. Test images are not used.
     """
+    return _best(setting, tuple(entries))
+
+
+@cache
+def _best(setting: Setting, entries: tuple[int, ...]) -> int | None:
     val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
     by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
     while len(by_entry) > 1:

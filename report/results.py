@@ -188,11 +188,20 @@ class Setting:
         """List the entries to compare, in the order of the tables: all entries except the ablations."""
         return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
 
+    @cached_property
+    def places(self) -> dict[tuple, np.ndarray]:
+        """Return a dict from (entry, split), in Task 1 also from (entry, split, channel set), to places in `rows`."""
+        keys = [["entry", "split"], *([["entry", "split", "subset"]] if self.task == "task1" else [])]
+        return {key: places for names in keys for key, places in self.rows.groupby(names).indices.items()}
+
+    def place(self, entry: int, split: str, column: str) -> np.ndarray:
+        key = (entry, split) if column == SINGLE else (entry, split, column)
+        return self.places.get(key, np.empty(0, int))
+
     @cache
     def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
         """Return the rows of an entry for a split; if `column` is a channel set, return only the rows of this set."""
-        rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
-        return rows if column == SINGLE else rows[rows["subset"] == column]
+        return self.rows.iloc[self.place(entry, split, column)]
 
     def mean(self, model: Model | int, name: str, split: str = "test") -> float | None:
         """Average the value `name` of a model over its seeds and its columns of predictions.
@@ -201,7 +210,8 @@ class Setting:
         network answers every column.
         """
         model = model if isinstance(model, Mapping) else self.alone(model)
-        values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
+        cells = self.rows[name]
+        values = [cells.iloc[self.place(entry, split, column)].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
     def params(self, model: Model) -> float:
