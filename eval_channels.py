@@ -162,6 +162,7 @@ def main(argv: list[str] | None = None) -> None:
         else None
     )
     seen = list(parse_subset(config.train_channels, names))
+    costs: dict[str, dict] = {}  # of each set, measured once for all splits
 
     def evaluate(batches: Batches) -> tuple[list[dict], dict]:
         rows, predictions = [], {}
@@ -172,7 +173,9 @@ def main(argv: list[str] | None = None) -> None:
             quality, predictions[subset] = predict_and_score(
                 network.to(device), batches, cache.num_classes, inputs
             )
-            rows.append({"subset": subset, **quality, **measure(model, ids, batches, args.repeats)})
+            if subset not in costs:
+                costs[subset] = measure(model, ids, batches, args.repeats)
+            rows.append({"subset": subset, **quality, **costs[subset]})
         return rows, predictions
 
     if evaluation.run(record, columns, evaluate):
