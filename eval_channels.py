@@ -152,6 +152,7 @@ def main(argv: list[str] | None = None) -> None:
         else None
     )
     seen = list(parse_subset(config.train_channels, names))
+    costs: dict[str, dict] = {}  # of each set, measured once for all splits
 
     def evaluate(batches: Batches) -> tuple[list[dict], dict]:
         rows, predictions = [], {}
@@ -162,8 +163,10 @@ def main(argv: list[str] | None = None) -> None:
             quality, predictions[subset] = predict_and_score(
                 network.to(device), batches, cache.num_classes, inputs
             )
-            plain = for_channels(model, ids) if args.probe else network
-            rows.append({"subset": subset, **quality, **measure(model, plain, ids, batches, args.repeats)})
+            if subset not in costs:
+                plain = for_channels(model, ids) if args.probe else network
+                costs[subset] = measure(model, plain, ids, batches, args.repeats)
+            rows.append({"subset": subset, **quality, **costs[subset]})
         return rows, predictions
 
     if evaluation.run(record, columns, evaluate):
