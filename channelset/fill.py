@@ -297,7 +297,8 @@ class Regression(Fill):
         present = mask.to(covariance)
         rows = covariance * present.unsqueeze(-1)
         square = rows * present.unsqueeze(-2) + torch.diag_embed(1 - present)
-        return torch.linalg.solve_ex(square, rows)[0].mT.float()
+        solved: Tensor = torch.linalg.solve_ex(square, rows)[0].mT
+        return solved.float()
 
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
         device = self.covariance.device
