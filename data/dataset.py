@@ -58,7 +58,10 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
 
 def _content(path: Path) -> tuple[str, str]:
     """Return the digest of the lists, and the sizes of the pictures or, where all sizes are alike, their checksums."""
-    lists = read_lists(path)
+    try:
+        lists = read_lists(path)
+    except UserError:  # a damaged set equals no other set, and the user may choose another
+        return str(path), ""
     sizes = {path: facts and facts[0] for path in lists.paths for facts in [lists.facts(path)]}
     if len(set(sizes.values())) <= max(1, len(sizes) // 20):  # arrays of a few shapes
         return lists.digest, digest_of(sums_of(lists, progress=False))
