@@ -26,6 +26,7 @@ from engine.records import NEXT
 from metrics.cost import count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
+from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli, progress_bar
 
 
@@ -169,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
             rows.append({"subset": subset, **quality, **costs[subset]})
         return rows, predictions
 
-    if evaluation.run(record, columns, evaluate):
+    if evaluation.run(record, columns, evaluate, write_page):
         print(NEXT)
 
 

@@ -26,6 +26,7 @@ from models.branched import fuse
 from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import load_classifier, measure_depth
+from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli
 
 LIMITED = ("ours", "distilled")  # sections whose networks may not be deeper than MAX_DEPTH
@@ -125,7 +126,7 @@ def evaluate(path: str, args) -> bool:
         quality, predictions = predict_and_score(fused, batches, cache.num_classes)
         return [{**quality, **columns}], {SINGLE: predictions}
 
-    return evaluation.run(record, channels, answer)
+    return evaluation.run(record, channels, answer, write_page)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,6 +7,7 @@ import glob
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ from engine.records import (
 )
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
-from report.evaluation_page import ClassAnswers, write_page
 from storage.files import check_writable, read_json
 from utils import (
     ROOT,
@@ -140,6 +140,15 @@ def readable(name: str, split: str, row: dict) -> str:
         + f"{row['macs'] / 1e6:.1f} MMAC"
         + ("" if latency is None else f"  {latency:.2f} ms")
     )
+
+
+class ClassAnswers(NamedTuple):
+    """Hold the answers of a network on a split."""
+
+    split: str
+    labels: np.ndarray  # (N,)
+    predictions: dict[str, np.ndarray]  # channel set -> predicted classes (N,)
+    classes: list[str]  # names of the classes
 
 
 class Evaluation:
@@ -286,7 +295,9 @@ class Evaluation:
             )
         self.config, self.cache, self.device = config, cache, torch.device(config.device)
 
-    def run(self, record: dict, channels, evaluate: Callable[[Batches], tuple]) -> bool:
+    def run(
+        self, record: dict, channels, evaluate: Callable[[Batches], tuple], write_page: Callable[..., None]
+    ) -> bool:
         """Evaluate each split, print the results, and save them unless they are only a part.
 
         Args:
@@ -294,6 +305,7 @@ class Evaluation:
             channels: ids of the image channels that the network takes.
             evaluate: a function of the batches. It returns the rows of the table, and a dict from each column of
                 predictions to the answers (N,), int.
+            write_page: `report.evaluation_page.write_page`, which writes a table and charts beside the checkpoint.
 
         Returns:
             True if results were written that the documents show.

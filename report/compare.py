@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.class_names import class_names
 from engine.records import SETTING, SINGLE, SUBSETS, subset_order, to_csv
 from grids import task1, task2
 from metrics.accuracy import confusion_matrix
 from metrics.statistics import holm
-from report.class_names import class_names
 from report.results import Model, Runs, Setting, test_words
 from utils import UserError
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pytest import approx, fixture, mark
 
 from data.build import read_recipe
+from data.class_names import class_names
 from engine.records import SUBSETS, Predictions, read_predictions, write_predictions
 from grids.run import Run
 from grids.task1 import (
@@ -31,7 +32,6 @@ from report import build, figures, markdown
 from report.appendix_tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from report.budgets import budget
 from report.charts import make_charts
-from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
 from report.figures import Panel, Series
 from report.numbers import DATA, NARROW, Numbers
