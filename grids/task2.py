@@ -491,6 +491,7 @@ NAMED = {
         for name, run in {
             "depth6-coarse": SHALLOW,
             "depth6-taught": TAUGHT,
+            "depth6-tenth": FRACTIONS["ours, depth 6"][0.1],
             "resnet34-60": RESNET_60[0.001],
             "resnet34-fine-60": FINE_RESNET_60,
             "depth6-60": FINE_WIDE_60,

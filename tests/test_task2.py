@@ -161,7 +161,7 @@ def test_documents_are_made_from_what_an_evaluation_writes(have, evaluate):
         evaluate(f"{arch}/model.pt", "--repeats 1")
     made = collect(Path())  # there is no ResNet-34 to divide by
     drawn = {name.split("_")[1] for name in made.charts if name.startswith("task2_")}
-    assert drawn == {"cost", "confusion", "curves", "field"}
+    assert drawn == {"confusion", "field"}
     main = made.blocks["task2-main-all"]
     assert "| plain6-k5 | 7x7s2 | 0.125 | 2 | light | 0.001 | 6 | 1 |" in main
     assert "| resnet10 | 7x7s2 | 0.125 | 2 | light | 0.001 | 10 | 1 |" in main
