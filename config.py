@@ -45,6 +45,9 @@ PRESETS_IN_WORDS = "; ".join(
 )
 
 DEVICES = "cpu, cuda, cuda:N or mps (Apple GPU, float32, not tested); auto: cuda if there is a GPU, else cpu"
+SELF = (
+    "self"  # value of --teacher: a model learns from the moving average of its own weights (arXiv 1703.01780)
+)
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
 # Options that do not change the training, so they may differ when a run is resumed. `taught_by` is compared together
@@ -74,6 +77,8 @@ def choose_device(device: str) -> str:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":  # to count GPUs, PyTorch loads the driver at every call
+        return device
     if device == "cuda":  # each process of torchrun uses a different GPU
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
@@ -161,7 +166,7 @@ class TrainConfig:
     teacher: str | None = option(
         None,
         "model.pt of a teacher trained on the same data. The model also learns the teacher's predictions on all "
-        "channels (knowledge distillation)",
+        f"channels (knowledge distillation). {SELF}: the teacher is the moving average of the model's own weights",
     )
     init_from: str | None = option(
         None,
@@ -222,6 +227,11 @@ class TrainConfig:
     # `training_name` of the teacher. It is not an option: the training script reads it from the teacher's checkpoint
     taught_by: str | None = None
 
+    @property
+    def teacher_file(self) -> str | None:
+        """Return the path of the teacher's checkpoint, or None without a teacher that was trained before."""
+        return None if self.teacher == SELF else self.teacher
+
     @classmethod
     def of(cls, options: Mapping[str, Any], **changed: Any) -> Self:
         """Return the options in a checkpoint or a record; `changed` replaces some of them.
@@ -250,9 +260,10 @@ class TrainConfig:
             self.amp = self.device.startswith("cuda") or (
                 self.device == "cpu" and torch.cpu._is_avx512_bf16_supported() and self.image_size >= 32
             )
-        if self.arch in LAYERS and self.stem_pool == stem_pools(self.stem, None):
-            self.stem_pool = None  # the same training as without the option
         check_ranges(self)
+        for key, value in network_defaults(self).items():
+            if value is not None and getattr(self, key, None) == value:
+                setattr(self, key, None)  # the same training as without the option
         check_name(self.name, "--name")
         if self.train_sizes is not None:
             self.train_sizes = ",".join(str(side) for side in parse_sizes(self.train_sizes))
@@ -285,6 +296,19 @@ class TrainConfig:
                 raise UserError(
                     f"--{name.replace('_', '-')} has no effect without {needs}: add {needs}, or leave this option out"
                 )
+
+
+def network_defaults(config: TrainConfig) -> dict[str, Any]:
+    """Return the value that each option of the network has if it is left out."""
+    if config.arch in LAYERS:
+        return {"stem_pool": stem_pools(config.stem, None), "kernel_size": STEMS[config.stem][0]}
+    if config.arch not in SHALLOW:
+        return {}
+    usual = {**SHALLOW_OPTIONS, **SHALLOW[config.arch]}
+    del usual["stem_pool"]  # without this option, the stem depends on the size of the images
+    return {
+        key: ",".join(map(str, value)) if isinstance(value, tuple) else value for key, value in usual.items()
+    }
 
 
 def parse_sizes(text: str | None) -> tuple[int, ...]:
@@ -386,10 +410,7 @@ class Task1Config(TrainConfig):
         if (self.kernel_size or 1) % 2 == 0:
             raise UserError(f"--kernel-size {self.kernel_size}: must be odd")
         self.name = self.name or self._default_name()
-        super().resolve()
-        if self.kernel_size == STEMS[self.stem][0]:
-            self.kernel_size = None  # the same training as without the option
-        return self
+        return super().resolve()
 
     def without_effect(self) -> dict[str, str]:
         unused = super().without_effect()
@@ -438,11 +459,6 @@ class Task2Config(ShallowOptions, TrainConfig):
         if self.name is None:
             self.name = shallow_name({**SHALLOW[self.arch], **options}) if self.arch in SHALLOW else self.arch
         super().resolve()
-        if self.arch in SHALLOW:
-            usual = {**SHALLOW_OPTIONS, **SHALLOW[self.arch]}
-            for key in options.keys() - {"stem_pool"}:
-                if options[key] == usual[key]:
-                    setattr(self, key, None)  # the same training as without the option
         # shallow networks are designed for small images: on larger images the stem halves the sides more often
         if self.arch in SHALLOW and self.stem_pool is None and self.stem == "7x7s2":
             fitting = fit_stem(self.arch, self.image_size)
@@ -468,23 +484,23 @@ def resolve_run(task: str, run: Run, preset: str, channels=RGB, **more: Any) -> 
 
     Args:
         channels: channels of the data.
-        more: further options, such as the seed.
+        more: further options, such as the seed, also for the teacher; the options of the run replace them.
 
     Raises:
         UserError: the training script would refuse the options.
     """
     config = CONFIGS[task]
     options = {
-        **(run.parts or (run,))[0].options,
         "name": run.model,
         "device": "cpu",
         "preset": preset,
         **more,
+        **(run.parts or (run,))[0].options,
     }
     if unknown := options.keys() - {field.name for field in dataclasses.fields(config)}:
         raise UserError(f"the run {run} is not for {task}, which has no option {', '.join(sorted(unknown))}")
     if run.teacher:
-        teacher = training_name(resolve_run(task, run.teacher, preset, channels))
+        teacher = training_name(resolve_run(task, run.teacher, preset, channels, **more))
         options |= {"teacher": teacher, "taught_by": teacher}
     return config(**options).resolve(Channels(channels))
 

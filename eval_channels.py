@@ -26,6 +26,7 @@ from engine.records import NEXT
 from metrics.cost import count_params, flop_counter_macs, latency_ms
 from models.probes import PROBES, probe_network
 from models.task1 import LateFusion, channels_of, for_channels, load_channel_net, load_late_fusion
+from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli, progress_bar
 
 
@@ -106,26 +107,18 @@ def folds(model: nn.Module) -> bool:
     return not isinstance(model, LateFusion) and not find_stem(model).unfoldable
 
 
-def measure(model: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
-    """Measure the cost of the plain network for the channel set `ids`.
+def measure(model: nn.Module, plain: nn.Module, ids: tuple[int, ...], batches: Batches, repeats: int) -> dict:
+    """Measure the cost of `plain`, the network for the channel set `ids` alone that was made of `model`.
 
     The latency is the median of `repeats` passes of one image; with 0 it is not measured.
     """
-    plain, size = for_channels(model, ids).eval(), batches.image_size
+    plain, size = plain.eval(), batches.image_size
     image = torch.randn(1, len(ids), size, size, device=batches.device).to(memory_format=torch.channels_last)
     generation = find_stem(model).generation_macs(len(ids)) if folds(model) else 0
     return {
         "params": count_params(model),
         "macs": flop_counter_macs(plain, image) + generation,
         "latency_ms": latency_ms(plain, image, repeats=repeats) if repeats else None,
-    }
-
-
-def kernels(model: nn.Module, subsets: dict) -> dict:
-    """Return a dict from each set's name to its first eight filters, rounded, (8, n, k, k); a figure shows them."""
-    return {
-        subset: find_stem(model).kernel(ids)[:8].double().round(decimals=4).tolist()
-        for subset, ids in subsets.items()
     }
 
 
@@ -154,14 +147,13 @@ def main(argv: list[str] | None = None) -> None:
 
     columns = [cache.channel_names.index(name) for name in names]
     record = evaluation.new_record()
-    if record["section"] == "ours" and len(names) <= 3 and folds(model):
-        record["kernels"] = kernels(model, subsets)
     train = (
         make_batches(cache, "train", evaluation.size, columns, device, config.fraction)
         if args.probe == "recalibrated-bn"
         else None
     )
     seen = list(parse_subset(config.train_channels, names))
+    costs: dict[str, dict] = {}  # of each set, measured once for all splits
 
     def evaluate(batches: Batches) -> tuple[list[dict], dict]:
         rows, predictions = [], {}
@@ -172,10 +164,13 @@ def main(argv: list[str] | None = None) -> None:
             quality, predictions[subset] = predict_and_score(
                 network.to(device), batches, cache.num_classes, inputs
             )
-            rows.append({"subset": subset, **quality, **measure(model, ids, batches, args.repeats)})
+            if subset not in costs:
+                plain = for_channels(model, ids) if args.probe else network
+                costs[subset] = measure(model, plain, ids, batches, args.repeats)
+            rows.append({"subset": subset, **quality, **costs[subset]})
         return rows, predictions
 
-    if evaluation.run(record, columns, evaluate):
+    if evaluation.run(record, columns, evaluate, write_page):
         print(NEXT)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from config import SELF
 from data.batches import Batches
 from engine.evaluation import Evaluation, add_options, predict_and_score
 from engine.records import NEXT, SINGLE
@@ -25,6 +26,7 @@ from models.branched import fuse
 from models.resnet import LAYERS
 from models.shallow import SHALLOW
 from models.task2 import load_classifier, measure_depth
+from report.evaluation_page import write_page
 from utils import ArgumentParser, UserError, cli
 
 LIMITED = ("ours", "distilled")  # sections whose networks may not be deeper than MAX_DEPTH
@@ -42,7 +44,7 @@ def default_section(options: dict, test: dict) -> str:
     if test:
         return "ablation"
     if options["arch"] in SHALLOW:
-        return "distilled" if options["teacher"] else "ours"
+        return "ours" if options["teacher"] in (None, SELF) else "distilled"
     if options["arch"] == "resnet34":
         return "reference"
     return "baseline" if options["arch"] in LAYERS else "ablation"
@@ -124,7 +126,7 @@ def evaluate(path: str, args) -> bool:
         quality, predictions = predict_and_score(fused, batches, cache.num_classes)
         return [{**quality, **columns}], {SINGLE: predictions}
 
-    return evaluation.run(record, channels, answer)
+    return evaluation.run(record, channels, answer, write_page)
 
 
 def main(argv: list[str] | None = None) -> None:

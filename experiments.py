@@ -24,9 +24,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from config import CONFIGS, PRESETS, TrainConfig, folder_name, training_name
+from config import CONFIGS, PRESETS, folder_name, resolve_run
 from data.dataset import find_dataset
-from data.lists import name_of, read_channels
+from data.lists import name_of, read_lists
 from engine.records import NEXT
 from grids import GRIDS, task_of
 from grids.run import Run, distinct
@@ -186,17 +186,13 @@ def check_precision(args) -> None:
                     )
 
 
-def training_config(run: Run, args, seed: int) -> TrainConfig:
-    """Return the options of a run's training, --options included, as the training script resolves them."""
-    config = parse_config(CONFIGS[task_of(args.grid)], ["--device", "cpu", *run_arguments(run, args, seed)])
-    if run.teacher:
-        config.taught_by = training_name(training_config(run.teacher, args, seed))
-    return config.resolve(args.channels)
-
-
 def run_folder(run: Run, args, seed: int) -> Path:
-    """Return the directory of a training; it depends on the data and on all options."""
-    return Path("runs") / f"{args.dataset}-{args.preset}" / folder_name(training_config(run, args, seed))
+    """Return the directory of a training; it depends on the data and on all options, --options included."""
+    task = task_of(args.grid)
+    given, usual = vars(parse_config(CONFIGS[task], args.options)), vars(CONFIGS[task]())
+    more = {key: value for key, value in given.items() if value != usual[key]}
+    config = resolve_run(task, run, args.preset, args.channels, seed=seed, **more)
+    return Path("runs") / f"{args.dataset}-{args.preset}" / folder_name(config)
 
 
 def model_file(run: Run, args, seed: int) -> Path:
@@ -211,15 +207,17 @@ def model_files(run: Run, args, seed: int) -> list[Path]:
 
 def training_jobs(args) -> list[Job]:
     """Return a job for each training that is not finished. A finished training has a model.pt."""
-    jobs, script = [], str(ROOT / f"train_{task_of(args.grid)}.py")
+    jobs: dict[Path, Job] = {}  # by folder, since several seeds may have the same teacher
+    script = str(ROOT / f"train_{task_of(args.grid)}.py")
     for seed in args.seeds:
         for run in trainings(chosen_runs(args)):
             folder = run_folder(run, args, seed)
             options = {"data": args.data, "threads": args.threads, "out": folder, "resume": True}
             command = [sys.executable, script, *as_arguments(options), *run_arguments(run, args, seed)]
             needs = [model_file(run.teacher, args, seed)] if run.teacher else []
-            jobs.append(Job(f"{run} seed {seed}", command, folder / "log.txt", folder / "model.pt", needs))
-    return [job for job in jobs if not job.makes.exists()]
+            name = f"{run} seed {run.options.get('seed', seed)}"
+            jobs[folder] = Job(name, command, folder / "log.txt", folder / "model.pt", needs)
+    return [job for job in jobs.values() if not job.makes.exists()]
 
 
 def evaluation_jobs(args) -> list[Job]:
@@ -365,7 +363,7 @@ def make_parser() -> ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     source = find_dataset(args.data)
-    args.dataset, args.channels = name_of(source), read_channels(source)
+    args.dataset, args.channels = name_of(source), read_lists(source).channels
     check_words(args)
     check_precision(args)
     if args.list:

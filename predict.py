@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from config import DEVICES, choose_device
 from engine.prediction import Predictor, find_images
 from report.answer_picture import draw_answers
 from storage.files import atomic_path, check_replaceable, check_writable
-from utils import ArgumentParser, UserError, cli, printable, use_threads, within
+from utils import ArgumentParser, UserError, cli, note, printable, use_threads, within
 
 TOGETHER = 64  # images in memory at the same time
 
@@ -68,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
                 images[file] = predictor.pixels(file, ids)
             except UserError as error:
                 failed.append(error)
-                print(printable(str(error)), file=sys.stderr)
+                note(str(error))
         if not images:
             continue
         for file, shares in zip(images, predictor.probabilities(list(images.values()), ids)):

@@ -22,7 +22,7 @@ from channelset import sample_channels, some_subsets
 from config import Task1Config
 from data.channels import parse_shares, parse_subset, subset_name
 from data.dataset import find_dataset, make_batches, open_data
-from data.lists import RGB, read_channels
+from data.lists import RGB, read_lists
 from engine.trainer import Trainer, goes_on, predict, start
 from models.initial import initialise
 from models.task1 import CHECKPOINT, build_from_options, for_channels, load_teacher
@@ -54,8 +54,8 @@ def build_shaped(options: Mapping, channels: int, num_classes: int) -> torch.nn.
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(Task1Config, argv, __doc__)
-    source = find_dataset(config.data)
-    stored = read_channels(source)
+    lists = read_lists(find_dataset(config.data))
+    stored = lists.channels
     config.resolve(stored)
     ids = parse_subset(config.channels, stored)
     channels = stored.chosen(ids)
@@ -65,12 +65,12 @@ def main(argv: list[str] | None = None) -> None:
             f"--kernel wavelength: the wavelengths of {', '.join(names[:6])} are not known: write them into "
             "bands.txt, or choose another --kernel"
         )
-    if config.teacher and config.channels != "all":
+    if config.teacher_file and config.channels != "all":
         raise UserError(
             f"--teacher {config.teacher}: teacher and student must both take all channels of the data; leave out "
             f"--channels or --teacher"
         )
-    device, processes, lists = start(config, source)
+    device, processes = start(config, lists)
     cache = open_data(lists, config.image_size, config.cache, config.max_failed)
     train = make_batches(cache, "train", config.image_size, ids, device, config.fraction)
     val = make_batches(cache, "val", config.image_size, ids, device)
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     if config.init_from and not goes_on(config):
         shaped = partial(build_shaped, vars(config))
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, cache.class_names))
-    teacher = load_teacher(config.teacher, cache, len(names)) if config.teacher else None
+    teacher = load_teacher(config.teacher, cache, len(names)) if config.teacher_file else None
     seen = list(parse_subset(config.train_channels, channels))
     shares = parse_shares(config.set_shares, channels.chosen(seen))
 

@@ -17,7 +17,8 @@ from functools import partial
 import torch
 
 from config import Task2Config
-from data.dataset import make_batches, open_data
+from data.dataset import find_dataset, make_batches, open_data
+from data.lists import read_lists
 from engine.trainer import Trainer, goes_on, predict, start
 from models.initial import initialise
 from models.shallow import SHALLOW
@@ -27,7 +28,8 @@ from utils import cli, parse_config
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(Task2Config, argv, __doc__).resolve()
-    device, processes, lists = start(config)
+    lists = read_lists(find_dataset(config.data))
+    device, processes = start(config, lists)
     channels = range(len(lists.channels))
     torch.manual_seed(config.seed)
     model = build_classifier(vars(config), len(channels), len(lists.class_names))
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         shaped, names = partial(build_classifier, vars(config)), lists.channels.names
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, lists.class_names))
     cache = open_data(lists, config.image_size, config.cache, config.max_failed)
-    teacher = load_teacher(config.teacher, cache) if config.teacher else None
+    teacher = load_teacher(config.teacher, cache) if config.teacher_file else None
     train, val = (
         make_batches(cache, split, config.image_size, channels, device, config.fraction)
         for split in ("train", "val")

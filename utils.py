@@ -34,9 +34,8 @@ NO_MEMORY = r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_a
 # With this environment variable, the C library of Linux asks for huge pages of memory. Then a training on a CPU is up
 # to twice as fast. The variable must be set before Python starts.
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-ENDS_WITH_STDIN = (
-    "ENDS_WITH_STDIN"  # if this environment variable is set, the script stops when its stdin closes
-)
+# if this environment variable is set, the script stops when its stdin closes
+ENDS_WITH_STDIN = "ENDS_WITH_STDIN"
 
 
 class UserError(Exception):
@@ -180,23 +179,23 @@ def cli(main) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        note(f"error: {error}")
         sys.exit(BUSY if isinstance(error, BusyError) else 2)
     except BrokenPipeError:  # the reader of our output has ended, such as `| head`
         with suppress(AttributeError, OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        note("interrupted")
         sys.exit(130)
     except Exception as error:
         if is_out_of_memory(error):
             message = "out of memory; run fewer processes at once, or use smaller batches, images or networks"
         elif isinstance(error, OSError):  # the path is too long or the disk failed
-            message = f"{printable(str(error))[:300]}; {remedy(error.errno)}"
+            message = f"{str(error)[:300]}; {remedy(error.errno)}"
         else:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        note(f"error: {message}")
         sys.exit(2)
     finally:
         sys.stderr = plain  # a notebook still needs it
@@ -266,6 +265,11 @@ def _end_with_stdin() -> None:
 def printable(text: str) -> str:
     """Return the text with its control characters as escapes: a file name may hold terminal commands or line breaks."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+
+
+def note(text: str) -> None:
+    """Print a message to stderr, with its control characters as escapes."""
+    print(printable(text), file=sys.stderr)
 
 
 def check_name(name, what: str) -> str:
@@ -344,10 +348,7 @@ def use_threads(count: int) -> int:
     """
     if not count:
         count = min(free_cores(), torch.get_num_threads())
-        print(
-            f"{counted(count, 'CPU thread')}, one per idle core; --threads N sets another number",
-            file=sys.stderr,
-        )
+        note(f"{counted(count, 'CPU thread')}, one per idle core; --threads N sets another number")
     torch.set_num_threads(count)
     return count
 

@@ -585,12 +585,10 @@ class _ForgetSet(_OfTheSet):
 class _FillInput(_OfTheSet):
     """Fill the absent channels of the images before the network's `forward` runs."""
 
-    arguments: tuple[str, ...] = ()  # all arguments of the network's forward
-    images: tuple[str, ...] = ()  # arguments that hold images; (): find them
-
-    def __init__(self, path: str, model: nn.Module, images: tuple[str, ...] = ()):
+    def __init__(self, path: str, model: nn.Module, images: tuple[str, ...]):
         super().__init__(path)
         parameters = inspect.signature(model.forward).parameters
+        # names of all arguments; of those that hold images, or () to find them; whether the network takes the set
         self.arguments, self.images, self.own = tuple(parameters), images, takes_set(model)
         unknown = next((name for name in images if name not in parameters), None)
         if unknown is not None and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -602,7 +600,7 @@ class _FillInput(_OfTheSet):
         place, kwargs = self.place(model), dict(kwargs)
         channels = mask = None
         if not isinstance(place, FixedFill) and not self.own:
-            channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
+            channels, mask = kwargs.pop("channels", None), kwargs.pop("mask", None)
         given: Arguments = {**dict(enumerate(args)), **kwargs}
         if self.images:
             names = [

@@ -15,8 +15,6 @@ from . import context
 from .fill import Regression
 from .place import ChannelPlace, InputFill
 
-ARGUMENTS = ("channels", "mask")
-
 
 def check_example(model: nn.Module, place: ChannelPlace, example: Any, shared: bool) -> None:
     """Run an adapted network several times, each time with other values in the absent channels.
@@ -161,7 +159,7 @@ def _masks(images: int, channels: int) -> Tensor:
 
 def takes_set(model: nn.Module) -> bool:
     """Check whether forward itself has an argument `channels` or `mask`."""
-    return not inspect.signature(model.forward).parameters.keys().isdisjoint(ARGUMENTS)
+    return not inspect.signature(model.forward).parameters.keys().isdisjoint(("channels", "mask"))
 
 
 @contextmanager

@@ -100,11 +100,11 @@ def _last(entries: tuple[Entry, ...], place: nn.Module, call: bool) -> int:
 
 def _newest(entries: tuple[Entry, ...], place: nn.Module, ambient: bool) -> tuple[Any, Any]:
     called = False  # after the newest call, older calls do not count: an interrupt may have left them behind
-    for i in range(len(entries) - 1, -1, -1):
-        owner, call, channels, mask = entries[i]
+    for entry in reversed(entries):
+        owner, call, channels, mask = entry
         if owner is not place or (call and called) or (not call and not ambient):
             continue
-        if _has_set(entries[i]):
+        if _has_set(entry):
             return channels, mask
         called = called or call
     return None, None

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .fused import stamp
 from .names import UNSEEN
 from .restore import Restored
 from .statistics import named, numbers, refuse
@@ -111,10 +112,10 @@ class Fill(Restored):
         Pixels of absent channels have no influence, even where they are NaN.
         """
         if self.centre is not None:
-            x = x - _along(self.centre.to(x), x)
-        absent = x.new_zeros(()) if self.absent is None else _along(self.absent.to(x), x)
-        x = self._mix(torch.where(_along(mask, x), x, absent), mask)
-        return x if self.centre is None else x + _along(self.centre.to(x), x)
+            x = x - along(self.centre.to(x), x)
+        absent = x.new_zeros(()) if self.absent is None else along(self.absent.to(x), x)
+        x = self._mix(torch.where(along(mask, x), x, absent), mask)
+        return x if self.centre is None else x + along(self.centre.to(x), x)
 
     def shift(self, ids: Sequence[int]) -> Tensor | None:
         """Return the constant x_hat - P x of one set of channels: (C,), or None for zero."""
@@ -131,7 +132,7 @@ class Fill(Restored):
         with exactly(x.device):  # the rule's small solve stays in float32
             # (B, rows, C)
             mixing = (self(mask, x.float()) if self.per_image else self(mask)).to(x)
-        return _product(mixing, x)
+        return product(mixing, x)
 
 
 def exactly(device: torch.device) -> AbstractContextManager[Any]:
@@ -139,8 +140,8 @@ def exactly(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-def _product(matrices: Tensor, x: Tensor) -> Tensor:
-    """Multiply (B, r, C) with the channels of images (B, C, ...)."""
+def product(matrices: Tensor, x: Tensor) -> Tensor:
+    """Multiply (B, r, C) or (r, C) with the channels of images (B, C, ...)."""
     if are_channels_last(x):
         # pixels as rows, (B, H W, C): so neither the input nor the output is copied
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
@@ -155,7 +156,7 @@ def are_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def _along(value: Tensor, x: Tensor) -> Tensor:
+def along(value: Tensor, x: Tensor) -> Tensor:
     """Give (C,) or (B, C) the axes of images x (B, C, ...)."""
     return value.view(*value.shape, *[1] * (x.ndim - 2))
 
@@ -197,7 +198,7 @@ class Rescale(Fill):
         return _diagonal(self.channels * _shares(mask))
 
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
-        return x * _along((self.channels * _shares(mask)).to(x), x)
+        return x * along((self.channels * _shares(mask)).to(x), x)
 
 
 class Grey(Fill):
@@ -213,8 +214,8 @@ class Mean(Fill):
         return _diagonal(mask.float()) + absent * _shares(mask).unsqueeze(-2)
 
     def _mix(self, x: Tensor, mask: Tensor) -> Tensor:
-        mean = _product(_shares(mask).to(x).unsqueeze(1), x)
-        return torch.where(_along(mask, x), x, mean)
+        mean = product(_shares(mask).to(x).unsqueeze(1), x)
+        return torch.where(along(mask, x), x, mean)
 
 
 class Black(Fill):
@@ -263,7 +264,7 @@ class Regression(Fill):
             )
         self.scale = 2.0 ** round(math.log2(variance.max()))
         self.hold("covariance", (covariance + ridge * torch.diag(variance)) / self.scale)
-        # from each set to (stamp of the covariance, P, the covariance)
+        # from each set to (stamp of the covariance, P, the covariance: while it is held, no other tensor has its id)
         self.cache: dict[tuple[int, ...], tuple[Any, Tensor, Tensor]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -275,9 +276,9 @@ class Regression(Fill):
 
     def forward(self, mask: Tensor) -> Tensor:
         mask = mask.to(self.covariance.device)
-        if self.channels <= SWEPT or captured():
-            return self._sweep(mask)
-        return self._solve(mask.reshape(-1, self.channels)).view(*mask.shape, self.channels)
+        predict = self._sweep if self.channels <= SWEPT or captured() else self._solve
+        eye = _eye(self.channels, mask.device)
+        return torch.where(mask.unsqueeze(-1), eye, predict(mask) * mask.unsqueeze(-2))
 
     def _sweep(self, mask: Tensor) -> Tensor:
         # The sweep operator: after step k, element (j, k) is the weight of channel k in the prediction of channel j.
@@ -288,23 +289,16 @@ class Regression(Fill):
             column = swept[..., k] - eye[k]
             share = mask[..., k] / swept[..., k, k]
             swept = swept - share[..., None, None] * column.unsqueeze(-1) * column.unsqueeze(-2)
-        return torch.where(mask.unsqueeze(-1), eye, swept * mask.unsqueeze(-2))
+        return swept
 
     def _solve(self, mask: Tensor) -> Tensor:
-        """Compute P (N, C, C) for masks (N, C) with a linear solver, in double precision."""
-        if mask.device.type == "cpu":  # only the rows and columns that are needed
-            matrices = torch.zeros(len(mask), self.channels, self.channels, dtype=torch.float32, device="cpu")
-            for matrix, row in zip(matrices, mask.tolist()):
-                ids = [i for i, here in enumerate(row) if here]
-                matrix[:, ids] = self._regression(ids)
-            return matrices
+        # in double precision; the rows and columns of absent channels are those of the identity
         covariance = _exact(self.covariance)
         present = mask.to(covariance)
         rows = covariance * present.unsqueeze(-1)
         square = rows * present.unsqueeze(-2) + torch.diag_embed(1 - present)
-        solved = torch.linalg.solve_ex(square, rows)[0].mT * present.unsqueeze(-2)
-        eye = _eye(self.channels, mask.device)
-        return torch.where(mask.unsqueeze(-1), eye, solved.float())
+        solved: Tensor = torch.linalg.solve_ex(square, rows)[0].mT
+        return solved.float()
 
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
         device = self.covariance.device
@@ -312,12 +306,11 @@ class Regression(Fill):
 
     def _regression(self, ids: Sequence[int]) -> Tensor:
         """Return the regression's columns (C, n) for one set; cache them in eval mode."""
-        version = None if self.covariance.is_inference() else self.covariance._version
-        stamp, entry = (self.covariance.data_ptr(), version), self.cache.get(tuple(ids))
-        if self.training or entry is None or entry[0] != stamp or entry[2] is not self.covariance:
+        now, entry = stamp(self.covariance), self.cache.get(tuple(ids))
+        if self.training or entry is None or entry[0] != now:
             # a later call with gradients may use the cached value
             with torch.inference_mode(False), torch.no_grad():
-                entry = (stamp, self._compute(list(ids)), self.covariance)
+                entry = (now, self._compute(list(ids)), self.covariance)
             if len(self.cache) >= CACHED:
                 self.cache.clear()
             if not self.training:
@@ -460,13 +453,13 @@ class BySize(Regression):
         return kernel.repeat(1, self.channels, 1, 1)
 
 
-class _Corrected(Regression):
-    """A regression fill whose absent rows are corrected by a small network.
+class Learned(Regression):
+    """A regression fill whose absent rows are corrected by a small network of the mask.
 
     The network reads `inputs` numbers for each channel. The correction is zero at the start.
     """
 
-    inputs: int
+    inputs = 1
     corrected = True
     # with all channels P is the identity, but distributed training needs a gradient of zero for the correction
     whole = False
@@ -478,29 +471,22 @@ class _Corrected(Regression):
             nn.Linear(self.inputs * channels, hidden), nn.ReLU(), _ZeroAtStart(hidden, channels**2)
         )
 
-    def _correct(self, matrix: Tensor, mask: Tensor, inputs: Tensor) -> Tensor:
-        """Add the correction to the absent rows of `matrix`; inputs (..., inputs * C) of the network."""
-        weight = self.correction[0].weight  # replicas of nn.DataParallel list no parameters
-        assert isinstance(weight, Tensor)
-        correction = self.correction(inputs.to(weight)).unflatten(-1, (self.channels, self.channels))
-        corrected: Tensor = matrix + correction.to(matrix) * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
+    def forward(self, mask: Tensor, images: Any = None) -> Tensor:
+        """Compute P as `Fill.forward` does; a `per_image` rule also needs images (B, C, ...), zero where absent."""
+        mask = mask.to(self.covariance.device)
+        matrix, weight = super().forward(mask), self.correction[0].weight
+        assert isinstance(weight, Tensor)  # replicas of nn.DataParallel list no parameters
+        correction = self.correction(self._seen(mask, images).to(weight))
+        correction = correction.unflatten(-1, (self.channels, self.channels)).to(matrix)
+        corrected: Tensor = matrix + correction * (~mask.unsqueeze(-1) & mask.unsqueeze(-2))
         return corrected
 
-
-class Learned(_Corrected):
-    """A regression fill whose absent rows are corrected by a small network of the mask.
-
-    The correction is zero at the start.
-    """
-
-    inputs = 1
-
-    def forward(self, mask: Tensor) -> Tensor:
-        mask = mask.to(self.covariance.device)
-        return self._correct(super().forward(mask), mask, mask)
+    def _seen(self, mask: Tensor, images: Any) -> Tensor:
+        """Return what the network reads: (..., inputs * C)."""
+        return mask
 
 
-class Conditioned(_Corrected):
+class Conditioned(Learned):
     """A regression fill whose absent rows are corrected by a small network of the mask and the image.
 
     The network gets each present channel's mean and standard deviation. This is a dynamic convolution (arXiv
@@ -510,12 +496,9 @@ class Conditioned(_Corrected):
     inputs = 3
     per_image = True
 
-    def forward(self, mask: Tensor, images: Tensor) -> Tensor:  # type: ignore[override]
-        """Compute P (B, C, C) from masks (B, C) and images (B, C, ...) with zeros in absent channels."""
-        seen = torch.cat(
-            [mask, images.mean(tuple(range(2, images.ndim))), images.flatten(2).std(2, correction=0)], dim=1
-        )
-        return self._correct(super().forward(mask), mask, seen)
+    def _seen(self, mask: Tensor, images: Any) -> Tensor:
+        means = images.mean(tuple(range(2, images.ndim)))
+        return torch.cat([mask, means, images.flatten(2).std(2, correction=0)], dim=1)
 
 
 class LumaChroma(Fill):

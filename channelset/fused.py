@@ -29,11 +29,11 @@ def look(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> Seen | None:
     return Seen(stamp(weight, bias, embedding), *values)  # type: ignore[arg-type]
 
 
-def stamp(weight: Tensor, bias: Tensor | None, embedding: Tensor) -> tuple[object, ...]:
-    """Return a key that changes whenever the parameters change, without reading their values."""
+def stamp(*tensors: Tensor | None) -> tuple[object, ...]:
+    """Return a key that changes whenever the tensors change, without reading their values."""
     return tuple(
-        None if p is None else (id(p), p.data_ptr(), None if p.is_inference() else p._version)
-        for p in (weight, bias, embedding)
+        None if x is None else (id(x), x.data_ptr(), None if x.is_inference() else x._version)
+        for x in tensors
     )
 
 

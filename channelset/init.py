@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,18 +53,15 @@ def kernel_sources(init: str | Mapping[Any, Any], known: Channels, wanted: Chann
     return source
 
 
-def _parts(parts: Any) -> dict[Any, float]:
-    """Return a dict from old channels to weights for one old channel, a list of old channels or a mapping."""
+def _parts(parts: Any) -> Mapping[Any, float]:
+    """Return a mapping from old channels to weights for one old channel, a list of old channels or a mapping."""
     if isinstance(parts, Mapping):
         try:
             return {channel: float(weight) for channel, weight in parts.items()}
         except (TypeError, ValueError):
             raise ValueError(f"init: the weights of {dict(parts)} are not all numbers") from None
     if isinstance(parts, (list, tuple)):
-        weights: dict[Any, float] = {}
-        for channel in parts:
-            weights[channel] = weights.get(channel, 0.0) + 1
-        return weights
+        return Counter(parts)
     if isinstance(parts, (set, frozenset)):
         raise ValueError(f"init: {parts} is a set; give a list")
     return {parts: 1.0}

@@ -42,10 +42,10 @@ class Channels:
             raise ValueError(
                 f"channels {channels!r}: give their number, their names or a mapping of names to nm"
             )
-        items: list[tuple[Any, Any]]
         if isinstance(channels, int):
-            items = [(str(i), None) for i in range(channels)]
-        elif isinstance(channels, Mapping):
+            channels = [str(i) for i in range(channels)]
+        items: list[tuple[Any, Any]]
+        if isinstance(channels, Mapping):
             items = list(channels.items())
         else:
             given = [_plain(item) for item in channels]

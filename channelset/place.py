@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import context
-from .fill import Fill, LumaChroma, captured, exactly, rule_name
+from .fill import Fill, LumaChroma, along, captured, exactly, product, rule_name
 from .names import Channels
 from .restore import Restored
 from .sampling import REPEATED, Sampler, in_backward
@@ -146,18 +146,19 @@ class ChannelPlace(Restored):
         Raises:
             ValueError: the state belongs to other channels or to another rule.
         """
-        stored = read_extra(state)
+        stored: dict[str, Any] = json.loads(bytes(state.detach().cpu().tolist()).decode())
         if "fill" in stored and stored["fill"] != rule_name(self.fill):
             raise ValueError(
                 f"the checkpoint has fill rule {stored['fill']!r}, the network has {rule_name(self.fill)!r}"
             )
         if stored.get("channels"):
-            if wrong := self.channels.differs(Channels(stored["channels"])):
+            theirs = Channels(stored["channels"])
+            if wrong := self.channels.differs(theirs):
                 raise ValueError(
                     f"the checkpoint has {wrong}: adapt the network to the checkpoint's channels"
                 )
             if not self.channels.are_named:
-                self.channels = Channels(stored["channels"])
+                self.channels = theirs
         self.normalisation = stored.get("normalisation") or self.normalisation
         if self.sampler is not None and "sampler" in stored:
             self.sampler.seed, self.sampler.count = stored["sampler"]["seed"], stored["sampler"]["count"]
@@ -194,12 +195,6 @@ def either(channels: Any, mask: Any) -> tuple[Any, Any]:
             "give `channels` (one set for the batch) or `mask` (one set for each image), not both"
         )
     return channels, mask
-
-
-def read_extra(state: Any) -> dict[str, Any]:
-    """Convert the bytes of `get_extra_state` back to a dict."""
-    content: dict[str, Any] = json.loads(bytes(state.detach().cpu().tolist()).decode())
-    return content
 
 
 class InputFill(ChannelPlace):
@@ -261,5 +256,5 @@ class FixedFill(nn.Module):
     def fill_images(self, x: Tensor, channels: Any, mask: Any) -> Tensor:
         """Return images of all channels (B, C, ...) from images (B, n, ...) of the fill's set."""
         with exactly(x.device):
-            filled = torch.unflatten(self.matrix.to(x) @ x.flatten(2), 2, x.shape[2:])
-        return filled if self.shift is None else filled + self.shift.to(x).view(-1, *[1] * (x.ndim - 2))
+            filled = product(self.matrix.to(x), x)
+        return filled if self.shift is None else filled + along(self.shift.to(x), x)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .adapt import INPUT, adapt_first_conv, find_place
-from .fill import FILLS
+from .fill import FILLS, rule_name
 from .names import Channels
-from .place import read_extra
 
 FORMAT = "channelset 1"
 # wrappers that hold the network as their part `module`
@@ -41,7 +40,7 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "path": where,
         "channels": place.channels.as_dict(),
         "named": place.channels.are_named,  # for older versions
-        "fill": read_extra(place.get_extra_state())["fill"],
+        "fill": rule_name(place.fill),
         "centred": place.fill.centre is None,
         "embedding": getattr(place, "embedding", None) is not None,
     }
@@ -82,16 +81,15 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
         )
     # placeholders: the real statistics are read from the file afterwards
     unit = [[0.0] * count, [1.0] * count, torch.eye(count, device="cpu")]
-    values: dict[str, Any] = {"statistics": unit, "normalised": about["centred"]}
-    if not (about["embedding"] or last == INPUT):
-        values["embedding"] = False
+    values: dict[str, Any] = {"channels": channels, "statistics": unit, "normalised": about["centred"]}
+    if last == INPUT:
+        values["where"] = "input"
+    else:
+        owner = ""
+        values.update(path=about["path"], init={0: 0}, embedding=about["embedding"])
     try:
-        if last == INPUT:
-            part = model.get_submodule(owner)  # the network that was adapted, perhaps in another network
-            adapt_first_conv(part, about["fill"], where="input", channels=channels, **values, **options)
-        else:
-            values.update(path=about["path"], init={0: 0})
-            adapt_first_conv(model, about["fill"], channels=channels, **values, **options)
+        part = model.get_submodule(owner)  # with where="input", perhaps a part of another network was adapted
+        adapt_first_conv(part, about["fill"], **values, **options)
         place = find_place(model)
         place.normalisation = None
         model.load_state_dict(tensors)

@@ -98,17 +98,13 @@ class ChannelSetConv2d(ChannelPlace):
 
         W starts as in He et al. (arXiv 1502.01852), with fan-out, like torchvision's ResNet.
         """
-        if name == "weight":
-            assert self.weight is not None
-            if type(self.fill).spread is Fill.spread:  # in place, for weights that are sharded
-                nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-                self._look()
-                return
-            shape = (self.out_channels, self.in_channels, *self.kernel_size)
-            kernel = torch.empty(shape, device=self.weight.device)
-            self.set_kernel(nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu"))
-        else:
-            self._own()[name].zero_()
+        value = self._own()[name]
+        if name != "weight":
+            value.zero_()
+            return
+        if self.fill.rows != self.in_channels:  # else in place, for weights that are sharded
+            value = torch.empty(self.out_channels, self.in_channels, *self.kernel_size, device=value.device)
+        self.set_kernel(nn.init.kaiming_normal_(value, mode="fan_out", nonlinearity="relu"))
 
     @torch.no_grad()
     def set_kernel(self, kernel: Tensor) -> None:
@@ -264,10 +260,8 @@ class ChannelSetConv2d(ChannelPlace):
 
     def _offset(self, ids: Sequence[int]) -> Tensor | None:
         """Return the bias of the folded convolution: (O,)."""
-        if self.embedding is None or sorted(ids) == list(range(self.in_channels)):
-            offset = self.offset(None)
-        else:
-            offset = self.offset(self._presence(ids).to(self.embedding.device) / len(ids))
+        some = sorted(ids) != list(range(self.in_channels))
+        offset = self.offset(self._presence(ids) / len(ids) if some else None)
         shift = None if len(ids) == self.in_channels and self.fill.whole else self.fill.shift(ids)
         if shift is None:
             return offset

@@ -25,9 +25,8 @@ from storage.files import atomic_path, home_path, read_json, write_text
 from utils import ROOT, UserError, progress_bar
 
 RECIPES = ROOT / "data" / "recipes"
-TOLERANCE = (
-    3  # of 255; another way to resize, or another JPEG quality, changes the means of `look` by up to 2.7
-)
+# of 255; another way to resize, or another JPEG quality, changes the means of `look` by up to 2.7
+TOLERANCE = 3
 
 
 class Row(NamedTuple):

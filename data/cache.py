@@ -3,31 +3,25 @@
 Each data set and size has a directory `<name>-<size>px-<key>`. It is either complete or absent. It holds
 - `<split>.raw`: pixels (N, size, size, C), uint8, uint16 or float32,
 - `<split>.txt`: the list of the N images that could be decoded,
-- pictures.json: bytes and CRC-32 of their files,
 - meta.json: all other facts.
 
 Images that cannot be decoded are left out and named. If there are too many of them, no cache is made (--max-failed).
 
-Opening a cache compares the checksums of all its files. It also compares the pictures of the data set with the cached
-pictures, see data/identity.py. If two data sets have the same lists but different pictures, the second cache is
-`<name>-<size>px-<key>-2`.
+Opening a cache compares the checksums of all its files, and the stamp of its pictures, see data/identity.py. If they
+differ, the cache is built again. So two data sets with the same name and lists but different pictures replace each
+other's cache.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import itertools
 import json
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -35,13 +29,12 @@ from channelset import Channels
 from data import identity
 from data.decode import decode, pixel_kind, pixel_unit, reason, stored_kind
 from data.lists import ImageLists, parse_list
-from storage.files import read_json, write_json, write_text
+from storage.files import read_json, write_json, write_text, writing
 from storage.locks import making
-from utils import ROOT, UserError, allowed_cores, counted, printable, progress_bar
+from utils import ROOT, UserError, allowed_cores, note, progress_bar
 
-FORMAT = 3  # part of the key, so caches of another format are ignored
+FORMAT = 5  # part of the key, so caches of another format are ignored
 CHUNK = 256  # images that are in memory at a time
-PICTURES = "pictures.json"
 
 
 class DamagedCache(UserError):
@@ -65,15 +58,15 @@ class PixelCache:
         size: side of the images, px.
         class_names, num_classes: the classes, in the order of the labels.
         images_digest: digest of the pictures, see `data.identity`.
-        sources: a dict from the path of each data set with these pictures to its `data.identity.stamp`.
+        stamp: the `data.identity.stamp` of the pictures.
         channels: names and wavelengths of the images' last axis; channel_names: only the names.
         kind: type of the pixels, uint8, uint16 or float32.
         mean, std: (C,) float32, of the train pixels. uint8 counts as 0..1; other pixels are not scaled.
         covariance: (C, C) float32, of the train pixels, scaled in the same way.
         failures: a dict from each split to a list of [path, reason]: images that are left out because they cannot be
             decoded.
-        left_out: a dict from the path of each left-out image to the CRC-32 of its file, or None if the file cannot be
-            read.
+        left_out: a dict from the path of each left-out image to its `data.identity.Sums`, or None if the file cannot
+            be read.
         copies: images that are in two splits, see `data.identity.copies`.
 
     Raises:
@@ -83,30 +76,24 @@ class PixelCache:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        with self._reading():
-            self._meta = meta = read_json(self.folder / "meta.json")
+        try:
+            meta = read_json(self.folder / "meta.json")
             if meta["meta_crc32"] != meta_checksum(meta):
                 raise ValueError("meta.json was changed")
             self.name, self.digest, self.size = meta["name"], meta["digest"], meta["size"]
-            self.images_digest, self.sources = meta["images_digest"], meta["sources"]
+            self.images_digest, self.stamp = meta["images_digest"], meta["stamp"]
             self.class_names, self.num_classes = meta["class_names"], len(meta["class_names"])
             self.mean, self.std = np.array(meta["mean"], np.float32), np.array(meta["std"], np.float32)
             self.covariance = np.array(meta["covariance"], np.float32)
             self.channels, self.kind = Channels(meta["channels"]), np.dtype(meta["kind"])
             self.channel_names = self.channels.names
-            self.failures, self.left_out = meta["failures"], meta["left_out"]
-            self.copies = meta["copies"]
+            self.failures, self.copies = meta["failures"], meta["copies"]
+            self.left_out = {path: sums and tuple(sums) for path, sums in meta["left_out"].items()}
             for name, expected in meta["crc32"].items():
                 if checksum(self.folder / name) != expected:
                     raise ValueError(f"{name} was changed")
             # mapped now: if the cache is replaced later, the old and the new files are not mixed
             self._splits = {name: self._map(name, count) for name, count in meta["images"].items()}
-
-    @contextmanager
-    def _reading(self):
-        """Turn the errors of a damaged or unreadable cache into a `DamagedCache` or another `UserError`."""
-        try:
-            yield
         except (
             FileNotFoundError,
             NotADirectoryError,
@@ -132,35 +119,6 @@ class PixelCache:
         """Return the decoded images of "train", "val" or "test", in the order of the list."""
         return self._splits[name]
 
-    def difference(self, lists: ImageLists, stamp: str, sums: Callable[[], identity.Sums]) -> str:
-        """Say how the pictures of `lists` differ from the cached pictures; return "" if they are the same.
-
-        Args:
-            lists: the lists of the cache.
-            stamp: the `data.identity.stamp` of the pictures. All pictures are compared if it is new.
-            sums: a function that returns `data.identity.sums_of`.
-
-        Raises:
-            DamagedCache: pictures.json is damaged.
-        """
-        # the files are read, since a zip may list a wrong checksum for a damaged member
-        left_out = {path: identity.read_sums(lists, path) for path in self.left_out}
-        changed = [path for path, found in left_out.items() if self.left_out[path] != (found and found[1])]
-        if stamp not in self.sources.values():
-            with self._reading():
-                used = read_json(self.folder / PICTURES)
-                changed += [path for path, expected in used.items() if sums().get(path) != expected]
-        return f"{counted(len(changed), 'picture')} changed, such as {changed[0]}" if changed else ""
-
-    def remember(self, lists: ImageLists, stamp: str) -> None:
-        """Note in the cache that `lists` has these pictures. If this fails, the next opening compares them again."""
-        if self.sources.get(str(lists.source)) == stamp:
-            return
-        existing = {path: old for path, old in self.sources.items() if Path(path).exists()}
-        self.sources = {**existing, str(lists.source): stamp}
-        with suppress(UserError):
-            _write_meta(self.folder, {**self._meta, "sources": self.sources})
-
 
 def checksum(path: Path) -> int:
     """Return the CRC-32 of a file. This takes about a second for some gigabytes."""
@@ -174,11 +132,6 @@ def checksum(path: Path) -> int:
 def meta_checksum(meta: dict) -> int:
     """Return the CRC-32 of meta.json without its entry meta_crc32."""
     return zlib.crc32(json.dumps({**meta, "meta_crc32": None}, sort_keys=True).encode())
-
-
-def _write_meta(folder: Path, meta: dict) -> None:
-    """Write meta.json with its checksum."""
-    write_json(folder / "meta.json", {**meta, "meta_crc32": meta_checksum(meta)})
 
 
 def open_cache(
@@ -201,81 +154,49 @@ def open_cache(
         progress: whether to show a progress bar.
 
     Raises:
-        UserError: the size is below 1, the disk is full, or too many images fail to decode.
+        UserError: the disk is full, or too many images fail to decode.
     """
-    if size < 1:
-        raise UserError(f"image size {size} px is too small; use 1 or more")
-    # caches of format 3 hold TIFF files of one or three bands as 8-bit pictures
-    version = FORMAT + (lists.has_bands and len(lists.channels) in (1, 3))
-    key = hashlib.sha256(repr((lists.digest, size, version)).encode()).hexdigest()[:12]
+    key = hashlib.sha256(repr((lists.digest, size, FORMAT)).encode()).hexdigest()[:12]
     target = Path(folder or ROOT / "data" / "cache") / f"{lists.name}-{size}px-{key}"
-    try:
-        found = _look_for(target, lists, progress)
-        while not found.cache:
-            with making(found.folder, replace=True) as temporary:
+    with writing(f"the cache {target} (--cache names another folder)"):
+        while isinstance(found := _look_at(target, lists), str):
+            with making(target, replace=True) as temporary:
                 # look again: another process may have built the cache while this process waited
-                if _look_for(target, lists, progress) == found:
-                    if found.why:
-                        print(printable(f"{found.why} -- building it again"), file=sys.stderr)
+                if _look_at(target, lists) == found:
+                    if found:
+                        note(f"{found} -- building it again")
                     _build(
                         lists, size, temporary, workers or len(allowed_cores()), max_failed_share, progress
                     )
-            found = _look_for(target, lists, progress)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the cache {target}: {error}; free disk space, or choose another "
-            "folder with --cache"
-        ) from error
-    cache = found.cache
-    for key, failed in cache.failures.items():
+    for key, failed in found.failures.items():
         _check_failures(key, failed, len(lists.splits[key].paths), max_failed_share)
         if failed:
-            text = f"warning: {len(failed)} {key} images cannot be decoded and are left out: {_named(failed[:5])}"
-            print(printable(text), file=sys.stderr)
-    if cache.copies:
-        text = (
-            f"warning: {len(cache.copies)} images are in two splits under different names, which spoils the test: "
-            f"{'; '.join(cache.copies[:5])}; remove one of each pair from the lists"
+            note(
+                f"warning: {len(failed)} {key} images cannot be decoded and are left out: {_named(failed[:5])}"
+            )
+    if found.copies:
+        note(
+            f"warning: {len(found.copies)} images are in two splits under different names, which spoils the test: "
+            f"{'; '.join(found.copies[:5])}; remove one of each pair from the lists"
         )
-        print(printable(text), file=sys.stderr)
+    return found
+
+
+def _look_at(target: Path, lists: ImageLists) -> PixelCache | str:
+    """Open the cache `target` if it is of these pictures. Otherwise return why it is not used; "" if there is none."""
+    if not target.exists():
+        return ""
+    try:
+        cache = PixelCache(target)
+    except DamagedCache as error:
+        return str(error)
+    # the files are read, since a zip may list the right checksum for a damaged member
+    mended = any(identity.read_sums(lists, path) != sums for path, sums in cache.left_out.items())
+    if mended or cache.stamp != identity.stamp(lists):
+        return (
+            f"the cache {target} is outdated: pictures of the data set changed, or it is of another data set"
+        )
     return cache
-
-
-class Found(NamedTuple):
-    """A cache and its folder. If `cache` is None, `folder` is where to build it, and `why` tells what is replaced."""
-
-    cache: PixelCache | None
-    folder: Path
-    why: str = ""
-
-
-def _look_for(target: Path, lists: ImageLists, progress: bool) -> Found:
-    """Look for the cache of these pictures in `target`, and in folders with a number behind this name."""
-    caches, damaged, outdated, stamp = [], [], [], identity.stamp(lists)
-    sums = functools.cache(lambda: identity.sums_of(lists, progress))
-    name = target.name
-    for number in itertools.count(2):
-        if not target.exists():
-            break
-        try:
-            caches.append(PixelCache(target))
-        except DamagedCache as error:
-            damaged.append(Found(None, target, str(error)))
-        target = target.with_name(f"{name}-{number}")
-    # caches with this stamp come first, since comparing all pictures takes long
-    for cache in sorted(caches, key=lambda cache: stamp not in cache.sources.values()):
-        try:
-            difference = cache.difference(lists, stamp, sums)
-        except DamagedCache as error:
-            damaged.append(Found(None, cache.folder, str(error)))
-            continue
-        if not difference:
-            cache.remember(lists, stamp)
-            return Found(cache, cache.folder)
-        if not any(Path(path).exists() for path in cache.sources if path != str(lists.source)):
-            why = f"{difference}: the cache {cache.folder} is outdated"
-            outdated.append(Found(None, cache.folder, why))
-    return [*damaged, *outdated, Found(None, target)][0]
 
 
 def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
@@ -291,7 +212,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
             f"GB are free; free disk space or use a smaller image size"
         )
 
-    def load(path: str) -> tuple[np.ndarray | None, str, list[int] | None]:
+    def load(path: str) -> tuple[np.ndarray | None, str, identity.Sums | None]:
         """Return the pixels, or why there are none; and the sums of the file, or None if it cannot be read."""
         sums = None
         try:
@@ -315,7 +236,7 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
                 for path, label, (image, why, sums) in zip(split.paths, split.labels, results):
                     if image is None:
                         failures[key].append([path, why])
-                        left_out[path] = sums and sums[1]
+                        left_out[path] = sums
                     else:
                         file.write(image.tobytes())
                         pictures[path] = sums
@@ -328,14 +249,12 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
             counts[key] = len(lines)
         shape = (counts["train"], size, size, channels)
         mean, covariance = statistics(np.memmap(folder / "train.raw", stored, "r", shape=shape), pool)
-    text = identity.as_text(pictures)
-    write_text(folder / PICTURES, text)
     unit = pixel_unit(stored)
     meta = {
         "name": lists.name,
         "digest": lists.digest,
-        "images_digest": identity.digest_of(text),
-        "sources": {str(lists.source): stamp},
+        "images_digest": identity.digest_of(pictures),
+        "stamp": stamp,
         "size": size,
         "format": FORMAT,
         "images": counts,
@@ -346,11 +265,11 @@ def _build(lists, size, folder, workers, max_failed_share, progress) -> None:
         "covariance": (covariance / unit**2).tolist(),
         "failures": failures,
         "class_names": lists.class_names,
-        "copies": identity.copies(lists, {path: tuple(sums) for path, sums in pictures.items()}),
+        "copies": identity.copies(lists, pictures),
         "left_out": left_out,
         "crc32": {path.name: checksum(path) for path in sorted(folder.iterdir())},
     }
-    _write_meta(folder, meta)
+    write_json(folder / "meta.json", {**meta, "meta_crc32": meta_checksum(meta)})
 
 
 def _in_order(pool: ThreadPoolExecutor, function: Callable, items: list) -> Iterator:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from data.batches import Batches
 from data.cache import PixelCache, open_cache
 from data.demo import make_demo
-from data.identity import as_text, sums_of
+from data.identity import digest_of, sums_of
 from data.lists import ImageLists, read_lists
 from data.source import is_searched, open_source
 from storage.files import home_path
@@ -58,11 +58,14 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
 
 def _content(path: Path) -> tuple[str, str]:
     """Return the digest of the lists, and the sizes of the pictures or, where all sizes are alike, their checksums."""
-    lists = read_lists(path)
+    try:
+        lists = read_lists(path)
+    except UserError:  # a damaged set equals no other set, and the user may choose another
+        return str(path), ""
     sizes = {path: facts and facts[0] for path in lists.paths for facts in [lists.facts(path)]}
     if len(set(sizes.values())) <= max(1, len(sizes) // 20):  # arrays of a few shapes
-        return lists.digest, as_text(sums_of(lists, progress=False))
-    return lists.digest, as_text(sizes)
+        return lists.digest, digest_of(sums_of(lists, progress=False))
+    return lists.digest, digest_of(sizes)
 
 
 def cached_size(image_size: int) -> int:

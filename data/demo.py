@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from data.files import read_file
-from storage.files import parse_json, write_json, write_text
+from storage.files import parse_json, write_json, write_text, writing
 from storage.locks import making
 from utils import UserError
 
@@ -117,7 +117,7 @@ def make_demo(folder: str | Path) -> Path:
         UserError: the folder holds something else, or cannot be written.
     """
     folder = Path(folder)
-    try:
+    with writing(f"the demo set to {folder} (`python -m data.prepare demo --out FOLDER` makes it elsewhere)"):
         filled = folder.exists() and any(folder.iterdir())
         if filled and read_marker(folder / "demo.json") != MARKER:
             raise UserError(
@@ -129,9 +129,4 @@ def make_demo(folder: str | Path) -> Path:
                 # another process may have made the set meanwhile
                 if not folder.exists() or not any(folder.iterdir()):
                     _write(temporary)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the demo set to {folder}: {error}; free disk space, or make it elsewhere: "
-            f"python -m data.prepare demo --out FOLDER, then --data FOLDER --cache FOLDER2"
-        ) from error
     return folder

@@ -8,8 +8,7 @@ import numpy as np
 
 from data.decode import open_picture, reason, to_mode
 from data.lists import BANDS, RGB, ImageLists, bands_text
-from data.source import BROKEN
-from storage.files import write_text
+from storage.files import write_text, writing
 from storage.locks import making
 from utils import UserError, progress_bar
 
@@ -68,26 +67,19 @@ def derive(lists: ImageLists, channel: str, out: str | Path) -> Path:
         )
     if out.exists():
         raise UserError(f"{out} is there already: name another folder with --out, or delete it")
-    try:
-        with making(out) as temporary:
-            for split, part in lists.splits.items():
-                lines = []
-                for path, label in zip(progress_bar(part.paths, desc=split, unit=" images"), part.labels):
-                    rgb = _read_rgb(lists, path)
-                    more = np.round(CHANNELS[channel](rgb.astype(np.float64)))
-                    more = np.clip(more, 0, 255).astype(np.uint8)
-                    file = Path(path).with_suffix(".npy").as_posix()
-                    if (temporary / file).exists():
-                        raise UserError(
-                            f"{path} and another image would both become {file}: rename one of them"
-                        )
-                    (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-                    np.save(temporary / file, np.dstack([rgb, more]))
-                    lines.append(f"{file} {label}\n")
-                write_text(temporary / f"{split}.txt", "".join(lines))
-            write_text(temporary / BANDS, bands_text({**lists.channels.as_dict(), channel: None}))
-    except BROKEN as error:
-        raise UserError(
-            f"cannot write {out}: {error}; free disk space, correct the image, or name another folder with --out"
-        ) from error
+    with writing(str(out)), making(out) as temporary:
+        for split, part in lists.splits.items():
+            lines = []
+            for path, label in zip(progress_bar(part.paths, desc=split, unit=" images"), part.labels):
+                rgb = _read_rgb(lists, path)
+                more = np.round(CHANNELS[channel](rgb.astype(np.float64)))
+                more = np.clip(more, 0, 255).astype(np.uint8)
+                file = Path(path).with_suffix(".npy").as_posix()
+                if (temporary / file).exists():
+                    raise UserError(f"{path} and another image would both become {file}: rename one of them")
+                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+                np.save(temporary / file, np.dstack([rgb, more]))
+                lines.append(f"{file} {label}\n")
+            write_text(temporary / f"{split}.txt", "".join(lines))
+        write_text(temporary / BANDS, bands_text({**lists.channels.as_dict(), channel: None}))
     return out

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
-import zlib
 
 # largest sizes in bytes, both packed and unpacked
 LARGEST_LIST = 1 << 27  # over two million lines
 LARGEST_IMAGE = 1 << 30
-LARGEST_TABLE = 1 << 29
 
 
 def read_file(path: str | os.PathLike, largest: int) -> bytes:
@@ -52,26 +50,6 @@ def read_member(archive: zipfile.ZipFile, name: str, largest: int) -> bytes:
     check_bytes(info.file_size, largest)
     with archive.open(info) as file:
         return file.read(info.file_size)  # with a limit, since a member may hold more than the zip says
-
-
-def read_gzip(path: str | os.PathLike, largest: int) -> bytes:
-    """Unpack a gzip file.
-
-    Args:
-        path: the file.
-        largest: largest number of bytes allowed, packed and unpacked.
-
-    Raises:
-        ValueError: the file is too large, truncated, or not a regular file.
-        OSError, zlib.error: the file cannot be read.
-    """
-    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)  # 16: the gzip format; compares its checksum
-    data = unpacker.decompress(read_file(path, largest), largest + 1)
-    if len(data) > largest:
-        raise ValueError(f"it unpacks to more than the {largest:,} bytes that are allowed")
-    if not unpacker.eof or unpacker.unused_data:
-        raise ValueError("it is truncated, or something follows its end")
-    return data
 
 
 def check_bytes(count: int, largest: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
@@ -14,15 +13,12 @@ import numpy as np
 from data.lists import LIST_FILES
 from data.source import is_searched
 from storage.files import home_path, write_text
-from utils import UserError, counted, printable
+from utils import UserError, counted, note
 
 # endings of image files
 ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".npy")
-SPLITS = {
-    "train": "train(?:ing)?",
-    "val": "val(?:id(?:ation)?)?",
-    "test": "test(?:ing)?",
-}  # names of the folders
+# names of the folders
+SPLITS = {"train": "train(?:ing)?", "val": "val(?:id(?:ation)?)?", "test": "test(?:ing)?"}
 MORE = "(?:set|data|image|img|pic(?:ture)?|photo|split)s?"  # may stand beside these names, as in val2017
 
 
@@ -123,7 +119,7 @@ def _name_left_out(folder: Path, listed: Collection[Path]) -> None:
     if left:
         endings = Counter(file.suffix.lower() or "no ending" for file in left).most_common(5)
         text = f"warning: {counted(len(left), 'file')} in no list, such as {min(left).relative_to(folder)}"
-        print(printable(f"{text} ({', '.join(f'{ending} {n}' for ending, n in endings)})"), file=sys.stderr)
+        note(f"{text} ({', '.join(f'{ending} {n}' for ending, n in endings)})")
 
 
 def _splits(folder: Path) -> dict[str, dict[str, list[Path]]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from data.demo import read_marker
-from data.identity import as_text, digest_of, sums_of
+from data.identity import digest_of, sums_of
 from data.lists import BANDS, ImageLists, bands_text
 from data.source import BROKEN
-from storage.files import write_json, write_text
+from storage.files import write_json, write_text, writing
 from storage.locks import making
 from utils import UserError
 
@@ -73,7 +73,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
     parts = split_folds(labels, folds, lists.class_names)
     folders = [out / f"{lists.name}-fold{fold}" for fold in range(folds)]
     marker = out / "folds.json"
-    content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(as_text(sums_of(lists)))}
+    content = {"digest": lists.digest, "folds": folds, "images_digest": digest_of(sums_of(lists))}
     if read_marker(marker) == content and all(folder.is_dir() for folder in folders):
         return folders
     if out.exists() and any(out.iterdir()):
@@ -81,21 +81,16 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
             f"{out} is not empty and does not hold these folds of these pictures, or holds them under another name: "
             "choose another folder with --out"
         )
-    try:
-        with making(out) as temporary:
-            for path in paths:
-                target = temporary / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(lists.read(path))
-            for folder, part in zip(folders, parts):
-                for split, rows in part.items():
-                    text = "".join(f"{paths[row]} {labels[row]}\n" for row in rows)
-                    write_text(temporary / folder.name / f"{split}.txt", text)
-                if lists.has_bands:
-                    write_text(temporary / folder.name / BANDS, bands_text(lists.channels.as_dict()))
-            write_json(temporary / marker.name, content)
-    except BROKEN as error:
-        raise UserError(
-            f"cannot write the folds to {out}: {error}; free disk space or name another folder with --out"
-        ) from error
+    with writing(f"the folds to {out}", BROKEN), making(out) as temporary:
+        for path in paths:
+            target = temporary / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(lists.read(path))
+        for folder, part in zip(folders, parts):
+            for split, rows in part.items():
+                text = "".join(f"{paths[row]} {labels[row]}\n" for row in rows)
+                write_text(temporary / folder.name / f"{split}.txt", text)
+            if lists.has_bands:
+                write_text(temporary / folder.name / BANDS, bands_text(lists.channels.as_dict()))
+        write_json(temporary / marker.name, content)
     return folders

@@ -1,7 +1,7 @@
 """Identify the pictures of a data set by sizes and checksums of their files, and notice quickly if they change.
 
 A zip lists the size and CRC-32 of each member, and zipfile checks them when it reads the member. In a folder, sizes
-and times are compared first. If a time has changed, as after a copy, all files are read and their checksums compared.
+and times tell whether a picture may have changed.
 The argument `lists` is the result of `data.lists.read_lists`.
 """
 
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import zlib
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from data.source import BROKEN, ZipSource
-from utils import allowed_cores, progress_bar
+from utils import allowed_cores, note, progress_bar
 
 LISTS_ONLY = "lists only"  # stands for a digest if an earlier version did not look at the pictures
 
-Sums = dict[str, list[int] | None]  # from each listed path to [bytes, CRC-32], or None if it cannot be read
+Sums = tuple[int, int]  # number of bytes and CRC-32 of a file
 
 
 def stamp(lists) -> str:
@@ -32,8 +31,11 @@ def stamp(lists) -> str:
     return hashlib.sha256(repr(entries).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def sums_of(lists, progress: bool = True) -> Sums:
-    """Return size and checksum of every picture. A zip lists them; in a folder, every file is read."""
+def sums_of(lists, progress: bool = True) -> dict[str, Sums | None]:
+    """Return a dict from each listed path to size and checksum of its file, or to None if it cannot be read.
+
+    A zip lists them; in a folder, every file is read.
+    """
     paths = lists.paths
     if isinstance(lists.tree, ZipSource):
         return {path: lists.facts(path) for path in paths}
@@ -45,27 +47,22 @@ def sums_of(lists, progress: bool = True) -> Sums:
         return dict(zip(paths, bar))
 
 
-def read_sums(lists, path: str) -> list[int] | None:
-    """Read a picture. Return its bytes and CRC-32, or None if it cannot be read."""
+def read_sums(lists, path: str) -> Sums | None:
+    """Read a picture; return its sums, or None if it cannot be read."""
     try:
         return sums(lists.read(path))
     except BROKEN:
         return None
 
 
-def sums(data: bytes) -> list[int]:
+def sums(data: bytes) -> Sums:
     """Return the number of bytes and the CRC-32 of a file's content."""
-    return [len(data), zlib.crc32(data)]
+    return len(data), zlib.crc32(data)
 
 
-def as_text(sums: Mapping[str, object]) -> str:
-    """Return the sums as a text that does not depend on their order."""
-    return json.dumps(sums, sort_keys=True)
-
-
-def digest_of(text: str) -> str:
-    """Return the digest of the pictures for checkpoints and records; text: from `as_text`."""
-    return hashlib.sha256(text.encode()).hexdigest()
+def digest_of(sums: Mapping[str, object]) -> str:
+    """Return the digest of the pictures for checkpoints and records; it does not depend on the order of `sums`."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def copies(lists, content: Mapping[str, Hashable], within: bool = False) -> list[str]:
@@ -103,9 +100,8 @@ def difference(cache, trained: Mapping, what: str) -> str:
         )
     images = trained.get("images_digest") or LISTS_ONLY
     if images == LISTS_ONLY:
-        print(
-            f"{what} is from an earlier version: {LISTS_ONLY}; nothing can check whether the pictures are the same",
-            file=sys.stderr,
+        note(
+            f"{what} is from an earlier version: {LISTS_ONLY}; nothing can check whether the pictures are the same"
         )
     elif images != cache.images_digest:
         return (

@@ -216,20 +216,10 @@ def check_splits(splits: dict[str, Split], repeats: bool = False) -> None:
                     f"(labels 0..{len(classes) - 1}); remove the line or add training images"
                 )
             first = seen.setdefault(path, (key, label, number))
-            if first[0] != key:
+            if first[:2] != (key, label) or (first[2] != number and not repeats):
                 raise UserError(
-                    f"{split.name}:{number}: {path} is also in {splits[first[0]].name}:{first[2]}; "
-                    "an image in two splits spoils the test: remove one of the lines"
-                )
-            if first[1] != label:
-                raise UserError(
-                    f"{split.name}:{number}: {path} has label {label}, but {first[1]} in line "
-                    f"{first[2]}; remove one of the lines"
-                )
-            if first[2] != number and not repeats:
-                raise UserError(
-                    f"{split.name}:{number}: {path} is already in line {first[2]}, and would count twice: remove "
-                    "one of the lines"
+                    f"{split.name}:{number}: {path} with label {label} is also in {splits[first[0]].name}:{first[2]}, "
+                    f"with label {first[1]}: an image may be listed only once; remove one of the lines"
                 )
 
 
@@ -298,7 +288,9 @@ def read_lists(source: str | Path, name: str | None = None) -> ImageLists:
     if sha256 != COURSE_SHA256:
         check_folders(splits)
     prefix = _locate_images(tree, roots[0], splits)
-    channels = _read_bands(tree, roots[0])
+    bands, channels = roots[0] + BANDS, RGB
+    if bands in tree:
+        channels = parse_bands(_read(tree, bands), str(tree.path / bands))
     facts = sorted(sha256.items())
     if channels is not RGB:
         facts.append(repr(channels))
@@ -332,25 +324,6 @@ def _read(tree, file: str) -> bytes:
         return tree.read(file, LARGEST_LIST)
     except BROKEN as error:
         raise UserError(f"cannot read {file} in {tree.path} ({error}); get the data set again") from error
-
-
-def _read_bands(tree, root: str) -> Channels:
-    file = root + BANDS
-    if file not in tree:
-        return RGB
-    return parse_bands(_read(tree, file), str(tree.path / file))
-
-
-def read_channels(source: str | Path) -> Channels:
-    """Return names and wavelengths of a data set's channels from its bands.txt, or R, G, B if there is no bands.txt.
-
-    Raises:
-        UserError: a line of bands.txt is wrong; the message names it.
-    """
-    tree = open_source(home_path(source).resolve())
-    roots = tree.list_roots()
-    # `read_lists` reports lists that are missing or exist more than once
-    return _read_bands(tree, roots[0]) if len(roots) == 1 else RGB
 
 
 def _sha256(split: Split) -> str:

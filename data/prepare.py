@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -28,6 +27,7 @@ from utils import (
     allowed_cores,
     cli,
     counted,
+    note,
     printable,
     progress_bar,
     within,
@@ -76,11 +76,10 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
         )
     contents = dict(zip(paths, (content for _, _, content in results)))
     if twice := copies(lists, contents, within=True):
-        text = (
+        note(
             f"warning: {counted(len(twice), 'image')} twice in one split under different names, each counted twice: "
             f"{'; '.join(twice[:5])}"
         )
-        print(printable(text), file=sys.stderr)
     if same := copies(lists, contents):
         raise UserError(
             f"{len(same)} images are in two splits under different names: {'; '.join(same[:5])}. An "

@@ -106,10 +106,10 @@ class ZipSource:
             self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
         return read_member(self._archive, name, largest)
 
-    def facts(self, name: str) -> list[int] | None:
+    def facts(self, name: str) -> tuple[int, int] | None:
         """Return size and CRC-32 of a member as the zip lists them, or None if it is missing."""
         info = self._archive.NameToInfo.get(name)
-        return info and [info.file_size, info.CRC]
+        return info and (info.file_size, info.CRC)
 
     def list_roots(self) -> list[str]:
         """Return the folders with a train.txt, see `FolderSource.list_roots`."""

@@ -7,6 +7,7 @@ import glob
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ from engine.records import (
 )
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
-from report.evaluation_page import ClassAnswers, write_page
 from storage.files import check_writable, read_json
 from utils import (
     ROOT,
@@ -53,6 +53,11 @@ def kept_options(options: dict) -> dict:
     stored = {key: value for key, value in options.items() if key not in PLACES}
     teacher = options.get("taught_by")
     return {**stored, "teacher": teacher} if teacher else stored
+
+
+def training_of(checkpoint: dict) -> tuple:
+    """Return facts that tell the trainings of two checkpoints apart."""
+    return checkpoint["environment"], checkpoint["train_s"], kept_options(checkpoint["config"])
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
@@ -135,6 +140,15 @@ def readable(name: str, split: str, row: dict) -> str:
         + f"{row['macs'] / 1e6:.1f} MMAC"
         + ("" if latency is None else f"  {latency:.2f} ms")
     )
+
+
+class ClassAnswers(NamedTuple):
+    """Hold the answers of a network on a split."""
+
+    split: str
+    labels: np.ndarray  # (N,)
+    predictions: dict[str, np.ndarray]  # channel set -> predicted classes (N,)
+    classes: list[str]  # names of the classes
 
 
 class Evaluation:
@@ -234,13 +248,13 @@ class Evaluation:
 
     def _is_this_run(self, record: dict) -> bool:
         """Check whether the record is of this training, and whether its files are undamaged."""
-        ours = (self.checkpoint["environment"], self.checkpoint["train_s"], kept_options(self.options))
         try:
             check_predictions(self.files, record)
             in_table = f"{self.files.name}\n" in self.files.table.read_text(encoding="utf-8")
         except (OSError, UserError):
             return False
-        return in_table and ours == (record["trained_with"], record["train_s"], record["config"])
+        theirs = (record["trained_with"], record["train_s"], record["config"])
+        return in_table and theirs == training_of(self.checkpoint)
 
     def _check_name(self, record: dict) -> None:
         """Check that a record with the same name is of the same options and data.
@@ -281,7 +295,9 @@ class Evaluation:
             )
         self.config, self.cache, self.device = config, cache, torch.device(config.device)
 
-    def run(self, record: dict, channels, evaluate: Callable[[Batches], tuple]) -> bool:
+    def run(
+        self, record: dict, channels, evaluate: Callable[[Batches], tuple], write_page: Callable[..., None]
+    ) -> bool:
         """Evaluate each split, print the results, and save them unless they are only a part.
 
         Args:
@@ -289,6 +305,7 @@ class Evaluation:
             channels: ids of the image channels that the network takes.
             evaluate: a function of the batches. It returns the rows of the table, and a dict from each column of
                 predictions to the answers (N,), int.
+            write_page: `report.evaluation_page.write_page`, which writes a table and charts beside the checkpoint.
 
         Returns:
             True if results were written that the documents show.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from channelset import Channels
 from data.batches import Batches
 from data.channels import parse_subset
+from data.class_names import NAMES
 from data.dataset import cached_size
 from data.decode import TIFF, decode, is_array, is_grey, pixel_kind, stored_kind
 from data.files import LARGEST_IMAGE, read_file
@@ -21,7 +22,6 @@ from data.folders import ENDINGS, image_files
 from data.lists import RGB
 from models import task1, task2
 from models.branched import fuse
-from report.class_names import NAMES
 from storage.checkpoint import brief, load_checkpoint
 from utils import UserError
 

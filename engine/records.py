@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import zlib
 from functools import cache
@@ -27,7 +26,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from data.files import LARGEST_TABLE, read_gzip
 from storage.files import atomic_path, read_json, write_json, write_text
 from storage.locks import one_at_a_time
 from utils import UserError
@@ -374,8 +372,7 @@ def read_predictions(path: Path) -> Predictions:
         UserError: the file is missing or malformed.
     """
     try:
-        text = io.BytesIO(read_gzip(path, LARGEST_TABLE))
-        table = pd.read_csv(text, dtype={"image": str}, keep_default_na=False)
+        table = pd.read_csv(path, compression="gzip", dtype={"image": str}, keep_default_na=False)
         images, labels, *answers = table.columns
         classes = table[[labels, *answers]]
         # a line with too many cells makes pandas use the first as an index; an empty cell makes it use floats
@@ -385,5 +382,5 @@ def read_predictions(path: Path) -> Predictions:
             raise ValueError("the number of a class is negative")
         by_column = {name: table[name].to_numpy(int) for name in answers}
         return Predictions(table[images].astype(str).tolist(), table[labels].to_numpy(int), by_column)
-    except (OSError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}; evaluate the model again") from error

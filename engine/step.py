@@ -96,9 +96,8 @@ class TrainStep:
         horizon = config.ema_epochs * self.per_epoch
         self.decay = max(0.0, 1 - 1 / horizon) if horizon else 0.0
         pairs = [*zip(_tensors(average.module), _tensors(model))]
-        self.floats = [
-            *zip(*(pair for pair in pairs if pair[0].is_floating_point()))
-        ]  # averages, and their values
+        # the averages, and their values
+        self.floats = [*zip(*(pair for pair in pairs if pair[0].is_floating_point()))]
         self.counts = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.average_begun = None
 

@@ -29,12 +29,12 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from config import TrainConfig, differing, folder_name, training_name
+from config import SELF, TrainConfig, differing, folder_name, training_name
 from data.batches import Batches
 from data.cache import PixelCache
-from data.dataset import draw_fraction, find_dataset
+from data.dataset import draw_fraction
 from data.identity import LISTS_ONLY, difference
-from data.lists import ImageLists, read_lists
+from data.lists import ImageLists
 from engine.board import Board
 from engine.step import TrainStep, make_optimizer
 from storage.checkpoint import OPTIONS, brief, check_options, load_checkpoint, save_checkpoint
@@ -47,6 +47,7 @@ from utils import (
     counted,
     environment,
     is_out_of_memory,
+    note,
     progress_bar,
     use_threads,
 )
@@ -77,23 +78,22 @@ class Processes:
             dist.destroy_process_group()
 
 
-def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device, Processes, ImageLists]:
+def start(config: TrainConfig, lists: ImageLists) -> tuple[torch.device, Processes]:
     """Make the checks that need no pixels, since decoding may take minutes. Choose a run directory and the threads.
 
     Args:
-        source: path of the data set, if it is known already (default: search by `config.data`).
+        lists: the lists of the data set.
 
     Returns:
-        the device, the processes of torchrun, and the lists of the data set.
+        the device and the processes of torchrun.
 
     Raises:
         UserError: a file that an option names is missing or not a model; an option of a new run has no effect; the
             batch size does not fit; or the run directory holds a run already or cannot be written.
         BusyError: another process uses the run directory.
     """
-    lists = read_lists(source or find_dataset(config.data))
-    if config.teacher:
-        taught_by = load_checkpoint(config.teacher, tuple(OPTIONS))["config"]
+    if config.teacher_file:
+        taught_by = load_checkpoint(config.teacher_file, tuple(OPTIONS))["config"]
         config.taught_by = training_name(type(config).of(taught_by))
     config.out = config.out or f"runs/{lists.name}-{config.image_size}px/{folder_name(config)}"
     _check_folder(config.out, config.resume)
@@ -112,7 +112,7 @@ def start(config: TrainConfig, source: Path | None = None) -> tuple[torch.device
         if Path(config.out).exists():
             hold(Path(config.out)).release()
         check_writable(Path(config.out))
-    return device, processes, lists
+    return device, processes
 
 
 def _check_batch_size(size: int, images: int, world: int) -> None:
@@ -281,8 +281,7 @@ class Trainer:
         self.images_digest = cache.images_digest
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
-        self.teacher = None if teacher is None else teacher.to(self.device).eval()
-        self.teacher_digest = weights_digest(config.teacher) if config.teacher else None
+        self.teacher_digest = weights_digest(config.teacher_file) if config.teacher_file else None
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if processes.world > 1 and self.device.type == "cuda":
@@ -290,6 +289,8 @@ class Trainer:
         _check_batch_size(config.batch_size, len(train), processes.world)  # some images may be left out
         self.optimizer = make_optimizer(self.model, config)
         self.ema = AveragedModel(self.model, self.device, use_buffers=True)
+        if config.teacher == SELF:
+            teacher = self.ema.module
         # loss_sum: sum of the losses of this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, False
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
@@ -306,7 +307,7 @@ class Trainer:
             self.optimizer,
             train,
             batch_inputs or (lambda count, random: {}),
-            self.teacher,
+            None if teacher is None else teacher.to(self.device).eval(),
             processes,
         )
         self.steps_per_epoch = self.steps.per_epoch
@@ -367,7 +368,7 @@ class Trainer:
                 if path == saved[-1]:
                     raise
                 if self.processes.rank == 0:
-                    print(f"{error}\nThe run goes on from the older state, {saved[-1]}.", file=sys.stderr)
+                    note(f"{error} The run goes on from the older state, {saved[-1]}.")
         return None
 
     def open_run(self) -> None:
@@ -461,7 +462,7 @@ class Trainer:
                     handler = signal.signal(number, lambda *_: setattr(self, "stopped", True))
                     stack.callback(signal.signal, number, handler)
             if first:
-                print(self.describe(), file=sys.stderr)
+                note(self.describe())
             bar = stack.enter_context(
                 progress_bar(
                     total=self.steps.total,
@@ -503,10 +504,9 @@ class Trainer:
                 began = time.perf_counter()
             if stop:
                 bar.close()
-                print(
+                note(
                     f"stopped after step {self.step} of {total}; everything is saved in {self.folder}. "
-                    "To go on, run the same command with --resume.",
-                    file=sys.stderr,
+                    "To go on, run the same command with --resume."
                 )
                 sys.exit(130)
 

@@ -1,6 +1,6 @@
 """Export to ONNX: a plain network of two channels, and a network whose second input is the mask.
 
-python examples/export_onnx.py        # needs onnxscript and onnxruntime; ten seconds; writes into a temporary folder
+python examples/export_onnx.py        # needs onnxscript and onnxruntime; some seconds; writes into a temporary folder
 """
 
 import logging
@@ -10,7 +10,7 @@ import warnings
 import checkout  # noqa: F401  # only where channelset is not installed
 import onnxruntime
 import torch
-import torchvision
+from torch import nn
 
 from channelset import WithMask, adapt_first_conv, fold_channels
 
@@ -18,7 +18,14 @@ warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 torch.manual_seed(0)
 covariance = torch.tensor([[1.0, 0.9, 0.8], [0.9, 1.0, 0.9], [0.8, 0.9, 1.0]])
-net = torchvision.models.resnet18(weights=None, num_classes=5)
+net = nn.Sequential(
+    nn.Conv2d(3, 16, 3, 2),
+    nn.BatchNorm2d(16),
+    nn.ReLU(),
+    nn.AdaptiveAvgPool2d(1),
+    nn.Flatten(),
+    nn.Linear(16, 5),
+)
 net = adapt_first_conv(net, covariance=covariance, channels="RGB").eval()
 images, mask = torch.randn(2, 3, 64, 64), torch.tensor([[True, False, True], [False, True, False]])
 

@@ -1,6 +1,6 @@
 """Train one network on random sets of thirteen bands, then test it on several sets.
 
-python examples/thirteen_bands.py        # half a minute, on random tiles; for your images see README, "Data"
+python examples/thirteen_bands.py        # twenty seconds, on random tiles; for your images see README, "Data"
 """
 
 import checkout  # noqa: F401  # only where channelset is not installed
@@ -50,7 +50,7 @@ if __name__ == "__main__":
 
     net = adapt_first_conv(small_net(13), "regression", channels=BANDS, covariance=covariance, std=std)
     optimizer = torch.optim.AdamW(net.parameters(), 3e-3)
-    for _ in range(300):
+    for _ in range(200):
         rows = torch.randint(0, len(train), (64,))
         mask = sample_channels(64, 13, weights={(1, 2, 3): 0.1})  # a tenth of the images get RGB
         optimizer.zero_grad()

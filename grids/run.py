@@ -18,7 +18,8 @@ class Run:
         options: options of the training script that differ from its defaults and from the preset.
         test: options of the evaluation script (fill, probe, image_size, subsets). If there are none, the network is
             evaluated as it was trained.
-        teacher: the run whose network teaches this network.
+        teacher: the run whose network teaches this network. It has the seed of this network, unless its options hold
+            another "seed".
         parts: runs whose networks are evaluated together as one model.
         source: the run that is trained, if this run only evaluates the same network in another way.
     """

@@ -81,6 +81,15 @@ KERNELS = {
 SIZES = {size: OURS_ABLATED.but(kernel_size=size) for size in (3, 5, 9)}
 TAUGHT = OURS_ABLATED.but(teacher=RGB_ONLY)
 TAUGHT_LATE = TAUGHT.but(distill_ramp=0.5)
+# The teacher is the moving average of the network's own weights (Mean Teacher, arXiv 1703.01780). It sees all channels,
+# the network a drawn set. A training takes a third more FLOPs. Predicted: 47.3 % on test, half a point more than
+# CHANNELSET. With a gain below 0.5 points on validation (seed 0), it is not tried without pooling. Measured: 45.4 % on
+# validation, as CHANNELSET (45.1 % with this seed), and 46.2 % on test. So it was dropped
+SELF_TAUGHT = Run(
+    "channelset",
+    "channel-set stem (ours), taught by its own average",
+    options={"teacher": "self", "distill_ramp": 0.5},
+)
 WITHOUT_BLUE = {
     label: run.but(train_channels="RG")
     for label, run in (
@@ -136,10 +145,11 @@ FINE_WIDE = FINE_STRONG.but(label="channel-set stem (ours), 1/2 wide, no pooling
 FINE_TAUGHT = FINE_STRONG.but(
     label="channel-set stem (ours), no pooling, taught by the 1/2 wide one",
     section="ablation",
-    teacher=FINE_WIDE,
+    teacher=FINE_WIDE.but(seed=0),
 )
 # Specialists with the same recipe and teacher. They show how much of the gain comes from the teacher alone. Predicted:
-# 55.0 % for R and 60 % for RGB, two points more than without the teacher, and less than a point more than FINE_TAUGHT
+# 55.0 % for R and 60 % for RGB, two points more than without the teacher, and less than a point more than FINE_TAUGHT.
+# Measured with seed 0: 56.3 % and 60.8 %, which is 2.5 and 0.8 points more than FINE_TAUGHT
 TAUGHT_SPECIALISTS = {
     "R": FINE_TAUGHT.but(
         label="specialist for R, no pooling, taught by the 1/2 wide one", train_channels="R"
@@ -147,7 +157,7 @@ TAUGHT_SPECIALISTS = {
     "RGB": RGB_ONLY.but(
         label="specialist for RGB, no pooling, taught by the 1/2 wide one",
         section="ablation",
-        teacher=FINE_WIDE,
+        teacher=FINE_WIDE.but(seed=0),
         epochs=50,
         augment="strong",
         stem_pool=False,
@@ -219,8 +229,8 @@ def resized(run: Run, size: int) -> Run:
 def at_training_size(run: Run, size: int) -> Run:
     """Return a run that tests `run` with images of `size`, mirrored or cut to the size of the training.
 
-    Objects keep their size, and maps have the sides of the training. Predicted from RGB on validation: CHANNELSET has
-    40 % at 40 px and 38 % at 64 px; FINE_STRONG has 44 % at 40 px and 51 % at 56 px.
+    Objects keep their size in px, and feature maps are as large as in training. Predicted from RGB on validation:
+    CHANNELSET has 40 % at 40 px and 38 % at 64 px; FINE_STRONG has 44 % at 40 px and 51 % at 56 px.
     """
     return run.tested(section="ablation", image_size=size, probe="training-size")
 
@@ -228,9 +238,9 @@ def at_training_size(run: Run, size: int) -> Run:
 def at_sizes(
     text: str, run: Run, sizes: Iterable[int], test: Callable[[Run, int], Run] = resized
 ) -> dict[str, tuple[Run, Run]]:
-    """Return variants of an ablation that compare `run` on test images of other sizes with `run` as it was trained.
+    """Return variants of an ablation: `run` with test images of other sizes, and as reference `run` itself.
 
-    In the name `text`, "{}" stands for the size.
+    `text` is the name of a variant; "{}" in it stands for the size.
     """
     return {text.format(size): (test(run, size), run) for size in sizes}
 
@@ -313,16 +323,15 @@ VARIANTS = {
         "no label smoothing": OURS_ABLATED.but(label_smoothing=0.0),
         "CutMix": OURS_ABLATED.but(mix="cutmix"),
     },
-    "distillation from the RGB net": {
+    "distillation from the RGB net, or from itself": {
         "none": CHANNELSET,
         "from the start": TAUGHT,
         "rising over half the training": TAUGHT_LATE,
+        "from its own average, rising over half the training": SELF_TAUGHT,
     },
     "distillation from the 1/2 wide net, no pooling, 50 epochs, strong": {
         "none": (FINE_STRONG, FINE_STRONG),
         "from the start": (FINE_TAUGHT, FINE_STRONG),
-        "specialist for R": ({"R": TAUGHT_SPECIALISTS["R"]}, FINE_TAUGHT),
-        "specialist for RGB": ({"RGB": TAUGHT_SPECIALISTS["RGB"]}, FINE_TAUGHT),
     },
     "training length": {
         "ours, 30 epochs": CHANNELSET,
@@ -428,6 +437,7 @@ NAMED = {
             "ours-fine-wide": FINE_WIDE,
             "ours-taught": FINE_TAUGHT,
             "specialists-fine": FINE_SPECIALISTS,
+            **{f"specialist-{channels}-taught": run for channels, run in TAUGHT_SPECIALISTS.items()},
             "ours-sizes": FINE_SIZES,
             "fine-at-56px": resized(FINE_STRONG, 56),
             "sizes-at-64px": resized(FINE_SIZES, 64),
@@ -506,7 +516,8 @@ ABLATION_ROWS = rows(
         "channels named wrongly at test": probed(CHANNELSET, "wrong-ids"),
     },
 )
-# Predictions of top-1 (mean of the seven sets, %) that we committed before the trainings: tuples (label, run, value)
+# Predictions of top-1 in % that we committed before the trainings: tuples (label, run, value), and a channel set if the
+# value is not the mean of the seven sets
 PREDICTED = (
     ("ours, no pooling, 50 epochs, strong", FINE_STRONG, 52),
     ("the same, 1/2 wide", FINE_WIDE, 57.5),
@@ -514,6 +525,9 @@ PREDICTED = (
     ("seven specialists, no pooling, 50 epochs, strong", FINE_SPECIALISTS, 55),
     ("late fusion of three of them", FINE_LATE_FUSION, 55.5),
     ("ours, no pooling, taught by a wider network", FINE_TAUGHT, 55.3),
+    ("specialist for R with this teacher, on R", TAUGHT_SPECIALISTS["R"], 55.0, "R"),
+    ("specialist for RGB with this teacher, on RGB", TAUGHT_SPECIALISTS["RGB"], 60, "RGB"),
+    ("ours, taught by its own average", SELF_TAUGHT, 47.3),
     ("ours, trained at 32 to 64 px, tested at 40 px", resized(FINE_SIZES, 40), 50),
     ("the same at 64 px", resized(FINE_SIZES, 64), 55),
     ("ours, 40 px images mirrored to 48 px", at_training_size(CHANNELSET, 40), 40),
@@ -545,17 +559,6 @@ BUDGETS = {
     ),
     "late fusion": (("1/4, 30, light", LATE_FUSION), ("1/4, no pooling, 50, strong", FINE_LATE_FUSION)),
 }
-# Points of the figure of training length: name of a family -> tuples (epochs of all its networks together, model)
-LENGTHS = {
-    "ours, one network": [(30, CHANNELSET), *LONG.items()],
-    "ours, strong augmentation": [(30, STRONG), (90, LONG_STRONG)],
-    "seven specialists": [
-        *((7 * epochs, family) for epochs, family in SHORT_SPECIALISTS.items()),
-        (210, SPECIALISTS),
-    ],
-    "seven specialists, strong augmentation": [(630, LONG_SPECIALISTS)],
-}
-
 # ---------------------------------------------------------------- the queue
 
 GRIDS = {

@@ -9,7 +9,7 @@ LIGHT = {"augment": "light", "weight_decay": 0.0005}
 
 
 def by_decay(run: Run, *decays: float, **options) -> dict[float, Run]:
-    """Return a dict from each weight decay to the run with this decay, strong augmentation and the options."""
+    """Return a dict from each weight decay to a run with this decay, with strong augmentation and `options`."""
     return {decay: run.but(augment="strong", weight_decay=decay, **options) for decay in decays}
 
 
@@ -234,7 +234,7 @@ POOLED_10 = GATED_10.but(pooled_gates=True)
 
 
 def named(arch: str) -> Run:
-    """Return REFERENCE with another network."""
+    """Return the run REFERENCE with the network `arch`."""
     return REFERENCE.but(arch, arch, arch=arch)
 
 
@@ -492,7 +492,6 @@ NAMED = {
             "depth6-coarse": SHALLOW,
             "depth6-taught": TAUGHT,
             "depth6-tenth": FRACTIONS["ours, depth 6"][0.1],
-            "resnet34-tenth": FRACTIONS["ResNet-34"][0.1],
             "resnet34-60": RESNET_60[0.001],
             "resnet34-fine-60": FINE_RESNET_60,
             "depth6-60": FINE_WIDE_60,

@@ -9,7 +9,9 @@ from metrics.statistics import wilson_interval
 
 
 def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
-    """Count the images by true class (row) and predicted class (column): (num_classes, num_classes), int64.
+    """Count the images by true class (row) and predicted class (column).
+
+    Return an int64 array (num_classes, num_classes).
 
     Args:
         labels, predictions: class numbers (N,), integers in 0..num_classes-1.
@@ -19,7 +21,9 @@ def confusion_matrix(labels, predictions, num_classes: int) -> np.ndarray:
     """
     for name, ids in (("labels", labels), ("predictions", predictions)):
         if np.min(ids) < 0 or np.max(ids) >= num_classes:  # sklearn would leave such images out
-            raise ValueError(f"{name} span {np.min(ids)}..{np.max(ids)}, outside 0..{num_classes - 1}")
+            raise ValueError(
+                f"{name} have values from {np.min(ids)} to {np.max(ids)}, some outside 0..{num_classes - 1}"
+            )
     return metrics.confusion_matrix(labels, predictions, labels=range(num_classes))
 
 

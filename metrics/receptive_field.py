@@ -30,7 +30,9 @@ LONGEST = 4096
 
 
 def receptive_field(model: Any, input_px: int, images: int = 16, seed: int = 0, channels: int = 3) -> dict:
-    """Measure the receptive field of the centre unit in each map that the network's head pools; return a dict.
+    """Measure the receptive field of the centre unit of each last feature map; return a dict.
+
+    The last feature maps are the maps that `feature_maps` returns.
 
     Args:
         model: a network with a method `feature_maps`, on any device. It is not changed: copies in eval mode are
@@ -116,7 +118,7 @@ def theoretical(model: Any, number: int, row: int, input_px: int, channels: int)
 
 @torch.no_grad()
 def _narrowest(model: Any, length: int, input_px: int, channels: int) -> int:
-    """Find a small width in px that the model accepts: the first power of two that works, but at most `input_px`."""
+    """Return the smallest power of two that the model accepts as a width in px, but at most `input_px`."""
     width = 1
     while width < input_px:
         try:

@@ -140,10 +140,10 @@ def _of_mean(values: np.ndarray) -> float:
 
 
 def _interval(estimate: float, null: float, variance: float, seeds) -> tuple[float, float, float]:
-    """Return (lower end, upper end, p value): the ends of the 95 % interval of an estimate, and its p value.
+    """Return the 95 % interval of an estimate and its p value, as (lower end, upper end, p value).
 
-    The two-sided p value tests whether the true value is `null`. `variance` is
-    the variance over images; `seeds` is as in `paired_difference`.
+    The two-sided p value tests whether the true value is `null`. `variance` is the variance over images; `seeds` is as
+    in `paired_difference`.
     """
     parts = [(share, of_seeds) for share, of_seeds in seeds if of_seeds.excess]
     variance += sum(share * of_seeds.excess for share, of_seeds in parts)

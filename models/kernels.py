@@ -121,8 +121,10 @@ class _Generated(Kernel):
     bias would add the same kernel to all channels.
     """
 
-    def _finish(self, sizes: list[int], descriptors: Tensor) -> None:
-        """Make the network that reads descriptors (rows, sizes[0]) and has hidden layers of sizes[1:]."""
+    descriptors: Tensor  # (rows, features)
+
+    def _finish(self, sizes: list[int]) -> None:
+        """Make the network that reads sizes[0] features and has hidden layers of sizes[1:]."""
         hidden = [(nn.Linear(before, after), nn.ReLU()) for before, after in zip(sizes, sizes[1:])]
         last = nn.Linear(sizes[-1], self.shape[0] * self.shape[2] ** 2, bias=False)
         network = self.network = nn.Sequential(*(layer for pair in hidden for layer in pair), last)
@@ -131,22 +133,23 @@ class _Generated(Kernel):
             if isinstance(layer, nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         with torch.no_grad():
-            network[-1].weight.mul_(self.std / network(descriptors).std())
+            network[-1].weight.mul_(self.std / network(self.descriptors).std())
         weights = [p for p in self.parameters() if p.ndim > 1]
-        direction, before = torch.randn(self.shape), self._generate(descriptors)
+        direction, before = torch.randn(self.shape), self()
         gradients = torch.autograd.grad((before * direction).sum(), weights)
         with torch.no_grad():
             step = 1e-3 * self.std / max(g.abs().max() for g in gradients)
             for weight, gradient in zip(weights, gradients):
                 weight.add_(gradient, alpha=step.item())
-            speed = ((self._generate(descriptors) - before).norm() / (step * direction.norm())).item()
+            speed = ((self() - before).norm() / (step * direction.norm())).item()
             for weight, gradient in zip(weights, gradients):
                 weight.sub_(gradient, alpha=step.item()).mul_(speed**0.5)
             self.gain.mul_(speed ** (-0.5 * len(weights)))
 
-    def _generate(self, descriptors: Tensor) -> Tensor:
+    def forward(self):
         out_channels, rows, size, _ = self.shape
-        return (self.gain * self.network(descriptors)).view(rows, out_channels, size, size).transpose(0, 1)
+        kernels = self.gain * self.network(self.descriptors)
+        return kernels.view(rows, out_channels, size, size).transpose(0, 1)
 
 
 class HyperNetwork(_Generated):
@@ -155,10 +158,7 @@ class HyperNetwork(_Generated):
     def __init__(self, out_channels, rows, size):
         super().__init__(out_channels, rows, size)
         self.descriptors = nn.Parameter(torch.randn(rows, 128))
-        self._finish([128, 256], self.descriptors)
-
-    def forward(self):
-        return self._generate(self.descriptors)
+        self._finish([128, 256])
 
 
 class Wavelength(_Generated):
@@ -177,11 +177,8 @@ class Wavelength(_Generated):
         if wavelengths is None or len(wavelengths) != rows:
             raise ValueError(f"kernel 'wavelength' needs one wavelength for each of {rows} channels")
         angles = 1000 * torch.tensor(wavelengths)[:, None] / 10_000 ** (torch.arange(64) / 64)
-        self.register_buffer("features", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
-        self._finish([128, 256, 256], self.features)
-
-    def forward(self):
-        return self._generate(self.features)
+        self.register_buffer("descriptors", torch.cat([angles.sin(), angles.cos()], dim=1), persistent=False)
+        self._finish([128, 256, 256])
 
 
 def convolve_per_image(x: Tensor, weight: Tensor, stride, padding, dilation) -> Tensor:

@@ -7,6 +7,7 @@ the strict depths, and the tests check these depths.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -101,68 +102,48 @@ class GraphLayer(nn.Module):
 
 
 class BlockNet(nn.Sequential):
-    """A network that applies a chain of layers, global average pooling and a linear layer.
+    """A network that applies convolutions, special blocks, global average pooling and a linear layer.
 
-    It maps images x (B, C, H, W) to logits (B, num_classes). `channels` is the number of channels behind the
-    layers.
+    It maps images x (B, C, H, W) to logits (B, num_classes). The first convolution is the one that `stem` names, a key
+    of `STEMS`. The other convolutions are 5 x 5. Pooling follows each convolution except the last. If there is only one
+    convolution, pooling follows it.
+
+    Args:
+        widths: numbers of output channels of the convolutions, before `width` scales them.
+        blocks: a function that maps a number of channels to a list of special blocks.
+        num_classes, in_channels, width, stem: as in `models.shallow.ShallowNet`.
     """
 
-    def __init__(self, layers: list[nn.Module], channels: int, num_classes: int):
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        blocks: Callable[[int], list[nn.Module]],
+        num_classes: int,
+        in_channels: int = 3,
+        width: float = 1.0,
+        stem: str = "7x7s2",
+    ):
+        channels = [max(1, round(planes * width)) for planes in widths]
+        layers: list[nn.Module] = [ConvPool(in_channels, channels[0], *STEMS[stem])]
+        layers += [ConvPool(before, after, 5) for before, after in zip(channels[:-2], channels[1:-1])]
+        if len(channels) > 1:
+            layers += [conv_bn(channels[-2], channels[-1], 5), nn.ReLU()]
+        layers += blocks(channels[-1])
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], num_classes))
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
         """Return a list that holds the last feature map (B, O, H', W') of the images x (B, C, H, W)."""
         return [nn.Sequential(*list(self)[:-3])(x)]
 
 
-# ---------------------------------------------------------------- by name, with the options of `_trunk`
+def _dense(channels: int, convs: int) -> DenseBlock:
+    return DenseBlock(channels, max(1, channels // 2), convs)
 
 
-def _trunk(
-    widths: tuple[int, ...], in_channels: int = 3, width: float = 1.0, stem: str = "7x7s2"
-) -> tuple[list[nn.Module], int]:
-    """Build the layers before the special block; return a list of the layers and the number of their output channels.
-
-    The first layer is the convolution that `stem` names, a key of `STEMS`. The next layers are 5 x 5 convolutions.
-    `widths` are the numbers of output channels before `width` scales them. Pooling follows each convolution except the
-    last. If there is only one convolution, pooling follows it.
-    """
-    channels = [max(1, round(planes * width)) for planes in widths]
-    layers = [ConvPool(in_channels, channels[0], *STEMS[stem])]
-    layers += [ConvPool(before, after, 5) for before, after in zip(channels[:-2], channels[1:-1])]
-    if len(channels) > 1:
-        layers += [conv_bn(channels[-2], channels[-1], 5), nn.ReLU()]
-    return layers, channels[-1]
-
-
-def rrdb(num_classes: int, **common) -> BlockNet:
-    """Build a stem, one residual-in-residual block and a linear layer.
-
-    The block has three dense blocks with five convolutions each.
-    """
-    layers, channels = _trunk((64,), **common)
-    blocks = [DenseBlock(channels, max(1, channels // 2), 5) for _ in range(3)]
-    return BlockNet([*layers, ResidualInResidual(*blocks)], channels, num_classes)
-
-
-def dense_block(num_classes: int, **common) -> BlockNet:
-    """Build a stem, one dense block of four convolutions and a linear layer: six layers, twice as wide as `rrdb`."""
-    layers, channels = _trunk((128,), **common)
-    return BlockNet([*layers, DenseBlock(channels, max(1, channels // 2), 4)], channels, num_classes)
-
-
-def attention(num_classes: int, **common) -> BlockNet:
-    """Build a stem, two convolutions, one self-attention layer and a linear layer."""
-    layers, channels = _trunk((64, 256, 512), **common)
-    return BlockNet([*layers, SelfAttention(channels)], channels, num_classes)
-
-
-def graph(num_classes: int, **common) -> BlockNet:
-    """Build a stem, two convolutions, two graph layers and a linear layer."""
-    layers, channels = _trunk((64, 256, 512), **common)
-    return BlockNet([*layers, GraphLayer(channels), GraphLayer(channels)], channels, num_classes)
-
-
+# a function for each name of a network, which builds the network from the other arguments of `BlockNet`
 SHALLOW_BASELINES = {
-    builder.__name__.replace("_", "-"): builder for builder in (rrdb, dense_block, attention, graph)
+    "rrdb": partial(BlockNet, (64,), lambda n: [ResidualInResidual(*(_dense(n, 5) for _ in range(3)))]),
+    "dense-block": partial(BlockNet, (128,), lambda n: [_dense(n, 4)]),  # six layers, twice as wide as "rrdb"
+    "attention": partial(BlockNet, (64, 256, 512), lambda n: [SelfAttention(n)]),
+    "graph": partial(BlockNet, (64, 256, 512), lambda n: [GraphLayer(n), GraphLayer(n)]),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, fold_channels, insert_stem
+from channelset import Channels, ChannelSetConv2d, build_fill, find_stem, insert_stem
+from channelset.adapt import remove_hooks
 from data.cache import PixelCache
 from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
@@ -207,11 +209,18 @@ def load_teacher(path: str, cache: PixelCache, channels: int) -> nn.Module:
 def for_channels(net: nn.Module, channels=None) -> nn.Module:
     """Fix the channel set of `net` (None: all channels); return a network that takes only images x (B, n, H, W).
 
-    The stem is folded into a plain convolution. If the kernel depends on the image, the stem stays.
+    The stem is folded into a plain convolution. If the kernel depends on the image, the stem stays. All other layers
+    are shared with `net`. `channelset.fold_channels` also copies these layers, which takes longer than a small batch.
     """
     if isinstance(net, LateFusion):
         return net.for_channels(channels)
-    return FixedChannels(net, channels) if find_stem(net).unfoldable else fold_channels(net, channels)
+    stem = find_stem(net)
+    if stem.unfoldable:
+        return FixedChannels(net, channels)
+    shared = {id(layer): layer for layer in net.children() if layer is not stem}
+    plain = copy.deepcopy(net, {id(stem): stem.fold(channels), **shared})
+    remove_hooks(plain)
+    return plain
 
 
 class FixedChannels(nn.Module):

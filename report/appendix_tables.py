@@ -92,8 +92,8 @@ def channel_table(setting: Setting) -> str:
 def _quality(line: Line, experts: dict[str, float]) -> dict[str, tuple[float | None, str]]:
     """Make the cells of a line in the columns `QUALITY`; return a dict from column to (rank, text).
 
-    The best model has the highest rank, a value rounded as in the table. The rank None stands for no rank: specialists
-    and cells without a value have none. `experts` maps a subset to the mean top-1 of its specialist.
+    A rank is a value rounded as in the table; the best model has the highest rank. Specialists and cells without a
+    value have the rank None. `experts` maps a subset to the mean top-1 of its specialist.
     """
     cells: dict[str, tuple[float | None, str]] = dict.fromkeys(QUALITY, (None, "–"))
     top1 = {subset: line.mean("top1_pct", subset) for subset in line.entries if subset in SUBSETS}

@@ -7,21 +7,25 @@ network in a setting, and a model maps columns of predictions to entries. See re
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from engine.records import SUBSETS
-from grids import task1, task2
+from grids import task2
 from report import figures
 from report.compare import confusion_rates, headline, lines_of
 from report.figures import Chart, Confusion, Panel, Series, SetScores, estimates
-from report.results import Model, Runs, Setting
+from report.results import Model, Setting
 
-KINDS = {"task1": ("map", "length", "bands"), "task2": ("field", "confusion", "fraction")}
+KINDS = {"task1": ("map", "bands"), "task2": ("field", "confusion", "fraction")}
 
 
 def make_charts(setting: Setting) -> dict[str, Chart]:
     """Return a dict from file names to charts, for all figures that the setting has data for."""
-    charts = _task1(setting) if setting.task == "task1" else _task2(setting)
+    if setting.task == "task1":
+        title = "top-1 by model and channels present, test split"
+        charts: dict[str, tuple[Callable, object, str]] = {"map": (figures.subset_map, _map(setting), title)}
+    else:
+        charts = _task2(setting)
     where = f"{setting.dataset}, {setting.image_size} px, preset {setting.preset}"
     return {
         f"{setting.task}_{kind}_{setting.preset}_{setting.dataset}.png": Chart(
@@ -31,39 +35,6 @@ def make_charts(setting: Setting) -> dict[str, Chart]:
         )
         for kind, (draw, data, title) in charts.items()
         if data
-    }
-
-
-def points_of(
-    setting: Setting, families: Mapping[str, list[tuple[float, Runs]]], x: str, y: str, unit: float = 1
-) -> list[Panel]:
-    """Make a panel of top-1 against a number, such as the epochs; return [] unless a family has two points.
-
-    Args:
-        families: a dict from the name of a family of models to tuples (number, runs of a model).
-        x, y: labels of the axes.
-        unit: factor for the numbers on the x axis.
-    """
-    series = []
-    for name, members in families.items():
-        models = {unit * number: model for number, runs in members if (model := setting.model(runs))}
-        if models:
-            intervals = [setting.interval(model) for model in models.values()]
-            series.append(estimates(name, list(models), intervals, apart=len(models) < 3))
-    several = any(len(line.x) > 1 for line in series)
-    return [Panel(x, y, series, log=True)] if several else []
-
-
-# ---------------------------------------------------------------- Task 1
-
-
-def _task1(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
-    length = points_of(
-        setting, task1.LENGTHS, "epochs, all networks together", "top-1, mean of the seven sets (%)"
-    )
-    return {
-        "map": (figures.subset_map, _map(setting), "top-1 by model and channels present, test split"),
-        "length": (figures.lines, length, "accuracy against training compute, test split, 95 % intervals"),
     }
 
 
@@ -86,9 +57,6 @@ def _map(setting: Setting) -> list[SetScores]:
         if line.entries.keys() >= {*SUBSETS}:
             scores.append(scores_of(setting, line.entries, name))
     return sorted(scores, key=lambda model: -sum(top1 for top1, _, _ in model.top1.values()))
-
-
-# ---------------------------------------------------------------- Task 2
 
 
 def _task2(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
@@ -117,7 +85,7 @@ def _task2(setting: Setting) -> dict[str, tuple[Callable, object, str]]:
         "confusion": (figures.confusion, confused, title),
         "fraction": (
             figures.lines,
-            points_of(setting, task2.DATA_SHARES, "share of the training images (%)", "top-1 (%)", unit=100),
+            _fraction(setting),
             "accuracy against training data, test split, 95 % intervals",
         ),
     }
@@ -138,3 +106,13 @@ def _field(records: dict[str, dict]) -> list[Panel]:
     marked = "; vertical: theoretical field" if any(line.mark is not None for line in series) else ""
     label = f"half-width around the centre (px of {'–'.join(map(str, sorted(sizes)))}){marked}"
     return [Panel(label, "squared gradient inside (%)", series)]
+
+
+def _fraction(setting: Setting) -> list[Panel]:
+    """Make a panel of top-1 by share of the training images; return [] unless a network has two shares."""
+    series = []
+    for name, members in task2.DATA_SHARES.items():
+        models = {100 * share: model for share, run in members if (model := setting.model(run))}
+        if len(models) > 1:
+            series.append(estimates(name, list(models), [*map(setting.interval, models.values())]))
+    return [Panel("share of the training images (%)", "top-1 (%)", series, log=True)] if series else []

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from data.class_names import class_names
 from engine.records import SETTING, SINGLE, SUBSETS, subset_order, to_csv
 from grids import task1, task2
 from metrics.accuracy import confusion_matrix
 from metrics.statistics import holm
-from report.class_names import class_names
 from report.results import Model, Runs, Setting, test_words
 from utils import UserError
 
@@ -110,7 +110,8 @@ class Line(NamedTuple):
 
     def values(self, column: str, *subsets: str) -> list[float]:
         """Return the values of a column on these subsets, for all seeds, without empty cells."""
-        return self.rows.loc[self.rows["subset"].isin(subsets), column].dropna().tolist()
+        cells = zip(self.rows["subset"], self.rows[column])
+        return [value for subset, value in cells if subset in subsets and pd.notna(value)]
 
     def mean(self, column: str, *subsets: str) -> float | None:
         """Return the mean of `values`, or None if there are no values."""
@@ -164,8 +165,8 @@ def lines_of(setting: Setting) -> list[Line]:
         if len(twice):
             raise UserError(
                 f"specialists {' and '.join(twice['run'][:2])} both have subset "
-                f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep one specialist for each "
-                f"subset, with one architecture in a setting"
+                f"{twice['subset'].iloc[0]}, seed {twice['seed'].iloc[0]}: keep only one of the two, "
+                f"because a setting has one specialist for each subset"
             )
         entries = dict(zip(members["subset"], members["entry"]))
         name = members["label"].iloc[0]
@@ -204,10 +205,15 @@ def compare_models(setting: Setting) -> list[dict]:
 def best(setting: Setting, entries: list[int]) -> int | None:
     """Find the entry with the highest mean top-1 on validation; return None if no entry has validation results.
 
-    The mean is over the seeds that all entries have. If they have no seed in common, it is over all seeds. The worst
-    entry is removed, then the rest is compared in the same way. So better entries are compared with all of their common
-    seeds, even if a worse entry has few seeds. Test images are not used.
+    Each round removes the worst entry, until one is left. The mean of a round is over the seeds that all remaining
+    entries have; if they have no seed in common, it is over all seeds. So a bad entry with few seeds does not reduce
+    the seeds for the comparison of the better entries. Test images are not used.
     """
+    return _best(setting, tuple(entries))
+
+
+@cache
+def _best(setting: Setting, entries: tuple[int, ...]) -> int | None:
     val = setting.rows[(setting.rows["split"] == "val") & setting.rows["entry"].isin(entries)]
     by_entry = val.pivot_table(index="entry", columns="seed", values="top1_pct", sort=False)
     while len(by_entry) > 1:
@@ -247,7 +253,7 @@ def denominator(setting: Setting, entry: int | None, comparison: str = STRONGEST
 
 
 def headline(setting: Setting) -> tuple[int | None, int | None]:
-    """Find the two entries to compare in detail: our network with the best validation top-1, and its `denominator`."""
+    """Find the two entries to compare in detail: our best network on validation, and a ResNet-34 (`denominator`)."""
     ours = best(setting, in_section(setting, "ours"))
     return ours, denominator(setting, ours)
 

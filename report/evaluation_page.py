@@ -6,14 +6,14 @@ import statistics
 import sys
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_fscore_support
 
+from data.class_names import NAMES
+from engine.evaluation import ClassAnswers
 from metrics.accuracy import confusion_matrix
-from report.class_names import NAMES
 from report.figures import PALETTE, Chart, Confusion, Panel, Series, bars, confusion, curve, lines
 from report.markdown import Row, literal, number, table_of
 from storage.files import write_text
@@ -27,15 +27,6 @@ TERMS = (
     "The 95 % interval is Wilson's, over the images. Macro: mean over classes. MACs: multiply-adds of convolutions and "
     "linear layers for one image. Latency: median in float32."
 )
-
-
-class ClassAnswers(NamedTuple):
-    """Hold the answers of a network on a split."""
-
-    split: str
-    labels: np.ndarray  # (N,)
-    predictions: dict[str, np.ndarray]  # channel set -> predicted classes (N,)
-    classes: list[str]  # names of the classes
 
 
 def write_page(
@@ -74,9 +65,9 @@ def write_page(
 def page_name(record: dict, trained: str, checkpoint: str = "model") -> str:
     """Return the name of the files without the ending, such as "evaluation" or "evaluation-fill-mean-40px".
 
-    So each evaluation of a training has a different name. The name contains the options of the evaluation. If
-    the checkpoint is not model.pt, the name contains the checkpoint. If the model is not `trained`, the name contains
-    the model. If there is only one split, the name contains the split.
+    The name contains the options of the evaluation. If the checkpoint is not model.pt, the name contains the
+    checkpoint. If the model is not `trained`, the name contains the model. If there is only one split, the name
+    contains the split. So each evaluation of a training has a different name.
     """
     splits, parts = _rows_of(record), ["evaluation"]
     if checkpoint != "model":

@@ -122,7 +122,6 @@ class Series(NamedTuple):
     low: list | None = None  # lower ends of the intervals of `y`
     high: list | None = None  # upper ends of the intervals of `y`
     mark: float | None = None  # x position of a vertical line in the style of the curve
-    apart: bool = False  # whether the points are drawn without lines between them
     labels: list[str] | None = None  # names of the points
     sizes: list[int] | None = None  # number of seeds of each point; a point with one seed is small
 
@@ -356,7 +355,7 @@ def _curves(axis, panel: Panel, names: list[str]) -> None:
     for series in panel.series:
         rank = names.index(series.name)
         style = {
-            "linestyle": "none" if series.apart else LINES[rank % len(LINES)],
+            "linestyle": LINES[rank % len(LINES)],
             "color": PALETTE[rank % len(PALETTE)],
             "marker": MARKERS[rank % len(MARKERS)],
             "markersize": 5,

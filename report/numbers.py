@@ -46,6 +46,7 @@ from report import bands
 from report.by_class import by_loss, colour_rates
 from report.compare import SAME_STEM, STRONGEST, denominator
 from report.markdown import interval
+from report.qualitative import fill_matrix
 from report.results import Model, Runs, Setting, predictions_of_sets
 from storage.files import read_json
 from utils import ROOT, UserError
@@ -212,9 +213,9 @@ class Numbers:
         return f"{WORDS[count] if count < len(WORDS) else count} {'seed' if count == 1 else 'seeds'}"
 
     def agreeing(self, preset: str, name: str | Runs) -> str:
-        """Return the share of pairs of channel sets with which an image gets the same answer, in percent.
+        """Return how often an image gets the same answer with two different channel sets, in percent.
 
-        The share is a mean over all pairs of different sets, all test images and all seeds.
+        This is a mean over all pairs of sets, all test images and all seeds.
         """
         setting, model = self.find(preset, name)
         if not model:
@@ -223,7 +224,7 @@ class Numbers:
         return f"{100 * np.mean(pairs):.0f}"
 
     def coloured(self, preset: str, name: str | Runs, count: str) -> str:
-        """Return the share of the loss without colour that the `count` classes with the largest loss have, in percent.
+        """Return how much of the loss without colour the `count` classes with the largest loss cause, in percent.
 
         The loss is the top-1 with RGB minus the top-1 with a single channel. The classes are chosen on other images,
         see report/by_class.py.
@@ -236,24 +237,18 @@ class Numbers:
         return f"{100 * losses[by_loss(rates)[: int(count)]].sum() / losses.sum():.0f}"
 
     def example(self, subset: str) -> str:
-        """Write how the fill rule predicts the absent channels of a set.
-
-        The weights are computed from the recorded kernels. For a set S, the kernel is K(S) = W P(S), where P(S) is the
-        fill rule and W the kernel of all channels.
-        """
-        setting, model = self.find(NARROW, "ours")
-        kernels = setting and setting.record(model["RGB"]).get("kernels")
-        if not kernels:
+        """Write how regression predicts the absent channels of a set from the present channels."""
+        file = self.results / "qualitative.json"
+        if not file.is_file():
             return NOTHING
-        whole, folded = (np.array(kernels[key]) for key in ("RGB", subset))  # (8, channels, k, k)
-        absent = [channel for channel in "RGB" if channel not in subset]
-        absent_kernels = np.stack([whole[:, "RGB".index(channel)].ravel() for channel in absent], 1)
-        texts = {channel: [] for channel in absent}
-        for position, present in enumerate(subset):
-            change = (folded[:, position] - whole[:, "RGB".index(present)]).ravel()
-            for channel, share in zip(absent, np.linalg.lstsq(absent_kernels, change, rcond=None)[0]):
-                texts[channel].append(f"{share:.2f} {COLOURS[present]}")
-        return ", ".join(f"{COLOURS[channel]} = {' + '.join(parts)}" for channel, parts in texts.items())
+        ids = ["RGB".index(channel) for channel in subset]
+        matrix = fill_matrix("regression", ids, read_json(file)["ours"]["statistics"])
+        return ", ".join(
+            f"{COLOURS[channel]} = "
+            + " + ".join(f"{share:.2f} {COLOURS[present]}" for present, share in zip(subset, row))
+            for channel, row in zip("RGB", matrix)
+            if channel not in subset
+        )
 
     def _records(self) -> list[dict]:
         entries = [entry for one in self.settings if one.dataset == DATA for entry in one.records.values()]

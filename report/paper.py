@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from config import PRESETS as PRESET_DEFAULTS
+from data.class_names import class_names
 from engine.records import SINGLE, SUBSETS
 from grids import task1, task2
 from grids.run import Run
@@ -22,7 +23,6 @@ from models.task2 import network_options
 from report import budgets, diagrams, figures
 from report.by_class import by_loss, colour_rates
 from report.charts import scores_of
-from report.class_names import class_names
 from report.compare import SAME_STEM, STRONGEST, adjusted, denominator
 from report.figures import Chart, Cost, Panel, SetScores, Share, curve, estimates
 from report.markdown import Row, difference, interval, mean_sd, number, table_of
@@ -239,8 +239,8 @@ def primary_table(numbers: Numbers) -> str:
 def predictions_table(numbers: Numbers) -> str:
     """Write a table of the predictions in grids/ and the measured values, with the mean absolute error."""
     rows, errors = [], []
-    for label, run, value in (*task1.PREDICTED, *task2.PREDICTED):
-        if measured := numbers.by_seed(NARROW, run):
+    for label, run, value, *group in (*task1.PREDICTED, *task2.PREDICTED):
+        if measured := numbers.by_seed(NARROW, run, *group):
             errors.append(statistics.fmean(measured) - value)
             rows.append(
                 {

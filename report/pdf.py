@@ -135,7 +135,7 @@ def prepared(text: str) -> str:
 
 
 def wide_tables(text: str) -> str:
-    """Change the tables in a Typst text: columns are as wide as their cells, and tables may break across pages."""
+    """Make columns of the tables in a Typst text as wide as their cells, and let tables break across pages."""
 
     def automatic(match: re.Match) -> str:
         return f"columns: {sum(1 for width in match[1].split(',') if width.strip())},"

@@ -70,11 +70,17 @@ def fill_picture(picture: np.ndarray, rule: str, ids: list[int], statistics: dic
     """
     mean, std = (np.array(statistics[key]) for key in ("mean", "std"))
     normalised = (picture / 255 - mean) / std
-    matrix = build_fill(rule, 3, **{key: torch.tensor(value) for key, value in statistics.items()}).columns(
-        ids
-    )
-    filled = (normalised[..., ids] @ matrix.numpy().T.astype(float)) * std + mean
+    filled = (normalised[..., ids] @ fill_matrix(rule, ids, statistics).T) * std + mean
     return np.round(255 * filled.clip(0, 1)).astype(np.uint8)
+
+
+def fill_matrix(rule: str, ids: list[int], statistics: dict) -> np.ndarray:
+    """Return the matrix P(S) (3, n) that predicts R, G and B, scaled to mean 0 and deviation 1, from the set `ids`.
+
+    `statistics` is as in `fill_picture`.
+    """
+    fill = build_fill(rule, 3, **{key: torch.tensor(value) for key, value in statistics.items()})
+    return fill.columns(ids).numpy().astype(float)
 
 
 def _seen(picture: Image.Image) -> np.ndarray:

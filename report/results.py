@@ -70,7 +70,9 @@ def load_settings(root: Path, task: str) -> tuple[dict[str, str], list[Setting]]
 
 
 def check_data(records: dict[str, dict]) -> None:
-    """Check that all records of a data set have the same lists, and the same images if the records tell.
+    """Check that all records of a data set are from the same lists and images.
+
+    Old records do not describe their images. Then only the lists are compared.
 
     Raises:
         UserError: two records are of different data sets with the same name.
@@ -186,11 +188,20 @@ class Setting:
         """List the entries to compare, in the order of the tables: all entries except the ablations."""
         return list(dict.fromkeys(self.test.loc[self.test["section"] != "ablation", "entry"]))
 
+    @cached_property
+    def places(self) -> dict[tuple, np.ndarray]:
+        """Return a dict from (entry, split), in Task 1 also from (entry, split, channel set), to places in `rows`."""
+        keys = [["entry", "split"], *([["entry", "split", "subset"]] if self.task == "task1" else [])]
+        return {key: places for names in keys for key, places in self.rows.groupby(names).indices.items()}
+
+    def place(self, entry: int, split: str, column: str) -> np.ndarray:
+        key = (entry, split) if column == SINGLE else (entry, split, column)
+        return self.places.get(key, np.empty(0, int))
+
     @cache
     def of(self, entry: int, split: str = "test", column: str = SINGLE) -> pd.DataFrame:
         """Return the rows of an entry for a split; if `column` is a channel set, return only the rows of this set."""
-        rows = self.rows[(self.rows["entry"] == entry) & (self.rows["split"] == split)]
-        return rows if column == SINGLE else rows[rows["subset"] == column]
+        return self.rows.iloc[self.place(entry, split, column)]
 
     def mean(self, model: Model | int, name: str, split: str = "test") -> float | None:
         """Average the value `name` of a model over its seeds and its columns of predictions.
@@ -199,7 +210,8 @@ class Setting:
         network answers every column.
         """
         model = model if isinstance(model, Mapping) else self.alone(model)
-        values = [self.of(entry, split, column)[name].dropna() for column, entry in model.items()]
+        cells = self.rows[name]
+        values = [cells.iloc[self.place(entry, split, column)].dropna() for column, entry in model.items()]
         return None if any(one.empty for one in values) else statistics.fmean(one.mean() for one in values)
 
     def params(self, model: Model) -> float:
@@ -366,10 +378,10 @@ class Setting:
     def variance(self, model: Model, columns: tuple[str, ...]) -> SeedVariance | None:
         """Estimate the variance of a model's top-1 over training seeds; return None if too few seeds are repeated.
 
-        A few seeds say little about a single model. So the variance is pooled over the models of a kind. There are
-        three special cases. Seven specialists are independent networks, so the variance of their mean is smaller. A
-        plain network varies differently on sets that it was not trained for. So if this network has several seeds, only
-        these seeds count. In all other cases, Task 1 uses the variance of the networks for any channel set.
+        A few seeds say little about a single model. So the variance is pooled: in Task 2 over the models of a kind, in
+        Task 1 over the networks for any channel set. Task 1 has two exceptions. Seven specialists are independent
+        networks, so the variance of their mean is smaller. A plain network varies differently on sets that it was not
+        trained for. So if this network has several seeds, only these seeds count.
         """
         if len({*model.values()}) > 1:
             parts = [self.pooled("specialist", (column,)) for column in columns]
@@ -382,7 +394,7 @@ class Setting:
 
     @cache
     def evaluation_variance(self, columns: tuple[str, ...]) -> SeedVariance | None:
-        """Estimate the seed variance of the change in top-1 that a different evaluation of the same networks causes.
+        """Estimate how a difference in top-1 varies over seeds if the same networks are evaluated in two ways.
 
         The variance is pooled over models. Return None if no model has several seeds.
         """

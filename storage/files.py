@@ -15,6 +15,15 @@ from utils import UserError, remedy
 PARTIAL = ".partial"  # end of the name of a file that is still being written
 
 
+@contextmanager
+def writing(what: str, errors: type[Exception] | tuple[type[Exception], ...] = OSError):
+    """Turn `errors` in a `with` block that writes `what` into a `UserError` with the reason and a remedy."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(f"cannot write {what}: {error}; {remedy(getattr(error, 'errno', None))}") from error
+
+
 def check_writable(folder: Path) -> None:
     """Check that files can be written into a folder, or that the folder can be made. Leave nothing behind.
 
@@ -22,20 +31,18 @@ def check_writable(folder: Path) -> None:
         UserError: files cannot be written there.
     """
     existing = folder.absolute()
-    try:
+    with writing(f"to {folder}"):
         while not existing.exists():
             existing = existing.parent
         with tempfile.TemporaryFile(dir=existing):
             pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
 
 
 def check_replaceable(path: Path) -> None:
     """Check that `path` is a file or that nothing is there.
 
     Raises:
-        UserError: a folder, a device or a pipe is there, such as /dev/stdout, which a file must not replace.
+        UserError: `path` is a folder, a device or a pipe, such as /dev/stdout. A file must not replace these.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"cannot write {path}: it is a folder, a device or a pipe; name a file")
@@ -48,7 +55,7 @@ def home_path(path: str | Path) -> Path:
 
 @contextmanager
 def atomic_path(path: str | Path):
-    """Yield a temporary path beside `path` that replaces `path` on success.
+    """Yield a temporary path beside `path`. After a `with` block without an error, the file there replaces `path`.
 
     A reader never sees half a file. The new bytes are on the disk before the file is renamed. So after a power cut
     there is either the old file or the new file.

@@ -6,7 +6,6 @@ import errno
 import os
 import platform
 import shutil
-import sys
 import tempfile
 import time
 import types
@@ -15,7 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from utils import BusyError, UserError, printable, remedy
+from storage.files import writing
+from utils import BusyError, note, printable
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
@@ -26,33 +26,36 @@ def hold(folder: Path) -> FileLock:
     Raises:
         BusyError: another process has locked it; the message names that process.
     """
-    lock, holder = None, folder / ".holder"
-    try:
+    holder = folder / ".holder"
+    with writing(f"to {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = acquire(folder / ".lock", timeout=0)
+        try:
+            lock = acquire(folder / ".lock", timeout=0)
+        except Timeout:
+            user = "another process"
+            with suppress(OSError):  # there is no such file, or it belongs to another user
+                user = printable(holder.read_text(encoding="utf-8", errors="replace"))[:200]
+            raise BusyError(
+                f"{folder} is in use by {user}: wait until it ends, or choose another folder"
+            ) from None
         text = f"process {os.getpid()} on {platform.node()} since {time.strftime('%F %T')}"
-        holder.write_text(text, encoding="utf-8")
-    except Timeout:
-        user = "another process"
-        with suppress(OSError):  # there is no such file, or it belongs to another user
-            user = printable(holder.read_text(encoding="utf-8", errors="replace"))[:200]
-        raise BusyError(
-            f"{folder} is in use by {user}: wait until it ends, or choose another folder"
-        ) from None
-    except OSError as error:
-        if lock:
+        try:
+            holder.write_text(text, encoding="utf-8")
+        except OSError:
             lock.release()
-        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
+            raise
     return lock
 
 
 def acquire(path: Path, timeout: float = -1):
-    """Lock a file and return the lock; its `release()` unlocks. Wait `timeout` seconds (-1: without limit).
+    """Lock a file and return the lock; its method `release()` unlocks the file.
+
+    Wait for the lock, but at most `timeout` seconds (-1: without limit).
 
     Some network file systems have no locks. Then print a warning and lock nothing.
 
     Raises:
-        Timeout: another process has the lock.
+        Timeout: another process still has the lock.
         OSError: the folder cannot be written.
     """
     try:
@@ -66,9 +69,8 @@ def acquire(path: Path, timeout: float = -1):
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        print(
-            f"warning: the file system of {path.parent} has no locks: make sure that only one process works there",
-            file=sys.stderr,
+        note(
+            f"warning: the file system of {path.parent} has no locks: make sure that only one process works there"
         )
         return types.SimpleNamespace(release=lambda: None)
     lock = FileLock(path)
@@ -83,11 +85,9 @@ def one_at_a_time(folder: Path):
     Raises:
         UserError: the folder cannot be written.
     """
-    try:
+    with writing(f"to {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = _wait_for(folder / ".lock", f"another process writes into {folder}", 5)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error}; {remedy(error.errno)}") from error
     try:
         yield
     finally:
@@ -99,7 +99,7 @@ def _wait_for(file: Path, why: str, patience: float) -> FileLock:
     try:
         return acquire(file, timeout=patience)
     except Timeout:
-        print(f"{why}: waiting for it", file=sys.stderr)
+        note(f"{why}: waiting for it")
         return acquire(file)
 
 
@@ -139,10 +139,10 @@ def making(path: Path, replace: bool = False):
 
 
 def _lock_room(room: Path, path: Path) -> FileLock:
-    """Make and lock the work folder of `path`.
+    """Make the folder `room`, in which `making` builds `path`, and return a lock on it.
 
     Raises:
-        OSError: the work folder cannot be written.
+        OSError: the folder cannot be written.
     """
     file = room / "unfinished.lock"
     while True:

@@ -18,7 +18,7 @@ from data.dataset import open_data
 from data.decode import decode, pixel_kind
 from data.derive import sobel
 from data.folds import make_folds, split_folds
-from data.lists import read_channels, read_lists
+from data.lists import read_lists
 from engine.records import make_table, read_predictions, run_name, save_record, write_predictions
 from grids.task1 import BANDS_CHANNELSET, BANDS_MEAN, BANDS_SLICED, CHANNELSET
 from report.bands import BANDS as BANDS_DATA
@@ -211,9 +211,8 @@ def test_rgb_is_the_case_of_three_channels(tiny_dataset, cached):
 )
 def test_a_wrong_bands_file_names_the_line(bands, text, message):
     (bands / "bands.txt").write_text(text)
-    for read in (read_lists, read_channels):
-        with user_error(message):
-            read(bands)
+    with user_error(message):
+        read_lists(bands)
 
 
 def test_the_scripts_take_any_channels(bands, train, evaluate, read_rows):

@@ -387,7 +387,7 @@ def test_macs_of_folded_kernel_and_generation_match_the_flop_counter(embedding):
 # ---------------------------------------------------------------- numerics
 
 
-def test_single_precision_is_enough_for_every_set_of_thirteen_bands():
+def test_single_precision_is_enough_for_sets_of_thirteen_bands():
     """Bands as correlated as those of a satellite (condition 1e4): the fill, the kernel and the output in float32
     against the inverse in float64."""
     spectrum = torch.logspace(0.9, -3.1, 13, dtype=torch.float64)
@@ -399,7 +399,7 @@ def test_single_precision_is_enough_for_every_set_of_thirteen_bands():
     exact = correlation + 1e-6 * torch.eye(13, dtype=torch.float64)
     x = (torch.linalg.cholesky(exact) @ torch.randn(13, 64, dtype=torch.float64)).view(1, 13, 8, 8)
     worst = 0.0
-    for number in range(1, 2**13, 7):
+    for number in range(1, 2**13, 21):
         ids = [i for i in range(13) if number >> i & 1]
         absent = [i for i in range(13) if i not in ids]
         wanted = torch.zeros(13, len(ids), dtype=torch.float64)
@@ -408,7 +408,7 @@ def test_single_precision_is_enough_for_every_set_of_thirteen_bands():
             wanted[absent] = torch.linalg.solve(exact[ids][:, ids], exact[ids][:, absent]).T
         got = fill.columns(ids).double()
         worst = max(worst, float((got - wanted).abs().max() / wanted.abs().max()))
-        if number % 70 == 1:
+        if number % 210 == 1:
             kernel = torch.einsum("ojhw,jn->onhw", stem.weight.detach().double(), wanted)
             y = nn.functional.conv2d(x[:, ids], kernel, padding=1)
             for output in (stem(x[:, ids].float(), ids), stem.fold(ids)(x[:, ids].float())):

@@ -499,7 +499,7 @@ def reference_step(net, *args, loss, **how):
 def test_segmentation_of_torchvision():
     segmentation = importorskip("torchvision.models.segmentation")
 
-    plain = segmentation.deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
+    plain = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
     start = with_sets_exactly(plain)
     net, other = copy.deepcopy(start), copy.deepcopy(start)
     x = torch.randn(2, 3, 32, 32).double()

@@ -32,6 +32,13 @@ def test_find_dataset(tiny_dataset, tmp_path, zipped, stdout, small_demo):
         find_dataset(str(data / "nowhere"), data)
 
 
+def test_find_dataset_names_a_damaged_set_beside_another(tiny_dataset, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/train.txt").write_text("a.png 0\nb.png 1\n")
+    with user_error("several data sets .*: broken, tiny; choose one"):
+        find_dataset("auto", tmp_path)
+
+
 def test_find_dataset_takes_lists_in_data_itself(tiny_dataset):
     assert find_dataset("auto", tiny_dataset) == tiny_dataset
 

@@ -2,15 +2,10 @@
 works on.
 """
 
-import multiprocessing
-import os
 import re
-import runpy
-import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 from helpers import exits, user_error
 from pytest import fixture, mark
@@ -57,41 +52,6 @@ def test_only_a_training_asks_for_huge_pages(tmp_path, monkeypatch, makes):
     assert shown() == ("glibc.malloc.hugetlb=1" if makes else "None")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=0")  # the user's own value stays
     assert shown() == "glibc.malloc.check=0"
-
-
-class Fork(multiprocessing.get_context("fork").Process):
-    """The part of subprocess.Popen that the queue uses: a script in a copy of this process.
-
-    It has every module already, and a script needs seconds to import PyTorch.
-    """
-
-    def __init__(self, command, stdin, stdout, stderr, env):
-        super().__init__(target=self.run_script, args=(command[1:], stdout.fileno()))
-        self.start()
-
-    @staticmethod
-    def run_script(words, log):
-        for number in (1, 2):
-            os.dup2(log, number)
-        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
-        sys.argv = words
-        runpy.run_path(words[0], run_name="__main__")
-
-    def poll(self):
-        return self.exitcode
-
-    def wait(self):
-        self.join()
-
-    @property
-    def returncode(self):
-        return self.exitcode
-
-
-@fixture
-def forks(monkeypatch):
-    """Start the queue's jobs as `Fork`. The jobs are real processes in test_faults.py."""
-    monkeypatch.setattr(experiments, "subprocess", SimpleNamespace(Popen=Fork, PIPE=subprocess.PIPE))
 
 
 def folder(name: str) -> Path:
@@ -242,6 +202,25 @@ def test_a_teacher_is_trained_before_its_student(queue, capsys):
     queue([Run("student", "student", teacher=RGB_ONLY), OTHER], "--only", "student", "--jobs", "2")
     out = capsys.readouterr().out
     assert out.index("start   rgb-only") < out.index("start   student") and "done    student seed 0" in out
+
+
+def test_a_teacher_with_a_seed_teaches_all_seeds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student = Run("student", "student", teacher=RGB_ONLY.but(seed=0))
+    monkeypatch.setitem(experiments.GRIDS, "task1", [RGB_ONLY, student])
+    args = experiments.make_parser().parse_args(["task1", "--seeds", "1", "0"])
+    args.dataset, args.channels = "tiny", RGB
+    jobs = experiments.training_jobs(args)
+    teacher = experiments.model_file(RGB_ONLY, args, 0)
+    students = [job for job in jobs if job.name.startswith("student")]
+    assert [job.makes for job in students] == [experiments.model_file(student, args, seed) for seed in (1, 0)]
+    assert all(job.needs == [teacher] and str(teacher) in job.command for job in students)
+    assert [job.makes for job in jobs].count(teacher) == 1 and len(jobs) == 4  # also RGB_ONLY with seed 1
+    command = next(job.command for job in jobs if job.makes == teacher)
+    assert command[command.index("--seed") + 1] == "0"
+    # the seed of the teacher does not change the training's digest
+    plain = Run("student", "student", teacher=RGB_ONLY)
+    assert experiments.model_file(plain, args, 1) == students[0].makes
 
 
 @mark.usefixtures("forks")

@@ -51,6 +51,7 @@ def test_work_is_saved_by_time_as_well(train, monkeypatch):
     assert saved == [1, 2, 3]
 
 
+@mark.usefixtures("forks")
 def test_a_training_ends_with_its_queue(tiny_dataset, tmp_path, monkeypatch, tiny):
     """No step waits for a time. A training that outlives its queue comes to its own end, and then there is a model.
 

@@ -30,7 +30,7 @@ from config import Task1Config, choose_device
 from data import dataset as dataset_module
 from data.dataset import find_dataset
 from data.folders import write_lists
-from data.lists import read_channels, read_lists
+from data.lists import read_lists
 from engine import trainer
 from storage.files import check_writable, write_text
 from storage.locks import hold, one_at_a_time
@@ -122,25 +122,24 @@ def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(
     assert "wrote run/model.pt" in out and "wrote two/model.pt" in out and "million parameters" in errors
 
 
-def test_figures_are_drawn_whatever_backend_a_notebook_asks_for():
+def test_figures_are_drawn_whatever_backend_a_notebook_asks_for(forked):
     """A notebook's `!python eval_channels.py` inherits MPLBACKEND, which this Python may not have."""
-    code = (
-        "import os, report, matplotlib.figure\n"
-        "print(os.environ['MPLBACKEND'], matplotlib.get_backend(auto_select=False))"
-    )
     for file in (*ROOT.glob("*.py"), *ROOT.glob("[!rt]*/*.py"), *ROOT.glob("tools/*.py")):  # all but report/
         assert not re.search(r"^ *(from|import) matplotlib", file.read_text(encoding="utf-8"), re.M), file
+
+    def imported() -> list[str]:
+        """Import matplotlib anew, as a new process does."""
+        for name in list(sys.modules):
+            if name.split(".")[0] in ("matplotlib", "mpl_toolkits", "report"):
+                del sys.modules[name]
+        os.environ["MPLBACKEND"] = backend
+        importlib.import_module("report")
+        importlib.import_module("matplotlib.figure")
+        return [os.environ["MPLBACKEND"], str(sys.modules["matplotlib"].get_backend(auto_select=False))]
+
     shown = {}
     for backend in ("module://no_such_package.backend", "nonsense", "svg"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            env={**os.environ, "MPLBACKEND": backend},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        shown[backend] = done.stdout.split()
+        shown[backend] = forked(imported)
     assert shown["svg"] == ["svg", "svg"]  # the notebook's backend stays, where it is there
     assert shown["nonsense"] == ["nonsense", "None"]
 
@@ -239,7 +238,7 @@ def test_the_limit_of_a_container(tmp_path, text, cores):
 
 
 def test_a_home_folder_of_nobody():
-    for call in (find_dataset, read_lists, read_channels, write_lists):
+    for call in (find_dataset, read_lists, write_lists):
         with user_error("~nobody-here"):
             call("~nobody-here/data")
 

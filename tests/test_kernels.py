@@ -82,13 +82,13 @@ def test_wavelengths_are_one_a_channel():
 
 def test_a_wavelength_is_described_by_sines_and_cosines():
     """In nm, with 64 frequencies from 1 down to almost 1 / 10,000; red, green and blue are the usual channels."""
-    features, steps = Wavelength(4, 3, 3).features, torch.arange(64) / 64
+    features, steps = Wavelength(4, 3, 3).descriptors, torch.arange(64) / 64
     for row, nm in zip(features, (665, 560, 490)):
         angles = nm / 10_000**steps
         assert_close(row, torch.cat([angles.sin(), angles.cos()]), rtol=1e-3, atol=1e-3)
     channels = {"B": 490.0, "R": 665.0}
     net = build_channel_net("resnet10", channels, 5, "zero", kernel="wavelength", width=0.125)
-    assert_close(net.conv1.generator.features, features[[2, 0]])
+    assert_close(net.conv1.generator.descriptors, features[[2, 0]])
 
 
 @mark.parametrize("stride, padding, dilation", [(1, 0, 1), (2, 3, 1), (3, 2, 2)])

@@ -2,7 +2,7 @@
 
 import torch
 from helpers import FEW, assert_near, user_error
-from pytest import fixture, mark
+from pytest import fixture, mark, raises
 from small_networks import STATISTICS
 from torch import nn
 from torch.nn import functional as F
@@ -43,6 +43,14 @@ X = torch.randn(4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
 def test_no_probe_is_the_network_of_the_set(net):
     network, columns = probed(net, None, (0, 2))
     assert_near(network(X[:, columns]), net(X[:, [0, 2]], channels=[0, 2]), 1e-4)
+
+
+def test_the_network_of_a_set_shares_all_layers_but_the_stem(net):
+    plain = for_channels(net, (0, 2))
+    assert plain.layer1 is net.layer1 and type(plain.conv1) is nn.Conv2d
+    with raises(TypeError, match="channels"):
+        plain(X[:, :2], channels=[0, 2])
+    assert net(X[:, :2], channels=[0, 2]).isfinite().all()  # it still takes sets
 
 
 def test_wrong_ids_tell_the_next_channels(net):

@@ -9,12 +9,13 @@ from helpers import user_error
 from PIL import Image
 
 import train_task2
-from data.dataset import make_batches, open_data
+from engine.prediction import grad_cam
 from models.shallow import build_shallow
 from report import qualitative
+from report.numbers import Numbers
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import qualitative as tool
-from tools.qualitative import PHOTOGRAPHS, answer, as_evaluated, grad_cam
+from tools.qualitative import PHOTOGRAPHS
 
 STATISTICS = {
     "mean": [0.5, 0.4, 0.3],
@@ -56,6 +57,14 @@ def test_every_figure_is_drawn_and_the_same_twice(root):
         assert (root / name).read_bytes() == drawn
 
 
+def test_the_weights_of_absent_channels_in_words(root):
+    """All correlations are 1/2."""
+    numbers = Numbers([], root / "results")
+    assert numbers.example("RG") == "blue = 0.33 red + 0.33 green"
+    assert numbers.example("B") == "red = 0.50 blue, green = 0.50 blue"
+    assert Numbers([], root).example("RG") == "–"
+
+
 def test_without_results_there_is_no_figure_and_damage_is_named(root):
     (root / "results/qualitative.json").write_text("{}")
     with user_error("qualitative.json is damaged .* python -m tools.qualitative"):
@@ -94,8 +103,12 @@ def test_grad_cam_points_at_what_the_answer_rests_on():
     assert "feature_maps" not in vars(net)  # the network is left as it was
 
 
-def test_an_answer_has_a_readable_name():
-    assert answer(torch.tensor([[0.0, 20.0]]), ["d1", "n04596742"]) == ["wok", 100.0]
+def test_an_answer_is_the_likeliest_class_in_percent(trained):
+    predictor = tool.load(str(trained), "task1-model")
+    predictor.classes = ["first", "second", "third"]
+    label, percent = tool.answer(predictor, "coffee", "RG")
+    shares = predictor(PHOTOGRAPHS / "coffee.png", "RG")
+    assert (label, percent) == (shares[0][0], round(100 * shares[0][1], 1)) and label in predictor.classes
 
 
 def test_every_picture_has_a_licence():
@@ -103,23 +116,6 @@ def test_every_picture_has_a_licence():
     for path in PHOTOGRAPHS.glob("*.png"):
         line = next(line for line in text.splitlines() if f"`{path.name}`" in line)
         assert "CC0" in line or "public domain" in line
-
-
-def test_a_picture_is_seen_as_evaluation_sees_an_image(tmp_path):
-    """Of a data set of the photographs, the test images that open_data and make_batches give."""
-    names, folder = sorted(path.stem for path in PHOTOGRAPHS.glob("*.png")), tmp_path / "photographs"
-    (folder / "images").mkdir(parents=True)
-    for number, name in enumerate(names):
-        for split in ("train", "val", "test"):
-            copied = f"images/{name}-{split}.png"
-            Image.open(PHOTOGRAPHS / f"{name}.png").save(folder / copied)
-            with open(folder / f"{split}.txt", "a") as lines:
-                lines.write(f"{copied} {number}\n")
-    cache = open_data(str(folder), 48, str(tmp_path / "cache"))
-    checkpoint = {"dataset": {"mean": cache.mean, "std": cache.std}, "config": {"image_size": 48}}
-    batches = make_batches(cache, "test", 48, (0, 1, 2), torch.device("cpu"))
-    images = torch.cat([images for images, _ in batches.eval_batches(2)])
-    assert torch.equal(torch.cat([as_evaluated(name, checkpoint) for name in names]), images)
 
 
 def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, stdout):
@@ -135,6 +131,8 @@ def test_the_tool_asks_networks_of_both_tasks(trained, command, tiny, stdout):
     mixed = load_checkpoint("shallow/model.pt", "task2-model")
     mixed["dataset"]["data_channels"] = dict.fromkeys("BGR")
     save_checkpoint("mixed.pt", mixed)
+    with user_error("expected 'task2-model'"):
+        tool.classifier(str(trained), ["rocket"])
     with user_error("mixed.pt has channels B, G, R, but the pictures are RGB"):
         tool.classifier("mixed.pt", ["rocket"])
     assert "rocket: {'RGB': " in stdout()

@@ -1,4 +1,5 @@
 """Task 1: comparisons, tables, figures, and the check that documents follow the results.
+from storage.files import read_json
 
 All numbers are made up.
 """
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from pytest import approx, fixture, mark
 
 from data.build import read_recipe
+from data.class_names import class_names
 from engine.records import SUBSETS, Predictions, read_predictions, write_predictions
 from grids.run import Run
 from grids.task1 import (
@@ -30,7 +32,6 @@ from report import build, figures, markdown
 from report.appendix_tables import channel_cost_table, channel_table, detail_table, stats_table, variant_table
 from report.budgets import budget
 from report.charts import make_charts
-from report.class_names import class_names
 from report.compare import MEAN, SEVEN, ablations, compare_models, lines_of
 from report.figures import Panel, Series
 from report.numbers import DATA, NARROW, Numbers
@@ -63,7 +64,6 @@ def results(root, publish, once):
 
 
 def publish_all(publish):
-    kernels = {subset: np.ones((8, len(subset), 3, 3)).tolist() for subset in SUBSETS}
     history = [
         {
             "epoch": e,
@@ -73,7 +73,7 @@ def publish_all(publish):
         }
         for e in (1, 2)
     ]
-    more = {"history": history, "kernels": kernels}
+    more = {"history": history}
     publish("task1", CHANNELSET, 60, more=more)
     publish("task1", SLICED, 50, seeds=(0,), more=more)
     publish_specialists(publish, more=more)
@@ -331,7 +331,8 @@ def test_a_model_needs_every_subset_of_a_seed(results, publish):
 
 @mark.usefixtures("drawn")
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, check_figures):
-    check_figures(results, ["task1_map_48px-quarter_toy.png"])
+    names = ["task1_map_48px-quarter_toy.png"]
+    check_figures(results, names, names)
 
 
 def test_what_the_figures_show(results):
@@ -374,12 +375,6 @@ def test_points_of_equal_cost_are_side_by_side_and_their_numbers_apart():
 
 def test_a_panel_names_the_seeds_of_its_networks():
     assert seeds_of(NARROW, {"a": 0, "b": 1, "c": 0}) == "preset S, seed 0\nseed 1: b"
-
-
-def test_length_is_a_figure_where_there_are_several_lengths(results, publish):
-    publish("task1", LONG[60], 65)
-    chart = make_charts(only(results))["task1_length_48px-quarter_toy.png"]
-    assert chart.data[0].series[0].x == [30, 60]
 
 
 def test_build_then_check_finds_what_is_stale(results, publish, stderr):
@@ -487,6 +482,22 @@ def test_budgets_by_hand(publish, tmp_path):
         assert (found.params, found.epochs) == (params, epochs) and found.answers == approx(answers)
         assert found.training == approx(3 * training * 1e6 * 30 * images / 1e15)
         assert found.answer == approx((60 + 3 * 40 + 3 * 20) / 7)
+
+
+def test_a_budget_holds_the_training_and_the_answers_of_the_teacher(publish, tmp_path):
+    """The teacher's answer takes 200 MFLOPs, the student's 60. The parameters of the teacher do not count."""
+    teacher = CHANNELSET.but(width=0.5, epochs=50)
+    student = CHANNELSET.but(teacher=teacher.but(seed=0))
+    publish("task1", student, 60, dataset=DATA)
+    images = sum(row.split == "train" for row in read_recipe(DATA).rows)
+    own, taught, answers = 3 * 60e6 * 30, 3 * 200e6 * 50, 200e6 * 30  # FLOPs for each training image
+    assert budget(numbers_of(tmp_path), student).training == approx(
+        own * images / 1e15
+    )  # no results of the teacher
+    publish("task1", teacher, 65, dataset=DATA, params=4_000_000, macs=100_000_000)
+    found = budget(numbers_of(tmp_path), student)
+    assert found.training == approx((own + taught + answers) * images / 1e15)
+    assert (found.params, found.epochs) == (1, 30 + 50) and found.answers == approx({1: 20, 2: 40, 3: 60})
 
 
 def test_a_seed_without_results_is_a_dash(publish, tmp_path):
@@ -610,10 +621,11 @@ def test_classes_that_need_colour_are_chosen_on_other_images():
 
 
 def test_predictions_stand_beside_what_was_measured(monkeypatch):
-    monkeypatch.setattr("grids.task1.PREDICTED", (("a", OURS, 50), ("b", OTHER, 40), ("c", RGB_ONLY, 9)))
+    monkeypatch.setattr("grids.task1.PREDICTED", (("a", OURS, 50), ("b", OTHER, 40, "R"), ("c", RGB_ONLY, 9)))
     monkeypatch.setattr("grids.task2.PREDICTED", ())
-    measured = {OURS: [51.0, 53.0], OTHER: [37.0], RGB_ONLY: []}
-    text = predictions_table(SimpleNamespace(by_seed=lambda preset, run: measured[run]))
+    measured = {(OURS, "mean"): [51.0, 53.0], (OTHER, "R"): [37.0], (RGB_ONLY, "mean"): []}
+    numbers = SimpleNamespace(by_seed=lambda preset, run, group="mean": measured[run, group])
+    text = predictions_table(numbers)
     rows = [line.strip("| ").split(" | ") for line in text.splitlines()[2:4]]
     assert rows == [["a", "2", "50.0", "52.0 ± 1.4", "+2.0"], ["b", "1", "40.0", "37.0", "−3.0"]]
     assert "these 2 predictions is 2.5 points; 1 networks" in text

@@ -392,7 +392,8 @@ def test_cost_table(setting, results, cells):
 
 @mark.usefixtures("drawn")
 def test_every_figure_is_drawn_and_the_same_data_give_the_same_bytes(results, check_figures):
-    check_figures(results, (f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS["task2"]))
+    names = [f"task2_{kind}_48px-quarter_toy.png" for kind in KINDS["task2"]]
+    check_figures(results, names, ["paper_layer.png", "paper_module.png", *names])
 
 
 def test_what_the_figures_show(setting, results):

@@ -234,6 +234,25 @@ def test_distillation_learns_from_the_teacher(train, trained):
         train("--channels R --teacher", trained, "--out other")
 
 
+def test_a_network_learns_from_its_own_average_and_resumes_exactly(command, tiny, interrupted, monkeypatch):
+    teachers, distillation = [], step.TrainStep._distillation
+
+    def watched(self, images, logits):
+        teachers.append(self.teacher is self.average.module and not self.teacher.training)
+        return distillation(self, images, logits)
+
+    monkeypatch.setattr(step.TrainStep, "_distillation", watched)
+    words = [*tiny, "--teacher self --distill-ramp 0"]
+    command(train_task1, *words, "--out whole")
+    with interrupted(5):
+        command(train_task1, *words, "--out cut")
+    command(train_task1, *words, "--out cut --resume")
+    assert teachers and all(teachers) and same_weights("whole/model.pt", "cut/model.pt")
+    config = load_checkpoint("whole/model.pt", "task1-model")["config"]
+    assert config["teacher"] == "self"
+    assert ("teacher", "self") in identity(Task1Config.of(config))  # a grid finds the run by its options
+
+
 def test_weight_of_distillation_rises_with_the_ramp(train, trained, monkeypatch):
     """A teacher's loss of 1 is added with a share that rises from 0 to --distill-weight."""
     losses = []

@@ -1,18 +1,13 @@
 """Measure speeds. Each benchmark measures our code and a reference in turn, in several pairs of measurements.
 
-    python -m tools.benchmark                    # all benchmarks, about ten minutes; writes results/speed.csv;
-                                                 # `step` is left out on a CPU, because its networks have full width
+    python -m tools.benchmark                    # all benchmarks, about ten minutes; writes results/speed.csv
     python -m tools.benchmark stem --pairs 20    # only the stem; prints the result, and writes it only with --keep
-    python -m tools.benchmark step epoch --device cuda:0 --compile --keep
+    python -m tools.benchmark epoch --device cuda:0 --compile --keep
 
-cache     decodes images into the pixel cache; the reference is a bare Pillow loop on all cores
-data      runs training steps on a CPU that make their batches; the reference trains on a constant batch
 epoch     runs whole epochs; the references are the pipeline of PyTorch's ImageNet example (Dataset, Pillow,
           torchvision transforms, DataLoader) and a constant batch
-step      runs whole steps of the training scripts; the reference trains on a constant batch
 stem      runs ChannelSetConv2d in ResNet-18, in training and folded; the reference is a plain convolution with the
           same channels
-scaling   draws and makes the batches of an epoch for 1,000 to 64,000 images; also compares one process with two
 course    measures time and memory of the commands on --threads cores. The data are drawn: as many images as in the
           course's archive. This benchmark runs only if it is named. It needs 20 to 60 minutes and 4 GB of disk
 
@@ -25,8 +20,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import multiprocessing
-import resource
 import subprocess
 import sys
 import tempfile
@@ -46,14 +39,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from channelset import adapt_first_conv, fold_channels, sample_channels
-from config import DEVICES, Task2Config, choose_device
+from config import DEVICES, PRESETS, Task2Config, choose_device
 from data.batches import Batches
-from data.cache import open_cache
-from data.dataset import add_data_options, cached_size, find_dataset, make_batches, open_data
-from data.decode import decode
-from data.files import LARGEST_IMAGE
+from data.dataset import add_data_options, find_dataset, make_batches, open_data
 from data.lists import read_lists
-from data.source import open_source
 from engine.records import check_file, note_checksums
 from engine.step import TrainStep, make_optimizer
 from engine.trainer import Processes
@@ -62,17 +51,7 @@ from models.task2 import build_classifier
 from storage.files import write_text
 from utils import ROOT, ArgumentParser, UserError, allowed_cores, cli, environment, generator, within
 
-STEPS = {  # networks of the benchmark `step`, at full width: name -> options
-    "ResNet-34, 7x7 stem": {"arch": "resnet34", "stem_pool": False},
-    "ResNet-34, stock": {"arch": "resnet34"},
-    "ResNet-18, 7x7 stem": {"arch": "resnet18", "stem_pool": False},
-    "ours (depth 6), x1.25": {"arch": "gated6-k3", "width": 1.25},
-}
 COURSE = {"train": 63_325, "val": 450, "test": 450}  # images of the course's archive
-SIZES = {  # networks of the benchmark `data`: name -> options
-    "48 px, quarter width": {"preset": "48px-quarter", "arch": "resnet10"},
-    "64 px, half width": {"preset": "64px-half", "arch": "resnet18"},
-}
 COLUMNS = (
     *("benchmark", "case", "value", "unit", "reference", "ratio", "low", "high"),
     *("hardware", "threads", "commit"),
@@ -172,35 +151,7 @@ def timed(
     return run
 
 
-# ---------------------------------------------------------------- cache
-
-
-def _decode_all(source: Path, paths: list[str], size: int) -> None:
-    tree = open_source(source)
-    for path in paths:
-        decode(tree.read(path, LARGEST_IMAGE), size)
-
-
-def bench_cache(args, rows: Rows) -> None:
-    lists, size = read_lists(find_dataset(args.data)), cached_size(args.image_size)
-    paths, workers = [lists.prefix + path for path in lists.paths], len(allowed_cores())
-    # one job for each process, since opening a zip of 30,000 images takes longer than decoding 64 images
-    jobs = [(lists.source, paths[first::workers], size) for first in range(workers)]
-
-    def bare() -> None:
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
-            pool.starmap(_decode_all, jobs, chunksize=1)
-
-    def ours() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            open_cache(lists, size, folder, progress=False)
-
-    count = len(lists.paths)
-    works = timed(ours, count), timed(bare, count)
-    rows.pair("cache", f"{count:,} images to {size} px", *works, "a bare Pillow loop", args.pairs, IMAGES)
-
-
-# ---------------------------------------------------------------- steps
+# ---------------------------------------------------------------- whole epochs
 
 
 def make_network(config: Task2Config) -> tuple[nn.Module, torch.optim.SGD]:
@@ -236,46 +187,6 @@ def constant(train: Batches, size: int) -> Batches:
     return train
 
 
-def random_images(count: int, image_size: int, device: torch.device) -> Batches:
-    side, random = cached_size(image_size), np.random.default_rng(0)
-    return Batches(
-        random.integers(0, 256, (count, side, side, 3), np.uint8),
-        random.integers(0, 50, count),
-        image_size,
-        [0.5] * 3,
-        [0.25] * 3,
-        (0, 1, 2),
-        device,
-    )
-
-
-def compare_steps(args, rows: Rows, benchmark: str, case: str, **options) -> None:
-    """Add a row that compares the steps of a training with steps on a constant batch."""
-    config = Task2Config(epochs=1000, **options).resolve()
-    images = partial(random_images, 40 * config.batch_size, config.image_size, torch.device(config.device))
-    works = (
-        timed(training(config, batches, args.steps), args.steps)
-        for batches in (images(), constant(images(), config.batch_size))
-    )
-    rows.pair(benchmark, case, *works, "a constant batch", args.pairs)
-
-
-def bench_step(args, rows: Rows) -> None:
-    common = {"image_size": args.image_size, "device": args.device, "compile": args.compile}
-    for name, options in STEPS.items():
-        case = f"{name}, {args.image_size} px" + (", compiled" if args.compile else "")
-        compare_steps(args, rows, "step", case, preset="64px-full", **common, **options)
-
-
-def bench_data(args, rows: Rows) -> None:
-    for (name, options), augment in itertools.product(SIZES.items(), ("light", "strong")):
-        case = f"{name}, {augment} augmentation"
-        compare_steps(args, rows, "data", case, augment=augment, device="cpu", **options)
-
-
-# ---------------------------------------------------------------- whole epochs
-
-
 class Plain(Dataset):
     """Read images from files with Pillow and torchvision, like PyTorch's ImageNet example."""
 
@@ -301,12 +212,15 @@ class Plain(Dataset):
 def bench_epoch(args, rows: Rows) -> None:
     device, lists = torch.device(args.device), read_lists(find_dataset(args.data))
     cuda = device.type == "cuda"
-    options = (
-        {"preset": "64px-full", **STEPS["ResNet-18, 7x7 stem"]}
-        if cuda
-        else {"augment": "strong", **SIZES["48 px, quarter width"]}
-    )
-    config = Task2Config(device=args.device, epochs=1000, compile=args.compile, **options).resolve()
+    preset = "64px-full" if cuda else "48px-quarter"
+    config = Task2Config(
+        device=args.device,
+        epochs=1000,
+        compile=args.compile,
+        preset=preset,
+        arch=PRESETS[preset]["arch"],
+        augment="strong",
+    ).resolve()
     cache = open_data(args.data, config.image_size, args.cache)
     loader = DataLoader(
         Plain(lists, cache, config.image_size),
@@ -347,19 +261,6 @@ def bench_epoch(args, rows: Rows) -> None:
 
 
 # ---------------------------------------------------------------- the stem
-
-
-def saved_bytes(forward: Callable[[], torch.Tensor]) -> int:
-    """Count the bytes that a forward pass saves for the backward pass; memory that tensors share counts once."""
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        forward()
-    return sum(sizes.values())
 
 
 def bench_stem(args, rows: Rows) -> None:
@@ -406,9 +307,6 @@ def bench_stem(args, rows: Rows) -> None:
         net.to(device, memory_format=torch.channels_last)
         mask = draw()
         compare("training, a set an image", True, net, plain, forward=lambda x: net(x, mask=draw()))
-        ours, other = saved_bytes(lambda: net(images, mask=mask)), saved_bytes(lambda: plain(images))
-        case, reference = f"{head}, saved for the backward pass", f"plain, {channels} channels"
-        rows.add("stem", case, ours / 2**20, "MiB", reference, [ours / other])
         compare("inference, a set an image", False, net, plain, forward=lambda x: net(x, mask=mask))
         compare("inference, all channels", False, net, plain)
         for n in sizes:
@@ -502,49 +400,7 @@ def bench_course(args, rows: Rows) -> None:
             rows.add("course", f"{case}, largest process", memory, "MiB")
 
 
-# ---------------------------------------------------------------- scaling
-
-
-def _batches_of_an_epoch(count: int) -> float:
-    """Return the seconds that an epoch of batches from `count` random images takes, without a network."""
-    torch.set_num_threads(1)
-    batches = random_images(count, 48, torch.device("cpu"))
-    start = time.perf_counter()
-    for rows in torch.randperm(count).split(128):
-        random = generator("scaling", int(rows[0]))
-        batches.train_batch({"indices": rows, **batches.draw(len(rows), "light", random)}, "light")
-    return time.perf_counter() - start
-
-
-def bench_scaling(args, rows: Rows) -> None:
-    for count in (1_000, 4_000, 16_000, 64_000):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = _batches_of_an_epoch(count)
-        rows.add("scaling", f"batches of {count:,} images of 48 px, light", count / seconds, IMAGES)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        rows.add("scaling", f"memory for {count:,} images of 48 px, at most", grown, "MiB")
-    count = 16_000
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.map(_batches_of_an_epoch, [1000] * 2)  # warm up: start the processes and import
-        two, one = (
-            timed(
-                partial(pool.map, _batches_of_an_epoch, [count] * processes, chunksize=1), processes * count
-            )
-            for processes in (2, 1)
-        )
-        case, pairs = f"two processes, {count:,} images each", max(1, args.pairs // 2)
-        rows.pair("scaling", case, two, one, "one process", pairs, IMAGES)
-
-
-BENCHMARKS = {
-    "cache": bench_cache,
-    "data": bench_data,
-    "epoch": bench_epoch,
-    "step": bench_step,
-    "stem": bench_stem,
-    "scaling": bench_scaling,
-    "course": bench_course,
-}
+BENCHMARKS = {"epoch": bench_epoch, "stem": bench_stem, "course": bench_course}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -552,29 +408,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "which", nargs="*", choices=tuple(BENCHMARKS), help="benchmarks to run (default: all)"
     )
-    add_data_options(parser, "data set for `cache` and `epoch`, as in train_task1.py")
+    add_data_options(parser, "data set for `epoch`, as in train_task1.py")
     parser.add_argument(
-        "--image-size",
-        type=within(8, 1024),
-        default=64,
-        help="image side in px for `cache`, `course`, `step` and `stem`",
+        "--image-size", type=within(8, 1024), default=64, help="image side in px for `course` and `stem`"
     )
     parser.add_argument(
         "--pairs",
         type=within(1, 1000),
         default=7,
-        help="number of pairs of measurements; `epoch` makes a third of this number, `scaling` half of it",
+        help="number of pairs of measurements; `epoch` makes a third of this number",
     )
-    parser.add_argument(
-        "--steps",
-        type=within(1, 10**5),
-        default=5,
-        help="number of steps in each measurement of `data` and `step`",
-    )
-    parser.add_argument(
-        "--device", default="cpu", help=f"device of `course`, `epoch`, `step` and `stem`: {DEVICES}"
-    )
-    parser.add_argument("--compile", action="store_true", help="use torch.compile in `epoch` and `step`")
+    parser.add_argument("--device", default="cpu", help=f"device of `course`, `epoch` and `stem`: {DEVICES}")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile in `epoch`")
     parser.add_argument(
         "--threads", type=within(1, 4096), default=1, help="CPU threads of the training steps"
     )
@@ -587,11 +432,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     args.device = choose_device(args.device)
     rows = Rows(torch.device(args.device))
-    chosen = args.which or [
-        name for name in BENCHMARKS if name != "course" and (name != "step" or args.device != "cpu")
-    ]
-    for name in chosen:
-        torch.set_num_threads(args.threads)  # `scaling` sets another number
+    for name in args.which or [name for name in BENCHMARKS if name != "course"]:
+        torch.set_num_threads(args.threads)  # a benchmark may set another number
         BENCHMARKS[name](args, rows)
         if args.keep or not args.which:  # after each benchmark, so that a later error loses nothing
             rows.keep(ROOT / "results" / "speed.csv")

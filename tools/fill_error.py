@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.nn.functional import cross_entropy
 
 from channelset import build_fill, find_stem
+from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import add_data_options, make_batches, open_data
 from data.identity import difference
 from engine.records import SUBSETS, note_checksums, to_csv
+from engine.trainer import predict
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from models.task1 import for_channels, load_channel_net
 from storage.files import check_writable, write_text
@@ -39,26 +40,18 @@ COLUMNS = {  # column -> number of decimals
 }
 
 
-def images_of(cache, split: str, size: int, count: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return normalised centre crops (N, C, size, size) and labels (N,) of a split in a fixed random order.
-
-    N is at most `count`.
-    """
-    batches = make_batches(cache, split, size, range(len(cache.channel_names)), torch.device("cpu"))
-    images, labels = map(torch.cat, zip(*batches.eval_batches(1000)))
+def shuffled(batches: Batches, count: int | None = None) -> torch.Tensor:
+    """Return normalised centre crops (N, C, size, size) in a fixed random order; N is at most `count`."""
+    images = torch.cat([images for images, _ in batches.eval_batches(1000)])
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]
-    return images[order].contiguous(), labels[order]
+    return images[order].contiguous()
 
 
-@torch.inference_mode()
-def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, ids: list[int]) -> dict:
+def validate(model: torch.nn.Module, batches: Batches, ids: list[int]) -> dict:
     """Measure a model on the channel set `ids`; return a dict with top-1 in percent and cross-entropy in nats."""
-    network = for_channels(model, ids).eval()
-    logits = torch.cat([network(some[:, ids]) for some in images.split(250)])
-    return {
-        "val_top1_pct": 100 * float((logits.argmax(1) == labels).double().mean()),
-        "val_loss": float(cross_entropy(logits, labels)),
-    }
+    predictions, loss, _ = predict(for_channels(model, ids), batches, ids, amp=False)
+    right = predictions == batches.labels.numpy()
+    return {"val_top1_pct": 100 * float(right.mean()), "val_loss": loss}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -81,7 +74,10 @@ def main(argv: list[str] | None = None) -> None:
             f"--data {args.data} has channels {', '.join(cache.channel_names)}: this table needs RGB data"
         )
     machine = environment(torch.device("cpu"))
-    val, labels = images_of(cache, "val", args.size)
+    batches, train = (
+        make_batches(cache, split, args.size, range(3), torch.device("cpu")) for split in ("val", "train")
+    )
+    val = shuffled(batches)
     moments = torch.einsum("nchw,ndhw->cd", val.double(), val.double()) / (val.numel() / val.shape[1])
     sets = {name: list(parse_subset(name, cache.channels)) for name in SUBSETS}
     statistics = {"mean": cache.mean, "std": cache.std, "covariance": cache.covariance}
@@ -94,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         for rule in RULES
         for name, ids in sets.items()
     ]
-    fit, test = images_of(cache, "train", args.size, PATCHES)[0], val[:PATCHES]
+    fit, test = shuffled(train, PATCHES), val[:PATCHES]
     rows += [
         {
             "rule": f"regression from {size} x {size} px",
@@ -134,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
                     "pixel_error": pixel_error(stem.fill, moments, ids),
                     "mean_energy": mean_energy(stem.kernel(sets["RGB"]).numpy()),
                     **stem_statistics(stem, model.bn1, val, ids, whole if plain else None),
-                    **validate(model, val, labels, ids),
+                    **validate(model, batches, ids),
                 }
                 for name, ids in sets.items()
             ]

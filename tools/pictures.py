@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data.class_names import class_names
 from data.dataset import add_data_options, open_data
 from engine.records import SINGLE, SUBSETS, Predictions
 from grids.task1 import CHANNELSET
-from report.class_names import class_names
 from report.compare import agreement, denominator, headline
 from report.figures import Figure
 from report.results import Setting, load_settings

@@ -10,25 +10,15 @@ answer. `python -m report.build` draws the figures from this file alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from channelset import find_stem
-from data.batches import Batches
-from data.channels import parse_subset
-from data.dataset import cached_size
-from data.decode import decode
-from data.lists import RGB
-from engine.prediction import grad_cam
+from engine.prediction import Predictor
 from engine.records import SUBSETS, note_checksums
-from models.branched import fuse
-from models.task1 import channels_of, for_channels, load_channel_net
-from models.task2 import load_classifier
-from report.class_names import NAMES
+from models import task1, task2
+from storage.checkpoint import load_checkpoint
 from storage.files import check_writable, write_json
 from utils import ROOT, ArgumentParser, UserError, cli, environment
 
@@ -36,30 +26,26 @@ PHOTOGRAPHS = ROOT / "report" / "photographs"
 FILTERS = 12  # number of kernels in the figure
 
 
-def as_evaluated(name: str, checkpoint: dict) -> Tensor:
-    """Load the picture `name`; return it as (1, 3, s, s), prepared and normalised as in an evaluation.
+def load(path: str, kind: str) -> Predictor:
+    """Load a network of the kind `kind` of checkpoints.
 
-    The picture is decoded as for the pixel cache, and `Batches` cuts out its centre.
+    Raises:
+        UserError: `path` is not such a checkpoint, or the channels of the network are not red, green and blue.
     """
-    dataset, size = checkpoint["dataset"], checkpoint["config"]["image_size"]
-    image = np.array(decode((PHOTOGRAPHS / f"{name}.png").read_bytes(), cached_size(size)))
-    batches = Batches(
-        image[None],
-        np.zeros(1, np.int64),
-        size,
-        dataset["mean"],
-        dataset["std"],
-        (0, 1, 2),
-        torch.device("cpu"),
-    )
-    return next(batches.eval_batches(1))[0]
+    load_checkpoint(path, kind)
+    predictor = Predictor(path)
+    names = predictor.channels.names
+    if list(names) != list("RGB"):
+        raise UserError(
+            f"{path} has channels {', '.join(names)}, but the pictures are RGB: give a network for RGB"
+        )
+    return predictor
 
 
-def answer(logits: Tensor, classes: list[str]) -> list:
-    """Return a list [name of the likeliest class, its probability in percent] for logits (1, K)."""
-    share, label = logits.softmax(1)[0].max(0)
-    name = classes[int(label)]
-    return [NAMES.get(name, name), round(100 * float(share), 1)]
+def answer(predictor: Predictor, name: str, channels: str | None = None) -> list:
+    """Return [name of the likeliest class, its probability in percent] for the picture `name`."""
+    ((label, share),) = predictor(PHOTOGRAPHS / f"{name}.png", channels, top=1)
+    return [label, round(100 * share, 1)]
 
 
 def describe(checkpoint: dict) -> dict:
@@ -72,14 +58,6 @@ def describe(checkpoint: dict) -> dict:
         "dataset_digest": checkpoint["dataset"]["digest"][:12],
         "trained_with": {key: checkpoint["environment"][key] for key in ("commit", "hardware")},
     }
-
-
-def check_rgb(path: str, names: Sequence[str]) -> None:
-    """Raise a UserError if the channels of the network in the file `path` are not red, green and blue."""
-    if list(names) != list("RGB"):
-        raise UserError(
-            f"{path} has channels {', '.join(names)}, but the pictures are RGB: give a network for RGB"
-        )
 
 
 @torch.no_grad()
@@ -95,35 +73,22 @@ def any_set(path: str, names: list[str]) -> dict:
     Raises:
         UserError: the network is not for RGB, was trained on one set alone, or its kernel depends on the image.
     """
-    model, checkpoint = load_channel_net(path)
-    channels, dataset = channels_of(checkpoint["dataset"]), checkpoint["dataset"]
-    check_rgb(path, channels.names)
-    reason = find_stem(model).unfoldable or (
+    predictor = load(path, task1.CHECKPOINT)
+    stem, checkpoint = find_stem(predictor.model), predictor.checkpoint
+    reason = stem.unfoldable or (
         checkpoint["config"]["sampler"] == "none" and "it was trained on only one set"
     )
     if reason:
         raise UserError(f"--ours {path}: {reason}; give a network that was trained with a sampler and folds")
-    sets = {name: list(parse_subset(name, channels)) for name in SUBSETS}
-    answers = {
-        name: {
-            one: answer(
-                for_channels(model, ids).eval()(as_evaluated(name, checkpoint)[:, ids]),
-                dataset["class_names"],
-            )
-            for one, ids in sets.items()
-        }
-        for name in names
-    }
     kernels = {
-        one: find_stem(model).kernel(ids)[:FILTERS].double().numpy().round(4).tolist()
-        for one, ids in sets.items()
+        one: stem.kernel(predictor.ids(one))[:FILTERS].double().numpy().round(4).tolist() for one in SUBSETS
     }
     return {
         **describe(checkpoint),
         "image_size": checkpoint["config"]["image_size"],
-        "answers": answers,
+        "answers": {name: {one: answer(predictor, name, one) for one in SUBSETS} for name in names},
         "kernels": kernels,
-        "statistics": {key: dataset[key] for key in ("mean", "std", "covariance")},
+        "statistics": {key: checkpoint["dataset"][key] for key in ("mean", "std", "covariance")},
     }
 
 
@@ -135,15 +100,13 @@ def classifier(path: str, names: list[str]) -> dict:
     Raises:
         UserError: the network is not for RGB.
     """
-    model, checkpoint = load_classifier(path)
-    check_rgb(path, list(checkpoint["dataset"].get("data_channels") or RGB.names))
-    net, dataset = fuse(model).eval(), checkpoint["dataset"]
-    answers, maps = {}, {}
+    predictor = load(path, task2.CHECKPOINT)
+    ids, maps = predictor.ids(None), {}
     for name in names:
-        logits, rests_on = grad_cam(net, as_evaluated(name, checkpoint))
-        answers[name] = answer(logits, dataset["class_names"])
+        rests_on = predictor.rests_on(predictor.pixels(PHOTOGRAPHS / f"{name}.png", ids), ids)
         maps[name] = [[round(float(value), 3) for value in row] for row in rests_on]
-    return {**describe(checkpoint), "answers": answers, "maps": maps}
+    answers = {name: answer(predictor, name) for name in names}
+    return {**describe(predictor.checkpoint), "answers": answers, "maps": maps}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,21 +11,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.evaluation import PLACES, kept_options
+from engine.evaluation import PLACES, training_of
 from engine.records import load_records, note_checksums
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from utils import ROOT, ArgumentParser, UserError, check_name, cli
 
 MOST_BYTES = 20_000_000
 WEIGHTS = "weights"  # folder of results/
-
-
 KINDS = ("task1-model", "task2-model")
-
-
-def training_of(checkpoint: dict) -> tuple:
-    """Return facts that tell the trainings of two checkpoints apart."""
-    return checkpoint["environment"], checkpoint["train_s"], kept_options(checkpoint["config"])
 
 
 def record_of(checkpoint: dict, folder: Path) -> str:
