@@ -332,7 +332,7 @@ def parse_sizes(text: str | None) -> tuple[int, ...]:
 
 @dataclass
 class Task1Config(TrainConfig):
-    """Hold the options of Task 1: the options of every training, and more."""
+    """Hold the options of Task 1: the options of every training, and its own."""
 
     channels: str = option(
         "all",
@@ -432,7 +432,7 @@ class Task1Config(TrainConfig):
 
 @dataclass
 class Task2Config(ShallowOptions, TrainConfig):
-    """Hold the options of Task 2: the options of every training and of `ShallowOptions`, and more."""
+    """Hold the options of Task 2: the options of every training and of `ShallowOptions`, and its own."""
 
     arch: str = option(
         "gated6-k3",

@@ -259,7 +259,7 @@ class WithMask(nn.Module):
 
 
 def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
-    """Return a plain copy of the network for images (B, n, H, W) of these channels, with a plain Conv2d as stem.
+    """Return a copy of the network for images (B, n, H, W) of these channels; its stem is a plain Conv2d.
 
     The copy takes only these channels. Type, device and mode stay. Fold before you fuse BatchNorm or quantise the
     network. If the network fills at its input, the copy fills there too, for this one set.

@@ -502,7 +502,9 @@ class Conditioned(Learned):
 
 
 class LumaChroma(Fill):
-    """An open-set rule: kernel channel 0 reads the mean of the present channels, 1 + c reads channel c minus this mean.
+    """Separate the mean of the present channels from the differences to it: an open-set rule.
+
+    Kernel channel 0 reads the mean of the present channels. Kernel channel 1 + c reads channel c minus this mean.
 
     A channel that was not in training (`UNSEEN`) uses the mean chroma kernel of the known channels.
     """

@@ -124,7 +124,7 @@ class Channels:
         item = _plain(item)
         if isinstance(item, bool):
             raise ValueError(
-                f"channel {item!r} is a bool, not an id: a mask goes into `mask`, ids are integers"
+                f"channel {item!r} is a bool, not an id: give ids as integers, or give a mask as `mask`"
             )
         if isinstance(item, str):
             if item in self.names:
@@ -215,6 +215,5 @@ def _plain(item: Any) -> Any:
 def _refuse_sets(channels: Any) -> None:
     if isinstance(channels, (set, frozenset)):
         raise ValueError(
-            f"channels {channels}: a set has no order, but the order assigns the image's channels; "
-            f"give a list"
+            f"channels {channels}: a Python set has no order, and the order says which channel is which; give a list"
         )

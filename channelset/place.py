@@ -189,7 +189,7 @@ class ChannelPlace(Restored):
 
 
 def either(channels: Any, mask: Any) -> tuple[Any, Any]:
-    """Return both arguments of a call; raise a ValueError if both are given."""
+    """Return (channels, mask) of a call; raise a ValueError if both are given."""
     if channels is not None and mask is not None:
         raise ValueError(
             "give `channels` (one set for the batch) or `mask` (one set for each image), not both"

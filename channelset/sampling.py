@@ -12,7 +12,7 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable would impor
 
 HOW = ("hcs", "hcs-batch", "uniform", "bernoulli", "sandwich", "all")
 REPEATED = (  # the error if activation checkpointing runs the stem again
-    "activation checkpointing repeats a layer that takes sets of channels, but does not repeat the set: leave the "
+    "activation checkpointing runs a layer a second time, without the channel set of the first time: leave the "
     "first layer out, or checkpoint the whole network with the set as an argument, "
     "checkpoint(net, x, mask=sample_channels(...), use_reentrant=False)"
 )

@@ -94,7 +94,9 @@ class ChannelSetConv2d(ChannelPlace):
 
     @torch.no_grad()
     def restore(self, name: str) -> None:
-        """Set a parameter to its start: W like the equivalent Conv2d, the others to zero. A generator sets its own.
+        """Set a parameter to its start: W like the equivalent Conv2d, the others to zero.
+
+        A kernel generator sets its own start values.
 
         W starts as in He et al. (arXiv 1502.01852), with fan-out, like torchvision's ResNet.
         """

@@ -72,7 +72,7 @@ def _check(url: str, part: Path) -> None:
             damaged = archive.testzip()
         if damaged:
             raise UserError(
-                f"its member {damaged} is damaged; perhaps the download was added to a part of another file"
+                f"its member {damaged} is damaged; perhaps the download was appended to a part of another file"
             )
         read_lists(part)
     except (UserError, *BROKEN) as error:

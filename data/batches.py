@@ -240,7 +240,7 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def draw_mix(kind: str, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Draw how the images of one batch are mixed, for `mix`.
+    """Draw the share and the box with which `mix` mixes a batch.
 
     Args:
         kind: a key of `MIXING`: mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899).

@@ -105,7 +105,7 @@ class PixelCache:
             raise DamagedCache(f"the cache {self.folder} is damaged ({error}); delete that folder") from error
         except OSError as error:
             raise UserError(
-                f"cannot read the cache {self.folder}: {error}; correct that, or choose another folder with --cache"
+                f"cannot read the cache {self.folder}: {error}; remove the cause, or choose another folder with --cache"
             ) from error
 
     def _map(self, name: str, count: int) -> CachedSplit:

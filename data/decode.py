@@ -55,8 +55,7 @@ def decode(
         return resize(check_array(read_array(data), channels, kind), size)
     if channels not in (1, 3):
         raise ValueError(
-            f"a picture has 3 channels (or 1), expected {channels} in a .npy or TIFF file; the file is "
-            f"{what_it_is(data)}"
+            f"expected {channels} channels, which need a .npy or TIFF file; the file is {what_it_is(data)}"
         )
     if kind != "uint8":
         raise ValueError(
@@ -85,7 +84,7 @@ def open_picture(data: bytes) -> Image.Image:
             f"cannot identify a picture: the file is {what_it_is(data)}; save it again, as JPEG or PNG"
         ) from None
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise ValueError(f"an animation or a stack of {image.n_frames} pictures")
+        raise ValueError(f"an animation or a stack of {image.n_frames} pictures; save one picture")
     if image.format == "TIFF":
         check_layout(image)
     # Pillow (13.0) compares the transparent colour with pixels that it has scaled to 8 bits
@@ -110,7 +109,9 @@ def check_layout(image: Image.Image) -> None:
     bits, colours = max(tags.get(258, (1,))), tags.get(262)
     plain = tags.get(259, 1) in (1, 32773)  # Pillow unpacks these two itself; libtiff unpacks the others
     if apart and (bits > 8 if plain else colours in (0, 1)):
-        raise ValueError(f"a TIFF of {bits} bits with each channel stored by itself; interleave the channels")
+        raise ValueError(
+            f"a TIFF of {bits} bits that stores each channel in a separate plane; save it with interleaved channels"
+        )
     if 2 in tags.get(339, ()) and bits <= 8:
         raise ValueError("a TIFF of signed 8-bit pixels; save it without negative values")
     if bits > 8 and colours == 0:

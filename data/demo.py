@@ -121,7 +121,7 @@ def make_demo(folder: str | Path) -> Path:
         filled = folder.exists() and any(folder.iterdir())
         if filled and read_marker(folder / "demo.json") != MARKER:
             raise UserError(
-                f"{folder} is not empty and holds no demo set of this version, or a damaged demo set; remove it, or "
+                f"{folder} is not empty, and it holds no intact demo set of this version; remove it, or "
                 "name another folder with --out"
             )
         if not filled:

@@ -78,7 +78,7 @@ def make_folds(lists: ImageLists, folds: int, out: str | Path) -> list[Path]:
         return folders
     if out.exists() and any(out.iterdir()):
         raise UserError(
-            f"{out} is not empty and does not hold these folds of these pictures, or holds them under another name: "
+            f"{out} is not empty and does not hold exactly these folds (same pictures, same name): "
             "choose another folder with --out"
         )
     with writing(f"the folds to {out}", BROKEN), making(out) as temporary:

@@ -49,7 +49,7 @@ PLACES = ("name", "out", "resume", "cache", "data", "taught_by")
 
 
 def kept_options(options: dict) -> dict:
-    """Return the options of a training that its record keeps."""
+    """Return the options of a training that the record of an evaluation stores."""
     stored = {key: value for key, value in options.items() if key not in PLACES}
     teacher = options.get("taught_by")
     return {**stored, "teacher": teacher} if teacher else stored

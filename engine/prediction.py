@@ -139,7 +139,7 @@ class Predictor:
         if data.startswith(TIFF) or is_array(data, len(names)) or (len(names) == 1 and is_grey(data)):
             return list(range(len(names)))
         if len(names) == 1:
-            raise ValueError("a picture in colour does not hold one channel alone")
+            raise ValueError("a colour picture has three channels, but only one is asked for")
         if sorted(names) != sorted(RGB.names):
             raise ValueError(f"a picture has 3 channels, R, G and B, not {', '.join(names)}")
         return [RGB.names.index(name) for name in names]

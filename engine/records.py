@@ -377,7 +377,7 @@ def read_predictions(path: Path) -> Predictions:
         classes = table[[labels, *answers]]
         # a line with too many cells makes pandas use the first as an index; an empty cell makes it use floats
         if not isinstance(table.index, pd.RangeIndex) or any(kind.kind != "i" for kind in classes.dtypes):
-            raise ValueError("a line is not a path and the numbers of classes")
+            raise ValueError("a line does not hold a path and class numbers")
         if (classes < 0).any(axis=None):
             raise ValueError("the number of a class is negative")
         by_column = {name: table[name].to_numpy(int) for name in answers}

@@ -180,8 +180,8 @@ def test_float_pixels_and_the_kinds_that_go_into_them(tmp_path, cached):
         (as_npy(np.array([None, {}], object)), "uint16", "allow_pickle"),
         (as_npy(np.zeros((8, 8, 5)))[:-9], "float32", "."),
         (b"II*\0broken", "uint16", "."),
-        (b"no image", "uint16", "a picture has 3 channels"),
-        (b"\x89PNG", "uint16", "expected 5 in a .npy or TIFF file; the file is a PNG"),
+        (b"no image", "uint16", "expected 5 channels, which need a .npy or TIFF file"),
+        (b"\x89PNG", "uint16", "expected 5 channels, which need a .npy or TIFF file; the file is a PNG"),
         (as_npy(np.zeros((8, 8, 5), bool)), "bool", "the pixels are bool; save them as whole numbers"),
     ],
 )
@@ -276,7 +276,7 @@ def test_folds_are_data_sets(bands, tmp_path, stdout):
     assert len(tested) == len(set(tested)) == 30
     again = make_folds(read_lists(bands), 3, tmp_path / "folds")
     assert len(again) == 3
-    with user_error("does not hold these folds"):
+    with user_error("does not hold exactly these folds"):
         make_folds(read_lists(bands), 2, tmp_path / "folds")
 
 

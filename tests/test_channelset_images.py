@@ -247,9 +247,9 @@ def test_lists_and_weights_say_what_new_channels_take():
 def test_a_set_of_names_has_no_order():
     channels = Channels(["B02", "B03"])
     for wrong in ({"B02", "B03"}, frozenset([0, 1])):
-        with value_error("a set has no order"):
+        with value_error("a Python set has no order"):
             channels.ids(wrong)
-        with value_error("a set has no order"):
+        with value_error("a Python set has no order"):
             Channels(wrong)
     assert channels.ids(dict.fromkeys(["B03", "B02"])) == [1, 0]
 

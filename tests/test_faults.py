@@ -328,9 +328,9 @@ def test_a_marker_that_is_damaged_is_one_line_and_deletes_nothing(tiny_dataset, 
     for text in ("", "{", "[]", "5", "null", '{"version": []}', '{"version": 0}', "[" * 10**5):
         for marker in (folder / "demo.json", folds / "folds.json"):
             marker.write_text(text)
-        with user_error("not empty and holds .*remove it, or name another folder with --out"):
+        with user_error("not empty, and it holds no intact .*remove it, or name another folder with --out"):
             make_demo(folder)
-        with user_error("not empty and does not hold these folds"):
+        with user_error("not empty and does not hold exactly these folds"):
             make_folds(lists, 2, folds)
     assert (folder / "notes.txt").exists() and (folds / "tiny-fold0").exists()
 

@@ -186,10 +186,10 @@ def test_folds_are_of_these_pictures(tiny_dataset, tmp_path):
     assert make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds") == made
     shutil.copytree(tiny_dataset, tmp_path / "renamed")
     # the folders of the folds have the old name
-    with user_error("or holds them under another name"):
+    with user_error("does not hold exactly these folds .same pictures, same name"):
         make_folds(read_lists(tmp_path / "renamed"), 2, tmp_path / "folds")
     draw(tiny_dataset, 3)
-    with user_error("does not hold these folds of these pictures"):
+    with user_error("does not hold exactly these folds"):
         make_folds(read_lists(tiny_dataset), 2, tmp_path / "folds")
 
 

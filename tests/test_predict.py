@@ -148,7 +148,7 @@ def test_bands_are_taken_by_name_also_where_a_file_holds_these_alone(train, band
     answer("bands/model.pt", file, "--picture bands.png")
     assert Path("bands.png").exists()
     Image.new("RGB", (12, 12)).save("photo.png")
-    with user_error(r"cannot read photo.png as an image of 4 channels \(B02, .*a picture has 3"):
+    with user_error(r"cannot read photo.png as an image of 4 channels \(B02, .*expected 4 channels, which need"):
         predictor("photo.png")
     with user_error("B99"):
         predictor(file, "B99")
@@ -158,7 +158,7 @@ def test_bands_are_taken_by_name_also_where_a_file_holds_these_alone(train, band
     predictor, grey = Predictor("eight/model.pt"), np.load(file)[..., 0]
     Image.fromarray(grey).save("grey.png")
     assert predictor("grey.png", "B02") == predictor(file, "B02")
-    with user_error("cannot read photo.png .*a picture in colour does not hold one"):
+    with user_error("cannot read photo.png .*a colour picture has three channels, but only one is asked for"):
         predictor("photo.png", "B02")
 
 

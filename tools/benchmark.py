@@ -283,7 +283,7 @@ def bench_stem(args, rows: Rows) -> None:
         def compare(
             case: str, train: bool, ours: nn.Module, other: nn.Module, count: int = channels, forward=None
         ) -> None:
-            """Add a row for steps or passes on the first `count` channels; `forward` calls `ours`."""
+            """Time `ours` against `other` on the first `count` channels and add a row. `forward` calls `ours`."""
             x = images[:, :count].contiguous(memory_format=torch.channels_last)
 
             def work(model: nn.Module, call) -> None:
