@@ -148,7 +148,9 @@ def test_bands_are_taken_by_name_also_where_a_file_holds_these_alone(train, band
     answer("bands/model.pt", file, "--picture bands.png")
     assert Path("bands.png").exists()
     Image.new("RGB", (12, 12)).save("photo.png")
-    with user_error(r"cannot read photo.png as an image of 4 channels \(B02, .*expected 4 channels, which need"):
+    with user_error(
+        r"cannot read photo.png as an image of 4 channels \(B02, .*expected 4 channels, which need"
+    ):
         predictor("photo.png")
     with user_error("B99"):
         predictor(file, "B99")
