@@ -228,7 +228,7 @@ def test_a_stem_that_is_repeated_without_its_set_is_an_error(reentrant, fill):
     x = X.clone().requires_grad_()
     net = adapt_first_conv(Repeated(reentrant), fill, embedding=False).train()
     net(x).sum().backward()  # all channels: the same when repeated
-    with raises(RuntimeError, match="activation checkpointing repeats"):
+    with raises(RuntimeError, match="activation checkpointing runs a layer a second time"):
         net(x, mask=MASK).sum().backward()
     net = adapt_first_conv(small_net(), fill).train()
     expected = torch.autograd.grad(net(X, mask=MASK).square().sum(), net[0].weight)[0]
