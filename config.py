@@ -45,9 +45,8 @@ PRESETS_IN_WORDS = "; ".join(
 )
 
 DEVICES = "cpu, cuda, cuda:N or mps (Apple GPU, float32, not tested); auto: cuda if there is a GPU, else cpu"
-SELF = (
-    "self"  # value of --teacher: a model learns from the moving average of its own weights (arXiv 1703.01780)
-)
+# value of --teacher: a model learns from the moving average of its own weights (arXiv 1703.01780)
+SELF = "self"
 SAMPLERS = ("none", *(how for how in HOW if how != "all"))
 
 # Options that do not change the training, so they may differ when a run is resumed. `taught_by` is compared together
