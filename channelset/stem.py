@@ -43,7 +43,8 @@ class ChannelSetConv2d(ChannelPlace):
     Args:
         in_channels: the known channels: C, or an argument of `names.Channels` (names, wavelengths, a mapping).
         out_channels, kernel_size, stride, padding, dilation, bias: as in `torch.nn.Conv2d`.
-        fill: the rule that computes P(S), see `fill`. Default: `Zero`.
+        fill: the rule that computes P(S), see `fill`. Default: `Zero`, which needs no statistics. `Regression` is
+            usually more accurate.
         kernel: generator of W, see `Generator`. Default: W is a parameter.
         embedding: whether to learn e (C, O), which is zero at the start. It tells the network which channels are
             present.

@@ -4,7 +4,8 @@ A hidden layer with gates computes
 
     y = relu(pool(conv(x) * sigmoid(conv3x3(x)))) * sigmoid(W mean(x))
 
-The two sigmoids are gates. Both gates read the input of the layer, in parallel to its convolution.
+The two sigmoids are gates. Both gates read the input of the layer, in parallel to its convolution. With pooled gates,
+the pooling comes first: pool(conv(x)) is multiplied by a gate that has stride 2.
 `models.branched.fuse` replaces each sum of branches by one convolution. So a fused layer is one weighted operation
 deep. The last layer can also read covariances of the channels, which have no weights (bilinear CNN, arXiv 1504.07889).
 """
@@ -258,7 +259,7 @@ class ShallowNet(nn.Module):
 
 # for each name of a network, see `shallow_name`: the options that differ from the usual values
 SHALLOW: dict[str, dict] = {
-    "plain6-k5": {},  # only four dense 5x5 convolutions; all other networks are compared with plain6-k5
+    "plain6-k5": {},  # only four dense 5x5 convolutions; the reference of most ablations
     "plain6-k3-5-7": {"kernels": (3, 5, 7), "widths": (64, 128, 256, 256)},  # three narrower streams
     "reparam6-k5": {"reparam": True},  # computes the same function as plain6-k5, trains as a sum of branches
     # covariances of the last map; with fewer poolings this map has more positions to average over

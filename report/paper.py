@@ -41,7 +41,7 @@ README_TASK2 = (
     "model | preset | stem | strict depth | seeds | test top-1 | % of strongest | params (M) | GFLOPs"
 )
 REPORT_TASK2 = (
-    "model | preset | stem | epochs | depth | seeds | val top-1 | test top-1 | % of strongest | "
+    "model | preset | stem | epochs | decay | depth | seeds | val top-1 | test top-1 | % of strongest | "
     "% of same stem"
 )
 COSTS_TASK2 = (
@@ -51,7 +51,7 @@ COSTS_TASK2 = (
 CHANGES_TASK1 = "what changes | seeds | val top-1 | test top-1 | difference on test"
 CHANGES_TASK2 = "what changes | strict depth | GFLOPs | seeds | val top-1 | test top-1 | difference on test"
 APPENDED = {  # rows that only the report shows
-    *("mean fill", "tied filter (C/n)", "dynamic convolution (C/n)"),
+    *("tied filter (C/n)", "dynamic convolution (C/n)"),
     *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
     "ours, 90 epochs, strong †",
     *("six plain operations, stride-1 stem, 23/64 wide", "ours, depth 6, x1.25", "ours, depth 6, 60 epochs"),
@@ -184,6 +184,7 @@ def _task2_row(numbers: Numbers, preset: str, label: str, run: Run) -> Row:
         "width": f"{config['width']:g}",
         "hidden layers": hidden_layers(config),
         "epochs": str(config["epochs"]),
+        "decay": f"{config['weight_decay']:g}",
         "depth": " / ".join(str(record[kind]) for kind in DEPTHS),
         **{
             f"% of {which}": "100"
