@@ -113,7 +113,7 @@ def adapt_first_conv(
     embedding is a new parameter: give it to the optimizer.
 
     Raises:
-        ValueError: there is no such convolution; the network already fills at its input; the stem cannot replace the
+        ValueError: there is no such convolution; the network already has another stem, or fills at its input; the stem cannot replace the
             convolution (the message names path and type); channels, statistics or init do not fit; an argument has no
             effect with this rule; the network was scripted or wrapped for distributed training before; or the check
             with the example fails. The network is then unchanged.
@@ -253,6 +253,7 @@ class WithMask(nn.Module):
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net
+        self.training = net.training  # exporters put this mode back into the network
 
     def forward(self, x: Any, mask: Tensor) -> Any:
         return self.net(x, mask=mask)
@@ -343,6 +344,10 @@ class _Given:
             if not isinstance(statistics, Sequence) or len(statistics) != 3:
                 raise ValueError(
                     "statistics= must be the result of channel_statistics: mean, std and covariance"
+                )
+            if any(value is None for value in statistics):
+                raise ValueError(
+                    "statistics= must hold all of mean, std and covariance, but one of them is None"
                 )
             mean, std, covariance = statistics
             std = std if normalised else [1.0] * len(mean)
@@ -754,8 +759,8 @@ def _first_conv(
     """Return the path of the first convolution, all paths of the same module, and the module.
 
     Raises:
-        ValueError: there is no such convolution, it is unclear which convolution is the first, or the module is used at
-            several paths.
+        ValueError: there is no such convolution, it is unclear which convolution is the first, the module is used at
+            several paths, or the network has a stem at another path.
     """
     modules, chosen = dict(model.named_modules(remove_duplicate=False)), path is not None
     cfg = getattr(model, "default_cfg", None) or {}
@@ -774,6 +779,12 @@ def _first_conv(
         raise ValueError("the network is itself the convolution: use ChannelSetConv2d.from_conv2d")
     conv = modules[path]
     places = [name for name, module in modules.items() if module is conv]
+    for name, module in modules.items():
+        if isinstance(module, ChannelSetConv2d) and name not in places and not name.startswith(f"{path}."):
+            raise ValueError(
+                f"{path} would be a second stem besides {name}, but a call gives its set to one stem: adapt the plain "
+                f"network with where='input', or each part as a network of its own"
+            )
     if len(places) > 1 and example is None:
         raise ValueError(
             f"{path} is used in several places ({', '.join(places)}): give example=, "

@@ -95,13 +95,13 @@ class _Calls:
         read: what the module `place` got in the last call, an entry for each time that it ran.
 
     Raises:
-        ValueError: the example holds no images with the channels of `place`.
+        ValueError: the example holds no images with the channels of `place`, or pixels that are NaN or infinite.
     """
 
     def __init__(self, model: nn.Module, place: ChannelPlace, example: Any):
         self.model, self.place, self.example = model, place, example
         # name of the argument with the images
-        self.name = next(iter(example)) if isinstance(example, Mapping) else None
+        self.name = next(iter(example), None) if isinstance(example, Mapping) else None
         images = example if self.name is None else example[self.name]
         self.several = isinstance(images, (list, tuple))
         self.images: list[Tensor] = list(images) if self.several or isinstance(images, Tensor) else []
@@ -116,6 +116,8 @@ class _Calls:
                     f"{place.in_channels} channels, as the adapted layer takes: name the convolution that reads the "
                     f"images with path=, use where='input', or adapt the part that gets images of this shape"
                 )
+        if not all(image.isfinite().all() for image in self.images):
+            raise ValueError("the example has pixels that are NaN or infinite: give images without them")
         self.mask, self.read = _masks(len(self.images), place.in_channels), list[Any]()
         self.random = torch.get_rng_state()
 

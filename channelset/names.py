@@ -15,8 +15,8 @@ class Channels:
     """The known channels 0 .. C-1 of a stem, with their names and wavelengths, if given.
 
     Args:
-        channels: a number C; or names, such as ("R", "G", "B"); or wavelengths in nm, as floats; or a mapping
-            of names to wavelengths in nm, or to None if unknown. A mapping may also give (wavelength, bandwidth), as in
+        channels: a number C; or names, such as ("R", "G", "B"), "red,green,blue" or "RGB" (a name for each letter);
+            or wavelengths in nm, as floats; or a mapping of names to wavelengths in nm, or to None if unknown. A mapping may also give (wavelength, bandwidth), as in
             `sensors.SENSORS`. Then a wavelength within half the bandwidth means the channel.
 
     Attributes:
@@ -44,6 +44,8 @@ class Channels:
             )
         if isinstance(channels, int):
             channels = [str(i) for i in range(channels)]
+        if isinstance(channels, str) and "," in channels:
+            channels = [name.strip() for name in channels.split(",")]
         items: list[tuple[Any, Any]]
         if isinstance(channels, Mapping):
             items = list(channels.items())

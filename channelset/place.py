@@ -38,6 +38,8 @@ class ChannelPlace(Restored):
         self.channels = Channels(channels)
         self.in_channels = len(self.channels)
         self.fill, self.sampler = fill, sampler
+        if not isinstance(sampler, Sampler | None):
+            raise ValueError(f"{sampler!r} draws no sets: give a name of `sample_channels`, or a Sampler")
         self.normalisation: dict[str, list[float]] | None = None
         self.followed = False  # whether the set of a training call came from the network's call
         if fill.channels != self.in_channels:

@@ -279,16 +279,20 @@ def _in_order(pool: ThreadPoolExecutor, function: Callable, items: list) -> Iter
 
 
 def first_kind(lists: ImageLists) -> str:
-    """Return the `data.decode.pixel_kind` of the first train image that can be decoded, else "uint8"."""
+    """Return the `data.decode.pixel_kind` of the first train image that can be decoded.
+
+    If the first images all fail, return the kind of the first one that has a kind, else "uint8".
+    """
+    kinds = []
     for path in lists.splits["train"].paths[:64]:
         try:
             data = lists.read(path)
-            kind = pixel_kind(data, len(lists.channels), lists.has_bands)
-            decode(data, 8, len(lists.channels), kind, lists.has_bands)
-            return kind
+            kinds.append(pixel_kind(data, len(lists.channels), lists.has_bands))
+            decode(data, 8, len(lists.channels), kinds[-1], lists.has_bands)
+            return kinds[-1]
         except Exception:  # reported later, when all images are decoded
             continue
-    return "uint8"
+    return kinds[0] if kinds else "uint8"
 
 
 def statistics(images: np.ndarray, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,8 @@ def parse_subset(text: str, channels: Channels | tuple[str, ...]) -> tuple[int, 
         UserError: a channel is empty, unknown or repeated.
     """
     channels = Channels(channels)
+    if not isinstance(text, str):
+        raise UserError(f'channel subset {text!r}: give it as text, such as "RG" or "B04,B03"')
     try:
         if text.startswith("all-") and text not in channels.names:
             without = channels.ids(text.removeprefix("all-"))
@@ -54,7 +56,9 @@ def parse_shares(text: str | None, channels: Channels | tuple[str, ...]) -> dict
     """
     shares = {}
     for part in (text or "").split():
-        subset, _, share = part.rpartition(":")
+        subset, colon, share = part.rpartition(":")
+        if not colon:
+            raise UserError(f"--set-shares {part!r}: write SET:SHARE, such as all:0.25")
         ids = tuple(sorted(parse_subset(subset, channels)))
         try:
             shares[ids] = shares.get(ids, 0) + float(share)

@@ -66,9 +66,10 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
 
     with ThreadPoolExecutor(workers) as pool:  # threads, since Pillow decodes without the interpreter's lock
         results = list(progress_bar(pool.map(look, paths), total=len(paths), desc="decoding", unit=" images"))
-    grey = f", {sum(same for same, _, _ in results):,} greyscale (used as RGB)" if channels == 3 else ""
-    print(f"  {len(paths):,} images decoded to {channels} channels of {kind}{grey}")
     bad = [reason for _, reason, _ in results if reason]
+    count = sum(same for same, _, _ in results)
+    grey = "" if lists.has_bands else f", {count:,} greyscale (used as RGB)"
+    print(f"  {len(paths) - len(bad):,} images decoded to {channels} channels of {kind}{grey}")
     if bad:
         raise UserError(
             f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "

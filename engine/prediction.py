@@ -83,7 +83,7 @@ class Predictor:
         Raises:
             UserError: a channel is unknown, or the set lacks a channel and the network needs all.
         """
-        ids = parse_subset(channels or "all", self.channels)
+        ids = parse_subset("all" if channels is None else channels, self.channels)
         if not self.any_set and len(ids) < len(self.channels):
             raise UserError(
                 f"--channels {channels}: this network needs all of its channels {', '.join(self.channels.names)}; "
@@ -164,7 +164,13 @@ class Predictor:
         return next(batches.eval_batches(count))[0]
 
     def named(self, probabilities: Tensor, top: int) -> list[tuple[str, float]]:
-        """Return the `top` likeliest classes of one image's probabilities (K,): [(name, probability)]."""
+        """Return the `top` likeliest classes of one image's probabilities (K,): [(name, probability)].
+
+        Raises:
+            UserError: `top` is below 1.
+        """
+        if top < 1:
+            raise UserError(f"top {top}: ask for at least one class")
         values, ids = probabilities.topk(min(top, len(self.classes)))
         return [(self.classes[i], value) for i, value in zip(ids.tolist(), values.tolist())]
 

@@ -88,7 +88,7 @@ class ShallowOptions:
     )
     dropout: float | None = option(
         None,
-        "share of the last layer's inputs that training drops, from 0 to 1 (default: 0)",
+        "share of the last layer's inputs that training drops, at most 0.999 (default: 0)",
         least=0,
         most=0.999,
         usual=0.0,

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torchvision
 from helpers import assert_near, unchanged, value_error
-from pytest import importorskip, mark, raises
+from pytest import importorskip, mark, raises, warns
 from small_networks import COVARIANCE, HALF, MASK, OneConv, X, adapted, hidden, one_conv, outputs, small_net
 from torch import nn
 from torch.testing import assert_close
@@ -188,6 +188,13 @@ def test_what_the_stem_cannot_stand_for_is_named_with_its_place(conv, reason):
         adapt_first_conv(nn.ModuleDict({"body": nn.Sequential(conv)}), "mean", path="body.0")
 
 
+def two_stems() -> nn.Module:
+    """Return a network with two convolutions of the image, the first of them adapted."""
+    net = nn.ModuleDict({"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(3, 4, 3)})
+    with warns(UserWarning, match="layer b"):
+        return adapt_first_conv(net, "mean", path="a")
+
+
 @mark.parametrize(
     "net, options, message",
     [
@@ -197,6 +204,11 @@ def test_what_the_stem_cannot_stand_for_is_named_with_its_place(conv, reason):
         (one_conv(), {"channels": 13}, "3 input channels, 13 were named.*init="),
         (one_conv(), {"fill": "regression"}, "give covariance=.*fill='mean'"),
         (one_conv(), {"channels": ["R", "G", "G"]}, "'G' is named twice"),
+        (one_conv(), {"statistics": (torch.zeros(3), None, COVARIANCE)}, "one of them is None"),
+        (one_conv(), {"sample": True}, "True draws no sets"),
+        (one_conv(), {"example": {}}, "example= must be floating-point images"),
+        (one_conv(), {"example": torch.full((2, 3, 8, 8), torch.nan)}, "the example has pixels that are NaN"),
+        (two_stems(), {"path": "b"}, "b would be a second stem besides a"),
         (one_conv(), {"init": "random"}, "expected 'keep', 'wavelength'.* or a mapping"),
         (one_conv(), {"init": "wavelength"}, "needs the wavelength"),
         (nn.Sequential(nn.Linear(3, 4)), {"path": "0"}, "0 is not a plain convolution: this is a Linear"),
@@ -332,6 +344,7 @@ def test_channels_by_name_index_and_wavelength_in_any_order():
 
 def test_letters_name_channels():
     channels = Channels("RGB")
+    assert channels.names == tuple("RGB") and Channels("red, green").names == ("red", "green")
     assert channels.ids("BR") == [2, 0] and channels.ids(["G"]) == [1] and channels.ids(2) == [2]
     with value_error("no channel 'r'"):
         channels.ids("rg")

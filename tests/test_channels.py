@@ -155,7 +155,7 @@ def test_shares_of_sets(text, shares):
     assert parse_shares(text, RGB) == shares
 
 
-@mark.parametrize("text", ["RGB", "R:x", "R:nan", "R:0.6 G:0.6", "R:-1", "Q:0.5"])
+@mark.parametrize("text", ["RGB", "junk", "R:x", "R:nan", "R:0.6 G:0.6", "R:-1", "Q:0.5"])
 def test_wrong_shares_are_one_clear_error(text):
-    with user_error("shares|subset"):
+    with user_error("set-shares|subset 'Q'"):
         parse_shares(text, RGB)

@@ -51,6 +51,7 @@ def adapted_at(where):
 @at_stem_and_input
 def test_an_exported_network_takes_any_number_of_images(where):
     net, batch = adapted_at(where), torch.export.Dim("batch")
+    assert WithMask(net.train()).training and not WithMask(net.eval()).training
     exported = torch.export.export(WithMask(net), (X, MASK), dynamic_shapes=({0: batch}, {0: batch})).module()
     images, mask = torch.randn(5, 3, 8, 8), MASK[[0, 1, 1, 0, 1]]
     assert_close(exported(images, mask), net(images, mask=mask))

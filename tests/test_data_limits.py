@@ -255,6 +255,12 @@ def test_floats_too_large_for_statistics_are_left_out(tmp_path, kind, value, cac
     assert np.isfinite(cache.covariance).all() and dict(cache.failures["train"]).keys() == {"images/0-2.npy"}
 
 
+def test_if_no_image_is_good_the_true_reason_is_named(tmp_path, cached):
+    folder = write_arrays(tmp_path / "set", lambda _: as_npy(np.full((8, 8, 4), np.nan, np.float32)))
+    with user_error("images/0-0.npy .ValueError: .*NaN"):
+        cached(folder)
+
+
 # ---------------------------------------------------------------- texts
 
 

@@ -135,6 +135,7 @@ def test_check(tiny_dataset, stdout):
     prepare("check", tiny_dataset)  # lists alone are fine
     with user_error(f"1 of 24 images cannot be decoded: {bad}"):
         prepare("check", tiny_dataset, "--decode")
+    assert "23 images decoded" in stdout()
 
 
 def test_cache_and_demo(tiny_dataset, tmp_path, stdout, small_demo):

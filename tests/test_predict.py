@@ -152,8 +152,11 @@ def test_bands_are_taken_by_name_also_where_a_file_holds_these_alone(train, band
         r"cannot read photo.png as an image of 4 channels \(B02, .*expected 4 channels, which need"
     ):
         predictor("photo.png")
-    with user_error("B99"):
-        predictor(file, "B99")
+    for channels, reason in (("B99", "B99"), ("", "no channel ''"), (["B08"], "give it as text")):
+        with user_error(reason):
+            predictor(file, channels)
+    with user_error("at least one class"):
+        predictor(file, "B08", top=0)
     for path in banded.glob("images/*/*.npy"):
         np.save(path, (np.load(path) // 16).astype(np.uint8))
     train("--data", banded, "--epochs 1 --out eight")
