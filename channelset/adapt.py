@@ -113,10 +113,10 @@ def adapt_first_conv(
     embedding is a new parameter: give it to the optimizer.
 
     Raises:
-        ValueError: there is no such convolution; the network already has another stem, or fills at its input; the stem cannot replace the
-            convolution (the message names path and type); channels, statistics or init do not fit; an argument has no
-            effect with this rule; the network was scripted or wrapped for distributed training before; or the check
-            with the example fails. The network is then unchanged.
+        ValueError: there is no such convolution; the network already has another stem, or fills at its input; the stem
+            cannot replace the convolution (the message names path and type); channels, statistics or init do not fit;
+            an argument has no effect with this rule; the network was scripted or wrapped for distributed training
+            before; or the check with the example fails. The network is then unchanged.
     """
     if where not in ("stem", "input"):
         raise ValueError(f"where={where!r}: expected 'stem' or 'input'")

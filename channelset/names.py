@@ -16,8 +16,9 @@ class Channels:
 
     Args:
         channels: a number C; or names, such as ("R", "G", "B"), "red,green,blue" or "RGB" (a name for each letter);
-            or wavelengths in nm, as floats; or a mapping of names to wavelengths in nm, or to None if unknown. A mapping may also give (wavelength, bandwidth), as in
-            `sensors.SENSORS`. Then a wavelength within half the bandwidth means the channel.
+            or wavelengths in nm, as floats; or a mapping of names to wavelengths in nm, or to None if unknown. A
+            mapping may also give (wavelength, bandwidth), as in `sensors.SENSORS`. Then a wavelength within half
+            the bandwidth means the channel.
 
     Attributes:
         names: C strings; the ids if no names were given.

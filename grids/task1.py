@@ -141,8 +141,8 @@ FINE_WIDE = FINE_STRONG.but(label="channel-set stem (ours), 1/2 wide, no pooling
 # FINE_STRONG, taught by FINE_WIDE, which sees all channels. An answer costs as much as a specialist's. Teacher and
 # student together train with 0.9 of the FLOPs of the seven FINE_SPECIALISTS. Predicted: 55.3 %, 1.3 points more than
 # FINE_STRONG, and level with these specialists. With a gain below 0.7 points on validation (seed 0), it gets no more
-# seeds. Measured with seed 0: 4.2 points more on validation, 56.9 % on test; with seed 1: 56.6 %. All seeds
-# have the same teacher (seed 0)
+# seeds. Measured with seed 0: 4.2 points more on validation, 56.9 % on test; with seeds 1 and 2: 56.6 and 56.8 %. All
+# seeds have the same teacher (seed 0)
 FINE_TAUGHT = FINE_STRONG.but(
     label="channel-set stem (ours), no pooling, taught by the 1/2 wide one",
     section="ablation",
