@@ -441,6 +441,7 @@ NAMED = {
             **{f"specialist-{channels}-taught": run for channels, run in TAUGHT_SPECIALISTS.items()},
             "ours-sizes": FINE_SIZES,
             "fine-at-56px": resized(FINE_STRONG, 56),
+            "sizes-at-40px": resized(FINE_SIZES, 40),
             "sizes-at-64px": resized(FINE_SIZES, 64),
             "rank-1": KERNELS["rank 1"],
             "tied-filter": KERNELS["tied filter"],
