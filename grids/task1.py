@@ -508,7 +508,6 @@ ABLATION_ROWS = rows(
         "kernels for each size of the set": BY_FILL["by_size"],
         "kernel of rank 1 across channels": KERNELS["rank 1"],
         "stem kernel 3x3": SIZES[3],
-        "stem kernel 5x5": SIZES[5],
         "stem kernel 9x9": SIZES[9],
         "no embedding": NO_EMBEDDING,
         "sampler: sandwich": SANDWICH,

@@ -37,7 +37,8 @@ RESNETS = by_decay(RESNET, 0.0005, 0.001)
 RESNET_LIGHT, PLAIN_LIGHT = RESNET.but(**LIGHT), PLAIN.but(**LIGHT)
 PLAIN_STRONG = PLAIN_LIGHT.but(augment="strong")
 # The same network with the weight decays that the gated networks and ResNet-34 tried. The best on validation (seed 0)
-# gets two more seeds. Predicted: 0.002 is the best, with 59.8 % on test. It gains 2 points, as for the gated network
+# gets two more seeds. Predicted: 0.002 is the best, with 59.8 % on test. It gains 2 points, as for the gated network.
+# Measured with seed 0: 58.4 %, 0.6 points more than with 0.0005
 PLAIN_BY_DECAY = {0.0005: PLAIN_STRONG, **by_decay(PLAIN, 0.001, 0.002)}
 GATED_K5_STRONG = GATED_K5.but(augment="strong", weight_decay=0.0005)
 REPARAM_GATED_STRONG = REPARAM_GATED.but(augment="strong", weight_decay=0.0005)
@@ -505,6 +506,7 @@ NAMED = {
             "plain-fine": PLAIN_FINE,
             "depth4-fine": GATED4_FINE_WIDE,
             "plain-30": PLAIN_STRONG,
+            "plain-decay": PLAIN_BY_DECAY[0.002],
             "plain-10": REFERENCE,
             "branches-30": BRANCHES_30,
             "branches-gated-30": REPARAM_GATED_STRONG,
