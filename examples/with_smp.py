@@ -11,7 +11,7 @@ from channelset import adapt_first_conv, channel_statistics, fold_channels, sens
 
 torch.manual_seed(0)
 bands = sensor("sentinel-2")
-images = torch.einsum("cs,bshw->bchw", torch.rand(13, 3), torch.rand(8, 3, 64, 64)) + 0.01 * torch.randn(
+images = torch.einsum("cs,bshw->bchw", torch.rand(13, 3), torch.rand(8, 3, 64, 64)) + 0.1 * torch.randn(
     8, 13, 64, 64
 )
 statistics = channel_statistics([{"image": images}], bands)
