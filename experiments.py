@@ -49,7 +49,7 @@ from utils import (
 RETRY = 10  # seconds until a run that another process trains is tried again
 # options that the queue itself sets for every training, and for every evaluation
 TRAINING_HAS = {"data", "threads", "out", "resume", "name", "seed", "preset", "help"}
-EVALUATION_HAS = {"name", "label", "section", "skip-existing", "report", "data", "threads", "help"}
+EVALUATION_HAS = {"name", "label", "section", "skip-existing", "data", "threads", "help"}
 EVALUATION = {"task1": "eval_channels.py", "task2": "eval_shallow.py"}
 
 

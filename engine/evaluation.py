@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -97,8 +96,6 @@ def add_options(parser: ArgumentParser, task: str) -> None:
     parser.add_argument(
         "--skip-existing", action="store_true", help="do nothing if the results of this run are there already"
     )
-    # this option has no effect, but older scripts pass it
-    parser.add_argument("--no-report", action="store_true", help=argparse.SUPPRESS)
 
 
 def results_folder(task: str, dataset: dict) -> Path:

@@ -89,7 +89,6 @@ def test_finished_runs_are_skipped_and_listed_and_failed_ones_named(queue, capsy
         (("--options", "--no-resume"), "--options has --resume, which the queue"),
         (("--options", "--fill zero"), "--options has --fill, which the queue or a run sets itself"),
         (("--eval-options", "--name x"), "--eval-options has --name, which the queue"),
-        (("--eval-options", "--no-report"), "--eval-options has --report, which the queue"),
     ],
 )
 def test_words_that_the_queue_owns_are_refused(tiny_dataset, tmp_path, monkeypatch, words, message):

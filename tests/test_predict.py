@@ -42,7 +42,7 @@ def banded(tmp_path) -> Path:
 def test_the_answers_are_those_of_the_evaluation(train, tiny_dataset, evaluate):
     train("--image-size 16 --out run")  # with an edge of a pixel that is cut off
     trained = Path("run/model.pt")
-    evaluate(trained, "--repeats 0 --no-report --split test --subsets", "RGB RG B")
+    evaluate(trained, "--repeats 0 --split test --subsets", "RGB RG B")
     (file,) = Path("results/task1/predictions").iterdir()
     known, predictor = read_predictions(file.absolute()), Predictor(trained)
     batches = make_batches(open_data(str(tiny_dataset), 16, "cache"), "test", 16, (2, 0), torch.device("cpu"))
