@@ -75,7 +75,9 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}\n")  # without the usage, which would hide the message
+        hint = "; see --help" if message.startswith("the following arguments are required") else ""
+        # without the usage, which would hide the message
+        self.exit(2, f"{self.prog}: error: {message}{hint}\n")
 
     def _check_value(self, action, value):
         if value != []:  # Python 3.11 looks for the empty list of nargs="*" among the choices

@@ -38,7 +38,9 @@ def find_dataset(data: str, folder: Path = ROOT / "data") -> Path:
     if data != "auto":
         path = home_path(data)
         if not path.exists():
-            raise UserError(f"--data {data}: no such folder or zip; use --data auto for the demo set")
+            raise UserError(
+                f"no such folder or zip: {data}; check the path, or write auto for the data set in data/"
+            )
         return path
     places = [folder] if (folder / "train.txt").is_file() else []
     places += [path for path in sorted(folder.glob("*")) if path.is_dir() and is_searched((path.name,))]

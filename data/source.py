@@ -91,6 +91,10 @@ class ZipSource:
                     f"{path} is a tar archive, which cannot be read image by image: unpack it and name "
                     f"the folder"
                 ) from error
+            if path.suffix.lower() != ".zip":  # perhaps a picture or a list, which the user must not delete
+                raise UserError(
+                    f"{path} is neither a folder nor a zip ({error}): name a folder or a zip"
+                ) from error
             raise UserError(
                 f"{path} is not a readable zip ({error}): it is truncated or damaged; "
                 "delete it, and download or copy it again"

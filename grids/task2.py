@@ -465,9 +465,9 @@ ABLATIONS = {group: rows(REFERENCE, variants) for group, variants in VARIANTS.it
 
 # Models in the figures with many lines: name in the legend -> run
 FIGURE_MODELS = {
-    "depth 6, x1.75, 3x3 stem": FINE_SAME_MACS,
-    "depth 6, x1.25, 3x3 stem": FINE_WIDE,
-    "depth 6, x1.25, 3x3 stem, 60 epochs": FINE_WIDE_60,
+    "depth 6, 3x3 stem, 7/16 wide": FINE_SAME_MACS,
+    "depth 6, 3x3 stem, 5/16 wide": FINE_WIDE,
+    "depth 6, 3x3 stem, 5/16 wide, 60 epochs": FINE_WIDE_60,
     "ResNet-34, 3x3 stem": FINE_RESNETS[0.001],
     "ResNet-34, 3x3 stem, 60 epochs": FINE_RESNET_60,
     "six plain operations, 3x3 stem": PLAIN_FINE,

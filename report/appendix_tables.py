@@ -252,10 +252,10 @@ def main_table(setting: Setting) -> str:
     )
     if lines:
         text += (
-            " Ratio: top-1 in % of the top-1 of a ResNet-34. It is the best on validation that trained for no more "
-            f"epochs. Strongest: the best with any stem: {'; '.join(against[STRONGEST].values())}. Same stem: the best "
-            f"with the row's first convolution: {'; '.join(against[SAME_STEM].values())}. {INTERVALS} An asterisk: "
-            "differs from 100 % with p < 0.05 after Holm's correction over the column."
+            " Ratio: top-1 in % of the top-1 of a ResNet-34. It is the best on validation that trained for at "
+            f"most as many epochs. Strongest: the best with any stem: {'; '.join(against[STRONGEST].values())}. "
+            f"Same stem: the best with the row's first convolution: {'; '.join(against[SAME_STEM].values())}. "
+            f"{INTERVALS} An asterisk: differs from 100 % with p < 0.05 after Holm's correction over the column."
         )
     distilled = "Distilled: also trained on the predictions of a ResNet-34. Columns as above."
     parts = (captioned(setting, text, rows[True]), captioned(setting, distilled, rows[False]))

@@ -116,7 +116,7 @@ def make_charts(numbers: Numbers) -> dict[str, Chart]:
         "sizes": (
             figures.lines,
             _sizes(numbers),
-            "Task 1: accuracy by the side of the test images, preset S",
+            "Task 1: accuracy by the side of the test images, preset S, 95 % intervals",
         ),
         "curves": (
             figures.lines,

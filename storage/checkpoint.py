@@ -39,7 +39,7 @@ def load_checkpoint(path: str | Path, kind: str | tuple[str, ...]) -> dict:
     """
     path, kinds = Path(path), (kind,) if isinstance(kind, str) else kind
     if not path.is_file():
-        hint = ""
+        hint = ": check the path, or train the network first"
         if path.is_dir():
             hint = " (it is a folder: name the .pt file in it)"
         elif path.with_name("last.pt").is_file():

@@ -191,6 +191,11 @@ def test_corrupt_zip(tiny_dataset, tmp_path, zipped):
     fails(archive, "tiny.zip is not a readable zip", "download or copy it again")
 
 
+def test_a_file_of_another_kind_is_not_to_be_deleted(tiny_dataset):
+    with user_error("train.txt is neither a folder nor a zip .*: name a folder or a zip$"):
+        read_lists(tiny_dataset / "train.txt")
+
+
 def test_several_lists_are_ambiguous(tiny_dataset, tmp_path):
     shutil.copytree(tiny_dataset, tmp_path / "two" / "a")
     shutil.copytree(tiny_dataset, tmp_path / "two" / "b")

@@ -28,7 +28,7 @@ def test_find_dataset(tiny_dataset, tmp_path, zipped, stdout, small_demo):
     with user_error("several data sets.*other, unpacked.*--data"):
         find_dataset("auto", data)
     assert find_dataset(str(archive), data) == archive
-    with user_error("no such folder or zip"):
+    with user_error("no such folder or zip: .*nowhere; check the path"):
         find_dataset(str(data / "nowhere"), data)
 
 

@@ -13,6 +13,7 @@ from channelset import ChannelSetConv2d, build_fill
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import fill_error, qualitative
+from utils import ROOT
 
 CORRELATED = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
 
@@ -143,6 +144,12 @@ def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
         float(next(row for row in rows if row["rule"] == "zero" and row["subset"] == "RGB")["pixel_error"])
         == 0
     )
+    published = (ROOT / "results/fill_error.csv").read_bytes()
+    fill_error.main([*options[:-3], "--size", "8"])
+    assert stdout().endswith("wrote runs/results/fill_error.csv: 56 rows\n")  # not the table of the report
+    assert (ROOT / "results/fill_error.csv").read_bytes() == published
+    with user_error("none.pt"):  # before the data are read
+        fill_error.main(["none.pt", "--data", "none"])
     with user_error("model.pt was trained on tiny at 8 px, not on tiny at 7 px"):
         fill_error.main([*options, "--size", "7"])
     with raises(SystemExit):

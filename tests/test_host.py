@@ -93,7 +93,7 @@ def test_help_names_no_folder_of_this_machine(monkeypatch, stdout):
         assert str(ROOT) not in shown[name, words[0]] and str(Path.home()) not in shown[name, words[0]], name
     assert "(default: data/cache in the repository)" in shown["data.prepare", "cache"]
     assert "(default: data/cache in the repository)" in shown["train_task1", "--help"]
-    assert "(default: results/fill_error.csv in the repository)" in shown["tools.fill_error", "--help"]
+    assert "(default: results in the repository)" in shown["tools.weights", "--help"]
 
 
 def test_a_training_in_a_notebook_whose_folder_has_modules_of_the_same_names(

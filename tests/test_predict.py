@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers import command_line, user_error, write_set
+from helpers import command_line, exits, user_error, write_set
 from PIL import Image
 from pytest import approx, fixture, mark
 
@@ -52,6 +52,12 @@ def test_the_answers_are_those_of_the_evaluation(train, tiny_dataset, evaluate):
         mine = [predictor(tiny_dataset / image, subset, 1)[0][0] for image in known.images]
         assert mine == [predictor.classes[answer] for answer in known.by_column[subset]], subset
     assert sum(share for _, share in predictor(tiny_dataset / known.images[0], top=3)) == approx(1)
+
+
+def test_a_missing_argument_points_to_the_help(stderr):
+    with exits(2):
+        predict.main(["model.pt"])
+    assert stderr().endswith("error: the following arguments are required: images; see --help\n")
 
 
 def test_the_order_of_the_channels_in_the_text_changes_no_answer(command, tiny, tiny_dataset):

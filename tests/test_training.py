@@ -566,7 +566,10 @@ def test_errors_are_one_line_and_status_two(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["eval_channels.py", "none.pt"])
     with exits(2):
         runpy.run_path(str(ROOT / "eval_channels.py"), run_name="__main__")
-    assert capsys.readouterr() == ("", "error: no checkpoint at none.pt\n")
+    assert capsys.readouterr() == (
+        "",
+        "error: no checkpoint at none.pt: check the path, or train the network first\n",
+    )
 
 
 def test_a_run_that_was_interrupted_is_continued_before_its_evaluation(tmp_path):

@@ -1,4 +1,4 @@
-"""Measure the errors of fill rules in pixels and in the stem's responses; write results/fill_error.csv.
+"""Measure the errors of fill rules in pixels and in the stem's responses; write the table fill_error.csv.
 
     python -m tools.fill_error --data data/mini-imagenet-50.zip --size 48          # only pixels; a minute
     python -m tools.fill_error --data ... --size 48 runs/.../model.pt [...]        # also responses of networks
@@ -21,12 +21,13 @@ from data.batches import Batches
 from data.channels import parse_subset
 from data.dataset import add_data_options, make_batches, open_data
 from data.identity import difference
+from engine.evaluation import results_folder
 from engine.records import SUBSETS, note_checksums, to_csv
 from engine.trainer import predict
 from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
 from models.task1 import for_channels, load_channel_net
 from storage.files import check_writable, write_text
-from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, use_threads, within
+from utils import ArgumentParser, UserError, cli, environment, progress_bar, use_threads, within
 
 RULES = ("zero", "rescale", "mean", "grey", "regression")
 NEIGHBOURS = (3, 5)  # px, sides of the squares of neighbours
@@ -64,11 +65,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--threads", type=within(0, 4096), default=0, help="CPU threads; 0: one for each idle core"
     )
-    parser.add_argument("--out", default=str(ROOT / "results" / "fill_error.csv"), help="file for the table")
+    parser.add_argument(
+        "--out",
+        help="file for the table (default: fill_error.csv in the folder that eval_channels.py chooses)",
+    )
     args = parser.parse_args(argv)
-    check_writable(Path(args.out).parent)
+    if args.out:
+        check_writable(Path(args.out).parent)
     use_threads(args.threads)
+    networks = [load_channel_net(path) for path in args.checkpoint]  # before the data, which take minutes
     cache = open_data(args.data, args.size, args.cache, 0.0)
+    folder = results_folder("task1", {"name": cache.name, "digest": cache.digest})
+    out = Path(args.out or folder / "fill_error.csv")
+    check_writable(out.parent)
     if list(cache.channel_names) != list("RGB"):
         raise UserError(
             f"--data {args.data} has channels {', '.join(cache.channel_names)}: this table needs RGB data"
@@ -100,8 +109,10 @@ def main(argv: list[str] | None = None) -> None:
         for size in (1, *NEIGHBOURS)
         for name, ids in sets.items()
     ]
-    for path in progress_bar(args.checkpoint, desc="networks", unit="network"):
-        model, checkpoint = load_channel_net(path)
+    pairs = zip(args.checkpoint, networks)
+    for path, (model, checkpoint) in progress_bar(
+        pairs, total=len(networks), desc="networks", unit="network"
+    ):
         model.requires_grad_(False)
         config = checkpoint["config"]
         if difference(cache, checkpoint["dataset"], path) or config["image_size"] != args.size:
@@ -141,9 +152,9 @@ def main(argv: list[str] | None = None) -> None:
         **{key: machine[key] for key in ("commit", "hardware")},
     )
     table["seed"] = table["seed"].astype("Int64")
-    write_text(args.out, to_csv(table, COLUMNS))
-    note_checksums(args.out)
-    print(f"wrote {args.out}: {len(table)} rows")
+    write_text(out, to_csv(table, COLUMNS))
+    note_checksums(out)
+    print(f"wrote {out}: {len(table)} rows")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Save the networks' answers on public-domain photographs (report/photographs) to results/qualitative.json.
+"""Save the networks' answers on public-domain photographs (report/photographs) to qualitative.json.
 
     python -m tools.qualitative --ours runs/.../model.pt --networks runs/.../model.pt runs/.../model.pt
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from channelset import find_stem
+from engine.evaluation import results_folder
 from engine.prediction import Predictor
 from engine.records import SUBSETS, note_checksums
 from models import task1, task2
@@ -116,10 +117,15 @@ def main(argv: list[str] | None = None) -> None:
         "--networks", nargs="+", default=[], metavar="CHECKPOINT", help="model.pt files of train_task2.py"
     )
     parser.add_argument(
-        "--out", default=str(ROOT / "results" / "qualitative.json"), help="file for the answers"
+        "--out",
+        help="file for the answers (default: qualitative.json in the folder that eval_channels.py chooses)",
     )
     args = parser.parse_args(argv)
-    check_writable(Path(args.out).parent)
+    if args.out:
+        check_writable(Path(args.out).parent)
+    dataset = load_checkpoint(args.ours, task1.CHECKPOINT)["dataset"]
+    out = Path(args.out or results_folder("task1", dataset) / "qualitative.json")
+    check_writable(out.parent)
     names = sorted(path.stem for path in PHOTOGRAPHS.glob("*.png"))
     content = {
         "pictures": names,
@@ -127,15 +133,15 @@ def main(argv: list[str] | None = None) -> None:
         "ours": any_set(args.ours, names),
         "networks": [classifier(path, names) for path in args.networks],
     }
-    write_json(args.out, content)
-    note_checksums(args.out)
+    write_json(out, content)
+    note_checksums(out)
     for name in names:
         print(
             f"{name}: {content['ours']['answers'][name]}",
             *(f"{network['model']} {network['answers'][name]}" for network in content["networks"]),
             sep="\n  ",
         )
-    print(f"wrote {args.out}")
+    print(f"wrote {out}")
 
 
 if __name__ == "__main__":
