@@ -293,6 +293,7 @@ class Trainer:
             teacher = self.ema.module
         # loss_sum: sum of the losses of this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, False
+        self.last_is_damaged = False
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
         self.board: Board | None = None
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
@@ -341,7 +342,7 @@ class Trainer:
     def _save(self) -> None:
         if self.processes.rank == 0:
             last, older = self.folder / "last.pt", self.folder / OLDER
-            if last.exists():
+            if last.exists() and not self.last_is_damaged:  # a damaged file must not replace the older state
                 try:  # a link is a second name of the same file, so last.pt is never missing
                     spare = self.folder / f".last.pt.previous{PARTIAL}"
                     spare.unlink(missing_ok=True)  # a rename of one name of a file to another does nothing
@@ -350,6 +351,7 @@ class Trainer:
                 except OSError:  # the file system has no links
                     os.replace(last, older)
             save_checkpoint(last, self._state())
+            self.last_is_damaged = False
 
     def _load(self) -> dict | None:
         """Return the saved state of the run, or None if nothing was saved.
@@ -367,6 +369,7 @@ class Trainer:
             except UserError as error:
                 if path == saved[-1]:
                     raise
+                self.last_is_damaged = True
                 if self.processes.rank == 0:
                     note(f"{error} The run goes on from the older state, {saved[-1]}.")
         return None

@@ -174,6 +174,21 @@ def test_a_run_goes_on_from_the_older_state_where_the_last_is_damaged(train, tra
         train("--out cut --resume")
 
 
+def test_a_damaged_state_does_not_replace_the_older_state(train, trained, cut, monkeypatch):
+    """The disk is still full when the run goes on from previous.pt, and it is killed."""
+    (cut / "last.pt").write_bytes(b"")
+    monkeypatch.setattr(trainer, "SAVE_EVERY", -1)
+
+    def full(path, state):
+        raise UserError(f"cannot write {path}: No space left on device.")
+
+    with monkeypatch.context() as patch, user_error("No space left"):
+        patch.setattr(trainer, "save_checkpoint", full)
+        train("--out cut --resume")
+    train("--out cut --resume")
+    assert same_weights("run/model.pt", "cut/model.pt")
+
+
 def test_a_run_has_its_last_state_at_every_moment(train, cut, monkeypatch):
     """As after a kill between two saves, when both states are one file with two names."""
     (cut / "previous.pt").unlink()
