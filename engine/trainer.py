@@ -387,6 +387,7 @@ class Trainer:
         if state := self._load():
             if mismatch := self._mismatch(state):
                 raise UserError(f"cannot resume {self.folder}: {mismatch}")
+            self._tell_changes(state["environment"])
             self.environment = state["environment"]
             # older versions did not save the digest of the pictures
             self.images_digest = state.get("images_digest", LISTS_ONLY)
@@ -413,6 +414,17 @@ class Trainer:
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
             write_json(self.folder / "environment.json", self.environment)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    def _tell_changes(self, then: dict) -> None:
+        """Print a line if the run goes on with other code or on another machine: its record names only the first."""
+        now = self.environment
+        changed = [key for key in ("commit", "torch", "hardware") if then.get(key) != now[key]]
+        if changed and self.processes.rank == 0:
+            before, after = (", ".join(f"{key} {facts.get(key)}" for key in changed) for facts in (then, now))
+            note(
+                f"warning: {self.folder} was started with {before}, and goes on with {after}: its record will name "
+                f"only the first"
+            )
 
     def _mismatch(self, state: dict) -> str:
         """Return why the run cannot go on from `state`, and what to do; "" if it can."""
