@@ -84,6 +84,14 @@ class Job:
             )
         say("start", f"{self.name}: {self.log}")
 
+    @property
+    def place(self) -> str:
+        """Return the name and the log, and say if the system killed the process, since the log cannot tell it."""
+        killed = (
+            "killed, perhaps for lack of memory: try fewer --jobs; " if self.process.returncode == -9 else ""
+        )
+        return f"{self.name} ({killed}{self.log})"
+
 
 def say(event: str, text: str) -> None:
     """Print a line that begins with the time and the event."""
@@ -282,8 +290,12 @@ def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tu
             job.process.terminate()
         for job in running:
             job.process.wait()
-            say("stopped", f"{job.name}: run the same command again to go on")
-    return failed, running + waiting
+            if job.process.returncode == 2:  # its state cannot be saved, or it failed on its own
+                failed.append(job)
+                say("failed", job.name)
+            else:
+                say("stopped", f"{job.name}: run the same command again to go on")
+    return failed, [job for job in running if job not in failed] + waiting
 
 
 def show(args) -> None:
@@ -390,7 +402,7 @@ def main(argv: list[str] | None = None) -> None:
     elif any(missing.isdisjoint(job.needs) for job in evaluations):
         print(NEXT)
     if failed:
-        raise UserError("failed: " + ", ".join(f"{job.name} ({job.log})" for job in failed))
+        raise UserError("failed: " + ", ".join(job.place for job in failed))
 
 
 if __name__ == "__main__":

@@ -414,10 +414,14 @@ def git_commit() -> str:
         words = ("git", "-C", str(ROOT), *words)
         return subprocess.check_output(words, text=True, stderr=subprocess.DEVNULL).splitlines()
 
-    running = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    running = {os.path.realpath(file) for file in files if file}
     try:
-        changed = ask("diff", "--name-only", "--no-renames", "HEAD", "--", "*.py")
+        # ROOT may be a folder of a larger repository, in which git names files from the top
+        changed = ask("diff", "--name-only", "--no-renames", "--relative", "HEAD", "--", "*.py")
         (commit,) = ask("rev-parse", "HEAD")
+        if running.isdisjoint(str(ROOT / name) for name in ask("ls-files", "--", "*.py")):
+            return "unknown"  # the repository around ROOT does not hold this code
         return f"{commit}+changes" if any(str(ROOT / name) in running for name in changed) else commit
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -137,13 +137,16 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     Raises:
         ValueError: the picture has 32-bit pixels, whose range is not known.
     """
-    # Pillow scales every PGM of more than 8 bits to 0..65535
+    # Pillow scales every PGM of more than 8 bits to 0..65535, but no TIFF
     wide = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")
+    most = 4095 if image.format == "TIFF" and image.tag_v2.get(258) == (12,) else 65535
     image = ImageOps.exif_transpose(image)
     if image.mode == mode and not image.has_transparency_data:
         return image  # `convert` would make a copy
     if wide:
-        image = Image.fromarray(np.round(np.asarray(image).astype(np.float32) / 257).astype(np.uint8))
+        image = Image.fromarray(
+            np.round(np.asarray(image).astype(np.float32) / (most / 255)).astype(np.uint8)
+        )
     elif image.mode in ("I", "F"):
         raise ValueError(f"32-bit pixels (mode {image.mode}), whose range is not known; save 8 or 16 bits")
     elif image.has_transparency_data:
@@ -182,7 +185,7 @@ def read_array(data: bytes) -> np.ndarray:
     """Read the pixels of a .npy or TIFF file as they are stored.
 
     Raises:
-        ValueError: the pixels are too many bytes.
+        ValueError: the pixels are too many bytes, or some are missing.
         Exception: any error of numpy or tifffile for a damaged file.
     """
     if data.startswith(NPY):
@@ -191,7 +194,13 @@ def read_array(data: bytes) -> np.ndarray:
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         check_bytes(file.series[0].nbytes, LARGEST_IMAGE)
-        return file.asarray(maxworkers=1)  # other threads decode other images
+        array = file.asarray(maxworkers=1)  # other threads decode other images
+        nodata = file.pages.first.nodata  # 0 if the file does not name a value
+    if nodata and (count := np.count_nonzero(array == nodata)):
+        raise ValueError(
+            f"{count} pixels are {nodata:g}, which means missing in this file (GDAL_NODATA); fill these pixels"
+        )
+    return array
 
 
 def pixel_kind(data: bytes, channels: int, bands: bool = False) -> str:

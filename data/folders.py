@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.lists import LIST_FILES
+from data.lists import LIST_FILES, parse_list
 from data.source import is_searched
 from storage.files import home_path, write_text
 from utils import UserError, counted, note
@@ -36,7 +36,7 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
 
     Raises:
         UserError: the lists exist already; there are no images, only one class, or too few images of a class; folders
-            look like splits but cannot be told apart; two paths lead to one image; or a name has a line break.
+            look like splits but cannot be told apart; two paths lead to one image; or a list cannot hold a name.
     """
     folder = home_path(folder)
     if not folder.is_dir():
@@ -84,14 +84,16 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
             raise UserError(f"{path} and {other} are the same file, which would count twice: remove one link")
     texts = {}
     for split, images in chosen.items():
-        lines = [
-            f"{path.relative_to(folder).as_posix()} {label}\n"
-            for label, name in enumerate(classes)
-            for path in images[name]
-        ]
-        for line in lines:  # Python shows a name that is not Unicode with surrogates, such as "\udc80"
-            if len(line.splitlines()) != 1 or any("\ud800" <= letter <= "\udfff" for letter in line):
-                raise UserError(f"the name {line!r} has a line break or is not Unicode: rename that file")
+        lines = []
+        for label, name in enumerate(classes):
+            for path in images[name]:
+                listed_path = path.relative_to(folder).as_posix()
+                lines.append(f"{listed_path} {label}\n")
+                if not _reads_back(lines[-1], listed_path):
+                    raise UserError(
+                        f"the name {listed_path!r} begins with a space, holds a backslash, a drive or a control "
+                        f"character, or is not Unicode: rename that file or folder"
+                    )
         texts[split] = "".join(lines)
     if len(classes) == 1:
         raise UserError(
@@ -102,6 +104,14 @@ def write_lists(folder: str | Path, val: float = 0.1, test: float = 0.1, seed: i
     for split, text in texts.items():
         write_text(folder / f"{split}.txt", text)
     return {split: sum(map(len, images.values())) for split, images in chosen.items()}
+
+
+def _reads_back(line: str, path: str) -> bool:
+    """Check whether `read_lists` finds exactly `path` in a line of a list."""
+    try:
+        return parse_list(line.encode(), "").paths == [path]
+    except (UserError, UnicodeEncodeError):  # Python shows a name that is not Unicode with surrogates
+        return False
 
 
 def _name_left_out(folder: Path, listed: Collection[Path]) -> None:

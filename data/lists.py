@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -343,7 +344,7 @@ def _locate_images(tree, root: str, splits: dict[str, Split]) -> str:
     paths = splits["train"].paths
     prefix = max(prefixes, key=lambda prefix: sum(prefix + path in tree for path in paths))
     missing = [
-        f"{path} ({split.name}:{number})"
+        (path, f"{path} ({split.name}:{number})")
         for split in splits.values()
         for path, _, number in split.rows()
         if prefix + path not in tree
@@ -351,10 +352,15 @@ def _locate_images(tree, root: str, splits: dict[str, Split]) -> str:
     if missing:
         total = sum(len(split.paths) for split in splits.values())
         looked = prefixes if len(missing) == total else [prefix]
+        first, forms = missing[0][0], ("NFC", "NFD")
+        remedy = "Unpack the archive again, or correct the lists."
+        if any(folder + unicodedata.normalize(form, first) in tree for folder in looked for form in forms):
+            remedy = (
+                "The files have these names in another form of Unicode (NFC or NFD): write the lists again."
+            )
         raise UserError(
-            f"{len(missing)} of {total} listed images do not exist: {'; '.join(missing[:3])}. "
-            f"Looked in {', '.join(str(tree.path / folder) for folder in looked)}. "
-            "Unpack the archive again, or correct the lists."
+            f"{len(missing)} of {total} listed images do not exist: {'; '.join(text for _, text in missing[:3])}. "
+            f"Looked in {', '.join(str(tree.path / folder) for folder in looked)}. {remedy}"
         )
     return prefix
 

@@ -293,6 +293,7 @@ class Trainer:
             teacher = self.ema.module
         # loss_sum: sum of the losses of this epoch's steps
         self.step, self.seconds, self.loss_sum, self.stopped = 0, 0.0, 0.0, False
+        self.last_is_damaged = False
         self.metrics: list[dict] = []  # the lines of metrics.jsonl
         self.board: Board | None = None
         called = nn.parallel.DistributedDataParallel(self.model) if processes.world > 1 else self.model
@@ -341,7 +342,7 @@ class Trainer:
     def _save(self) -> None:
         if self.processes.rank == 0:
             last, older = self.folder / "last.pt", self.folder / OLDER
-            if last.exists():
+            if last.exists() and not self.last_is_damaged:  # a damaged file must not replace the older state
                 try:  # a link is a second name of the same file, so last.pt is never missing
                     spare = self.folder / f".last.pt.previous{PARTIAL}"
                     spare.unlink(missing_ok=True)  # a rename of one name of a file to another does nothing
@@ -350,6 +351,7 @@ class Trainer:
                 except OSError:  # the file system has no links
                     os.replace(last, older)
             save_checkpoint(last, self._state())
+            self.last_is_damaged = False
 
     def _load(self) -> dict | None:
         """Return the saved state of the run, or None if nothing was saved.
@@ -367,6 +369,7 @@ class Trainer:
             except UserError as error:
                 if path == saved[-1]:
                     raise
+                self.last_is_damaged = True
                 if self.processes.rank == 0:
                     note(f"{error} The run goes on from the older state, {saved[-1]}.")
         return None
@@ -384,6 +387,7 @@ class Trainer:
         if state := self._load():
             if mismatch := self._mismatch(state):
                 raise UserError(f"cannot resume {self.folder}: {mismatch}")
+            self._tell_changes(state["environment"])
             self.environment = state["environment"]
             # older versions did not save the digest of the pictures
             self.images_digest = state.get("images_digest", LISTS_ONLY)
@@ -410,6 +414,17 @@ class Trainer:
             write_json(self.folder / "config.json", dataclasses.asdict(self.config))
             write_json(self.folder / "environment.json", self.environment)
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+
+    def _tell_changes(self, then: dict) -> None:
+        """Print a line if the run goes on with other code or on another machine: its record names only the first."""
+        now = self.environment
+        changed = [key for key in ("commit", "torch", "hardware") if then.get(key) != now[key]]
+        if changed and self.processes.rank == 0:
+            before, after = (", ".join(f"{key} {facts.get(key)}" for key in changed) for facts in (then, now))
+            note(
+                f"warning: {self.folder} was started with {before}, and goes on with {after}: its record will name "
+                f"only the first"
+            )
 
     def _mismatch(self, state: dict) -> str:
         """Return why the run cannot go on from `state`, and what to do; "" if it can."""

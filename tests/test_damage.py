@@ -174,6 +174,31 @@ def test_a_run_goes_on_from_the_older_state_where_the_last_is_damaged(train, tra
         train("--out cut --resume")
 
 
+def test_a_run_that_goes_on_with_other_code_says_so(train, cut, monkeypatch, stderr):
+    monkeypatch.setenv("GIT_COMMIT", "1" * 40)
+    train("--out cut --resume")
+    assert f"was started with commit {'0' * 40}, and goes on with commit {'1' * 40}" in stderr()
+    assert load_checkpoint("cut/model.pt", "task1-model")["environment"]["commit"] == "0" * 40
+    monkeypatch.setenv("GIT_COMMIT", "0" * 40)
+    train("--out cut --resume")
+    assert "was started with" not in stderr()
+
+
+def test_a_damaged_state_does_not_replace_the_older_state(train, trained, cut, monkeypatch):
+    """The disk is still full when the run goes on from previous.pt, and it is killed."""
+    (cut / "last.pt").write_bytes(b"")
+    monkeypatch.setattr(trainer, "SAVE_EVERY", -1)
+
+    def full(path, state):
+        raise UserError(f"cannot write {path}: No space left on device.")
+
+    with monkeypatch.context() as patch, user_error("No space left"):
+        patch.setattr(trainer, "save_checkpoint", full)
+        train("--out cut --resume")
+    train("--out cut --resume")
+    assert same_weights("run/model.pt", "cut/model.pt")
+
+
 def test_a_run_has_its_last_state_at_every_moment(train, cut, monkeypatch):
     """As after a kill between two saves, when both states are one file with two names."""
     (cut / "previous.pt").unlink()

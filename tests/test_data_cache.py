@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import struct
 import zipfile
 
 import numpy as np
@@ -76,6 +77,16 @@ def test_sixteen_bit_grey_keeps_its_greys(kind):
     levels = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     decoded = decode(encode(Image.fromarray(levels), format=kind), 8)
     assert_allclose(decoded[..., 0], levels / 257, atol=0.51)
+
+
+def test_twelve_bit_grey_keeps_its_greys():
+    """Microscopes write such TIFFs. Two pixels are three bytes, which tifffile cannot write itself."""
+    levels = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    packed = np.packbits((levels[..., None] >> np.arange(11, -1, -1) & 1).astype(np.uint8)).reshape(8, 12)
+    data = encode(Image.fromarray(packed), format="TIFF")
+    for tag, kind, old, new in ((256, 4, 12, 8), (258, 3, 8, 12)):  # width and bits per pixel
+        data = data.replace(struct.pack("<HHIH", tag, kind, 1, old), struct.pack("<HHIH", tag, kind, 1, new))
+    assert_allclose(decode(data, 8)[..., 0], levels * (255 / 4095), atol=0.51)
 
 
 @mark.parametrize("most", [300, 1023, 65535])

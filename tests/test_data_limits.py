@@ -255,6 +255,19 @@ def test_floats_too_large_for_statistics_are_left_out(tmp_path, kind, value, cac
     assert np.isfinite(cache.covariance).all() and dict(cache.failures["train"]).keys() == {"images/0-2.npy"}
 
 
+@mark.parametrize("kind, nodata", [(np.float32, "-9999"), (np.int16, "-32768"), (np.uint16, "65535")])
+def test_missing_pixels_of_a_tiff_are_named(kind, nodata):
+    """GDAL writes such files. As pixels, a few values of -9999 would decide the mean and the deviation."""
+    tag = [(42113, "s", 0, nodata, True)]
+    array = pixels(0, kind)
+    whole = as_tiff(array, photometric="minisblack", planarconfig="contig", extratags=tag)
+    assert decode(whole, 8, 4, np.dtype(kind).name).max() <= 255
+    array[3, 3, 1] = array[5, 2, 0] = nodata
+    holes = as_tiff(array, photometric="minisblack", planarconfig="contig", extratags=tag)
+    with value_error(f"2 pixels are {nodata}, which means missing in this file"):
+        decode(holes, 8, 4, np.dtype(kind).name)
+
+
 def test_if_no_image_is_good_the_true_reason_is_named(tmp_path, cached):
     folder = write_arrays(tmp_path / "set", lambda _: as_npy(np.full((8, 8, 4), np.nan, np.float32)))
     with user_error("images/0-0.npy .ValueError: .*NaN"):

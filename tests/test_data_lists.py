@@ -163,6 +163,16 @@ def test_missing_images_are_counted_and_named(tiny_dataset):
     fails(tiny_dataset, "24 of 24", "Looked in", str(tiny_dataset / "images"))
 
 
+def test_names_in_another_form_of_unicode_are_called_so(tiny_dataset):
+    """A Mac writes the letter and its accent apart; both forms look the same in a message."""
+    for path in sorted(tiny_dataset.rglob("n00000001*"), reverse=True):
+        path.rename(path.with_name(path.name.replace("n00000001", "cafe\u0301")))
+    for name in ("train.txt", "val.txt", "test.txt"):
+        text = (tiny_dataset / name).read_text(encoding="utf-8").replace("n00000001", "caf\u00e9")
+        (tiny_dataset / name).write_text(text, encoding="utf-8")
+    fails(tiny_dataset, "8 of 24", "another form of Unicode (NFC or NFD): write the lists again")
+
+
 def test_two_lists_of_one_split_must_be_the_same(tiny_dataset):
     shutil.copy(tiny_dataset / "val.txt", tiny_dataset / "validation.txt")
     assert len(read_lists(tiny_dataset).splits["val"].paths) == 6

@@ -2,8 +2,11 @@
 works on.
 """
 
+import os
 import re
+import signal
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,10 +17,13 @@ import experiments
 import grids
 from config import resolve_run
 from data.lists import RGB, name_of, read_lists
+from engine import trainer
+from engine.step import TrainStep
 from grids import GRIDS, channels_of, task_of
 from grids.run import Run, distinct
 from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
 from storage.locks import hold
+from utils import UserError
 
 GOOD, BAD, OTHER = (
     Run(name, f"the {name} one", "ours", {"fill": fill})
@@ -137,11 +143,16 @@ def test_a_training_that_is_busy_is_tried_again(queue, capsys, monkeypatch):
     assert (folder("good") / "model.pt").exists()
 
 
-@mark.usefixtures("forks")
-def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
-    endless = " ".join(
+@fixture
+def endless(tiny, tmp_path) -> str:
+    """Return the --options of a training that does not end by itself."""
+    return " ".join(
         [*tiny, "--cache", str(tmp_path / "cache"), "--epochs", "1000000", "--eval-every", "1000000"]
     )
+
+
+@mark.usefixtures("forks")
+def test_time_budget_stops_the_running_ones(queue, capsys, endless):
     queue([GOOD, OTHER], "--minutes", "0.04", "--jobs", "1", "--options", endless)
     out = capsys.readouterr().out
     assert (
@@ -149,6 +160,34 @@ def test_time_budget_stops_the_running_ones(queue, tmp_path, capsys, tiny):
         and "start   other" not in out
     )
     assert not list(Path("runs").glob("**/model.pt"))
+
+
+@mark.usefixtures("forks")
+def test_a_training_that_cannot_save_when_it_stops_has_failed(queue, monkeypatch, capsys, endless):
+    start = experiments.Job.start
+
+    def full(path, state):
+        raise UserError(f"cannot write {path}: No space left on device")
+
+    def start_and_wait(job):
+        start(job)
+        while "million parameters" not in job.log.read_text():  # until it saves before it stops
+            time.sleep(0.05)
+
+    monkeypatch.setattr(trainer, "save_checkpoint", full)
+    monkeypatch.setattr(experiments.Job, "start", start_and_wait)
+    with user_error("failed: good,fill=mean seed 0 .*log.txt"):
+        queue([GOOD], "--minutes", "0.04", "--options", endless)
+    assert "stopped" not in capsys.readouterr().out
+    assert "No space left" in (folder("good") / "log.txt").read_text()
+
+
+@mark.usefixtures("forks")
+def test_a_training_that_the_system_killed_is_called_so(queue, monkeypatch):
+    """The kernel kills a process when memory runs out. The log of the process ends without a reason."""
+    monkeypatch.setattr(TrainStep, "run", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with user_error("failed: good,.* .killed, perhaps for lack of memory: try fewer --jobs; .*log.txt"):
+        queue([GOOD])
 
 
 def test_data_sets_with_a_dot_in_their_names_have_their_own_folders(tiny_dataset, capsys):

@@ -169,8 +169,11 @@ def test_a_folder_called_images_is_the_courses_layout(fill):
         ({"cat": 9}, {"val": 0.5, "test": 0.5}, "--val 0.5 --test 0.5: use shares of at least 0 whose sum"),
         ({"cat": 9}, {}, "photos holds images of one class only, 'cat': expected a folder for each class"),
         ({"images/train": 9, "labels": 0}, {}, "holds images of one class only, 'images'"),
-        ({"cat\nfish": 9}, {}, "has a line break or is not Unicode: rename that file"),
-        ({"caf\udce9": 9}, {}, "has a line break or is not Unicode: rename that file"),
+        ({"cat\nfish": 9, "dog": 9}, {}, "'cat.nfish/.*or a control character, or is not Unicode: rename"),
+        ({"caf\udce9": 9, "dog": 9}, {}, "'caf.udce9/.*is not Unicode: rename that file or folder"),
+        ({" cat": 9, "dog": 9}, {}, "' cat/.*' begins with a space"),
+        ({"a cat\\b": 9, "dog": 9}, {}, "holds a backslash"),
+        ({"c:": 9, "dog": 9}, {}, "'c:/.*' .* a drive"),
     ],
 )
 def test_what_does_not_suffice_is_named_and_nothing_is_written(fill, tmp_path, images, options, message):

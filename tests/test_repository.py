@@ -246,22 +246,33 @@ def test_few_scripts_stand_at_the_top():
     assert len(list(ROOT.glob("*.py"))) <= 8
 
 
-def test_the_commit_names_changes_of_the_code_that_runs_alone(tmp_path, monkeypatch):
-    monkeypatch.delenv("GIT_COMMIT", raising=False)
-    monkeypatch.setattr(utils, "ROOT", tmp_path)
-    assert utils.git_commit() == "unknown"
-    for name in ("running.py", "other.py"):
-        (tmp_path / name).write_text("")
-    for words in (
-        ["init", "-q"],
-        ["add", "."],
-        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "c"],
-    ):
+@pytest.mark.parametrize("inner", ["", "project/"])
+def test_the_commit_names_changes_of_the_code_that_runs_alone(tmp_path, monkeypatch, inner):
+    """The code may lie in a folder of a larger repository, which may not hold it yet."""
+
+    def git(*words):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+
+    def commit():
+        git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "c", "--allow-empty")
+
+    root = tmp_path / inner
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+    monkeypatch.setattr(utils, "ROOT", root)
+    assert utils.git_commit() == "unknown"
+    root.mkdir(exist_ok=True)
+    for name in ("running.py", "other.py"):
+        (root / name).write_text("")
+    (tmp_path / "link").symlink_to(root)
     running = types.ModuleType("running")
-    running.__file__ = str(tmp_path / "running.py")
+    running.__file__ = str(tmp_path / "link/running.py")
     monkeypatch.setitem(sys.modules, "running", running)
-    (tmp_path / "other.py").write_text("changed = True")
+    git("init", "-q")
+    commit()
+    assert utils.git_commit() == "unknown"
+    git("add", ".")
+    commit()
+    (root / "other.py").write_text("changed = True")
     assert re.fullmatch("[0-9a-f]{40}", utils.git_commit())
-    (tmp_path / "running.py").write_text("changed = True")
+    (root / "running.py").write_text("changed = True")
     assert re.fullmatch(r"[0-9a-f]{40}\+changes", utils.git_commit())
