@@ -374,6 +374,7 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
+    args.seeds = list(dict.fromkeys(args.seeds))  # a seed given twice would be evaluated twice
     source = find_dataset(args.data)
     args.dataset, args.channels = name_of(source), read_lists(source).channels
     check_words(args)

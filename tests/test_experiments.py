@@ -78,7 +78,7 @@ def test_finished_runs_are_skipped_and_listed_and_failed_ones_named(queue, capsy
     capsys.readouterr()
     queue([GOOD, OTHER], "--only", "good")
     assert capsys.readouterr().out == "0 runs to train\n"
-    queue([GOOD, OTHER, BAD], "--list")
+    queue([GOOD, OTHER, BAD], "--list", "--seeds", "0", "0")
     first, second, third = (line.split() for line in capsys.readouterr().out.splitlines())
     assert first == ["trained", "good,fill=mean", str(folder("good"))]
     assert second[:2] == ["trained", "other,fill=zero"] and third[0] == "-"
