@@ -24,7 +24,6 @@ from .stem import ChannelSetConv2d, why_not_plain
 
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 # beginnings of the class names of wrappers, which handle only the parameters that a network has when it is wrapped;
 # `fully_shard` makes classes whose names begin with FSDP
 LATE = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP")
@@ -500,15 +499,24 @@ def _warn_of_readers(model: nn.Module, stem: nn.Module, path: str) -> None:
     """Warn if another layer takes as many channels as the images have, so that it may read them, too."""
     count = getattr(stem, "in_channels", 1)
     for name, module in model.named_modules():
-        if not isinstance(module, CONVOLUTIONS + NORMS) or module is stem:
-            continue
-        if count == (module.num_features if isinstance(module, NORMS) else module.in_channels) != 1:
+        if module is not stem and _channels_read(module) == count != 1:
             warnings.warn(
                 f"the layer {name} of {type(model).__name__} takes {count} channels, as {path} does. If it reads the "
                 f"images, absent channels have an influence: adapt with example=images, which checks this",
                 stacklevel=3,
             )
             return
+
+
+def _channels_read(module: nn.Module) -> Any:
+    """Return how many channels a convolution or a norm takes, or None for another layer."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return module.in_channels
+    if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)):
+        return module.num_features
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return module.normalized_shape[0]
+    return module.num_channels if isinstance(module, nn.GroupNorm) else None
 
 
 # ---------------------------------------------------------------- a network's arguments

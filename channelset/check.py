@@ -204,9 +204,13 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _same(first: list[Tensor], other: list[Tensor]) -> bool:
     return len(first) == len(other) and all(
-        a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6, equal_nan=False)
+        a.shape == b.shape and torch.allclose(_double(a), _double(b), rtol=1e-4, atol=1e-6, equal_nan=False)
         for a, b in zip(first, other)
     )
+
+
+def _double(value: Tensor) -> Tensor:
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)
 
 
 def _reader(calls: _Calls) -> str:

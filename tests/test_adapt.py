@@ -166,6 +166,12 @@ class Standardised(nn.Conv2d):
         return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
+def patched(conv: nn.Conv2d) -> nn.Conv2d:
+    """Replace what a convolution computes, as code for images without seams does."""
+    conv._conv_forward = lambda x, weight, bias: x
+    return conv
+
+
 class Renamed(nn.Conv2d):
     """A subclass that computes the same."""
 
@@ -177,6 +183,7 @@ class Renamed(nn.Conv2d):
         (nn.Conv2d(3, 6, 3, groups=3), "3 groups"),
         (nn.Conv2d(3, 4, 3, padding_mode="reflect"), "'reflect'"),
         (nn.LazyConv2d(4, 3), "lazy"),
+        (patched(nn.Conv2d(3, 4, 3)), "its forward was replaced"),
         (
             nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)),
             "computes something else|parametrization",
