@@ -229,13 +229,14 @@ def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) 
     if (channels is None) == (mask is None):
         raise ValueError("give `channels` (one set for the batch) or `mask` (one set for each image)")
     place = find_place(model)
-    context.push(place, channels, mask, call=False)
+    channels = None if channels is None else place.check_ids(channels)
+    context.push(place, channels, mask)
     try:
         yield model
     except BaseException:
-        context.pop(place, call=False)
+        context.pop(place)
         raise
-    if not context.pop(place, call=False):
+    if not context.pop(place):
         raise RuntimeError(
             "the images were not filled: where='input' sees calls of the network itself, not of its parts"
             if isinstance(place, InputFill)
@@ -274,7 +275,7 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
             raise ValueError("the fill rule is not a linear map for one set, so the network cannot be folded")
         return _copy(model, {id(place): FixedFill(place.fill, ids).train(place.training)})
     assert isinstance(place, ChannelSetConv2d)
-    conv = place.fold(channels)
+    conv = place.fold(ids)
     if model is place:
         return conv
     paths = [name for name, module in model.named_modules(remove_duplicate=False) if module is place]
@@ -563,7 +564,7 @@ class _TakeSet(_OfTheSet):
             kwargs = dict(kwargs)
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
             if channels is not None:
-                ids = stem.check_ids(channels)
+                channels = ids = stem.check_ids(channels)  # a list, since a generator can be read only once
                 given: Arguments = {**dict(enumerate(args)), **kwargs}
                 for key in _with_channels(given, _images_keys(given), len(ids))[:1]:
                     if isinstance(given[key], Tensor):
@@ -576,7 +577,7 @@ class _TakeSet(_OfTheSet):
                     channels = None
                     args, kwargs = _as_call(given)
         finally:
-            context.push(stem, channels, mask)
+            context.push(stem, channels, mask, self.path)
         return args, kwargs
 
 
@@ -588,7 +589,7 @@ class _ForgetSet(_OfTheSet):
             place = self.place(model)
         except ValueError:
             return  # other code replaced the stem, and `_TakeSet` has raised the error
-        if not context.pop(place) and output is not None:
+        if not context.pop(place, self.path) and output is not None:
             raise RuntimeError(
                 f"the network did not call {self.path}, so the set of channels had no effect: the network may use "
                 f"the layer's weight without the layer, or call the layer in another thread. Use where='input'"
@@ -623,9 +624,9 @@ class _FillInput(_OfTheSet):
             keys = keys if all(_axes(given[key]) > 2 for key in keys) else []
         else:
             keys = _images_keys(given)
-        first = given[keys[0]] if keys else ()
-        count = first.shape[0] if isinstance(first, Tensor) else len(first)
-        channels, mask = place.asked(count, channels, mask)  # one draw for all arguments
+        # one draw for all arguments
+        channels, mask = place.asked(given[keys[0]] if keys else (), channels, mask)
+        channels = None if channels is None else place.check_ids(channels)
         if channels is None and mask is None and (not keys or place.fill.whole):
             return args, kwargs
         if not keys:
@@ -634,7 +635,7 @@ class _FillInput(_OfTheSet):
                 f"{' and '.join(self.images) or 'these'} have floating-point numbers and three axes or more"
             )
         if not self.images:
-            count = place.in_channels if channels is None else len(place.check_ids(channels))
+            count = place.in_channels if channels is None else len(channels)
             keys = _with_channels(given, keys, count)
             if len(keys) > 1:
                 raise ValueError(

@@ -136,13 +136,13 @@ class _Calls:
         self.read = []
         handle = self.place.register_forward_pre_hook(lambda _, args: self.read.extend(args[:1]))
         torch.set_rng_state(self.random)  # some networks draw in eval mode, too
-        context.push(self.place, None, self.mask if ids is None else None, call=False)
+        context.push(self.place, None, self.mask if ids is None else None)
         try:
             if self.name is None:
                 return _tensors(self.model(images, **chosen))
             return _tensors(self.model(**{**self.example, self.name: images}, **chosen))
         finally:
-            context.pop(self.place, call=False)
+            context.pop(self.place)
             handle.remove()
 
 

@@ -349,6 +349,17 @@ def test_channels_by_name_index_and_wavelength_in_any_order():
             net(x[:, : len(said)], channels=said)
 
 
+@mark.parametrize("where", ["stem", "input"])
+def test_a_generator_of_channels_is_read_once(where):
+    net, x = adapt_first_conv(small_net(), "mean", where=where), X[:, [2, 0]]
+    expected = net(x, channels=[2, 0])
+    assert_close(net(x, channels=(i for i in [2, 0])), expected)
+    with present(net, channels=map(int, "20")):
+        assert_close(net(x), expected)
+        assert_close(net(x), expected)
+    assert_close(fold_channels(net, iter([2, 0]))(x), expected)
+
+
 def test_letters_name_channels():
     channels = Channels("RGB")
     assert channels.names == tuple("RGB") and Channels("red, green").names == ("red", "green")
