@@ -24,7 +24,6 @@ from .stem import ChannelSetConv2d, why_not_plain
 
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)
 # beginnings of the class names of wrappers, which handle only the parameters that a network has when it is wrapped;
 # `fully_shard` makes classes whose names begin with FSDP
 LATE = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDP")
@@ -230,13 +229,14 @@ def present(model: nn.Module, channels: Any = None, mask: Tensor | None = None) 
     if (channels is None) == (mask is None):
         raise ValueError("give `channels` (one set for the batch) or `mask` (one set for each image)")
     place = find_place(model)
-    context.push(place, channels, mask, call=False)
+    channels = None if channels is None else place.check_ids(channels)
+    context.push(place, channels, mask)
     try:
         yield model
     except BaseException:
-        context.pop(place, call=False)
+        context.pop(place)
         raise
-    if not context.pop(place, call=False):
+    if not context.pop(place):
         raise RuntimeError(
             "the images were not filled: where='input' sees calls of the network itself, not of its parts"
             if isinstance(place, InputFill)
@@ -275,7 +275,7 @@ def fold_channels(model: nn.Module, channels: Any = None) -> nn.Module:
             raise ValueError("the fill rule is not a linear map for one set, so the network cannot be folded")
         return _copy(model, {id(place): FixedFill(place.fill, ids).train(place.training)})
     assert isinstance(place, ChannelSetConv2d)
-    conv = place.fold(channels)
+    conv = place.fold(ids)
     if model is place:
         return conv
     paths = [name for name, module in model.named_modules(remove_duplicate=False) if module is place]
@@ -500,15 +500,24 @@ def _warn_of_readers(model: nn.Module, stem: nn.Module, path: str) -> None:
     """Warn if another layer takes as many channels as the images have, so that it may read them, too."""
     count = getattr(stem, "in_channels", 1)
     for name, module in model.named_modules():
-        if not isinstance(module, CONVOLUTIONS + NORMS) or module is stem:
-            continue
-        if count == (module.num_features if isinstance(module, NORMS) else module.in_channels) != 1:
+        if module is not stem and _channels_read(module) == count != 1:
             warnings.warn(
                 f"the layer {name} of {type(model).__name__} takes {count} channels, as {path} does. If it reads the "
                 f"images, absent channels have an influence: adapt with example=images, which checks this",
                 stacklevel=3,
             )
             return
+
+
+def _channels_read(module: nn.Module) -> Any:
+    """Return how many channels a convolution or a norm takes, or None for another layer."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return module.in_channels
+    if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d)):
+        return module.num_features
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return module.normalized_shape[0]
+    return module.num_channels if isinstance(module, nn.GroupNorm) else None
 
 
 # ---------------------------------------------------------------- a network's arguments
@@ -555,7 +564,7 @@ class _TakeSet(_OfTheSet):
             kwargs = dict(kwargs)
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
             if channels is not None:
-                ids = stem.check_ids(channels)
+                channels = ids = stem.check_ids(channels)  # a list, since a generator can be read only once
                 given: Arguments = {**dict(enumerate(args)), **kwargs}
                 for key in _with_channels(given, _images_keys(given), len(ids))[:1]:
                     if isinstance(given[key], Tensor):
@@ -568,7 +577,7 @@ class _TakeSet(_OfTheSet):
                     channels = None
                     args, kwargs = _as_call(given)
         finally:
-            context.push(stem, channels, mask)
+            context.push(stem, channels, mask, self.path)
         return args, kwargs
 
 
@@ -580,7 +589,7 @@ class _ForgetSet(_OfTheSet):
             place = self.place(model)
         except ValueError:
             return  # other code replaced the stem, and `_TakeSet` has raised the error
-        if not context.pop(place) and output is not None:
+        if not context.pop(place, self.path) and output is not None:
             raise RuntimeError(
                 f"the network did not call {self.path}, so the set of channels had no effect: the network may use "
                 f"the layer's weight without the layer, or call the layer in another thread. Use where='input'"
@@ -615,9 +624,9 @@ class _FillInput(_OfTheSet):
             keys = keys if all(_axes(given[key]) > 2 for key in keys) else []
         else:
             keys = _images_keys(given)
-        first = given[keys[0]] if keys else ()
-        count = first.shape[0] if isinstance(first, Tensor) else len(first)
-        channels, mask = place.asked(count, channels, mask)  # one draw for all arguments
+        # one draw for all arguments
+        channels, mask = place.asked(given[keys[0]] if keys else (), channels, mask)
+        channels = None if channels is None else place.check_ids(channels)
         if channels is None and mask is None and (not keys or place.fill.whole):
             return args, kwargs
         if not keys:
@@ -626,7 +635,7 @@ class _FillInput(_OfTheSet):
                 f"{' and '.join(self.images) or 'these'} have floating-point numbers and three axes or more"
             )
         if not self.images:
-            count = place.in_channels if channels is None else len(place.check_ids(channels))
+            count = place.in_channels if channels is None else len(channels)
             keys = _with_channels(given, keys, count)
             if len(keys) > 1:
                 raise ValueError(

@@ -136,13 +136,13 @@ class _Calls:
         self.read = []
         handle = self.place.register_forward_pre_hook(lambda _, args: self.read.extend(args[:1]))
         torch.set_rng_state(self.random)  # some networks draw in eval mode, too
-        context.push(self.place, None, self.mask if ids is None else None, call=False)
+        context.push(self.place, None, self.mask if ids is None else None)
         try:
             if self.name is None:
                 return _tensors(self.model(images, **chosen))
             return _tensors(self.model(**{**self.example, self.name: images}, **chosen))
         finally:
-            context.pop(self.place, call=False)
+            context.pop(self.place)
             handle.remove()
 
 
@@ -204,9 +204,13 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _same(first: list[Tensor], other: list[Tensor]) -> bool:
     return len(first) == len(other) and all(
-        a.shape == b.shape and torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-6, equal_nan=False)
+        a.shape == b.shape and torch.allclose(_double(a), _double(b), rtol=1e-4, atol=1e-6, equal_nan=False)
         for a, b in zip(first, other)
     )
+
+
+def _double(value: Tensor) -> Tensor:
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)
 
 
 def _reader(calls: _Calls) -> str:

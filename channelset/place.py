@@ -60,8 +60,8 @@ class ChannelPlace(Restored):
         """
         return self.channels.ids(channels, unseen=isinstance(self.fill, LumaChroma))
 
-    def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
-        """Return the set of a call as (channels, mask).
+    def asked(self, images: Any, channels: Any, mask: Any) -> tuple[Any, Any]:
+        """Return the set of a call with these images as (channels, mask).
 
         The set comes from the arguments, otherwise from the call of the network. If neither gives a set, it is drawn in
         training.
@@ -70,11 +70,13 @@ class ChannelPlace(Restored):
             channels, mask = context.read(self)
             if channels is None and mask is None:
                 if self.training and self.sampler is not None:
+                    batch = images.shape[0] if isinstance(images, Tensor) else len(images)
                     mask = self.sampler.draw(batch, self.in_channels)
                 elif self.followed and not captured() and in_backward():
                     raise RuntimeError(REPEATED)
             elif not captured():
-                self.followed |= self.training or torch.is_grad_enabled()
+                # reentrant checkpointing calls without gradients, but with images that require a gradient
+                self.followed |= self.training or torch.is_grad_enabled() or _wants_gradient(images)
         return either(channels, mask)
 
     def spread(self, x: Tensor, ids: list[int]) -> tuple[Tensor, Tensor]:
@@ -190,6 +192,12 @@ class ChannelPlace(Restored):
         return not any(key.startswith((prefix + "fill.", prefix + EXTRA)) for key in state_dict)
 
 
+def _wants_gradient(images: Any) -> bool:
+    return any(
+        getattr(x, "requires_grad", False) for x in ([images] if isinstance(images, Tensor) else images)
+    )
+
+
 def either(channels: Any, mask: Any) -> tuple[Any, Any]:
     """Return (channels, mask) of a call; raise a ValueError if both are given."""
     if channels is not None and mask is not None:
@@ -251,7 +259,7 @@ class FixedFill(nn.Module):
         """Return the ids of this fill's set, whatever the argument is."""
         return self.ids
 
-    def asked(self, batch: int, channels: Any, mask: Any) -> tuple[Any, Any]:
+    def asked(self, images: Any, channels: Any, mask: Any) -> tuple[Any, Any]:
         """Return the set of this fill as (channels, mask), whatever the arguments are."""
         return self.ids, None
 

@@ -291,7 +291,7 @@ class ChannelSetConv2d(ChannelPlace):
         if x.ndim != 4:
             raise ValueError(f"x must be (B, n, H, W); got {tuple(x.shape)}")
         self._follow()
-        channels, mask = self.asked(x.shape[0], channels, mask)
+        channels, mask = self.asked(x, channels, mask)
         if mask is not None:
             mask, every = self.check_mask(mask, x)
             if not (every and self.fill.whole) or self._unfoldable_kernel:
@@ -453,7 +453,7 @@ def why_not_plain(conv: nn.Module) -> str:
         return (
             "it has hooks or a parametrization (such as weight norm), which would be lost: remove them first"
         )
-    if "forward" in vars(conv):
+    if "forward" in vars(conv) or "_conv_forward" in vars(conv):
         return "its forward was replaced"
     if conv.groups != 1:
         return f"it has {conv.groups} groups"

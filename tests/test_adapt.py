@@ -166,6 +166,12 @@ class Standardised(nn.Conv2d):
         return nn.functional.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
+def patched(conv: nn.Conv2d) -> nn.Conv2d:
+    """Replace what a convolution computes, as code for images without seams does."""
+    conv._conv_forward = lambda x, weight, bias: x
+    return conv
+
+
 class Renamed(nn.Conv2d):
     """A subclass that computes the same."""
 
@@ -177,6 +183,7 @@ class Renamed(nn.Conv2d):
         (nn.Conv2d(3, 6, 3, groups=3), "3 groups"),
         (nn.Conv2d(3, 4, 3, padding_mode="reflect"), "'reflect'"),
         (nn.LazyConv2d(4, 3), "lazy"),
+        (patched(nn.Conv2d(3, 4, 3)), "its forward was replaced"),
         (
             nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)),
             "computes something else|parametrization",
@@ -340,6 +347,17 @@ def test_channels_by_name_index_and_wavelength_in_any_order():
     ):
         with value_error(message):
             net(x[:, : len(said)], channels=said)
+
+
+@mark.parametrize("where", ["stem", "input"])
+def test_a_generator_of_channels_is_read_once(where):
+    net, x = adapt_first_conv(small_net(), "mean", where=where), X[:, [2, 0]]
+    expected = net(x, channels=[2, 0])
+    assert_close(net(x, channels=(i for i in [2, 0])), expected)
+    with present(net, channels=map(int, "20")):
+        assert_close(net(x), expected)
+        assert_close(net(x), expected)
+    assert_close(fold_channels(net, iter([2, 0]))(x), expected)
 
 
 def test_letters_name_channels():

@@ -109,13 +109,35 @@ def test_a_network_with_a_mask_of_its_own_takes_an_example():
         assert net(hidden(X, MASK)).isfinite().all()
 
 
-@mark.parametrize("layer", [nn.BatchNorm2d, nn.InstanceNorm2d])
+@mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm2d,
+        nn.InstanceNorm2d,
+        nn.LayerNorm,
+        lambda n: nn.GroupNorm(1, n),
+        lambda n: nn.ConvTranspose2d(n, 3, 1),
+    ],
+)
 def test_a_norm_of_as_many_channels_is_a_warning(layer):
     with warns(UserWarning, match="layer 0 of Sequential takes 3 channels, as 1 does"):
         adapt_first_conv(nn.Sequential(layer(3), nn.Conv2d(3, 4, 3)), "mean")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         adapt_first_conv(nn.Sequential(nn.Conv2d(3, 4, 3), layer(4)), "mean")
+
+
+class Spectrum(OneConv):
+    """The absent channels are in the imaginary part of its output."""
+
+    def forward(self, x):
+        rest = x.nan_to_num().mean(1, keepdim=True)[..., 2:, 2:]
+        return torch.complex(self.conv(x), rest.expand(-1, 4, -1, -1))
+
+
+def test_an_example_looks_at_imaginary_parts():
+    with value_error("pixels of absent channels have an influence"):
+        adapt_first_conv(Spectrum(), "mean", example=X)
 
 
 class Reordered(OneConv):

@@ -1,5 +1,7 @@
 """Sets of channels where other code wraps, repeats, compiles or averages the network."""
 
+import asyncio
+import contextlib
 import copy
 import threading
 
@@ -231,6 +233,9 @@ def test_a_stem_that_is_repeated_without_its_set_is_an_error(reentrant, fill):
     net(x).sum().backward()  # all channels: the same when repeated
     with raises(RuntimeError, match="activation checkpointing runs a layer a second time"):
         net(x, mask=MASK).sum().backward()
+    net = adapt_first_conv(Repeated(reentrant), fill, embedding=False).eval()
+    with raises(RuntimeError, match="activation checkpointing runs a layer a second time"):
+        net(x, mask=MASK).sum().backward()
     net = adapt_first_conv(small_net(), fill).train()
     expected = torch.autograd.grad(net(X, mask=MASK).square().sum(), net[0].weight)[0]
     y = checkpoint(net, X, mask=MASK, use_reentrant=False)  # the set is an argument of what is repeated
@@ -362,6 +367,62 @@ def test_compiled_code_follows_blocks():
                 continue
             with present(net, mask=mask):
                 assert_close(compiled(X), net(X, mask=mask))
+
+
+def test_a_part_within_a_compiled_network_gets_the_set_of_the_whole():
+    torch._dynamo.reset()
+    net = adapted(nn.Sequential(adapted(small_net())))
+    compiled = torch.compile(net, backend="eager")
+    with torch.no_grad():
+        assert_close(compiled(DIRTY, mask=MASK), net(X, mask=MASK))
+        assert_close(compiled(X), net(X))
+
+
+def test_a_stem_that_is_not_compiled_takes_the_set_of_the_call_before_that_of_the_block():
+    torch._dynamo.reset()
+    net = adapted(small_net())
+    expected = net(X, mask=MASK), net(X, mask=~MASK)
+    net[0].forward = torch.compiler.disable(net[0].forward)
+    compiled = torch.compile(net, backend="eager")
+    with torch.no_grad(), present(net, mask=~MASK):
+        assert_close(compiled(X, mask=MASK), expected[0])
+        assert_close(compiled(X), expected[1])
+
+
+def test_a_call_of_another_network_leaves_what_a_compiled_stem_noted():
+    torch._dynamo.reset()
+    net, other = adapted(small_net()), adapted(small_net())
+    net[0].compile(backend="eager")
+    with torch.no_grad(), present(net, mask=MASK):
+        net(X)
+        other(X)
+
+
+def test_tasks_of_compiled_code_keep_their_own_sets():
+    torch._dynamo.reset()
+    net = adapted(small_net())
+    compiled = torch.compile(net, backend="eager")
+    sets = (MASK, None, ~MASK)
+    with torch.no_grad():
+        expected = [net(X, mask=mask) for mask in sets]
+
+    async def task(mask, steps):
+        with contextlib.nullcontext() if mask is None else present(net, mask=mask):
+            answers = []
+            for _ in range(steps):
+                await asyncio.sleep(0)
+                with torch.no_grad():
+                    answers.append(compiled(X))
+            return answers
+
+    async def tasks():
+        return await asyncio.gather(*map(task, sets, (1, 3, 2)))
+
+    for answers, answer in zip(asyncio.run(tasks()), expected):
+        for value in answers:
+            assert_close(value, answer)
+    with torch.no_grad():
+        assert_close(compiled(X), expected[1])
 
 
 # ---------------------------------------------------------------- averages of a network that draws sets
