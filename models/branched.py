@@ -18,14 +18,23 @@ from models.resnet import Subsampled
 def fuse(model: nn.Module) -> nn.Module:
     """Return a copy of `model` in eval mode that computes the same function with fewer operations.
 
-    Every module that has a method `fuse` is replaced by the result of this method.
+    Every module that has a method `fuse` is replaced by the result of this method. A module that is in several places
+    is fused once, so its weights stay shared.
     """
     model = copy.deepcopy(model).eval()
+    fused: dict[nn.Module, nn.Module] = {}
+
+    def replaced(module: nn.Module) -> nn.Module:
+        # looked up in the class: many networks have a layer that is named "fuse"
+        if module not in fused:
+            fused[module] = module.fuse() if hasattr(type(module), "fuse") else module
+        return fused[module]
+
     for module in list(model.modules()):
-        for name, child in module.named_children():
-            if hasattr(child, "fuse"):
-                setattr(module, name, child.fuse())
-    return model.fuse() if hasattr(model, "fuse") else model
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = replaced(child)
+    return replaced(model)
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:

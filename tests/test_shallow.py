@@ -117,6 +117,31 @@ def test_a_fused_network_is_the_same_function(name):
     assert torch.equal(next(net.parameters()), before[next(iter(before))])
 
 
+def test_fusing_shares_what_was_shared():
+    layer, x = randomise(BranchedConv2d(3, 3, 3)), torch.randn(2, 3, 9, 9)
+    for net in (
+        nn.Sequential(layer, nn.ReLU(), layer),
+        nn.Sequential(nn.Sequential(layer), nn.Sequential(layer)),
+    ):
+        fused = fuse(net)
+        assert count_params(fused) == 3 * 3 * 9 + 3 and count_depth(fused, (3, 9, 9)).strict == 2
+        assert relative_error(fused(x), net.eval()(x)) < 1e-5
+
+
+def test_a_layer_that_is_named_fuse_is_no_method():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fuse, self.none = BranchedConv2d(3, 3, 3), nn.Conv2d(3, 3, 1), None
+            self.register_module("nothing", None)
+
+        def forward(self, x):
+            return self.fuse(self.conv(x))
+
+    for net in (Block(), nn.Sequential(Block())):
+        assert count_depth(fuse(net), (3, 9, 9))[:3] == (2, 2, 2)
+
+
 def test_fusing_keeps_the_memory_format():
     net = small("reparam6-k5").to(memory_format=torch.channels_last)
     assert fuse(net).streams[0][0].conv.weight.is_contiguous(memory_format=torch.channels_last)
