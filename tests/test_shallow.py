@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from helpers import count_macs, unchanged, value_error
 from pytest import approx, mark, raises
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
 from config import Task2Config
@@ -115,6 +116,20 @@ def test_a_fused_network_is_the_same_function(name):
     assert relative_error(fuse(fused)(x), fused(x)) == 0
     nn.init.zeros_(next(fused.parameters()))  # nothing is shared with the original
     assert torch.equal(next(net.parameters()), before[next(iter(before))])
+
+
+@mark.parametrize("normalise", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_layers_with_normalised_weights_are_fused_too(normalise):
+    conv, head = BranchedConv2d(4, 4, 3), NormLinear(4, 3, 0.0)
+    normalise(conv.dense[0][0]), normalise(head.linear)
+    net, x = (
+        randomise(nn.Sequential(conv, nn.AvgPool2d(9), nn.Flatten(), head)).eval(),
+        torch.randn(2, 4, 9, 9),
+    )
+    before = torch.get_rng_state()
+    fused = fuse(net)
+    assert relative_error(fused(x), net(x)) < 1e-5 and torch.equal(torch.get_rng_state(), before)
+    assert count_params(fused) == 4 * 4 * 9 + 4 + 4 * 3 + 3
 
 
 def test_fusing_shares_what_was_shared():
