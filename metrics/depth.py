@@ -24,6 +24,8 @@ torch or in other threads. It does not notice a layer that is written as shifts,
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -116,17 +118,24 @@ def count_depth(model: nn.Module, input_shape: tuple[int, ...], training: bool =
     names = {_memory(p)._cdata: name.removesuffix(".weight") for name, p in model.named_parameters()}
     counter = _Counter(names)
     counter.write(images, ((), ()))
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one operation for a whole layer
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _Readers(counter), counter:
-            outputs = model(images)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
+    with torch.no_grad(), split_attention(), _Readers(counter), counter:
+        outputs = model(images)
     paths = _longest([counter.paths(out) for out in tree_leaves(outputs) if isinstance(out, Tensor)])
     if paths is None:
         raise ValueError("the output does not depend on the input through torch's operations")
     return Depth(len(paths[0]), len(paths[1]), counter.operations, paths[0])
+
+
+@contextmanager
+def split_attention() -> Iterator[None]:
+    """Make attention consist of matrix products, which a counter sees; the fast kernels do a whole layer at once."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def _memory(tensor: Tensor) -> torch.UntypedStorage:
