@@ -26,8 +26,9 @@ def fuse(model: nn.Module) -> nn.Module:
 
     def replaced(module: nn.Module) -> nn.Module:
         # looked up in the class: many networks have a layer that is named "fuse"
+        method = getattr(type(module), "fuse", None)
         if module not in fused:
-            fused[module] = module.fuse() if hasattr(type(module), "fuse") else module
+            fused[module] = method(module) if method else module
         return fused[module]
 
     for module in list(model.modules()):
