@@ -33,10 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     channels = range(len(lists.channels))
     torch.manual_seed(config.seed)
     model = build_classifier(vars(config), len(channels), len(lists.class_names))
-    if config.arch in SHALLOW:  # stops if the network is deeper than --max-depth
-        measure_depth(
-            model, (len(channels), config.image_size, config.image_size), config.max_depth, config.name
-        )
+    # stops if a network of models/shallow.py is deeper than --max-depth, or if the depth cannot be counted
+    limit = config.max_depth if config.arch in SHALLOW else None
+    measure_depth(model, (len(channels), config.image_size, config.image_size), limit, config.name)
     if config.init_from and not goes_on(config):
         shaped, names = partial(build_classifier, vars(config)), lists.channels.names
         print(initialise(model, shaped, config.init_from, CHECKPOINT, names, lists.class_names))

@@ -18,17 +18,20 @@ The counter follows the operations that torch dispatches while the network runs.
 function or library calls an operation, or whether a weight is trained. (Autograd's graph misses frozen weights; hooks
 on modules miss functional calls.) All views of one memory share a count. If a network writes parts of different depth
 into one tensor, the count may be too large, but never too small. The counter does not notice computations outside
-torch, or a convolution that is written as shifts, per-channel scales and sums.
+torch or in other threads. It does not notice a layer that is written as shifts, per-channel scales, choices and sums.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,12 +48,18 @@ PRODUCTS = {
     "addmv": 1,
     "baddbmm": 1,
     "addbmm": 1,
+    "_int_mm": 0,
+    "_weight_int8pack_mm": 0,
 }
+# operations that read a table, their first operand, at the places that an index names
+LOOKUPS = {"index", "index_select", "gather", "take"}
+# groups of operations whose weights are all among their arguments; the operations of other groups may hide weights
+KNOWN = {"aten", "prims", "torchvision"}
+# methods that hand the values of a tensor to other code than torch
+READERS = {Tensor.tolist, Tensor.numpy, Tensor.__array__}
 # operations that add, choose or move values: an operand that does not depend on the input is not a weight
 SUMS = {
     "add",
-    "sub",
-    "rsub",
     "cat",
     "stack",
     "where",
@@ -100,29 +109,38 @@ def count_depth(model: nn.Module, input_shape: tuple[int, ...], training: bool =
         training: whether the model runs in training mode or in eval mode.
 
     Raises:
-        ValueError: the depth cannot be counted, because one operation has several weights, a value is read into
-            Python, or the output does not depend on the input.
+        ValueError: the depth cannot be counted, because one operation has several weights or is not of torch, a
+            value is read into Python or sets a shape, a tensor is sparse, or the output does not depend on the input.
     """
     model = copy.deepcopy(model).train(training)
-    parameter = next(model.parameters(), torch.zeros(()))
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     images = torch.zeros(2, *input_shape, dtype=parameter.dtype, device=parameter.device)
     names = {_memory(p)._cdata: name.removesuffix(".weight") for name, p in model.named_parameters()}
     counter = _Counter(names)
     counter.write(images, ((), ()))
-    fast_attention = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # the fast path is one operation for a whole layer
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            outputs = model(images)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_attention)
+    with torch.no_grad(), split_attention(), _Readers(counter), counter:
+        outputs = model(images)
     paths = _longest([counter.paths(out) for out in tree_leaves(outputs) if isinstance(out, Tensor)])
     if paths is None:
         raise ValueError("the output does not depend on the input through torch's operations")
     return Depth(len(paths[0]), len(paths[1]), counter.operations, paths[0])
 
 
+@contextmanager
+def split_attention() -> Iterator[None]:
+    """Make attention consist of matrix products, which a counter sees; the fast kernels do a whole layer at once."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
 def _memory(tensor: Tensor) -> torch.UntypedStorage:
+    if tensor.layout != torch.strided:
+        raise ValueError(f"the counter cannot follow a tensor of layout {tensor.layout}: use .to_dense()")
     return tensor.untyped_storage()
 
 
@@ -135,12 +153,44 @@ def _longest(candidates: list) -> tuple | None:
     return tuple(max(paths, key=len) for paths in zip(*pairs)) if pairs else None
 
 
+def _axes(tensor: Tensor) -> set[int]:
+    """Return the axes, counted from the last, along which the values of a tensor can vary."""
+    sides = enumerate(zip(tensor.shape, tensor.stride()))
+    return {axis - tensor.dim() for axis, (side, stride) in sides if side > 1 and stride}
+
+
+def _left(operation) -> ValueError:
+    """Return the error for an operation that takes values out of torch."""
+    return ValueError(
+        f"{operation} turns a tensor that depends on the input into a Python number or an array. The counter "
+        f"cannot follow them: compute with tensors alone, without .item(), float(), bool(), .tolist() or .numpy()"
+    )
+
+
+class _Readers(TorchFunctionMode):
+    """Refuse the methods in `READERS` for values that depend on the input, as a torch mode.
+
+    They are no operations that torch dispatches, so `_Counter` does not see them.
+    """
+
+    def __init__(self, counter: _Counter):
+        super().__init__()
+        self.counter = counter
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in READERS and self.counter.paths(args[0]) is not None:
+            raise _left(f"Tensor.{func.__name__}")
+        return func(*args, **(kwargs or {}))
+
+
 class _Counter(TorchDispatchMode):
     """Store a pair (strict path, stricter path) for every tensor that depends on the input, as a torch mode.
 
     Args:
         names: a dict from the address of a parameter's memory to the name of the parameter.
     """
+
+    supports_higher_order_operators = True  # such as torch.cond: they are refused with a clear message
 
     def __init__(self, names: dict[int, str]):
         super().__init__()
@@ -157,21 +207,30 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        operands = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        paths = _longest([self.paths(value) for value in operands])
+        if paths is None:
+            return func(*args, **kwargs)
+        if func.namespace not in KNOWN:
+            raise ValueError(
+                f"{func} may hide weights from the counter: write it with the usual operations of torch"
+            )
         with self:  # inference mode does not split composite operations, so split them and count their parts
             result = func.decompose(*args, **kwargs)
         if result is not NotImplemented:
             return result
         result = func(*args, **kwargs)
-        operands = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        paths = _longest([self.paths(value) for value in operands])
-        if paths is None:
-            return result
         if isinstance(result, (bool, int, float, complex)):
-            raise ValueError(
-                f"{func} turns a tensor that depends on the input into a Python number. The counter cannot follow "
-                f"Python numbers: compute with tensors alone, without .item(), float() or bool()"
-            )
-        weight, products = self._count(func._schema.name.split("::")[1].rstrip("_"), args, operands)
+            raise _left(func)
+        name = func._schema.name.split("::")[1].rstrip("_")
+        if torch.Tag.dynamic_output_shape in func.tags:
+            masks = [value for value in operands[1:] if value.dtype in (torch.bool, torch.uint8)]
+            if any(map(self.paths, masks if name in ("index", "masked_select") else operands)):
+                raise ValueError(
+                    f"{func} has a result whose shape depends on the values of the input. Python can choose layers by "
+                    f"a shape: keep the shape, such as with torch.where()"
+                )
+        weight, products = self._count(name, args, operands)
         if weight is not None:
             self.operations += 1
             shape = "x".join(map(str, weight.shape))
@@ -190,19 +249,22 @@ class _Counter(TorchDispatchMode):
 
     def _count(self, name: str, args: tuple, operands: list[Tensor]) -> tuple[Tensor | None, int]:
         """Return the weight of an operation, or None, and the number of products of two activations in it."""
-        if "convolution" in name:
+        if "conv" in name and "convert" not in name:
             return args[0] if self.paths(args[0]) is None else args[1], 0
         if name in PRODUCTS:
             factors = args[PRODUCTS[name] :][:2]
             weights = [factor for factor in factors if self.paths(factor) is None]
             return (weights[0], 0) if len(weights) == 1 else (None, 1 - len(weights) // 2)
+        axes = {axis for value in operands if self.paths(value) is not None for axis in _axes(value)}
         weights = [
             value
             for value in operands
             if name not in SUMS
             and self.paths(value) is None
-            and (value.is_floating_point() or value.is_complex())
-            and sum(side > 1 for side in value.shape) > 1
+            and (value.is_floating_point() or value.is_complex() or name in ("mul", "div"))
+            and sum(side > 1 for side in value.shape) > (0 if name in LOOKUPS else 1)
+            # a difference is a sum, unless it compares each activation with several learned values
+            and (name not in ("sub", "rsub") or (_axes(value) & axes and _axes(value) - axes))
         ]
         if len(weights) > 1:
             raise ValueError(

@@ -18,20 +18,39 @@ from models.resnet import Subsampled
 def fuse(model: nn.Module) -> nn.Module:
     """Return a copy of `model` in eval mode that computes the same function with fewer operations.
 
-    Every module that has a method `fuse` is replaced by the result of this method.
+    Every module that has a method `fuse` is replaced by the result of this method. A module that is in several places
+    is fused once, so its weights stay shared.
     """
     model = copy.deepcopy(model).eval()
+    fused: dict[nn.Module, nn.Module] = {}
+
+    def replaced(module: nn.Module) -> nn.Module:
+        # looked up in the class: many networks have a layer that is named "fuse"
+        method = getattr(type(module), "fuse", None)
+        if module not in fused:
+            fused[module] = method(module) if method else module
+        return fused[module]
+
     for module in list(model.modules()):
-        for name, child in module.named_children():
-            if hasattr(child, "fuse"):
-                setattr(module, name, child.fuse())
-    return model.fuse() if hasattr(model, "fuse") else model
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = replaced(child)
+    return replaced(model)
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Return the scale and the shift that a BatchNorm applies in eval mode, each with shape (C,) and type float64."""
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+def with_weights(layer, weight: Tensor, bias: Tensor, like: Tensor):
+    """Set the weight and the bias of a layer, with the type of `like`; return the layer in eval mode.
+
+    The layer is new, because a copy of a layer with weight normalisation would compute its weight again.
+    """
+    layer.weight, layer.bias = nn.Parameter(weight.to(like)), nn.Parameter(bias.to(like))
+    return layer.eval()
 
 
 class BranchedConv2d(nn.Module):
@@ -108,9 +127,9 @@ class BranchedConv2d(nn.Module):
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
         """Return a plain convolution that computes the same function in eval mode, also at the borders."""
-        fused = copy.deepcopy(self.dense[0][0])
-        size = fused.kernel_size[0]
-        kernel, bias = torch.zeros_like(fused.weight, dtype=torch.float64), 0
+        dense = self.dense[0][0]
+        size = dense.kernel_size[0]
+        kernel, bias = torch.zeros_like(dense.weight, dtype=torch.float64), 0
         for conv, norm in self.dense:
             scale, shift = affine(norm)
             margin = (size - conv.kernel_size[0]) // 2
@@ -128,10 +147,8 @@ class BranchedConv2d(nn.Module):
             scale, shift = affine(self.identity)
             kernel[:, :, size // 2, size // 2] += scale.diag()
             bias = bias + shift
-        fused.stride = (self.stride, self.stride)  # `Subsampled` had the stride of a 1 x 1 convolution
-        fused.weight.copy_(kernel)
-        fused.bias = nn.Parameter(bias.to(fused.weight))
-        return fused
+        fused = nn.Conv2d(dense.in_channels, dense.out_channels, size, self.stride, size // 2, device="meta")
+        return with_weights(fused, kernel, bias, dense.weight)
 
 
 class NormLinear(nn.Module):
@@ -156,8 +173,7 @@ class NormLinear(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Linear:
-        (scale, shift), linear = affine(self.norm), copy.deepcopy(self.linear)
-        weight = self.linear.weight.double()
-        linear.weight.copy_(weight * scale)
-        linear.bias.copy_(self.linear.bias.double() + weight @ shift)
-        return linear
+        (scale, shift), weight = affine(self.norm), self.linear.weight.double()
+        bias = self.linear.bias.double() + weight @ shift
+        linear = nn.Linear(self.linear.in_features, self.linear.out_features, device="meta")
+        return with_weights(linear, weight * scale, bias, self.linear.weight)

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from helpers import unchanged, value_error
@@ -156,6 +157,17 @@ def test_a_dense_residual_block_in_a_residual_block():
         # a global filter
         lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.ones(3, 32, 17, dtype=torch.cfloat)),
         lambda x: torch.cdist(x.flatten(1), torch.ones(5, 3072)),
+        # the same distances by hand
+        lambda x: (x.flatten(1)[:, None] - torch.ones(5, 3072)).abs().sum(2),
+        lambda x: F.pairwise_distance(torch.ones(5, 1, 3072), x.flatten(1)),
+        # weights that are whole numbers
+        lambda x: (x[:, None] * torch.ones(5, 3, 1, 1, dtype=torch.int8)).sum(2),
+        lambda x: torch._int_mm(x.flatten(0, 2).to(torch.int8), torch.ones(32, 8, dtype=torch.int8)),
+        # a kernel that is made from the input, in another convolution
+        lambda x: torch._C._nn.slow_conv3d(x[:, None], x[:1, :1, :1, :1, None], (1, 1, 1)),
+        # tables of one column
+        lambda x: torch.ones(9)[x.flatten(1).long()],
+        lambda x: torch.ones(9).take(x.flatten(1).long()),
         lambda x: F.bilinear(x, x, torch.ones(4, 32, 32)),
         lambda x: F.embedding(x.flatten(1).long(), torch.ones(9, 4)),
         lambda x: DeformConv2d(3, 4, 3)(x, x.mean().expand(2, 18, 30, 30)),
@@ -178,6 +190,10 @@ PLANE, FIRST = torch.ones(2, 1, 32, 32), torch.tensor([0])
         lambda x: F.prelu(x, torch.ones(3)),
         lambda x: x * torch.ones(3, 1, 1),
         lambda x: x + torch.ones(3, 32, 32),
+        lambda x: x - torch.ones(3, 32, 32),
+        lambda x: x.mean((2, 3), keepdim=True) - torch.ones(32, 32),
+        lambda x: torch.rsub(x, torch.ones(3, 1, 1).expand(3, 32, 32)),
+        lambda x: x[:, torch.tensor([True, False, True])],
         lambda x: x * x.sigmoid(),
         lambda x: x * x.mean((2, 3), keepdim=True),
         lambda x: F.interpolate(x, scale_factor=2.0),
@@ -259,6 +275,14 @@ def test_each_depth_takes_its_own_longest_branch():
 
     net = Net(lambda net, x: net.b(x) + gram(gram(gram(net.a(x)))), a=conv(), b=nn.Sequential(conv(), conv()))
     assert count_depth(net, SHAPE)[:2] == (2, 4)
+
+
+def test_the_first_parameter_need_not_be_real():
+    for dtype in (torch.complex64, torch.int64):
+        net = nn.Sequential(nn.Identity(), conv())
+        net[0].weight = nn.Parameter(torch.ones(2, dtype=dtype), requires_grad=False)
+        assert count_depth(net, SHAPE).strict == 1
+    assert count_depth(net.double(), SHAPE).strict == 1
 
 
 def test_each_use_of_a_shared_weight_counts():
@@ -367,14 +391,29 @@ def test_inference_mode_and_frozen_weights_hide_nothing():
 # ---------------------------------------------------------------- what cannot be counted, and side effects
 
 
+@torch.library.custom_op("tests::hides_a_convolution", mutates_args=())
+def hides_a_convolution(x: torch.Tensor) -> torch.Tensor:
+    return F.conv2d(x, W)
+
+
 @mark.parametrize(
     "forward, message",
     [
         (lambda net, x: x * net.a(x).mean().item(), "turns a tensor that depends on the input into a"),
         (lambda net, x: net.a(x) if x.sum() > 0 else x, "turns a tensor that depends on the input into a"),
         (lambda net, x: torch.ones(2, 5), "does not depend on the input"),
-        (lambda net, x: torch.from_numpy(x.numpy().copy()), "does not depend on the input"),
+        (lambda net, x: net.a(x) if x.mean().tolist() > 0 else x, "turns a tensor that depends on the input"),
+        (lambda net, x: x + torch.from_numpy(net.a(x).numpy()), "turns a tensor that depends on the input"),
+        (lambda net, x: x + torch.tensor(np.asarray(net.a(x))), "turns a tensor that depends on the input"),
         (lambda net, x: net.lstm(x[:, 0])[0], "weights in one operation"),
+        (lambda net, x: net.a(x) if len(torch.where(x > 0)[0]) else x, "shape depends on the values"),
+        (lambda net, x: net.a(x) if len(x[x > 0]) else x, "shape depends on the values"),
+        (lambda net, x: net.a(x) if len(x.masked_select(x > 0)) else x, "shape depends on the values"),
+        (lambda net, x: net.a(x) if len(x.unique()) > 9 else x, "shape depends on the values"),
+        (lambda net, x: torch.sparse.mm(torch.eye(32).to_sparse(), x[0, 0]), "layout torch.sparse_coo"),
+        (lambda net, x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y * 2, (x,)), "may hide weights"),
+        (lambda net, x: hides_a_convolution(x), "hides_a_convolution.default may hide weights"),
+        (lambda net, x: torch.inference_mode()(hides_a_convolution)(x), "may hide weights"),
     ],
 )
 def test_what_cannot_be_followed_is_an_error(forward, message):

@@ -15,6 +15,7 @@ from config import Task1Config
 from data.lists import read_lists
 from data.prepare import check, parse
 from metrics.cost import count_params, flop_counter_macs, latencies_ms, latency_ms, peak_memory_mb
+from models.shallow_baselines import SelfAttention
 from tools import benchmark
 from utils import parse_config
 
@@ -89,6 +90,19 @@ def test_functional_convolutions_count():
             return F.conv2d(x, torch.zeros(4, 3, 1, 1))
 
     assert flop_counter_macs(Functional(), torch.zeros(1, 3, 5, 5)) == 4 * 3 * 25
+
+
+def test_attention_costs_its_layers_and_both_products():
+    tokens, channels = 16, 8
+    layers, products = 4 * tokens * channels**2, 2 * tokens**2 * channels
+    x = torch.zeros(1, tokens, channels)
+    attention = nn.MultiheadAttention(channels, 2, batch_first=True)
+    assert flop_counter_macs(attention, x, x, x) == layers + products
+    encoder = nn.TransformerEncoderLayer(channels, 2, 5, batch_first=True)
+    assert flop_counter_macs(encoder, x) == layers + products + 2 * tokens * channels * 5
+    split = SelfAttention(channels)
+    assert flop_counter_macs(split, x.mT.unflatten(2, (4, 4))) == layers + products
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_measuring_leaves_the_model_alone(model):

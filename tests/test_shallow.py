@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from helpers import count_macs, unchanged, value_error
 from pytest import approx, mark, raises
 from torch import nn
+from torch.nn.utils import parametrizations
 from torch.testing import assert_close
 
 from config import Task2Config
@@ -115,6 +116,45 @@ def test_a_fused_network_is_the_same_function(name):
     assert relative_error(fuse(fused)(x), fused(x)) == 0
     nn.init.zeros_(next(fused.parameters()))  # nothing is shared with the original
     assert torch.equal(next(net.parameters()), before[next(iter(before))])
+
+
+@mark.parametrize("normalise", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_layers_with_normalised_weights_are_fused_too(normalise):
+    conv, head = BranchedConv2d(4, 4, 3), NormLinear(4, 3, 0.0)
+    normalise(conv.dense[0][0]), normalise(head.linear)
+    net, x = (
+        randomise(nn.Sequential(conv, nn.AvgPool2d(9), nn.Flatten(), head)).eval(),
+        torch.randn(2, 4, 9, 9),
+    )
+    before = torch.get_rng_state()
+    fused = fuse(net)
+    assert relative_error(fused(x), net(x)) < 1e-5 and torch.equal(torch.get_rng_state(), before)
+    assert count_params(fused) == 4 * 4 * 9 + 4 + 4 * 3 + 3
+
+
+def test_fusing_shares_what_was_shared():
+    layer, x = randomise(BranchedConv2d(3, 3, 3)), torch.randn(2, 3, 9, 9)
+    for net in (
+        nn.Sequential(layer, nn.ReLU(), layer),
+        nn.Sequential(nn.Sequential(layer), nn.Sequential(layer)),
+    ):
+        fused = fuse(net)
+        assert count_params(fused) == 3 * 3 * 9 + 3 and count_depth(fused, (3, 9, 9)).strict == 2
+        assert relative_error(fused(x), net.eval()(x)) < 1e-5
+
+
+def test_a_layer_that_is_named_fuse_is_no_method():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fuse, self.none = BranchedConv2d(3, 3, 3), nn.Conv2d(3, 3, 1), None
+            self.register_module("nothing", None)
+
+        def forward(self, x):
+            return self.fuse(self.conv(x))
+
+    for net in (Block(), nn.Sequential(Block())):
+        assert count_depth(fuse(net), (3, 9, 9))[:3] == (2, 2, 2)
 
 
 def test_fusing_keeps_the_memory_format():

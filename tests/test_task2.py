@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helpers import command_line, read_json, user_error
+from helpers import command_line, read_json, user_error, value_error
 from pytest import approx, fixture, mark
+from torch import nn
 
 import eval_shallow
 import train_task2
@@ -20,6 +21,7 @@ from engine import evaluation
 from engine.records import RunFiles, read_predictions, write_predictions
 from metrics.cost import count_params
 from models.branched import BranchedConv2d, fuse
+from models.shallow_baselines import SHALLOW_BASELINES
 from models.task2 import load_classifier
 from report.build import DOCUMENTS, collect
 from storage.checkpoint import load_checkpoint, save_checkpoint
@@ -268,6 +270,17 @@ def test_a_deeper_network_is_not_ours(train, evaluate):
     with user_error("above 6; .* evaluate it with --section ablation, which allows 7"):
         evaluate("run/model.pt")
     assert evaluate("run/model.pt", "--section ablation")[0]["strict_depth"] == 7
+
+
+def test_a_network_whose_depth_cannot_be_counted_is_refused_before_the_training(train, monkeypatch):
+    class Rows(nn.LSTM):
+        def forward(self, x):
+            return super().forward(x.mean(1))[0][:, -1]
+
+    monkeypatch.setitem(SHALLOW_BASELINES, "graph", lambda num_classes, **_: Rows(8, num_classes))
+    with value_error("4 weights in one operation"):
+        train("--arch graph --epochs 1 --out run")
+    assert not Path("run").exists()
 
 
 def test_a_part_of_an_evaluation_is_printed_and_not_saved(have, tiny_dataset, stdout):
