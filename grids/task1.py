@@ -442,6 +442,8 @@ NAMED = {
         name: (run,)
         for name, run in {
             "mean-fill-fine": FINE_MEAN,
+            "sliced-fine": FINE_SLICED,
+            "hypernet-fine": FINE_HYPERNET,
             "specialists": SPECIALISTS,
             "specialists-90": LONG_SPECIALISTS,
             "ours-fine": FINE_STRONG,

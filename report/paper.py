@@ -275,7 +275,7 @@ def bands_table(numbers: Numbers) -> str:
         "RGB": "rgb",
         "one band": "one",
         "all but one": "but-one",
-        "drawn sets": "random",
+        "random sets": "random",
     }
     rows = []
     for label, name in (
