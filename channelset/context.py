@@ -78,10 +78,12 @@ def pop(place: nn.Module, path: str | None = None) -> bool:
 
 def read(place: nn.Module) -> tuple[Any, Any]:
     """Return (channels, mask) for a call of `place` without arguments; (None, None) means all channels."""
-    if torch.compiler.is_compiling() and not getattr(_THREAD, "shared", False):
-        _THREAD.traced = True
-        return _newest(getattr(_THREAD, "entries", ()), place, ())
-    return _read_uncompiled(place) if torch.compiler.is_compiling() else _read(place)
+    if not torch.compiler.is_compiling():
+        return _read(place)
+    if getattr(_THREAD, "shared", False):
+        return _read_uncompiled(place)
+    _THREAD.traced = True
+    return _newest(getattr(_THREAD, "entries", ()), place, ())
 
 
 def _read(place: nn.Module) -> tuple[Any, Any]:

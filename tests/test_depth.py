@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from helpers import unchanged, value_error
 from pytest import mark
-from torch import nn
+from torch import library, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import densenet121, resnet18, resnet34, vgg11
@@ -391,7 +391,7 @@ def test_inference_mode_and_frozen_weights_hide_nothing():
 # ---------------------------------------------------------------- what cannot be counted, and side effects
 
 
-@torch.library.custom_op("tests::hides_a_convolution", mutates_args=())
+@library.custom_op("tests::hides_a_convolution", mutates_args=())
 def hides_a_convolution(x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(x, W)
 
