@@ -61,8 +61,10 @@ def channel_table(setting: Setting) -> str:
         for subset in line.entries
         if subset in SUBSETS
     }
-    recipes = [line.recipe for line in lines if line.section == "specialist"]
-    cells = [_quality(line, experts if line.recipe in recipes else {}) for line in lines]
+    recipes = [(line.recipe, line.config["width"]) for line in lines if line.section == "specialist"]
+    cells = [
+        _quality(line, experts if (line.recipe, line.config["width"]) in recipes else {}) for line in lines
+    ]
     best = {}  # column -> highest rank of ours and the baselines
     for name in QUALITY:
         best[name] = max((cell[name][0] for cell in cells if cell[name][0] is not None), default=math.nan)
@@ -183,7 +185,8 @@ def stats_table(setting: Setting) -> str:
         row = {**names, **seeds, **dict.fromkeys((MEAN, *SUBSETS), "–")}
         rows.setdefault((line["run"], line["other_run"]), row)[line["subset"]] = difference(line)
     text = (
-        f"Top-1 of the model minus top-1 of the other, in points. {INTERVALS} An asterisk: p < 0.05 after Holm's "
+        f"Top-1 of the model minus top-1 of the other, in points. Both have the same epochs, augmentation and pooling; "
+        f"widths may differ. {INTERVALS} An asterisk: p < 0.05 after Holm's "
         f"correction over the {len(lines)} comparisons of this table."
     )
     return captioned(setting, text, list(rows.values()))

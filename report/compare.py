@@ -138,9 +138,13 @@ class Line(NamedTuple):
 
     @property
     def recipe(self) -> list:
-        """List the options that must be equal in a fair comparison of ours with the specialists."""
-        config = self.setting.record(next(iter(self.entries.values())))["config"]
-        return [config[name] for name in ("epochs", "augment", "stem_pool", "width")]
+        """List the options that must be equal in a fair comparison of two models, except the width."""
+        return [self.config[name] for name in ("epochs", "augment", "stem_pool")]
+
+    @property
+    def config(self) -> dict:
+        """Return the options of the model's first network."""
+        return self.setting.record(next(iter(self.entries.values())))["config"]
 
     @property
     def run(self) -> str:
@@ -179,7 +183,7 @@ def lines_of(setting: Setting) -> list[Line]:
 
 @cache
 def compare_models(setting: Setting) -> list[dict]:
-    """Compare each of our models with the specialists and every baseline.
+    """Compare each of our models with the specialists and every baseline of the same recipe, of any width.
 
     Return lines with the columns `STATS`, "epochs" and "other at test". The p values are corrected over all lines.
     """
@@ -188,6 +192,8 @@ def compare_models(setting: Setting) -> list[dict]:
         by_section[line.section].append(line)
     others = by_section["specialist"] + by_section["baseline"]
     for ours, other in itertools.product(by_section["ours"], others):
+        if ours.recipe != other.recipe:
+            continue
         for subset in (MEAN, *SUBSETS):
             columns = SUBSETS if subset == MEAN else (subset,)
             if not {*columns} <= ours.entries.keys() & other.entries.keys():

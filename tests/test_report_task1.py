@@ -195,6 +195,16 @@ def test_comparisons_by_hand(setting, cells):
     assert cells(stats_table(setting), CHANNELSET.label)["other"] == SEVEN
 
 
+def test_only_models_of_one_recipe_are_compared(publish, tmp_path):
+    for run in (CHANNELSET, CHANNELSET.but(width=0.5), SLICED, SLICED.but(epochs=60)):
+        publish("task1", run, 60)
+    setting = only(tmp_path)
+    wide = setting.run_name(setting.find(CHANNELSET.but(width=0.5)))
+    pairs = {(line["run"], line["other_run"]) for line in compare_models(setting)}
+    other = setting.run_name(setting.find(SLICED))
+    assert pairs == {(setting.run_name(setting.find(CHANNELSET)), other), (wide, other)}
+
+
 def test_ablations_by_hand(setting):
     lines = ablations(setting)
     rules = [line for line in lines if line["group"] == "fill rule"]
