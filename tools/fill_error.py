@@ -6,8 +6,8 @@
 A fill rule predicts the absent channels of an image from the present channels. The table has a row for each rule,
 network and channel set. Fill rules and predictors are fitted on the training images. Errors are measured on the
 validation images; no test image is read. A network that was trained without a sampler is measured with every rule. A
-network that was trained on channel sets is measured only with the rule of its training. Rows such as "mean-fine" are errors of the
-fine detail: pixels minus the mean of their square of 5 x 5 pixels, scaled to variance 1.
+network that was trained on channel sets is measured only with the rule of its training. Rows such as
+"mean-fine" are errors of the fine detail: pixels minus the mean of their square of 5 x 5 pixels, scaled to variance 1.
 """
 
 from __future__ import annotations
