@@ -4,6 +4,8 @@ S is the set of channels that an image has. The fill rule is a matrix P(S) that 
 channels. The errors compare an image x with the filled image x_hat; W is the kernel of the stem:
 
 pixel error       mean over the normalised channels of E (x_hat - x)^2; a channel filled with zero has error 1
+fine detail       what is left of an image without its local means. If the covariance separated into channels and
+                  space, a rule would have the same pixel error here, in units of the variance of the detail
 stem error        E |W x_hat - W x|^2 / E |W x - E W x|^2, for the responses before BatchNorm
 BatchNorm shift   KL divergence in nats, mean over filters, from the responses to the filled images to BatchNorm's
                   running statistics; both are treated as normal distributions
@@ -32,6 +34,23 @@ def pixel_error(rule: Fill, moments: Tensor, ids: list[int]) -> float:
     error = torch.eye(channels, dtype=torch.float64)
     error[:, ids] -= rule.columns(ids).double()
     return float((error @ moments.double() @ error.T).trace()) / channels
+
+
+def second_moments(images: Tensor) -> Tensor:
+    """Compute the second moments of the channels of images (N, C, H, W), in double precision: (C, C)."""
+    images = images.double()
+    return torch.einsum("nchw,ndhw->cd", images, images) / (images.numel() / images.shape[1])
+
+
+def fine_detail(images: Tensor, size: int) -> Tensor:
+    """Subtract from each pixel the mean of its square of `size` x `size` pixels, and scale to a mean variance of 1.
+
+    Args:
+        images: (N, C, H, W). At the borders, the squares are cut off.
+        size: side of the squares in pixels, odd.
+    """
+    fine = images - F.avg_pool2d(images, size, 1, size // 2, count_include_pad=False)
+    return fine / fine.square().mean().sqrt()
 
 
 def neighbour_error(train: Tensor, test: Tensor, ids: list[int], size: int) -> float:

@@ -102,7 +102,7 @@ def choice_table(numbers: Numbers) -> str:
         ("seven specialists", task1.SPECIALISTS, "few sets, known in advance"),
         ("late fusion", task1.LATE_FUSION, "few channels, if an answer may cost more"),
         ("mean fill", task1.BY_FILL["mean"], "channels whose covariance is not known"),
-        ("sliced kernel", task1.SLICED, "no case: below mean fill"),
+        ("sliced kernel", task1.SLICED, "no case on RGB: below mean fill"),
         ("dynamic convolution", task1.GENERATED["dynamic"], "no case: below ours, and it does not fold"),
         ("hypernetwork", task1.GENERATED["hypernet"], "as ours, if single channels matter most"),
         ("ours", task1.CHANNELSET, "many sets, one network, export"),

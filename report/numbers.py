@@ -10,7 +10,6 @@ The values below are examples; they change with the results.
     {{ top1 bands ours random }}                 75.6            top-1 on the data with thirteen bands
     {{ gap bands ours sliced random }}           13.0 (11.1 to 14.8)
     {{ csv fill_error.csv pixel_error .2f rule=zero subset=RG }}  mean over the rows of a table in results/
-    {{ coloured 48px-quarter ours 10 }}          54              percent of the loss without colour on ten classes
     {{ seeds 48px-quarter specialists-90 }}      one seed        number of seeds, in words up to ten
     {{ example RB }}                             how the fill rule predicts the absent channels of a set
     {{ compute cpu }}                            core-hours of all trainings on CPUs; gpu: minutes on GPUs
@@ -43,7 +42,6 @@ import pandas as pd
 from engine.records import SINGLE, SUBSETS
 from grids import NAMED
 from report import bands
-from report.by_class import by_loss, colour_rates
 from report.compare import SAME_STEM, STRONGEST, denominator
 from report.markdown import interval
 from report.qualitative import fill_matrix
@@ -59,7 +57,7 @@ COLOUR_GROUPS = {"mean": SUBSETS, "pairs": ("RG", "RB", "GB"), "singles": ("R", 
 GROUPS = dict(zip(("all", "rgb", "one", "but-one", "random"), bands.GROUPS))
 FUNCTIONS = (
     *("top1", "sd", "gap", "ratio", "cost", "csv", "count", "seeds"),
-    *("example", "compute", "provenance", "about", "coloured"),
+    *("example", "compute", "provenance", "about"),
 )
 
 
@@ -222,19 +220,6 @@ class Numbers:
             return NOTHING
         pairs = [one == other for one, other in combinations(predictions_of_sets(setting, model), 2)]
         return f"{100 * np.mean(pairs):.0f}"
-
-    def coloured(self, preset: str, name: str | Runs, count: str) -> str:
-        """Return how much of the loss without colour the `count` classes with the largest loss cause, in percent.
-
-        The loss is the top-1 with RGB minus the top-1 with a single channel. The classes are chosen on other images,
-        see report/by_class.py.
-        """
-        setting, model = self.find(preset, name)
-        if not model:
-            return NOTHING
-        rates = colour_rates(setting, model)
-        losses = rates[1, 0] - rates[1, 1]
-        return f"{100 * losses[by_loss(rates)[: int(count)]].sum() / losses.sum():.0f}"
 
     def example(self, subset: str) -> str:
         """Write how regression predicts the absent channels of a set from the present channels."""

@@ -380,17 +380,17 @@ class Setting:
 
         A few seeds say little about a single model. So the variance is pooled: in Task 2 over the models of a kind, in
         Task 1 over the networks for any channel set. Task 1 has two exceptions. Seven specialists are independent
-        networks, so the variance of their mean is smaller. A plain network varies differently on sets that it was not
-        trained for. So if this network has several seeds, only these seeds count.
+        networks, so the variance of their mean is smaller. A plain network may vary more, on sets that it was not
+        trained for. So if the seeds of this network vary more than the pooled networks, only its seeds count.
         """
         if len({*model.values()}) > 1:
             parts = [self.pooled("specialist", (column,)) for column in columns]
             if None not in parts:
                 return mean_variance(parts)
         kind = self.kind(next(iter(model.values())))
-        if kind in ("plain", "specialist") and (own := seed_variance([self.correct(model, columns)])):
-            return own
-        return self.pooled(kind if self.task == "task2" else "any set", columns)
+        pooled = self.pooled(kind if self.task == "task2" else "any set", columns)
+        own = seed_variance([self.correct(model, columns)]) if kind in ("plain", "specialist") else None
+        return max(filter(None, (pooled, own)), key=lambda found: found.excess, default=None)
 
     @cache
     def evaluation_variance(self, columns: tuple[str, ...]) -> SeedVariance | None:

@@ -10,7 +10,14 @@ from torch import nn
 
 import train_task1
 from channelset import ChannelSetConv2d, build_fill
-from metrics.fill_error import mean_energy, neighbour_error, pixel_error, stem_statistics
+from metrics.fill_error import (
+    fine_detail,
+    mean_energy,
+    neighbour_error,
+    pixel_error,
+    second_moments,
+    stem_statistics,
+)
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from tools import fill_error, qualitative
 from utils import ROOT
@@ -44,6 +51,18 @@ def test_neighbours_help_where_channels_are_shifted_and_not_where_they_are_noisy
     assert neighbour_error(train, test, [0], 1) == approx(0.5, abs=0.05)
     assert neighbour_error(train, test, [0], 3) < 0.06  # but for the column that the image's edge hides
     assert neighbour_error(train, test, [0, 1], 3) == 0
+
+
+def test_fine_detail_has_the_error_of_the_whole_if_the_covariance_separates():
+    """Two channels are correlated alike everywhere, or share the fine detail and have smooth parts of their own."""
+    fine, smooth = torch.randn(2, 2000, 1, 8, 8), torch.randn(2, 2000, 1, 1, 1)
+    alike = torch.cat([fine[0], 0.8 * fine[0] + 0.6 * fine[1]], 1)
+    shared = torch.cat([fine[0] + smooth[0], fine[0] + smooth[1]], 1)  # variance 2, correlation 0.5
+    for images, whole, detail in ((alike, 0.18, 0.18), (shared, 0.75, 0.125)):
+        moments = second_moments(images)
+        rule = build_fill("regression", 2, covariance=moments.float())
+        assert pixel_error(rule, moments, [0]) == approx(whole, rel=0.05)
+        assert pixel_error(rule, second_moments(fine_detail(images, 3)), [0]) == approx(detail, rel=0.05)
 
 
 def test_stem_statistics_by_hand():
@@ -133,7 +152,7 @@ def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
     ]
     fill_error.main([*options, "--size", "8"])
     rows = read_rows("errors.csv")
-    assert len(rows) == 7 * (5 + 3) + 7 and stdout().endswith("63 rows\n")
+    assert len(rows) == 7 * (5 + 5 + 3) + 7 and stdout().endswith("98 rows\n")
     (red,) = [row for row in rows if row["model"] and row["subset"] == "R"]
     assert (
         red["rule"] == "regression"
@@ -146,7 +165,7 @@ def test_the_tool_measures_a_trained_network_and_refuses_one_of_other_data(
     )
     published = (ROOT / "results/fill_error.csv").read_bytes()
     fill_error.main([*options[:-3], "--size", "8"])
-    assert stdout().endswith("wrote runs/results/fill_error.csv: 56 rows\n")  # not the table of the report
+    assert stdout().endswith("wrote runs/results/fill_error.csv: 91 rows\n")  # not the table of the report
     assert (ROOT / "results/fill_error.csv").read_bytes() == published
     with user_error("none.pt"):  # before the data are read
         fill_error.main(["none.pt", "--data", "none"])

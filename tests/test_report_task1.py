@@ -20,6 +20,7 @@ from grids.task1 import (
     ABLATIONS,
     BY_FILL,
     CHANNELSET,
+    GREY_IMAGES,
     LATE_FUSION,
     LONG,
     RGB_ONLY,
@@ -249,10 +250,11 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
     publish("task1", told, 60, spread=4)
     publish("task1", variant, 60, seeds=(0,))
     publish("task1", RGB_ONLY, 30, spread=10)  # 50
+    publish("task1", GREY_IMAGES, 30)  # no variance
     publish_specialists(publish, spread=2)  # 2
     setting = only(results)
-    ours, probe, one, rgb, seven = (
-        setting.model(run) for run in (CHANNELSET, told, variant, RGB_ONLY, SPECIALISTS)
+    ours, probe, one, rgb, grey, seven = (
+        setting.model(run) for run in (CHANNELSET, told, variant, RGB_ONLY, GREY_IMAGES, SPECIALISTS)
     )
     assert setting.difference(probe, ours)["p_value"] == 1  # the same predictions: no error at all
 
@@ -265,7 +267,9 @@ def test_seeds_are_an_error_of_networks_not_of_evaluations(results, publish):
     assert variance(ours, *SUBSETS) == approx((4, 2))
     # other evaluations do not count again
     assert variance(probe, "R") == approx((4, 2))
+    # a network that draws no sets: the larger of the pooled variance and that of its own seeds
     assert variance(rgb, "R") == approx((50, 1))
+    assert variance(grey, "R") == approx((4, 2))
     assert variance(seven, "R") == approx((2, 1))
     assert variance(seven, *SUBSETS) == approx((2 / 7, 7))
     a, b = setting.difference(one, ours, ("R",)), setting.difference(one, seven, ("R",))
@@ -624,10 +628,8 @@ def test_classes_that_need_colour_are_chosen_on_other_images():
     numbers = SimpleNamespace(find=lambda preset, name: (setting, dict.fromkeys(SUBSETS, 1)))
     rows = [line.strip("| ").split(" | ")[:2] for line in colour_table(numbers).splitlines()[2:]]
     assert rows == [["wok", "100 / 100"], ["zoo", "100 / 83"], ["finch", "100 / 67"]]
-    shares = [Numbers.coloured(numbers, NARROW, "ours", count) for count in "123"]
-    assert shares == ["0", "33", "100"]  # of the loss 0 + 1/6 + 1/3
     nothing = SimpleNamespace(find=lambda preset, name: (None, None))
-    assert colour_table(nothing) == "" and Numbers.coloured(nothing, NARROW, "ours", "1") == "–"
+    assert colour_table(nothing) == ""
 
 
 def test_predictions_stand_beside_what_was_measured(monkeypatch):
