@@ -79,8 +79,8 @@ def test_one_line_an_image_a_table_and_a_picture(trained, tiny_dataset, stdout):
         file.unlink()
     answer(trained, folder, "--channels RG --top 2 --csv out.csv --picture pictures")
     lines = stdout().splitlines()
-    assert len(lines) == 3 and lines[0].startswith(f"{folder / 'n00000001_0.JPEG'}: n0000000")
-    assert lines[-1] == "wrote out.csv"
+    assert len(lines) == 4 and lines[0].startswith(f"{folder / 'n00000001_0.JPEG'}: n0000000")
+    assert lines[2:] == ["wrote out.csv", "wrote pictures"]
     rows = list(csv.DictReader(open("out.csv", encoding="utf-8")))
     assert len(rows) == 4 and [row["rank"] for row in rows[:2]] == ["1", "2"]
     assert float(rows[0]["probability"]) >= float(rows[1]["probability"]) > 0
