@@ -138,7 +138,9 @@ def test_a_network_of_task_2_takes_all_channels(command, tiny, tiny_dataset, std
     command(train_task2, *tiny, "--epochs 1 --out two")
     file = str(tiny_dataset / "images/n00000000/n00000000_7.JPEG")
     answer("two/model.pt", file, "--picture two.png")
-    assert stdout().splitlines()[-1].startswith(f"{file}: n0000000") and Path("two.png").exists()
+    *_, answered, written = stdout().splitlines()
+    assert answered.startswith(f"{file}: n0000000") and written == "wrote two.png"
+    assert Path("two.png").exists()
     with user_error("--channels RG: this network needs all of its channels R, G, B"):
         answer("two/model.pt", file, "--channels RG")
 
