@@ -312,6 +312,15 @@ def test_the_folder_of_the_bands_may_have_spaces(monkeypatch):
     assert words[2:] == ["--results", "my bands/results", "--split", "test", "--subsets", "every B02,B03,B04"]
 
 
+def test_a_fold_that_does_not_start_has_no_log(monkeypatch):
+    monkeypatch.setattr(Ended, "wait", lambda _: 2)
+    monkeypatch.setattr(bands.subprocess, "Popen", lambda *_, **__: Ended())
+    args = bands.make_parser().parse_args(["data"])
+    args.work = Path(args.work)
+    with user_error("fold fold0 is not finished: read the reason above or in its log"):
+        bands.run_folds(args, [Path("fold0")])
+
+
 class Ended:
     """A process that has ended well."""
 

@@ -31,7 +31,9 @@ def record_of(checkpoint: dict, folder: Path) -> str:
     for name, record in load_records(folder, task).items():
         if training_in(record) == training_of(checkpoint) and not record["test"]:
             return name
-    raise UserError(f"{folder}/{task}/runs has no record of this training: evaluate it with --results {folder}")
+    raise UserError(
+        f"{folder}/{task}/runs has no record of this training: evaluate it with --results {folder}"
+    )
 
 
 def publish(path: Path, name: str, folder: Path) -> Path:
