@@ -26,9 +26,10 @@ from pathlib import Path
 
 from config import CONFIGS, PRESETS, folder_name, resolve_run
 from data.dataset import find_dataset
-from data.lists import name_of, read_lists
+from data.lists import ImageLists, name_of, read_lists
+from engine.evaluation import results_folder
 from engine.records import NEXT
-from grids import GRIDS, task_of
+from grids import GRIDS, channels_of, task_of
 from grids.run import Run, distinct
 from report import build as report_build
 from storage.files import read_json
@@ -168,6 +169,25 @@ def check_words(args) -> None:
             )
 
 
+def check_channels(args) -> None:
+    """Check that the data have the channels that the chosen runs name.
+
+    Raises:
+        UserError: a channel is missing; the message names the channels of the grid.
+    """
+    needed = channels_of(args.grid)
+    for run in trainings(chosen_runs(args)):
+        try:
+            resolve_run(task_of(args.grid), run, args.preset, args.channels)
+        except UserError as error:
+            if args.channels.names == needed:  # the data are right, so an option of the run is wrong
+                raise
+            raise UserError(
+                f"{error}. Grid {args.grid} is for data with the channels {', '.join(needed)}: give such data with "
+                f"--data, or choose other runs with --only"
+            ) from error
+
+
 def check_precision(args) -> None:
     """Check that no finished training has another precision than --options names.
 
@@ -252,6 +272,14 @@ def evaluation_jobs(args) -> list[Job]:
             log = models[0].parent / "evaluation.txt"
             jobs.append(Job(f"evaluation of {run} seed {seed}", command, log, needs=models))
     return jobs
+
+
+def evaluation_folder(args, lists: ImageLists) -> Path:
+    """Return the folder into which the evaluations write their results."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--results")
+    given = parser.parse_known_args(args.eval_options)[0].results
+    return Path(given or results_folder(task_of(args.grid), {"name": lists.name, "digest": lists.digest}))
 
 
 def run_jobs(jobs: list[Job], at_once: int, minutes: float = float("inf")) -> tuple[list[Job], list[Job]]:
@@ -376,8 +404,10 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     args.seeds = list(dict.fromkeys(args.seeds))  # a seed given twice would be evaluated twice
     source = find_dataset(args.data)
-    args.dataset, args.channels = name_of(source), read_lists(source).channels
+    lists = read_lists(source)
+    args.dataset, args.channels = name_of(source), lists.channels
     check_words(args)
+    check_channels(args)
     check_precision(args)
     if args.list:
         return show(args)
@@ -401,7 +431,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.report:
         report_build.main([])
     elif any(missing.isdisjoint(job.needs) for job in evaluations):
-        print(NEXT)
+        folder = evaluation_folder(args, lists)
+        published = folder.resolve() == (ROOT / "results").resolve()
+        print(NEXT if published else f"the results are in {folder}")
     if failed:
         raise UserError("failed: " + ", ".join(job.place for job in failed))
 

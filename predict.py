@@ -81,6 +81,8 @@ def main(argv: list[str] | None = None) -> None:
         with atomic_path(args.csv) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
             csv.writer(out).writerows([("image", "rank", "class", "probability"), *rows])
         print(f"wrote {args.csv}")
+    if args.picture and rows:
+        print(f"wrote {args.picture}")
     if failed:
         raise UserError(f"{len(failed)} of {len(files)} images cannot be read; see the messages above")
 

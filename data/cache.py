@@ -330,8 +330,9 @@ def _named(failed: list) -> str:
 def _check_failures(key: str, failed: list, count: int, max_failed_share: float) -> None:
     """Raise a UserError if too many of the `count` images of split `key` failed; failed: see `_named`."""
     if len(failed) > max_failed_share * count:
+        share = min(1.0, 1.1 * len(failed) / count)
+        leave_out = f", or allow more with --max-failed {share:.2g}" if len(failed) < count else ""
         raise UserError(
             f"{len(failed)} of {count} {key} images cannot be decoded (limit {max_failed_share:.1%}): "
-            f"{_named(failed[:3])}. Replace them, or allow more with "
-            f"--max-failed {min(1.0, 1.1 * len(failed) / count):.2g}"
+            f"{_named(failed[:3])}. Replace them{leave_out}"
         )

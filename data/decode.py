@@ -13,11 +13,13 @@ from data.files import LARGEST_IMAGE, check_bytes
 PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # formats that Pillow may read
 NPY, TIFF = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # first bytes of such files
 LARGEST_PIXEL = 1e18  # the square of a larger pixel may not fit into float32, the type of the covariances
+NAME_BANDS = "name all channels in a bands.txt"
 OTHERS = {  # from a pattern of the first bytes of other files to a description
     rb"\x89PNG|\xff\xd8\xff": "a PNG or JPEG file",
     rb".{4}ftyp(hei|hev|mif|msf)": "a HEIC picture",
     rb".{4}ftypavi": "an AVIF picture",
     rb"version https://git-lfs": "a pointer of Git LFS: run `git lfs pull`, which fetches the picture, or",
+    rb"II[*+]\0|MM\0[*+]": f"a TIFF that is damaged or holds other channels than R, G, B ({NAME_BANDS})",
     rb"(?i)\s*<(!doctype html|html)": "a web page",
     rb"\0*$": "empty",
 }
@@ -83,9 +85,11 @@ def open_picture(data: bytes) -> Image.Image:
         raise ValueError(
             f"cannot identify a picture: the file is {what_it_is(data)}; save it again, as JPEG or PNG"
         ) from None
+    is_tiff = image.format == "TIFF"
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise ValueError(f"an animation or a stack of {image.n_frames} pictures; save one picture")
-    if image.format == "TIFF":
+        hint = f", or {NAME_BANDS}" if is_tiff else ""
+        raise ValueError(f"an animation or a stack of {image.n_frames} pictures; save one picture{hint}")
+    if is_tiff:
         check_layout(image)
     # Pillow (13.0) compares the transparent colour with pixels that it has scaled to 8 bits
     if (
@@ -102,9 +106,14 @@ def check_layout(image: Image.Image) -> None:
     """Check that Pillow reads the pixels of an open TIFF as they are stored.
 
     Raises:
-        ValueError: Pillow (13.0) would return mixed-up rows or the negative, without an error.
+        ValueError: Pillow (13.0) would drop channels, or return mixed-up rows or the negative, without an error.
     """
     tags = image.tag_v2
+    if 0 in tags.get(338, ()):
+        raise ValueError(
+            f"a TIFF of {tags[277]} channels, some of which are neither colours nor transparency; {NAME_BANDS}, or "
+            f"save it without them"
+        )
     apart = tags.get(284) == 2 and tags.get(277, 1) > 1  # each channel is stored by itself
     bits, colours = max(tags.get(258, (1,))), tags.get(262)
     plain = tags.get(259, 1) in (1, 32773)  # Pillow unpacks these two itself; libtiff unpacks the others
@@ -236,7 +245,10 @@ def check_array(array: np.ndarray, channels: int, kind: str) -> np.ndarray:
     shape, flat = array.shape, array.ndim == 2 and channels == 1
     array = array[..., None] if flat else array
     if array.ndim != 3 or channels not in (array.shape[2], array.shape[0]) or not array.size:
-        raise ValueError(f"an array of {shape}, expected {channels} channels as the first or last axis")
+        raise ValueError(
+            f"an array of {shape}, expected {channels} channels as the first or last axis; if the images have others, "
+            f"{NAME_BANDS}"
+        )
     if array.shape[0] == array.shape[2] and array.size > 1 and not flat:
         raise ValueError(
             f"an array of {shape}, whose {channels} channels may be the first or the last axis; crop or pad the image"

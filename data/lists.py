@@ -368,10 +368,11 @@ def _locate_images(tree, root: str, splits: dict[str, Split]) -> str:
 def class_names(split: Split) -> list[str]:
     """Return the names of the classes in a split, by label.
 
-    They are the folder names (wnids) if each class has exactly one folder, otherwise the labels. If two folders have
-    the same name, the names of the folders above them are added.
+    They are the folder names (wnids) if each class has exactly one folder, which may hold folders. Otherwise they are
+    the labels. If two folders have the same name, the names of the folders above them are added.
     """
-    if folders := _class_folders(split):
+    depths = range(1, max(path.count("/") for path in split.paths))
+    if folders := next(filter(None, (_class_folders(split, depth) for depth in (None, *depths))), {}):
         parts = [folder.split("/") for folder in sorted(folders, key=lambda folder: folders[folder])]
         for count in range(1, max(map(len, parts)) + 1):  # a/outdoor and b/outdoor need two parts
             names = ["/".join(part[-count:]) for part in parts]
@@ -380,12 +381,16 @@ def class_names(split: Split) -> list[str]:
     return [str(label) for label in sorted(set(split.labels.tolist()))]
 
 
-def _class_folders(split: Split) -> dict[str, int]:
+def _class_folders(split: Split, depth: int | None = None) -> dict[str, int]:
     """Return a dict from the folder of each class to its label.
 
     It is {} if a class has no folder or several folders, or if two classes share a folder.
+
+    Args:
+        depth: number of parts in the path of a class's folder; None: it is the folder that holds the images.
     """
-    pairs = {(path.rpartition("/")[0], label) for path, label in zip(split.paths, split.labels.tolist())}
+    folders = ("/".join(path.split("/")[:-1][:depth]) for path in split.paths)
+    pairs = set(zip(folders, split.labels.tolist()))
     folders = dict(pairs)
     whole = len(folders) == len(pairs) == len(set(folders.values())) and all(folders)
     return folders if whole else {}

@@ -39,6 +39,7 @@ from utils import (
     check_name,
     counted,
     environment,
+    note,
     use_threads,
     within,
 )
@@ -57,6 +58,11 @@ def kept_options(options: dict) -> dict:
 def training_of(checkpoint: dict) -> tuple:
     """Return facts that tell the trainings of two checkpoints apart."""
     return checkpoint["environment"], checkpoint["train_s"], kept_options(checkpoint["config"])
+
+
+def training_in(record: dict) -> tuple:
+    """Return the facts of `training_of` from a record."""
+    return record["trained_with"], record["train_s"], record["config"]
 
 
 def add_options(parser: ArgumentParser, task: str) -> None:
@@ -222,6 +228,11 @@ class Evaluation:
                     f"would be lost: evaluate all splits and sets with their latency, name another folder with "
                     f"--results, or delete that file"
                 )
+            if self.saved and training_in(old) != training_of(self.checkpoint):
+                note(
+                    f"{self.files.record} has the results of another training with the same options and seed. They "
+                    f"will be replaced; --results FOLDER keeps them"
+                )
         if self.saved:
             check_writable(self.files.folder)
         else:
@@ -250,8 +261,7 @@ class Evaluation:
             in_table = f"{self.files.name}\n" in self.files.table.read_text(encoding="utf-8")
         except (OSError, UserError):
             return False
-        theirs = (record["trained_with"], record["train_s"], record["config"])
-        return in_table and theirs == training_of(self.checkpoint)
+        return in_table and training_in(record) == training_of(self.checkpoint)
 
     def _check_name(self, record: dict) -> None:
         """Check that a record with the same name is of the same options and data.

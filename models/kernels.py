@@ -70,7 +70,10 @@ class Kernel(nn.Module):
         return F.conv2d(x, self(), None, stride, padding, dilation)
 
     def macs(self) -> int:
-        """Return the number of multiply-accumulates that generate W once."""
+        """Return the number of multiply-accumulates that generate W once.
+
+        This method leaves out elementwise products. A kernel with such products must count them.
+        """
         return flop_counter_macs(self)
 
 

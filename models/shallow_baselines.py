@@ -140,7 +140,8 @@ def _dense(channels: int, convs: int) -> DenseBlock:
     return DenseBlock(channels, max(1, channels // 2), convs)
 
 
-# a function for each name of a network, which builds the network from the other arguments of `BlockNet`
+# A function for each name of a network, which builds the network from the other arguments of `BlockNet`. The network
+# needs a method `feature_maps`, see metrics/receptive_field.py
 SHALLOW_BASELINES = {
     "rrdb": partial(BlockNet, (64,), lambda n: [ResidualInResidual(*(_dense(n, 5) for _ in range(3)))]),
     "dense-block": partial(BlockNet, (128,), lambda n: [_dense(n, 4)]),  # six layers, twice as wide as "rrdb"

@@ -63,7 +63,10 @@ def build_classifier(options: Mapping, in_channels: int, num_classes: int) -> nn
     try:
         if arch in SHALLOW:
             return build_shallow(arch, num_classes, **common, **special)
-        return SHALLOW_BASELINES[arch](num_classes, **common)
+        network = SHALLOW_BASELINES[arch](num_classes, **common)
+        if not hasattr(network, "feature_maps"):  # the evaluation would fail after the training
+            raise ValueError("the network needs a method feature_maps(x), see metrics/receptive_field.py")
+        return network
     except ValueError as error:
         raise UserError(f"--arch {arch}: {error}") from error
 

@@ -74,6 +74,19 @@ def test_a_picture_in_a_tiff_is_read_as_stored_or_refused(bits, compression, pho
     assert all((np.abs(answer.astype(int) - right) <= 1).all() for answer in answers)
 
 
+@mark.parametrize("kind", ["u1", "u2"])
+@mark.parametrize("photometric, count", [("rgb", 4), ("rgb", 5), ("minisblack", 2), ("minisblack", 5)])
+@mark.parametrize("planes", ["contig", "separate"])
+def test_channels_without_a_bands_txt_are_refused_not_dropped(kind, photometric, count, planes):
+    image = np.zeros((8, 9, count) if planes == "contig" else (count, 8, 9), kind)
+    more = ["unspecified"] * (count - (3 if photometric == "rgb" else 1))
+    tiff = as_tiff(image, photometric=photometric, planarconfig=planes, extrasamples=more)
+    stack = as_tiff(image.reshape(count, 8, 9), photometric="minisblack")
+    for data in (tiff, stack, as_npy(image)):
+        with raises(ValueError, match="name all channels in a bands.txt"):
+            decode(data, 8)
+
+
 @fixture
 def bands(tmp_path):
     write_bands(tmp_path / "five", lambda array: as_tiff(array, planarconfig="contig"), "tif")

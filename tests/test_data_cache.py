@@ -217,6 +217,13 @@ def test_too_many_undecodable_stop_the_build(tiny_dataset, tmp_path, cached):
     assert cached(tiny_dataset, max_failed_share=1 / 12).failures["train"]
 
 
+def test_leaving_out_every_image_is_no_advice(tiny_dataset, cached):
+    for path in tiny_dataset.rglob("*.JPEG"):
+        path.write_bytes(b"damaged")
+    with user_error("12 of 12 train images cannot be decoded.* Replace them$"):
+        cached(tiny_dataset)
+
+
 def test_a_limit_of_zero_allows_a_set_without_failures(tiny_dataset, cached):
     assert cached(tiny_dataset, max_failed_share=0).num_classes == 3
 

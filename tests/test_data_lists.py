@@ -92,6 +92,21 @@ def test_class_names_are_labels_without_a_folder_each(tiny_dataset):
     assert read_lists(tiny_dataset).class_names == ["0", "1", "2"]
 
 
+@mark.parametrize("top", ["", "images/", "a/b/"])
+def test_a_class_may_have_folders_in_its_folder(tmp_path, top):
+    lines = []
+    for label, name in enumerate(("red fox", "wolf", "more")):
+        for place in ("", "more/", "more/young/")[label:]:
+            path = tmp_path / f"{top}{name}/{place}1.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            lines.append(f"{path.relative_to(tmp_path)} {label}\n")
+    split = parse_list("".join(lines).encode(), "train.txt")
+    assert lists_module.class_names(split) == ["red fox", "wolf", "more"]
+    shared = parse_list(f"{top}wolf/1.png 0\n{top}wolf/young/1.png 1\n".encode(), "train.txt")
+    assert lists_module.class_names(shared) == ["wolf", "young"]
+
+
 @mark.parametrize(
     "text, message",
     [

@@ -18,12 +18,13 @@ import grids
 from config import resolve_run
 from data.lists import RGB, name_of, read_lists
 from engine import trainer
+from engine.records import NEXT
 from engine.step import TrainStep
 from grids import GRIDS, channels_of, task_of
 from grids.run import Run, distinct
-from grids.task1 import CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
+from grids.task1 import BANDS_WEIGHTED, BANDS_ZERO, CHANNELSET, LATE_FUSION, RGB_ONLY, SPECIALISTS
 from storage.locks import hold
-from utils import UserError
+from utils import ROOT, UserError
 
 GOOD, BAD, OTHER = (
     Run(name, f"the {name} one", "ours", {"fill": fill})
@@ -353,6 +354,35 @@ def test_labels_of_rows_tell_the_options():
 def test_a_run_of_one_task_is_refused_for_the_other():
     with user_error("is not for task2, which has no option embedding, fill"):
         resolve_run("task2", grids.task1.SLICED, "48px-quarter")
+
+
+def test_a_grid_of_other_channels_than_the_data_is_named(queue, tiny_dataset, stdout):
+    bands = ["task1-bands", "--data", str(tiny_dataset), "--list"]
+    for more in ([], ["--only", f"{BANDS_WEIGHTED}"]):
+        with user_error("no channel 'B02'; .*Grid task1-bands is for data with the channels B01, .*--data"):
+            experiments.main([*bands, *more])
+    assert stdout() == ""
+    experiments.main([*bands, "--only", f"{BANDS_ZERO}"])  # takes any channels
+    with user_error("--kernel-size 4: must be odd$"):  # other data would not help
+        queue([Run("even", "the even one", "ours", {"kernel_size": 4})], "--list")
+
+
+def test_the_place_of_the_results_is_told(queue, monkeypatch, capsys):
+    queue([GOOD], "--list")
+    args = experiments.make_parser().parse_args(["task1"])
+    args.dataset, args.channels = "tiny", RGB
+    trained = experiments.model_file(GOOD, args, 0)
+    trained.parent.mkdir(parents=True)
+    trained.touch()
+    monkeypatch.setattr(experiments, "run_jobs", lambda *_: ([], []))
+    capsys.readouterr()
+    for words, told in (
+        ("", "the results are in runs/results"),
+        ("--results mine", "the results are in mine"),
+        (f"--results {ROOT}/results", NEXT),
+    ):
+        experiments.main(["task1", "--data", "tiny", "--no-train", f"--eval-options={words}"])
+        assert capsys.readouterr().out == f"0 runs to train\n{told}\n"
 
 
 def test_a_finished_run_of_another_precision_is_not_taken(queue):

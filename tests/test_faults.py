@@ -23,6 +23,7 @@ from data.demo import make_demo
 from data.folds import make_folds
 from data.lists import read_lists
 from engine import records, trainer
+from storage.checkpoint import load_checkpoint, save_checkpoint
 from storage.locks import hold, one_at_a_time
 from tools import bands, benchmark, fill_error, latency, qualitative
 from utils import BusyError, UserError, check_ranges, cli, parse_config
@@ -281,11 +282,22 @@ def test_a_page_of_some_sets_replaces_no_whole_page(trained, command, evaluate):
     assert "| RG |" in Path("run/evaluation-val-2-sets.md").read_text()
 
 
-@mark.parametrize("tool, words", [(fill_error, []), (qualitative, ["--ours", "missing.pt"])])
-def test_a_tool_says_before_its_work_that_it_cannot_write(tool, words, tmp_path):
-    (tmp_path / "file").touch()
-    with user_error("cannot write to .*file/more"):
-        tool.main([*words, "--out", str(tmp_path / "file/more/table")])
+def test_a_tool_says_before_its_work_that_it_cannot_write(trained, tiny_dataset, monkeypatch):
+    Path("file").touch()
+    monkeypatch.setattr(fill_error, "open_data", None)
+    monkeypatch.setattr(qualitative, "any_set", None)
+    for tool, words in ((fill_error, ["--data", tiny_dataset]), (qualitative, ["--ours", trained])):
+        with user_error("cannot write to file/more"):
+            tool.main([*map(str, words), "--out", "file/more/table"])
+
+
+def test_results_of_another_training_are_not_replaced_in_silence(trained, evaluate, stderr):
+    for seconds, replaced in ((1.0, False), (1.0, False), (2.0, True), (2.0, False)):
+        save_checkpoint(trained, {**load_checkpoint(trained, "task1-model"), "train_s": seconds})
+        stderr()
+        evaluate(trained, "--device cpu --repeats 0")
+        said = "has the results of another training with the same options and seed" in stderr()
+        assert said == replaced
 
 
 def test_the_folder_of_the_bands_may_have_spaces(monkeypatch):
@@ -298,6 +310,15 @@ def test_the_folder_of_the_bands_may_have_spaces(monkeypatch):
         words = experiments.words(calls[0][calls[0].index(option) + 1])
         assert words[:2] == ["--cache", "my bands/cache"]
     assert words[2:] == ["--results", "my bands/results", "--split", "test", "--subsets", "every B02,B03,B04"]
+
+
+def test_a_fold_that_does_not_start_has_no_log(monkeypatch):
+    monkeypatch.setattr(Ended, "wait", lambda _: 2)
+    monkeypatch.setattr(bands.subprocess, "Popen", lambda *_, **__: Ended())
+    args = bands.make_parser().parse_args(["data"])
+    args.work = Path(args.work)
+    with user_error("fold fold0 is not finished: read the reason above or in its log"):
+        bands.run_folds(args, [Path("fold0")])
 
 
 class Ended:

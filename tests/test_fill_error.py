@@ -124,6 +124,13 @@ def test_a_network_that_the_tool_cannot_measure_is_named(ready, tiny, tiny_datas
             qualitative.main(["--ours", "run/model.pt", "--out", "found.json"])
 
 
+def test_data_of_other_channels_are_refused_before_they_are_decoded(tiny_dataset, monkeypatch):
+    (tiny_dataset / "bands.txt").write_text("A\nB\nC\n")
+    monkeypatch.setattr(fill_error, "open_data", None)
+    with user_error("has channels A, B, C: this table needs RGB data; name such data with --data"):
+        fill_error.main(["--data", str(tiny_dataset)])
+
+
 def test_a_learned_rule_is_measured_as_it_was_trained(ready, tiny, tiny_dataset, read_rows):
     ready(train_task1, *tiny, "--epochs 1 --fill learned")
     checkpoint = load_checkpoint("run/model.pt", "task1-model")

@@ -79,8 +79,8 @@ def test_one_line_an_image_a_table_and_a_picture(trained, tiny_dataset, stdout):
         file.unlink()
     answer(trained, folder, "--channels RG --top 2 --csv out.csv --picture pictures")
     lines = stdout().splitlines()
-    assert len(lines) == 3 and lines[0].startswith(f"{folder / 'n00000001_0.JPEG'}: n0000000")
-    assert lines[-1] == "wrote out.csv"
+    assert len(lines) == 4 and lines[0].startswith(f"{folder / 'n00000001_0.JPEG'}: n0000000")
+    assert lines[2:] == ["wrote out.csv", "wrote pictures"]
     rows = list(csv.DictReader(open("out.csv", encoding="utf-8")))
     assert len(rows) == 4 and [row["rank"] for row in rows[:2]] == ["1", "2"]
     assert float(rows[0]["probability"]) >= float(rows[1]["probability"]) > 0
@@ -138,7 +138,9 @@ def test_a_network_of_task_2_takes_all_channels(command, tiny, tiny_dataset, std
     command(train_task2, *tiny, "--epochs 1 --out two")
     file = str(tiny_dataset / "images/n00000000/n00000000_7.JPEG")
     answer("two/model.pt", file, "--picture two.png")
-    assert stdout().splitlines()[-1].startswith(f"{file}: n0000000") and Path("two.png").exists()
+    *_, answered, written = stdout().splitlines()
+    assert answered.startswith(f"{file}: n0000000") and written == "wrote two.png"
+    assert Path("two.png").exists()
     with user_error("--channels RG: this network needs all of its channels R, G, B"):
         answer("two/model.pt", file, "--channels RG")
 

@@ -272,8 +272,20 @@ def test_a_deeper_network_is_not_ours(train, evaluate):
     assert evaluate("run/model.pt", "--section ablation")[0]["strict_depth"] == 7
 
 
+def test_a_network_that_cannot_be_evaluated_is_refused_before_the_training(train, monkeypatch):
+    def plain(classes, in_channels, width, stem):
+        return nn.Sequential(nn.Conv2d(in_channels, 4, 8), nn.Flatten(), nn.Linear(4, classes))
+
+    monkeypatch.setitem(SHALLOW_BASELINES, "graph", plain)
+    with user_error("--arch graph: the network needs a method feature_maps"):
+        train("--arch graph --out run")
+    assert not Path("run").exists()
+
+
 def test_a_network_whose_depth_cannot_be_counted_is_refused_before_the_training(train, monkeypatch):
     class Rows(nn.LSTM):
+        feature_maps = None
+
         def forward(self, x):
             return super().forward(x.mean(1))[0][:, -1]
 

@@ -72,11 +72,11 @@ def test_only_networks_with_a_record_are_published(command, trained, tmp_path):
     assert not {"data", "cache", "out", "resume"} & {*copy["config"]} and copy["config"]["name"]
     assert read_sums(tmp_path / "SHA256SUMS").keys() == {"weights/tiny/model.pt"}
     checkpoint = load_checkpoint("run/model.pt", "task1-model")
-    save_checkpoint("other.pt", {**checkpoint, "train_s": 1.5})
-    with user_error("has no record of this training: evaluate it first"):
+    save_checkpoint("other.pt", {**checkpoint, "train_s": -1.0})
+    with user_error("has no record of this training: evaluate it with --results"):
         weights.main(["other.pt", "other", "--results", str(tmp_path)])
     published = tmp_path / "weights" / "tiny" / "model.pt"
     weights.main(["run/model.pt", "tiny", "--results", str(tmp_path)])  # the same network again
-    save_checkpoint(published, {**checkpoint, "train_s": 1.5})
+    save_checkpoint(published, {**checkpoint, "train_s": -1.0})
     with user_error("holds another network: choose another name"):
         weights.main(["run/model.pt", "tiny", "--results", str(tmp_path)])

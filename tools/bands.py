@@ -124,7 +124,8 @@ def run_folds(args, folds: list[Path]) -> None:
         )
         if queue.wait():
             raise UserError(
-                f"fold {fold} is not finished: read the reason in its log, then run the same command again to continue"
+                f"fold {fold} is not finished: read the reason above or in its log, then run the same command again to "
+                f"continue"
             )
 
 

@@ -20,8 +20,9 @@ import torch
 from channelset import build_fill, find_stem
 from data.batches import Batches
 from data.channels import parse_subset
-from data.dataset import add_data_options, make_batches, open_data
+from data.dataset import add_data_options, find_dataset, make_batches, open_data
 from data.identity import difference
+from data.lists import RGB, read_lists
 from engine.evaluation import results_folder
 from engine.records import SUBSETS, note_checksums, to_csv
 from engine.trainer import predict
@@ -79,18 +80,18 @@ def main(argv: list[str] | None = None) -> None:
         help="file for the table (default: fill_error.csv in the folder that eval_channels.py chooses)",
     )
     args = parser.parse_args(argv)
-    if args.out:
-        check_writable(Path(args.out).parent)
-    use_threads(args.threads)
-    networks = [load_channel_net(path) for path in args.checkpoint]  # before the data, which take minutes
-    cache = open_data(args.data, args.size, args.cache, 0.0)
-    folder = results_folder("task1", {"name": cache.name, "digest": cache.digest})
+    networks = [load_channel_net(path) for path in args.checkpoint]
+    lists = read_lists(find_dataset(args.data))
+    folder = results_folder("task1", {"name": lists.name, "digest": lists.digest})
     out = Path(args.out or folder / "fill_error.csv")
     check_writable(out.parent)
-    if list(cache.channel_names) != list("RGB"):
+    if lists.channels.names != RGB.names:
         raise UserError(
-            f"--data {args.data} has channels {', '.join(cache.channel_names)}: this table needs RGB data"
+            f"--data {args.data} has channels {', '.join(lists.channels.names)}: this table needs RGB data; name "
+            f"such data with --data"
         )
+    use_threads(args.threads)
+    cache = open_data(lists, args.size, args.cache, 0.0)
     machine = environment(torch.device("cpu"))
     batches, train = (
         make_batches(cache, split, args.size, range(3), torch.device("cpu")) for split in ("val", "train")

@@ -121,8 +121,6 @@ def main(argv: list[str] | None = None) -> None:
         help="file for the answers (default: qualitative.json in the folder that eval_channels.py chooses)",
     )
     args = parser.parse_args(argv)
-    if args.out:
-        check_writable(Path(args.out).parent)
     dataset = load_checkpoint(args.ours, task1.CHECKPOINT)["dataset"]
     out = Path(args.out or results_folder("task1", dataset) / "qualitative.json")
     check_writable(out.parent)

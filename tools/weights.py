@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.evaluation import PLACES, training_of
+from engine.evaluation import PLACES, training_in, training_of
 from engine.records import load_records, note_checksums
 from storage.checkpoint import load_checkpoint, save_checkpoint
 from utils import ROOT, ArgumentParser, UserError, check_name, cli
@@ -29,11 +29,11 @@ def record_of(checkpoint: dict, folder: Path) -> str:
     """
     task = checkpoint["kind"].removesuffix("-model")
     for name, record in load_records(folder, task).items():
-        if (record["trained_with"], record["train_s"], record["config"]) == training_of(
-            checkpoint
-        ) and not record["test"]:
+        if training_in(record) == training_of(checkpoint) and not record["test"]:
             return name
-    raise UserError(f"{folder}/{task}/runs has no record of this training: evaluate it first")
+    raise UserError(
+        f"{folder}/{task}/runs has no record of this training: evaluate it with --results {folder}"
+    )
 
 
 def publish(path: Path, name: str, folder: Path) -> Path:
