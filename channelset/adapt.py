@@ -349,8 +349,16 @@ class _Given:
                 raise ValueError(
                     "statistics= must hold all of mean, std and covariance, but one of them is None"
                 )
-            mean, std, covariance = statistics
-            std = std if normalised else [1.0] * len(mean)
+            mean, std, covariance = (numbers(value, name) for value, name in zip(statistics, names))
+            if std.shape == covariance.shape[:1] == covariance.shape[1:]:
+                variance = covariance.diagonal()
+                if ((std.square() - variance).abs() > 0.2 * variance).any():  # the numbers may be rounded
+                    raise ValueError(
+                        "statistics= must be mean, std and covariance, in this order, as channel_statistics returns "
+                        "them, but std is not the root of the covariance's diagonal. For another std, give covariance= "
+                        "and std="
+                    )
+            std = std if normalised else torch.ones_like(std)
         elif not normalised:
             raise ValueError("normalised=False needs statistics=; or give covariance=, std= and mean=")
         elif not regression:
