@@ -790,6 +790,17 @@ def _first_conv(
             raise ValueError(
                 f"{type(model).__name__} has no Conv2d: use where='input', which fills its images"
             )
+        first = next((name for name, module in modules.items() if isinstance(module, CONVOLUTIONS)), path)
+        if (
+            example is None
+            and path not in noted
+            and isinstance(modules[path], nn.Conv2d)
+            and first not in convs
+        ):
+            raise ValueError(
+                f"{path} is the first Conv2d, but {first} ({type(modules[first]).__name__}) is defined before it. If "
+                f"{first} reads the images, use where='input'; else name the convolution that does with path="
+            )
     if path not in modules:
         raise ValueError(f"{type(model).__name__} has no module {path!r}")
     if path == "":
