@@ -40,7 +40,7 @@ def test_a_checkpoint_of_other_channels_is_refused(other, message, strict):
 
 
 def test_a_network_without_names_takes_those_of_the_checkpoint():
-    statistics = channelset.ChannelStatistics(torch.rand(3), torch.rand(3) + 1, COVARIANCE)
+    statistics = channelset.ChannelStatistics(torch.rand(3), torch.ones(3), COVARIANCE)
     net = make(channels=3, where="stem")
     net.load_state_dict(make(channels="RGB", statistics=statistics).state_dict())
     assert find_stem(net).channels.names == ("R", "G", "B")
@@ -81,13 +81,101 @@ def test_averages_and_functional_calls_take_the_state_dict():
     assert_close(torch.func.functional_call(net, net.state_dict(), (x,)), net(x))
 
 
+def copies_of(state: dict, convert) -> dict:
+    return {name: convert(value) for name, value in state.items()}
+
+
+@mark.parametrize(
+    "convert", [torch.Tensor.half, torch.Tensor.double, lambda v: torch.stack([v.float(), v.float()]).mean(0)]
+)
+def test_an_average_or_a_copy_of_another_type_loads(convert):
+    net = make("regression", "RGB", covariance=COVARIANCE, sample="hcs", seed=3)
+    find_place(net).sampler.count = 12
+    other = make("regression", covariance=COVARIANCE, sample="hcs")
+    other.load_state_dict(copies_of(net.state_dict(), convert))
+    place = find_place(other)
+    assert place.channels.names == ("R", "G", "B") and (place.sampler.seed, place.sampler.count) == (3, 12)
+    assert torch.equal(place.fill.covariance, net[0].fill.covariance)
+
+
+def test_the_average_of_networks_that_drew_other_sets_loads():
+    nets = [make("mean", "RGB", sample="hcs") for _ in range(2)]
+    find_place(nets[1]).sampler.count = 12
+    states = [net.state_dict() for net in nets]
+    average = {name: (value + states[1][name]) / 2 for name, value in states[0].items()}
+    make("mean", "RGB", sample="hcs").load_state_dict(average)
+    # other rules have names of other lengths
+    average["0._extra_state"] = average["0._extra_state"] / 2
+    with raises(RuntimeError, match="damaged.*remove the key that ends in _extra_state"):
+        make("mean", "RGB").load_state_dict(average)
+    del average["0._extra_state"]
+    make("mean", "RGB").load_state_dict(average)
+
+
+def test_states_have_one_length_with_and_without_sets():
+    # torch.distributed.checkpoint loads only into a tensor of the saved shape
+    states = [make(), make(sample="hcs"), make(channels=sensor("sentinel-2"), init="repeat")]
+    assert {net.state_dict()["0._extra_state"].shape for net in states} == {(1024,)}
+
+
+# thirteen bands that are nearly copies of two: rounded to 8 bits, their covariance predicts nonsense
+RANDOM = torch.Generator().manual_seed(0)
+SMOOTH = torch.randn(13, 2, generator=RANDOM) @ torch.randn(2, 13, generator=RANDOM)
+SMOOTH = (SMOOTH @ SMOOTH.T + 0.001 * torch.eye(13)).double()
+FEW = torch.arange(13)[None] % 3 == 0
+
+
+def bands(covariance: torch.Tensor = SMOOTH, **options) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(13, 4, 3))
+    return adapt_first_conv(net, covariance=covariance, mean=torch.arange(13.0), **options).eval()
+
+
+@at_stem_and_input
+@mark.parametrize("assign", [False, True])
+def test_statistics_of_a_rounded_checkpoint_are_exact_or_an_error(assign, where):
+    net = bands(where=where)
+    state = copies_of(net.state_dict(), torch.Tensor.bfloat16)
+    new = bands(where=where)
+    new.load_state_dict(state, assign=assign)
+    for name, value in new.float().named_buffers():
+        assert torch.equal(value, net.get_buffer(name))
+    with raises(
+        RuntimeError, match="rounded to torch.bfloat16.*adapt it with the statistics of the training"
+    ):
+        bands(torch.eye(13), where=where).load_state_dict(state, assign=assign)
+
+
+@at_stem_and_input
+def test_statistics_whose_buffers_were_rounded_are_exact_or_an_error(where):
+    net = bands(2 * SMOOTH, where=where)
+    net.load_state_dict(bands(where=where).state_dict())  # the statistics to return to
+    x = torch.randn(1, 13, 8, 8, generator=RANDOM)
+    calls = [(x, {"mask": FEW}), (x[:, ::3], {"channels": list(range(0, 13, 3))})]
+    expected = [net(images, **options) for images, options in calls]
+
+    def cast() -> None:  # as FSDP with `buffer_dtype`, and from_pretrained with `dtype`
+        for buffer in net.buffers():
+            buffer.data = buffer.data.bfloat16()
+
+    for (images, options), output in zip(calls, expected):
+        cast()
+        assert torch.equal(net(images, **options), output)
+    find_place(net).fill.exact["covariance"] = torch.eye(13)
+    for images, options in calls:
+        cast()
+        with value_error("rounded to torch.bfloat16"):
+            net(images, **options)
+
+
 @mark.parametrize("ending", ["pt", "safetensors"])
 @at_stem_and_input
 @mark.parametrize("fill", FILLS)
 def test_an_adapted_network_comes_back_from_its_file(fill, where, ending, tmp_path):
     if ending == "safetensors":
         importorskip("safetensors")
-    statistics = {"mean": torch.rand(4), "std": torch.rand(4) + 1, "covariance": torch.rand(4, 9).cov()}
+    covariance = torch.rand(4, 9).cov()
+    statistics = {"mean": torch.rand(4), "std": covariance.diagonal().sqrt(), "covariance": covariance}
     options = {"channels": sensor("naip"), "statistics": statistics}
     options |= {"init": "repeat"} if where == "stem" else {"where": "input"}
     options |= {"normalised": False} if fill in ("regression", "mean") else {}
