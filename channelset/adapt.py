@@ -20,7 +20,7 @@ from .names import Channels
 from .place import ChannelPlace, FixedFill, InputFill, either
 from .sampling import Sampler
 from .statistics import ChannelStatistics, numbers
-from .stem import ChannelSetConv2d, why_not_plain
+from .stem import ChannelSetConv2d, why_not_plain, would_be_lost
 
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -486,6 +486,8 @@ def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Ch
             raise ValueError(
                 "trained_on= is for a plain convolution; this network is adapted already: leave it out"
             )
+        if wrong := would_be_lost(old):
+            raise ValueError(f"{path}: {wrong}")
         kernel = old.kernel().detach()
         if isinstance(old.fill, BySize):
             raise ValueError(

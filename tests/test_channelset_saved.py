@@ -7,6 +7,8 @@ from helpers import value_error
 from pytest import approx, importorskip, mark, raises, skip
 from small_networks import COVARIANCE, Around, X, at_stem_and_input, one_conv
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 import channelset
@@ -217,6 +219,68 @@ def test_a_file_of_a_wrapped_network_loads_into_the_plain_network(wrap, where, t
     save_adapted(wrap(net), tmp_path / "net.pt")
     loaded = load_adapted(one_conv(), tmp_path / "net.pt")
     assert_close(loaded(X[:, :2], channels=[2, 0]), net(X[:, :2], channels=[2, 0]))
+
+
+@at_stem_and_input
+@mark.parametrize(
+    "wrap", [lambda net: torch.compile(net, backend="eager"), nn.DataParallel, checkpoint_wrapper]
+)
+def test_a_file_of_a_network_with_wrapped_parts_loads_into_the_plain_network(wrap, where, tmp_path):
+    net = Around(adapt_first_conv(one_conv(), "mean", where=where))
+    expected = net(X[:, :2], channels=[2, 0])
+    net.net = wrap(net.net)
+    save_adapted(net, tmp_path / "net.pt")
+    loaded = load_adapted(Around(one_conv()), tmp_path / "net.pt")
+    assert_close(loaded(X[:, :2], channels=[2, 0]), expected)
+
+
+@mark.parametrize(
+    "change",
+    [
+        lambda net: nn.utils.parametrizations.weight_norm(net[0]),
+        lambda net: prune.l1_unstructured(net[0], "weight", 0.5),
+        lambda net: prune.l1_unstructured(net[0], "embedding", 0.5),
+    ],
+)
+def test_a_stem_whose_weights_are_computed_is_not_saved_or_adapted_again(change, tmp_path):
+    net = make()
+    change(net)
+    with value_error("make pruning permanent and remove parametrizations"):
+        save_adapted(net, tmp_path / "net.pt")
+    assert not (tmp_path / "net.pt").exists()
+    with value_error("would be lost: remove them first"):
+        adapt_first_conv(net, "zero")
+
+
+def test_a_sharded_network_is_not_saved(tmp_path):
+    class Shard(torch.Tensor):
+        pass
+
+    net = make()
+    net[1].running_mean = torch.zeros(4).as_subclass(Shard)
+    with value_error("1.running_mean is a Shard, not a plain tensor. If the weights are sharded"):
+        save_adapted(net, tmp_path / "net.pt")
+
+
+@mark.parametrize("options, expected", [({"sample": "hcs"}, (3, 5)), ({"sample": "hcs", "seed": 7}, (7, 0))])
+def test_the_seed_of_a_loaded_network_is_that_of_the_call(options, expected, tmp_path):
+    net = make(sample="hcs", seed=3)
+    find_place(net).sampler.count = 5
+    save_adapted(net, tmp_path / "net.pt")
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    sampler = find_place(load_adapted(plain, tmp_path / "net.pt", **options)).sampler
+    assert (sampler.seed, sampler.count) == expected
+
+
+@mark.parametrize("strict", [True, False])
+@at_stem_and_input
+def test_a_checkpoint_for_images_of_another_mean_is_refused(where, strict):
+    options = {"covariance": COVARIANCE, "where": where}
+    centred, raw = make("regression", **options), make("regression", mean=[1.0, 2.0, 3.0], **options)
+    with raises(RuntimeError, match="mean was not subtracted: adapt with the normalised="):
+        centred.load_state_dict(raw.state_dict(), strict=strict)
+    with raises(RuntimeError, match="mean was subtracted: adapt with the normalised="):
+        raw.load_state_dict(centred.state_dict(), strict=strict)
 
 
 @at_stem_and_input
