@@ -20,7 +20,7 @@ from .names import Channels
 from .place import ChannelPlace, FixedFill, InputFill, either
 from .sampling import Sampler
 from .statistics import ChannelStatistics, numbers
-from .stem import ChannelSetConv2d, why_not_plain
+from .stem import ChannelSetConv2d, why_not_plain, would_be_lost
 
 INPUT = "channel_fill"  # name of the module that fills images at the network's input
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -349,8 +349,16 @@ class _Given:
                 raise ValueError(
                     "statistics= must hold all of mean, std and covariance, but one of them is None"
                 )
-            mean, std, covariance = statistics
-            std = std if normalised else [1.0] * len(mean)
+            mean, std, covariance = (numbers(value, name) for value, name in zip(statistics, names))
+            if std.shape == covariance.shape[:1] == covariance.shape[1:]:
+                variance = covariance.diagonal()
+                if ((std.square() - variance).abs() > 0.2 * variance).any():  # the numbers may be rounded
+                    raise ValueError(
+                        "statistics= must be mean, std and covariance, in this order, as channel_statistics returns "
+                        "them, but std is not the root of the covariance's diagonal. For another std, give covariance= "
+                        "and std="
+                    )
+            std = std if normalised else torch.ones_like(std)
         elif not normalised:
             raise ValueError("normalised=False needs statistics=; or give covariance=, std= and mean=")
         elif not regression:
@@ -478,6 +486,8 @@ def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Ch
             raise ValueError(
                 "trained_on= is for a plain convolution; this network is adapted already: leave it out"
             )
+        if wrong := would_be_lost(old):
+            raise ValueError(f"{path}: {wrong}")
         kernel = old.kernel().detach()
         if isinstance(old.fill, BySize):
             raise ValueError(
@@ -781,6 +791,17 @@ def _first_conv(
         if path is None:
             raise ValueError(
                 f"{type(model).__name__} has no Conv2d: use where='input', which fills its images"
+            )
+        first = next((name for name, module in modules.items() if isinstance(module, CONVOLUTIONS)), path)
+        if (
+            example is None
+            and path not in noted
+            and isinstance(modules[path], nn.Conv2d)
+            and first not in convs
+        ):
+            raise ValueError(
+                f"{path} is the first Conv2d, but {first} ({type(modules[first]).__name__}) is defined before it. If "
+                f"{first} reads the images, use where='input'; else name the convolution that does with path="
             )
     if path not in modules:
         raise ValueError(f"{type(model).__name__} has no module {path!r}")

@@ -63,7 +63,7 @@ class Fill(Restored):
     def __init__(self, channels: int):
         super().__init__()
         self.channels = self.rows = self.mixed = channels
-        self.exact: dict[str, Tensor] = {}  # start values of the buffers
+        self.exact: dict[str, Tensor] = {}  # the buffers' values at the start or after the last loading
         self.register_buffer("absent", None)
         self.register_buffer("centre", None)
 
@@ -90,6 +90,41 @@ class Fill(Restored):
                 setattr(self, name, value.to(after.device))
         return self
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in self.exact:
+            value = state_dict.get(prefix + name)
+            if isinstance(value, Tensor) and _is_rounded(value) and value.shape == self.exact[name].shape:
+                try:
+                    state_dict[prefix + name] = self._unrounded(name, value)
+                except ValueError as wrong:
+                    rest[-1].append(f"{prefix}{name}: {wrong}")
+                    return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        for name in self.exact:
+            if not getattr(self, name).is_meta:
+                self.exact[name] = getattr(self, name).detach().to("cpu", copy=True)
+
+    def _undo_rounding(self) -> None:
+        """Restore statistics whose buffers other code has converted, such as FSDP with `buffer_dtype`."""
+        for name in self.exact:
+            if _is_rounded(getattr(self, name)):
+                setattr(self, name, self._unrounded(name, getattr(self, name)))
+
+    def _unrounded(self, name: str, value: Tensor) -> Tensor:
+        """Return the float32 statistic of which `value` is the rounded copy.
+
+        Raises:
+            ValueError: `value` is not a copy of this network's statistic.
+        """
+        exact, kind = self.exact[name].to(value.device, copy=True), torch.finfo(value.dtype)
+        copied = exact.to(value.dtype).float()
+        if not torch.allclose(copied, value.float(), rtol=2 * kind.eps, atol=kind.tiny):
+            raise ValueError(
+                f"this statistic was rounded to {value.dtype}, which makes predictions wrong, and the network has "
+                f"another: adapt it with the statistics of the training, or save the checkpoint in float32"
+            )
+        return exact
+
     def forward(self, mask: Tensor) -> Tensor:
         """Compute P (..., rows, C), float32, from masks (..., C), bool; columns of absent channels are zero."""
         raise NotImplementedError
@@ -103,6 +138,7 @@ class Fill(Restored):
 
         A rule without statistics computes P on `device`. A rule with statistics uses the device of its statistics.
         """
+        self._undo_rounding()
         matrix: Tensor = self(torch.tensor([i in ids for i in range(self.channels)], device=device))
         return matrix[:, list(ids)]
 
@@ -111,6 +147,7 @@ class Fill(Restored):
 
         Pixels of absent channels have no influence, even where they are NaN.
         """
+        self._undo_rounding()
         if self.centre is not None:
             x = x - along(self.centre.to(x), x)
         absent = x.new_zeros(()) if self.absent is None else along(self.absent.to(x), x)
@@ -121,6 +158,7 @@ class Fill(Restored):
         """Return the constant x_hat - P x of one set of channels: (C,), or None for zero."""
         if self.centre is None:
             return None
+        self._undo_rounding()
         return self.centre - self.columns(ids, self.centre.device) @ self.centre[list(ids)]
 
     def by_image(self, x: Tensor) -> bool:
@@ -301,6 +339,7 @@ class Regression(Fill):
         return solved.float()
 
     def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
+        self._undo_rounding()
         device = self.covariance.device
         return super().columns(ids, device) if self.corrected or captured() else self._regression(ids)
 
@@ -344,6 +383,10 @@ class Regression(Fill):
 
     def by_image(self, x: Tensor) -> bool:
         return not self.corrected and self.channels > SWEPT and x.device.type == "cpu" and not captured()
+
+
+def _is_rounded(value: Tensor) -> bool:
+    return value.is_floating_point() and torch.finfo(value.dtype).eps > torch.finfo(torch.float32).eps
 
 
 def _exact(value: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from .sampling import REPEATED, Sampler, in_backward
 from .statistics import as_tensor
 
 EXTRA = "_extra_state"  # torch's key for the result of `get_extra_state`
+STATE_BLOCK = 1024  # the length of that result, in bytes, is a multiple of this number
 
 
 class ChannelPlace(Restored):
@@ -137,20 +138,27 @@ class ChannelPlace(Restored):
         if self.normalisation is not None:
             state["normalisation"] = self.normalisation
         if self.sampler is not None:
-            state["sampler"] = {"seed": self.sampler.seed, "count": self.sampler.count}
+            # twenty digits, so that the average of two states is a number, too
+            state["sampler"] = {"seed": self.sampler.seed, "count": f"{self.sampler.count:020d}"}
+        # averages and torch.distributed.checkpoint need states of equal length, with and without a sampler
         text = json.dumps(state)
-        if self.sampler is not None:
-            # averaged networks copy these bytes, so the length of the text must not depend on the count
-            text = text.ljust(len(text) + 20 - len(str(self.sampler.count)))
+        text = text.ljust(-len(text) // STATE_BLOCK * -STATE_BLOCK)
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).clone()
 
     def set_extra_state(self, state: Any) -> None:
         """Load the result of `get_extra_state`.
 
         Raises:
-            ValueError: the state belongs to other channels or to another rule.
+            ValueError: the state belongs to other channels or to another rule, or is damaged.
         """
-        stored: dict[str, Any] = json.loads(bytes(state.detach().cpu().tolist()).decode())
+        try:  # the state may be an average of equal states, or converted to another type
+            text = bytes(state.detach().cpu().double().round().to(torch.uint8).tolist()).decode()
+            stored: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise ValueError(
+                f"this entry is damaged, as after averaging the states of different networks: average only "
+                f"floating-point tensors, or remove the key that ends in {EXTRA} from the state dict"
+            ) from None
         if "fill" in stored and stored["fill"] != rule_name(self.fill):
             raise ValueError(
                 f"the checkpoint has fill rule {stored['fill']!r}, the network has {rule_name(self.fill)!r}"
@@ -165,7 +173,7 @@ class ChannelPlace(Restored):
                 self.channels = theirs
         self.normalisation = stored.get("normalisation") or self.normalisation
         if self.sampler is not None and "sampler" in stored:
-            self.sampler.seed, self.sampler.count = stored["sampler"]["seed"], stored["sampler"]["count"]
+            self.sampler.seed, self.sampler.count = stored["sampler"]["seed"], int(stored["sampler"]["count"])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         _, _, missing_keys, _, error_msgs = rest
@@ -176,6 +184,13 @@ class ChannelPlace(Restored):
             except ValueError as wrong:
                 error_msgs.append(f"{prefix.rstrip('.') or 'the stem'}: {wrong}")
                 return
+        stored, own = prefix + "fill.centre" in state_dict, self.fill.centre is not None
+        if stored != own and not self._is_plain_state(state_dict, prefix):
+            error_msgs.append(
+                f"{prefix.rstrip('.') or 'the stem'}: the checkpoint is for images whose mean was "
+                f"{'not subtracted' if stored else 'subtracted'}: adapt with the normalised= and mean= of the training"
+            )
+            return
         self._complete_state(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if extra in missing_keys:  # older checkpoints have no such entry

@@ -91,7 +91,7 @@ def sample_channels(
             size = _independent_sizes(how, draws, channels, generator)
         # always float32, because other types give other sets for the same seed
         order = torch.rand(draws, channels, generator=generator, dtype=torch.float32, device="cpu").argsort(1)
-        mask = (order.argsort(1) < size).expand(batch, channels)
+        mask = (order.argsort(1) < size).expand(batch, channels).contiguous()  # rows can be changed alone
     mask = _insert(mask, weights, generator) if weights else mask
     return mask if device is None else mask.to(device, non_blocking=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from typing import Any
@@ -12,10 +13,14 @@ from torch import Tensor, nn
 from .adapt import INPUT, adapt_first_conv, find_place
 from .fill import FILLS, rule_name
 from .names import Channels
+from .place import EXTRA, InputFill
+from .sampling import Sampler
 
 FORMAT = "channelset 1"
 # wrappers that hold the network as their part `module`
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+# names of that part in torch.compile, FSDP and activation checkpointing
+WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -26,15 +31,17 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
     safetensors if that is installed, else torch's.
 
     Raises:
-        ValueError: the network is not adapted, or safetensors is not installed for a file .safetensors.
+        ValueError: the network is not adapted; its weights are sharded, or those of its stem are computed (pruning,
+            weight norm); or safetensors is not installed for a file .safetensors.
     """
     while isinstance(model, WRAPPERS) or "_orig_mod" in model._modules:  # torch.compile has no public type
         model = model.get_submodule("module" if isinstance(model, WRAPPERS) else "_orig_mod")
     place = find_place(model)
-    where = next(name for name, module in model.named_modules() if module is place)
+    where = _plain_name(model, next(name for name, module in model.named_modules() if module is place))
     if getattr(place, "generator", None) is not None or where == "":
         raise ValueError("save_adapted only saves networks made by adapt_first_conv: use torch.save")
-    state = model.state_dict()
+    state = {_plain_name(model, name): value for name, value in model.state_dict().items()}
+    _check_state(state, where, isinstance(place, InputFill))
     about: dict[str, Any] = {
         "format": FORMAT,
         "path": where,
@@ -58,6 +65,40 @@ def save_adapted(model: nn.Module, path: str | os.PathLike[str]) -> None:
         torch.save({"about": json.dumps(about), "tensors": tensors}, path)
     else:
         save_file(tensors, path, {"channelset": json.dumps(about)})
+
+
+def _plain_name(model: nn.Module, name: str) -> str:
+    """Return the name that a part of `model` has in the network without torch's wrappers."""
+    module: nn.Module | None = model
+    kept = []
+    for part in name.split("."):
+        if not (part in WRAPPED or (part == "module" and isinstance(module, WRAPPERS))):
+            kept.append(part)
+        module = None if module is None else module._modules.get(part)
+    return ".".join(kept)
+
+
+def _check_state(state: dict[str, Any], where: str, at_input: bool) -> None:
+    """Raise a ValueError if `load_adapted` could not load this state into a plain network.
+
+    Args:
+        state: the state dict of an adapted network.
+        where: the path of its stem, or of its fill at the input.
+        at_input: whether the network fills at its input.
+    """
+    for name, value in state.items():
+        if type(value) not in (Tensor, nn.Parameter):
+            raise ValueError(
+                f"{name} is a {type(value).__name__}, not a plain tensor. If the weights are sharded, load the full "
+                f"state dict into an adapted network that is not, and save this network; else use torch.save"
+            )
+    own = {name.removeprefix(f"{where}.").split(".")[0] for name in state if name.startswith(f"{where}.")}
+    known = {"fill", EXTRA} if at_input else {"fill", EXTRA, "weight", "bias", "embedding"}
+    if not own <= known or not (known - {"fill", "bias", "embedding"}) <= own:
+        raise ValueError(
+            f"the state of {where} has the entries {', '.join(sorted(own))}, which a plain network cannot load: make "
+            f"pruning permanent and remove parametrizations (such as weight norm) and wrappers, or use torch.save"
+        )
 
 
 def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any) -> nn.Module:
@@ -91,11 +132,13 @@ def load_adapted(model: nn.Module, path: str | os.PathLike[str], **options: Any)
         part = model.get_submodule(owner)  # with where="input", perhaps a part of another network was adapted
         adapt_first_conv(part, about["fill"], **values, **options)
         place = find_place(model)
-        place.normalisation = None
+        place.normalisation, sampler = None, copy.copy(place.sampler)
         model.load_state_dict(tensors)
     except (RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this network: {error}") from None
-    place.fill.exact = {name: value.detach().cpu().clone() for name, value in place.fill._own().items()}
+    chosen = "seed" in options or isinstance(options.get("sample"), Sampler)
+    if chosen and sampler is not None and place.sampler is not None and place.sampler.seed != sampler.seed:
+        place.sampler.seed, place.sampler.count = sampler.seed, sampler.count  # the caller wants other sets
     return model
 
 

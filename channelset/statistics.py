@@ -129,6 +129,11 @@ def _pixels(
     images: Any, valid: Any, names: Sequence[str] | None, nodata: float | None
 ) -> tuple[Tensor, float]:
     """Return the valid pixels of images, (C, N), float64, and the relative rounding error of a pixel."""
+    if not hasattr(images, "ndim") and not isinstance(images, (list, tuple)):
+        raise ValueError(
+            f"the images of a batch are a {type(images).__name__}, not an array: give the images alone, as tensors or "
+            f"arrays, such as (batch[0]['image'] for batch in loader)"
+        )
     masks = [] if valid is None else [valid]
     if hasattr(images, "filled") and hasattr(images, "mask"):  # a masked array of numpy
         masks.append(~as_tensor(images.mask, "the mask's values"))

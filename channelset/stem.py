@@ -448,13 +448,20 @@ def why_not_plain(conv: nn.Module) -> str:
         return f"{kind.__module__}.{kind.__name__} computes something else than Conv2d"
     if isinstance(conv.weight, nn.parameter.UninitializedParameter):
         return "it is lazy and has no weight yet: run the network once"
-    hooks = any(value for name, value in vars(conv).items() if name.endswith("_hooks"))
-    if hooks or hasattr(conv, "parametrizations"):
-        return (
-            "it has hooks or a parametrization (such as weight norm), which would be lost: remove them first"
-        )
+    if wrong := would_be_lost(conv):
+        return wrong
     if "forward" in vars(conv) or "_conv_forward" in vars(conv):
         return "its forward was replaced"
     if conv.groups != 1:
         return f"it has {conv.groups} groups"
     return "" if conv.padding_mode == "zeros" else f"its padding mode is {conv.padding_mode!r}"
+
+
+def would_be_lost(conv: nn.Module) -> str:
+    """Say which changes of other code a new stem in the place of `conv` would not have; "" if there are none."""
+    hooks = any(value for name, value in vars(conv).items() if name.endswith("_hooks"))
+    if hooks or hasattr(conv, "parametrizations"):
+        return (
+            "it has hooks or a parametrization (such as weight norm), which would be lost: remove them first"
+        )
+    return ""

@@ -127,7 +127,9 @@ def test_the_intercept_folds_without_padding_and_is_exact_with_it():
             assert_close(fold_channels(net)(x), net(x))  # nothing is absent
 
 
-STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
+STD = torch.tensor([1.2, 1.9, 1.5])
+STATISTICS = ChannelStatistics(torch.rand(3), STD, torch.diag(STD.square()))
+IN_ORDER = "must be mean, std and covariance, in this order"
 
 
 @mark.parametrize(
@@ -143,6 +145,11 @@ STATISTICS = ChannelStatistics(torch.rand(3), torch.rand(3) + 1, torch.eye(3))
         ({"statistics": STATISTICS, "std": torch.ones(3)}, "do not give these as well"),
         ({"statistics": torch.eye(3)}, "the result of channel_statistics"),
         ({"statistics": {"mean": 1}}, "the result of channel_statistics: mean, std and covariance"),
+        ({"statistics": (STD, STATISTICS.mean, STATISTICS.covariance)}, IN_ORDER),
+        ({"statistics": (STD, STATISTICS.mean, STATISTICS.covariance), "normalised": False}, IN_ORDER),
+        ({"fill": "mean", "statistics": STATISTICS._replace(std=STD.square())}, IN_ORDER),
+        ({"statistics": STATISTICS._replace(covariance=torch.eye(3))}, IN_ORDER),
+        ({"statistics": (STATISTICS.mean, STATISTICS.covariance, STD)}, r"std has shape \(3, 3\)"),
         ({"normalised": False, "covariance": torch.eye(3)}, "normalised=False needs statistics="),
         ({"fill": "black", "statistics": STATISTICS, "normalised": False}, "in raw images black is zero"),
         ({"fill": "black", "mean": [1, 2, 3], "std": [1, 0, 1]}, "std 0 is not above zero"),
@@ -168,6 +175,12 @@ def test_statistics_are_accepted_whole_by_every_rule():
         for fill in ("regression", "mean", "zero", "black", "luma_chroma"):
             net = adapt_first_conv(one_conv(), fill, statistics=statistics)
             assert find_stem(net).normalisation["mean"] == approx(STATISTICS.mean.tolist())
+    rounded = {
+        "mean": [0.5, 0.4, 0.3],
+        "std": [1.2, 1.9, 1.5],
+        "covariance": (STATISTICS.covariance * 1.1).tolist(),
+    }
+    adapt_first_conv(one_conv(), statistics=rounded)
     net = adapt_first_conv(one_conv(), statistics=STATISTICS)
     expected = build_fill("regression", 3, covariance=STATISTICS.covariance, std=STATISTICS.std)
     assert torch.equal(net[0].fill.covariance, expected.covariance)
@@ -305,6 +318,13 @@ def test_statistics_of_dicts_as_loaders_give_them():
         ([{"my images": x}], {}, "keys my images: give the key"),
         ([x], {"key": "image"}, "not a dict but a Tensor"),
         ([{"image": x}], {"mask": "valid"}, "no such key"),
+        (
+            [({"image": x}, 1)],
+            {},
+            "are a dict, not an array: give the images alone.*batch.*for batch in loader",
+        ),
+        ([{"data": {"image": x}}], {"key": "data"}, "are a dict, not an array"),
+        (["folder"], {}, "are a str, not an array"),
     ):
         with value_error(message):
             channel_statistics(batches, **options)
@@ -386,7 +406,7 @@ def test_arrays_of_every_byte_order_and_stride():
     net = adapt_first_conv(one_conv(), "mean")
     present, images = numpy.array([[True, False, False]] * 4)[:, ::-1], torch.from_numpy(x).float()
     assert torch.equal(net(images, mask=present), net(images, mask=present.copy()))
-    for batch in (x + 1j * x, x.astype(object), x.astype(str), "folder"):
+    for batch in (x + 1j * x, x.astype(object), x.astype(str)):
         with value_error("the images' pixels are not numbers"):
             channel_statistics([batch])
     with value_error("are not numbers: they are complex"):
@@ -407,6 +427,14 @@ def test_statistics_of_images_of_many_sizes():
         channel_statistics([{"image": images, "valid": valid[:2]}], mask="valid")
     with value_error("all of them may be images, or only the first"):
         channel_statistics([images])
+
+
+def test_one_row_of_drawn_sets_can_be_changed():
+    for how in HOW:
+        mask = sample_channels(4, 3, how)
+        others = mask[1:].clone()
+        mask[0] = ~mask[0]
+        assert torch.equal(mask[1:], others)
 
 
 def test_sets_are_drawn_on_the_cpu_whatever_the_default_device():

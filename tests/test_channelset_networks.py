@@ -154,6 +154,24 @@ def test_a_convolution_behind_another_layer_is_refused():
         adapt_first_conv(net, "mean", example=X)
 
 
+def test_a_convolution_of_another_kind_before_the_first_conv2d_is_refused():
+    class Spectral(nn.Module):
+        """A convolution over space and bands comes before the first Conv2d, as in HybridSN."""
+
+        def __init__(self):
+            super().__init__()
+            self.bands, self.space = nn.Conv3d(1, 4, 3), nn.Conv2d(4, 6, 3)
+
+        def forward(self, x):
+            return self.space(self.bands(x[:, None]).flatten(1, 2))
+
+    with value_error(r"space is the first Conv2d, but bands \(Conv3d\) .*use where='input'; else.*path="):
+        adapt_first_conv(Spectral(), "mean")
+    adapt_first_conv(Spectral(), "mean", path="space")
+    net = adapt_first_conv(Spectral(), "mean", where="input", channels=3, example=X)
+    assert_close(net(X[:, :2], channels=[0, 1]), net(X, mask=torch.tensor([[True, True, False]] * 2)))
+
+
 def test_kernels_of_channels_in_another_order_are_refused():
     for net, options in ((small_net(), {"trained_on": "BGR"}), (adapted(small_net(), channels="BGR"), {})):
         with value_error("was trained on B, G, R, in another order.*init={'R': 'R'}"):
