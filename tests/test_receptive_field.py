@@ -104,7 +104,7 @@ def test_the_larger_of_parallel_paths_counts():
     "arch, stem, size", [("resnet18", "7x7s2", 435), ("resnet34", "7x7s2", 899), ("resnet18", "3x3s1", 109)]
 )
 def test_known_sizes_of_resnets(arch, stem, size):
-    net = ScaledResNet(arch, 5, width=0.1, stem=stem)
+    net = ScaledResNet(arch, 5, width=0.05, stem=stem)
     assert receptive_field(net, 32, images=1)["size_px"] == size
 
 
@@ -125,7 +125,7 @@ SIZES = {  # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at th
 @mark.parametrize("name", SIZES)
 def test_sizes_of_the_shallow_networks(name):
     build = SHALLOW_BASELINES.get(name) or partial(build_shallow, name)
-    result = receptive_field(fuse(build(5, width=0.25)), 64, images=2)
+    result = receptive_field(fuse(build(5, width=0.1)), 64, images=1)
     assert SIZES.keys() == {**SHALLOW, **SHALLOW_BASELINES}.keys() and result["size_px"] == SIZES[name]
     profile = torch.tensor(result["profile"])
     assert profile[0] >= 0 and (profile.diff() >= 0).all() and profile[-1] == 1 and 32 < len(profile) <= 64
@@ -219,7 +219,7 @@ def test_same_seed_same_profile_and_the_model_is_left_alone():
     net = ScaledResNet("resnet10", 5, width=0.1).train()
     net.layer1.eval()
     before = copy.deepcopy(net.state_dict())
-    first, again, other = (receptive_field(net, 32, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (receptive_field(net, 32, images=2, seed=seed) for seed in (0, 0, 1))
     assert first == again != other and first["size_px"] == other["size_px"] == 195 and first["input_px"] == 32
     assert (
         net.training
