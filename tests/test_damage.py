@@ -250,7 +250,6 @@ def test_a_label_that_no_table_can_hold_is_refused_at_the_start(trained, label, 
     assert not Path("results").exists()
 
 
-@mark.usefixtures("drawn")
 def test_awkward_labels_come_out_as_they_are(trained, evaluate):
     label = "$x_{$ 443 | <script> \u4e2d"
     evaluate(trained, "--repeats 0 --label", label)

@@ -73,10 +73,6 @@ def test_size_of_a_chain_is_the_recursions(layers):
     assert size_of(chain(*layers)) == size
 
 
-def test_hand_computed_size():
-    assert size_of(chain(("conv", 7, 2), ("pool", 2, 2), ("conv", 5, 1))) == 7 + 2 + 4 * 4
-
-
 def test_size_without_padding():
     layers = [nn.Conv2d(1, 1, 5), nn.MaxPool2d(2), nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)]
     assert size_of(nn.Sequential(*layers)) == 5 + 1 + 2 * 2 + 2 and size_of(*layers[:1], input_px=5) == 5
