@@ -326,7 +326,7 @@ def test_work_goes_on_when_nobody_reads_its_messages(train, forked):
         reader, writer = os.pipe()
         os.close(reader)
         sys.stderr = open(writer, "w", buffering=1)
-        cli(lambda: train("--threads 1 --out run"))
+        cli(lambda: train("--epochs 1 --threads 1 --out run"))
         return True
 
     assert forked(work) and Path("run/model.pt").exists()

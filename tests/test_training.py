@@ -386,7 +386,7 @@ def test_two_processes_of_torchrun(train, monkeypatch, capfd):
 
     def work(rank: int):
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-        train("--out run --threads 1")
+        train("--epochs 2 --out run --threads 1")
 
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
@@ -400,7 +400,7 @@ def test_two_processes_of_torchrun(train, monkeypatch, capfd):
     shown = capfd.readouterr()
     assert [process.exitcode for process in both] == [0, 0], shown.err[-3000:]
     lines = read_jsonl("run/metrics.jsonl")
-    assert [line["epoch"] for line in lines] == [1, 2, 3]  # one process writes, not both
+    assert [line["epoch"] for line in lines] == [1, 2]  # one process writes, not both
     assert shown.out.count("wrote") == 1
     load_checkpoint("run/model.pt", "task1-model")
 
