@@ -523,9 +523,10 @@ def test_detector_of_torchvision():
     start = with_sets(copy.deepcopy(plain))
     net, other = copy.deepcopy(start), copy.deepcopy(start)
     images = [torch.rand(3, 64, 64), torch.rand(3, 48, 80)]
-    with torch.no_grad():
-        for mine, theirs in zip(outputs(start(images)), outputs(plain(images)), strict=True):
-            assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    with torch.no_grad():  # boxes of a new network hardly depend on the images, its features do
+        for call in (lambda net: net(images), lambda net: net.backbone(images[0][None])):
+            for mine, theirs in zip(outputs(call(start)), outputs(call(plain)), strict=True):
+                assert_close(mine, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
     targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}] * 2
     loss = lambda losses: sum(losses.values())  # noqa: E731
     average = reference_step(net, [without_green(x) for x in images], targets, loss=loss)
