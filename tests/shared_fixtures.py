@@ -25,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from pytest import fixture
 
 import eval_channels
+import eval_shallow
 import experiments
 import train_task1
 from config import changed_options, digest, identity, resolve_run
@@ -125,6 +126,19 @@ def undrawn(request, monkeypatch):
 
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr(Chart, "write", write)
+
+
+@fixture
+def fields():
+    """Let the receptive fields of a test's networks be measured."""
+
+
+@fixture(autouse=True)
+def unmeasured(request, monkeypatch):
+    """Give all networks one receptive field: to measure it can take longer than the rest of an evaluation."""
+    if "fields" not in request.fixturenames:
+        field = {"size_px": 5, "input_px": 16, "profile": [0.2, 0.6, *[1.0] * 6]}
+        monkeypatch.setattr(eval_shallow, "field", lambda *_: field)
 
 
 @fixture

@@ -3,7 +3,6 @@
 import copy
 import functools
 import importlib
-import io
 import pickle
 import shutil
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import torch
 import torchvision
-from helpers import assert_near, unchanged, value_error
+from helpers import unchanged, value_error
 from pytest import importorskip, mark, raises, warns
-from small_networks import COVARIANCE, HALF, MASK, OneConv, X, adapted, hidden, one_conv, outputs, small_net
+from small_networks import COVARIANCE, HALF, OneConv, X, adapted, hidden, one_conv, outputs, small_net
 from torch import nn
 from torch.testing import assert_close
 
@@ -30,14 +29,12 @@ from channelset import (
 )
 from utils import ROOT
 
-DETECTION = "fasterrcnn_mobilenet_v3_large_320_fpn"
 NETWORKS = {  # name in torchvision -> (side of the images, options)
     "resnet18": (64, {}),
     "mobilenet_v3_small": (64, {}),
     "vgg11": (64, {}),
     "vit_b_32": (64, {"image_size": 64}),
     "googlenet": (96, {"transform_input": True, "init_weights": False}),
-    DETECTION: (64, {"weights_backbone": None, "min_size": 64, "max_size": 96}),
 }
 
 
@@ -74,7 +71,7 @@ def close(got, wanted) -> None:
         assert_close(mine, theirs, rtol=0, atol=2e-4 * max(scale, 1e-3))
 
 
-@mark.parametrize("name", [name for name in NETWORKS if name != DETECTION])
+@mark.parametrize("name", NETWORKS)
 def test_a_network_of_torchvision_in_one_line(name):
     plain, size = make(name)
     names = list(plain.state_dict())
@@ -96,27 +93,6 @@ def test_a_network_of_torchvision_in_one_line(name):
         copied = pickle.loads(pickle.dumps(copy.deepcopy(net)))
         close(copied(x[:, [2, 0]], channels=[2, 0]), told)
         close(copied(hidden(x, HALF), mask=HALF), told)
-
-
-def test_a_detector():
-    plain, size = make(DETECTION)
-    net = adapted(copy.deepcopy(plain))
-    nn.init.zeros_(find_stem(net).embedding)
-    images = [torch.rand(3, size, size), torch.rand(3, size, size // 2)]
-    with torch.no_grad():
-        close(net(images), plain(images))
-        two = [image[[0, 2]] for image in images]
-        told = net(two, channels=[0, 2])
-        close(net(images, mask=HALF), told)
-        close(fold_channels(net, [0, 2])(two), told)
-
-
-def test_segmentation_keeps_its_size():
-    net = adapted(
-        torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
-    )
-    with torch.no_grad():
-        assert net(torch.randn(1, 1, 48, 64), channels=[1])["out"].shape == (1, 21, 48, 64)
 
 
 timm_models = {
@@ -461,34 +437,7 @@ def test_what_is_no_covariance_is_named(change, message):
         adapt_first_conv(one_conv(), channels=["B01", "B10", "B8A"], covariance=covariance)
 
 
-# ---------------------------------------------------------------- compiled and exported
-
-
-def test_it_compiles_without_a_break():
-    net = adapted(small_net())
-    compiled = torch.compile(
-        net, backend="eager", fullgraph=True
-    )  # test_channelset_distributed.py: "aot_eager"
-    for x, how in ((X, {"mask": MASK}), (X[:, :1], {"channels": [1]}), (X, {})):
-        assert_close(compiled(x, **how), net(x, **how), rtol=1e-4, atol=1e-4)
-
-
-@mark.filterwarnings("ignore")
-def test_a_folded_network_goes_to_onnx_for_any_image_size():
-    importorskip("onnxscript")
-    runtime = importorskip("onnxruntime")
-    net = adapted(nn.Sequential(*small_net()[:3], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)))
-    folded, file, axes = (
-        fold_channels(net, [0, 2]).eval(),
-        io.BytesIO(),
-        {0: "batch", 2: "height", 3: "width"},
-    )
-    torch.onnx.export(folded, (X[:, :2],), file, input_names=["x"], dynamo=False, dynamic_axes={"x": axes})
-    session = runtime.InferenceSession(file.getvalue())
-    for size in ((8, 8), (12, 10)):
-        x = torch.randn(2, 2, *size)
-        with torch.no_grad():
-            assert_near(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), folded(x), 1e-4)
+# ---------------------------------------------------------------- quantised
 
 
 @mark.filterwarnings("ignore")

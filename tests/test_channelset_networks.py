@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import assert_near, value_error
-from pytest import importorskip, mark, raises, skip, warns
+from pytest import mark, raises, warns
 from small_networks import (
     COVARIANCE,
     HALF,
@@ -522,7 +522,7 @@ class Vision(nn.Module):
         super().__init__()
         self.config, self.embeddings = SimpleNamespace(num_channels=3), Embeddings()
 
-    def forward(self, pixel_values):
+    def forward(self, pixel_values=None, labels=None):
         return self.embeddings(pixel_values)
 
 
@@ -531,13 +531,15 @@ def test_a_network_that_counts_its_channels_is_called_like_any_other():
     expected = net(x, mask=HALF)
     assert_close(net(x[:, [0, 2]], channels=[0, 2]), expected)
     assert_close(net(pixel_values=x[:, [2, 0]], channels=[2, 0]), expected)
+    labels = torch.zeros(2, dtype=torch.long)
+    assert_close(net(labels=labels, pixel_values=x[:, [2, 0]], channels=[2, 0]), expected)
     folded = fold_channels(net, [0, 2])
     assert_close(folded(pixel_values=x[:, [0, 2]]), expected)
     assert (folded.config.num_channels, net.config.num_channels) == (2, 3)
     assert folded.config is not net.config and net.embeddings.num_channels == 3
 
 
-# ---------------------------------------------------------------- masks, exporters
+# ---------------------------------------------------------------- masks, TorchScript
 
 
 def test_a_mask_goes_to_the_images():
@@ -564,41 +566,3 @@ def test_torchscript_says_what_to_do():
     with raises(Exception, match="use it on fold_channels"):
         torch.jit.script(adapted(small_net()))
     assert torch.jit.script(fold_channels(adapted(small_net()), [0]))(torch.ones(1, 1, 8, 8)).shape == (1, 2)
-
-
-class SideBySide(nn.Module):
-    """Several networks, and several fill rules alone, with one input."""
-
-    def __init__(self, nets, fills):
-        super().__init__()
-        self.nets, self.fills = nn.ModuleList(nets), nn.ModuleList(fills)
-
-    def forward(self, x, mask):
-        return (*(net(x, mask=mask) for net in self.nets), *(fill.complete(x, mask) for fill in self.fills))
-
-
-@mark.filterwarnings("ignore")
-@mark.parametrize("dynamo", [False, True])
-def test_every_rule_goes_to_onnx_by_both_exporters(dynamo, tmp_path):
-    """One file holds all rules, because each call of an exporter takes seconds. It takes images of any size.
-
-    The new exporter takes a second for each network, so it gets one network, and the other rules alone.
-    """
-    importorskip("onnxscript")
-    if dynamo and torch.__version__ < "2.9":
-        skip("torch.export's way to ONNX is not finished in this PyTorch")
-    runtime = importorskip("onnxruntime")
-    rules = ("regression", "zero", "rescale", "mean", "grey", "luma_chroma")
-    nets = [adapted(small_net()[:1], fill) for fill in rules]
-    whole = 1 if dynamo else len(nets)
-    net = SideBySide(nets[:whole], [find_stem(each).fill for each in nets[whole:]]).eval()
-    file = str(tmp_path / "net.onnx")
-    axes = {"x": {0: "batch", 2: "height", 3: "width"}, "mask": {0: "batch"}}
-    shapes = {"dynamic_shapes": tuple(axes.values())} if dynamo else {"dynamic_axes": axes}
-    torch.onnx.export(net, (X, MASK), file, input_names=[*axes], dynamo=dynamo, **shapes)
-    session = runtime.InferenceSession(file)
-    for x, mask in ((X, MASK), (torch.randn(3, 3, 12, 10), torch.tensor([[True, True, False]] * 3))):
-        answers = session.run(None, {"x": x.numpy(), "mask": mask.numpy()})
-        with torch.no_grad():
-            for got, wanted in zip(answers, net(x, mask), strict=True):
-                assert_near(torch.from_numpy(got), wanted)

@@ -509,6 +509,7 @@ def test_segmentation_of_torchvision():
     reference_step(other, x[:, IDS], loss=loss, channels=IDS)
     assert_same_training(net, other, start, 1e-6)
     check(copy.deepcopy(net), x)
+    assert net.eval()(x[:, [1]], channels=[1])["out"].shape == (2, 2, 32, 32)
     fresh = torch.optim.swa_utils.AveragedModel(start, use_buffers=True)
     assert_reloads(average.state_dict(), fresh, average)
 
@@ -516,13 +517,16 @@ def test_segmentation_of_torchvision():
 def test_detector_of_torchvision():
     detection = importorskip("torchvision.models.detection")
 
-    start = with_sets(
-        detection.fasterrcnn_mobilenet_v3_large_320_fpn(
-            weights=None, weights_backbone=None, num_classes=2, min_size=64, max_size=96
-        )
-    )
+    plain = detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=2, min_size=64, max_size=96
+    ).eval()
+    start = with_sets(copy.deepcopy(plain))
     net, other = copy.deepcopy(start), copy.deepcopy(start)
     images = [torch.rand(3, 64, 64), torch.rand(3, 48, 80)]
+    with torch.no_grad():  # boxes of a new network hardly depend on the images, its features do
+        for call in (lambda net: net(images), lambda net: net.backbone(images[0][None])):
+            for mine, theirs in zip(outputs(call(start)), outputs(call(plain)), strict=True):
+                assert_close(mine, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
     targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}] * 2
     loss = lambda losses: sum(losses.values())  # noqa: E731
     average = reference_step(net, [without_green(x) for x in images], targets, loss=loss)

@@ -250,7 +250,6 @@ def test_a_label_that_no_table_can_hold_is_refused_at_the_start(trained, label, 
     assert not Path("results").exists()
 
 
-@mark.usefixtures("drawn")
 def test_awkward_labels_come_out_as_they_are(trained, evaluate):
     label = "$x_{$ 443 | <script> \u4e2d"
     evaluate(trained, "--repeats 0 --label", label)
@@ -327,7 +326,7 @@ def test_work_goes_on_when_nobody_reads_its_messages(train, forked):
         reader, writer = os.pipe()
         os.close(reader)
         sys.stderr = open(writer, "w", buffering=1)
-        cli(lambda: train("--threads 1 --out run"))
+        cli(lambda: train("--epochs 1 --threads 1 --out run"))
         return True
 
     assert forked(work) and Path("run/model.pt").exists()

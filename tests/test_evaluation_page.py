@@ -132,10 +132,12 @@ def test_a_folder_that_cannot_be_written_is_named_and_no_more(sets, tmp_path, ca
 
 @mark.usefixtures("drawn")
 def test_a_label_is_no_formula(sets, tmp_path):
-    record = {**sets, "label": "costs $x^$ " * 30}  # long, too
+    record = {**sets, "label": "costs $x^$ $x_{$ 443 | <script> \u4e2d " * 12}  # long, too
     write_page(tmp_path / "model.pt", record, "net", ANSWERS)
     assert (tmp_path / "evaluation.png").exists()
-    assert confusion_chart(record, ANSWERS).title.startswith("costs $x^$ costs $x^$ ")
+    assert confusion_chart(record, ANSWERS).title.startswith(
+        "costs $x^$ $x_{$ 443 | <script> \u4e2d costs $x^$ "
+    )
 
 
 def test_the_bars_are_the_first_sets_of_the_split_that_there_is(sets):

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from pytest import importorskip, mark
+from pytest import importorskip, mark, skip
 
 import channelset
 from utils import ROOT
@@ -42,9 +42,11 @@ def test_examples_are_short_and_import_the_package_alone(name):
 
 @mark.parametrize("name", NEEDS)
 def test_an_example_with_a_package_of_others_runs_to_its_assertion(name, tmp_path, example):
+    assert re.search(r"^assert ", (ROOT / "examples" / name).read_text(), re.MULTILINE)
+    if name == "export_onnx.py":
+        skip("tests/test_onnx.py runs it")
     for package in NEEDS[name]:
         importorskip(package)
-    assert re.search(r"^assert ", (ROOT / "examples" / name).read_text(), re.MULTILINE)
     assert example(name) and not list(tmp_path.iterdir())
 
 

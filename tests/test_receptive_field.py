@@ -73,10 +73,6 @@ def test_size_of_a_chain_is_the_recursions(layers):
     assert size_of(chain(*layers)) == size
 
 
-def test_hand_computed_size():
-    assert size_of(chain(("conv", 7, 2), ("pool", 2, 2), ("conv", 5, 1))) == 7 + 2 + 4 * 4
-
-
 def test_size_without_padding():
     layers = [nn.Conv2d(1, 1, 5), nn.MaxPool2d(2), nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)]
     assert size_of(nn.Sequential(*layers)) == 5 + 1 + 2 * 2 + 2 and size_of(*layers[:1], input_px=5) == 5
@@ -104,7 +100,7 @@ def test_the_larger_of_parallel_paths_counts():
     "arch, stem, size", [("resnet18", "7x7s2", 435), ("resnet34", "7x7s2", 899), ("resnet18", "3x3s1", 109)]
 )
 def test_known_sizes_of_resnets(arch, stem, size):
-    net = ScaledResNet(arch, 5, width=0.1, stem=stem)
+    net = ScaledResNet(arch, 5, width=0.05, stem=stem)
     assert receptive_field(net, 32, images=1)["size_px"] == size
 
 
@@ -125,7 +121,7 @@ SIZES = {  # 7x7/2, then 5x5 at jumps of 2, 4, 8 and 16 px and 2x2 pooling at th
 @mark.parametrize("name", SIZES)
 def test_sizes_of_the_shallow_networks(name):
     build = SHALLOW_BASELINES.get(name) or partial(build_shallow, name)
-    result = receptive_field(fuse(build(5, width=0.25)), 64, images=2)
+    result = receptive_field(fuse(build(5, width=0.1)), 64, images=1)
     assert SIZES.keys() == {**SHALLOW, **SHALLOW_BASELINES}.keys() and result["size_px"] == SIZES[name]
     profile = torch.tensor(result["profile"])
     assert profile[0] >= 0 and (profile.diff() >= 0).all() and profile[-1] == 1 and 32 < len(profile) <= 64
@@ -219,7 +215,7 @@ def test_same_seed_same_profile_and_the_model_is_left_alone():
     net = ScaledResNet("resnet10", 5, width=0.1).train()
     net.layer1.eval()
     before = copy.deepcopy(net.state_dict())
-    first, again, other = (receptive_field(net, 32, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (receptive_field(net, 32, images=2, seed=seed) for seed in (0, 0, 1))
     assert first == again != other and first["size_px"] == other["size_px"] == 195 and first["input_px"] == 32
     assert (
         net.training

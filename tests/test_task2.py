@@ -62,13 +62,15 @@ def record_of(model: str) -> dict:
     return read_json(path)
 
 
+@mark.usefixtures("fields")
 def test_a_shallow_network_trains_and_the_fused_one_is_evaluated(train, evaluate):
-    options = "--arch gated6-k3-5-7 --reparam --covariance-channels 8 --out run"
+    options = "--arch gated6-k3-5-7 --reparam --covariance-channels 8 --widths 64,64,64,64 --out run"
     train(options)
     rows = evaluate("run/model.pt", "--repeats 1 --label", "three streams")
     record = record_of("reparam-covariance-gated6-k3-5-7")
     assert (record["strict_depth"], record["stricter_depth"], record["train_depth"]) == (6, 7, 11)
     assert len(record["longest_path"]) == 6 and record["weighted_operations"] == 2 + 12 * 3
+    assert (record["receptive_field"]["size_px"], record["receptive_field"]["input_px"]) == (201, 16)
     assert record["task"] == "task2" and record["label"] == "three streams" and record["test"] == {}
     assert [line["epoch"] for line in record["history"]] == [1, 2] and len(record["dataset_digest"]) == 64
     assert record["trained_with"]["commit"] and record["evaluated_with"]["hardware"]
