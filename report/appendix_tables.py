@@ -61,10 +61,9 @@ def channel_table(setting: Setting) -> str:
         for subset in line.entries
         if subset in SUBSETS
     }
-    recipes = [(line.recipe, line.config["width"]) for line in lines if line.section == "specialist"]
-    cells = [
-        _quality(line, experts if (line.recipe, line.config["width"]) in recipes else {}) for line in lines
-    ]
+    recipes = [(*line.recipe, line.config["width"]) for line in lines]
+    fair = [recipe for line, recipe in zip(lines, recipes) if line.section == "specialist"]
+    cells = [_quality(line, experts if recipe in fair else {}) for line, recipe in zip(lines, recipes)]
     best = {}  # column -> highest rank of ours and the baselines
     for name in QUALITY:
         best[name] = max((cell[name][0] for cell in cells if cell[name][0] is not None), default=math.nan)
