@@ -52,7 +52,7 @@ def make_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    files, device = list(find_images(args.images)), choose_device(args.device)
+    files, device = list(dict.fromkeys(find_images(args.images))), choose_device(args.device)
     if args.threads or device == "cpu":
         use_threads(args.threads)
     pictures = picture_paths(args.picture, files) if args.picture else {}
@@ -78,7 +78,11 @@ def main(argv: list[str] | None = None) -> None:
             if args.picture:
                 draw_answers(predictor, file, ids, pictures[file])
     if args.csv:
-        with atomic_path(args.csv) as temporary, open(temporary, "w", newline="", encoding="utf-8") as out:
+        with (
+            atomic_path(args.csv) as temporary,
+            # a file name that is not Unicode is written byte by byte
+            open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as out,
+        ):
             csv.writer(out).writerows([("image", "rank", "class", "probability"), *rows])
         print(f"wrote {args.csv}")
     if args.picture and rows:

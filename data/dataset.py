@@ -15,7 +15,7 @@ from data.identity import digest_of, sums_of
 from data.lists import ImageLists, read_lists
 from data.source import is_searched, open_source
 from storage.files import home_path
-from utils import ROOT, ArgumentParser, UserError, generator
+from utils import ROOT, ArgumentParser, UserError, generator, note
 
 
 def add_data_options(parser: ArgumentParser, data: str) -> None:
@@ -104,6 +104,11 @@ def open_data(
             raise UserError(
                 f"channel {name} has the same value in every training pixel, so nothing can be learned from it; "
                 "remove that channel"
+            )
+        if pixels.kind == np.uint8 and mean + 2 * deviation < 1 / 16:
+            note(
+                f"warning: channel {name} is almost black. If the files have more than 8 bits, only the highest 8 are "
+                f"used; a bands.txt that names the channels keeps all bits of a TIFF file"
             )
     return pixels
 

@@ -144,11 +144,13 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Turn the picture upright and convert it to "RGB" or "L", with 8 bits per channel.
 
     Raises:
-        ValueError: the picture has 32-bit pixels, whose range is not known.
+        ValueError: the picture has 32-bit pixels, whose range is not known; or it is a TIFF whose transparency seems
+            to be a channel, such as infrared. Many programs mark every fourth channel of a TIFF as transparency.
     """
+    is_tiff = image.format == "TIFF"
     # Pillow scales every PGM of more than 8 bits to 0..65535, but no TIFF
     wide = image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I")
-    most = 4095 if image.format == "TIFF" and image.tag_v2.get(258) == (12,) else 65535
+    most = 4095 if is_tiff and image.tag_v2.get(258) == (12,) else 65535
     image = ImageOps.exif_transpose(image)
     if image.mode == mode and not image.has_transparency_data:
         return image  # `convert` would make a copy
@@ -160,6 +162,12 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         raise ValueError(f"32-bit pixels (mode {image.mode}), whose range is not known; save 8 or 16 bits")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
+        opacity = np.asarray(image)[..., 3]
+        if is_tiff and (not opacity.any() or np.mean((opacity > 0) & (opacity < 255)) > 0.5):
+            raise ValueError(
+                f"a TIFF whose last channel is marked as transparency, but seems to be another channel; {NAME_BANDS}, "
+                f"or save it without that channel"
+            )
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
 

@@ -18,16 +18,7 @@ from data.batches import Batches
 from data.dataset import add_data_options, make_batches, open_data
 from data.identity import LISTS_ONLY, difference
 from data.lists import RGB
-from engine.records import (
-    LATENCY,
-    SECTIONS,
-    RunFiles,
-    check_predictions,
-    read_record,
-    run_name,
-    write_predictions,
-    write_record,
-)
+from engine.records import LATENCY, SECTIONS, RunFiles, check_predictions, read_record, run_name, write_record
 from engine.trainer import predict
 from metrics.accuracy import classification_metrics
 from storage.files import check_writable, read_json
@@ -324,9 +315,9 @@ class Evaluation:
             print("\n".join(readable(record["model"], split, row) for row in rows))
             labels = batches.labels.cpu().numpy()
         if self.saved:
-            if split == "test":  # the last split
-                write_predictions(self.files.predictions, self.cache.split(split).paths, labels, predictions)
-            write_record(self.files, record)
+            # "test" is the last split
+            on_test = (self.cache.split(split).paths, labels, predictions) if split == "test" else None
+            write_record(self.files, record, on_test)
             print(f"wrote {self.files.table} and {self.files.record}")
             if not self.args.results and not self.published and self.head["dataset"] != "demo":
                 print(

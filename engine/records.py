@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import json
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -141,22 +142,31 @@ def record_checksum(record: dict) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def save_record(files: RunFiles, record: dict) -> None:
-    """Write a record with its checksums. Its predictions must be written before."""
+def save_record(files: RunFiles, record: dict, predictions: Sequence | None = None) -> None:
+    """Write a record with its checksums.
+
+    Args:
+        predictions: paths, labels and answers on test for `write_predictions`. None: the record has no test, or its
+            predictions are already written.
+    """
+    if predictions:
+        write_predictions(files.predictions, *predictions)
     record = json.loads(json.dumps(record))  # exactly the values that a reader will get
-    predictions = file_checksum(files.predictions) if "test" in record["splits"] else None
-    record["checksums"] = {"record": record_checksum(record), "predictions": predictions}
+    checksum = file_checksum(files.predictions) if "test" in record["splits"] else None
+    record["checksums"] = {"record": record_checksum(record), "predictions": checksum}
     write_json(files.record, record)
 
 
-def write_record(files: RunFiles, record: dict) -> None:
-    """Write the record, and write the table of the task again. Only one process at a time does this.
+def write_record(files: RunFiles, record: dict, predictions: Sequence | None = None) -> None:
+    """Write the record and its predictions, see `save_record`, and write the table of the task again.
+
+    Only one process at a time does this. So a record and its predictions are always of one evaluation.
 
     Raises:
         UserError: another record is damaged. Then this record is written, but the table is unchanged.
     """
     with one_at_a_time(files.folder / files.task):
-        save_record(files, record)
+        save_record(files, record, predictions)
         try:
             write_table(files.folder, files.task)
         except UserError as error:

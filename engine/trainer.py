@@ -282,6 +282,8 @@ class Trainer:
         self.device, self.folder = train.device, Path(config.out)
         self.model = model.to(self.device)
         self.teacher_digest = weights_digest(config.teacher_file) if config.teacher_file else None
+        fresh = config.init_from and not goes_on(config)
+        self.initial_digest = weights_digest(config.init_from) if fresh else None
         if config.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if processes.world > 1 and self.device.type == "cuda":
@@ -327,6 +329,7 @@ class Trainer:
             "images_digest": self.images_digest,
             "environment": self.environment,
             "teacher_digest": self.teacher_digest,
+            "initial_digest": self.initial_digest,
             "world": self.processes.world,
             "step": self.step,
             "seconds": self.seconds,
@@ -389,8 +392,9 @@ class Trainer:
                 raise UserError(f"cannot resume {self.folder}: {mismatch}")
             self._tell_changes(state["environment"])
             self.environment = state["environment"]
-            # older versions did not save the digest of the pictures
+            # older versions did not save the digests of the pictures and of the initial weights
             self.images_digest = state.get("images_digest", LISTS_ONLY)
+            self.initial_digest = state.get("initial_digest")
             try:
                 self.metrics = state["metrics"]
                 self.model.load_state_dict(state["model"])
@@ -416,9 +420,9 @@ class Trainer:
             (self.folder / "metrics.jsonl").unlink(missing_ok=True)
 
     def _tell_changes(self, then: dict) -> None:
-        """Print a line if the run goes on with other code or on another machine: its record names only the first."""
+        """Print a line if the run goes on with other code, threads or hardware: its record names only the first."""
         now = self.environment
-        changed = [key for key in ("commit", "torch", "hardware") if then.get(key) != now[key]]
+        changed = [key for key in ("commit", "torch", "hardware", "threads") if then.get(key) != now[key]]
         if changed and self.processes.rank == 0:
             before, after = (", ".join(f"{key} {facts.get(key)}" for key in changed) for facts in (then, now))
             note(
@@ -440,7 +444,11 @@ class Trainer:
                 f"--teacher {self.config.teacher} has other weights than the teacher that it was started with; give "
                 f"that teacher, or choose another --out"
             )
-        differ = differing(dataclasses.asdict(self.config), state["config"], type(self.config))
+        ours, theirs, first = dataclasses.asdict(self.config), state["config"], state.get("initial_digest")
+        moved = first and self.config.init_from not in (None, theirs["init_from"])
+        if moved and weights_digest(self.config.init_from) == first:
+            theirs = {**theirs, "init_from": self.config.init_from}  # the same weights at another path
+        differ = differing(ours, theirs, type(self.config))
         if differ:
             now, then = (
                 " ".join(as_arguments({key: pair[i] for key, pair in differ.items()})) for i in (0, 1)

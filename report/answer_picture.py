@@ -16,6 +16,7 @@ from channelset import find_stem, some_subsets
 from data.channels import subset_name
 from data.decode import pixel_unit
 from report.figures import Chart
+from report.letters import drawable
 from report.qualitative import bare, draw_support
 
 MOST_SETS = 7  # largest number of sets that fit into the picture
@@ -43,14 +44,15 @@ def draw_answers(predictor, file: str | Path, ids: Sequence[int], path: str | Pa
         name, share = predictor.named(predictor.probabilities([part], chosen)[0], 1)[0]
         columns.append(
             {
-                "set": subset_name(chosen, names),
+                "set": drawable(subset_name(chosen, names)),
                 "present": _picture(part, chosen, predictor),
                 "filled": _filled(part, chosen, predictor),
-                "answer": [name, 100 * share],
+                "answer": [drawable(name), 100 * share],
                 "map": predictor.rests_on(part, chosen).tolist(),
             }
         )
-    Chart(answers, columns, f"{Path(file).name}: {predictor.checkpoint['config']['name']}").write(path)
+    title = f"{Path(file).name}: {predictor.checkpoint['config']['name']}"
+    Chart(answers, columns, drawable(title)).write(path)
 
 
 def _picture(part: np.ndarray, ids: Sequence[int], predictor) -> list:

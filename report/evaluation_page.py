@@ -15,6 +15,7 @@ from data.class_names import NAMES
 from engine.evaluation import ClassAnswers
 from metrics.accuracy import confusion_matrix
 from report.figures import PALETTE, Chart, Confusion, Panel, Series, bars, confusion, curve, lines
+from report.letters import drawable
 from report.markdown import Row, literal, number, table_of
 from storage.files import write_text
 from utils import UserError
@@ -51,7 +52,7 @@ def write_page(
         Path(checkpoint).parent / f"{name}{ending}" for ending in (".md", ".png", "-confusion.png")
     )
     drawn = sets_chart(record) if record["task"] == "task1" else training_chart(record)
-    title = textwrap.fill(drawn.title, 105)  # fits the figure's width
+    title = textwrap.fill(drawable(drawn.title), 105)  # fits the figure's width
     try:
         write_text(text, make_text(record) + class_text(answers))
         drawn._replace(title=title).write(chart)
@@ -186,7 +187,8 @@ def class_text(answers: ClassAnswers) -> str:
 def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
     """Make a confusion matrix for the first channel set.
 
-    If there are more than `CLASSES` classes, the matrix shows only the classes with the most errors.
+    If there are more than `CLASSES` classes, the matrix shows only the classes with the most errors. A class whose
+    name cannot be drawn has its label as its name.
     """
     names, first = _names(answers), next(iter(answers.predictions))
     counts = confusion_matrix(answers.labels, answers.predictions[first], len(names))
@@ -194,8 +196,9 @@ def confusion_chart(record: dict, answers: ClassAnswers) -> Chart:
     shares = 100 * counts / counts.sum(1, keepdims=True).clip(min=1)
     some = f", the {CLASSES} classes with the most errors" if len(names) > CLASSES else ""
     title = f"{_subject(record)}: confusions on {answers.split}{some}"
-    data = Confusion([names[row] for row in rows], shares[np.ix_(rows, rows)].tolist())
-    return Chart(confusion, data, textwrap.fill(title, 95))
+    shown = [names[row] if drawable(names[row]) == names[row] else f"class {row}" for row in rows]
+    data = Confusion(shown, shares[np.ix_(rows, rows)].tolist())
+    return Chart(confusion, data, textwrap.fill(drawable(title), 95))
 
 
 def _names(answers: ClassAnswers) -> list[str]:
@@ -260,7 +263,8 @@ def _draw_bars(figure: Figure, data: tuple[str, dict[str, tuple]]) -> None:
     drawn = bars(axis, range(len(names)), list(intervals.values()), 0.7, {}, color=PALETTE[0])
     axis.bar_label(drawn, fmt="%.1f", padding=1, fontsize=8)
     crowded = max(map(len, names)) * len(names) > 90
-    axis.set_xticks(range(len(names)), names, rotation=90 if crowded else 0, fontsize=8 if crowded else 10)
+    ticks = list(map(drawable, names))
+    axis.set_xticks(range(len(names)), ticks, rotation=90 if crowded else 0, fontsize=8 if crowded else 10)
     axis.set(xlabel=label, ylabel="top-1 (%), 95 % interval", xlim=(-0.7, max(len(names), 4) - 0.3))
     axis.set_ylim(bottom=0)
     axis.grid(axis="y", zorder=0)

@@ -78,9 +78,10 @@ def atomic_path(path: str | Path):
         os.replace(temporary, path)
         sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        why = "" if isinstance(error, OSError) else f"{os.strerror(errno.ENOSPC)}? PyTorch only says: "
         advice = remedy(getattr(error, "errno", errno.ENOSPC))
         raise UserError(
-            f"cannot write {path}: {error}; {advice}. An older file there is unchanged."
+            f"cannot write {path}: {why}{error}; {advice}. An older file there is unchanged."
         ) from error
     finally:
         with suppress(OSError):

@@ -90,6 +90,12 @@ def test_a_name_that_is_too_long_is_an_error(tmp_path):
         path.write_text("x")
 
 
+def test_a_full_disk_is_named_where_torch_does_not_name_it(tmp_path):
+    with user_error("cannot write .*: No space left on device.*unexpected pos 5.*free some disk space"):
+        with atomic_path(tmp_path / "model.pt"):
+            raise RuntimeError("[enforce fail] . unexpected pos 5 vs 4")
+
+
 # ---------------------------------------------------------------- resume
 
 
@@ -180,6 +186,10 @@ def test_a_run_that_goes_on_with_other_code_says_so(train, cut, monkeypatch, std
     assert f"was started with commit {'0' * 40}, and goes on with commit {'1' * 40}" in stderr()
     assert load_checkpoint("cut/model.pt", "task1-model")["environment"]["commit"] == "0" * 40
     monkeypatch.setenv("GIT_COMMIT", "0" * 40)
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.get_num_threads", lambda: 2)
+        train("--out cut --resume")
+    assert "was started with threads 1, and goes on with threads 2" in stderr()
     train("--out cut --resume")
     assert "was started with" not in stderr()
 

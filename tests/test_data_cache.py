@@ -103,8 +103,8 @@ def test_a_pgm_of_more_than_eight_bits_keeps_its_greys(most, plain):
 def test_what_is_transparent_shows_white():
     picture = Image.new("RGBA", (8, 8), (10, 20, 30, 255))
     picture.paste((10, 20, 30, 0), (0, 0, 8, 4))
-    for image in (picture, picture.quantize(8)):
-        decoded = decode(encode(image, format="PNG"), 8).astype(int)
+    for image, kind in ((picture, "PNG"), (picture, "TIFF"), (picture.quantize(8), "PNG")):
+        decoded = decode(encode(image, format=kind), 8).astype(int)
         assert (decoded[:3] >= 250).all() and abs(decoded[5:] - [10, 20, 30]).max() < 8
     grey = Image.merge("LA", [Image.new("L", (8, 8), 100), Image.new("L", (8, 8), 0)])
     assert (decode(encode(grey, format="PNG"), 8) == 255).all()
@@ -145,6 +145,9 @@ SIGNED = encode(Image.new("L", (8, 8), 200), format="TIFF", tiffinfo={339: 2})
         (encode(Image.fromarray(np.zeros((8, 8), np.int32)), format="TIFF"), "32-bit pixels"),
         (encode(Image.new("I;16", (8, 8)), format="PNG", transparency=0), "transparent colour"),
         (SIGNED, "signed"),
+        (encode(half((9, 9, 9, 90), (9, 9, 9, 254), "RGBA"), format="TIFF"), "seems to be another channel"),
+        (encode(Image.new("RGBA", (8, 8), (9, 9, 9, 0)), format="TIFF"), "seems to be another channel"),
+        (encode(Image.new("LA", (8, 8), (9, 200)), format="TIFF"), "seems to be another channel"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "cannot identify"),
         (b"", "cannot identify"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "cannot identify"),

@@ -18,6 +18,7 @@ from pytest import mark, raises
 
 from data import decode as decode_module
 from data import lists as lists_module
+from data.dataset import open_data
 from data.decode import decode
 from data.derive import derive
 from data.lists import read_lists
@@ -210,6 +211,20 @@ def test_a_tiff_of_one_or_three_bands_keeps_its_values(tmp_path, count, kind, ca
     folder = write_arrays(tmp_path / "mixed", lambda n: make(n, kind if n else np.uint8), bands)
     with user_error(f"pixels are {np.dtype(kind)}, but the first image has uint8"):
         cached(folder)
+
+
+def test_pictures_that_are_almost_black_in_eight_bits_are_named(tmp_path, stderr):
+    """Values of 0 to 3000 in 16 bits: a picture keeps twelve greys, an array all of them."""
+
+    def make(number):
+        array = np.random.default_rng(number).integers(0, 3000, (8, 8, 3)).astype(np.uint16)
+        return as_tiff(array, photometric="rgb")
+
+    folder = write_arrays(tmp_path / "set", make, "R\nG\nB\n")
+    for bands in (True, False):
+        open_data(str(folder), 7, str(tmp_path / "cache"))
+        assert ("channel G is almost black. If the files have more than 8 bits" in stderr()) != bands
+        (folder / "bands.txt").unlink(missing_ok=True)
 
 
 def test_three_bands_of_eight_bits_that_are_no_colours_are_read(tmp_path, cached):

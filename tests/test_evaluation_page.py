@@ -77,11 +77,17 @@ def classifier():
 
 
 @mark.usefixtures("drawn")
+@mark.filterwarnings("error:Glyph")  # of a letter that the font lacks
 def test_both_files_are_written_and_named_last(sets, classifier, tmp_path, stdout):
     classifier["splits"]["val"] = classifier["splits"]["test"]
+    sets["label"], sets["dataset"] = "\u6905\u5b50", "\u732b"
+    sets["splits"]["test"][0]["subset"] = "\u8d64"
     for number, record in enumerate((sets, classifier)):
         folder = tmp_path / str(number)
-        write_page(folder / "model.pt", record, "net", ANSWERS)
+        write_page(
+            folder / "model.pt", record, "net", ANSWERS._replace(classes=["\u9e45", *ANSWERS.classes[1:]])
+        )
+        assert "| \u9e45 | 4 |" in (folder / "evaluation.md").read_text(encoding="utf-8")
         assert stdout().splitlines()[-2:] == [
             f"table: {folder / 'evaluation.md'}",
             f"chart: {folder / 'evaluation.png'}",
@@ -269,6 +275,8 @@ def test_a_table_of_the_classes(sets, tmp_path, stdout):
 def test_the_confusion_matrix_shows_the_classes_with_the_most_errors(sets):
     data = confusion_chart(sets, ANSWERS).data
     assert data.classes == ["goose", "a/b", "c", "never shown"] and data.shares[0] == [50, 25, 25, 0]
+    foreign = ANSWERS._replace(classes=["\u9e45", "\u00e9", *ANSWERS.classes[2:]])
+    assert confusion_chart(sets, foreign).data.classes[:2] == ["class 0", "\u00e9"]
     labels = np.repeat(np.arange(150), 2)
     wrong = np.where(labels >= 50, (labels + 1) % 150, labels)
     many = ClassAnswers("val", labels, {"RGB": wrong}, [f"c{n}" for n in range(150)])

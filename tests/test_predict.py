@@ -20,6 +20,7 @@ from data.files import LARGEST_IMAGE
 from data.lists import read_lists
 from engine.prediction import Predictor, grad_cam
 from engine.records import read_predictions
+from utils import cli
 
 
 def answer(*options) -> None:
@@ -73,11 +74,13 @@ def test_the_order_of_the_channels_in_the_text_changes_no_answer(command, tiny, 
 
 
 @mark.usefixtures("drawn")
-def test_one_line_an_image_a_table_and_a_picture(trained, tiny_dataset, stdout):
+def test_one_line_an_image_a_table_and_a_picture(trained, tiny_dataset, stdout, monkeypatch):
+    monkeypatch.setattr(predict, "TOGETHER", 1)
     folder = tiny_dataset / "images" / "n00000001"
     for file in sorted(folder.iterdir())[2:]:
         file.unlink()
-    answer(trained, folder, "--channels RG --top 2 --csv out.csv")
+    again = folder / "n00000001_0.JPEG"  # named twice, as itself and by its folder
+    answer(trained, folder, again, "--channels RG --top 2 --csv out.csv")
     lines = stdout().splitlines()
     assert len(lines) == 3 and lines[0].startswith(f"{folder / 'n00000001_0.JPEG'}: n0000000")
     assert lines[-1] == "wrote out.csv"
@@ -292,3 +295,9 @@ def test_a_file_name_cannot_command_the_terminal(trained, tiny_dataset, capsys):
     shown = capsys.readouterr()
     assert "good\\x1b[2J.jpg: " in shown.out and "bad\\x1b[2J.jpg" in shown.err
     assert "\x1b" not in shown.out + shown.err
+    latin = Path(os.fsdecode(b"caf\xe9.jpg"))
+    shutil.copy(image, latin)
+    cli(lambda: answer(trained, latin, "--csv out.csv --picture out.png"))
+    assert (
+        b"\ncaf\xe9.jpg,1," in Path("out.csv").read_bytes() and "caf\\udce9.jpg: " in capsys.readouterr().out
+    )

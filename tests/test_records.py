@@ -11,8 +11,9 @@ import time
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from helpers import read_json, user_error
-from pytest import fixture, mark
+from pytest import fixture, mark, raises
 
 from engine import records
 from engine.records import (
@@ -178,6 +179,23 @@ def test_a_damaged_record_stops_no_other_evaluation(publish, tmp_path):
     first.record.write_text(whole)
     write_table(tmp_path / "results", "task2")
     assert first.table.read_text().count("\n") == 1 + 2 * 2
+
+
+def test_a_record_and_its_predictions_are_of_one_evaluation(publish, monkeypatch):
+    """The lock is held from the first byte of the predictions, so another evaluation cannot come between."""
+    files, write, held = publish("task2", STOCK, 60, seeds=(0,)), records.write_predictions, []
+
+    def try_to_lock(path, *predictions):
+        with raises(Timeout):
+            FileLock(files.folder / files.task / ".lock").acquire(timeout=0)
+        held.append(path)
+        write(path, *predictions)
+
+    monkeypatch.setattr(records, "write_predictions", try_to_lock)
+    predictions = read_predictions(files.predictions)
+    write_record(files, read_json(files.record), predictions)
+    assert held == [files.predictions]
+    check_results(files.folder)
 
 
 def test_evaluations_write_one_table_in_turn(publish, monkeypatch):

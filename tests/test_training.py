@@ -209,6 +209,7 @@ def test_every_variant_trains_and_evaluates(train, options, read_rows, evaluate)
 
 
 def test_a_resumed_run_needs_its_teacher_but_not_its_initial_weights(command, trained, tiny, interrupted):
+    """It also goes on if both files were moved, but not if they hold other weights."""
     shutil.copy(trained, "initial.pt"), shutil.copy(trained, "teacher.pt")
     words = [*tiny, "--out", "cut", "--init-from", "initial.pt", "--teacher", "teacher.pt"]
     with interrupted(2):
@@ -220,8 +221,13 @@ def test_a_resumed_run_needs_its_teacher_but_not_its_initial_weights(command, tr
     with user_error("--teacher teacher.pt has other weights than the teacher"):
         command(train_task1, *words, "--resume")
     shutil.copy(trained, "moved.pt")
-    command(train_task1, *words[:-1], "moved.pt", "--resume")
-    assert load_checkpoint("cut/model.pt", "task1-model")["config"]["init_from"] == "initial.pt"
+    words = [*words[:-1], "moved.pt", "--resume"]
+    with interrupted(1):
+        command(train_task1, *words)
+    with user_error("it was started with --init-from initial.pt, not with --init-from teacher.pt"):
+        command(train_task1, *words, "--init-from", "teacher.pt")
+    command(train_task1, *words, "--init-from", "moved.pt")
+    assert load_checkpoint("cut/model.pt", "task1-model")["config"]["init_from"] == "moved.pt"
 
 
 def test_distillation_learns_from_the_teacher(train, trained):

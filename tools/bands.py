@@ -36,7 +36,6 @@ from engine.records import (
     read_predictions,
     run_name,
     save_record,
-    write_predictions,
     write_table,
 )
 from metrics.accuracy import classification_metrics
@@ -204,11 +203,9 @@ def main(argv: list[str] | None = None) -> None:
         run_folds(args, folds)
     target = Path(args.results or ROOT / "results")
     joined = join_folds(args.work / "results", [name_of(fold) for fold in folds], lists.name)
-    for name, (record, predictions) in joined.items():
-        files = RunFiles(target, "task1", name)
-        write_predictions(files.predictions, *predictions)
-        save_record(files, record)
     with one_at_a_time(target / "task1"):
+        for name, (record, predictions) in joined.items():
+            save_record(RunFiles(target, "task1", name), record, predictions)
         write_table(target, "task1")
     print(f"wrote {len(joined)} networks, each on {max(1, args.folds)} folds, to {target / 'task1'}")
     if not args.results:

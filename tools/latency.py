@@ -30,6 +30,7 @@ from metrics.cost import BATCH, latencies_ms
 from models.branched import fuse
 from models.task2 import build_classifier
 from report.results import Setting, load_settings
+from storage.locks import one_at_a_time
 from utils import ROOT, ArgumentParser, UserError, cli, environment, progress_bar, within
 
 
@@ -97,11 +98,13 @@ def main(argv: list[str] | None = None, root: Path = ROOT) -> None:
         raise UserError(
             "results/task2 has no networks to time" + (f" of --preset {args.preset}" if args.preset else "")
         )
-    for setting in settings:
-        for name in time_setting(setting, records, device, args.rounds):
+    timed = [name for setting in settings for name in time_setting(setting, records, device, args.rounds)]
+    with one_at_a_time(root / "results" / "task2"):
+        for name in timed:
             files = RunFiles(root / "results", "task2", name)
+            check_predictions(files, records[name])  # meanwhile an evaluation may have replaced them
             save_record(files, {**records[name], "timed_with": environment(device)})
-    write_table(root / "results", "task2")
+        write_table(root / "results", "task2")
     print(NEXT)
 
 
