@@ -73,7 +73,8 @@ def check(lists: ImageLists, decode: bool, workers: int) -> None:
     if bad:
         raise UserError(
             f"{len(bad)} of {len(paths)} images cannot be decoded: {'; '.join(bad[:5])}. Unpack "
-            f"or download the archive again, or remove them from the lists."
+            f"or download the archive again, or remove them from the lists. "
+            f"A training leaves them out if they are few (--max-failed)."
         )
     contents = dict(zip(paths, (content for _, _, content in results)))
     if twice := copies(lists, contents, within=True):
@@ -141,7 +142,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
     sub = command("check", "check lists and images, and count them", "check data/images.zip --decode")
     add_source(sub)
-    sub.add_argument("--decode", action="store_true", help="decode every image as well")
+    sub.add_argument(
+        "--decode", action="store_true", help="decode every image as well, and look for equal images"
+    )
     add_workers(sub)
 
     sub = command("demo", "draw the demo set: 8 classes, 1,280 images, a few seconds", "demo")
