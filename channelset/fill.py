@@ -540,8 +540,11 @@ class Conditioned(Learned):
     per_image = True
 
     def _seen(self, mask: Tensor, images: Any) -> Tensor:
-        means = images.mean(tuple(range(2, images.ndim)))
-        return torch.cat([mask, means, images.flatten(2).std(2, correction=0)], dim=1)
+        pixels = images.flatten(2)
+        variance = pixels.var(2, correction=0)
+        # at zero, as in absent channels, the root has no derivative
+        some = variance > 0
+        return torch.cat([mask, pixels.mean(2), torch.where(some, variance, 1).sqrt() * some], dim=1)
 
 
 class LumaChroma(Fill):
