@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import context
 from .check import check_example, takes_set
-from .fill import FILLS, RIDGE, BySize, Fill, Regression, build_fill, captured
+from .fill import FILLS, RIDGE, Fill, Regression, build_fill, captured, rule_name
 from .init import kernel_sources
 from .names import Channels
 from .place import ChannelPlace, FixedFill, InputFill, either
@@ -488,13 +488,12 @@ def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Ch
             )
         if wrong := would_be_lost(old):
             raise ValueError(f"{path}: {wrong}")
-        kernel = old.kernel().detach()
-        if isinstance(old.fill, BySize):
+        if old.fill.rows != old.in_channels or next(old.fill.parameters(), None) is not None:
             raise ValueError(
-                f"{path}: fill rule 'by_size' has its own kernels for each size of a set, "
-                f"which cannot be copied to another stem"
+                f"{path}: fill rule {rule_name(old.fill)!r} has weights of its own, which cannot be copied to "
+                f"another stem: start from the plain network"
             )
-        return old.fold(), old.channels, kernel
+        return old.fold(), old.channels, old.kernel().detach()
     if wrong := why_not_plain(old):
         raise ValueError(
             f"{path} is not a plain convolution: {wrong}; use where='input', which keeps this layer"
