@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import context
 from .check import check_example, takes_set
-from .fill import FILLS, RIDGE, BySize, Fill, Regression, build_fill, captured
+from .fill import FILLS, RIDGE, Fill, Regression, build_fill, captured, rule_name
 from .init import kernel_sources
 from .names import Channels
 from .place import ChannelPlace, FixedFill, InputFill, either
@@ -488,13 +488,12 @@ def _as_plain(old: nn.Module, path: str, trained_on: Any) -> tuple[nn.Conv2d, Ch
             )
         if wrong := would_be_lost(old):
             raise ValueError(f"{path}: {wrong}")
-        kernel = old.kernel().detach()
-        if isinstance(old.fill, BySize):
+        if old.fill.rows != old.in_channels or next(old.fill.parameters(), None) is not None:
             raise ValueError(
-                f"{path}: fill rule 'by_size' has its own kernels for each size of a set, "
-                f"which cannot be copied to another stem"
+                f"{path}: fill rule {rule_name(old.fill)!r} has weights of its own, which cannot be copied to "
+                f"another stem: start from the plain network"
             )
-        return old.fold(), old.channels, kernel
+        return old.fold(), old.channels, old.kernel().detach()
     if wrong := why_not_plain(old):
         raise ValueError(
             f"{path} is not a plain convolution: {wrong}; use where='input', which keeps this layer"
@@ -539,8 +538,10 @@ class _OfTheSet:
     def __init__(self, path: str):
         self.path = path
 
-    def place(self, model: nn.Module) -> Any:
+    def places(self, model: nn.Module) -> list[Any]:
         """Return the stem or the fill, even if other code, such as LoRA, wrapped it.
+
+        A wrapper may also have copies of the stem. PEFT's `modules_to_save` trains a copy, for example.
 
         Warn if the wrapper has another layer for as many channels, since this layer may read the images.
 
@@ -552,24 +553,24 @@ class _OfTheSet:
         except AttributeError:
             module = model
         if isinstance(module, (ChannelPlace, FixedFill)):
-            return module
+            return [module]
         inside = [part for part in module.modules() if isinstance(part, ChannelPlace)]
-        if len(inside) != 1:
+        if not inside or any(inside[0].channels.differs(copied.channels) for copied in inside):
             raise ValueError(
                 f"{self.path} does not take sets of channels any more: other code replaced it. "
                 f"Use fold_channels before you fuse or replace the first layer"
             )
         if not captured():
             _warn_of_readers(module, inside[0], self.path)
-        return inside[0]
+        return inside
 
 
 class _TakeSet(_OfTheSet):
     """Pass `channels` and `mask` to the stem before forward, which is then called without them."""
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        stem = self.place(model)
-        channels = mask = None
+        places = self.places(model)
+        stem, channels, mask = places[0], None, None
         try:
             kwargs = dict(kwargs)
             channels, mask = either(kwargs.pop("channels", None), kwargs.pop("mask", None))
@@ -587,7 +588,8 @@ class _TakeSet(_OfTheSet):
                     channels = None
                     args, kwargs = _as_call(given)
         finally:
-            context.push(stem, channels, mask, self.path)
+            for place in places:
+                context.push(place, channels, mask, self.path)
         return args, kwargs
 
 
@@ -596,10 +598,11 @@ class _ForgetSet(_OfTheSet):
 
     def __call__(self, model: nn.Module, args: Any, output: Any) -> None:
         try:
-            place = self.place(model)
+            places = self.places(model)
         except ValueError:
             return  # other code replaced the stem, and `_TakeSet` has raised the error
-        if not context.pop(place, self.path) and output is not None:
+        used = [context.pop(place, self.path) for place in places]
+        if not any(used) and output is not None:
             raise RuntimeError(
                 f"the network did not call {self.path}, so the set of channels had no effect: the network may use "
                 f"the layer's weight without the layer, or call the layer in another thread. Use where='input'"
@@ -621,7 +624,7 @@ class _FillInput(_OfTheSet):
             )
 
     def __call__(self, model: nn.Module, args: Any, kwargs: Any) -> Any:
-        place, kwargs = self.place(model), dict(kwargs)
+        (place, *_), kwargs = self.places(model), dict(kwargs)
         channels = mask = None
         if not isinstance(place, FixedFill) and not self.own:
             channels, mask = kwargs.pop("channels", None), kwargs.pop("mask", None)

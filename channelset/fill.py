@@ -139,8 +139,11 @@ class Fill(Restored):
         A rule without statistics computes P on `device`. A rule with statistics uses the device of its statistics.
         """
         self._undo_rounding()
+        return self._columns(list(ids), device)
+
+    def _columns(self, ids: list[int], device: torch.device | None) -> Tensor:
         matrix: Tensor = self(torch.tensor([i in ids for i in range(self.channels)], device=device))
-        return matrix[:, list(ids)]
+        return matrix[:, ids]
 
     def complete(self, x: Tensor, mask: Tensor) -> Tensor:
         """Fill images x (B, C, ...) with masks (B, C); return x_hat (B, rows, ...).
@@ -158,8 +161,8 @@ class Fill(Restored):
         """Return the constant x_hat - P x of one set of channels: (C,), or None for zero."""
         if self.centre is None:
             return None
-        self._undo_rounding()
-        return self.centre - self.columns(ids, self.centre.device) @ self.centre[list(ids)]
+        columns = self.columns(ids, self.centre.device)  # undoes the rounding of the centre, too
+        return self.centre - columns @ self.centre[list(ids)]
 
     def by_image(self, x: Tensor) -> bool:
         """Check whether it is faster to process images one by one: many channels on a CPU, with different sets."""
@@ -338,10 +341,9 @@ class Regression(Fill):
         solved: Tensor = torch.linalg.solve_ex(square, rows)[0].mT
         return solved.float()
 
-    def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
-        self._undo_rounding()
+    def _columns(self, ids: list[int], device: torch.device | None) -> Tensor:
         device = self.covariance.device
-        return super().columns(ids, device) if self.corrected or captured() else self._regression(ids)
+        return super()._columns(ids, device) if self.corrected or captured() else self._regression(ids)
 
     def _regression(self, ids: Sequence[int]) -> Tensor:
         """Return the regression's columns (C, n) for one set; cache them in eval mode."""
@@ -358,7 +360,7 @@ class Regression(Fill):
 
     def _compute(self, ids: list[int]) -> Tensor:
         if self.channels <= SWEPT:
-            return super().columns(ids, self.covariance.device)
+            return super()._columns(ids, self.covariance.device)
         absent, exact = _others(ids, self.channels), _exact(self.covariance)
         columns = torch.zeros(self.channels, len(ids), dtype=torch.float32, device=exact.device)
         columns[ids, range(len(ids))] = 1
@@ -540,8 +542,11 @@ class Conditioned(Learned):
     per_image = True
 
     def _seen(self, mask: Tensor, images: Any) -> Tensor:
-        means = images.mean(tuple(range(2, images.ndim)))
-        return torch.cat([mask, means, images.flatten(2).std(2, correction=0)], dim=1)
+        pixels = images.flatten(2)
+        variance = pixels.var(2, correction=0)
+        # at zero, as in absent channels, the root has no derivative
+        some = variance > 0
+        return torch.cat([mask, pixels.mean(2), torch.where(some, variance, 1).sqrt() * some], dim=1)
 
 
 class LumaChroma(Fill):
@@ -566,7 +571,7 @@ class LumaChroma(Fill):
     def spread(self, kernel: Tensor) -> Tensor:
         return torch.cat([kernel.sum(1, keepdim=True), kernel - kernel.mean(1, keepdim=True)], dim=1)
 
-    def columns(self, ids: Sequence[int], device: torch.device | None = None) -> Tensor:
+    def _columns(self, ids: list[int], device: torch.device | None) -> Tensor:
         n, eye = len(ids), _eye(self.channels, device)
         # (C, n)
         select = torch.stack([eye.mean(0) if i == UNSEEN else eye[i] for i in ids], dim=1)

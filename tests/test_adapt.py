@@ -178,6 +178,9 @@ def two_stems() -> nn.Module:
         return adapt_first_conv(net, "mean", path="a")
 
 
+OWN_WEIGHTS = ("by_size", "luma_chroma", "learned", "conditioned")
+
+
 @mark.parametrize(
     "net, options, message",
     [
@@ -192,6 +195,7 @@ def two_stems() -> nn.Module:
         (one_conv(), {"example": {}}, "example= must be floating-point images"),
         (one_conv(), {"example": torch.full((2, 3, 8, 8), torch.nan)}, "the example has pixels that are NaN"),
         (two_stems(), {"path": "b"}, "b would be a second stem besides a"),
+        *[(adapted(one_conv(), fill), {}, f"{fill}' has weights of its own") for fill in OWN_WEIGHTS],
         (one_conv(), {"init": "random"}, "expected 'keep', 'wavelength'.* or a mapping"),
         (one_conv(), {"init": "wavelength"}, "needs the wavelength"),
         (nn.Sequential(nn.Linear(3, 4)), {"path": "0"}, "0 is not a plain convolution: this is a Linear"),

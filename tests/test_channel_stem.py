@@ -108,11 +108,13 @@ def test_permuting_channels_and_ids_together_changes_nothing(fill):
 def test_pixels_of_absent_channels_have_no_influence(fill, garbage):
     stem, x = make_stem(fill), torch.randn(3, 3, 8, 8)
     mask = torch.tensor([[True, False, False], [True, True, False], [False, False, True]])
-    dirty = torch.where(mask[:, :, None, None], x, garbage)
+    dirty = torch.where(mask[:, :, None, None], x, garbage).requires_grad_()
     y, expected = stem(dirty, mask=mask), stem(x, mask=mask)
     assert torch.equal(y, expected)
-    y.sum().backward()
-    assert all(p.grad.isfinite().all() for p in stem.parameters() if p.grad is not None)
+    (slope,) = torch.autograd.grad(y.square().sum(), dirty, create_graph=True)
+    assert not slope[~mask].any()
+    (y.sum() + slope.square().sum()).backward()  # with a penalty of the gradient
+    assert all(p.grad.isfinite().all() for p in (*stem.parameters(), dirty) if p.grad is not None)
 
 
 def test_grey_image_gives_the_same_output_for_every_subset_under_mean_fill():

@@ -114,7 +114,19 @@ def wrap_checkpoint(stem):
     return module.checkpoint_wrapper(stem)
 
 
+class Copied(nn.Module):
+    """It runs a copy of the stem, as PEFT's `modules_to_save` does."""
+
+    def __init__(self, stem):
+        super().__init__()
+        self.before, self.trained = stem, copy.deepcopy(stem)
+
+    def forward(self, x):
+        return self.trained(x)
+
+
 WRAPPERS = {
+    "copied": Copied,
     "checkpoint": wrap_checkpoint,
     "parallel": nn.DataParallel,
     "compiled": lambda stem: torch.compile(stem, backend="eager"),
