@@ -10,6 +10,9 @@ endif
 # Huge pages of memory make a training on a CPU faster. An evaluation does without: it measures latency.
 HUGE_PAGES = GLIBC_TUNABLES=$${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
+# Without cached bytecode, every process would compile PyTorch and the other packages anew, for about ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 main: $(VENV)/installed
 	$(HUGE_PAGES) $(VENV)/bin/python train_task1.py --out runs/main --resume
 	$(VENV)/bin/python eval_channels.py runs/main/model.pt
