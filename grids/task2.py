@@ -509,7 +509,6 @@ NAMED = {
             "plain-decay": PLAIN_BY_DECAY[0.002],
             "plain-10": REFERENCE,
             "branches-30": BRANCHES_30,
-            "branches-gated-30": REPARAM_GATED_STRONG,
             "rrdb-10": RRDB_10,
             "gated-30": GATED_K5_STRONG,
             "pixel-gates": GATES_30["pixel"],

@@ -205,7 +205,7 @@ def _training(setting: Setting, entry: int) -> Row:
         "stem": f"{row['stem']} pooled" if row["stem_pool"] is True else row["stem"],
         "width": f"{row['width']:g}",
         "epochs": str(row["epochs"]),
-        "augment": row["augment"],
+        "augment": setting.augmentation(entry),
         "decay": f"{row['weight_decay']:g}",
     }
 

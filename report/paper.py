@@ -51,9 +51,8 @@ COSTS_TASK2 = (
 CHANGES_TASK1 = "what changes | seeds | val top-1 | test top-1 | difference on test"
 CHANGES_TASK2 = "what changes | strict depth | GFLOPs | seeds | val top-1 | test top-1 | difference on test"
 APPENDED = {  # rows that only the report shows
-    *("tied filter (C/n)", "dynamic convolution (C/n)"),
-    *("omni-dimensional dynamic convolution (C/n)", "RGB-trained, regression fill"),
-    "ours, 90 epochs, strong †",
+    "dynamic convolution (C/n)",
+    *(f"{name} (C/n), no pooling, 50 epochs, strong" for name in ("sliced kernel", "hypernetwork")),
     *("six plain operations, stride-1 stem, 23/64 wide", "ours, depth 6, x1.25", "ours, depth 6, 60 epochs"),
 }
 DEPTHS = ("strict_depth", "stricter_depth", "weighted_operations")  # keys in records

@@ -274,10 +274,16 @@ class Setting:
         """Return the name of an entry's files, without the seed."""
         return self.row(entry)["run"].rpartition("-s")[0]
 
+    def augmentation(self, entry: int) -> str:
+        """Return the augmentation of an entry, with MixUp or CutMix if the training had one of them."""
+        config = self.record(entry)["config"]
+        mix = config.get("mix", "none")  # older records do not have it
+        return config["augment"] if mix == "none" else f"{config['augment']}, {mix}"
+
     def describe(self, entry: int) -> str:
         """Return the label of an entry and, in brackets, the options that distinguish entries with the same label."""
         row = self.row(entry)
-        length = [f"{row['epochs']} epochs", row["augment"]]
+        length = [f"{row['epochs']} epochs", self.augmentation(entry)]
         if self.task == "task2":
             words = [f"x{row['width']:g}", *length, f"decay {row['weight_decay']:g}"]
         else:

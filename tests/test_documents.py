@@ -35,6 +35,18 @@ def sentences(text: str) -> list[str]:
     ]
 
 
+def test_no_two_rows_of_the_appendix_describe_the_same_network():
+    described = ["model", "section", "at test", "stem", "width", "epochs", "augment", "decay", "subset"]
+    checked = 0
+    for head, _, *lines in tables((ROOT / "report/appendix.md").read_text(encoding="utf-8")):
+        names, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (head, *lines))
+        if {"model", "augment"} <= set(names):
+            networks = [tuple(row[names.index(one)] for one in described if one in names) for row in rows]
+            assert len(networks) == len(set(networks)), head
+            checked += len(networks)
+    assert checked > 300
+
+
 def test_readme_is_short_and_its_commands_come_first():
     lines = README.splitlines()
     assert len(lines) <= 150

@@ -141,9 +141,7 @@ def test_a_label_is_no_formula(sets, tmp_path):
     record = {**sets, "label": "costs $x^$ $x_{$ 443 | <script> \u4e2d " * 12}  # long, too
     write_page(tmp_path / "model.pt", record, "net", ANSWERS)
     assert (tmp_path / "evaluation.png").exists()
-    assert confusion_chart(record, ANSWERS).title.startswith(
-        "costs $x^$ $x_{$ 443 | <script> \u4e2d costs $x^$ "
-    )
+    assert confusion_chart(record, ANSWERS).title.startswith("costs $x^$ $x_{$ 443 | <script> ? costs $x^$ ")
 
 
 def test_the_bars_are_the_first_sets_of_the_split_that_there_is(sets):
