@@ -162,14 +162,18 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         raise ValueError(f"32-bit pixels (mode {image.mode}), whose range is not known; save 8 or 16 bits")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-        opacity = np.asarray(image)[..., 3]
-        if is_tiff and (not opacity.any() or np.mean((opacity > 0) & (opacity < 255)) > 0.5):
+        if is_tiff and _is_a_channel(np.asarray(image)[..., 3]):
             raise ValueError(
                 f"a TIFF whose last channel is marked as transparency, but seems to be another channel; {NAME_BANDS}, "
                 f"or save it without that channel"
             )
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
+
+
+def _is_a_channel(opacity: np.ndarray) -> bool:
+    """Guess from opacities (H, W), 0 to 255, that they are another channel: all are 0, or most lie between."""
+    return bool(not opacity.any() or np.mean((opacity > 0) & (opacity < 255)) > 0.5)
 
 
 def is_array(data: bytes, channels: int, bands: bool = False) -> bool:

@@ -130,28 +130,32 @@ class Line(NamedTuple):
         return sum(seconds) / 60
 
     @property
+    def first(self) -> int:
+        """Return the entry of the model's first network."""
+        return next(iter(self.entries.values()))
+
+    @property
     def how(self) -> dict[str, str]:
         """Return the cells of a table that say how the model was evaluated and trained."""
         row = self.rows.iloc[0]
         at_test = ", ".join(test_words(row)) or "as trained"
-        return {"at test": at_test, "epochs": str(row["epochs"]), "augment": row["augment"]}
+        augment = self.setting.augmentation(self.first)
+        return {"at test": at_test, "epochs": str(row["epochs"]), "augment": augment}
 
     @property
     def recipe(self) -> list:
         """List the options that must be equal in a fair comparison of two models, except the width."""
-        return [self.config[name] for name in ("epochs", "augment", "stem_pool")]
+        return [self.config["epochs"], self.setting.augmentation(self.first), self.config["stem_pool"]]
 
     @property
     def config(self) -> dict:
         """Return the options of the model's first network."""
-        return self.setting.record(next(iter(self.entries.values())))["config"]
+        return self.setting.record(self.first)["config"]
 
     @property
     def run(self) -> str:
         """Return the name of the model's runs, or "" for the specialists, whose runs have several names."""
-        return (
-            "" if self.section == "specialist" else self.setting.run_name(next(iter(self.entries.values())))
-        )
+        return "" if self.section == "specialist" else self.setting.run_name(self.first)
 
 
 def lines_of(setting: Setting) -> list[Line]:
